@@ -1,0 +1,130 @@
+"""The client: calls entrypoints of a worker, from any number of threads and tasks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from types import TracebackType
+from typing import Any, Final, Self
+
+from molt_accel.config import Config
+from molt_accel.exchange import Exchange, Reply, adrive, drive, exchange
+from molt_accel.ipc.frame import PING
+from molt_accel.options import CallOptions
+from molt_accel.transport import Transport, open_transport
+
+
+class Client:
+    """Calls entrypoints in a worker, which it starts or attaches to at the first call.
+
+    Thread-safe. After a fork the child opens a connection of its own. Close it, or use it as a context
+    manager; at interpreter exit it is closed anyway.
+
+    Args:
+        config: The configuration; by default `Config.load`, with `overrides`.
+        options: Defaults for this client's calls.
+        overrides: Fields of `Config`, for example ``transport="stdio", executors=2``.
+
+    Raises:
+        ConfigError: a value is not allowed.
+        MoltWorkerUnavailable: the configured transport can't run here.
+    """
+
+    def __init__(
+        self, config: Config | None = None, *, options: CallOptions | None = None, **overrides: Any
+    ) -> None:
+        if config is not None and overrides:
+            raise TypeError("give either a Config or its fields, not both")
+        self.config: Final = config if config is not None else Config.load(**overrides)
+        self.options: Final = options if options is not None else CallOptions()
+        self._transport: Final[Transport] = open_transport(self.config)
+        # Runs at the latest at interpreter exit, while threads still run.
+        self._finalizer = weakref.finalize(self, self._transport.close)
+
+    def call(self, entry: str, payload: object = None, **options: Any) -> Any:
+        """Call an entrypoint and return its result.
+
+        Args:
+            entry: The entrypoint's name.
+            payload: What it is called with; anything its codec can encode.
+            options: Fields of `CallOptions`, for example ``timeout_ms=250``.
+
+        Raises:
+            MoltError: the subclass says what happened; see `molt_accel.errors`.
+        """
+        return self.reply(entry, payload, **options).value
+
+    async def acall(self, entry: str, payload: object = None, **options: Any) -> Any:
+        """`call` for asyncio. Cancelling the task cancels the request in the worker."""
+        return (await self.areply(entry, payload, **options)).value
+
+    def reply(self, entry: str, payload: object = None, **options: Any) -> Reply:
+        """`call`, but returns the whole `Reply`: value, codec, metrics."""
+        return drive(self._exchange(entry, payload, options))
+
+    async def areply(self, entry: str, payload: object = None, **options: Any) -> Reply:
+        """`reply` for asyncio."""
+        return await adrive(self._exchange(entry, payload, options))
+
+    def _exchange(self, entry: str, payload: object, options: dict[str, Any]) -> Exchange:
+        return exchange(self._transport, self.options.replace({**options, "entry": entry}), payload)
+
+    def exchange(self, options: CallOptions, payload: object) -> Exchange:
+        """A call as a generator for `exchange.drive` or `exchange.adrive`; for building blocks like the decorator."""
+        return exchange(self._transport, options, payload)
+
+    def start(self, timeout_ms: float | None = None) -> None:
+        """Start the worker and wait until it has imported its exports, so that the first call needn't.
+
+        Args:
+            timeout_ms: How long at most; by default the configured ``start_timeout_ms``.
+
+        Raises:
+            MoltWorkerUnavailable: it couldn't start, with its reason.
+        """
+        limit_ms = self.config.start_timeout_ms if timeout_ms is None else timeout_ms
+        self._transport.wait_ready(limit_ms / 1000)
+
+    def ping(self, timeout_ms: float = 1000) -> dict[str, Any]:
+        """Ask the worker's supervisor how it is, without an executor: pids, pool, queue, counters.
+
+        Raises:
+            MoltError: it did not answer.
+        """
+        answer: dict[str, Any] = self.call(PING, timeout_ms=timeout_ms)
+        return answer
+
+    def close(self) -> None:
+        """Stop what this client started. Calls in flight end as cancelled; later ones raise."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_default: Client | None = None
+_default_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _default_lock
+    _default_lock = threading.Lock()  # its holder may not exist in this process
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def default_client() -> Client:
+    """The client that decorated views share: made at first use, from settings and environment."""
+    global _default
+    if _default is None:
+        with _default_lock:
+            if _default is None:
+                _default = Client()
+    return _default

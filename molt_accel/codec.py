@@ -1,0 +1,93 @@
+"""Objects to bytes and back: msgpack, json and raw.
+
+JSON text is taken as it is where a caller hands over bytes for `json`: an HTTP body that is JSON already
+needs no decoding and encoding on its way to the worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgpack
+import msgspec
+
+from molt_accel.ipc.frame import Codec
+
+_BYTES = (bytes, bytearray, memoryview)
+
+
+class EncodeError(ValueError):
+    """The value can't be written in this codec."""
+
+
+class DecodeError(ValueError):
+    """The bytes are not valid in this codec."""
+
+
+def _encode_raw(value: object) -> bytes:
+    if isinstance(value, _BYTES):
+        return bytes(value)
+    raise TypeError(f"raw takes bytes, not {type(value).__name__}")
+
+
+def _encode_json(value: object) -> bytes:
+    return bytes(value) if isinstance(value, _BYTES) else _json_encode(value)
+
+
+def _decode_msgpack(data: bytes) -> object:
+    return msgpack.unpackb(data, raw=False, strict_map_key=False)
+
+
+def _encode_msgpack(value: object) -> bytes:
+    # autoreset packers keep half a value after an error; packb makes a fresh one each time.
+    return msgpack.packb(value, use_bin_type=True)  # type: ignore[no-any-return]
+
+
+_json_encode: Final = msgspec.json.Encoder().encode
+_json_decode: Final = msgspec.json.Decoder().decode
+
+_ENCODERS: Final[dict[Codec, Callable[[Any], bytes]]] = {
+    Codec.MSGPACK: _encode_msgpack,
+    Codec.JSON: _encode_json,
+    Codec.RAW: _encode_raw,
+}
+_DECODERS: Final[dict[Codec, Callable[[bytes], Any]]] = {
+    Codec.MSGPACK: _decode_msgpack,
+    Codec.JSON: _json_decode,
+    Codec.RAW: bytes,
+}
+_NAMES: Final = {codec.label: codec for codec in Codec}
+
+
+def parse(name: Codec | str) -> Codec:
+    """The codec of a name. Raises ValueError for an unknown one, naming what is allowed."""
+    codec = _NAMES.get(name) if isinstance(name, str) else name
+    if codec is None:
+        raise ValueError(f"unknown codec {name!r}; allowed: {', '.join(_NAMES)}")
+    return codec
+
+
+def encode(codec: Codec | str, value: object) -> bytes:
+    """The value as bytes.
+
+    Args:
+        codec: ``msgpack``, ``json`` (bytes pass as the JSON text they are) or ``raw`` (bytes only).
+
+    Raises:
+        EncodeError: the codec has no form for this value.
+    """
+    codec = parse(codec)
+    try:
+        return _ENCODERS[codec](value)
+    except (TypeError, ValueError, OverflowError, RecursionError, AttributeError) as exc:
+        raise EncodeError(f"can't be encoded as {codec.label}: {exc}") from exc
+
+
+def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:
+    """The object that the bytes stand for. Raises DecodeError where they stand for none."""
+    codec = parse(codec)
+    try:
+        return _DECODERS[codec](bytes(data))
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as exc:
+        raise DecodeError(f"not valid {codec.label}: {str(exc) or type(exc).__name__}") from exc

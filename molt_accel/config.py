@@ -1,0 +1,250 @@
+"""The configuration: one frozen `Config`, and the only reader of environment variables and settings.
+
+Each field carries its environment name, command line flag, parser and help text, so the environment, the
+Django settings, the worker's command line and the reference table all come from the same lines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES
+
+Parser = Callable[[object], Any]
+
+TRANSPORTS: Final = ("auto", "shm", "stdio", "inline")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+class ConfigError(ValueError):
+    """A setting has a value it can't have; the text names the setting, the value and what is allowed."""
+
+
+def _whole(low: int, high: int) -> Parser:
+    def parse(value: object) -> int:
+        try:
+            number = int(value) if isinstance(value, str) else value
+        except ValueError:
+            number = None
+        if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return number
+
+    return parse
+
+
+def _choice(*allowed: object) -> Parser:
+    def parse(value: object) -> object:
+        for option in allowed:
+            if value == option or (isinstance(value, str) and value.strip().lower() == str(option)):
+                return option
+        raise ValueError("one of " + ", ".join(str(option) for option in allowed))
+
+    return parse
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError("one of 1, true, yes, on, 0, false, no, off")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("a text")
+    return value
+
+
+def _command(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        value = shlex.join(_text(part) for part in value)
+    text = _text(value)
+    try:
+        shlex.split(text)
+    except ValueError as exc:
+        raise ValueError(f"a command as a shell would split it ({exc})") from exc
+    return text
+
+
+def default_executors() -> int:
+    """The CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _setting(env: str, parser: Parser, default: object, help_text: str, *, flag: str = "") -> Any:
+    """A field of Config. `flag`: the worker's command line flag, where the worker takes it."""
+    return dataclasses.field(
+        default=default, metadata={"env": env, "parser": parser, "help": help_text, "flag": flag}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything that can be configured. Build it with `Config.load`, which checks every value.
+
+    Times are milliseconds or microseconds and sizes bytes or MiB, as the names say.
+    """
+
+    transport: str = _setting(
+        "MOLT_TRANSPORT",
+        _choice(*TRANSPORTS),
+        "auto",
+        "auto (shm where it can run, else stdio), shm, stdio, or inline (in this process, for tests)",
+    )
+    worker_cmd: str = _setting(
+        "MOLT_WORKER_CMD",
+        _command,
+        "",
+        "command that starts a worker, split as a shell splits words; empty: molt-worker",
+    )
+    worker_name: str = _setting("MOLT_WORKER_NAME", _text, "", "name of the pool to attach to (shm)")
+    exports: str = _setting(
+        "MOLT_EXPORTS",
+        _text,
+        "",
+        "manifest path or package.module; empty: the packaged exports (health, echo)",
+        flag="--exports",
+    )
+    executors: int = _setting(
+        "MOLT_WORKER_EXECUTORS",
+        _whole(0, 512),
+        0,
+        "executor processes; 0: one per usable CPU",
+        flag="--executors",
+    )
+    max_queue: int = _setting(
+        "MOLT_WORKER_MAX_QUEUE", _whole(0, 65536), 64, "places in the bounded queue", flag="--max-queue"
+    )
+    max_wait_ms: int = _setting(
+        "MOLT_WORKER_MAX_WAIT_MS",
+        _whole(0, 600_000),
+        0,
+        "longest wait for a place in a full queue before Busy, in ms",
+        flag="--max-wait-ms",
+    )
+    grace_ms: int = _setting(
+        "MOLT_WORKER_GRACE_MS",
+        _whole(0, 600_000),
+        100,
+        "between the soft interrupt and SIGKILL, in ms",
+        flag="--grace-ms",
+    )
+    max_requests: int = _setting(
+        "MOLT_WORKER_MAX_REQUESTS",
+        _whole(0, 2**31 - 1),
+        0,
+        "requests after which an executor is replaced; 0: never",
+        flag="--max-requests",
+    )
+    max_rss_mb: int = _setting(
+        "MOLT_WORKER_MAX_RSS_MB",
+        _whole(0, 2**31 - 1),
+        0,
+        "resident memory in MiB above which an executor is replaced; 0: never",
+        flag="--max-rss-mb",
+    )
+    spin_us: int | None = _setting(
+        "MOLT_SPIN_US", _whole(0, 1_000_000), None, "longest spin before sleeping, in us (shm); 0 never spins"
+    )
+    max_frame_bytes: int = _setting(
+        "MOLT_MAX_FRAME_BYTES",
+        _whole(4096 + HEADER_BYTES, 2**31 - 1),
+        DEFAULT_MAX_FRAME_BYTES,
+        "largest frame, payload and header together, in bytes",
+        flag="--max-frame-bytes",
+    )
+    start_timeout_ms: int = _setting(
+        "MOLT_WORKER_START_TIMEOUT_MS",
+        _whole(1, 600_000),
+        30_000,
+        "longest time the exports may take to import at start, in ms",
+        flag="--start-timeout-ms",
+    )
+    log_json: bool = _setting(
+        "MOLT_LOG_JSON", _flag, False, "log one JSON object a line instead of text", flag="--log-json"
+    )
+    log_level: str = _setting(
+        "MOLT_LOG_LEVEL",
+        _choice(*LOG_LEVELS),
+        "info",
+        "debug, info (a line per request), warning (a line per failed request), error",
+        flag="--log-level",
+    )
+    busy_http_status: int = _setting(
+        "MOLT_BUSY_HTTP_STATUS", _choice(429, 503), 429, "HTTP status of Busy: 429 or 503"
+    )
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        environ: Mapping[str, str] | None = None,
+        settings: object | None = None,
+        **overrides: object,
+    ) -> Config:
+        """Read and check the configuration: overrides, then Django settings, then environment, then defaults.
+
+        Args:
+            environ: Environment variables; this process's by default.
+            settings: An object whose attributes are settings; Django's by default, where Django is set up.
+            overrides: Fields by name, for example ``executors=2``; None means "not given".
+
+        Raises:
+            ConfigError: a value is not allowed, or an override is no field.
+        """
+        environ = os.environ if environ is None else environ
+        settings = _django_settings() if settings is None else settings
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(overrides) - set(fields))
+        if unknown:
+            raise ConfigError(f"unknown option {unknown[0]!r}; allowed: {', '.join(fields)}")
+        values = {}
+        for name, field in fields.items():
+            env = field.metadata["env"]
+            if overrides.get(name) is not None:
+                source, value = name, overrides[name]
+            elif getattr(settings, env, None) is not None:
+                source, value = f"{env} (Django setting)", getattr(settings, env)
+            elif env in environ:
+                source, value = env, environ[env]
+            else:
+                continue
+            try:
+                values[name] = field.metadata["parser"](value)
+            except ValueError as exc:
+                raise ConfigError(f"{source}: {value!r} is not allowed; it must be {exc}") from exc
+        return cls(**values)
+
+    def environ(self) -> dict[str, str]:
+        """The environment variables from which a worker reads this same configuration."""
+        values = {field.metadata["env"]: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {env: str(value) for env, value in values.items() if value is not None and value != ""}
+
+    @property
+    def pool_size(self) -> int:
+        """How many executors to run: `executors`, or the usable CPUs where that is 0."""
+        return self.executors or default_executors()
+
+
+def _django_settings() -> object | None:
+    # Not an import: without Django in the process there are no settings to read.
+    conf = sys.modules.get("django.conf")
+    if conf is None:
+        return None
+    settings = conf.settings
+    return settings if settings.configured or os.environ.get("DJANGO_SETTINGS_MODULE") else None

@@ -1,0 +1,191 @@
+"""Every way a call can fail, and the one table that maps wire status, exception and HTTP status.
+
+An error knows whose fault it was: the caller's (`MoltInvalidInput`), the load's (`MoltBusy`), the clock's
+(`MoltTimeout`), the client's (`MoltCancelled`), the entrypoint's (`MoltInternalError`), the worker's
+(`MoltWorkerUnavailable`, `MoltWorkerCrashed`) or the peer's (`MoltProtocolError`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+#: What an error may carry on the wire beside its text: small facts such as ``{"signal": 9}``.
+Facts = Mapping[str, "int | str"]
+
+
+class Status(enum.IntEnum):
+    """The outcome of a request as it stands in a response frame (one byte)."""
+
+    OK = 1
+    INVALID_INPUT = 2
+    BUSY = 3
+    TIMEOUT = 4
+    CANCELLED = 5
+    INTERNAL_ERROR = 6
+
+    @property
+    def label(self) -> str:
+        """The status's name in logs and metrics, for example ``InvalidInput``."""
+        return _LABELS[self]
+
+
+_LABELS: Final = {status: status.name.title().replace("_", "") for status in Status}
+
+
+class MoltError(Exception):
+    """Base of all errors this library raises.
+
+    Args:
+        detail: A text that is safe to show to the sender of the request.
+        request_id: The call it belongs to (16 hexadecimal digits), or empty when there was none yet.
+        facts: Small machine-readable facts; see the properties of the subclasses.
+    """
+
+    def __init__(self, detail: str = "", *, request_id: str = "", facts: Facts | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.request_id = request_id
+        self.facts: dict[str, int | str] = dict(facts or {})
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # BaseException pickles by its args alone; keep the keyword-only state too.
+        return (type(self), self.args, self.__dict__)
+
+    def _int_fact(self, name: str) -> int | None:
+        value = self.facts.get(name)
+        return value if isinstance(value, int) else None
+
+
+class MoltInvalidInput(MoltError):
+    """The request was refused: unknown entry, wrong codec, undecodable or invalid payload."""
+
+
+class MoltBusy(MoltError):
+    """The queue had no place within the allowed wait. The request was not run; try again later."""
+
+    @property
+    def retry_after_s(self) -> int:
+        """Seconds to wait before another try, for the Retry-After header."""
+        return self._int_fact("retry_after_s") or 1
+
+
+class MoltTimeout(MoltError):
+    """The deadline passed."""
+
+    @property
+    def phase(self) -> str:
+        """Where it passed: ``queue`` (never started), ``running``, or ``transport`` (no answer came)."""
+        return str(self.facts.get("phase", "transport"))
+
+
+class MoltCancelled(MoltError):
+    """The client went away or asked to stop."""
+
+
+class MoltInternalError(MoltError):
+    """The entrypoint raised. The traceback is in the worker's log, under the request id."""
+
+
+class MoltWorkerCrashed(MoltInternalError):
+    """The executor process died while it ran this request."""
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that killed it, if one did."""
+        return self._int_fact("signal")
+
+    @property
+    def exit_code(self) -> int | None:
+        """The code it exited with, if it exited by itself."""
+        return self._int_fact("exit_code")
+
+
+class MoltWorkerUnavailable(MoltError):
+    """No worker could be started or reached, or it died with the request's outcome unknown."""
+
+
+class MoltProtocolError(MoltError):
+    """The peer broke the protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRow:
+    """One row of the mapping: a wire status (None: never on the wire as such), exception, HTTP status."""
+
+    status: Status | None
+    exception: type[MoltError]
+    http_status: int
+
+
+#: The only place that maps status, exception and HTTP. The first row of a status is its default exception.
+ERROR_TABLE: Final = (
+    ErrorRow(Status.INVALID_INPUT, MoltInvalidInput, 400),
+    ErrorRow(Status.BUSY, MoltBusy, 429),
+    ErrorRow(Status.TIMEOUT, MoltTimeout, 504),
+    ErrorRow(Status.CANCELLED, MoltCancelled, 499),
+    ErrorRow(Status.INTERNAL_ERROR, MoltInternalError, 500),
+    ErrorRow(Status.INTERNAL_ERROR, MoltWorkerCrashed, 500),
+    ErrorRow(Status.INTERNAL_ERROR, MoltWorkerUnavailable, 503),
+    ErrorRow(None, MoltProtocolError, 502),
+)
+
+_DEFAULT_BY_STATUS: Final = {row.status: row for row in reversed(ERROR_TABLE) if row.status is not None}
+_BY_STATUS_AND_NAME: Final = {(row.status, row.exception.__name__): row for row in ERROR_TABLE}
+_BY_EXCEPTION: Final = {row.exception: row for row in ERROR_TABLE}
+
+
+def row_of(error: MoltError | type[MoltError]) -> ErrorRow:
+    """The table's row for an error or its class; a subclass has its nearest listed parent's."""
+    cls = error if isinstance(error, type) else type(error)
+    for base in cls.__mro__:
+        if base in _BY_EXCEPTION:
+            return _BY_EXCEPTION[base]
+    return _BY_EXCEPTION[MoltInternalError]
+
+
+def http_status(error: MoltError | type[MoltError]) -> int:
+    """The HTTP status of an error."""
+    return row_of(error).http_status
+
+
+def wire_status(error: MoltError | type[MoltError]) -> Status:
+    """The status that carries an error over the wire."""
+    return row_of(error).status or Status.INTERNAL_ERROR
+
+
+def status_label(error: MoltError) -> str:
+    """The outcome's name in metrics and logs: the status, or the class where no wire status says it all."""
+    row = row_of(error)
+    if row.status is not None and _DEFAULT_BY_STATUS[row.status] is row:
+        return row.status.label
+    return row.exception.__name__.removeprefix("Molt")
+
+
+def error_body(error: MoltError, request_id: str | None = None) -> dict[str, str]:
+    """The public JSON body of an error: class name, safe text, request id."""
+    return {
+        "error": row_of(error).exception.__name__,
+        "detail": error.detail,
+        "request_id": error.request_id if request_id is None else request_id,
+    }
+
+
+def to_wire(error: MoltError) -> dict[str, object]:
+    """What the payload of an error response says."""
+    return {"error": row_of(error).exception.__name__, "detail": error.detail, **error.facts}
+
+
+def from_wire(status: Status, body: object, request_id: str = "") -> MoltError:
+    """The exception for an error response. A body of the wrong shape is the peer's fault: MoltProtocolError."""
+    if not isinstance(body, dict) or not isinstance(body.get("detail"), str):
+        return MoltProtocolError(f"the worker sent a malformed {status.label} error", request_id=request_id)
+    row = _BY_STATUS_AND_NAME.get((status, str(body.get("error"))), _DEFAULT_BY_STATUS[status])
+    facts = {
+        str(key): value
+        for key, value in body.items()
+        if key not in ("error", "detail") and isinstance(value, (int, str))
+    }
+    return row.exception(body["detail"], request_id=request_id, facts=facts)

@@ -1,0 +1,359 @@
+"""One call, from its payload to its outcome: encode, send, wait, map, retry, report.
+
+Written once as a generator that yields what it has to wait for; `drive` blocks for each wait and
+`adrive` awaits it, so that `call` and `acall` can't differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from molt_accel import codec
+from molt_accel.errors import (
+    MoltBusy,
+    MoltCancelled,
+    MoltError,
+    MoltInvalidInput,
+    MoltProtocolError,
+    MoltTimeout,
+    MoltWorkerCrashed,
+    MoltWorkerUnavailable,
+    Status,
+    from_wire,
+    status_label,
+)
+from molt_accel.ipc.frame import (
+    U32_MAX,
+    WORKER_DEFAULT_WAIT,
+    Codec,
+    Fault,
+    Frame,
+    FrameError,
+    Kind,
+    format_id,
+)
+from molt_accel.options import CallInfo, CallMetrics, CallOptions
+from molt_accel.transport import Pending, Transport
+from molt_accel.watch import hangups
+
+log = logging.getLogger("molt_accel")
+
+#: A call that is answered sooner never looks whether its client is still there.
+CANCEL_AFTER_S: Final = 0.01
+#: How often a cancel check without a descriptor is asked.
+CANCEL_POLL_S: Final = 0.02
+
+# Ids of different processes and clients should not meet in one log: count on from a random start.
+_ids = itertools.count(int.from_bytes(os.urandom(7)) | 1)
+
+
+def _reseed_ids() -> None:
+    global _ids
+    _ids = itertools.count(int.from_bytes(os.urandom(7)) | 1)
+
+
+os.register_at_fork(after_in_child=_reseed_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A call's good end.
+
+    Attributes:
+        value: The result; undecoded bytes with ``decode_response=False``.
+        codec: How the worker encoded it.
+        metrics: The call's metrics.
+    """
+
+    value: Any
+    codec: Codec
+    metrics: CallMetrics
+
+
+class Step(Protocol):
+    """Something an exchange waits for, in both ways of waiting."""
+
+    def block(self) -> object:
+        """Wait on this thread."""
+
+    async def wait(self) -> object:
+        """Wait in the running event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Wait for a call's outcome; False if the time is over first."""
+
+    pending: Pending
+    timeout_s: float | None
+
+    def block(self) -> bool:
+        return self.pending.wait(self.timeout_s)
+
+    async def wait(self) -> bool:
+        loop = asyncio.get_running_loop()
+        answered = asyncio.Event()
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(answered.set)
+            except RuntimeError:  # the loop was closed: nobody waits any more
+                log.debug("call %s ended after its event loop", format_id(self.pending.request_id))
+
+        self.pending.on_done(wake)
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await answered.wait()
+        except TimeoutError:
+            pass
+        return self.pending.done
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Wait until the transport can take a request."""
+
+    transport: Transport
+
+    def block(self) -> None:
+        self.transport.start()
+
+    async def wait(self) -> None:
+        await asyncio.to_thread(self.transport.start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """Wait for a time."""
+
+    seconds: float
+
+    def block(self) -> None:
+        time.sleep(self.seconds)
+
+    async def wait(self) -> None:
+        await asyncio.sleep(self.seconds)
+
+
+Exchange = Generator[Step, Any, Reply]
+
+
+def drive(exchange: Exchange) -> Reply:
+    """Run an exchange to its end on this thread."""
+    try:
+        step = next(exchange)
+        while True:
+            try:
+                outcome = step.block()
+            except BaseException as exc:
+                step = exchange.throw(exc)
+            else:
+                step = exchange.send(outcome)
+    except StopIteration as stop:
+        reply: Reply = stop.value
+        return reply
+
+
+async def adrive(exchange: Exchange) -> Reply:
+    """Run an exchange to its end in the running event loop. Cancelling the task cancels the call."""
+    try:
+        step = next(exchange)
+        while True:
+            try:
+                outcome = await step.wait()
+            except BaseException as exc:
+                step = exchange.throw(exc)
+            else:
+                step = exchange.send(outcome)
+    except StopIteration as stop:
+        reply: Reply = stop.value
+        return reply
+
+
+def exchange(transport: Transport, options: CallOptions, payload: object) -> Exchange:
+    """One call. Ends with its `Reply` or raises a MoltError (or what a `before_send` hook raised)."""
+    started_ns = time.monotonic_ns()
+    request_id = next(_ids)
+    data = b""
+    response: Frame | None = None
+    error: BaseException | None = None
+    value: Any = None
+    try:
+        data = _encode(options, payload, request_id)
+        if options.before_send is not None:
+            options.before_send(CallInfo(options.entry, format_id(request_id), len(data)))
+        request = _request(options, request_id, data, started_ns)
+        response = yield from _tries(transport, options, request)
+        if response.status is not Status.OK:
+            raise _error_of(response)
+        value = _decode(response) if options.decode_response else response.payload
+    except BaseException as exc:
+        error = exc
+        if isinstance(exc, MoltError) and not exc.request_id:
+            exc.request_id = format_id(request_id)
+        raise
+    finally:
+        client_us = (time.monotonic_ns() - started_ns) // 1000
+        metrics = CallMetrics.of(options.entry, _label(error), request_id, response, len(data), client_us)
+        _report(options, metrics, error)
+    return Reply(value, response.codec, metrics)
+
+
+def _encode(options: CallOptions, payload: object, request_id: int) -> bytes:
+    try:
+        return codec.encode(options.codec, payload)
+    except codec.EncodeError as exc:
+        raise MoltInvalidInput(f"the payload {exc}") from exc
+
+
+def _request(options: CallOptions, request_id: int, data: bytes, started_ns: int) -> Frame:
+    request = Frame(Kind.REQUEST, request_id, options.entry, data, codec.parse(options.codec))
+    request.sent_ns = started_ns
+    if options.timeout_ms is not None:
+        request.deadline_ns = started_ns + int(options.timeout_ms * 1e6)
+    if options.queue_timeout_ms is not None:
+        request.max_wait_ms = min(int(options.queue_timeout_ms), WORKER_DEFAULT_WAIT - 1, U32_MAX)
+    return request
+
+
+def _tries(transport: Transport, options: CallOptions, request: Frame) -> Generator[Step, Any, Frame]:
+    """The request's response, sent again where that is allowed and may help."""
+    pause_s = options.retry_backoff_ms / 1000
+    for left in range(options.retries if options.idempotent else 0, -1, -1):
+        lost: MoltError
+        response: Frame | None = None
+        try:
+            response = yield from _attempt(transport, options, request)
+            if response.status is Status.OK or not left:
+                return response
+            lost = _error_of(response)
+        except MoltWorkerUnavailable as exc:
+            lost = exc
+        may_help = isinstance(lost, (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable))
+        if not left or not may_help or _seconds_left(request) <= pause_s:
+            if response is not None:
+                return response
+            raise lost
+        yield _Pause(pause_s)
+        pause_s *= 2
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _seconds_left(request: Frame) -> float:
+    if not request.deadline_ns:
+        return float("inf")
+    return (request.deadline_ns - time.monotonic_ns()) / 1e9
+
+
+def _attempt(transport: Transport, options: CallOptions, request: Frame) -> Generator[Step, Any, Frame]:
+    if not transport.ready:
+        yield _Start(transport)
+    try:
+        pending = transport.submit(request)
+    except FrameError as exc:
+        if exc.fault in (Fault.TOO_LARGE, Fault.ENTRY):
+            raise MoltInvalidInput(exc.detail) from exc
+        raise
+    try:
+        yield from _wait(transport, options, request, pending)
+    except BaseException:
+        # Ctrl-C, a cancelled task, a failing cancel check: whoever stops waiting stops the work too.
+        transport.abandon(pending, MoltCancelled("the caller stopped waiting"))
+        raise
+    result = pending.result
+    assert result is not None  # _wait returns only then
+    if isinstance(result, MoltError):
+        raise result
+    return result
+
+
+def _wait(
+    transport: Transport, options: CallOptions, request: Frame, pending: Pending
+) -> Generator[Step, Any, None]:
+    """Wait until `pending` has its outcome, and see to it that it gets one."""
+    check = options.cancel_check
+    if check is not None:
+        done = yield _Answer(pending, min(CANCEL_AFTER_S, _seconds_left(request) + transport.patience_s))
+        if done:
+            return
+        cancelled = MoltCancelled("the client went away")
+        fileno = getattr(check, "fileno", None)
+        if fileno is None:
+            while not check():
+                left_s = _seconds_left(request) + transport.patience_s
+                if left_s <= 0:
+                    break
+                done = yield _Answer(pending, min(CANCEL_POLL_S, left_s))
+                if done:
+                    return
+            else:
+                transport.abandon(pending, cancelled)
+        else:
+            with hangups.watching(fileno(), _abandoner(transport, pending, check, cancelled)):
+                yield from _wait_out(transport, request, pending)
+            return
+    yield from _wait_out(transport, request, pending)
+
+
+def _wait_out(transport: Transport, request: Frame, pending: Pending) -> Generator[Step, Any, None]:
+    left_s = _seconds_left(request) + transport.patience_s
+    done = yield _Answer(pending, None if left_s == float("inf") else left_s)
+    if not done:
+        late = MoltTimeout("no answer within deadline and grace time", facts={"phase": "transport"})
+        transport.abandon(pending, late)
+        # If it was answered in this very moment, that answer is being handed over: there is one outcome.
+        yield _Answer(pending, None)
+
+
+def _abandoner(
+    transport: Transport, pending: Pending, check: Callable[[], bool], error: MoltError
+) -> Callable[[], object]:
+    return lambda: transport.abandon(pending, error) if check() else None
+
+
+def _error_of(response: Frame) -> MoltError:
+    request_id = format_id(response.request_id)
+    assert response.status is not None  # the parser lets no response without one through
+    try:
+        body = codec.decode(Codec.MSGPACK, response.payload)
+    except codec.DecodeError as exc:
+        return MoltProtocolError(f"the worker sent a {response.status.label} error that is {exc}")
+    return from_wire(response.status, body, request_id)
+
+
+def _decode(response: Frame) -> Any:
+    try:
+        return codec.decode(response.codec, response.payload)
+    except codec.DecodeError as exc:
+        raise MoltProtocolError(f"the worker sent a result that is {exc}") from exc
+
+
+def _label(error: BaseException | None) -> str:
+    if error is None:
+        return Status.OK.label
+    if isinstance(error, MoltError):
+        return status_label(error)
+    # Ctrl-C and cancelled tasks; anything else came from a hook of the caller's.
+    return Status.CANCELLED.label if not isinstance(error, Exception) else type(error).__name__
+
+
+def _report(options: CallOptions, metrics: CallMetrics, error: BaseException | None) -> None:
+    """Tell the hooks. A failing one is logged: reporting must not change a call's outcome."""
+    if options.metrics_hook is not None:
+        try:
+            options.metrics_hook(metrics)
+        except Exception:
+            log.exception("metrics_hook failed for call %s", metrics.request_id)
+    if options.after_recv is not None:
+        info = CallInfo(options.entry, metrics.request_id, metrics.payload_bytes, error, metrics)
+        try:
+            options.after_recv(info)
+        except Exception:
+            log.exception("after_recv failed for call %s", metrics.request_id)

@@ -1,0 +1,107 @@
+"""A frame stream over file descriptors: the stdio transport's floor, used by client, supervisor and executor.
+
+Works on blocking and on non-blocking descriptors. Sending never waits on a non-blocking one: what the
+kernel doesn't take stays queued here, whole frames in order, and `flush` goes on with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import Final
+
+from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, Frame, FrameError, FrameParser, encode_head
+
+_READ_BYTES: Final = 64 * 1024
+_LARGE_READ_BYTES: Final = 1024 * 1024
+#: writev takes at most IOV_MAX parts a call; 1024 on Linux and macOS, 16 by POSIX.
+_PARTS: Final = 16
+#: Payloads up to this size are joined to their header: one part costs less than a longer writev.
+_JOIN_BYTES: Final = 16 * 1024
+
+
+class FrameStream:
+    """Frames in from one descriptor, frames out to another (which may be the same socket).
+
+    Not thread-safe: its owner serialises `send` and `flush`; `fill` and `frames` may run beside them.
+    """
+
+    def __init__(
+        self, read_fd: int, write_fd: int, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES
+    ) -> None:
+        self.read_fd = read_fd
+        self.write_fd = write_fd
+        self._max = max_frame_bytes
+        self._parser = FrameParser(max_frame_bytes)
+        self._out: deque[bytes | memoryview] = deque()
+        self.pending_bytes = 0  #: bytes that wait to be written
+
+    def fill(self) -> bool:
+        """Read once what is there. False at the end of the stream; True else, also if nothing was there."""
+        size = _LARGE_READ_BYTES if self._parser.missing > _READ_BYTES else _READ_BYTES
+        try:
+            data = os.read(self.read_fd, size)
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            return False
+        if not data:
+            return False
+        self._parser.feed(data)
+        return True
+
+    def frames(self) -> list[Frame | FrameError]:
+        """The frames that `fill` has completed; in the place of each malformed one its error."""
+        return self._parser.frames()
+
+    @property
+    def mid_frame(self) -> bool:
+        """Whether part of a frame was read."""
+        return self._parser.mid_frame
+
+    def send(self, frame: Frame) -> None:
+        """Queue a frame and write as much as goes.
+
+        Raises:
+            FrameError: the frame is not valid or over the limit; nothing was queued.
+            BrokenPipeError: the other end is gone.
+        """
+        head = encode_head(frame, self._max)
+        payload = frame.payload
+        if len(payload) <= _JOIN_BYTES:
+            self._queue(head + payload)
+        else:
+            self._queue(head)
+            self._queue(payload)
+        self.flush()
+
+    def _queue(self, part: bytes | memoryview) -> None:
+        self._out.append(part)
+        self.pending_bytes += len(part)
+
+    def flush(self) -> bool:
+        """Write queued bytes until none is left (True) or the descriptor takes no more (False).
+
+        Raises:
+            BrokenPipeError: the other end is gone.
+        """
+        out = self._out
+        while out:
+            try:
+                if len(out) == 1:
+                    written = os.write(self.write_fd, out[0])
+                else:
+                    written = os.writev(self.write_fd, [out[i] for i in range(min(len(out), _PARTS))])
+            except BlockingIOError:
+                return False
+            except ConnectionResetError as exc:
+                raise BrokenPipeError(*exc.args) from exc
+            self.pending_bytes -= written
+            while written:
+                part = out[0]
+                if written < len(part):
+                    out[0] = memoryview(part)[written:]
+                    break
+                written -= len(part)
+                out.popleft()
+        return True

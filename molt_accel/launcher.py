@@ -1,0 +1,99 @@
+"""Starting a worker process: which command, with which environment, and how soon again after it died."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from typing import Final
+
+from molt_accel.config import Config
+from molt_accel.errors import MoltWorkerUnavailable
+
+#: A worker that lived this long was healthy: its death says nothing about the next one's chances.
+STABLE_S: Final = 10.0
+FIRST_BACKOFF_S: Final = 0.05
+MAX_BACKOFF_S: Final = 5.0
+#: Deaths in a row after which a start is tried only every LIMIT_BACKOFF_S.
+RESTART_LIMIT: Final = 10
+LIMIT_BACKOFF_S: Final = 30.0
+_PIPE_BYTES: Final = 1024 * 1024
+
+
+def worker_command(config: Config) -> list[str]:
+    """The command that starts a worker: the configured one, else `molt-worker`.
+
+    The script beside this interpreter comes before the one on PATH, which may be another environment's.
+    """
+    if config.worker_cmd:
+        return shlex.split(config.worker_cmd)
+    beside = os.path.join(os.path.dirname(sys.executable), "molt-worker")
+    script = beside if os.access(beside, os.X_OK) else shutil.which("molt-worker")
+    return [script] if script else [sys.executable, "-m", "molt_worker"]
+
+
+def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
+    """Start a worker that speaks frames on its stdin and stdout. Its stderr is this process's.
+
+    Raises:
+        MoltWorkerUnavailable: the command can't be run.
+    """
+    command = worker_command(config)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, **config.environ(), "MOLT_TRANSPORT": "stdio"},
+            # Ctrl-C in a terminal is the server's to handle; the worker stops when its stdin closes.
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise MoltWorkerUnavailable(
+            f"can't start the worker with {shlex.join(command)!r}: {exc.strerror}; set MOLT_WORKER_CMD, "
+            "or install molt-accel where molt-worker is on PATH"
+        ) from exc
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None  # both were asked for
+        os.set_blocking(pipe.fileno(), False)
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with contextlib.suppress(OSError):  # over the user's quota for pipes: the default size serves too
+                fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return process
+
+
+class RestartPolicy:
+    """When a worker may be started again. The first restart is immediate, further ones back off.
+
+    Times are seconds of any one monotonic clock. Not thread-safe: its owner holds a lock.
+    """
+
+    def __init__(self) -> None:
+        self.deaths = 0
+        self._not_before = 0.0
+        self._reason = ""
+
+    def check(self, now_s: float) -> None:
+        """Raises MoltWorkerUnavailable while it is too early for another start."""
+        if now_s < self._not_before:
+            raise MoltWorkerUnavailable(
+                f"the worker died {self.deaths} times in a row; next start in "
+                f"{self._not_before - now_s:.1f} s; the last time: {self._reason}"
+            )
+
+    def died(self, now_s: float, lived_s: float, reason: str) -> None:
+        """A worker died after `lived_s` seconds."""
+        self.deaths = 1 if lived_s >= STABLE_S else self.deaths + 1
+        self._reason = reason
+        if self.deaths == 1:
+            delay = 0.0
+        elif self.deaths > RESTART_LIMIT:
+            delay = LIMIT_BACKOFF_S
+        else:
+            delay = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (self.deaths - 2))
+        self._not_before = now_s + delay

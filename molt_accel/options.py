@@ -1,0 +1,160 @@
+"""How one call is made (`CallOptions`) and what is known of it afterwards (`CallMetrics`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from molt_accel import codec as codecs
+from molt_accel.ipc.frame import FLAG_COMPILED, Codec, Frame, format_id
+
+#: As long as gunicorn lets a worker be silent: a call without a deadline of its own can't hold it longer.
+DEFAULT_TIMEOUT_MS: Final = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class CallMetrics:
+    """One call, seen from its end. `*_us` are microseconds; 0 where the call never got that far.
+
+    Attributes:
+        entry: The entrypoint's name.
+        status: ``Ok`` or the error's name: ``Busy``, ``Timeout``, ``WorkerCrashed``, ...
+        request_id: 16 hexadecimal digits, the same as in the worker's log.
+        ts_ms: When the call ended, milliseconds since the epoch.
+        queue_us: From the client's call until an executor took the request up, transport included.
+        decode_us, handler_us, encode_us: In the executor: payload, entrypoint, result.
+        exec_us: All of the request's time in the executor.
+        queue_depth: Requests that waited when this one was handed to its executor.
+        in_flight: Requests that ran then, this one included.
+        executor: Number of the executor.
+        compiled: Whether the entrypoint ran as compiled code.
+        payload_bytes, response_bytes: Sizes of the encoded payload and result.
+        client_us: The whole call as its caller saw it, encoding and retries included.
+    """
+
+    entry: str
+    status: str
+    request_id: str
+    ts_ms: int
+    queue_us: int = 0
+    decode_us: int = 0
+    handler_us: int = 0
+    encode_us: int = 0
+    exec_us: int = 0
+    queue_depth: int = 0
+    in_flight: int = 0
+    executor: int = 0
+    compiled: bool = False
+    payload_bytes: int = 0
+    response_bytes: int = 0
+    client_us: int = 0
+
+    @classmethod
+    def of(
+        cls, entry: str, status: str, request_id: int, response: Frame | None, payload_bytes: int, client_us: int
+    ) -> CallMetrics:
+        """From a call's end; `response` is None where no answer of the worker was the outcome."""
+        ts_ms = time.time_ns() // 1_000_000
+        name = format_id(request_id)
+        if response is None:
+            return cls(entry, status, name, ts_ms, payload_bytes=payload_bytes, client_us=client_us)
+        return cls(
+            entry,
+            status,
+            name,
+            ts_ms,
+            response.queue_us,
+            response.decode_us,
+            response.handler_us,
+            response.encode_us,
+            response.exec_us,
+            response.queue_depth,
+            response.in_flight,
+            response.executor,
+            bool(response.flags & FLAG_COMPILED),
+            payload_bytes,
+            len(response.payload),
+            client_us,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """A flat row for JSON lines, with `queue_ms` and `exec_ms` beside their microseconds."""
+        row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        row["queue_ms"] = self.queue_us / 1000
+        row["exec_ms"] = self.exec_us / 1000
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """What the `before_send` and `after_recv` hooks are given.
+
+    Attributes:
+        entry: The entrypoint's name.
+        request_id: 16 hexadecimal digits.
+        payload_bytes: Size of the encoded payload.
+        error: None before sending and on success, else the error that the call raises.
+        metrics: None before sending, else the call's metrics.
+    """
+
+    entry: str
+    request_id: str
+    payload_bytes: int
+    error: BaseException | None = None
+    metrics: CallMetrics | None = None
+
+
+Hook = Callable[[CallInfo], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """How a call is made. A client has defaults, the decorator and each call may change them.
+
+    Attributes:
+        entry: The entrypoint's name.
+        codec: Of the payload: ``msgpack``, ``json`` or ``raw``.
+        timeout_ms: Deadline, counted from the call on; None: no deadline.
+        queue_timeout_ms: Longest wait for a place in a full queue; None: as the worker is configured.
+        idempotent: Running it twice does no harm. Only then is a call ever sent again.
+        retries: How often at most an idempotent call is sent again after Busy or a lost worker.
+        retry_backoff_ms: Wait before the first retry; doubled before each further one.
+        decode_response: False returns the result's bytes undecoded.
+        before_send: Called before the request leaves. What it raises ends the call.
+        after_recv: Called with every outcome. What it raises is logged.
+        metrics_hook: Called with the `CallMetrics` of every outcome. What it raises is logged.
+        cancel_check: Called from time to time while the call waits; true cancels the call. One that has a
+            ``fileno()`` is asked only when that descriptor hangs up. A call that is answered
+            within `CANCEL_AFTER_S` never asks.
+    """
+
+    entry: str = ""
+    codec: str = Codec.MSGPACK.label
+    timeout_ms: float | None = DEFAULT_TIMEOUT_MS
+    queue_timeout_ms: float | None = None
+    idempotent: bool = False
+    retries: int = 1
+    retry_backoff_ms: float = 20
+    decode_response: bool = True
+    before_send: Hook | None = None
+    after_recv: Hook | None = None
+    metrics_hook: Callable[[CallMetrics], object] | None = None
+    cancel_check: Callable[[], bool] | None = None
+
+    def __post_init__(self) -> None:
+        codecs.parse(self.codec)
+        for name in ("timeout_ms", "queue_timeout_ms", "retry_backoff_ms"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1e12:
+                raise ValueError(f"{name}: {value!r} is not allowed; it must be 0 or more milliseconds")
+        if self.timeout_ms == 0:
+            raise ValueError("timeout_ms: 0 is not allowed; None means no deadline")
+        if self.retries < 0:
+            raise ValueError(f"retries: {self.retries!r} is not allowed; it must be 0 or more")
+
+    def replace(self, changes: Mapping[str, Any]) -> CallOptions:
+        """These options with some changed. Raises TypeError for a name that is no option."""
+        return dataclasses.replace(self, **changes) if changes else self

@@ -1,0 +1,363 @@
+"""The stdio transport, client side: a worker process of one's own, spoken to through its stdin and stdout.
+
+Any number of calls are in flight on one `_Link`. Whoever takes a call out of the link's table (the
+receiver thread with its response, `abandon`, or the link's end) is the one who resolves it, so a call has
+one outcome and a late response finds nobody. A link that ended is never used again; the next call starts a
+new worker, whose frames carry the next generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import threading
+import time
+import weakref
+from typing import Final
+
+from molt_accel import codec
+from molt_accel.config import Config
+from molt_accel.errors import (
+    MoltBusy,
+    MoltCancelled,
+    MoltError,
+    MoltProtocolError,
+    MoltWorkerUnavailable,
+    Status,
+)
+from molt_accel.ipc.frame import CANCEL, HELLO, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.stream import FrameStream
+from molt_accel.launcher import RestartPolicy, start_stdio_worker
+from molt_accel.transport import Pending
+
+log = logging.getLogger("molt_accel")
+
+#: How long past deadline and grace an answer may take before this side gives up on it.
+_SLACK_S: Final = 0.25
+#: How long a worker that was told to stop may take, beyond its grace time.
+_STOP_S: Final = 2.0
+
+
+def _exit_text(process: subprocess.Popen[bytes]) -> str:
+    code = process.returncode
+    if code is None:
+        return "it closed its stdout"
+    if code < 0:
+        return f"it was killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"it exited with code {code}"
+
+
+class _Link:
+    """One worker process and the calls in flight on it."""
+
+    def __init__(self, config: Config, generation: int) -> None:
+        self.generation = generation
+        self.started_s = time.monotonic()
+        self.greeted = threading.Event()  # set by the worker's greeting and by the link's end
+        self.over = threading.Event()  # set when the link has ended and every call on it with it
+        self.ended: MoltError | None = None
+        self._config = config
+        self._lock = threading.Lock()  # guards _pending, the sending half of _stream, and ended
+        self._pending: dict[int, Pending] = {}
+        self._fatal = ""
+        self._closing = False
+        self._process = start_stdio_worker(config)
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._stream = FrameStream(
+            self._process.stdout.fileno(), self._process.stdin.fileno(), config.max_frame_bytes
+        )
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_w, False)
+        self.receiver = threading.Thread(target=self._receive, name="molt-receiver", daemon=True)
+
+    # -- calls ------------------------------------------------------------------------------------------
+
+    def submit(self, frame: Frame) -> Pending | None:
+        """Send a request; None if the link has ended, and then the worker has not got it."""
+        frame.generation = self.generation
+        pending = Pending(frame.request_id, self.generation)
+        with self._lock:
+            if self.ended is not None or self._closing:
+                return None
+            if self._stream.pending_bytes > self._config.max_frame_bytes:
+                raise MoltBusy("the worker doesn't take requests as fast as they come")
+            self._pending[frame.request_id] = pending
+            try:
+                self._stream.send(frame)
+            except BrokenPipeError:
+                # The worker is gone and can't have read this frame's end. The receiver ends the link.
+                del self._pending[frame.request_id]
+                return None
+            except FrameError:
+                del self._pending[frame.request_id]
+                raise
+            unsent = self._stream.pending_bytes
+        if unsent:
+            self._wake()
+        return pending
+
+    def abandon(self, pending: Pending, error: MoltError) -> bool:
+        with self._lock:
+            if self._pending.pop(pending.request_id, None) is None:
+                return False
+            if self.ended is None and not self._closing:
+                with contextlib.suppress(BrokenPipeError):
+                    self._stream.send(
+                        Frame(Kind.CONTROL, pending.request_id, CANCEL, generation=self.generation)
+                    )
+            unsent = self._stream.pending_bytes
+        if unsent:
+            self._wake()
+        pending.resolve(error)
+        return True
+
+    # -- the receiver thread ----------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        with self._lock, contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
+            os.write(self._wake_w, b"w")
+
+    def _receive(self) -> None:
+        error: MoltError
+        try:
+            error = self._pump()
+        except MoltProtocolError as exc:
+            log.error("the worker broke the protocol and is stopped: %s", exc)
+            self._process.kill()
+            error = exc
+        except Exception as exc:  # a bug here must end the calls in flight, not leave them waiting
+            log.exception("the receiver failed; the worker is stopped")
+            self._process.kill()
+            error = MoltWorkerUnavailable(f"the connection failed: {type(exc).__name__}")
+        self._end(error)
+
+    def _pump(self) -> MoltError:
+        """Move frames until the worker closes its end; returns what that means for the calls in flight."""
+        stream = self._stream
+        writing = False
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream.read_fd, selectors.EVENT_READ)
+            selector.register(self._wake_r, selectors.EVENT_READ)
+            while True:
+                with self._lock:
+                    if self._closing and self._process.stdin is not None and not self._process.stdin.closed:
+                        if writing:
+                            selector.unregister(stream.write_fd)
+                            writing = False
+                        self._process.stdin.close()
+                    want = stream.pending_bytes > 0 and not self._closing
+                if want != writing:
+                    if want:
+                        selector.register(stream.write_fd, selectors.EVENT_WRITE)
+                    else:
+                        selector.unregister(stream.write_fd)
+                    writing = want
+                for key, _ in selector.select():
+                    if key.fd == stream.read_fd:
+                        open_ = stream.fill()
+                        for item in stream.frames():
+                            self._take(item)
+                        if not open_:
+                            return self._farewell()
+                    elif key.fd == stream.write_fd:
+                        with self._lock, contextlib.suppress(BrokenPipeError):
+                            if not self._closing:
+                                stream.flush()
+                    else:
+                        os.read(self._wake_r, 4096)
+
+    def _take(self, item: Frame | FrameError) -> None:
+        if isinstance(item, FrameError):
+            raise item
+        if item.kind is Kind.RESPONSE and item.request_id:
+            with self._lock:
+                pending = self._pending.get(item.request_id)
+                if pending is None or item.generation != pending.generation:
+                    return  # late: the call has ended on this side
+                del self._pending[item.request_id]
+            pending.resolve(item)
+        elif item.kind is Kind.RESPONSE:
+            self._take_notice(item)
+        elif item.kind is Kind.CONTROL and item.entry == HELLO:
+            self.greeted.set()
+        else:
+            raise MoltProtocolError(f"unexpected {item.kind.name} frame {item.entry!r} from the worker")
+
+    def _take_notice(self, item: Frame) -> None:
+        """A response to no request in particular: why the worker can't start, or what it couldn't read."""
+        body = codec.decode(Codec.MSGPACK, item.payload)
+        detail = str(body.get("detail")) if isinstance(body, dict) else ""
+        if item.status is Status.INTERNAL_ERROR:
+            self._fatal = detail
+        else:
+            log.error("the worker could not read a frame: %s", detail)
+
+    def _farewell(self) -> MoltError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_SLACK_S)
+        if self._closing:
+            return MoltCancelled("the client was closed")
+        if self._fatal:
+            return MoltWorkerUnavailable(f"the worker can't start: {self._fatal}")
+        return MoltWorkerUnavailable(f"the worker is gone: {_exit_text(self._process)}")
+
+    def _resolve_all(self, error: MoltError) -> None:
+        with self._lock:
+            left = list(self._pending.values())
+            self._pending.clear()
+        for pending in left:
+            pending.resolve(_copy(error))
+
+    def _end(self, error: MoltError) -> None:
+        with self._lock:
+            self.ended = error
+        self._resolve_all(error)
+        self.over.set()
+        self.greeted.set()
+        self._close_pipes()
+        try:
+            self._process.wait(self._config.grace_ms / 1000 + _STOP_S)
+        except subprocess.TimeoutExpired:
+            log.warning("worker %d didn't stop in time and is killed", self._process.pid)
+            self._process.kill()
+            self._process.wait()
+
+    def _close_pipes(self) -> None:
+        with self._lock:
+            assert self._process.stdin is not None and self._process.stdout is not None
+            self._process.stdin.close()
+            self._process.stdout.close()
+            for fd in (self._wake_r, self._wake_w):
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            self._wake_r = self._wake_w = -1
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the worker's stdin, which stops it, and wait for that."""
+        with self._lock:
+            self._closing = True
+        self._resolve_all(MoltCancelled("the client was closed"))
+        self._wake()
+        if self.receiver is not threading.current_thread():
+            self.receiver.join(self._config.grace_ms / 1000 + 2 * _STOP_S)
+            if self.receiver.is_alive():
+                self._process.kill()
+                self.receiver.join(_STOP_S)
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's worker without a word to it."""
+        self._lock = threading.Lock()  # its holder may not exist in this process
+        self._close_pipes()
+        self._process.returncode = 0  # not this process's child: nothing to reap here
+
+
+def _copy(error: MoltError) -> MoltError:
+    """Each caller raises an exception object of its own: tracebacks must not pile up on a shared one."""
+    return type(error)(error.detail, facts=error.facts) if type(error) is not FrameError else MoltProtocolError(
+        error.detail
+    )
+
+
+class StdioTransport:
+    """Starts a worker at the first call and again when it died; see `molt_accel.transport.Transport`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._closed = False
+        self._generation = 0
+        self._link: _Link | None = None
+        self._policy = RestartPolicy()
+        self._start_lock = threading.Lock()
+        _transports.add(self)
+
+    @property
+    def ready(self) -> bool:
+        link = self._link
+        return link is not None and link.ended is None
+
+    @property
+    def patience_s(self) -> float:
+        return self._config.grace_ms / 1000 + _SLACK_S
+
+    def start(self) -> None:
+        with self._start_lock:
+            if self._closed:
+                raise MoltWorkerUnavailable("the client is closed")
+            if self.ready:
+                return
+            now = time.monotonic()
+            last = self._link
+            if last is not None and last.ended is not None:
+                self._policy.died(now, now - last.started_s, last.ended.detail)
+                self._link = None
+            self._policy.check(now)
+            self._generation += 1
+            try:
+                link = _Link(self._config, self._generation)
+            except MoltWorkerUnavailable as exc:
+                self._policy.died(now, 0.0, exc.detail)
+                raise
+            link.receiver.start()
+            self._link = link
+
+    def _ready_link(self) -> _Link:
+        link = self._link
+        if link is None or link.ended is not None:
+            self.start()
+            link = self._link
+        assert link is not None
+        return link
+
+    def submit(self, frame: Frame) -> Pending:
+        for _ in range(2):
+            link = self._ready_link()
+            pending = link.submit(frame)
+            if pending is not None:
+                return pending
+            # It died unnoticed till now. Its receiver is about to say so; then there is a new one to start.
+            link.over.wait(_SLACK_S)
+        raise MoltWorkerUnavailable("the worker is gone" if not self._closed else "the client is closed")
+
+    def abandon(self, pending: Pending, error: MoltError) -> bool:
+        link = self._link
+        if link is None or link.generation != pending.generation:
+            return False  # its link has ended, and with it the call
+        return link.abandon(pending, error)
+
+    def wait_ready(self, timeout_s: float) -> None:
+        link = self._ready_link()
+        if not link.greeted.wait(timeout_s):
+            raise MoltWorkerUnavailable(f"the worker was not ready within {timeout_s:g} s")
+        if link.ended is not None:
+            raise _copy(link.ended)
+
+    def close(self) -> None:
+        with self._start_lock:
+            self._closed = True
+            link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def _after_fork_in_child(self) -> None:
+        self._start_lock = threading.Lock()
+        self._policy = RestartPolicy()
+        link, self._link = self._link, None
+        if link is not None:
+            link.forget()
+
+
+_transports: weakref.WeakSet[StdioTransport] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for transport in list(_transports):
+        transport._after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

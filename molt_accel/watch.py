@@ -1,0 +1,89 @@
+"""Noticing that a descriptor hangs up, while threads wait for something else: one thread for all of them.
+
+Used for calls whose HTTP client may go away. Nothing polls: the thread sleeps in poll(2) until a watched
+descriptor hangs up or the set changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+log = logging.getLogger("molt_accel")
+
+# POLLRDHUP tells the peer's shutdown apart from data it sent (a pipelined request). Without it, data and
+# the end look the same to poll, and the callback has to look for itself.
+_HANGUP: Final = getattr(select, "POLLRDHUP", select.POLLIN)
+
+
+class HangupWatcher:
+    """Calls back when a watched descriptor hangs up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watched: dict[int, Callable[[], object]] = {}
+        self._thread: threading.Thread | None = None
+        self._wake_r = self._wake_w = -1
+
+    @contextlib.contextmanager
+    def watching(self, fd: int, callback: Callable[[], object]) -> Iterator[None]:
+        """While in this context, call `callback` once, from the watcher's thread, if `fd` hangs up.
+
+        Raises:
+            OSError: `fd` is no open descriptor.
+        """
+        # A duplicate stays this descriptor even if its owner closes it and the number is used again.
+        own = os.dup(fd)
+        try:
+            with self._lock:
+                self._ensure_thread()
+                self._watched[own] = callback
+                os.write(self._wake_w, b"w")
+            yield
+        finally:
+            with self._lock:
+                self._watched.pop(own, None)
+                os.close(own)
+
+    def _ensure_thread(self) -> None:
+        if self._thread is None:
+            self._wake_r, self._wake_w = os.pipe()
+            os.set_blocking(self._wake_r, False)
+            os.set_blocking(self._wake_w, True)
+            self._thread = threading.Thread(target=self._run, name="molt-hangup-watcher", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            poll = select.poll()
+            poll.register(self._wake_r, select.POLLIN)
+            with self._lock:
+                for fd in self._watched:
+                    poll.register(fd, _HANGUP)
+            for fd, _ in poll.poll():
+                if fd == self._wake_r:
+                    os.read(self._wake_r, 4096)
+                    continue
+                with self._lock:
+                    callback = self._watched.pop(fd, None)
+                if callback is not None:
+                    try:
+                        callback()
+                    except Exception:
+                        log.exception("a hang-up callback failed")
+
+    def _after_fork_in_child(self) -> None:
+        for fd in (self._wake_r, self._wake_w, *self._watched):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self.__init__()  # type: ignore[misc]
+
+
+#: The one watcher of this process; its thread starts with the first use.
+hangups: Final = HangupWatcher()
+os.register_at_fork(after_in_child=hangups._after_fork_in_child)

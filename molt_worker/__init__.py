@@ -1,0 +1,19 @@
+"""The worker: a supervisor and a pool of executor processes that run exported entrypoints."""
+
+from molt_worker.exports import export
+from molt_worker.request import (
+    InvalidInput,
+    RequestCancelled,
+    RequestStopped,
+    RequestTimedOut,
+    current_request,
+)
+
+__all__ = [
+    "InvalidInput",
+    "RequestCancelled",
+    "RequestStopped",
+    "RequestTimedOut",
+    "current_request",
+    "export",
+]

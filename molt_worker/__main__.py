@@ -1,0 +1,7 @@
+"""``python -m molt_worker`` is ``molt-worker``."""
+
+import sys
+
+from molt_worker.cli import main
+
+sys.exit(main())

@@ -1,0 +1,50 @@
+"""An executor process: takes requests from its socket, one at a time, on its main thread."""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+from molt_accel.config import Config
+from molt_accel.errors import MoltInternalError
+from molt_accel.ipc.frame import HELLO, Fault, Frame, FrameError, Kind
+from molt_accel.ipc.stream import FrameStream
+from molt_worker import log
+from molt_worker.exports import ExportTable
+from molt_worker.request import StopWord
+from molt_worker.runner import Runner, error_response
+
+#: The soft interrupt.
+INTERRUPT_SIGNAL = signal.SIGUSR1
+
+
+def serve(sock: socket.socket, exports: ExportTable, word: StopWord, number: int, config: Config) -> int:
+    """Serve requests until the supervisor closes its end. Returns the exit code."""
+    stream = FrameStream(sock.fileno(), sock.fileno(), config.max_frame_bytes)
+
+    def log_traceback(request_id: str, entry: str, text: str) -> None:
+        fields: dict[str, object] = {"request_id": request_id, "entry": entry, "traceback": text}
+        log.write_blocking(config.log_json, "error", "entrypoint_raised", fields)
+
+    runner = Runner(exports, word, log_traceback, number=number)
+    signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
+    try:
+        stream.send(Frame(Kind.CONTROL, number, HELLO))
+        while stream.fill():
+            for item in stream.frames():
+                if isinstance(item, FrameError):
+                    raise item  # a bug of ours: the supervisor only sends frames it has parsed
+                _answer(stream, runner, item)
+    except BrokenPipeError:
+        return 0  # the supervisor is gone, so is whoever waited for the answer
+    return 0
+
+
+def _answer(stream: FrameStream, runner: Runner, request: Frame) -> None:
+    response = runner.run(request)
+    try:
+        stream.send(response)
+    except FrameError as exc:
+        if exc.fault is not Fault.TOO_LARGE:
+            raise
+        stream.send(error_response(request, MoltInternalError(f"the result is {exc.detail}")))

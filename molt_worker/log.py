@@ -1,0 +1,91 @@
+"""The worker's log on stderr: one line an event, as text or as JSON.
+
+`format_line` makes lines for every process of the worker. `LogSink` is the supervisor's: it never blocks,
+because a full stderr pipe must not stop requests; what can't be written is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import time
+from collections import deque
+from typing import Final
+
+STDERR_FD: Final = 2
+#: POSIX: a pipe that polls writable takes this many bytes without blocking.
+_ATOMIC_BYTES: Final = select.PIPE_BUF
+_MAX_LINES: Final = 1000
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def format_line(as_json: bool, level: str, event: str, fields: dict[str, object]) -> bytes:
+    """One log line. Values are cut so that no line can flood the log."""
+    now = time.time()
+    if as_json:
+        row = {"ts": round(now, 6), "level": level, "event": event, **fields}
+        return json.dumps(row, default=str, separators=(",", ":")).encode() + b"\n"
+    stamp = time.strftime("%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
+    text = " ".join(f"{key}={_plain(value)}" for key, value in fields.items())
+    return f"{stamp} molt-worker {level} {event} {text}\n".encode(errors="backslashreplace")
+
+
+def _plain(value: object) -> str:
+    text = str(value)
+    return text if text and text.isprintable() and " " not in text else json.dumps(text)
+
+
+def write_blocking(as_json: bool, level: str, event: str, fields: dict[str, object]) -> None:
+    """Log from an executor or template process, which may wait for stderr."""
+    line = format_line(as_json, level, event, fields)
+    with contextlib.suppress(OSError):  # stderr is gone: there is nowhere left to say so
+        os.write(STDERR_FD, line)
+
+
+class LogSink:
+    """The supervisor's log. `fd` is written only when poll says that it takes a piece at once."""
+
+    def __init__(self, *, as_json: bool, level: str, fd: int = STDERR_FD) -> None:
+        self.as_json = as_json
+        self._threshold = _LEVELS[level]
+        self._fd = fd
+        self._lines: deque[bytes] = deque()
+        self._dropped = 0
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+
+    def wants(self, level: str) -> bool:
+        """Whether lines of this level are written at all."""
+        return _LEVELS[level] >= self._threshold
+
+    def log(self, level: str, event: str, /, **fields: object) -> None:
+        """Queue a line and write what goes at once."""
+        if not self.wants(level):
+            return
+        if len(self._lines) >= _MAX_LINES:
+            self._dropped += 1
+            return
+        line = format_line(self.as_json, level, event, fields)
+        for start in range(0, len(line), _ATOMIC_BYTES):
+            self._lines.append(line[start : start + _ATOMIC_BYTES])
+        self.flush()
+
+    @property
+    def pending(self) -> bool:
+        """Whether lines wait for stderr."""
+        return bool(self._lines)
+
+    def flush(self) -> None:
+        """Write while stderr takes whole pieces."""
+        while self._lines and self._poll.poll(0):
+            try:
+                os.write(self._fd, self._lines[0])
+            except OSError:
+                self._lines.clear()  # stderr is gone
+                return
+            self._lines.popleft()
+        if self._dropped and not self._lines:
+            dropped, self._dropped = self._dropped, 0
+            self.log("warning", "log_lines_dropped", count=dropped)

@@ -1,0 +1,83 @@
+"""The bounded queue: first come, first served, and a bounded number that wait for a place.
+
+Bookkeeping only: no clock, no I/O. Items are known by their key.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from typing import Final, Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Verdict(enum.Enum):
+    """What the queue says to a new item."""
+
+    QUEUED = enum.auto()
+    WAITING = enum.auto()
+    BUSY = enum.auto()
+
+
+class BoundedQueue(Generic[Item]):
+    """At most `places` queued items, and as many again that wait for a place.
+
+    Args:
+        places: Places in the queue; 0: nothing ever queues or waits.
+        max_bytes: Bytes that all items together may hold; an item that would exceed it is refused.
+    """
+
+    def __init__(self, places: int, max_bytes: int) -> None:
+        self.places: Final = places
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        # Both in order of arrival; key -> (item, size).
+        self._queued: dict[int, tuple[Item, int]] = {}
+        self._waiting: dict[int, tuple[Item, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._queued)
+
+    def __iter__(self) -> Iterator[Item]:
+        for rows in (self._queued, self._waiting):
+            yield from [item for item, _ in rows.values()]
+
+    def offer(self, key: int, item: Item, size: int, *, may_wait: bool) -> Verdict:
+        """Take an item in, if there is a place, or room to wait for one."""
+        if self._bytes + size > self._max_bytes and self._bytes:
+            return Verdict.BUSY
+        if len(self._queued) < self.places:
+            rows, verdict = self._queued, Verdict.QUEUED
+        elif may_wait and len(self._waiting) < self.places:
+            rows, verdict = self._waiting, Verdict.WAITING
+        else:
+            return Verdict.BUSY
+        rows[key] = (item, size)
+        self._bytes += size
+        return verdict
+
+    def take(self) -> Item | None:
+        """Remove and return the oldest item; None if there is none."""
+        for key, (item, _) in self._queued.items():
+            self.remove(key)
+            return item
+        return None
+
+    def put_back(self, key: int, item: Item, size: int) -> None:
+        """Put an item in front of all others, whether there is a place or not."""
+        self._queued = {key: (item, size), **self._queued}
+        self._bytes += size
+
+    def remove(self, key: int) -> None:
+        """Remove an item, if it is here."""
+        _, size = self._queued.pop(key, None) or self._waiting.pop(key, None) or (None, 0)
+        self._bytes -= size
+
+    def promote(self) -> Item | None:
+        """Give a free place to the item that has waited longest; None if there is no place or no such item."""
+        if len(self._queued) >= self.places or not self._waiting:
+            return None
+        key = next(iter(self._waiting))
+        self._queued[key] = row = self._waiting.pop(key)
+        return row[0]

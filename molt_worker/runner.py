@@ -1,0 +1,175 @@
+"""Runs one request: decode, call the entrypoint, encode, and map whatever happens to one response frame."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from typing import Final
+
+from molt_accel import codec
+from molt_accel.errors import (
+    MoltCancelled,
+    MoltError,
+    MoltInternalError,
+    MoltInvalidInput,
+    MoltTimeout,
+    Status,
+    to_wire,
+    wire_status,
+)
+from molt_accel.ipc.frame import U32_MAX, Codec, Frame, Kind, format_id
+from molt_worker.exports import Export, ExportTable
+from molt_worker.request import (
+    STOP_EXCEPTIONS,
+    CurrentRequest,
+    InvalidInput,
+    RequestCancelled,
+    RequestStopped,
+    StopWord,
+    set_current,
+)
+
+#: Longest error text that goes to a client.
+_MAX_DETAIL: Final = 1000
+
+LogTraceback = Callable[[str, str, str], object]
+
+
+def error_response(request: Frame, error: MoltError) -> Frame:
+    """The response frame that carries an error."""
+    return Frame(
+        Kind.RESPONSE,
+        request.request_id,
+        payload=codec.encode(Codec.MSGPACK, to_wire(error)),
+        status=wire_status(error),
+        generation=request.generation,
+    )
+
+
+def _us(start_ns: int, end_ns: int) -> int:
+    return min(max(0, end_ns - start_ns) // 1000, U32_MAX)
+
+
+class Runner:
+    """Runs requests one at a time, on the thread that takes signals.
+
+    `interrupt` is the handler of the soft interrupt. It raises inside the entrypoint, and only there: the
+    runner is armed with the running request's serial while user code may run, and the stop word names the
+    request it means. A handler that comes early, late or twice finds no match and does nothing.
+
+    Args:
+        exports: The entrypoints.
+        word: The stop word that this runner's supervisor writes.
+        log_traceback: Called with request id, entry and traceback text when an entrypoint raised.
+        number: This executor's number, for the metrics.
+        own_clock: Nobody else watches deadlines, so `current_request().check()` looks at the clock.
+    """
+
+    def __init__(
+        self,
+        exports: ExportTable,
+        word: StopWord,
+        log_traceback: LogTraceback,
+        *,
+        number: int = 0,
+        own_clock: bool = False,
+    ) -> None:
+        self._exports = exports
+        self._word = word
+        self._log_traceback = log_traceback
+        self._number = number
+        self._own_clock = own_clock
+        self._armed = 0
+
+    def interrupt(self, signum: int, stack: object) -> None:
+        """Signal handler: raise in the entrypoint if the stop word names the request it serves."""
+        reason = self._word.reason(self._armed) if self._armed else 0
+        if reason:
+            self._armed = 0  # once: a second one would tear the entrypoint out of its own clean-up
+            raise STOP_EXCEPTIONS[reason]
+
+    def run(self, request: Frame) -> Frame:
+        """The response to a request. Never raises because of what the request or its entrypoint does."""
+        started_ns = time.monotonic_ns()
+        response = Frame(
+            Kind.RESPONSE,
+            request.request_id,
+            status=Status.OK,
+            generation=request.generation,
+            queue_depth=request.queue_depth,
+            in_flight=request.in_flight,
+            queue_us=_us(request.sent_ns or started_ns, started_ns),
+            executor=self._number,
+        )
+        try:
+            export = self._exports.find(request)
+            if request.deadline_ns and started_ns >= request.deadline_ns:
+                raise MoltTimeout("the deadline passed before the request could start", facts={"phase": "queue"})
+            self._work(export, request, response)
+        except MoltError as exc:
+            self._fail(response, exc)
+        except RequestCancelled:
+            self._fail(response, MoltCancelled("the request was cancelled while it ran"))
+        except RequestStopped:
+            self._fail(response, MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"}))
+        response.exec_us = _us(started_ns, time.monotonic_ns())
+        return response
+
+    def _fail(self, response: Frame, error: MoltError) -> None:
+        response.status = wire_status(error)
+        response.codec = Codec.MSGPACK
+        response.payload = codec.encode(Codec.MSGPACK, to_wire(error))
+
+    def _work(self, export: Export, request: Frame, response: Frame) -> None:
+        """Fill in the result. Raises MoltError, or RequestStopped at any point."""
+        current = CurrentRequest(
+            format_id(request.request_id),
+            request.deadline_ns,
+            self._word,
+            request.generation,
+            own_clock=self._own_clock,
+        )
+        failure: BaseException | None = None
+        try:
+            set_current(current)
+            self._armed = request.generation
+            current.check()  # it may have been stopped before the handler was armed
+            try:
+                self._call(export, request, response)
+            except RequestStopped:
+                raise
+            except BaseException as exc:  # user code may raise anything, SystemExit included
+                failure = exc
+            current.check()  # a stop that user code swallowed, or that came too late to interrupt it
+        finally:
+            self._armed = 0
+            set_current(None)
+        if failure is not None:
+            raise self._mapped(failure, export, request) from failure
+
+    def _call(self, export: Export, request: Frame, response: Frame) -> None:
+        assert export.function is not None  # resolved before any executor started
+        start_ns = time.monotonic_ns()
+        payload = codec.decode(request.codec, request.payload)
+        decoded_ns = time.monotonic_ns()
+        response.decode_us = _us(start_ns, decoded_ns)
+        try:
+            result = export.function(payload)
+        finally:
+            handled_ns = time.monotonic_ns()
+            response.handler_us = _us(decoded_ns, handled_ns)
+        response.payload = codec.encode(export.codec_out, result)
+        response.codec = export.codec_out
+        response.encode_us = _us(handled_ns, time.monotonic_ns())
+
+    def _mapped(self, failure: BaseException, export: Export, request: Frame) -> MoltError:
+        if isinstance(failure, codec.DecodeError):
+            return MoltInvalidInput(f"the payload is {failure}")
+        if isinstance(failure, InvalidInput):
+            return MoltInvalidInput(str(failure)[:_MAX_DETAIL])
+        text = "".join(traceback.format_exception(failure))
+        self._log_traceback(format_id(request.request_id), export.name, text)
+        if isinstance(failure, codec.EncodeError):
+            return MoltInternalError(f"the result of {export.name!r} can't be encoded as {export.codec_out.label}")
+        return MoltInternalError(f"{export.name!r} raised {type(failure).__name__}")

@@ -1,0 +1,232 @@
+"""The template process: imports the exports once, then forks executors that have them already.
+
+It stands between the supervisor, which never runs user code, and the executors, which do nothing else. As
+the executors' parent it alone signals and reaps them, so a signal can't hit a process that has taken over
+a dead executor's pid. It dies with the supervisor, and the executors with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from typing import Final, NoReturn
+
+from molt_accel import codec
+from molt_accel.config import Config
+from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, FrameParser, Kind, encode
+from molt_worker import executor, log
+from molt_worker.exports import ExportsError, ExportTable, resolve
+from molt_worker.request import StopWord
+from molt_worker.runner import error_response
+
+#: Commands to the template, as entry names of control frames; `request_id` is the executor's number.
+SPAWN: Final = "__spawn__"  #: fork an executor on the socket sent along; generation is its stop word's index
+INTERRUPT: Final = "__interrupt__"
+KILL: Final = "__kill__"
+#: Reports of the template. EXITED: `status` below in `exit_payload`.
+SPAWNED: Final = "__spawned__"
+EXITED: Final = "__exited__"
+
+EXIT_BAD_EXPORTS: Final = 2
+_PR_SET_PDEATHSIG: Final = 1
+_CONTROL_FD: Final = 3
+_MAX_FDS: Final = 64
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent dies (Linux; elsewhere end-of-file has to do)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before that took effect
+        os._exit(1)
+
+
+def _ignore(signum: int, stack: object) -> None:
+    """A handler that does nothing. Unlike SIG_IGN, programs that user code executes don't inherit it."""
+
+
+def main(control: socket.socket, config: Config, words: memoryview, parent_pid: int) -> NoReturn:
+    """The template's life, in a process just forked from the supervisor. Never returns."""
+    code = 1
+    try:
+        die_with_parent(parent_pid)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _ignore)
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        control = _keep_only(control)
+        code = _Template(control, config, words).run()
+    except BaseException as exc:
+        fields: dict[str, object] = {"error": f"{type(exc).__name__}: {exc}"}
+        log.write_blocking(config.log_json, "error", "template_failed", fields)
+    finally:
+        os._exit(code)
+
+
+def _keep_only(control: socket.socket) -> socket.socket:
+    """Close every descriptor of the supervisor's but the control socket and stderr."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(log.STDERR_FD, 1)  # what user code prints must not end up between frames
+    fd = control.detach()
+    # Through a number above all targets, so that neither dup2 overwrites what the other still needs.
+    os.dup2(fd, _CONTROL_FD)
+    os.closerange(_CONTROL_FD + 1, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
+    os.set_inheritable(_CONTROL_FD, False)
+    return socket.socket(fileno=_CONTROL_FD)
+
+
+class _Template:
+    def __init__(self, control: socket.socket, config: Config, words: memoryview) -> None:
+        self._control = control
+        self._config = config
+        self._words = words
+        self._parser = FrameParser(config.max_frame_bytes)
+        self._sockets: deque[int] = deque()  # descriptors that came before their SPAWN was parsed
+        self._pids: dict[int, int] = {}  # executor number -> pid
+        self._exports = ExportTable(())
+
+    def run(self) -> int:
+        sys.path.insert(0, os.getcwd())
+        for output in (sys.stdout, sys.stderr):
+            output.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # executors may be killed
+        try:
+            self._exports = resolve(self._config.exports)
+        except ExportsError as exc:
+            self._fail(exc)
+            return EXIT_BAD_EXPORTS
+        if threading.active_count() > 1:
+            names = ", ".join(thread.name for thread in threading.enumerate()[1:])
+            self._log("warning", "threads_at_import", hint="threads don't survive the fork", threads=names)
+        # Objects that exist now are shared with every executor; keep the collector from touching them.
+        gc.collect()
+        gc.freeze()
+        rows = [(item.name, item.codec_in.label, item.codec_out.label, item.target) for item in self._exports]
+        self._send(Frame(Kind.CONTROL, 0, HELLO, codec.encode(Codec.MSGPACK, rows)))
+        self._loop()
+        return 0
+
+    def _fail(self, error: ExportsError) -> None:
+        if error.__cause__ is not None and not isinstance(error.__cause__, OSError):
+            self._log("debug", "import_failed", cause=repr(error.__cause__))
+        notice = error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(str(error)))
+        self._send(notice)
+
+    def _log(self, level: str, event: str, **fields: object) -> None:
+        log.write_blocking(self._config.log_json, level, event, fields)
+
+    def _send(self, frame: Frame) -> None:
+        self._control.sendall(encode(frame))
+
+    def _loop(self) -> None:
+        wake_r, wake_w = socket.socketpair()
+        for end in (wake_r, wake_w):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, _ignore)  # user code may have set its own while it was imported
+        signal.set_wakeup_fd(wake_w.fileno(), warn_on_full_buffer=False)
+        self._private = [self._control, wake_r, wake_w]
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(wake_r, selectors.EVENT_READ)
+            self._private_selector = selector
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is wake_r:
+                        with contextlib.suppress(BlockingIOError):
+                            wake_r.recv(4096)
+                        self._reap()
+                    elif not self._receive():
+                        self._kill_all()
+                        return
+
+    def _receive(self) -> bool:
+        data, fds, _, _ = socket.recv_fds(self._control, 65536, _MAX_FDS)
+        self._sockets.extend(fds)
+        if not data:
+            return False
+        self._parser.feed(data)
+        for item in self._parser.frames():
+            if isinstance(item, FrameError):
+                raise item
+            self._obey(item)
+        return True
+
+    def _obey(self, command: Frame) -> None:
+        number = command.request_id
+        if command.entry == SPAWN:
+            self._spawn(number, command.generation)
+        elif command.entry == INTERRUPT:
+            self._signal(number, executor.INTERRUPT_SIGNAL)
+        elif command.entry == KILL:
+            self._signal(number, signal.SIGKILL)
+
+    def _spawn(self, number: int, word_index: int) -> None:
+        sock = socket.socket(fileno=self._sockets.popleft())
+        parent_pid = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_executor(sock, number, word_index, parent_pid)
+        with contextlib.suppress(OSError):  # it may have done so itself, or be gone
+            os.setpgid(pid, pid)
+        sock.close()
+        self._pids[number] = pid
+        self._send(Frame(Kind.CONTROL, number, SPAWNED, codec.encode(Codec.MSGPACK, pid)))
+
+    def _become_executor(self, sock: socket.socket, number: int, word_index: int, parent_pid: int) -> NoReturn:
+        code = 1
+        try:
+            die_with_parent(parent_pid)
+            # A group of its own: what user code starts is killed along with it.
+            os.setpgid(0, 0)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._private_selector.close()
+            for private in self._private:
+                private.close()
+            for fd in self._sockets:
+                os.close(fd)
+            sock.setblocking(True)
+            code = executor.serve(sock, self._exports, StopWord(self._words, word_index), number, self._config)
+        except BaseException as exc:
+            self._log("error", "executor_failed", error=f"{type(exc).__name__}: {exc}")
+        finally:
+            os._exit(code)
+
+    def _signal(self, number: int, signum: signal.Signals) -> None:
+        pid = self._pids.get(number)
+        if pid is None:
+            return  # it has exited and the report is on its way
+        with contextlib.suppress(ProcessLookupError):
+            if signum == signal.SIGKILL:
+                os.killpg(pid, signum)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+    def _reap(self) -> None:
+        for number, pid in list(self._pids.items()):
+            # Look without reaping: while the zombie holds its pid, the process group can't be another's.
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            del self._pids[number]
+            code = os.waitstatus_to_exitcode(status)
+            with contextlib.suppress(BrokenPipeError):
+                self._send(Frame(Kind.CONTROL, number, EXITED, codec.encode(Codec.MSGPACK, code)))
+
+    def _kill_all(self) -> None:
+        for number in list(self._pids):
+            self._signal(number, signal.SIGKILL)
+        for pid in self._pids.values():
+            os.waitpid(pid, 0)
