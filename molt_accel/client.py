@@ -71,7 +71,7 @@ class Client:
         return exchange(self._transport, self.options.replace({**options, "entry": entry}), payload)
 
     def exchange(self, options: CallOptions, payload: object) -> Exchange:
-        """A call as a generator for `exchange.drive` or `exchange.adrive`; for building blocks like the decorator."""
+        """A call as a generator, for `exchange.drive` or `exchange.adrive`."""
         return exchange(self._transport, options, payload)
 
     def start(self, timeout_ms: float | None = None) -> None:

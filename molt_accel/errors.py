@@ -113,11 +113,19 @@ class MoltProtocolError(MoltError):
 
 @dataclass(frozen=True, slots=True)
 class ErrorRow:
-    """One row of the mapping: a wire status (None: never on the wire as such), exception, HTTP status."""
+    """One row of the mapping.
+
+    Attributes:
+        status: The wire status; None: never on the wire.
+        exception: What a client raises.
+        http_status: What a view answers.
+        public: The text for an HTTP body, where the error's own is for operators only.
+    """
 
     status: Status | None
     exception: type[MoltError]
     http_status: int
+    public: str | None = None
 
 
 #: The only place that maps status, exception and HTTP. The first row of a status is its default exception.
@@ -126,10 +134,10 @@ ERROR_TABLE: Final = (
     ErrorRow(Status.BUSY, MoltBusy, 429),
     ErrorRow(Status.TIMEOUT, MoltTimeout, 504),
     ErrorRow(Status.CANCELLED, MoltCancelled, 499),
-    ErrorRow(Status.INTERNAL_ERROR, MoltInternalError, 500),
-    ErrorRow(Status.INTERNAL_ERROR, MoltWorkerCrashed, 500),
-    ErrorRow(Status.INTERNAL_ERROR, MoltWorkerUnavailable, 503),
-    ErrorRow(None, MoltProtocolError, 502),
+    ErrorRow(Status.INTERNAL_ERROR, MoltInternalError, 500, "the request failed"),
+    ErrorRow(Status.INTERNAL_ERROR, MoltWorkerCrashed, 500, "the request failed"),
+    ErrorRow(Status.INTERNAL_ERROR, MoltWorkerUnavailable, 503, "the service is not available"),
+    ErrorRow(None, MoltProtocolError, 502, "the service gave no valid answer"),
 )
 
 _DEFAULT_BY_STATUS: Final = {row.status: row for row in reversed(ERROR_TABLE) if row.status is not None}
@@ -166,9 +174,10 @@ def status_label(error: MoltError) -> str:
 
 def error_body(error: MoltError, request_id: str | None = None) -> dict[str, str]:
     """The public JSON body of an error: class name, safe text, request id."""
+    row = row_of(error)
     return {
-        "error": row_of(error).exception.__name__,
-        "detail": error.detail,
+        "error": row.exception.__name__,
+        "detail": error.detail if row.public is None else row.public,
         "request_id": error.request_id if request_id is None else request_id,
     }
 
@@ -179,7 +188,7 @@ def to_wire(error: MoltError) -> dict[str, object]:
 
 
 def from_wire(status: Status, body: object, request_id: str = "") -> MoltError:
-    """The exception for an error response. A body of the wrong shape is the peer's fault: MoltProtocolError."""
+    """The exception for an error response; MoltProtocolError for a body of the wrong shape."""
     if not isinstance(body, dict) or not isinstance(body.get("detail"), str):
         return MoltProtocolError(f"the worker sent a malformed {status.label} error", request_id=request_id)
     row = _BY_STATUS_AND_NAME.get((status, str(body.get("error"))), _DEFAULT_BY_STATUS[status])

@@ -186,7 +186,7 @@ def exchange(transport: Transport, options: CallOptions, payload: object) -> Exc
     error: BaseException | None = None
     value: Any = None
     try:
-        data = _encode(options, payload, request_id)
+        data = _encode(options, payload)
         if options.before_send is not None:
             options.before_send(CallInfo(options.entry, format_id(request_id), len(data)))
         request = _request(options, request_id, data, started_ns)
@@ -206,7 +206,7 @@ def exchange(transport: Transport, options: CallOptions, payload: object) -> Exc
     return Reply(value, response.codec, metrics)
 
 
-def _encode(options: CallOptions, payload: object, request_id: int) -> bytes:
+def _encode(options: CallOptions, payload: object) -> bytes:
     try:
         return codec.encode(options.codec, payload)
     except codec.EncodeError as exc:

@@ -54,7 +54,13 @@ class CallMetrics:
 
     @classmethod
     def of(
-        cls, entry: str, status: str, request_id: int, response: Frame | None, payload_bytes: int, client_us: int
+        cls,
+        entry: str,
+        status: str,
+        request_id: int,
+        response: Frame | None,
+        payload_bytes: int,
+        client_us: int,
     ) -> CallMetrics:
         """From a call's end; `response` is None where no answer of the worker was the outcome."""
         ts_ms = time.time_ns() // 1_000_000

@@ -66,7 +66,8 @@ class _Link:
         self._fatal = ""
         self._closing = False
         self._process = start_stdio_worker(config)
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._stream = FrameStream(
             self._process.stdout.fileno(), self._process.stdin.fileno(), config.max_frame_bytes
         )
@@ -158,10 +159,10 @@ class _Link:
                     writing = want
                 for key, _ in selector.select():
                     if key.fd == stream.read_fd:
-                        open_ = stream.fill()
+                        got = stream.fill()
                         for item in stream.frames():
                             self._take(item)
-                        if not open_:
+                        if got is None:
                             return self._farewell()
                     elif key.fd == stream.write_fd:
                         with self._lock, contextlib.suppress(BrokenPipeError):
@@ -228,7 +229,8 @@ class _Link:
 
     def _close_pipes(self) -> None:
         with self._lock:
-            assert self._process.stdin is not None and self._process.stdout is not None
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
             self._process.stdin.close()
             self._process.stdout.close()
             for fd in (self._wake_r, self._wake_w):
@@ -259,9 +261,8 @@ class _Link:
 
 def _copy(error: MoltError) -> MoltError:
     """Each caller raises an exception object of its own: tracebacks must not pile up on a shared one."""
-    return type(error)(error.detail, facts=error.facts) if type(error) is not FrameError else MoltProtocolError(
-        error.detail
-    )
+    cls = MoltProtocolError if isinstance(error, FrameError) else type(error)
+    return cls(error.detail, facts=error.facts)
 
 
 class StdioTransport:

@@ -30,7 +30,7 @@ def serve(sock: socket.socket, exports: ExportTable, word: StopWord, number: int
     signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
     try:
         stream.send(Frame(Kind.CONTROL, number, HELLO))
-        while stream.fill():
+        while stream.fill() is not None:
             for item in stream.frames():
                 if isinstance(item, FrameError):
                     raise item  # a bug of ours: the supervisor only sends frames it has parsed

@@ -105,9 +105,10 @@ def export(
 
 def _check_name(name: object, where: str) -> str:
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.encode()) <= MAX_ENTRY_BYTES:
-        raise ExportsError(f"{where}: {name!r} is not allowed; it must be 1 to {MAX_ENTRY_BYTES} bytes of printable text")
+        allowed = f"1 to {MAX_ENTRY_BYTES} bytes of printable text"
+        raise ExportsError(f"{where}: {name!r} is not allowed; it must be {allowed}")
     if name.startswith(RESERVED_PREFIX):
-        raise ExportsError(f"{where}: {name!r} is not allowed; names with {RESERVED_PREFIX!r} in front are reserved")
+        raise ExportsError(f"{where}: {name!r} is not allowed; {RESERVED_PREFIX}... is reserved")
     return name
 
 
@@ -131,10 +132,9 @@ def read_manifest(path: Path) -> list[Export]:
     if not isinstance(document, dict):
         raise ExportsError(f"{path}: must be an object")
     _only_fields(document, ("abi_version", "exports"), str(path))
-    if document.get("abi_version") != ABI_VERSION:
-        raise ExportsError(
-            f"{path}: abi_version: {document.get('abi_version')!r} is not allowed; this worker reads {ABI_VERSION!r}"
-        )
+    version = document.get("abi_version")
+    if version != ABI_VERSION:
+        raise ExportsError(f"{path}: abi_version: {version!r} is not allowed; it must be {ABI_VERSION!r}")
     rows = document.get("exports")
     if not isinstance(rows, list) or not rows:
         raise ExportsError(f"{path}: exports: must be a list of at least one export")

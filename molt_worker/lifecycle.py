@@ -7,7 +7,13 @@ sends the response.
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from molt_accel.errors import MoltError
+from molt_accel.ipc.frame import Frame
+
+if TYPE_CHECKING:
+    from molt_worker.process import Executor
 
 
 class State(enum.Enum):
@@ -57,3 +63,20 @@ def advance(state: State, step: Step) -> State:
         return TRANSITIONS[state, step]
     except KeyError:
         raise ValueError(f"{step.name} is not possible in state {state.name}") from None
+
+
+class Request:
+    """A request from its arrival to its end."""
+
+    __slots__ = ("executor", "frame", "state", "stop_error", "wake_ns")
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.state = State.ARRIVED
+        self.executor: Executor | None = None  #: while it is in one of the HELD states
+        self.stop_error: MoltError | None = None  #: the outcome if the executor doesn't answer any more
+        self.wake_ns = 0  #: when its state has to be looked at; 0: never
+
+    def advance(self, step: Step) -> None:
+        """Take a step of the table."""
+        self.state = advance(self.state, step)

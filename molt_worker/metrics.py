@@ -1,4 +1,4 @@
-"""What the supervisor counts, and how it reports itself: the answer to a ping and the request log's fields."""
+"""What the supervisor counts, and the fields of its request log."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import mmap
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from molt_accel import codec
 from molt_accel.config import Config
@@ -16,10 +16,8 @@ from molt_accel.ipc.frame import Codec, Frame, Kind, encode
 from molt_accel.ipc.stream import FrameStream
 from molt_worker import template
 from molt_worker.exports import ExportTable
+from molt_worker.lifecycle import Request
 from molt_worker.request import StopWord
-
-if TYPE_CHECKING:
-    from molt_worker.supervisor import Request
 
 
 class StopWords:
@@ -60,7 +58,9 @@ class ExecutorState(enum.Enum):
 class Executor:
     """One executor, as its supervisor sees it."""
 
-    def __init__(self, number: int, parent: Template, sock: socket.socket, index: int, config: Config) -> None:
+    def __init__(
+        self, number: int, parent: Template, sock: socket.socket, index: int, config: Config
+    ) -> None:
         self.number: Final = number
         self.template: Final = parent
         self.word_index: Final = index
@@ -77,10 +77,19 @@ class Executor:
         self.replacement: Executor | None = None
         self.kill_ns = 0  #: when to kill it if it isn't gone by then; 0: never
 
-    def close(self) -> None:
-        """Close the supervisor's end, which tells an idle executor to exit."""
-        self.state = ExecutorState.GONE
-        self.sock.close()
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the pool's number, now or when it has started."""
+        return self.state is not ExecutorState.GONE and self.replaces is None and not self.retire
+
+    def untie(self) -> None:
+        """From now on it replaces nobody and nobody replaces it; whoever did counts for itself."""
+        if self.replaces is not None:
+            self.replaces.replacement = None
+            self.replaces = None
+        if self.replacement is not None:
+            self.replacement.replaces = None
+            self.replacement = None
 
 
 class Template:

@@ -75,7 +75,7 @@ class BoundedQueue(Generic[Item]):
         self._bytes -= size
 
     def promote(self) -> Item | None:
-        """Give a free place to the item that has waited longest; None if there is no place or no such item."""
+        """Give a free place to the item that has waited longest; None if there is no place or no item."""
         if len(self._queued) >= self.places or not self._waiting:
             return None
         key = next(iter(self._waiting))

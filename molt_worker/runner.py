@@ -105,14 +105,15 @@ class Runner:
         try:
             export = self._exports.find(request)
             if request.deadline_ns and started_ns >= request.deadline_ns:
-                raise MoltTimeout("the deadline passed before the request could start", facts={"phase": "queue"})
+                raise MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
             self._work(export, request, response)
         except MoltError as exc:
             self._fail(response, exc)
         except RequestCancelled:
             self._fail(response, MoltCancelled("the request was cancelled while it ran"))
         except RequestStopped:
-            self._fail(response, MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"}))
+            late = MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
+            self._fail(response, late)
         response.exec_us = _us(started_ns, time.monotonic_ns())
         return response
 
@@ -171,5 +172,6 @@ class Runner:
         text = "".join(traceback.format_exception(failure))
         self._log_traceback(format_id(request.request_id), export.name, text)
         if isinstance(failure, codec.EncodeError):
-            return MoltInternalError(f"the result of {export.name!r} can't be encoded as {export.codec_out.label}")
+            wanted = export.codec_out.label
+            return MoltInternalError(f"the result of {export.name!r} can't be encoded as {wanted}")
         return MoltInternalError(f"{export.name!r} raised {type(failure).__name__}")

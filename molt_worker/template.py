@@ -182,7 +182,9 @@ class _Template:
         self._pids[number] = pid
         self._send(Frame(Kind.CONTROL, number, SPAWNED, codec.encode(Codec.MSGPACK, pid)))
 
-    def _become_executor(self, sock: socket.socket, number: int, word_index: int, parent_pid: int) -> NoReturn:
+    def _become_executor(
+        self, sock: socket.socket, number: int, word_index: int, parent_pid: int
+    ) -> NoReturn:
         code = 1
         try:
             die_with_parent(parent_pid)
@@ -196,7 +198,9 @@ class _Template:
             for fd in self._sockets:
                 os.close(fd)
             sock.setblocking(True)
-            code = executor.serve(sock, self._exports, StopWord(self._words, word_index), number, self._config)
+            code = executor.serve(
+                sock, self._exports, StopWord(self._words, word_index), number, self._config
+            )
         except BaseException as exc:
             self._log("error", "executor_failed", error=f"{type(exc).__name__}: {exc}")
         finally:

@@ -134,11 +134,15 @@ def encode_head(frame: Frame, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) ->
     except UnicodeEncodeError as exc:
         raise FrameError(Fault.ENTRY, "not valid Unicode", raw_id=frame.request_id) from exc
     if len(entry) > MAX_ENTRY_BYTES:
-        raise FrameError(Fault.ENTRY, f"{len(entry)} bytes, {MAX_ENTRY_BYTES} at most", raw_id=frame.request_id)
+        raise FrameError(
+            Fault.ENTRY, f"{len(entry)} bytes, {MAX_ENTRY_BYTES} at most", raw_id=frame.request_id
+        )
     payload_bytes = len(frame.payload)
     total = HEADER_BYTES + len(entry) + payload_bytes
     if total > max_frame_bytes:
-        raise FrameError(Fault.TOO_LARGE, f"{total} bytes, {max_frame_bytes} at most", raw_id=frame.request_id)
+        raise FrameError(
+            Fault.TOO_LARGE, f"{total} bytes, {max_frame_bytes} at most", raw_id=frame.request_id
+        )
     try:
         header = _HEADER.pack(
             VERSION,

@@ -7,6 +7,7 @@ kernel doesn't take stays queued here, whole frames in order, and `flush` goes o
 from __future__ import annotations
 
 import os
+import select
 from collections import deque
 from typing import Final
 
@@ -26,9 +27,7 @@ class FrameStream:
     Not thread-safe: its owner serialises `send` and `flush`; `fill` and `frames` may run beside them.
     """
 
-    def __init__(
-        self, read_fd: int, write_fd: int, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES
-    ) -> None:
+    def __init__(self, read_fd: int, write_fd: int, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> None:
         self.read_fd = read_fd
         self.write_fd = write_fd
         self._max = max_frame_bytes
@@ -36,19 +35,25 @@ class FrameStream:
         self._out: deque[bytes | memoryview] = deque()
         self.pending_bytes = 0  #: bytes that wait to be written
 
-    def fill(self) -> bool:
-        """Read once what is there. False at the end of the stream; True else, also if nothing was there."""
+    def fill(self) -> int | None:
+        """Read once what is there. Returns the bytes read, 0 if nothing was there; None at the end."""
         size = _LARGE_READ_BYTES if self._parser.missing > _READ_BYTES else _READ_BYTES
         try:
             data = os.read(self.read_fd, size)
         except BlockingIOError:
-            return True
+            return 0
         except ConnectionResetError:
-            return False
+            return None
         if not data:
-            return False
+            return None
         self._parser.feed(data)
-        return True
+        return len(data)
+
+    def wait_readable(self, timeout_s: float) -> bool:
+        """Whether there is something to `fill`, or comes within the time; the end of the stream counts."""
+        poll = select.poll()
+        poll.register(self.read_fd, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
 
     def frames(self) -> list[Frame | FrameError]:
         """The frames that `fill` has completed; in the place of each malformed one its error."""

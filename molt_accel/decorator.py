@@ -1,0 +1,151 @@
+"""`@molt_offload`: a view whose core runs in a worker. The body of the view is the local fallback."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpRequest, HttpResponseBase
+
+from molt_accel.client import Client, default_client
+from molt_accel.django import disconnect
+from molt_accel.django.requests import default_payload, request_id_of
+from molt_accel.django.responses import error_response, result_response
+from molt_accel.errors import MoltError, MoltWorkerUnavailable, http_status
+from molt_accel.exchange import Exchange, Reply, adrive, drive
+from molt_accel.options import CallOptions
+
+log = logging.getLogger("molt_accel")
+
+View = Callable[..., Any]
+PayloadBuilder = Callable[..., Any]
+ResponseFactory = Callable[[HttpRequest, Any], HttpResponseBase]
+
+
+def molt_offload(
+    *,
+    entry: str,
+    client: Client | None = None,
+    payload_builder: PayloadBuilder | None = None,
+    response_factory: ResponseFactory | None = None,
+    allow_fallback: bool = False,
+    cancel_check: Callable[[HttpRequest], bool] | None = None,
+    **options: Any,
+) -> Callable[[View], View]:
+    """Make a sync or async view run `entry` in a worker.
+
+    A JSON result goes to the browser as the bytes the worker made of it; others are decoded and encoded as
+    JSON. Errors become JSON bodies with the status of the table in `molt_accel.errors`. When the browser
+    goes away the request is cancelled: under ASGI with the view's task, under gunicorn by its socket.
+
+    Args:
+        entry: The entrypoint's name.
+        client: The client to call with; by default one that all decorated views share.
+        payload_builder: ``(request, *args, **kwargs) -> payload``; by default method, path, query,
+            URL arguments and body (see `molt_accel.django.requests.default_payload`).
+        response_factory: ``(request, value) -> HttpResponse``, given the decoded result.
+        allow_fallback: Run the view's own body where no worker can be reached. Without it, that is a 503.
+        cancel_check: ``(request) -> bool``, asked while the call waits, on servers that offer no better way.
+        options: Fields of `CallOptions`: ``codec, timeout_ms, idempotent, metrics_hook``, ...
+
+    Raises:
+        TypeError: an option is unknown.
+        ValueError: an option has a value that is not allowed.
+    """
+    options["entry"] = entry
+    CallOptions(**options)  # wrong options fail where they are written, not at the first request
+
+    def decorate(view: View) -> View:
+        call = _OffloadedView(
+            client, payload_builder, response_factory, allow_fallback, cancel_check, options
+        )
+        if inspect.iscoroutinefunction(view):
+
+            @functools.wraps(view)
+            async def aview(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+                try:
+                    reply = await adrive(call.exchange(request, args, kwargs))
+                except MoltError as error:
+                    if call.falls_back(error):
+                        return await view(request, *args, **kwargs)
+                    return call.refuse(request, error)
+                return call.answer(request, reply)
+
+            return aview
+
+        @functools.wraps(view)
+        def sync_view(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            try:
+                reply = drive(call.exchange(request, args, kwargs))
+            except MoltError as error:
+                if call.falls_back(error):
+                    return view(request, *args, **kwargs)
+                return call.refuse(request, error)
+            return call.answer(request, reply)
+
+        return sync_view
+
+    return decorate
+
+
+class _OffloadedView:
+    """What the sync and the async wrapper share."""
+
+    def __init__(
+        self,
+        client: Client | None,
+        payload_builder: PayloadBuilder | None,
+        response_factory: ResponseFactory | None,
+        allow_fallback: bool,
+        cancel_check: Callable[[HttpRequest], bool] | None,
+        options: dict[str, Any],
+    ) -> None:
+        self._given_client = client
+        self._payload_builder = payload_builder
+        self._response_factory = response_factory
+        self._allow_fallback = allow_fallback
+        self._cancel_check = cancel_check
+        # Undecoded: a JSON result passes through, and any other is decoded just once, here.
+        self._options = {**options, "decode_response": False}
+        self._merged: CallOptions | None = None
+
+    @property
+    def _client(self) -> Client:
+        return self._given_client or default_client()
+
+    def exchange(self, request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exchange:
+        client = self._client
+        options = self._merged
+        if options is None:
+            options = self._merged = client.options.replace(self._options)
+        if self._payload_builder is not None:
+            payload = self._payload_builder(request, *args, **kwargs)
+        else:
+            payload = default_payload(request, options.codec, args, kwargs)
+        check = self._check_of(request)
+        if check is not None:
+            options = options.replace({"cancel_check": check})
+        return client.exchange(options, payload)
+
+    def _check_of(self, request: HttpRequest) -> Callable[[], bool] | None:
+        if self._cancel_check is not None:
+            return functools.partial(self._cancel_check, request)
+        return disconnect.check_for(request)
+
+    def falls_back(self, error: MoltError) -> bool:
+        if self._allow_fallback and isinstance(error, MoltWorkerUnavailable):
+            log.warning("no worker, the view runs here: %s", error.detail)
+            return True
+        return False
+
+    def refuse(self, request: HttpRequest, error: MoltError) -> HttpResponseBase:
+        request_id = request_id_of(request, error.request_id)
+        if http_status(error) >= 500:
+            log.error("call %s failed (%s): %s", error.request_id, type(error).__name__, error.detail)
+        return error_response(error, request_id=request_id, busy_status=self._client.config.busy_http_status)
+
+    def answer(self, request: HttpRequest, reply: Reply) -> HttpResponseBase:
+        return result_response(request, reply, self._response_factory)

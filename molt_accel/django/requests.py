@@ -1,0 +1,40 @@
+"""From an HTTP request to a call: its id and its default payload."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Final
+
+from django.http import HttpRequest
+
+from molt_accel.ipc.frame import Codec
+
+# What may go from a header into logs and bodies: no spaces, quotes or control characters.
+_ID: Final = re.compile(r"[A-Za-z0-9_.:/+=-]{1,128}")
+
+
+def request_id_of(request: HttpRequest, default: str = "") -> str:
+    """The request's id: its X-Request-ID header if that is a sane one, else `default`, else a new one."""
+    header = request.headers.get("X-Request-ID", "")
+    return header if _ID.fullmatch(header) else default or os.urandom(8).hex()
+
+
+def default_payload(
+    request: HttpRequest, codec: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+) -> Any:
+    """What an entrypoint is called with when the view has no `payload_builder`.
+
+    For the codecs ``json`` and ``raw`` the body as it is. For ``msgpack`` a dict: ``method``, ``path``,
+    ``query`` (name -> list of values), ``args`` and ``kwargs`` of the URL, ``body`` (bytes).
+    """
+    if codec != Codec.MSGPACK.label:
+        return request.body
+    return {
+        "method": request.method,
+        "path": request.path,
+        "query": dict(request.GET.lists()),
+        "args": list(args),
+        "kwargs": kwargs or {},
+        "body": request.body,
+    }

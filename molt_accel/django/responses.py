@@ -1,0 +1,48 @@
+"""From a call's end to an HTTP response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+
+from molt_accel import codec
+from molt_accel.errors import MoltBusy, MoltError, error_body, http_status
+from molt_accel.exchange import Reply
+from molt_accel.ipc.frame import Codec
+
+_JSON = "application/json"
+
+
+def json_response(value: object, status: int = 200) -> HttpResponse:
+    """A response with the value as JSON, made by the codec that the worker uses too.
+
+    Raises:
+        molt_accel.codec.EncodeError: the value has no JSON form.
+    """
+    return HttpResponse(codec.encode(Codec.JSON, value), content_type=_JSON, status=status)
+
+
+def error_response(
+    error: MoltError, *, request_id: str | None = None, busy_status: int = 429
+) -> HttpResponse:
+    """The response for an error: public JSON body, status of the error table, Retry-After for Busy."""
+    busy = isinstance(error, MoltBusy)
+    response = json_response(error_body(error, request_id), busy_status if busy else http_status(error))
+    if isinstance(error, MoltBusy):
+        response["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def result_response(
+    request: HttpRequest, reply: Reply, factory: Callable[[HttpRequest, Any], HttpResponseBase] | None
+) -> HttpResponseBase:
+    """The response for an undecoded reply. JSON passes through unless a factory wants to see the value."""
+    if factory is not None:
+        return factory(request, codec.decode(reply.codec, reply.value))
+    if reply.codec is Codec.JSON:
+        return HttpResponse(reply.value, content_type=_JSON)
+    if reply.codec is Codec.RAW:
+        return HttpResponse(reply.value, content_type="application/octet-stream")
+    return json_response(codec.decode(reply.codec, reply.value))

@@ -1,0 +1,81 @@
+"""The inline transport: the same frames, codecs and error mapping, with everything in this process.
+
+For tests and for platforms without fork. Nothing can interrupt an entrypoint here, so a deadline holds as
+far as the entrypoint calls `current_request().check()`; one that finished too late is a Timeout all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+from molt_accel import __version__, codec
+from molt_accel.config import Config
+from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status
+from molt_accel.ipc.frame import PING, PREFIX_BYTES, Codec, Frame, Kind, decode, encode
+from molt_accel.transport import Pending
+from molt_worker.exports import ExportsError, ExportTable, resolve
+from molt_worker.request import StopWord
+from molt_worker.runner import Runner
+
+log = logging.getLogger("molt_worker")
+
+
+class InlineTransport:
+    """Runs each request at once on the thread that submits it; see `molt_accel.transport.Transport`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._exports: ExportTable | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def ready(self) -> bool:
+        return self._exports is not None and not self._closed
+
+    @property
+    def patience_s(self) -> float:
+        return 0.0
+
+    def start(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise MoltWorkerUnavailable("the client is closed")
+            if self._exports is None:
+                try:
+                    self._exports = resolve(self._config.exports)
+                except ExportsError as exc:
+                    raise MoltWorkerUnavailable(f"the worker can't start: {exc}") from exc
+
+    def wait_ready(self, timeout_s: float) -> None:
+        del timeout_s  # importing blocks; there is nobody to stop waiting for it
+        self.start()
+
+    def submit(self, frame: Frame) -> Pending:
+        self.start()
+        assert self._exports is not None
+        limit = self._config.max_frame_bytes
+        request = decode(encode(frame, limit)[PREFIX_BYTES:])
+        request.generation = 1  # the serial of the stop word, which nobody writes
+        pending = Pending(request.request_id)
+        if request.entry == PING:
+            report = {"version": __version__, "pid": os.getpid(), "ready": True, "transport": "inline"}
+            answer = codec.encode(Codec.MSGPACK, report)
+            pending.resolve(Frame(Kind.RESPONSE, request.request_id, payload=answer, status=Status.OK))
+            return pending
+        word = StopWord(memoryview(bytearray(8)).cast("Q"), 0)
+        response = Runner(self._exports, word, self._log_traceback, own_clock=True).run(request)
+        pending.resolve(decode(encode(response, limit)[PREFIX_BYTES:]))
+        return pending
+
+    def _log_traceback(self, request_id: str, entry: str, text: str) -> None:
+        log.error("entrypoint %s raised in request %s\n%s", entry, request_id, text)
+
+    def abandon(self, pending: Pending, error: MoltError) -> bool:
+        del pending, error  # a submitted call has ended already
+        return False
+
+    def close(self) -> None:
+        self._closed = True
