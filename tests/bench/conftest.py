@@ -1,0 +1,59 @@
+"""Makes the benchmark harness importable, and serves what several of its tests share."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(__file__).resolve().parent / "data"
+
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture
+def sample() -> Callable[[str], dict[str, Any]]:
+    """Reads a summary that k6 1.1.0 wrote, by name."""
+
+    def read(name: str) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads((DATA / f"k6_1_1_0_{name}.json").read_text(encoding="utf-8"))
+        return loaded
+
+    return read
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts Python programs that talk over pipes, and ends them after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(program: str, name: str = sys.executable, **extra: Any) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [name, "-c", program],
+            executable=sys.executable,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            **extra,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()

@@ -1,0 +1,157 @@
+"""Options, presets, the table of scenarios and the command line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.harness.errors import BenchError
+from bench.harness.options import PRESETS, Options, available_cores, parse_assignment
+from bench.harness.scenarios import GROUPS, SCENARIOS, chosen, layout
+from bench.scripts.run_demo_bench import USAGE, main, options_of, parser
+
+PLAIN = Options(Path("results"))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"server_processes": 0}, "--server-processes is 0"),
+        ({"server_threads": -1}, "--server-threads is -1"),
+        ({"executors": 0}, "--executors is 0"),
+        ({"max_queue": 0}, "--max-queue is 0"),
+        ({"concurrency": 0}, "--concurrency is 0"),
+        ({"closed_rounds": 0}, "--rounds is 0"),
+        ({"open_rounds": -1}, "--open-rounds is -1"),
+        ({"data_rows": 0}, "--data-rows is 0"),
+        ({"warmup_requests": 0}, "--warmup is 0"),
+        ({"duration_s": 0.1}, "--duration is 0.1"),
+        ({"duration_s": float("nan")}, "--duration is nan"),
+        ({"rate": 0.5}, "--rate is 0.5"),
+        ({"rate_share": 1.5}, "--rate-share is 1.5"),
+        ({"transport": "pigeon"}, "--transport is 'pigeon', allowed are auto, shm, stdio, inline"),
+        ({"preset": "odd"}, "preset 'odd' is unknown"),
+        ({"sample_interval_s": 0}, "--sample-interval is 0"),
+    ],
+)
+def test_what_is_not_allowed_is_named(change: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(BenchError, match=complaint.replace("(", r"\(")):
+        replace(PLAIN, **change).validate()
+
+
+def test_the_defaults_are_allowed() -> None:
+    PLAIN.validate()
+    assert PLAIN.executor_count == available_cores() >= 1
+
+
+def test_options_stand_over_the_preset() -> None:
+    changed = replace(PLAIN, preset="quick", duration_s=9.0, open_rounds=0)
+    plan = changed.plan("list")
+    assert (plan.closed_rounds, plan.open_rounds, plan.duration_s) == (1, 0, 9.0)
+    assert changed.warmups == PRESETS["quick"].warmup_requests
+    assert replace(changed, warmup_requests=7).warmups == 7
+
+
+def test_the_default_loads_for_well_under_three_minutes() -> None:
+    plans = [PLAIN.plan(scenario.group) for scenario in chosen(PLAIN)]
+    assert sum((plan.closed_rounds + plan.open_rounds) * plan.duration_s for plan in plans) < 130
+
+
+def test_the_default_carries_two_baselines_for_each_group() -> None:
+    for group in GROUPS:
+        members = [scenario for scenario in chosen(PLAIN) if scenario.group == group]
+        assert [member.per_core for member in members if member.role == "baseline"] == [False, True]
+        assert [member.role for member in members].count("offload") == 1
+
+
+def test_names_are_unique_and_groups_known() -> None:
+    names = [scenario.name for scenario in SCENARIOS]
+    assert len(set(names)) == len(names)
+    assert {scenario.group for scenario in SCENARIOS} == set(GROUPS)
+
+
+def test_the_list_queries_are_many_and_free_of_repeated_parameters() -> None:
+    queries = GROUPS["list"].queries
+    assert len(set(queries)) >= 30
+    for query in queries:
+        names = [part.partition("=")[0] for part in query.split("&") if not part.startswith("status")]
+        assert len(set(names)) == len(names)
+
+
+def test_choosing_by_name_and_leaving_the_data_path_out() -> None:
+    named = replace(PLAIN, scenarios=("data-offload", "offload-shm", "baseline-threads"))
+    assert [scenario.name for scenario in chosen(named)] == [
+        "baseline-threads",
+        "offload-shm",
+        "data-offload",
+    ]
+    without = replace(named, data=False)
+    assert [scenario.name for scenario in chosen(without)] == ["baseline-threads", "offload-shm"]
+
+
+def test_an_unknown_scenario_is_named_with_the_known_ones() -> None:
+    with pytest.raises(BenchError, match="names offlaod; known are baseline-threads, "):
+        chosen(replace(PLAIN, scenarios=("offlaod",)))
+
+
+def test_nothing_to_run_is_an_error() -> None:
+    with pytest.raises(BenchError, match="no scenario is left"):
+        chosen(replace(PLAIN, scenarios=("data-offload",), data=False))
+
+
+def test_layouts() -> None:
+    by_name = {scenario.name: scenario for scenario in SCENARIOS}
+    options = replace(PLAIN, server_processes=3, server_threads=5, executors=4, transport="stdio")
+    cores = available_cores()
+    laid_out = {name: layout(scenario, options) for name, scenario in by_name.items()}
+    assert laid_out["baseline-threads"].as_json() == {
+        "server_processes": 3,
+        "server_threads": 5,
+        "executors": 0,
+        "transport": None,
+    }
+    assert laid_out["baseline-cores"].server_processes == cores
+    assert (laid_out["offload"].executors, laid_out["offload"].transport) == (4, "stdio")
+    assert laid_out["offload-shm"].transport == "shm"
+    assert laid_out["offload-cores"].server_processes == cores
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"), [("A=b", ("A", "b")), ("A=", ("A", "")), ("A_1=b=c", ("A_1", "b=c"))]
+)
+def test_assignments(text: str, pair: tuple[str, str]) -> None:
+    assert parse_assignment(text) == pair
+
+
+@pytest.mark.parametrize("text", ["", "A", "=b", "1A=b", "A B=c"])
+def test_what_is_no_assignment_is_refused(text: str) -> None:
+    with pytest.raises(BenchError, match="expected NAME=VALUE"):
+        parse_assignment(text)
+
+
+def test_the_command_line_becomes_options() -> None:
+    words = "--quick --no-data --scenarios offload,baseline-cores --rate 90 --db-delay-ms 2 --env MOLT_SPIN_US=0 --out x"
+    options = options_of(parser().parse_args(words.split()))
+    assert (options.preset, options.data, options.rate) == ("quick", False, 90.0)
+    assert options.scenarios == ("offload", "baseline-cores")
+    assert options.extra_env == {"MOLT_FAKE_DB_DELAY_MS": "2", "MOLT_SPIN_US": "0"}
+    assert options.out == Path("x")
+
+
+@pytest.mark.parametrize(
+    "words", [["--quick", "--full"], ["--concurrency", "0"], ["--env", "nothing"], ["--scenarios", "offlaod"]]
+)
+def test_wrong_usage_ends_with_its_own_code(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == USAGE
+    assert capsys.readouterr().err.startswith("run_demo_bench.py: ")
+
+
+def test_help_names_scenarios_and_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--help"])
+    text = capsys.readouterr().out
+    for word in ("--quick", "--full", "baseline-cores", "offload-shm *", "Exit codes"):
+        assert word in text

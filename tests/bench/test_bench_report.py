@@ -1,0 +1,170 @@
+"""Reports: errors in front of the figures, whole files or none."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from bench_documents import document, load, run
+from rich.console import Console
+
+from bench.harness import artifacts, markdown, picture, progress
+from bench.harness.servers import StopReport
+from bench.harness.tables import headlines, tables
+
+
+def whole(*, failed: dict[str, int] | None = None) -> dict[str, Any]:
+    runs = []
+    for number in range(2):
+        runs += [
+            run("baseline-threads", load(100, p=10), round_=number),
+            run("baseline-cores", load(160, p=6), round_=number),
+            run("offload", load(150 + 10 * number, p=5, failed=failed), round_=number),
+            run("baseline-threads", load(60, p=8), mode="open", rate=60, round_=number),
+            run("offload", load(60, p=4), mode="open", rate=60, round_=number),
+        ]
+    runs += [run("data-baseline", load(10)), run("data-offload", load(20))]
+    return document(runs)
+
+
+def test_errors_stand_in_front_of_the_figures() -> None:
+    text = markdown.render(whole(failed={"unavailable_503": 50}))
+    told = text.index("offload (closed loop): ")
+    assert "50 unavailable_503" not in text[:told]
+    assert told < text.index("times the requests per second")
+    assert told < text.index("| scenario")
+    assert "There were errors" in text[:told]
+
+
+def test_a_clean_report_speaks_of_no_errors() -> None:
+    assert "There were errors" not in markdown.render(whole())
+
+
+def test_errors_stand_in_front_on_the_console() -> None:
+    stream = io.StringIO()
+    progress.show(Console(file=stream, width=160), whole(failed={"timeout_504": 3}), [Path("a.json")])
+    text = stream.getvalue()
+    assert text.index("THERE WERE ERRORS") < text.index("timeout_504") < text.index("req/s")
+    assert text.rstrip().endswith("Wrote a.json")
+
+
+def test_headlines_name_processes_ratio_and_range() -> None:
+    first, second, third = headlines(whole())
+    assert first == (
+        "offload (6 processes) against baseline-threads (2 processes): 1.55 (1.50-1.60) times the requests per "
+        "second in the closed loop and 0.50 (0.50-0.50) times the p95 latency at 60 requests/s."
+    )
+    assert second.startswith(
+        "offload (6 processes) against baseline-cores (2 processes): 0.97 (0.94-1.00) times"
+    )
+    assert third.startswith("data-offload (6 processes) against data-baseline")
+
+
+def test_tables_tell_layout_load_usage_ratios_and_metrics() -> None:
+    titles = [table.title for table in tables(whole())]
+    for part in (
+        "what ran",
+        "closed loop (",
+        "open loop (constant arrival rate), 60",
+        "processor and memory, closed",
+    ):
+        assert any(part in title for title in titles), part
+    for table in tables(whole()):
+        assert table.rows, table.title
+        assert all(len(row) == len(table.columns) for row in table.rows), table.title
+
+
+def test_a_report_of_nothing_good_still_renders() -> None:
+    made = document([run("offload", load(0, failed={"status": 4}), rows=0), run("baseline-threads", load(0))])
+    text = markdown.render(made)
+    assert "100.000%" in text
+    assert "none was answered" in text
+
+
+def test_markdown_cells_keep_their_table() -> None:
+    made = whole()
+    made["errors"] = ["a | b\nc"]
+    assert "- **a \\| b c**" in markdown.render(made)
+
+
+def test_what_remains_is_told() -> None:
+    made = document([run("offload", load(1))], [StopReport(remaining=["17"])])
+    assert "Processes remain after the stop: 17." in markdown.render(made)
+
+
+def test_the_document_is_json_and_names_its_schema() -> None:
+    made = json.loads(json.dumps(whole()))
+    assert made["schema_version"] == 1
+    assert made["configuration"]["fake_database"] == {
+        "delay_ms": "3",
+        "decode_us_per_row": "0",
+        "cpu_iters": "0",
+    }
+    entry = made["scenarios"]["offload"]
+    for name in ("req_s", "p50_ms", "p95_ms", "p99_ms", "p999_ms", "error_rate", "bytes_received"):
+        assert entry["closed"][name] is not None, name
+    for part in ("server", "worker"):
+        assert set(entry["closed"][part]) >= {"cpu_percent", "rss_mib", "processes", "samples"}
+    assert set(entry["closed"]["worker_metrics"]["queue_us"]) >= {"p50", "p95"}
+    assert len(entry["runs"]) == 4
+
+
+def test_the_picture_is_svg_and_repeatable(tmp_path: Path) -> None:
+    made = whole()
+    for name in ("one.svg", "two.svg"):
+        picture.draw(made, tmp_path / name)
+    first = (tmp_path / "one.svg").read_bytes()
+    assert ElementTree.fromstring(first).tag == "{http://www.w3.org/2000/svg}svg"
+    assert first == (tmp_path / "two.svg").read_bytes()
+
+
+def test_the_picture_of_nothing_good_can_be_drawn(tmp_path: Path) -> None:
+    picture.draw(document([run("offload", load(0))]), tmp_path / "chart.svg")
+    assert (tmp_path / "chart.svg").stat().st_size > 0
+
+
+def test_all_files_are_written_and_nothing_else(tmp_path: Path) -> None:
+    written = artifacts.write(whole(), tmp_path / "new", "20260102T030405Z")
+    names = {path.name for path in (tmp_path / "new").iterdir()}
+    assert names == {f"demo_k6_20260102T030405Z.{kind}" for kind in ("json", "md", "svg")}
+    assert json.loads(written.json.read_text(encoding="utf-8"))["schema_version"] == 1
+    assert f"({written.picture.name})" in written.markdown.read_text(encoding="utf-8")
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifacts.markdown, "render", fail)
+    with pytest.raises(KeyboardInterrupt):
+        artifacts.write(whole(), tmp_path, "20260102T030405Z")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_without_a_terminal_is_plain_lines() -> None:
+    stream = io.StringIO()
+    with progress.Reporter(progress.console_for(stream)) as reporter:
+        reporter.expect(10)
+        reporter.stage("starting [3] servers")
+        reporter.running("not told")
+        reporter.done(4, "closed loop, round 1: offload: 12 req/s")
+        reporter.done(9, "more than planned")
+    assert stream.getvalue().splitlines() == [
+        "starting [3] servers",
+        "[ 40%] closed loop, round 1: offload: 12 req/s",
+        "[100%] more than planned",
+    ]
+
+
+def test_progress_on_a_terminal_keeps_results_and_takes_its_bar_down() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=100, highlight=False)
+    with progress.Reporter(console) as reporter:
+        reporter.expect(1)
+        reporter.running("offload")
+        reporter.done(1, "a result")
+    assert "a result" in stream.getvalue()

@@ -1,0 +1,132 @@
+"""Fixtures for all tests: clients on each transport, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, settings
+
+from molt_accel import Client
+from molt_accel.watch import hangups
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPORTS = "tests.entrypoints"
+
+_common: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", max_examples=100, derandomize=True, **_common)
+settings.register_profile("dev", max_examples=100, **_common)
+settings.register_profile("fuzz", max_examples=20_000, **_common)
+settings.load_profile(os.environ.get("MOLT_HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+#: Every process that a test starts inherits this variable, whoever its parent is by then.
+_MARK = "MOLT_TEST_ID"
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(_MARK) == mark:
+                found.append(process)
+    return found
+
+
+def _channels() -> set[str]:
+    """The pipes and sockets this process has open."""
+    own = {hangups._wake_r, hangups._wake_w}
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{fd}")
+            if target.startswith(("pipe:", "socket:")) and int(fd) not in own:
+                found.add(target)
+    return found
+
+
+def _shared_memory() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if "molt" in name}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test: no process of its making, no open pipe or socket, no shared memory."""
+    if sys.platform != "linux":
+        yield
+        return
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(_MARK, mark)
+    channels, shared = _channels(), _shared_memory()
+    yield
+    until = time.monotonic() + 10
+    while (left := _marked(mark)) and time.monotonic() < until:
+        psutil.wait_procs(left, timeout=0.2)
+    described = [f"{process.pid} {process.status()} {process.cmdline()}" for process in left]
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    assert not described, f"processes left behind: {described}"
+    gc.collect()
+    assert not _channels() - channels, "pipes or sockets left open"
+    assert not _shared_memory() - shared, "shared memory left behind"
+
+
+@pytest.fixture(autouse=True)
+def _project_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers import the tests' entrypoints from the directory they are started in."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("MOLT_WORKER_CMD", f"{sys.executable} -m molt_worker")
+
+
+@pytest.fixture(params=["stdio"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Each transport that runs a worker; every test that takes it runs once on each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def make_client(transport: str) -> Iterator[Callable[..., Client]]:
+    """Makes clients with the tests' entrypoints and two executors, and closes them in the end."""
+    clients = []
+
+    def make(**overrides: Any) -> Client:
+        defaults = {"transport": transport, "exports": EXPORTS, "executors": 2, "log_level": "error"}
+        client = Client(**{**defaults, **overrides})
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def client(make_client: Callable[..., Client]) -> Client:
+    """A client whose worker is ready."""
+    client = make_client()
+    client.start()
+    return client
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
+    """Ask until the condition holds and return what it said; fail after the time, generous on purpose."""
+    until = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.002)
+    return value
+
+
+def wait_for_file(path: Path | str) -> str:
+    """The content of a file once it exists and has one."""
+    path = Path(path)
+    return str(wait_until(lambda: path.exists() and path.read_text()))

@@ -1,0 +1,10 @@
+"""Sets Django up for the demo's tests, and serves what several of them share."""
+
+from __future__ import annotations
+
+import os
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo.django_app.settings")
+django.setup()
