@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -39,6 +41,8 @@ class Client:
         self.config: Final = config if config is not None else Config.load(**overrides)
         self.options: Final = options if options is not None else CallOptions()
         self._transport: Final[Transport] = open_transport(self.config)
+        # Calls are made with few different options; checking them each time would cost more than encoding.
+        self._options_of = functools.lru_cache(maxsize=256)(functools.partial(_merge, self.options))
         # Runs at the latest at interpreter exit, while threads still run.
         self._finalizer = weakref.finalize(self, self._transport.close)
 
@@ -68,11 +72,17 @@ class Client:
         return await adrive(self._exchange(entry, payload, options))
 
     def _exchange(self, entry: str, payload: object, options: dict[str, Any]) -> Exchange:
-        return exchange(self._transport, self.options.replace({**options, "entry": entry}), payload)
+        try:
+            merged = self._options_of(entry, *options.items())
+        except TypeError:  # an unhashable hook can't be looked up; an unknown option raises again, in here
+            merged = _merge(self.options, entry, *options.items())
+        return exchange(self._transport, merged, payload)
 
-    def exchange(self, options: CallOptions, payload: object) -> Exchange:
+    def exchange(
+        self, options: CallOptions, payload: object, cancel_check: Callable[[], bool] | None = None
+    ) -> Exchange:
         """A call as a generator, for `exchange.drive` or `exchange.adrive`."""
-        return exchange(self._transport, options, payload)
+        return exchange(self._transport, options, payload, cancel_check)
 
     def start(self, timeout_ms: float | None = None) -> None:
         """Start the worker and wait until it has imported its exports, so that the first call needn't.
@@ -106,6 +116,10 @@ class Client:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _merge(defaults: CallOptions, entry: str, *changes: tuple[str, Any]) -> CallOptions:
+    return defaults.replace({**dict(changes), "entry": entry})
 
 
 _default: Client | None = None

@@ -125,10 +125,7 @@ class _OffloadedView:
             payload = self._payload_builder(request, *args, **kwargs)
         else:
             payload = default_payload(request, options.codec, args, kwargs)
-        check = self._check_of(request)
-        if check is not None:
-            options = options.replace({"cancel_check": check})
-        return client.exchange(options, payload)
+        return client.exchange(options, payload, self._check_of(request))
 
     def _check_of(self, request: HttpRequest) -> Callable[[], bool] | None:
         if self._cancel_check is not None:

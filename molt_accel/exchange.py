@@ -143,6 +143,7 @@ class _Pause:
 
 
 Exchange = Generator[Step, Any, Reply]
+CancelCheck = Callable[[], bool]
 
 
 def drive(exchange: Exchange) -> Reply:
@@ -177,8 +178,16 @@ async def adrive(exchange: Exchange) -> Reply:
         return reply
 
 
-def exchange(transport: Transport, options: CallOptions, payload: object) -> Exchange:
-    """One call. Ends with its `Reply` or raises a MoltError (or what a `before_send` hook raised)."""
+def exchange(
+    transport: Transport,
+    options: CallOptions,
+    payload: object,
+    cancel_check: CancelCheck | None = None,
+) -> Exchange:
+    """One call. Ends with its `Reply` or raises a MoltError (or what a `before_send` hook raised).
+
+    `cancel_check` is this call's own, in place of the options'.
+    """
     started_ns = time.monotonic_ns()
     request_id = next(_ids)
     data = b""
@@ -190,7 +199,8 @@ def exchange(transport: Transport, options: CallOptions, payload: object) -> Exc
         if options.before_send is not None:
             options.before_send(CallInfo(options.entry, format_id(request_id), len(data)))
         request = _request(options, request_id, data, started_ns)
-        response = yield from _tries(transport, options, request)
+        check = options.cancel_check if cancel_check is None else cancel_check
+        response = yield from _tries(transport, options, request, check)
         if response.status is not Status.OK:
             raise _error_of(response)
         value = _decode(response) if options.decode_response else response.payload
@@ -223,14 +233,16 @@ def _request(options: CallOptions, request_id: int, data: bytes, started_ns: int
     return request
 
 
-def _tries(transport: Transport, options: CallOptions, request: Frame) -> Generator[Step, Any, Frame]:
+def _tries(
+    transport: Transport, options: CallOptions, request: Frame, check: CancelCheck | None
+) -> Generator[Step, Any, Frame]:
     """The request's response, sent again where that is allowed and may help."""
     pause_s = options.retry_backoff_ms / 1000
     for left in range(options.retries if options.idempotent else 0, -1, -1):
         lost: MoltError
         response: Frame | None = None
         try:
-            response = yield from _attempt(transport, options, request)
+            response = yield from _attempt(transport, request, check)
             if response.status is Status.OK or not left:
                 return response
             lost = _error_of(response)
@@ -252,7 +264,7 @@ def _seconds_left(request: Frame) -> float:
     return (request.deadline_ns - time.monotonic_ns()) / 1e9
 
 
-def _attempt(transport: Transport, options: CallOptions, request: Frame) -> Generator[Step, Any, Frame]:
+def _attempt(transport: Transport, request: Frame, check: CancelCheck | None) -> Generator[Step, Any, Frame]:
     if not transport.ready:
         yield _Start(transport)
     try:
@@ -262,7 +274,7 @@ def _attempt(transport: Transport, options: CallOptions, request: Frame) -> Gene
             raise MoltInvalidInput(exc.detail) from exc
         raise
     try:
-        yield from _wait(transport, options, request, pending)
+        yield from _wait(transport, request, pending, check)
     except BaseException:
         # Ctrl-C, a cancelled task, a failing cancel check: whoever stops waiting stops the work too.
         transport.abandon(pending, MoltCancelled("the caller stopped waiting"))
@@ -275,10 +287,9 @@ def _attempt(transport: Transport, options: CallOptions, request: Frame) -> Gene
 
 
 def _wait(
-    transport: Transport, options: CallOptions, request: Frame, pending: Pending
+    transport: Transport, request: Frame, pending: Pending, check: CancelCheck | None
 ) -> Generator[Step, Any, None]:
     """Wait until `pending` has its outcome, and see to it that it gets one."""
-    check = options.cancel_check
     if check is not None:
         done = yield _Answer(pending, min(CANCEL_AFTER_S, _seconds_left(request) + transport.patience_s))
         if done:
@@ -313,7 +324,7 @@ def _wait_out(transport: Transport, request: Frame, pending: Pending) -> Generat
 
 
 def _abandoner(
-    transport: Transport, pending: Pending, check: Callable[[], bool], error: MoltError
+    transport: Transport, pending: Pending, check: CancelCheck, error: MoltError
 ) -> Callable[[], object]:
     return lambda: transport.abandon(pending, error) if check() else None
 

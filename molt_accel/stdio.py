@@ -345,6 +345,13 @@ class StdioTransport:
         if link is not None:
             link.close()
 
+    def _before_fork(self) -> None:
+        # The pipes of a worker that is being started just now are known to nobody who could close them.
+        self._start_lock.acquire()
+
+    def _after_fork_in_parent(self) -> None:
+        self._start_lock.release()
+
     def _after_fork_in_child(self) -> None:
         self._start_lock = threading.Lock()
         self._policy = RestartPolicy()
@@ -354,11 +361,29 @@ class StdioTransport:
 
 
 _transports: weakref.WeakSet[StdioTransport] = weakref.WeakSet()
+_fork_lock = threading.Lock()  # one fork at a time
+_forking: list[StdioTransport] = []  # those whose start lock the fork under way holds
+
+
+def _before_fork() -> None:
+    _fork_lock.acquire()
+    for transport in list(_transports):
+        transport._before_fork()
+        _forking.append(transport)
+
+
+def _after_fork_in_parent() -> None:
+    while _forking:
+        _forking.pop()._after_fork_in_parent()
+    _fork_lock.release()
 
 
 def _after_fork_in_child() -> None:
-    for transport in list(_transports):
-        transport._after_fork_in_child()
+    while _forking:
+        _forking.pop()._after_fork_in_child()
+    _fork_lock.release()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)
