@@ -68,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve_stdio(config: Config) -> int:
+    try:
+        os.fstat(STDERR_FD)
+    except OSError:
+        # Started with stderr closed: or else the next descriptor opened would become the log.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR_FD)
     # Frames get descriptors of their own, so that nothing that prints can get between them.
     read_fd, write_fd = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)

@@ -168,7 +168,7 @@ class Supervisor:
             try:
                 self._client.flush()
             except BrokenPipeError:
-                self._client_gone()
+                self._client_unreachable()
         if mask & READ and self._client_open:
             got = self._client.fill()
             for item in self._client.frames():
@@ -181,6 +181,10 @@ class Supervisor:
             self._client_open = False
             self._log.log("info", "client_gone", requests=len(self._requests))
             self._stop_all("the client is gone")
+
+    def _client_unreachable(self) -> None:
+        self._client.discard()
+        self._client_gone()
 
     def _on_frame(self, item: Frame | FrameError) -> None:
         if isinstance(item, FrameError):
@@ -204,7 +208,7 @@ class Supervisor:
         try:
             self._client.send(response)
         except BrokenPipeError:
-            self._client_gone()
+            self._client_unreachable()
 
     # -- requests: placed, handed out, stopped, ended ---------------------------------------------------
 

@@ -84,6 +84,11 @@ class FrameStream:
         self._out.append(part)
         self.pending_bytes += len(part)
 
+    def discard(self) -> None:
+        """Drop what waits to be written: the other end will never read it."""
+        self._out.clear()
+        self.pending_bytes = 0
+
     def flush(self) -> bool:
         """Write queued bytes until none is left (True) or the descriptor takes no more (False).
 
