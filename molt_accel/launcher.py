@@ -14,11 +14,11 @@ from typing import Final
 from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerUnavailable
 
-#: A worker that lived this long was healthy: its death says nothing about the next one's chances.
-STABLE_S: Final = 10.0
-FIRST_BACKOFF_S: Final = 0.05
+#: A worker that was ready and lived this long was healthy; its successor starts at once.
+STABLE_S: Final = 1.0
+FIRST_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 5.0
-#: Deaths in a row after which a start is tried only every LIMIT_BACKOFF_S.
+#: Failed starts in a row after which a start is tried only every LIMIT_BACKOFF_S.
 RESTART_LIMIT: Final = 10
 LIMIT_BACKOFF_S: Final = 30.0
 _PIPE_BYTES: Final = 1024 * 1024
@@ -68,32 +68,34 @@ def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
 
 
 class RestartPolicy:
-    """When a worker may be started again. The first restart is immediate, further ones back off.
+    """When a worker may be started again.
+
+    At once after one that worked; after a short pause if it died as soon as it was ready; later and later
+    after starts that failed, and rarely once RESTART_LIMIT of them failed in a row.
 
     Times are seconds of any one monotonic clock. Not thread-safe: its owner holds a lock.
     """
 
     def __init__(self) -> None:
-        self.deaths = 0
+        self.failed_starts = 0
         self._not_before = 0.0
         self._reason = ""
 
     def check(self, now_s: float) -> None:
         """Raises MoltWorkerUnavailable while it is too early for another start."""
         if now_s < self._not_before:
-            raise MoltWorkerUnavailable(
-                f"the worker died {self.deaths} times in a row; next start in "
-                f"{self._not_before - now_s:.1f} s; the last time: {self._reason}"
-            )
+            left_s = self._not_before - now_s
+            raise MoltWorkerUnavailable(f"the worker is started again in {left_s:.1f} s: {self._reason}")
 
-    def died(self, now_s: float, lived_s: float, reason: str) -> None:
-        """A worker died after `lived_s` seconds."""
-        self.deaths = 1 if lived_s >= STABLE_S else self.deaths + 1
+    def died(self, now_s: float, lived_s: float, reason: str, *, was_ready: bool) -> None:
+        """A worker ended `lived_s` seconds after its start, having been ready for requests or not."""
         self._reason = reason
-        if self.deaths == 1:
-            delay = 0.0
-        elif self.deaths > RESTART_LIMIT:
-            delay = LIMIT_BACKOFF_S
+        if was_ready:
+            self.failed_starts = 0
+            delay = 0.0 if lived_s >= STABLE_S else FIRST_BACKOFF_S
         else:
-            delay = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (self.deaths - 2))
+            self.failed_starts += 1
+            delay = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (self.failed_starts - 1))
+            if self.failed_starts > RESTART_LIMIT:
+                delay = LIMIT_BACKOFF_S
         self._not_before = now_s + delay

@@ -60,6 +60,7 @@ class _Link:
         self.greeted = threading.Event()  # set by the worker's greeting and by the link's end
         self.over = threading.Event()  # set when the link has ended and every call on it with it
         self.ended: MoltError | None = None
+        self.was_ready = False
         self._config = config
         self._lock = threading.Lock()  # guards _pending, the sending half of _stream, and ended
         self._pending: dict[int, Pending] = {}
@@ -184,6 +185,7 @@ class _Link:
         elif item.kind is Kind.RESPONSE:
             self._take_notice(item)
         elif item.kind is Kind.CONTROL and item.entry == HELLO:
+            self.was_ready = True
             self.greeted.set()
         else:
             raise MoltProtocolError(f"unexpected {item.kind.name} frame {item.entry!r} from the worker")
@@ -295,14 +297,15 @@ class StdioTransport:
             now = time.monotonic()
             last = self._link
             if last is not None and last.ended is not None:
-                self._policy.died(now, now - last.started_s, last.ended.detail)
+                lived_s = now - last.started_s
+                self._policy.died(now, lived_s, last.ended.detail, was_ready=last.was_ready)
                 self._link = None
             self._policy.check(now)
             self._generation += 1
             try:
                 link = _Link(self._config, self._generation)
             except MoltWorkerUnavailable as exc:
-                self._policy.died(now, 0.0, exc.detail)
+                self._policy.died(now, 0.0, exc.detail, was_ready=False)
                 raise
             link.receiver.start()
             self._link = link

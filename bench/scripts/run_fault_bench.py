@@ -1,0 +1,154 @@
+"""Measures how fast the worker recovers: from cancels, deadlines and kills. Prints a table of medians.
+
+    python bench/scripts/run_fault_bench.py [--rounds N]
+
+Every figure is a time as a caller sees it, in milliseconds, over rounds in which the cases take turns.
+Nothing is asserted: on a busy machine the figures are worse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+_ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(_ROOT))
+
+from bench.harness.stats import percentile  # noqa: E402  # after the root is on the path
+from molt_accel import Client, MoltError  # noqa: E402
+
+_STUBBORN = ("busy_loop", "sleep", "stuck_in_c")
+_GRACE_MS = 100
+_DEADLINE_MS = 200
+
+Measure = Callable[[Client, Path], float]
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not condition():
+        if time.monotonic() > until:
+            raise TimeoutError("the worker did not recover within 30 s")
+        time.sleep(0.0002)
+
+
+def _cancel(entry: str) -> Measure:
+    """From the cancel of a running request until the only executor has answered another one."""
+
+    def measure(client: Client, path: Path) -> float:
+        async def run() -> float:
+            call = asyncio.create_task(client.acall(entry, str(path), timeout_ms=None))
+            while not path.exists():
+                await asyncio.sleep(0.0005)
+            start = time.perf_counter()
+            call.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await call
+            await client.acall("echo", timeout_ms=10_000)
+            return time.perf_counter() - start
+
+        return asyncio.run(run())
+
+    return measure
+
+
+def _deadline(entry: str) -> Measure:
+    """How long after its deadline a call ends."""
+
+    def measure(client: Client, path: Path) -> float:
+        start = time.perf_counter()
+        with contextlib.suppress(MoltError):
+            client.call(entry, str(path), timeout_ms=_DEADLINE_MS)
+        return time.perf_counter() - start - _DEADLINE_MS / 1000
+
+    return measure
+
+
+def _ready(client: Client, gone: int) -> bool:
+    """Whether the pool has its size again, without the process that was killed."""
+    try:
+        state = client.ping()
+    except MoltError:
+        return False
+    executors = state["executors"]
+    return state["pid"] != gone and gone not in executors["pids"] and executors["idle"] == executors["size"]
+
+
+def _kill(victim: str) -> Measure:
+    """From kill -9 until the pool has its size again."""
+
+    def measure(client: Client, _: Path) -> float:
+        state = client.ping()
+        pid: int = state["pid"] if victim == "supervisor" else state["executors"]["pids"][0]
+        start = time.perf_counter()
+        os.kill(pid, signal.SIGKILL)
+        _wait_for(lambda: _ready(client, pid))
+        return time.perf_counter() - start
+
+    return measure
+
+
+_CASES: dict[str, Measure] = {
+    **{f"cancel {entry}: executor free again": _cancel(entry) for entry in _STUBBORN},
+    **{f"deadline of {entry}: overrun": _deadline(entry) for entry in _STUBBORN},
+    "kill -9 an executor: pool whole again": _kill("executor"),
+    "kill -9 the supervisor: new worker, pool whole": _kill("supervisor"),
+}
+
+
+def main() -> int:
+    """Run the command. Returns its exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=25, metavar="N", help="rounds of all cases (25)")
+    rounds = parser.parse_args().rounds
+    os.chdir(_ROOT)
+    console = Console()
+    times: dict[str, list[float]] = defaultdict(list)
+    options: dict[str, Any] = {
+        "exports": "bench.fault_entrypoints",
+        "grace_ms": _GRACE_MS,
+        "log_level": "error",
+    }
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Client(executors=1, **options) as alone,
+        Client(executors=os.cpu_count() or 1, **options) as whole,
+        open(os.devnull, "w") as quiet,
+        contextlib.redirect_stderr(quiet),
+    ):
+        for number in track(range(rounds), "rounds", console=console):
+            for index, (name, measure) in enumerate(_CASES.items()):
+                client = whole if name.startswith("kill") else alone
+                client.start()
+                _wait_for(lambda client=client: _ready(client, 0))  # type: ignore[misc]
+                times[name].append(measure(client, Path(scratch, f"{number}-{index}")) * 1000)
+    table = Table(title=f"{rounds} rounds; grace time {_GRACE_MS} ms; all figures in ms")
+    table.add_column("case")
+    for column in ("median", "p90", "max"):
+        table.add_column(column, justify="right")
+    for name, values in times.items():
+        values.sort()
+        cells = (percentile(values, 50), percentile(values, 90), values[-1])
+        table.add_row(name, *(f"{value:.1f}" for value in cells))
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
