@@ -63,7 +63,7 @@ _NAMES: Final = {codec.label: codec for codec in Codec}
 def parse(name: Codec | str) -> Codec:
     """The codec of a name. Raises ValueError for an unknown one, naming what is allowed."""
     codec = _NAMES.get(name) if isinstance(name, str) else name
-    if codec is None:
+    if not isinstance(codec, Codec):
         raise ValueError(f"unknown codec {name!r}; allowed: {', '.join(_NAMES)}")
     return codec
 

@@ -231,9 +231,12 @@ class Config:
         return cls(**values)
 
     def environ(self) -> dict[str, str]:
-        """The environment variables from which a worker reads this same configuration."""
+        """The environment variables from which a worker reads this same configuration.
+
+        Empty texts are among them: they take precedence over what the environment may say beside.
+        """
         values = {field.metadata["env"]: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {env: str(value) for env, value in values.items() if value is not None and value != ""}
+        return {env: str(value) for env, value in values.items() if value is not None}
 
     @property
     def pool_size(self) -> int:

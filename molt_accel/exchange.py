@@ -246,7 +246,7 @@ def _tries(
             if response.status is Status.OK or not left:
                 return response
             lost = _error_of(response)
-        except MoltWorkerUnavailable as exc:
+        except (MoltBusy, MoltWorkerUnavailable) as exc:  # found on this side, so there is no response
             lost = exc
         may_help = isinstance(lost, (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable))
         if not left or not may_help or _seconds_left(request) <= pause_s:

@@ -29,8 +29,9 @@ def worker_command(config: Config) -> list[str]:
 
     The script beside this interpreter comes before the one on PATH, which may be another environment's.
     """
-    if config.worker_cmd:
-        return shlex.split(config.worker_cmd)
+    configured = shlex.split(config.worker_cmd)
+    if configured:
+        return configured
     beside = os.path.join(os.path.dirname(sys.executable), "molt-worker")
     script = beside if os.access(beside, os.X_OK) else shutil.which("molt-worker")
     return [script] if script else [sys.executable, "-m", "molt_worker"]

@@ -32,18 +32,20 @@ class HangupWatcher:
 
     @contextlib.contextmanager
     def watching(self, fd: int, callback: Callable[[], object]) -> Iterator[None]:
-        """While in this context, call `callback` once, from the watcher's thread, if `fd` hangs up.
-
-        Raises:
-            OSError: `fd` is no open descriptor.
-        """
+        """While in this context, call `callback` once, from the watcher's thread, if `fd` hangs up."""
         # A duplicate stays this descriptor even if its owner closes it and the number is used again.
-        own = os.dup(fd)
+        try:
+            own = os.dup(fd)
+        except OSError:  # closed already, which is as good as a hang-up
+            callback()
+            yield
+            return
         try:
             with self._lock:
                 self._ensure_thread()
                 self._watched[own] = callback
-                os.write(self._wake_w, b"w")
+                with contextlib.suppress(BlockingIOError):  # full: the thread is about to look anyway
+                    os.write(self._wake_w, b"w")
             yield
         finally:
             with self._lock:
@@ -54,7 +56,7 @@ class HangupWatcher:
         if self._thread is None:
             self._wake_r, self._wake_w = os.pipe()
             os.set_blocking(self._wake_r, False)
-            os.set_blocking(self._wake_w, True)
+            os.set_blocking(self._wake_w, False)
             self._thread = threading.Thread(target=self._run, name="molt-hangup-watcher", daemon=True)
             self._thread.start()
 
@@ -63,19 +65,24 @@ class HangupWatcher:
             poll = select.poll()
             poll.register(self._wake_r, select.POLLIN)
             with self._lock:
-                for fd in self._watched:
+                polled = dict(self._watched)
+                for fd in polled:
                     poll.register(fd, _HANGUP)
             for fd, _ in poll.poll():
                 if fd == self._wake_r:
                     os.read(self._wake_r, 4096)
-                    continue
-                with self._lock:
-                    callback = self._watched.pop(fd, None)
-                if callback is not None:
-                    try:
-                        callback()
-                    except Exception:
-                        log.exception("a hang-up callback failed")
+                else:
+                    self._hung_up(fd, polled[fd])
+
+    def _hung_up(self, fd: int, callback: Callable[[], object]) -> None:
+        with self._lock:
+            if self._watched.get(fd) is not callback:
+                return  # no longer watched; the number may be another call's by now
+            del self._watched[fd]
+        try:
+            callback()
+        except Exception:
+            log.exception("a hang-up callback failed")
 
     def _after_fork_in_child(self) -> None:
         for fd in (self._wake_r, self._wake_w, *self._watched):

@@ -45,6 +45,7 @@ TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
     (State.ARRIVED, Step.ENQUEUE): State.QUEUED,
     (State.ARRIVED, Step.HAND_OUT): State.RUNNING,
     (State.WAITING, Step.ENQUEUE): State.QUEUED,
+    (State.WAITING, Step.HAND_OUT): State.RUNNING,  # where the queue has no places at all
     (State.QUEUED, Step.HAND_OUT): State.RUNNING,
     (State.RUNNING, Step.HAND_BACK): State.QUEUED,
     (State.RUNNING, Step.STOP): State.STOPPING,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from typing import Final, Protocol
 
 import psutil
@@ -165,7 +164,7 @@ class Pool:
             "idle": states.count(ExecutorState.IDLE),
             "busy": states.count(ExecutorState.BUSY),
             "starting": states.count(ExecutorState.STARTING),
-            "pids": [item.pid for item in self._executors.values() if item.state is not ExecutorState.GONE],
+            "pids": [executor.pid for executor in self._living() if executor.pid],
         }
 
     # -- start, reload, stop ----------------------------------------------------------------------------
@@ -212,7 +211,7 @@ class Pool:
     # -- executors --------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Spawn what is missing."""
+        """Spawn what is missing, and replacements for executors of older templates."""
         newest = self._newest_ready()
         if newest is None or self._stopping:
             return
@@ -225,6 +224,9 @@ class Pool:
             if self._spawn(newest) is None:
                 self._loop.at(now_ns + _FIRST_RESPAWN_NS)
                 return
+        for executor in self._living():
+            if executor.template is not newest and not executor.retire:
+                self._replace(executor)
 
     def _newest_ready(self) -> Template | None:
         return next((each for each in reversed(self._templates) if each.exports is not None), None)
@@ -364,8 +366,8 @@ class Pool:
             return
         if now_ns >= self._next_rss_ns:
             self._next_rss_ns = now_ns + _RSS_CHECK_NS
-            for executor in list(self._executors.values()):
-                if executor.served and executor.state is not ExecutorState.GONE:
+            for executor in self._living():
+                if executor.served:
                     with contextlib.suppress(psutil.Error):
                         rss = psutil.Process(executor.pid).memory_info().rss
                         if rss > self._config.max_rss_mb * 1024 * 1024:
@@ -400,29 +402,25 @@ class Pool:
                 self._retire_templates()
 
     def _on_template_ready(self, template: Template, report: Frame) -> None:
-        first = self._newest_ready() is None
         template.exports = ExportTable(
             Export(name, target, codec.parse(codec_in), codec.parse(codec_out))
             for name, codec_in, codec_out, target in codec.decode(Codec.MSGPACK, report.payload)
         )
-        self._boot_deaths = 0
         self._log.log("info", "exports_loaded", count=len(template.exports), template=template.pid)
-        self._owner.on_exports(template.exports)
-        if not first:
-            self._counters.reloads += 1
-            for executor in self.living():
-                if executor.template is not template:
-                    self._replace(executor)
-        if self._config.max_rss_mb:
-            self._loop.at(time.monotonic_ns() + _RSS_CHECK_NS)
+        if template is self._newest_ready():  # else a later reload has overtaken this one
+            self._boot_deaths = 0
+            self._owner.on_exports(template.exports)
+            if self._config.max_rss_mb:
+                self._loop.at(time.monotonic_ns() + _RSS_CHECK_NS)
+        self._retire_templates()
         self._fill()
 
-    def living(self) -> Iterator[Executor]:
-        """The executors that have not ended."""
-        return iter([item for item in self._executors.values() if item.state is not ExecutorState.GONE])
+    def _living(self) -> list[Executor]:
+        return [item for item in self._executors.values() if item.state is not ExecutorState.GONE]
 
     def _on_template_gone(self, template: Template) -> None:
         """Its end of file: it exited or was killed, and its executors die with it."""
+        was_newest = template is self._newest_ready()
         self._loop.watch(template.control.fileno(), 0)
         self._templates.remove(template)
         template.stop()
@@ -431,15 +429,14 @@ class Pool:
         text = template.failure or f"the template process died: {exit_text(code)}"
         for executor in [item for item in self._executors.values() if item.template is template]:
             self._on_exited(executor, _crash(executor, "with its template process", {}))
-        if self._newest_ready() is not None:
-            self._log.log(
-                "error", "reload_failed" if template.exports is None else "template_died", error=text
-            )
-        elif template.exports is None:
-            self._owner.on_start_failed(text)
-        elif not self._stopping:
+        if template.exports is not None:
             self._log.log("error", "template_died", error=text)
-            self.start_template()
+            if was_newest and not self._stopping:
+                self.start_template()
+        elif self._newest_ready() is not None:
+            self._log.log("error", "reload_failed", error=text)
+        elif not self._templates:
+            self._owner.on_start_failed(text)
         self._fill()
 
     def _check_template_start(self, now_ns: int) -> None:

@@ -130,6 +130,8 @@ class Template:
 
     def tell(self, command: str, executor: Executor) -> None:
         """Send INTERRUPT or KILL for an executor."""
+        if self.control.fileno() < 0:
+            return  # stopped, and its executors die with it; the number may be another descriptor's by now
         with contextlib.suppress(BrokenPipeError):  # its end of file is about to be seen
             self.stream.send(Frame(Kind.CONTROL, executor.number, command))
 

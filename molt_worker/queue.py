@@ -21,10 +21,10 @@ class Verdict(enum.Enum):
 
 
 class BoundedQueue(Generic[Item]):
-    """At most `places` queued items, and as many again that wait for a place.
+    """At most `places` queued items, and as many again (at least one) that wait for a place.
 
     Args:
-        places: Places in the queue; 0: nothing ever queues or waits.
+        places: Places in the queue; 0: an item can only wait to be taken.
         max_bytes: Bytes that all items together may hold; an item that would exceed it is refused.
     """
 
@@ -49,7 +49,7 @@ class BoundedQueue(Generic[Item]):
             return Verdict.BUSY
         if len(self._queued) < self.places:
             rows, verdict = self._queued, Verdict.QUEUED
-        elif may_wait and len(self._waiting) < self.places:
+        elif may_wait and len(self._waiting) < max(1, self.places):
             rows, verdict = self._waiting, Verdict.WAITING
         else:
             return Verdict.BUSY
@@ -59,7 +59,7 @@ class BoundedQueue(Generic[Item]):
 
     def take(self) -> Item | None:
         """Remove and return the oldest item; None if there is none."""
-        for key, (item, _) in self._queued.items():
+        for key, (item, _) in (self._queued or self._waiting).items():
             self.remove(key)
             return item
         return None

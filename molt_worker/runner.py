@@ -38,13 +38,16 @@ LogTraceback = Callable[[str, str, str], object]
 
 def error_response(request: Frame, error: MoltError) -> Frame:
     """The response frame that carries an error."""
-    return Frame(
-        Kind.RESPONSE,
-        request.request_id,
-        payload=codec.encode(Codec.MSGPACK, to_wire(error)),
-        status=wire_status(error),
-        generation=request.generation,
-    )
+    response = Frame(Kind.RESPONSE, request.request_id, generation=request.generation)
+    set_error(response, error)
+    return response
+
+
+def set_error(response: Frame, error: MoltError) -> None:
+    """Make a response carry an error instead of what it carries."""
+    response.status = wire_status(error)
+    response.codec = Codec.MSGPACK
+    response.payload = codec.encode(Codec.MSGPACK, to_wire(error))
 
 
 def _us(start_ns: int, end_ns: int) -> int:
@@ -108,19 +111,14 @@ class Runner:
                 raise MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
             self._work(export, request, response)
         except MoltError as exc:
-            self._fail(response, exc)
+            set_error(response, exc)
         except RequestCancelled:
-            self._fail(response, MoltCancelled("the request was cancelled while it ran"))
+            set_error(response, MoltCancelled("the request was cancelled while it ran"))
         except RequestStopped:
             late = MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
-            self._fail(response, late)
+            set_error(response, late)
         response.exec_us = _us(started_ns, time.monotonic_ns())
         return response
-
-    def _fail(self, response: Frame, error: MoltError) -> None:
-        response.status = wire_status(error)
-        response.codec = Codec.MSGPACK
-        response.payload = codec.encode(Codec.MSGPACK, to_wire(error))
 
     def _work(self, export: Export, request: Frame, response: Frame) -> None:
         """Fill in the result. Raises MoltError, or RequestStopped at any point."""

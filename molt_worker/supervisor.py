@@ -26,7 +26,17 @@ from molt_accel.errors import (
     Status,
     status_label,
 )
-from molt_accel.ipc.frame import CANCEL, HELLO, PING, WORKER_DEFAULT_WAIT, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.frame import (
+    CANCEL,
+    HELLO,
+    PING,
+    U32_MAX,
+    WORKER_DEFAULT_WAIT,
+    Codec,
+    Frame,
+    FrameError,
+    Kind,
+)
 from molt_accel.ipc.stream import FrameStream
 from molt_worker import template as wire
 from molt_worker.exports import ExportsError, ExportTable, check
@@ -37,7 +47,7 @@ from molt_worker.metrics import Counters, request_fields
 from molt_worker.pool import Pool
 from molt_worker.queue import BoundedQueue, Verdict
 from molt_worker.request import StopReason
-from molt_worker.runner import error_response
+from molt_worker.runner import error_response, set_error
 
 _MS: Final = 1_000_000
 _S: Final = 1_000_000_000
@@ -132,7 +142,7 @@ class Supervisor:
                 self._log.log("info", "worker_draining", requests=len(self._requests))
                 self._draining = True
             else:
-                self._stop_all("the worker is stopping")
+                self._stop_all(MoltWorkerUnavailable("the worker was told to stop"))
 
     def _reload(self) -> None:
         try:
@@ -143,12 +153,12 @@ class Supervisor:
         self._log.log("info", "worker_reloading", exports=self._config.exports)
         self._pool.start_template()
 
-    def _stop_all(self, why: str) -> None:
-        """End every request as cancelled, the running ones through their interrupt and grace time."""
+    def _stop_all(self, why: MoltError) -> None:
+        """End every request with this error, the running ones through their interrupt and grace time."""
         self._stopping = True
         self._pool.stop()
         for request in list(self._requests.values()):
-            self._cancel(request, MoltCancelled(why))
+            self._cancel(request, why)
 
     # -- the client -------------------------------------------------------------------------------------
 
@@ -180,7 +190,7 @@ class Supervisor:
         if self._client_open:
             self._client_open = False
             self._log.log("info", "client_gone", requests=len(self._requests))
-            self._stop_all("the client is gone")
+            self._stop_all(MoltCancelled("the client is gone"))
 
     def _client_unreachable(self) -> None:
         self._client.discard()
@@ -188,7 +198,8 @@ class Supervisor:
 
     def _on_frame(self, item: Frame | FrameError) -> None:
         if isinstance(item, FrameError):
-            self._refuse(Frame(Kind.REQUEST, item.raw_id), item.detail)
+            claimed = Frame(Kind.REQUEST, item.raw_id, generation=item.raw_generation)
+            self._refuse(claimed, item.detail)
         elif item.kind is Kind.REQUEST:
             self._on_request(item)
         elif item.kind is Kind.CONTROL and item.entry == CANCEL:
@@ -287,27 +298,44 @@ class Supervisor:
         self._pool.interrupt(request.executor, reason)
         request.wake_ns = self._loop.at(time.monotonic_ns() + self._config.grace_ms * _MS)
 
-    def _finish(self, request: Request, outcome: Frame | MoltError) -> None:
-        """The one end of every request: out of the table, response to the client, line in the log."""
+    def _finish(self, request: Request, outcome: Frame | MoltError, error: MoltError | None = None) -> None:
+        """The one end of every request: out of the table, response to the client, line in the log.
+
+        `error` replaces what the executor's response in `outcome` says, but not its metrics.
+        """
         request.advance(Step.END)
         frame = request.frame
         del self._requests[frame.request_id]
         if isinstance(outcome, MoltError):
-            response = error_response(frame, outcome)
-            label = status_label(outcome)
-            if request.executor is not None:
-                response.executor = request.executor.number
-                self._pool.release(request.executor)
+            error = outcome
+            response = self._own_response(request)
         else:
             response = outcome
             response.request_id = frame.request_id
             response.generation = frame.generation
-            label = response.status.label if response.status is not None else ""
+        if error is not None:
+            set_error(response, error)
+        assert response.status is not None  # set_error sets it, and the parser lets none through without
+        label = response.status.label if error is None else status_label(error)
         self._send(response)
         self._counters.outcomes[label] += 1
         level = "info" if label == Status.OK.label else "warning"
         if self._log.wants(level):
             self._log.log(level, "request", **request_fields(frame, response, label))
+
+    def _own_response(self, request: Request) -> Frame:
+        """A response that no executor sent, with what is known of the request here."""
+        frame = request.frame
+        response = Frame(Kind.RESPONSE, frame.request_id, generation=frame.generation)
+        response.queue_depth = len(self._queue)
+        response.in_flight = self._pool.busy
+        if request.executor is not None:
+            response.executor = request.executor.number
+            self._pool.release(request.executor)
+        elif frame.sent_ns:
+            waited_us = (time.monotonic_ns() - frame.sent_ns) // 1000
+            response.queue_us = min(max(0, waited_us), U32_MAX)
+        return response
 
     def _pong(self, frame: Frame) -> Frame:
         report = {
@@ -375,9 +403,13 @@ class Supervisor:
                 self._finish(request, exc)
         if first:
             self._send(Frame(Kind.CONTROL, 0, HELLO))
+        else:
+            self._counters.reloads += 1
 
     def on_response(self, request: Request, response: Frame) -> None:
-        self._finish(request, response)
+        # An executor that gave in says only that it was stopped; why it was is known here.
+        gave_in = request.state is State.STOPPING and response.status in (Status.CANCELLED, Status.TIMEOUT)
+        self._finish(request, response, request.stop_error if gave_in else None)
 
     def on_silent(self, request: Request) -> None:
         request.advance(Step.LOSE)
@@ -390,7 +422,7 @@ class Supervisor:
         self._exit_code = wire.EXIT_BAD_EXPORTS
         self._log.log("error", "start_failed", error=why)
         self._send(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(why)))
-        self._stop_all(f"the worker can't start: {why}")
+        self._stop_all(MoltWorkerUnavailable(f"the worker can't start: {why}"))
 
 
 def _expired() -> MoltTimeout:

@@ -6,11 +6,15 @@ connection's socket to the application as ``gunicorn.socket``.
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Callable
 from typing import Final
 
 from django.http import HttpRequest
+
+#: The peer's end, also behind data that nobody has read yet. Elsewhere unread data hides the end.
+_RDHUP: Final = getattr(select, "POLLRDHUP", 0)
 
 
 class SocketHangup:
@@ -25,9 +29,16 @@ class SocketHangup:
 
     def __call__(self) -> bool:
         """Whether the client has closed or reset the connection."""
+        fd = self._connection.fileno()
+        if fd < 0:
+            return True
+        if _RDHUP:
+            poll = select.poll()
+            poll.register(fd, _RDHUP)
+            return bool(poll.poll(0))
         try:
-            # Of the descriptor, not through an SSLSocket, which can't peek. Any data means it is there.
-            with socket.socket(fileno=socket.dup(self._connection.fileno())) as probe:
+            # Of the descriptor, not through an SSLSocket, which can't peek.
+            with socket.socket(fileno=socket.dup(fd)) as probe:
                 return probe.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
         except BlockingIOError:
             return False

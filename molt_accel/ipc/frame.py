@@ -78,15 +78,21 @@ class Fault(enum.StrEnum):
 
 
 class FrameError(MoltProtocolError):
-    """A malformed frame. `fault` says what is wrong with it; `raw_id` is its request id where it had one."""
+    """A malformed frame. `fault` says what is wrong with it.
 
-    def __init__(self, fault: Fault, detail: str = "", *, raw_id: int = 0) -> None:
+    `raw_id` and `raw_generation` are the request's that it claims to be, so that its sender can be answered;
+    0 where the frame doesn't say.
+    """
+
+    def __init__(self, fault: Fault, detail: str = "", raw_id: int = 0, raw_generation: int = 0) -> None:
         super().__init__(f"{fault.value}: {detail}" if detail else fault.value, request_id=format_id(raw_id))
         self.fault = fault
         self.raw_id = raw_id
+        self.raw_generation = raw_generation
+        self._arguments = (fault, detail, raw_id, raw_generation)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.fault,), self.__dict__)
+        return (type(self), self._arguments, self.__dict__)
 
 
 def format_id(request_id: int) -> str:
@@ -132,17 +138,17 @@ def encode_head(frame: Frame, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) ->
     try:
         entry = frame.entry.encode()
     except UnicodeEncodeError as exc:
-        raise FrameError(Fault.ENTRY, "not valid Unicode", raw_id=frame.request_id) from exc
+        raise FrameError(Fault.ENTRY, "not valid Unicode", frame.request_id, frame.generation) from exc
     if len(entry) > MAX_ENTRY_BYTES:
-        raise FrameError(
-            Fault.ENTRY, f"{len(entry)} bytes, {MAX_ENTRY_BYTES} at most", raw_id=frame.request_id
-        )
+        text = f"{len(entry)} bytes, {MAX_ENTRY_BYTES} at most"
+        raise FrameError(Fault.ENTRY, text, frame.request_id, frame.generation)
+    if not entry and frame.kind is not Kind.RESPONSE:
+        raise FrameError(Fault.ENTRY, "empty", frame.request_id, frame.generation)
     payload_bytes = len(frame.payload)
     total = HEADER_BYTES + len(entry) + payload_bytes
     if total > max_frame_bytes:
-        raise FrameError(
-            Fault.TOO_LARGE, f"{total} bytes, {max_frame_bytes} at most", raw_id=frame.request_id
-        )
+        text = f"{total} bytes, {max_frame_bytes} at most"
+        raise FrameError(Fault.TOO_LARGE, text, frame.request_id, frame.generation)
     try:
         header = _HEADER.pack(
             VERSION,
@@ -215,28 +221,29 @@ def decode(body: bytes | bytearray | memoryview) -> Frame:
         raise FrameError(Fault.VERSION, f"{version}, this side speaks {VERSION}")
     kind_value = _KINDS.get(kind)
     if kind_value is None:
-        raise FrameError(Fault.KIND, str(kind), raw_id=request_id)
+        raise FrameError(Fault.KIND, str(kind), request_id, generation)
     codec_value = _CODECS.get(codec)
     if codec_value is None:
-        raise FrameError(Fault.CODEC, str(codec), raw_id=request_id)
+        raise FrameError(Fault.CODEC, str(codec), request_id, generation)
     status_value = _STATUSES.get(status)
     if status_value is None if kind_value is Kind.RESPONSE else status != 0:
-        raise FrameError(Fault.STATUS, f"{status} in a {kind_value.name} frame", raw_id=request_id)
+        raise FrameError(Fault.STATUS, f"{status} in a {kind_value.name} frame", request_id, generation)
     if flags & ~FLAG_COMPILED or reserved:
-        raise FrameError(Fault.FLAGS, f"{flags:#x}, reserved {reserved:#x}", raw_id=request_id)
+        raise FrameError(Fault.FLAGS, f"{flags:#x}, reserved {reserved:#x}", request_id, generation)
     expected = HEADER_BYTES + entry_bytes + payload_bytes
     if size != expected:
         fault = Fault.TRUNCATED if size < expected else Fault.TRAILING
-        raise FrameError(fault, f"{size} bytes, the header says {expected}", raw_id=request_id)
+        raise FrameError(fault, f"{size} bytes, the header says {expected}", request_id, generation)
     if entry_bytes > MAX_ENTRY_BYTES:
-        raise FrameError(Fault.ENTRY, f"{entry_bytes} bytes, {MAX_ENTRY_BYTES} at most", raw_id=request_id)
+        text = f"{entry_bytes} bytes, {MAX_ENTRY_BYTES} at most"
+        raise FrameError(Fault.ENTRY, text, request_id, generation)
     payload_at = HEADER_BYTES + entry_bytes
     try:
         entry = str(body[HEADER_BYTES:payload_at], "utf-8")
     except UnicodeDecodeError as exc:
-        raise FrameError(Fault.ENTRY, "not valid UTF-8", raw_id=request_id) from exc
+        raise FrameError(Fault.ENTRY, "not valid UTF-8", request_id, generation) from exc
     if not entry and kind_value is not Kind.RESPONSE:
-        raise FrameError(Fault.ENTRY, "empty", raw_id=request_id)
+        raise FrameError(Fault.ENTRY, "empty", request_id, generation)
     return Frame(
         kind_value,
         request_id,
@@ -260,6 +267,14 @@ def decode(body: bytes | bytearray | memoryview) -> Frame:
     )
 
 
+def _owner(body: memoryview) -> tuple[int, int]:
+    """Request id and generation in the header of a frame that can't be decoded; zeros where it has none."""
+    if len(body) < HEADER_BYTES or body[0] != VERSION:
+        return 0, 0
+    fields = _HEADER.unpack_from(body)
+    return fields[6], fields[7]
+
+
 # IntEnum.__call__ raises and is slow; a lookup does neither.
 _KINDS: Final = {int(kind): kind for kind in Kind}
 _CODECS: Final = {int(codec): codec for codec in Codec}
@@ -270,7 +285,7 @@ class FrameParser:
     """Cuts a byte stream into frames, whatever way the bytes were split.
 
     Never holds more than one frame's limit of undecoded bytes beyond what one `feed` brought: an oversized
-    frame is reported once, by its prefix, and its bytes are dropped as they come.
+    frame is reported once, when its header is there, and its bytes are dropped as they come.
     """
 
     def __init__(self, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> None:
@@ -315,9 +330,13 @@ class FrameParser:
                 (size,) = _LENGTH.unpack_from(buffer, at)
                 start = at + PREFIX_BYTES
                 if size > self._max:
+                    if end - start < min(size, HEADER_BYTES):
+                        break
                     self._skip = max(0, start + size - end)
                     at = min(end, start + size)
-                    items.append(FrameError(Fault.TOO_LARGE, f"{size} bytes, {self._max} at most"))
+                    with view[start:at] as body:
+                        owner = _owner(body)
+                    items.append(FrameError(Fault.TOO_LARGE, f"{size} bytes, {self._max} at most", *owner))
                     continue
                 if start + size > end:
                     break
