@@ -47,6 +47,8 @@ log = logging.getLogger("molt_accel")
 
 #: A call that is answered sooner never looks whether its client is still there.
 CANCEL_AFTER_S: Final = 0.01
+#: Faults of a frame that can only come from what the caller gave.
+_CALLERS_FAULTS: Final = (Fault.TOO_LARGE, Fault.ENTRY)
 #: How often a cancel check without a descriptor is asked.
 CANCEL_POLL_S: Final = 0.02
 
@@ -200,9 +202,10 @@ def exchange(
             options.before_send(CallInfo(options.entry, format_id(request_id), len(data)))
         request = _request(options, request_id, data, started_ns)
         check = options.cancel_check if cancel_check is None else cancel_check
-        response = yield from _tries(transport, options, request, check)
-        if response.status is not Status.OK:
-            raise _error_of(response)
+        response, failure = yield from _tries(transport, options, request, check)
+        if failure is not None:
+            raise failure
+        assert response is not None  # it is what there is if there is no failure
         value = _decode(response) if options.decode_response else response.payload
     except BaseException as exc:
         error = exc
@@ -233,29 +236,25 @@ def _request(options: CallOptions, request_id: int, data: bytes, started_ns: int
     return request
 
 
+#: A call's end: the response, if one came, and the error, if it is one.
+_Outcome = tuple[Frame | None, MoltError | None]
+#: What another try may not meet again.
+_PASSING: Final = (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable)
+
+
 def _tries(
     transport: Transport, options: CallOptions, request: Frame, check: CancelCheck | None
-) -> Generator[Step, Any, Frame]:
-    """The request's response, sent again where that is allowed and may help."""
+) -> Generator[Step, Any, _Outcome]:
+    """Send the request, again where that is allowed, may help, and time is left."""
+    tries_left = options.retries if options.idempotent else 0
     pause_s = options.retry_backoff_ms / 1000
-    for left in range(options.retries if options.idempotent else 0, -1, -1):
-        lost: MoltError
-        response: Frame | None = None
-        try:
-            response = yield from _attempt(transport, request, check)
-            if response.status is Status.OK or not left:
-                return response
-            lost = _error_of(response)
-        except (MoltBusy, MoltWorkerUnavailable) as exc:  # found on this side, so there is no response
-            lost = exc
-        may_help = isinstance(lost, (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable))
-        if not left or not may_help or _seconds_left(request) <= pause_s:
-            if response is not None:
-                return response
-            raise lost
+    while True:
+        response, error = yield from _attempt(transport, request, check)
+        if not tries_left or not isinstance(error, _PASSING) or _seconds_left(request) <= pause_s:
+            return response, error
         yield _Pause(pause_s)
+        tries_left -= 1
         pause_s *= 2
-    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def _seconds_left(request: Frame) -> float:
@@ -264,15 +263,17 @@ def _seconds_left(request: Frame) -> float:
     return (request.deadline_ns - time.monotonic_ns()) / 1e9
 
 
-def _attempt(transport: Transport, request: Frame, check: CancelCheck | None) -> Generator[Step, Any, Frame]:
-    if not transport.ready:
-        yield _Start(transport)
+def _attempt(
+    transport: Transport, request: Frame, check: CancelCheck | None
+) -> Generator[Step, Any, _Outcome]:
     try:
+        if not transport.ready:
+            yield _Start(transport)
         pending = transport.submit(request)
     except FrameError as exc:
-        if exc.fault in (Fault.TOO_LARGE, Fault.ENTRY):
-            raise MoltInvalidInput(exc.detail) from exc
-        raise
+        return None, MoltInvalidInput(exc.detail) if exc.fault in _CALLERS_FAULTS else exc
+    except MoltError as exc:
+        return None, exc
     try:
         yield from _wait(transport, request, pending, check)
     except BaseException:
@@ -282,8 +283,8 @@ def _attempt(transport: Transport, request: Frame, check: CancelCheck | None) ->
     result = pending.result
     assert result is not None  # _wait returns only then
     if isinstance(result, MoltError):
-        raise result
-    return result
+        return None, result
+    return result, None if result.status is Status.OK else _error_of(result)
 
 
 def _wait(

@@ -46,9 +46,10 @@ def _exit_text(process: subprocess.Popen[bytes]) -> str:
     code = process.returncode
     if code is None:
         return "it closed its stdout"
-    if code < 0:
-        return f"it was killed by signal {-code} ({signal.Signals(-code).name})"
-    return f"it exited with code {code}"
+    if code >= 0:
+        return f"it exited with code {code}"
+    names = {int(known): f" ({known.name})" for known in signal.Signals}  # real-time signals have none
+    return f"it was killed by signal {-code}{names.get(-code, '')}"
 
 
 class _Link:
@@ -60,21 +61,33 @@ class _Link:
         self.greeted = threading.Event()  # set by the worker's greeting and by the link's end
         self.over = threading.Event()  # set when the link has ended and every call on it with it
         self.ended: MoltError | None = None
+        self.ended_s = 0.0
         self.was_ready = False
         self._config = config
-        self._lock = threading.Lock()  # guards _pending, the sending half of _stream, and ended
+        # Guards _pending, the sending half of _stream, and ended. Reentrant, because a signal handler or the
+        # garbage collector may close the client on a thread that holds it.
+        self._lock = threading.RLock()
         self._pending: dict[int, Pending] = {}
         self._fatal = ""
         self._closing = False
+        self._deaf = False  # the worker closed its stdin: nothing can be sent any more
         self._process = start_stdio_worker(config)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stream = FrameStream(
             self._process.stdout.fileno(), self._process.stdin.fileno(), config.max_frame_bytes
         )
-        self._wake_r, self._wake_w = os.pipe()
-        os.set_blocking(self._wake_w, False)
+        self._wake_r = self._wake_w = -1
         self.receiver = threading.Thread(target=self._receive, name="molt-receiver", daemon=True)
+        try:
+            self._wake_r, self._wake_w = os.pipe()
+            os.set_blocking(self._wake_w, False)
+            self.receiver.start()
+        except (OSError, RuntimeError) as exc:  # no more descriptors or threads are allowed
+            self._process.kill()
+            self._process.wait()
+            self._close_pipes()
+            raise MoltWorkerUnavailable(f"can't attend to a worker: {exc}") from exc
 
     # -- calls ------------------------------------------------------------------------------------------
 
@@ -83,38 +96,53 @@ class _Link:
         frame.generation = self.generation
         pending = Pending(frame.request_id, self.generation)
         with self._lock:
-            if self.ended is not None or self._closing:
+            if self.ended is not None or self._closing or self._deaf:
                 return None
             if self._stream.pending_bytes > self._config.max_frame_bytes:
                 raise MoltBusy("the worker doesn't take requests as fast as they come")
             self._pending[frame.request_id] = pending
             try:
-                self._stream.send(frame)
-            except BrokenPipeError:
-                # The worker is gone and can't have read this frame's end. The receiver ends the link.
-                del self._pending[frame.request_id]
-                return None
-            except FrameError:
-                del self._pending[frame.request_id]
+                sent = self._send(frame)
+            except BaseException:
+                self._pending.pop(frame.request_id, None)
                 raise
+            if not sent:
+                self._pending.pop(frame.request_id, None)
             unsent = self._stream.pending_bytes
         if unsent:
             self._wake()
-        return pending
+        return pending if sent else None
 
     def abandon(self, pending: Pending, error: MoltError) -> bool:
         with self._lock:
             if self._pending.pop(pending.request_id, None) is None:
                 return False
-            if self.ended is None and not self._closing:
-                with contextlib.suppress(BrokenPipeError):
-                    self._stream.send(
-                        Frame(Kind.CONTROL, pending.request_id, CANCEL, generation=self.generation)
-                    )
+            if self.ended is None and not self._closing and not self._deaf:
+                self._send(Frame(Kind.CONTROL, pending.request_id, CANCEL, generation=self.generation))
             unsent = self._stream.pending_bytes
         if unsent:
             self._wake()
         pending.resolve(error)
+        return True
+
+    def _send(self, frame: Frame) -> bool:
+        """Send with the lock held. False if the worker doesn't read any more: it can't have got the frame's end.
+
+        Raises:
+            FrameError: the frame is not valid; nothing was sent.
+        """
+        try:
+            self._stream.send(frame)
+        except FrameError:
+            raise
+        except BrokenPipeError:
+            self._deaf = True
+            return False
+        except BaseException:
+            # A signal handler raised (Ctrl-C) in the middle of it. How much was written is not known, so
+            # nothing can be written behind it, and what was may not be written twice.
+            self._process.kill()
+            raise
         return True
 
     # -- the receiver thread ----------------------------------------------------------------------------
@@ -151,14 +179,17 @@ class _Link:
                             selector.unregister(stream.write_fd)
                             writing = False
                         self._process.stdin.close()
-                    want = stream.pending_bytes > 0 and not self._closing
+                    want = stream.pending_bytes > 0 and not self._closing and not self._deaf
                 if want != writing:
                     if want:
                         selector.register(stream.write_fd, selectors.EVENT_WRITE)
                     else:
                         selector.unregister(stream.write_fd)
                     writing = want
-                for key, _ in selector.select():
+                ready = selector.select(_SLACK_S if self._deaf else None)
+                if not ready and self._deaf:
+                    return MoltWorkerUnavailable("the worker is gone: it closed its stdin")
+                for key, _ in ready:
                     if key.fd == stream.read_fd:
                         got = stream.fill()
                         for item in stream.frames():
@@ -166,9 +197,12 @@ class _Link:
                         if got is None:
                             return self._farewell()
                     elif key.fd == stream.write_fd:
-                        with self._lock, contextlib.suppress(BrokenPipeError):
-                            if not self._closing:
-                                stream.flush()
+                        with self._lock:
+                            try:
+                                if not self._closing:
+                                    stream.flush()
+                            except BrokenPipeError:
+                                self._deaf = True
                     else:
                         os.read(self._wake_r, 4096)
 
@@ -176,12 +210,12 @@ class _Link:
         if isinstance(item, FrameError):
             raise item
         if item.kind is Kind.RESPONSE and item.request_id:
+            if item.generation != self.generation:
+                return  # another link's
             with self._lock:
-                pending = self._pending.get(item.request_id)
-                if pending is None or item.generation != pending.generation:
-                    return  # late: the call has ended on this side
-                del self._pending[item.request_id]
-            pending.resolve(item)
+                pending = self._pending.pop(item.request_id, None)
+            if pending is not None:  # else it is late: the call has ended on this side
+                pending.resolve(item)
         elif item.kind is Kind.RESPONSE:
             self._take_notice(item)
         elif item.kind is Kind.CONTROL and item.entry == HELLO:
@@ -192,7 +226,10 @@ class _Link:
 
     def _take_notice(self, item: Frame) -> None:
         """A response to no request in particular: why the worker can't start, or what it couldn't read."""
-        body = codec.decode(Codec.MSGPACK, item.payload)
+        try:
+            body = codec.decode(Codec.MSGPACK, item.payload)
+        except codec.DecodeError as exc:
+            raise MoltProtocolError(f"the worker sent a notice that is {exc}") from exc
         detail = str(body.get("detail")) if isinstance(body, dict) else ""
         if item.status is Status.INTERNAL_ERROR:
             self._fatal = detail
@@ -217,6 +254,7 @@ class _Link:
 
     def _end(self, error: MoltError) -> None:
         with self._lock:
+            self.ended_s = time.monotonic()
             self.ended = error
         self._resolve_all(error)
         self.over.set()
@@ -256,7 +294,7 @@ class _Link:
 
     def forget(self) -> None:
         """In a forked child: let go of the parent's worker without a word to it."""
-        self._lock = threading.Lock()  # its holder may not exist in this process
+        self._lock = threading.RLock()  # its holder may not exist in this process
         self._close_pipes()
         self._process.returncode = 0  # not this process's child: nothing to reap here
 
@@ -289,34 +327,31 @@ class StdioTransport:
         return self._config.grace_ms / 1000 + _SLACK_S
 
     def start(self) -> None:
-        with self._start_lock:
-            if self._closed:
-                raise MoltWorkerUnavailable("the client is closed")
-            if self.ready:
-                return
-            now = time.monotonic()
-            last = self._link
-            if last is not None and last.ended is not None:
-                lived_s = now - last.started_s
-                self._policy.died(now, lived_s, last.ended.detail, was_ready=last.was_ready)
-                self._link = None
-            self._policy.check(now)
-            self._generation += 1
-            try:
-                link = _Link(self._config, self._generation)
-            except MoltWorkerUnavailable as exc:
-                self._policy.died(now, 0.0, exc.detail, was_ready=False)
-                raise
-            link.receiver.start()
-            self._link = link
+        self._ready_link()
 
     def _ready_link(self) -> _Link:
         link = self._link
-        if link is None or link.ended is not None:
-            self.start()
+        if link is not None and link.ended is None:
+            return link
+        with self._start_lock:
+            if self._closed:
+                raise MoltWorkerUnavailable("the client is closed")
             link = self._link
-        assert link is not None
-        return link
+            if link is not None:
+                if link.ended is None:
+                    return link  # another thread has started it
+                lived_s = link.ended_s - link.started_s
+                self._policy.died(link.ended_s, lived_s, link.ended.detail, was_ready=link.was_ready)
+                self._link = None
+            now = time.monotonic()
+            self._policy.check(now)
+            self._generation += 1
+            try:
+                link = self._link = _Link(self._config, self._generation)
+            except MoltWorkerUnavailable as exc:
+                self._policy.died(now, 0.0, exc.detail, was_ready=False)
+                raise
+            return link
 
     def submit(self, frame: Frame) -> Pending:
         for _ in range(2):
@@ -325,7 +360,7 @@ class StdioTransport:
             if pending is not None:
                 return pending
             # It died unnoticed till now. Its receiver is about to say so; then there is a new one to start.
-            link.over.wait(_SLACK_S)
+            link.over.wait(2 * _SLACK_S)
         raise MoltWorkerUnavailable("the worker is gone" if not self._closed else "the client is closed")
 
     def abandon(self, pending: Pending, error: MoltError) -> bool:

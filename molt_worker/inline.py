@@ -12,12 +12,12 @@ import threading
 
 from molt_accel import __version__, codec
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status
-from molt_accel.ipc.frame import PING, PREFIX_BYTES, Codec, Frame, Kind, decode, encode
+from molt_accel.errors import MoltError, MoltInternalError, MoltWorkerUnavailable, Status
+from molt_accel.ipc.frame import PING, PREFIX_BYTES, Codec, Frame, FrameError, Kind, decode, encode
 from molt_accel.transport import Pending
 from molt_worker.exports import ExportsError, ExportTable, resolve
 from molt_worker.request import StopWord
-from molt_worker.runner import Runner
+from molt_worker.runner import Runner, error_response
 
 log = logging.getLogger("molt_worker")
 
@@ -67,7 +67,11 @@ class InlineTransport:
             return pending
         word = StopWord(memoryview(bytearray(8)).cast("Q"), 0)
         response = Runner(self._exports, word, self._log_traceback, own_clock=True).run(request)
-        pending.resolve(decode(encode(response, limit)[PREFIX_BYTES:]))
+        try:
+            answer = encode(response, limit)
+        except FrameError as exc:
+            answer = encode(error_response(request, MoltInternalError(f"the result is {exc.detail}")))
+        pending.resolve(decode(answer[PREFIX_BYTES:]))
         return pending
 
     def _log_traceback(self, request_id: str, entry: str, text: str) -> None:

@@ -51,7 +51,9 @@ def run(
     return Run(BY_NAME[name], mode, round_, 0, "2026-01-01T00:00:00+00:00", rate, result, usage, metrics)
 
 
-def document(runs: list[Run], stopped: list[StopReport] | None = None) -> dict[str, Any]:
+def document(
+    runs: list[Run], stopped: list[StopReport] | None = None, logs: dict[str, str] | None = None
+) -> dict[str, Any]:
     """A whole results document about `runs`."""
     return build(
         options=Options(Path("results"), executors=2),
@@ -64,8 +66,10 @@ def document(runs: list[Run], stopped: list[StopReport] | None = None) -> dict[s
             "tools": {"python": "CPython 3.11.7", "k6": "1.1.0"},
         },
         settings={item.scenario.name: {"MOLT_FAKE_DB_DELAY_MS": "3"} for item in runs},
+        workers={"offload": {"version": "0.1.0", "executors": 2}},
         client={"executors": 2},
         alike={},
         runs=runs,
         stopped=stopped if stopped is not None else [StopReport()],
+        logs=logs,
     )

@@ -44,6 +44,7 @@ def test_ratios_are_taken_within_each_round() -> None:
     assert (comparison["candidate"], comparison["baseline"]) == ("offload", "baseline-threads")
     assert comparison["closed"]["req_s"] == {"median": 2, "min": 2, "max": 2, "rounds": [2, 2, 2]}
     assert comparison["closed"]["p95_ms"]["median"] == 0.5
+    assert comparison["closed"]["cpu_ms_per_request"]["median"] == 1
     assert comparison["open"] is None
 
 
@@ -107,7 +108,7 @@ def test_what_makes_figures_doubtful() -> None:
     runs = [slow, noisy]
     warnings = "\n".join(find_warnings(runs, document(runs)["scenarios"]))
     assert "1 lines of the metrics files" in warnings
-    assert "Other programs took up to 120 % of a core" in warnings
+    assert "Other programs took more than 25 % of a core in 1 of 2 runs, up to 120 %" in warnings
     assert "should have been idle took up to 20 %" in warnings
     assert "offload fell behind the open loop's 100 requests/s" in warnings
     assert "offload (open loop) wrote no metrics rows" in warnings

@@ -29,7 +29,8 @@ os.waitpid(child, 0)
 # A server whose child is a molt-worker that has forked an executor.
 TREE = f"""
 import os, subprocess, sys
-worker = subprocess.Popen(["molt-worker", "-c", {FORKING!r}], executable=sys.executable, stdout=subprocess.PIPE, text=True)
+command = ["molt-worker", "-c", {FORKING!r}]
+worker = subprocess.Popen(command, executable=sys.executable, stdout=subprocess.PIPE, text=True)
 print(os.getpid(), worker.stdout.readline().strip(), flush=True)
 sys.stdin.read()
 worker.wait()

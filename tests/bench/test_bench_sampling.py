@@ -13,6 +13,7 @@ from bench.harness.sampling import MIB, Sampler, Usage
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
+NO_MARK = "a mark that nothing carries"
 # Uses up as much processor time as it is told, holds some memory, and says when it is done.
 BURNER = """
 import sys, time
@@ -48,7 +49,7 @@ def ready(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
 def test_processor_time_goes_to_the_part_that_used_it(spawn: Spawn) -> None:
     root = ready(spawn(TREE))
     burn(root, 0.1)
-    with Sampler(Family(root.pid, "no such mark"), interval_s=0.05) as sampler:
+    with Sampler(Family(root.pid, NO_MARK), interval_s=0.05) as sampler:
         burn(root, 0.4)
     usage = sampler.usage
     server, worker = usage.parts["server"], usage.parts["worker"]
@@ -66,8 +67,7 @@ def test_processor_time_goes_to_the_part_that_used_it(spawn: Spawn) -> None:
 
 def test_a_process_that_comes_and_goes_is_counted(spawn: Spawn) -> None:
     root = ready(spawn(BURNER))
-    # A program of its own beside the root; both carry no mark, so the second is found as the root of its family.
-    with Sampler(Family(root.pid, "no such mark"), interval_s=0.05) as sampler:
+    with Sampler(Family(root.pid, NO_MARK), interval_s=0.05) as sampler:
         burn(root, 0.2)
         assert root.stdin is not None
         root.stdin.close()
@@ -78,7 +78,7 @@ def test_a_process_that_comes_and_goes_is_counted(spawn: Spawn) -> None:
 
 def test_servers_that_should_be_idle_are_watched(spawn: Spawn) -> None:
     active, idle = ready(spawn(BURNER)), ready(spawn(BURNER))
-    with Sampler(Family(active.pid, "a"), interval_s=5, idle=(Family(idle.pid, "b"),)) as sampler:
+    with Sampler(Family(active.pid, NO_MARK), interval_s=5, idle=(Family(idle.pid, NO_MARK),)) as sampler:
         burn(idle, 0.2)
     assert sampler.usage.idle_cpu_seconds == pytest.approx(0.2, abs=0.05)
     assert sampler.usage.parts["server"].cpu_seconds == pytest.approx(0, abs=0.03)
@@ -86,7 +86,7 @@ def test_servers_that_should_be_idle_are_watched(spawn: Spawn) -> None:
 
 def test_the_load_generator_is_the_child_that_was_reaped_meanwhile(spawn: Spawn) -> None:
     target = ready(spawn(BURNER))
-    with Sampler(Family(target.pid, "a"), interval_s=5) as sampler:
+    with Sampler(Family(target.pid, NO_MARK), interval_s=5) as sampler:
         load = ready(spawn(BURNER))
         burn(load, 0.2)
         assert load.stdin is not None
@@ -97,7 +97,7 @@ def test_the_load_generator_is_the_child_that_was_reaped_meanwhile(spawn: Spawn)
 
 def test_no_sampling_thread_stays(spawn: Spawn) -> None:
     root = ready(spawn(BURNER))
-    with Sampler(Family(root.pid, "a"), interval_s=0.05):
+    with Sampler(Family(root.pid, NO_MARK), interval_s=0.05):
         assert any(thread.name == "bench-sampler" for thread in threading.enumerate())
     assert not any(thread.name == "bench-sampler" for thread in threading.enumerate())
 

@@ -7,7 +7,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from demo_strategies import good_parameters
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from demo.molt_worker_app.ranking import score_name, words_of
 from demo.molt_worker_app.settings import FakeDbSettings
 from demo.molt_worker_app.wire import Item, decode_item
 from molt_worker import InvalidInput
+from tests.demo.demo_strategies import good_parameters
 
 CATALOGUE = [decode_item(row) for row in fake_db.ROWS]
 
@@ -179,8 +179,7 @@ def test_equal_keys_are_ordered_by_id() -> None:
 def test_the_database_sleeps_its_latency_once(monkeypatch: pytest.MonkeyPatch) -> None:
     naps: list[float] = []
     monkeypatch.setattr(time, "sleep", naps.append)
-    monkeypatch.setattr(core, "FAKE_DB", FakeDbSettings(delay_ms=25))
-    ask(limit=1)
+    assert len(fake_db.fetch_items(fake_db.ROWS, FakeDbSettings(delay_ms=25))) == 1000
     assert naps == [0.025]
 
 

@@ -6,13 +6,13 @@ import base64
 from typing import Any
 
 import pytest
-from demo_strategies import query_strings
 from django.http import QueryDict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from demo.molt_worker_app.query import LARGEST_PRICE_CENTS, make_cursor, parse_query, show
 from molt_worker import InvalidInput
+from tests.demo.demo_strategies import query_strings
 
 
 def parameters(query_string: str) -> dict[str, Any]:

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from demo_strategies import query_strings, tables
 from django.test import AsyncClient as AsyncWeb
 from django.test import Client as Web
 from django.test import override_settings
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from demo.django_app import metrics
+from demo.django_app import metrics, views
 from demo.molt_worker_app import core, make_table
 from molt_accel import Client, MoltWorkerUnavailable, codec
 from molt_accel import client as client_module
+from tests.demo.demo_strategies import query_strings, tables
 
 REQUEST_ID = "parity-0001"
 
@@ -243,7 +243,8 @@ def test_a_failing_core_answers_the_same_500(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(core, "count", broken)
+    monkeypatch.setattr(core, "list_items", broken)  # what the worker's manifest names
+    monkeypatch.setattr(views, "list_items", broken)  # the same function, imported by the baseline
     with Client(transport="inline") as client:
         monkeypatch.setattr(client_module, "_default", client)
         answer = both("")
