@@ -14,7 +14,7 @@ from molt_accel.client import Client, default_client
 from molt_accel.django import disconnect
 from molt_accel.django.requests import default_payload, request_id_of
 from molt_accel.django.responses import error_response, result_response
-from molt_accel.errors import MoltError, MoltWorkerUnavailable, http_status
+from molt_accel.errors import MoltBusy, MoltError, MoltWorkerUnavailable, http_status
 from molt_accel.exchange import Exchange, Reply, adrive, drive
 from molt_accel.options import CallOptions
 
@@ -142,7 +142,10 @@ class _OffloadedView:
         request_id = request_id_of(request, error.request_id)
         if http_status(error) >= 500:
             log.error("call %s failed (%s): %s", error.request_id, type(error).__name__, error.detail)
-        return error_response(error, request_id=request_id, busy_status=self._client.config.busy_http_status)
+        if isinstance(error, MoltBusy):  # only a client that was made can be refused so
+            busy_status = self._client.config.busy_http_status
+            return error_response(error, request_id=request_id, busy_status=busy_status)
+        return error_response(error, request_id=request_id)
 
     def answer(self, request: HttpRequest, reply: Reply) -> HttpResponseBase:
         return result_response(request, reply, self._response_factory)

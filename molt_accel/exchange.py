@@ -206,7 +206,9 @@ def exchange(
         if failure is not None:
             raise failure
         assert response is not None  # it is what there is if there is no failure
-        value = _decode(response) if options.decode_response else response.payload
+        value = response.payload
+        if options.decode_response:
+            value = decode_result(response.codec, response.payload)
     except BaseException as exc:
         error = exc
         if isinstance(exc, MoltError) and not exc.request_id:
@@ -340,9 +342,10 @@ def _error_of(response: Frame) -> MoltError:
     return from_wire(response.status, body, request_id)
 
 
-def _decode(response: Frame) -> Any:
+def decode_result(encoding: Codec, data: bytes | memoryview) -> Any:
+    """The object that a result stands for. Raises MoltProtocolError where it stands for none."""
     try:
-        return codec.decode(response.codec, response.payload)
+        return codec.decode(encoding, data)
     except codec.DecodeError as exc:
         raise MoltProtocolError(f"the worker sent a result that is {exc}") from exc
 

@@ -126,7 +126,7 @@ class _Link:
         return True
 
     def _send(self, frame: Frame) -> bool:
-        """Send with the lock held. False if the worker doesn't read any more: it can't have got the frame's end.
+        """Send, with the lock held. False if the worker reads no more: it can't have got the whole frame.
 
         Raises:
             FrameError: the frame is not valid; nothing was sent.

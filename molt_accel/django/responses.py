@@ -8,8 +8,8 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from molt_accel import codec
-from molt_accel.errors import MoltBusy, MoltError, error_body, http_status
-from molt_accel.exchange import Reply
+from molt_accel.errors import MoltBusy, MoltError, MoltInternalError, error_body, http_status
+from molt_accel.exchange import Reply, decode_result
 from molt_accel.ipc.frame import Codec
 
 _JSON = "application/json"
@@ -38,11 +38,19 @@ def error_response(
 def result_response(
     request: HttpRequest, reply: Reply, factory: Callable[[HttpRequest, Any], HttpResponseBase] | None
 ) -> HttpResponseBase:
-    """The response for an undecoded reply. JSON passes through unless a factory wants to see the value."""
+    """The response for an undecoded reply. JSON passes through unless a factory wants to see the value.
+
+    Raises:
+        MoltProtocolError: the result is not what its codec says.
+        MoltInternalError: it has no JSON form.
+    """
     if factory is not None:
-        return factory(request, codec.decode(reply.codec, reply.value))
+        return factory(request, decode_result(reply.codec, reply.value))
     if reply.codec is Codec.JSON:
         return HttpResponse(reply.value, content_type=_JSON)
     if reply.codec is Codec.RAW:
         return HttpResponse(reply.value, content_type="application/octet-stream")
-    return json_response(codec.decode(reply.codec, reply.value))
+    try:
+        return json_response(decode_result(reply.codec, reply.value))
+    except codec.EncodeError as exc:
+        raise MoltInternalError(f"the result {exc}") from exc

@@ -1,0 +1,136 @@
+"""The table of scenarios: what is compared with what, one entry each.
+
+A further scenario (another transport, a compiled handler) is one more entry of `SCENARIOS`. Scenarios of one
+group answer the same body to the same request, which the runner verifies before it measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench.harness.errors import BenchError
+from bench.harness.options import Options, available_cores
+
+Role = Literal["baseline", "offload"]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Scenarios loaded with the same requests."""
+
+    name: str
+    title: str
+    method: str
+    queries: tuple[str, ...]
+    expect_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One way of serving a group's requests."""
+
+    name: str
+    title: str
+    group: str
+    role: Role
+    path: str
+    per_core: bool = False
+    """As many server processes as cores, instead of --server-processes."""
+    transport: str | None = None
+    """Transport of the worker; None takes --transport."""
+    default: bool = True
+    """Runs without being asked for."""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def _list_queries() -> tuple[str, ...]:
+    """Searches, filters, sort orders and page sizes as a list endpoint sees them, always the same."""
+    searches = ("", "q=amber+table", "", "q=garden+lamp", "", "q=light")
+    filters = ("", "status=active", "tag=eco", "min_price=20&max_price=400", "status=active&status=sold_out")
+    sorts = ("", "sort=price", "sort=-rating", "sort=-created")
+    limits = ("limit=20", "limit=50", "limit=100")
+    return tuple(
+        "&".join(part for part in (searches[n % 6], filters[n % 5], sorts[n // 2 % 4], limits[n % 3]) if part)
+        for n in range(60)
+    )
+
+
+GROUPS = {
+    "list": Group("list", "list endpoint (GET)", "GET", _list_queries(), expect_key="items"),
+    "data": Group("data", "data path (POST of a JSON table)", "POST", ("",), expect_key="groups"),
+}
+
+# fmt: off
+SCENARIOS = (
+    # name, title, group, role, path
+    Scenario("baseline-threads", "baseline, threads", "list", "baseline", "/baseline/"),
+    Scenario("baseline-cores", "baseline, processes = cores", "list", "baseline", "/baseline/",
+             per_core=True),
+    Scenario("offload", "offload", "list", "offload", "/offload/"),
+    Scenario("offload-cores", "offload, processes = cores", "list", "offload", "/offload/",
+             per_core=True, default=False),
+    Scenario("offload-stdio", "offload, stdio", "list", "offload", "/offload/",
+             transport="stdio", default=False),
+    Scenario("offload-shm", "offload, shm", "list", "offload", "/offload/",
+             transport="shm", default=False),
+    Scenario("data-baseline", "baseline, threads", "data", "baseline", "/data/baseline/"),
+    Scenario("data-baseline-cores", "baseline, processes = cores", "data", "baseline", "/data/baseline/",
+             per_core=True),
+    Scenario("data-offload", "offload", "data", "offload", "/data/offload/"),
+    Scenario("data-offload-stdio", "offload, stdio", "data", "offload", "/data/offload/",
+             transport="stdio", default=False),
+    Scenario("data-offload-shm", "offload, shm", "data", "offload", "/data/offload/",
+             transport="shm", default=False),
+)
+# fmt: on
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Processes and threads of one scenario, as configured (what was seen stands in the usage figures)."""
+
+    server_processes: int
+    server_threads: int
+    executors: int
+    transport: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON object of the results file."""
+        return {
+            "server_processes": self.server_processes,
+            "server_threads": self.server_threads,
+            "executors": self.executors,
+            "transport": self.transport,
+        }
+
+
+def layout(scenario: Scenario, options: Options) -> Layout:
+    """How `scenario` is laid out under `options`; `executors` counts those of one worker."""
+    processes = available_cores() if scenario.per_core else options.server_processes
+    if scenario.role == "baseline":
+        return Layout(processes, options.server_threads, 0, None)
+    transport = scenario.transport or options.transport
+    return Layout(processes, options.server_threads, options.executor_count, transport)
+
+
+def chosen(options: Options) -> tuple[Scenario, ...]:
+    """The scenarios to run, in the table's order.
+
+    Raises BenchError for an unknown name, and for a choice that leaves nothing to run.
+    """
+    known = {scenario.name: scenario for scenario in SCENARIOS}
+    if options.scenarios is not None:
+        unknown = [name for name in options.scenarios if name not in known]
+        if unknown:
+            raise BenchError(f"--scenarios names {', '.join(unknown)}; known are {', '.join(known)}")
+    selection = tuple(
+        scenario
+        for scenario in SCENARIOS
+        if (scenario.default if options.scenarios is None else scenario.name in options.scenarios)
+        and (options.data or scenario.group != "data")
+    )
+    if not selection:
+        raise BenchError("no scenario is left to run: check --scenarios and --no-data")
+    return selection

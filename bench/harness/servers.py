@@ -1,0 +1,225 @@
+"""Starts gunicorn for a scenario, waits until it answers, and stops it with everything it started."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from bench.harness.errors import BenchError
+from bench.harness.processes import MARK_VARIABLE, Family
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_S = 30.0
+# Not ready is 503; an application that fails won't become ready by waiting.
+BROKEN = 500
+STOP_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """How to start the server of one scenario."""
+
+    name: str
+    app: str
+    processes: int
+    threads: int
+    ready_path: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class StopReport:
+    """How a server went: what had to be terminated or killed after it, and what is still there."""
+
+    terminated: list[str] = field(default_factory=list)
+    killed: list[str] = field(default_factory=list)
+    remaining: list[str] = field(default_factory=list)
+
+
+class Server:
+    """A gunicorn with its processes; `start`, then `wait_ready`, and `stop` in any case.
+
+    The listening socket is made here and handed over, so that no other process can take the port in between
+    and be measured instead.
+    """
+
+    def __init__(self, spec: ServerSpec, directory: Path, root: Path = ROOT) -> None:
+        self.spec = spec
+        self.port = 0
+        self.grace_s = 3.0
+        """How long what outlives the server may take to leave by itself, and then to heed a request to."""
+        self.mark = f"{spec.name}-{secrets.token_hex(6)}"
+        self._root = root
+        self._log = directory / f"server-{spec.name}.log"
+        self._log_file: IO[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._family: Family | None = None
+        self._last_members: list[psutil.Process] = []
+
+    @property
+    def family(self) -> Family:
+        """The processes of this server, for sampling; raises BenchError before `start`."""
+        if self._family is None:
+            raise BenchError(f"server of {self.spec.name} is not started")
+        return self._family
+
+    def command(self, bind: str) -> list[str]:
+        """The gunicorn command line; the caller's interpreter runs it."""
+        return [
+            sys.executable, "-m", "gunicorn",
+            "--workers", str(self.spec.processes),
+            "--threads", str(self.spec.threads),
+            "--worker-class", "gthread",
+            # Longer than any pause between two requests of a run: a connection closed just when the next
+            # request is sent would count as an error of the application.
+            "--keep-alive", "75",
+            "--log-level", "warning",
+            "--bind", bind,
+            *_optional_flags(),
+            self.spec.app,
+        ]  # fmt: skip
+
+    def start(self) -> None:
+        """Starts the server; raises OSError when that isn't possible."""
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(2048)
+            self.port = listener.getsockname()[1]
+            self._log_file = self._log.open("wb")
+            self._process = subprocess.Popen(
+                self.command(f"fd://{listener.fileno()}"),
+                cwd=self._root,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log_file,
+                stderr=subprocess.STDOUT,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+            )
+        self._family = Family(self._process.pid, self.mark)
+
+    def _environment(self) -> dict[str, str]:
+        environment = {name: value for name, value in os.environ.items() if name != "GUNICORN_CMD_ARGS"}
+        # The interpreter's own commands first, so that molt-worker is found without an activated environment.
+        environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", "")))
+        paths = (str(self._root), environment.get("PYTHONPATH", ""))
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        environment[MARK_VARIABLE] = self.mark
+        return environment | dict(self.spec.env)
+
+    def wait_ready(self, deadline_s: float = READY_S) -> bytes:
+        """Waits for a good answer at the path that tells readiness, and returns its body.
+
+        Raises BenchError with the end of the server's log if the server ends first or doesn't answer in time.
+        """
+        process = self._process
+        if process is None:
+            raise BenchError(f"server of {self.spec.name} is not started")
+        deadline = time.monotonic() + deadline_s
+        problem = "no answer"
+        while (left := deadline - time.monotonic()) > 0:
+            if process.poll() is not None:
+                raise BenchError(
+                    f"server of {self.spec.name} ended with code {process.returncode}. {self.log_tail()}"
+                )
+            # The socket listens from the start, so this waits in accept order and not in a loop of refusals.
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=min(left, 5.0))
+            try:
+                connection.request("GET", self.spec.ready_path)
+                response = connection.getresponse()
+                body = response.read()
+                if response.status == 200:
+                    return body
+                problem = f"status {response.status}"
+                if response.status == BROKEN:
+                    break
+            except (OSError, http.client.HTTPException) as error:
+                problem = f"{type(error).__name__}: {error}"
+            finally:
+                connection.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+        raise BenchError(
+            f"server of {self.spec.name} didn't answer {self.spec.ready_path} well "
+            f"({problem}, waited up to {deadline_s:g} s). "
+            f"{self.log_tail()}"
+        )
+
+    def log_tail(self, size: int = 3000) -> str:
+        """The end of the server's log, introduced."""
+        if not self._log.exists():
+            return "It left no log."
+        text = self._log.read_text(encoding="utf-8", errors="replace").strip()
+        return f"End of its log:\n{text[-size:]}" if text else "Its log is empty."
+
+    def ask_to_stop(self) -> None:
+        """Tells the server to stop without waiting, so that several stop side by side."""
+        if self._process is not None and self._process.poll() is None:
+            # What there is now may have no parent to be found by later.
+            self._last_members = self._members()
+            self._process.terminate()
+
+    def stop(self) -> StopReport:
+        """Stops the server, its worker and whatever else it started, and says what it took."""
+        report = StopReport()
+        if self._process is None or self._family is None:
+            return report
+        self.ask_to_stop()
+        if self._process.poll() is None:
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                report.killed.append(f"{self._process.pid} gunicorn master")
+                self._process.kill()
+                self._process.wait()
+        # A worker leaves by itself when its last client is gone; a shared one may be meant to stay a while.
+        left = wait_gone({*self._last_members, *self._members()}, self.grace_s)
+        for act, names in (("terminate", report.terminated), ("kill", report.killed)):
+            if not left:
+                break
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    names.append(f"{process.pid} {process.name()}")
+                    getattr(process, act)()
+            left = wait_gone({*left, *self._members()}, self.grace_s)
+        report.remaining = [f"{process.pid}" for process in left]
+        if self._log_file is not None:
+            self._log_file.close()
+        self._process = None
+        return report
+
+    def _members(self) -> list[psutil.Process]:
+        return [member.process for member in self._family.members()] if self._family is not None else []
+
+
+def wait_gone(processes: Iterable[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Waits until the processes have ended; returns those that have not. A zombie has ended."""
+    _, alive = psutil.wait_procs([process for process in processes if _lives(process)], timeout=timeout_s)
+    return [process for process in alive if _lives(process)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def _optional_flags() -> tuple[str, ...]:
+    """Flags of newer gunicorn versions only: their control socket would be one for all servers of a user."""
+    settings: Any = importlib.import_module("gunicorn.config").KNOWN_SETTINGS
+    known = {flag for setting in settings for flag in (setting.cli or ())}
+    return ("--no-control-socket",) if "--no-control-socket" in known else ()

@@ -1,0 +1,166 @@
+"""The demo's views: each handler core served in process and through the worker, and the worker's health.
+
+Both ways build the same payload, run the same function and encode with the same codec; the place differs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from asgiref.sync import sync_to_async
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_POST, require_safe
+
+from demo.django_app import metrics
+from demo.molt_worker_app.core import list_items
+from demo.molt_worker_app.table import data_summary
+from molt_accel import codec, molt_offload
+from molt_accel.client import default_client
+from molt_accel.django import error_response, json_response, request_id_of
+from molt_accel.errors import MoltError, MoltInternalError, MoltInvalidInput, Status
+from molt_accel.options import CallMetrics
+from molt_worker import InvalidInput
+
+log = logging.getLogger("demo.views")
+
+# Long enough that a saturated demo queues rather than fails: what a benchmark then sees is the wait.
+LIST_TIMEOUT_MS: Final = 5_000
+DATA_TIMEOUT_MS: Final = 10_000
+HEALTH_TIMEOUT_MS: Final = 2_000
+
+
+def list_payload(request: HttpRequest) -> dict[str, list[str]]:
+    """The list endpoint's payload: every parameter's name with its values."""
+    return {name: [str(value) for value in values] for name, values in request.GET.lists()}
+
+
+def data_payload(request: HttpRequest) -> bytes:
+    """The data path's payload: the body as it came, for the worker to decode."""
+    return request.body
+
+
+@require_safe
+def baseline(request: HttpRequest) -> HttpResponse:
+    """The list endpoint, run in this process."""
+    return _run_here(request, "baseline", "list_items", list_items, list_payload(request))
+
+
+@require_safe
+@molt_offload(
+    entry="list_items",
+    timeout_ms=LIST_TIMEOUT_MS,
+    payload_builder=list_payload,
+    metrics_hook=metrics.recorder("offload"),
+)
+def offload(request: HttpRequest) -> HttpResponse:
+    """The list endpoint, run by the worker. This body would run only if a fallback were allowed."""
+    return baseline(request)
+
+
+@require_safe
+@molt_offload(
+    entry="list_items",
+    timeout_ms=LIST_TIMEOUT_MS,
+    payload_builder=list_payload,
+    metrics_hook=metrics.recorder("offload-async"),
+)
+async def offload_async(request: HttpRequest) -> HttpResponse:
+    """The list endpoint, run by the worker while this process's event loop serves others."""
+    return await sync_to_async(baseline)(request)
+
+
+@require_POST
+def data_baseline(request: HttpRequest) -> HttpResponse:
+    """The data path, run in this process."""
+    return _run_here(request, "data-baseline", "data_summary", data_summary, data_payload(request), _decoded)
+
+
+@require_POST
+@molt_offload(
+    entry="data_summary",
+    codec="json",
+    timeout_ms=DATA_TIMEOUT_MS,
+    payload_builder=data_payload,
+    metrics_hook=metrics.recorder("data-offload"),
+)
+def data_offload(request: HttpRequest) -> HttpResponse:
+    """The data path, run by the worker. This body would run only if a fallback were allowed."""
+    return data_baseline(request)
+
+
+@require_safe
+def healthz(request: HttpRequest) -> HttpResponse:
+    """Whether the worker answers end to end: executor by a trivial call, supervisor by a ping."""
+    try:
+        client = default_client()
+        executor = client.call("health", timeout_ms=HEALTH_TIMEOUT_MS)
+        worker = client.ping(timeout_ms=HEALTH_TIMEOUT_MS)
+    except MoltError as exc:
+        log.warning("not healthy: %s: %s", type(exc).__name__, exc.detail)
+        response = error_response(exc, request_id=request_id_of(request))
+        # Whatever the reason: to a load balancer this server can't do its work now.
+        response.status_code = 503
+        return response
+    return json_response({"status": "ok", "worker": worker, "executor": executor})
+
+
+def _as_it_is(payload: object) -> object:
+    return payload
+
+
+def _decoded(body: Any) -> object:
+    try:
+        return codec.decode("json", body)
+    except codec.DecodeError as exc:
+        raise InvalidInput(f"the payload is {exc}") from exc
+
+
+def _run_here(
+    request: HttpRequest,
+    endpoint: str,
+    entry: str,
+    core: Callable[[object], object],
+    payload: object,
+    decode: Callable[[Any], object] = _as_it_is,
+) -> HttpResponse:
+    """Answer with what `core` makes of the payload, as an offloaded view would, with the same metrics."""
+    request_id = request_id_of(request)
+    started = decoded = handled = time.monotonic_ns()
+    status = Status.OK
+    try:
+        value = decode(payload)
+        decoded = handled = time.monotonic_ns()
+        result = core(value)
+        handled = time.monotonic_ns()
+        response = json_response(result)
+    except InvalidInput as exc:
+        handled = time.monotonic_ns()
+        status = Status.INVALID_INPUT
+        response = error_response(MoltInvalidInput(str(exc)), request_id=request_id)
+    except Exception as exc:
+        # The worker tells its log what happened and the sender only that something did.
+        log.exception("%s failed for request %s", entry, request_id)
+        handled = time.monotonic_ns()
+        status = Status.INTERNAL_ERROR
+        error = MoltInternalError(f"{entry!r} raised {type(exc).__name__}")
+        response = error_response(error, request_id=request_id)
+    ended = time.monotonic_ns()
+    metrics.recorder(endpoint)(
+        CallMetrics(
+            entry=entry,
+            status=status.label,
+            request_id=request_id,
+            ts_ms=time.time_ns() // 1_000_000,
+            decode_us=(decoded - started) // 1000,
+            handler_us=(handled - decoded) // 1000,
+            encode_us=(ended - handled) // 1000,
+            exec_us=(ended - started) // 1000,
+            payload_bytes=len(payload) if isinstance(payload, bytes) else 0,
+            response_bytes=len(response.content),
+            client_us=(ended - started) // 1000,
+        )
+    )
+    return response

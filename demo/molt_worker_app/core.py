@@ -1,0 +1,166 @@
+"""The list endpoint's handler core: parse, fetch, filter, rank, sort, page and count.
+
+One function, run by the server itself for the baseline and by the worker for the offloaded twin.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Final
+
+from molt_worker import current_request
+
+from . import fake_db
+from .query import ItemQuery, make_cursor, parse_query
+from .ranking import score_name
+from .settings import FAKE_DB
+from .wire import Item
+
+_CHECK_EVERY: Final = 64
+# Greater than any index, so that bisecting by (key, id) lands behind that row.
+_BEHIND: Final = 1 << 62
+
+
+def list_items(payload: object) -> dict[str, object]:
+    """List catalogue items: the request's parameters in, a JSON-ready page with counts and totals out.
+
+    The payload maps a parameter's name to its value or to the list of its values, for example
+    {"q": "oak chair", "status": ["active"], "limit": 10}. Raises InvalidInput when one is not allowed.
+    """
+    query = parse_query(payload)
+    items = fake_db.fetch_items(fake_db.ROWS, FAKE_DB)
+    fake_db.spin_iterations(FAKE_DB.cpu_iters)
+    found, scores = select(items, query)
+    order = sort_order(found, scores, query.sort)
+    start = 0
+    if query.after is not None:
+        start = bisect_right(order, (query.after[0], query.after[1], _BEHIND))
+    page = order[start : start + query.limit]
+    next_cursor: str | None = None
+    if page and start + len(page) < len(order):
+        last = page[-1]
+        next_cursor = make_cursor(query.fingerprint, last[0], last[1])
+    return {
+        "items": [present(found[index], scores[index], bool(query.words)) for _, _, index in page],
+        "page": {"limit": query.limit, "returned": len(page), "sort": query.sort, "next_cursor": next_cursor},
+        "counts": count(found, len(items)),
+        "totals": total(found),
+    }
+
+
+def select(items: list[Item], query: ItemQuery) -> tuple[list[Item], list[int]]:
+    """The items that pass every filter, and beside them their search scores (0 without a search)."""
+    request = current_request()
+    found: list[Item] = []
+    scores: list[int] = []
+    since_check = 0
+    for item in items:
+        if since_check == _CHECK_EVERY:
+            request.check()
+            since_check = 0
+        since_check += 1
+        if query.user_id and item.user_id != query.user_id:
+            continue
+        if not query.min_cents <= item.price_cents <= query.max_cents:
+            continue
+        if query.statuses and item.status not in query.statuses:
+            continue
+        if not has_tags(item, query.tags):
+            continue
+        score = 0
+        if query.words:
+            score = score_name(query.words, item.name)
+            if score == 0:
+                continue
+        found.append(item)
+        scores.append(score)
+    return found, scores
+
+
+def has_tags(item: Item, tags: list[str]) -> bool:
+    """Whether the item carries every one of the tags."""
+    for tag in tags:  # noqa: SIM110 - a plain loop compiles to one; all() over a generator does not
+        if tag not in item.tags:
+            return False
+    return True
+
+
+def sort_order(items: list[Item], scores: list[int], sort: str) -> list[tuple[int, int, int]]:
+    """The items' places in sorted order, as (sort key, id, index); the id breaks every tie the same way."""
+    order: list[tuple[int, int, int]] = []
+    for index, item in enumerate(items):
+        order.append((sort_key(item, scores[index], sort), item.item_id, index))
+    order.sort()
+    return order
+
+
+def sort_key(item: Item, score: int, sort: str) -> int:
+    """The number that `sort` orders by, negated where the greatest comes first; no rating is the worst."""
+    if sort == "relevance":
+        return -score
+    if sort == "price":
+        return item.price_cents
+    if sort == "-price":
+        return -item.price_cents
+    if sort == "rating":
+        return item.rating_tenths
+    if sort == "-rating":
+        return -item.rating_tenths
+    created = int(item.created.timestamp())
+    return created if sort == "created" else -created
+
+
+def count(found: list[Item], rows: int) -> dict[str, object]:
+    """How many rows there are, how many were found, and how the found ones divide by status and by tag."""
+    by_status: dict[str, int] = dict.fromkeys(fake_db.STATUSES, 0)
+    by_tag: dict[str, int] = dict.fromkeys(fake_db.TAGS, 0)
+    for item in found:
+        by_status[item.status] += 1
+        for tag in item.tags:
+            by_tag[tag] += 1
+    return {"rows": rows, "found": len(found), "by_status": by_status, "by_tag": by_tag}
+
+
+def total(found: list[Item]) -> dict[str, object]:
+    """Stock, stock value and price range of everything found, on whatever page it is."""
+    stock = 0
+    value_cents = 0
+    lowest = -1
+    highest = -1
+    for item in found:
+        stock += item.stock
+        value_cents += item.stock * item.price_cents
+        if lowest < 0 or item.price_cents < lowest:
+            lowest = item.price_cents
+        if item.price_cents > highest:
+            highest = item.price_cents
+    return {
+        "stock": stock,
+        "value": money(value_cents),
+        "lowest_price": money(lowest) if lowest >= 0 else None,
+        "highest_price": money(highest) if highest >= 0 else None,
+    }
+
+
+def present(item: Item, score: int, searching: bool) -> dict[str, object]:
+    """One item as the response shows it; the score only when something was searched for."""
+    shown: dict[str, object] = {
+        "id": item.item_id,
+        "user_id": item.user_id,
+        "sku": item.sku,
+        "name": item.name,
+        "status": item.status,
+        "price": money(item.price_cents),
+        "stock": item.stock,
+        "rating": item.rating_tenths / 10 if item.rating_tenths >= 0 else None,
+        "tags": item.tags,
+        "created": item.created.isoformat(),
+    }
+    if searching:
+        shown["score"] = score
+    return shown
+
+
+def money(cents: int) -> str:
+    """Cents as a decimal text with two places: 1999 is "19.99"."""
+    return f"{cents // 100}.{cents % 100:02d}"

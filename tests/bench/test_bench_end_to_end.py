@@ -1,0 +1,130 @@
+"""The whole benchmark once, in little: the demo, gunicorn, the worker and k6 for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.harness.errors import BenchError
+from bench.harness.k6 import find_k6
+from bench.harness.processes import MARK_VARIABLE
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ["bench/scripts/run_demo_bench.py", "-m", "bench.scripts.run_demo_bench"]
+LITTLE = [
+    "--quick", "--duration", "1", "--warmup", "20", "--concurrency", "4", "--server-threads", "4",
+    "--executors", "1", "--data-rows", "200",
+    "--scenarios", "baseline-threads,offload,data-baseline,data-offload",
+]  # fmt: skip
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(autouse=True)
+def _needs_k6() -> None:
+    try:
+        find_k6()
+    except BenchError as missing:
+        pytest.skip(str(missing))
+
+
+def start(words: list[str], *, inherited: str) -> subprocess.Popen[str]:
+    # Everything the runner starts inherits this, so what it leaves behind can be told from others' processes.
+    environment = os.environ | {"MOLT_BENCH_TEST": inherited}
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def left_behind(inherited: str) -> list[str]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MOLT_BENCH_TEST") == inherited:
+                found.append(f"{process.pid} {process.cmdline()}")
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+@pytest.mark.parametrize("how", [SCRIPT[:1], SCRIPT[1:]], ids=["file", "module"])
+def test_the_benchmark_runs_and_leaves_results_and_nothing_else(tmp_path: Path, how: list[str]) -> None:
+    inherited = f"whole-{os.getpid()}-{how[0]}"
+    words = LITTLE if how == SCRIPT[:1] else [*LITTLE, "--no-data", "--open-rounds", "0"]
+    runner = start([*how, *words, "--out", str(tmp_path)], inherited=inherited)
+    output, _ = runner.communicate(timeout=150)
+    # A run this short on a busy machine may drop or fail a request; that is then told, by 3.
+    assert runner.returncode in (0, 3), output
+    assert left_behind(inherited) == []
+
+    (path,) = tmp_path.glob("demo_k6_*.json")
+    text = path.read_text(encoding="utf-8")
+    document = json.loads(text)
+    assert str(ROOT) not in text
+    assert str(tmp_path) not in text
+    assert MARK_VARIABLE not in text
+    for kind in ("md", "svg"):
+        assert path.with_suffix(f".{kind}").is_file()
+    assert len(list(tmp_path.iterdir())) == 3
+
+    assert document["shutdown"]["remaining"] == document["shutdown"]["killed"] == []
+    assert bool(document["errors"]) == (runner.returncode == 3)
+    offload = document["scenarios"]["offload"]
+    baseline = document["scenarios"]["baseline-threads"]
+    assert baseline["closed"]["worker"]["processes"] == 0
+    assert offload["closed"]["worker"]["processes"] >= 2
+    assert offload["closed"]["worker"]["cpu_percent"]["avg"] > 0
+    for scenario in document["scenarios"].values():
+        assert scenario["closed"]["ok"] > 0
+        assert scenario["closed"]["p999_ms"]["median"] >= scenario["closed"]["p50_ms"]["median"] > 0
+        assert scenario["closed"]["server"]["rss_mib"]["max"] > 0
+    metrics = offload["closed"]["worker_metrics"]
+    assert metrics["bad_lines"] == 0
+    assert metrics["rows"] >= offload["closed"]["ok"]
+    assert document["configuration"]["workers"]["offload"]["executors"] == 1
+    assert document["configuration"]["client"]["executors"] == 1
+    assert metrics["exec_us"]["p95"] >= metrics["exec_us"]["p50"] > 0
+    assert document["verified"]["list"]["requests"] >= 30
+    assert "Wrote" in output
+    assert "nothing remains" in output
+
+
+def test_an_interrupt_stops_everything_and_writes_nothing(tmp_path: Path) -> None:
+    inherited = f"interrupted-{os.getpid()}"
+    words = [*LITTLE, "--no-data", "--duration", "60", "--out", str(tmp_path)]
+    runner = start([*SCRIPT[:1], *words], inherited=inherited)
+    assert runner.stdout is not None
+    for line in runner.stdout:
+        if line.startswith("warming up offload"):
+            break
+    runner.send_signal(signal.SIGINT)
+    output, _ = runner.communicate(timeout=60)
+    assert runner.returncode == 130, output
+    assert "nothing is written" in output
+    assert left_behind(inherited) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_cannot_start_is_quoted_and_nothing_stays(tmp_path: Path) -> None:
+    inherited = f"broken-{os.getpid()}"
+    runner = start(
+        [*SCRIPT[:1], "--quick", "--no-data", "--app", "nowhere:app", "--out", str(tmp_path)],
+        inherited=inherited,
+    )
+    output, _ = runner.communicate(timeout=100)
+    assert runner.returncode == 1
+    assert "No module named 'nowhere'" in output
+    assert left_behind(inherited) == []
+    assert list(tmp_path.iterdir()) == []
