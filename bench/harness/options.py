@@ -85,8 +85,10 @@ class Options:
                 raise BenchError(f"{name} is {count}, allowed are whole numbers from 1")
         if self.open_rounds is not None and self.open_rounds < 0:
             raise BenchError(f"--open-rounds is {self.open_rounds}, allowed are whole numbers from 0")
-        if self.duration_s is not None and not 0.2 <= self.duration_s <= 3600:
-            raise BenchError(f"--duration is {self.duration_s:g}, allowed are 0.2 to 3600 seconds")
+        if self.duration_s is not None and not 1 <= self.duration_s <= 3600:
+            raise BenchError(
+                f"--duration is {self.duration_s:g}, allowed are 1 (the least k6 takes) to 3600 seconds"
+            )
         if self.rate is not None and not 1 <= self.rate <= 1_000_000:
             raise BenchError(f"--rate is {self.rate:g}, allowed are 1 to 1000000 requests per second")
         if not 0 < self.rate_share <= 1:

@@ -28,7 +28,7 @@ PLAIN = Options(Path("results"))
         ({"open_rounds": -1}, "--open-rounds is -1"),
         ({"data_rows": 0}, "--data-rows is 0"),
         ({"warmup_requests": 0}, "--warmup is 0"),
-        ({"duration_s": 0.1}, "--duration is 0.1"),
+        ({"duration_s": 0.9}, "--duration is 0.9"),
         ({"duration_s": float("nan")}, "--duration is nan"),
         ({"rate": 0.5}, "--rate is 0.5"),
         ({"rate_share": 1.5}, "--rate-share is 1.5"),
