@@ -72,10 +72,10 @@ class Client:
         return await adrive(self._exchange(entry, payload, options))
 
     def _exchange(self, entry: str, payload: object, options: dict[str, Any]) -> Exchange:
-        try:
-            merged = self._options_of(entry, *options.items())
-        except TypeError:  # an unhashable hook can't be looked up; an unknown option raises again, in here
+        if any(map(callable, options.values())):  # a call's own hook must not live on in the cache
             merged = _merge(self.options, entry, *options.items())
+        else:
+            merged = self._options_of(entry, *options.items())
         return exchange(self._transport, merged, payload)
 
     def exchange(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
 
 from molt_accel.client import Client, default_client
@@ -15,7 +15,7 @@ from molt_accel.django import disconnect
 from molt_accel.django.requests import default_payload, request_id_of
 from molt_accel.django.responses import error_response, result_response
 from molt_accel.errors import MoltBusy, MoltError, MoltWorkerUnavailable, http_status
-from molt_accel.exchange import Exchange, Reply, adrive, drive
+from molt_accel.exchange import Exchange, Reply, adrive
 from molt_accel.options import CallOptions
 
 log = logging.getLogger("molt_accel")
@@ -55,6 +55,8 @@ def molt_offload(
         TypeError: an option is unknown.
         ValueError: an option has a value that is not allowed.
     """
+    if not entry:
+        raise ValueError(f"entry: {entry!r} is not allowed; it must be an entrypoint's name")
     options["entry"] = entry
     CallOptions(**options)  # wrong options fail where they are written, not at the first request
 
@@ -62,29 +64,29 @@ def molt_offload(
         call = _OffloadedView(
             client, payload_builder, response_factory, allow_fallback, cancel_check, options
         )
-        if inspect.iscoroutinefunction(view):
+        if iscoroutinefunction(view):  # Django's notion of it: views only marked as async are known too
 
             @functools.wraps(view)
             async def aview(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
                 try:
                     reply = await adrive(call.exchange(request, args, kwargs))
+                    return call.answer(request, reply)
                 except MoltError as error:
                     if call.falls_back(error):
                         return await view(request, *args, **kwargs)
                     return call.refuse(request, error)
-                return call.answer(request, reply)
 
             return aview
 
         @functools.wraps(view)
         def sync_view(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             try:
-                reply = drive(call.exchange(request, args, kwargs))
+                reply = disconnect.drive_for(request, call.exchange(request, args, kwargs))
+                return call.answer(request, reply)
             except MoltError as error:
                 if call.falls_back(error):
                     return view(request, *args, **kwargs)
                 return call.refuse(request, error)
-            return call.answer(request, reply)
 
         return sync_view
 
@@ -141,11 +143,20 @@ class _OffloadedView:
     def refuse(self, request: HttpRequest, error: MoltError) -> HttpResponseBase:
         request_id = request_id_of(request, error.request_id)
         if http_status(error) >= 500:
-            log.error("call %s failed (%s): %s", error.request_id, type(error).__name__, error.detail)
+            # Two ids: the one that the sender is told, and the one in the worker's log.
+            name = type(error).__name__
+            log.error(
+                "request %s failed in call %s (%s): %s", request_id, error.request_id, name, error.detail
+            )
         if isinstance(error, MoltBusy):  # only a client that was made can be refused so
             busy_status = self._client.config.busy_http_status
             return error_response(error, request_id=request_id, busy_status=busy_status)
         return error_response(error, request_id=request_id)
 
     def answer(self, request: HttpRequest, reply: Reply) -> HttpResponseBase:
-        return result_response(request, reply, self._response_factory)
+        """The response to a good end. Raises MoltError where the result is none that can be sent."""
+        try:
+            return result_response(request, reply, self._response_factory)
+        except MoltError as error:
+            error.request_id = error.request_id or reply.metrics.request_id
+            raise

@@ -14,6 +14,8 @@ from typing import Final
 
 #: What an error may carry on the wire beside its text: small facts such as ``{"signal": 9}``.
 Facts = Mapping[str, "int | str"]
+#: Longest error text that travels, in characters; a response with it fits the smallest frame limit.
+MAX_DETAIL: Final = 1000
 
 
 class Status(enum.IntEnum):
@@ -184,7 +186,9 @@ def error_body(error: MoltError, request_id: str | None = None) -> dict[str, str
 
 def to_wire(error: MoltError) -> dict[str, object]:
     """What the payload of an error response says."""
-    return {"error": row_of(error).exception.__name__, "detail": error.detail, **error.facts}
+    # Texts made from file names and by user code may hold surrogates, which no codec can encode.
+    detail = error.detail[:MAX_DETAIL].encode(errors="replace").decode()
+    return {"error": row_of(error).exception.__name__, "detail": detail, **error.facts}
 
 
 def from_wire(status: Status, body: object, request_id: str = "") -> MoltError:

@@ -169,7 +169,8 @@ class _Link:
         """Move frames until the worker closes its end; returns what that means for the calls in flight."""
         stream = self._stream
         writing = False
-        with selectors.DefaultSelector() as selector:
+        # Unlike epoll, poll has no descriptor of its own, which forked children would inherit.
+        with selectors.PollSelector() as selector:
             selector.register(stream.read_fd, selectors.EVENT_READ)
             selector.register(self._wake_r, selectors.EVENT_READ)
             while True:
@@ -314,7 +315,6 @@ class StdioTransport:
         self._generation = 0
         self._link: _Link | None = None
         self._policy = RestartPolicy()
-        self._start_lock = threading.Lock()
         _transports.add(self)
 
     @property
@@ -333,7 +333,7 @@ class StdioTransport:
         link = self._link
         if link is not None and link.ended is None:
             return link
-        with self._start_lock:
+        with _start_lock:
             if self._closed:
                 raise MoltWorkerUnavailable("the client is closed")
             link = self._link
@@ -377,51 +377,36 @@ class StdioTransport:
             raise _copy(link.ended)
 
     def close(self) -> None:
-        with self._start_lock:
+        with _start_lock:
             self._closed = True
-            link, self._link = self._link, None
+            link = self._link
         if link is not None:
             link.close()
 
-    def _before_fork(self) -> None:
-        # The pipes of a worker that is being started just now are known to nobody who could close them.
-        self._start_lock.acquire()
-
-    def _after_fork_in_parent(self) -> None:
-        self._start_lock.release()
-
-    def _after_fork_in_child(self) -> None:
-        self._start_lock = threading.Lock()
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's worker; the next call starts one of this process's own."""
         self._policy = RestartPolicy()
         link, self._link = self._link, None
         if link is not None:
             link.forget()
 
 
-_transports: weakref.WeakSet[StdioTransport] = weakref.WeakSet()
-_fork_lock = threading.Lock()  # one fork at a time
-_forking: list[StdioTransport] = []  # those whose start lock the fork under way holds
-
-
-def _before_fork() -> None:
-    _fork_lock.acquire()
-    for transport in list(_transports):
-        transport._before_fork()
-        _forking.append(transport)
-
-
-def _after_fork_in_parent() -> None:
-    while _forking:
-        _forking.pop()._after_fork_in_parent()
-    _fork_lock.release()
+_transports: Final[weakref.WeakSet[StdioTransport]] = weakref.WeakSet()
+# Held while a worker is started, and by a fork: the pipes of a worker that is being started just then are
+# known to nobody who could close them in the child. Reentrant, because a signal handler or the garbage
+# collector may fork or close a client on a thread that holds it.
+_start_lock = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
-    while _forking:
-        _forking.pop()._after_fork_in_child()
-    _fork_lock.release()
+    global _start_lock
+    _start_lock = threading.RLock()
+    for transport in list(_transports):
+        transport.after_fork_in_child()
 
 
 os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    before=lambda: _start_lock.acquire(),
+    after_in_parent=lambda: _start_lock.release(),
+    after_in_child=_after_fork_in_child,
 )

@@ -44,13 +44,18 @@ class HangupWatcher:
             with self._lock:
                 self._ensure_thread()
                 self._watched[own] = callback
-                with contextlib.suppress(BlockingIOError):  # full: the thread is about to look anyway
-                    os.write(self._wake_w, b"w")
+                self._look_again()
             yield
         finally:
             with self._lock:
                 self._watched.pop(own, None)
                 os.close(own)
+                # A poll under way keeps the connection open, whoever closes it, until it returns.
+                self._look_again()
+
+    def _look_again(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: the thread is about to look anyway
+            os.write(self._wake_w, b"w")
 
     def _ensure_thread(self) -> None:
         if self._thread is None:

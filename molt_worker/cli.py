@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code: 0 stopped as asked, 2 wrong usage or exports."""
+    _ensure_stderr()
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     stdio = options.pop("stdio")
@@ -61,18 +63,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check(config.exports)
     except (ConfigError, ExportsError) as exc:
         print(f"molt-worker: {exc}", file=sys.stderr)
-        if not sys.stdout.isatty():  # a client is there: its calls shall fail with this text
-            os.write(1, encode(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(str(exc)))))
+        if not os.isatty(1):  # a client is there: its calls shall fail with this text
+            notice = encode(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(str(exc))))
+            with contextlib.suppress(OSError):  # or else nobody is
+                os.write(1, notice)
         return EXIT_BAD_EXPORTS
     return _serve_stdio(config)
 
 
-def _serve_stdio(config: Config) -> int:
+def _ensure_stderr() -> None:
+    """Where this was started with stderr closed, the next descriptor opened must not become the log."""
     try:
         os.fstat(STDERR_FD)
     except OSError:
-        # Started with stderr closed: or else the next descriptor opened would become the log.
         os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR_FD)
+        sys.stderr = os.fdopen(STDERR_FD, "w", closefd=False)
+
+
+def _serve_stdio(config: Config) -> int:
     # Frames get descriptors of their own, so that nothing that prints can get between them.
     read_fd, write_fd = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
@@ -80,4 +88,7 @@ def _serve_stdio(config: Config) -> int:
     os.close(null)
     os.dup2(STDERR_FD, 1)
     log = LogSink(as_json=config.log_json, level=config.log_level)
-    return Supervisor(config, read_fd, write_fd, log).run()
+    try:
+        return Supervisor(config, read_fd, write_fd, log).run()
+    finally:
+        log.close()

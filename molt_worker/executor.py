@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 
@@ -20,11 +21,12 @@ INTERRUPT_SIGNAL = signal.SIGUSR1
 
 def serve(sock: socket.socket, exports: ExportTable, word: StopWord, number: int, config: Config) -> int:
     """Serve requests until the supervisor closes its end. Returns the exit code."""
+    pid = os.getpid()
     stream = FrameStream(sock.fileno(), sock.fileno(), config.max_frame_bytes)
 
     def log_traceback(request_id: str, entry: str, text: str) -> None:
         fields: dict[str, object] = {"request_id": request_id, "entry": entry, "traceback": text}
-        log.write_blocking(config.log_json, "error", "entrypoint_raised", fields)
+        log.write_blocking(config, "error", "entrypoint_raised", fields)
 
     runner = Runner(exports, word, log_traceback, number=number)
     signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
@@ -34,14 +36,16 @@ def serve(sock: socket.socket, exports: ExportTable, word: StopWord, number: int
             for item in stream.frames():
                 if isinstance(item, FrameError):
                     raise item  # a bug of ours: the supervisor only sends frames it has parsed
-                _answer(stream, runner, item)
+                response = runner.run(item)
+                if os.getpid() != pid:
+                    os._exit(0)  # the entrypoint forked, and this is its child: only one of them answers
+                _answer(stream, item, response)
     except BrokenPipeError:
         return 0  # the supervisor is gone, so is whoever waited for the answer
     return 0
 
 
-def _answer(stream: FrameStream, runner: Runner, request: Frame) -> None:
-    response = runner.run(request)
+def _answer(stream: FrameStream, request: Frame, response: Frame) -> None:
     try:
         stream.send(response)
     except FrameError as exc:

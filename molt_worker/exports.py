@@ -226,8 +226,10 @@ def _with_function(item: Export, function: Any, where: str) -> Export:
 
 def _marked(module: str) -> list[Export]:
     exports = []
-    for value in vars(_import(module, module)).values():
-        mark = getattr(value, _MARK, None)
+    # By identity: one function under two names of the module is exported once.
+    for value in {id(value): value for value in vars(_import(module, module)).values()}.values():
+        # Static: a lazy object in the module (Django's settings) must not wake up for this.
+        mark = inspect.getattr_static(value, _MARK, None)
         if isinstance(mark, Export):
             exports.append(_with_function(mark, value, module))
     if not exports:

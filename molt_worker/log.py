@@ -1,7 +1,8 @@
 """The worker's log on stderr: one line an event, as text or as JSON.
 
 `format_line` makes lines for every process of the worker. `LogSink` is the supervisor's: it never blocks,
-because a full stderr pipe must not stop requests; what can't be written is dropped and counted.
+because a full stderr pipe must not stop requests; what can't be written is dropped and counted. Whether a
+pipe has room is not enough to know: executors write to it too, and may be faster.
 """
 
 from __future__ import annotations
@@ -10,20 +11,26 @@ import contextlib
 import json
 import os
 import select
+import stat
 import time
 from collections import deque
 from typing import Final
+
+from molt_accel.config import Config
 
 STDERR_FD: Final = 2
 #: POSIX: a pipe that polls writable takes this many bytes without blocking.
 _ATOMIC_BYTES: Final = select.PIPE_BUF
 _MAX_LINES: Final = 1000
+#: Longest value in a line; of a longer one, half as much is kept of its beginning and of its end.
+_MAX_VALUE: Final = 16_384
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 def format_line(as_json: bool, level: str, event: str, fields: dict[str, object]) -> bytes:
     """One log line. Values are cut so that no line can flood the log."""
     now = time.time()
+    fields = {key: _cut(value) if isinstance(value, str) else value for key, value in fields.items()}
     if as_json:
         row = {"ts": round(now, 6), "level": level, "event": event, **fields}
         return json.dumps(row, default=str, separators=(",", ":")).encode() + b"\n"
@@ -32,25 +39,45 @@ def format_line(as_json: bool, level: str, event: str, fields: dict[str, object]
     return f"{stamp} molt-worker {level} {event} {text}\n".encode(errors="backslashreplace")
 
 
+def _cut(text: str) -> str:
+    if len(text) <= _MAX_VALUE:
+        return text
+    half = _MAX_VALUE // 2
+    return f"{text[:half]} [{len(text) - 2 * half} characters left out] {text[-half:]}"
+
+
 def _plain(value: object) -> str:
     text = str(value)
     return text if text and text.isprintable() and " " not in text else json.dumps(text)
 
 
-def write_blocking(as_json: bool, level: str, event: str, fields: dict[str, object]) -> None:
+def write_blocking(config: Config, level: str, event: str, fields: dict[str, object]) -> None:
     """Log from an executor or template process, which may wait for stderr."""
-    line = format_line(as_json, level, event, fields)
+    if _LEVELS[level] < _LEVELS[config.log_level]:
+        return
+    line = format_line(config.log_json, level, event, fields)
     with contextlib.suppress(OSError):  # stderr is gone: there is nowhere left to say so
         os.write(STDERR_FD, line)
 
 
+def _own_end(fd: int) -> int:
+    """The pipe behind `fd` opened once more, so that O_NONBLOCK is for this end alone; else `fd` itself."""
+    try:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:  # not Linux, another user's pipe, or nobody reads it
+        pass
+    return fd
+
+
 class LogSink:
-    """The supervisor's log. `fd` is written only when poll says that it takes a piece at once."""
+    """The supervisor's log. `fd` is written only when it takes a piece at once."""
 
     def __init__(self, *, as_json: bool, level: str, fd: int = STDERR_FD) -> None:
         self.as_json = as_json
         self._threshold = _LEVELS[level]
-        self._fd = fd
+        self._given_fd = fd
+        self._fd = _own_end(fd)
         self._lines: deque[bytes] = deque()
         self._dropped = 0
         self._poll = select.poll()
@@ -82,6 +109,8 @@ class LogSink:
         while self._lines and self._poll.poll(0):
             try:
                 os.write(self._fd, self._lines[0])
+            except BlockingIOError:
+                return
             except OSError:
                 self._lines.clear()  # stderr is gone
                 return
@@ -89,3 +118,8 @@ class LogSink:
         if self._dropped and not self._lines:
             dropped, self._dropped = self._dropped, 0
             self.log("warning", "log_lines_dropped", count=dropped)
+
+    def close(self) -> None:
+        """Let go of the descriptor, if it is this object's own."""
+        if self._fd != self._given_fd:
+            os.close(self._fd)

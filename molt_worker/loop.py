@@ -12,6 +12,8 @@ from molt_worker.log import LogSink
 
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
+#: Longest wait in one go; poll(2) takes 24 days at most, and a deadline may lie beyond.
+_MAX_WAIT_S: Final = 3600.0
 
 Action = Callable[[int], object]
 
@@ -29,6 +31,7 @@ class EventLoop:
         # Unlike epoll, poll takes regular files too, so a worker can be fed from one.
         self._selector = selectors.PollSelector()
         self._events: dict[int, int] = {}
+        self._dropped: set[int] = set()  # descriptors that ceased to be watched in this turn
         self._timer_ns = 0
 
     def at(self, when_ns: int) -> int:
@@ -45,6 +48,7 @@ class EventLoop:
         if not events:
             self._selector.unregister(fd)
             del self._events[fd]
+            self._dropped.add(fd)
             return
         if known is None:
             self._selector.register(fd, events, action)
@@ -56,9 +60,12 @@ class EventLoop:
         """Wait for something to happen and handle it; `on_timers` is called with the time when one is due."""
         timeout_s = None
         if self._timer_ns:
-            timeout_s = max(0.0, (self._timer_ns - time.monotonic_ns()) / 1e9)
-        for key, mask in self._selector.select(timeout_s):
-            if key.fd in self._events:  # an earlier event of this turn may have closed it
+            timeout_s = min(max(0.0, (self._timer_ns - time.monotonic_ns()) / 1e9), _MAX_WAIT_S)
+        events = self._selector.select(timeout_s)
+        self._dropped.clear()
+        for key, mask in events:
+            # An earlier event of this turn may have closed it, and the number may be another's by now.
+            if key.fd not in self._dropped:
                 self.guard(key.data, mask)
         if self._timer_ns:
             now_ns = time.monotonic_ns()

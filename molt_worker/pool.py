@@ -57,7 +57,7 @@ class PoolOwner(Protocol):
         """The executor's socket closed without an answer; `on_crash` follows when it was reaped."""
 
     def on_crash(self, request: Request, crash: MoltError) -> None:
-        """The executor is dead and did not answer."""
+        """The executor is dead and did not answer. The request must end, which releases the executor."""
 
     def on_start_failed(self, why: str) -> None:
         """The exports can't be imported, so there will never be an executor."""
@@ -88,6 +88,7 @@ class Pool:
         self._templates: list[Template] = []  # the newest last; older ones still have executors
         self._boot_deaths = 0
         self._spawn_not_before_ns = 0
+        self._template_at_ns = 0  # when to start another template; 0: not planned
         self._next_rss_ns = 0
         self._stopping = False
 
@@ -172,7 +173,13 @@ class Pool:
     def start_template(self) -> None:
         """Import the exports in a new template; when it is ready, its executors replace all others."""
         now_ns = time.monotonic_ns()
-        template = Template(self._config, self._words, now_ns)
+        self._template_at_ns = 0
+        try:
+            template = Template(self._config, self._words, now_ns)
+        except OSError as exc:  # no memory or no descriptor for it; there may be later
+            self._log.log("error", "template_not_started", error=str(exc))
+            self._template_at_ns = self._loop.at(self._back_off())
+            return
         self._templates.append(template)
         self._loop.at(now_ns + self._config.start_timeout_ms * _MS)
         self._loop.watch(template.control.fileno(), READ, lambda _: self._on_template(template))
@@ -204,6 +211,9 @@ class Pool:
                 executor.kill_ns = now_ns + _EXIT_NS
                 executor.template.tell(wire.KILL, executor)
             self._loop.at(executor.kill_ns)
+        if self._template_at_ns and self._template_at_ns <= now_ns and not self._stopping:
+            self.start_template()
+        self._loop.at(self._template_at_ns)
         self._check_template_start(now_ns)
         self._check_rss(now_ns)
         self._fill()
@@ -211,7 +221,7 @@ class Pool:
     # -- executors --------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Spawn what is missing, and replacements for executors of older templates."""
+        """Spawn what is missing, and a replacement for whatever is outdated."""
         newest = self._newest_ready()
         if newest is None or self._stopping:
             return
@@ -219,14 +229,21 @@ class Pool:
         if now_ns < self._spawn_not_before_ns:
             self._loop.at(self._spawn_not_before_ns)
             return
-        present = sum(1 for executor in self._executors.values() if executor.counts)
-        for _ in range(self.size - present):
-            if self._spawn(newest) is None:
+        counted = [executor for executor in self._executors.values() if executor.counts]
+        missing: list[Executor | None] = [None] * (self.size - len(counted))
+        outdated = [
+            executor
+            for executor in counted
+            if executor.replacement is None and (executor.recycle or executor.template is not newest)
+        ]
+        for old in missing + outdated:
+            new = self._spawn(newest)
+            if new is None:
                 self._loop.at(now_ns + _FIRST_RESPAWN_NS)
                 return
-        for executor in self._living():
-            if executor.template is not newest and not executor.retire:
-                self._replace(executor)
+            if old is not None:  # the new one retires it when it is ready
+                new.replaces = old
+                old.replacement = new
 
     def _newest_ready(self) -> Template | None:
         return next((each for each in reversed(self._templates) if each.exports is not None), None)
@@ -238,25 +255,18 @@ class Pool:
         self._numbers += 1
         self._counters.executor_starts += 1
         self._executors[executor.number] = executor
+        executor.kill_ns = self._loop.at(time.monotonic_ns() + self._config.start_timeout_ms * _MS)
         self._watch(executor)
         return executor
 
-    def _replace(self, old: Executor) -> None:
-        """Start another one first; it retires this one when it is ready."""
-        newest = self._newest_ready()
-        if old.replacement is None and newest is not None and not self._stopping:
-            new = self._spawn(newest)
-            if new is not None:
-                new.replaces = old
-                old.replacement = new
-
     def _recycle(self, executor: Executor, why: str) -> None:
-        if executor.replacement is None:
+        if executor.counts and not executor.recycle:
+            executor.recycle = True
             self._counters.recycled += 1
             self._log.log(
                 "info", "executor_recycled", executor=executor.number, why=why, served=executor.served
             )
-            self._replace(executor)
+            self._fill()
 
     def _watch(self, executor: Executor) -> None:
         events = READ | (WRITE if executor.stream.pending_bytes else 0)
@@ -280,13 +290,16 @@ class Pool:
                 self._log.log("error", "executor_broke_protocol", executor=executor.number, error=item.detail)
                 return False
             if item.kind is Kind.RESPONSE:
-                self._on_response(executor, item)
+                if not self._on_response(executor, item):
+                    self._log.log("error", "executor_broke_protocol", executor=executor.number)
+                    return False
             elif executor.state is ExecutorState.STARTING:
                 self._on_ready(executor)
         return got is not None
 
     def _on_ready(self, executor: Executor) -> None:
         self._boot_deaths = 0
+        executor.kill_ns = 0
         old = executor.replaces
         executor.untie()
         self._make_idle(executor)
@@ -299,22 +312,21 @@ class Pool:
         executor.state = ExecutorState.IDLE
         self._idle.append(executor)
 
-    def _on_response(self, executor: Executor, response: Frame) -> None:
+    def _on_response(self, executor: Executor, response: Frame) -> bool:
+        """Pass an answer on. False for one to nothing it was given: it can't be trusted any more."""
         request = executor.request
         if request is None or response.generation != executor.serial:
-            # Not an answer to what it was given: it can't be trusted with another request.
-            self._log.log("error", "executor_broke_protocol", executor=executor.number)
-            executor.template.tell(wire.KILL, executor)
-            return
+            return False
         self.release(executor)
         self._owner.on_response(request, response)
         executor.served += 1
         if executor.retire:
             self._dismiss(executor)
-            return
+            return True
         self._make_idle(executor)
         if self._config.max_requests and executor.served >= self._config.max_requests:
             self._recycle(executor, "max_requests")
+        return True
 
     def _dismiss(self, executor: Executor) -> None:
         """Close its socket, which makes it exit."""
@@ -330,14 +342,18 @@ class Pool:
         if executor.state is ExecutorState.GONE:
             return
         if executor.state is ExecutorState.STARTING:
-            self._boot_deaths += 1
-            delay_ns = min(_MAX_RESPAWN_NS, _FIRST_RESPAWN_NS << min(self._boot_deaths - 1, 16))
-            self._spawn_not_before_ns = time.monotonic_ns() + delay_ns
+            self._spawn_not_before_ns = self._back_off()
         executor.state = ExecutorState.GONE
         executor.template.tell(wire.KILL, executor)
         if executor.request is not None:
             self._owner.on_silent(executor.request)
         self._drop(executor)
+
+    def _back_off(self) -> int:
+        """After a start that failed: the time of the next one."""
+        self._boot_deaths += 1
+        delay_ns = min(_MAX_RESPAWN_NS, _FIRST_RESPAWN_NS << min(self._boot_deaths - 1, 16))
+        return time.monotonic_ns() + delay_ns
 
     def _drop(self, executor: Executor) -> None:
         """It is as good as dead: nothing is read from it any more, and another takes its place."""
@@ -355,7 +371,6 @@ class Pool:
         if executor.request is not None:
             request = executor.request
             self._log.log("error", "executor_crashed", executor=executor.number, error=crash.detail)
-            self.release(executor)
             self._owner.on_crash(request, crash)
         executor.sock.close()
         del self._executors[executor.number]
@@ -408,7 +423,9 @@ class Pool:
         )
         self._log.log("info", "exports_loaded", count=len(template.exports), template=template.pid)
         if template is self._newest_ready():  # else a later reload has overtaken this one
-            self._boot_deaths = 0
+            for executor in self._living():
+                if executor.template is not template and executor.state is ExecutorState.STARTING:
+                    self.kill(executor)  # its code is outdated before it has begun
             self._owner.on_exports(template.exports)
             if self._config.max_rss_mb:
                 self._loop.at(time.monotonic_ns() + _RSS_CHECK_NS)
@@ -431,8 +448,10 @@ class Pool:
             self._on_exited(executor, _crash(executor, "with its template process", {}))
         if template.exports is not None:
             self._log.log("error", "template_died", error=text)
-            if was_newest and not self._stopping:
-                self.start_template()
+            if was_newest:
+                later_ns = self._back_off()
+                # At once, but for one whose executors didn't live either.
+                self._template_at_ns = self._loop.at(later_ns if self._boot_deaths > 1 else 1)
         elif self._newest_ready() is not None:
             self._log.log("error", "reload_failed", error=text)
         elif not self._templates:
@@ -459,6 +478,7 @@ class Pool:
                 self._loop.watch(template.control.fileno(), 0)
                 self._templates.remove(template)
                 template.stop()
+                template.kill()  # it has nothing to clean up, and waiting for it must not take long
                 template.reap(block=True)
 
 

@@ -72,6 +72,7 @@ class Executor:
         self.served = 0
         self.serial = 0  #: of the request it was given last; the frame's generation on this socket
         self.request: Request | None = None
+        self.recycle = False  #: has served enough; another one shall take its place
         self.retire = False  #: exits after its request
         self.replaces: Executor | None = None  #: retires that one as soon as this one is ready
         self.replacement: Executor | None = None
@@ -110,7 +111,7 @@ class Template:
         child_end.close()
         control.setblocking(False)
         self.control: Final = control
-        self.stream: Final = FrameStream(control.fileno(), control.fileno(), config.max_frame_bytes)
+        self.stream: Final = FrameStream(control.fileno(), control.fileno())
 
     def spawn(self, number: int) -> Executor | None:
         """Have an executor forked; None if the template is gone."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from typing import Final
 
 from molt_accel import codec
 from molt_accel.errors import (
@@ -30,9 +29,6 @@ from molt_worker.request import (
     set_current,
 )
 
-#: Longest error text that goes to a client.
-_MAX_DETAIL: Final = 1000
-
 LogTraceback = Callable[[str, str, str], object]
 
 
@@ -48,6 +44,13 @@ def set_error(response: Frame, error: MoltError) -> None:
     response.status = wire_status(error)
     response.codec = Codec.MSGPACK
     response.payload = codec.encode(Codec.MSGPACK, to_wire(error))
+
+
+def _text_of(failure: Exception) -> str:
+    try:
+        return str(failure)
+    except Exception:  # user code can fail even at that
+        return "the input is not valid"
 
 
 def _us(start_ns: int, end_ns: int) -> int:
@@ -166,7 +169,7 @@ class Runner:
         if isinstance(failure, codec.DecodeError):
             return MoltInvalidInput(f"the payload is {failure}")
         if isinstance(failure, InvalidInput):
-            return MoltInvalidInput(str(failure)[:_MAX_DETAIL])
+            return MoltInvalidInput(_text_of(failure))
         text = "".join(traceback.format_exception(failure))
         self._log_traceback(format_id(request.request_id), export.name, text)
         if isinstance(failure, codec.EncodeError):

@@ -19,6 +19,7 @@ from molt_accel.errors import (
     MoltBusy,
     MoltCancelled,
     MoltError,
+    MoltInternalError,
     MoltInvalidInput,
     MoltTimeout,
     MoltWorkerCrashed,
@@ -220,6 +221,9 @@ class Supervisor:
             self._client.send(response)
         except BrokenPipeError:
             self._client_unreachable()
+        except FrameError as exc:  # a health report that outgrew a small frame limit
+            set_error(response, MoltInternalError(f"the result is {exc.detail}"))
+            self._send(response)
 
     # -- requests: placed, handed out, stopped, ended ---------------------------------------------------
 
@@ -284,6 +288,8 @@ class Supervisor:
             self._queue.put_back(request.frame.request_id, request, len(request.frame.payload))
 
     def _cancel(self, request: Request, error: MoltError) -> None:
+        if request.state is State.ENDED:
+            return  # while the others of a round were ended, the client turned out to be gone
         if request.state not in HELD:
             self._queue.remove(request.frame.request_id)
             self._finish(request, error)

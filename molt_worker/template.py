@@ -68,7 +68,7 @@ def main(control: socket.socket, config: Config, words: memoryview, parent_pid: 
         code = _Template(control, config, words).run()
     except BaseException as exc:
         fields: dict[str, object] = {"error": f"{type(exc).__name__}: {exc}"}
-        log.write_blocking(config.log_json, "error", "template_failed", fields)
+        log.write_blocking(config, "error", "template_failed", fields)
     finally:
         os._exit(code)
 
@@ -91,7 +91,7 @@ class _Template:
         self._control = control
         self._config = config
         self._words = words
-        self._parser = FrameParser(config.max_frame_bytes)
+        self._parser = FrameParser()
         self._sockets: deque[int] = deque()  # descriptors that came before their SPAWN was parsed
         self._pids: dict[int, int] = {}  # executor number -> pid
         self._exports = ExportTable(())
@@ -123,10 +123,11 @@ class _Template:
         self._send(notice)
 
     def _log(self, level: str, event: str, **fields: object) -> None:
-        log.write_blocking(self._config.log_json, level, event, fields)
+        log.write_blocking(self._config, level, event, fields)
 
     def _send(self, frame: Frame) -> None:
-        self._control.sendall(encode(frame))
+        with contextlib.suppress(BrokenPipeError):  # the supervisor stops; its end of file is about to be seen
+            self._control.sendall(encode(frame))
 
     def _loop(self) -> None:
         wake_r, wake_w = socket.socketpair()
@@ -173,7 +174,13 @@ class _Template:
     def _spawn(self, number: int, word_index: int) -> None:
         sock = socket.socket(fileno=self._sockets.popleft())
         parent_pid = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as exc:  # no memory or no process left: this one start failed, the others live on
+            sock.close()
+            self._log("error", "executor_not_started", error=str(exc))
+            self._report_exit(number, 1)
+            return
         if pid == 0:
             self._become_executor(sock, number, word_index, parent_pid)
         with contextlib.suppress(OSError):  # it may have done so itself, or be gone
@@ -198,6 +205,7 @@ class _Template:
             for fd in self._sockets:
                 os.close(fd)
             sock.setblocking(True)
+            sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
             code = executor.serve(
                 sock, self._exports, StopWord(self._words, word_index), number, self._config
             )
@@ -225,9 +233,10 @@ class _Template:
                 os.killpg(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
             del self._pids[number]
-            code = os.waitstatus_to_exitcode(status)
-            with contextlib.suppress(BrokenPipeError):
-                self._send(Frame(Kind.CONTROL, number, EXITED, codec.encode(Codec.MSGPACK, code)))
+            self._report_exit(number, os.waitstatus_to_exitcode(status))
+
+    def _report_exit(self, number: int, code: int) -> None:
+        self._send(Frame(Kind.CONTROL, number, EXITED, codec.encode(Codec.MSGPACK, code)))
 
     def _kill_all(self) -> None:
         for number in list(self._pids):

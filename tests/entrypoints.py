@@ -135,6 +135,8 @@ def fail(kind: str) -> None:
     raise {
         "value": ValueError("the secret is 42"),
         "invalid": InvalidInput("name: 'x' is not allowed"),
+        "surrogate": InvalidInput("name: '\udc80' is not allowed"),
+        "hostile": _HostileInput(),
         "exit": SystemExit(3),
         "interrupt": KeyboardInterrupt(),
         "memory": MemoryError(),
@@ -144,6 +146,11 @@ def fail(kind: str) -> None:
 
 
 class _Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("can't even be printed")
+
+
+class _HostileInput(InvalidInput):
     def __str__(self) -> str:
         raise RuntimeError("can't even be printed")
 
@@ -216,3 +223,34 @@ def spawn_child(path: str) -> int:
             time.sleep(1e6)
         except BaseException:
             continue
+
+
+@export
+def inherited_fds(payload: object) -> list[str]:
+    """What a program that is executed here without closing anything has beyond stdin, stdout and stderr."""
+    import subprocess
+
+    code = "import os; print(*(os.readlink(f'/proc/self/fd/{fd}') for fd in range(3, 64) if os.path.lexists(f'/proc/self/fd/{fd}')))"
+    done = subprocess.run([sys.executable, "-c", code], close_fds=False, capture_output=True, text=True)
+    return done.stdout.split()
+
+
+@export
+def answer_twice(payload: object) -> int:
+    """Forks and lets both processes return."""
+    os.fork()
+    return os.getpid()
+
+
+@export
+def append(line: dict[str, str]) -> None:
+    """Adds a line to a file: that this ran, and when in relation to others."""
+    with open(line["path"], "a") as file:
+        file.write(line["text"] + "\n")
+
+
+@export
+def count_up(path: str) -> None:
+    """Writes to a file without an end, so that one can see whether it still runs."""
+    for number in itertools.count():
+        Path(path).write_text(str(number))

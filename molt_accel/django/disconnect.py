@@ -1,17 +1,23 @@
 """Whether the HTTP client is still there, on servers that let one look.
 
-Under ASGI nothing is needed: Django cancels the view's task. gunicorn's sync and gthread workers hand the
-connection's socket to the application as ``gunicorn.socket``.
+Under ASGI Django cancels the view's task: async views need nothing, and a sync view, which runs on a thread
+beside it, makes its call in the event loop, where asgiref cancels it too. gunicorn's sync and gthread workers
+hand the connection's socket to the application as ``gunicorn.socket``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import select
 import socket
 from collections.abc import Callable
 from typing import Final
 
+from asgiref.sync import async_to_sync
+from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
+
+from molt_accel.exchange import Exchange, Reply, adrive, drive
 
 #: The peer's end, also behind data that nobody has read yet. Elsewhere unread data hides the end.
 _RDHUP: Final = getattr(select, "POLLRDHUP", 0)
@@ -50,3 +56,20 @@ def check_for(request: HttpRequest) -> Callable[[], bool] | None:
     """The best way to notice that this request's client goes away; None where the server offers none."""
     connection = request.META.get("gunicorn.socket")
     return SocketHangup(connection) if connection is not None else None
+
+
+def drive_for(request: HttpRequest, exchange: Exchange) -> Reply:
+    """Run a sync view's call to its end, where it can be cancelled when this request's client goes away."""
+    if 0 and isinstance(request, ASGIRequest) and not _in_event_loop():
+        reply: Reply = async_to_sync(adrive)(exchange)
+        return reply
+    return drive(exchange)
+
+
+def _in_event_loop() -> bool:
+    """Whether this is an event loop's own thread, which can't wait for what the loop does."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

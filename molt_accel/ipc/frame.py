@@ -26,6 +26,7 @@ U32_MAX: Final = 0xFFFF_FFFF
 _LENGTH: Final = struct.Struct("<I")
 _HEADER: Final = struct.Struct("<BBBBHHQIIQQ10I")
 HEADER_BYTES: Final = _HEADER.size
+_VERSION_BYTE: Final = bytes([VERSION])
 PREFIX_BYTES: Final = _LENGTH.size
 
 
@@ -267,11 +268,11 @@ def decode(body: bytes | bytearray | memoryview) -> Frame:
     )
 
 
-def _owner(body: memoryview) -> tuple[int, int]:
+def _owner(header: bytearray) -> tuple[int, int]:
     """Request id and generation in the header of a frame that can't be decoded; zeros where it has none."""
-    if len(body) < HEADER_BYTES or body[0] != VERSION:
+    if len(header) < HEADER_BYTES or header[0] != VERSION:
         return 0, 0
-    fields = _HEADER.unpack_from(body)
+    fields = _HEADER.unpack(header)
     return fields[6], fields[7]
 
 
@@ -330,12 +331,12 @@ class FrameParser:
                 (size,) = _LENGTH.unpack_from(buffer, at)
                 start = at + PREFIX_BYTES
                 if size > self._max:
-                    if end - start < min(size, HEADER_BYTES):
-                        break
+                    head = buffer[start : start + HEADER_BYTES]
+                    if len(head) < min(size, HEADER_BYTES) and head[:1] in (b"", _VERSION_BYTE):
+                        break  # a frame of this version: the rest of its header will say whose it is
                     self._skip = max(0, start + size - end)
                     at = min(end, start + size)
-                    with view[start:at] as body:
-                        owner = _owner(body)
+                    owner = _owner(head)
                     items.append(FrameError(Fault.TOO_LARGE, f"{size} bytes, {self._max} at most", *owner))
                     continue
                 if start + size > end:

@@ -1,0 +1,279 @@
+"""A worker driven frame by frame, without the client library: every byte on its way is the test's."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import pytest
+
+from molt_accel import codec
+from molt_accel.errors import Status
+from molt_accel.ipc.frame import (
+    CANCEL,
+    DEFAULT_MAX_FRAME_BYTES,
+    HELLO,
+    PING,
+    Codec,
+    Frame,
+    FrameError,
+    Kind,
+    encode,
+)
+from molt_accel.ipc.stream import FrameStream
+from tests.conftest import EXPORTS, wait_until
+
+#: Longer than anything here takes on a slow machine; reaching it is a failure.
+PATIENCE_S = 30.0
+COMMAND = [sys.executable, "-m", "molt_worker", "--stdio"]
+
+
+class Driver:
+    """One worker process and the frames it sent so far.
+
+    Args:
+        log_path: The file that becomes the worker's stderr.
+        flags: Command line flags; those given later win.
+        stdin, stdout: Descriptors in place of pipes, as for Popen.
+    """
+
+    def __init__(
+        self, log_path: Path, *flags: str, stdin: Any = subprocess.PIPE, stdout: Any = subprocess.PIPE
+    ):
+        self._log_path = log_path
+        with log_path.open("ab") as stderr:
+            self.process = subprocess.Popen(
+                [*COMMAND, "--exports", EXPORTS, "--executors", "1", *flags],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                bufsize=0,
+            )
+        self.pid = self.process.pid
+        self.received: list[Frame] = []
+        self.ended = False
+        self._ids = 0
+        self._known: set[int] = set()  # pids of its descendants
+        pipes = [pipe.fileno() for pipe in (self.process.stdout, self.process.stdin) if pipe is not None]
+        for fd in pipes:
+            os.set_blocking(fd, False)
+        self.stream = FrameStream(pipes[0], pipes[-1], DEFAULT_MAX_FRAME_BYTES) if len(pipes) == 2 else None
+
+    # -- bytes and frames -------------------------------------------------------------------------------
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send bytes as they are, taking in what comes meanwhile."""
+        assert self.stream is not None
+        self.stream._queue(data)
+        while not self.stream.flush():
+            self._pump(PATIENCE_S, writing=True)
+
+    def send(self, frame: Frame) -> int:
+        """Send a frame; returns its request id."""
+        self.send_bytes(encode(frame))
+        return frame.request_id
+
+    def request(self, entry: str, payload: object = None, **fields: Any) -> Frame:
+        """A request frame with an id of its own; the payload is encoded."""
+        self._ids += 1
+        fields = {"request_id": self._ids, "sent_ns": time.monotonic_ns(), **fields}
+        data = codec.encode(fields.get("codec", Codec.MSGPACK), payload)
+        return Frame(Kind.REQUEST, entry=entry, payload=data, **fields)
+
+    def start(self, entry: str, payload: object = None, **fields: Any) -> int:
+        """Send a request; returns its id."""
+        return self.send(self.request(entry, payload, **fields))
+
+    def call(self, entry: str, payload: object = None, **fields: Any) -> Frame:
+        """Send a request and wait for its response."""
+        return self.response(self.start(entry, payload, **fields))
+
+    def cancel(self, request_id: int, generation: int = 0) -> None:
+        """Send the control frame that ends a request."""
+        self.send(Frame(Kind.CONTROL, request_id, CANCEL, generation=generation))
+
+    def _pump(self, timeout_s: float, *, writing: bool = False) -> None:
+        assert self.stream is not None
+        poll = select.poll()
+        poll.register(self.stream.read_fd, select.POLLIN)
+        if writing:
+            poll.register(self.stream.write_fd, select.POLLOUT)
+        ready = dict(poll.poll(timeout_s * 1000))
+        if self.stream.read_fd in ready:
+            self.ended = self.stream.fill() is None
+            for item in self.stream.frames():
+                assert not isinstance(item, FrameError), f"the worker sent a bad frame: {item}"
+                self.received.append(item)
+
+    def take(self, wanted: Callable[[Frame], bool]) -> Frame:
+        """Remove and return the first frame of this kind, waiting for it."""
+        until = time.monotonic() + PATIENCE_S
+        seen = 0
+        while True:
+            for index in range(seen, len(self.received)):
+                if wanted(self.received[index]):
+                    return self.received.pop(index)
+            seen = len(self.received)
+            assert not self.ended, f"the worker closed its stdout: {self.log()}"
+            assert time.monotonic() < until, f"no such frame came: {self.log()}"
+            self._pump(until - time.monotonic())
+
+    def response(self, request_id: int) -> Frame:
+        """The response to a request, waiting for it."""
+        return self.take(lambda frame: frame.kind is Kind.RESPONSE and frame.request_id == request_id)
+
+    def drain(self) -> list[Frame]:
+        """Everything that comes until the worker closes its stdout."""
+        until = time.monotonic() + PATIENCE_S
+        while not self.ended:
+            assert time.monotonic() < until, "the worker didn't stop"
+            self._pump(until - time.monotonic())
+        return self.received
+
+    # -- the worker -------------------------------------------------------------------------------------
+
+    def wait_ready(self) -> Self:
+        """Wait for the greeting and for the whole pool to be idle."""
+        self.take(lambda frame: frame.kind is Kind.CONTROL and frame.entry == HELLO)
+        self.wait_idle()
+        return self
+
+    def wait_idle(self) -> dict[str, Any]:
+        """Wait until every executor of the pool is idle and none is on its way; returns the report."""
+
+        def whole() -> dict[str, Any] | None:
+            report = self.ping()
+            pool = report["executors"]
+            return report if (pool["idle"], len(pool["pids"])) == (pool["size"], pool["size"]) else None
+
+        return dict(wait_until(whole))
+
+    def ping(self) -> dict[str, Any]:
+        """The supervisor's report."""
+        self.remember_descendants()
+        return dict(value_of(self.call(PING)))
+
+    def pids(self) -> list[int]:
+        """The executors' process ids."""
+        return list(self.ping()["executors"]["pids"])
+
+    def remember_descendants(self) -> None:
+        """Note the pids of all its descendants, to look for them when it is gone."""
+        try:
+            self._known |= {child.pid for child in psutil.Process(self.pid).children(recursive=True)}
+        except psutil.NoSuchProcess:
+            return
+
+    def descriptors(self) -> int:
+        """How many descriptors the supervisor has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def children(self) -> list[psutil.Process]:
+        """The supervisor's own children: its templates."""
+        return psutil.Process(self.pid).children()
+
+    def rss(self) -> int:
+        """The supervisor's resident memory in bytes."""
+        return int(psutil.Process(self.pid).memory_info().rss)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the supervisor a signal."""
+        self.process.send_signal(number)
+
+    def log(self) -> str:
+        """What the worker has written to stderr."""
+        return self._log_path.read_text(errors="backslashreplace")
+
+    def wait_log(self, text: str) -> str:
+        """Wait until the log contains a text; returns the log."""
+        wait_until(lambda: text in self.log())
+        return self.log()
+
+    def end_input(self) -> None:
+        """Close the worker's stdin."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+    def wait(self) -> int:
+        """Wait until the worker exits; returns its exit code."""
+        return self.process.wait(PATIENCE_S)
+
+    def close(self) -> None:
+        """End the worker if it lives, and check that it had no bug of its own and left nobody."""
+        self.remember_descendants()
+        self.end_input()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        try:
+            self.wait()
+        finally:
+            self.process.kill()
+            self.process.wait()
+        wait_until(lambda: not any(_alive(pid) for pid in self._known))
+        assert "supervisor_bug" not in self.log(), self.log()
+        assert "executor_failed" not in self.log(), self.log()
+        assert "template_failed" not in self.log(), self.log()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def value_of(frame: Frame) -> Any:
+    """The decoded payload of an Ok response."""
+    body = codec.decode(frame.codec, frame.payload)
+    assert frame.status is Status.OK, body
+    return body
+
+
+def error_of(frame: Frame) -> tuple[Status | None, dict[str, Any]]:
+    """Status and decoded body of an error response."""
+    assert frame.status is not Status.OK
+    return frame.status, codec.decode(Codec.MSGPACK, frame.payload)
+
+
+def deadline(ms: float) -> int:
+    """The `deadline_ns` that lies so many milliseconds ahead."""
+    return time.monotonic_ns() + int(ms * 1e6)
+
+
+@pytest.fixture
+def make_driver(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
+    """Starts drivers with the tests' entrypoints and one executor, and closes them in the end."""
+    drivers: list[Driver] = []
+
+    def make(*flags: str, ready: bool = True, **pipes: Any) -> Driver:
+        driver = Driver(tmp_path / f"worker{len(drivers)}.log", *flags, **pipes)
+        drivers.append(driver)
+        return driver.wait_ready() if ready else driver
+
+    yield make
+    for driver in drivers:
+        driver.close()
+
+
+@pytest.fixture
+def make_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Writes a module that workers started from now on can import; returns its path."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # a rewrite within one second must be seen
+
+    def make(name: str, source: str) -> Path:
+        path = folder / f"{name}.py"
+        path.write_text(source)
+        return path
+
+    return make

@@ -1,0 +1,145 @@
+"""Deadlines hold whatever the entrypoint does, and work that is too late never starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from molt_accel import Client, MoltTimeout
+from molt_accel.errors import Status
+from tests.conftest import wait_for_file, wait_until
+from tests.integration.driver import Driver, deadline, error_of, value_of
+
+MakeClient = Callable[..., Client]
+MakeDriver = Callable[..., Driver]
+
+RUNNING = {
+    "error": "MoltTimeout",
+    "detail": "the deadline passed while the request ran",
+    "phase": "running",
+}
+QUEUE = {"error": "MoltTimeout", "detail": "the deadline passed in the queue", "phase": "queue"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "survives"),
+    [
+        ("announce_and_sleep", True),
+        ("spin", True),
+        ("check_loop", True),
+        ("clean_up", True),
+        ("swallow_stop", True),
+        ("stuck_in_c", False),
+        ("never_stops", False),
+        ("spawn_child", False),
+    ],
+)
+def test_a_deadline_ends_a_request_whatever_it_does(
+    make_driver: MakeDriver, tmp_path: Path, entry: str, survives: bool
+) -> None:
+    driver = make_driver("--grace-ms", "20000" if survives else "100")
+    (pid,) = driver.pids()
+    marker = tmp_path / "running"
+    request_id = driver.start(entry, str(marker), deadline_ns=deadline(1000))
+    wait_for_file(marker)
+    frame = driver.response(request_id)
+    assert error_of(frame) == (Status.TIMEOUT, RUNNING)
+    assert frame.executor == 1
+    assert value_of(driver.call("echo", "next")) == "next"
+    assert (driver.pids() == [pid]) is survives
+
+
+def test_what_an_entrypoint_started_is_killed_with_it(make_driver: MakeDriver, tmp_path: Path) -> None:
+    driver = make_driver()
+    marker = tmp_path / "child"
+    request_id = driver.start("spawn_child", str(marker), deadline_ns=deadline(300))
+    child = psutil.Process(int(wait_for_file(marker)))
+    assert error_of(driver.response(request_id)) == (Status.TIMEOUT, RUNNING)
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_an_interrupted_entrypoint_cleans_up_before_it_is_answered(make_driver: MakeDriver, tmp_path: Path) -> None:
+    driver = make_driver("--grace-ms", "20000")
+    marker = tmp_path / "running"
+    request_id = driver.start("clean_up", str(marker), deadline_ns=deadline(500))
+    wait_for_file(marker)
+    assert error_of(driver.response(request_id)) == (Status.TIMEOUT, RUNNING)
+    assert not marker.exists()
+
+
+def test_expired_work_never_starts(make_driver: MakeDriver, tmp_path: Path) -> None:
+    driver = make_driver()
+    gate, effects = tmp_path / "gate", tmp_path / "effects"
+    driver.start("wait_for_file", str(gate))
+    late = [
+        driver.start("append", {"path": str(effects), "text": str(n)}, deadline_ns=deadline(50)) for n in range(5)
+    ]
+    in_time = driver.start("append", {"path": str(effects), "text": "in time"}, deadline_ns=deadline(60_000))
+    for request_id in late:
+        assert error_of(driver.response(request_id)) == (Status.TIMEOUT, QUEUE)
+    gate.touch()
+    driver.response(in_time)
+    assert effects.read_text() == "in time\n"
+
+
+def test_a_request_that_arrives_too_late_never_starts(make_driver: MakeDriver, tmp_path: Path) -> None:
+    driver = make_driver()
+    effects = tmp_path / "effects"
+    line = {"path": str(effects), "text": "late"}
+    assert error_of(driver.call("append", line, deadline_ns=deadline(-1))) == (Status.TIMEOUT, QUEUE)
+    assert error_of(driver.call("append", line, deadline_ns=1)) == (Status.TIMEOUT, QUEUE)
+    assert not effects.exists()
+
+
+def test_deadlines_far_ahead_are_as_good_as_none(make_driver: MakeDriver, tmp_path: Path) -> None:
+    driver = make_driver("--start-timeout-ms", "2000")  # the only other timer, gone after that
+    far = {"deadline_ns": 2**64 - 1, "max_wait_ms": 2**32 - 2}
+    gate = tmp_path / "gate"
+    running = driver.start("wait_for_file", str(gate), **far)
+    queued = driver.start("echo", "queued", **far)
+    driver.response(driver.start("echo", "late", deadline_ns=deadline(2500)))
+    gate.touch()
+    assert value_of(driver.response(running)) == "released"
+    assert value_of(driver.response(queued)) == "queued"
+
+
+def test_a_call_without_a_deadline_may_take_its_time(client: Client) -> None:
+    assert client.call("sleep", 0.3, timeout_ms=None) == "slept"
+    assert client.call("sleep", 0.3, timeout_ms=1e12) == "slept"
+
+
+def test_many_deadlines_at_once_each_hold(make_driver: MakeDriver) -> None:
+    driver = make_driver("--executors", "2", "--max-queue", "100", "--grace-ms", "20000")
+    ids = [driver.start("sleep", 1e6, deadline_ns=deadline(100 + 3 * n)) for n in range(50)]
+    good = driver.start("echo", "after all of them")
+    phases = [error_of(driver.response(request_id))[1]["phase"] for request_id in ids]
+    assert phases[:2] == ["running", "running"]
+    assert value_of(driver.response(good)) == "after all of them"
+    report = driver.wait_idle()
+    assert report["outcomes"]["Timeout"] == 50
+    assert report["executor_deaths"] == 0  # a sleep gives in to the soft interrupt
+
+
+def test_the_client_sees_the_phase_and_is_not_held_beyond_deadline_and_grace(client: Client) -> None:
+    started = time.monotonic()
+    with pytest.raises(MoltTimeout) as caught:
+        client.call("sleep", 1e6, timeout_ms=200)
+    assert caught.value.phase == "running"
+    assert 0.2 <= time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("grace_ms", [0, 1])
+def test_without_grace_an_executor_is_killed_at_once_and_the_pool_recovers(
+    make_driver: MakeDriver, tmp_path: Path, grace_ms: int
+) -> None:
+    driver = make_driver("--grace-ms", str(grace_ms))
+    for number in range(5):
+        marker = tmp_path / f"running{number}"
+        request_id = driver.start("never_stops", str(marker), deadline_ns=deadline(100))
+        assert error_of(driver.response(request_id))[0] is Status.TIMEOUT
+    assert value_of(driver.call("echo", 1)) == 1
+    assert driver.wait_idle()["executor_deaths"] == 5

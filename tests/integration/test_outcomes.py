@@ -1,0 +1,227 @@
+"""Every outcome of a call as the client sees it: status, exception, facts, and nothing that is not safe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from molt_accel import (
+    Client,
+    MoltInternalError,
+    MoltInvalidInput,
+    MoltWorkerCrashed,
+    MoltWorkerUnavailable,
+)
+from molt_accel.errors import Status
+from molt_accel.ipc.frame import Codec
+from tests.conftest import wait_until
+from tests.integration.driver import Driver, error_of, value_of
+
+MakeClient = Callable[..., Client]
+MakeDriver = Callable[..., Driver]
+
+VALUES: list[Any] = [
+    None,
+    True,
+    0,
+    -(2**63),
+    2**64 - 1,
+    1.5,
+    "",
+    "naïve \N{SNAKE} \0",
+    [],
+    {},
+    {"a": [1, {"b": None}]},
+    [["x"] * 1000],
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize("entry", ["echo", "to_json"])
+def test_a_value_comes_back_as_it_was_sent(client: Client, entry: str, value: Any) -> None:
+    assert client.call(entry, value) == value
+
+
+def test_each_codec_has_its_types(client: Client) -> None:
+    assert client.call("echo", b"\x00\xff") == b"\x00\xff"
+    assert client.call("echo", {1: "integer key"}) == {1: "integer key"}
+    assert client.call("echo_json", {"a": 1.0}, codec="json") == {"a": 1.0}
+    assert client.call("echo_json", b'{"a": [1]}', codec="json") == {"a": [1]}
+    assert client.call("echo_raw", b"\x00\xff", codec="raw") == b"\x00\xff"
+
+
+def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(client: Client) -> None:
+    reply = client.reply("to_json", {"a": 1}, decode_response=False)
+    assert reply.codec is Codec.JSON
+    assert json.loads(reply.value) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("entry", "payload", "codec", "detail"),
+    [
+        ("nothing", 1, "msgpack", "unknown entry 'nothing'"),
+        ("echo", 1, "json", "entry 'echo' takes msgpack payloads, not json"),
+        ("echo_raw", 1, "msgpack", "entry 'echo_raw' takes raw payloads, not msgpack"),
+        ("echo_json", b"{", "json", "the payload is not valid json: Input data was truncated"),
+        ("echo_json", b"", "json", "the payload is not valid json: Input data was truncated"),
+        ("fail", "invalid", "msgpack", "name: 'x' is not allowed"),
+        ("fail", "surrogate", "msgpack", "name: '?' is not allowed"),
+        ("fail", "hostile", "msgpack", "the input is not valid"),
+        ("echo", object(), "msgpack", "the payload can't be encoded as msgpack: can not serialize 'object' object"),
+        ("", 1, "msgpack", "bad entry name: empty"),
+        ("x" * 256, 1, "msgpack", "bad entry name: 256 bytes, 255 at most"),
+        ("__spawn__", 1, "msgpack", "unknown entry '__spawn__'"),
+        ("__cancel__", 1, "msgpack", "unknown entry '__cancel__'"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_input_that_is_not_valid_is_refused_with_the_reason(
+    client: Client, entry: str, payload: object, codec: str, detail: str
+) -> None:
+    with pytest.raises(MoltInvalidInput) as caught:
+        client.call(entry, payload, codec=codec)
+    assert caught.value.detail == detail
+    assert len(caught.value.request_id) == 16
+    assert client.call("echo", 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "in_log"),
+    [
+        ("value", "ValueError", "ValueError: the secret is 42"),
+        ("exit", "SystemExit", "SystemExit: 3"),
+        ("interrupt", "KeyboardInterrupt", "KeyboardInterrupt"),
+        ("memory", "MemoryError", "MemoryError"),
+        ("recursion", "RecursionError", "RecursionError: too deep"),
+        ("unprintable", "_Unprintable", "_Unprintable"),
+    ],
+)
+def test_the_text_of_an_exception_stays_in_the_log_under_the_request_s_id(
+    make_client: MakeClient, capfd: pytest.CaptureFixture[str], kind: str, name: str, in_log: str
+) -> None:
+    client = make_client(log_json=True)
+    pids = set(_pids(client))
+    with pytest.raises(MoltInternalError) as caught:
+        client.call("fail", kind)
+    assert type(caught.value) is MoltInternalError
+    assert caught.value.detail == f"'fail' raised {name}"
+    assert caught.value.facts == {}
+    assert client.call("pid") in pids  # the executor lives on
+    client.close()
+    rows = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    (row,) = [row for row in rows if row["event"] == "entrypoint_raised"]
+    assert row["request_id"] == caught.value.request_id
+    assert row["entry"] == "fail"
+    assert in_log in row["traceback"]
+    assert "entrypoints.py" in row["traceback"]
+
+
+def _pids(client: Client) -> list[int]:
+    client.start()
+    def whole() -> list[int]:
+        pids = client.ping()["executors"]["pids"]
+        return pids if len(pids) == client.config.pool_size else []
+
+    return list(wait_until(whole))
+
+
+def test_a_result_that_can_t_be_encoded_is_an_internal_error(client: Client) -> None:
+    with pytest.raises(MoltInternalError) as caught:
+        client.call("unencodable")
+    assert caught.value.detail == "the result of 'unencodable' can't be encoded as msgpack"
+
+
+@pytest.mark.parametrize(
+    ("how", "signal", "exit_code", "words"),
+    [
+        ({"signal": 11}, 11, None, "signal 11 (SIGSEGV)"),
+        ({"signal": 9}, 9, None, "signal 9 (SIGKILL)"),
+        ({"signal": 6}, 6, None, "signal 6 (SIGABRT)"),
+        ({"signal": 15}, 15, None, "signal 15 (SIGTERM)"),
+        ({"exit": 3}, None, 3, "exit code 3"),
+        ({"exit": 0}, None, 0, "exit code 0"),
+    ],
+    ids=str,
+)
+def test_a_crash_is_reported_with_its_signal_or_exit_code(
+    client: Client, how: dict[str, int], signal: int | None, exit_code: int | None, words: str
+) -> None:
+    with pytest.raises(MoltWorkerCrashed) as caught:
+        client.call("crash", how)
+    assert (caught.value.signal, caught.value.exit_code) == (signal, exit_code)
+    assert caught.value.detail == f"the executor died while it ran 'crash': {words}"
+    assert client.call("echo", 1) == 1
+
+
+def test_an_executor_whose_socket_was_closed_under_it_counts_as_crashed(client: Client) -> None:
+    with pytest.raises(MoltWorkerCrashed) as caught:
+        client.call("close_all_fds")
+    assert caught.value.signal == 9
+    assert client.call("echo", 1) == 1
+
+
+def test_the_entrypoint_knows_its_request(client: Client) -> None:
+    reply = client.reply("request_facts", timeout_ms=5000)
+    assert reply.value["request_id"] == reply.metrics.request_id
+    assert 0 < reply.value["remaining_ms"] <= 5000
+    assert reply.value["cancelled"] is False
+    free = client.call("request_facts", timeout_ms=None)
+    assert (free["deadline"], free["remaining_ms"]) == (None, None)
+
+
+def test_exports_that_can_t_be_imported_make_every_call_unavailable_with_the_reason(
+    make_client: MakeClient,
+) -> None:
+    client = make_client(exports="no_such_module")
+    for _ in range(2):
+        with pytest.raises(MoltWorkerUnavailable) as caught:
+            client.call("echo", 1)
+        assert (
+            "no_such_module: can't import no_such_module: ModuleNotFoundError: No module named 'no_such_module'"
+            in caught.value.detail
+        )
+
+
+def test_a_reason_of_any_length_and_any_characters_reaches_the_client(
+    make_client: MakeClient, make_module: Callable[[str, str], object]
+) -> None:
+    make_module("wordy_exports", "raise RuntimeError('\\udc80' + 'é' * 1_000_000)")
+    client = make_client(exports="wordy_exports", max_frame_bytes=4176)
+    with pytest.raises(MoltWorkerUnavailable) as caught:
+        client.call("echo", 1)
+    assert "can't import wordy_exports: RuntimeError: ?ééé" in caught.value.detail
+
+
+def test_a_small_frame_limit_does_not_limit_the_number_of_exports(
+    make_driver: MakeDriver, make_module: Callable[[str, str], object]
+) -> None:
+    source = "from molt_worker import export\n" + "\n".join(
+        f"@export\ndef an_entry_with_a_long_name_{number}(payload): return {number}" for number in range(300)
+    )
+    make_module("many_exports", source)
+    driver = make_driver("--exports", "many_exports", "--max-frame-bytes", "4176", ready=False)
+    assert value_of(driver.call("an_entry_with_a_long_name_299")) == 299
+    status, body = error_of(driver.call("__ping__"))  # its report doesn't fit
+    assert status is Status.INTERNAL_ERROR
+    assert body["detail"].startswith("the result is over the frame limit: ")
+
+
+def test_an_executor_has_no_descriptor_of_the_supervisor_and_hands_none_on(client: Client) -> None:
+    targets = client.call("fds")
+    kinds = [target.split(":")[0] for target in targets]
+    assert kinds.count("socket") == 1
+    assert targets.count("/dev/null") <= 2
+    assert [kind for kind in kinds if kind == "pipe"] == []
+    inherited = client.call("inherited_fds")
+    assert [target for target in inherited if target.startswith("socket:")] == []
+
+
+def test_an_entrypoint_that_forks_and_returns_in_both_processes_answers_once(client: Client) -> None:
+    before = set(_pids(client))
+    assert client.call("answer_twice") in before
+    for number in range(200):
+        assert client.call("echo", number) == number
+    assert set(_pids(client)) == before

@@ -1,0 +1,564 @@
+"""The documents agree with the code: settings, names, errors, metrics, texts. Their examples run."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import molt_accel
+import molt_accel.django
+import molt_worker
+from molt_accel import CallInfo, CallMetrics, CallOptions, Client, Config
+from molt_accel.config import ConfigError
+from molt_accel.errors import ERROR_TABLE
+from molt_worker import exports
+from tests.conftest import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    page
+    for pattern in ("*.md", "docs/**/*.md", "bench/*.md", "demo/**/*.md")
+    for page in ROOT.glob(pattern)
+    if "node_modules" not in page.parts
+)
+GUIDES = sorted(DOCS.glob("how-to/*.md"))
+
+_FENCE = re.compile(r"^(?:`(?P<file>[\w./-]+)`:\n\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.S | re.M)
+_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+_SETTING = re.compile(r"\bMOLT_[A-Z][A-Z_]*[A-Z]\b")
+
+
+class Block(NamedTuple):
+    """A fenced block; `file` is the name that stands above it as "`name`:"."""
+
+    file: str | None
+    language: str
+    text: str
+
+
+def read(page: str) -> str:
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def blocks(text: str) -> list[Block]:
+    return [Block(match["file"], match["language"], match["text"]) for match in _FENCE.finditer(text)]
+
+
+def prose(text: str) -> str:
+    return _FENCE.sub("", text)
+
+
+def blocks_of(language: str, pages: Iterable[Path] = PAGES) -> list[Any]:
+    """A parameter for each block of a language in these pages."""
+    return [
+        pytest.param(block.text, id=f"{page.relative_to(ROOT)}-{number}")
+        for page in pages
+        for number, block in enumerate(blocks(page.read_text(encoding="utf-8")))
+        if block.language == language
+    ]
+
+
+def rows(text: str, heading: str) -> list[dict[str, str]]:
+    """The rows of the first table whose head begins with `heading`, by column."""
+    lines = iter(text.splitlines())
+    head: list[str] = []
+    for line in lines:
+        if line.startswith(f"| {heading} |"):
+            head = cells(line)
+            break
+    assert head, f"there is no table with the column {heading}"
+    next(lines)
+    found = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        found.append(dict(zip(head, cells(line), strict=True)))
+    return found
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
+
+
+def code(cell: str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def section(text: str, heading: str) -> str:
+    """What stands below a heading, up to the next one of its level or above."""
+    match = re.search(rf"^(#+) {re.escape(heading)}$", text, re.M)
+    assert match, f"there is no heading {heading}"
+    end = re.search(rf"^#{{1,{len(match[1])}}} ", text[match.end() :], re.M)
+    return text[match.end() : match.end() + end.start() if end else None]
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that headings have on code hosting sites."""
+    headings = re.findall(r"^#+ (.+)$", prose(text), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# -- every page -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    broken = []
+    for link in _LINK.findall(prose(text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            broken.append(link)
+    assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_of_the_project_that_are_mentioned_exist(page: Path) -> None:
+    paths = re.findall(
+        r"`((?:molt_accel|molt_worker|tests|bench|demo|docs)/[\w./-]+)`",
+        prose(page.read_text(encoding="utf-8")),
+    )
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_page_of_the_documents_is_in_the_map() -> None:
+    linked = {(DOCS / link.partition("#")[0]).resolve() for link in _LINK.findall(read("index.md"))}
+    assert [page for page in DOCS.glob("**/*.md") if page not in linked and page.name != "index.md"] == []
+
+
+@pytest.mark.parametrize("text", blocks_of("python"))
+def test_python_blocks_compile(text: str) -> None:
+    compile(text, "block", "exec")
+
+
+@pytest.mark.parametrize("text", blocks_of("json"))
+def test_json_blocks_parse(text: str) -> None:
+    json.loads(text)
+
+
+@pytest.mark.parametrize("text", [*blocks_of("sh"), *blocks_of("bash")])
+def test_shell_blocks_are_valid_bash(text: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_setting_that_is_mentioned_exists_in_the_code() -> None:
+    sources = [
+        path
+        for pattern in ("*.ini", "molt_*/**/*.py", "demo/**/*.py", "bench/**/*.py", "bench/**/*.js")
+        for path in ROOT.glob(pattern)
+    ]
+    known = {name for path in sources for name in _SETTING.findall(path.read_text(encoding="utf-8"))}
+    mentioned = {name for page in PAGES for name in _SETTING.findall(page.read_text(encoding="utf-8"))}
+    assert mentioned - known == set()
+
+
+# -- configuration --------------------------------------------------------------------------------------
+
+
+def settings_rows() -> list[dict[str, str]]:
+    return rows(read("reference/configuration.md"), "environment, Django")
+
+
+def test_the_table_of_settings_is_the_config() -> None:
+    documented = [
+        (*code(row["environment, Django"]), *code(row["field"]), "".join(code(row["flag of molt-worker"])))
+        for row in settings_rows()
+    ]
+    fields = dataclasses.fields(Config)
+    assert documented == [(field.metadata["env"], field.name, field.metadata["flag"]) for field in fields]
+
+
+def test_the_documented_defaults_are_the_defaults() -> None:
+    words = {"": "empty", None: "none"}
+    for row, field in zip(settings_rows(), dataclasses.fields(Config), strict=True):
+        shown = words.get(field.default) if field.default in ("", None) else f"`{field.default}`"
+        assert row["default"] == shown, field.name
+
+
+def test_the_documented_values_are_allowed_and_their_neighbours_are_not() -> None:
+    for row in settings_rows():
+        (name,) = code(row["environment, Django"])
+        bounds = re.fullmatch(r"(\d+) to (\d+)", row["allowed"])
+        if bounds:
+            low, high = int(bounds[1]), int(bounds[2])
+            allowed, refused = [str(low), str(high)], [str(low - 1), str(high + 1), "", "x"]
+        elif row["allowed"] == "a text":
+            continue
+        else:
+            allowed, refused = code(row["allowed"]), ["x"]
+        for value in allowed:
+            Config.load(environ={name: value}, settings=object())
+        for value in refused:
+            with pytest.raises(ConfigError, match=name):
+                Config.load(environ={name: value}, settings=object())
+
+
+# -- command line ---------------------------------------------------------------------------------------
+
+
+def test_the_options_of_the_command_are_those_of_its_help() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "molt_worker", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "400"},
+    )
+    shown = re.findall(r"^  (-.+?)(?:  .*)?$", done.stdout, re.M)
+    documented = [
+        ", ".join(name for name in code(row["option"])) for row in rows(read("reference/cli.md"), "option")
+    ]
+    assert documented == shown
+
+
+def test_the_environment_variables_of_the_command_are_those_of_the_config() -> None:
+    flags = {field.metadata["flag"]: field.metadata["env"] for field in dataclasses.fields(Config)}
+    for row in rows(read("reference/cli.md"), "option"):
+        flag = code(row["option"])[0].split()[0]
+        if flag in flags:
+            assert code(row["environment"]) == [flags[flag]]
+
+
+def test_options_that_the_benchmark_guide_mentions_exist() -> None:
+    from bench.scripts.run_demo_bench import parser
+
+    mentioned = {
+        flag
+        for line in read("how-to/run-the-benchmark.md").splitlines()
+        for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)
+    }
+    assert mentioned - set(parser()._option_string_actions) == set()
+
+
+# -- Python API -----------------------------------------------------------------------------------------
+
+API = read("reference/python-api.md")
+
+
+@pytest.mark.parametrize("module", [molt_accel, molt_accel.django, molt_worker], ids=lambda m: m.__name__)
+def test_every_public_name_is_described(module: Any) -> None:
+    described = section(API, module.__name__)
+    missing = [name for name in module.__all__ if not re.search(rf"(?:`|^### |\.){name}\b", described, re.M)]
+    assert missing == []
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+@pytest.mark.parametrize(
+    ("heading", "function"),
+    [
+        ("Client", Client.__init__),
+        ("molt_offload", molt_accel.molt_offload),
+        ("export", molt_worker.export),
+    ],
+)
+def test_signatures_name_the_parameters_in_order(heading: str, function: Callable[..., Any]) -> None:
+    (stub,) = [block.text for block in blocks(section(API, heading)) if block.language == "python"][:1]
+    (defined,) = [node for node in ast.walk(ast.parse(stub)) if isinstance(node, ast.FunctionDef)]
+    args = defined.args
+    named = [arg.arg for arg in [*args.posonlyargs, *args.args, *args.kwonlyargs, args.kwarg] if arg]
+    assert [name for name in named if name != "self"] == parameters(function)
+
+
+def described_calls(text: str) -> dict[str, list[str]]:
+    """Of table cells like "`call(entry, payload=None) -> Any`": the parameters by name."""
+    found = {}
+    for name, arguments in re.findall(r"^\| `(?:Config\.)?(\w+)\(([^`]*?)\)(?: -> [^`]+)?` \|", text, re.M):
+        words = [re.split(r"[=:]", word)[0].strip("* ") for word in arguments.split(",")]
+        found[name] = [word for word in words if word]
+    return found
+
+
+def public_methods(cls: type) -> dict[str, Callable[..., Any]]:
+    return {
+        name: member
+        for name, member in inspect.getmembers(cls, inspect.isroutine)
+        if not name.startswith("_") and name in vars(cls)
+    }
+
+
+@pytest.mark.parametrize("cls", [Client, Config])
+def test_every_method_is_described_with_its_parameters(cls: type) -> None:
+    described = described_calls(section(API, cls.__name__))
+    assert described == {name: parameters(member) for name, member in public_methods(cls).items()}
+
+
+def test_the_django_helpers_are_described_with_their_parameters() -> None:
+    helpers = molt_accel.django.__all__
+    described = described_calls(section(API, "molt_accel.django"))
+    assert described == {name: parameters(getattr(molt_accel.django, name)) for name in helpers}
+
+
+def test_the_call_options_are_described_with_their_defaults() -> None:
+    documented = [
+        (*code(row["field"]), *code(row["default"])) for row in rows(section(API, "CallOptions"), "field")
+    ]
+    assert documented == [(field.name, repr(field.default)) for field in dataclasses.fields(CallOptions)]
+
+
+def test_the_fields_of_call_info_are_described() -> None:
+    named = code(section(API, "CallInfo"))
+    assert {field.name for field in dataclasses.fields(CallInfo)} <= set(named)
+
+
+def test_the_current_request_is_described() -> None:
+    cls = type(molt_worker.current_request())
+    members = {name for name in dir(cls) if not name.startswith("_")}
+    documented = re.findall(r"^\| `(\w+)(?:\(\))?` \|", section(API, "current_request"), re.M)
+    assert set(documented) == members
+
+
+# -- errors and metrics ---------------------------------------------------------------------------------
+
+
+def test_the_table_of_errors_is_the_error_table() -> None:
+    documented = [
+        (code(row["status on the wire"]), code(row["exception"]), row["HTTP"], row["public text"])
+        for row in rows(read("reference/errors.md"), "status on the wire")
+    ]
+    assert documented == [
+        (
+            [row.status.label] if row.status is not None else [],
+            [row.exception.__name__],
+            str(row.http_status),
+            row.public or "the error's own",
+        )
+        for row in ERROR_TABLE
+    ]
+
+
+def test_the_properties_of_the_errors_are_described() -> None:
+    attributes = {
+        name for row in rows(read("reference/errors.md"), "attribute") for name in code(row["attribute"])
+    }
+    properties = {
+        name
+        for error in ERROR_TABLE
+        for name, _ in inspect.getmembers(error.exception, lambda member: isinstance(member, property))
+    }
+    assert attributes == properties | {"detail", "request_id", "facts"}
+
+
+METRICS = read("reference/metrics.md")
+
+
+def test_the_table_of_metrics_is_the_dataclass() -> None:
+    documented = [(*code(row["field"]), row["type"]) for row in rows(METRICS, "field")]
+    assert documented == [(field.name, field.type) for field in dataclasses.fields(CallMetrics)]
+
+
+def documented_request_line() -> list[str]:
+    intro = "The line of a request has these besides"
+    return code(section(METRICS, "The log").split(intro)[1].split("\n\n")[1])
+
+
+def test_a_real_log_line_has_the_documented_fields(
+    make_client: Callable[..., Client], capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = make_client(log_json=True, log_level="info")
+    client.call("echo", 1)
+    client.close()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    (request,) = [line for line in lines if line["event"] == "request"]
+    assert list(request) == ["ts", "level", "event", *documented_request_line()]
+    (example,) = [json.loads(block.text) for block in blocks(METRICS) if block.language == "json"]
+    assert list(example) == list(request)
+
+
+def test_the_ping_report_has_the_documented_fields(client: Client) -> None:
+    report = client.ping()
+    table = rows(section(METRICS, "The ping report"), "field")
+    assert sorted(name for row in table for name in code(row["field"])) == sorted(report)
+    (pool,) = [row["meaning"] for row in table if code(row["field"]) == ["executors"]]
+    assert sorted(code(pool)) == sorted(report["executors"])
+
+
+def calls_in_sources(packages: Iterable[str]) -> Iterator[ast.Call]:
+    for package in packages:
+        for path in sorted((ROOT / package).glob("**/*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call):
+                    yield node
+
+
+def called_name(call: ast.Call) -> str:
+    function = call.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def test_the_events_of_the_log_are_those_of_the_sources() -> None:
+    levels = {"debug", "info", "warning", "error"}
+    events = {}
+    for call in calls_in_sources(["molt_worker"]):
+        if called_name(call) in ("log", "_log", "write_blocking"):
+            texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant)]
+            events |= {event: level for level, event in pairwise(texts) if level in levels}
+            if texts == ["request"]:  # its level depends on the outcome
+                events["request"] = "info, else warning"
+    documented = {code(row["event"])[0]: row["level"] for row in rows(METRICS, "event")}
+    assert documented == events
+
+
+# -- error texts ----------------------------------------------------------------------------------------
+
+_ERRORS = {row.exception.__name__ for row in ERROR_TABLE} | {"ExportsError"}
+
+
+def texts_of(node: ast.expr) -> list[str]:
+    """The constant parts of a text, of each of its forms where it depends on a condition."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [node.value]
+    if isinstance(node, ast.JoinedStr):
+        parts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+        return [max(map(str, parts), key=len)] if parts else []
+    if isinstance(node, ast.IfExp):
+        return [*texts_of(node.body), *texts_of(node.orelse)]
+    return []
+
+
+def test_every_error_text_is_in_the_troubleshooting_guide() -> None:
+    guide = read("how-to/troubleshoot.md")
+    texts = {
+        text.strip(" :;'")
+        for call in calls_in_sources(["molt_accel", "molt_worker"])
+        if called_name(call) in _ERRORS and call.args
+        for text in texts_of(call.args[0])
+    }
+    assert len(texts) > 30
+    assert sorted(text for text in texts if text and text not in guide) == []
+
+
+# -- examples -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["how-to/write-entrypoints.md", "reference/manifest.md"])
+def test_the_manifests_of_the_documents_are_valid(page: str, tmp_path: Path) -> None:
+    manifests = [block.text for block in blocks(read(page)) if "abi_version" in block.text]
+    assert manifests
+    path = tmp_path / "molt_exports.json"
+    for text in manifests:
+        path.write_text(text)
+        exports.read_manifest(path)
+
+
+def write_files(page: str, folder: Path) -> None:
+    """The files that a page has its reader write."""
+    for block in blocks(read(page)):
+        if block.file:
+            path = folder / block.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text)
+
+
+def run_python(folder: Path, *arguments: str) -> str:
+    environ = {**os.environ, "MOLT_LOG_LEVEL": "error"}
+    # The examples are on their own: nothing of this test run's settings and plug-ins is for them.
+    for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "DJANGO_SETTINGS_MODULE"):
+        environ.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environ, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def tutorial(tmp_path: Path) -> Path:
+    """A directory with the tutorial's files."""
+    write_files("tutorial.md", tmp_path)
+    return tmp_path
+
+
+def programs() -> list[Any]:
+    """The Python blocks of the guides that are no files: whole programs."""
+    return [
+        pytest.param(page, block.text, id=f"{page.stem}-{number}")
+        for page in GUIDES
+        for number, block in enumerate(blocks(page.read_text(encoding="utf-8")))
+        if block.language == "python" and block.file is None
+    ]
+
+
+@pytest.mark.parametrize(("page", "program"), programs())
+def test_the_programs_in_the_guides_run(page: Path, program: str, tutorial: Path) -> None:
+    write_files(str(page.relative_to(DOCS)), tutorial)
+    run_python(tutorial, "-c", program)
+
+
+@pytest.mark.parametrize("below", ["1000", "many"])
+def test_the_tutorials_views_answer_as_it_says(below: str, tutorial: Path) -> None:
+    ask = f"""
+import app
+from django.test import Client
+response = Client().get("/offload", {{"below": "{below}"}})
+print(response.status_code, response.content.decode())
+"""
+    status, _, body = run_python(tutorial, "-c", ask).partition(" ")
+    if below == "1000":
+        assert (status, json.loads(body)) == ("200", {"below": 1000, "start": 871, "steps": 179})
+    else:
+        (shown,) = [
+            json.loads(line)
+            for block in blocks(read("tutorial.md"))
+            for line in block.text.splitlines()
+            if line.startswith('{"error":"MoltInvalidInput"')
+        ]
+        answer = json.loads(body)
+        assert (status, answer["error"], answer["detail"]) == ("400", shown["error"], shown["detail"])
+
+
+def test_the_tests_in_the_testing_guide_pass(tutorial: Path) -> None:
+    write_files("how-to/test-offloaded-views.md", tutorial)
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly"]
+    for name in ("test_app.py", "test_worker.py"):
+        assert "2 passed" in run_python(tutorial, "-m", "pytest", *options, name)
+
+
+def test_the_views_of_the_error_guide_answer(tutorial: Path) -> None:
+    write_files("how-to/handle-errors.md", tutorial)
+    ask = """
+import app
+import fallback, own, views
+from django.test import RequestFactory
+for view in (views.longest, fallback.longest, own.longest):
+    for below in ("1000", "x"):
+        response = view(RequestFactory().get("/", {"below": below}))
+        print(response.status_code, response.content.decode())
+"""
+    lines = run_python(tutorial, "-c", ask).splitlines()
+    assert [line.split()[0] for line in lines] == ["200", "400", "200", "400", "200", "200"]
+    assert lines[0] == "200 The longest chain starts at 871."
+
+
+def test_the_fallback_of_the_error_guide_runs_without_a_worker(
+    tutorial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files("how-to/handle-errors.md", tutorial)
+    monkeypatch.setenv("MOLT_WORKER_CMD", "no-such-command")
+    ask = """
+import app
+import fallback, views
+from django.test import RequestFactory
+request = RequestFactory().get("/", {"below": "1000"})
+print(views.longest(request).status_code, fallback.longest(request).content.decode())
+"""
+    assert run_python(tutorial, "-c", ask) == '503 {"below": 1000, "start": 871, "steps": 179}\n'

@@ -1,0 +1,1 @@
+"""Tests of molt_accel.ipc: frames and streams."""

@@ -1,0 +1,294 @@
+"""molt_accel.ipc.frame: against the protocol's vectors and byte table, and the parser."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import struct
+from typing import Any
+
+import pytest
+
+from molt_accel.errors import Status
+from molt_accel.ipc import frame as module
+from molt_accel.ipc.frame import (
+    DEFAULT_MAX_FRAME_BYTES,
+    HEADER_BYTES,
+    PREFIX_BYTES,
+    Codec,
+    Fault,
+    Frame,
+    FrameError,
+    FrameParser,
+    Kind,
+    decode,
+    encode,
+    encode_head,
+    format_id,
+)
+from tests.conftest import ROOT
+
+REFERENCE = ROOT / "docs" / "reference"
+VECTORS: dict[str, Any] = json.loads((REFERENCE / "protocol_vectors.json").read_text(encoding="utf-8"))
+PROTOCOL = (REFERENCE / "protocol.md").read_text(encoding="utf-8")
+
+each_valid = pytest.mark.parametrize("vector", VECTORS["valid"], ids=lambda vector: vector["name"])
+each_invalid = pytest.mark.parametrize("vector", VECTORS["invalid"], ids=lambda vector: vector["name"])
+
+
+def frame_of(fields: dict[str, Any]) -> Frame:
+    """The frame that a vector describes."""
+    fields = dict(fields)
+    return Frame(
+        kind=Kind[fields.pop("kind")],
+        codec=Codec[fields.pop("codec")],
+        status=Status[name] if (name := fields.pop("status")) else None,
+        payload=bytes.fromhex(fields.pop("payload_hex")),
+        **fields,
+    )
+
+
+# -- vectors --------------------------------------------------------------------------------------------
+
+
+def test_the_vectors_are_of_this_version_and_cover_everything() -> None:
+    assert VECTORS["version"] == module.VERSION
+    frames = [frame_of(vector["frame"]) for vector in VECTORS["valid"]]
+    assert {frame.kind for frame in frames} == set(Kind)
+    assert {frame.codec for frame in frames} == set(Codec)
+    assert {frame.status for frame in frames} == {*Status, None}
+    assert {Fault[vector["fault"]] for vector in VECTORS["invalid"]} == set(Fault) - {Fault.RANGE}
+    fields = {field.name for field in dataclasses.fields(Frame)} - {"payload"} | {"payload_hex"}
+    assert all(set(vector["frame"]) == fields for vector in VECTORS["valid"])
+
+
+@each_valid
+def test_a_vector_s_fields_encode_to_its_bytes(vector: dict[str, Any]) -> None:
+    assert encode(frame_of(vector["frame"])).hex() == vector["hex"]
+
+
+@each_valid
+def test_a_vector_s_bytes_decode_to_its_fields(vector: dict[str, Any]) -> None:
+    data = bytes.fromhex(vector["hex"])
+    assert int.from_bytes(data[:4], "little") == len(data) - 4
+    for wrap in (bytes, bytearray, memoryview):
+        assert decode(wrap(data[4:])) == frame_of(vector["frame"])
+
+
+@each_invalid
+def test_a_malformed_vector_is_one_error_and_the_stream_goes_on(vector: dict[str, Any]) -> None:
+    parser = FrameParser(vector["max_frame_bytes"])
+    good = Frame(Kind.CONTROL, 1, "x")
+    parser.feed(bytes.fromhex(vector["hex"]) + encode(good))
+    error, following = parser.frames()
+    assert isinstance(error, FrameError)
+    assert (error.fault, error.raw_id, error.raw_generation) == (
+        Fault[vector["fault"]],
+        vector["request_id"],
+        vector["generation"],
+    )
+    assert error.request_id == format_id(vector["request_id"])
+    assert following == good
+    assert not parser.mid_frame
+
+
+def test_the_vectors_shown_in_the_document_are_those_of_the_file() -> None:
+    by_name = {vector["name"]: vector["hex"] for vector in VECTORS["valid"]}
+    shown = re.findall(r"\(`([^`]+)`\)[^`]*:\n\n```text\n([0-9a-f \n]+)```", PROTOCOL)
+    assert [name for name, _ in shown] == ["hello", "request", "ok response"]
+    for name, text in shown:
+        assert "".join(text.split()) == by_name[name]
+
+
+# -- the byte table of docs/reference/protocol.md -------------------------------------------------------
+
+_CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
+_ROW = r"^\| (\d+) \| (\d+) \| (u\d+) \| `(\w+)` \| [^|]+ \| (?:yes|-) \| (?:yes|-) \| (?:yes|-) \|$"
+TABLE = [
+    (int(offset), int(size), kind, name)
+    for offset, size, kind, name in re.findall(_ROW, PROTOCOL, re.MULTILINE)
+]
+
+
+def test_the_documented_header_is_the_implemented_one() -> None:
+    documented = "<" + "".join(_CODES[row[2]] for row in TABLE)
+    implemented = re.sub(r"(\d+)(\w)", lambda match: match[2] * int(match[1]), module._HEADER.format)
+    assert documented == implemented
+    assert (HEADER_BYTES, PREFIX_BYTES) == (80, 4)
+
+
+def test_the_documented_offsets_and_sizes_add_up() -> None:
+    end = 0
+    for offset, size, kind, _ in TABLE:
+        assert (offset, size) == (end, struct.calcsize(_CODES[kind]))
+        end += size
+    assert end == HEADER_BYTES
+
+
+_COUNTED = ("version", "entry_bytes", "payload_bytes", "reserved")
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "name"), [(row[0], row[1], row[3]) for row in TABLE if row[3] not in _COUNTED]
+)
+def test_a_field_lies_where_the_document_says(offset: int, size: int, name: str) -> None:
+    special = {"kind": Kind.CONTROL, "codec": Codec.RAW, "status": Status.INTERNAL_ERROR}
+    value = special.get(name, 2 ** (8 * size) - 2)
+    plain = Frame(Kind.REQUEST, 0, "e", max_wait_ms=0)
+    header = encode(dataclasses.replace(plain, **{name: value}))[PREFIX_BYTES:]
+    assert int.from_bytes(header[offset : offset + size], "little") == value
+    unchanged = encode(plain)[PREFIX_BYTES:]
+    assert header[:offset] + header[offset + size :] == unchanged[:offset] + unchanged[offset + size :]
+
+
+def test_the_counted_fields_lie_where_the_document_says() -> None:
+    header = encode(Frame(Kind.REQUEST, 0, "größe", b"x" * 300))[PREFIX_BYTES:]
+    at = {row[3]: header[row[0] : row[0] + row[1]] for row in TABLE}
+    assert {name: int.from_bytes(at[name], "little") for name in _COUNTED} == {
+        "version": module.VERSION,
+        "entry_bytes": len("größe".encode()),
+        "payload_bytes": 300,
+        "reserved": 0,
+    }
+
+
+def test_the_document_lists_every_kind_codec_status_and_fault_with_its_value() -> None:
+    for kind in Kind:
+        assert f"| {int(kind)} | {kind.name.lower()} |" in PROTOCOL
+    for codec in Codec:
+        assert f"| {int(codec)} | `{codec.label}` |" in PROTOCOL
+    for status in Status:
+        assert f"| {int(status)} | `{status.label}` |" in PROTOCOL
+    for fault in Fault:
+        assert f"`{fault.name}` |" in PROTOCOL or fault is Fault.RANGE
+    for name in (module.HELLO, module.CANCEL, module.PING):
+        assert f"| `{name}` |" in PROTOCOL
+        assert name.startswith(module.RESERVED_PREFIX)
+
+
+# -- encoding -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault", "text"),
+    [
+        ({"entry": ""}, Fault.ENTRY, "bad entry name: empty"),
+        ({"entry": "", "kind": Kind.CONTROL}, Fault.ENTRY, "bad entry name: empty"),
+        ({"entry": "e" * 256}, Fault.ENTRY, "bad entry name: 256 bytes, 255 at most"),
+        ({"entry": "ß" * 128}, Fault.ENTRY, "bad entry name: 256 bytes, 255 at most"),
+        ({"entry": "\udc80"}, Fault.ENTRY, "bad entry name: not valid Unicode"),
+        ({"payload": b"x" * 117}, Fault.TOO_LARGE, "over the frame limit: 201 bytes, 200 at most"),
+    ],
+)
+def test_what_no_receiver_would_take_is_not_encoded(changes: dict[str, Any], fault: Fault, text: str) -> None:
+    frame = dataclasses.replace(Frame(Kind.REQUEST, 7, "echo", generation=2), **changes)
+    with pytest.raises(FrameError) as caught:
+        encode(frame, 200)
+    error = caught.value
+    assert (error.fault, str(error), error.raw_id, error.raw_generation) == (fault, text, 7, 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"request_id": 2**64},
+        {"request_id": -1},
+        {"generation": 2**32},
+        {"deadline_ns": -1},
+        {"max_wait_ms": 2**32},
+        {"queue_us": 2**32},
+        {"executor": -1},
+        {"flags": 2**16},
+    ],
+)
+def test_a_number_that_does_not_fit_is_a_range_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(FrameError) as caught:
+        encode(dataclasses.replace(Frame(Kind.REQUEST, 7, "echo"), **changes))
+    assert caught.value.fault is Fault.RANGE
+
+
+def test_a_frame_of_exactly_the_limit_goes_through() -> None:
+    frame = Frame(Kind.REQUEST, 1, "e", b"x" * (200 - HEADER_BYTES - 1))
+    parser = FrameParser(200)
+    parser.feed(encode(frame, 200))
+    assert parser.frames() == [frame]
+
+
+def test_the_head_is_everything_before_the_payload() -> None:
+    frame = Frame(Kind.REQUEST, 1, "echo", memoryview(b"payload"))
+    assert encode_head(frame) + b"payload" == encode(frame)
+
+
+def test_the_default_limit_is_64_mib() -> None:
+    assert DEFAULT_MAX_FRAME_BYTES == 64 * 1024 * 1024
+    parser = FrameParser()
+    parser.feed(struct.pack("<I", DEFAULT_MAX_FRAME_BYTES + 1) + bytes(HEADER_BYTES))
+    (error,) = parser.frames()
+    assert isinstance(error, FrameError)
+    assert str(error) == "over the frame limit: 67108865 bytes, 67108864 at most"
+
+
+# -- the parser -----------------------------------------------------------------------------------------
+
+
+def test_a_decoded_payload_is_a_copy_of_its_own() -> None:
+    body = bytearray(encode(Frame(Kind.REQUEST, 1, "e", b"payload"))[PREFIX_BYTES:])
+    frame = decode(body)
+    body[-7:] = b"changed"
+    assert (frame.payload, type(frame.payload)) == (b"payload", bytes)
+
+
+def test_missing_says_how_much_the_frame_under_way_still_needs() -> None:
+    data = encode(Frame(Kind.REQUEST, 1, "e", b"x" * 1000))
+    parser = FrameParser()
+    needed = []
+    for at, size in ((0, 2), (2, 2), (4, 500)):
+        needed.append(parser.missing)
+        parser.feed(data[at : at + size])
+        assert parser.frames() == []
+    assert [*needed, parser.missing] == [4, 2, len(data) - 4, len(data) - 504]
+    assert parser.mid_frame
+    parser.feed(data[504:])
+    assert [frame.payload for frame in parser.frames() if isinstance(frame, Frame)] == [b"x" * 1000]
+    assert (parser.missing, parser.mid_frame, parser.buffered) == (4, False, 0)
+
+
+@pytest.mark.parametrize("step", [1, 7, 100, 5000])
+def test_an_oversized_frame_is_reported_once_and_its_bytes_are_dropped(step: int) -> None:
+    large = encode(Frame(Kind.REQUEST, 5, "e", b"x" * 4000, generation=3))
+    good = Frame(Kind.CONTROL, 6, "after")
+    data = large + encode(good)
+    parser = FrameParser(200)
+    items = []
+    for at in range(0, len(data), step):
+        parser.feed(data[at : at + step])
+        items += parser.frames()
+        assert parser.buffered <= 200 + PREFIX_BYTES
+    error, following = items
+    assert isinstance(error, FrameError)
+    assert (error.fault, error.raw_id, error.raw_generation) == (Fault.TOO_LARGE, 5, 3)
+    assert following == good
+
+
+def test_an_oversized_frame_is_known_by_its_header_before_its_payload_comes() -> None:
+    parser = FrameParser(200)
+    parser.feed(encode(Frame(Kind.REQUEST, 5, "e", b"x" * 4000))[: PREFIX_BYTES + HEADER_BYTES])
+    (error,) = parser.frames()
+    assert isinstance(error, FrameError)
+    assert error.raw_id == 5
+    assert parser.mid_frame
+    assert parser.buffered == 0
+
+
+def test_a_limit_below_the_header_s_size_is_kept_too() -> None:
+    parser = FrameParser(10)
+    parser.feed(struct.pack("<I", 11) + bytes(11) + struct.pack("<I", 0))
+    too_large, empty = parser.frames()
+    assert isinstance(too_large, FrameError)
+    assert isinstance(empty, FrameError)
+    assert (too_large.fault, empty.fault) == (Fault.TOO_LARGE, Fault.EMPTY)
+
+
+def test_ids_are_shown_as_16_hexadecimal_digits() -> None:
+    assert [format_id(0), format_id(255), format_id(2**64 - 1)] == ["0" * 16, "00000000000000ff", "f" * 16]

@@ -1,0 +1,227 @@
+"""molt_accel.config: every setting, where its value comes from, and what a bad one is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from molt_accel.config import Config, ConfigError, default_executors
+
+#: field -> (environment variable and Django setting, default, another value as text, and as the field has it)
+SETTINGS: dict[str, tuple[str, object, str, object]] = {
+    "transport": ("MOLT_TRANSPORT", "auto", "stdio", "stdio"),
+    "worker_cmd": ("MOLT_WORKER_CMD", "", "python 'a b'", "python 'a b'"),
+    "worker_name": ("MOLT_WORKER_NAME", "", "pool", "pool"),
+    "exports": ("MOLT_EXPORTS", "", "app.entry", "app.entry"),
+    "executors": ("MOLT_WORKER_EXECUTORS", 0, "3", 3),
+    "max_queue": ("MOLT_WORKER_MAX_QUEUE", 64, "0", 0),
+    "max_wait_ms": ("MOLT_WORKER_MAX_WAIT_MS", 0, "20", 20),
+    "grace_ms": ("MOLT_WORKER_GRACE_MS", 100, "0", 0),
+    "max_requests": ("MOLT_WORKER_MAX_REQUESTS", 0, "1000", 1000),
+    "max_rss_mb": ("MOLT_WORKER_MAX_RSS_MB", 0, "512", 512),
+    "spin_us": ("MOLT_SPIN_US", None, "0", 0),
+    "max_frame_bytes": ("MOLT_MAX_FRAME_BYTES", 64 * 1024 * 1024, "4176", 4176),
+    "start_timeout_ms": ("MOLT_WORKER_START_TIMEOUT_MS", 30_000, "1", 1),
+    "log_json": ("MOLT_LOG_JSON", False, "yes", True),
+    "log_level": ("MOLT_LOG_LEVEL", "info", "error", "error"),
+    "busy_http_status": ("MOLT_BUSY_HTTP_STATUS", 429, "503", 503),
+}
+
+each_setting = pytest.mark.parametrize("name", SETTINGS)
+
+
+def load(environ: dict[str, str] | None = None, settings: object = None, **overrides: Any) -> Config:
+    """A Config of these sources and nothing of this process's."""
+    return Config.load(environ=environ or {}, settings=settings or SimpleNamespace(), **overrides)
+
+
+def test_there_are_exactly_the_documented_settings() -> None:
+    known = {field.name: field.metadata["env"] for field in dataclasses.fields(Config)}
+    assert known == {name: row[0] for name, row in SETTINGS.items()}
+
+
+@each_setting
+def test_a_setting_has_its_documented_default(name: str) -> None:
+    default = SETTINGS[name][1]
+    assert getattr(load(), name) == default
+    assert getattr(Config(), name) == default
+
+
+@each_setting
+def test_every_source_sets_a_setting(name: str) -> None:
+    env, _, text, value = SETTINGS[name]
+    assert getattr(load({env: text}), name) == value
+    assert getattr(load(settings=SimpleNamespace(**{env: text})), name) == value
+    assert getattr(load(settings=SimpleNamespace(**{env: value})), name) == value
+    assert getattr(load(**{name: value}), name) == value
+
+
+@each_setting
+def test_overrides_win_over_django_settings_over_environment_over_default(name: str) -> None:
+    env, default, text, value = SETTINGS[name]
+    settings = SimpleNamespace(**{env: value})
+    shown = None if default is None else str(default)
+    if shown is not None:
+        assert getattr(load({env: shown}, settings), name) == value
+        assert getattr(load({env: text}, settings, **{name: default}), name) == default
+    assert getattr(load({env: text}, SimpleNamespace(**{env: None}), **{name: None}), name) == value
+
+
+@each_setting
+def test_a_field_has_a_help_text(name: str) -> None:
+    field = next(field for field in dataclasses.fields(Config) if field.name == name)
+    assert len(field.metadata["help"]) > 10
+
+
+_WHOLE = "it must be a whole number from {} to {}"
+_TRANSPORT = "it must be one of auto, shm, stdio, inline"
+_FLAG = "it must be one of 1, true, yes, on, 0, false, no, off"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("transport", "tcp", _TRANSPORT),
+        ("transport", "", _TRANSPORT),
+        ("transport", 1, _TRANSPORT),
+        ("worker_cmd", "python 'a", "it must be a command as a shell would split it (No closing quotation)"),
+        ("worker_cmd", "a\0b", "it must be a text"),
+        ("worker_cmd", ["python", 3], "it must be a text"),
+        ("worker_name", 3, "it must be a text"),
+        ("exports", "a\0b", "it must be a text"),
+        ("exports", b"app", "it must be a text"),
+        ("executors", -1, _WHOLE.format(0, 512)),
+        ("executors", 513, _WHOLE.format(0, 512)),
+        ("executors", True, _WHOLE.format(0, 512)),
+        ("executors", 2.0, _WHOLE.format(0, 512)),
+        ("executors", "two", _WHOLE.format(0, 512)),
+        ("executors", "", _WHOLE.format(0, 512)),
+        ("executors", "9" * 5000, _WHOLE.format(0, 512)),
+        ("max_queue", 65537, _WHOLE.format(0, 65536)),
+        ("max_wait_ms", 600_001, _WHOLE.format(0, 600_000)),
+        ("grace_ms", -1, _WHOLE.format(0, 600_000)),
+        ("max_requests", 2**31, _WHOLE.format(0, 2**31 - 1)),
+        ("max_rss_mb", 2**31, _WHOLE.format(0, 2**31 - 1)),
+        ("spin_us", 1_000_001, _WHOLE.format(0, 1_000_000)),
+        ("max_frame_bytes", 4175, _WHOLE.format(4176, 2**31 - 1)),
+        ("start_timeout_ms", 0, _WHOLE.format(1, 600_000)),
+        ("log_json", "maybe", _FLAG),
+        ("log_json", 2, _FLAG),
+        ("log_level", "trace", "it must be one of debug, info, warning, error"),
+        ("busy_http_status", 500, "it must be one of 429, 503"),
+    ],
+)
+def test_a_bad_value_is_an_error_that_names_setting_value_and_what_is_allowed(
+    name: str, value: Any, allowed: str
+) -> None:
+    env = SETTINGS[name][0]
+    sources: list[tuple[str, dict[str, Any]]] = [
+        (name, {name: value}),
+        (f"{env} (Django setting)", {"settings": SimpleNamespace(**{env: value})}),
+    ]
+    if isinstance(value, str):
+        sources.append((env, {"environ": {env: value}}))
+    for source, keywords in sources:
+        with pytest.raises(ConfigError) as caught:
+            load(**keywords)
+        assert str(caught.value) == f"{source}: {value!r} is not allowed; {allowed}"
+
+
+def test_an_override_that_is_no_field_is_refused_with_the_list_of_fields() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(executers=2)
+    assert str(caught.value) == f"unknown option 'executers'; allowed: {', '.join(SETTINGS)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "given_value", "value"),
+    [
+        ("transport", " STDIO ", "stdio"),
+        ("log_level", "Warning", "warning"),
+        ("executors", " 2 ", 2),
+        ("log_json", "ON", True),
+        ("log_json", "", False),
+        ("log_json", "0", False),
+        ("exports", Path("dir/molt_exports.json"), "dir/molt_exports.json"),
+        ("worker_cmd", ["/a b/python", "-m", "molt_worker"], "'/a b/python' -m molt_worker"),
+        ("worker_cmd", (Path("worker"),), "worker"),
+    ],
+)
+def test_friendly_spellings_are_understood(name: str, given_value: Any, value: object) -> None:
+    assert getattr(load(**{name: given_value}), name) == value
+
+
+@each_setting
+def test_environ_says_a_changed_setting_in_a_way_that_load_reads_back(name: str) -> None:
+    changed = Config(**{name: SETTINGS[name][3]})
+    assert load(changed.environ()) == changed
+
+
+@given(
+    st.builds(
+        Config,
+        transport=st.sampled_from(["auto", "shm", "stdio", "inline"]),
+        exports=st.text(st.characters(exclude_characters="\0", codec="utf-8")),
+        executors=st.integers(0, 512),
+        spin_us=st.none() | st.integers(0, 1_000_000),
+        log_json=st.booleans(),
+        log_level=st.sampled_from(["debug", "info", "warning", "error"]),
+        busy_http_status=st.sampled_from([429, 503]),
+    )
+)
+def test_environ_round_trip(config: Config) -> None:
+    assert load(config.environ()) == config
+
+
+@pytest.mark.parametrize("name", ["worker_cmd", "worker_name", "exports"])
+def test_an_emptied_text_reaches_a_worker_whose_environment_has_another(name: str) -> None:
+    inherited = {SETTINGS[name][0]: "inherited"}
+    config = load(inherited, **{name: ""})
+    assert load({**inherited, **config.environ()}) == config
+
+
+def test_a_config_is_frozen_and_comparable() -> None:
+    config = load(executors=2)
+    assert config == load(executors=2) != load(executors=3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.executors = 3  # type: ignore[misc]
+
+
+def test_this_process_s_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOLT_WORKER_EXECUTORS", "7")
+    assert Config.load(settings=SimpleNamespace()).executors == 7
+
+
+def test_the_pool_has_one_executor_a_usable_cpu_unless_told_otherwise() -> None:
+    assert load(executors=3).pool_size == 3
+    assert load().pool_size == default_executors() == len(os.sched_getaffinity(0))
+
+
+_DJANGO = """
+import os, sys
+from molt_accel.config import Config
+assert "django" not in sys.modules
+print(Config.load().executors)
+import django.conf
+print(Config.load().executors)
+django.conf.settings.configure(MOLT_WORKER_EXECUTORS=5)
+print(Config.load().executors)
+"""
+
+
+def test_django_settings_are_read_only_once_django_is_configured() -> None:
+    environ = {**os.environ, "MOLT_WORKER_EXECUTORS": "4"}
+    environ.pop("DJANGO_SETTINGS_MODULE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", _DJANGO], env=environ, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["4", "4", "5"]

@@ -1,0 +1,135 @@
+"""molt_accel.options: how a call is made, and its metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import pytest
+
+from molt_accel.errors import Status
+from molt_accel.ipc.frame import FLAG_COMPILED, Frame, Kind
+from molt_accel.options import CallInfo, CallMetrics, CallOptions
+
+
+def test_the_options_of_the_contract_and_their_defaults() -> None:
+    assert dataclasses.asdict(CallOptions()) == {
+        "entry": "",
+        "codec": "msgpack",
+        "timeout_ms": 30_000,
+        "queue_timeout_ms": None,
+        "idempotent": False,
+        "retries": 1,
+        "retry_backoff_ms": 20,
+        "decode_response": True,
+        "before_send": None,
+        "after_recv": None,
+        "metrics_hook": None,
+        "cancel_check": None,
+    }
+
+
+_RANGE = " is not allowed; it must be 0 or more milliseconds"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"codec": "yaml"}, "unknown codec 'yaml'; allowed: msgpack, json, raw"),
+        ({"timeout_ms": -1}, f"timeout_ms: -1{_RANGE}"),
+        ({"timeout_ms": 0}, "timeout_ms: 0 is not allowed; None means no deadline"),
+        ({"timeout_ms": float("inf")}, f"timeout_ms: inf{_RANGE}"),
+        ({"timeout_ms": float("nan")}, f"timeout_ms: nan{_RANGE}"),
+        (
+            {"queue_timeout_ms": -0.5},
+            "queue_timeout_ms: -0.5 is not allowed; it must be 0 or more milliseconds",
+        ),
+        ({"retry_backoff_ms": -2}, f"retry_backoff_ms: -2{_RANGE}"),
+        ({"retries": -1}, "retries: -1 is not allowed; it must be 0 or more"),
+    ],
+)
+def test_a_bad_option_is_refused_by_name_whether_given_or_changed(changes: dict[str, Any], text: str) -> None:
+    for make in (lambda: CallOptions(**changes), lambda: CallOptions().replace(changes)):
+        with pytest.raises(ValueError) as caught:
+            make()
+        assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    "changes", [{"timeout_ms": None}, {"timeout_ms": 0.001}, {"queue_timeout_ms": 0}, {"retries": 0}]
+)
+def test_the_ends_of_the_ranges_are_allowed(changes: dict[str, Any]) -> None:
+    ((name, value),) = changes.items()
+    assert getattr(CallOptions(**changes), name) == value
+
+
+def test_replace_changes_some_and_keeps_the_rest() -> None:
+    options = CallOptions(entry="a", timeout_ms=5)
+    changed = options.replace({"entry": "b", "retries": 3})
+    assert (changed.entry, changed.timeout_ms, changed.retries) == ("b", 5, 3)
+    assert options.replace({}) is options
+    assert options.entry == "a"
+
+
+def test_an_unknown_option_is_a_type_error_that_names_it() -> None:
+    with pytest.raises(TypeError, match="timeout_s"):
+        CallOptions().replace({"timeout_s": 1})
+
+
+@pytest.mark.parametrize("thing", [CallOptions(), CallInfo("e", "id", 0), CallMetrics("e", "Ok", "id", 0)])
+def test_options_infos_and_metrics_are_frozen(thing: Any) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        thing.entry = "other"
+
+
+def test_metrics_of_an_answered_call_are_those_of_its_response() -> None:
+    response = Frame(
+        Kind.RESPONSE,
+        255,
+        payload=b"12345",
+        status=Status.OK,
+        flags=FLAG_COMPILED,
+        queue_depth=1,
+        in_flight=2,
+        queue_us=1500,
+        decode_us=4,
+        handler_us=5,
+        encode_us=6,
+        exec_us=2500,
+        executor=8,
+    )
+    before_ms = time.time_ns() // 1_000_000
+    metrics = CallMetrics.of("entry", "Ok", 255, response, 10, 5000)
+    assert before_ms <= metrics.ts_ms <= time.time_ns() // 1_000_000
+    assert metrics.as_dict() == {
+        "entry": "entry",
+        "status": "Ok",
+        "request_id": "00000000000000ff",
+        "ts_ms": metrics.ts_ms,
+        "queue_us": 1500,
+        "decode_us": 4,
+        "handler_us": 5,
+        "encode_us": 6,
+        "exec_us": 2500,
+        "queue_depth": 1,
+        "in_flight": 2,
+        "executor": 8,
+        "compiled": True,
+        "payload_bytes": 10,
+        "response_bytes": 5,
+        "client_us": 5000,
+        "queue_ms": 1.5,
+        "exec_ms": 2.5,
+    }
+
+
+def test_metrics_without_a_response_have_zeros_for_what_never_happened() -> None:
+    metrics = CallMetrics.of("entry", "Timeout", 1, None, 10, 5000)
+    row = metrics.as_dict()
+    known = {"entry": "entry", "status": "Timeout", "request_id": "0000000000000001", "ts_ms": metrics.ts_ms}
+    assert {name: value for name, value in row.items() if value} == {
+        **known,
+        "payload_bytes": 10,
+        "client_us": 5000,
+    }

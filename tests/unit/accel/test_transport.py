@@ -1,0 +1,146 @@
+"""molt_accel.transport: the choice of a transport, and a call in flight."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from molt_accel import transport
+from molt_accel.config import Config
+from molt_accel.errors import MoltTimeout, MoltWorkerUnavailable, Status
+from molt_accel.ipc.frame import Frame, Kind
+from molt_accel.stdio import StdioTransport
+from molt_accel.transport import Pending, open_transport
+from molt_worker.inline import InlineTransport
+
+ANSWER = Frame(Kind.RESPONSE, 7, status=Status.OK)
+
+# -- the seam -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "cls"), [("stdio", StdioTransport), ("inline", InlineTransport)])
+def test_each_name_opens_its_transport_and_starts_nothing(name: str, cls: type) -> None:
+    opened = open_transport(Config(transport=name, worker_cmd="/no/such/worker"))
+    assert type(opened) is cls
+    assert not opened.ready
+    opened.close()
+
+
+def _refuse(why: str) -> Any:
+    def open_it(config: Config) -> Any:
+        raise MoltWorkerUnavailable(why)
+
+    return open_it
+
+
+def test_auto_takes_the_first_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(transport._OPENERS, "shm", _refuse("no native core"))
+    assert type(open_transport(Config(transport="auto"))) is StdioTransport
+
+
+def test_auto_says_what_was_tried_and_why_nothing_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(transport._OPENERS, "shm", _refuse("no native core"))
+    monkeypatch.setitem(transport._OPENERS, "stdio", _refuse("no processes"))
+    with pytest.raises(MoltWorkerUnavailable) as caught:
+        open_transport(Config(transport="auto"))
+    assert caught.value.detail == "no transport: shm: no native core; stdio: no processes"
+
+
+def test_a_transport_asked_for_by_name_has_no_substitute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(transport._OPENERS, "shm", _refuse("no native core"))
+    with pytest.raises(MoltWorkerUnavailable) as caught:
+        open_transport(Config(transport="shm"))
+    assert caught.value.detail == "no transport: shm: no native core"
+
+
+# -- a call in flight -----------------------------------------------------------------------------------
+
+
+def test_a_call_in_flight_has_no_outcome_until_it_is_resolved() -> None:
+    pending = Pending(7, 3)
+    assert (pending.request_id, pending.generation, pending.result, pending.done) == (7, 3, None, False)
+    pending.resolve(ANSWER)
+    assert (pending.result, pending.done) == (ANSWER, True)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, 0.001, float("-inf")])
+def test_waiting_ends_with_the_time(timeout_s: float) -> None:
+    assert Pending(7).wait(timeout_s) is False
+
+
+@pytest.mark.parametrize("timeout_s", [None, 0, -1, 1e9, float("inf")])
+def test_waiting_for_what_is_there_returns_at_once_and_again(timeout_s: float | None) -> None:
+    pending = Pending(7)
+    pending.resolve(ANSWER)
+    assert pending.wait(timeout_s) is True
+    assert pending.wait(timeout_s) is True
+
+
+@pytest.mark.parametrize("timeout_s", [None, 60, 1e12, float("inf")])
+def test_a_waiting_thread_is_woken_by_the_outcome(timeout_s: float | None) -> None:
+    pending = Pending(7)
+    seen: list[object] = []
+    thread = threading.Thread(target=lambda: seen.append((pending.wait(timeout_s), pending.result)))
+    thread.start()
+    pending.resolve(ANSWER)
+    thread.join(60)
+    assert seen == [(True, ANSWER)]
+
+
+def test_an_error_is_an_outcome_like_any_other() -> None:
+    pending = Pending(7)
+    error = MoltTimeout("late")
+    pending.resolve(error)
+    assert pending.wait(0)
+    assert pending.result is error
+
+
+def test_a_waiter_that_gave_up_may_wait_again() -> None:
+    pending = Pending(7)
+    assert not pending.wait(0.001)
+    pending.resolve(ANSWER)
+    assert pending.wait(0)
+
+
+def test_a_callback_is_called_at_the_outcome() -> None:
+    pending = Pending(7)
+    seen: list[object] = []
+    pending.on_done(lambda: seen.append(pending.result))
+    assert seen == []
+    pending.resolve(ANSWER)
+    assert seen == [ANSWER]
+
+
+def test_a_callback_that_comes_late_is_called_at_once() -> None:
+    pending = Pending(7)
+    pending.resolve(ANSWER)
+    seen: list[object] = []
+    pending.on_done(lambda: seen.append(pending.result))
+    assert seen == [ANSWER]
+
+
+def test_a_callback_replaces_the_one_before() -> None:
+    pending = Pending(7)
+    seen: list[str] = []
+    pending.on_done(lambda: seen.append("first"))
+    pending.on_done(lambda: seen.append("second"))
+    pending.resolve(ANSWER)
+    assert seen == ["second"]
+
+
+def test_no_callback_is_missed_when_it_races_with_the_outcome() -> None:
+    for _ in range(500):
+        pending, called, start = Pending(7), threading.Event(), threading.Barrier(2)
+
+        def resolve(pending: Pending = pending, start: threading.Barrier = start) -> None:
+            start.wait()
+            pending.resolve(ANSWER)
+
+        thread = threading.Thread(target=resolve)
+        thread.start()
+        start.wait()
+        pending.on_done(called.set)
+        assert called.wait(60)
+        thread.join()

@@ -1,0 +1,57 @@
+"""Workers that follow a script: small programs that speak frames on stdin and stdout, well or badly."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+#: What every script begins with. `requests()` yields frames until the client closes; `answer()` answers one.
+_PRELUDE = """
+import os, signal, sys, time
+from molt_accel import codec
+from molt_accel.errors import MoltInvalidInput, MoltWorkerUnavailable, Status, to_wire
+from molt_accel.ipc.frame import CANCEL, HELLO, Frame, Kind, encode
+from molt_accel.ipc.stream import FrameStream
+
+stream = FrameStream(0, 1)
+
+def requests():
+    while stream.fill() is not None:
+        yield from stream.frames()
+
+def answer(request, value=None, **fields):
+    known = {"status": Status.OK, "generation": request.generation, "payload": codec.encode("msgpack", value)}
+    stream.send(Frame(Kind.RESPONSE, request.request_id, **{**known, **fields}))
+
+def notice(error, status):
+    stream.send(Frame(Kind.RESPONSE, 0, status=status, payload=codec.encode("msgpack", to_wire(error))))
+
+def decoded(request):
+    return codec.decode("msgpack", request.payload)
+
+def echo():
+    for request in requests():
+        if request.kind is Kind.REQUEST:
+            answer(request, decoded(request))
+
+def first_time(path):
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+"""
+_GREETING = "\nstream.send(Frame(Kind.CONTROL, 0, HELLO))\n"
+
+
+def worker(script: str, *arguments: object, before: str = "") -> str:
+    """The command of a worker: `before`, its greeting, then `script`. `arguments` are in ``sys.argv``."""
+    return program(_PRELUDE + before + _GREETING + script, *arguments)
+
+
+def program(script: str, *arguments: object) -> str:
+    """The command of a program that knows nothing of frames."""
+    return shlex.join([sys.executable, "-c", script, *map(str, arguments)])
+
+
+ECHO = worker("echo()")
