@@ -48,7 +48,8 @@ def molt_offload(
             URL arguments and body (see `molt_accel.django.requests.default_payload`).
         response_factory: ``(request, value) -> HttpResponse``, given the decoded result.
         allow_fallback: Run the view's own body where no worker can be reached. Without it, that is a 503.
-        cancel_check: ``(request) -> bool``, asked while the call waits, on servers that offer no better way.
+        cancel_check: ``(request) -> bool``, asked again and again while the call waits; true cancels it. It
+            takes the place of watching the connection.
         options: Fields of `CallOptions`: ``codec, timeout_ms, idempotent, metrics_hook``, ...
 
     Raises:

@@ -126,7 +126,7 @@ class _Template:
         log.write_blocking(self._config, level, event, fields)
 
     def _send(self, frame: Frame) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the supervisor stops; its end of file is about to be seen
+        with contextlib.suppress(BrokenPipeError):  # the supervisor stops; its end of file comes next
             self._control.sendall(encode(frame))
 
     def _loop(self) -> None:

@@ -60,7 +60,7 @@ def check_for(request: HttpRequest) -> Callable[[], bool] | None:
 
 def drive_for(request: HttpRequest, exchange: Exchange) -> Reply:
     """Run a sync view's call to its end, where it can be cancelled when this request's client goes away."""
-    if 0 and isinstance(request, ASGIRequest) and not _in_event_loop():
+    if isinstance(request, ASGIRequest) and not _in_event_loop():
         reply: Reply = async_to_sync(adrive)(exchange)
         return reply
     return drive(exchange)

@@ -177,6 +177,8 @@ def _listening(port: int) -> bool:
 def serving(kind: Kind, log: Path, **environment: str) -> Iterator[Server]:
     """A server in a process group of its own, stopped in the end. On failure its log is shown."""
     with socket.create_server(("127.0.0.1", 0)) as listener, log.open("wb") as log_file:
+        # Accepted connections inherit it; asyncio sets it only where it knows the socket's family.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         port = listener.getsockname()[1]
         if kind.own_socket:
             listener.close()

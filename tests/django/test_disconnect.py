@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncRequestFactory
 
+from molt_accel import Client, molt_offload
 from molt_accel.django.disconnect import SocketHangup, check_for
 from molt_accel.watch import hangups
 from tests.conftest import wait_for_file, wait_until
@@ -117,8 +121,21 @@ def test_the_check_takes_a_closed_connection_for_a_hang_up(pair: Pair) -> None:
     assert check()
 
 
-def test_servers_that_hand_out_no_socket_have_no_check(get: object) -> None:
-    assert check_for(get) is None  # type: ignore[arg-type]
+def test_servers_that_hand_out_no_socket_have_no_check(get: HttpRequest) -> None:
+    assert check_for(get) is None
+
+
+def test_a_sync_view_called_in_an_event_loops_own_thread_is_answered(inline_client: Client) -> None:
+    """It can't wait there for what the loop would do."""
+
+    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1)
+    def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("here")
+
+    async def call() -> HttpResponse:
+        return view(AsyncRequestFactory().get("/"))
+
+    assert asyncio.run(call()).content == b"1"
 
 
 # -- the watcher --------------------------------------------------------------------------------------------

@@ -116,22 +116,22 @@ def test_url_arguments_that_a_converter_made_objects_of_travel_as_their_text(
 
 @pytest.mark.parametrize("codec_name", ["json", Codec.JSON, "raw", Codec.RAW])
 def test_the_default_payload_of_json_and_raw_is_the_body(
-    any_client: Client, offloaded: MakeView, codec_name: str
+    inline_client: Client, offloaded: MakeView, codec_name: str
 ) -> None:
     entry = f"echo_{codec.parse(codec_name).label}"
-    view = offloaded(entry=entry, codec=codec_name, client=any_client)
+    view = offloaded(entry=entry, codec=codec_name, client=inline_client)
     assert view(posted(b"[1,2]")).content == b"[1,2]"
 
 
-def test_a_codec_may_be_given_as_its_enum_member(any_client: Client, offloaded: MakeView) -> None:
-    view = offloaded(entry="to_json", codec=Codec.MSGPACK, client=any_client)
+def test_a_codec_may_be_given_as_its_enum_member(inline_client: Client, offloaded: MakeView) -> None:
+    view = offloaded(entry="to_json", codec=Codec.MSGPACK, client=inline_client)
     assert json.loads(view(posted(b"x")).content)["method"] == "POST"
 
 
-def test_a_payload_builder_gets_request_and_url_arguments(any_client: Client, offloaded: MakeView) -> None:
+def test_a_payload_builder_gets_request_and_url_arguments(inline_client: Client, offloaded: MakeView) -> None:
     view = offloaded(
         entry="echo",
-        client=any_client,
+        client=inline_client,
         payload_builder=lambda request, *args, **kwargs: [request.method, list(args), kwargs],
     )
     assert json.loads(view(posted(b""), 1, b="x").content) == ["POST", [1], {"b": "x"}]
@@ -178,7 +178,7 @@ def test_a_raw_result_goes_out_as_bytes(any_client: Client, offloaded: MakeView)
     ],
 )
 def test_a_response_factory_gets_request_and_decoded_value(
-    any_client: Client,
+    inline_client: Client,
     offloaded: MakeView,
     get: HttpRequest,
     entry: str,
@@ -195,7 +195,7 @@ def test_a_response_factory_gets_request_and_decoded_value(
     view = offloaded(
         entry=entry,
         codec=codec_name,
-        client=any_client,
+        client=inline_client,
         payload_builder=lambda request: payload,
         response_factory=factory,
     )

@@ -77,7 +77,7 @@ def body_of(response: HttpResponse) -> dict[str, str]:
     ],
 )
 def test_invalid_input_is_400_and_says_what_is_wrong(
-    any_client: Client,
+    inline_client: Client,
     offloaded: MakeView,
     get: HttpRequest,
     entry: str,
@@ -85,7 +85,7 @@ def test_invalid_input_is_400_and_says_what_is_wrong(
     payload: Any,
     detail: str,
 ) -> None:
-    view = offloaded(entry=entry, codec=codec, client=any_client, payload_builder=lambda request: payload)
+    view = offloaded(entry=entry, codec=codec, client=inline_client, payload_builder=lambda request: payload)
     response = view(get)
     assert response.status_code == 400
     assert body_of(response) == {"error": "MoltInvalidInput", "detail": detail}
@@ -163,9 +163,9 @@ def test_a_cancelled_call_is_499(offloaded: MakeView, get: HttpRequest, tmp_path
 
 @pytest.mark.parametrize("kind", ["value", "exit", "interrupt", "memory", "recursion", "unprintable"])
 def test_an_entrypoint_that_raises_is_500_without_a_word_of_why(
-    any_client: Client, offloaded: MakeView, get: HttpRequest, kind: str
+    inline_client: Client, offloaded: MakeView, get: HttpRequest, kind: str
 ) -> None:
-    view = offloaded(entry="fail", client=any_client, payload_builder=lambda request: kind)
+    view = offloaded(entry="fail", client=inline_client, payload_builder=lambda request: kind)
     response = view(get)
     assert response.status_code == 500
     assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
@@ -224,12 +224,12 @@ def test_a_worker_that_breaks_the_protocol_is_502(offloaded: MakeView, get: Http
 
 
 def test_a_result_that_is_not_what_its_codec_says_is_502(
-    any_client: Client, offloaded: MakeView, get: HttpRequest
+    inline_client: Client, offloaded: MakeView, get: HttpRequest
 ) -> None:
     """`client.call` raises MoltProtocolError for it, so the view answers as the table says."""
     view = offloaded(
         entry="to_json",
-        client=any_client,
+        client=inline_client,
         payload_builder=lambda request: b"{not json",
         response_factory=lambda request, value: HttpResponse("made"),
     )
@@ -242,10 +242,10 @@ def test_a_result_that_is_not_what_its_codec_says_is_502(
 
 
 def test_a_msgpack_result_without_a_json_form_is_500(
-    any_client: Client, offloaded: MakeView, get: HttpRequest
+    inline_client: Client, offloaded: MakeView, get: HttpRequest
 ) -> None:
     stamp = msgpack.Timestamp(1, 2)
-    response = offloaded(entry="echo", client=any_client, payload_builder=lambda request: stamp)(get)
+    response = offloaded(entry="echo", client=inline_client, payload_builder=lambda request: stamp)(get)
     assert response.status_code == 500
     assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
 
@@ -300,14 +300,14 @@ def test_an_error_names_the_request_by_the_senders_id_if_that_is_sane(
 
 @pytest.mark.parametrize(("kind", "levels"), [("value", [logging.ERROR]), ("invalid", [])])
 def test_only_failures_of_the_service_are_logged_as_errors(
-    any_client: Client,
+    inline_client: Client,
     offloaded: MakeView,
     get: HttpRequest,
     caplog: pytest.LogCaptureFixture,
     kind: str,
     levels: list[int],
 ) -> None:
-    offloaded(entry="fail", client=any_client, payload_builder=lambda request: kind)(get)
+    offloaded(entry="fail", client=inline_client, payload_builder=lambda request: kind)(get)
     assert [record.levelno for record in caplog.records if record.name == "molt_accel"] == levels
 
 

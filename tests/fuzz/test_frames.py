@@ -31,7 +31,8 @@ Item = Frame | tuple[Fault, str, int, int]
 
 u32 = st.integers(0, 2**32 - 1)
 u64 = st.integers(0, 2**64 - 1)
-_spans = dict.fromkeys((*("generation", "max_wait_ms", "queue_depth", "in_flight", "queue_us"), *("decode_us", "handler_us", "encode_us", "exec_us", "executor")), u32)
+_SPANS = ("queue_us", "decode_us", "handler_us", "encode_us", "exec_us")
+_spans = dict.fromkeys((*_SPANS, "generation", "max_wait_ms", "queue_depth", "in_flight", "executor"), u32)
 
 
 def _fits(entry: str) -> bool:

@@ -61,7 +61,7 @@ class Driver:
         self.received: list[Frame] = []
         self.ended = False
         self._ids = 0
-        self._known: set[int] = set()  # pids of its descendants
+        self._known: set[psutil.Process] = set()  # its descendants
         pipes = [pipe.fileno() for pipe in (self.process.stdout, self.process.stdin) if pipe is not None]
         for fd in pipes:
             os.set_blocking(fd, False)
@@ -166,9 +166,9 @@ class Driver:
         return list(self.ping()["executors"]["pids"])
 
     def remember_descendants(self) -> None:
-        """Note the pids of all its descendants, to look for them when it is gone."""
+        """Note all its descendants, to look for them when it is gone."""
         try:
-            self._known |= {child.pid for child in psutil.Process(self.pid).children(recursive=True)}
+            self._known |= set(psutil.Process(self.pid).children(recursive=True))
         except psutil.NoSuchProcess:
             return
 
@@ -217,17 +217,18 @@ class Driver:
         finally:
             self.process.kill()
             self.process.wait()
-        wait_until(lambda: not any(_alive(pid) for pid in self._known))
+        wait_until(lambda: all(dead(process) for process in self._known))
         assert "supervisor_bug" not in self.log(), self.log()
         assert "executor_failed" not in self.log(), self.log()
         assert "template_failed" not in self.log(), self.log()
 
 
-def _alive(pid: int) -> bool:
+def dead(process: psutil.Process) -> bool:
+    """Whether a process has ended; a zombie has, and waits only for somebody to reap it."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
-        return False
+        return True
 
 
 def value_of(frame: Frame) -> Any:

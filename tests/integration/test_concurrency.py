@@ -1,4 +1,4 @@
-"""Many calls in flight on one client, from threads and tasks: each gets its own answer, whatever else happens."""
+"""Many calls in flight on one client, from threads and tasks: each gets its own answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def test_threads_on_one_client_each_get_their_own_answer(make_client: MakeClient
 
     def worker(thread: int) -> int:
         for number in range(100):
-            nonce = f"{thread}/{number}" + "x" * random.Random(thread * 1000 + number).choice([0, 100, 50_000])
+            nonce = f"{thread}/{number}" + "x" * random.Random(thread * 1000 + number).choice(
+                [0, 100, 50_000]
+            )
             assert client.call("echo", nonce) == nonce
         return 100
 
@@ -94,9 +96,7 @@ def test_good_calls_are_unharmed_by_bad_ones_beside_them(make_client: MakeClient
     assert outcomes == {"Ok": 320, "MoltWorkerCrashed": 20, "MoltInternalError": 20, "MoltInvalidInput": 40}
 
 
-def test_cancelling_a_task_stops_its_request_in_the_worker(
-    make_client: MakeClient, tmp_path: Path
-) -> None:
+def test_cancelling_a_task_stops_its_request_in_the_worker(make_client: MakeClient, tmp_path: Path) -> None:
     client = make_client(grace_ms=20_000)
     marker = tmp_path / "running"
 
@@ -127,7 +127,9 @@ def test_a_timeout_of_asyncio_s_cancels_too(make_client: MakeClient, tmp_path: P
     assert not marker.exists()
 
 
-def test_cancelling_one_of_many_tasks_leaves_the_others_alone(make_client: MakeClient, tmp_path: Path) -> None:
+def test_cancelling_one_of_many_tasks_leaves_the_others_alone(
+    make_client: MakeClient, tmp_path: Path
+) -> None:
     client = make_client(max_queue=1000)
     marker = tmp_path / "running"
 
@@ -146,7 +148,9 @@ def test_cancelling_one_of_many_tasks_leaves_the_others_alone(make_client: MakeC
     assert client.ping()["in_flight"] == 0
 
 
-def test_close_while_calls_run_ends_each_of_them_as_cancelled(make_client: MakeClient, tmp_path: Path) -> None:
+def test_close_while_calls_run_ends_each_of_them_as_cancelled(
+    make_client: MakeClient, tmp_path: Path
+) -> None:
     client = make_client()
     marker = tmp_path / "running"
     outcomes: list[type[BaseException] | None] = []

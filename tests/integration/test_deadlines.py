@@ -12,7 +12,7 @@ import pytest
 from molt_accel import Client, MoltTimeout
 from molt_accel.errors import Status
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.driver import Driver, deadline, error_of, value_of
+from tests.integration.driver import Driver, dead, deadline, error_of, value_of
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]
@@ -59,10 +59,12 @@ def test_what_an_entrypoint_started_is_killed_with_it(make_driver: MakeDriver, t
     request_id = driver.start("spawn_child", str(marker), deadline_ns=deadline(300))
     child = psutil.Process(int(wait_for_file(marker)))
     assert error_of(driver.response(request_id)) == (Status.TIMEOUT, RUNNING)
-    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: dead(child))
 
 
-def test_an_interrupted_entrypoint_cleans_up_before_it_is_answered(make_driver: MakeDriver, tmp_path: Path) -> None:
+def test_an_interrupted_entrypoint_cleans_up_before_it_is_answered(
+    make_driver: MakeDriver, tmp_path: Path
+) -> None:
     driver = make_driver("--grace-ms", "20000")
     marker = tmp_path / "running"
     request_id = driver.start("clean_up", str(marker), deadline_ns=deadline(500))
@@ -76,7 +78,8 @@ def test_expired_work_never_starts(make_driver: MakeDriver, tmp_path: Path) -> N
     gate, effects = tmp_path / "gate", tmp_path / "effects"
     driver.start("wait_for_file", str(gate))
     late = [
-        driver.start("append", {"path": str(effects), "text": str(n)}, deadline_ns=deadline(50)) for n in range(5)
+        driver.start("append", {"path": str(effects), "text": str(n)}, deadline_ns=deadline(50))
+        for n in range(5)
     ]
     in_time = driver.start("append", {"path": str(effects), "text": "in time"}, deadline_ns=deadline(60_000))
     for request_id in late:

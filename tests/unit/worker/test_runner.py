@@ -296,14 +296,17 @@ def test_except_exception_does_not_swallow_a_stop() -> None:
 @pytest.fixture
 def real_signal() -> Iterator[Callable[[Runner], None]]:
     before = signal.getsignal(signal.SIGUSR1)
-    yield lambda runner: signal.signal(signal.SIGUSR1, runner.interrupt) and None
+
+    def install(runner: Runner) -> None:
+        signal.signal(signal.SIGUSR1, runner.interrupt)
+
+    yield install
     signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_real_signal_ends_a_real_sleep(real_signal: Callable[[Runner], None]) -> None:
     def function(payload: object) -> None:
         bench.stop(StopReason.TIMED_OUT)
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.raise_signal(signal.SIGUSR1)
         time.sleep(1e6)
 
