@@ -5,7 +5,7 @@ The public names are here; `molt_offload` needs Django and is imported at its fi
 
 from typing import TYPE_CHECKING, Any
 
-from molt_accel.client import Client
+from molt_accel.client import Client, default_client
 from molt_accel.config import Config, ConfigError
 from molt_accel.errors import (
     MoltBusy,
@@ -18,6 +18,7 @@ from molt_accel.errors import (
     MoltWorkerCrashed,
     MoltWorkerUnavailable,
 )
+from molt_accel.exchange import Reply
 from molt_accel.options import CallInfo, CallMetrics, CallOptions
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ __all__ = [
     "MoltTimeout",
     "MoltWorkerCrashed",
     "MoltWorkerUnavailable",
+    "Reply",
     "__version__",
+    "default_client",
     "molt_offload",
 ]
 

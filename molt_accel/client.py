@@ -85,7 +85,7 @@ class Client:
         return exchange(self._transport, options, payload, cancel_check)
 
     def start(self, timeout_ms: float | None = None) -> None:
-        """Start the worker and wait until it has imported its exports, so that the first call needn't.
+        """Start the worker and wait until an executor is ready, so that the first call needn't.
 
         Args:
             timeout_ms: How long at most; by default the configured ``start_timeout_ms``.

@@ -11,10 +11,12 @@ from asgiref.sync import iscoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
 
 from molt_accel.client import Client, default_client
+from molt_accel.codec import EncodeError
+from molt_accel.config import Config
 from molt_accel.django import disconnect
 from molt_accel.django.requests import default_payload, request_id_of
 from molt_accel.django.responses import error_response, result_response
-from molt_accel.errors import MoltBusy, MoltError, MoltWorkerUnavailable, http_status
+from molt_accel.errors import MoltBusy, MoltError, MoltInvalidInput, MoltWorkerUnavailable, http_status
 from molt_accel.exchange import Exchange, Reply, adrive
 from molt_accel.options import CallOptions
 
@@ -59,7 +61,7 @@ def molt_offload(
     if not entry:
         raise ValueError(f"entry: {entry!r} is not allowed; it must be an entrypoint's name")
     options["entry"] = entry
-    CallOptions(**options)  # wrong options fail where they are written, not at the first request
+    CallOptions().replace(options)  # wrong options fail where they are written, not at the first request
 
     def decorate(view: View) -> View:
         call = _OffloadedView(
@@ -94,6 +96,15 @@ def molt_offload(
     return decorate
 
 
+def _warn_of_early_client(client: Client) -> None:
+    """Say so if the default client was made before Django's settings were there to be read."""
+    if Config.load() != client.config:
+        log.warning(
+            "the default client was made before Django's settings were known and doesn't follow them; "
+            "make it later (gunicorn: post_worker_init instead of post_fork)"
+        )
+
+
 class _OffloadedView:
     """What the sync and the async wrapper share."""
 
@@ -124,6 +135,8 @@ class _OffloadedView:
         options = self._merged
         if options is None:
             options = self._merged = client.options.replace(self._options)
+            if self._given_client is None:
+                _warn_of_early_client(client)
         if self._payload_builder is not None:
             payload = self._payload_builder(request, *args, **kwargs)
         else:
@@ -142,6 +155,8 @@ class _OffloadedView:
         return False
 
     def refuse(self, request: HttpRequest, error: MoltError) -> HttpResponseBase:
+        if isinstance(error, MoltInvalidInput) and isinstance(error.__cause__, EncodeError):
+            raise error  # what the view's own payload builder made can't be sent: a bug here, no bad request
         request_id = request_id_of(request, error.request_id)
         if http_status(error) >= 500:
             # Two ids: the one that the sender is told, and the one in the worker's log.

@@ -162,5 +162,16 @@ class CallOptions:
             raise ValueError(f"retries: {self.retries!r} is not allowed; it must be 0 or more")
 
     def replace(self, changes: Mapping[str, Any]) -> CallOptions:
-        """These options with some changed. Raises TypeError for a name that is no option."""
+        """These options with some changed.
+
+        Raises:
+            TypeError: a name is no option.
+            ValueError: a value is not allowed.
+        """
+        unknown = sorted(set(changes) - _OPTION_NAMES)
+        if unknown:
+            raise TypeError(f"unknown option {unknown[0]!r}; allowed: {', '.join(sorted(_OPTION_NAMES))}")
         return dataclasses.replace(self, **changes) if changes else self
+
+
+_OPTION_NAMES: Final = frozenset(field.name for field in dataclasses.fields(CallOptions))

@@ -13,7 +13,7 @@ from molt_accel import __version__
 from molt_accel.config import Config, ConfigError
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc.frame import Frame, Kind, encode
-from molt_worker.exports import ExportsError, check
+from molt_worker.exports import ExportsError, check, resolve
 from molt_worker.log import STDERR_FD, LogSink
 from molt_worker.runner import error_response
 from molt_worker.supervisor import Supervisor
@@ -30,18 +30,21 @@ Try it:  python -c "from molt_accel import Client; print(Client().call('echo', {
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="molt-worker",
-        description="Runs exported entrypoints in a pool of executor processes. Usually started by a "
+        description="Runs exported entrypoints in a pool of executor processes. Usually started by a\n"
         "molt_accel.Client, which speaks to it in frames; see docs/reference/protocol.md.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"molt-worker {__version__}")
-    parser.add_argument("--stdio", action="store_true", help="serve one client on stdin and stdout")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--stdio", action="store_true", help="serve one client on stdin and stdout")
+    mode.add_argument("--check", action="store_true", help="import the exports, list them, and exit")
     for field in dataclasses.fields(Config):
         flag = field.metadata["flag"]
         if not flag:
             continue
-        text = f"{field.metadata['help']} [{field.metadata['env']}; default: {field.default or 'off'}]"
+        shown = "off" if field.default is False else "none" if field.default == "" else field.default
+        text = f"{field.metadata['help']} [{field.metadata['env']}; default: {shown}]"
         if isinstance(field.default, bool):
             parser.add_argument(flag, dest=field.name, action="store_true", default=None, help=text)
         else:
@@ -54,21 +57,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _ensure_stderr()
     parser = _parser()
     options = vars(parser.parse_args(arguments))
-    stdio = options.pop("stdio")
+    stdio, only_check = options.pop("stdio"), options.pop("check")
     try:
         config = Config.load(**options)
+        if only_check:
+            return _list_exports(config)
         if not stdio and config.transport != "stdio":
             parser.error("say how to serve: --stdio")
         # The structure of the exports is checked here, by one line; importing them is the template's work.
         check(config.exports)
     except (ConfigError, ExportsError) as exc:
         print(f"molt-worker: {exc}", file=sys.stderr)
-        if not os.isatty(1):  # a client is there: its calls shall fail with this text
+        if not only_check and not os.isatty(1):  # a client is there: its calls shall fail with this text
             notice = encode(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(str(exc))))
             with contextlib.suppress(OSError):  # or else nobody is
                 os.write(1, notice)
         return EXIT_BAD_EXPORTS
     return _serve_stdio(config)
+
+
+def _list_exports(config: Config) -> int:
+    sys.path.insert(0, os.getcwd())
+    for item in resolve(config.exports):
+        print(f"{item.name}  {item.target}  {item.codec_in.label} -> {item.codec_out.label}")
+    return 0
 
 
 def _ensure_stderr() -> None:

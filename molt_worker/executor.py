@@ -21,7 +21,9 @@ INTERRUPT_SIGNAL = signal.SIGUSR1
 
 def serve(sock: socket.socket, exports: ExportTable, word: StopWord, number: int, config: Config) -> int:
     """Serve requests until the supervisor closes its end. Returns the exit code."""
-    pid = os.getpid()
+    forked = []  # filled in a process that an entrypoint forks
+    os.register_at_fork(after_in_child=lambda: forked.append(True))
+    _heed_sigterm_in_children()
     stream = FrameStream(sock.fileno(), sock.fileno(), config.max_frame_bytes)
 
     def log_traceback(request_id: str, entry: str, text: str) -> None:
@@ -37,12 +39,28 @@ def serve(sock: socket.socket, exports: ExportTable, word: StopWord, number: int
                 if isinstance(item, FrameError):
                     raise item  # a bug of ours: the supervisor only sends frames it has parsed
                 response = runner.run(item)
-                if os.getpid() != pid:
-                    os._exit(0)  # the entrypoint forked, and this is its child: only one of them answers
+                if forked:
+                    os._exit(0)  # this is the entrypoint's child: only its parent answers
                 _answer(stream, item, response)
     except BrokenPipeError:
         return 0  # the supervisor is gone, so is whoever waited for the answer
     return 0
+
+
+def _heed_sigterm_in_children() -> None:
+    """An executor ignores SIGTERM, but an entrypoint must be able to terminate what it forks."""
+    only = {signal.SIGTERM}
+
+    def in_child() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, only)
+
+    # Held back meanwhile: one that is sent at once must not meet the old handler.
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, only),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, only),
+        after_in_child=in_child,
+    )
 
 
 def _answer(stream: FrameStream, request: Frame, response: Frame) -> None:

@@ -37,6 +37,8 @@ _MS: Final = 1_000_000
 _S: Final = 1_000_000_000
 #: How long an idle executor may take to exit once its socket is closed.
 _EXIT_NS: Final = 2 * _S
+#: How long the template may be silent while it is asked to fork. A fork takes milliseconds.
+_STALL_NS: Final = 5 * _S
 _RSS_CHECK_NS: Final = _S
 _FIRST_RESPAWN_NS: Final = 100 * _MS
 _MAX_RESPAWN_NS: Final = 5 * _S
@@ -49,6 +51,9 @@ class PoolOwner(Protocol):
 
     def on_exports(self, exports: ExportTable) -> None:
         """The exports were imported, at start or at a reload."""
+
+    def on_executor_ready(self) -> None:
+        """An executor has started and is idle."""
 
     def on_response(self, request: Request, response: Frame) -> None:
         """An executor answered."""
@@ -211,10 +216,12 @@ class Pool:
                 executor.kill_ns = now_ns + _EXIT_NS
                 executor.template.tell(wire.KILL, executor)
             self._loop.at(executor.kill_ns)
-        if self._template_at_ns and self._template_at_ns <= now_ns and not self._stopping:
-            self.start_template()
+        if self._template_at_ns and self._template_at_ns <= now_ns:
+            self._template_at_ns = 0
+            if not self._stopping:
+                self.start_template()
         self._loop.at(self._template_at_ns)
-        self._check_template_start(now_ns)
+        self._check_templates(now_ns)
         self._check_rss(now_ns)
         self._fill()
 
@@ -255,7 +262,8 @@ class Pool:
         self._numbers += 1
         self._counters.executor_starts += 1
         self._executors[executor.number] = executor
-        executor.kill_ns = self._loop.at(time.monotonic_ns() + self._config.start_timeout_ms * _MS)
+        executor.kill_ns = self._loop.at(executor.asked_ns + self._config.start_timeout_ms * _MS)
+        self._loop.at(executor.asked_ns + _STALL_NS)
         self._watch(executor)
         return executor
 
@@ -303,6 +311,7 @@ class Pool:
         old = executor.replaces
         executor.untie()
         self._make_idle(executor)
+        self._owner.on_executor_ready()
         if old is not None and old.state is not ExecutorState.GONE:
             old.retire = True
             if old.state is not ExecutorState.BUSY:
@@ -393,6 +402,7 @@ class Pool:
 
     def _on_template(self, template: Template) -> None:
         still_open = template.stream.fill() is not None
+        template.heard_ns = time.monotonic_ns()
         for item in template.stream.frames():
             if isinstance(item, FrameError):
                 template.failure = f"the template process broke the protocol: {item.detail}"
@@ -458,16 +468,23 @@ class Pool:
             self._owner.on_start_failed(text)
         self._fill()
 
-    def _check_template_start(self, now_ns: int) -> None:
+    def _check_templates(self, now_ns: int) -> None:
+        """Kill those that import for too long, or don't fork any more."""
         for template in self._templates:
             if template.exports is None:
                 until_ns = template.started_ns + self._config.start_timeout_ms * _MS
-                if now_ns < until_ns:
-                    self._loop.at(until_ns)
-                else:
-                    limit_ms = self._config.start_timeout_ms
-                    template.failure = f"importing the exports took longer than {limit_ms} ms"
-                    template.kill()
+                failure = f"importing the exports took longer than {self._config.start_timeout_ms} ms"
+            else:
+                asked = [e.asked_ns for e in self._executors.values() if e.template is template and not e.pid]
+                if not asked:
+                    continue
+                until_ns = max(template.heard_ns, min(asked)) + _STALL_NS
+                failure = "the template process does not answer"
+            if now_ns < until_ns:
+                self._loop.at(until_ns)
+            else:
+                template.failure = failure
+                template.kill()
 
     def _retire_templates(self) -> None:
         """A template that is neither the newest nor has executors is not needed any more."""

@@ -8,6 +8,7 @@ import mmap
 import os
 import signal
 import socket
+import time
 from typing import Final
 
 from molt_accel import codec
@@ -68,7 +69,8 @@ class Executor:
         self.sock: Final = sock
         self.stream: Final = FrameStream(sock.fileno(), sock.fileno(), config.max_frame_bytes)
         self.state = ExecutorState.STARTING
-        self.pid = 0
+        self.pid = 0  #: known once the template has forked it
+        self.asked_ns: Final = time.monotonic_ns()  #: when the template was told to
         self.served = 0
         self.serial = 0  #: of the request it was given last; the frame's generation on this socket
         self.request: Request | None = None
@@ -101,6 +103,7 @@ class Template:
         self.config: Final = config
         self.exports: ExportTable | None = None  #: known once it is ready
         self.started_ns: Final = started_ns
+        self.heard_ns = started_ns  #: when it reported something last
         self.failure = ""
         control, child_end = socket.socketpair()
         supervisor_pid = os.getpid()

@@ -37,6 +37,7 @@ from molt_accel.ipc.frame import (
     Frame,
     FrameError,
     Kind,
+    format_id,
 )
 from molt_accel.ipc.stream import FrameStream
 from molt_worker import template as wire
@@ -85,6 +86,7 @@ class Supervisor:
         )
         self._exports: ExportTable | None = None
         self._signals: list[int] = []
+        self._greeted = False
         self._draining = False
         self._stopping = False
         self._flush_until_ns = 0
@@ -230,7 +232,8 @@ class Supervisor:
     def _on_request(self, frame: Frame) -> None:
         if frame.request_id in self._requests:
             # The first one keeps the id and has its own outcome.
-            self._refuse(frame, "this request id is in flight already")
+            name = format_id(frame.request_id)
+            self._refuse(Frame(Kind.REQUEST, 0), f"request id {name} is in flight already")
             return
         request = self._requests[frame.request_id] = Request(frame)
         try:
@@ -346,6 +349,7 @@ class Supervisor:
     def _pong(self, frame: Frame) -> Frame:
         report = {
             "version": __version__,
+            "transport": "stdio",
             "pid": os.getpid(),
             "ready": self._exports is not None,
             "exports": [export.name for export in self._exports] if self._exports is not None else [],
@@ -407,10 +411,13 @@ class Supervisor:
             except MoltInvalidInput as exc:
                 self._queue.remove(request.frame.request_id)
                 self._finish(request, exc)
-        if first:
-            self._send(Frame(Kind.CONTROL, 0, HELLO))
-        else:
+        if not first:
             self._counters.reloads += 1
+
+    def on_executor_ready(self) -> None:
+        if not self._greeted:
+            self._greeted = True
+            self._send(Frame(Kind.CONTROL, 0, HELLO))
 
     def on_response(self, request: Request, response: Frame) -> None:
         # An executor that gave in says only that it was stopped; why it was is known here.

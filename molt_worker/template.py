@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections import deque
 from typing import Final, NoReturn
 
@@ -60,10 +61,10 @@ def main(control: socket.socket, config: Config, words: memoryview, parent_pid: 
     try:
         die_with_parent(parent_pid)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGHUP):
+        # Sent to a whole group (by a terminal, by an init system), they are the supervisor's to act on.
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, _ignore)
-        for number in (signal.SIGTERM, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         control = _keep_only(control)
         code = _Template(control, config, words).run()
     except BaseException as exc:
@@ -118,7 +119,8 @@ class _Template:
 
     def _fail(self, error: ExportsError) -> None:
         if error.__cause__ is not None and not isinstance(error.__cause__, OSError):
-            self._log("debug", "import_failed", cause=repr(error.__cause__))
+            text = "".join(traceback.format_exception(error.__cause__))
+            self._log("error", "import_failed", traceback=text)
         notice = error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(str(error)))
         self._send(notice)
 
@@ -126,7 +128,7 @@ class _Template:
         log.write_blocking(self._config, level, event, fields)
 
     def _send(self, frame: Frame) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the supervisor stops; its end of file comes next
+        with contextlib.suppress(ConnectionError):  # the supervisor stops; its end of file comes next
             self._control.sendall(encode(frame))
 
     def _loop(self) -> None:
@@ -151,7 +153,10 @@ class _Template:
                         return
 
     def _receive(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self._control, 65536, _MAX_FDS)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, 65536, _MAX_FDS)
+        except ConnectionResetError:  # the supervisor stopped without reading the last report
+            return False
         self._sockets.extend(fds)
         if not data:
             return False
@@ -226,12 +231,15 @@ class _Template:
 
     def _reap(self) -> None:
         for number, pid in list(self._pids.items()):
-            # Look without reaping: while the zombie holds its pid, the process group can't be another's.
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if hasattr(os, "waitid"):  # not on macOS before Python 3.13
+                # Look without reaping: while the zombie holds its pid, the process group can't be another's.
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                    continue
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            if not reaped:
                 continue
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
             del self._pids[number]
             self._report_exit(number, os.waitstatus_to_exitcode(status))
 

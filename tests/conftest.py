@@ -57,6 +57,15 @@ def _shared_memory() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if "molt" in name}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_collections() -> Iterator[None]:
+    """The check that follows each test collects garbage; what was there before the tests is none."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test: no process of its making, no open pipe or socket, no shared memory."""

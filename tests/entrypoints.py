@@ -243,6 +243,18 @@ def answer_twice(payload: object) -> int:
 
 
 @export
+def terminate_child(seconds: float) -> int | None:
+    """Forks a process that sleeps and terminates it; its exit code, or None if it didn't heed that."""
+    import multiprocessing
+
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(seconds,))
+    child.start()
+    child.terminate()
+    child.join(seconds / 2)
+    return child.exitcode
+
+
+@export
 def append(line: dict[str, str]) -> None:
     """Adds a line to a file: that this ran, and when in relation to others."""
     with open(line["path"], "a") as file:

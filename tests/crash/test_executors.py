@@ -21,7 +21,7 @@ MakeDriver = Callable[..., Driver]
 MakeModule = Callable[[str, str], Path]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_an_executor_killed_from_outside_is_reported_and_replaced(
     make_driver: MakeDriver, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -43,13 +43,14 @@ def test_a_template_that_is_killed_is_replaced_and_what_ran_is_answered(
     marker = tmp_path / "running"
     running = driver.start("announce_and_sleep", str(marker))
     wait_for_file(marker)
+    other = driver.start("wait_for_file", str(tmp_path / "gate"))
+    wait_for_file(tmp_path / "gate.running")
     old = family(driver.children()[0].pid)
-    queued = driver.start("wait_for_file", str(tmp_path / "gate"))
     os.kill(old[0].pid, signal.SIGKILL)
     status, body = error_of(driver.response(running))
     assert status is Status.INTERNAL_ERROR
     assert body["error"] == "MoltWorkerCrashed"
-    assert driver.response(queued).status is Status.INTERNAL_ERROR
+    assert driver.response(other).status is Status.INTERNAL_ERROR
     assert value_of(driver.call("echo", "again")) == "again"
     report = driver.wait_idle()
     assert {process.pid for process in old}.isdisjoint(report["executors"]["pids"])

@@ -37,7 +37,9 @@ class Kind:
 
 def gunicorn(name: str, *options: str, app: str = "tests.django.wsgi:application") -> Kind:
     """gunicorn with these options, sync and async views."""
-    command = ("gunicorn", "--bind", "fd://{fd}", "--no-control-socket", *options, app)
+    # gunicorn's gthread now and then hangs in its own handler of SIGQUIT, until it is killed after this time.
+    always = ("--bind", "fd://{fd}", "--no-control-socket", "--graceful-timeout", "10")
+    command = ("gunicorn", *always, *options, app)
     return Kind(name, command, ("offload", "async"), stopping="Handling signal: term")
 
 

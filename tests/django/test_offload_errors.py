@@ -17,7 +17,14 @@ import pytest
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
-from molt_accel import Client, MoltBusy, MoltError, MoltInternalError, MoltWorkerUnavailable
+from molt_accel import (
+    Client,
+    MoltBusy,
+    MoltError,
+    MoltInternalError,
+    MoltInvalidInput,
+    MoltWorkerUnavailable,
+)
 from molt_accel.errors import ERROR_TABLE
 from molt_accel.exchange import CANCEL_AFTER_S
 from tests.conftest import EXPORTS, wait_for_file, wait_until
@@ -65,13 +72,6 @@ def body_of(response: HttpResponse) -> dict[str, str]:
         ("nothing", "msgpack", 1, "unknown entry 'nothing'"),
         ("echo", "json", b"1", "entry 'echo' takes msgpack payloads, not json"),
         ("echo_json", "json", b"[1,", "the payload is not valid json: Input data was truncated"),
-        (
-            "echo",
-            "msgpack",
-            object(),
-            "the payload can't be encoded as msgpack: can not serialize 'object' object",
-        ),
-        ("echo_raw", "raw", "text", "the payload can't be encoded as raw: raw takes bytes, not str"),
         ("fail", "msgpack", "invalid", "name: 'x' is not allowed"),
         ("e" * 256, "msgpack", 1, "bad entry name: 256 bytes, 255 at most"),
     ],
@@ -89,6 +89,21 @@ def test_invalid_input_is_400_and_says_what_is_wrong(
     response = view(get)
     assert response.status_code == 400
     assert body_of(response) == {"error": "MoltInvalidInput", "detail": detail}
+
+
+@pytest.mark.parametrize(
+    ("codec", "payload", "detail"),
+    [
+        ("msgpack", object(), "the payload can't be encoded as msgpack: can not serialize 'object' object"),
+        ("raw", "text", "the payload can't be encoded as raw: raw takes bytes, not str"),
+    ],
+)
+def test_a_payload_that_the_view_itself_made_wrong_is_no_bad_request(
+    inline_client: Client, offloaded: MakeView, get: HttpRequest, codec: str, payload: Any, detail: str
+) -> None:
+    view = offloaded(entry="echo", codec=codec, client=inline_client, payload_builder=lambda request: payload)
+    with pytest.raises(MoltInvalidInput, match=detail):
+        view(get)
 
 
 def test_a_payload_over_the_frame_limit_is_400(offloaded: MakeView) -> None:

@@ -97,3 +97,29 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed() -> None:
         "MOLT_TRANSPORT (Django setting): 'carrier pigeon' is not allowed; "
         "it must be one of auto, shm, stdio, inline"
     )
+
+
+def test_a_default_client_made_before_the_settings_is_told_of(
+    get: HttpRequest,
+    offloaded: MakeView,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("molt_accel.config._django_settings", lambda: None)
+    monkeypatch.setenv("MOLT_TRANSPORT", "inline")
+    early = default_client()
+    monkeypatch.undo()
+    monkeypatch.setattr("molt_accel.client._default", early)
+    view = offloaded(entry="health", payload_builder=lambda request: 1)
+    assert view(get).status_code == view(get).status_code == 200
+    assert [record.message.split(" and ")[0] for record in caplog.records] == [
+        "the default client was made before Django's settings were known"
+    ]
+
+
+def test_a_default_client_that_follows_the_settings_is_not_told_of(
+    get: HttpRequest, offloaded: MakeView, caplog: pytest.LogCaptureFixture
+) -> None:
+    with override_settings(MOLT_TRANSPORT="inline"):
+        assert offloaded(entry="echo", payload_builder=lambda request: 1)(get).content == b"1"
+    assert not caplog.records

@@ -222,6 +222,10 @@ def test_an_executor_has_no_descriptor_of_the_supervisor_and_hands_none_on(clien
     assert [target for target in inherited if target.startswith("socket:")] == []
 
 
+def test_an_entrypoint_can_terminate_what_it_forked(client: Client) -> None:
+    assert [client.call("terminate_child", 20.0) for _ in range(30)] == [-15] * 30
+
+
 def test_an_entrypoint_that_forks_and_returns_in_both_processes_answers_once(client: Client) -> None:
     before = set(_pids(client))
     assert client.call("answer_twice") in before

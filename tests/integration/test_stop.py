@@ -41,6 +41,20 @@ def test_sigterm_finishes_what_was_accepted_refuses_the_rest_and_exits(
     assert driver.wait() == 0
 
 
+def test_a_sigterm_for_all_its_processes_drains_too(make_driver: MakeDriver, tmp_path: Path) -> None:
+    driver = make_driver("--executors", "2")
+    gate = tmp_path / "gate"
+    running = driver.start("wait_for_file", str(gate))
+    wait_for_file(f"{gate}.running")
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        process.terminate()
+    driver.signal(signal.SIGTERM)
+    driver.wait_log("worker_draining requests=1")
+    gate.touch()
+    assert value_of(driver.response(running)) == "released"
+    assert driver.wait() == 0
+
+
 def test_sigterm_without_work_exits_at_once(make_driver: MakeDriver) -> None:
     driver = make_driver()
     driver.signal(signal.SIGTERM)
@@ -108,7 +122,7 @@ def test_a_worker_that_is_told_to_stop_while_it_imports_stops(
     assert driver.wait() == 0
 
 
-def test_exports_that_can_t_be_imported_are_code_2_one_line_and_a_notice(
+def test_exports_that_can_t_be_imported_are_code_2_a_notice_and_a_traceback_in_the_log(
     make_driver: MakeDriver, make_module: MakeModule
 ) -> None:
     make_module("broken_exports", "raise RuntimeError('first\\nsecond')")
@@ -121,8 +135,10 @@ def test_exports_that_can_t_be_imported_are_code_2_one_line_and_a_notice(
     )
     assert driver.drain() == []
     assert driver.wait() == 2
-    assert driver.log().count("\n") == 1
-    assert " molt-worker error start_failed error=" in driver.log()
+    failed, stopped = driver.log().splitlines()
+    assert " molt-worker error import_failed traceback=" in failed
+    assert "broken_exports.py" in failed
+    assert " molt-worker error start_failed error=" in stopped
 
 
 def test_an_import_that_takes_too_long_is_given_up(make_driver: MakeDriver, make_module: MakeModule) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 import molt_accel
-from molt_accel import errors
+from molt_accel import codec, errors
 from molt_accel.errors import (
     ERROR_TABLE,
+    MAX_DETAIL,
     MoltBusy,
     MoltCancelled,
     MoltError,
@@ -152,6 +153,16 @@ def test_facts_that_are_neither_number_nor_text_are_dropped() -> None:
 )
 def test_facts_are_properties_of_their_errors(error: MoltError, name: str, value: object) -> None:
     assert getattr(error, name) == value
+
+
+@pytest.mark.parametrize(
+    ("detail", "sent"),
+    [("x" * 1001, "x" * MAX_DETAIL), ("name \udcff.json", "name ?.json"), ("größe", "größe")],
+)
+def test_a_detail_that_does_not_travel_is_made_to(detail: str, sent: str) -> None:
+    error = MoltWorkerUnavailable(detail)
+    payload = codec.encode("msgpack", to_wire(error))
+    assert from_wire(wire_status(error), codec.decode("msgpack", payload)).detail == sent
 
 
 #: What an HTTP client is told instead of texts that are for operators.

@@ -593,6 +593,24 @@ def test_closing_in_the_middle_of_a_send_as_a_signal_handler_may_does_not_hang(
     wait_until(lambda: not process.is_running())
 
 
+def test_closing_in_the_middle_of_a_start_as_a_signal_handler_may_leaves_no_worker(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make(ECHO)
+    start = stdio.start_stdio_worker
+
+    def start_interrupted(config: Config) -> subprocess.Popen[bytes]:
+        process = start(config)
+        client.close()
+        return process
+
+    monkeypatch.setattr(stdio, "start_stdio_worker", start_interrupted)
+    for _ in range(2):
+        error = failure_of(client)
+        assert (type(error), error.detail) == (MoltWorkerUnavailable, "the client is closed")
+    assert psutil.Process().children() == []
+
+
 class _Interrupt(BaseException):
     pass
 

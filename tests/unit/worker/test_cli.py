@@ -174,7 +174,44 @@ def test_a_bad_manifest_is_code_2_whatever_descriptor_is_closed(closed: str) -> 
         assert notice(done.stdout)[1]["detail"] == what
 
 
+def test_check_imports_the_exports_and_lists_them() -> None:
+    done = run("--check", "--exports", "tests.entrypoints")
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.decode().splitlines()
+    assert lines[:2] == [
+        "echo  tests.entrypoints:echo  msgpack -> msgpack",
+        "echo_json  tests.entrypoints:echo_json  json -> json",
+    ]
+
+
+def test_check_of_what_can_t_be_imported_is_one_line_and_code_2() -> None:
+    done = run("--check", "--exports", "no_such_module")
+    assert (done.returncode, done.stdout) == (2, b"")
+    what = (
+        "no_such_module: can't import no_such_module: ModuleNotFoundError: No module named 'no_such_module'"
+    )
+    assert done.stderr.decode() == f"molt-worker: {what}\n"
+
+
 def test_the_installed_script_is_the_same_command() -> None:
     script = os.path.join(os.path.dirname(sys.executable), "molt-worker")
     done = subprocess.run([script, "--version"], capture_output=True, timeout=60, check=True)
     assert done.stdout.decode() == f"molt-worker {__version__}\n"
+
+
+def test_check_lists_what_would_be_served() -> None:
+    done = run("--check")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == (
+        b"health  molt_worker.builtin:health  msgpack -> msgpack\n"
+        b"echo  molt_worker.builtin:echo  msgpack -> msgpack\n"
+    )
+
+
+def test_check_says_what_can_t_be_imported() -> None:
+    done = run("--check", "--exports", "no.such.module")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == (
+        b"molt-worker: no.such.module: can't import no.such.module: "
+        b"ModuleNotFoundError: No module named 'no'\n"
+    )
