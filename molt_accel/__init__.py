@@ -1,28 +1,29 @@
 """Move a view's computation to a pool of executor processes, over a call that costs microseconds.
 
-The public names are here; `molt_offload` needs Django and is imported at its first use.
+The public names are here. Each module is imported at the first use of one of its names: a worker needs only
+the floor of this package, and `molt_offload` needs Django.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from molt_accel.client import Client, default_client
-from molt_accel.config import Config, ConfigError
-from molt_accel.errors import (
-    MoltBusy,
-    MoltCancelled,
-    MoltError,
-    MoltInternalError,
-    MoltInvalidInput,
-    MoltProtocolError,
-    MoltTimeout,
-    MoltWorkerCrashed,
-    MoltWorkerUnavailable,
-)
-from molt_accel.exchange import Reply
-from molt_accel.options import CallInfo, CallMetrics, CallOptions
-
 if TYPE_CHECKING:
+    from molt_accel.client import Client, default_client
+    from molt_accel.config import Config, ConfigError
     from molt_accel.decorator import molt_offload
+    from molt_accel.errors import (
+        MoltBusy,
+        MoltCancelled,
+        MoltError,
+        MoltInternalError,
+        MoltInvalidInput,
+        MoltProtocolError,
+        MoltTimeout,
+        MoltWorkerCrashed,
+        MoltWorkerUnavailable,
+    )
+    from molt_accel.exchange import Reply
+    from molt_accel.options import CallInfo, CallMetrics, CallOptions
 
 __version__ = "0.1.0"
 
@@ -48,10 +49,23 @@ __all__ = [
     "molt_offload",
 ]
 
+_MODULES = {
+    "client": ("Client", "default_client"),
+    "config": ("Config", "ConfigError"),
+    "decorator": ("molt_offload",),
+    "exchange": ("Reply",),
+    "options": ("CallInfo", "CallMetrics", "CallOptions"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "molt_offload":
-        from molt_accel.decorator import molt_offload
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module("." + _MODULE_OF.get(name, "errors"), "molt_accel")
+    value = globals()[name] = getattr(module, name)
+    return value
 
-        return molt_offload
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -32,9 +32,9 @@ def worker_command(config: Config) -> list[str]:
     configured = shlex.split(config.worker_cmd)
     if configured:
         return configured
-    beside = os.path.join(os.path.dirname(sys.executable), "molt-worker")
-    script = beside if os.access(beside, os.X_OK) else shutil.which("molt-worker")
-    return [script] if script else [sys.executable, "-m", "molt_worker"]
+    beside = os.path.dirname(sys.executable) if sys.executable else None  # an embedded interpreter has none
+    script = shutil.which("molt-worker", path=beside) or shutil.which("molt-worker")
+    return [script] if script else [sys.executable or "python3", "-m", "molt_worker"]
 
 
 def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:

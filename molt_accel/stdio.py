@@ -179,8 +179,7 @@ class _Link:
                         if writing:
                             selector.unregister(stream.write_fd)
                             writing = False
-                        with _pipes_lock:
-                            self._process.stdin.close()
+                        self._process.stdin.close()
                     want = stream.pending_bytes > 0 and not self._closing and not self._deaf
                 if want != writing:
                     if want:
@@ -270,7 +269,7 @@ class _Link:
             self._process.wait()
 
     def _close_pipes(self) -> None:
-        with self._lock, _pipes_lock:
+        with self._lock:
             assert self._process.stdin is not None
             assert self._process.stdout is not None
             self._process.stdin.close()
@@ -334,7 +333,7 @@ class StdioTransport:
         link = self._link
         if link is not None and link.ended is None:
             return link
-        with _pipes_lock:
+        with _start_lock:
             if self._closed:
                 raise MoltWorkerUnavailable("the client is closed")
             link = self._link
@@ -381,7 +380,7 @@ class StdioTransport:
             raise _copy(link.ended)
 
     def close(self) -> None:
-        with _pipes_lock:
+        with _start_lock:
             self._closed = True
             link = self._link
         if link is not None:
@@ -396,21 +395,21 @@ class StdioTransport:
 
 
 _transports: Final[weakref.WeakSet[StdioTransport]] = weakref.WeakSet()
-# Held while a worker is started, while its pipes are closed, and by a fork: pipes that are being made or closed
-# just then are known to nobody who could close them in the child. Reentrant, because a signal handler or the
-# garbage collector may fork or close a client on a thread that holds it.
-_pipes_lock = threading.RLock()
+# Held while a worker is started, and by a fork: the pipes of a worker that is being started just then are
+# known to nobody who could close them in the child. Reentrant, because a signal handler or the garbage
+# collector may fork or close a client on a thread that holds it.
+_start_lock = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
-    global _pipes_lock
-    _pipes_lock = threading.RLock()
+    global _start_lock
+    _start_lock = threading.RLock()
     for transport in list(_transports):
         transport.after_fork_in_child()
 
 
 os.register_at_fork(
-    before=lambda: _pipes_lock.acquire(),
-    after_in_parent=lambda: _pipes_lock.release(),
+    before=lambda: _start_lock.acquire(),
+    after_in_parent=lambda: _start_lock.release(),
     after_in_child=_after_fork_in_child,
 )

@@ -108,11 +108,20 @@ def test_the_one_place_that_loads_a_worker_module_by_name_is_the_seam_s_inline_t
         (name, ast.unparse(node))
         for name, tree in TREES.items()
         for node in ast.walk(tree)
-        if name.startswith("molt_accel")
+        if name.startswith("molt_accel.")  # the package itself loads its own modules only, relatively
         and isinstance(node, ast.Call)
         and ast.unparse(node.func) in ("importlib.import_module", "import_module", "__import__")
     ]
     assert found == [("molt_accel.transport", "importlib.import_module('molt_worker.inline')")]
+
+
+def test_the_package_itself_loads_only_its_own_modules() -> None:
+    loads = [
+        [ast.unparse(argument) for argument in node.args]
+        for node in ast.walk(TREES["molt_accel"])
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module"
+    ]
+    assert loads == [["'.' + _MODULE_OF.get(name, 'errors')", "'molt_accel'"]]
 
 
 #: What the worker may use of the client library.
