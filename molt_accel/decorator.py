@@ -49,7 +49,8 @@ def molt_offload(
         payload_builder: ``(request, *args, **kwargs) -> payload``; by default method, path, query,
             URL arguments and body (see `molt_accel.django.requests.default_payload`).
         response_factory: ``(request, value) -> HttpResponse``, given the decoded result.
-        allow_fallback: Run the view's own body where no worker can be reached. Without it, that is a 503.
+        allow_fallback: Run the view's own body where no worker can be reached; where one was lost with the
+            outcome unknown, only with ``idempotent=True``. Without a fallback, that is a 503.
         cancel_check: ``(request) -> bool``, asked again and again while the call waits; true cancels it. It
             takes the place of watching the connection.
         options: Fields of `CallOptions`: ``codec, timeout_ms, idempotent, metrics_hook``, ...
@@ -149,7 +150,9 @@ class _OffloadedView:
         return disconnect.check_for(request)
 
     def falls_back(self, error: MoltError) -> bool:
-        if self._allow_fallback and isinstance(error, MoltWorkerUnavailable):
+        if not self._allow_fallback or not isinstance(error, MoltWorkerUnavailable):
+            return False
+        if not error.may_have_run or (self._merged is not None and self._merged.idempotent):
             log.warning("no worker, the view runs here: %s", error.detail)
             return True
         return False

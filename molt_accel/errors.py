@@ -108,6 +108,11 @@ class MoltWorkerCrashed(MoltInternalError):
 class MoltWorkerUnavailable(MoltError):
     """No worker could be started or reached, or it died with the request's outcome unknown."""
 
+    @property
+    def may_have_run(self) -> bool:
+        """Whether the request may have been run; False: it was certainly not."""
+        return bool(self._int_fact("may_have_run"))
+
 
 class MoltProtocolError(MoltError):
     """The peer broke the protocol."""

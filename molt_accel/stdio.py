@@ -254,6 +254,8 @@ class _Link:
             pending.resolve(_copy(error))
 
     def _end(self, error: MoltError) -> None:
+        if isinstance(error, MoltWorkerUnavailable) and self.was_ready:
+            error.facts["may_have_run"] = 1
         with self._lock:
             self.ended_s = time.monotonic()
             self.ended = error

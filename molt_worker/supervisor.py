@@ -161,7 +161,10 @@ class Supervisor:
         self._stopping = True
         self._pool.stop()
         for request in list(self._requests.values()):
-            self._cancel(request, why)
+            error = why
+            if request.state in HELD and isinstance(why, MoltWorkerUnavailable):
+                error = MoltWorkerUnavailable(why.detail, facts={"may_have_run": 1})
+            self._cancel(request, error)
 
     # -- the client -------------------------------------------------------------------------------------
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shlex
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -336,6 +338,40 @@ def test_with_allow_fallback_the_view_runs_where_no_worker_can_be_reached(
         response = offloaded(entry="echo", client=client, allow_fallback=True)(get, 1, a=2)
     assert (response.status_code, response.content) == (200, b"here")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_a_request_that_may_have_run_falls_back_only_if_running_it_twice_does_no_harm(
+    offloaded: MakeView, get: HttpRequest, tmp_path: Path, idempotent: bool
+) -> None:
+    path = tmp_path / "runs"
+    with stdio_client() as client:
+        client.start()
+        view = offloaded(
+            entry="announce_and_sleep",
+            client=client,
+            payload_builder=lambda request: str(path),
+            allow_fallback=True,
+            idempotent=idempotent,
+            retries=0,
+        )
+
+        def kill_worker() -> None:
+            wait_for_file(path)
+            os.kill(client.ping()["pid"], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_worker)
+        killer.start()
+        response = view(get)
+        killer.join()
+    if idempotent:
+        assert (response.status_code, response.content) == (200, b"here")
+    else:
+        assert response.status_code == 503
+        assert body_of(response) == {
+            "error": "MoltWorkerUnavailable",
+            "detail": "the service is not available",
+        }
 
 
 def test_no_other_error_falls_back(offloaded: MakeView, get: HttpRequest, inline_client: Client) -> None:

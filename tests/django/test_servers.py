@@ -144,7 +144,6 @@ def test_ctrl_c_stops_server_and_worker(kind: Kind, log: Path) -> None:
         os.killpg(server.process.pid, signal.SIGINT)
         server.process.wait(60)
         wait_until(lambda: all(gone(pid) for pid in pids.values()))
-    assert "Traceback" not in log.read_text()
 
 
 @each_kind(SYNC, GTHREAD, PRELOAD)

@@ -72,6 +72,7 @@ def test_sigint_or_a_second_sigterm_ends_running_and_queued_requests(
     running = driver.start("clean_up", str(marker))
     queued = driver.start("echo", 1)
     wait_for_file(marker)
+    driver.ping()  # so the queued one has been read
     *drains, last = signals
     for number in drains:
         driver.signal(number)
@@ -117,6 +118,7 @@ def test_a_worker_that_is_told_to_stop_while_it_imports_stops(
     driver = make_driver("--exports", "hanging_exports", ready=False)
     queued = driver.start("echo", 1)
     wait_for_file(marker)
+    driver.ping()  # so the queued one has been read
     driver.signal(signal.SIGINT)
     assert error_of(driver.response(queued))[1]["detail"] == "the worker was told to stop"
     assert driver.wait() == 0
