@@ -58,6 +58,9 @@ class PoolOwner(Protocol):
     def on_response(self, request: Request, response: Frame) -> None:
         """An executor answered."""
 
+    def on_not_started(self, request: Request) -> None:
+        """The executor died before it had read its request."""
+
     def on_silent(self, request: Request) -> None:
         """The executor's socket closed without an answer; `on_crash` follows when it was reaped."""
 
@@ -109,8 +112,8 @@ class Pool:
         """How many executors have a request."""
         return self._busy
 
-    def hand_out(self, request: Request, queue_depth: int) -> bool:
-        """Give a request to an idle executor. False if that one had just died: the request never started.
+    def hand_out(self, request: Request, queue_depth: int) -> None:
+        """Give a request to an idle executor. If that one has just died, `on_not_started` gives it back.
 
         Raises:
             IndexError: no executor is idle.
@@ -129,14 +132,12 @@ class Pool:
         try:
             executor.stream.send(frame)
         except BrokenPipeError:
-            self.release(executor)
             self._on_eof(executor)
-            return False
+            return
         finally:
             frame.generation = client_generation
         if executor.stream.pending_bytes:
             self._watch(executor)
-        return True
 
     def release(self, executor: Executor) -> None:
         """Take the request off an executor; it has ended."""
@@ -354,8 +355,13 @@ class Pool:
             self._spawn_not_before_ns = self._back_off()
         executor.state = ExecutorState.GONE
         executor.template.tell(wire.KILL, executor)
-        if executor.request is not None:
-            self._owner.on_silent(executor.request)
+        request = executor.request
+        if request is not None and (executor.stream.was_reset or executor.stream.pending_bytes):
+            # It died before it had read its request, so that has not begun.
+            self.release(executor)
+            self._owner.on_not_started(request)
+        elif request is not None:
+            self._owner.on_silent(request)
         self._drop(executor)
 
     def _back_off(self) -> int:

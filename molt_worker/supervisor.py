@@ -289,9 +289,7 @@ class Supervisor:
     def _hand_out(self, request: Request) -> None:
         request.advance(Step.HAND_OUT)
         request.wake_ns = self._loop.at(request.frame.deadline_ns)
-        if not self._pool.hand_out(request, len(self._queue)):
-            request.advance(Step.HAND_BACK)
-            self._queue.put_back(request.frame.request_id, request, len(request.frame.payload))
+        self._pool.hand_out(request, len(self._queue))
 
     def _cancel(self, request: Request, error: MoltError) -> None:
         if request.state is State.ENDED:
@@ -426,6 +424,13 @@ class Supervisor:
         # An executor that gave in says only that it was stopped; why it was is known here.
         gave_in = request.state is State.STOPPING and response.status in (Status.CANCELLED, Status.TIMEOUT)
         self._finish(request, response, request.stop_error if gave_in else None)
+
+    def on_not_started(self, request: Request) -> None:
+        if request.stop_error is not None:  # it was to be stopped anyway
+            self._finish(request, request.stop_error)
+            return
+        request.advance(Step.HAND_BACK)
+        self._queue.put_back(request.frame.request_id, request, len(request.frame.payload))
 
     def on_silent(self, request: Request) -> None:
         request.advance(Step.LOSE)

@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,3 +140,25 @@ def wait_for_file(path: Path | str) -> str:
     """The content of a file once it exists and has one."""
     path = Path(path)
     return str(wait_until(lambda: path.exists() and path.read_text()))
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Run `work` in a forked child, which ends at once whatever happens. Returns its pid.
+
+    Its exit code is 0, or 1 if `work` raised and 2 if it returned False.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        code = 2 if work() is False else 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def exit_code(pid: int) -> int:
+    """Wait for a child; its exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

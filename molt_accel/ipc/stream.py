@@ -34,6 +34,8 @@ class FrameStream:
         self._parser = FrameParser(max_frame_bytes)
         self._out: deque[bytes | memoryview] = deque()
         self.pending_bytes = 0  #: bytes that wait to be written
+        #: The other end died without having read all that was sent (Linux tells; elsewhere it stays False).
+        self.was_reset = False
 
     def fill(self) -> int | None:
         """Read once what is there. Returns the bytes read, 0 if nothing was there; None at the end."""
@@ -43,6 +45,7 @@ class FrameStream:
         except BlockingIOError:
             return 0
         except ConnectionResetError:
+            self.was_reset = True
             return None
         if not data:
             return None
@@ -81,8 +84,9 @@ class FrameStream:
         self.flush()
 
     def _queue(self, part: bytes | memoryview) -> None:
-        self._out.append(part)
-        self.pending_bytes += len(part)
+        if part:
+            self._out.append(part)
+            self.pending_bytes += len(part)
 
     def discard(self) -> None:
         """Drop what waits to be written: the other end will never read it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import pytest
 from demo.django_app import metrics
 from demo.django_app.metrics import JsonLines
 from molt_accel.options import CallMetrics
+from tests.conftest import exit_code, fork
 
 LONG = "x" * 3000
 
@@ -49,25 +51,18 @@ def test_lines_of_threads_and_forked_processes_do_not_mix(tmp_path: Path) -> Non
         for number in range(100):
             sink.write({"writer": writer, "number": number, "long": LONG})
 
-    children = []
-    for child in range(4):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                sink.reset()
-                assert sink._descriptor == -1
-                write(f"child {child}")
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(pid)
+    def write_in_child(writer: str) -> None:
+        sink.reset()
+        assert sink._descriptor == -1
+        write(writer)
+
+    children = [fork(functools.partial(write_in_child, f"child {child}")) for child in range(4)]
     threads = [threading.Thread(target=write, args=(f"thread {number}",)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 4
+    assert [exit_code(pid) for pid in children] == [0] * 4
     assert sink._descriptor == descriptor
     sink.reset()
 
@@ -86,17 +81,14 @@ def test_a_forked_child_forgets_the_sink_of_the_views(
     monkeypatch.setattr(metrics.SINK, "path", str(tmp_path / "metrics.jsonl"))
     metrics.SINK.write({"from": "parent"})
     held = metrics.SINK._lock
+
+    def write_in_child() -> None:
+        assert metrics.SINK._descriptor == -1
+        metrics.SINK.write({"from": "child"})
+
     with held:  # as if another thread were just opening the file
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                assert metrics.SINK._descriptor == -1
-                metrics.SINK.write({"from": "child"})
-                code = 0
-            finally:
-                os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        pid = fork(write_in_child)
+    assert exit_code(pid) == 0
     metrics.SINK.reset()
     assert rows_of(tmp_path / "metrics.jsonl") == [{"from": "parent"}, {"from": "child"}]
 

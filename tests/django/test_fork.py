@@ -6,16 +6,15 @@ import os
 import subprocess
 import sys
 import threading
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
 
 from molt_accel import Client
-from tests.conftest import EXPORTS
+from tests.conftest import EXPORTS, exit_code, fork
 from tests.django.servers import gone
 
 # Python 3.12 warns of forks of processes with threads: what is tested here.
@@ -30,25 +29,6 @@ def client() -> Iterator[Client]:
     with Client(transport="stdio", exports=EXPORTS, executors=2, log_level="error") as client:
         client.start()
         yield client
-
-
-def fork(work: Callable[[], object]) -> int:
-    """Run `work` in a forked child, which ends as multiprocessing's do: at once. Returns its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def exit_code(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def descriptors() -> Counter[str]:

@@ -20,7 +20,7 @@ from molt_accel.client import default_client
 from molt_accel.errors import MoltCancelled, MoltError, MoltInvalidInput, MoltWorkerUnavailable
 from molt_accel.exchange import Reply, adrive, drive
 from molt_accel.ipc.frame import Codec
-from tests.conftest import EXPORTS, ROOT, wait_for_file
+from tests.conftest import EXPORTS, ROOT, exit_code, fork, wait_for_file
 
 # -- making one -----------------------------------------------------------------------------------------
 
@@ -239,7 +239,5 @@ def test_a_wrong_setting_fails_at_first_use_and_is_read_again(monkeypatch: pytes
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 def test_a_child_forked_while_the_shared_client_is_made_makes_its_own() -> None:
     with module._default_lock:  # as another thread would hold it, which the child doesn't have
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0 if default_client().call("echo", 7) == 7 else 2)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        pid = fork(lambda: default_client().call("echo", 7) == 7)
+    assert exit_code(pid) == 0

@@ -32,6 +32,7 @@ from molt_accel.exchange import Exchange, Reply, adrive, drive, exchange
 from molt_accel.ipc.frame import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Fault, Frame, FrameError, Kind
 from molt_accel.options import CallInfo, CallMetrics, CallOptions
 from molt_accel.transport import Pending
+from tests.conftest import exit_code, fork
 from tests.unit.accel.fakes import (
     Act,
     ScriptedTransport,
@@ -163,12 +164,12 @@ def test_ids_are_never_used_twice_by_threads_of_one_process() -> None:
 def test_a_forked_child_has_ids_of_its_own() -> None:
     transport = ScriptedTransport(answer())
     read_fd, write_fd = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def child() -> None:
         drive(call(transport))
         os.write(write_fd, str(transport.submitted[0].request_id).encode())
-        os._exit(0)
-    os.waitpid(pid, 0)
+
+    assert exit_code(fork(child)) == 0
     drive(call(transport))
     assert abs(int(os.read(read_fd, 100)) - transport.submitted[0].request_id) > 1000
     os.close(read_fd)

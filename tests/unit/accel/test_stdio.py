@@ -33,7 +33,7 @@ from molt_accel.errors import (
 from molt_accel.ipc.frame import Frame, Kind
 from molt_accel.launcher import RestartPolicy
 from molt_accel.stdio import StdioTransport
-from tests.conftest import wait_for_file, wait_until
+from tests.conftest import exit_code, fork, wait_for_file, wait_until
 from tests.unit.accel.workers import ECHO, program, worker
 
 Make = Callable[..., Client]
@@ -694,22 +694,6 @@ threading.Thread(target=lambda: client.call("echo", 1), daemon=True).start()
 # -- fork -----------------------------------------------------------------------------------------------
 
 
-def _forked(child: Callable[[], bool]) -> int:
-    """The pid of a child that exits with 0 if `child` returned true."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            code = 0 if child() else 2
-        finally:
-            os._exit(code)
-    return pid
-
-
-def _exit_code(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 PIDS = worker("for request in requests(): answer(request, os.getpid())")
 
 
@@ -724,9 +708,9 @@ def test_a_forked_child_has_a_worker_of_its_own_and_the_parent_keeps_its(make: M
         said.write_text(" ".join(map(str, pids)))
         return True
 
-    pid = _forked(child)
+    pid = fork(child)
     assert {client.call("pid", timeout_ms=FAR_MS) for _ in range(20)} == {before}
-    assert _exit_code(pid) == 0
+    assert exit_code(pid) == 0
     (other,) = map(int, said.read_text().split())
     assert other not in (before, os.getpid())
     wait_until(lambda: not psutil.pid_exists(other))
@@ -743,14 +727,14 @@ def test_a_child_that_lives_on_does_not_keep_the_parent_s_worker_alive(make: Mak
         os.close(write_fd)
         return os.read(read_fd, 1) == b""
 
-    pid = _forked(child)
+    pid = fork(child)
     try:
         client.close()
         assert not process.is_running()
     finally:
         os.close(write_fd)
         os.close(read_fd)
-        assert _exit_code(pid) == 0
+        assert exit_code(pid) == 0
 
 
 def test_forking_while_threads_call_hangs_nobody(make: Make) -> None:
@@ -775,7 +759,7 @@ def test_forking_while_threads_call_hangs_nobody(make: Make) -> None:
         return answered
 
     try:
-        codes = [_exit_code(_forked(child)) for _ in range(4)]
+        codes = [exit_code(fork(child)) for _ in range(4)]
     finally:
         stop.set()
         caller.join(120)
@@ -796,7 +780,7 @@ def test_forking_while_a_worker_is_being_started_leaks_none_of_its_pipes(make: M
     children = []
     for starter in starters:
         starter.start()
-        children.append(_forked(child))
+        children.append(fork(child))
     for starter in starters:
         starter.join()
     processes = [psutil.Process(pid_of(client)) for client in clients]
@@ -805,7 +789,7 @@ def test_forking_while_a_worker_is_being_started_leaks_none_of_its_pipes(make: M
     assert not any(process.is_running() for process in processes)
     os.close(write_fd)
     os.close(read_fd)
-    assert [_exit_code(pid) for pid in children] == [0] * 3
+    assert [exit_code(pid) for pid in children] == [0] * 3
 
 
 # -- the transport by itself ----------------------------------------------------------------------------

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from molt_accel.watch import HangupWatcher, hangups
+from tests.conftest import exit_code, fork
 
 
 @pytest.fixture
@@ -175,18 +174,6 @@ def test_watches_that_come_and_go_while_others_hang_up_lose_nothing() -> None:
     assert errors == []
 
 
-def _in_child(check: Callable[[], Any]) -> int:
-    """The exit code of a forked child that runs `check`; 0 if that returned true."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            code = 0 if check() else 2
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 def test_a_forked_child_watches_for_itself_and_holds_nothing_of_its_parent_s(
     pair: tuple[socket.socket, socket.socket],
@@ -203,7 +190,7 @@ def test_a_forked_child_watches_for_itself_and_holds_nothing_of_its_parent_s(
             return inherited and seen.wait(60) and not called.is_set()
 
     with hangups.watching(ours.fileno(), called.set):
-        assert _in_child(child) == 0
+        assert exit_code(fork(child)) == 0
         assert not called.is_set()
         peer.close()
         assert called.wait(60)
