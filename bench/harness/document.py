@@ -37,7 +37,7 @@ def build(
     torn_lines: int = 0,
 ) -> dict[str, Any]:
     """The results document; its fields are described in `bench/README.md`."""
-    scenarios = _scenarios(options, runs)
+    scenarios = _scenarios(options, runs, workers)
     errors = find_errors(scenarios)
     warnings = find_warnings(runs, scenarios)
     if torn_lines:
@@ -79,7 +79,9 @@ def _options(options: Options) -> dict[str, Any]:
     return stated
 
 
-def _scenarios(options: Options, runs: Sequence[Run]) -> dict[str, Any]:
+def _scenarios(
+    options: Options, runs: Sequence[Run], workers: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for scenario in dict.fromkeys(run.scenario.name for run in runs):
         own = [run for run in runs if run.scenario.name == scenario]
@@ -87,12 +89,15 @@ def _scenarios(options: Options, runs: Sequence[Run]) -> dict[str, Any]:
         seen = {
             part: max(run.usage.parts[part].processes for run in own) for part in ("server", "worker")
         }  # fmt: skip
+        laid_out = layout(own[0].scenario, options).as_json()
+        # The one in use, where the worker said so: "auto" is a wish.
+        laid_out["transport"] = workers.get(scenario, {}).get("transport", laid_out["transport"])
         entries[scenario] = {
             "title": own[0].scenario.title,
             "group": own[0].scenario.group,
             "role": own[0].scenario.role,
             "path": own[0].scenario.path,
-            "layout": layout(own[0].scenario, options).as_json(),
+            "layout": laid_out,
             "processes": seen | {"total": sum(seen.values())},
             **{mode: summarise(found) if found else None for mode, found in by_mode.items()},
             "runs": [run.as_json() for run in own],
