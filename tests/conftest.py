@@ -22,6 +22,8 @@ from molt_accel.watch import hangups
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPORTS = "tests.entrypoints"
+#: The transports that run a worker.
+TRANSPORTS = ["stdio"]
 
 _common: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("ci", max_examples=100, derandomize=True, **_common)
@@ -97,7 +99,7 @@ def _project_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOLT_WORKER_CMD", f"{sys.executable} -m molt_worker")
 
 
-@pytest.fixture(params=["stdio"])
+@pytest.fixture(params=TRANSPORTS)
 def transport(request: pytest.FixtureRequest) -> str:
     """Each transport that runs a worker; every test that takes it runs once on each."""
     return str(request.param)

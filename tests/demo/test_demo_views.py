@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from demo.django_app import metrics, views
 from demo.molt_worker_app import core, make_table
-from molt_accel import Client, MoltWorkerUnavailable, codec
+from molt_accel import Client, codec
 from molt_accel import client as client_module
+from tests.conftest import TRANSPORTS
 from tests.demo.demo_strategies import query_strings, tables
 
 REQUEST_ID = "parity-0001"
@@ -63,15 +64,12 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.fixture(scope="module", params=["inline", "stdio", "shm"])
+@pytest.fixture(scope="module", params=["inline", *TRANSPORTS])
 def transport(request: pytest.FixtureRequest) -> Iterator[str]:
     """The client that the views share, with each transport: in this process, and with real workers."""
-    try:
-        client = Client(
-            transport=request.param, executors=1, worker_name=f"demo-test-{os.getpid()}", log_level="error"
-        )
-    except MoltWorkerUnavailable as exc:
-        pytest.skip(exc.detail)
+    client = Client(
+        transport=request.param, executors=1, worker_name=f"demo-test-{os.getpid()}", log_level="error"
+    )
     with client, pytest.MonkeyPatch.context() as patch:
         # Not as a part of the first example's time.
         client.start()
