@@ -40,7 +40,8 @@ def start(body: str, here: Path) -> subprocess.Popen[str]:
     """Run a script that has a client."""
     code = _START.format(exports=EXPORTS, here=str(here)) + textwrap.dedent(body)
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        # Python 3.12 warns of forks of processes with threads: what is tested here.
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

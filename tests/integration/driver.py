@@ -34,6 +34,16 @@ from tests.conftest import EXPORTS, wait_until
 #: Longer than anything here takes on a slow machine; reaching it is a failure.
 PATIENCE_S = 30.0
 COMMAND = [sys.executable, "-m", "molt_worker", "--stdio"]
+#: Entrypoints that run until they are stopped, and whether their executor survives that.
+STOPPED = [
+    ("announce_and_sleep", True),
+    ("spin", True),
+    ("check_loop", True),
+    ("clean_up", True),
+    ("swallow_stop", True),
+    ("stuck_in_c", False),
+    ("never_stops", False),
+]
 
 
 class Driver:

@@ -15,7 +15,7 @@ from molt_accel import Client, MoltCancelled
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import Frame, Kind, encode
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.driver import Driver, error_of, value_of
+from tests.integration.driver import STOPPED, Driver, error_of, value_of
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]
@@ -25,15 +25,7 @@ ASKED = (Status.CANCELLED, {"error": "MoltCancelled", "detail": "the client aske
 
 @pytest.mark.parametrize(
     ("entry", "survives"),
-    [
-        ("announce_and_sleep", True),
-        ("spin", True),
-        ("check_loop", True),
-        ("clean_up", True),
-        ("swallow_stop", True),
-        ("stuck_in_c", False),
-        ("never_stops", False),
-    ],
+    STOPPED,
 )
 def test_a_running_request_is_cancelled_whatever_it_does(
     make_driver: MakeDriver, tmp_path: Path, entry: str, survives: bool

@@ -12,7 +12,7 @@ import pytest
 from molt_accel import Client, MoltTimeout
 from molt_accel.errors import Status
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.driver import Driver, dead, deadline, error_of, value_of
+from tests.integration.driver import STOPPED, Driver, dead, deadline, error_of, value_of
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]
@@ -27,16 +27,7 @@ QUEUE = {"error": "MoltTimeout", "detail": "the deadline passed in the queue", "
 
 @pytest.mark.parametrize(
     ("entry", "survives"),
-    [
-        ("announce_and_sleep", True),
-        ("spin", True),
-        ("check_loop", True),
-        ("clean_up", True),
-        ("swallow_stop", True),
-        ("stuck_in_c", False),
-        ("never_stops", False),
-        ("spawn_child", False),
-    ],
+    [*STOPPED, ("spawn_child", False)],
 )
 def test_a_deadline_ends_a_request_whatever_it_does(
     make_driver: MakeDriver, tmp_path: Path, entry: str, survives: bool

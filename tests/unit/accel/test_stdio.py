@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -295,7 +296,9 @@ def test_a_worker_that_goes_away_is_unavailable_and_the_reason_is_told(
     script, text = GONE[how]
     client = make(worker(f"for request in requests():\n {script}" if "flight" in when else script))
     error = failure_of(client)
-    assert (type(error), error.detail) == (MoltWorkerUnavailable, text)
+    assert type(error) is MoltWorkerUnavailable
+    # If it was gone before the request could be written, it is the next start that is refused for now.
+    assert re.fullmatch(r"(the worker is started again in 0\.\d s: )?" + re.escape(text), error.detail)
 
 
 def test_every_call_in_flight_ends_with_an_error_of_its_own(make: Make) -> None:
