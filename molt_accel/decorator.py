@@ -74,11 +74,11 @@ def molt_offload(
             async def aview(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
                 try:
                     reply = await adrive(call.exchange(request, args, kwargs))
-                    return call.answer(request, reply)
                 except MoltError as error:
                     if call.falls_back(error):
                         return await view(request, *args, **kwargs)
                     return call.refuse(request, error)
+                return call.answer(request, reply)
 
             return aview
 
@@ -86,11 +86,11 @@ def molt_offload(
         def sync_view(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             try:
                 reply = disconnect.drive_for(request, call.exchange(request, args, kwargs))
-                return call.answer(request, reply)
             except MoltError as error:
                 if call.falls_back(error):
                     return view(request, *args, **kwargs)
                 return call.refuse(request, error)
+            return call.answer(request, reply)
 
         return sync_view
 
@@ -173,9 +173,9 @@ class _OffloadedView:
         return error_response(error, request_id=request_id)
 
     def answer(self, request: HttpRequest, reply: Reply) -> HttpResponseBase:
-        """The response to a good end. Raises MoltError where the result is none that can be sent."""
+        """The response to a good end; an error's, where the result is none that can be sent."""
         try:
             return result_response(request, reply, self._response_factory)
         except MoltError as error:
             error.request_id = error.request_id or reply.metrics.request_id
-            raise
+            return self.refuse(request, error)

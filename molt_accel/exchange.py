@@ -7,9 +7,11 @@ Written once as a generator that yields what it has to wait for; `drive` blocks 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -30,7 +32,6 @@ from molt_accel.errors import (
     status_label,
 )
 from molt_accel.ipc.frame import (
-    U32_MAX,
     WORKER_DEFAULT_WAIT,
     Codec,
     Fault,
@@ -120,15 +121,39 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Wait until the transport can take a request."""
+    """Wait until the transport can take a request, or the time is over."""
 
     transport: Transport
+    timeout_s: float
 
     def block(self) -> None:
         self.transport.start()
 
     async def wait(self) -> None:
-        await asyncio.to_thread(self.transport.start)
+        loop = asyncio.get_running_loop()
+        started = loop.create_future()
+
+        def settle(error: Exception | None) -> None:
+            if not started.done():
+                started.set_result(None) if error is None else started.set_exception(error)
+
+        def start() -> None:
+            error = None
+            try:
+                self.transport.start()
+            except Exception as exc:
+                error = exc
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, error)
+
+        # Not in the loop's pool of threads, where views may hold every place for long.
+        threading.Thread(target=start, name="molt-starter", daemon=True).start()
+        try:
+            async with asyncio.timeout(None if self.timeout_s == float("inf") else self.timeout_s):
+                await started
+        except TimeoutError:
+            late = "the worker was not started within the deadline"
+            raise MoltTimeout(late, facts={"phase": "transport"}) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +259,7 @@ def _request(options: CallOptions, request_id: int, data: bytes, started_ns: int
     if options.timeout_ms is not None:
         request.deadline_ns = started_ns + int(options.timeout_ms * 1e6)
     if options.queue_timeout_ms is not None:
-        request.max_wait_ms = min(int(options.queue_timeout_ms), WORKER_DEFAULT_WAIT - 1, U32_MAX)
+        request.max_wait_ms = min(int(options.queue_timeout_ms), WORKER_DEFAULT_WAIT - 1)
     return request
 
 
@@ -254,6 +279,8 @@ def _tries(
         response, error = yield from _attempt(transport, request, check)
         if not tries_left or not isinstance(error, _PASSING) or _seconds_left(request) <= pause_s:
             return response, error
+        if check is not None and check():
+            return response, MoltCancelled("the client went away")
         yield _Pause(pause_s)
         tries_left -= 1
         pause_s *= 2
@@ -270,7 +297,7 @@ def _attempt(
 ) -> Generator[Step, Any, _Outcome]:
     try:
         if not transport.ready:
-            yield _Start(transport)
+            yield _Start(transport, max(0.0, _seconds_left(request)))
         pending = transport.submit(request)
     except FrameError as exc:
         return None, MoltInvalidInput(exc.detail) if exc.fault in _CALLERS_FAULTS else exc

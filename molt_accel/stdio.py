@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import selectors
 import signal
@@ -63,6 +64,7 @@ class _Link:
         self.ended: MoltError | None = None
         self.ended_s = 0.0
         self.was_ready = False
+        self.drained = False  # it ended by itself, with nothing left to answer
         self._config = config
         # Guards _pending, the sending half of _stream, and ended. Reentrant, because a signal handler or the
         # garbage collector may close the client on a thread that holds it.
@@ -209,7 +211,8 @@ class _Link:
 
     def _take(self, item: Frame | FrameError) -> None:
         if isinstance(item, FrameError):
-            raise item
+            self._take_malformed(item)
+            return
         if item.kind is Kind.RESPONSE and item.request_id:
             if item.generation != self.generation:
                 return  # another link's
@@ -224,6 +227,14 @@ class _Link:
             self.greeted.set()
         else:
             raise MoltProtocolError(f"unexpected {item.kind.name} frame {item.entry!r} from the worker")
+
+    def _take_malformed(self, error: FrameError) -> None:
+        """One call's response can't be read: that call's error. A frame that is nobody's ends the link."""
+        with self._lock:
+            pending = self._pending.pop(error.raw_id, None) if error.raw_id else None
+        if pending is None or error.raw_generation != self.generation:
+            raise error
+        pending.resolve(_copy(error))
 
     def _take_notice(self, item: Frame) -> None:
         """A response to no request in particular: why the worker can't start, or what it couldn't read."""
@@ -254,7 +265,9 @@ class _Link:
             pending.resolve(_copy(error))
 
     def _end(self, error: MoltError) -> None:
-        if isinstance(error, MoltWorkerUnavailable) and self.was_ready:
+        # A worker that drained has answered all that it read, so what is left here it never read.
+        self.drained = self.was_ready and self._process.returncode == 0
+        if isinstance(error, MoltWorkerUnavailable) and self.was_ready and not self.drained:
             error.facts["may_have_run"] = 1
         with self._lock:
             self.ended_s = time.monotonic()
@@ -342,7 +355,7 @@ class StdioTransport:
             if link is not None:
                 if link.ended is None:
                     return link  # another thread has started it
-                lived_s = link.ended_s - link.started_s
+                lived_s = math.inf if link.drained else link.ended_s - link.started_s
                 self._policy.died(link.ended_s, lived_s, link.ended.detail, was_ready=link.was_ready)
                 self._link = None
             now = time.monotonic()

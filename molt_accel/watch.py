@@ -54,16 +54,18 @@ class HangupWatcher:
                 self._look_again()
 
     def _look_again(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: the thread is about to look anyway
+        with contextlib.suppress(OSError):  # full: the thread is about to look anyway; or there is none
             os.write(self._wake_w, b"w")
 
     def _ensure_thread(self) -> None:
         if self._thread is None:
-            self._wake_r, self._wake_w = os.pipe()
+            if self._wake_r < 0:
+                self._wake_r, self._wake_w = os.pipe()
             os.set_blocking(self._wake_r, False)
             os.set_blocking(self._wake_w, False)
-            self._thread = threading.Thread(target=self._run, name="molt-hangup-watcher", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="molt-hangup-watcher", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _run(self) -> None:
         while True:

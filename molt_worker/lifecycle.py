@@ -69,12 +69,13 @@ def advance(state: State, step: Step) -> State:
 class Request:
     """A request from its arrival to its end."""
 
-    __slots__ = ("executor", "frame", "state", "stop_error", "wake_ns")
+    __slots__ = ("executor", "frame", "handed_back", "state", "stop_error", "wake_ns")
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
         self.state = State.ARRIVED
         self.executor: Executor | None = None  #: while it is in one of the HELD states
+        self.handed_back = 0  #: how many executors have died before they had read this request
         self.stop_error: MoltError | None = None  #: the outcome if the executor doesn't answer any more
         self.wake_ns = 0  #: when its state has to be looked at; 0: never
 

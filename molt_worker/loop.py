@@ -28,7 +28,7 @@ class EventLoop:
 
     def __init__(self, log: LogSink) -> None:
         self._log = log
-        # Unlike epoll, poll takes regular files too, so a worker can be fed from one.
+        # Unlike epoll, poll takes whatever stdin may be, also a regular file; the pool is small.
         self._selector = selectors.PollSelector()
         self._events: dict[int, int] = {}
         self._dropped: set[int] = set()  # descriptors that ceased to be watched in this turn

@@ -149,7 +149,7 @@ class Pool:
     def interrupt(self, executor: Executor, reason: StopReason) -> None:
         """Raise in the request that the executor runs; a later one is not touched."""
         executor.word.stop(executor.serial, reason)
-        executor.template.tell(wire.INTERRUPT, executor)
+        self._tell(executor, wire.INTERRUPT)
 
     def poll(self, executor: Executor) -> None:
         """Take in an answer that may have come in this moment."""
@@ -160,7 +160,7 @@ class Pool:
     def kill(self, executor: Executor) -> None:
         """SIGKILL an executor and replace it. Its request must have ended before."""
         executor.state = ExecutorState.GONE
-        executor.template.tell(wire.KILL, executor)
+        self._tell(executor, wire.KILL)
         self._drop(executor)
 
     def describe(self) -> dict[str, object]:
@@ -188,7 +188,7 @@ class Pool:
             return
         self._templates.append(template)
         self._loop.at(now_ns + self._config.start_timeout_ms * _MS)
-        self._loop.watch(template.control.fileno(), READ, lambda _: self._on_template(template))
+        self._watch_template(template)
 
     def stop(self) -> None:
         """From now on nothing is spawned."""
@@ -206,7 +206,7 @@ class Pool:
                 psutil.Process(template.pid).wait(timeout=max(0.05, until_s - time.monotonic()))
                 continue
             template.kill()
-            template.reap(block=True)
+            template.reap()
         for executor in self._executors.values():
             executor.sock.close()
 
@@ -215,7 +215,7 @@ class Pool:
         for executor in list(self._executors.values()):
             if executor.kill_ns and executor.kill_ns <= now_ns:
                 executor.kill_ns = now_ns + _EXIT_NS
-                executor.template.tell(wire.KILL, executor)
+                self._tell(executor, wire.KILL)
             self._loop.at(executor.kill_ns)
         if self._template_at_ns and self._template_at_ns <= now_ns:
             self._template_at_ns = 0
@@ -317,6 +317,7 @@ class Pool:
             old.retire = True
             if old.state is not ExecutorState.BUSY:
                 self._dismiss(old)
+        self._announce_exports()
 
     def _make_idle(self, executor: Executor) -> None:
         executor.state = ExecutorState.IDLE
@@ -354,10 +355,12 @@ class Pool:
         if executor.state is ExecutorState.STARTING:
             self._spawn_not_before_ns = self._back_off()
         executor.state = ExecutorState.GONE
-        executor.template.tell(wire.KILL, executor)
+        self._tell(executor, wire.KILL)
         request = executor.request
-        if request is not None and (executor.stream.was_reset or executor.stream.pending_bytes):
-            # It died before it had read its request, so that has not begun.
+        unread = executor.stream.was_reset or executor.stream.pending_bytes
+        if request is not None and unread and request.handed_back < self.size:
+            # It died before it had read its request, so that has not begun. That may be chance, for each
+            # executor of the pool once; if it goes on, it is the request that kills them.
             self.release(executor)
             self._owner.on_not_started(request)
         elif request is not None:
@@ -377,6 +380,7 @@ class Pool:
         self._loop.watch(executor.sock.fileno(), 0)
         executor.untie()
         self._counters.executor_deaths += 1
+        self._announce_exports()
         self._fill()
 
     def _on_exited(self, executor: Executor, crash: MoltWorkerCrashed) -> None:
@@ -406,7 +410,22 @@ class Pool:
 
     # -- templates --------------------------------------------------------------------------------------
 
-    def _on_template(self, template: Template) -> None:
+    def _watch_template(self, template: Template) -> None:
+        if template.control.fileno() >= 0:
+            events = READ | (WRITE if template.stream.pending_bytes else 0)
+            self._loop.watch(
+                template.control.fileno(), events, lambda mask: self._on_template(template, mask)
+            )
+
+    def _tell(self, executor: Executor, command: str) -> None:
+        executor.template.tell(command, executor)
+        self._watch_template(executor.template)
+
+    def _on_template(self, template: Template, mask: int) -> None:
+        if mask & WRITE:
+            with contextlib.suppress(BrokenPipeError):  # its end of file will say the same
+                template.stream.flush()
+            self._watch_template(template)
         still_open = template.stream.fill() is not None
         template.heard_ns = time.monotonic_ns()
         for item in template.stream.frames():
@@ -442,11 +461,20 @@ class Pool:
             for executor in self._living():
                 if executor.template is not template and executor.state is ExecutorState.STARTING:
                     self.kill(executor)  # its code is outdated before it has begun
-            self._owner.on_exports(template.exports)
+            self._announce_exports()
             if self._config.max_rss_mb:
                 self._loop.at(time.monotonic_ns() + _RSS_CHECK_NS)
         self._retire_templates()
         self._fill()
+
+    def _announce_exports(self) -> None:
+        """Tell the owner of new exports, once no request can go to an executor that doesn't have them."""
+        newest = self._newest_ready()
+        if newest is None or newest.exports is None or newest.announced:
+            return
+        if all(item.template is newest for item in self._executors.values() if item.counts):
+            newest.announced = True
+            self._owner.on_exports(newest.exports)
 
     def _living(self) -> list[Executor]:
         return [item for item in self._executors.values() if item.state is not ExecutorState.GONE]
@@ -458,7 +486,7 @@ class Pool:
         self._templates.remove(template)
         template.stop()
         template.kill()  # one that only closed its socket is of no use any more
-        code = template.reap(block=True) or 0
+        code = template.reap()
         text = template.failure or f"the template process died: {exit_text(code)}"
         for executor in [item for item in self._executors.values() if item.template is template]:
             self._on_exited(executor, _crash(executor, "with its template process", {}))
@@ -502,7 +530,7 @@ class Pool:
                 self._templates.remove(template)
                 template.stop()
                 template.kill()  # it has nothing to clean up, and waiting for it must not take long
-                template.reap(block=True)
+                template.reap()
 
 
 def _crash(executor: Executor, how: str, facts: dict[str, int | str]) -> MoltWorkerCrashed:

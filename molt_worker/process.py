@@ -102,6 +102,7 @@ class Template:
         self.words: Final = words
         self.config: Final = config
         self.exports: ExportTable | None = None  #: known once it is ready
+        self.announced = False  #: requests are checked against its exports
         self.started_ns: Final = started_ns
         self.heard_ns = started_ns  #: when it reported something last
         self.failure = ""
@@ -148,10 +149,9 @@ class Template:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
-    def reap(self, *, block: bool = False) -> int | None:
-        """Its exit code once it has exited (negative: the signal), else None."""
-        pid, status = os.waitpid(self.pid, 0 if block else os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if pid else None
+    def reap(self) -> int:
+        """Wait for its end. Returns the exit code, negative for a signal."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def exit_facts(code: int) -> dict[str, int | str]:

@@ -39,6 +39,11 @@ class BoundedQueue(Generic[Item]):
     def __len__(self) -> int:
         return len(self._queued)
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is queued and nothing waits for a place."""
+        return not self._queued and not self._waiting
+
     def __iter__(self) -> Iterator[Item]:
         for rows in (self._queued, self._waiting):
             yield from [item for item, _ in rows.values()]

@@ -6,8 +6,11 @@ its serial number; so a stop that comes too late finds another serial and touche
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Final
 
 
@@ -125,15 +128,30 @@ class CurrentRequest:
 
 
 _NO_REQUEST: Final = CurrentRequest()
-_current: CurrentRequest = _NO_REQUEST
+#: An executor's one request, which threads that its entrypoint starts see too.
+_in_process: CurrentRequest = _NO_REQUEST
+#: Where several run at once (the inline transport): each thread's or task's own.
+_in_context: ContextVar[CurrentRequest | None] = ContextVar("molt_request", default=None)
 
 
 def current_request() -> CurrentRequest:
-    """The request that this executor serves."""
-    return _current
+    """The request that is being served."""
+    return _in_context.get() or _in_process
 
 
-def set_current(request: CurrentRequest | None) -> None:
-    """For the runner: the request that is served from now on."""
-    global _current
-    _current = request or _NO_REQUEST
+@contextlib.contextmanager
+def serving(request: CurrentRequest, *, this_context_only: bool) -> Iterator[None]:
+    """For the runner: within this context, `request` is the current one."""
+    global _in_process
+    if this_context_only:
+        token = _in_context.set(request)
+        try:
+            yield
+        finally:
+            _in_context.reset(token)
+    else:
+        _in_process = request
+        try:
+            yield
+        finally:
+            _in_process = _NO_REQUEST

@@ -26,7 +26,7 @@ from molt_worker.request import (
     RequestCancelled,
     RequestStopped,
     StopWord,
-    set_current,
+    serving,
 )
 
 LogTraceback = Callable[[str, str, str], object]
@@ -44,6 +44,14 @@ def set_error(response: Frame, error: MoltError) -> None:
     response.status = wire_status(error)
     response.codec = Codec.MSGPACK
     response.payload = codec.encode(Codec.MSGPACK, to_wire(error))
+
+
+class _BadPayload(Exception):
+    """The payload is not what its codec says. Not a DecodeError: an entrypoint may raise that too."""
+
+
+class _BadResult(Exception):
+    """The entrypoint's result can't be encoded. Not an EncodeError, for the same reason."""
 
 
 def _text_of(failure: Exception) -> str:
@@ -133,27 +141,29 @@ class Runner:
             own_clock=self._own_clock,
         )
         failure: BaseException | None = None
-        try:
-            set_current(current)
-            self._armed = request.generation
-            current.check()  # it may have been stopped before the handler was armed
+        with serving(current, this_context_only=self._own_clock):
             try:
-                self._call(export, request, response)
-            except RequestStopped:
-                raise
-            except BaseException as exc:  # user code may raise anything, SystemExit included
-                failure = exc
-            current.check()  # a stop that user code swallowed, or that came too late to interrupt it
-        finally:
-            self._armed = 0
-            set_current(None)
+                self._armed = request.generation
+                current.check()  # it may have been stopped before the handler was armed
+                try:
+                    self._call(export, request, response)
+                except RequestStopped:
+                    raise
+                except BaseException as exc:  # user code may raise anything, SystemExit included
+                    failure = exc
+                current.check()  # a stop that user code swallowed, or that came too late to interrupt it
+            finally:
+                self._armed = 0
         if failure is not None:
             raise self._mapped(failure, export, request) from failure
 
     def _call(self, export: Export, request: Frame, response: Frame) -> None:
         assert export.function is not None  # resolved before any executor started
         start_ns = time.monotonic_ns()
-        payload = codec.decode(request.codec, request.payload)
+        try:
+            payload = codec.decode(request.codec, request.payload)
+        except codec.DecodeError as exc:
+            raise _BadPayload(f"the payload is {exc}") from exc
         decoded_ns = time.monotonic_ns()
         response.decode_us = _us(start_ns, decoded_ns)
         try:
@@ -161,18 +171,19 @@ class Runner:
         finally:
             handled_ns = time.monotonic_ns()
             response.handler_us = _us(decoded_ns, handled_ns)
-        response.payload = codec.encode(export.codec_out, result)
+        try:
+            response.payload = codec.encode(export.codec_out, result)
+        except codec.EncodeError as exc:
+            wanted = export.codec_out.label
+            raise _BadResult(f"the result of {export.name!r} can't be encoded as {wanted}") from exc
         response.codec = export.codec_out
         response.encode_us = _us(handled_ns, time.monotonic_ns())
 
     def _mapped(self, failure: BaseException, export: Export, request: Frame) -> MoltError:
-        if isinstance(failure, codec.DecodeError):
-            return MoltInvalidInput(f"the payload is {failure}")
-        if isinstance(failure, InvalidInput):
+        if isinstance(failure, (InvalidInput, _BadPayload)):
             return MoltInvalidInput(_text_of(failure))
         text = "".join(traceback.format_exception(failure))
         self._log_traceback(format_id(request.request_id), export.name, text)
-        if isinstance(failure, codec.EncodeError):
-            wanted = export.codec_out.label
-            return MoltInternalError(f"the result of {export.name!r} can't be encoded as {wanted}")
+        if isinstance(failure, _BadResult):
+            return MoltInternalError(str(failure))
         return MoltInternalError(f"{export.name!r} raised {type(failure).__name__}")

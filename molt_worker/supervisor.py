@@ -63,6 +63,10 @@ _EXIT_REPORT_NS: Final = 2 * _S
 _FLUSH_NS: Final = _S
 
 
+#: Exit code where responses couldn't be sent any more: a client must not take what is unanswered for unread.
+EXIT_UNSENT: Final = 1
+
+
 class Supervisor:
     """Serves one client over a pair of descriptors, with a pool of executors.
 
@@ -130,7 +134,10 @@ class Supervisor:
         now_ns = time.monotonic_ns()
         self._flush_until_ns = self._flush_until_ns or now_ns + _FLUSH_NS
         self._loop.at(self._flush_until_ns)
-        return now_ns >= self._flush_until_ns
+        if now_ns < self._flush_until_ns:
+            return False
+        self._exit_code = self._exit_code or EXIT_UNSENT
+        return True
 
     # -- signals ----------------------------------------------------------------------------------------
 
@@ -216,7 +223,9 @@ class Supervisor:
             self._refuse(item, f"a {item.kind.name} frame {item.entry!r} is not for a worker")
 
     def _refuse(self, frame: Frame, why: str) -> None:
-        """Answer a frame that is no request of its own."""
+        """Answer a frame that is no request of its own: under its id, unless that has an outcome to come."""
+        if frame.request_id in self._requests:
+            frame = Frame(Kind.REQUEST, 0)
         self._counters.bad_frames += 1
         self._log.log("warning", "bad_frame", error=why)
         self._send(error_response(frame, MoltInvalidInput(why)))
@@ -234,9 +243,7 @@ class Supervisor:
 
     def _on_request(self, frame: Frame) -> None:
         if frame.request_id in self._requests:
-            # The first one keeps the id and has its own outcome.
-            name = format_id(frame.request_id)
-            self._refuse(Frame(Kind.REQUEST, 0), f"request id {name} is in flight already")
+            self._refuse(frame, f"request id {format_id(frame.request_id)} is in flight already")
             return
         request = self._requests[frame.request_id] = Request(frame)
         try:
@@ -256,7 +263,7 @@ class Supervisor:
         frame = request.frame
         if frame.deadline_ns and frame.deadline_ns <= now_ns:
             raise _expired()
-        if self._pool.idle and not len(self._queue):
+        if self._may_hand_out() and self._queue.empty:
             self._hand_out(request)
             return
         wait_ms = frame.max_wait_ms
@@ -276,7 +283,7 @@ class Supervisor:
 
     def _dispatch(self) -> None:
         """Give idle executors the oldest requests, and free places to those that wait for one."""
-        while self._pool.idle and (request := self._queue.take()) is not None:
+        while self._may_hand_out() and (request := self._queue.take()) is not None:
             deadline_ns = request.frame.deadline_ns
             if deadline_ns and deadline_ns <= time.monotonic_ns():
                 self._finish(request, _expired())
@@ -285,6 +292,10 @@ class Supervisor:
         while (waiting := self._queue.promote()) is not None:
             waiting.advance(Step.ENQUEUE)
             waiting.wake_ns = self._loop.at(waiting.frame.deadline_ns)
+
+    def _may_hand_out(self) -> bool:
+        """Whether an executor is free, and the client takes what it has been answered so far."""
+        return self._pool.idle and self._client.pending_bytes < _HIGH_WATER_BYTES
 
     def _hand_out(self, request: Request) -> None:
         request.advance(Step.HAND_OUT)
@@ -329,7 +340,7 @@ class Supervisor:
         label = response.status.label if error is None else status_label(error)
         self._send(response)
         self._counters.outcomes[label] += 1
-        level = "info" if label == Status.OK.label else "warning"
+        level = "warning" if label != Status.OK.label else "debug" if frame.entry == PING else "info"
         if self._log.wants(level):
             self._log.log(level, "request", **request_fields(frame, response, label))
 
@@ -407,6 +418,8 @@ class Supervisor:
         first = self._exports is None
         self._exports = exports
         for request in list(self._queue):  # they came before it was known what is exported
+            if request.state is State.ENDED:
+                continue  # while the others were refused, the client turned out to be gone
             try:
                 exports.find(request.frame)
             except MoltInvalidInput as exc:
@@ -430,6 +443,7 @@ class Supervisor:
             self._finish(request, request.stop_error)
             return
         request.advance(Step.HAND_BACK)
+        request.handed_back += 1
         self._queue.put_back(request.frame.request_id, request, len(request.frame.payload))
 
     def on_silent(self, request: Request) -> None:

@@ -33,7 +33,7 @@ from molt_worker.runner import error_response
 SPAWN: Final = "__spawn__"  #: fork an executor on the socket sent along; generation is its stop word's index
 INTERRUPT: Final = "__interrupt__"
 KILL: Final = "__kill__"
-#: Reports of the template. EXITED: `status` below in `exit_payload`.
+#: Reports of the template. Their payload: the pid; the exit code, negative for a signal.
 SPAWNED: Final = "__spawned__"
 EXITED: Final = "__exited__"
 

@@ -180,7 +180,13 @@ class Server:
         self.ask_to_stop()
         if self._process.poll() is None:
             try:
-                self._process.wait(STOP_S)
+                # A process that gunicorn is just forking may miss the signal, so it is sent more than once.
+                for _ in range(int(STOP_S)):
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self._process.wait(1)
+                        break
+                    self.ask_to_stop()
+                self._process.wait(0)
             except subprocess.TimeoutExpired:
                 report.killed.append(f"{self._process.pid} gunicorn master")
                 self._process.kill()

@@ -8,7 +8,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from molt_accel import codec
-from molt_accel.errors import MoltBusy, MoltError, MoltInternalError, error_body, http_status
+from molt_accel.errors import MoltBusy, MoltCancelled, MoltError, MoltInternalError, error_body, http_status
 from molt_accel.exchange import Reply, decode_result
 from molt_accel.ipc.frame import Codec
 
@@ -30,6 +30,8 @@ def error_response(
     """The response for an error: public JSON body, status of the error table, Retry-After for Busy."""
     busy = isinstance(error, MoltBusy)
     response = json_response(error_body(error, request_id), busy_status if busy else http_status(error))
+    if isinstance(error, MoltCancelled):
+        response.reason_phrase = "Client Closed Request"  # 499 is nginx's; Django knows no words for it
     if isinstance(error, MoltBusy):
         response["Retry-After"] = str(error.retry_after_s)
     return response

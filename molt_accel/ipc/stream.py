@@ -33,6 +33,7 @@ class FrameStream:
         self._max = max_frame_bytes
         self._parser = FrameParser(max_frame_bytes)
         self._out: deque[bytes | memoryview] = deque()
+        self._flushing = False
         self.pending_bytes = 0  #: bytes that wait to be written
         #: The other end died without having read all that was sent (Linux tells; elsewhere it stays False).
         self.was_reset = False
@@ -46,6 +47,8 @@ class FrameStream:
             return 0
         except ConnectionResetError:
             self.was_reset = True
+            return None
+        except OSError:  # EIO, EBADF: whatever it is, nothing can be read here any more
             return None
         if not data:
             return None
@@ -79,14 +82,13 @@ class FrameStream:
         if len(payload) <= _JOIN_BYTES:
             self._queue(head + payload)
         else:
-            self._queue(head)
-            self._queue(payload)
+            self._queue(head, payload)
         self.flush()
 
-    def _queue(self, part: bytes | memoryview) -> None:
-        if part:
-            self._out.append(part)
-            self.pending_bytes += len(part)
+    def _queue(self, *parts: bytes | memoryview) -> None:
+        # One step for all parts: a signal handler that sends too must not get between them.
+        self._out.extend(parts)
+        self.pending_bytes += sum(map(len, parts))
 
     def discard(self) -> None:
         """Drop what waits to be written: the other end will never read it."""
@@ -99,6 +101,15 @@ class FrameStream:
         Raises:
             BrokenPipeError: the other end is gone.
         """
+        if self._flushing:
+            return False  # a signal handler sends: the flush that it interrupted takes its frame along
+        self._flushing = True
+        try:
+            return self._flush()
+        finally:
+            self._flushing = False
+
+    def _flush(self) -> bool:
         out = self._out
         while out:
             try:
@@ -108,7 +119,9 @@ class FrameStream:
                     written = os.writev(self.write_fd, [out[i] for i in range(min(len(out), _PARTS))])
             except BlockingIOError:
                 return False
-            except ConnectionResetError as exc:
+            except BrokenPipeError:
+                raise
+            except OSError as exc:  # reset, disk full, closed: nothing can be written here any more
                 raise BrokenPipeError(*exc.args) from exc
             self.pending_bytes -= written
             while written:

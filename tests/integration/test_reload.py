@@ -80,10 +80,9 @@ def test_under_load_no_request_is_lost_and_the_new_code_answers_afterwards(
     worker = client.ping()["pid"]
     with load(client) as seen:
         for version in range(1, 6):
-            old = set(client.ping()["executors"]["pids"])
             versioned(make_module, version)
             os.kill(worker, signal.SIGHUP)
-            wait_until(lambda old=old: old.isdisjoint(client.ping()["executors"]["pids"]), 60)
+            wait_until(lambda version=version: client.ping()["reloads"] == version, 60)
             assert client.call("version") == version
     assert set(seen) <= set(range(6))
     assert seen[5] > 0

@@ -209,11 +209,21 @@ BROKEN = {
         "stream.send(Frame(Kind.RESPONSE, 0, payload=b'\\xc1', status=Status.INTERNAL_ERROR))",
         "the worker sent a notice that is not valid msgpack",
     ),
-    "an answer over the limit": (
-        "answer(request, bytes(10_000))",
-        "over the frame limit: 10083 bytes, 8000 at most",
-    ),
 }
+
+
+def test_an_answer_over_this_side_s_limit_costs_its_call_only(make: Make) -> None:
+    client = make(
+        worker(
+            "for request in requests(): answer(request, bytes(10_000) if b'big' in request.payload else 1)"
+        ),
+        max_frame_bytes=8000,
+    )
+    assert client.call("echo", "small", timeout_ms=FAR_MS) == 1
+    with pytest.raises(MoltProtocolError, match=r"^over the frame limit: 10083 bytes, 8000 at most$"):
+        client.call("echo", "big", timeout_ms=FAR_MS)
+    assert client.call("echo", "small", timeout_ms=FAR_MS) == 1
+    assert client._transport._generation == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("what", BROKEN)

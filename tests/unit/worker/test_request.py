@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -15,7 +16,7 @@ from molt_worker.request import (
     InvalidInput,
     StopReason,
     StopWord,
-    set_current,
+    serving,
 )
 
 serials = st.integers(1, 2**32 - 1)
@@ -53,12 +54,28 @@ def test_outside_of_a_worker_there_is_no_deadline_and_no_stop() -> None:
 
 def test_the_current_request_is_the_one_that_was_set() -> None:
     request = CurrentRequest("00000000000000ab")
-    set_current(request)
-    try:
+    seen: list[CurrentRequest] = []
+    thread = threading.Thread(target=lambda: seen.append(current_request()))
+    with serving(request, this_context_only=False):
         assert current_request() is request
-    finally:
-        set_current(None)
+        thread.start()
+        thread.join()
     assert current_request().request_id == ""
+    assert seen == [request]
+
+
+def test_in_one_context_only_it_is_another_thread_s_not_and_the_outer_one_comes_back() -> None:
+    outer, inner = CurrentRequest("00000000000000ab"), CurrentRequest("00000000000000cd")
+    seen: list[CurrentRequest] = []
+    thread = threading.Thread(target=lambda: seen.append(current_request()))
+    with serving(outer, this_context_only=True):
+        with serving(inner, this_context_only=True):
+            assert current_request() is inner
+            thread.start()
+            thread.join()
+        assert current_request() is outer
+    assert current_request().request_id == ""
+    assert [request.request_id for request in seen] == [""]
 
 
 @pytest.mark.parametrize("reason", StopReason)
