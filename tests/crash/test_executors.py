@@ -70,6 +70,40 @@ def test_a_request_given_to_an_executor_that_has_just_died_is_given_to_another(
         driver.wait_idle()
 
 
+def test_a_request_that_kills_whoever_reads_it_is_a_crash_and_not_tried_for_ever(
+    make_driver: MakeDriver, make_module: MakeModule
+) -> None:
+    # As the system does it to an executor that takes too much memory: it dies in the middle of reading.
+    make_module(
+        "frail_executors",
+        """
+import os, signal
+from molt_accel.ipc.stream import FrameStream
+from molt_worker import export
+
+read = FrameStream.fill
+
+def read_little(stream):
+    got = read(stream)
+    if stream._parser.buffered > 1_000_000:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return got
+
+FrameStream.fill = read_little
+
+@export(codec_in="raw", codec_out="raw")
+def size(payload):
+    return str(len(payload)).encode()
+""",
+    )
+    driver = make_driver("--exports", "frail_executors", "--log-level", "error")
+    frame = driver.call("size", b"x" * 40_000_000, codec=Codec.RAW)
+    assert error_of(frame)[1]["error"] == "MoltWorkerCrashed"
+    assert driver.ping()["executor_deaths"] == 2
+    driver.wait_idle()
+    assert driver.call("size", b"xy", codec=Codec.RAW).payload == b"2"
+
+
 def test_hundreds_of_crashes_leave_no_zombie_and_no_descriptor(make_driver: MakeDriver) -> None:
     driver = make_driver("--executors", "2", "--log-level", "error")
     driver.call("crash", {"exit": 1})

@@ -374,6 +374,16 @@ def test_a_request_that_may_have_run_falls_back_only_if_running_it_twice_does_no
         }
 
 
+def test_a_factory_that_finds_no_worker_is_no_reason_to_run_the_view_too(
+    offloaded: MakeView, get: HttpRequest, inline_client: Client
+) -> None:
+    def factory(request: HttpRequest, value: object) -> HttpResponse:
+        raise MoltWorkerUnavailable("another worker's")
+
+    view = offloaded(entry="echo", client=inline_client, allow_fallback=True, response_factory=factory)
+    assert view(get).status_code == 503
+
+
 def test_no_other_error_falls_back(offloaded: MakeView, get: HttpRequest, inline_client: Client) -> None:
     others = [row.exception for row in ERROR_TABLE if row.exception is not MoltWorkerUnavailable]
     assert MoltInternalError in others

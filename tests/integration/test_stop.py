@@ -169,6 +169,13 @@ def test_a_reader_that_closed_while_requests_run_stops_the_worker(
     assert driver.wait() == 0
 
 
+def test_a_stdout_that_takes_nothing_for_whatever_reason_ends_the_worker(make_driver: MakeDriver) -> None:
+    with open("/dev/full", "wb") as full:
+        driver = make_driver(stdout=full, ready=False)
+        assert driver.process.wait(30) == 0
+    assert "supervisor_bug" not in driver.log()
+
+
 def test_responses_nobody_reads_are_bounded_in_memory_and_go_on_when_read(make_driver: MakeDriver) -> None:
     driver = make_driver("--executors", "2", "--max-queue", "50", "--log-level", "error")
     size = 256 * 1024

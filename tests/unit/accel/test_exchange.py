@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -658,3 +659,30 @@ def test_hooks_may_call_again(run: Run) -> None:
 
     assert run(call(ScriptedTransport(answer("outer")), after_recv=after_recv)).value == "outer"
     assert seen == ["inner"]
+
+
+def test_nothing_is_sent_again_for_a_client_that_went_away(run: Run) -> None:
+    transport = ScriptedTransport(answer_error(MoltBusy("full")), answer("too much"))
+    attempt = call(transport, idempotent=True, retries=3, retry_backoff_ms=0, cancel_check=lambda: True)
+    with pytest.raises(MoltCancelled, match=r"^the client went away$"):
+        run(attempt)
+    assert len(transport.submitted) == 1
+
+
+def test_a_start_that_takes_longer_than_the_deadline_is_given_up_even_if_all_threads_are_taken() -> None:
+    transport = ScriptedTransport(answer(1), ready=False)
+    release = threading.Event()
+    transport.start = release.wait  # type: ignore[method-assign,assignment]
+
+    async def attempt() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        taken = asyncio.get_running_loop().run_in_executor(None, release.wait)
+        try:
+            with pytest.raises(MoltTimeout, match="the worker was not started within the deadline"):
+                await adrive(call(transport, timeout_ms=50))
+        finally:
+            release.set()
+            await taken
+
+    asyncio.run(attempt())
+    assert transport.submitted == []

@@ -349,3 +349,12 @@ def test_an_error_response_names_the_request_and_carries_the_facts(
     assert (response.kind, response.request_id, response.generation) == (Kind.RESPONSE, 9, 4)
     assert response.status is status
     assert body(response) == expected
+
+
+@pytest.mark.parametrize("error", [codec.DecodeError("not valid json"), codec.EncodeError("no form")])
+def test_an_entrypoint_s_own_codec_error_is_its_failure_and_not_the_caller_s(error: ValueError) -> None:
+    bench = Bench(raising(error))
+    response = bench.run()
+    assert response.status is Status.INTERNAL_ERROR
+    assert body(response)["detail"] == f"'f' raised {type(error).__name__}"
+    assert len(bench.tracebacks) == 1
