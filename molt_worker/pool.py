@@ -482,11 +482,7 @@ class Pool:
     def _on_template_gone(self, template: Template) -> None:
         """Its end of file: it exited or was killed, and its executors die with it."""
         was_newest = template is self._newest_ready()
-        self._loop.watch(template.control.fileno(), 0)
-        self._templates.remove(template)
-        template.stop()
-        template.kill()  # one that only closed its socket is of no use any more
-        code = template.reap()
+        code = self._end_template(template)
         text = template.failure or f"the template process died: {exit_text(code)}"
         for executor in [item for item in self._executors.values() if item.template is template]:
             self._on_exited(executor, _crash(executor, "with its template process", {}))
@@ -501,6 +497,14 @@ class Pool:
         elif not self._templates:
             self._owner.on_start_failed(text)
         self._fill()
+
+    def _end_template(self, template: Template) -> int:
+        """Have done with a template, dead or not. Returns its exit code."""
+        self._loop.watch(template.control.fileno(), 0)
+        self._templates.remove(template)
+        template.stop()
+        template.kill()  # it has nothing to clean up, and waiting for it must not take long
+        return template.reap()
 
     def _check_templates(self, now_ns: int) -> None:
         """Kill those that import for too long, or don't fork any more."""
@@ -526,11 +530,7 @@ class Pool:
         for template in list(self._templates):
             used = any(executor.template is template for executor in self._executors.values())
             if template.exports is not None and template is not newest and not used:
-                self._loop.watch(template.control.fileno(), 0)
-                self._templates.remove(template)
-                template.stop()
-                template.kill()  # it has nothing to clean up, and waiting for it must not take long
-                template.reap()
+                self._end_template(template)
 
 
 def _crash(executor: Executor, how: str, facts: dict[str, int | str]) -> MoltWorkerCrashed:
