@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from molt_accel.config import Config
 from molt_accel.exchange import Exchange, Reply, adrive, drive, exchange
 from molt_accel.ipc.frame import PING
-from molt_accel.options import CallOptions
+from molt_accel.options import HOOKS, CallOptions
 from molt_accel.transport import Transport, open_transport
 
 
@@ -57,11 +57,11 @@ class Client:
         Raises:
             MoltError: the subclass says what happened; see `molt_accel.errors`.
         """
-        return self.reply(entry, payload, **options).value
+        return drive(self._exchange(entry, payload, options)).value
 
     async def acall(self, entry: str, payload: object = None, **options: Any) -> Any:
         """`call` for asyncio. Cancelling the task cancels the request in the worker."""
-        return (await self.areply(entry, payload, **options)).value
+        return (await adrive(self._exchange(entry, payload, options))).value
 
     def reply(self, entry: str, payload: object = None, **options: Any) -> Reply:
         """`call`, but returns the whole `Reply`: value, codec, metrics."""
@@ -72,7 +72,9 @@ class Client:
         return await adrive(self._exchange(entry, payload, options))
 
     def _exchange(self, entry: str, payload: object, options: dict[str, Any]) -> Exchange:
-        if any(map(callable, options.values())):  # a call's own hook must not live on in the cache
+        if not options:
+            merged = self._options_of(entry)
+        elif not HOOKS.isdisjoint(options):  # a call's own hook must not live on in the cache
             merged = _merge(self.options, entry, *options.items())
         else:
             merged = self._options_of(entry, *options.items())

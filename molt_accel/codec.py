@@ -15,6 +15,8 @@ import msgspec
 from molt_accel.ipc.frame import Codec
 
 _BYTES = (bytes, bytearray, memoryview)
+#: A packer keeps a buffer as large as the largest value it ever packed: not one of more than this.
+_KEPT_BYTES: Final = 256 * 1024
 
 
 class EncodeError(ValueError):
@@ -36,14 +38,24 @@ def _encode_json(value: object) -> bytes:
 
 
 def _decode_msgpack(data: bytes) -> object:
-    return msgpack.unpackb(data, raw=False, strict_map_key=False)
+    return _unpackb(data, strict_map_key=False)
 
 
 def _encode_msgpack(value: object) -> bytes:
-    # autoreset packers keep half a value after an error; packb makes a fresh one each time.
-    return msgpack.packb(value, use_bin_type=True)  # type: ignore[no-any-return]
+    # Making a packer costs twice as much as packing a small value. Each use takes one out of the list: other
+    # threads may pack meanwhile, and so may a value that is being packed, in its own `items`.
+    try:
+        packer = _packers.pop()
+    except IndexError:
+        packer = msgpack.Packer()
+    data: bytes = packer.pack(value)  # after an error it may keep half a value, so then it isn't put back
+    if len(data) <= _KEPT_BYTES:
+        _packers.append(packer)
+    return data
 
 
+_packers: Final[list[msgpack.Packer]] = []
+_unpackb: Final = msgpack.unpackb
 _json_encode: Final = msgspec.json.Encoder().encode
 _json_decode: Final = msgspec.json.Decoder().decode
 
@@ -77,7 +89,8 @@ def encode(codec: Codec | str, value: object) -> bytes:
     Raises:
         EncodeError: the codec has no form for this value.
     """
-    codec = parse(codec)
+    if type(codec) is not Codec:
+        codec = parse(codec)
     try:
         return _ENCODERS[codec](value)
     except (TypeError, ValueError, OverflowError, RecursionError, AttributeError) as exc:
@@ -86,8 +99,9 @@ def encode(codec: Codec | str, value: object) -> bytes:
 
 def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:
     """The object that the bytes stand for. Raises DecodeError where they stand for none."""
-    codec = parse(codec)
+    if type(codec) is not Codec:
+        codec = parse(codec)
     try:
-        return _DECODERS[codec](bytes(data))
+        return _DECODERS[codec](data if type(data) is bytes else bytes(data))
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as exc:
         raise DecodeError(f"not valid {codec.label}: {str(exc) or type(exc).__name__}") from exc

@@ -7,18 +7,22 @@ Django settings, the worker's command line and the reference table all come from
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from molt_accel import __version__
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES
 
 Parser = Callable[[object], Any]
 
 TRANSPORTS: Final = ("auto", "shm", "stdio", "inline")
+_POOL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -68,6 +72,13 @@ def _text(value: object) -> str:
     return value
 
 
+def _pool_name(value: object) -> str:
+    text = _text(value)
+    if text and not _POOL_NAME.fullmatch(text):
+        raise ValueError("1 to 64 of letters, digits, '.', '_' and '-', not beginning with '.' or '-'")
+    return text
+
+
 def _command(value: object) -> str:
     if isinstance(value, (list, tuple)):
         value = shlex.join(_text(part) for part in value)
@@ -77,6 +88,12 @@ def _command(value: object) -> str:
     except ValueError as exc:
         raise ValueError(f"a command as a shell would split it ({exc})") from exc
     return text
+
+
+#: Settings of clients only: processes that differ in these can share a pool.
+_NOT_THE_WORKERS: Final = frozenset(
+    {"MOLT_TRANSPORT", "MOLT_WORKER_AUTOSTART", "MOLT_BUSY_HTTP_STATUS"}
+)
 
 
 def default_executors() -> int:
@@ -112,7 +129,37 @@ class Config:
         "",
         "command that starts a worker, split as a shell splits words; empty: molt-worker",
     )
-    worker_name: str = _setting("MOLT_WORKER_NAME", _text, "", "name of the pool to attach to (shm)")
+    worker_name: str = _setting(
+        "MOLT_WORKER_NAME",
+        _pool_name,
+        "",
+        "name of the pool to attach to (shm); empty: one for this project and these settings",
+    )
+    autostart: bool = _setting(
+        "MOLT_WORKER_AUTOSTART",
+        _flag,
+        True,
+        "start the named pool if nobody serves it (shm); 0 where systemd or another supervisor does",
+    )
+    linger_ms: int = _setting(
+        "MOLT_WORKER_LINGER_MS",
+        _whole(0, 86_400_000),
+        5000,
+        "how long a pool that a client started stays after the last one has left, in ms (shm)",
+    )
+    runtime_dir: str = _setting(
+        "MOLT_RUNTIME_DIR",
+        _text,
+        "",
+        "directory of the pools' sockets, of mode 0700 (shm); empty: /tmp/molt-<uid>",
+    )
+    arena_mb: int = _setting(
+        "MOLT_WORKER_ARENA_MB",
+        _whole(1, 65536),
+        16,
+        "shared memory that a pool may reserve, in MiB (shm)",
+        flag="--arena-mb",
+    )
     exports: str = _setting(
         "MOLT_EXPORTS",
         _text,
@@ -182,7 +229,8 @@ class Config:
         "MOLT_LOG_LEVEL",
         _choice(*LOG_LEVELS),
         "info",
-        "debug, info (a line per request), warning (a line per failed request), error",
+        "debug (a line per request), info (what happens to the worker), "
+        "warning (a line per failed request), error",
         flag="--log-level",
     )
     busy_http_status: int = _setting(
@@ -237,6 +285,26 @@ class Config:
         """
         values = {field.metadata["env"]: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {env: str(value) for env, value in values.items() if value is not None}
+
+    @property
+    def pool_name(self) -> str:
+        """The name of the pool to attach to: `worker_name`, else one that this project's processes share.
+
+        The same for all processes of this directory, Python and configuration, and another one for any other,
+        so that nobody attaches by accident to executors that run something else.
+        """
+        if self.worker_name:
+            return self.worker_name
+        here = os.getcwd()
+        settings = {env: value for env, value in self.environ().items() if env not in _NOT_THE_WORKERS}
+        told = repr((here, sys.prefix, sys.version, __version__, sorted(settings.items())))
+        project = re.sub(r"[^A-Za-z0-9_]", "_", os.path.basename(here))[:32] or "root"
+        return f"{project}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+
+    @property
+    def pool_directory(self) -> str:
+        """The directory of the pools' sockets. The same whatever session or service asks."""
+        return self.runtime_dir or f"/tmp/molt-{os.getuid()}"
 
     @property
     def pool_size(self) -> int:

@@ -14,8 +14,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+import msgspec
 
 from molt_accel import codec
 from molt_accel.errors import (
@@ -31,17 +32,9 @@ from molt_accel.errors import (
     from_wire,
     status_label,
 )
-from molt_accel.ipc.frame import (
-    WORKER_DEFAULT_WAIT,
-    Codec,
-    Fault,
-    Frame,
-    FrameError,
-    Kind,
-    format_id,
-)
-from molt_accel.options import CallInfo, CallMetrics, CallOptions
-from molt_accel.transport import Pending, Transport
+from molt_accel.ipc.frame import Codec, Fault, Frame, FrameError, Kind, format_id
+from molt_accel.options import CallInfo, CallMetrics, CallOptions, CallPlan
+from molt_accel.transport import PendingCall, Transport
 from molt_accel.watch import hangups
 
 log = logging.getLogger("molt_accel")
@@ -52,6 +45,13 @@ CANCEL_AFTER_S: Final = 0.01
 _CALLERS_FAULTS: Final = (Fault.TOO_LARGE, Fault.ENTRY)
 #: How often a cancel check without a descriptor is asked.
 CANCEL_POLL_S: Final = 0.02
+#: How often a transport that can't send is asked to start, and a request that was lost is sent again.
+_ROUNDS: Final = 3
+# Looking a member up in an enumeration costs more than the call that it is for.
+_REQUEST: Final = Kind.REQUEST
+_OK: Final = Status.OK
+_OK_LABEL: Final = Status.OK.label
+_FOREVER: Final = float("inf")
 
 # Ids of different processes and clients should not meet in one log: count on from a random start.
 _ids = itertools.count(int.from_bytes(os.urandom(7)) | 1)
@@ -65,8 +65,7 @@ def _reseed_ids() -> None:
 os.register_at_fork(after_in_child=_reseed_ids)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """A call's good end.
 
     Attributes:
@@ -90,37 +89,44 @@ class Step(Protocol):
         """Wait in the running event loop."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """Wait for a call's outcome; False if the time is over first."""
+class _Answer(msgspec.Struct, frozen=True):
+    """Wait for a call's end; False if the time is over first."""
 
-    pending: Pending
+    pending: PendingCall
     timeout_s: float | None
 
     def block(self) -> bool:
         return self.pending.wait(self.timeout_s)
 
     async def wait(self) -> bool:
+        pending = self.pending
+        if pending.done:
+            await asyncio.sleep(0)  # other tasks get their turn, however fast the answers are
+            return True
         loop = asyncio.get_running_loop()
-        answered = asyncio.Event()
+        ended = loop.create_future()
+
+        def settle() -> None:
+            if not ended.done():
+                ended.set_result(None)
 
         def wake() -> None:
             try:
-                loop.call_soon_threadsafe(answered.set)
+                loop.call_soon_threadsafe(settle)
             except RuntimeError:  # the loop was closed: nobody waits any more
-                log.debug("call %s ended after its event loop", format_id(self.pending.request_id))
+                log.debug("call %s ended after its event loop", format_id(pending.request_id))
 
-        self.pending.on_done(wake)
+        pending.on_done(wake)
+        timer = None if self.timeout_s is None else loop.call_later(self.timeout_s, settle)
         try:
-            async with asyncio.timeout(self.timeout_s):
-                await answered.wait()
-        except TimeoutError:
-            pass
-        return self.pending.done
+            await ended
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return pending.done
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
+class _Start(msgspec.Struct, frozen=True):
     """Wait until the transport can take a request, or the time is over."""
 
     transport: Transport
@@ -149,15 +155,13 @@ class _Start:
         # Not in the loop's pool of threads, where views may hold every place for long.
         threading.Thread(target=start, name="molt-starter", daemon=True).start()
         try:
-            async with asyncio.timeout(None if self.timeout_s == float("inf") else self.timeout_s):
+            async with asyncio.timeout(None if self.timeout_s == _FOREVER else self.timeout_s):
                 await started
         except TimeoutError:
-            late = "the worker was not started within the deadline"
-            raise MoltTimeout(late, facts={"phase": "transport"}) from None
+            raise _not_started_in_time() from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Pause:
+class _Pause(msgspec.Struct, frozen=True):
     """Wait for a time."""
 
     seconds: float
@@ -215,52 +219,66 @@ def exchange(
 
     `cancel_check` is this call's own, in place of the options'.
     """
-    started_ns = time.monotonic_ns()
-    request_id = next(_ids)
-    data = b""
+    plan = options.plan
+    request = _request(options, plan)
     response: Frame | None = None
-    error: BaseException | None = None
-    value: Any = None
     try:
-        data = _encode(options, payload)
+        data = request.payload = _encode(plan.codec, payload)
         if options.before_send is not None:
-            options.before_send(CallInfo(options.entry, format_id(request_id), len(data)))
-        request = _request(options, request_id, data, started_ns)
+            options.before_send(CallInfo(options.entry, format_id(request.request_id), len(data)))
         check = options.cancel_check if cancel_check is None else cancel_check
-        response, failure = yield from _tries(transport, options, request, check)
-        if failure is not None:
+        if plan.retries:
+            response, failure = yield from _tries(transport, plan, request, check)
+        else:
+            response, failure = yield from _attempt(transport, request, check)
+        if response is None or failure is not None:
+            assert failure is not None  # it is what there is if there is no response
             raise failure
-        assert response is not None  # it is what there is if there is no failure
         value = response.payload
         if options.decode_response:
-            value = decode_result(response.codec, response.payload)
+            value = decode_result(response.codec, value)
     except BaseException as exc:
-        error = exc
         if isinstance(exc, MoltError) and not exc.request_id:
-            exc.request_id = format_id(request_id)
+            exc.request_id = format_id(request.request_id)
+        if plan.reports:
+            _report(options, _metrics(_label(exc), request, response), exc)
         raise
-    finally:
-        client_us = (time.monotonic_ns() - started_ns) // 1000
-        metrics = CallMetrics.of(options.entry, _label(error), request_id, response, len(data), client_us)
-        _report(options, metrics, error)
+    metrics = _metrics(_OK_LABEL, request, response)
+    if plan.reports:
+        _report(options, metrics, None)
     return Reply(value, response.codec, metrics)
 
 
-def _encode(options: CallOptions, payload: object) -> bytes:
+def _request(options: CallOptions, plan: CallPlan) -> Frame:
+    """A call's request, still without its payload. The call's time begins here."""
+    started_ns = time.monotonic_ns()
+    deadline_ns = started_ns + plan.timeout_ns if plan.timeout_ns else 0
+    return Frame(
+        _REQUEST,
+        next(_ids),
+        options.entry,
+        b"",
+        plan.codec,
+        None,
+        0,  # flags
+        0,  # generation
+        deadline_ns,
+        started_ns,
+        plan.max_wait_ms,
+    )
+
+
+def _encode(encoding: Codec, payload: object) -> bytes:
     try:
-        return codec.encode(options.codec, payload)
+        return codec.encode(encoding, payload)
     except codec.EncodeError as exc:
         raise MoltInvalidInput(f"the payload {exc}") from exc
 
 
-def _request(options: CallOptions, request_id: int, data: bytes, started_ns: int) -> Frame:
-    request = Frame(Kind.REQUEST, request_id, options.entry, data, codec.parse(options.codec))
-    request.sent_ns = started_ns
-    if options.timeout_ms is not None:
-        request.deadline_ns = started_ns + int(options.timeout_ms * 1e6)
-    if options.queue_timeout_ms is not None:
-        request.max_wait_ms = min(int(options.queue_timeout_ms), WORKER_DEFAULT_WAIT - 1)
-    return request
+def _metrics(status: str, request: Frame, response: Frame | None) -> CallMetrics:
+    client_us = (time.monotonic_ns() - request.sent_ns) // 1000
+    payload_bytes = len(request.payload)
+    return CallMetrics.of(request.entry, status, request.request_id, response, payload_bytes, client_us)
 
 
 #: A call's end: the response, if one came, and the error, if it is one.
@@ -270,11 +288,11 @@ _PASSING: Final = (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable)
 
 
 def _tries(
-    transport: Transport, options: CallOptions, request: Frame, check: CancelCheck | None
+    transport: Transport, plan: CallPlan, request: Frame, check: CancelCheck | None
 ) -> Generator[Step, Any, _Outcome]:
-    """Send the request, again where that is allowed, may help, and time is left."""
-    tries_left = options.retries if options.idempotent else 0
-    pause_s = options.retry_backoff_ms / 1000
+    """Send the request, again where that may help and time is left."""
+    tries_left = plan.retries
+    pause_s = plan.pause_s
     while True:
         response, error = yield from _attempt(transport, request, check)
         if not tries_left or not isinstance(error, _PASSING) or _seconds_left(request) <= pause_s:
@@ -288,65 +306,83 @@ def _tries(
 
 def _seconds_left(request: Frame) -> float:
     if not request.deadline_ns:
-        return float("inf")
+        return _FOREVER
     return (request.deadline_ns - time.monotonic_ns()) / 1e9
 
 
 def _attempt(
     transport: Transport, request: Frame, check: CancelCheck | None
 ) -> Generator[Step, Any, _Outcome]:
-    try:
-        if not transport.ready:
-            yield _Start(transport, max(0.0, _seconds_left(request)))
-        pending = transport.submit(request)
-    except FrameError as exc:
-        return None, MoltInvalidInput(exc.detail) if exc.fault in _CALLERS_FAULTS else exc
-    except MoltError as exc:
-        return None, exc
-    try:
-        yield from _wait(transport, request, pending, check)
-    except BaseException:
-        # Ctrl-C, a cancelled task, a failing cancel check: whoever stops waiting stops the work too.
-        transport.abandon(pending, MoltCancelled("the caller stopped waiting"))
-        raise
-    result = pending.result
-    assert result is not None  # _wait returns only then
-    if isinstance(result, MoltError):
-        return None, result
-    return result, None if result.status is Status.OK else _error_of(result)
+    """Get the request to a worker, and wait for what comes of it."""
+    rounds_left = _ROUNDS
+    while True:
+        try:
+            pending = transport.submit(request) if transport.ready else None
+        except FrameError as exc:
+            return None, MoltInvalidInput(exc.detail) if exc.fault in _CALLERS_FAULTS else exc
+        except MoltError as exc:
+            return None, exc
+        if pending is not None:
+            try:
+                left_s = _seconds_left(request) + transport.patience_s
+                if check is not None:
+                    left_s = min(CANCEL_AFTER_S, left_s)
+                ended = yield _Answer(pending, None if left_s == _FOREVER else left_s)
+                if not ended:
+                    yield from _wait(transport, request, pending, check)
+            except BaseException:
+                # Ctrl-C, a cancelled task, a failing cancel check: whoever stops waiting stops the work too.
+                transport.abandon(pending, MoltCancelled("the caller stopped waiting"))
+                raise
+            result = pending.result
+            if isinstance(result, Frame):
+                return result, None if result.status is _OK else _error_of(result)
+            if result is not None:
+                return None, result
+            assert pending.lost  # which is what is left
+        left_s = _seconds_left(request)
+        if left_s <= 0:
+            return None, _not_started_in_time()
+        if not rounds_left:
+            return None, MoltWorkerUnavailable("the worker is gone")
+        rounds_left -= 1
+        try:
+            yield _Start(transport, left_s)
+        except MoltError as exc:
+            return None, exc
+
+
+def _not_started_in_time() -> MoltTimeout:
+    return MoltTimeout("the worker was not started within the deadline", facts={"phase": "transport"})
 
 
 def _wait(
-    transport: Transport, request: Frame, pending: Pending, check: CancelCheck | None
+    transport: Transport, request: Frame, pending: PendingCall, check: CancelCheck | None
 ) -> Generator[Step, Any, None]:
-    """Wait until `pending` has its outcome, and see to it that it gets one."""
+    """Wait on until `pending` ends, and see to it that it does."""
     if check is not None:
-        done = yield _Answer(pending, min(CANCEL_AFTER_S, _seconds_left(request) + transport.patience_s))
-        if done:
-            return
         cancelled = MoltCancelled("the client went away")
         fileno = getattr(check, "fileno", None)
-        if fileno is None:
-            while not check():
-                left_s = _seconds_left(request) + transport.patience_s
-                if left_s <= 0:
-                    break
-                done = yield _Answer(pending, min(CANCEL_POLL_S, left_s))
-                if done:
-                    return
-            else:
-                transport.abandon(pending, cancelled)
-        else:
+        if fileno is not None:
             with hangups.watching(fileno(), _abandoner(transport, pending, check, cancelled)):
                 yield from _wait_out(transport, request, pending)
             return
+        while not check():
+            left_s = _seconds_left(request) + transport.patience_s
+            if left_s <= 0:
+                break
+            ended = yield _Answer(pending, min(CANCEL_POLL_S, left_s))
+            if ended:
+                return
+        else:
+            transport.abandon(pending, cancelled)
     yield from _wait_out(transport, request, pending)
 
 
-def _wait_out(transport: Transport, request: Frame, pending: Pending) -> Generator[Step, Any, None]:
+def _wait_out(transport: Transport, request: Frame, pending: PendingCall) -> Generator[Step, Any, None]:
     left_s = _seconds_left(request) + transport.patience_s
-    done = yield _Answer(pending, None if left_s == float("inf") else left_s)
-    if not done:
+    ended = yield _Answer(pending, None if left_s == _FOREVER else left_s)
+    if not ended:
         late = MoltTimeout("no answer within deadline and grace time", facts={"phase": "transport"})
         transport.abandon(pending, late)
         # If it was answered in this very moment, that answer is being handed over: there is one outcome.
@@ -354,7 +390,7 @@ def _wait_out(transport: Transport, request: Frame, pending: Pending) -> Generat
 
 
 def _abandoner(
-    transport: Transport, pending: Pending, check: CancelCheck, error: MoltError
+    transport: Transport, pending: PendingCall, check: CancelCheck, error: MoltError
 ) -> Callable[[], object]:
     return lambda: transport.abandon(pending, error) if check() else None
 
@@ -377,9 +413,7 @@ def decode_result(encoding: Codec, data: bytes | memoryview) -> Any:
         raise MoltProtocolError(f"the worker sent a result that is {exc}") from exc
 
 
-def _label(error: BaseException | None) -> str:
-    if error is None:
-        return Status.OK.label
+def _label(error: BaseException) -> str:
     if isinstance(error, MoltError):
         return status_label(error)
     # Ctrl-C and cancelled tasks; anything else came from a hook of the caller's.

@@ -1,4 +1,4 @@
-"""Starting a worker process: which command, with which environment, and how soon again after it died."""
+"""Starting a worker, or attaching to one: which command and environment, who starts, how soon after a death."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import fcntl
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from typing import Final
 
+from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.ipc import control
+from molt_accel.ipc.arena import NoSharedMemory
+from molt_accel.ipc.frame import Frame, FrameParser
 
 #: A worker that was ready and lived this long was healthy; its successor starts at once.
 STABLE_S: Final = 1.0
@@ -21,6 +26,8 @@ MAX_BACKOFF_S: Final = 5.0
 #: Failed starts in a row after which a start is tried only every LIMIT_BACKOFF_S.
 RESTART_LIMIT: Final = 10
 LIMIT_BACKOFF_S: Final = 30.0
+#: How long a connection may take; a pool accepts at once unless it is stopped.
+_CONNECT_S: Final = 10.0
 _PIPE_BYTES: Final = 1024 * 1024
 
 
@@ -55,10 +62,7 @@ def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
             start_new_session=True,
         )
     except OSError as exc:
-        raise MoltWorkerUnavailable(
-            f"can't start the worker with {shlex.join(command)!r}: {exc.strerror}; set MOLT_WORKER_CMD, "
-            "or install molt-accel where molt-worker is on PATH"
-        ) from exc
+        raise _not_runnable(command, exc) from exc
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None  # both were asked for
         os.set_blocking(pipe.fileno(), False)
@@ -66,6 +70,109 @@ def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
             with contextlib.suppress(OSError):  # over the user's quota for pipes: the default size serves too
                 fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return process
+
+
+def attach_or_start(config: Config) -> socket.socket:
+    """A connected control socket of the configured pool, which is started if nobody serves it.
+
+    Any number of processes may ask at once: one of them starts the pool, the others find it then.
+
+    Raises:
+        MoltWorkerUnavailable: it can't be reached or started; NoSharedMemory where only another transport can help.
+    """
+    directory, name = config.pool_directory, config.pool_name
+    control.ensure_directory(directory)
+    path = control.socket_path(directory, name)
+    sock = _connect(path)
+    if sock is not None:
+        return sock
+    if not config.autostart:
+        raise MoltWorkerUnavailable(
+            f"nobody serves the pool {name!r} ({path}), and MOLT_WORKER_AUTOSTART is off; start it with "
+            f"molt-worker --shm {name}"
+        )
+    try:
+        lock_fd = control.lock(directory, name, "starter", wait=True)
+    except OSError as exc:
+        raise MoltWorkerUnavailable(f"can't lock {directory}/{name}.starter: {exc.strerror}") from exc
+    assert lock_fd is not None  # it was waited for
+    try:
+        sock = _connect(path)  # somebody else may have started it meanwhile
+        if sock is None:
+            _start_pool(config, name)
+            sock = _connect(path)
+    finally:
+        os.close(lock_fd)
+    if sock is None:
+        raise MoltWorkerUnavailable(f"the pool {name!r} was started, but does not listen on {path}; see its log")
+    return sock
+
+
+def _connect(path: str) -> socket.socket | None:
+    """A socket connected to whoever serves this path; None if nobody does.
+
+    Raises:
+        MoltWorkerUnavailable: somebody else's process does, or this one may not.
+    """
+    sock = control.new_socket()
+    try:
+        sock.settimeout(_CONNECT_S)
+        sock.connect(path)
+        _, uid = control.peer(sock)
+        if uid != os.getuid():
+            raise MoltWorkerUnavailable(f"{path} is served by user {uid}, not by this one ({os.getuid()})")
+    except (FileNotFoundError, ConnectionRefusedError):
+        sock.close()
+        return None
+    except OSError as exc:
+        sock.close()
+        raise MoltWorkerUnavailable(f"can't connect to {path}: {exc}") from exc
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _start_pool(config: Config, name: str) -> None:
+    """Start a pool and wait until it listens. It belongs to nobody from then on: it outlives its starter."""
+    command = [*worker_command(config), "--shm", name, "--linger"]
+    environ = {**os.environ, **config.environ(), "MOLT_TRANSPORT": "shm", "MOLT_WORKER_NAME": name}
+    try:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environ,
+            start_new_session=True,
+        ) as process:
+            assert process.stdout is not None  # it was asked for
+            # Closed by the worker when it listens; before that it may say why it can't.
+            words = b"".join(iter(lambda: os.read(process.stdout.fileno(), 65536), b""))
+            code = process.wait()
+    except OSError as exc:
+        raise _not_runnable(command, exc) from exc
+    if code or words:
+        raise _refusal(words, code)
+
+
+def _refusal(words: bytes, code: int) -> MoltWorkerUnavailable:
+    parser = FrameParser()
+    parser.feed(words)
+    for item in parser.frames():
+        if isinstance(item, Frame):
+            body = codec.decode(item.codec, item.payload)
+            if isinstance(body, dict):
+                kind = NoSharedMemory if body.get("no_shared_memory") else MoltWorkerUnavailable
+                return kind(f"the worker can't start: {body.get('detail')}")
+    return MoltWorkerUnavailable(f"the worker can't start: it exited with code {code}; see its log")
+
+
+def _not_runnable(command: list[str], exc: OSError) -> MoltWorkerUnavailable:
+    return MoltWorkerUnavailable(
+        f"can't start the worker with {shlex.join(command)!r}: {exc.strerror}; set MOLT_WORKER_CMD, "
+        "or install molt-accel where molt-worker is on PATH"
+    )
 
 
 class RestartPolicy:

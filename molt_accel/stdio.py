@@ -33,7 +33,7 @@ from molt_accel.errors import (
 from molt_accel.ipc.frame import CANCEL, HELLO, Codec, Frame, FrameError, Kind
 from molt_accel.ipc.stream import FrameStream
 from molt_accel.launcher import RestartPolicy, start_stdio_worker
-from molt_accel.transport import Pending
+from molt_accel.transport import Pending, PendingCall
 
 log = logging.getLogger("molt_accel")
 
@@ -91,6 +91,11 @@ class _Link:
             self._close_pipes()
             raise MoltWorkerUnavailable(f"can't attend to a worker: {exc}") from exc
 
+    @property
+    def takes_requests(self) -> bool:
+        """Whether a request can be sent, as far as is known."""
+        return self.ended is None and not self._closing and not self._deaf
+
     # -- calls ------------------------------------------------------------------------------------------
 
     def submit(self, frame: Frame) -> Pending | None:
@@ -98,7 +103,7 @@ class _Link:
         frame.generation = self.generation
         pending = Pending(frame.request_id, self.generation)
         with self._lock:
-            if self.ended is not None or self._closing or self._deaf:
+            if not self.takes_requests:
                 return None
             if self._stream.pending_bytes > self._config.max_frame_bytes:
                 raise MoltBusy("the worker doesn't take requests as fast as they come")
@@ -115,12 +120,13 @@ class _Link:
             self._wake()
         return pending if sent else None
 
-    def abandon(self, pending: Pending, error: MoltError) -> bool:
+    def abandon(self, request_id: int, error: MoltError) -> bool:
         with self._lock:
-            if self._pending.pop(pending.request_id, None) is None:
+            pending = self._pending.pop(request_id, None)
+            if pending is None:
                 return False
-            if self.ended is None and not self._closing and not self._deaf:
-                self._send(Frame(Kind.CONTROL, pending.request_id, CANCEL, generation=self.generation))
+            if self.takes_requests:
+                self._send(Frame(Kind.CONTROL, request_id, CANCEL, generation=self.generation))
             unsent = self._stream.pending_bytes
         if unsent:
             self._wake()
@@ -342,6 +348,12 @@ class StdioTransport:
         return self._config.grace_ms / 1000 + _SLACK_S
 
     def start(self) -> None:
+        link = self._link
+        if link is not None and not link.takes_requests:
+            if self._closed:
+                raise MoltWorkerUnavailable("the client is closed")
+            # It died unnoticed till now. Its receiver is about to say so; then there is a new one to start.
+            link.over.wait(2 * _SLACK_S)
         self._ready_link()
 
     def _ready_link(self) -> _Link:
@@ -371,21 +383,15 @@ class StdioTransport:
                 raise MoltWorkerUnavailable("the client is closed")
             return link
 
-    def submit(self, frame: Frame) -> Pending:
-        for _ in range(2):
-            link = self._ready_link()
-            pending = link.submit(frame)
-            if pending is not None:
-                return pending
-            # It died unnoticed till now. Its receiver is about to say so; then there is a new one to start.
-            link.over.wait(2 * _SLACK_S)
-        raise MoltWorkerUnavailable("the worker is gone" if not self._closed else "the client is closed")
+    def submit(self, frame: Frame) -> Pending | None:
+        link = self._link
+        return None if link is None else link.submit(frame)
 
-    def abandon(self, pending: Pending, error: MoltError) -> bool:
+    def abandon(self, pending: PendingCall, error: MoltError) -> bool:
         link = self._link
         if link is None or link.generation != pending.generation:
             return False  # its link has ended, and with it the call
-        return link.abandon(pending, error)
+        return link.abandon(pending.request_id, error)
 
     def wait_ready(self, timeout_s: float) -> None:
         link = self._ready_link()

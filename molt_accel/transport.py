@@ -1,7 +1,7 @@
 """The seam between a call and how its bytes travel; `open_transport` is the one place that chooses.
 
-A transport takes a request frame (`submit`) and hands back a `Pending`, which ends exactly once: with the
-response frame, or with the error that stands for it.
+A transport takes a request frame (`submit`) and hands back a `PendingCall`, which ends exactly once: with the
+response frame, with the error that stands for it, or lost, when certainly nobody ever took the request up.
 """
 
 from __future__ import annotations
@@ -13,15 +13,49 @@ from typing import Final, Protocol
 
 from molt_accel.config import Config
 from molt_accel.errors import MoltError, MoltWorkerUnavailable
+from molt_accel.ipc import arena as arenas
 from molt_accel.ipc.frame import Frame
 
 Result = Frame | MoltError
 
 
+class PendingCall(Protocol):
+    """A call in flight, as the one thread or task that waits for it sees it."""
+
+    @property
+    def request_id(self) -> int:
+        """The request's."""
+
+    @property
+    def generation(self) -> int:
+        """Of the connection that the request was sent on."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended: with a `result`, or `lost`."""
+
+    @property
+    def result(self) -> Result | None:
+        """The outcome; None until it is there, and for good if the call was lost."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether it ended because nobody took the request up, and nobody will: it may be sent again."""
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Block until it has ended (True) or the time is over (False)."""
+
+    def on_done(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called when it ends, at once if it has; on any thread, and maybe twice."""
+
+
 class Pending:
-    """A call in flight. Its transport resolves it once; one thread or one task waits for it."""
+    """The `PendingCall` of transports in which another thread brings the outcome: it resolves it once."""
 
     __slots__ = ("_callback", "_gate", "generation", "request_id", "result")
+
+    #: Who resolves a call has an outcome for it.
+    lost: Final = False
 
     def __init__(self, request_id: int, generation: int = 0) -> None:
         self.request_id = request_id
@@ -72,13 +106,26 @@ class Transport(Protocol):
         """How long after its deadline a call's answer may still come, by the worker's own promises."""
 
     def start(self) -> None:
-        """Start or attach to a worker. May block; raises MoltWorkerUnavailable."""
+        """Start or attach to a worker, where one is going wait for its end first.
 
-    def submit(self, frame: Frame) -> Pending:
-        """Send a request. Raises MoltWorkerUnavailable, MoltBusy, or FrameError; then nothing was sent."""
+        May block; raises MoltWorkerUnavailable.
+        """
 
-    def abandon(self, pending: Pending, error: MoltError) -> bool:
-        """End a call from this side and tell the worker to stop it. False if it had ended already."""
+    def submit(self, frame: Frame) -> PendingCall | None:
+        """Send a request, without blocking.
+
+        Returns:
+            The call in flight; None if it could not be sent, so that no worker has got it. Then `ready` and
+            `start` are to be asked again.
+
+        Raises:
+            MoltWorkerUnavailable, MoltBusy, FrameError: nothing was sent, and trying again won't help.
+        """
+
+    def abandon(self, pending: PendingCall, error: MoltError) -> bool:
+        """End a call from this side and tell the worker to stop it. False if it has ended by itself, or is
+        about to; then its end is the outcome.
+        """
 
     def wait_ready(self, timeout_s: float) -> None:
         """Block until the worker has imported its exports. Raises MoltWorkerUnavailable."""
@@ -101,7 +148,10 @@ def _open_inline(config: Config) -> Transport:
 
 
 def _open_shm(config: Config) -> Transport:
-    raise MoltWorkerUnavailable("this version has no shared-memory transport")
+    arenas.native()  # where it can't run, say so now
+    from molt_accel.shm import ShmTransport
+
+    return ShmTransport(config)
 
 
 _OPENERS: Final[dict[str, Callable[[Config], Transport]]] = {

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from molt_accel import __version__
 from molt_accel.config import Config, ConfigError
 from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.ipc.arena import NoSharedMemory
 from molt_accel.ipc.frame import Frame, Kind, encode
 from molt_worker.exports import ExportsError, check, resolve
 from molt_worker.log import STDERR_FD, LogSink
 from molt_worker.runner import error_response
+from molt_worker.shm_supervisor import ShmSupervisor
 from molt_worker.supervisor import Supervisor
 from molt_worker.template import EXIT_BAD_EXPORTS
 
@@ -38,7 +40,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"molt-worker {__version__}")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--stdio", action="store_true", help="serve one client on stdin and stdout")
+    mode.add_argument(
+        "--shm",
+        metavar="NAME",
+        help="serve the pool of this name to all clients of this user (Linux)",
+    )
     mode.add_argument("--check", action="store_true", help="import the exports, list them, and exit")
+    parser.add_argument(
+        "--linger",
+        action="store_true",
+        help="with --shm: run in the background, and stop MOLT_WORKER_LINGER_MS after the last client has left",
+    )
     for field in dataclasses.fields(Config):
         flag = field.metadata["flag"]
         if not flag:
@@ -58,22 +70,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     stdio, only_check = options.pop("stdio"), options.pop("check")
+    name, linger = options.pop("shm"), options.pop("linger")
     try:
-        config = Config.load(**options)
+        config = Config.load(**options, worker_name=name)
         if only_check:
             return _list_exports(config)
-        if not stdio and config.transport != "stdio":
-            parser.error("say how to serve: --stdio")
+        if name is None and not stdio and config.transport != "stdio":
+            parser.error("say how to serve: --stdio or --shm NAME")
         # The structure of the exports is checked here, by one line; importing them is the template's work.
         check(config.exports)
-    except (ConfigError, ExportsError) as exc:
+        return _serve_stdio(config) if name is None else _serve_shm(config, linger=linger)
+    except (ConfigError, ExportsError, MoltWorkerUnavailable) as exc:
         print(f"molt-worker: {exc}", file=sys.stderr)
-        if not only_check and not os.isatty(1):  # a client is there: its calls shall fail with this text
-            notice = encode(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(str(exc))))
-            with contextlib.suppress(OSError):  # or else nobody is
-                os.write(1, notice)
+        if not only_check:
+            _notify(exc)
         return EXIT_BAD_EXPORTS
-    return _serve_stdio(config)
+
+
+def _notify(exc: Exception) -> None:
+    """Tell a client that waits on the other end of stdout, so that its calls fail with this text."""
+    if os.isatty(1):
+        return
+    facts = {"no_shared_memory": 1} if isinstance(exc, NoSharedMemory) else {}
+    notice = error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(str(exc), facts=facts))
+    with contextlib.suppress(OSError):  # or else nobody is there
+        os.write(1, encode(notice))
 
 
 def _list_exports(config: Config) -> int:
@@ -102,5 +123,19 @@ def _serve_stdio(config: Config) -> int:
     log = LogSink(as_json=config.log_json, level=config.log_level)
     try:
         return Supervisor(config, read_fd, write_fd, log).run()
+    finally:
+        log.close()
+
+
+def _serve_shm(config: Config, *, linger: bool) -> int:
+    if linger and os.fork():
+        # Whoever started this must not have to reap it, and sees by the end of stdout when it listens.
+        os._exit(0)
+    log = LogSink(as_json=config.log_json, level=config.log_level)
+    try:
+        supervisor = ShmSupervisor(config, log, linger=linger)
+        supervisor.listen()
+        os.dup2(STDERR_FD, 1)
+        return supervisor.run()
     finally:
         log.close()

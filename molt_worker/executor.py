@@ -1,17 +1,16 @@
-"""An executor process: takes requests from its socket, one at a time, on its main thread."""
+"""An executor process: takes requests from its port, one at a time, on its main thread."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltInternalError
-from molt_accel.ipc.frame import HELLO, Fault, Frame, FrameError, Kind
-from molt_accel.ipc.stream import FrameStream
+from molt_accel.errors import MoltInvalidInput
+from molt_accel.ipc.frame import Frame, FrameError, Kind
 from molt_worker import log
 from molt_worker.exports import ExportTable
+from molt_worker.port import Port
 from molt_worker.request import StopWord
 from molt_worker.runner import Runner, error_response
 
@@ -19,12 +18,11 @@ from molt_worker.runner import Runner, error_response
 INTERRUPT_SIGNAL = signal.SIGUSR1
 
 
-def serve(sock: socket.socket, exports: ExportTable, word: StopWord, number: int, config: Config) -> int:
-    """Serve requests until the supervisor closes its end. Returns the exit code."""
+def serve(port: Port, exports: ExportTable, word: StopWord, number: int, config: Config) -> int:
+    """Serve requests until the port has no more. Returns the exit code."""
     forked = []  # filled in a process that an entrypoint forks
     os.register_at_fork(after_in_child=lambda: forked.append(True))
     _heed_sigterm_in_children()
-    stream = FrameStream(sock.fileno(), sock.fileno(), config.max_frame_bytes)
 
     def log_traceback(request_id: str, entry: str, text: str) -> None:
         fields: dict[str, object] = {"request_id": request_id, "entry": entry, "traceback": text}
@@ -33,18 +31,24 @@ def serve(sock: socket.socket, exports: ExportTable, word: StopWord, number: int
     runner = Runner(exports, word, log_traceback, number=number)
     signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
     try:
-        stream.send(Frame(Kind.CONTROL, number, HELLO))
-        while stream.fill() is not None:
-            for item in stream.frames():
-                if isinstance(item, FrameError):
-                    raise item  # a bug of ours: the supervisor only sends frames it has parsed
-                response = runner.run(item)
-                if forked:
-                    os._exit(0)  # this is the entrypoint's child: only its parent answers
-                _answer(stream, item, response)
+        port.announce()
+        while (item := port.receive()) is not None:
+            if isinstance(item, FrameError):
+                _refuse(port, item)
+                continue
+            response = runner.run(item, port.serial(item))
+            if forked:
+                os._exit(0)  # this is the entrypoint's child: only its parent answers
+            port.answer(item, response)
     except BrokenPipeError:
-        return 0  # the supervisor is gone, so is whoever waited for the answer
+        return 0  # the other end is gone, so is whoever waited for the answer
     return 0
+
+
+def _refuse(port: Port, error: FrameError) -> None:
+    """Answer a frame that can't be read: under the id that it claims."""
+    claimed = Frame(Kind.REQUEST, error.raw_id, generation=error.raw_generation)
+    port.answer(claimed, error_response(claimed, MoltInvalidInput(error.detail)))
 
 
 def _heed_sigterm_in_children() -> None:
@@ -61,12 +65,3 @@ def _heed_sigterm_in_children() -> None:
         after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, only),
         after_in_child=in_child,
     )
-
-
-def _answer(stream: FrameStream, request: Frame, response: Frame) -> None:
-    try:
-        stream.send(response)
-    except FrameError as exc:
-        if exc.fault is not Fault.TOO_LARGE:
-            raise
-        stream.send(error_response(request, MoltInternalError(f"the result is {exc.detail}")))

@@ -14,7 +14,7 @@ from molt_accel import __version__, codec
 from molt_accel.config import Config
 from molt_accel.errors import MoltError, MoltInternalError, MoltWorkerUnavailable, Status
 from molt_accel.ipc.frame import PING, PREFIX_BYTES, Codec, Frame, FrameError, Kind, decode, encode
-from molt_accel.transport import Pending
+from molt_accel.transport import Pending, PendingCall
 from molt_worker.exports import ExportsError, ExportTable, resolve
 from molt_worker.request import StopWord
 from molt_worker.runner import Runner, error_response
@@ -53,12 +53,11 @@ class InlineTransport:
         del timeout_s  # importing blocks; there is nobody to stop waiting for it
         self.start()
 
-    def submit(self, frame: Frame) -> Pending:
-        self.start()
-        assert self._exports is not None
+    def submit(self, frame: Frame) -> Pending | None:
+        if self._exports is None or self._closed:
+            return None
         limit = self._config.max_frame_bytes
         request = decode(encode(frame, limit)[PREFIX_BYTES:])
-        request.generation = 1  # the serial of the stop word, which nobody writes
         pending = Pending(request.request_id)
         if request.entry == PING:
             report = {"version": __version__, "pid": os.getpid(), "ready": True, "transport": "inline"}
@@ -66,7 +65,8 @@ class InlineTransport:
             pending.resolve(Frame(Kind.RESPONSE, request.request_id, payload=answer, status=Status.OK))
             return pending
         word = StopWord(memoryview(bytearray(8)).cast("Q"), 0)
-        response = Runner(self._exports, word, self._log_traceback, own_clock=True).run(request)
+        runner = Runner(self._exports, word, self._log_traceback, own_clock=True)
+        response = runner.run(request, serial=1)  # nobody writes the stop word
         try:
             answer = encode(response, limit)
         except FrameError as exc:
@@ -77,7 +77,7 @@ class InlineTransport:
     def _log_traceback(self, request_id: str, entry: str, text: str) -> None:
         log.error("entrypoint %s raised in request %s\n%s", entry, request_id, text)
 
-    def abandon(self, pending: Pending, error: MoltError) -> bool:
+    def abandon(self, pending: PendingCall, error: MoltError) -> bool:
         del pending, error  # a submitted call has ended already
         return False
 

@@ -1,37 +1,38 @@
-"""The pool of executors: how many there are, which are idle, and when one is replaced.
+"""The pool of executors: how many there are, how they start, and when one is replaced.
 
-Knows templates and executors and nothing of deadlines or queues. What happens to a request because its
-executor answered, died or was killed is its owner's decision.
+Knows templates and executors and nothing of requests. Who gives executors their requests, and what becomes
+of a request because its executor answered or died, differs with the transport: that is for a subclass.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from typing import Final, Protocol
+from abc import ABC, abstractmethod
+from typing import Final
 
 import psutil
 
 from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltWorkerCrashed
+from molt_accel.errors import MoltWorkerCrashed
 from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.layout import exit_facts, exit_text
 from molt_worker import template as wire
 from molt_worker.exports import Export, ExportTable
-from molt_worker.lifecycle import Request
 from molt_worker.log import LogSink
 from molt_worker.loop import READ, WRITE, EventLoop
 from molt_worker.metrics import Counters
+from molt_worker.port import MakePort
 from molt_worker.process import (
     Executor,
     ExecutorState,
     StopWords,
     Template,
     decode_report,
-    exit_facts,
-    exit_text,
 )
 from molt_worker.request import StopReason
+from molt_worker.succession import Succession
 
 _MS: Final = 1_000_000
 _S: Final = 1_000_000_000
@@ -46,52 +47,33 @@ _MAX_RESPAWN_NS: Final = 5 * _S
 _STOP_S: Final = 2.0
 
 
-class PoolOwner(Protocol):
-    """What the pool tells whoever hands out requests."""
-
-    def on_exports(self, exports: ExportTable) -> None:
-        """The exports were imported, at start or at a reload."""
-
-    def on_executor_ready(self) -> None:
-        """An executor has started and is idle."""
-
-    def on_response(self, request: Request, response: Frame) -> None:
-        """An executor answered."""
-
-    def on_not_started(self, request: Request) -> None:
-        """The executor died before it had read its request."""
-
-    def on_silent(self, request: Request) -> None:
-        """The executor's socket closed without an answer; `on_crash` follows when it was reaped."""
-
-    def on_crash(self, request: Request, crash: MoltError) -> None:
-        """The executor is dead and did not answer. The request must end, which releases the executor."""
-
-    def on_start_failed(self, why: str) -> None:
-        """The exports can't be imported, so there will never be an executor."""
-
-
-class Pool:
+class Pool(ABC):
     """`config.pool_size` executors, forked from the newest template.
 
     Args:
-        owner: Is told what happens.
+        make_port: Makes an executor's port, in the executor.
+        slots: How many executors there may be at a time, with those that are not reaped yet. Some more than
+            a pool and its successors, so that a reload need not wait.
     """
 
     def __init__(
-        self, config: Config, loop: EventLoop, log: LogSink, counters: Counters, owner: PoolOwner
+        self,
+        config: Config,
+        loop: EventLoop,
+        log: LogSink,
+        counters: Counters,
+        make_port: MakePort,
+        slots: int,
     ) -> None:
         self._config = config
         self._loop = loop
         self._log = log
         self._counters = counters
-        self._owner = owner
+        self._make_port = make_port
         self.size: Final = config.pool_size
-        # Enough for a whole pool being replaced while one more generation is being reaped.
-        self._words = StopWords(4 * self.size + 16)
+        self._words = StopWords(slots)
         self._executors: dict[int, Executor] = {}
-        self._idle: list[Executor] = []  # the one used last is used next: its caches are warm
-        self._busy = 0
+        self._succession: Succession[Executor] = Succession()
         self._numbers = 0
         self._templates: list[Template] = []  # the newest last; older ones still have executors
         self._boot_deaths = 0
@@ -100,79 +82,44 @@ class Pool:
         self._next_rss_ns = 0
         self._stopping = False
 
-    # -- requests ---------------------------------------------------------------------------------------
+    # -- what a subclass is told, and asked -------------------------------------------------------------
 
-    @property
-    def idle(self) -> bool:
-        """Whether an executor is free."""
-        return bool(self._idle)
+    @abstractmethod
+    def _on_ready(self, executor: Executor) -> None:
+        """It has started and may be given requests."""
 
-    @property
-    def busy(self) -> int:
-        """How many executors have a request."""
-        return self._busy
+    @abstractmethod
+    def _on_message(self, executor: Executor, message: Frame) -> bool:
+        """A frame came from a ready executor. False if it broke the protocol, which is its end."""
 
-    def hand_out(self, request: Request, queue_depth: int) -> None:
-        """Give a request to an idle executor. If that one has just died, `on_not_started` gives it back.
+    @abstractmethod
+    def _on_closed(self, executor: Executor) -> None:
+        """It has closed its socket or broken the protocol. It was killed, but `_on_reaped` is yet to come."""
 
-        Raises:
-            IndexError: no executor is idle.
-        """
-        executor = self._idle.pop()
-        executor.state = ExecutorState.BUSY
-        executor.request = request
-        request.executor = executor
-        executor.serial = executor.serial % 0xFFFF_FFFF + 1
-        self._busy += 1
-        frame = request.frame
-        client_generation = frame.generation
-        frame.queue_depth = queue_depth
-        frame.in_flight = self._busy
-        frame.generation = executor.serial  # on this socket; the client's own comes back with the response
-        try:
-            executor.stream.send(frame)
-        except BrokenPipeError:
-            self._on_eof(executor)
-            return
-        finally:
-            frame.generation = client_generation
-        if executor.stream.pending_bytes:
-            self._watch(executor)
+    @abstractmethod
+    def _on_reaped(self, executor: Executor, crash: MoltWorkerCrashed) -> None:
+        """It is dead, whatever led to that. `crash` is what to tell a caller that waits for it."""
 
-    def release(self, executor: Executor) -> None:
-        """Take the request off an executor; it has ended."""
-        if executor.request is not None:
-            executor.request.executor = None
-            executor.request = None
-            self._busy -= 1
+    @abstractmethod
+    def _on_replaced(self, executor: Executor) -> None:
+        """Its successor is ready: `_dismiss` it as soon as it has no request."""
 
-    def interrupt(self, executor: Executor, reason: StopReason) -> None:
-        """Raise in the request that the executor runs; a later one is not touched."""
-        executor.word.stop(executor.serial, reason)
-        self._tell(executor, wire.INTERRUPT)
+    @abstractmethod
+    def _on_exports(self, exports: ExportTable) -> None:
+        """Exports were imported, at start or at a reload, and no executor with others gets new requests."""
 
-    def poll(self, executor: Executor) -> None:
-        """Take in an answer that may have come in this moment."""
-        while executor.state is not ExecutorState.GONE and executor.stream.wait_readable(0):
-            if not self._read(executor):
-                self._on_eof(executor)
+    @abstractmethod
+    def _on_start_failed(self, why: str) -> None:
+        """The exports can't be imported, so there will never be an executor."""
 
-    def kill(self, executor: Executor) -> None:
-        """SIGKILL an executor and replace it. Its request must have ended before."""
-        executor.state = ExecutorState.GONE
-        self._tell(executor, wire.KILL)
-        self._drop(executor)
+    @abstractmethod
+    def _served(self, executor: Executor) -> int:
+        """How many requests it has served."""
 
-    def describe(self) -> dict[str, object]:
-        """The pool's part of a health report."""
-        states = [executor.state for executor in self._executors.values()]
-        return {
-            "size": self.size,
-            "idle": states.count(ExecutorState.IDLE),
-            "busy": states.count(ExecutorState.BUSY),
-            "starting": states.count(ExecutorState.STARTING),
-            "pids": [executor.pid for executor in self._living() if executor.pid],
-        }
+    def _running(self, executor: Executor) -> str:
+        """What it runs, for messages."""
+        del executor
+        return "this request"
 
     # -- start, reload, stop ----------------------------------------------------------------------------
 
@@ -181,7 +128,7 @@ class Pool:
         now_ns = time.monotonic_ns()
         self._template_at_ns = 0
         try:
-            template = Template(self._config, self._words, now_ns)
+            template = Template(self._config, self._words, self._make_port, now_ns)
         except OSError as exc:  # no memory or no descriptor for it; there may be later
             self._log.log("error", "template_not_started", error=str(exc))
             self._template_at_ns = self._loop.at(self._back_off())
@@ -226,6 +173,51 @@ class Pool:
         self._check_rss(now_ns)
         self._fill()
 
+    # -- what is done to an executor --------------------------------------------------------------------
+
+    def poll(self, executor: Executor) -> None:
+        """Take in a message that may have come in this moment."""
+        while executor.state is not ExecutorState.GONE and executor.stream.wait_readable(0):
+            if not self._read(executor):
+                self._on_eof(executor)
+
+    def kill(self, executor: Executor) -> None:
+        """SIGKILL an executor and replace it. It must have no request any more, and get none."""
+        executor.state = ExecutorState.GONE
+        self._tell(executor, wire.KILL)
+        self._drop(executor)
+
+    def _send(self, executor: Executor, message: Frame) -> None:
+        """Send it a frame. If it has just died, `_on_closed` is called in here."""
+        try:
+            executor.stream.send(message)
+        except BrokenPipeError:
+            self._on_eof(executor)
+            return
+        if executor.stream.pending_bytes:
+            self._watch(executor)
+
+    def _interrupt(self, executor: Executor, serial: int, reason: StopReason) -> None:
+        """Raise in the request that has this serial, if it is the one that runs."""
+        executor.word.stop(serial, reason)
+        self._tell(executor, wire.INTERRUPT)
+
+    def _recycle(self, executor: Executor, why: str) -> None:
+        """Have a worn-out executor replaced, without a gap."""
+        if executor.state is not ExecutorState.GONE and self._succession.wear_out(executor):
+            self._counters.recycled += 1
+            served = self._served(executor)
+            self._log.log("info", "executor_recycled", executor=executor.number, why=why, served=served)
+            self._fill()
+
+    def _dismiss(self, executor: Executor) -> None:
+        """Close its socket, which makes it exit."""
+        self._succession.forget(executor)
+        executor.kill_ns = self._loop.at(time.monotonic_ns() + _EXIT_NS)
+        executor.state = ExecutorState.GONE
+        self._loop.watch(executor.sock.fileno(), 0)
+        executor.sock.close()
+
     # -- executors --------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
@@ -237,21 +229,28 @@ class Pool:
         if now_ns < self._spawn_not_before_ns:
             self._loop.at(self._spawn_not_before_ns)
             return
-        counted = [executor for executor in self._executors.values() if executor.counts]
+        counted = self._counted()
         missing: list[Executor | None] = [None] * (self.size - len(counted))
         outdated = [
             executor
             for executor in counted
-            if executor.replacement is None and (executor.recycle or executor.template is not newest)
+            if not self._succession.has_successor(executor)
+            and (self._succession.worn(executor) or executor.template is not newest)
         ]
         for old in missing + outdated:
             new = self._spawn(newest)
             if new is None:
                 self._loop.at(now_ns + _FIRST_RESPAWN_NS)
                 return
-            if old is not None:  # the new one retires it when it is ready
-                new.replaces = old
-                old.replacement = new
+            if old is not None:
+                self._succession.prepare(old, new)
+
+    def _living(self) -> list[Executor]:
+        return [item for item in self._executors.values() if item.state is not ExecutorState.GONE]
+
+    def _counted(self) -> list[Executor]:
+        """Those that are of the pool's number, now or when they have started."""
+        return [executor for executor in self._living() if self._succession.counts(executor)]
 
     def _newest_ready(self) -> Template | None:
         return next((each for each in reversed(self._templates) if each.exports is not None), None)
@@ -267,15 +266,6 @@ class Pool:
         self._loop.at(executor.asked_ns + _STALL_NS)
         self._watch(executor)
         return executor
-
-    def _recycle(self, executor: Executor, why: str) -> None:
-        if executor.counts and not executor.recycle:
-            executor.recycle = True
-            self._counters.recycled += 1
-            self._log.log(
-                "info", "executor_recycled", executor=executor.number, why=why, served=executor.served
-            )
-            self._fill()
 
     def _watch(self, executor: Executor) -> None:
         events = READ | (WRITE if executor.stream.pending_bytes else 0)
@@ -298,55 +288,29 @@ class Pool:
             if isinstance(item, FrameError):
                 self._log.log("error", "executor_broke_protocol", executor=executor.number, error=item.detail)
                 return False
-            if item.kind is Kind.RESPONSE:
-                if not self._on_response(executor, item):
-                    self._log.log("error", "executor_broke_protocol", executor=executor.number)
-                    return False
-            elif executor.state is ExecutorState.STARTING:
-                self._on_ready(executor)
+            if not self._on_frame(executor, item):
+                self._log.log("error", "executor_broke_protocol", executor=executor.number)
+                return False
         return got is not None
 
-    def _on_ready(self, executor: Executor) -> None:
-        self._boot_deaths = 0
-        executor.kill_ns = 0
-        old = executor.replaces
-        executor.untie()
-        self._make_idle(executor)
-        self._owner.on_executor_ready()
-        if old is not None and old.state is not ExecutorState.GONE:
-            old.retire = True
-            if old.state is not ExecutorState.BUSY:
-                self._dismiss(old)
-        self._announce_exports()
-
-    def _make_idle(self, executor: Executor) -> None:
-        executor.state = ExecutorState.IDLE
-        self._idle.append(executor)
-
-    def _on_response(self, executor: Executor, response: Frame) -> bool:
-        """Pass an answer on. False for one to nothing it was given: it can't be trusted any more."""
-        request = executor.request
-        if request is None or response.generation != executor.serial:
+    def _on_frame(self, executor: Executor, frame: Frame) -> bool:
+        """False if the executor can't be trusted any more."""
+        if executor.state is ExecutorState.READY:
+            return self._on_message(executor, frame)
+        if executor.state is ExecutorState.GONE or frame.kind is Kind.RESPONSE:
             return False
-        self.release(executor)
-        self._owner.on_response(request, response)
-        executor.served += 1
-        if executor.retire:
-            self._dismiss(executor)
-            return True
-        self._make_idle(executor)
-        if self._config.max_requests and executor.served >= self._config.max_requests:
-            self._recycle(executor, "max_requests")
+        self._on_started(executor)
         return True
 
-    def _dismiss(self, executor: Executor) -> None:
-        """Close its socket, which makes it exit."""
-        if executor in self._idle:
-            self._idle.remove(executor)
-        executor.kill_ns = self._loop.at(time.monotonic_ns() + _EXIT_NS)
-        executor.state = ExecutorState.GONE
-        self._loop.watch(executor.sock.fileno(), 0)
-        executor.sock.close()
+    def _on_started(self, executor: Executor) -> None:
+        self._boot_deaths = 0
+        executor.kill_ns = 0
+        executor.state = ExecutorState.READY
+        old = self._succession.take_over(executor)
+        self._on_ready(executor)
+        if old is not None:
+            self._on_replaced(old)
+        self._announce_exports()
 
     def _on_eof(self, executor: Executor) -> None:
         """Its socket closed. That is not its death: make sure of it, and wait for the exit code."""
@@ -356,15 +320,7 @@ class Pool:
             self._spawn_not_before_ns = self._back_off()
         executor.state = ExecutorState.GONE
         self._tell(executor, wire.KILL)
-        request = executor.request
-        unread = executor.stream.was_reset or executor.stream.pending_bytes
-        if request is not None and unread and request.handed_back < self.size:
-            # It died before it had read its request, so that has not begun. That may be chance, for each
-            # executor of the pool once; if it goes on, it is the request that kills them.
-            self.release(executor)
-            self._owner.on_not_started(request)
-        elif request is not None:
-            self._owner.on_silent(request)
+        self._on_closed(executor)
         self._drop(executor)
 
     def _back_off(self) -> int:
@@ -375,25 +331,23 @@ class Pool:
 
     def _drop(self, executor: Executor) -> None:
         """It is as good as dead: nothing is read from it any more, and another takes its place."""
-        if executor in self._idle:
-            self._idle.remove(executor)
         self._loop.watch(executor.sock.fileno(), 0)
-        executor.untie()
-        self._counters.executor_deaths += 1
+        self._succession.forget(executor)
+        if not executor.retired:
+            self._counters.executor_deaths += 1
         self._announce_exports()
         self._fill()
 
-    def _on_exited(self, executor: Executor, crash: MoltWorkerCrashed) -> None:
+    def _on_exited(self, executor: Executor, how: str, facts: dict[str, int | str]) -> None:
         """It was reaped. An answer may still be on its socket."""
         self.poll(executor)
         self._on_eof(executor)
-        if executor.request is not None:
-            request = executor.request
-            self._log.log("error", "executor_crashed", executor=executor.number, error=crash.detail)
-            self._owner.on_crash(request, crash)
+        running = self._running(executor)
+        crash = MoltWorkerCrashed(f"the executor died while it ran {running}: {how}", facts=facts)
+        self._on_reaped(executor, crash)
         executor.sock.close()
         del self._executors[executor.number]
-        self._words.give_back(executor.word_index)
+        self._words.give_back(executor.slot)
 
     def _check_rss(self, now_ns: int) -> None:
         if not self._config.max_rss_mb or self._stopping:
@@ -401,7 +355,7 @@ class Pool:
         if now_ns >= self._next_rss_ns:
             self._next_rss_ns = now_ns + _RSS_CHECK_NS
             for executor in self._living():
-                if executor.served:
+                if self._served(executor):
                     with contextlib.suppress(psutil.Error):
                         rss = psutil.Process(executor.pid).memory_info().rss
                         if rss > self._config.max_rss_mb * 1024 * 1024:
@@ -448,7 +402,7 @@ class Pool:
                 executor.pid = decode_report(report)
             elif report.entry == wire.EXITED:
                 code = decode_report(report)
-                self._on_exited(executor, _crash(executor, exit_text(code), exit_facts(code)))
+                self._on_exited(executor, exit_text(code), exit_facts(code))
                 self._retire_templates()
 
     def _on_template_ready(self, template: Template, report: Frame) -> None:
@@ -472,12 +426,9 @@ class Pool:
         newest = self._newest_ready()
         if newest is None or newest.exports is None or newest.announced:
             return
-        if all(item.template is newest for item in self._executors.values() if item.counts):
+        if all(executor.template is newest for executor in self._counted()):
             newest.announced = True
-            self._owner.on_exports(newest.exports)
-
-    def _living(self) -> list[Executor]:
-        return [item for item in self._executors.values() if item.state is not ExecutorState.GONE]
+            self._on_exports(newest.exports)
 
     def _on_template_gone(self, template: Template) -> None:
         """Its end of file: it exited or was killed, and its executors die with it."""
@@ -485,7 +436,7 @@ class Pool:
         code = self._end_template(template)
         text = template.failure or f"the template process died: {exit_text(code)}"
         for executor in [item for item in self._executors.values() if item.template is template]:
-            self._on_exited(executor, _crash(executor, "with its template process", {}))
+            self._on_exited(executor, "with its template process", {})
         if template.exports is not None:
             self._log.log("error", "template_died", error=text)
             if was_newest:
@@ -495,7 +446,7 @@ class Pool:
         elif self._newest_ready() is not None:
             self._log.log("error", "reload_failed", error=text)
         elif not self._templates:
-            self._owner.on_start_failed(text)
+            self._on_start_failed(text)
         self._fill()
 
     def _end_template(self, template: Template) -> int:
@@ -531,8 +482,3 @@ class Pool:
             used = any(executor.template is template for executor in self._executors.values())
             if template.exports is not None and template is not newest and not used:
                 self._end_template(template)
-
-
-def _crash(executor: Executor, how: str, facts: dict[str, int | str]) -> MoltWorkerCrashed:
-    entry = executor.request.frame.entry if executor.request is not None else ""
-    return MoltWorkerCrashed(f"the executor died while it ran {entry!r}: {how}", facts=facts)

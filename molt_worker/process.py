@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import heapq
 import mmap
 import os
 import signal
@@ -17,29 +18,36 @@ from molt_accel.ipc.frame import Codec, Frame, Kind, encode
 from molt_accel.ipc.stream import FrameStream
 from molt_worker import template
 from molt_worker.exports import ExportTable
-from molt_worker.lifecycle import Request
+from molt_worker.port import MakePort
 from molt_worker.request import StopWord
 
 
 class StopWords:
-    """The page of stop words that supervisor and executors share: one word an executor, a cache line each."""
+    """The page of stop words that supervisor and executors share: one word a slot, a cache line each.
+
+    A slot is an executor's place, from its start until it was reaped; whatever else is kept per executor
+    in shared memory can go by the same number.
+    """
 
     _STRIDE: Final = 8  # words; 64 bytes
 
-    def __init__(self, count: int) -> None:
-        self._memory = mmap.mmap(-1, max(mmap.PAGESIZE, count * self._STRIDE * 8))
-        self.words: Final = memoryview(self._memory).cast("Q")
-        self._free = [index * self._STRIDE for index in reversed(range(count))]
+    def __init__(self, slots: int) -> None:
+        self.memory: Final = memoryview(mmap.mmap(-1, max(mmap.PAGESIZE, slots * self._STRIDE * 8))).cast("Q")
+        self._free = list(range(slots))  # a heap
+
+    def word_of(self, slot: int) -> StopWord:
+        """The stop word of a slot."""
+        return StopWord(self.memory, slot * self._STRIDE)
 
     def lend(self) -> int:
-        """The index of a free word, cleared."""
-        index = self._free.pop()
-        StopWord(self.words, index).clear()
-        return index
+        """The lowest free slot, its word cleared."""
+        slot = heapq.heappop(self._free)
+        self.word_of(slot).clear()
+        return slot
 
-    def give_back(self, index: int) -> None:
-        """Take a word back, once its executor has been reaped."""
-        self._free.append(index)
+    def give_back(self, slot: int) -> None:
+        """Take a slot back, once its executor has been reaped."""
+        heapq.heappush(self._free, slot)
 
     @property
     def left(self) -> int:
@@ -51,54 +59,31 @@ class ExecutorState(enum.Enum):
     """Where an executor is in its life."""
 
     STARTING = enum.auto()
-    IDLE = enum.auto()
-    BUSY = enum.auto()
+    READY = enum.auto()  #: whether it is idle is known to whoever gives it requests
     GONE = enum.auto()  #: told to exit, killed, or its socket closed; waits to be reaped
 
 
 class Executor:
     """One executor, as its supervisor sees it."""
 
-    def __init__(
-        self, number: int, parent: Template, sock: socket.socket, index: int, config: Config
-    ) -> None:
+    def __init__(self, number: int, parent: Template, sock: socket.socket, slot: int, config: Config) -> None:
         self.number: Final = number
         self.template: Final = parent
-        self.word_index: Final = index
-        self.word: Final = StopWord(parent.words.words, index)
+        self.slot: Final = slot
+        self.word: Final = parent.words.word_of(slot)
         self.sock: Final = sock
         self.stream: Final = FrameStream(sock.fileno(), sock.fileno(), config.max_frame_bytes)
         self.state = ExecutorState.STARTING
         self.pid = 0  #: known once the template has forked it
         self.asked_ns: Final = time.monotonic_ns()  #: when the template was told to
-        self.served = 0
-        self.serial = 0  #: of the request it was given last; the frame's generation on this socket
-        self.request: Request | None = None
-        self.recycle = False  #: has served enough; another one shall take its place
-        self.retire = False  #: exits after its request
-        self.replaces: Executor | None = None  #: retires that one as soon as this one is ready
-        self.replacement: Executor | None = None
+        self.retired = False  #: told to exit as soon as it has no request
         self.kill_ns = 0  #: when to kill it if it isn't gone by then; 0: never
-
-    @property
-    def counts(self) -> bool:
-        """Whether it is one of the pool's number, now or when it has started."""
-        return self.state is not ExecutorState.GONE and self.replaces is None and not self.retire
-
-    def untie(self) -> None:
-        """From now on it replaces nobody and nobody replaces it; whoever did counts for itself."""
-        if self.replaces is not None:
-            self.replaces.replacement = None
-            self.replaces = None
-        if self.replacement is not None:
-            self.replacement.replaces = None
-            self.replacement = None
 
 
 class Template:
     """A template process: one import of the exports, and the parent of the executors forked from it."""
 
-    def __init__(self, config: Config, words: StopWords, started_ns: int) -> None:
+    def __init__(self, config: Config, words: StopWords, make_port: MakePort, started_ns: int) -> None:
         self.words: Final = words
         self.config: Final = config
         self.exports: ExportTable | None = None  #: known once it is ready
@@ -111,27 +96,27 @@ class Template:
         self.pid = os.fork()
         if self.pid == 0:
             control.close()
-            template.main(child_end, config, words.words, supervisor_pid)
+            template.main(child_end, config, words.word_of, make_port, supervisor_pid)
         child_end.close()
         control.setblocking(False)
         self.control: Final = control
         self.stream: Final = FrameStream(control.fileno(), control.fileno())
 
     def spawn(self, number: int) -> Executor | None:
-        """Have an executor forked; None if the template is gone."""
-        index = self.words.lend()
+        """Have an executor forked, which builds its port there; None if the template is gone."""
+        slot = self.words.lend()
         sock, executor_end = socket.socketpair()
         sock.setblocking(False)
-        command = encode(Frame(Kind.CONTROL, number, template.SPAWN, generation=index))
+        command = encode(Frame(Kind.CONTROL, number, template.SPAWN, generation=slot))
         try:
             socket.send_fds(self.control, [command], [executor_end.fileno()])
         except OSError:  # its end of file is about to be seen
             sock.close()
-            self.words.give_back(index)
+            self.words.give_back(slot)
             return None
         finally:
             executor_end.close()
-        return Executor(number, self, sock, index, self.config)
+        return Executor(number, self, sock, slot, self.config)
 
     def tell(self, command: str, executor: Executor) -> None:
         """Send INTERRUPT or KILL for an executor."""
@@ -152,21 +137,6 @@ class Template:
     def reap(self) -> int:
         """Wait for its end. Returns the exit code, negative for a signal."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-def exit_facts(code: int) -> dict[str, int | str]:
-    """An exit code, negative for a signal, as the facts of a crash report."""
-    return {"signal": -code} if code < 0 else {"exit_code": code}
-
-
-def exit_text(code: int) -> str:
-    """An exit code in words."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {-code} ({signal.Signals(-code).name})"
-    except ValueError:
-        return f"signal {-code}"
 
 
 def decode_report(frame: Frame) -> int:

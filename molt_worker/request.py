@@ -6,12 +6,14 @@ its serial number; so a stop that comes too late finds another serial and touche
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import time
-from collections.abc import Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Final
+
+import msgspec
+
+from molt_accel.ipc.frame import format_id
 
 
 class InvalidInput(ValueError):
@@ -71,36 +73,31 @@ class StopWord:
         return word & 0xFF if word >> 8 == serial else 0
 
 
-class CurrentRequest:
-    """The request being served. Outside a worker it stands for no request: no deadline, never cancelled.
+class CurrentRequest(msgspec.Struct, frozen=True, eq=False):
+    """The request being served. Outside a worker it stands for no request: no deadline, never cancelled."""
 
-    Attributes:
-        request_id: 16 hexadecimal digits, the same as in logs and metrics; empty outside a worker.
-        deadline: Seconds of `time.monotonic()`, or None.
-    """
+    # One is made for every request, and few entrypoints ask for it: it holds what the request's frame says.
+    _raw_id: int | None = None
+    _deadline_ns: int = 0
+    _word: StopWord | None = None
+    _serial: int = 0
+    _own_clock: bool = False  # nobody else watches the deadline, so `check` must
 
-    __slots__ = ("_own_clock", "_serial", "_word", "deadline", "request_id")
+    @property
+    def request_id(self) -> str:
+        """16 hexadecimal digits, the same as in logs and metrics; empty outside a worker."""
+        return "" if self._raw_id is None else format_id(self._raw_id)
 
-    def __init__(
-        self,
-        request_id: str = "",
-        deadline_ns: int = 0,
-        word: StopWord | None = None,
-        serial: int = 0,
-        *,
-        own_clock: bool = False,
-    ) -> None:
-        self.request_id = request_id
-        self.deadline = deadline_ns / 1e9 if deadline_ns else None
-        self._word = word
-        self._serial = serial
-        self._own_clock = own_clock  # nobody else watches the deadline, so `check` must
+    @property
+    def deadline(self) -> float | None:
+        """Seconds of `time.monotonic()`, or None."""
+        return self._deadline_ns / 1e9 if self._deadline_ns else None
 
     def remaining_ms(self) -> float | None:
         """Milliseconds until the deadline, 0 when it has passed; None without a deadline."""
-        if self.deadline is None:
+        if not self._deadline_ns:
             return None
-        return max(0.0, (self.deadline - time.monotonic()) * 1000)
+        return max(0.0, (self._deadline_ns - time.monotonic_ns()) / 1e6)
 
     @property
     def cancelled(self) -> bool:
@@ -139,19 +136,22 @@ def current_request() -> CurrentRequest:
     return _in_context.get() or _in_process
 
 
-@contextlib.contextmanager
-def serving(request: CurrentRequest, *, this_context_only: bool) -> Iterator[None]:
-    """For the runner: within this context, `request` is the current one."""
+Serving = Token[CurrentRequest | None] | None
+
+
+def begin_serving(request: CurrentRequest, *, this_context_only: bool) -> Serving:
+    """For the runner: `request` is the current one, until `end_serving` is given what this returns."""
     global _in_process
     if this_context_only:
-        token = _in_context.set(request)
-        try:
-            yield
-        finally:
-            _in_context.reset(token)
+        return _in_context.set(request)
+    _in_process = request
+    return None
+
+
+def end_serving(serving: Serving) -> None:
+    """For the runner: the request before is the current one again; in an executor that is none."""
+    global _in_process
+    if serving is not None:
+        _in_context.reset(serving)
     else:
-        _in_process = request
-        try:
-            yield
-        finally:
-            _in_process = _NO_REQUEST
+        _in_process = _NO_REQUEST

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from typing import Final
 
 from molt_accel import codec
 from molt_accel.errors import (
@@ -17,7 +18,7 @@ from molt_accel.errors import (
     to_wire,
     wire_status,
 )
-from molt_accel.ipc.frame import U32_MAX, Codec, Frame, Kind, format_id
+from molt_accel.ipc.frame import U32_MAX, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, format_id
 from molt_worker.exports import Export, ExportTable
 from molt_worker.request import (
     STOP_EXCEPTIONS,
@@ -26,10 +27,16 @@ from molt_worker.request import (
     RequestCancelled,
     RequestStopped,
     StopWord,
-    serving,
+    begin_serving,
+    end_serving,
 )
 
 LogTraceback = Callable[[str, str, str], object]
+
+# Looking a member up in an enumeration costs as much as a call.
+_RESPONSE: Final = Kind.RESPONSE
+_MSGPACK: Final = Codec.MSGPACK
+_OK: Final = Status.OK
 
 
 def error_response(request: Frame, error: MoltError) -> Frame:
@@ -62,7 +69,10 @@ def _text_of(failure: Exception) -> str:
 
 
 def _us(start_ns: int, end_ns: int) -> int:
-    return min(max(0, end_ns - start_ns) // 1000, U32_MAX)
+    us = (end_ns - start_ns) // 1000
+    if 0 <= us <= U32_MAX:
+        return us
+    return 0 if us < 0 else U32_MAX
 
 
 class Runner:
@@ -103,24 +113,38 @@ class Runner:
             self._armed = 0  # once: a second one would tear the entrypoint out of its own clean-up
             raise STOP_EXCEPTIONS[reason]
 
-    def run(self, request: Frame) -> Frame:
-        """The response to a request. Never raises because of what the request or its entrypoint does."""
+    def run(self, request: Frame, serial: int) -> Frame:
+        """The response to a request, which the stop word calls `serial`.
+
+        Never raises because of what the request or its entrypoint does.
+        """
         started_ns = time.monotonic_ns()
         response = Frame(
-            Kind.RESPONSE,
+            _RESPONSE,
             request.request_id,
-            status=Status.OK,
-            generation=request.generation,
-            queue_depth=request.queue_depth,
-            in_flight=request.in_flight,
-            queue_us=_us(request.sent_ns or started_ns, started_ns),
-            executor=self._number,
+            "",
+            b"",
+            _MSGPACK,
+            _OK,
+            0,  # flags
+            request.generation,
+            0,  # deadline_ns
+            0,  # sent_ns
+            WORKER_DEFAULT_WAIT,
+            request.queue_depth,
+            request.in_flight,
+            _us(request.sent_ns or started_ns, started_ns),
+            0,  # decode_us, and the others that are known later
+            0,
+            0,
+            0,
+            self._number,
         )
         try:
             export = self._exports.find(request)
             if request.deadline_ns and started_ns >= request.deadline_ns:
                 raise MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
-            self._work(export, request, response)
+            self._work(export, request, response, serial)
         except MoltError as exc:
             set_error(response, exc)
         except RequestCancelled:
@@ -131,29 +155,30 @@ class Runner:
         response.exec_us = _us(started_ns, time.monotonic_ns())
         return response
 
-    def _work(self, export: Export, request: Frame, response: Frame) -> None:
+    def _work(self, export: Export, request: Frame, response: Frame, serial: int) -> None:
         """Fill in the result. Raises MoltError, or RequestStopped at any point."""
-        current = CurrentRequest(
-            format_id(request.request_id),
-            request.deadline_ns,
-            self._word,
-            request.generation,
-            own_clock=self._own_clock,
-        )
+        own_clock = self._own_clock
+        stop_reason = self._word.reason
+        current = CurrentRequest(request.request_id, request.deadline_ns, self._word, serial, own_clock)
         failure: BaseException | None = None
-        with serving(current, this_context_only=self._own_clock):
+        serving = begin_serving(current, this_context_only=own_clock)
+        try:
+            self._armed = serial
+            # It may have been stopped before the handler was armed. `check` itself only where it says more.
+            if own_clock or stop_reason(serial):
+                current.check()
             try:
-                self._armed = request.generation
-                current.check()  # it may have been stopped before the handler was armed
-                try:
-                    self._call(export, request, response)
-                except RequestStopped:
-                    raise
-                except BaseException as exc:  # user code may raise anything, SystemExit included
-                    failure = exc
-                current.check()  # a stop that user code swallowed, or that came too late to interrupt it
-            finally:
-                self._armed = 0
+                self._call(export, request, response)
+            except RequestStopped:
+                raise
+            except BaseException as exc:  # user code may raise anything, SystemExit included
+                failure = exc
+            # A stop that user code swallowed, or that came too late to interrupt it.
+            if own_clock or stop_reason(serial):
+                current.check()
+        finally:
+            self._armed = 0
+            end_serving(serving)
         if failure is not None:
             raise self._mapped(failure, export, request) from failure
 

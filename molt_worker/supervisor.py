@@ -1,15 +1,13 @@
-"""The supervisor: policy for requests. It never runs user code and never blocks.
+"""The supervisor of stdio: policy for requests.
 
-One thread, one event loop. Frames come from the client and go to the pool's executors; timers and signals
-decide what else happens. Every request's outcome is decided here, once, by `_finish`.
+Frames come from the one client and go to the pool's executors; timers and signals decide what else happens.
+Every request's outcome is decided here, once, by `_finish`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import socket
 import time
 from typing import Final
 
@@ -40,16 +38,16 @@ from molt_accel.ipc.frame import (
     format_id,
 )
 from molt_accel.ipc.stream import FrameStream
-from molt_worker import template as wire
-from molt_worker.exports import ExportsError, ExportTable, check
+from molt_worker.dispatch import DispatchPool
+from molt_worker.exports import ExportTable
 from molt_worker.lifecycle import HELD, Request, State, Step
-from molt_worker.log import STDERR_FD, LogSink
-from molt_worker.loop import READ, WRITE, EventLoop
-from molt_worker.metrics import Counters, request_fields
-from molt_worker.pool import Pool
+from molt_worker.log import LogSink
+from molt_worker.loop import READ, WRITE
+from molt_worker.metrics import request_fields
 from molt_worker.queue import BoundedQueue, Verdict
 from molt_worker.request import StopReason
 from molt_worker.runner import error_response, set_error
+from molt_worker.service import Service
 
 _MS: Final = 1_000_000
 _S: Final = 1_000_000_000
@@ -67,7 +65,7 @@ _FLUSH_NS: Final = _S
 EXIT_UNSENT: Final = 1
 
 
-class Supervisor:
+class Supervisor(Service):
     """Serves one client over a pair of descriptors, with a pool of executors.
 
     Args:
@@ -77,54 +75,35 @@ class Supervisor:
     """
 
     def __init__(self, config: Config, read_fd: int, write_fd: int, log: LogSink) -> None:
-        self._config = config
-        self._log = log
-        self._counters = Counters()
-        self._loop = EventLoop(log)
-        self._pool = Pool(config, self._loop, log, self._counters, self)
+        super().__init__(config, log)
+        self._pool: DispatchPool = DispatchPool(config, self._loop, log, self._counters, self)
         self._client = FrameStream(read_fd, write_fd, config.max_frame_bytes)
         self._client_open = True
         self._requests: dict[int, Request] = {}
         self._queue: BoundedQueue[Request] = BoundedQueue(
             config.max_queue, _QUEUE_FRAMES * config.max_frame_bytes
         )
-        self._exports: ExportTable | None = None
-        self._signals: list[int] = []
         self._greeted = False
-        self._draining = False
-        self._stopping = False
         self._flush_until_ns = 0
-        self._exit_code = 0
+        self._blocking: dict[int, bool] = {}  # what the descriptors were before `run`
 
-    def run(self) -> int:
-        """Serve until told to stop or the client is gone. Returns the exit code."""
-        wake_r, wake_w = socket.socketpair()
-        wake_r.setblocking(False)
-        wake_w.setblocking(False)
-        blocking = {fd: os.get_blocking(fd) for fd in (self._client.read_fd, self._client.write_fd)}
-        for fd in blocking:
+    # -- Service ----------------------------------------------------------------------------------------
+
+    def _on_start(self) -> None:
+        for fd in (self._client.read_fd, self._client.write_fd):
+            self._blocking.setdefault(fd, os.get_blocking(fd))
             os.set_blocking(fd, False)
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, lambda signum, _: self._signals.append(signum))
-            signal.set_wakeup_fd(wake_w.fileno(), warn_on_full_buffer=False)
-            self._loop.watch(wake_r.fileno(), READ, lambda _: self._on_signals(wake_r))
-            self._pool.start_template()
-            while not self._finished():
-                self._watch_client()
-                self._loop.turn(self._on_timers)
-                self._loop.guard(self._dispatch)
-        finally:
-            signal.set_wakeup_fd(-1)
-            self._pool.close()
-            self._loop.close()
-            for fd, was_blocking in blocking.items():
-                with contextlib.suppress(OSError):
-                    os.set_blocking(fd, was_blocking)
-            wake_r.close()
-            wake_w.close()
-        self._log.log("info", "worker_stopped", code=self._exit_code)
-        return self._exit_code
+
+    def _before_turn(self) -> None:
+        self._watch_client()
+
+    def _after_turn(self) -> None:
+        self._dispatch()
+
+    def _on_close(self) -> None:
+        for fd, was_blocking in self._blocking.items():
+            with contextlib.suppress(OSError):
+                os.set_blocking(fd, was_blocking)
 
     def _finished(self) -> bool:
         if self._requests or not (self._stopping or self._draining):
@@ -139,39 +118,25 @@ class Supervisor:
         self._exit_code = self._exit_code or EXIT_UNSENT
         return True
 
-    # -- signals ----------------------------------------------------------------------------------------
-
-    def _on_signals(self, wake: socket.socket) -> None:
-        with contextlib.suppress(BlockingIOError):
-            wake.recv(4096)
-        while self._signals:
-            number = self._signals.pop(0)
-            if number == signal.SIGHUP:
-                self._reload()
-            elif number == signal.SIGTERM and not self._draining:
-                self._log.log("info", "worker_draining", requests=len(self._requests))
-                self._draining = True
-            else:
-                self._stop_all(MoltWorkerUnavailable("the worker was told to stop"))
-
-    def _reload(self) -> None:
-        try:
-            check(self._config.exports)
-        except ExportsError as exc:
-            self._log.log("error", "reload_failed", error=str(exc))
-            return
-        self._log.log("info", "worker_reloading", exports=self._config.exports)
-        self._pool.start_template()
+    def _on_drain(self) -> None:
+        self._log.log("info", "worker_draining", requests=len(self._requests))
 
     def _stop_all(self, why: MoltError) -> None:
         """End every request with this error, the running ones through their interrupt and grace time."""
-        self._stopping = True
-        self._pool.stop()
+        super()._stop_all(why)
         for request in list(self._requests.values()):
             error = why
             if request.state in HELD and isinstance(why, MoltWorkerUnavailable):
                 error = MoltWorkerUnavailable(why.detail, facts={"may_have_run": 1})
             self._cancel(request, error)
+
+    def _on_timers(self, now_ns: int) -> None:
+        for request in list(self._requests.values()):
+            if request.wake_ns and request.wake_ns <= now_ns:
+                request.wake_ns = 0
+                self._loop.guard(self._on_due, request, now_ns)
+            if request.state is not State.ENDED:
+                self._loop.at(request.wake_ns)
 
     # -- the client -------------------------------------------------------------------------------------
 
@@ -184,7 +149,6 @@ class Supervisor:
         else:
             self._loop.watch(client.read_fd, reading, self._on_client)
             self._loop.watch(client.write_fd, writing, self._on_client)
-        self._loop.watch(STDERR_FD, WRITE if self._log.pending else 0, lambda _: self._log.flush())
 
     def _on_client(self, mask: int) -> None:
         if mask & WRITE:
@@ -340,7 +304,7 @@ class Supervisor:
         label = response.status.label if error is None else status_label(error)
         self._send(response)
         self._counters.outcomes[label] += 1
-        level = "warning" if label != Status.OK.label else "debug" if frame.entry == PING else "info"
+        level = "debug" if label == Status.OK.label else "warning"
         if self._log.wants(level):
             self._log.log(level, "request", **request_fields(frame, response, label))
 
@@ -377,16 +341,7 @@ class Supervisor:
         answer.in_flight = self._pool.busy
         return answer
 
-    # -- timers -----------------------------------------------------------------------------------------
-
-    def _on_timers(self, now_ns: int) -> None:
-        for request in list(self._requests.values()):
-            if request.wake_ns and request.wake_ns <= now_ns:
-                request.wake_ns = 0
-                self._loop.guard(self._on_due, request, now_ns)
-            if request.state is not State.ENDED:
-                self._loop.at(request.wake_ns)
-        self._pool.on_timers(now_ns)
+    # -- requests: what is due ---------------------------------------------------------------------------
 
     def _on_due(self, request: Request, now_ns: int) -> None:
         if request.state in (State.WAITING, State.QUEUED):
@@ -415,8 +370,7 @@ class Supervisor:
     # -- what the pool tells (PoolOwner) ----------------------------------------------------------------
 
     def on_exports(self, exports: ExportTable) -> None:
-        first = self._exports is None
-        self._exports = exports
+        super().on_exports(exports)
         for request in list(self._queue):  # they came before it was known what is exported
             if request.state is State.ENDED:
                 continue  # while the others were refused, the client turned out to be gone
@@ -425,8 +379,6 @@ class Supervisor:
             except MoltInvalidInput as exc:
                 self._queue.remove(request.frame.request_id)
                 self._finish(request, exc)
-        if not first:
-            self._counters.reloads += 1
 
     def on_executor_ready(self) -> None:
         if not self._greeted:
@@ -454,10 +406,8 @@ class Supervisor:
         self._finish(request, request.stop_error or crash)
 
     def on_start_failed(self, why: str) -> None:
-        self._exit_code = wire.EXIT_BAD_EXPORTS
-        self._log.log("error", "start_failed", error=why)
         self._send(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(why)))
-        self._stop_all(MoltWorkerUnavailable(f"the worker can't start: {why}"))
+        super().on_start_failed(why)
 
 
 def _expired() -> MoltTimeout:

@@ -18,6 +18,7 @@ import sys
 import threading
 import traceback
 from collections import deque
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 from molt_accel import codec
@@ -26,11 +27,12 @@ from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, FrameParser, Kind, encode
 from molt_worker import executor, log
 from molt_worker.exports import ExportsError, ExportTable, resolve
+from molt_worker.port import MakePort
 from molt_worker.request import StopWord
 from molt_worker.runner import error_response
 
 #: Commands to the template, as entry names of control frames; `request_id` is the executor's number.
-SPAWN: Final = "__spawn__"  #: fork an executor on the socket sent along; generation is its stop word's index
+SPAWN: Final = "__spawn__"  #: fork an executor on the socket sent along; generation is its slot
 INTERRUPT: Final = "__interrupt__"
 KILL: Final = "__kill__"
 #: Reports of the template. Their payload: the pid; the exit code, negative for a signal.
@@ -55,8 +57,22 @@ def _ignore(signum: int, stack: object) -> None:
     """A handler that does nothing. Unlike SIG_IGN, programs that user code executes don't inherit it."""
 
 
-def main(control: socket.socket, config: Config, words: memoryview, parent_pid: int) -> NoReturn:
-    """The template's life, in a process just forked from the supervisor. Never returns."""
+def main(
+    control: socket.socket,
+    config: Config,
+    word_of: Callable[[int], StopWord],
+    make_port: MakePort,
+    parent_pid: int,
+) -> NoReturn:
+    """The template's life, in a process just forked from the supervisor. Never returns.
+
+    Args:
+        control: The socket to the supervisor.
+        config: The worker's configuration.
+        word_of: The stop word of a slot.
+        make_port: Makes an executor's port; each executor gets it by the fork.
+        parent_pid: The supervisor's.
+    """
     code = 1
     try:
         die_with_parent(parent_pid)
@@ -66,7 +82,7 @@ def main(control: socket.socket, config: Config, words: memoryview, parent_pid: 
             signal.signal(number, _ignore)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         control = _keep_only(control)
-        code = _Template(control, config, words).run()
+        code = _Template(control, config, word_of, make_port).run()
     except BaseException as exc:
         fields: dict[str, object] = {"error": f"{type(exc).__name__}: {exc}"}
         log.write_blocking(config, "error", "template_failed", fields)
@@ -88,10 +104,17 @@ def _keep_only(control: socket.socket) -> socket.socket:
 
 
 class _Template:
-    def __init__(self, control: socket.socket, config: Config, words: memoryview) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        config: Config,
+        word_of: Callable[[int], StopWord],
+        make_port: MakePort,
+    ) -> None:
         self._control = control
         self._config = config
-        self._words = words
+        self._word_of = word_of
+        self._make_port = make_port
         self._parser = FrameParser()
         self._sockets: deque[int] = deque()  # descriptors that came before their SPAWN was parsed
         self._pids: dict[int, int] = {}  # executor number -> pid
@@ -176,7 +199,7 @@ class _Template:
         elif command.entry == KILL:
             self._signal(number, signal.SIGKILL)
 
-    def _spawn(self, number: int, word_index: int) -> None:
+    def _spawn(self, number: int, slot: int) -> None:
         sock = socket.socket(fileno=self._sockets.popleft())
         parent_pid = os.getpid()
         try:
@@ -187,16 +210,14 @@ class _Template:
             self._report_exit(number, 1)
             return
         if pid == 0:
-            self._become_executor(sock, number, word_index, parent_pid)
+            self._become_executor(sock, number, slot, parent_pid)
         with contextlib.suppress(OSError):  # it may have done so itself, or be gone
             os.setpgid(pid, pid)
         sock.close()
         self._pids[number] = pid
         self._send(Frame(Kind.CONTROL, number, SPAWNED, codec.encode(Codec.MSGPACK, pid)))
 
-    def _become_executor(
-        self, sock: socket.socket, number: int, word_index: int, parent_pid: int
-    ) -> NoReturn:
+    def _become_executor(self, sock: socket.socket, number: int, slot: int, parent_pid: int) -> NoReturn:
         code = 1
         try:
             die_with_parent(parent_pid)
@@ -211,9 +232,8 @@ class _Template:
                 os.close(fd)
             sock.setblocking(True)
             sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
-            code = executor.serve(
-                sock, self._exports, StopWord(self._words, word_index), number, self._config
-            )
+            port = self._make_port(sock, number, slot)
+            code = executor.serve(port, self._exports, self._word_of(slot), number, self._config)
         except BaseException as exc:
             self._log("error", "executor_failed", error=f"{type(exc).__name__}: {exc}")
         finally:

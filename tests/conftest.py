@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import sys
+import tempfile
 import time
 import traceback
 import uuid
@@ -23,7 +24,7 @@ from molt_accel.watch import hangups
 ROOT = Path(__file__).resolve().parent.parent
 EXPORTS = "tests.entrypoints"
 #: The transports that run a worker.
-TRANSPORTS = ["stdio"]
+TRANSPORTS = ["stdio", "shm"] if sys.platform == "linux" else ["stdio"]
 
 _common: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("ci", max_examples=100, derandomize=True, **_common)
@@ -97,6 +98,15 @@ def _project_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers import the tests' entrypoints from the directory they are started in."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MOLT_WORKER_CMD", f"{sys.executable} -m molt_worker")
+
+
+@pytest.fixture(autouse=True)
+def _own_pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pools of shared memory are this test's alone, and stop with their last client."""
+    with tempfile.TemporaryDirectory(prefix="molt-test-") as directory:  # short enough for a socket's path
+        monkeypatch.setenv("MOLT_RUNTIME_DIR", directory)
+        monkeypatch.setenv("MOLT_WORKER_LINGER_MS", "0")
+        yield
 
 
 @pytest.fixture(params=TRANSPORTS)

@@ -384,7 +384,7 @@ def documented_request_line() -> list[str]:
 def test_a_real_log_line_has_the_documented_fields(
     make_client: Callable[..., Client], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    client = make_client(log_json=True, log_level="info")
+    client = make_client(log_json=True, log_level="debug")
     client.call("echo", 1)
     client.close()
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
@@ -423,7 +423,7 @@ def test_the_events_of_the_log_are_those_of_the_sources() -> None:
             texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant)]
             events |= {event: level for level, event in pairwise(texts) if level in levels}
             if texts == ["request"]:  # its level depends on the outcome
-                events["request"] = "info, else warning"
+                events["request"] = "debug, else warning"
     documented = {code(row["event"])[0]: row["level"] for row in rows(METRICS, "event")}
     assert documented == events
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from molt_accel.errors import MoltProtocolError, Status
 
@@ -25,6 +26,7 @@ FLAG_COMPILED: Final = 1
 U32_MAX: Final = 0xFFFF_FFFF
 _LENGTH: Final = struct.Struct("<I")
 _HEADER: Final = struct.Struct("<BBBBHHQIIQQ10I")
+_PREFIXED_HEADER: Final = struct.Struct("<I" + _HEADER.format[1:])
 HEADER_BYTES: Final = _HEADER.size
 _VERSION_BYTE: Final = bytes([VERSION])
 PREFIX_BYTES: Final = _LENGTH.size
@@ -143,7 +145,7 @@ def encode_head(frame: Frame, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) ->
     if len(entry) > MAX_ENTRY_BYTES:
         text = f"{len(entry)} bytes, {MAX_ENTRY_BYTES} at most"
         raise FrameError(Fault.ENTRY, text, frame.request_id, frame.generation)
-    if not entry and frame.kind is not Kind.RESPONSE:
+    if not entry and frame.kind is not _RESPONSE:
         raise FrameError(Fault.ENTRY, "empty", frame.request_id, frame.generation)
     payload_bytes = len(frame.payload)
     total = HEADER_BYTES + len(entry) + payload_bytes
@@ -151,7 +153,8 @@ def encode_head(frame: Frame, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) ->
         text = f"{total} bytes, {max_frame_bytes} at most"
         raise FrameError(Fault.TOO_LARGE, text, frame.request_id, frame.generation)
     try:
-        header = _HEADER.pack(
+        header = _PREFIXED_HEADER.pack(
+            total,
             VERSION,
             frame.kind,
             frame.codec,
@@ -176,7 +179,7 @@ def encode_head(frame: Frame, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) ->
         )
     except struct.error as exc:
         raise FrameError(Fault.RANGE, str(exc)) from exc
-    return b"".join((_LENGTH.pack(total), header, entry))
+    return header + entry
 
 
 def encode(frame: Frame, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> bytes:
@@ -220,31 +223,34 @@ def decode(body: bytes | bytearray | memoryview) -> Frame:
     ) = _HEADER.unpack_from(body)
     if version != VERSION:
         raise FrameError(Fault.VERSION, f"{version}, this side speaks {VERSION}")
-    kind_value = _KINDS.get(kind)
+    kind_value = _KINDS[kind]
     if kind_value is None:
         raise FrameError(Fault.KIND, str(kind), request_id, generation)
-    codec_value = _CODECS.get(codec)
+    codec_value = _CODECS[codec]
     if codec_value is None:
         raise FrameError(Fault.CODEC, str(codec), request_id, generation)
-    status_value = _STATUSES.get(status)
-    if status_value is None if kind_value is Kind.RESPONSE else status != 0:
+    status_value = _STATUSES[status]
+    if status_value is None if kind_value is _RESPONSE else status:
         raise FrameError(Fault.STATUS, f"{status} in a {kind_value.name} frame", request_id, generation)
-    if flags & ~FLAG_COMPILED or reserved:
+    if reserved or flags & _UNKNOWN_FLAGS:
         raise FrameError(Fault.FLAGS, f"{flags:#x}, reserved {reserved:#x}", request_id, generation)
-    expected = HEADER_BYTES + entry_bytes + payload_bytes
+    payload_at = HEADER_BYTES + entry_bytes
+    expected = payload_at + payload_bytes
     if size != expected:
         fault = Fault.TRUNCATED if size < expected else Fault.TRAILING
         raise FrameError(fault, f"{size} bytes, the header says {expected}", request_id, generation)
-    if entry_bytes > MAX_ENTRY_BYTES:
+    if not entry_bytes:
+        if kind_value is not _RESPONSE:
+            raise FrameError(Fault.ENTRY, "empty", request_id, generation)
+        entry = ""
+    elif entry_bytes > MAX_ENTRY_BYTES:
         text = f"{entry_bytes} bytes, {MAX_ENTRY_BYTES} at most"
         raise FrameError(Fault.ENTRY, text, request_id, generation)
-    payload_at = HEADER_BYTES + entry_bytes
-    try:
-        entry = str(body[HEADER_BYTES:payload_at], "utf-8")
-    except UnicodeDecodeError as exc:
-        raise FrameError(Fault.ENTRY, "not valid UTF-8", request_id, generation) from exc
-    if not entry and kind_value is not Kind.RESPONSE:
-        raise FrameError(Fault.ENTRY, "empty", request_id, generation)
+    else:
+        try:
+            entry = str(body[HEADER_BYTES:payload_at], "utf-8")
+        except UnicodeDecodeError as exc:
+            raise FrameError(Fault.ENTRY, "not valid UTF-8", request_id, generation) from exc
     return Frame(
         kind_value,
         request_id,
@@ -276,10 +282,20 @@ def _owner(header: bytearray) -> tuple[int, int]:
     return fields[6], fields[7]
 
 
-# IntEnum.__call__ raises and is slow; a lookup does neither.
-_KINDS: Final = {int(kind): kind for kind in Kind}
-_CODECS: Final = {int(codec): codec for codec in Codec}
-_STATUSES: Final = {int(status): status for status in Status}
+_Member = TypeVar("_Member", bound=enum.IntEnum)
+
+
+def _by_byte(members: Iterable[_Member]) -> tuple[_Member | None, ...]:
+    """What each value of a byte stands for. A tuple is the fastest table; the enumeration is slow, and raises."""
+    known = {int(member): member for member in members}
+    return tuple(known.get(value) for value in range(256))
+
+
+_KINDS: Final = _by_byte(Kind)
+_CODECS: Final = _by_byte(Codec)
+_STATUSES: Final = _by_byte(Status)
+_RESPONSE: Final = Kind.RESPONSE
+_UNKNOWN_FLAGS: Final = ~FLAG_COMPILED
 
 
 class FrameParser:

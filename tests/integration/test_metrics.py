@@ -172,7 +172,7 @@ def _mixed_requests(driver: Driver) -> dict[str, str]:
 def test_a_json_log_has_exactly_one_line_a_request_with_the_documented_fields(
     make_driver: MakeDriver,
 ) -> None:
-    driver = make_driver("--log-json")
+    driver = make_driver("--log-json", "--log-level", "debug")
     sent = _mixed_requests(driver)
     driver.end_input()
     assert driver.wait() == 0
@@ -182,11 +182,11 @@ def test_a_json_log_has_exactly_one_line_a_request_with_the_documented_fields(
     assert len(requests) == len(sent)
     for row in requests:
         assert {name: type(value) for name, value in row.items()} == FIELDS
-        assert row["level"] == ("info" if row["status"] == "Ok" else "warning")
+        assert row["level"] == ("debug" if row["status"] == "Ok" else "warning")
 
 
 def test_a_text_log_has_one_line_a_request_too(make_driver: MakeDriver) -> None:
-    driver = make_driver()
+    driver = make_driver("--log-level", "debug")
     sent = _mixed_requests(driver)
     driver.end_input()
     driver.wait()

@@ -9,10 +9,38 @@ from typing import Any
 from molt_accel import codec
 from molt_accel.errors import MoltError, Status, to_wire, wire_status
 from molt_accel.ipc.frame import Codec, Frame, Kind
-from molt_accel.transport import Pending
+from molt_accel.transport import Pending, PendingCall
 
-#: One submitted request's fate: may raise, resolve the call now or later, or do nothing.
-Act = Callable[[Frame, Pending], object]
+
+class ScriptedCall(Pending):
+    """A call in flight that may be lost, too."""
+
+    lost = False
+
+    @property
+    def done(self) -> bool:
+        return self.lost or self.result is not None
+
+    def lose(self) -> None:
+        """End it: nobody took the request up."""
+        self.lost = True
+        self._gate.release()
+        if self._callback is not None:
+            self._callback()
+
+    def wait(self, timeout_s: float | None) -> bool:
+        return super().wait(timeout_s) or self.lost
+
+    def on_done(self, callback: Callable[[], object]) -> None:
+        super().on_done(callback)
+        if self.lost:
+            callback()
+
+
+#: One submitted request's fate: may raise, end the call now or later, or do nothing; or return `UNSENT`.
+Act = Callable[[Frame, ScriptedCall], object]
+#: It could not be sent.
+UNSENT = object()
 
 
 def response(request: Frame, value: object = None, status: Status = Status.OK, **fields: Any) -> Frame:
@@ -54,6 +82,21 @@ def refuse(error: MoltError) -> Act:
     return act
 
 
+def lose(request: Frame, pending: ScriptedCall) -> None:
+    """The worker dies before anybody takes the request up."""
+    pending.lose()
+
+
+def lose_in(seconds: float) -> Act:
+    """The same after a time, told by another thread."""
+    return lambda request, pending: threading.Timer(seconds, pending.lose).start()
+
+
+def unsent(request: Frame, pending: ScriptedCall) -> object:
+    """The transport can't send it."""
+    return UNSENT
+
+
 def silence(request: Frame, pending: Pending) -> None:
     """Nothing ever comes."""
 
@@ -67,21 +110,21 @@ class ScriptedTransport:
         self.patience_s = patience_s
         self.starts = 0
         self.submitted: list[Frame] = []
-        self.calls: list[Pending] = []
+        self.calls: list[ScriptedCall] = []
         self.abandoned: list[MoltError] = []
 
     def start(self) -> None:
         self.starts += 1
         self.ready = True
 
-    def submit(self, frame: Frame) -> Pending:
-        pending = Pending(frame.request_id)
+    def submit(self, frame: Frame) -> PendingCall | None:
+        pending = ScriptedCall(frame.request_id)
         self.submitted.append(frame)
         self.calls.append(pending)
-        self.script[min(len(self.submitted), len(self.script)) - 1](frame, pending)
-        return pending
+        act = self.script[min(len(self.submitted), len(self.script)) - 1]
+        return None if act(frame, pending) is UNSENT else pending
 
-    def abandon(self, pending: Pending, error: MoltError) -> bool:
+    def abandon(self, pending: ScriptedCall, error: MoltError) -> bool:
         if pending.done:
             return False
         self.abandoned.append(error)

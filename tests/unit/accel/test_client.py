@@ -16,10 +16,12 @@ import pytest
 
 from molt_accel import CallInfo, CallMetrics, CallOptions, Client, Config, ConfigError
 from molt_accel import client as module
+from molt_accel import transport as transports
 from molt_accel.client import default_client
 from molt_accel.errors import MoltCancelled, MoltError, MoltInvalidInput, MoltWorkerUnavailable
 from molt_accel.exchange import Reply, adrive, drive
 from molt_accel.ipc.frame import Codec
+from molt_accel.transport import Transport
 from tests.conftest import EXPORTS, ROOT, exit_code, fork, wait_for_file
 
 # -- making one -----------------------------------------------------------------------------------------
@@ -56,8 +58,12 @@ def test_wrong_overrides_fail_at_once(overrides: dict[str, Any], text: str) -> N
         Client(**overrides)
 
 
-def test_a_transport_that_cannot_run_fails_at_once() -> None:
-    with pytest.raises(MoltWorkerUnavailable, match=r"^no transport: shm: "):
+def test_a_transport_that_cannot_run_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(config: Config) -> Transport:
+        raise MoltWorkerUnavailable("not on this machine")
+
+    monkeypatch.setitem(transports._OPENERS, "shm", refuse)
+    with pytest.raises(MoltWorkerUnavailable, match=r"^no transport: shm: not on this machine$"):
         Client(transport="shm")
 
 

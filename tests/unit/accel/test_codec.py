@@ -6,6 +6,8 @@ import dataclasses
 import datetime
 import enum
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgpack
@@ -116,6 +118,51 @@ def test_a_failed_encoding_leaves_nothing_behind_for_the_next() -> None:
     with pytest.raises(EncodeError):
         codec.encode("msgpack", ["some", "values", _Strange()])
     assert codec.encode("msgpack", [1]) == b"\x91\x01"
+
+
+def test_a_value_may_encode_another_in_the_middle_of_being_encoded() -> None:
+    class Nesting(dict[str, object]):
+        def items(self) -> Any:
+            assert codec.encode("msgpack", ["inner"]) == b"\x91\xa5inner"
+            with pytest.raises(EncodeError):
+                codec.encode("msgpack", ["inner", _Strange()])
+            return super().items()
+
+    for _ in range(2):
+        assert codec.encode("msgpack", ["outer", Nesting(a=1), 2]) == b"\x93\xa5outer\x81\xa1a\x01\x02"
+
+
+def test_threads_encode_at_once() -> None:
+    class Slow(dict[str, object]):
+        def items(self) -> Any:
+            time.sleep(0.001)  # another thread's turn
+            return super().items()
+
+    def encode_many(number: int) -> bool:
+        value = {"number": number, "slow": Slow(text=str(number) * 50)}
+        expected = msgpack.packb({**value, "slow": dict(value["slow"])})
+        return all(codec.encode("msgpack", value) == expected for _ in range(20))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(encode_many, range(8)))
+
+
+def test_nothing_large_is_kept_from_one_encoding_to_the_next() -> None:
+    codec.encode("msgpack", b"small")
+    kept = len(codec._packers)
+    assert kept >= 1
+    codec.encode("msgpack", b"x" * 1_000_000)
+    assert len(codec._packers) == kept - 1
+    for _ in range(100):
+        codec.encode("msgpack", b"small")
+    assert len(codec._packers) == max(1, kept - 1)
+
+
+@pytest.mark.parametrize("name", ["pickle", None, 1, True])
+def test_an_unknown_codec_neither_encodes_nor_decodes(name: Any) -> None:
+    for use in (codec.encode, codec.decode):
+        with pytest.raises(ValueError, match=r"^unknown codec "):
+            use(name, b"")
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,12 @@ from tests.unit.accel.fakes import (
     answer_error,
     answer_in,
     end,
+    lose,
+    lose_in,
     refuse,
     response,
     silence,
+    unsent,
 )
 
 Run = Callable[[Exchange], Reply]
@@ -256,6 +259,94 @@ def test_a_start_that_fails_is_the_call_s_failure(run: Run, monkeypatch: pytest.
     with pytest.raises(MoltWorkerUnavailable, match=r"^can't start$"):
         run(call(transport))
     assert transport.submitted == []
+
+
+# -- getting it to a worker -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fate", [unsent, lose, lose_in(0.03)], ids=["unsent", "lost", "lost later"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_what_no_worker_has_got_is_sent_again_after_a_start(run: Run, fate: Act, times: int) -> None:
+    transport = ScriptedTransport(*[fate] * times, answer("at last"))
+    reply = run(call(transport))  # not idempotent: nobody ran it
+    assert (reply.value, reply.metrics.status) == ("at last", "Ok")
+    assert (len(transport.submitted), transport.starts) == (times + 1, times)
+    assert len({request.request_id for request in transport.submitted}) == 1
+    assert transport.abandoned == []
+
+
+@pytest.mark.parametrize("fate", [unsent, lose])
+def test_a_transport_that_starts_and_starts_but_never_sends_is_given_up(run: Run, fate: Act) -> None:
+    transport = ScriptedTransport(fate)
+    with pytest.raises(MoltWorkerUnavailable, match=r"^the worker is gone$") as caught:
+        run(call(transport))
+    assert not caught.value.may_have_run
+    assert (len(transport.submitted), transport.starts) == (4, 3)
+
+
+def test_the_deadline_ends_the_attempts_to_send(run: Run) -> None:
+    transport = ScriptedTransport(lambda request, pending: time.sleep(0.03) or unsent(request, pending))
+    with pytest.raises(MoltTimeout) as caught:
+        run(call(transport, timeout_ms=20))
+    assert caught.value.phase == "transport"
+    assert (len(transport.submitted), transport.starts) == (1, 0)
+
+
+def test_a_call_that_is_lost_while_it_is_given_up_is_the_timeout_that_it_was(run: Run) -> None:
+    class Losing(ScriptedTransport):
+        def abandon(self, pending: Any, error: MoltError) -> bool:
+            pending.lose()
+            return False
+
+    transport = Losing(silence, patience_s=0.01)
+    with pytest.raises(MoltTimeout) as caught:
+        run(call(transport, timeout_ms=20))
+    assert caught.value.phase == "transport"
+    assert len(transport.submitted) == 1
+
+
+def test_a_start_between_two_attempts_that_fails_is_the_call_s_failure(run: Run) -> None:
+    transport = ScriptedTransport(unsent)
+
+    def start() -> None:
+        raise MoltWorkerUnavailable("can't start")
+
+    transport.start = start  # type: ignore[method-assign]
+    with pytest.raises(MoltWorkerUnavailable, match=r"^can't start$"):
+        run(call(transport))
+    assert len(transport.submitted) == 1
+
+
+def test_submitting_again_in_an_event_loop_never_blocks_it() -> None:
+    transport = ScriptedTransport(unsent, answer("at last"))
+    release = threading.Event()
+    transport.start = release.wait  # type: ignore[method-assign,assignment]
+
+    async def main() -> object:
+        attempt = asyncio.create_task(adrive(call(transport)))
+        while not transport.submitted:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.02)  # the loop lives on while the transport starts
+        assert not attempt.done()
+        release.set()
+        return (await attempt).value
+
+    assert asyncio.run(main()) == "at last"
+
+
+def test_other_tasks_get_their_turn_however_fast_the_answers_are() -> None:
+    async def main() -> list[str]:
+        order: list[str] = []
+
+        async def calls(name: str) -> None:
+            for _ in range(3):
+                await adrive(call(ScriptedTransport(answer())))
+                order.append(name)
+
+        await asyncio.gather(calls("a"), calls("b"))
+        return order
+
+    assert asyncio.run(main()) == ["a", "b"] * 3
 
 
 # -- trying again ---------------------------------------------------------------------------------------

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import time
 from typing import Any
 
 import pytest
 
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import FLAG_COMPILED, Frame, Kind
-from molt_accel.options import CallInfo, CallMetrics, CallOptions
+from molt_accel.ipc.frame import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Frame, Kind
+from molt_accel.options import HOOKS, CallInfo, CallMetrics, CallOptions, CallPlan
 
 
 def test_the_options_of_the_contract_and_their_defaults() -> None:
@@ -28,6 +29,39 @@ def test_the_options_of_the_contract_and_their_defaults() -> None:
         "metrics_hook": None,
         "cancel_check": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, CallPlan(Codec.MSGPACK, 30 * 10**9, WORKER_DEFAULT_WAIT, 0, 0.02, reports=False)),
+        ({"codec": "json", "timeout_ms": None}, {"codec": Codec.JSON, "timeout_ns": 0}),
+        ({"timeout_ms": 1e-9}, {"timeout_ns": 1}),  # the shortest, and not none
+        ({"queue_timeout_ms": 12.7}, {"max_wait_ms": 12}),
+        ({"queue_timeout_ms": 1e12}, {"max_wait_ms": WORKER_DEFAULT_WAIT - 1}),
+        ({"retries": 3}, {"retries": 0}),
+        ({"retries": 3, "idempotent": True, "retry_backoff_ms": 5}, {"retries": 3, "pause_s": 0.005}),
+        ({"metrics_hook": print}, {"reports": True}),
+        ({"after_recv": print}, {"reports": True}),
+        ({"before_send": print, "cancel_check": bool}, {"reports": False}),
+    ],
+)
+def test_the_plan_is_what_the_options_come_to(changes: dict[str, Any], expected: Any) -> None:
+    options = CallOptions(**changes)
+    plan = options.plan
+    if isinstance(expected, CallPlan):
+        assert plan == expected
+    else:
+        assert {name: getattr(plan, name) for name in expected} == expected
+    assert options.plan is plan
+    assert options == CallOptions(**changes)
+    assert options.replace({"timeout_ms": 7}).plan.timeout_ns == 7_000_000
+
+
+def test_the_hooks_are_the_options_that_are_functions() -> None:
+    given = {field.name for field in dataclasses.fields(CallOptions) if "Callable" in str(field.type)}
+    assert {name for name in HOOKS if name in given} | {"before_send", "after_recv"} == HOOKS
+    assert all(getattr(CallOptions(), name) is None for name in HOOKS)
 
 
 _RANGE = " is not allowed; it must be 0 or more milliseconds"
@@ -101,6 +135,10 @@ def test_metrics_of_an_answered_call_are_those_of_its_response() -> None:
     )
     before_ms = time.time_ns() // 1_000_000
     metrics = CallMetrics.of("entry", "Ok", 255, response, 10, 5000)
+    assert dataclasses.replace(metrics) == metrics
+    assert hash(dataclasses.replace(metrics)) == hash(metrics)
+    assert pickle.loads(pickle.dumps(metrics)) == metrics
+    assert dataclasses.replace(metrics, executor=9) != metrics
     assert before_ms <= metrics.ts_ms <= time.time_ns() // 1_000_000
     assert metrics.as_dict() == {
         "entry": "entry",

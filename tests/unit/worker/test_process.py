@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 
-from molt_worker.process import StopWords, exit_facts, exit_text
-from molt_worker.request import StopReason, StopWord
+from molt_accel.ipc.layout import exit_facts, exit_text
+from molt_worker.process import StopWords
+from molt_worker.request import StopReason
 
 
 def test_words_are_lent_once_each_cleared_and_can_be_given_back() -> None:
     words = StopWords(3)
-    lent = [words.lend() for _ in range(3)]
-    assert len(set(lent)) == 3
+    assert [words.lend() for _ in range(3)] == [0, 1, 2]
     assert words.left == 0
-    StopWord(words.words, lent[1]).stop(9, StopReason.TIMED_OUT)
-    words.give_back(lent[1])
+    words.word_of(1).stop(9, StopReason.TIMED_OUT)
+    words.give_back(1)
     assert words.left == 1
-    assert words.lend() == lent[1]
-    assert StopWord(words.words, lent[1]).reason(9) == 0
+    assert words.lend() == 1
+    assert words.word_of(1).reason(9) == 0
+
+
+def test_the_lowest_free_slot_is_lent_first() -> None:
+    words = StopWords(4)
+    for _ in range(4):
+        words.lend()
+    for slot in (2, 0, 3):
+        words.give_back(slot)
+    assert [words.lend() for _ in range(3)] == [0, 2, 3]
+
+
+def test_no_slot_reads_the_word_of_another() -> None:
+    words = StopWords(600)
+    for slot in range(600):
+        words.word_of(slot).stop(slot + 1, StopReason.CANCELLED)
+    for slot in range(600):
+        assert words.word_of(slot).reason(slot + 1) == StopReason.CANCELLED
 
 
 def test_each_word_has_a_cache_line_of_its_own() -> None:
-    words = StopWords(600)
-    lent = sorted(words.lend() for _ in range(600))
-    assert {b - a for a, b in itertools.pairwise(lent)} == {8}
-    StopWord(words.words, lent[-1]).stop(1, StopReason.CANCELLED)
+    words = StopWords(2)
+    words.word_of(1).stop(1, StopReason.CANCELLED)
+    line = 64 // words.memory.itemsize
+    assert [index for index, word in enumerate(words.memory) if word] == [line]
 
 
 @pytest.mark.parametrize(

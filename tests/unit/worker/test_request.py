@@ -16,7 +16,8 @@ from molt_worker.request import (
     InvalidInput,
     StopReason,
     StopWord,
-    serving,
+    begin_serving,
+    end_serving,
 )
 
 serials = st.integers(1, 2**32 - 1)
@@ -53,27 +54,31 @@ def test_outside_of_a_worker_there_is_no_deadline_and_no_stop() -> None:
 
 
 def test_the_current_request_is_the_one_that_was_set() -> None:
-    request = CurrentRequest("00000000000000ab")
+    request = CurrentRequest(0xAB)
     seen: list[CurrentRequest] = []
     thread = threading.Thread(target=lambda: seen.append(current_request()))
-    with serving(request, this_context_only=False):
-        assert current_request() is request
-        thread.start()
-        thread.join()
+    begun = begin_serving(request, this_context_only=False)
+    assert current_request() is request
+    thread.start()
+    thread.join()
+    end_serving(begun)
     assert current_request().request_id == ""
     assert seen == [request]
+    assert seen[0].request_id == "00000000000000ab"
 
 
 def test_in_one_context_only_it_is_another_thread_s_not_and_the_outer_one_comes_back() -> None:
-    outer, inner = CurrentRequest("00000000000000ab"), CurrentRequest("00000000000000cd")
+    outer, inner = CurrentRequest(0xAB), CurrentRequest(0xCD)
     seen: list[CurrentRequest] = []
     thread = threading.Thread(target=lambda: seen.append(current_request()))
-    with serving(outer, this_context_only=True):
-        with serving(inner, this_context_only=True):
-            assert current_request() is inner
-            thread.start()
-            thread.join()
-        assert current_request() is outer
+    outer_begun = begin_serving(outer, this_context_only=True)
+    inner_begun = begin_serving(inner, this_context_only=True)
+    assert current_request() is inner
+    thread.start()
+    thread.join()
+    end_serving(inner_begun)
+    assert current_request() is outer
+    end_serving(outer_begun)
     assert current_request().request_id == ""
     assert [request.request_id for request in seen] == [""]
 
@@ -81,7 +86,7 @@ def test_in_one_context_only_it_is_another_thread_s_not_and_the_outer_one_comes_
 @pytest.mark.parametrize("reason", StopReason)
 def test_check_raises_what_the_stop_says(reason: StopReason) -> None:
     word = make_word()
-    request = CurrentRequest("01", 0, word, 5)
+    request = CurrentRequest(1, 0, word, 5)
     request.check()
     word.stop(4, reason)
     request.check()
@@ -92,20 +97,27 @@ def test_check_raises_what_the_stop_says(reason: StopReason) -> None:
 
 
 def test_remaining_time_counts_down_to_zero_and_not_below() -> None:
-    ahead = CurrentRequest("01", time.monotonic_ns() + 60 * 10**9)
+    ahead = CurrentRequest(1, time.monotonic_ns() + 60 * 10**9)
     remaining = ahead.remaining_ms()
     assert remaining is not None
     assert 0 < remaining <= 60_000
-    past = CurrentRequest("01", 1)
+    past = CurrentRequest(1, 1)
     assert past.deadline == 1e-9
     assert past.remaining_ms() == 0.0
+
+
+def test_what_the_current_request_says_cannot_be_changed() -> None:
+    request = CurrentRequest(1, 10**9)
+    for name in ("request_id", "deadline", "_serial"):
+        with pytest.raises(AttributeError):
+            setattr(request, name, 2)
 
 
 @pytest.mark.parametrize(("own_clock", "cancelled"), [(True, True), (False, False)])
 def test_only_a_request_with_its_own_clock_stops_itself_at_its_deadline(
     own_clock: bool, cancelled: bool
 ) -> None:
-    request = CurrentRequest("01", 1, make_word(), 5, own_clock=own_clock)
+    request = CurrentRequest(1, 1, make_word(), 5, own_clock)
     assert request.cancelled is cancelled
     if own_clock:
         with pytest.raises(RequestTimedOut):

@@ -35,8 +35,9 @@ class Bench:
 
     def run(self, payload: object = None, **fields: Any) -> Frame:
         data = fields.pop("data", codec.encode(Codec.MSGPACK, payload))
-        fields = {"entry": "f", "generation": SERIAL, **fields}
-        return self.runner.run(Frame(Kind.REQUEST, 0xABC, payload=data, **fields))
+        serial = fields.pop("serial", SERIAL)
+        fields = {"entry": "f", "generation": 5, **fields}
+        return self.runner.run(Frame(Kind.REQUEST, 0xABC, payload=data, **fields), serial)
 
     def interrupt(self) -> None:
         self.runner.interrupt(signal.SIGUSR1, None)
@@ -77,7 +78,7 @@ def test_a_result_comes_back_encoded_with_its_metrics() -> None:
     assert response.kind is Kind.RESPONSE
     assert response.status is Status.OK
     assert msgpack.unpackb(response.payload) == 42
-    assert (response.request_id, response.generation, response.executor) == (0xABC, SERIAL, 3)
+    assert (response.request_id, response.generation, response.executor) == (0xABC, 5, 3)
     assert (response.queue_depth, response.in_flight) == (4, 5)
     assert response.queue_us >= 5000
     assert response.handler_us >= 5000
@@ -260,7 +261,7 @@ def test_an_interrupt_before_or_after_the_request_does_nothing() -> None:
     assert bench.run().status is Status.OK
     bench.stop()
     bench.interrupt()
-    assert bench.run(generation=SERIAL + 1).status is Status.OK
+    assert bench.run(serial=SERIAL + 1).status is Status.OK
 
 
 def test_a_second_interrupt_does_not_tear_the_clean_up() -> None:

@@ -1,0 +1,1 @@
+"""What one call costs, against the alternatives: peers, callers, conditions, figures, criteria, reports."""

@@ -1,0 +1,131 @@
+"""A client process: hosts one peer, and does what the runner asks in lines of JSON on stdin.
+
+Each peer has client processes of its own, so that no peer's threads and garbage are in another's way, and
+none of them draws progress bars. It ends when stdin does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.micro.payloads import payload_of
+from bench.micro.peers import load
+from bench.micro.peers.base import Peer, Setup, Unavailable
+from bench.micro.timing import thinned, throughput
+
+Request = Mapping[str, Any]
+Answer = dict[str, Any]
+
+
+class Host:
+    """Carries out requests on one peer."""
+
+    def __init__(self) -> None:
+        self._peer: Peer | None = None
+        self._payloads: dict[int, object] = {}
+        self._acts: dict[str, Callable[[Request], Answer]] = {
+            "start": self._start,
+            "warm_up": self._warm_up,
+            "latency": self._latency,
+            "throughput": self._throughput,
+            "rest": self._rest,
+            "wake": self._wake,
+        }
+
+    def handle(self, request: Request) -> Answer:
+        """The answer to one request; what went wrong is an answer too."""
+        try:
+            return self._acts[request["do"]](request)
+        except Unavailable as error:
+            return {"unavailable": str(error)}
+        except Exception as error:
+            # To the log: the runner shows its end where a peer failed.
+            traceback.print_exc()
+            return {"error": f"{type(error).__name__}: {error}"}
+
+    @property
+    def peer(self) -> Peer:
+        """The peer that was started."""
+        if self._peer is None:
+            raise RuntimeError("no peer was started")
+        return self._peer
+
+    def close(self) -> None:
+        """Stops the peer."""
+        if self._peer is not None:
+            self._peer.stop()
+
+    def _payload(self, size: int) -> object:
+        if size not in self._payloads:
+            self._payloads[size] = payload_of(size)
+        return self._payloads[size]
+
+    def _start(self, request: Request) -> Answer:
+        setup = Setup(scratch=Path(request["scratch"]), workers=request["workers"], first=request["first"])
+        self._peer = load(request["peer"], setup)
+        self._peer.start()
+        # What importing left behind is nothing that a collection in the middle of a call has to look at.
+        gc.collect()
+        gc.freeze()
+        return {}
+
+    def _warm_up(self, request: Request) -> Answer:
+        self.peer.warm_up(self._payload(request["size"]), request["calls"])
+        return {}
+
+    def _latency(self, request: Request) -> Answer:
+        payload = self._payload(request["size"])
+        self.peer.warm_up(payload, request["warmup"])
+        samples = self.peer.latency(
+            payload, calls=request["calls"], limit_s=request["limit_s"], pause_s=request["pause_s"]
+        )
+        return {
+            "calls": len(samples),
+            "mean_ns": sum(samples) / len(samples),
+            "ordered_ns": thinned(samples),
+        }
+
+    def _throughput(self, request: Request) -> Answer:
+        done = throughput(
+            self.peer.call,
+            self._payload(request["size"]),
+            threads=request["threads"],
+            start_at_ns=request["start_at_ns"],
+            window_s=request["window_s"],
+        )
+        return {"calls": done}
+
+    def _rest(self, _request: Request) -> Answer:
+        self.peer.rest()
+        return {}
+
+    def _wake(self, _request: Request) -> Answer:
+        self.peer.wake()
+        return {}
+
+
+def main() -> None:
+    """Serves requests until stdin ends."""
+    # Whatever else writes to stdout, children included, must not write between answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    host = Host()
+    try:
+        for line in sys.stdin:
+            print(json.dumps(host.handle(json.loads(line))), file=answers, flush=True)
+    finally:
+        host.close()
+        with contextlib.suppress(OSError):
+            answers.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The runner's hold on one client process (`bench.micro.caller`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.harness.processes import MARK_VARIABLE
+from bench.harness.servers import ROOT
+from bench.micro.peers.base import Unavailable
+
+STOP_S = 15.0
+LOG_TAIL = 1500
+
+
+class PeerFailed(Exception):
+    """A peer could be started but didn't work; the text says what happened."""
+
+
+class ClientProcess:
+    """Starts at once; `ask` it, or `send` and later `receive`; `close` in any case."""
+
+    def __init__(self, log: Path, mark: str) -> None:
+        self._log = log
+        environment = os.environ | {MARK_VARIABLE: mark}
+        paths = (str(ROOT), environment.get("PYTHONPATH", ""))
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        with log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "bench.micro.caller"],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                # An interrupt from the terminal is the runner's to handle.
+                start_new_session=True,
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin = self._process.stdin
+        self._stdout = self._process.stdout
+        self._pending = b""
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def send(self, do: str, **details: Any) -> None:
+        """Sends a request without waiting. Raises PeerFailed where the process is gone."""
+        try:
+            self._stdin.write(json.dumps({"do": do, **details}).encode() + b"\n")
+            self._stdin.flush()
+        except OSError as error:
+            raise PeerFailed(f"its client process is gone. {self.log_tail()}") from error
+
+    def receive(self, timeout_s: float) -> dict[str, Any]:
+        """The answer to the last request.
+
+        Raises:
+            Unavailable: the peer can't run here.
+            PeerFailed: it failed, the process ended, or the time is over.
+        """
+        until = time.monotonic() + timeout_s
+        while b"\n" not in self._pending:
+            left = until - time.monotonic()
+            if left <= 0 or not select.select([self._stdout], [], [], left)[0]:
+                raise PeerFailed(f"no answer within {timeout_s:g} s. {self.log_tail()}")
+            data = os.read(self._stdout.fileno(), 1 << 20)
+            if not data:
+                raise PeerFailed(f"its client process ended. {self.log_tail()}")
+            self._pending += data
+        line, _, self._pending = self._pending.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        if "unavailable" in answer:
+            raise Unavailable(answer["unavailable"])
+        if "error" in answer:
+            raise PeerFailed(answer["error"])
+        return answer
+
+    def ask(self, do: str, *, timeout_s: float, **details: Any) -> dict[str, Any]:
+        """`send` and `receive`."""
+        self.send(do, **details)
+        return self.receive(timeout_s)
+
+    def log_tail(self) -> str:
+        """The end of what it wrote to stderr, introduced."""
+        text = self._log.read_text(encoding="utf-8", errors="replace").strip() if self._log.exists() else ""
+        return f"End of its log: {text[-LOG_TAIL:]}" if text else "Its log is empty."
+
+    def ask_to_stop(self) -> None:
+        """Lets it end without waiting, so that several end side by side."""
+        if not self._stdin.closed:
+            try:
+                self._stdin.close()
+            except OSError:
+                # It is gone already; what was not read by it needs no flushing.
+                return
+
+    def close(self) -> bool:
+        """Waits for its end, and kills it where that takes too long. Whether it ended by itself."""
+        self.ask_to_stop()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return False
+        finally:
+            self._stdout.close()
+        return True

@@ -1,0 +1,91 @@
+/* Two processes that ring each other's doorbell, over the project's native core and nothing else: what a hand-over
+ * costs below any interpreter.
+ *
+ *     pingpong park|spin WARMUP CALLS LIMIT_NS PAUSE_NS
+ *
+ * Writes the nanoseconds of each round trip to stdout, as 64-bit words: at most CALLS, for about LIMIT_NS, after WARMUP
+ * that are not written, with a pause between them.
+ */
+#include "_core.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define LEAST_CALLS 3
+
+typedef struct {
+    molt_bell asked, answered;
+    molt_word over;
+} table;
+
+static int parks;
+static molt_patience patience;
+
+/* Until the bell has been rung more often than `seen`. */
+static void await_bell(molt_bell *bell, uint64_t seen) {
+    while (atomic_load(&bell->count) == seen) {
+        if (parks)
+            molt_park(bell, &bell->count, seen, molt_now_ns() + MOLT_PARK_NS);
+        else
+            molt_spin(&patience, &bell->count, seen, MOLT_NEVER);
+    }
+}
+
+static void answer(table *shared) {
+    for (uint64_t seen = 0;; seen++) {
+        await_bell(&shared->asked, seen);
+        if (atomic_load(&shared->over))
+            return;
+        molt_bell_ring(&shared->answered);
+    }
+}
+
+int main(int argc, char **argv) {
+    if (argc != 6)
+        return 2;
+    parks = !strcmp(argv[1], "park");
+    uint64_t warmup = strtoull(argv[2], NULL, 10), calls = strtoull(argv[3], NULL, 10);
+    uint64_t limit_ns = strtoull(argv[4], NULL, 10), pause_ns = strtoull(argv[5], NULL, 10);
+    struct timespec pause = {(time_t)(pause_ns / 1000000000u), (long)(pause_ns % 1000000000u)};
+    uint64_t *samples = calloc(calls + 1, sizeof *samples), count = 0;
+    table *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (!samples || shared == MAP_FAILED || molt_bell_init(&shared->asked) || molt_bell_init(&shared->answered)) {
+        perror("pingpong");
+        return 1;
+    }
+    pid_t parent = getpid(), child = fork();
+    if (child < 0) {
+        perror("pingpong: fork");
+        return 1;
+    }
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() == parent)
+            answer(shared);
+        _exit(0);
+    }
+    uint64_t until_ns = MOLT_NEVER;
+    for (uint64_t i = 0; i < warmup + calls; i++) {
+        uint64_t begun_ns = molt_now_ns();
+        if (i == warmup)
+            until_ns = begun_ns + limit_ns;
+        molt_bell_ring(&shared->asked);
+        await_bell(&shared->answered, i);
+        uint64_t ended_ns = molt_now_ns();
+        if (i >= warmup)
+            samples[count++] = ended_ns - begun_ns;
+        if (ended_ns > until_ns && count >= LEAST_CALLS)
+            break;
+        if (pause_ns)
+            nanosleep(&pause, NULL);
+    }
+    atomic_store(&shared->over, 1);
+    molt_bell_ring(&shared->asked);
+    waitpid(child, NULL, 0);
+    return fwrite(samples, sizeof *samples, count, stdout) == count && !fflush(stdout) ? 0 : 1;
+}

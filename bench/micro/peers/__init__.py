@@ -1,0 +1,93 @@
+"""The table of peers: whatever can carry a call from one process to another and its answer back.
+
+A further peer is one more entry here and a class in a module of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from bench.micro.peers.base import Peer, Setup, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """What the runner has to know of a peer without importing it."""
+
+    name: str
+    title: str
+    target: str
+    """`module:class`, the module relative to this package."""
+    carries: str
+    """How the payload is written for its way."""
+    waits: str
+    """What who waits for the other side does meanwhile."""
+    sized: bool = True
+    """Whether its cost depends on the payload; else only the smallest is measured."""
+    threaded: bool = False
+    """Whether several threads may call at once; only such peers take part in throughput."""
+    shared: bool = False
+    """Whether several client processes use one set of workers; else each has its own."""
+    polls: bool = False
+    """Whether it takes a processor while nothing is asked of it, and so has to rest in others' turns."""
+
+
+PEERS = {
+    info.name: info
+    for info in (
+        PeerInfo(
+            "c-park", "C, park", "native:Park", "nothing", "parks (native core's bell)", sized=False
+        ),
+        PeerInfo("c-spin", "C, spin", "native:Spin", "nothing", "spins, yields", sized=False),
+        PeerInfo("ring", "bare ring, Python", "ring:Ring", "msgpack", "spins, yields, then parks"),
+        PeerInfo(
+            "shm", "Client.call, shm", "molt:Shm", "msgpack", "spins, yields, then parks",
+            threaded=True, shared=True,
+        ),
+        PeerInfo("stdio", "Client.call, stdio", "molt:Stdio", "msgpack", "sleeps in poll", threaded=True),
+        PeerInfo(
+            "pipe", "multiprocessing.Pipe, send_bytes", "pipe:BytesPipe", "msgpack", "sleeps in read",
+            threaded=True,
+        ),
+        PeerInfo("pipe-pickle", "multiprocessing.Pipe, send", "pipe:PicklePipe", "pickle", "sleeps in read"),
+        PeerInfo("socket", "Unix socket, framed", "unix_socket:UnixSocket", "msgpack", "sleeps in recv"),
+        PeerInfo("zmq", "pyzmq REQ/REP, ipc", "zeromq:ReqRep", "msgpack", "sleeps in poll, I/O thread"),
+        PeerInfo(
+            "iceoryx2", "iceoryx2 request-response, polled", "iox:Polled", "msgpack", "polls without end",
+            polls=True,
+        ),
+        PeerInfo(
+            "iceoryx2-event", "iceoryx2 request-response, events", "iox:Evented", "msgpack",
+            "sleeps in the event's wait",
+        ),
+        PeerInfo(
+            "executor", "ProcessPoolExecutor", "executors:Executor", "pickle", "sleeps in read, on locks",
+            threaded=True,
+        ),
+        PeerInfo(
+            "pebble", "Pebble ProcessPool", "pebble_pool:Pebble", "pickle", "sleeps in poll, on locks",
+            threaded=True,
+        ),
+        PeerInfo(
+            "gunicorn", "gunicorn dirty app", "gunicorn_dirty:Dirty", "gunicorn's TLV",
+            "sleeps in recv, asyncio", threaded=True, shared=True,
+        ),
+    )
+}  # fmt: skip
+
+
+def load(name: str, setup: Setup) -> Peer:
+    """The peer of that name, not started yet. Raises Unavailable with the reason where it can't run."""
+    module_name, _, class_name = PEERS[name].target.partition(":")
+    try:
+        module = importlib.import_module(f"{__name__}.{module_name}")
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"{error.name} isn't installed") from error
+    except ImportError as error:
+        raise Unavailable(str(error)) from error
+    peer: Peer = getattr(module, class_name)(setup)
+    reason = peer.available()
+    if reason is not None:
+        raise Unavailable(reason)
+    return peer

@@ -1,0 +1,74 @@
+"""What all peers have in common, seen from who calls."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.micro import timing
+
+
+class Unavailable(Exception):
+    """A peer can't run here; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a peer is told before it starts.
+
+    Attributes:
+        scratch: A directory for this peer's files, the same for all its client processes. Its path is short
+            enough for Unix sockets.
+        workers: How many processes answer.
+        first: Whether this is the first client process, which starts what several of them share.
+    """
+
+    scratch: Path
+    workers: int = 1
+    first: bool = True
+
+
+class Peer(ABC):
+    """One way to have an object carried to another process and back.
+
+    The other process takes the object apart and puts it together again (unpack, pack), as any that does
+    something with it would have to.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+
+    def available(self) -> str | None:
+        """Why this peer can't run here, or None if it can."""
+        return None
+
+    @abstractmethod
+    def start(self) -> None:
+        """Starts or attaches to the processes that answer, and waits until they do."""
+
+    @abstractmethod
+    def call(self, payload: object) -> object:
+        """Sends the payload, waits for the answer, and returns it."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Ends what `start` began; may be called after a `start` that failed half-way."""
+
+    def rest(self) -> None:  # noqa: B027  # most peers take nothing while nothing is asked of them
+        """Takes no processor until `wake`."""
+
+    def wake(self) -> None:  # noqa: B027
+        """Is ready for calls again."""
+
+    def warm_up(self, payload: object, calls: int) -> None:
+        """Makes calls that nobody times, and sees that the answer is what was sent."""
+        answer = payload
+        for _ in range(calls):
+            answer = self.call(payload)
+        if answer != payload:
+            raise ValueError("the answer is not what was sent")
+
+    def latency(self, payload: object, *, calls: int, limit_s: float, pause_s: float) -> list[int]:
+        """Times calls one after another, in nanoseconds each."""
+        return timing.latency(self.call, payload, calls=calls, limit_s=limit_s, pause_s=pause_s)

@@ -1,0 +1,127 @@
+"""iceoryx2's Python binding: request-response in shared memory, polled or woken by its events.
+
+Its request-response can't block: who waits polls `receive`, and its users poll without end or sleep between.
+To block, they add its event services, a socket beside the shared memory. Both are measured. Its memory takes
+ctypes only, so an object travels as its msgpack bytes; they are read where they lie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+from bench.harness.servers import ROOT
+from bench.micro.peers.base import Peer, Setup
+from bench.micro.peers.iox_wire import Services, filled, growing, milliseconds, open_services, view
+from bench.micro.wire import pack, unpack
+
+WAIT_MS = 10_000
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where Linux has it
+
+
+class _Iceoryx2(Peer):
+    mode: ClassVar[str]
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._server: subprocess.Popen[bytes] | None = None
+        self._services: Services | None = None
+        self._client: Any = None
+        self._prefix = f"moltmicro{hashlib.sha256(str(setup.scratch).encode()).hexdigest()[:12]}_"
+
+    def start(self) -> None:
+        self._server = subprocess.Popen(
+            [
+                sys.executable, "-m", "bench.micro.peers.iox_server",
+                self.mode, str(self.setup.scratch), self._prefix,
+            ],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert self._server.stdout is not None
+        if self._server.stdout.readline() != b"ready\n":
+            raise RuntimeError("the iceoryx2 server didn't start")
+        self._services = open_services(self.setup.scratch, self._prefix)
+        self._client = growing(self._services.calls.client_builder())
+        self.connect(self._services)
+
+    def connect(self, services: Services) -> None:
+        """Opens what is needed besides the request-response client."""
+
+    def stop(self) -> None:
+        self.disconnect()
+        self._client = self._services = None
+        if self._server is not None:
+            self._server.send_signal(signal.SIGCONT)
+            self._server.terminate()
+            self._server.wait()
+            if self._server.stdout is not None:
+                self._server.stdout.close()
+            self._server = None
+            # A server that is ended by a signal cleans nothing up, and one object always stays.
+            for path in SHARED_MEMORY.glob(f"{self._prefix}*"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def disconnect(self) -> None:
+        """Closes what `connect` opened."""
+
+    def rest(self) -> None:
+        if self._server is not None:
+            self._server.send_signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        if self._server is not None:
+            self._server.send_signal(signal.SIGCONT)
+
+
+class Polled(_Iceoryx2):
+    """Both sides ask again and again."""
+
+    mode = "poll"
+
+    def call(self, payload: object) -> object:
+        data = pack(payload)
+        pending = filled(self._client.loan_slice_uninit(len(data)), data).send()
+        while (response := pending.receive()) is None:
+            pass
+        answer = unpack(view(response))
+        response.delete()
+        pending.delete()
+        return answer
+
+
+class Evented(_Iceoryx2):
+    """Both sides wait for an event of the other."""
+
+    mode = "event"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._notifier: Any = None
+        self._listener: Any = None
+        self._patience = milliseconds(WAIT_MS)
+
+    def connect(self, services: Services) -> None:
+        self._notifier = services.asked.notifier_builder().create()
+        self._listener = services.answered.listener_builder().create()
+
+    def disconnect(self) -> None:
+        self._notifier = self._listener = None
+
+    def call(self, payload: object) -> object:
+        data = pack(payload)
+        pending = filled(self._client.loan_slice_uninit(len(data)), data).send()
+        self._notifier.notify()
+        while (response := pending.receive()) is None:
+            self._listener.timed_wait(self._patience)
+        answer = unpack(view(response))
+        response.delete()
+        pending.delete()
+        return answer

@@ -1,0 +1,83 @@
+"""Two C processes over the native core's doorbells: the floor below which no call on this machine gets.
+
+The program is compiled when the benchmark starts, and runs anew for each batch. Nothing is carried.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from array import array
+from pathlib import Path
+from typing import ClassVar
+
+import molt_accel.ipc
+from bench.micro.peers.base import Peer, Setup
+
+SOURCE = Path(__file__).resolve().parents[1] / "native" / "pingpong.c"
+HEADER = Path(molt_accel.ipc.__file__).parent / "_core.h"
+COMPILE_S = 60
+
+
+class _PingPong(Peer):
+    mode: ClassVar[str]
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._program = setup.scratch / "pingpong"
+        self._warmup = 0
+
+    def available(self) -> str | None:
+        if not HEADER.is_file():
+            return "the native core's header isn't there"
+        if shutil.which("cc") is None:
+            return "there is no C compiler (cc) on PATH"
+        return None
+
+    def start(self) -> None:
+        done = subprocess.run(
+            [
+                "cc", "-std=c11", "-O3", f"-I{HEADER.parent}", str(SOURCE),
+                "-o", str(self._program), "-pthread",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=COMPILE_S,
+            check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise RuntimeError(f"it can't be compiled: {done.stderr.strip()[-500:]}")
+
+    def warm_up(self, payload: object, calls: int) -> None:
+        # The processes of a batch are its own, so they warm up in it.
+        self._warmup = calls
+
+    def latency(self, payload: object, *, calls: int, limit_s: float, pause_s: float) -> list[int]:
+        words = [self._warmup, calls, round(limit_s * 1e9), round(pause_s * 1e9)]
+        done = subprocess.run(
+            [str(self._program), self.mode, *map(str, words)], capture_output=True, check=False
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"it ended with code {done.returncode}: {done.stderr.decode().strip()}")
+        samples = array("Q")
+        samples.frombytes(done.stdout)
+        return samples.tolist()
+
+    def call(self, payload: object) -> object:
+        self.latency(payload, calls=1, limit_s=0, pause_s=0)
+        return payload
+
+    def stop(self) -> None:
+        self._program.unlink(missing_ok=True)
+
+
+class Park(_PingPong):
+    """Whoever waits sleeps at once."""
+
+    mode = "park"
+
+
+class Spin(_PingPong):
+    """Whoever waits spins, and yields."""
+
+    mode = "spin"

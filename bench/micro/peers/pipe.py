@@ -1,0 +1,93 @@
+"""multiprocessing.Pipe with one forked process at the other end, or with a few of them in turn."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from bench.micro.peers.base import Peer, Setup
+from bench.micro.wire import pack, unpack
+
+_END = b""
+
+
+def _answer_bytes(connection: Connection) -> None:
+    while (data := connection.recv_bytes()) != _END:
+        connection.send_bytes(pack(unpack(data)))
+
+
+def _answer_objects(connection: Connection) -> None:
+    while (value := connection.recv()) != _END:
+        connection.send(value)
+
+
+class BytesPipe(Peer):
+    """`send_bytes` of the object's msgpack bytes."""
+
+    answer = staticmethod(_answer_bytes)
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._processes: list[BaseProcess] = []
+        self._connections: list[Connection] = []
+        # One caller and one process need no turns; several lease a connection, as from any pool.
+        self._only: Connection | None = None
+        self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        for _ in range(self.setup.workers):
+            near, far = multiprocessing.Pipe()
+            process = multiprocessing.Process(target=self.answer, args=(far,), daemon=True)
+            process.start()
+            far.close()
+            self._processes.append(process)
+            self._connections.append(near)
+            self._idle.put(near)
+        if self.setup.workers == 1:
+            self._only = self._connections[0]
+
+    def call(self, payload: object) -> object:
+        if self._only is not None:
+            return self.exchange(self._only, payload)
+        connection = self._idle.get()
+        try:
+            return self.exchange(connection, payload)
+        finally:
+            self._idle.put(connection)
+
+    def exchange(self, connection: Connection, payload: object) -> object:
+        """One call over one connection."""
+        connection.send_bytes(pack(payload))
+        return unpack(connection.recv_bytes())
+
+    def end(self, connection: Connection) -> None:
+        """Tells the process at the other end to end: it may hold copies of other connections."""
+        connection.send_bytes(_END)
+
+    def stop(self) -> None:
+        for connection in self._connections:
+            self.end(connection)
+        for process, connection in zip(self._processes, self._connections, strict=True):
+            process.join()
+            process.close()
+            connection.close()
+        self._processes.clear()
+        self._connections.clear()
+
+
+class PicklePipe(BytesPipe):
+    """`send` of the object, which pickles it."""
+
+    answer = staticmethod(_answer_objects)
+
+    def exchange(self, connection: Connection, payload: object) -> object:
+        """One call over one connection."""
+        connection.send(payload)
+        value: object = connection.recv()
+        return value
+
+    def end(self, connection: Connection) -> None:
+        """Tells the process at the other end to end."""
+        connection.send(_END)

@@ -1,0 +1,328 @@
+"""Runs the benchmark from start to stop: peers up, measured in turn under each condition, stopped.
+
+All peers stay up through all rounds and one at a time is asked; those that would poll meanwhile are stopped
+until it is their turn. In each round and size the order is another one, drawn from a seed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.harness import environment
+from bench.harness.processes import Family
+from bench.harness.servers import ROOT, wait_gone
+from bench.micro import document
+from bench.micro.burners import Burners, cores_to_burn
+from bench.micro.client_process import ClientProcess, PeerFailed
+from bench.micro.cpu import Surroundings, Watch, cpu_ns, pids_of, spent_ns
+from bench.micro.figures import Batch, Idle, Measured, Window
+from bench.micro.options import CONDITIONS, LAYOUTS, Layout, Options
+from bench.micro.payloads import size_name
+from bench.micro.peers import PEERS
+from bench.micro.peers.base import Unavailable
+from bench.micro.progress import Reporter
+
+START_S = 60.0
+PATIENCE_S = 60.0
+"""How much longer than planned an answer may take, on a machine whose cores are all busy."""
+GONE_S = 5.0
+HEAD_START_NS = 20_000_000
+"""Time for all client processes to stand ready before a window begins."""
+POLLER_S = 1.0
+"""How long the idle processor time of a peer that polls is watched: it takes all of a core."""
+
+
+@dataclass(slots=True)
+class Running:
+    """A peer with its client processes."""
+
+    name: str
+    clients: list[ClientProcess]
+    family: Family
+    mark: str
+
+    @property
+    def polls(self) -> bool:
+        """Whether it has to rest while others are measured."""
+        return PEERS[self.name].polls
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of the benchmark. `run` may be called once; nothing that it started outlives it."""
+
+    options: Options
+    reporter: Reporter
+    _measured: Measured = field(default_factory=Measured)
+    _not_run: dict[str, str] = field(default_factory=dict)
+    _failed: dict[str, str] = field(default_factory=dict)
+    _left_over: list[str] = field(default_factory=list)
+    _surroundings: dict[str, Surroundings] = field(default_factory=dict)
+    _chance: random.Random = field(init=False)
+
+    def run(self, command: str) -> dict[str, Any]:
+        """Measures everything and returns the results document; `command` is how it was called.
+
+        Raises BenchError for options that aren't allowed, and KeyboardInterrupt when it was interrupted.
+        """
+        self.options.validate()
+        self._chance = random.Random(self.options.seed)
+        started = time.monotonic()
+        created = datetime.now(UTC)
+        where = {"git": environment.git_state(ROOT), "machine": environment.machine()}
+        self.reporter.expect(self._steps())
+        # Short: Unix sockets below it have little more than a hundred bytes for their path.
+        with tempfile.TemporaryDirectory(prefix="molt-micro-") as scratch:
+            directory = Path(scratch)
+            self._measure_latency(directory)
+            if self.options.throughput:
+                self._measure_throughput(directory)
+        made = document.build(
+            options=self.options,
+            command=command,
+            created=created,
+            elapsed_s=time.monotonic() - started,
+            where=where,
+            settings=environment.settings(os.environ),
+            measured=self._measured,
+            not_run=self._not_run,
+            failed=self._failed,
+            surroundings=self._surroundings,
+            left_over=self._left_over,
+        )
+        places = {scratch: "<scratch>", str(self.options.out): "<out>", str(ROOT): ".", str(Path.home()): "~"}
+        cleaned: dict[str, Any] = environment.without_paths(made, places)
+        return cleaned
+
+    def _steps(self) -> int:
+        batches = sum(
+            len([name for name in self.options.chosen_peers if PEERS[name].sized or not place])
+            for condition in self.options.conditions
+            for place, _ in enumerate(self.options.sizes_under(condition))
+        )
+        threaded = [name for name in self.options.chosen_peers if PEERS[name].threaded]
+        windows = len(threaded) * len(LAYOUTS) if self.options.throughput else 0
+        return (batches + windows) * self.options.round_count
+
+    # -- peers ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _up(self, directory: Path, names: list[str], workers: int, clients: int) -> Iterator[list[Running]]:
+        """The peers of those names that can run, started; stopped in the end."""
+        running: list[Running] = []
+        with ExitStack() as stack:
+            stack.callback(self._stop, running)
+            for name in names:
+                if name not in self._not_run:
+                    self.reporter.running(f"starting {name}")
+                    self._start(name, directory, workers, clients, running)
+            yield running
+
+    def _start(self, name: str, directory: Path, workers: int, clients: int, running: list[Running]) -> None:
+        scratch = Path(tempfile.mkdtemp(prefix=f"{name[:8]}-", dir=directory))
+        mark = f"{name}-{secrets.token_hex(6)}"
+        made = [ClientProcess(scratch / f"client-{number}.log", mark) for number in range(clients)]
+        peer = Running(name, made, Family(made[0].pid, mark), mark)
+        # In the list before it is asked anything, so that it is stopped whatever happens.
+        running.append(peer)
+        try:
+            for number, client in enumerate(made):
+                client.ask(
+                    "start",
+                    timeout_s=START_S,
+                    peer=name,
+                    scratch=str(scratch),
+                    workers=workers,
+                    first=number == 0,
+                )
+                if peer.polls:
+                    client.ask("rest", timeout_s=START_S)
+        except Unavailable as error:
+            self._drop(peer, running, str(error))
+        except PeerFailed as error:
+            self._drop(peer, running, str(error), failed=True)
+
+    def _drop(self, peer: Running, running: list[Running], reason: str, *, failed: bool = False) -> None:
+        """Stops a peer that can't run or failed; the others go on."""
+        self.reporter.note(f"{peer.name}: {'failed' if failed else 'not run'}: {reason}")
+        self._not_run[peer.name] = reason
+        if failed:
+            self._failed[peer.name] = reason
+        running.remove(peer)
+        self._stop([peer])
+
+    def _stop(self, running: list[Running]) -> None:
+        seen: list[psutil.Process] = []
+        for peer in running:
+            seen += [member.process for member in peer.family.members()]
+            for client in peer.clients:
+                client.ask_to_stop()
+        for peer in running:
+            for client in peer.clients:
+                if not client.close():
+                    self._left_over.append(f"client process of {peer.name}")
+        left = wait_gone(seen, GONE_S)
+        for process in left:
+            try:
+                self._left_over.append(f"{process.pid} {process.name()}")
+                process.kill()
+            except psutil.Error:
+                continue
+        wait_gone(left, GONE_S)
+        running.clear()
+
+    @contextmanager
+    def _turn(self, peer: Running) -> Iterator[None]:
+        """A peer that rests is awake in between."""
+        if peer.polls:
+            self._each(peer, "wake")
+        yield
+        if peer.polls:
+            self._each(peer, "rest")
+
+    def _each(self, peer: Running, do: str) -> None:
+        for client in peer.clients:
+            client.ask(do, timeout_s=PATIENCE_S)
+
+    def _in_turns(self, running: list[Running], what: str, measure: Callable[[Running], None]) -> None:
+        """Has each peer measured, in an order that chance gives; one that fails is left out from then on."""
+        order = self._chance.sample(running, len(running))
+        for peer in order:
+            self.reporter.running(f"{what}: {peer.name}")
+            try:
+                with self._turn(peer):
+                    measure(peer)
+            except PeerFailed as error:
+                self._drop(peer, running, str(error), failed=True)
+            self.reporter.step()
+
+    # -- latency -------------------------------------------------------------------------------------------
+
+    def _measure_latency(self, directory: Path) -> None:
+        names = list(self.options.chosen_peers)
+        with self._up(directory, names, self.options.latency_executors, 1) as running:
+            if not running:
+                return
+            if self.options.idle_seconds:
+                self._measure_idle(running)
+            for condition in self.options.conditions:
+                with self._condition(condition, running):
+                    for number in range(self.options.round_count):
+                        self.reporter.note(f"{CONDITIONS[condition]}: round {number + 1}")
+                        self._latency_round(running, condition, number)
+
+    def _latency_round(self, running: list[Running], condition: str, number: int) -> None:
+        for place, size in enumerate(self.options.sizes_under(condition)):
+            # What failed with one size is not asked with the next.
+            running[:] = [peer for peer in running if peer.name not in self._failed]
+            self._in_turns(
+                [peer for peer in running if PEERS[peer.name].sized or not place],
+                f"{condition}, round {number + 1}, {size_name(size)}",
+                partial(self._batch, condition, size, number),
+            )
+
+    def _batch(self, condition: str, size: int, number: int, peer: Running) -> None:
+        budget = self.options.budget(size)
+        (client,) = peer.clients
+        answer = client.ask(
+            "latency",
+            timeout_s=budget.limit_s + PATIENCE_S,
+            size=size,
+            calls=budget.calls,
+            limit_s=budget.limit_s,
+            warmup=budget.warmup,
+            pause_s=self.options.pause_s(condition),
+        )
+        self._measured.batches.append(Batch(peer.name, condition, size, number, **answer))
+
+    @contextmanager
+    def _condition(self, condition: str, running: list[Running]) -> Iterator[None]:
+        with Burners(cores_to_burn(condition)) as burners:
+            watch = Watch(lambda: [os.getpid(), *burners.pids, *self._pids(running)])
+            yield
+            self._surroundings[condition] = watch.end()
+
+    def _pids(self, running: list[Running]) -> list[int]:
+        return [pid for peer in running for pid in pids_of(peer.family)]
+
+    def _measure_idle(self, running: list[Running]) -> None:
+        """All peers at once, after some calls: nothing is asked of any of them."""
+        seconds = self.options.idle_seconds
+        self.reporter.note(f"nothing asked for {seconds:g} s: idle processor time")
+        self._in_turns(list(running), "calls before idling", self._call_a_little)
+        quiet = [peer for peer in running if not peer.polls and PEERS[peer.name].sized]
+        self._watch_idle(quiet, seconds)
+        for peer in running:
+            if peer.polls:
+                with self._turn(peer):
+                    self._watch_idle([peer], min(seconds, POLLER_S))
+
+    def _call_a_little(self, peer: Running) -> None:
+        size = self.options.payload_sizes[0]
+        self._each_asked(peer, "warm_up", size=size, calls=self.options.budget(size).warmup)
+
+    def _each_asked(self, peer: Running, do: str, **details: Any) -> list[dict[str, Any]]:
+        for client in peer.clients:
+            client.send(do, **details)
+        return [client.receive(PATIENCE_S) for client in peer.clients]
+
+    def _watch_idle(self, peers: list[Running], seconds: float) -> None:
+        pids = {peer.name: pids_of(peer.family) for peer in peers}
+        before = {name: cpu_ns(of) for name, of in pids.items()}
+        begun = time.monotonic()
+        time.sleep(seconds)
+        elapsed_s = time.monotonic() - begun
+        for name, of in pids.items():
+            spent = spent_ns(before[name], cpu_ns(of))
+            self._measured.idle[name] = Idle(name, len(of), elapsed_s, spent)
+
+    # -- throughput ----------------------------------------------------------------------------------------
+
+    def _measure_throughput(self, directory: Path) -> None:
+        names = [name for name in self.options.chosen_peers if PEERS[name].threaded]
+        clients = max(layout.clients for layout in LAYOUTS)
+        with self._up(directory, names, self.options.executors, clients) as running:
+            if not running:
+                return
+            watch = Watch(lambda: [os.getpid(), *self._pids(running)])
+            self._in_turns(list(running), "warming up", self._call_a_little)
+            for number in range(self.options.round_count):
+                self.reporter.note(f"throughput: round {number + 1}")
+                for layout in LAYOUTS:
+                    self._in_turns(
+                        running,
+                        f"round {number + 1}, {layout.name}",
+                        partial(self._window, layout, number),
+                    )
+            self._surroundings["throughput"] = watch.end()
+
+    def _window(self, layout: Layout, number: int, peer: Running) -> None:
+        pids = pids_of(peer.family)
+        before = cpu_ns(pids)
+        start_at_ns = time.monotonic_ns() + HEAD_START_NS
+        taking_part = peer.clients[: layout.clients]
+        for client in taking_part:
+            client.send(
+                "throughput",
+                size=self.options.payload_sizes[0],
+                threads=layout.threads,
+                start_at_ns=start_at_ns,
+                window_s=self.options.window,
+            )
+        answers = [client.receive(self.options.window + PATIENCE_S) for client in taking_part]
+        spent = spent_ns(before, cpu_ns(pids_of(peer.family)))
+        calls = sum(answer["calls"] for answer in answers)
+        self._measured.windows.append(Window(peer.name, layout, number, calls, self.options.window, spent))

@@ -1,0 +1,617 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The binding of _core.h: copying and waiting with the GIL released, and nothing that Python could do itself.
+
+The objects here hold raw memory of the arena; indexes are checked, what a word means is decided by the callers.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+cdef extern from "_core.h" nogil:
+    # Atomic in C; here only their addresses are used.
+    ctypedef struct molt_word:
+        pass
+    ctypedef struct molt_flag:
+        pass
+    ctypedef struct molt_bell:
+        molt_word count
+        molt_word parked
+    ctypedef struct molt_geometry:
+        uint32_t channels
+        uint32_t seats
+        uint64_t ring_bytes
+        uint64_t size
+    ctypedef struct molt_header:
+        molt_word published
+        molt_word in_use
+        molt_word *facts
+    ctypedef struct molt_seat:
+        molt_bell bell
+        molt_word state
+        molt_word retire
+        molt_word *facts
+        molt_word *queue_us
+        molt_word *exec_us
+    ctypedef struct molt_ring:
+        pass
+    ctypedef struct molt_channel:
+        molt_bell bell
+        molt_word bell_of
+        molt_ring request
+        molt_ring reply
+    ctypedef struct molt_arena:
+        molt_geometry geometry
+        uint8_t *base
+        molt_header *header
+        molt_word *ticket_of
+        molt_word *failure
+        molt_flag *client_spins
+        molt_flag *executor_spins
+        molt_seat *seats
+    ctypedef struct molt_patience:
+        uint64_t usual_ns
+    ctypedef struct molt_call:
+        uint32_t channel
+        uint64_t word
+        const uint8_t *part[2]
+        uint64_t left[2]
+        uint8_t *into
+        uint64_t wanted
+        molt_patience patience
+    ctypedef struct molt_executor:
+        uint32_t seat
+        uint32_t incarnation
+        uint32_t channel
+        uint64_t word
+        uint32_t queued
+        uint32_t running
+    const int MOLT_FACTS, MOLT_SEAT_FACTS, MOLT_BUCKETS
+    const int MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING
+    const int MOLT_SEAT_FREE, MOLT_SEAT_BUSY, MOLT_SEAT_IDLE
+    const int MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_SIGNAL, MOLT_AWAIT_CLOSED, MOLT_AWAIT_BUFFER
+    const int MOLT_AWAIT_CORRUPT
+    const int MOLT_NEXT_REQUEST, MOLT_NEXT_SIGNAL, MOLT_NEXT_RETIRE
+    const int MOLT_TRANSFERRED, MOLT_TRANSFER_SIGNAL, MOLT_TRANSFER_LOST, MOLT_TRANSFER_STALLED
+    const int MOLT_TRANSFER_CORRUPT
+    uint64_t atomic_load(const molt_word *)
+    void atomic_store(molt_word *, uint64_t)
+    uint64_t atomic_fetch_add(molt_word *, uint64_t)
+    void store_flag "atomic_store"(molt_flag *, int)
+    uint64_t molt_now_ns()
+    int molt_bell_init(molt_bell *)
+    void molt_bell_ring(molt_bell *)
+    int molt_park(molt_bell *, const molt_word *, uint64_t, uint64_t)
+    uint64_t molt_arena_plan(molt_arena *, uint32_t, uint32_t, uint64_t)
+    int molt_arena_create(molt_arena *)
+    const char *molt_arena_attach(molt_arena *, uint64_t)
+    molt_channel *molt_channel_at(const molt_arena *, uint32_t)
+    const uint8_t *molt_request_data(const molt_arena *, uint32_t)
+    uint64_t molt_look(const molt_arena *, uint32_t)
+    int molt_step(molt_arena *, uint32_t, uint64_t, uint64_t)
+    uint32_t MOLT_STATE(uint64_t)
+    uint32_t MOLT_GENERATION(uint64_t)
+    uint64_t MOLT_WITH_STATE(uint64_t, uint64_t)
+    uint64_t MOLT_IDLE_WORD(uint64_t)
+    int molt_wake_executor(molt_arena *)
+    uint32_t molt_ahead_of(const molt_arena *, uint64_t)
+    uint32_t molt_over(const molt_arena *, const molt_call *, uint32_t)
+    int molt_publish(molt_arena *, molt_call *)
+    void molt_announce(molt_arena *, molt_call *)
+    void molt_redirect(molt_arena *, molt_call *, uint32_t)
+    uint32_t molt_give_up(molt_arena *, molt_call *, int)
+    int molt_await(molt_arena *, molt_call *, uint64_t, uint64_t, uint32_t, const molt_flag *)
+    int molt_take_more(molt_arena *, molt_call *)
+    uint64_t molt_reply_there(const molt_arena *, const molt_call *)
+    int molt_next_request(molt_arena *, molt_executor *, uint64_t, uint32_t)
+    int molt_transfer(molt_arena *, molt_executor *, uint8_t *, const uint8_t *, uint64_t, uint64_t *, uint64_t)
+    int molt_finish(molt_arena *, molt_executor *, uint32_t, uint64_t)
+    uint32_t molt_bucket(uint64_t)
+
+FACTS = MOLT_FACTS
+SEAT_FACTS = MOLT_SEAT_FACTS
+BUCKETS = MOLT_BUCKETS
+#: The states of a channel, as layout.py names them.
+STATES = (
+    MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING
+)
+SEAT_FREE, SEAT_BUSY, SEAT_IDLE = MOLT_SEAT_FREE, MOLT_SEAT_BUSY, MOLT_SEAT_IDLE
+OUTCOME, TIME, CLOSED = MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_CLOSED
+REQUEST, RETIRE = MOLT_NEXT_REQUEST, MOLT_NEXT_RETIRE
+TRANSFERRED, LOST, STALLED = MOLT_TRANSFERRED, MOLT_TRANSFER_LOST, MOLT_TRANSFER_STALLED
+#: Verdicts of `Channel.publish`.
+ADMITTED, WAITING, BUSY, NOT_IDLE = 0, 1, 2, 3
+
+
+class Corrupt(RuntimeError):
+    """Shared memory says something that no honest process writes."""
+
+
+def arena_size(uint32_t channels, uint32_t seats, uint64_t ring_bytes):
+    """Bytes of an arena of this geometry. Raises ValueError for an impossible one."""
+    cdef molt_arena plan
+    plan.base = NULL
+    cdef uint64_t size = molt_arena_plan(&plan, channels, seats, ring_bytes)
+    if size == 0:
+        raise ValueError(f"impossible geometry: {channels} channels, {seats} seats, rings of {ring_bytes} bytes")
+    return size
+
+
+cdef class Arena:
+    """A mapped arena: made in zeroed memory if a geometry is given, else attached to.
+
+    Raises:
+        ValueError: it is no arena of this version, or doesn't fit its memory.
+    """
+
+    cdef molt_arena a
+    cdef Py_buffer view
+    cdef bint held
+    cdef molt_flag closed
+    #: Longest spin in nanoseconds, and how many clients and executors may spin at once.
+    cdef public uint64_t spin_ns
+    cdef public uint32_t client_spinners, executor_spinners
+
+    def __cinit__(self, buffer, uint32_t channels=0, uint32_t seats=0, uint64_t ring_bytes=0):
+        cdef const char *wrong
+        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        self.held = True
+        store_flag(&self.closed, 0)
+        self.a.base = <uint8_t *>self.view.buf
+        if channels:
+            if molt_arena_plan(&self.a, channels, seats, ring_bytes) != <uint64_t>self.view.len:
+                raise ValueError("the memory has not the size of this geometry")
+            if molt_arena_create(&self.a):
+                raise ValueError("its semaphores can't be made")
+        else:
+            wrong = molt_arena_attach(&self.a, <uint64_t>self.view.len)
+            if wrong != NULL:
+                raise ValueError("not an arena to attach to: " + wrong.decode())
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
+
+    @property
+    def channels(self):
+        return self.a.geometry.channels
+
+    @property
+    def seats(self):
+        return self.a.geometry.seats
+
+    @property
+    def ring_bytes(self):
+        return self.a.geometry.ring_bytes
+
+    cdef int channel(self, uint32_t index) except -1:
+        if index >= self.a.geometry.channels:
+            raise IndexError(f"no channel {index}")
+        return 0
+
+    cdef molt_seat *seat(self, uint32_t index) except NULL:
+        if index >= self.a.geometry.seats:
+            raise IndexError(f"no seat {index}")
+        return &self.a.seats[index]
+
+    def close(self):
+        """For this process: calls on this arena end with CLOSED from now on. Ring their bells afterwards."""
+        store_flag(&self.closed, 1)
+
+    # Words of the header and of seats, by the indexes of layout.py.
+
+    def fact(self, uint32_t index):
+        return atomic_load(&self.a.header.facts[index % MOLT_FACTS])
+
+    def set_fact(self, uint32_t index, uint64_t value):
+        atomic_store(&self.a.header.facts[index % MOLT_FACTS], value)
+
+    def add_fact(self, uint32_t index, uint64_t n=1):
+        atomic_fetch_add(&self.a.header.facts[index % MOLT_FACTS], n)
+
+    def seat_fact(self, uint32_t seat, uint32_t index):
+        return atomic_load(&self.seat(seat).facts[index % MOLT_SEAT_FACTS])
+
+    def set_seat_fact(self, uint32_t seat, uint32_t index, uint64_t value):
+        atomic_store(&self.seat(seat).facts[index % MOLT_SEAT_FACTS], value)
+
+    def seat_state(self, uint32_t seat):
+        return atomic_load(&self.seat(seat).state)
+
+    def histograms(self, uint32_t seat):
+        """How often each bucket of queue and of exec times (us) was hit by an executor."""
+        cdef molt_seat *s = self.seat(seat)
+        return (
+            [atomic_load(&s.queue_us[i]) for i in range(MOLT_BUCKETS)],
+            [atomic_load(&s.exec_us[i]) for i in range(MOLT_BUCKETS)],
+        )
+
+    # Channels, as supervisor and status see them.
+
+    @property
+    def in_use(self):
+        """Channels from this index on were never granted, so nobody looks at them."""
+        return atomic_load(&self.a.header.in_use)
+
+    @in_use.setter
+    def in_use(self, uint64_t count):
+        atomic_store(&self.a.header.in_use, count)
+
+    def word(self, uint32_t index):
+        self.channel(index)
+        return molt_look(&self.a, index)
+
+    def step(self, uint32_t index, uint64_t before, uint64_t after):
+        """Compare and swap a state word. True if it was `before`."""
+        self.channel(index)
+        return bool(molt_step(&self.a, index, before, after))
+
+    def set_failure(self, uint32_t index, uint64_t reason):
+        self.channel(index)
+        atomic_store(&self.a.failure[index], reason)
+
+    def request_bytes(self, uint32_t index, uint32_t count):
+        """The first bytes in a request ring: a copy of what may be changing, for display."""
+        self.channel(index)
+        return (<const char *>molt_request_data(&self.a, index))[:min(count, self.a.geometry.ring_bytes)]
+
+    def ready(self):
+        """How many requests are queued."""
+        return molt_ahead_of(&self.a, (<uint64_t>1 << 62))
+
+    def wake_executor(self):
+        """Wake an executor that sleeps, if there is one."""
+        return bool(molt_wake_executor(&self.a))
+
+    def ring_client(self, uint32_t index):
+        """Wake whoever waits for this channel, to look again."""
+        self.channel(index)
+        cdef uint64_t at = atomic_load(&molt_channel_at(&self.a, index).bell_of)
+        if at < self.a.geometry.channels:
+            molt_bell_ring(&molt_channel_at(&self.a, <uint32_t>at).bell)
+
+    def reset_channel(self, uint32_t index):
+        """Make a channel ready for another client. Only while nobody can be using it."""
+        self.channel(index)
+        cdef molt_channel *channel = molt_channel_at(&self.a, index)
+        molt_bell_init(&channel.bell)
+        atomic_store(&channel.bell_of, index)
+        store_flag(&self.a.client_spins[index], 0)
+
+    def reset_seat(self, uint32_t index, uint32_t facts):
+        """Make a seat ready for another executor, its first so many facts 0; the counts go on.
+
+        Only once its last executor was reaped.
+        """
+        cdef molt_seat *seat = self.seat(index)
+        cdef uint32_t i
+        atomic_store(&seat.state, MOLT_SEAT_FREE)
+        for i in range(min(facts, <uint32_t>MOLT_SEAT_FACTS)):
+            atomic_store(&seat.facts[i], 0)
+        atomic_store(&seat.retire, 0)
+        molt_bell_init(&seat.bell)
+        store_flag(&self.a.executor_spins[index], 0)
+
+    def retire(self, uint32_t index):
+        """Have an executor exit as soon as it has no request."""
+        cdef molt_seat *seat = self.seat(index)
+        atomic_store(&seat.retire, 1)
+        atomic_fetch_add(&self.a.header.published, 1)
+        molt_bell_ring(&seat.bell)
+
+
+cdef class Channel:
+    """A channel as its client holds it. Used by one thread at a time, but for `give_up`."""
+
+    cdef Arena arena
+    cdef molt_call c
+    cdef bytes head, payload, reply
+    cdef uint64_t max_bytes
+    cdef readonly uint32_t index
+
+    def __cinit__(self, Arena arena not None, uint32_t index, uint64_t max_bytes):
+        arena.channel(index)
+        self.arena = arena
+        self.index = index
+        self.max_bytes = max_bytes
+        memset(&self.c, 0, sizeof(molt_call))
+        self.c.channel = index
+
+    @property
+    def generation(self):
+        """The generation of the request published last."""
+        return MOLT_GENERATION(self.c.word)
+
+    @property
+    def state(self):
+        return MOLT_STATE(molt_look(&self.arena.a, self.index))
+
+    def publish(self, bytes head not None, bytes payload not None, uint32_t places, uint32_t waiting):
+        """Offer a request to the executors: IDLE -> READY.
+
+        Args:
+            head, payload: The frame. What doesn't fit the ring is sent on by `wait`.
+            places: Places in the queue.
+            waiting: How many may wait for a place behind it.
+
+        Returns:
+            ADMITTED; WAITING: it is over the queue's places, and claimed or given up like any other; BUSY or
+            NOT_IDLE: it was not published.
+        """
+        cdef molt_arena *a = &self.arena.a
+        cdef uint32_t over
+        self.head, self.payload, self.reply = head, payload, None
+        self.c.part[0] = <const uint8_t *>PyBytes_AS_STRING(head)
+        self.c.left[0] = PyBytes_GET_SIZE(head)
+        self.c.part[1] = <const uint8_t *>PyBytes_AS_STRING(payload)
+        self.c.left[1] = PyBytes_GET_SIZE(payload)
+        if not molt_publish(a, &self.c):
+            return NOT_IDLE
+        over = molt_over(a, &self.c, places)
+        if over > waiting and molt_give_up(a, &self.c, 1) == MOLT_READY:
+            return BUSY
+        molt_announce(a, &self.c)
+        return WAITING if over else ADMITTED
+
+    def over(self, uint32_t places):
+        """How far the request stands behind the last place of a queue; 0: it has a place, or was claimed."""
+        if MOLT_STATE(molt_look(&self.arena.a, self.index)) != MOLT_READY:
+            return 0
+        return molt_over(&self.arena.a, &self.c, places)
+
+    cdef int begin_reply(self) except -1:
+        """Its length is there: make room for the reply."""
+        cdef uint8_t prefix[4]
+        cdef uint32_t size
+        self.c.into = prefix
+        self.c.wanted = 4
+        if molt_take_more(&self.arena.a, &self.c) < 0 or self.c.wanted:
+            raise Corrupt("a reply without a length")
+        size = prefix[0] | prefix[1] << 8 | prefix[2] << 16 | <uint32_t>prefix[3] << 24
+        if size > self.max_bytes:
+            raise Corrupt(f"a reply of {size} bytes, {self.max_bytes} at most")
+        self.reply = PyBytes_FromStringAndSize(NULL, size)
+        self.c.into = <uint8_t *>PyBytes_AS_STRING(self.reply)
+        self.c.wanted = size
+        return 0
+
+    def wait(self, uint64_t until_ns):
+        """Wait until the request has an outcome: OUTCOME, or TIME or CLOSED if that comes before.
+
+        Args:
+            until_ns: Of CLOCK_MONOTONIC; 0: don't wait.
+
+        Raises:
+            Corrupt: the arena can't be trusted.
+            Exception: what a signal handler raises.
+        """
+        cdef Arena arena = self.arena
+        cdef int code
+        while True:
+            with nogil:
+                code = molt_await(&arena.a, &self.c, until_ns, arena.spin_ns, arena.client_spinners, &arena.closed)
+            if code == MOLT_AWAIT_SIGNAL:
+                PyErr_CheckSignals()
+            elif code == MOLT_AWAIT_BUFFER:
+                self.begin_reply()
+            elif code == MOLT_AWAIT_CORRUPT:
+                raise Corrupt(f"channel {self.index} is in a state that can't be")
+            else:
+                if code == MOLT_AWAIT_TIME and until_ns:
+                    PyErr_CheckSignals()
+                return code
+
+    def take(self):
+        """The outcome, which frees the channel: the reply's frame, or the reason of a failure (an int).
+
+        None if there is no outcome: it was given up.
+        """
+        cdef molt_arena *a = &self.arena.a
+        cdef uint64_t word = molt_look(a, self.index), reason
+        cdef bytes reply
+        if MOLT_GENERATION(word) != MOLT_GENERATION(self.c.word):
+            raise Corrupt(f"channel {self.index} has another's generation")
+        if MOLT_STATE(word) == MOLT_FAILED:
+            reason = atomic_load(&a.failure[self.index])
+            molt_step(a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word)))
+            return reason
+        if MOLT_STATE(word) != MOLT_DONE:
+            return None
+        if self.c.into == NULL:
+            self.begin_reply()
+        if molt_take_more(a, &self.c) < 0 or self.c.wanted or molt_reply_there(a, &self.c):
+            raise Corrupt("a reply of another length than it says")
+        reply, self.reply, self.c.into = self.reply, None, NULL
+        if not molt_step(a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word))):
+            raise Corrupt(f"channel {self.index} was taken away")
+        return reply
+
+    def give_up(self, bint only_queued=False):
+        """End the request from this side, or only if it is still queued; any thread may.
+
+        Returns the state it was in. READY: nobody will run it, and the channel is free. CLAIMED, KILLING: it is being
+        stopped (CLAIMED not with `only_queued`), and the channel is free when `clear` says so. Any other: it has
+        ended already.
+        """
+        return molt_give_up(&self.arena.a, &self.c, only_queued)
+
+    def clear(self):
+        """Free a channel whose request was given up, if it can be. True if it is IDLE now."""
+        cdef uint64_t word = molt_look(&self.arena.a, self.index)
+        if MOLT_STATE(word) == MOLT_DONE or MOLT_STATE(word) == MOLT_FAILED:
+            molt_step(&self.arena.a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word)))
+        return MOLT_STATE(molt_look(&self.arena.a, self.index)) == MOLT_IDLE
+
+    def redirect(self, Channel bell not None):
+        """Have the bell of another channel of this client rung for this one. Look at this one afterwards."""
+        molt_redirect(&self.arena.a, &self.c, bell.index)
+
+    def ring(self):
+        """Wake the thread that listens to this channel's bell."""
+        molt_bell_ring(&molt_channel_at(&self.arena.a, self.index).bell)
+
+    def listen(self, uint64_t seen, uint64_t until_ns):
+        """Sleep until this channel's bell has rung more often than `seen`. Returns how often it has by now.
+
+        Raises:
+            Exception: what a signal handler raises.
+        """
+        cdef molt_bell *bell = &molt_channel_at(&self.arena.a, self.index).bell
+        with nogil:
+            if atomic_load(&bell.count) == seen:
+                molt_park(bell, &bell.count, seen, until_ns)
+        PyErr_CheckSignals()
+        return atomic_load(&bell.count)
+
+
+cdef class Seat:
+    """An executor's place: claims requests, reads them, answers them."""
+
+    cdef Arena arena
+    cdef molt_executor e
+
+    def __cinit__(self, Arena arena not None, uint32_t seat, uint32_t incarnation):
+        arena.seat(seat)
+        self.arena = arena
+        memset(&self.e, 0, sizeof(molt_executor))
+        self.e.seat = seat
+        self.e.incarnation = incarnation
+
+    def open(self):
+        """From now on this executor counts as idle."""
+        atomic_store(&self.arena.a.seats[self.e.seat].state, MOLT_SEAT_IDLE)
+
+    @property
+    def channel(self):
+        """The channel claimed last."""
+        return self.e.channel
+
+    @property
+    def generation(self):
+        return MOLT_GENERATION(self.e.word)
+
+    @property
+    def word(self):
+        """The state word of the claim."""
+        return self.e.word
+
+    @property
+    def queued(self):
+        """Requests that were queued when this one was claimed, without it."""
+        return self.e.queued
+
+    @property
+    def running(self):
+        """Requests that ran then, with this one."""
+        return self.e.running
+
+    def next(self):
+        """Wait for a request and claim it: REQUEST, or RETIRE if there shall be no more.
+
+        Raises:
+            Exception: what a signal handler raises.
+        """
+        cdef Arena arena = self.arena
+        cdef int code
+        while True:
+            with nogil:
+                code = molt_next_request(&arena.a, &self.e, arena.spin_ns, arena.executor_spinners)
+            if code != MOLT_NEXT_SIGNAL:
+                return code
+            PyErr_CheckSignals()
+
+    cdef int transfer(self, uint8_t *to, const uint8_t *source, uint64_t n) except -1:
+        cdef uint64_t done = 0
+        cdef int code
+        cdef Arena arena = self.arena
+        while True:
+            with nogil:
+                code = molt_transfer(&arena.a, &self.e, to, source, n, &done, arena.spin_ns)
+            if code != MOLT_TRANSFER_SIGNAL:
+                return code
+            PyErr_CheckSignals()
+
+    def receive(self, uint64_t max_bytes):
+        """The claimed request's frame without its length prefix; LOST or STALLED where it doesn't come.
+
+        Raises:
+            Corrupt: the client wrote what can't be.
+            Exception: what a signal handler raises.
+        """
+        cdef uint8_t prefix[4]
+        cdef uint32_t size
+        cdef bytes frame
+        cdef int code = self.transfer(prefix, NULL, 4)
+        if code == MOLT_TRANSFERRED:
+            size = prefix[0] | prefix[1] << 8 | prefix[2] << 16 | <uint32_t>prefix[3] << 24
+            if size > max_bytes:
+                raise Corrupt(f"a request of {size} bytes, {max_bytes} at most")
+            frame = PyBytes_FromStringAndSize(NULL, size)
+            code = self.transfer(<uint8_t *>PyBytes_AS_STRING(frame), NULL, size)
+            if code == MOLT_TRANSFERRED:
+                return frame
+        if code == MOLT_TRANSFER_CORRUPT:
+            raise Corrupt(f"the request ring of channel {self.e.channel}")
+        return code
+
+    def reply(self, bytes head not None, bytes payload not None):
+        """Write the reply and end the request: TRANSFERRED; LOST or STALLED where the client didn't take it.
+
+        Raises as `receive` does.
+        """
+        cdef int code = self.transfer(NULL, <const uint8_t *>PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
+        if code == MOLT_TRANSFERRED:
+            code = self.transfer(NULL, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+        if code == MOLT_TRANSFER_CORRUPT:
+            raise Corrupt(f"the reply ring of channel {self.e.channel}")
+        if code == MOLT_TRANSFERRED and not molt_finish(&self.arena.a, &self.e, MOLT_DONE, 0):
+            return MOLT_TRANSFER_LOST
+        return code
+
+    def fail(self, uint64_t reason):
+        """End the request without a reply. False if it was not this executor's to end any more."""
+        return bool(molt_finish(&self.arena.a, &self.e, MOLT_FAILED, reason))
+
+    def record(self, uint32_t fact, uint32_t queue_us, uint32_t exec_us):
+        """Count an answered request: in a fact of this seat, and its times in the histograms."""
+        cdef molt_seat *seat = &self.arena.a.seats[self.e.seat]
+        atomic_fetch_add(&seat.facts[fact % MOLT_SEAT_FACTS], 1)
+        atomic_fetch_add(&seat.queue_us[molt_bucket(queue_us)], 1)
+        atomic_fetch_add(&seat.exec_us[molt_bucket(exec_us)], 1)
+
+    def begin(self, uint32_t fact, uint64_t deadline_ns, uint64_t now_ns):
+        """Say what runs from now on, in three facts of this seat: word, deadline (0: none), start."""
+        cdef molt_word *facts = self.arena.a.seats[self.e.seat].facts
+        cdef uint32_t at = fact % (MOLT_SEAT_FACTS - 2)
+        atomic_store(&facts[at + 1], deadline_ns)
+        atomic_store(&facts[at + 2], now_ns)
+        atomic_store(&facts[at], self.e.word)
+
+
+cdef class ParkMeter:
+    """Measures what it costs here to put a thread to sleep and wake it: two threads that ring each other."""
+
+    cdef molt_bell bells[2]
+
+    def __cinit__(self):
+        for i in range(2):
+            molt_bell_init(&self.bells[i])
+
+    def run(self, int side, int rounds):
+        """Ring and wait in turns, on two threads at once with sides 0 and 1. Returns nanoseconds per one way."""
+        cdef molt_bell *mine = &self.bells[side & 1]
+        cdef molt_bell *other = &self.bells[1 - (side & 1)]
+        cdef uint64_t start_ns = molt_now_ns(), seen
+        cdef int i
+        with nogil:
+            for i in range(rounds):
+                if side == 0:
+                    molt_bell_ring(other)
+                seen = i
+                while atomic_load(&mine.count) <= seen:
+                    molt_park(mine, &mine.count, seen, molt_now_ns() + 10000000)
+                if side == 1:
+                    molt_bell_ring(other)
+        return (molt_now_ns() - start_ns) // (2 * rounds if rounds > 0 else 1)

@@ -1,0 +1,129 @@
+"""The shared-memory object: made and reserved by the worker, mapped by its clients, known by no name.
+
+Its name is gone before anybody uses it, so that nothing stays in /dev/shm whoever is killed; descriptor and
+mapping are all there is. Its pages are reserved when it is made, so a full /dev/shm is an error here and never a
+SIGBUS later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import sys
+import sysconfig
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from molt_accel.errors import MoltWorkerUnavailable
+
+if TYPE_CHECKING:
+    from molt_accel.ipc._native import Arena
+
+#: A container's /dev/shm has 64 MiB; a quarter of that is what the arena takes by default, at most.
+DEFAULT_BYTES: Final = 16 * 1024 * 1024
+_MIN_RING: Final = 16 * 1024
+_MAX_RING: Final = 128 * 1024
+#: Channels beyond what queue and executors can hold: leased, but idle or just being freed.
+_SPARE_CHANNELS: Final = 32
+
+
+class NoSharedMemory(MoltWorkerUnavailable):
+    """Shared memory can't serve here; the text says why. stdio can."""
+
+
+def native() -> Any:
+    """The native core. Raises NoSharedMemory where there is none."""
+    if sys.platform != "linux":
+        raise NoSharedMemory("shared memory is served on Linux only")
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise NoSharedMemory("the shared-memory transport has not been proved on free-threaded Python")
+    try:
+        from molt_accel.ipc import _native
+    except ImportError as exc:
+        raise NoSharedMemory(f"the native core is missing ({exc}); reinstall molt-accel") from exc
+    return _native
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How an arena is divided."""
+
+    channels: int
+    seats: int
+    ring_bytes: int
+
+    @classmethod
+    def fitting(cls, executors: int, places: int, limit: int = DEFAULT_BYTES) -> Geometry:
+        """The geometry for a pool: a channel for each request there can be, rings as large as the limit allows.
+
+        Args:
+            executors: Size of the pool.
+            places: Places in its queue; as many requests again may wait for one.
+            limit: Bytes that the arena should not exceed.
+
+        Raises:
+            NoSharedMemory: not even the smallest rings fit.
+        """
+        channels = executors + 2 * max(1, places) + _SPARE_CHANNELS
+        # One pool at work, one that replaces it at a reload, and some that are just being reaped.
+        seats = 4 * executors + 16
+        core = native()
+        # Bounded channels rather than small rings: who has none left waits, but each call streams the slower.
+        most = (limit - core.arena_size(1, seats, _MIN_RING)) // (core.arena_size(2, seats, _MIN_RING)
+                                                                  - core.arena_size(1, seats, _MIN_RING))
+        channels = min(channels, most)
+        if channels < executors + 2:
+            raise NoSharedMemory(f"an arena of {limit >> 20} MiB is too small for {executors} executors")
+        ring = _MAX_RING
+        while ring > _MIN_RING and core.arena_size(channels, seats, ring) > limit:
+            ring //= 2
+        return cls(channels, seats, ring)
+
+
+def create(geometry: Geometry) -> tuple[Arena, int]:
+    """Make an arena. Returns it and the descriptor by which others map it.
+
+    Raises:
+        NoSharedMemory: there is no /dev/shm, or no room in it.
+    """
+    import posix_ipc
+
+    core = native()
+    size = core.arena_size(geometry.channels, geometry.seats, geometry.ring_bytes)
+    try:
+        memory = posix_ipc.SharedMemory(None, posix_ipc.O_CREX, mode=0o600, size=0)
+    except (posix_ipc.Error, OSError) as exc:
+        raise NoSharedMemory(f"no shared memory can be made: {exc}; is /dev/shm mounted and writable?") from exc
+    try:
+        memory.unlink()
+        os.ftruncate(memory.fd, size)
+        os.posix_fallocate(memory.fd, 0, size)
+        return core.Arena(_map(memory.fd, size), geometry.channels, geometry.seats, geometry.ring_bytes), memory.fd
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            os.close(memory.fd)
+        raise NoSharedMemory(
+            f"/dev/shm has no room for the {size / 2**20:.1f} MiB of this pool ({exc.strerror}); make it larger "
+            "(docker run --shm-size), lower MOLT_WORKER_MAX_QUEUE, or use MOLT_TRANSPORT=stdio"
+        ) from exc
+
+
+def attach(fd: int) -> Arena:
+    """Map an arena by its descriptor, which is closed.
+
+    Raises:
+        MoltWorkerUnavailable: it is not an arena of this version.
+    """
+    core = native()
+    try:
+        arena: Arena = core.Arena(_map(fd, os.fstat(fd).st_size))
+        return arena
+    except (OSError, ValueError) as exc:
+        raise MoltWorkerUnavailable(f"can't attach to the worker's memory: {exc}") from exc
+    finally:
+        os.close(fd)
+
+
+def _map(fd: int, size: int) -> mmap.mmap:
+    return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)

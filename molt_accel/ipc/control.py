@@ -1,0 +1,143 @@
+"""The control socket of a pool: where it is, who may speak on it, and what is said.
+
+One message a packet (SOCK_SEQPACKET), so nothing has to be cut out of a stream, and each is a frame. Requests
+never come this way, but for `__ping__`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+import struct
+from typing import Any, Final
+
+from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.ipc.frame import PREFIX_BYTES, Frame, FrameError, Kind, decode, encode
+
+#: Client: what it is. Payload: {"version": str, "observer": bool}. Answered by GRANT or by a refusal.
+ATTACH: Final = "__attach__"
+#: Worker: payload as `Grant`; the first one brings the arena's descriptor.
+GRANT: Final = "__grant__"
+#: Client: more channels, please; request_id says how many. Answered by GRANT.
+LEASE: Final = "__lease__"
+#: Worker: give back channels that are free; request_id says how many. Answered by RETURN: a list of them.
+RECALL: Final = "__recall__"
+RETURN: Final = "__return__"
+#: Client: it has stopped using its channels and will close the socket.
+DETACH: Final = "__detach__"
+#: Worker: it finishes what it has and takes nothing new; attach to its successor.
+DRAINING: Final = "__draining__"
+#: Executor to supervisor: look at the deadlines; or: replace me, I have served enough.
+WAKE: Final = "__wake__"
+RECYCLE: Final = "__recycle__"
+
+#: Longest message; a health report with some thousand entrypoints fits.
+MAX_MESSAGE_BYTES: Final = 128 * 1024
+_CREDENTIALS: Final = struct.Struct("3i")
+_SUN_PATH_BYTES: Final = 107
+
+
+def socket_path(directory: str, name: str) -> str:
+    """The path of a pool's socket. Raises MoltWorkerUnavailable if it is too long for one."""
+    path = os.path.join(directory, f"{name}.sock")
+    if len(os.fsencode(path)) > _SUN_PATH_BYTES:
+        raise MoltWorkerUnavailable(
+            f"the socket's path is too long ({path}, {_SUN_PATH_BYTES} bytes at most); set MOLT_RUNTIME_DIR"
+        )
+    return path
+
+
+def ensure_directory(directory: str) -> None:
+    """Make the directory, and check that nobody else can get at what is in it.
+
+    Raises:
+        MoltWorkerUnavailable: it is not this user's own, or open to others.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+        found = os.lstat(directory)
+    except OSError as exc:
+        raise MoltWorkerUnavailable(f"can't make the directory {directory}: {exc.strerror}") from exc
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise MoltWorkerUnavailable(
+            f"{directory} must be a directory of this user with mode 0700; remove it, or set MOLT_RUNTIME_DIR"
+        )
+
+
+def lock(directory: str, name: str, purpose: str, *, wait: bool) -> int | None:
+    """Take the file lock of a name for a purpose. Returns its descriptor; None if another process has it.
+
+    The kernel lets go of it when the holder dies.
+    """
+    fd = os.open(os.path.join(directory, f"{name}.{purpose}"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def new_socket() -> socket.socket:
+    """A control socket, not connected."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def peer(sock: socket.socket) -> tuple[int, int]:
+    """Pid and user id of who is at the other end, as the kernel knows them."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    return pid, uid
+
+
+def send(sock: socket.socket, message: Frame, fds: tuple[int, ...] = ()) -> None:
+    """Send a message at once.
+
+    Raises:
+        OSError: the other end is gone, or reads nothing any more (BlockingIOError).
+    """
+    data = encode(message, MAX_MESSAGE_BYTES)
+    if fds:
+        socket.send_fds(sock, [data], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    else:
+        sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Frame | None, list[int]]:
+    """The next message, and the descriptors that came with it; None at the end.
+
+    Raises:
+        FrameError: it is not a frame; its descriptors are closed.
+        OSError: as the socket is set: nothing there yet, or broken.
+    """
+    data, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE_BYTES, max_fds, socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        close_all(fds)
+        return None, []
+    try:
+        return decode(data[PREFIX_BYTES:]), fds
+    except FrameError:
+        close_all(fds)
+        raise
+
+
+def close_all(fds: list[int]) -> None:
+    """Close descriptors that nobody wants."""
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def message(entry: str, payload: bytes = b"", number: int = 0, generation: int = 0) -> Frame:
+    """A control message."""
+    return Frame(Kind.CONTROL, number, entry, payload, generation=generation)
+
+
+Grant = dict[str, Any]

@@ -1,0 +1,101 @@
+"""Waiting for many calls at once: one thread for all calls of this process's event loops.
+
+An event loop can't wait in shared memory. Its calls have their executors ring one common bell, and the thread that
+listens there looks which of them have ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from molt_accel.ipc._native import Channel
+
+log = logging.getLogger("molt_accel")
+
+#: Rings can be lost with who died before ringing, so everything is looked at this often.
+_LOOK_NS: Final = 100_000_000
+#: How long the thread listens for another call before it sleeps for good.
+_IDLE_NS: Final = 1_000_000_000
+
+
+class Reapable(Protocol):
+    """A call that the reaper moves on."""
+
+    @property
+    def channel(self) -> Channel:
+        """Its channel."""
+
+    def poll(self) -> int:
+        """Move it on without waiting. 0 when it has ended, else the latest time (ns) to do so again."""
+
+
+class Reaper:
+    """The thread and its calls.
+
+    Args:
+        bell: A channel of this client that no request is ever published on.
+    """
+
+    def __init__(self, bell: Channel) -> None:
+        self._bell = bell
+        self._calls: dict[int, Reapable] = {}
+        self._some = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def add(self, call: Reapable) -> None:
+        """Take care of a call from now on; nobody else may wait for it any more."""
+        with self._lock:
+            self._calls[id(call)] = call
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="molt-reaper", daemon=True)
+                self._thread.start()
+        call.channel.redirect(self._bell)
+        self._some.set()
+        self._bell.ring()  # it may have ended before its bell was redirected
+
+    def stop(self) -> None:
+        """End when the last call has."""
+        self._stopping = True
+        self._some.set()
+        self._bell.ring()
+
+    def wake(self) -> None:
+        """Look at all calls now: one was ended from this side."""
+        self._bell.ring()
+
+    def _run(self) -> None:
+        heard = 0
+        last_call_ns = time.monotonic_ns()
+        while True:
+            if not self._calls:
+                if self._stopping:
+                    return
+                if time.monotonic_ns() - last_call_ns > _IDLE_NS:
+                    self._some.clear()
+                    if not self._calls and not self._stopping:
+                        self._some.wait()
+            else:
+                last_call_ns = time.monotonic_ns()
+            until_ns = time.monotonic_ns() + _LOOK_NS
+            for key, call in list(self._calls.items()):
+                again_ns = self._poll(call)
+                if again_ns:
+                    until_ns = min(until_ns, again_ns)
+                else:
+                    del self._calls[key]
+            if self._stopping and not self._calls:
+                return
+            heard = self._bell.listen(heard, until_ns)
+
+    def _poll(self, call: Reapable) -> int:
+        try:
+            return call.poll()
+        except Exception:  # a bug in one call must not take the others along
+            log.exception("a call could not be moved on")
+            return 0

@@ -1,0 +1,335 @@
+"""The clients of a pool: who is attached, which channels each holds, and when a channel is nobody's again.
+
+End of file is not death: a forked child may hold the socket, or a thread still write. A channel is granted again
+only when its last client said that it is done, or is known to be dead.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol
+
+from molt_accel import __version__, codec
+from molt_accel.errors import MoltError, MoltWorkerUnavailable
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, FrameError, Kind
+from molt_worker.log import LogSink
+from molt_worker.loop import READ, EventLoop
+from molt_worker.metrics import Counters
+from molt_worker.runner import error_response
+
+#: More connections than this are not from servers, but from a program that leaks them.
+_MAX_CLIENTS: Final = 1024
+_BACKLOG: Final = 128
+
+
+class Channels:
+    """Which channels are free. The lowest are granted first, so that few have to be looked at."""
+
+    def __init__(self, count: int) -> None:
+        self.count: Final = count
+        self._free = list(range(count))
+
+    def take(self, count: int) -> list[int]:
+        """Up to so many free channels."""
+        taken, self._free = self._free[:count], self._free[count:]
+        return taken
+
+    def give_back(self, channel: int) -> None:
+        """It is IDLE, and nobody's."""
+        bisect.insort(self._free, channel)
+
+
+class Client:
+    """One connection on the control socket."""
+
+    def __init__(self, sock: socket.socket, pid: int) -> None:
+        self.sock: Final = sock
+        self.pid: Final = pid
+        self.channels: set[int] = set()
+        self.attached = False
+        self.observer = False
+        self.wants = 0  #: channels it waits for
+        self.connected = True
+        #: It can't touch the arena any more: it said so, or is dead.
+        self.certain = False
+        self.pidfd = -1
+        with contextlib.suppress(OSError):  # dead already, or of another pid namespace: then the socket must do
+            self.pidfd = os.pidfd_open(pid) if pid else -1
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a client that calls are expected from."""
+        return self.attached and self.connected and not self.observer
+
+
+class ClientsOwner(Protocol):
+    """What is asked of whoever keeps the arena."""
+
+    def grant_facts(self) -> dict[str, object]:
+        """What a client has to know of the pool."""
+
+    def refusal(self) -> MoltError | None:
+        """Why nobody may attach just now."""
+
+    def on_attached(self, client: Client) -> None:
+        """It has the arena now."""
+
+    def on_cancel(self, channel: int, generation: int) -> None:
+        """The client gave up a request that an executor may have."""
+
+    def on_clients_changed(self) -> None:
+        """There are more or fewer, or channels changed hands."""
+
+    def pong(self, ping: Frame) -> Frame:
+        """The answer to a ping."""
+
+
+class Clients:
+    """Accepts connections and serves what is asked on them.
+
+    Args:
+        listener: Bound and listening, non-blocking.
+        arena_fd: The descriptor that clients are given.
+        owner: Decides, and is told.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        arena_fd: int,
+        channels: Channels,
+        loop: EventLoop,
+        log: LogSink,
+        counters: Counters,
+        owner: ClientsOwner,
+    ) -> None:
+        self._listener = listener
+        self._arena_fd = arena_fd
+        self._channels = channels
+        self._loop = loop
+        self._log = log
+        self._counters = counters
+        self._owner = owner
+        self._clients: list[Client] = []
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter(list(self._clients))
+
+    @property
+    def count(self) -> int:
+        """How many are attached and may call."""
+        return sum(client.counts for client in self._clients)
+
+    def listen(self) -> None:
+        """Begin to accept."""
+        self._listener.listen(_BACKLOG)
+        self._loop.watch(self._listener.fileno(), READ, lambda _: self._accept())
+
+    def stop_listening(self) -> None:
+        """Accept nobody any more."""
+        if self._listener.fileno() >= 0:
+            self._loop.watch(self._listener.fileno(), 0)
+            self._listener.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.stop_listening()
+        for client in self:
+            client.sock.close()
+            self._drop_pidfd(client)
+        self._clients.clear()
+
+    def tell_all(self, message: Frame) -> None:
+        """Send a message to everybody who is attached."""
+        for client in self:
+            if client.attached and client.connected:
+                self.tell(client, message)
+
+    def tell(self, client: Client, message: Frame, fds: tuple[int, ...] = ()) -> None:
+        """Send a message; a client that doesn't read is let go of."""
+        try:
+            control.send(client.sock, message, fds)
+        except OSError:
+            self._disconnect(client, "it doesn't read")
+
+    def freed(self, client: Client, channel: int) -> None:
+        """A channel of a client that is gone is IDLE."""
+        client.channels.discard(channel)
+        self._channels.give_back(channel)
+        self._forget(client)
+        self._serve_waiting()
+
+    # -- connections ------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:  # no descriptor left, or the peer is gone again
+                self._log.log("warning", "client_refused", error=str(exc))
+                return
+            sock.setblocking(False)
+            pid, uid = control.peer(sock)
+            if uid != os.getuid() or len(self._clients) >= _MAX_CLIENTS:
+                why = "too many connections" if uid == os.getuid() else f"user {uid} is not {os.getuid()}"
+                self._log.log("warning", "client_refused", pid=pid, error=why)
+                sock.close()
+                continue
+            client = Client(sock, pid)
+            self._clients.append(client)
+            self._loop.watch(sock.fileno(), READ, lambda _, client=client: self._on_readable(client))
+            if client.pidfd >= 0:
+                self._loop.watch(client.pidfd, READ, lambda _, client=client: self._on_death(client))
+
+    def _on_readable(self, client: Client) -> None:
+        try:
+            message, fds = control.receive(client.sock)
+        except BlockingIOError:
+            return
+        except FrameError as exc:
+            self._counters.bad_frames += 1
+            self._disconnect(client, f"it sent a bad message: {exc.detail}")
+            return
+        except OSError as exc:
+            self._disconnect(client, str(exc))
+            return
+        control.close_all(fds)
+        if message is None:
+            self._disconnect(client, "")
+            return
+        try:
+            self._obey(client, message)
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:  # of a payload that is not what it should be
+            self._counters.bad_frames += 1
+            self._disconnect(client, f"it sent a bad {message.entry!r}: {exc}")
+
+    def _obey(self, client: Client, message: Frame) -> None:
+        entry = message.entry
+        if message.kind is Kind.REQUEST and entry == PING:
+            self.tell(client, self._owner.pong(message))
+        elif entry == control.ATTACH and not client.attached:
+            self._attach(client, message)
+        elif entry == control.LEASE and client.attached and not client.observer:
+            client.wants = min(message.request_id, self._channels.count)
+            self._serve_waiting()
+            if client.wants:
+                self._recall(client)
+        elif entry == control.RETURN:
+            for channel in codec.decode(Codec.MSGPACK, message.payload):
+                if channel in client.channels:
+                    client.channels.discard(channel)
+                    self._channels.give_back(channel)
+            self._serve_waiting()
+            self._owner.on_clients_changed()
+        elif entry == CANCEL:
+            if message.request_id in client.channels:
+                self._owner.on_cancel(message.request_id, message.generation)
+        elif entry == control.DETACH:
+            client.certain = True
+            self._disconnect(client, "")
+        else:
+            raise ValueError("nobody expects this here")
+
+    def _attach(self, client: Client, message: Frame) -> None:
+        told = codec.decode(Codec.MSGPACK, message.payload)
+        refusal = self._owner.refusal()
+        if told.get("version") != __version__:
+            refusal = MoltWorkerUnavailable(
+                f"this pool runs version {__version__}, the client is {told.get('version')}; restart the worker, "
+                "or give the new version another MOLT_WORKER_NAME"
+            )
+        if refusal is not None:
+            self.tell(client, error_response(Frame(Kind.REQUEST, 0), refusal))
+            return
+        client.attached = True
+        client.observer = bool(told.get("observer"))
+        granted = [] if client.observer else self._channels.take(message.request_id)
+        client.channels.update(granted)
+        facts = {"channels": granted, **self._owner.grant_facts()}
+        grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
+        self.tell(client, grant, (self._arena_fd,))
+        self._log.log("debug", "client_attached", pid=client.pid, channels=len(granted))
+        self._owner.on_attached(client)
+        self._owner.on_clients_changed()
+
+    def _serve_waiting(self) -> None:
+        """Grant free channels to those who wait for some."""
+        for client in self:
+            if client.wants and client.connected and (granted := self._channels.take(client.wants)):
+                self._grant(client, granted)
+
+    def _grant(self, client: Client, granted: list[int]) -> None:
+        client.wants = 0
+        client.channels.update(granted)
+        self._owner.on_clients_changed()
+        self.tell(client, control.message(control.GRANT, codec.encode(Codec.MSGPACK, {"channels": granted})))
+
+    def _recall(self, wanting: Client) -> None:
+        """None is free: ask those who hold more than their share for what they don't use.
+
+        Who gets nothing from that is told so by `refuse_waiting`.
+        """
+        share = self._channels.count // max(1, self.count)
+        over = [client for client in self if client.counts and len(client.channels) > share]
+        if not over or len(wanting.channels) >= share:
+            self._grant(wanting, [])
+            return
+        for client in over:
+            self.tell(client, control.message(control.RECALL, number=len(client.channels) - share))
+
+    def refuse_waiting(self) -> bool:
+        """Tell those who still wait for channels that there are none. True if there was anybody."""
+        waiting = [client for client in self if client.wants]
+        for client in waiting:
+            self._grant(client, [])
+        return bool(waiting)
+
+    # -- the end of a connection ------------------------------------------------------------------------
+
+    def _on_death(self, client: Client) -> None:
+        client.certain = True
+        self._drop_pidfd(client)
+        if client.connected:  # a child that it forked holds the socket
+            self._disconnect(client, "its process is gone")
+        else:
+            self._owner.on_clients_changed()
+            self._forget(client)
+
+    def _disconnect(self, client: Client, why: str) -> None:
+        if not client.connected:
+            return
+        client.connected = False
+        client.wants = 0
+        self._loop.watch(client.sock.fileno(), 0)
+        client.sock.close()
+        if client.pidfd < 0:
+            client.certain = True
+        if client.certain:
+            self._drop_pidfd(client)
+        if client.attached and not client.observer:
+            level, fields = ("info", {}) if not why else ("warning", {"error": why})
+            self._log.log(level, "client_gone", pid=client.pid, channels=len(client.channels), **fields)
+        self._forget(client)
+        self._owner.on_clients_changed()
+
+    def _forget(self, client: Client) -> None:
+        if not client.connected and not client.channels and client in self._clients:
+            self._drop_pidfd(client)
+            self._clients.remove(client)
+
+    def _drop_pidfd(self, client: Client) -> None:
+        if client.pidfd >= 0:
+            self._loop.watch(client.pidfd, 0)
+            os.close(client.pidfd)
+            client.pidfd = -1
+
+    def orphaned(self) -> Iterable[tuple[Client, int]]:
+        """The channels of clients that are gone."""
+        return [(client, channel) for client in self if not client.connected for channel in list(client.channels)]

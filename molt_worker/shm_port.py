@@ -1,0 +1,124 @@
+"""An executor's way to requests in shared memory: its seat. One hop from the client, with nobody in between."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+from molt_accel.config import Config
+from molt_accel.errors import MoltInternalError, Status
+from molt_accel.ipc.arena import native
+from molt_accel.ipc.control import RECYCLE, WAKE, message
+from molt_accel.ipc.frame import HELLO, Fault, Frame, FrameError, decode, encode, encode_head
+from molt_accel.ipc.layout import Fact, Failure, Outcome, SeatFact, State, failure_word, serial_of, state_of
+from molt_worker import log
+from molt_worker.metrics import request_fields
+from molt_worker.runner import error_response
+
+if TYPE_CHECKING:
+    from molt_accel.ipc._native import Arena
+
+_OUTCOME_FACTS: Final = {status: SeatFact.OUTCOMES + Outcome[status.label] for status in Status}
+
+
+class ShmPort:
+    """Claims requests from the arena, oldest first, and writes replies to it.
+
+    Its socket only carries what the supervisor has to know: that it is ready, that a deadline comes before all others,
+    that it has served enough.
+    """
+
+    def __init__(self, sock: socket.socket, number: int, slot: int, arena: Arena, config: Config) -> None:
+        core = native()
+        self._sock = sock
+        self._number = number
+        self._slot = slot
+        self._arena = arena
+        self._config = config
+        self._max = config.max_frame_bytes
+        self._corrupt: type[Exception] = core.Corrupt
+        self._retire, self._transferred = core.RETIRE, core.TRANSFERRED
+        self._seat = core.Seat(arena, slot, arena.seat_fact(slot, SeatFact.INCARNATION))
+        self._left = config.max_requests
+        self._logs_all = config.log_level == "debug"
+
+    def announce(self) -> None:
+        arena, slot = self._arena, self._slot
+        arena.set_seat_fact(slot, SeatFact.NUMBER, self._number)
+        arena.set_seat_fact(slot, SeatFact.PID, os.getpid())
+        arena.set_seat_fact(slot, SeatFact.READY_NS, time.monotonic_ns())
+        self._seat.open()
+        self._tell(HELLO)
+
+    def _tell(self, what: str) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the supervisor is gone, and so is this process in a moment
+            self._sock.sendall(encode(message(what, number=self._number)))
+
+    def receive(self) -> Frame | FrameError | None:
+        seat = self._seat
+        while seat.next() != self._retire:
+            try:
+                body = seat.receive(self._max)
+            except self._corrupt as exc:
+                self._give_up(Failure.CORRUPT, str(exc))
+                continue
+            if type(body) is not bytes:
+                self._give_up(Failure.STALLED, "the request was not sent on")
+                continue
+            try:
+                frame = decode(body)
+            except FrameError as exc:
+                seat.begin(SeatFact.WORD, 0, time.monotonic_ns())
+                return exc
+            frame.queue_depth, frame.in_flight = seat.queued, seat.running
+            seat.begin(SeatFact.WORD, frame.deadline_ns, time.monotonic_ns())
+            # Stored before, sequentially consistent: either the supervisor's look finds it, or it is told to look.
+            if frame.deadline_ns and frame.deadline_ns < self._arena.fact(Fact.WAKE_NS):
+                self._tell(WAKE)
+            return frame
+        return None
+
+    def serial(self, request: Frame) -> int:
+        del request
+        return serial_of(self._seat.channel, self._seat.generation)
+
+    def answer(self, request: Frame, response: Frame) -> None:
+        try:
+            head = encode_head(response, self._max)
+        except FrameError as exc:
+            if exc.fault is not Fault.TOO_LARGE:
+                raise
+            response = error_response(request, MoltInternalError(f"the result is {exc.detail}"))
+            head = encode_head(response, self._max)
+        status = response.status
+        assert status is not None  # a response has one
+        # Before the reply: who has it finds it counted.
+        self._seat.record(_OUTCOME_FACTS[status], response.queue_us, response.exec_us)
+        try:
+            code = self._seat.reply(head, bytes(response.payload))
+        except self._corrupt as exc:
+            self._give_up(Failure.CORRUPT, str(exc))
+        else:
+            if code != self._transferred:
+                self._give_up(Failure.STALLED, "the reply was not taken")
+        if status is not Status.OK or self._logs_all:
+            level = "debug" if status is Status.OK else "warning"
+            log.write_blocking(self._config, level, "request", request_fields(request, response, status.label))
+        if self._left:
+            self._left -= 1
+            if not self._left:
+                self._tell(RECYCLE)
+
+    def _give_up(self, reason: Failure, why: str) -> None:
+        """End a request whose bytes don't move. If it was taken away, it is ended or this process is killed."""
+        channel = self._seat.channel
+        if self._seat.fail(failure_word(reason)):
+            log.write_blocking(self._config, "warning", "transfer_failed", {"channel": channel, "error": why})
+        while (word := self._arena.word(channel)) and state_of(word) is State.KILLING:
+            if word >> 8 != self._seat.word >> 8:
+                return
+            signal.pause()

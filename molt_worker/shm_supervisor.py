@@ -1,0 +1,410 @@
+"""The supervisor of a shared-memory pool: deadlines, deaths and clients. No request passes through it.
+
+Executors and clients hand requests over between themselves, by steps on state words. This process takes the steps
+that neither of them can: for who is dead, and against who doesn't stop. It sleeps while nothing of that is due.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from molt_accel import __version__, codec
+from molt_accel.config import Config
+from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status
+from molt_accel.ipc import arena as arenas
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import HELLO, Codec, Frame, Kind
+from molt_accel.ipc.layout import (
+    HELD,
+    NEVER,
+    Fact,
+    Failure,
+    Outcome,
+    SeatFact,
+    State,
+    failure_word,
+    generation_of,
+    idle_word,
+    incarnation_of,
+    seat_of,
+    serial_of,
+    state_of,
+    with_state,
+)
+from molt_worker import spinning
+from molt_worker.clients import Channels, Client, Clients
+from molt_worker.log import LogSink
+from molt_worker.request import StopReason
+from molt_worker.runner import error_response
+from molt_worker.service import Service
+from molt_worker.shm_pool import ShmPool
+
+if TYPE_CHECKING:
+    from molt_accel.ipc._native import Arena
+
+_MS: Final = 1_000_000
+_S: Final = 1_000_000_000
+#: How often channels of clients that are gone are looked at, until they are IDLE.
+_RECLAIM_NS: Final = 20 * _MS
+#: How long clients may take to give back channels that another one wants.
+_RECALL_NS: Final = 100 * _MS
+#: How long a pool that a client started waits for its first client.
+_FIRST_CLIENT_NS: Final = 30 * _S
+#: A client that is not the only one may have this share of the queue, so that the rest is left to others.
+_SHARE: Final = 3 / 4
+
+
+@dataclass(slots=True)
+class Stop:
+    """A running request that was told to stop; the grace time runs."""
+
+    word: int  #: the claim, as far as it names seat, incarnation and generation
+    reason: StopReason
+    kill_ns: int
+
+    def means(self, word: int) -> bool:
+        """Whether a state word still is of that claim."""
+        return word >> 8 == self.word >> 8 and state_of(word) in HELD
+
+
+class ShmSupervisor(Service):
+    """Keeps a named pool.
+
+    Args:
+        config: The worker's configuration.
+        log: Where events go.
+        linger: Stop some time after the last client has left.
+
+    Raises:
+        NoSharedMemory: there is no room for the arena, or no shared memory at all.
+        MoltWorkerUnavailable: somebody serves this name already, or the socket's directory can't be used.
+    """
+
+    def __init__(self, config: Config, log: LogSink, *, linger: bool) -> None:
+        super().__init__(config, log)
+        self._name = config.pool_name
+        directory = config.pool_directory
+        control.ensure_directory(directory)
+        self._path = control.socket_path(directory, self._name)
+        lock_fd = control.lock(directory, self._name, "lock", wait=False)
+        if lock_fd is None:
+            raise MoltWorkerUnavailable(f"another worker serves the pool {self._name!r} already")
+        self._lock_fd = lock_fd
+        self._linger = linger
+        self._leave_ns = time.monotonic_ns() + _FIRST_CLIENT_NS if linger else NEVER
+        self._refuse_ns = NEVER
+        self._ready = False
+        self._stops: dict[int, Stop] = {}  # by channel
+        geometry = arenas.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
+        self._arena, arena_fd = arenas.create(geometry)
+        self._arena_fd = arena_fd
+        self._channels = Channels(geometry.channels)
+        self._places = min(config.max_queue, geometry.channels - config.pool_size)
+        if self._places < config.max_queue:
+            log.log("warning", "queue_limited", places=self._places, hint="raise MOLT_WORKER_ARENA_MB")
+        self._write_facts(spinning.measure())
+        self._pool: ShmPool = ShmPool(config, self._loop, log, self._counters, self, self._arena)
+        self._clients = Clients(
+            self._bind(), arena_fd, self._channels, self._loop, log, self._counters, self
+        )
+
+    def _write_facts(self, limits: spinning.SpinLimits) -> None:
+        arena, config = self._arena, self._config
+        arena.spin_ns = limits.spin_ns if config.spin_us is None else config.spin_us * 1000
+        arena.executor_spinners = limits.executors
+        for fact, value in (
+            (Fact.PID, os.getpid()),
+            (Fact.STARTED_NS, time.monotonic_ns()),
+            (Fact.PLACES, self._places),
+            (Fact.CLIENT_LIMIT, self._channels.count),
+            (Fact.SPIN_NS, limits.spin_ns),
+            (Fact.CLIENT_SPINNERS, limits.clients),
+            (Fact.EXECUTOR_SPINNERS, limits.executors),
+            (Fact.WAKE_NS, NEVER),
+            (Fact.POOL_SIZE, config.pool_size),
+            (Fact.GRACE_MS, config.grace_ms),
+        ):
+            arena.set_fact(fact, value)
+
+    def _bind(self) -> socket.socket:
+        listener = control.new_socket()
+        listener.setblocking(False)
+        if os.path.lexists(self._path):
+            os.unlink(self._path)  # of a worker that was killed: the lock is ours
+        listener.bind(self._path)
+        return listener
+
+    # -- Service ----------------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Accept clients from now on; `run` serves them."""
+        self._clients.listen()
+        self._log.log("info", "worker_started", name=self._name, pid=os.getpid(), socket=self._path)
+
+    def _on_start(self) -> None:
+        self._loop.at(0 if self._leave_ns == NEVER else self._leave_ns)
+
+    def _finished(self) -> bool:
+        if self._stopping:
+            return True
+        # What is DONE or FAILED is its client's to take, and needs no worker for it.
+        return self._draining and not any(
+            state_of(self._arena.word(channel)) in HELD | {State.READY} for channel in self._in_use()
+        )
+
+    def _on_drain(self) -> None:
+        self._log.log("info", "worker_draining", requests=sum(1 for _ in self._held()))
+        self._arena.set_fact(Fact.SERVING, 2)
+        self._let_go_of_name()
+        self._clients.tell_all(control.message(control.DRAINING))
+        self._loop.at(time.monotonic_ns() + _RECLAIM_NS)
+
+    def _let_go_of_name(self) -> None:
+        """From now on another worker may serve it."""
+        if self._lock_fd >= 0:
+            self._clients.stop_listening()
+            os.unlink(self._path)
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _before_turn(self) -> None:
+        pass
+
+    def _after_turn(self) -> None:
+        arena, counters = self._arena, self._counters
+        arena.set_fact(Fact.EXECUTOR_STARTS, counters.executor_starts)
+        arena.set_fact(Fact.EXECUTOR_DEATHS, counters.executor_deaths)
+        arena.set_fact(Fact.RECYCLED, counters.recycled)
+        arena.set_fact(Fact.RELOADS, counters.reloads)
+        arena.set_fact(Fact.BAD_FRAMES, counters.bad_frames)
+
+    def _on_timers(self, now_ns: int) -> None:
+        self._look_at_deadlines(now_ns)
+        self._look_at_stops(now_ns)
+        if self._reclaim(now_ns) or self._draining:
+            self._loop.at(now_ns + _RECLAIM_NS)
+        if now_ns >= self._refuse_ns:
+            self._refuse_ns = NEVER
+            self._clients.refuse_waiting()
+        if now_ns >= self._leave_ns:
+            self._leave_ns = NEVER
+            if not self._clients.count:
+                self._log.log("info", "worker_left_alone", linger_ms=self._config.linger_ms)
+                self._stop_all(MoltWorkerUnavailable("nobody needs the worker any more"))
+        for due_ns in (self._refuse_ns, self._leave_ns):
+            self._loop.at(0 if due_ns == NEVER else due_ns)
+
+    def _stop_all(self, why: MoltError) -> None:
+        super()._stop_all(why)
+        self._let_go_of_name()
+
+    def _on_close(self) -> None:
+        self._let_go_of_name()
+        self._clients.close()
+        os.close(self._arena_fd)
+
+    # -- requests ---------------------------------------------------------------------------------------
+
+    def _in_use(self) -> range:
+        return range(min(self._arena.in_use, self._channels.count))
+
+    def _held(self) -> list[tuple[int, int]]:
+        """Channels and words of the requests that executors have."""
+        words = [(channel, self._arena.word(channel)) for channel in self._in_use()]
+        return [(channel, word) for channel, word in words if state_of(word) in HELD]
+
+    def _look_at_deadlines(self, now_ns: int) -> None:
+        """Stop what is late, and find out when to look again."""
+        # First, so that an executor that sets a deadline during the look tells of it.
+        self._arena.set_fact(Fact.WAKE_NS, NEVER)
+        next_ns = NEVER
+        for channel, word in self._held():
+            seat = seat_of(word)
+            if state_of(word) is not State.CLAIMED or seat >= self._arena.seats or self._stopped(channel, word):
+                continue
+            deadline_ns = self._arena.seat_fact(seat, SeatFact.DEADLINE_NS)
+            if self._arena.seat_fact(seat, SeatFact.WORD) != word or not deadline_ns:
+                continue  # it has not begun, and will tell; or it has none
+            if deadline_ns <= now_ns:
+                self._stop(channel, word, StopReason.TIMED_OUT, now_ns)
+            else:
+                next_ns = min(next_ns, deadline_ns)
+        self._arena.set_fact(Fact.WAKE_NS, next_ns)
+        self._loop.at(0 if next_ns == NEVER else next_ns)
+
+    def _stop(self, channel: int, word: int, reason: StopReason, now_ns: int) -> None:
+        """Interrupt softly; the grace time begins."""
+        if self._stopped(channel, word):
+            return
+        stop = self._stops[channel] = Stop(word, reason, now_ns + self._config.grace_ms * _MS)
+        self._pool.stop_request(seat_of(word), serial_of(channel, generation_of(word)), reason)
+        self._loop.at(stop.kill_ns)
+
+    def _stopped(self, channel: int, word: int) -> bool:
+        stop = self._stops.get(channel)
+        return stop is not None and stop.means(word)
+
+    def _look_at_stops(self, now_ns: int) -> None:
+        for channel, stop in list(self._stops.items()):
+            word = self._arena.word(channel)
+            if not stop.means(word):
+                del self._stops[channel]
+            elif now_ns < stop.kill_ns:
+                self._loop.at(stop.kill_ns)
+            elif state_of(word) is not State.KILLING:
+                # If this fails it has just ended, and its executor may have another request by now.
+                if self._arena.step(channel, word, with_state(word, State.KILLING)):
+                    self._pool.kill_seat(seat_of(word))
+                else:
+                    self._loop.at(now_ns + 1)
+
+    def _count(self, outcome: Outcome) -> None:
+        self._arena.add_fact(Fact.OUTCOMES + outcome)
+
+    # -- what the pool tells ----------------------------------------------------------------------------
+
+    def on_executor_ready(self) -> None:
+        if not self._ready:
+            self._ready = True
+            self._arena.set_fact(Fact.SERVING, 1)
+            self._clients.tell_all(control.message(HELLO))
+
+    def on_deadline_set(self) -> None:
+        self._look_at_deadlines(time.monotonic_ns())
+
+    def on_executor_reaped(self, slot: int, exit_code: int | None) -> None:
+        incarnation = self._arena.seat_fact(slot, SeatFact.INCARNATION)
+        crash = failure_word(Failure.TEMPLATE_DIED)
+        if exit_code is not None:
+            crash = failure_word(Failure.CRASHED, exit_code)
+        for channel, word in self._held():
+            if seat_of(word) == slot and incarnation_of(word) == incarnation:
+                self._repair(channel, crash)
+        # The one that was woken for a request may be the one that died.
+        if self._arena.ready():
+            self._arena.wake_executor()
+
+    def _repair(self, channel: int, crash: int) -> None:
+        """End a request whose executor is dead."""
+        arena = self._arena
+        stop = self._stops.pop(channel, None)
+        while state_of(word := arena.word(channel)) in HELD:
+            state = state_of(word)
+            outcome = Outcome.WorkerCrashed
+            if state is State.ABANDONED:
+                outcome, after = Outcome.Cancelled, idle_word(word)
+            else:
+                after = with_state(word, State.FAILED)
+                reason = crash
+                if stop is not None and stop.means(word):
+                    timed_out = stop.reason is StopReason.TIMED_OUT
+                    outcome = Outcome.Timeout if timed_out else Outcome.Cancelled
+                    reason = failure_word(Failure.TIMED_OUT) if timed_out else crash
+                arena.set_failure(channel, reason)
+            if arena.step(channel, word, after):  # else its client has given up just now
+                arena.ring_client(channel)
+                self._count(outcome)
+                if outcome is Outcome.WorkerCrashed:
+                    self._log.log("error", "executor_crashed", channel=channel, seat=seat_of(word))
+                return
+
+    def on_start_failed(self, why: str) -> None:
+        self._clients.tell_all(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(why)))
+        super().on_start_failed(why)
+
+    # -- what the clients tell --------------------------------------------------------------------------
+
+    def grant_facts(self) -> dict[str, object]:
+        config = self._config
+        return {
+            "max_frame_bytes": config.max_frame_bytes,
+            "max_wait_ms": config.max_wait_ms,
+            "grace_ms": config.grace_ms,
+        }
+
+    def refusal(self) -> MoltError | None:
+        return MoltWorkerUnavailable("the worker is stopping") if self._draining or self._stopping else None
+
+    def on_attached(self, client: Client) -> None:
+        if self._ready:
+            self._clients.tell(client, control.message(HELLO))
+
+    def on_cancel(self, channel: int, generation: int) -> None:
+        word = self._arena.word(channel)
+        if generation_of(word) == generation and state_of(word) is State.ABANDONED:
+            self._stop(channel, word, StopReason.CANCELLED, time.monotonic_ns())
+
+    def on_clients_changed(self) -> None:
+        arena, clients = self._arena, self._clients
+        count = clients.count
+        limit = self._channels.count
+        if count > 1:
+            limit = self._pool.size + max(1, int(self._places * _SHARE))
+        arena.set_fact(Fact.CLIENT_LIMIT, limit)
+        arena.set_fact(Fact.CLIENTS, count)
+        held = [max(client.channels) for client in clients if client.channels]
+        arena.in_use = max([arena.in_use, *(last + 1 for last in held)])
+        now_ns = time.monotonic_ns()
+        if count:
+            self._leave_ns = NEVER
+        elif self._linger and self._leave_ns == NEVER:
+            self._leave_ns = self._loop.at(now_ns + self._config.linger_ms * _MS + 1)
+        if any(client.wants for client in clients) and self._refuse_ns == NEVER:
+            self._refuse_ns = self._loop.at(now_ns + _RECALL_NS)
+        if self._reclaim(now_ns):
+            self._loop.at(now_ns + _RECLAIM_NS)
+
+    def _reclaim(self, now_ns: int) -> bool:
+        """Take back the channels of clients that are gone. True while some are not IDLE or not certain yet."""
+        arena = self._arena
+        for client, channel in self._clients.orphaned():
+            word = arena.word(channel)
+            state = state_of(word)
+            if state is State.CLAIMED:
+                if arena.step(channel, word, with_state(word, State.ABANDONED)):
+                    self._stop(channel, with_state(word, State.ABANDONED), StopReason.CANCELLED, now_ns)
+            elif state is State.ABANDONED:
+                self._stop(channel, word, StopReason.CANCELLED, now_ns)
+            elif state in (State.READY, State.DONE, State.FAILED):
+                arena.step(channel, word, idle_word(word))
+            if client.certain and state_of(arena.word(channel)) is State.IDLE:
+                arena.reset_channel(channel)
+                self._clients.freed(client, channel)
+        return any(client.certain for client, _ in self._clients.orphaned())
+
+    def pong(self, ping: Frame) -> Frame:
+        arena = self._arena
+        held = self._held()
+        counters = self._counters.as_dict()
+        counters["outcomes"] = self._outcomes()
+        report = {
+            "version": __version__,
+            "transport": "shm",
+            "name": self._name,
+            "pid": os.getpid(),
+            "ready": self._ready,
+            "exports": [export.name for export in self._exports] if self._exports is not None else [],
+            "executors": self._pool.describe(),
+            "queue_depth": arena.ready(),
+            "max_queue": self._places,
+            "in_flight": len(held),
+            "clients": self._clients.count,
+            **counters,
+        }
+        answer = Frame(Kind.RESPONSE, ping.request_id, status=Status.OK, generation=ping.generation)
+        answer.payload = codec.encode(Codec.MSGPACK, report)
+        answer.queue_depth, answer.in_flight = arena.ready(), len(held)
+        return answer
+
+    def _outcomes(self) -> dict[str, int]:
+        arena = self._arena
+        counts = {
+            outcome.name: arena.fact(Fact.OUTCOMES + outcome)
+            + sum(arena.seat_fact(seat, SeatFact.OUTCOMES + outcome) for seat in range(arena.seats))
+            for outcome in Outcome
+        }
+        return {name: count for name, count in counts.items() if count}

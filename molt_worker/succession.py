@@ -1,0 +1,64 @@
+"""Who takes whose place in the pool: bookkeeping only, no processes.
+
+A worn-out executor serves on until its successor is ready, so the pool never has fewer executors than
+it should. Meanwhile the two of them count as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+Member = TypeVar("Member", bound=Hashable)
+
+
+class Succession(Generic[Member]):
+    """Members of a pool that are being replaced, and those that replace them."""
+
+    def __init__(self) -> None:
+        self._successors: dict[Member, Member] = {}  # old one -> the new one that is still starting
+        self._worn: set[Member] = set()  # shall be replaced
+        self._replaced: set[Member] = set()  # will leave as soon as they can
+
+    def counts(self, member: Member) -> bool:
+        """Whether it is one of the pool's number, now or when it has started."""
+        return member not in self._replaced and member not in self._successors.values()
+
+    def wear_out(self, member: Member) -> bool:
+        """Have it replaced. False if that is under way or done already, or if it isn't in a place yet."""
+        if member in self._worn or not self.counts(member):
+            return False
+        self._worn.add(member)
+        return True
+
+    def worn(self, member: Member) -> bool:
+        """Whether it shall be replaced."""
+        return member in self._worn
+
+    def has_successor(self, member: Member) -> bool:
+        """Whether one that will take its place is starting."""
+        return member in self._successors
+
+    def prepare(self, old: Member, new: Member) -> None:
+        """Let a new one, which starts now, take the old one's place when it is ready."""
+        self._successors[old] = new
+
+    def take_over(self, new: Member) -> Member | None:
+        """It is ready. Returns the one that must leave now, whose place it has taken; None if it was free."""
+        old = self._predecessor(new)
+        self.forget(new)
+        if old is not None:
+            self._replaced.add(old)
+        return old
+
+    def forget(self, member: Member) -> None:
+        """It is gone. Whoever was to replace it counts for itself; whom it was to replace needs another."""
+        self._successors.pop(member, None)
+        predecessor = self._predecessor(member)
+        if predecessor is not None:
+            del self._successors[predecessor]
+        self._worn.discard(member)
+        self._replaced.discard(member)
+
+    def _predecessor(self, member: Member) -> Member | None:
+        return next((old for old, new in self._successors.items() if new is member), None)

@@ -1,0 +1,105 @@
+"""The whole micro benchmark once, in little."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.harness.processes import MARK_VARIABLE
+from tests.conftest import ROOT
+
+SCRIPT = "bench/scripts/run_micro_bench.py"
+LITTLE = [
+    "--quick",
+    "--rounds",
+    "1",
+    "--window",
+    "0.05",
+    "--idle",
+    "0.2",
+    "--sizes",
+    "64,1MiB",
+    "--calls",
+    "20",
+]
+
+pytestmark = [pytest.mark.bench, pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+def start(*words: str, **settings: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, *words],
+        cwd=ROOT,
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_the_benchmark_runs_and_leaves_results_and_nothing_else(tmp_path: Path) -> None:
+    shared = set(os.listdir("/dev/shm"))
+    runner = start(*LITTLE, "--out", str(tmp_path))
+    output, _ = runner.communicate(timeout=200)
+    assert runner.returncode == 0, output
+    assert not {name for name in set(os.listdir("/dev/shm")) - shared if "molt" in name}
+
+    (path,) = tmp_path.glob("micro_*.json")
+    text = path.read_text(encoding="utf-8")
+    document = json.loads(text)
+    for private in (str(ROOT), str(tmp_path), str(Path.home()), MARK_VARIABLE):
+        assert private not in text
+    assert {file.suffix for file in tmp_path.iterdir()} == {".json", ".md", ".svg"}
+
+    assert document["errors"] == []
+    ran = [name for name, entry in document["peers"].items() if entry["not_run"] is None]
+    assert {"stdio", "pipe", "pipe-pickle", "socket", "executor"} <= set(ran)
+    for condition in ("idle", "spaced", "one", "all"):
+        assert list(document["latency"][condition]["64"]) == ran
+    for figures in document["latency"]["idle"]["64"].values():
+        assert 0 < figures["p50_us"]["median"] <= figures["p99_us"]["median"]
+        assert figures["calls"] >= 3
+    assert document["latency"]["idle"]["1048576"]["stdio"]["mib_s_ratio"]["pipe"]["median"] > 0
+    assert set(document["throughput"]) == {"1 thread", "4 threads", "16 threads", "4 processes"}
+    for figures in document["throughput"].values():
+        assert figures["stdio"]["calls_s"]["median"] > 0
+    assert document["idle_cpu"]["stdio"]["processes"] >= 3
+    for criterion in document["criteria"]:
+        assert (criterion["value"] is None) == (criterion["reached"] is None)
+    assert "Criteria" in output
+    assert "Wrote" in output
+
+
+def test_a_peer_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    """No worker is ready within a millisecond."""
+    words = ["--peers", "pipe,stdio", "--no-throughput", "--conditions", "idle", "--out", str(tmp_path)]
+    runner = start(*LITTLE, *words, MOLT_WORKER_START_TIMEOUT_MS="1")
+    output, _ = runner.communicate(timeout=100)
+    assert runner.returncode == 3, output
+    (path,) = tmp_path.glob("micro_*.json")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document["peers"]["stdio"]["not_run"] in document["errors"][0]
+    assert document["settings"]["MOLT_WORKER_START_TIMEOUT_MS"] == "1"
+    assert list(document["latency"]["idle"]["64"]) == ["pipe"]
+    assert "ERROR: stdio failed" in output
+
+
+def test_an_interrupt_stops_everything_and_writes_nothing(tmp_path: Path) -> None:
+    runner = start(
+        "--peers", "pipe,stdio,executor,iceoryx2", "--rounds", "1000", "--idle", "0", "--out", str(tmp_path)
+    )
+    assert runner.stdout is not None
+    for line in runner.stdout:
+        if "round 1" in line:
+            break
+    runner.send_signal(signal.SIGINT)
+    output, _ = runner.communicate(timeout=100)
+    assert runner.returncode == 130, output
+    assert "nothing is written" in output
+    assert list(tmp_path.iterdir()) == []

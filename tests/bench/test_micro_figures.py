@@ -1,0 +1,129 @@
+"""Figures and criteria of made-up samples."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from micro_documents import MIB, SMALL, batch, measured, options, window
+
+from bench.harness.stats import percentile
+from bench.micro.criteria import SIXTEEN, criteria, judge
+from bench.micro.figures import CURVE, Batch, Idle, Measured, curve, ratio
+from bench.micro.timing import KEPT, thinned
+
+
+def by_name(judged: list[dict[str, Any]], part: str) -> dict[str, Any]:
+    (found,) = [entry for entry in judged if part in entry["name"]]
+    return found
+
+
+def test_a_batch_has_percentiles_mean_and_bandwidth() -> None:
+    made = Batch("pipe", "idle", 2 * MIB, 0, 4, 2_500_000, [1_000_000, 2_000_000, 3_000_000, 4_000_000])
+    assert made.p50_us == 2500
+    assert made.p99_us == pytest.approx(3970)
+    assert made.mean_us == 2500
+    assert made.mib_s == pytest.approx(2 / 0.0025)
+
+
+def test_a_window_has_calls_per_second_and_processor_time_per_call() -> None:
+    made = window("pipe", 1000)
+    assert made.calls_s == 10_000
+    assert made.cpu_us_per_call == 50
+    assert window("pipe", 0).cpu_us_per_call is None
+
+
+def test_idle_time_is_a_share_of_a_core() -> None:
+    assert Idle("shm", 4, 10.0, 20_000_000).percent == pytest.approx(0.2)
+
+
+def test_ratios_are_taken_within_rounds() -> None:
+    """The second round is slower for both: the ratio of the medians would be another one."""
+    over = [batch("a", 30, round_=0), batch("a", 100, round_=1)]
+    under = [batch("b", 10, round_=0), batch("b", 50, round_=1)]
+    found = ratio(over, under, lambda item: item.p50_us)
+    assert found is not None
+    assert found.rounds == (3.0, 2.0)
+    assert found.median == 2.5
+
+
+def test_a_round_that_only_one_has_gives_no_ratio() -> None:
+    found = ratio([batch("a", 30, round_=0), batch("a", 9, round_=7)], [batch("b", 10)], lambda b: b.p50_us)
+    assert found is not None
+    assert found.rounds == (3.0,)
+    assert ratio([batch("a", 30)], [], lambda b: b.p50_us) is None
+
+
+def test_a_curve_is_that_of_all_rounds_together() -> None:
+    values = curve([batch("a", 10), batch("a", 20, round_=1)])
+    assert len(values) == len(CURVE)
+    assert values[0] == 10
+    assert values[-1] == 20
+    assert values == sorted(values)
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=200))
+def test_few_samples_are_only_sorted(samples: list[int]) -> None:
+    assert thinned(samples) == sorted(samples)
+
+
+def test_thinning_keeps_ends_and_percentiles() -> None:
+    chance = random.Random(5)
+    samples = [round(chance.paretovariate(1.5) * 1000) for _ in range(100_000)]
+    ordered, kept = sorted(samples), thinned(samples)
+    assert len(kept) == KEPT
+    assert (kept[0], kept[-1]) == (ordered[0], ordered[-1])
+    for q in (1, 50, 90, 99):
+        assert percentile(kept, q) == pytest.approx(percentile(ordered, q), rel=0.01)
+
+
+FAST = {"ring": 5.0, "shm": 10.0, "pipe": 50.0, "executor": 300.0, "gunicorn": 700.0, "stdio": 150.0}
+
+
+def test_criteria_are_reached_by_a_fast_client() -> None:
+    judged = judge(options(), measured(**FAST))
+    for part, value in (
+        ("of shm / ring", 2.0),
+        ("of pipe / shm", 5.0),
+        ("p50 of executor / shm", 30.0),
+        ("of gunicorn / shm", 70.0),
+        ("one core busy, 64 B: p50", 0.2),
+        ("every core busy, 64 B: p99", 0.2),
+        ("16 threads", 30.0),
+        ("at 1 MiB", 5.0),
+    ):
+        entry = by_name(judged, part)
+        assert entry["value"] == pytest.approx(value, rel=0.02), part
+        assert entry["reached"] is True, part
+    assert by_name(judged, "time of client and worker, shm")["value"] == pytest.approx(0.1)
+
+
+def test_criteria_are_missed_by_a_slow_client() -> None:
+    judged = judge(options(), measured(**(FAST | {"shm": 60.0})))
+    missed = [entry["name"] for entry in judged if not entry["reached"]]
+    assert len(missed) == len(judged) - 2  # idle processor time is no matter of speed
+    assert all("processor time" not in name for name in missed)
+
+
+def test_what_was_not_measured_is_neither_reached_nor_missed() -> None:
+    judged = judge(options(), Measured())
+    assert {entry["reached"] for entry in judged} == {None}
+    assert {entry["value"] for entry in judged} == {None}
+
+
+@pytest.mark.parametrize(("limit", "reached"), [("one core busy", False), ("every core busy", True)])
+def test_a_figure_at_its_limit_counts_as_the_criterion_says(limit: str, reached: bool) -> None:
+    judged = judge(options(), measured(shm=50.0, pipe=50.0))
+    assert by_name(judged, f"{limit}, 64 B: p50")["reached"] is reached
+
+
+def test_there_is_a_criterion_for_each_large_size() -> None:
+    names = [each.name for each in criteria(options(sizes=(SMALL, MIB, 4 * MIB)))]
+    assert [name for name in names if "bytes per second" in name] == [
+        "bytes per second of shm / pipe at 1 MiB",
+        "bytes per second of shm / pipe at 4 MiB",
+    ]
+    assert any(SIXTEEN.name in name for name in names)

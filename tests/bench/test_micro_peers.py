@@ -1,0 +1,138 @@
+"""Each peer for real: a few calls from a client process, and nothing left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bench.harness.processes import MARK_VARIABLE
+from bench.micro.client_process import ClientProcess, PeerFailed
+from bench.micro.payloads import MIB
+from bench.micro.peers import PEERS, load
+from bench.micro.peers.base import Peer, Setup, Unavailable
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(120)]
+WAIT_S = 60.0
+
+
+@pytest.fixture
+def make_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ClientProcess]]:
+    """Makes client processes in a directory whose path is short enough for Unix sockets."""
+    made: list[ClientProcess] = []
+    directory = tmp_path_factory.mktemp("m")
+
+    def make(peer: str | None = None, *, workers: int = 1, first: bool = True) -> ClientProcess:
+        client = ClientProcess(directory / f"{len(made)}.log", "micro-test")
+        made.append(client)
+        if peer is not None:
+            try:
+                client.ask(
+                    "start", timeout_s=WAIT_S, peer=peer, scratch=str(directory), workers=workers, first=first
+                )
+            except Unavailable as error:
+                pytest.skip(f"{peer}: {error}")
+        return client
+
+    yield make
+    for client in made:
+        client.ask_to_stop()
+    assert [client.close() for client in made] == [True] * len(made), [client.log_tail() for client in made]
+
+
+def measure(client: ClientProcess, size: int, calls: int = 5) -> dict[str, Any]:
+    return client.ask(
+        "latency", timeout_s=WAIT_S, size=size, calls=calls, limit_s=WAIT_S, warmup=2, pause_s=0.0
+    )
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_answers_with_what_it_was_sent(name: str, make_client: Callable[..., ClientProcess]) -> None:
+    """The warm-up compares; without pauses a peer that loses an answer would hang here."""
+    client = make_client(name)
+    for size in (64, 4096, MIB) if PEERS[name].sized else (64,):
+        answer = measure(client, size)
+        assert answer["calls"] == len(answer["ordered_ns"]) == 5
+        assert 0 < answer["ordered_ns"][0] <= answer["mean_ns"] <= answer["ordered_ns"][-1]
+
+
+@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.threaded])
+def test_a_threaded_peer_serves_several_threads(name: str, make_client: Callable[..., ClientProcess]) -> None:
+    client = make_client(name, workers=2)
+    answer = client.ask(
+        "throughput", timeout_s=WAIT_S, size=64, threads=4, start_at_ns=time.monotonic_ns(), window_s=0.2
+    )
+    assert answer["calls"] > 0
+    assert measure(client, 64)["calls"] == 5
+
+
+@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.shared])
+def test_a_shared_peer_serves_several_client_processes(
+    name: str, make_client: Callable[..., ClientProcess]
+) -> None:
+    first, second = make_client(name, workers=2), make_client(name, workers=2, first=False)
+    assert measure(first, 64)["calls"] == measure(second, 64)["calls"] == 5
+
+
+@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.polls])
+def test_a_polling_peer_rests_and_wakes(name: str, make_client: Callable[..., ClientProcess]) -> None:
+    client = make_client(name)
+    client.ask("rest", timeout_s=WAIT_S)
+    (server,) = psutil.Process(client.pid).children()
+    assert server.environ()[MARK_VARIABLE] == "micro-test"
+    until = time.monotonic() + 20
+    while server.status() != psutil.STATUS_STOPPED and time.monotonic() < until:
+        time.sleep(0.005)
+    assert server.status() == psutil.STATUS_STOPPED
+    client.ask("wake", timeout_s=WAIT_S)
+    assert measure(client, 64)["calls"] == 5
+
+
+def test_a_missing_library_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "zmq", None)
+    monkeypatch.delitem(__import__("sys").modules, "bench.micro.peers.zeromq", raising=False)
+    with pytest.raises(Unavailable, match="zmq isn't installed"):
+        load("zmq", Setup(tmp_path))
+
+
+def test_without_a_compiler_the_native_peers_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.micro.peers.native.shutil.which", lambda _: None)
+    with pytest.raises(Unavailable, match="no C compiler"):
+        load("c-park", Setup(tmp_path))
+
+
+def test_an_answer_that_is_another_one_is_told(tmp_path: Path) -> None:
+    class Liar(Peer):
+        def start(self) -> None: ...
+
+        def stop(self) -> None: ...
+
+        def call(self, payload: object) -> object:
+            return {"id": 8}
+
+    with pytest.raises(ValueError, match="not what was sent"):
+        Liar(Setup(tmp_path)).warm_up({"id": 7}, 1)
+
+
+def test_an_error_is_an_answer_and_the_client_process_goes_on(
+    make_client: Callable[..., ClientProcess],
+) -> None:
+    client = make_client()
+    with pytest.raises(PeerFailed, match="no peer was started"):
+        measure(client, 64)
+    with pytest.raises(PeerFailed, match="KeyError"):
+        client.ask("dance", timeout_s=WAIT_S)
+
+
+def test_a_client_process_that_ends_or_is_silent_is_told(tmp_path: Path) -> None:
+    client = ClientProcess(tmp_path / "log", "micro-test")
+    with pytest.raises(PeerFailed, match="no answer within"):
+        client.receive(0.05)
+    psutil.Process(client.pid).kill()
+    with pytest.raises(PeerFailed, match="client process ended"):
+        client.receive(WAIT_S)
+    assert client.close()

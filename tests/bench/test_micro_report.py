@@ -1,0 +1,134 @@
+"""Reports of the micro benchmark: from a results document alone, whole files or none."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from micro_documents import document, measured, options
+from rich.console import Console
+
+from bench.micro import artifacts, markdown, picture, progress
+from bench.micro.cpu import Surroundings
+from bench.micro.figures import Measured
+from bench.micro.peers import PEERS
+from bench.micro.tables import tables
+
+FAST = {"ring": 5.0, "shm": 10.0, "pipe": 50.0, "executor": 300.0}
+
+
+def test_tables_are_whole_and_tell_everything() -> None:
+    made = list(tables(document(measured(**FAST))))
+    titles = [table.title for table in made]
+    for part in (
+        "Peers", "64 B, an idle machine", "64 B, one core", "64 B, every core", "by size", "there and back",
+        "calls/s", "us/call", "Nothing asked", "Criteria",
+    ):  # fmt: skip
+        assert any(part in title for title in titles), part
+    for table in made:
+        assert table.rows, table.title
+        assert all(len(row) == len(table.columns) for row in table.rows), table.title
+
+
+def test_latency_stands_beside_the_references_within_rounds() -> None:
+    (latency,) = [
+        t for t in tables(document(measured(**FAST))) if t.title.startswith("One caller, 64 B, an idle")
+    ]
+    cells = dict(zip(latency.columns, next(row for row in latency.rows if row[0] == "executor"), strict=True))
+    assert cells["p50 us"] == "450 (300-600)"
+    assert cells["p50 / ring"] == "60.0"
+    assert cells["p50 / shm"] == "30.0"
+    assert cells["p99 / pipe"] == "6.00"
+
+
+def test_what_did_not_run_is_named_with_the_reason() -> None:
+    made = document(measured(**FAST), not_run={"zmq": "zmq isn't installed"})
+    assert made["errors"] == []
+    assert made["peers"]["zmq"]["not_run"] == "zmq isn't installed"
+    assert "| zmq isn't installed |" in markdown.render(made)
+    assert set(made["peers"]) == set(PEERS)
+
+
+def test_what_failed_is_an_error_in_front() -> None:
+    made = document(measured(**FAST), not_run={"zmq": "it broke"}, failed={"zmq": "it broke"})
+    text = markdown.render(made)
+    assert text.index("There were errors") < text.index("zmq failed: it broke") < text.index("Criteria")
+    stream = io.StringIO()
+    progress.show(Console(file=stream, width=200), made, [Path("a.json")])
+    assert stream.getvalue().startswith("ERROR: zmq failed: it broke")
+    assert stream.getvalue().rstrip().endswith("Wrote a.json")
+
+
+def test_other_programs_few_rounds_and_what_had_to_be_killed_are_doubts() -> None:
+    made = document(
+        measured(**FAST),
+        surroundings={"idle": Surroundings(10, 40, 0), "one": Surroundings(10, 1, 30)},
+        left_over=["17 pebble"],
+        chosen=options(rounds=1),
+    )
+    assert [warning.split(" ")[0] for warning in made["warnings"]] == ["Other", "The", "1", "Processes"]
+    assert document(measured(**FAST))["warnings"] == []
+
+
+def test_criteria_come_first_in_the_file_and_last_on_the_terminal() -> None:
+    made = document(measured(**FAST))
+    text = markdown.render(made)
+    assert text.index("## Criteria") < text.index("## Peers")
+    assert list(tables(made))[-1].title == "Criteria"
+    assert "NOT REACHED" not in text
+    assert "not measured" in text  # gunicorn took no part
+
+
+def test_a_report_of_nothing_still_renders(tmp_path: Path) -> None:
+    made = document(Measured(), not_run=dict.fromkeys(PEERS, "nothing works"))
+    assert "nothing works" in markdown.render(made)
+    picture.draw(made, tmp_path / "chart.svg")
+    assert (tmp_path / "chart.svg").stat().st_size > 0
+
+
+def test_the_picture_is_svg_and_repeatable(tmp_path: Path) -> None:
+    made = document(measured(**FAST))
+    for name in ("one.svg", "two.svg"):
+        picture.draw(made, tmp_path / name)
+    first = (tmp_path / "one.svg").read_bytes()
+    assert ElementTree.fromstring(first).tag == "{http://www.w3.org/2000/svg}svg"
+    assert first == (tmp_path / "two.svg").read_bytes()
+
+
+def test_all_files_are_written_and_nothing_else(tmp_path: Path) -> None:
+    written = artifacts.write(document(measured(**FAST)), tmp_path / "new", "20260102T030405Z")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        f"micro_20260102T030405Z.{kind}" for kind in ("json", "md", "svg")
+    }
+    svg, md, data = written
+    assert json.loads(data.read_text(encoding="utf-8"))["schema_version"] == 1
+    assert f"({svg.name})" in md.read_text(encoding="utf-8")
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifacts.markdown, "render", fail)
+    with pytest.raises(KeyboardInterrupt):
+        artifacts.write(document(measured(**FAST)), tmp_path, "20260102T030405Z")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_is_told_of_rounds_and_a_terminal_of_steps() -> None:
+    stream = io.StringIO()
+    with progress.Reporter(Console(file=stream, width=100)) as reporter:
+        reporter.expect(2)
+        reporter.running("pipe [64]")
+        reporter.step()
+        reporter.note("round 1 [of 2]")
+    assert stream.getvalue() == "round 1 [of 2]\n"
+    terminal = io.StringIO()
+    with progress.Reporter(Console(file=terminal, force_terminal=True, width=100)) as reporter:
+        reporter.expect(2)
+        reporter.running("pipe")
+        reporter.step()
+    assert "pipe" in terminal.getvalue()
