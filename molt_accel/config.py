@@ -91,9 +91,7 @@ def _command(value: object) -> str:
 
 
 #: Settings of clients only: processes that differ in these can share a pool.
-_NOT_THE_WORKERS: Final = frozenset(
-    {"MOLT_TRANSPORT", "MOLT_WORKER_AUTOSTART", "MOLT_BUSY_HTTP_STATUS"}
-)
+_NOT_THE_WORKERS: Final = frozenset({"MOLT_TRANSPORT", "MOLT_WORKER_AUTOSTART", "MOLT_BUSY_HTTP_STATUS"})
 
 
 def default_executors() -> int:
@@ -304,7 +302,7 @@ class Config:
     @property
     def pool_directory(self) -> str:
         """The directory of the pools' sockets. The same whatever session or service asks."""
-        return self.runtime_dir or f"/tmp/molt-{os.getuid()}"
+        return self.runtime_dir or f"/tmp/molt-{os.getuid()}"  # noqa: S108  # its owner and mode are checked
 
     @property
     def pool_size(self) -> int:

@@ -353,7 +353,8 @@ def _attempt(
 
 
 def _not_started_in_time() -> MoltTimeout:
-    return MoltTimeout("the worker was not started within the deadline", facts={"phase": "transport"})
+    late = "the worker was not started within the deadline"
+    return MoltTimeout(late, facts={"phase": "transport"})
 
 
 def _wait(

@@ -104,7 +104,9 @@ def attach_or_start(config: Config) -> socket.socket:
     finally:
         os.close(lock_fd)
     if sock is None:
-        raise MoltWorkerUnavailable(f"the pool {name!r} was started, but does not listen on {path}; see its log")
+        raise MoltWorkerUnavailable(
+            f"the pool {name!r} was started, but does not listen on {path}; see its log"
+        )
     return sock
 
 
@@ -146,10 +148,9 @@ def _start_pool(config: Config, name: str) -> None:
             env=environ,
             start_new_session=True,
         ) as process:
-            assert process.stdout is not None  # it was asked for
             # Closed by the worker when it listens; before that it may say why it can't.
-            words = b"".join(iter(lambda: os.read(process.stdout.fileno(), 65536), b""))
-            code = process.wait()
+            words, _ = process.communicate()
+            code = process.returncode
     except OSError as exc:
         raise _not_runnable(command, exc) from exc
     if code or words:

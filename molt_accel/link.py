@@ -42,6 +42,10 @@ _ANSWER_S: Final = 10.0
 _QUIET_S: Final = 1.0
 
 
+class WorkerVanished(MoltWorkerUnavailable):
+    """The worker went away while this process attached; another one can be attached to at once."""
+
+
 def copy_error(error: MoltError) -> MoltError:
     """Each caller raises an exception object of its own: tracebacks must not pile up on a shared one."""
     cls = MoltProtocolError if isinstance(error, FrameError) else type(error)
@@ -62,13 +66,17 @@ def handshake(sock: socket.socket, *, observer: bool = False) -> tuple[Arena, co
         message, fds = control.receive(sock, max_fds=1)
         sock.settimeout(None)
         if message is None:
-            raise MoltWorkerUnavailable("the worker closed the connection")
+            raise WorkerVanished("the worker closed the connection")
         body = codec.decode(Codec.MSGPACK, message.payload)
         if message.entry != control.GRANT or len(fds) != 1:
             detail = body.get("detail") if isinstance(body, dict) else None
             raise MoltWorkerUnavailable(f"the worker refused: {detail or 'it speaks another protocol'}")
         return arenas.attach(fds.pop()), body
-    except (OSError, FrameError, codec.DecodeError) as exc:
+    except (FrameError, codec.DecodeError) as exc:
+        raise MoltWorkerUnavailable(f"the worker speaks another protocol: {exc}") from exc
+    except ConnectionError as exc:
+        raise WorkerVanished(f"the worker closed the connection: {exc}") from exc
+    except OSError as exc:
         raise MoltWorkerUnavailable(f"no connection to the worker: {exc}") from exc
     finally:
         control.close_all(fds)
@@ -242,7 +250,9 @@ class Link:
             self.retired = True
             self.call_ended()
         else:
-            raise MoltProtocolError(f"unexpected {message.kind.name} message {message.entry!r} from the worker")
+            raise MoltProtocolError(
+                f"unexpected {message.kind.name} message {message.entry!r} from the worker"
+            )
 
     def _end(self, error: MoltError) -> None:
         if isinstance(error, MoltWorkerUnavailable) and self.was_ready:

@@ -55,7 +55,7 @@ class ChannelPool:
 
     def spare(self, count: int) -> list[int]:
         """Part with up to so many free channels, but for one. Their indices."""
-        indices = []
+        indices: list[int] = []
         while len(indices) < count and len(self._free) > 1:
             channel = self._free.pop(0)  # the coldest
             self._usable -= 1

@@ -7,7 +7,6 @@ from this side. Its waiter takes it from there; nobody else reads a reply.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
@@ -24,12 +24,14 @@ from molt_accel.errors import (
     MoltTimeout,
     MoltWorkerUnavailable,
     status_label,
+    to_wire,
+    wire_status,
 )
 from molt_accel.ipc import arena as arenas
-from molt_accel.ipc.frame import PING, WORKER_DEFAULT_WAIT, Frame, decode, encode_head
-from molt_accel.ipc.layout import NEVER, Fact, Outcome, State, failure_error
+from molt_accel.ipc.frame import PING, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, decode, encode_head
+from molt_accel.ipc.layout import NEVER, Fact, Outcome, State, failed_executor, failure_error
 from molt_accel.launcher import RestartPolicy, attach_or_start
-from molt_accel.link import Link, copy_error
+from molt_accel.link import Link, WorkerVanished, copy_error
 from molt_accel.transport import Pending, PendingCall
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ log = logging.getLogger("molt_accel")
 _MS: Final = 1_000_000
 #: How long past deadline and grace an answer may take before this side gives up on it.
 _SLACK_S: Final = 0.25
+#: How often it is tried anew to attach when the worker goes away meanwhile.
+_ATTACH_TRIES: Final = 5
 
 _core = arenas.native()
 _OUTCOME: Final = _core.OUTCOME
@@ -48,6 +52,20 @@ _ADMITTED: Final = _core.ADMITTED
 _WAITING: Final = _core.WAITING
 _BUSY: Final = _core.BUSY
 _Corrupt: Final[type[Exception]] = _core.Corrupt
+
+
+def _failed(word: int, entry: str, request_id: int) -> Frame:
+    """The response that a failure word stands for."""
+    error = failure_error(word, entry)
+    payload = codec.encode(Codec.MSGPACK, to_wire(error))
+    return Frame(
+        Kind.RESPONSE,
+        request_id,
+        payload=payload,
+        status=wire_status(error),
+        executor=failed_executor(word),
+        in_flight=1,
+    )
 
 
 def _busy() -> MoltBusy:
@@ -172,7 +190,7 @@ class ShmCall:
                 raise MoltProtocolError("the reply is another request's")
             self.result = response
         elif got is not None:
-            self.result = failure_error(got, self._entry)
+            self.result = _failed(got, self._entry, self.request_id)
         else:  # given up by another thread, which sets the outcome in the same breath
             with self._link.lock:
                 assert self.done
@@ -285,7 +303,7 @@ class ShmTransport:
             self._policy.check(now)
             self._generation += 1
             try:
-                link = self._link = Link(self._config, attach_or_start(self._config), self._generation)
+                link = self._link = self._attach()
             except MoltWorkerUnavailable as exc:
                 self._policy.died(now, 0.0, exc.detail, was_ready=False)
                 raise
@@ -293,6 +311,21 @@ class ShmTransport:
                 link.close()
                 raise MoltWorkerUnavailable("the client is closed")
             return link
+
+    def _attach(self) -> Link:
+        tries_left = _ATTACH_TRIES
+        while True:
+            sock = attach_or_start(self._config)
+            try:
+                return Link(self._config, sock, self._generation)
+            except WorkerVanished:
+                sock.close()
+                tries_left -= 1
+                if not tries_left:
+                    raise
+            except BaseException:
+                sock.close()
+                raise
 
     def submit(self, frame: Frame) -> PendingCall | None:
         link = self._link

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltWorkerUnavailable
+from molt_accel.errors import MoltError
 from molt_accel.ipc import arena as arenas
 from molt_accel.ipc.frame import Frame
 
@@ -154,25 +154,27 @@ def _open_shm(config: Config) -> Transport:
     return ShmTransport(config)
 
 
+def _open_auto(config: Config) -> Transport:
+    from molt_accel.auto import AutoTransport
+
+    try:
+        return AutoTransport(_open_shm(config), lambda: _open_stdio(config))
+    except arenas.NoSharedMemory:
+        return _open_stdio(config)
+
+
 _OPENERS: Final[dict[str, Callable[[Config], Transport]]] = {
+    "auto": _open_auto,
     "shm": _open_shm,
     "stdio": _open_stdio,
     "inline": _open_inline,
 }
-#: What `auto` tries, best first.
-_AUTO: Final = ("shm", "stdio")
 
 
 def open_transport(config: Config) -> Transport:
     """The transport that the configuration asks for.
 
     Raises:
-        MoltWorkerUnavailable: none fits; the text says what was tried and why it doesn't fit.
+        MoltWorkerUnavailable: it can't run here; the text says why.
     """
-    tried = []
-    for name in _AUTO if config.transport == "auto" else (config.transport,):
-        try:
-            return _OPENERS[name](config)
-        except MoltWorkerUnavailable as exc:
-            tried.append(f"{name}: {exc.detail}")
-    raise MoltWorkerUnavailable("no transport: " + "; ".join(tried))
+    return _OPENERS[config.transport](config)

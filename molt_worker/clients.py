@@ -58,7 +58,9 @@ class Client:
         #: It can't touch the arena any more: it said so, or is dead.
         self.certain = False
         self.pidfd = -1
-        with contextlib.suppress(OSError):  # dead already, or of another pid namespace: then the socket must do
+        with contextlib.suppress(
+            OSError
+        ):  # dead already, or of another pid namespace: then the socket must do
             self.pidfd = os.pidfd_open(pid) if pid else -1
 
     @property
@@ -184,9 +186,12 @@ class Clients:
                 continue
             client = Client(sock, pid)
             self._clients.append(client)
-            self._loop.watch(sock.fileno(), READ, lambda _, client=client: self._on_readable(client))
-            if client.pidfd >= 0:
-                self._loop.watch(client.pidfd, READ, lambda _, client=client: self._on_death(client))
+            self._watch(client)
+
+    def _watch(self, client: Client) -> None:
+        self._loop.watch(client.sock.fileno(), READ, lambda _: self._on_readable(client))
+        if client.pidfd >= 0:
+            self._loop.watch(client.pidfd, READ, lambda _: self._on_death(client))
 
     def _on_readable(self, client: Client) -> None:
         try:
@@ -206,7 +211,12 @@ class Clients:
             return
         try:
             self._obey(client, message)
-        except (ValueError, TypeError, KeyError, AttributeError) as exc:  # of a payload that is not what it should be
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+        ) as exc:  # of a payload that is not what it should be
             self._counters.bad_frames += 1
             self._disconnect(client, f"it sent a bad {message.entry!r}: {exc}")
 
@@ -332,4 +342,6 @@ class Clients:
 
     def orphaned(self) -> Iterable[tuple[Client, int]]:
         """The channels of clients that are gone."""
-        return [(client, channel) for client in self if not client.connected for channel in list(client.channels)]
+        return [
+            (client, channel) for client in self if not client.connected for channel in list(client.channels)
+        ]

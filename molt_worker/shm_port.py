@@ -55,7 +55,9 @@ class ShmPort:
         self._tell(HELLO)
 
     def _tell(self, what: str) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the supervisor is gone, and so is this process in a moment
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # the supervisor is gone, and so is this process in a moment
             self._sock.sendall(encode(message(what, number=self._number)))
 
     def receive(self) -> Frame | FrameError | None:
@@ -107,7 +109,9 @@ class ShmPort:
                 self._give_up(Failure.STALLED, "the reply was not taken")
         if status is not Status.OK or self._logs_all:
             level = "debug" if status is Status.OK else "warning"
-            log.write_blocking(self._config, level, "request", request_fields(request, response, status.label))
+            log.write_blocking(
+                self._config, level, "request", request_fields(request, response, status.label)
+            )
         if self._left:
             self._left -= 1
             if not self._left:
@@ -116,7 +120,7 @@ class ShmPort:
     def _give_up(self, reason: Failure, why: str) -> None:
         """End a request whose bytes don't move. If it was taken away, it is ended or this process is killed."""
         channel = self._seat.channel
-        if self._seat.fail(failure_word(reason)):
+        if self._seat.fail(failure_word(reason, self._number)):
             log.write_blocking(self._config, "warning", "transfer_failed", {"channel": channel, "error": why})
         while (word := self._arena.word(channel)) and state_of(word) is State.KILLING:
             if word >> 8 != self._seat.word >> 8:

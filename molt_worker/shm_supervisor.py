@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from molt_accel import __version__, codec
 from molt_accel.config import Config
@@ -26,6 +26,7 @@ from molt_accel.ipc.layout import (
     Outcome,
     SeatFact,
     State,
+    failed_executor,
     failure_word,
     generation_of,
     idle_word,
@@ -42,9 +43,6 @@ from molt_worker.request import StopReason
 from molt_worker.runner import error_response
 from molt_worker.service import Service
 from molt_worker.shm_pool import ShmPool
-
-if TYPE_CHECKING:
-    from molt_accel.ipc._native import Arena
 
 _MS: Final = 1_000_000
 _S: Final = 1_000_000_000
@@ -108,9 +106,7 @@ class ShmSupervisor(Service):
             log.log("warning", "queue_limited", places=self._places, hint="raise MOLT_WORKER_ARENA_MB")
         self._write_facts(spinning.measure())
         self._pool: ShmPool = ShmPool(config, self._loop, log, self._counters, self, self._arena)
-        self._clients = Clients(
-            self._bind(), arena_fd, self._channels, self._loop, log, self._counters, self
-        )
+        self._clients = Clients(self._bind(), arena_fd, self._channels, self._loop, log, self._counters, self)
 
     def _write_facts(self, limits: spinning.SpinLimits) -> None:
         arena, config = self._arena, self._config
@@ -224,7 +220,11 @@ class ShmSupervisor(Service):
         next_ns = NEVER
         for channel, word in self._held():
             seat = seat_of(word)
-            if state_of(word) is not State.CLAIMED or seat >= self._arena.seats or self._stopped(channel, word):
+            if (
+                state_of(word) is not State.CLAIMED
+                or seat >= self._arena.seats
+                or self._stopped(channel, word)
+            ):
                 continue
             deadline_ns = self._arena.seat_fact(seat, SeatFact.DEADLINE_NS)
             if self._arena.seat_fact(seat, SeatFact.WORD) != word or not deadline_ns:
@@ -278,9 +278,10 @@ class ShmSupervisor(Service):
 
     def on_executor_reaped(self, slot: int, exit_code: int | None) -> None:
         incarnation = self._arena.seat_fact(slot, SeatFact.INCARNATION)
-        crash = failure_word(Failure.TEMPLATE_DIED)
+        number = self._arena.seat_fact(slot, SeatFact.NUMBER)
+        crash = failure_word(Failure.TEMPLATE_DIED, number)
         if exit_code is not None:
-            crash = failure_word(Failure.CRASHED, exit_code)
+            crash = failure_word(Failure.CRASHED, number, exit_code)
         for channel, word in self._held():
             if seat_of(word) == slot and incarnation_of(word) == incarnation:
                 self._repair(channel, crash)
@@ -303,7 +304,7 @@ class ShmSupervisor(Service):
                 if stop is not None and stop.means(word):
                     timed_out = stop.reason is StopReason.TIMED_OUT
                     outcome = Outcome.Timeout if timed_out else Outcome.Cancelled
-                    reason = failure_word(Failure.TIMED_OUT) if timed_out else crash
+                    reason = failure_word(Failure.TIMED_OUT, failed_executor(crash)) if timed_out else crash
                 arena.set_failure(channel, reason)
             if arena.step(channel, word, after):  # else its client has given up just now
                 arena.ring_client(channel)

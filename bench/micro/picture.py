@@ -11,7 +11,8 @@ from bench.micro.figures import CURVE
 from bench.micro.options import CONDITIONS
 from bench.micro.payloads import size_name
 
-BOLD = ("shm", "ring")
+OWN = {"shm": "#d9480f", "ring": "#111111", "stdio": "#f0a070"}
+"""This project's colours; the others take theirs from a palette without any of these."""
 TICKS = (0, 50, 90, 99, 99.9)
 
 
@@ -22,7 +23,10 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
     from matplotlib import colormaps, rc_context
     from matplotlib.figure import Figure
 
-    colours = {name: colormaps["tab20"](index % 20) for index, name in enumerate(document["peers"])}
+    # The browns and greens after the blues: its oranges and reds would pass for ours.
+    palette = [colormaps["tab20"](index) for index in (0, 1, 4, 5, 8, 9, 12, 13, 14, 16, 17, 18, 19)]
+    others = [name for name in document["peers"] if name not in OWN]
+    colours = OWN | {name: palette[index % len(palette)] for index, name in enumerate(others)}
     small = str(min(int(size) for size in document["options"]["payload_sizes"]))
     shown = {
         condition: words
@@ -39,14 +43,14 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
         for column, (condition, words) in enumerate(shown.items()):
             place = figure.add_subplot(grid[1, column], sharey=first)
             first = first or place
-            title = f"{size_name(int(small))}, {words}"
+            title = f"{size_name(int(small))}, us by percentile\n{words}"
             _distribution(place, title, document["latency"][condition][small], colours)
         figure.suptitle(f"What one call costs, {document['created_utc']}", fontsize=10)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _style(name: str, colours: Mapping[str, Any]) -> dict[str, Any]:
-    return {"color": colours[name], "label": name, "linewidth": 2.5 if name in BOLD else 1.2}
+    return {"color": colours[name], "label": name, "linewidth": 2.5 if name in OWN else 1.2}
 
 
 def _by_size(axes: Any, idle: Mapping[str, Any], colours: Mapping[str, Any]) -> None:
@@ -69,7 +73,7 @@ def _by_size(axes: Any, idle: Mapping[str, Any], colours: Mapping[str, Any]) -> 
 
 
 def _distribution(axes: Any, title: str, peers: Mapping[str, Any], colours: Mapping[str, Any]) -> None:
-    axes.set_title(f"{title}: us by percentile", fontsize=9)
+    axes.set_title(title, fontsize=8)
     for name, figures in peers.items():
         places = [_nines(q) for q in CURVE]
         axes.plot(places, figures["curve_us"], **_style(name, colours))

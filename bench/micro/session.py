@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from bench.harness import environment
+from bench.harness.errors import BenchError
 from bench.harness.processes import Family
 from bench.harness.servers import ROOT, wait_gone
 from bench.micro import document
@@ -76,7 +77,8 @@ class Session:
     def run(self, command: str) -> dict[str, Any]:
         """Measures everything and returns the results document; `command` is how it was called.
 
-        Raises BenchError for options that aren't allowed, and KeyboardInterrupt when it was interrupted.
+        Raises BenchError for options that aren't allowed and where no peer can run, and KeyboardInterrupt
+        when it was interrupted.
         """
         self.options.validate()
         self._chance = random.Random(self.options.seed)
@@ -88,6 +90,9 @@ class Session:
         with tempfile.TemporaryDirectory(prefix="molt-micro-") as scratch:
             directory = Path(scratch)
             self._measure_latency(directory)
+            if not self._measured.batches:
+                reasons = "; ".join(f"{name}: {reason}" for name, reason in self._not_run.items())
+                raise BenchError(f"no peer can run here: {reasons}")
             if self.options.throughput:
                 self._measure_throughput(directory)
         made = document.build(

@@ -54,6 +54,7 @@ def _peers(document: Mapping[str, Any]) -> Table:
 
 def _latency(title: str, peers: Mapping[str, Any]) -> Table:
     references = [name for name in REFERENCES if name in peers]
+    against = references[-1:]
     rows = tuple(
         (
             name,
@@ -62,11 +63,11 @@ def _latency(title: str, peers: Mapping[str, Any]) -> Table:
             with_range(figures["p99_us"]),
             with_range(figures["mean_us"]),
             *(_median(figures["p50_ratio"].get(reference)) for reference in references),
-            *(_median(figures["p99_ratio"].get(reference)) for reference in references),
+            *(_median(figures["p99_ratio"].get(reference)) for reference in against),
         )
         for name, figures in peers.items()
     )
-    ratios = [f"{which} / {name}" for which in ("p50", "p99") for name in references]
+    ratios = [*(f"p50 / {name}" for name in references), *(f"p99 / {name}" for name in against)]
     return Table(title, ("peer", "calls", "p50 us", "p99 us", "mean us", *ratios), rows)
 
 

@@ -147,7 +147,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reporter.running("writing the results")
             stamp = document["created_utc"].replace("-", "").replace(":", "").replace("+0000", "Z")
             written = artifacts.write(document, options.out, stamp)
-    except (BenchError, OSError) as error:
+    except BenchError as error:
+        print(f"run_micro_bench.py: {error}", file=sys.stderr)
+        return CANNOT_RUN
+    except OSError as error:
         print(f"run_micro_bench.py: {type(error).__name__}: {error}", file=sys.stderr)
         return CANNOT_RUN
     except KeyboardInterrupt:

@@ -286,7 +286,7 @@ static inline uint64_t molt_arena_plan(molt_arena *a, uint32_t channels, uint32_
     a->seats = (molt_seat *)(a->base + at);
     at = molt_align(at + seats * sizeof(molt_seat), MOLT_PAGE);
     a->channels = a->base + at;
-    a->stride = molt_align(sizeof(molt_channel), MOLT_PAGE) + 2 * ring_bytes;
+    a->stride = molt_align(sizeof(molt_channel), MOLT_CACHE_LINE) + 2 * ring_bytes;
     at += channels * a->stride;
     a->geometry = (molt_geometry){MOLT_MAGIC, MOLT_ARENA_VERSION, molt_abi(), channels, seats, ring_bytes, at};
     return at;
@@ -297,7 +297,7 @@ static inline molt_channel *molt_channel_at(const molt_arena *a, uint32_t channe
 }
 
 static inline uint8_t *molt_request_data(const molt_arena *a, uint32_t channel) {
-    return a->channels + channel * a->stride + molt_align(sizeof(molt_channel), MOLT_PAGE);
+    return a->channels + channel * a->stride + molt_align(sizeof(molt_channel), MOLT_CACHE_LINE);
 }
 
 static inline uint8_t *molt_reply_data(const molt_arena *a, uint32_t channel) {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: A container's /dev/shm has 64 MiB; a quarter of that is what the arena takes by default, at most.
 DEFAULT_BYTES: Final = 16 * 1024 * 1024
-_MIN_RING: Final = 16 * 1024
+_MIN_RING: Final = 4 * 1024
 _MAX_RING: Final = 128 * 1024
 #: Channels beyond what queue and executors can hold: leased, but idle or just being freed.
 _SPARE_CHANNELS: Final = 32
@@ -59,24 +59,26 @@ class Geometry:
 
         Args:
             executors: Size of the pool.
-            places: Places in its queue; as many requests again may wait for one.
+            places: Places in its queue.
             limit: Bytes that the arena should not exceed.
 
         Raises:
             NoSharedMemory: not even the smallest rings fit.
         """
-        channels = executors + 2 * max(1, places) + _SPARE_CHANNELS
+        channels = executors + places + _SPARE_CHANNELS
         # One pool at work, one that replaces it at a reload, and some that are just being reaped.
         seats = 4 * executors + 16
-        core = native()
-        # Bounded channels rather than small rings: who has none left waits, but each call streams the slower.
-        most = (limit - core.arena_size(1, seats, _MIN_RING)) // (core.arena_size(2, seats, _MIN_RING)
-                                                                  - core.arena_size(1, seats, _MIN_RING))
-        channels = min(channels, most)
+        size = native().arena_size
+        smallest = size(1, seats, _MIN_RING)
+        # What doesn't fit a ring streams through it. So rings shrink first, and only then are there fewer channels.
+        channels = min(channels, 1 + (limit - smallest) // (size(2, seats, _MIN_RING) - smallest))
         if channels < executors + 2:
-            raise NoSharedMemory(f"an arena of {limit >> 20} MiB is too small for {executors} executors")
+            raise NoSharedMemory(
+                f"{limit >> 20} MiB are too little for {executors} executors; "
+                "raise MOLT_WORKER_ARENA_MB, or use MOLT_TRANSPORT=stdio"
+            )
         ring = _MAX_RING
-        while ring > _MIN_RING and core.arena_size(channels, seats, ring) > limit:
+        while ring > _MIN_RING and size(channels, seats, ring) > limit:
             ring //= 2
         return cls(channels, seats, ring)
 
@@ -94,17 +96,21 @@ def create(geometry: Geometry) -> tuple[Arena, int]:
     try:
         memory = posix_ipc.SharedMemory(None, posix_ipc.O_CREX, mode=0o600, size=0)
     except (posix_ipc.Error, OSError) as exc:
-        raise NoSharedMemory(f"no shared memory can be made: {exc}; is /dev/shm mounted and writable?") from exc
+        raise NoSharedMemory(
+            f"no shared memory can be made: {exc}; is /dev/shm mounted and writable?"
+        ) from exc
     try:
         memory.unlink()
         os.ftruncate(memory.fd, size)
         os.posix_fallocate(memory.fd, 0, size)
-        return core.Arena(_map(memory.fd, size), geometry.channels, geometry.seats, geometry.ring_bytes), memory.fd
+        return core.Arena(
+            _map(memory.fd, size), geometry.channels, geometry.seats, geometry.ring_bytes
+        ), memory.fd
     except OSError as exc:
         with contextlib.suppress(OSError):
             os.close(memory.fd)
         raise NoSharedMemory(
-            f"/dev/shm has no room for the {size / 2**20:.1f} MiB of this pool ({exc.strerror}); make it larger "
+            f"no room in /dev/shm for the {size / 2**20:.1f} MiB of this pool ({exc.strerror}); make it larger "
             "(docker run --shm-size), lower MOLT_WORKER_MAX_QUEUE, or use MOLT_TRANSPORT=stdio"
         ) from exc
 

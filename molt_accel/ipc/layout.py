@@ -151,7 +151,10 @@ class Outcome(enum.IntEnum):
 
 
 class Failure(enum.IntEnum):
-    """Why a request FAILED; the low byte of the failure word. Above it stands the exit code, as 32 bits."""
+    """Why a request FAILED; the low byte of the failure word.
+
+    Above it stand the exit code, as 32 bits, and the executor's number, as 24.
+    """
 
     CRASHED = 1
     TIMED_OUT = 2
@@ -160,9 +163,14 @@ class Failure(enum.IntEnum):
     TEMPLATE_DIED = 5
 
 
-def failure_word(reason: Failure, exit_code: int = 0) -> int:
+def failure_word(reason: Failure, executor: int, exit_code: int = 0) -> int:
     """What a failure word says; `exit_code` is negative for a signal."""
-    return reason | (exit_code & 0xFFFF_FFFF) << 8
+    return reason | (exit_code & 0xFFFF_FFFF) << 8 | (executor & 0xFF_FFFF) << 40
+
+
+def failed_executor(word: int) -> int:
+    """The number of the executor that had the request."""
+    return word >> 40
 
 
 def failure_error(word: int, entry: str) -> MoltError:

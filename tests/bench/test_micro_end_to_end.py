@@ -90,6 +90,15 @@ def test_a_peer_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     assert "ERROR: stdio failed" in output
 
 
+def test_where_no_peer_can_run_the_reasons_are_told(tmp_path: Path) -> None:
+    """No compiler on PATH."""
+    runner = start("--peers", "c-park", "--out", str(tmp_path), PATH=str(tmp_path))
+    output, _ = runner.communicate(timeout=100)
+    assert runner.returncode == 1, output
+    assert "no peer can run here: c-park: there is no C compiler" in output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_interrupt_stops_everything_and_writes_nothing(tmp_path: Path) -> None:
     runner = start(
         "--peers", "pipe,stdio,executor,iceoryx2", "--rounds", "1000", "--idle", "0", "--out", str(tmp_path)

@@ -7,6 +7,7 @@ price of deadlines, frames, metrics and of running somebody's code.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import struct
 import time
 from multiprocessing.process import BaseProcess
@@ -14,10 +15,10 @@ from typing import Any
 
 from bench.micro.peers.base import Peer, Setup
 from bench.micro.wire import pack, unpack
-from molt_accel import MoltWorkerUnavailable
+from molt_accel import Config, MoltWorkerUnavailable
 from molt_accel.ipc import arena
+from molt_worker import spinning
 
-SPIN_NS = 50_000
 MAX_BYTES = 64 * 1024 * 1024
 CALL_NS = 30 * 1_000_000_000
 _LENGTH = struct.Struct("<I")
@@ -51,10 +52,14 @@ class Ring(Peer):
     def start(self) -> None:
         core = arena.native()
         # The geometry of a pool of one executor, so that its rings are as large.
-        self._arena, _ = arena.create(arena.Geometry.fitting(executors=1, places=64))
+        self._arena, descriptor = arena.create(arena.Geometry.fitting(executors=1, places=64))
+        os.close(descriptor)
         self._arena.in_use = 1
-        self._arena.spin_ns = SPIN_NS
-        self._arena.client_spinners = self._arena.executor_spinners = 1
+        # As long as a worker of this machine and this configuration would.
+        limits, configured = spinning.measure(), Config.load().spin_us
+        self._arena.spin_ns = limits.spin_ns if configured is None else configured * 1000
+        self._arena.client_spinners = limits.clients
+        self._arena.executor_spinners = limits.executors
         self._process = multiprocessing.Process(target=_answer, args=(self._arena,), daemon=True)
         self._process.start()
         self._channel = core.Channel(self._arena, 0, MAX_BYTES)

@@ -1,0 +1,70 @@
+"""The choice that can't be made before a worker was asked: shared memory, or stdio where there is no room for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from molt_accel.errors import MoltError
+from molt_accel.ipc.arena import NoSharedMemory
+from molt_accel.ipc.frame import Frame
+from molt_accel.transport import PendingCall, Transport
+
+log = logging.getLogger("molt_accel")
+
+
+class AutoTransport:
+    """Shared memory, until it turns out that it can't serve here; then stdio, for good and with one warning.
+
+    Args:
+        first: The transport to begin with.
+        open_second: Makes the one to go on with.
+    """
+
+    submit: Callable[[Frame], PendingCall | None]
+    abandon: Callable[[PendingCall, MoltError], bool]
+
+    def __init__(self, first: Transport, open_second: Callable[[], Transport]) -> None:
+        self._open_second = open_second
+        self._lock = threading.Lock()
+        self._switched = False
+        self._use(first)
+
+    def _use(self, transport: Transport) -> None:
+        self._transport = transport
+        # What every call needs goes straight to it.
+        self.submit, self.abandon = transport.submit, transport.abandon
+
+    @property
+    def ready(self) -> bool:
+        return self._transport.ready
+
+    @property
+    def patience_s(self) -> float:
+        return self._transport.patience_s
+
+    def start(self) -> None:
+        try:
+            self._transport.start()
+        except NoSharedMemory as exc:
+            self._switch(exc)
+            self._transport.start()
+
+    def wait_ready(self, timeout_s: float) -> None:
+        try:
+            self._transport.wait_ready(timeout_s)
+        except NoSharedMemory as exc:
+            self._switch(exc)
+            self._transport.wait_ready(timeout_s)
+
+    def _switch(self, why: NoSharedMemory) -> None:
+        with self._lock:
+            if not self._switched:
+                self._switched = True
+                log.warning("no shared memory, so each server process starts a worker of its own: %s", why.detail)
+                self._transport.close()
+                self._use(self._open_second())
+
+    def close(self) -> None:
+        self._transport.close()
