@@ -317,14 +317,14 @@ def _attempt(
     rounds_left = _ROUNDS
     while True:
         try:
-            pending = transport.submit(request) if transport.ready else None
+            pending = transport.submit(request)
         except FrameError as exc:
             return None, MoltInvalidInput(exc.detail) if exc.fault in _CALLERS_FAULTS else exc
         except MoltError as exc:
             return None, exc
         if pending is not None:
             try:
-                left_s = _seconds_left(request) + transport.patience_s
+                left_s = _seconds_left(request)
                 if check is not None:
                     left_s = min(CANCEL_AFTER_S, left_s)
                 ended = yield _Answer(pending, None if left_s == _FOREVER else left_s)
@@ -360,7 +360,7 @@ def _not_started_in_time() -> MoltTimeout:
 def _wait(
     transport: Transport, request: Frame, pending: PendingCall, check: CancelCheck | None
 ) -> Generator[Step, Any, None]:
-    """Wait on until `pending` ends, and see to it that it does."""
+    """What isn't needed for most: wait on until `pending` ends, and see to it that it does."""
     if check is not None:
         cancelled = MoltCancelled("the client went away")
         fileno = getattr(check, "fileno", None)

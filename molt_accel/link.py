@@ -94,6 +94,7 @@ class Link:
         self.started_s = time.monotonic()
         self.ended: MoltError | None = None
         self.ended_s = 0.0
+        self.open = True  #: requests can be published here, as far as is known
         self.was_ready = False
         self.retired = False  #: the worker drains: no new calls here
         self.greeted = threading.Event()  #: set by the worker's greeting and by the link's end
@@ -128,11 +129,6 @@ class Link:
     def closing(self) -> bool:
         """Whether this side has closed it."""
         return self._closing
-
-    @property
-    def takes_requests(self) -> bool:
-        """Whether a request can be published here, as far as is known."""
-        return self.ended is None and not self.retired and not self._closing
 
     # -- what calls need --------------------------------------------------------------------------------
 
@@ -172,7 +168,7 @@ class Link:
             with contextlib.suppress(OSError):
                 self._send(control.message(control.LEASE, number=BATCH))
                 self._granted.wait(_ANSWER_S)
-            if self.takes_requests and not self.channels.any_free:
+            if self.open and not self.channels.any_free:
                 raise MoltBusy("the worker has no channel left for this client", facts={"retry_after_s": 1})
 
     @property
@@ -248,6 +244,7 @@ class Link:
             self._send(control.message(control.RETURN, spare))
         elif message.entry == control.DRAINING:
             self.retired = True
+            self.open = False
             self.call_ended()
         else:
             raise MoltProtocolError(
@@ -260,6 +257,7 @@ class Link:
         with self.lock:
             self.ended_s = time.monotonic()
             self.ended = error
+            self.open = False
             pings = list(self._pings.values())
             self._pings.clear()
             self._sock.close()
@@ -278,6 +276,7 @@ class Link:
             if self._closing:
                 return
             self._closing = True
+            self.open = False
         self.channels.shut()
         self.arena.close()
         self.channels.wake_all()
@@ -306,5 +305,6 @@ class Link:
         self.lock = threading.RLock()  # its holder may not exist in this process
         self._leasing = threading.Lock()
         self.ended = MoltWorkerUnavailable("this is the parent's connection")
+        self.open = False
         self.arena.close()
         self._sock.close()

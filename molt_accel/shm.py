@@ -28,7 +28,7 @@ from molt_accel.errors import (
     wire_status,
 )
 from molt_accel.ipc import arena as arenas
-from molt_accel.ipc.frame import PING, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, decode, encode_head
+from molt_accel.ipc.frame import PING, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, encode_head
 from molt_accel.ipc.layout import NEVER, Fact, Outcome, State, failed_executor, failure_error
 from molt_accel.launcher import RestartPolicy, attach_or_start
 from molt_accel.link import Link, WorkerVanished, copy_error
@@ -51,6 +51,7 @@ _CLOSED: Final = _core.CLOSED
 _ADMITTED: Final = _core.ADMITTED
 _WAITING: Final = _core.WAITING
 _BUSY: Final = _core.BUSY
+_BAD_FRAME: Final = _core.BAD_FRAME
 _Corrupt: Final[type[Exception]] = _core.Corrupt
 
 
@@ -184,11 +185,10 @@ class ShmCall:
 
     def _take(self) -> None:
         got = self.channel.take()
-        if type(got) is bytes:
-            response = decode(got)
-            if response.request_id != self.request_id:
+        if type(got) is Frame:
+            if got.request_id != self.request_id:
                 raise MoltProtocolError("the reply is another request's")
-            self.result = response
+            self.result = got
         elif got is not None:
             self.result = _failed(got, self._entry, self.request_id)
         else:  # given up by another thread, which sets the outcome in the same breath
@@ -253,8 +253,10 @@ class ShmCall:
             channel = self._lease.pop()
         except IndexError:
             return
-        self._link.channels.give_back(channel)
-        self._link.call_ended()
+        link = self._link
+        link.channels.give_back(channel)
+        if not link.open:
+            link.call_ended()
 
 
 class ShmTransport:
@@ -271,7 +273,7 @@ class ShmTransport:
     @property
     def ready(self) -> bool:
         link = self._link
-        return link is not None and link.takes_requests and not link.channels.wants_more
+        return link is not None and link.open
 
     @property
     def patience_s(self) -> float:
@@ -286,14 +288,14 @@ class ShmTransport:
 
     def _ready_link(self) -> Link:
         link = self._link
-        if link is not None and link.takes_requests:
+        if link is not None and link.open:
             return link
         with _start_lock:
             if self._closed:
                 raise MoltWorkerUnavailable("the client is closed")
             link = self._link
             if link is not None:
-                if link.takes_requests:
+                if link.open:
                     return link  # another thread has attached
                 if link.ended is not None:
                     lived_s = link.ended_s - link.started_s
@@ -329,16 +331,15 @@ class ShmTransport:
 
     def submit(self, frame: Frame) -> PendingCall | None:
         link = self._link
-        if link is None or not link.takes_requests:
+        if link is None or not link.open:
             if self._closed:
                 raise MoltWorkerUnavailable("the client is closed")
             return None
         if frame.entry == PING:
             return link.ping(frame)
-        head = encode_head(frame, link.max_frame_bytes)
         channel = link.channels.lease()
         if channel is None:
-            if link.channels.wants_more or not link.takes_requests:
+            if link.channels.wants_more or not link.open:
                 return None
             link.arena.add_fact(Fact.OUTCOMES + Outcome.Busy)
             raise MoltBusy("this client has as many calls in flight as it may", facts={"retry_after_s": 1})
@@ -347,7 +348,7 @@ class ShmTransport:
             wait_ms = link.max_wait_ms
         waiting = max(1, link.places) if wait_ms else 0
         try:
-            verdict = channel.publish(head, bytes(frame.payload), link.places, waiting)
+            verdict = channel.publish(frame, link.places, waiting)
         except BaseException:
             link.channels.give_back(channel)
             raise
@@ -360,6 +361,8 @@ class ShmTransport:
         if verdict == _BUSY:
             link.arena.add_fact(Fact.OUTCOMES + Outcome.Busy)
             raise _busy()
+        if verdict == _BAD_FRAME:
+            encode_head(frame, link.max_frame_bytes)  # raises, and says what is wrong
         error = MoltProtocolError("a channel is in use that should be free")
         link.fail(error)
         raise error

@@ -106,7 +106,7 @@ class Transport(Protocol):
         """How long after its deadline a call's answer may still come, by the worker's own promises."""
 
     def start(self) -> None:
-        """Start or attach to a worker, where one is going wait for its end first.
+        """Start or attach to a worker; where one is just ending, wait for that first.
 
         May block; raises MoltWorkerUnavailable.
         """
@@ -115,8 +115,7 @@ class Transport(Protocol):
         """Send a request, without blocking.
 
         Returns:
-            The call in flight; None if it could not be sent, so that no worker has got it. Then `ready` and
-            `start` are to be asked again.
+            The call in flight; None if it could not be sent, so that no worker has got it: it takes a `start`.
 
         Raises:
             MoltWorkerUnavailable, MoltBusy, FrameError: nothing was sent, and trying again won't help.

@@ -14,7 +14,7 @@ from molt_accel.errors import MoltInternalError, Status
 from molt_accel.ipc.arena import native
 from molt_accel.ipc.control import RECYCLE, WAKE, message
 from molt_accel.ipc.frame import HELLO, Fault, Frame, FrameError, decode, encode, encode_head
-from molt_accel.ipc.layout import Fact, Failure, Outcome, SeatFact, State, failure_word, serial_of, state_of
+from molt_accel.ipc.layout import Fact, Failure, Outcome, SeatFact, State, failure_word, state_of
 from molt_worker import log
 from molt_worker.metrics import request_fields
 from molt_worker.runner import error_response
@@ -22,6 +22,8 @@ from molt_worker.runner import error_response
 if TYPE_CHECKING:
     from molt_accel.ipc._native import Arena
 
+_WORD: Final = int(SeatFact.WORD)
+_WAKE_NS: Final = int(Fact.WAKE_NS)
 _OUTCOME_FACTS: Final = {status: SeatFact.OUTCOMES + Outcome[status.label] for status in Status}
 
 
@@ -41,7 +43,7 @@ class ShmPort:
         self._config = config
         self._max = config.max_frame_bytes
         self._corrupt: type[Exception] = core.Corrupt
-        self._retire, self._transferred = core.RETIRE, core.TRANSFERRED
+        self._retire, self._transferred, self._bad_frame = core.RETIRE, core.TRANSFERRED, core.BAD_FRAME
         self._seat = core.Seat(arena, slot, arena.seat_fact(slot, SeatFact.INCARNATION))
         self._left = config.max_requests
         self._logs_all = config.log_level == "debug"
@@ -64,47 +66,41 @@ class ShmPort:
         seat = self._seat
         while seat.next() != self._retire:
             try:
-                body = seat.receive(self._max)
+                frame = seat.receive(self._max)
             except self._corrupt as exc:
                 self._give_up(Failure.CORRUPT, str(exc))
                 continue
-            if type(body) is not bytes:
+            if type(frame) is Frame:
+                if seat.begin(_WORD, frame.deadline_ns, _WAKE_NS):
+                    self._tell(WAKE)
+                return frame
+            if type(frame) is not bytes:
                 self._give_up(Failure.STALLED, "the request was not sent on")
                 continue
+            seat.begin(_WORD, 0, _WAKE_NS)
             try:
-                frame = decode(body)
+                decode(frame)
             except FrameError as exc:
-                seat.begin(SeatFact.WORD, 0, time.monotonic_ns())
                 return exc
-            frame.queue_depth, frame.in_flight = seat.queued, seat.running
-            seat.begin(SeatFact.WORD, frame.deadline_ns, time.monotonic_ns())
-            # Stored before, sequentially consistent: either the supervisor's look finds it, or it is told to look.
-            if frame.deadline_ns and frame.deadline_ns < self._arena.fact(Fact.WAKE_NS):
-                self._tell(WAKE)
-            return frame
+            self._give_up(Failure.CORRUPT, "it is no request")
         return None
 
     def serial(self, request: Frame) -> int:
         del request
-        return serial_of(self._seat.channel, self._seat.generation)
+        serial: int = self._seat.serial
+        return serial
 
     def answer(self, request: Frame, response: Frame) -> None:
-        try:
-            head = encode_head(response, self._max)
-        except FrameError as exc:
-            if exc.fault is not Fault.TOO_LARGE:
-                raise
-            response = error_response(request, MoltInternalError(f"the result is {exc.detail}"))
-            head = encode_head(response, self._max)
         status = response.status
         assert status is not None  # a response has one
-        # Before the reply: who has it finds it counted.
-        self._seat.record(_OUTCOME_FACTS[status], response.queue_us, response.exec_us)
         try:
-            code = self._seat.reply(head, bytes(response.payload))
+            code = self._seat.reply(response, self._max, _OUTCOME_FACTS[status])
         except self._corrupt as exc:
             self._give_up(Failure.CORRUPT, str(exc))
         else:
+            if code == self._bad_frame:
+                self.answer(request, self._instead(request, response))
+                return
             if code != self._transferred:
                 self._give_up(Failure.STALLED, "the reply was not taken")
         if status is not Status.OK or self._logs_all:
@@ -116,6 +112,16 @@ class ShmPort:
             self._left -= 1
             if not self._left:
                 self._tell(RECYCLE)
+
+    def _instead(self, request: Frame, response: Frame) -> Frame:
+        """What to answer where the response is no good frame. Raises FrameError: a bug of ours."""
+        try:
+            encode_head(response, self._max)
+        except FrameError as exc:
+            if exc.fault is not Fault.TOO_LARGE:
+                raise
+            return error_response(request, MoltInternalError(f"the result is {exc.detail}"))
+        raise AssertionError("a frame that is good after all")
 
     def _give_up(self, reason: Failure, why: str) -> None:
         """End a request whose bytes don't move. If it was taken away, it is ended or this process is killed."""

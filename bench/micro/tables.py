@@ -135,7 +135,7 @@ def _criteria(document: Mapping[str, Any]) -> Table:
         (
             entry["name"],
             f"{entry['comparison']} {entry['limit']:g} {entry['unit']}".strip(),
-            with_range(entry["spread"]) if entry["spread"] else _plain(entry["value"]),
+            _judged(entry),
             words[entry["reached"]],
         )
         for entry in document["criteria"]
@@ -143,8 +143,15 @@ def _criteria(document: Mapping[str, Any]) -> Table:
     return Table("Criteria", ("criterion", "allowed", "measured", ""), rows)
 
 
-def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+def _judged(entry: Mapping[str, Any]) -> str:
+    """The figure as exactly as it was judged: one that seems to be its limit may be on either side of it."""
+    if entry["value"] is None:
+        return "-"
+    value = f"{entry['value']:.4g}"
+    over_rounds = entry["spread"]
+    if over_rounds is None or len(over_rounds["rounds"]) == 1:
+        return value
+    return f"{value} ({number(over_rounds['min'])}-{number(over_rounds['max'])})"
 
 
 def _median(over_rounds: Mapping[str, Any] | None) -> str:

@@ -377,6 +377,36 @@ static inline void molt_ring_executor(molt_arena *a, uint64_t word) {
         molt_bell_ring(&a->seats[MOLT_SEAT(word)].bell);
 }
 
+/* -- frames ---------------------------------------------------------------------------------------------------- */
+
+/* The header of molt_accel/ipc/frame.py, which says what the fields mean and what is wrong with a bad one. Here only plainly
+ * good ones are made and read. */
+typedef struct __attribute__((packed)) {
+    uint8_t version, kind, codec, status;
+    uint16_t entry_bytes, flags;
+    uint64_t request_id;
+    uint32_t generation, payload_bytes;
+    uint64_t deadline_ns, sent_ns;
+    uint32_t max_wait_ms, queue_depth, in_flight, queue_us, decode_us, handler_us, encode_us, exec_us, executor;
+    uint32_t reserved;
+} molt_frame;
+
+enum { MOLT_FRAME_VERSION = 1, MOLT_REQUEST = 1, MOLT_RESPONSE = 2, MOLT_ENTRY_BYTES = 255, MOLT_FLAG_COMPILED = 1 };
+
+/* A frame before its payload, as it travels. */
+typedef struct __attribute__((packed)) {
+    uint32_t size; /* of header, entry and payload */
+    molt_frame header;
+    uint8_t entry[MOLT_ENTRY_BYTES];
+} molt_head;
+
+_Static_assert(sizeof(molt_frame) == 80, "the header of frame.py");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little-endian, and so must this machine be");
+
+static inline uint64_t molt_head_bytes(const molt_head *head) {
+    return sizeof head->size + sizeof head->header + head->header.entry_bytes;
+}
+
 /* -- the client's side of a call ------------------------------------------------------------------------------- */
 
 /* A channel as its client holds it; private memory. */
@@ -385,8 +415,8 @@ typedef struct {
     uint64_t word;                         /* READY, as published */
     const uint8_t *part[2];                /* what is still to be sent: header, payload */
     uint64_t left[2], sent, taken;         /* `sent` and `taken`: own counts of the two rings */
-    uint8_t *into;                         /* where the reply goes; NULL: its size is not known yet */
-    uint64_t wanted;                       /* the reply's bytes still to come */
+    uint8_t *into;                         /* where the next part of the reply goes */
+    uint64_t wanted;                       /* bytes of it still to come */
     int deferred;                          /* no sleeping executor was woken, because one spins */
     molt_patience patience;
 } molt_call;
@@ -446,7 +476,6 @@ static inline int molt_publish(molt_arena *a, molt_call *c) {
     atomic_store_explicit(&ch->reply.tail, 0, memory_order_relaxed);
     atomic_store_explicit(&ch->bell_of, c->channel, memory_order_relaxed);
     c->sent = c->taken = c->wanted = 0;
-    c->into = NULL;
     c->deferred = 0;
     molt_send_more(a, c);
     uint32_t generation = MOLT_GENERATION(idle) + 1;
@@ -502,7 +531,7 @@ enum molt_await {
     MOLT_AWAIT_TIME = 1,
     MOLT_AWAIT_SIGNAL = 2,
     MOLT_AWAIT_CLOSED = 3, /* the connection has ended */
-    MOLT_AWAIT_BUFFER = 4, /* the reply is larger than the ring: it needs `into` to go on */
+    MOLT_AWAIT_BUFFER = 4, /* the reply is larger than the ring: it needs another `into` to go on */
     MOLT_AWAIT_CORRUPT = 5
 };
 
@@ -542,9 +571,9 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
         }
         int moved = c->left[0] || c->left[1] ? molt_send_more(a, c) : 0;
         if (moved >= 0 && state == MOLT_CLAIMED && molt_reply_there(a, c) >= a->geometry.ring_bytes / 2) {
-            if (!c->into)
+            if (!c->wanted)
                 return MOLT_AWAIT_BUFFER;
-            int more = c->wanted ? molt_take_more(a, c) : MOLT_CORRUPT;
+            int more = molt_take_more(a, c);
             moved = more < 0 ? more : moved | more;
         }
         if (moved < 0)
@@ -674,6 +703,14 @@ enum molt_transfer {
 
 /* A client that is alive moves bytes within milliseconds; one that was stopped must not hold an executor. */
 #define MOLT_STALL_NS 5000000000u
+
+/* Whether n bytes can be moved without waiting for the client. */
+static inline int molt_fits(const molt_arena *a, const molt_executor *e, int out_of_request, uint64_t n) {
+    molt_channel *ch = molt_channel_at(a, e->channel);
+    if (out_of_request)
+        return atomic_load_explicit(&ch->request.head, memory_order_acquire) - e->taken >= n;
+    return n <= a->geometry.ring_bytes - (e->sent - atomic_load_explicit(&ch->reply.tail, memory_order_acquire));
+}
 
 /* Move n bytes out of the request (`to`) or into the reply (`from`), waiting for the client where the ring is empty or full.
  * *done counts them over repeated calls, after a signal. */

@@ -7,8 +7,9 @@ The objects here hold raw memory of the arena; indexes are checked, what a word 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
 cdef extern from "_core.h" nogil:
     # Atomic in C; here only their addresses are used.
@@ -68,6 +69,20 @@ cdef extern from "_core.h" nogil:
         uint64_t word
         uint32_t queued
         uint32_t running
+    ctypedef struct molt_frame:
+        uint8_t version, kind, codec, status
+        uint16_t entry_bytes, flags
+        uint64_t request_id
+        uint32_t generation, payload_bytes
+        uint64_t deadline_ns, sent_ns
+        uint32_t max_wait_ms, queue_depth, in_flight, queue_us, decode_us, handler_us, encode_us, exec_us
+        uint32_t executor, reserved
+    ctypedef struct molt_head:
+        uint32_t size
+        molt_frame header
+        uint8_t *entry
+    const int MOLT_FRAME_VERSION, MOLT_REQUEST, MOLT_RESPONSE, MOLT_ENTRY_BYTES, MOLT_FLAG_COMPILED
+    uint64_t molt_head_bytes(const molt_head *)
     const int MOLT_FACTS, MOLT_SEAT_FACTS, MOLT_BUCKETS
     const int MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING
     const int MOLT_SEAT_FREE, MOLT_SEAT_BUSY, MOLT_SEAT_IDLE
@@ -106,6 +121,7 @@ cdef extern from "_core.h" nogil:
     int molt_take_more(molt_arena *, molt_call *)
     uint64_t molt_reply_there(const molt_arena *, const molt_call *)
     int molt_next_request(molt_arena *, molt_executor *, uint64_t, uint32_t)
+    int molt_fits(const molt_arena *, const molt_executor *, int, uint64_t)
     int molt_transfer(molt_arena *, molt_executor *, uint8_t *, const uint8_t *, uint64_t, uint64_t *, uint64_t)
     int molt_finish(molt_arena *, molt_executor *, uint32_t, uint64_t)
     uint32_t molt_bucket(uint64_t)
@@ -122,7 +138,99 @@ OUTCOME, TIME, CLOSED = MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_CLOSED
 REQUEST, RETIRE = MOLT_NEXT_REQUEST, MOLT_NEXT_RETIRE
 TRANSFERRED, LOST, STALLED = MOLT_TRANSFERRED, MOLT_TRANSFER_LOST, MOLT_TRANSFER_STALLED
 #: Verdicts of `Channel.publish`.
-ADMITTED, WAITING, BUSY, NOT_IDLE = 0, 1, 2, 3
+ADMITTED, WAITING, BUSY, NOT_IDLE, BAD_FRAME = 0, 1, 2, 3, 4
+
+
+cdef enum:
+    _SMALL = 16384
+    # Parts of a reply, in the order in which they are read.
+    STAGE_NONE = 0
+    STAGE_HEADER = 1
+    STAGE_ENTRY = 2
+    STAGE_PAYLOAD = 3
+
+
+# Of frame.py, by `use_frames`: the class, and what the bytes of its enumerations stand for.
+cdef object _Frame = None
+cdef tuple _kinds = (), _codecs = (), _statuses = ()
+
+
+def use_frames(frame_class, tuple kinds not None, tuple codecs not None, tuple statuses not None):
+    """Frames are made of this class, with the members that 256 byte values stand for in each table."""
+    global _Frame, _kinds, _codecs, _statuses
+    if not len(kinds) == len(codecs) == len(statuses) == 256:
+        raise ValueError("a table has 256 places")
+    _Frame, _kinds, _codecs, _statuses = frame_class, kinds, codecs, statuses
+
+
+cdef int _fill_head(molt_head *head, object frame, uint64_t max_bytes) except -1:
+    """The head of a frame that is plainly good: 1; 0: let frame.py say what is wrong with it."""
+    cdef molt_frame *h = &head.header
+    cdef Py_ssize_t entry_bytes
+    cdef str entry = frame.entry
+    cdef const char *text = PyUnicode_AsUTF8AndSize(entry, &entry_bytes)
+    cdef bytes payload = frame.payload
+    cdef uint64_t total = sizeof(molt_frame) + entry_bytes + PyBytes_GET_SIZE(payload)
+    h.version = MOLT_FRAME_VERSION
+    h.kind = frame.kind
+    if entry_bytes > MOLT_ENTRY_BYTES or total > max_bytes or (entry_bytes == 0 and h.kind != MOLT_RESPONSE):
+        return 0
+    h.codec = frame.codec
+    h.entry_bytes = <uint16_t>entry_bytes
+    h.payload_bytes = <uint32_t>PyBytes_GET_SIZE(payload)
+    h.request_id = frame.request_id
+    h.generation = frame.generation
+    h.flags = frame.flags
+    h.queue_depth = frame.queue_depth
+    h.in_flight = frame.in_flight
+    h.reserved = 0
+    if h.kind == MOLT_RESPONSE:
+        h.status = frame.status
+        h.deadline_ns = h.sent_ns = 0
+        h.max_wait_ms = 0
+        h.queue_us, h.decode_us, h.handler_us = frame.queue_us, frame.decode_us, frame.handler_us
+        h.encode_us, h.exec_us, h.executor = frame.encode_us, frame.exec_us, frame.executor
+    else:
+        h.status = 0
+        h.deadline_ns, h.sent_ns, h.max_wait_ms = frame.deadline_ns, frame.sent_ns, frame.max_wait_ms
+        h.queue_us = h.decode_us = h.handler_us = h.encode_us = h.exec_us = h.executor = 0
+    head.size = <uint32_t>total
+    memcpy(head.entry, text, entry_bytes)
+    return 1
+
+
+cdef object _frame_of(const molt_head *head, bytes payload):
+    """The frame of a head and its payload if it is plainly good, else None: let frame.py say what is wrong with it."""
+    cdef const molt_frame *h = &head.header
+    kind, codec, status = _kinds[h.kind], _codecs[h.codec], _statuses[h.status]
+    if (
+        h.version != MOLT_FRAME_VERSION
+        or kind is None
+        or codec is None
+        or (status is None if h.kind == MOLT_RESPONSE else h.status != 0)
+        or (h.entry_bytes == 0 and h.kind != MOLT_RESPONSE)
+        or h.flags & ~MOLT_FLAG_COMPILED
+        or h.reserved
+    ):
+        return None
+    try:
+        entry = PyUnicode_DecodeUTF8(<const char *>head.entry, h.entry_bytes, NULL) if h.entry_bytes else ""
+    except UnicodeDecodeError:
+        return None
+    return _Frame(
+        kind, h.request_id, entry, payload, codec, status, h.flags, h.generation, h.deadline_ns, h.sent_ns,
+        h.max_wait_ms, h.queue_depth, h.in_flight, h.queue_us, h.decode_us, h.handler_us, h.encode_us, h.exec_us,
+        h.executor,
+    )
+
+
+cdef bint _consistent(const molt_head *head):
+    """Whether the sizes in a head agree, so that its payload can be read apart from it."""
+    cdef const molt_frame *h = &head.header
+    return (
+        h.entry_bytes <= MOLT_ENTRY_BYTES
+        and <uint64_t>head.size == sizeof(molt_frame) + h.entry_bytes + <uint64_t>h.payload_bytes
+    )
 
 
 class Corrupt(RuntimeError):
@@ -139,8 +247,8 @@ def arena_size(uint32_t channels, uint32_t seats, uint64_t ring_bytes):
     return size
 
 
-cdef class Arena:
-    """A mapped arena: made in zeroed memory if a geometry is given, else attached to.
+cdef class ArenaView:
+    """A mapped arena to look at. Nothing here stores anything, so memory that is mapped read-only will do.
 
     Raises:
         ValueError: it is no arena of this version, or doesn't fit its memory.
@@ -149,23 +257,14 @@ cdef class Arena:
     cdef molt_arena a
     cdef Py_buffer view
     cdef bint held
-    cdef molt_flag closed
-    #: Longest spin in nanoseconds, and how many clients and executors may spin at once.
-    cdef public uint64_t spin_ns
-    cdef public uint32_t client_spinners, executor_spinners
 
     def __cinit__(self, buffer, uint32_t channels=0, uint32_t seats=0, uint64_t ring_bytes=0):
         cdef const char *wrong
-        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        cdef bint writes = isinstance(self, Arena)
+        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE if writes else PyBUF_SIMPLE)
         self.held = True
-        store_flag(&self.closed, 0)
         self.a.base = <uint8_t *>self.view.buf
-        if channels:
-            if molt_arena_plan(&self.a, channels, seats, ring_bytes) != <uint64_t>self.view.len:
-                raise ValueError("the memory has not the size of this geometry")
-            if molt_arena_create(&self.a):
-                raise ValueError("its semaphores can't be made")
-        else:
+        if not channels or not writes:
             wrong = molt_arena_attach(&self.a, <uint64_t>self.view.len)
             if wrong != NULL:
                 raise ValueError("not an arena to attach to: " + wrong.decode())
@@ -196,26 +295,13 @@ cdef class Arena:
             raise IndexError(f"no seat {index}")
         return &self.a.seats[index]
 
-    def close(self):
-        """For this process: calls on this arena end with CLOSED from now on. Ring their bells afterwards."""
-        store_flag(&self.closed, 1)
-
     # Words of the header and of seats, by the indexes of layout.py.
 
     def fact(self, uint32_t index):
         return atomic_load(&self.a.header.facts[index % MOLT_FACTS])
 
-    def set_fact(self, uint32_t index, uint64_t value):
-        atomic_store(&self.a.header.facts[index % MOLT_FACTS], value)
-
-    def add_fact(self, uint32_t index, uint64_t n=1):
-        atomic_fetch_add(&self.a.header.facts[index % MOLT_FACTS], n)
-
     def seat_fact(self, uint32_t seat, uint32_t index):
         return atomic_load(&self.seat(seat).facts[index % MOLT_SEAT_FACTS])
-
-    def set_seat_fact(self, uint32_t seat, uint32_t index, uint64_t value):
-        atomic_store(&self.seat(seat).facts[index % MOLT_SEAT_FACTS], value)
 
     def seat_state(self, uint32_t seat):
         return atomic_load(&self.seat(seat).state)
@@ -228,7 +314,59 @@ cdef class Arena:
             [atomic_load(&s.exec_us[i]) for i in range(MOLT_BUCKETS)],
         )
 
-    # Channels, as supervisor and status see them.
+    # Channels.
+
+    @property
+    def in_use(self):
+        """Channels from this index on were never granted, so nobody looks at them."""
+        return atomic_load(&self.a.header.in_use)
+
+    def word(self, uint32_t index):
+        self.channel(index)
+        return molt_look(&self.a, index)
+
+    def request_bytes(self, uint32_t index, uint32_t count):
+        """The first bytes in a request ring: a copy of what may be changing, for display."""
+        self.channel(index)
+        return (<const char *>molt_request_data(&self.a, index))[:min(count, self.a.geometry.ring_bytes)]
+
+    def ready(self):
+        """How many requests are queued."""
+        return molt_ahead_of(&self.a, (<uint64_t>1 << 62))
+
+
+cdef class Arena(ArenaView):
+    """A mapped arena to work with: made in zeroed memory if a geometry is given, else attached to.
+
+    Raises:
+        ValueError: it is no arena of this version, or doesn't fit its memory.
+    """
+
+    cdef molt_flag closed
+    #: Longest spin in nanoseconds, and how many clients and executors may spin at once.
+    cdef public uint64_t spin_ns
+    cdef public uint32_t client_spinners, executor_spinners
+
+    def __cinit__(self, buffer, uint32_t channels=0, uint32_t seats=0, uint64_t ring_bytes=0):
+        store_flag(&self.closed, 0)
+        if channels:
+            if molt_arena_plan(&self.a, channels, seats, ring_bytes) != <uint64_t>self.view.len:
+                raise ValueError("the memory has not the size of this geometry")
+            if molt_arena_create(&self.a):
+                raise ValueError("its semaphores can't be made")
+
+    def close(self):
+        """For this process: calls on this arena end with CLOSED from now on. Ring their bells afterwards."""
+        store_flag(&self.closed, 1)
+
+    def set_fact(self, uint32_t index, uint64_t value):
+        atomic_store(&self.a.header.facts[index % MOLT_FACTS], value)
+
+    def add_fact(self, uint32_t index, uint64_t n=1):
+        atomic_fetch_add(&self.a.header.facts[index % MOLT_FACTS], n)
+
+    def set_seat_fact(self, uint32_t seat, uint32_t index, uint64_t value):
+        atomic_store(&self.seat(seat).facts[index % MOLT_SEAT_FACTS], value)
 
     @property
     def in_use(self):
@@ -239,10 +377,6 @@ cdef class Arena:
     def in_use(self, uint64_t count):
         atomic_store(&self.a.header.in_use, count)
 
-    def word(self, uint32_t index):
-        self.channel(index)
-        return molt_look(&self.a, index)
-
     def step(self, uint32_t index, uint64_t before, uint64_t after):
         """Compare and swap a state word. True if it was `before`."""
         self.channel(index)
@@ -251,15 +385,6 @@ cdef class Arena:
     def set_failure(self, uint32_t index, uint64_t reason):
         self.channel(index)
         atomic_store(&self.a.failure[index], reason)
-
-    def request_bytes(self, uint32_t index, uint32_t count):
-        """The first bytes in a request ring: a copy of what may be changing, for display."""
-        self.channel(index)
-        return (<const char *>molt_request_data(&self.a, index))[:min(count, self.a.geometry.ring_bytes)]
-
-    def ready(self):
-        """How many requests are queued."""
-        return molt_ahead_of(&self.a, (<uint64_t>1 << 62))
 
     def wake_executor(self):
         """Wake an executor that sleeps, if there is one."""
@@ -307,7 +432,9 @@ cdef class Channel:
 
     cdef Arena arena
     cdef molt_call c
-    cdef bytes head, payload, reply
+    cdef molt_head out, head
+    cdef bytes payload, reply
+    cdef int stage  # of the reply: what is being read next
     cdef uint64_t max_bytes
     cdef readonly uint32_t index
 
@@ -328,25 +455,30 @@ cdef class Channel:
     def state(self):
         return MOLT_STATE(molt_look(&self.arena.a, self.index))
 
-    def publish(self, bytes head not None, bytes payload not None, uint32_t places, uint32_t waiting):
+    def publish(self, frame not None, uint32_t places, uint32_t waiting):
         """Offer a request to the executors: IDLE -> READY.
 
         Args:
-            head, payload: The frame. What doesn't fit the ring is sent on by `wait`.
+            frame: The request, its payload bytes. What of it doesn't fit the ring is sent on by `wait`.
             places: Places in the queue.
             waiting: How many may wait for a place behind it.
 
         Returns:
             ADMITTED; WAITING: it is over the queue's places, and claimed or given up like any other; BUSY or
-            NOT_IDLE: it was not published.
+            NOT_IDLE: it was not published; BAD_FRAME: nor was this, and `frame.encode_head` says why.
+
+        Raises:
+            TypeError, OverflowError: a field of the frame is not what it should be.
         """
         cdef molt_arena *a = &self.arena.a
         cdef uint32_t over
-        self.head, self.payload, self.reply = head, payload, None
-        self.c.part[0] = <const uint8_t *>PyBytes_AS_STRING(head)
-        self.c.left[0] = PyBytes_GET_SIZE(head)
-        self.c.part[1] = <const uint8_t *>PyBytes_AS_STRING(payload)
-        self.c.left[1] = PyBytes_GET_SIZE(payload)
+        if not _fill_head(&self.out, frame, self.max_bytes):
+            return BAD_FRAME
+        self.payload, self.reply, self.stage = frame.payload, None, STAGE_NONE
+        self.c.part[0] = <const uint8_t *>&self.out
+        self.c.left[0] = molt_head_bytes(&self.out)
+        self.c.part[1] = <const uint8_t *>PyBytes_AS_STRING(self.payload)
+        self.c.left[1] = PyBytes_GET_SIZE(self.payload)
         if not molt_publish(a, &self.c):
             return NOT_IDLE
         over = molt_over(a, &self.c, places)
@@ -361,21 +493,25 @@ cdef class Channel:
             return 0
         return molt_over(&self.arena.a, &self.c, places)
 
-    cdef int begin_reply(self) except -1:
-        """Its length is there: make room for the reply."""
-        cdef uint8_t prefix[4]
-        cdef uint32_t size
-        self.c.into = prefix
-        self.c.wanted = 4
-        if molt_take_more(&self.arena.a, &self.c) < 0 or self.c.wanted:
-            raise Corrupt("a reply without a length")
-        size = prefix[0] | prefix[1] << 8 | prefix[2] << 16 | <uint32_t>prefix[3] << 24
-        if size > self.max_bytes:
-            raise Corrupt(f"a reply of {size} bytes, {self.max_bytes} at most")
-        self.reply = PyBytes_FromStringAndSize(NULL, size)
-        self.c.into = <uint8_t *>PyBytes_AS_STRING(self.reply)
-        self.c.wanted = size
-        return 0
+    cdef int next_buffer(self) except -1:
+        """What was wanted is there: say where the next part of the reply goes. 0: there is no more."""
+        cdef molt_head *head = &self.head
+        if self.stage == STAGE_NONE:
+            self.c.into = <uint8_t *>head
+            self.c.wanted = sizeof(head.size) + sizeof(molt_frame)
+        elif self.stage == STAGE_HEADER:
+            if head.size > self.max_bytes or not _consistent(head):
+                raise Corrupt("a reply of another size than it says")
+            self.c.into = head.entry
+            self.c.wanted = head.header.entry_bytes
+        elif self.stage == STAGE_ENTRY:
+            self.reply = PyBytes_FromStringAndSize(NULL, head.header.payload_bytes)
+            self.c.into = <uint8_t *>PyBytes_AS_STRING(self.reply)
+            self.c.wanted = head.header.payload_bytes
+        else:
+            return 0
+        self.stage += 1
+        return 1
 
     def wait(self, uint64_t until_ns):
         """Wait until the request has an outcome: OUTCOME, or TIME or CLOSED if that comes before.
@@ -395,7 +531,8 @@ cdef class Channel:
             if code == MOLT_AWAIT_SIGNAL:
                 PyErr_CheckSignals()
             elif code == MOLT_AWAIT_BUFFER:
-                self.begin_reply()
+                if not self.next_buffer():
+                    raise Corrupt("a longer reply than it says")
             elif code == MOLT_AWAIT_CORRUPT:
                 raise Corrupt(f"channel {self.index} is in a state that can't be")
             else:
@@ -404,13 +541,15 @@ cdef class Channel:
                 return code
 
     def take(self):
-        """The outcome, which frees the channel: the reply's frame, or the reason of a failure (an int).
+        """The outcome, which frees the channel: the response, or the reason of a failure (an int).
 
         None if there is no outcome: it was given up.
+
+        Raises:
+            Corrupt: what is there is not a response.
         """
         cdef molt_arena *a = &self.arena.a
         cdef uint64_t word = molt_look(a, self.index), reason
-        cdef bytes reply
         if MOLT_GENERATION(word) != MOLT_GENERATION(self.c.word):
             raise Corrupt(f"channel {self.index} has another's generation")
         if MOLT_STATE(word) == MOLT_FAILED:
@@ -419,14 +558,18 @@ cdef class Channel:
             return reason
         if MOLT_STATE(word) != MOLT_DONE:
             return None
-        if self.c.into == NULL:
-            self.begin_reply()
-        if molt_take_more(a, &self.c) < 0 or self.c.wanted or molt_reply_there(a, &self.c):
-            raise Corrupt("a reply of another length than it says")
-        reply, self.reply, self.c.into = self.reply, None, NULL
+        while True:
+            if self.c.wanted and (molt_take_more(a, &self.c) < 0 or self.c.wanted):
+                raise Corrupt("a shorter reply than it says")
+            if not self.next_buffer():
+                break
+        response = _frame_of(&self.head, self.reply)
+        self.reply, self.payload = None, None
+        if response is None or self.head.header.kind != MOLT_RESPONSE or molt_reply_there(a, &self.c):
+            raise Corrupt("a reply that is no response")
         if not molt_step(a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word))):
             raise Corrupt(f"channel {self.index} was taken away")
-        return reply
+        return response
 
     def give_up(self, bint only_queued=False):
         """End the request from this side, or only if it is still queued; any thread may.
@@ -471,6 +614,7 @@ cdef class Seat:
 
     cdef Arena arena
     cdef molt_executor e
+    cdef molt_head head
 
     def __cinit__(self, Arena arena not None, uint32_t seat, uint32_t incarnation):
         arena.seat(seat)
@@ -489,23 +633,14 @@ cdef class Seat:
         return self.e.channel
 
     @property
-    def generation(self):
-        return MOLT_GENERATION(self.e.word)
+    def serial(self):
+        """What a stop word names the claimed request by; layout.serial_of."""
+        return <uint64_t>self.e.channel << 32 | MOLT_GENERATION(self.e.word)
 
     @property
     def word(self):
         """The state word of the claim."""
         return self.e.word
-
-    @property
-    def queued(self):
-        """Requests that were queued when this one was claimed, without it."""
-        return self.e.queued
-
-    @property
-    def running(self):
-        """Requests that ran then, with this one."""
-        return self.e.running
 
     def next(self):
         """Wait for a request and claim it: REQUEST, or RETIRE if there shall be no more.
@@ -526,6 +661,8 @@ cdef class Seat:
         cdef uint64_t done = 0
         cdef int code
         cdef Arena arena = self.arena
+        if n < _SMALL and molt_fits(&arena.a, &self.e, to != NULL, n):  # neither long nor waiting: keep the GIL
+            return molt_transfer(&arena.a, &self.e, to, source, n, &done, arena.spin_ns)
         while True:
             with nogil:
                 code = molt_transfer(&arena.a, &self.e, to, source, n, &done, arena.spin_ns)
@@ -534,34 +671,59 @@ cdef class Seat:
             PyErr_CheckSignals()
 
     def receive(self, uint64_t max_bytes):
-        """The claimed request's frame without its length prefix; LOST or STALLED where it doesn't come.
+        """The claimed request, or its bytes without the length prefix where it is no good frame.
+
+        Returns:
+            A frame; bytes for `frame.decode` to say what is wrong with them; LOST or STALLED where they don't come.
 
         Raises:
             Corrupt: the client wrote what can't be.
             Exception: what a signal handler raises.
         """
-        cdef uint8_t prefix[4]
-        cdef uint32_t size
-        cdef bytes frame
-        cdef int code = self.transfer(prefix, NULL, 4)
+        cdef molt_head *head = &self.head
+        cdef molt_frame *h = &head.header
+        cdef bytes payload
+        cdef int code = self.transfer(<uint8_t *>head, NULL, sizeof(head.size) + sizeof(molt_frame))
         if code == MOLT_TRANSFERRED:
-            size = prefix[0] | prefix[1] << 8 | prefix[2] << 16 | <uint32_t>prefix[3] << 24
-            if size > max_bytes:
-                raise Corrupt(f"a request of {size} bytes, {max_bytes} at most")
-            frame = PyBytes_FromStringAndSize(NULL, size)
-            code = self.transfer(<uint8_t *>PyBytes_AS_STRING(frame), NULL, size)
+            if head.size > max_bytes or not _consistent(head):
+                raise Corrupt(f"a request of {head.size} bytes, {max_bytes} at most, of another size than it says")
+            code = self.transfer(head.entry, NULL, h.entry_bytes)
+        if code == MOLT_TRANSFERRED:
+            payload = PyBytes_FromStringAndSize(NULL, h.payload_bytes)
+            code = self.transfer(<uint8_t *>PyBytes_AS_STRING(payload), NULL, h.payload_bytes)
             if code == MOLT_TRANSFERRED:
+                h.queue_depth, h.in_flight = self.e.queued, self.e.running
+                frame = _frame_of(head, payload)
+                if frame is None:
+                    return (<const char *>h)[:sizeof(molt_frame) + h.entry_bytes] + payload
                 return frame
         if code == MOLT_TRANSFER_CORRUPT:
             raise Corrupt(f"the request ring of channel {self.e.channel}")
         return code
 
-    def reply(self, bytes head not None, bytes payload not None):
-        """Write the reply and end the request: TRANSFERRED; LOST or STALLED where the client didn't take it.
+    def reply(self, frame not None, uint64_t max_bytes, uint32_t fact):
+        """Count the request, write the response and end it.
+
+        Args:
+            frame: The response, its payload bytes.
+            max_bytes: Its longest size.
+            fact: The fact of this seat that counts it; before the reply, so who has that finds it counted.
+
+        Returns:
+            TRANSFERRED; LOST or STALLED where it isn't taken; BAD_FRAME: nothing was done, and `frame.encode_head`
+            says why.
 
         Raises as `receive` does.
         """
-        cdef int code = self.transfer(NULL, <const uint8_t *>PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
+        cdef molt_seat *seat = &self.arena.a.seats[self.e.seat]
+        cdef bytes payload = frame.payload
+        cdef int code
+        if not _fill_head(&self.head, frame, max_bytes):
+            return BAD_FRAME
+        atomic_fetch_add(&seat.facts[fact % MOLT_SEAT_FACTS], 1)
+        atomic_fetch_add(&seat.queue_us[molt_bucket(self.head.header.queue_us)], 1)
+        atomic_fetch_add(&seat.exec_us[molt_bucket(self.head.header.exec_us)], 1)
+        code = self.transfer(NULL, <const uint8_t *>&self.head, molt_head_bytes(&self.head))
         if code == MOLT_TRANSFERRED:
             code = self.transfer(NULL, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
         if code == MOLT_TRANSFER_CORRUPT:
@@ -574,20 +736,19 @@ cdef class Seat:
         """End the request without a reply. False if it was not this executor's to end any more."""
         return bool(molt_finish(&self.arena.a, &self.e, MOLT_FAILED, reason))
 
-    def record(self, uint32_t fact, uint32_t queue_us, uint32_t exec_us):
-        """Count an answered request: in a fact of this seat, and its times in the histograms."""
-        cdef molt_seat *seat = &self.arena.a.seats[self.e.seat]
-        atomic_fetch_add(&seat.facts[fact % MOLT_SEAT_FACTS], 1)
-        atomic_fetch_add(&seat.queue_us[molt_bucket(queue_us)], 1)
-        atomic_fetch_add(&seat.exec_us[molt_bucket(exec_us)], 1)
+    def begin(self, uint32_t fact, uint64_t deadline_ns, uint32_t wake_fact):
+        """Say what runs from now on, in three facts of this seat: word, deadline (0: none), start.
 
-    def begin(self, uint32_t fact, uint64_t deadline_ns, uint64_t now_ns):
-        """Say what runs from now on, in three facts of this seat: word, deadline (0: none), start."""
-        cdef molt_word *facts = self.arena.a.seats[self.e.seat].facts
+        Returns True if the deadline comes before the time in the arena's fact `wake_fact`: if that was stored after
+        these, who stored it will find them; if before, it has to be told.
+        """
+        cdef molt_arena *a = &self.arena.a
+        cdef molt_word *facts = a.seats[self.e.seat].facts
         cdef uint32_t at = fact % (MOLT_SEAT_FACTS - 2)
         atomic_store(&facts[at + 1], deadline_ns)
-        atomic_store(&facts[at + 2], now_ns)
+        atomic_store(&facts[at + 2], molt_now_ns())
         atomic_store(&facts[at], self.e.word)
+        return deadline_ns != 0 and deadline_ns < atomic_load(&a.header.facts[wake_fact % MOLT_FACTS])
 
 
 cdef class ParkMeter:

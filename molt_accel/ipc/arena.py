@@ -8,6 +8,7 @@ SIGBUS later.
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import os
 import sys
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.ipc import frame
 
 if TYPE_CHECKING:
     from molt_accel.ipc._native import Arena
@@ -32,6 +34,7 @@ class NoSharedMemory(MoltWorkerUnavailable):
     """Shared memory can't serve here; the text says why. stdio can."""
 
 
+@functools.cache
 def native() -> Any:
     """The native core. Raises NoSharedMemory where there is none."""
     if sys.platform != "linux":
@@ -41,7 +44,10 @@ def native() -> Any:
     try:
         from molt_accel.ipc import _native
     except ImportError as exc:
-        raise NoSharedMemory(f"the native core is missing ({exc}); reinstall molt-accel") from exc
+        raise NoSharedMemory(
+            f"the native core is missing ({exc}); with glibc 2.30 or newer, reinstall molt-accel"
+        ) from exc
+    _native.use_frames(frame.Frame, frame.KINDS, frame.CODECS, frame.STATUSES)
     return _native
 
 

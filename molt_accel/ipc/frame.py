@@ -10,8 +10,9 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, TypeVar
+
+import msgspec
 
 from molt_accel.errors import MoltProtocolError, Status
 
@@ -103,8 +104,7 @@ def format_id(request_id: int) -> str:
     return f"{request_id:016x}"
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(msgspec.Struct, gc=False):
     """One frame. Times are nanoseconds of CLOCK_MONOTONIC (absolute) or microseconds (spans).
 
     Requests use `deadline_ns` (0: none), `sent_ns` and `max_wait_ms`; responses use `status`, `flags` and
@@ -223,13 +223,13 @@ def decode(body: bytes | bytearray | memoryview) -> Frame:
     ) = _HEADER.unpack_from(body)
     if version != VERSION:
         raise FrameError(Fault.VERSION, f"{version}, this side speaks {VERSION}")
-    kind_value = _KINDS[kind]
+    kind_value = KINDS[kind]
     if kind_value is None:
         raise FrameError(Fault.KIND, str(kind), request_id, generation)
-    codec_value = _CODECS[codec]
+    codec_value = CODECS[codec]
     if codec_value is None:
         raise FrameError(Fault.CODEC, str(codec), request_id, generation)
-    status_value = _STATUSES[status]
+    status_value = STATUSES[status]
     if status_value is None if kind_value is _RESPONSE else status:
         raise FrameError(Fault.STATUS, f"{status} in a {kind_value.name} frame", request_id, generation)
     if reserved or flags & _UNKNOWN_FLAGS:
@@ -291,9 +291,9 @@ def _by_byte(members: Iterable[_Member]) -> tuple[_Member | None, ...]:
     return tuple(known.get(value) for value in range(256))
 
 
-_KINDS: Final = _by_byte(Kind)
-_CODECS: Final = _by_byte(Codec)
-_STATUSES: Final = _by_byte(Status)
+KINDS: Final = _by_byte(Kind)
+CODECS: Final = _by_byte(Codec)
+STATUSES: Final = _by_byte(Status)
 _RESPONSE: Final = Kind.RESPONSE
 _UNKNOWN_FLAGS: Final = ~FLAG_COMPILED
 

@@ -92,6 +92,22 @@ def test_a_polling_peer_rests_and_wakes(name: str, make_client: Callable[..., Cl
     assert measure(client, 64)["calls"] == 5
 
 
+@pytest.mark.parametrize("name", ["iceoryx2", "iceoryx2-event"])
+def test_iceoryx2_leaves_no_shared_memory(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """It leaves an object of its own behind, and all of them where its server is ended by a signal."""
+    iox = pytest.importorskip("bench.micro.peers.iox")
+    scratch = tmp_path_factory.mktemp("i")
+    prefix = iox.prefix_of(scratch)
+    client = ClientProcess(scratch / "log", "micro-test")
+    try:
+        client.ask("start", timeout_s=WAIT_S, peer=name, scratch=str(scratch), workers=1, first=True)
+        measure(client, 64)
+        assert list(iox.SHARED_MEMORY.glob(f"{prefix}*"))
+    finally:
+        assert client.close()
+    assert not list(iox.SHARED_MEMORY.glob(f"{prefix}*"))
+
+
 def test_a_missing_library_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "zmq", None)
     monkeypatch.delitem(__import__("sys").modules, "bench.micro.peers.zeromq", raising=False)

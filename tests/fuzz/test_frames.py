@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+import msgspec
 from hypothesis import given, note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -181,7 +181,7 @@ def test_encoding_anything_gives_bytes_that_decode_or_a_frame_error(
     frame: Frame, numbers: dict[str, int], entry: str
 ) -> None:
     changes: dict[str, Any] = {**numbers, "entry": entry}
-    frame = dataclasses.replace(frame, **changes)
+    frame = msgspec.structs.replace(frame, **changes)
     try:
         data = encode(frame, 10_000)
     except FrameError as exc:

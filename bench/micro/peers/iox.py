@@ -24,6 +24,11 @@ WAIT_MS = 10_000
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where Linux has it
 
 
+def prefix_of(scratch: Path) -> str:
+    """What the names of its shared memory begin with: never those of another run or of the user's own services."""
+    return f"microbench{hashlib.sha256(str(scratch).encode()).hexdigest()[:12]}_"
+
+
 class _Iceoryx2(Peer):
     mode: ClassVar[str]
 
@@ -32,7 +37,7 @@ class _Iceoryx2(Peer):
         self._server: subprocess.Popen[bytes] | None = None
         self._services: Services | None = None
         self._client: Any = None
-        self._prefix = f"moltmicro{hashlib.sha256(str(setup.scratch).encode()).hexdigest()[:12]}_"
+        self._prefix = prefix_of(setup.scratch)
 
     def start(self) -> None:
         self._server = subprocess.Popen(

@@ -60,7 +60,8 @@ class Ring(Peer):
         self._arena.spin_ns = limits.spin_ns if configured is None else configured * 1000
         self._arena.client_spinners = limits.clients
         self._arena.executor_spinners = limits.executors
-        self._process = multiprocessing.Process(target=_answer, args=(self._arena,), daemon=True)
+        forking = multiprocessing.get_context("fork")  # an arena is inherited, not pickled
+        self._process = forking.Process(target=_answer, args=(self._arena,), daemon=True)
         self._process.start()
         self._channel = core.Channel(self._arena, 0, MAX_BYTES)
         self._outcome = core.OUTCOME

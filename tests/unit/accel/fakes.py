@@ -118,6 +118,8 @@ class ScriptedTransport:
         self.ready = True
 
     def submit(self, frame: Frame) -> PendingCall | None:
+        if not self.ready:
+            return None
         pending = ScriptedCall(frame.request_id)
         self.submitted.append(frame)
         self.calls.append(pending)

@@ -107,7 +107,7 @@ def test_the_transport_variable_can_stand_in_for_the_stdio_flag(
 @pytest.mark.parametrize(
     ("arguments", "last_line"),
     [
-        ((), "molt-worker: error: say how to serve: --stdio"),
+        ((), "molt-worker: error: say how to serve: --stdio or --shm NAME"),
         (("--nonsense",), "molt-worker: error: unrecognized arguments: --nonsense"),
         (("--executors",), "molt-worker: error: argument --executors: expected one argument"),
         (("--stdio", "extra"), "molt-worker: error: unrecognized arguments: extra"),

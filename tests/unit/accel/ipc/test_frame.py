@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 
 from molt_accel.errors import Status
@@ -59,7 +59,7 @@ def test_the_vectors_are_of_this_version_and_cover_everything() -> None:
     assert {frame.codec for frame in frames} == set(Codec)
     assert {frame.status for frame in frames} == {*Status, None}
     assert {Fault[vector["fault"]] for vector in VECTORS["invalid"]} == set(Fault) - {Fault.RANGE}
-    fields = {field.name for field in dataclasses.fields(Frame)} - {"payload"} | {"payload_hex"}
+    fields = set(Frame.__struct_fields__) - {"payload"} | {"payload_hex"}
     assert all(set(vector["frame"]) == fields for vector in VECTORS["valid"])
 
 
@@ -136,7 +136,7 @@ def test_a_field_lies_where_the_document_says(offset: int, size: int, name: str)
     special = {"kind": Kind.CONTROL, "codec": Codec.RAW, "status": Status.INTERNAL_ERROR}
     value = special.get(name, 2 ** (8 * size) - 2)
     plain = Frame(Kind.REQUEST, 0, "e", max_wait_ms=0)
-    header = encode(dataclasses.replace(plain, **{name: value}))[PREFIX_BYTES:]
+    header = encode(msgspec.structs.replace(plain, **{name: value}))[PREFIX_BYTES:]
     assert int.from_bytes(header[offset : offset + size], "little") == value
     unchanged = encode(plain)[PREFIX_BYTES:]
     assert header[:offset] + header[offset + size :] == unchanged[:offset] + unchanged[offset + size :]
@@ -182,7 +182,7 @@ def test_the_document_lists_every_kind_codec_status_and_fault_with_its_value() -
     ],
 )
 def test_what_no_receiver_would_take_is_not_encoded(changes: dict[str, Any], fault: Fault, text: str) -> None:
-    frame = dataclasses.replace(Frame(Kind.REQUEST, 7, "echo", generation=2), **changes)
+    frame = msgspec.structs.replace(Frame(Kind.REQUEST, 7, "echo", generation=2), **changes)
     with pytest.raises(FrameError) as caught:
         encode(frame, 200)
     error = caught.value
@@ -204,7 +204,7 @@ def test_what_no_receiver_would_take_is_not_encoded(changes: dict[str, Any], fau
 )
 def test_a_number_that_does_not_fit_is_a_range_error(changes: dict[str, Any]) -> None:
     with pytest.raises(FrameError) as caught:
-        encode(dataclasses.replace(Frame(Kind.REQUEST, 7, "echo"), **changes))
+        encode(msgspec.structs.replace(Frame(Kind.REQUEST, 7, "echo"), **changes))
     assert caught.value.fault is Fault.RANGE
 
 
