@@ -45,8 +45,11 @@ CANCEL_AFTER_S: Final = 0.01
 _CALLERS_FAULTS: Final = (Fault.TOO_LARGE, Fault.ENTRY)
 #: How often a cancel check without a descriptor is asked.
 CANCEL_POLL_S: Final = 0.02
-#: How often a transport that can't send is asked to start, and a request that was lost is sent again.
-_ROUNDS: Final = 3
+#: How often at most a request that no worker has got is tried to send again. Callers may race for what a start has
+#: brought, so losing a few times says nothing; but then pauses come in between, doubled each time.
+_ROUNDS: Final = 12
+_ROUNDS_WITHOUT_PAUSE: Final = 3
+_FIRST_PAUSE_S: Final = 0.001
 # Looking a member up in an enumeration costs more than the call that it is for.
 _REQUEST: Final = Kind.REQUEST
 _OK: Final = Status.OK
@@ -71,12 +74,21 @@ class Reply(msgspec.Struct, frozen=True):
     Attributes:
         value: The result; undecoded bytes with ``decode_response=False``.
         codec: How the worker encoded it.
-        metrics: The call's metrics.
     """
 
     value: Any
     codec: Codec
-    metrics: CallMetrics
+    _request: Frame
+    _response: Frame
+    _ended_ns: int
+
+    @property
+    def metrics(self) -> CallMetrics:
+        """The call's metrics. Made when they are asked for, which most callers never do."""
+        return _metrics(_OK_LABEL, self._request, self._response, self._ended_ns)
+
+    def __repr__(self) -> str:
+        return f"Reply(value={self.value!r}, codec={self.codec!r}, metrics={self.metrics!r})"
 
 
 class Step(Protocol):
@@ -241,12 +253,12 @@ def exchange(
         if isinstance(exc, MoltError) and not exc.request_id:
             exc.request_id = format_id(request.request_id)
         if plan.reports:
-            _report(options, _metrics(_label(exc), request, response), exc)
+            _report(options, _metrics(_label(exc), request, response, time.monotonic_ns()), exc)
         raise
-    metrics = _metrics(_OK_LABEL, request, response)
+    reply = Reply(value, response.codec, request, response, time.monotonic_ns())
     if plan.reports:
-        _report(options, metrics, None)
-    return Reply(value, response.codec, metrics)
+        _report(options, reply.metrics, None)
+    return reply
 
 
 def _request(options: CallOptions, plan: CallPlan) -> Frame:
@@ -275,10 +287,12 @@ def _encode(encoding: Codec, payload: object) -> bytes:
         raise MoltInvalidInput(f"the payload {exc}") from exc
 
 
-def _metrics(status: str, request: Frame, response: Frame | None) -> CallMetrics:
-    client_us = (time.monotonic_ns() - request.sent_ns) // 1000
+def _metrics(status: str, request: Frame, response: Frame | None, ended_ns: int) -> CallMetrics:
+    client_us = (ended_ns - request.sent_ns) // 1000
     payload_bytes = len(request.payload)
-    return CallMetrics.of(request.entry, status, request.request_id, response, payload_bytes, client_us)
+    return CallMetrics.of(
+        request.entry, status, request.request_id, response, payload_bytes, client_us, ended_ns
+    )
 
 
 #: A call's end: the response, if one came, and the error, if it is one.
@@ -314,7 +328,8 @@ def _attempt(
     transport: Transport, request: Frame, check: CancelCheck | None
 ) -> Generator[Step, Any, _Outcome]:
     """Get the request to a worker, and wait for what comes of it."""
-    rounds_left = _ROUNDS
+    rounds = 0
+    pause_s = _FIRST_PAUSE_S
     while True:
         try:
             pending = transport.submit(request)
@@ -343,9 +358,12 @@ def _attempt(
         left_s = _seconds_left(request)
         if left_s <= 0:
             return None, _not_started_in_time()
-        if not rounds_left:
+        if rounds == _ROUNDS:
             return None, MoltWorkerUnavailable("the worker is gone")
-        rounds_left -= 1
+        rounds += 1
+        if rounds > _ROUNDS_WITHOUT_PAUSE:
+            yield _Pause(min(pause_s, left_s))
+            pause_s *= 2
         try:
             yield _Start(transport, left_s)
         except MoltError as exc:

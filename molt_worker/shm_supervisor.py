@@ -6,6 +6,7 @@ that neither of them can: for who is dead, and against who doesn't stop. It slee
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -132,6 +133,7 @@ class ShmSupervisor(Service):
         if os.path.lexists(self._path):
             os.unlink(self._path)  # of a worker that was killed: the lock is ours
         listener.bind(self._path)
+        self._path_inode = os.lstat(self._path).st_ino
         return listener
 
     # -- Service ----------------------------------------------------------------------------------------
@@ -163,7 +165,9 @@ class ShmSupervisor(Service):
         """From now on another worker may serve it."""
         if self._lock_fd >= 0:
             self._clients.stop_listening()
-            os.unlink(self._path)
+            with contextlib.suppress(FileNotFoundError):  # somebody tidied up
+                if os.lstat(self._path).st_ino == self._path_inode:  # else another worker's, after tidying up
+                    os.unlink(self._path)
             os.close(self._lock_fd)
             self._lock_fd = -1
 

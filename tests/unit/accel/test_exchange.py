@@ -265,7 +265,7 @@ def test_a_start_that_fails_is_the_call_s_failure(run: Run, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("fate", [unsent, lose, lose_in(0.03)], ids=["unsent", "lost", "lost later"])
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("times", [1, 3, 6])
 def test_what_no_worker_has_got_is_sent_again_after_a_start(run: Run, fate: Act, times: int) -> None:
     transport = ScriptedTransport(*[fate] * times, answer("at last"))
     reply = run(call(transport))  # not idempotent: nobody ran it
@@ -281,7 +281,21 @@ def test_a_transport_that_starts_and_starts_but_never_sends_is_given_up(run: Run
     with pytest.raises(MoltWorkerUnavailable, match=r"^the worker is gone$") as caught:
         run(call(transport))
     assert not caught.value.may_have_run
-    assert (len(transport.submitted), transport.starts) == (4, 3)
+    assert (len(transport.submitted), transport.starts) == (module._ROUNDS + 1, module._ROUNDS)
+
+
+def test_callers_that_race_for_what_a_start_has_brought_all_get_their_turn(run: Run) -> None:
+    """A transport with room for one call more at each start, and many callers."""
+    room = threading.Semaphore(0)
+    transport = ScriptedTransport(
+        lambda request, pending: (
+            answer()(request, pending) if room.acquire(blocking=False) else unsent(request, pending)
+        )
+    )
+    transport.start = room.release  # type: ignore[method-assign]
+    with ThreadPoolExecutor(20) as callers:
+        replies = list(callers.map(lambda _: run(call(transport)), range(20)))
+    assert [reply.metrics.status for reply in replies] == ["Ok"] * 20
 
 
 def test_the_deadline_ends_the_attempts_to_send(run: Run) -> None:
