@@ -13,6 +13,7 @@ import sys
 from typing import Final
 
 from molt_accel import codec
+from molt_accel.attach import connect
 from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import control
@@ -26,8 +27,6 @@ MAX_BACKOFF_S: Final = 5.0
 #: Failed starts in a row after which a start is tried only every LIMIT_BACKOFF_S.
 RESTART_LIMIT: Final = 10
 LIMIT_BACKOFF_S: Final = 30.0
-#: How long a connection may take; a pool accepts at once unless it is stopped.
-_CONNECT_S: Final = 10.0
 _PIPE_BYTES: Final = 1024 * 1024
 
 
@@ -83,7 +82,7 @@ def attach_or_start(config: Config) -> socket.socket:
     directory, name = config.pool_directory, config.pool_name
     control.ensure_directory(directory)
     path = control.socket_path(directory, name)
-    sock = _connect(path)
+    sock = connect(path)
     if sock is not None:
         return sock
     if not config.autostart:
@@ -97,41 +96,16 @@ def attach_or_start(config: Config) -> socket.socket:
         raise MoltWorkerUnavailable(f"can't lock {directory}/{name}.starter: {exc.strerror}") from exc
     assert lock_fd is not None  # it was waited for
     try:
-        sock = _connect(path)  # somebody else may have started it meanwhile
+        sock = connect(path)  # somebody else may have started it meanwhile
         if sock is None:
             _start_pool(config, name)
-            sock = _connect(path)
+            sock = connect(path)
     finally:
         os.close(lock_fd)
     if sock is None:
         raise MoltWorkerUnavailable(
             f"the pool {name!r} was started, but does not listen on {path}; see its log"
         )
-    return sock
-
-
-def _connect(path: str) -> socket.socket | None:
-    """A socket connected to whoever serves this path; None if nobody does.
-
-    Raises:
-        MoltWorkerUnavailable: somebody else's process does, or this one may not.
-    """
-    sock = control.new_socket()
-    try:
-        sock.settimeout(_CONNECT_S)
-        sock.connect(path)
-        _, uid = control.peer(sock)
-        if uid != os.getuid():
-            raise MoltWorkerUnavailable(f"{path} is served by user {uid}, not by this one ({os.getuid()})")
-    except (FileNotFoundError, ConnectionRefusedError):
-        sock.close()
-        return None
-    except OSError as exc:
-        sock.close()
-        raise MoltWorkerUnavailable(f"can't connect to {path}: {exc}") from exc
-    except BaseException:
-        sock.close()
-        raise
     return sock
 
 

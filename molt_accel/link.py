@@ -11,9 +11,10 @@ import logging
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from molt_accel import __version__, codec
+from molt_accel import codec
+from molt_accel.attach import ANSWER_S, handshake
 from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
@@ -23,63 +24,23 @@ from molt_accel.errors import (
     MoltWorkerUnavailable,
     Status,
 )
-from molt_accel.ipc import arena as arenas
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import CANCEL, HELLO, Codec, Frame, FrameError, Kind
 from molt_accel.ipc.layout import Fact
-from molt_accel.pool import BATCH, FIRST_BATCH, ChannelPool
+from molt_accel.pool import BATCH, ChannelPool
 from molt_accel.reaper import Reaper
 from molt_accel.transport import Pending
 
-if TYPE_CHECKING:
-    from molt_accel.ipc._native import Arena
-
 log = logging.getLogger("molt_accel")
 
-#: How long the supervisor may take to answer on the control socket. It never blocks.
-_ANSWER_S: Final = 10.0
 #: How long `close` waits for threads in the middle of a call to leave.
 _QUIET_S: Final = 1.0
-
-
-class WorkerVanished(MoltWorkerUnavailable):
-    """The worker went away while this process attached; another one can be attached to at once."""
 
 
 def copy_error(error: MoltError) -> MoltError:
     """Each caller raises an exception object of its own: tracebacks must not pile up on a shared one."""
     cls = MoltProtocolError if isinstance(error, FrameError) else type(error)
     return cls(error.detail, facts=error.facts)
-
-
-def handshake(sock: socket.socket, *, observer: bool = False) -> tuple[Arena, control.Grant]:
-    """Attach on a connected control socket. An observer gets no channels and doesn't keep the pool alive.
-
-    Raises:
-        MoltWorkerUnavailable: the worker refused, is another version's, or doesn't answer.
-    """
-    fds: list[int] = []
-    try:
-        sock.settimeout(_ANSWER_S)
-        told = codec.encode(Codec.MSGPACK, {"version": __version__, "observer": observer})
-        control.send(sock, control.message(control.ATTACH, told, FIRST_BATCH))
-        message, fds = control.receive(sock, max_fds=1)
-        sock.settimeout(None)
-        if message is None:
-            raise WorkerVanished("the worker closed the connection")
-        body = codec.decode(Codec.MSGPACK, message.payload)
-        if message.entry != control.GRANT or len(fds) != 1:
-            detail = body.get("detail") if isinstance(body, dict) else None
-            raise MoltWorkerUnavailable(f"the worker refused: {detail or 'it speaks another protocol'}")
-        return arenas.attach(fds.pop()), body
-    except (FrameError, codec.DecodeError) as exc:
-        raise MoltWorkerUnavailable(f"the worker speaks another protocol: {exc}") from exc
-    except ConnectionError as exc:
-        raise WorkerVanished(f"the worker closed the connection: {exc}") from exc
-    except OSError as exc:
-        raise MoltWorkerUnavailable(f"no connection to the worker: {exc}") from exc
-    finally:
-        control.close_all(fds)
 
 
 class Link:
@@ -167,7 +128,7 @@ class Link:
             self._granted.clear()
             with contextlib.suppress(OSError):
                 self._send(control.message(control.LEASE, number=BATCH))
-                self._granted.wait(_ANSWER_S)
+                self._granted.wait(ANSWER_S)
             if self.open and not self.channels.any_free:
                 raise MoltBusy("the worker has no channel left for this client", facts={"retry_after_s": 1})
 
@@ -289,7 +250,7 @@ class Link:
                 self._send(control.message(control.DETACH))
         self._shut_down()
         if self.monitor is not threading.current_thread():
-            self.monitor.join(_ANSWER_S)
+            self.monitor.join(ANSWER_S)
 
     def fail(self, error: MoltError) -> None:
         """The worker's memory can't be trusted: end the link and everything on it."""

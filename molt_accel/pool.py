@@ -15,8 +15,7 @@ from molt_accel.ipc.layout import Fact
 if TYPE_CHECKING:
     from molt_accel.ipc._native import Arena, Channel
 
-#: How many channels are asked for when attaching, enough for most servers; and how many when they are all in use.
-FIRST_BATCH: Final = 32
+#: How many more channels are asked for when all are in use.
 BATCH: Final = 16
 #: How long a refusal of more channels is taken for an answer.
 _REFUSED_S: Final = 1.0

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from molt_accel import codec
+from molt_accel.attach import WorkerVanished
 from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
@@ -31,7 +32,7 @@ from molt_accel.ipc import arena as arenas
 from molt_accel.ipc.frame import PING, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, encode_head
 from molt_accel.ipc.layout import NEVER, Fact, Outcome, State, failed_executor, failure_error
 from molt_accel.launcher import RestartPolicy, attach_or_start
-from molt_accel.link import Link, WorkerVanished, copy_error
+from molt_accel.link import Link, copy_error
 from molt_accel.transport import Pending, PendingCall
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class ShmCall:
             if got.request_id != self.request_id:
                 raise MoltProtocolError("the reply is another request's")
             self.result = got
-        elif got is not None:
+        elif type(got) is int:
             self.result = _failed(got, self._entry, self.request_id)
         else:  # given up by another thread, which sets the outcome in the same breath
             with self._link.lock:

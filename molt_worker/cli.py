@@ -32,8 +32,10 @@ Try it:  python -c "from molt_accel import Client; print(Client().call('echo', {
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="molt-worker",
+        usage="molt-worker (--stdio | --shm NAME | --check) [options]\n       molt-worker status [options]",
         description="Runs exported entrypoints in a pool of executor processes. Usually started by a\n"
-        "molt_accel.Client, which speaks to it in frames; see docs/reference/protocol.md.",
+        "molt_accel.Client, which speaks to it in frames; see docs/reference/protocol.md.\n"
+        "molt-worker status shows what a pool of shared memory is doing; see molt-worker status --help.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -67,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code: 0 stopped as asked, 2 wrong usage or exports."""
     _ensure_stderr()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] == "status":
+        from molt_worker import status  # a program of its own, which a worker has no use for
+
+        return status.main(arguments[1:])
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     stdio, only_check = options.pop("stdio"), options.pop("check")

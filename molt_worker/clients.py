@@ -75,6 +75,9 @@ class ClientsOwner(Protocol):
     def grant_facts(self) -> dict[str, object]:
         """What a client has to know of the pool."""
 
+    def is_leaving(self) -> bool:
+        """A client comes. True if the worker stops rather than serve it, as its code is of yesterday."""
+
     def refusal(self) -> MoltError | None:
         """Why nobody may attach just now."""
 
@@ -249,6 +252,9 @@ class Clients:
 
     def _attach(self, client: Client, message: Frame) -> None:
         told = codec.decode(Codec.MSGPACK, message.payload)
+        if not told.get("observer") and self._owner.is_leaving():
+            self._disconnect(client, "")  # it finds the name free, and starts a successor
+            return
         refusal = self._owner.refusal()
         if told.get("version") != __version__:
             refusal = MoltWorkerUnavailable(

@@ -7,6 +7,7 @@ of a request because its executor answered or died, differs with the transport: 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from abc import ABC, abstractmethod
 from typing import Final
@@ -137,6 +138,11 @@ class Pool(ABC):
         self._loop.at(now_ns + self._config.start_timeout_ms * _MS)
         self._watch_template(template)
 
+    def is_outdated(self) -> bool:
+        """Whether a file that the newest template has imported was changed since."""
+        newest = self._templates[-1] if self._templates else None
+        return newest is not None and any(_mtime(path) != mtime for path, mtime in newest.sources)
+
     def stop(self) -> None:
         """From now on nothing is spawned."""
         self._stopping = True
@@ -172,6 +178,12 @@ class Pool(ABC):
         self._check_templates(now_ns)
         self._check_rss(now_ns)
         self._fill()
+
+    @property
+    def template_pid(self) -> int:
+        """The process that executors are forked from, or will be when it has imported the exports; 0: none."""
+        template = self._newest_ready() or next(reversed(self._templates), None)
+        return template.pid if template is not None else 0
 
     # -- what is done to an executor --------------------------------------------------------------------
 
@@ -394,6 +406,8 @@ class Pool(ABC):
     def _on_report(self, template: Template, report: Frame) -> None:
         if report.kind is Kind.RESPONSE:  # why it can't import the exports
             template.failure = str(codec.decode(Codec.MSGPACK, report.payload)["detail"])
+        elif report.entry == wire.SOURCES:
+            template.sources = [(path, mtime) for path, mtime in codec.decode(Codec.MSGPACK, report.payload)]
         elif report.entry == HELLO:
             self._on_template_ready(template, report)
         elif report.request_id in self._executors:
@@ -482,3 +496,10 @@ class Pool(ABC):
             used = any(executor.template is template for executor in self._executors.values())
             if template.exports is not None and template is not newest and not used:
                 self._end_template(template)
+
+
+def _mtime(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0

@@ -87,6 +87,7 @@ class Template:
         self.words: Final = words
         self.config: Final = config
         self.exports: ExportTable | None = None  #: known once it is ready
+        self.sources: list[tuple[str, int]] = []  #: files that it has imported, and when they were changed last
         self.announced = False  #: requests are checked against its exports
         self.started_ns: Final = started_ns
         self.heard_ns = started_ns  #: when it reported something last

@@ -47,12 +47,11 @@ class ShmPort:
         self._seat = core.Seat(arena, slot, arena.seat_fact(slot, SeatFact.INCARNATION))
         self._left = config.max_requests
         self._logs_all = config.log_level == "debug"
+        arena.set_seat_fact(slot, SeatFact.NUMBER, number)
+        arena.set_seat_fact(slot, SeatFact.PID, os.getpid())
 
     def announce(self) -> None:
-        arena, slot = self._arena, self._slot
-        arena.set_seat_fact(slot, SeatFact.NUMBER, self._number)
-        arena.set_seat_fact(slot, SeatFact.PID, os.getpid())
-        arena.set_seat_fact(slot, SeatFact.READY_NS, time.monotonic_ns())
+        self._arena.set_seat_fact(self._slot, SeatFact.READY_NS, time.monotonic_ns())
         self._seat.open()
         self._tell(HELLO)
 

@@ -181,6 +181,7 @@ class ShmSupervisor(Service):
         arena.set_fact(Fact.RECYCLED, counters.recycled)
         arena.set_fact(Fact.RELOADS, counters.reloads)
         arena.set_fact(Fact.BAD_FRAMES, counters.bad_frames)
+        arena.set_fact(Fact.TEMPLATE_PID, self._pool.template_pid)
 
     def _on_timers(self, now_ns: int) -> None:
         self._look_at_deadlines(now_ns)
@@ -219,25 +220,23 @@ class ShmSupervisor(Service):
 
     def _look_at_deadlines(self, now_ns: int) -> None:
         """Stop what is late, and find out when to look again."""
+        arena = self._arena
         # First, so that an executor that sets a deadline during the look tells of it.
-        self._arena.set_fact(Fact.WAKE_NS, NEVER)
-        next_ns = NEVER
+        arena.set_fact(Fact.WAKE_NS, NEVER)
         for channel, word in self._held():
             seat = seat_of(word)
-            if (
-                state_of(word) is not State.CLAIMED
-                or seat >= self._arena.seats
-                or self._stopped(channel, word)
-            ):
+            if state_of(word) is not State.CLAIMED or seat >= arena.seats or self._stopped(channel, word):
                 continue
-            deadline_ns = self._arena.seat_fact(seat, SeatFact.DEADLINE_NS)
-            if self._arena.seat_fact(seat, SeatFact.WORD) != word or not deadline_ns:
-                continue  # it has not begun, and will tell; or it has none
-            if deadline_ns <= now_ns:
+            if arena.seat_fact(seat, SeatFact.WORD) != word:
+                continue  # it has not begun, and will tell
+            deadline_ns = arena.seat_fact(seat, SeatFact.DEADLINE_NS)
+            # If it still runs, the deadline was its own.
+            if 0 < deadline_ns <= now_ns and arena.word(channel) == word:
                 self._stop(channel, word, StopReason.TIMED_OUT, now_ns)
-            else:
-                next_ns = min(next_ns, deadline_ns)
-        self._arena.set_fact(Fact.WAKE_NS, next_ns)
+        # Also those of requests that have ended: the next ones end later, and need not tell until then.
+        deadlines = [arena.seat_fact(seat, SeatFact.DEADLINE_NS) for seat in range(arena.seats)]
+        next_ns = min((deadline_ns for deadline_ns in deadlines if deadline_ns > now_ns), default=NEVER)
+        arena.set_fact(Fact.WAKE_NS, next_ns)
         self._loop.at(0 if next_ns == NEVER else next_ns)
 
     def _stop(self, channel: int, word: int, reason: StopReason, now_ns: int) -> None:
@@ -330,6 +329,17 @@ class ShmSupervisor(Service):
             "max_wait_ms": config.max_wait_ms,
             "grace_ms": config.grace_ms,
         }
+
+    def is_leaving(self) -> bool:
+        # Servers are restarted, or restart themselves, because their code was changed; who starts the pool by hand
+        # says so with SIGHUP.
+        if self._linger and not self._draining and not self._stopping and self._pool.is_outdated():
+            if not self._clients.count:
+                self._log.log("info", "worker_outdated", hint="its code was changed; a successor is started")
+                self._stop_all(MoltWorkerUnavailable("the worker's code was changed"))
+                return True
+            self._reload()
+        return False
 
     def refusal(self) -> MoltError | None:
         return MoltWorkerUnavailable("the worker is stopping") if self._draining or self._stopping else None

@@ -14,7 +14,7 @@ from molt_accel.ipc.arena import native
 
 _ROUNDS: Final = 40
 #: Whatever was measured: a shorter spin meets no answer, and a longer one takes more from others than it gives.
-_MIN_NS: Final = 20_000
+_MIN_NS: Final = 50_000
 _MAX_NS: Final = 100_000
 _CGROUP_LIMIT: Final = "/sys/fs/cgroup/cpu.max"
 

@@ -36,6 +36,8 @@ SPAWN: Final = "__spawn__"  #: fork an executor on the socket sent along; genera
 INTERRUPT: Final = "__interrupt__"
 KILL: Final = "__kill__"
 #: Reports of the template. Their payload: the pid; the exit code, negative for a signal.
+#: Before its HELLO: the files of the project's own modules that it has imported, as [path, mtime in ns].
+SOURCES: Final = "__sources__"
 SPAWNED: Final = "__spawned__"
 EXITED: Final = "__exited__"
 
@@ -51,6 +53,18 @@ def die_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # it died before that took effect
         os._exit(1)
+
+
+def sources() -> list[tuple[str, int]]:
+    """The files of imported modules that aren't part of Python or installed in its environment, and their mtimes."""
+    installed = tuple({os.path.join(prefix, "") for prefix in (sys.prefix, sys.base_prefix)})
+    found = []
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if isinstance(path, str) and not os.path.abspath(path).startswith(installed):
+            with contextlib.suppress(OSError):
+                found.append((os.path.abspath(path), os.stat(path).st_mtime_ns))
+    return found
 
 
 def _ignore(signum: int, stack: object) -> None:
@@ -135,6 +149,7 @@ class _Template:
         # Objects that exist now are shared with every executor; keep the collector from touching them.
         gc.collect()
         gc.freeze()
+        self._send(Frame(Kind.CONTROL, 0, SOURCES, codec.encode(Codec.MSGPACK, sources())))
         rows = [(item.name, item.codec_in.label, item.codec_out.label, item.target) for item in self._exports]
         self._send(Frame(Kind.CONTROL, 0, HELLO, codec.encode(Codec.MSGPACK, rows)))
         self._loop()

@@ -124,8 +124,8 @@ def test_the_package_itself_loads_only_its_own_modules() -> None:
     assert loads == [["'.' + _MODULE_OF.get(name, 'errors')", "'molt_accel'"]]
 
 
-#: What the worker may use of the client library.
-FLOOR = ("molt_accel.ipc", "molt_accel.errors", "molt_accel.codec", "molt_accel.config")
+#: What the worker may use of the client library; of these, `status` alone attaches to a pool.
+FLOOR = ("molt_accel.ipc", "molt_accel.errors", "molt_accel.codec", "molt_accel.config", "molt_accel.attach")
 
 
 def test_the_worker_stands_on_the_floor_of_the_client_library_only() -> None:

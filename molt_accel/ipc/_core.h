@@ -93,16 +93,21 @@ static inline int molt_park(molt_bell *bell, const molt_word *watched, uint64_t 
 /* What a waiter has learned; private to it. */
 typedef struct {
     uint64_t usual_ns; /* running mean of its waits */
-    uint32_t crowded;  /* waits for which the processor is taken to be wanted by others */
+    uint32_t crowded;  /* waits for which the processor is taken to be shared, most likely with whom it waits for */
+    uint32_t hogged;   /* waits for which it is taken to be wanted by somebody who doesn't let go of it */
+    uint32_t hogged_before; /* what `hogged` began with last time: it doubles while that stays true */
 } molt_patience;
 
 /* A spin that yields costs system calls, and one that doesn't keeps the very process off the processor that it waits
  * for. So: this long without yielding where nobody else seems to want the processor, then yielding. */
-#define MOLT_QUIET_NS 25000u
-#define MOLT_CROWDED_QUIET_NS 1000u
-/* A yield that took longer has let somebody else run. */
-#define MOLT_YIELDED_NS 2000u
-#define MOLT_CROWDED_WAITS 64u
+#define MOLT_QUIET_NS 20000u
+#define MOLT_CROWDED_QUIET_NS 500u
+/* A yield that took longer has let somebody else run; one that took this long, somebody who computes. Who yields to such a
+ * one waits for a time slice, and who sleeps is let in before its end: then it is better to sleep. */
+#define MOLT_YIELDED_NS 2500u
+#define MOLT_HOGGED_NS 300000u
+#define MOLT_REMEMBERED_WAITS 64u
+#define MOLT_MAX_REMEMBERED_WAITS 16384u
 
 static inline void molt_pause(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -112,32 +117,52 @@ static inline void molt_pause(void) {
 #endif
 }
 
-/* Spin until the watched word is no longer `seen` (1) or until `until_ns` (0). */
-static inline int molt_spin(molt_patience *patience, const molt_word *watched, uint64_t seen, uint64_t until_ns) {
-    uint64_t start_ns = molt_now_ns(), quiet_until_ns;
-    if (patience->crowded)
-        patience->crowded--;
-    quiet_until_ns = start_ns + (patience->crowded ? MOLT_CROWDED_QUIET_NS : MOLT_QUIET_NS);
-    for (;;) {
-        for (unsigned turn = 0; turn < 16; turn++) {
-            if (atomic_load_explicit(watched, memory_order_acquire) != seen)
-                return 1;
-            molt_pause();
-        }
-        uint64_t now_ns = molt_now_ns();
-        if (now_ns >= until_ns)
-            return 0;
-        if (now_ns >= quiet_until_ns) {
-            sched_yield();
-            if (molt_now_ns() - now_ns > MOLT_YIELDED_NS)
-                patience->crowded = MOLT_CROWDED_WAITS;
-        }
-    }
+/* Somebody else computes on this processor: sleep in the waits to come, longer each time that it is still so. */
+static inline void molt_note_hog(molt_patience *patience) {
+    uint64_t longer = 2ull * patience->hogged_before;
+    if (longer < MOLT_REMEMBERED_WAITS)
+        longer = MOLT_REMEMBERED_WAITS;
+    patience->hogged = patience->hogged_before = (uint32_t)molt_earlier(longer, MOLT_MAX_REMEMBERED_WAITS);
 }
 
-/* A spin must be likely to pay: the wait is usually not much longer than sleeping and being woken would take. */
-static inline int molt_worth_spinning(const molt_patience *patience, uint64_t spin_ns) {
-    return spin_ns && patience->usual_ns <= 2 * spin_ns;
+/* Spin until the watched word is no longer `seen` (1), or until `until_ns` or it doesn't pay any more (0). */
+static inline int molt_spin(molt_patience *patience, const molt_word *watched, uint64_t seen, uint64_t until_ns) {
+    uint64_t start_ns = molt_now_ns(), now_ns = start_ns;
+    uint64_t quiet_until_ns = start_ns + (patience->crowded ? MOLT_CROWDED_QUIET_NS : MOLT_QUIET_NS);
+    int changed = 0;
+    while (!changed && now_ns < until_ns) {
+        uint64_t before_ns = now_ns;
+        int yields = now_ns >= quiet_until_ns;
+        if (yields)
+            sched_yield();
+        for (unsigned turn = 0; turn < 16 && !changed; turn++) {
+            changed = atomic_load_explicit(watched, memory_order_acquire) != seen;
+            if (!changed)
+                molt_pause();
+        }
+        now_ns = molt_now_ns();
+        uint64_t away_ns = now_ns - before_ns;
+        if (away_ns > MOLT_HOGGED_NS) { /* yielded to, or pushed off by */
+            molt_note_hog(patience);
+            return changed;
+        }
+        if (yields && away_ns > MOLT_YIELDED_NS)
+            patience->crowded = MOLT_REMEMBERED_WAITS;
+    }
+    patience->hogged_before -= patience->hogged_before > 0;
+    return changed;
+}
+
+/* Once a wait: whether the processor is there to be spun on. */
+static inline int molt_may_spin(molt_patience *patience, uint64_t spin_ns) {
+    patience->crowded -= patience->crowded > 0;
+    patience->hogged -= patience->hogged > 0;
+    return spin_ns && !patience->hogged;
+}
+
+/* And whether it is likely to pay: the wait is usually not much longer than sleeping and being woken would take. */
+static inline int molt_worth_spinning(molt_patience *patience, uint64_t spin_ns) {
+    return molt_may_spin(patience, spin_ns) && patience->usual_ns <= 2 * spin_ns;
 }
 
 static inline void molt_learn(molt_patience *patience, uint64_t waited_ns) {
@@ -558,14 +583,14 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
                              const molt_flag *closed) {
     molt_channel *ch = molt_channel_at(a, c->channel);
     uint64_t start_ns = 0, spin_until_ns = 0;
-    int may_spin = 0;
+    int may_spin = 0, flows = 0;
     for (;;) {
         uint64_t seen = atomic_load(&ch->bell.count), word = molt_look(a, c->channel);
         uint32_t state = MOLT_STATE(word);
         if (MOLT_GENERATION(word) != MOLT_GENERATION(c->word))
             return MOLT_AWAIT_CORRUPT;
         if (state == MOLT_DONE || state == MOLT_FAILED || state == MOLT_IDLE || state == MOLT_ABANDONED) {
-            if (start_ns)
+            if (start_ns && !flows)
                 molt_learn(&c->patience, molt_now_ns() - start_ns);
             return MOLT_AWAIT_OUTCOME;
         }
@@ -581,6 +606,10 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
         if (moved) {
             if (state == MOLT_CLAIMED)
                 molt_ring_executor(a, word);
+            /* Bytes flow: the next are microseconds away, whatever such calls take as a whole. */
+            if (!flows)
+                may_spin = molt_may_spin(&c->patience, spin_ns);
+            flows = 1;
             spin_until_ns = molt_now_ns() + spin_ns;
             continue;
         }
@@ -592,8 +621,9 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
         if (!start_ns) {
             start_ns = now_ns;
             spin_until_ns = now_ns + spin_ns;
-            may_spin = molt_worth_spinning(&c->patience, spin_ns) &&
-                       molt_spinning(a->client_spins, molt_in_use(a)) < spinners;
+            if (!flows)
+                may_spin = molt_worth_spinning(&c->patience, spin_ns) &&
+                           molt_spinning(a->client_spins, molt_in_use(a)) < spinners;
         }
         if (now_ns >= until_ns)
             return MOLT_AWAIT_TIME;
@@ -604,7 +634,8 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
             if (c->deferred)
                 until = molt_earlier(until, start_ns + MOLT_DEFER_NS);
             atomic_store_explicit(&a->client_spins[c->channel], 1, memory_order_relaxed);
-            molt_spin(&c->patience, &ch->bell.count, seen, until);
+            if (!molt_spin(&c->patience, &ch->bell.count, seen, until))
+                may_spin &= !c->patience.hogged;
             atomic_store_explicit(&a->client_spins[c->channel], 0, memory_order_relaxed);
             continue;
         }
@@ -687,6 +718,7 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
             atomic_store_explicit(&a->executor_spins[e->seat], 0, memory_order_relaxed);
             if (changed)
                 continue;
+            spin_until_ns = 0;
         }
         if (molt_park(&seat->bell, &a->header->published, seen, now_ns + MOLT_PARK_NS) == MOLT_INTERRUPTED)
             return MOLT_NEXT_SIGNAL;
@@ -719,6 +751,7 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
     molt_channel *ch = molt_channel_at(a, e->channel);
     molt_seat *seat = &a->seats[e->seat];
     uint64_t capacity = a->geometry.ring_bytes, moved_ns = 0;
+    int may_spin = molt_may_spin(&e->transfer_patience, spin_ns);
     for (;;) {
         uint64_t seen = atomic_load(&seat->bell.count);
         int64_t moved = to ? molt_ring_read(&ch->request, molt_request_data(a, e->channel), capacity, &e->taken,
@@ -741,8 +774,9 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
         } else if (now_ns - moved_ns > MOLT_STALL_NS) {
             return MOLT_TRANSFER_STALLED;
         }
-        if (spin_ns && now_ns - moved_ns < spin_ns) {
-            molt_spin(&e->transfer_patience, &seat->bell.count, seen, moved_ns + spin_ns);
+        if (may_spin && now_ns - moved_ns < spin_ns) {
+            if (!molt_spin(&e->transfer_patience, &seat->bell.count, seen, moved_ns + spin_ns))
+                may_spin &= !e->transfer_patience.hogged;
             continue;
         }
         if (molt_park(&seat->bell, &seat->bell.count, seen, now_ns + MOLT_PARK_NS) == MOLT_INTERRUPTED)

@@ -13,6 +13,7 @@ import mmap
 import os
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,7 @@ from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import frame
 
 if TYPE_CHECKING:
-    from molt_accel.ipc._native import Arena
+    from molt_accel.ipc._native import Arena, ArenaView
 
 #: A container's /dev/shm has 64 MiB; a quarter of that is what the arena takes by default, at most.
 DEFAULT_BYTES: Final = 16 * 1024 * 1024
@@ -127,15 +128,24 @@ def attach(fd: int) -> Arena:
     Raises:
         MoltWorkerUnavailable: it is not an arena of this version.
     """
-    core = native()
+    arena: Arena = _attach(fd, native().Arena, mmap.PROT_READ | mmap.PROT_WRITE)
+    return arena
+
+
+def view(fd: int) -> ArenaView:
+    """Map an arena to look at, and nothing else, by its descriptor, which is closed. Raises as `attach` does."""
+    arena: ArenaView = _attach(fd, native().ArenaView, mmap.PROT_READ)
+    return arena
+
+
+def _attach(fd: int, kind: Callable[[mmap.mmap], Any], access: int) -> Any:
     try:
-        arena: Arena = core.Arena(_map(fd, os.fstat(fd).st_size))
-        return arena
+        return kind(_map(fd, os.fstat(fd).st_size, access))
     except (OSError, ValueError) as exc:
         raise MoltWorkerUnavailable(f"can't attach to the worker's memory: {exc}") from exc
     finally:
         os.close(fd)
 
 
-def _map(fd: int, size: int) -> mmap.mmap:
-    return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+def _map(fd: int, size: int, access: int = mmap.PROT_READ | mmap.PROT_WRITE) -> mmap.mmap:
+    return mmap.mmap(fd, size, mmap.MAP_SHARED, access)

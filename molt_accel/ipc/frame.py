@@ -274,6 +274,25 @@ def decode(body: bytes | bytearray | memoryview) -> Frame:
     )
 
 
+def peek(data: bytes) -> Frame | None:
+    """The frame that these bytes begin with, without its payload, however much of that is there; None: there is none.
+
+    For looking at a request while others work on it.
+    """
+    if len(data) < PREFIX_BYTES + HEADER_BYTES:
+        return None
+    (size,) = _LENGTH.unpack_from(data)
+    fields = list(_HEADER.unpack_from(data, PREFIX_BYTES))
+    end = HEADER_BYTES + fields[4]
+    if size != end + fields[8] or len(data) < PREFIX_BYTES + end:
+        return None
+    fields[8] = 0
+    try:
+        return decode(_HEADER.pack(*fields) + data[PREFIX_BYTES + HEADER_BYTES : PREFIX_BYTES + end])
+    except FrameError:
+        return None
+
+
 def _owner(header: bytearray) -> tuple[int, int]:
     """Request id and generation in the header of a frame that can't be decoded; zeros where it has none."""
     if len(header) < HEADER_BYTES or header[0] != VERSION:

@@ -110,7 +110,7 @@ class Fact(enum.IntEnum):
     RECYCLED = 13
     RELOADS = 14
     BAD_FRAMES = 15
-    TEMPLATE_PID = 16
+    TEMPLATE_PID = 16  #: of the newest template that executors are forked from
     GRACE_MS = 17
     #: Outcomes that no executor decided, by `Outcome`: 32 to 47.
     OUTCOMES = 32

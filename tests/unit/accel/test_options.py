@@ -114,7 +114,7 @@ def test_an_unknown_option_is_a_type_error_that_names_it() -> None:
 
 @pytest.mark.parametrize("thing", [CallOptions(), CallInfo("e", "id", 0), CallMetrics("e", "Ok", "id", 0)])
 def test_options_infos_and_metrics_are_frozen(thing: Any) -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         thing.entry = "other"
 
 
@@ -134,13 +134,13 @@ def test_metrics_of_an_answered_call_are_those_of_its_response() -> None:
         exec_us=2500,
         executor=8,
     )
-    before_ms = time.time_ns() // 1_000_000
-    metrics = CallMetrics.of("entry", "Ok", 255, response, 10, 5000, 0)
+    ended_ms = time.time_ns() / 1_000_000 - 60_000
+    metrics = CallMetrics.of("entry", "Ok", 255, response, 10, 5000, time.monotonic_ns() - 60 * 10**9)
     assert msgspec.structs.replace(metrics) == metrics
     assert hash(msgspec.structs.replace(metrics)) == hash(metrics)
     assert pickle.loads(pickle.dumps(metrics)) == metrics
     assert msgspec.structs.replace(metrics, executor=9) != metrics
-    assert before_ms <= metrics.ts_ms <= time.time_ns() // 1_000_000
+    assert abs(metrics.ts_ms - ended_ms) < 30_000  # when it ended, and not when it was asked
     assert metrics.as_dict() == {
         "entry": "entry",
         "status": "Ok",
