@@ -27,8 +27,10 @@ class AutoTransport:
 
     def __init__(self, first: Transport, open_second: Callable[[], Transport]) -> None:
         self._open_second = open_second
-        self._lock = threading.Lock()
+        # Reentrant, because a signal handler or the garbage collector may close the client on a thread that holds it.
+        self._lock = threading.RLock()
         self._switched = False
+        self._closed = False
         self._use(first)
 
     def _use(self, transport: Transport) -> None:
@@ -62,9 +64,17 @@ class AutoTransport:
         with self._lock:
             if not self._switched:
                 self._switched = True
-                log.warning("no shared memory, so each server process starts a worker of its own: %s", why.detail)
+                log.warning(
+                    "no shared memory, so each server process starts a worker of its own: %s", why.detail
+                )
                 self._transport.close()
-                self._use(self._open_second())
+                second = self._open_second()
+                if self._closed:
+                    second.close()
+                self._use(second)
 
     def close(self) -> None:
-        self._transport.close()
+        with self._lock:
+            self._closed = True
+            transport = self._transport
+        transport.close()

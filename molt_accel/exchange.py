@@ -138,6 +138,24 @@ class _Answer(msgspec.Struct, frozen=True):
         return pending.done
 
 
+def _start_aside(transport: Transport, then: Callable[[Exception | None], object]) -> None:
+    """Start a transport on a thread of its own, which goes on when its caller waits no longer.
+
+    Others need the worker too, and the next call finds it started.
+    """
+
+    def start() -> None:
+        error = None
+        try:
+            transport.start()
+        except Exception as exc:
+            error = exc
+        then(error)
+
+    # Not in an event loop's pool of threads, where views may hold every place for long.
+    threading.Thread(target=start, name="molt-starter", daemon=True).start()
+
+
 class _Start(msgspec.Struct, frozen=True):
     """Wait until the transport can take a request, or the time is over."""
 
@@ -145,7 +163,22 @@ class _Start(msgspec.Struct, frozen=True):
     timeout_s: float
 
     def block(self) -> None:
-        self.transport.start()
+        if self.timeout_s == _FOREVER:
+            self.transport.start()
+            return
+        started = threading.Event()
+        errors: list[Exception] = []
+
+        def settle(error: Exception | None) -> None:
+            if error is not None:
+                errors.append(error)
+            started.set()
+
+        _start_aside(self.transport, settle)
+        if not started.wait(min(self.timeout_s, threading.TIMEOUT_MAX)):
+            raise _not_started_in_time()
+        if errors:
+            raise errors[0]
 
     async def wait(self) -> None:
         loop = asyncio.get_running_loop()
@@ -155,17 +188,11 @@ class _Start(msgspec.Struct, frozen=True):
             if not started.done():
                 started.set_result(None) if error is None else started.set_exception(error)
 
-        def start() -> None:
-            error = None
-            try:
-                self.transport.start()
-            except Exception as exc:
-                error = exc
+        def tell(error: Exception | None) -> None:
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(settle, error)
 
-        # Not in the loop's pool of threads, where views may hold every place for long.
-        threading.Thread(target=start, name="molt-starter", daemon=True).start()
+        _start_aside(self.transport, tell)
         try:
             async with asyncio.timeout(None if self.timeout_s == _FOREVER else self.timeout_s):
                 await started

@@ -7,9 +7,12 @@ import fcntl
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from typing import Final
 
 from molt_accel import codec
@@ -28,6 +31,11 @@ MAX_BACKOFF_S: Final = 5.0
 RESTART_LIMIT: Final = 10
 LIMIT_BACKOFF_S: Final = 30.0
 _PIPE_BYTES: Final = 1024 * 1024
+#: How long another process that starts the pool is waited for, and a pool that another one has begun to serve.
+_STARTER_S: Final = 10.0
+_TAKEOVER_S: Final = 1.0
+#: How often it is looked whether somebody listens meanwhile.
+_LOOK_S: Final = 0.01
 
 
 def worker_command(config: Config) -> list[str]:
@@ -71,10 +79,19 @@ def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
     return process
 
 
-def attach_or_start(config: Config) -> socket.socket:
+class _AlreadyServed(MoltWorkerUnavailable):
+    """Another process has begun to serve the pool; it listens in a moment."""
+
+
+def attach_or_start(config: Config, may_start: Callable[[], object] = lambda: None) -> socket.socket:
     """A connected control socket of the configured pool, which is started if nobody serves it.
 
-    Any number of processes may ask at once: one of them starts the pool, the others find it then.
+    Any number of processes may ask at once: one of them starts the pool, the others find it then. If that one is
+    killed or stopped meanwhile, another starts it; who serves it is decided by the workers, by a lock of their own.
+
+    Args:
+        config: The configuration.
+        may_start: Called before the pool is started; raises what is to be raised instead.
 
     Raises:
         MoltWorkerUnavailable: it can't be reached or started; NoSharedMemory where only another transport can help.
@@ -90,26 +107,62 @@ def attach_or_start(config: Config) -> socket.socket:
             f"nobody serves the pool {name!r} ({path}), and MOLT_WORKER_AUTOSTART is off; start it with "
             f"molt-worker --shm {name}"
         )
+    until_s = time.monotonic() + config.start_timeout_ms / 1000
+    lock_fd, sock = _become_starter(directory, name, path, until_s)
     try:
-        lock_fd = control.lock(directory, name, "starter", wait=True)
-    except OSError as exc:
-        raise MoltWorkerUnavailable(f"can't lock {directory}/{name}.starter: {exc.strerror}") from exc
-    assert lock_fd is not None  # it was waited for
-    try:
-        sock = connect(path)  # somebody else may have started it meanwhile
-        if sock is None:
-            _start_pool(config, name)
-            sock = connect(path)
+        while sock is None:
+            may_start()
+            try:
+                _start_pool(config, name, until_s)
+            except _AlreadyServed:
+                sock = _listening(path, min(until_s, time.monotonic() + _TAKEOVER_S))
+                if sock is None and time.monotonic() >= until_s:
+                    raise
+            else:
+                sock = connect(path)
+                if sock is None:
+                    raise MoltWorkerUnavailable(
+                        f"the pool {name!r} was started, but does not listen on {path}; see its log"
+                    )
     finally:
-        os.close(lock_fd)
-    if sock is None:
-        raise MoltWorkerUnavailable(
-            f"the pool {name!r} was started, but does not listen on {path}; see its log"
-        )
+        if lock_fd is not None:
+            os.close(lock_fd)
     return sock
 
 
-def _start_pool(config: Config, name: str) -> None:
+def _become_starter(
+    directory: str, name: str, path: str, until_s: float
+) -> tuple[int | None, socket.socket | None]:
+    """Wait until the pool can be started, or need not be. A starter that takes too long may have been stopped.
+
+    Returns:
+        The descriptor of the starter's lock, if it was free in time; and a socket, once somebody serves the pool.
+    """
+    until_s = min(until_s, time.monotonic() + _STARTER_S)
+    while True:
+        try:
+            lock_fd = control.lock(directory, name, "starter", wait=False)
+        except OSError as exc:
+            raise MoltWorkerUnavailable(f"can't lock {directory}/{name}.starter: {exc.strerror}") from exc
+        try:
+            sock = connect(path)  # somebody else may have started it meanwhile
+        except BaseException:
+            if lock_fd is not None:
+                os.close(lock_fd)
+            raise
+        if lock_fd is not None or sock is not None or time.monotonic() >= until_s:
+            return lock_fd, sock
+        time.sleep(_LOOK_S)
+
+
+def _listening(path: str, until_s: float) -> socket.socket | None:
+    """A socket connected to whoever serves this path by then."""
+    while (sock := connect(path)) is None and time.monotonic() < until_s:
+        time.sleep(_LOOK_S)
+    return sock
+
+
+def _start_pool(config: Config, name: str, until_s: float) -> None:
     """Start a pool and wait until it listens. It belongs to nobody from then on: it outlives its starter."""
     command = [*worker_command(config), "--shm", name, "--linger"]
     environ = {**os.environ, **config.environ(), "MOLT_TRANSPORT": "shm", "MOLT_WORKER_NAME": name}
@@ -122,8 +175,16 @@ def _start_pool(config: Config, name: str) -> None:
             env=environ,
             start_new_session=True,
         ) as process:
-            # Closed by the worker when it listens; before that it may say why it can't.
-            words, _ = process.communicate()
+            try:
+                # Closed by the worker when it listens; before that it may say why it can't.
+                words, _ = process.communicate(timeout=max(0.0, until_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise MoltWorkerUnavailable(
+                    f"the worker can't start: {shlex.join(command)!r} did not listen within "
+                    f"{config.start_timeout_ms} ms; see its log"
+                ) from None
             code = process.returncode
     except OSError as exc:
         raise _not_runnable(command, exc) from exc
@@ -138,7 +199,11 @@ def _refusal(words: bytes, code: int) -> MoltWorkerUnavailable:
         if isinstance(item, Frame):
             body = codec.decode(item.codec, item.payload)
             if isinstance(body, dict):
-                kind = NoSharedMemory if body.get("no_shared_memory") else MoltWorkerUnavailable
+                kind: type[MoltWorkerUnavailable] = MoltWorkerUnavailable
+                if body.get("no_shared_memory"):
+                    kind = NoSharedMemory
+                elif body.get("already_served"):
+                    kind = _AlreadyServed
                 return kind(f"the worker can't start: {body.get('detail')}")
     return MoltWorkerUnavailable(f"the worker can't start: it exited with code {code}; see its log")
 
@@ -148,6 +213,10 @@ def _not_runnable(command: list[str], exc: OSError) -> MoltWorkerUnavailable:
         f"can't start the worker with {shlex.join(command)!r}: {exc.strerror}; set MOLT_WORKER_CMD, "
         "or install molt-accel where molt-worker is on PATH"
     )
+
+
+class TooEarly(MoltWorkerUnavailable):
+    """The restart policy allows no other start yet."""
 
 
 class RestartPolicy:
@@ -165,10 +234,10 @@ class RestartPolicy:
         self._reason = ""
 
     def check(self, now_s: float) -> None:
-        """Raises MoltWorkerUnavailable while it is too early for another start."""
+        """Raises TooEarly while it is too early for another start."""
         if now_s < self._not_before:
             left_s = self._not_before - now_s
-            raise MoltWorkerUnavailable(f"the worker is started again in {left_s:.1f} s: {self._reason}")
+            raise TooEarly(f"the worker is started again in {left_s:.1f} s: {self._reason}")
 
     def died(self, now_s: float, lived_s: float, reason: str, *, was_ready: bool) -> None:
         """A worker ended `lived_s` seconds after its start, having been ready for requests or not."""

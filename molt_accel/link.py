@@ -52,12 +52,12 @@ class Link:
 
     def __init__(self, config: Config, sock: socket.socket, generation: int) -> None:
         self.generation = generation
-        self.started_s = time.monotonic()
         self.ended: MoltError | None = None
         self.ended_s = 0.0
         self.open = True  #: requests can be published here, as far as is known
         self.was_ready = False
         self.retired = False  #: the worker drains: no new calls here
+        self.forgotten = False  #: it is the connection of the process that this one was forked from
         self.greeted = threading.Event()  #: set by the worker's greeting and by the link's end
         #: Held for what ends a call from this side, and for control messages. Reentrant, because a signal handler or
         #: the garbage collector may close the client on a thread that holds it.
@@ -66,6 +66,7 @@ class Link:
         self._pings: dict[int, Pending] = {}
         self._leasing = threading.Lock()  # one asks, the others wait for what it gets
         self._granted = threading.Event()
+        self._refused = False  # the last answer granted none
         self._closing = False
         self._quiet = threading.Event()  # closing, and no call is under way any more
         self._fatal = ""
@@ -78,6 +79,7 @@ class Link:
         self.max_wait_ms: int = grant["max_wait_ms"]
         self.grace_ms: int = grant["grace_ms"]
         self.places = self.arena.fact(Fact.PLACES)
+        self.pool_started_s = self.arena.fact(Fact.STARTED_NS) / 1e9
         self.channels = ChannelPool(self.arena, self.max_frame_bytes)
         self.channels.add(grant["channels"])
         self.monitor = threading.Thread(target=self._watch, name="molt-monitor", daemon=True)
@@ -112,9 +114,12 @@ class Link:
         return pending
 
     def forget_ping(self, pending: Pending) -> bool:
-        """Take a ping out of the table; False if it has an outcome."""
+        """Take a ping out of the table; False if it has an outcome, or is another link's."""
         with self.lock:
-            return self._pings.pop(pending.request_id, None) is not None
+            known = self._pings.pop(pending.request_id, None) is not None
+        if known and not self.open:
+            self.call_ended()
+        return known
 
     def lease_more(self) -> None:
         """See to it that a channel is free, if it can be.
@@ -125,11 +130,13 @@ class Link:
         with self._leasing:
             if not self.channels.wants_more:
                 return  # another thread has got some
+            self._refused = False
             self._granted.clear()
             with contextlib.suppress(OSError):
                 self._send(control.message(control.LEASE, number=BATCH))
-                self._granted.wait(ANSWER_S)
-            if self.open and not self.channels.any_free:
+                if not self._granted.wait(ANSWER_S):
+                    self.channels.refused()
+            if self.open and self._refused:
                 raise MoltBusy("the worker has no channel left for this client", facts={"retry_after_s": 1})
 
     @property
@@ -137,20 +144,20 @@ class Link:
         """The thread that waits for the calls of event loops."""
         with self.lock:
             if self._reaper is None:
-                bell = self.channels.lease()
-                if bell is None:
-                    raise MoltBusy("the worker has no channel left for this client")
-                self.channels.set_aside(bell)
+                bell = self.channels.bell
+                assert bell is not None  # it was granted before any that a call could be made on
                 self._reaper = Reaper(bell)
+                if self._closing or self.ended is not None:
+                    self._reaper.stop()
             return self._reaper
 
     def call_ended(self) -> None:
-        """A call gave its channel back. After the last one, a link whose worker drains lets go of the worker."""
+        """A call or a ping has ended. After the last one, a link whose worker drains lets go of the worker."""
         if self.channels.in_calls:
             return
         if self._closing:
             self._quiet.set()
-        elif self.retired:
+        elif self.retired and not self._pings:
             self.close()
 
     def _send(self, message: Frame) -> None:
@@ -191,6 +198,8 @@ class Link:
                 pending = self._pings.pop(message.request_id, None)
             if pending is not None:
                 pending.resolve(message)
+            if not self.open:
+                self.call_ended()
         elif message.kind is Kind.RESPONSE and message.status is Status.INTERNAL_ERROR:
             body = codec.decode(Codec.MSGPACK, message.payload)
             self._fatal = str(body.get("detail")) if isinstance(body, dict) else "?"
@@ -198,7 +207,9 @@ class Link:
             self.was_ready = True
             self.greeted.set()
         elif message.entry == control.GRANT:
-            self.channels.add(codec.decode(Codec.MSGPACK, message.payload)["channels"])
+            granted = codec.decode(Codec.MSGPACK, message.payload)["channels"]
+            self._refused = not granted
+            self.channels.add(granted)
             self._granted.set()
         elif message.entry == control.RECALL:
             spare = codec.encode(Codec.MSGPACK, self.channels.spare(message.request_id))
@@ -222,10 +233,13 @@ class Link:
             pings = list(self._pings.values())
             self._pings.clear()
             self._sock.close()
+            reaper = self._reaper
         for pending in pings:
             pending.resolve(copy_error(error))
         self.arena.close()
         self.channels.wake_all()
+        if reaper is not None:
+            reaper.stop()
         self._granted.set()
         self.greeted.set()
 
@@ -238,14 +252,16 @@ class Link:
                 return
             self._closing = True
             self.open = False
+            reaper = self._reaper
         self.channels.shut()
         self.arena.close()
         self.channels.wake_all()
-        if self._reaper is not None:
-            self._reaper.stop()
+        if reaper is not None:
+            reaper.stop()
         # Only when no thread can be writing to a channel any more may the worker be told so. Otherwise it waits for
         # the end of this process before it grants them to others.
-        if not self.channels.in_calls or self._quiet.wait(_QUIET_S):
+        quiet = not self.channels.in_calls or self._quiet.wait(_QUIET_S)
+        if quiet and (reaper is None or reaper.quiet(_QUIET_S)):
             with contextlib.suppress(OSError):
                 self._send(control.message(control.DETACH))
         self._shut_down()
@@ -266,6 +282,8 @@ class Link:
         self.lock = threading.RLock()  # its holder may not exist in this process
         self._leasing = threading.Lock()
         self.ended = MoltWorkerUnavailable("this is the parent's connection")
+        self.forgotten = True
         self.open = False
         self.arena.close()
         self._sock.close()
+        self.arena.let_go()  # the parent's calls are copied too, and what ends them here must not end them there

@@ -6,6 +6,7 @@ state word says that nobody can.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
@@ -22,16 +23,20 @@ _REFUSED_S: Final = 1.0
 
 
 class ChannelPool:
-    """The channels that the worker has granted this client. Thread-safe without a lock: each step is one.
+    """The channels that the worker has granted this client. Thread-safe.
 
-    The channel used last is used next: its memory is warm.
+    What each call needs takes no lock: it is one step on a list. The channel used last is used next: its memory is
+    warm.
     """
 
     def __init__(self, arena: Arena, max_frame_bytes: int) -> None:
         self._arena = arena
         self._max_frame_bytes = max_frame_bytes
+        #: Whose bell is rung for calls of event loops. The first channel granted, so that there always is one.
+        self.bell: Channel | None = None
+        self._lock = threading.RLock()  # for what changes `_usable`, or puts another list in the place of one
         self._all: list[Channel] = []
-        self._usable = 0  # granted, and not set aside
+        self._usable = 0  # granted, and not the bell
         self._free: list[Channel] = []
         self._lingering: list[Channel] = []
         self._refused_until_s = 0.0
@@ -42,30 +47,38 @@ class ChannelPool:
 
         new = [Channel(self._arena, index, self._max_frame_bytes) for index in indices]
         if not new:
-            self._refused_until_s = time.monotonic() + _REFUSED_S
-        self._all += new
-        self._usable += len(new)
-        self._free += reversed(new)
+            self.refused()
+        with self._lock:
+            self._all += new
+            if new and self.bell is None:
+                self.bell = new.pop(0)
+            self._usable += len(new)
+            self._free += reversed(new)
 
-    def set_aside(self, channel: Channel) -> None:
-        """A leased channel is not for calls: it doesn't count as in use."""
-        del channel
-        self._usable -= 1
+    def refused(self) -> None:
+        """There are no more channels for now."""
+        self._refused_until_s = time.monotonic() + _REFUSED_S
 
     def spare(self, count: int) -> list[int]:
         """Part with up to so many free channels, but for one. Their indices."""
         indices: list[int] = []
-        while len(indices) < count and len(self._free) > 1:
-            channel = self._free.pop(0)  # the coldest
-            self._usable -= 1
-            self._all.remove(channel)
-            indices.append(channel.index)
+        with self._lock:
+            while len(indices) < count and len(self._free) > 1:
+                try:
+                    channel = self._free.pop(0)  # the coldest
+                except IndexError:  # leased in this very moment
+                    break
+                self._usable -= 1
+                self._all.remove(channel)
+                indices.append(channel.index)
         return indices
 
     def shut(self) -> None:
-        """Nothing can be leased any more."""
-        self._usable -= len(self._free)
-        self._free = []
+        """Nothing can be leased any more, and nothing that was given up is touched any more."""
+        with self._lock:
+            free, self._free = self._free, []
+            lingering, self._lingering = self._lingering, []
+            self._usable -= len(free) + len(lingering)
 
     @property
     def wants_more(self) -> bool:
@@ -107,5 +120,5 @@ class ChannelPool:
 
     def wake_all(self) -> None:
         """Ring every channel's bell, so that whoever waits looks again."""
-        for channel in self._all:
+        for channel in list(self._all):
             self._arena.ring_client(channel.index)

@@ -51,19 +51,34 @@ class Reaper:
     def add(self, call: Reapable) -> None:
         """Take care of a call from now on; nobody else may wait for it any more."""
         with self._lock:
-            self._calls[id(call)] = call
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="molt-reaper", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="molt-reaper", daemon=True)
+                self._calls[id(call)] = call  # before it looks whether there are any
+                try:
+                    thread.start()
+                except BaseException:  # no more threads are allowed
+                    del self._calls[id(call)]
+                    raise
+                self._thread = thread
+            else:
+                self._calls[id(call)] = call
         call.channel.redirect(self._bell)
         self._some.set()
         self._bell.ring()  # it may have ended before its bell was redirected
 
     def stop(self) -> None:
-        """End when the last call has."""
+        """End when the last call has. Calls that come later are taken care of all the same."""
         self._stopping = True
         self._some.set()
         self._bell.ring()
+
+    def quiet(self, timeout_s: float) -> bool:
+        """Whether it has ended, or does so within the time: nobody listens to its bell any more."""
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():  # which is in the middle of its last call
+            return True
+        thread.join(timeout_s)
+        return not thread.is_alive()
 
     def wake(self) -> None:
         """Look at all calls now: one was ended from this side."""
@@ -74,7 +89,7 @@ class Reaper:
         last_call_ns = time.monotonic_ns()
         while True:
             if not self._calls:
-                if self._stopping:
+                if self._over():
                     return
                 if time.monotonic_ns() - last_call_ns > _IDLE_NS:
                     self._some.clear()
@@ -89,9 +104,17 @@ class Reaper:
                     until_ns = min(until_ns, again_ns)
                 else:
                     del self._calls[key]
-            if self._stopping and not self._calls:
+            if self._stopping and self._over():
                 return
             heard = self._bell.listen(heard, until_ns)
+
+    def _over(self) -> bool:
+        """Whether to end now. Who adds a call afterwards finds no thread, and starts another."""
+        with self._lock:
+            if not self._stopping or self._calls:
+                return False
+            self._thread = None
+            return True
 
     def _poll(self, call: Reapable) -> int:
         try:

@@ -31,7 +31,7 @@ from molt_accel.errors import (
 from molt_accel.ipc import arena as arenas
 from molt_accel.ipc.frame import PING, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, encode_head
 from molt_accel.ipc.layout import NEVER, Fact, Outcome, State, failed_executor, failure_error
-from molt_accel.launcher import RestartPolicy, attach_or_start
+from molt_accel.launcher import RestartPolicy, TooEarly, attach_or_start
 from molt_accel.link import Link, copy_error
 from molt_accel.transport import Pending, PendingCall
 
@@ -137,9 +137,15 @@ class ShmCall:
     def on_done(self, callback: Callable[[], object]) -> None:
         """Have `callback` called when it ends: from now on the reaper waits for it."""
         if self._callback is None and not self.done:
+            reaper = self._link.reaper
             self._callback = callback
             self._waited_for = True
-            self._link.reaper.add(self)
+            try:
+                reaper.add(self)
+            except BaseException:  # no more threads are allowed
+                self._waited_for = False
+                self._callback = None
+                raise
         else:
             self._callback = callback
         if self.done:
@@ -179,22 +185,39 @@ class ShmCall:
                         return
                 if now_ns >= until_ns:
                     return
-        except (_Corrupt, MoltProtocolError) as exc:
-            error = MoltProtocolError(str(exc))
-            self._link.fail(error)
-            self.result = copy_error(error)
+        except _Corrupt as exc:
+            self._distrust(exc)
 
     def _take(self) -> None:
-        got = self.channel.take()
+        try:
+            got = self.channel.take()
+        except _Corrupt as exc:
+            self._distrust(exc)
+            return
         if type(got) is Frame:
-            if got.request_id != self.request_id:
-                raise MoltProtocolError("the reply is another request's")
-            self.result = got
+            if got.request_id == self.request_id:
+                self.result = got
+            else:
+                self._distrust("the reply is another request's")
         elif type(got) is int:
             self.result = _failed(got, self._entry, self.request_id)
-        else:  # given up by another thread, which sets the outcome in the same breath
-            with self._link.lock:
-                assert self.done
+        else:
+            self._given_up()
+
+    def _given_up(self) -> None:
+        """There is no outcome in the channel: another thread gave up, or the worker takes this client for gone."""
+        with self._link.lock:  # the other thread sets the outcome in the same breath
+            if not self.done:
+                why = "the worker has let go of this client"
+                self.result = MoltWorkerUnavailable(why, facts={"may_have_run": 1})
+
+    def _distrust(self, why: object) -> None:
+        link = self._link
+        if link.forgotten:  # this is a forked child's copy of a call of its parent's
+            self.result = copy_error(link.ended or MoltWorkerUnavailable("this is the parent's call"))
+            return
+        self.result = MoltProtocolError(str(why))
+        link.fail(MoltProtocolError(str(why)))
 
     def _look(self, now_ns: int) -> None:
         """A time has come that only matters while the request is queued."""
@@ -214,7 +237,7 @@ class ShmCall:
             if self.done:
                 return
             state = self.channel.give_up()
-            if state == State.DONE:
+            if state in (State.DONE, State.FAILED):
                 self._take()
             elif link.closing:
                 self.result = MoltCancelled("the client was closed")
@@ -226,28 +249,27 @@ class ShmCall:
     def abandon(self, error: MoltError, *, only_queued: bool = False) -> bool:
         """End it from this side, on any thread. False if it has ended, or has left the queue and that matters."""
         link = self._link
+        ended = False
         with link.lock:
-            if self.done:
-                return False
-            state = self.channel.give_up(only_queued)
-            if state not in (State.READY, State.CLAIMED, State.KILLING):
-                if state == State.DONE and not self._waited_for:
+            if not self.done:
+                state = self.channel.give_up(only_queued)
+                ended = state == State.READY or (state in (State.CLAIMED, State.KILLING) and not only_queued)
+                if ended:
+                    self.result = error
+                elif state not in (State.CLAIMED, State.KILLING) and not self._waited_for:
                     self._take()
-                    self._release()
-                return False
-            if only_queued and state != State.READY:
-                return False
-            self.result = error
-        if state == State.READY:
-            link.arena.add_fact(Fact.OUTCOMES + Outcome[status_label(error)])
-        elif state == State.CLAIMED:
-            link.cancel(self.channel.index, self.channel.generation)
+        if ended:
+            if state == State.READY:
+                link.arena.add_fact(Fact.OUTCOMES + Outcome[status_label(error)])
+            elif state == State.CLAIMED:
+                link.cancel(self.channel.index, self.channel.generation)
         # Whoever waits gives the channel back, also one who comes only now. If nobody does, it is done here.
         if self._callback is not None:
-            link.reaper.wake()
-        elif not self._waited_for:
+            if ended:
+                link.reaper.wake()
+        elif self.done and not self._waited_for:
             self._release()
-        return True
+        return ended
 
     def _release(self) -> None:
         try:
@@ -268,6 +290,8 @@ class ShmTransport:
         self._closed = False
         self._generation = 0
         self._link: Link | None = None
+        #: All that have not ended: one that was retired goes on with the calls that were made on it.
+        self._links: list[Link] = []
         self._policy = RestartPolicy()
         _transports.add(self)
 
@@ -298,27 +322,34 @@ class ShmTransport:
             if link is not None:
                 if link.open:
                     return link  # another thread has attached
-                if link.ended is not None:
-                    lived_s = link.ended_s - link.started_s
+                if link.ended is not None and not link.retired:
+                    lived_s = link.ended_s - link.pool_started_s
                     self._policy.died(link.ended_s, lived_s, link.ended.detail, was_ready=link.was_ready)
                 self._link = None
-            now = time.monotonic()
-            self._policy.check(now)
+            if self._policy.failed_starts:  # nobody answered: not every call has to find that out
+                self._may_start()
             self._generation += 1
             try:
-                link = self._link = self._attach()
-            except MoltWorkerUnavailable as exc:
-                self._policy.died(now, 0.0, exc.detail, was_ready=False)
+                link = self._attach()
+            except TooEarly:
                 raise
+            except MoltWorkerUnavailable as exc:
+                self._policy.died(time.monotonic(), 0.0, exc.detail, was_ready=False)
+                raise
+            self._links = [link, *(each for each in self._links if each.ended is None)]
+            self._link = link
             if self._closed:  # by a signal handler on this thread, which found no link to close
                 link.close()
                 raise MoltWorkerUnavailable("the client is closed")
             return link
 
+    def _may_start(self) -> None:
+        self._policy.check(time.monotonic())
+
     def _attach(self) -> Link:
         tries_left = _ATTACH_TRIES
         while True:
-            sock = attach_or_start(self._config)
+            sock = attach_or_start(self._config, self._may_start)
             try:
                 return Link(self._config, sock, self._generation)
             except WorkerVanished:
@@ -371,31 +402,35 @@ class ShmTransport:
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:
         if isinstance(pending, ShmCall):
             return pending.abandon(error)
-        link = self._link
-        if isinstance(pending, Pending) and link is not None and link.forget_ping(pending):
+        if isinstance(pending, Pending) and any(link.forget_ping(pending) for link in self._links):
             pending.resolve(error)
             return True
         return False
 
     def wait_ready(self, timeout_s: float) -> None:
-        link = self._ready_link()
-        if not link.greeted.wait(timeout_s):
-            raise MoltWorkerUnavailable(f"the worker was not ready within {timeout_s:g} s")
-        if link.ended is not None:
-            raise copy_error(link.ended)
+        until_s = time.monotonic() + timeout_s
+        while True:
+            link = self._ready_link()
+            if not link.greeted.wait(until_s - time.monotonic()):
+                raise MoltWorkerUnavailable(f"the worker was not ready within {timeout_s:g} s")
+            if link.ended is None:
+                return
+            if not link.retired:  # else it drained, and has a successor
+                raise copy_error(link.ended)
 
     def close(self) -> None:
         with _start_lock:
             self._closed = True
-            link = self._link
-        if link is not None:
+            links = self._links
+        for link in links:
             link.close()
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's link; the next call attaches this process itself."""
         self._policy = RestartPolicy()
-        link, self._link = self._link, None
-        if link is not None:
+        self._link = None
+        links, self._links = self._links, []
+        for link in links:
             link.forget()
 
 

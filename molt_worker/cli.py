@@ -98,7 +98,9 @@ def _notify(exc: Exception) -> None:
     """Tell a client that waits on the other end of stdout, so that its calls fail with this text."""
     if os.isatty(1):
         return
-    facts = {"no_shared_memory": 1} if isinstance(exc, NoSharedMemory) else {}
+    facts = dict(exc.facts) if isinstance(exc, MoltWorkerUnavailable) else {}
+    if isinstance(exc, NoSharedMemory):
+        facts["no_shared_memory"] = 1
     notice = error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(str(exc), facts=facts))
     with contextlib.suppress(OSError):  # or else nobody is there
         os.write(1, encode(notice))

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import errno
 import os
+import resource
 import socket
+import time
 from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
@@ -24,7 +27,20 @@ from molt_worker.runner import error_response
 
 #: More connections than this are not from servers, but from a program that leaks them.
 _MAX_CLIENTS: Final = 1024
+#: Descriptors that connections, which take two each, leave to the rest of the worker.
+_OTHER_FDS: Final = 256
+#: How long nobody is accepted where there is no descriptor or memory for it.
+_PAUSE_NS: Final = 100_000_000
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _BACKLOG: Final = 128
+
+
+def most_clients() -> int:
+    """How many connections this process can afford."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return _MAX_CLIENTS
+    return max(8, min(_MAX_CLIENTS, (limit - _OTHER_FDS) // 2))
 
 
 class Channels:
@@ -54,6 +70,7 @@ class Client:
         self.attached = False
         self.observer = False
         self.wants = 0  #: channels it waits for
+        self.recalled = False  #: was asked for channels, and has not answered
         self.connected = True
         #: It can't touch the arena any more: it said so, or is dead.
         self.certain = False
@@ -84,11 +101,14 @@ class ClientsOwner(Protocol):
     def on_attached(self, client: Client) -> None:
         """It has the arena now."""
 
+    def is_free(self, channel: int) -> bool:
+        """Whether no request is on a channel, so that it can be another's."""
+
     def on_cancel(self, channel: int, generation: int) -> None:
         """The client gave up a request that an executor may have."""
 
     def on_clients_changed(self) -> None:
-        """There are more or fewer, or channels changed hands."""
+        """There are more or fewer, channels change hands, or somebody waits for some."""
 
     def pong(self, ping: Frame) -> Frame:
         """The answer to a ping."""
@@ -121,6 +141,8 @@ class Clients:
         self._counters = counters
         self._owner = owner
         self._clients: list[Client] = []
+        self._most = most_clients()
+        self._accept_ns = 0  #: when to accept again; 0: it does
 
     def __iter__(self) -> Iterator[Client]:
         return iter(list(self._clients))
@@ -134,6 +156,14 @@ class Clients:
         """Begin to accept."""
         self._listener.listen(_BACKLOG)
         self._loop.watch(self._listener.fileno(), READ, lambda _: self._accept())
+
+    def on_timers(self, now_ns: int) -> None:
+        """Look at what has a time."""
+        if self._accept_ns and now_ns >= self._accept_ns:
+            self._accept_ns = 0
+            if self._listener.fileno() >= 0:
+                self._loop.watch(self._listener.fileno(), READ, lambda _: self._accept())
+        self._loop.at(self._accept_ns)
 
     def stop_listening(self) -> None:
         """Accept nobody any more."""
@@ -177,12 +207,15 @@ class Clients:
                 sock, _ = self._listener.accept()
             except BlockingIOError:
                 return
-            except OSError as exc:  # no descriptor left, or the peer is gone again
+            except OSError as exc:
                 self._log.log("warning", "client_refused", error=str(exc))
+                if exc.errno in _EXHAUSTED:  # it stays readable, and must not keep the loop busy
+                    self._loop.watch(self._listener.fileno(), 0)
+                    self._accept_ns = self._loop.at(time.monotonic_ns() + _PAUSE_NS)
                 return
             sock.setblocking(False)
             pid, uid = control.peer(sock)
-            if uid != os.getuid() or len(self._clients) >= _MAX_CLIENTS:
+            if uid != os.getuid() or len(self._clients) >= self._most:
                 why = "too many connections" if uid == os.getuid() else f"user {uid} is not {os.getuid()}"
                 self._log.log("warning", "client_refused", pid=pid, error=why)
                 sock.close()
@@ -234,9 +267,13 @@ class Clients:
             self._serve_waiting()
             if client.wants:
                 self._recall(client)
+                self._owner.on_clients_changed()
         elif entry == control.RETURN:
+            client.recalled = False
             for channel in codec.decode(Codec.MSGPACK, message.payload):
                 if channel in client.channels:
+                    if not self._owner.is_free(channel):
+                        raise ValueError(f"channel {channel} is in use")
                     client.channels.discard(channel)
                     self._channels.give_back(channel)
             self._serve_waiting()
@@ -270,10 +307,10 @@ class Clients:
         client.channels.update(granted)
         facts = {"channels": granted, **self._owner.grant_facts()}
         grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
+        self._owner.on_clients_changed()  # before it can publish: executors look at channels in use only
         self.tell(client, grant, (self._arena_fd,))
         self._log.log("debug", "client_attached", pid=client.pid, channels=len(granted))
         self._owner.on_attached(client)
-        self._owner.on_clients_changed()
 
     def _serve_waiting(self) -> None:
         """Grant free channels to those who wait for some."""
@@ -298,7 +335,9 @@ class Clients:
             self._grant(wanting, [])
             return
         for client in over:
-            self.tell(client, control.message(control.RECALL, number=len(client.channels) - share))
+            if not client.recalled:  # else it may be stopped, and would be flooded
+                client.recalled = True
+                self.tell(client, control.message(control.RECALL, number=len(client.channels) - share))
 
     def refuse_waiting(self) -> bool:
         """Tell those who still wait for channels that there are none. True if there was anybody."""

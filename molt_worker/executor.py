@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
+from typing import Final
 
 from molt_accel.config import Config
 from molt_accel.errors import MoltInvalidInput
@@ -17,12 +20,18 @@ from molt_worker.runner import Runner, error_response
 #: The soft interrupt.
 INTERRUPT_SIGNAL = signal.SIGUSR1
 
+#: glibc's numbers for mallopt(3), and how much freed memory an executor keeps.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 64 * 1024 * 1024
+
 
 def serve(port: Port, exports: ExportTable, word: StopWord, number: int, config: Config) -> int:
     """Serve requests until the port has no more. Returns the exit code."""
     forked = []  # filled in a process that an entrypoint forks
     os.register_at_fork(after_in_child=lambda: forked.append(True))
     _heed_sigterm_in_children()
+    _keep_freed_memory()
 
     def log_traceback(request_id: str, entry: str, text: str) -> None:
         fields: dict[str, object] = {"request_id": request_id, "entry": entry, "traceback": text}
@@ -43,6 +52,18 @@ def serve(port: Port, exports: ExportTable, word: StopWord, number: int, config:
     except BrokenPipeError:
         return 0  # the other end is gone, so is whoever waited for the answer
     return 0
+
+
+def _keep_freed_memory() -> None:
+    """Have the allocator keep what large payloads and results needed for the next ones.
+
+    glibc gives it back to the kernel when it is freed, and then most of the time of a large request goes into page
+    faults. Up to so many bytes stay with the executor instead; `max_rss_mb` bounds what it may keep.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES // 2)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _refuse(port: Port, error: FrameError) -> None:

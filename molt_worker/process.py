@@ -87,7 +87,8 @@ class Template:
         self.words: Final = words
         self.config: Final = config
         self.exports: ExportTable | None = None  #: known once it is ready
-        self.sources: list[tuple[str, int]] = []  #: files that it has imported, and when they were changed last
+        #: Files that it has imported, and when they were changed last.
+        self.sources: list[tuple[str, int]] = []
         self.announced = False  #: requests are checked against its exports
         self.started_ns: Final = started_ns
         self.heard_ns = started_ns  #: when it reported something last
@@ -104,9 +105,12 @@ class Template:
         self.stream: Final = FrameStream(control.fileno(), control.fileno())
 
     def spawn(self, number: int) -> Executor | None:
-        """Have an executor forked, which builds its port there; None if the template is gone."""
+        """Have an executor forked, which builds its port there; None if it can't be just now."""
+        try:
+            sock, executor_end = socket.socketpair()
+        except OSError:  # no descriptor is left; there may be one later
+            return None
         slot = self.words.lend()
-        sock, executor_end = socket.socketpair()
         sock.setblocking(False)
         command = encode(Frame(Kind.CONTROL, number, template.SPAWN, generation=slot))
         try:

@@ -63,8 +63,8 @@ class Service(ABC):
         finally:
             signal.set_wakeup_fd(-1)
             self._pool.close()
-            self._loop.close()
             self._on_close()
+            self._loop.close()
             wake_r.close()
             wake_w.close()
         self._log.log("info", "worker_stopped", code=self._exit_code)

@@ -73,12 +73,17 @@ class ShmPool(Pool):
         if executor is not None:
             self._interrupt(executor, serial, reason)
 
-    def kill_seat(self, slot: int) -> None:
-        """SIGKILL a seat's executor. Its request must be KILLING."""
+    def kill_seat(self, slot: int, incarnation: int) -> bool:
+        """SIGKILL a seat's executor, whose request must be KILLING. False if it had no such executor."""
+        if all(item.slot != slot for item in self._executors.values()):
+            return False
+        if self._arena.seat_fact(slot, SeatFact.INCARNATION) != incarnation:
+            return False
         executor = self._in_seat(slot)
-        if executor is not None:
+        if executor is not None:  # else it is being killed
             self._log.log("warning", "executor_killed", executor=executor.number)
             self.kill(executor)
+        return True
 
     def _in_seat(self, slot: int) -> Executor | None:
         return next((item for item in self._living() if item.slot == slot), None)
@@ -121,6 +126,9 @@ class ShmPool(Pool):
         arena.reset_seat(slot, SeatFact.OUTCOMES)
         arena.set_seat_fact(slot, SeatFact.INCARNATION, (incarnation + 1) & 0xFF)
         arena.set_seat_fact(slot, SeatFact.SERVED_BEFORE, self._ended_in(slot))
+        # The one that was woken for a request may be the one that died. Now, when it can't be woken once more.
+        if arena.ready():
+            arena.wake_executor()
 
     def _on_replaced(self, executor: Executor) -> None:
         executor.retired = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -55,11 +54,19 @@ class ShmPort:
         self._seat.open()
         self._tell(HELLO)
 
-    def _tell(self, what: str) -> None:
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # the supervisor is gone, and so is this process in a moment
-            self._sock.sendall(encode(message(what, number=self._number)))
+    def _tell(self, what: str) -> bool:
+        """Send the supervisor a message, without waiting for it: one that is stopped must not stop requests.
+
+        Returns False if it has not read so many others that there is no room.
+        """
+        try:
+            # Small enough to be taken as a whole or not at all.
+            self._sock.send(encode(message(what, number=self._number)), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            pass  # the supervisor is gone, and so is this process in a moment
+        return True
 
     def receive(self) -> Frame | FrameError | None:
         seat = self._seat
@@ -71,7 +78,7 @@ class ShmPort:
                 continue
             if type(frame) is Frame:
                 if seat.begin(_WORD, frame.deadline_ns, _WAKE_NS):
-                    self._tell(WAKE)
+                    self._tell(WAKE)  # or it will look anyway when it reads the others
                 return frame
             if type(frame) is not bytes:
                 self._give_up(Failure.STALLED, "the request was not sent on")
@@ -109,8 +116,8 @@ class ShmPort:
             )
         if self._left:
             self._left -= 1
-            if not self._left:
-                self._tell(RECYCLE)
+            if not self._left and not self._tell(RECYCLE):
+                self._left = 1  # it is told after the next request
 
     def _instead(self, request: Frame, response: Frame) -> Frame:
         """What to answer where the response is no good frame. Raises FrameError: a bug of ours."""

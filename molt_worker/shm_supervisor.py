@@ -51,6 +51,8 @@ _S: Final = 1_000_000_000
 _RECLAIM_NS: Final = 20 * _MS
 #: How long clients may take to give back channels that another one wants.
 _RECALL_NS: Final = 100 * _MS
+#: How long clients may take to leave a worker that drains; one that is stopped keeps no worker.
+_LEAVE_NS: Final = 2 * _S
 #: How long a pool that a client started waits for its first client.
 _FIRST_CLIENT_NS: Final = 30 * _S
 #: A client that is not the only one may have this share of the queue, so that the rest is left to others.
@@ -91,11 +93,13 @@ class ShmSupervisor(Service):
         self._path = control.socket_path(directory, self._name)
         lock_fd = control.lock(directory, self._name, "lock", wait=False)
         if lock_fd is None:
-            raise MoltWorkerUnavailable(f"another worker serves the pool {self._name!r} already")
+            why = f"another worker serves the pool {self._name!r} already"
+            raise MoltWorkerUnavailable(why, facts={"already_served": 1})
         self._lock_fd = lock_fd
         self._linger = linger
         self._leave_ns = time.monotonic_ns() + _FIRST_CLIENT_NS if linger else NEVER
         self._refuse_ns = NEVER
+        self._drained_ns = NEVER
         self._ready = False
         self._stops: dict[int, Stop] = {}  # by channel
         geometry = arenas.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
@@ -113,12 +117,13 @@ class ShmSupervisor(Service):
         arena, config = self._arena, self._config
         arena.spin_ns = limits.spin_ns if config.spin_us is None else config.spin_us * 1000
         arena.executor_spinners = limits.executors
+        arena.set_cpus(limits.cpus)
         for fact, value in (
             (Fact.PID, os.getpid()),
             (Fact.STARTED_NS, time.monotonic_ns()),
             (Fact.PLACES, self._places),
             (Fact.CLIENT_LIMIT, self._channels.count),
-            (Fact.SPIN_NS, limits.spin_ns),
+            (Fact.SPIN_NS, arena.spin_ns),
             (Fact.CLIENT_SPINNERS, limits.clients),
             (Fact.EXECUTOR_SPINNERS, limits.executors),
             (Fact.WAKE_NS, NEVER),
@@ -149,8 +154,14 @@ class ShmSupervisor(Service):
     def _finished(self) -> bool:
         if self._stopping:
             return True
+        if not self._draining:
+            return False
+        # A client that has not read yet that this worker drains may be about to publish: one moment without a request
+        # is not the end of them. Whoever has read it leaves as soon as its calls have ended.
+        if self._clients.count and time.monotonic_ns() < self._drained_ns:
+            return False
         # What is DONE or FAILED is its client's to take, and needs no worker for it.
-        return self._draining and not any(
+        return not any(
             state_of(self._arena.word(channel)) in HELD | {State.READY} for channel in self._in_use()
         )
 
@@ -159,7 +170,9 @@ class ShmSupervisor(Service):
         self._arena.set_fact(Fact.SERVING, 2)
         self._let_go_of_name()
         self._clients.tell_all(control.message(control.DRAINING))
-        self._loop.at(time.monotonic_ns() + _RECLAIM_NS)
+        now_ns = time.monotonic_ns()
+        self._drained_ns = now_ns + _LEAVE_NS
+        self._loop.at(now_ns + _RECLAIM_NS)
 
     def _let_go_of_name(self) -> None:
         """From now on another worker may serve it."""
@@ -188,6 +201,7 @@ class ShmSupervisor(Service):
         self._look_at_stops(now_ns)
         if self._reclaim(now_ns) or self._draining:
             self._loop.at(now_ns + _RECLAIM_NS)
+        self._clients.on_timers(now_ns)
         if now_ns >= self._refuse_ns:
             self._refuse_ns = NEVER
             self._clients.refuse_waiting()
@@ -260,10 +274,10 @@ class ShmSupervisor(Service):
                 self._loop.at(stop.kill_ns)
             elif state_of(word) is not State.KILLING:
                 # If this fails it has just ended, and its executor may have another request by now.
-                if self._arena.step(channel, word, with_state(word, State.KILLING)):
-                    self._pool.kill_seat(seat_of(word))
-                else:
+                if not self._arena.step(channel, word, with_state(word, State.KILLING)):
                     self._loop.at(now_ns + 1)
+                elif not self._pool.kill_seat(seat_of(word), incarnation_of(word)):
+                    self._repair(channel, failure_word(Failure.CORRUPT, 0))  # no executor's: scribbled
 
     def _count(self, outcome: Outcome) -> None:
         self._arena.add_fact(Fact.OUTCOMES + outcome)
@@ -288,9 +302,6 @@ class ShmSupervisor(Service):
         for channel, word in self._held():
             if seat_of(word) == slot and incarnation_of(word) == incarnation:
                 self._repair(channel, crash)
-        # The one that was woken for a request may be the one that died.
-        if self._arena.ready():
-            self._arena.wake_executor()
 
     def _repair(self, channel: int, crash: int) -> None:
         """End a request whose executor is dead."""
@@ -342,16 +353,26 @@ class ShmSupervisor(Service):
         return False
 
     def refusal(self) -> MoltError | None:
-        return MoltWorkerUnavailable("the worker is stopping") if self._draining or self._stopping else None
+        if self._draining or self._stopping:
+            return MoltWorkerUnavailable("the worker is stopping", facts={"stopping": 1})
+        return None
 
     def on_attached(self, client: Client) -> None:
         if self._ready:
             self._clients.tell(client, control.message(HELLO))
 
+    def is_free(self, channel: int) -> bool:
+        return state_of(self._arena.word(channel)) is State.IDLE
+
     def on_cancel(self, channel: int, generation: int) -> None:
-        word = self._arena.word(channel)
-        if generation_of(word) == generation and state_of(word) is State.ABANDONED:
-            self._stop(channel, word, StopReason.CANCELLED, time.monotonic_ns())
+        # The state word says all of it, also where another such message was lost on a full socket.
+        del channel, generation
+        self._stop_abandoned(time.monotonic_ns())
+
+    def _stop_abandoned(self, now_ns: int) -> None:
+        for channel, word in self._held():
+            if state_of(word) is State.ABANDONED:
+                self._stop(channel, word, StopReason.CANCELLED, now_ns)
 
     def on_clients_changed(self) -> None:
         arena, clients = self._arena, self._clients
@@ -377,6 +398,8 @@ class ShmSupervisor(Service):
         """Take back the channels of clients that are gone. True while some are not IDLE or not certain yet."""
         arena = self._arena
         for client, channel in self._clients.orphaned():
+            if channel not in client.channels:
+                continue  # freed meanwhile: granting one to who waits comes back here
             word = arena.word(channel)
             state = state_of(word)
             if state is State.CLAIMED:
@@ -384,7 +407,7 @@ class ShmSupervisor(Service):
                     self._stop(channel, with_state(word, State.ABANDONED), StopReason.CANCELLED, now_ns)
             elif state is State.ABANDONED:
                 self._stop(channel, word, StopReason.CANCELLED, now_ns)
-            elif state in (State.READY, State.DONE, State.FAILED):
+            elif state not in (State.IDLE, State.KILLING):
                 arena.step(channel, word, idle_word(word))
             if client.certain and state_of(arena.word(channel)) is State.IDLE:
                 arena.reset_channel(channel)
@@ -393,6 +416,7 @@ class ShmSupervisor(Service):
 
     def pong(self, ping: Frame) -> Frame:
         arena = self._arena
+        self._stop_abandoned(time.monotonic_ns())  # pings can fill a socket too
         held = self._held()
         counters = self._counters.as_dict()
         counters["outcomes"] = self._outcomes()

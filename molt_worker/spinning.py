@@ -21,11 +21,12 @@ _CGROUP_LIMIT: Final = "/sys/fs/cgroup/cpu.max"
 
 @dataclass(frozen=True, slots=True)
 class SpinLimits:
-    """Longest spin in nanoseconds, and how many clients and how many executors may spin at once."""
+    """Longest spin in nanoseconds, how many clients and executors may spin at once, and processors there are."""
 
     spin_ns: int
     clients: int
     executors: int
+    cpus: int
 
 
 def measure() -> SpinLimits:
@@ -36,13 +37,14 @@ def measure() -> SpinLimits:
     """
     cpus = min(default_executors(), quota())
     if cpus < 2:
-        return SpinLimits(0, 0, 0)
+        return SpinLimits(0, 0, 0, 1)
     meter = native().ParkMeter()
     other = threading.Thread(target=meter.run, args=(1, _ROUNDS))
     other.start()
     park_ns = meter.run(0, _ROUNDS)
     other.join()
-    return SpinLimits(min(max(park_ns, _MIN_NS), _MAX_NS), int(cpus) - 1, max(1, int(cpus) // 2))
+    spin_ns = min(max(park_ns, _MIN_NS), _MAX_NS)
+    return SpinLimits(spin_ns, int(cpus) - 1, max(1, int(cpus) // 2), int(cpus))
 
 
 def quota(path: str = _CGROUP_LIMIT) -> float:

@@ -231,7 +231,8 @@ def facts(pool: PoolPlace, now: Snapshot, before: Snapshot | None = None) -> lis
         ),
         (
             "spin",
-            f"up to {spin['limit_us']} us, {spin['clients']} clients and {spin['executors']} executors at once"
+            f"up to {spin['limit_us']} us, {_number(spin['clients'], 'client')} and "
+            f"{_number(spin['executors'], 'executor')} at a time"
             if spin["limit_us"]
             else "never",
         ),
@@ -239,6 +240,10 @@ def facts(pool: PoolPlace, now: Snapshot, before: Snapshot | None = None) -> lis
     if now.bad_frames:
         shown.append(("bad frames", f"{now.bad_frames:,}"))
     return shown
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _spread(counts: Sequence[int], before: Sequence[int] | None) -> str:

@@ -86,7 +86,8 @@ def run(*command: str | Path, cwd: Path, code: int = 0, **environ: str) -> str:
 
 
 def files_below(directory: Path) -> set[str]:
-    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+    found = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+    return {name for name in found if "__pycache__" not in name}
 
 
 @on_linux

@@ -130,7 +130,8 @@ def _usage(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Each offload scenario against each baseline of its group: ratios within each round, and their spread.
+    """Each offload scenario against each baseline of its group, and against its twin over stdio: ratios within
+    each round, and their spread.
 
     A ratio of figures of one round is of runs seconds apart, so that a slow spell of the machine touches
     both.
@@ -139,8 +140,8 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
     by_name = {run.scenario.name: run.scenario for run in runs}
     comparisons = []
     for candidate in (by_name[name] for name in scenarios if by_name[name].role == "offload"):
-        for baseline in (by_name[name] for name in scenarios if by_name[name].role == "baseline"):
-            if baseline.group != candidate.group:
+        for baseline in (by_name[name] for name in scenarios):
+            if not _stand_together(candidate, baseline):
                 continue
             entry: dict[str, Any] = {
                 "group": candidate.group, "candidate": candidate.name, "baseline": baseline.name,
@@ -149,6 +150,13 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 entry[mode] = _ratios(runs, candidate.name, baseline.name, mode, names)
             comparisons.append(entry)
     return comparisons
+
+
+def _stand_together(candidate: Scenario, other: Scenario) -> bool:
+    if other.group != candidate.group:
+        return False
+    twin = other.transport == "stdio" != candidate.transport and other.per_core == candidate.per_core
+    return other.role == "baseline" or twin
 
 
 def _ratios(

@@ -40,6 +40,11 @@ def build(
     scenarios = _scenarios(options, runs, workers)
     errors = find_errors(scenarios)
     warnings = find_warnings(runs, scenarios)
+    warnings += [
+        f"{name} ran over stdio, since there was no shared memory for it: the log of its server says why."
+        for name in scenarios
+        if options.transport == "auto" and _fell_back(name, scenarios)
+    ]
     if torn_lines:
         warnings.append(f"{torn_lines} lines at the end of the metrics files were torn.")
     shutdown = _shutdown(stopped)
@@ -89,9 +94,11 @@ def _scenarios(
         seen = {
             part: max(run.usage.parts[part].processes for run in own) for part in ("server", "worker")
         }  # fmt: skip
-        laid_out = layout(own[0].scenario, options).as_json()
+        wished = layout(own[0].scenario, options)
         # The one in use, where the worker said so: "auto" is a wish.
-        laid_out["transport"] = workers.get(scenario, {}).get("transport", laid_out["transport"])
+        laid_out = dataclasses.replace(
+            wished, transport=workers.get(scenario, {}).get("transport", wished.transport)
+        ).as_json()
         entries[scenario] = {
             "title": own[0].scenario.title,
             "group": own[0].scenario.group,

@@ -39,7 +39,7 @@ class Scenario:
     per_core: bool = False
     """As many server processes as cores, instead of --server-processes."""
     transport: str | None = None
-    """Transport of the worker; None takes --transport."""
+    """Transport of the worker; None takes --transport, by default what fits best."""
     default: bool = True
     """Runs without being asked for."""
     env: Mapping[str, str] = field(default_factory=dict)
@@ -71,8 +71,10 @@ SCENARIOS = (
     Scenario("offload", "offload", "list", "offload", "/offload/"),
     Scenario("offload-cores", "offload, processes = cores", "list", "offload", "/offload/",
              per_core=True, default=False),
+    Scenario("offload-cores-stdio", "offload, processes = cores, stdio", "list", "offload", "/offload/",
+             per_core=True, transport="stdio", default=False),
     Scenario("offload-stdio", "offload, stdio", "list", "offload", "/offload/",
-             transport="stdio", default=False),
+             transport="stdio"),
     Scenario("offload-shm", "offload, shm", "list", "offload", "/offload/",
              transport="shm", default=False),
     Scenario("data-baseline", "baseline, threads", "data", "baseline", "/data/baseline/"),
@@ -80,7 +82,7 @@ SCENARIOS = (
              per_core=True),
     Scenario("data-offload", "offload", "data", "offload", "/data/offload/"),
     Scenario("data-offload-stdio", "offload, stdio", "data", "offload", "/data/offload/",
-             transport="stdio", default=False),
+             transport="stdio"),
     Scenario("data-offload-shm", "offload, shm", "data", "offload", "/data/offload/",
              transport="shm", default=False),
 )
@@ -94,20 +96,29 @@ class Layout:
     server_processes: int
     server_threads: int
     executors: int
+    """Of one worker."""
     transport: str | None
+
+    @property
+    def workers(self) -> int | None:
+        """How many workers there are: over stdio each server process has its own. None: not known yet."""
+        if self.transport == "auto":
+            return None
+        return {"stdio": self.server_processes, "shm": 1}.get(self.transport or "", 0)
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object of the results file."""
         return {
             "server_processes": self.server_processes,
             "server_threads": self.server_threads,
+            "workers": self.workers,
             "executors": self.executors,
             "transport": self.transport,
         }
 
 
 def layout(scenario: Scenario, options: Options) -> Layout:
-    """How `scenario` is laid out under `options`; `executors` counts those of one worker."""
+    """How `scenario` is laid out under `options`."""
     processes = available_cores() if scenario.per_core else options.server_processes
     if scenario.role == "baseline":
         return Layout(processes, options.server_threads, 0, None)

@@ -162,8 +162,10 @@ class Session:
         env = {
             "MOLT_LOG_LEVEL": "warning",
             "MOLT_DEMO_METRICS_PATH": str(metrics),
-            # A pool of its own: never one that the user runs, nor that of another scenario.
+            # A pool of its own: never one that the user runs, nor that of another scenario; gone with its server.
             "MOLT_WORKER_NAME": f"bench-{secrets.token_hex(4)}",
+            "MOLT_RUNTIME_DIR": str(directory / "pools"),
+            "MOLT_WORKER_LINGER_MS": "0",
         }
         if scenario.role == "offload":
             env["MOLT_TRANSPORT"] = laid_out.transport or "auto"

@@ -16,13 +16,16 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define MOLT_CACHE_LINE 64
 #define MOLT_PAGE 4096u
@@ -254,6 +257,8 @@ typedef struct {
     molt_geometry geometry;
     _Alignas(MOLT_CACHE_LINE) molt_word tickets;   /* who published first is served first */
     _Alignas(MOLT_CACHE_LINE) molt_word published; /* grows after each READY; what idle executors watch */
+    _Alignas(MOLT_CACHE_LINE) molt_word cpus;      /* how many processors there are for this pool */
+    molt_word looked_ns, contended;                /* see molt_contended */
     _Alignas(MOLT_CACHE_LINE) molt_word in_use;    /* channels from this index on were never granted */
     molt_word facts[MOLT_FACTS];                   /* named in layout.py */
 } molt_header;
@@ -382,6 +387,44 @@ static inline uint32_t molt_spinning(const molt_flag *flags, uint32_t n) {
     return count;
 }
 
+/* How often it is looked who else wants the processors. */
+#define MOLT_LOOK_NS 20000000u
+
+/* Processes that want to run just now, on the whole machine; 0: not known. The fourth field of /proc/loadavg. */
+static inline uint32_t molt_runnable(void) {
+    char text[128];
+    int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0)
+        return 0;
+    text[n] = 0;
+    const char *at = text;
+    for (int spaces = 0; *at && spaces < 3; at++)
+        spaces += *at == ' ';
+    return (uint32_t)strtoul(at, NULL, 10);
+}
+
+/* Whether others want so many processors that there are no two left, for a caller and an executor. Then who spins takes his
+ * share of time from himself: he is made to wait for whole time slices, where a sleeper is let in at once.
+ * One process looks for all of them; a look costs some microseconds. */
+static inline int molt_contended(molt_arena *a, uint64_t now_ns) {
+    molt_header *h = a->header;
+    uint64_t looked_ns = atomic_load_explicit(&h->looked_ns, memory_order_relaxed);
+    if (now_ns - looked_ns > MOLT_LOOK_NS && atomic_compare_exchange_strong(&h->looked_ns, &looked_ns, now_ns)) {
+        uint32_t ours = 1 + molt_spinning(a->client_spins, molt_in_use(a));
+        for (uint32_t i = 0; i < a->geometry.seats; i++)
+            ours += atomic_load(&a->seats[i].state) == MOLT_SEAT_BUSY ||
+                    atomic_load_explicit(&a->executor_spins[i], memory_order_relaxed);
+        uint32_t runnable = molt_runnable(), others = runnable > ours ? runnable - ours : 0;
+        uint64_t cpus = atomic_load(&h->cpus);
+        atomic_store_explicit(&h->contended, cpus && others + 2 > cpus, memory_order_relaxed);
+    }
+    return atomic_load_explicit(&h->contended, memory_order_relaxed) != 0;
+}
+
 /* Wake one executor that sleeps; 1 if there was one. */
 static inline int molt_wake_executor(molt_arena *a) {
     for (uint32_t i = 0; i < a->geometry.seats; i++)
@@ -443,6 +486,7 @@ typedef struct {
     uint8_t *into;                         /* where the next part of the reply goes */
     uint64_t wanted;                       /* bytes of it still to come */
     int deferred;                          /* no sleeping executor was woken, because one spins */
+    int untold;                            /* bytes were moved, and no executor had the request to be told of it */
     molt_patience patience;
 } molt_call;
 
@@ -501,7 +545,7 @@ static inline int molt_publish(molt_arena *a, molt_call *c) {
     atomic_store_explicit(&ch->reply.tail, 0, memory_order_relaxed);
     atomic_store_explicit(&ch->bell_of, c->channel, memory_order_relaxed);
     c->sent = c->taken = c->wanted = 0;
-    c->deferred = 0;
+    c->deferred = c->untold = 0;
     molt_send_more(a, c);
     uint32_t generation = MOLT_GENERATION(idle) + 1;
     c->word = MOLT_WITH_STATE(MOLT_IDLE_WORD(generation ? generation : 1), MOLT_READY);
@@ -554,7 +598,7 @@ static inline uint32_t molt_give_up(molt_arena *a, molt_call *c, int only_queued
 enum molt_await {
     MOLT_AWAIT_OUTCOME = 0, /* DONE, FAILED, or given up by another thread */
     MOLT_AWAIT_TIME = 1,
-    MOLT_AWAIT_SIGNAL = 2,
+    MOLT_AWAIT_SIGNAL = 2, /* there may be one; it is asked for at least as often as parks end */
     MOLT_AWAIT_CLOSED = 3, /* the connection has ended */
     MOLT_AWAIT_BUFFER = 4, /* the reply is larger than the ring: it needs another `into` to go on */
     MOLT_AWAIT_CORRUPT = 5
@@ -587,7 +631,7 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
     for (;;) {
         uint64_t seen = atomic_load(&ch->bell.count), word = molt_look(a, c->channel);
         uint32_t state = MOLT_STATE(word);
-        if (MOLT_GENERATION(word) != MOLT_GENERATION(c->word))
+        if (MOLT_GENERATION(word) != MOLT_GENERATION(c->word) || state > MOLT_KILLING)
             return MOLT_AWAIT_CORRUPT;
         if (state == MOLT_DONE || state == MOLT_FAILED || state == MOLT_IDLE || state == MOLT_ABANDONED) {
             if (start_ns && !flows)
@@ -603,12 +647,15 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
         }
         if (moved < 0)
             return MOLT_AWAIT_CORRUPT;
+        c->untold |= moved;
+        if (c->untold && state == MOLT_CLAIMED) {
+            molt_ring_executor(a, word);
+            c->untold = 0;
+        }
         if (moved) {
-            if (state == MOLT_CLAIMED)
-                molt_ring_executor(a, word);
             /* Bytes flow: the next are microseconds away, whatever such calls take as a whole. */
             if (!flows)
-                may_spin = molt_may_spin(&c->patience, spin_ns);
+                may_spin = molt_may_spin(&c->patience, spin_ns) && !molt_contended(a, molt_now_ns());
             flows = 1;
             spin_until_ns = molt_now_ns() + spin_ns;
             continue;
@@ -622,7 +669,7 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
             start_ns = now_ns;
             spin_until_ns = now_ns + spin_ns;
             if (!flows)
-                may_spin = molt_worth_spinning(&c->patience, spin_ns) &&
+                may_spin = molt_worth_spinning(&c->patience, spin_ns) && !molt_contended(a, now_ns) &&
                            molt_spinning(a->client_spins, molt_in_use(a)) < spinners;
         }
         if (now_ns >= until_ns)
@@ -641,8 +688,8 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
         }
         if (c->deferred)
             molt_catch_up(a, c); /* before it sleeps, somebody must be on the way */
-        if (molt_park(&ch->bell, &ch->bell.count, seen, molt_earlier(until_ns, now_ns + MOLT_PARK_NS)) ==
-            MOLT_INTERRUPTED)
+        /* Time is up: a signal that came before it slept has interrupted nothing, and must be looked for too. */
+        if (molt_park(&ch->bell, &ch->bell.count, seen, molt_earlier(until_ns, now_ns + MOLT_PARK_NS)) != MOLT_CHANGED)
             return MOLT_AWAIT_SIGNAL;
     }
 }
@@ -689,6 +736,12 @@ static inline int molt_claim(molt_arena *a, molt_executor *e) {
     }
 }
 
+/* Whether the word is still of this executor's claim. */
+static inline int molt_holds(const molt_executor *e, uint64_t word) {
+    uint32_t state = MOLT_STATE(word);
+    return word >> 8 == e->word >> 8 && (state == MOLT_CLAIMED || state == MOLT_ABANDONED || state == MOLT_KILLING);
+}
+
 /* Wait for the next request and claim it. Spins at most `spin_ns`, if fewer than `spinners` executors do. */
 static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t spin_ns, uint32_t spinners) {
     molt_seat *seat = &a->seats[e->seat];
@@ -708,7 +761,7 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
         uint64_t now_ns = molt_now_ns();
         if (!start_ns) {
             start_ns = now_ns;
-            if (molt_worth_spinning(&e->patience, spin_ns) &&
+            if (molt_worth_spinning(&e->patience, spin_ns) && !molt_contended(a, now_ns) &&
                 molt_spinning(a->executor_spins, a->geometry.seats) < spinners)
                 spin_until_ns = now_ns + spin_ns;
         }
@@ -751,7 +804,7 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
     molt_channel *ch = molt_channel_at(a, e->channel);
     molt_seat *seat = &a->seats[e->seat];
     uint64_t capacity = a->geometry.ring_bytes, moved_ns = 0;
-    int may_spin = molt_may_spin(&e->transfer_patience, spin_ns);
+    int may_spin = molt_may_spin(&e->transfer_patience, spin_ns) && !molt_contended(a, molt_now_ns());
     for (;;) {
         uint64_t seen = atomic_load(&seat->bell.count);
         int64_t moved = to ? molt_ring_read(&ch->request, molt_request_data(a, e->channel), capacity, &e->taken,
@@ -785,8 +838,11 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
 }
 
 /* End the request: CLAIMED -> DONE, or FAILED with a reason. Returns 1, or 0: it was not this executor's to answer any more
- * (ABANDONED, which it ends, or KILLING). The seat counts as idle before: whoever sees the outcome sees that too. */
+ * (ABANDONED, which it ends; KILLING; or ended before). The seat counts as idle before: whoever sees the outcome sees that
+ * too. */
 static inline int molt_finish(molt_arena *a, molt_executor *e, uint32_t state, uint64_t reason) {
+    if (!molt_holds(e, molt_look(a, e->channel)))
+        return 0; /* the channel may be in use again */
     atomic_store(&a->seats[e->seat].state, MOLT_SEAT_IDLE);
     if (state == MOLT_FAILED)
         atomic_store_explicit(&a->failure[e->channel], reason, memory_order_relaxed);

@@ -8,8 +8,10 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
+from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap
 
 cdef extern from "_core.h" nogil:
     # Atomic in C; here only their addresses are used.
@@ -27,6 +29,7 @@ cdef extern from "_core.h" nogil:
         uint64_t size
     ctypedef struct molt_header:
         molt_word published
+        molt_word cpus
         molt_word in_use
         molt_word *facts
     ctypedef struct molt_seat:
@@ -316,6 +319,10 @@ cdef class ArenaView:
 
     # Channels.
 
+    def set_cpus(self, uint32_t cpus):
+        """How many processors there are for this pool; 0: not known."""
+        atomic_store(&self.a.header.cpus, cpus)
+
     @property
     def in_use(self):
         """Channels from this index on were never granted, so nobody looks at them."""
@@ -358,6 +365,18 @@ cdef class Arena(ArenaView):
     def close(self):
         """For this process: calls on this arena end with CLOSED from now on. Ring their bells afterwards."""
         store_flag(&self.closed, 1)
+
+    def let_go(self):
+        """In a forked child: none of its objects can touch what is shared any more. What they see is their own, and 0.
+
+        Raises:
+            OSError: it can't be done.
+        """
+        cdef void *base = mmap(
+            self.view.buf, self.view.len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0
+        )
+        if base == MAP_FAILED:
+            raise OSError(errno, "the shared memory can't be let go of")
 
     def set_fact(self, uint32_t index, uint64_t value):
         atomic_store(&self.a.header.facts[index % MOLT_FACTS], value)
@@ -564,7 +583,7 @@ cdef class Channel:
             if not self.next_buffer():
                 break
         response = _frame_of(&self.head, self.reply)
-        self.reply, self.payload = None, None
+        self.reply = None
         if response is None or self.head.header.kind != MOLT_RESPONSE or molt_reply_there(a, &self.c):
             raise Corrupt("a reply that is no response")
         if not molt_step(a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word))):
@@ -581,8 +600,10 @@ cdef class Channel:
         return molt_give_up(&self.arena.a, &self.c, only_queued)
 
     def clear(self):
-        """Free a channel whose request was given up, if it can be. True if it is IDLE now."""
+        """A call has ended: let go of its bytes, and free the channel if it can be. True if it is IDLE now."""
         cdef uint64_t word = molt_look(&self.arena.a, self.index)
+        self.c.left[0] = self.c.left[1] = self.c.wanted = 0
+        self.payload, self.reply = None, None
         if MOLT_STATE(word) == MOLT_DONE or MOLT_STATE(word) == MOLT_FAILED:
             molt_step(&self.arena.a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word)))
         return MOLT_STATE(molt_look(&self.arena.a, self.index)) == MOLT_IDLE

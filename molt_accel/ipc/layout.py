@@ -56,9 +56,12 @@ TRANSITIONS: Final[dict[tuple[State, State], frozenset[Actor]]] = {
 HELD: Final = frozenset({State.CLAIMED, State.ABANDONED, State.KILLING})
 
 
-def state_of(word: int) -> State:
-    """The state in a state word. Raises ValueError for one that there is not."""
-    return State(word & 0xFF)
+_STATES: Final[dict[int, int]] = {int(state): state for state in State}
+
+
+def state_of(word: int) -> int:
+    """The `State` in a state word; a number that is none where somebody has scribbled over it."""
+    return _STATES.get(word & 0xFF, word & 0xFF)
 
 
 def seat_of(word: int) -> int:
@@ -99,7 +102,7 @@ class Fact(enum.IntEnum):
     STARTED_NS = 2  #: CLOCK_MONOTONIC
     PLACES = 3  #: of the queue
     CLIENT_LIMIT = 4  #: requests that one client may have in flight
-    SPIN_NS = 5  #: longest spin that pays here
+    SPIN_NS = 5  #: longest spin: as it pays here, if nothing else is configured
     CLIENT_SPINNERS = 6
     EXECUTOR_SPINNERS = 7
     WAKE_NS = 8  #: when the supervisor looks at deadlines next; NEVER: it has none to look at

@@ -1,0 +1,79 @@
+"""A pool's name in the file system: what somebody who tidies up takes away, and what a worker takes along."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from molt_accel import Client
+from tests.conftest import EXPORTS
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no named pools")
+Serve = Callable[[], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def directory() -> Path:
+    return Path(os.environ["MOLT_RUNTIME_DIR"])
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts workers that serve the pool "named" for good, and waits until they do."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "molt_worker", "--shm", "named", "--exports", EXPORTS, "--executors", "1"],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stderr is not None
+        assert any("exports_loaded" in line for line in process.stderr)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def served_by(directory: Path) -> int:
+    with Client(transport="shm", worker_name="named", autostart=False) as client:
+        assert client.call("echo", 1, timeout_ms=20_000) == 1
+        pid: int = client.ping()["pid"]
+        return pid
+
+
+def stop(process: subprocess.Popen[str]) -> str:
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 0, log
+    return log
+
+
+def test_a_worker_whose_socket_was_removed_stops_as_any_other(serve: Serve, directory: Path) -> None:
+    worker = serve()
+    (directory / "named.sock").unlink()
+    log = stop(worker)
+    assert "worker_stopped code=0" in log
+    assert "error" not in log
+
+
+def test_a_worker_leaves_the_socket_of_another_that_took_its_name(serve: Serve, directory: Path) -> None:
+    first = serve()
+    for name in ("named.sock", "named.lock"):
+        (directory / name).unlink()
+    second = serve()
+    stop(first)
+    assert served_by(directory) == second.pid
+    stop(second)
+    assert not (directory / "named.sock").exists()
