@@ -83,6 +83,8 @@ def _ask(sock: socket.socket, *, observer: bool) -> tuple[int, dict[str, Any]]:
         body = codec.decode(Codec.MSGPACK, message.payload)
         if message.entry != control.GRANT or len(fds) != 1:
             detail = body.get("detail") if isinstance(body, dict) else None
+            if isinstance(body, dict) and body.get("start_failed"):
+                raise MoltWorkerUnavailable(str(detail))
             if isinstance(body, dict) and body.get("stopping"):
                 raise WorkerVanished(f"the worker refused: {detail}")
             raise MoltWorkerUnavailable(f"the worker refused: {detail or 'it speaks another protocol'}")

@@ -174,7 +174,11 @@ class _Start(msgspec.Struct, frozen=True):
                 errors.append(error)
             started.set()
 
-        _start_aside(self.transport, settle)
+        try:
+            _start_aside(self.transport, settle)
+        except RuntimeError:  # no more threads are allowed
+            self.transport.start()
+            return
         if not started.wait(min(self.timeout_s, threading.TIMEOUT_MAX)):
             raise _not_started_in_time()
         if errors:

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Final
 
 from molt_accel import codec
@@ -83,7 +82,7 @@ class _AlreadyServed(MoltWorkerUnavailable):
     """Another process has begun to serve the pool; it listens in a moment."""
 
 
-def attach_or_start(config: Config, may_start: Callable[[], object] = lambda: None) -> socket.socket:
+def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
     """A connected control socket of the configured pool, which is started if nobody serves it.
 
     Any number of processes may ask at once: one of them starts the pool, the others find it then. If that one is
@@ -91,7 +90,7 @@ def attach_or_start(config: Config, may_start: Callable[[], object] = lambda: No
 
     Args:
         config: The configuration.
-        may_start: Called before the pool is started; raises what is to be raised instead.
+        not_before_s: The pool must not be started sooner; until then it is only looked whether somebody else has.
 
     Raises:
         MoltWorkerUnavailable: it can't be reached or started; NoSharedMemory where only another transport can help.
@@ -111,13 +110,15 @@ def attach_or_start(config: Config, may_start: Callable[[], object] = lambda: No
     lock_fd, sock = _become_starter(directory, name, path, until_s)
     try:
         while sock is None:
-            may_start()
+            sock = _listening(path, min(until_s, not_before_s))
+            if sock is not None:
+                return sock
             try:
                 _start_pool(config, name, until_s)
             except _AlreadyServed:
-                sock = _listening(path, min(until_s, time.monotonic() + _TAKEOVER_S))
-                if sock is None and time.monotonic() >= until_s:
+                if time.monotonic() >= until_s:
                     raise
+                not_before_s = time.monotonic() + _TAKEOVER_S
             else:
                 sock = connect(path)
                 if sock is None:
@@ -215,10 +216,6 @@ def _not_runnable(command: list[str], exc: OSError) -> MoltWorkerUnavailable:
     )
 
 
-class TooEarly(MoltWorkerUnavailable):
-    """The restart policy allows no other start yet."""
-
-
 class RestartPolicy:
     """When a worker may be started again.
 
@@ -230,14 +227,15 @@ class RestartPolicy:
 
     def __init__(self) -> None:
         self.failed_starts = 0
-        self._not_before = 0.0
+        #: Before this time nothing may be started.
+        self.not_before_s = 0.0
         self._reason = ""
 
     def check(self, now_s: float) -> None:
-        """Raises TooEarly while it is too early for another start."""
-        if now_s < self._not_before:
-            left_s = self._not_before - now_s
-            raise TooEarly(f"the worker is started again in {left_s:.1f} s: {self._reason}")
+        """Raises MoltWorkerUnavailable while it is too early for another start."""
+        if now_s < self.not_before_s:
+            left_s = self.not_before_s - now_s
+            raise MoltWorkerUnavailable(f"the worker is started again in {left_s:.1f} s: {self._reason}")
 
     def died(self, now_s: float, lived_s: float, reason: str, *, was_ready: bool) -> None:
         """A worker ended `lived_s` seconds after its start, having been ready for requests or not."""
@@ -250,4 +248,4 @@ class RestartPolicy:
             delay = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (self.failed_starts - 1))
             if self.failed_starts > RESTART_LIMIT:
                 delay = LIMIT_BACKOFF_S
-        self._not_before = now_s + delay
+        self.not_before_s = now_s + delay

@@ -26,7 +26,7 @@ from molt_accel.errors import (
 )
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import CANCEL, HELLO, Codec, Frame, FrameError, Kind
-from molt_accel.ipc.layout import Fact
+from molt_accel.ipc.layout import Fact, SeatFact
 from molt_accel.pool import BATCH, ChannelPool
 from molt_accel.reaper import Reaper
 from molt_accel.transport import Pending
@@ -81,7 +81,8 @@ class Link:
         self.places = self.arena.fact(Fact.PLACES)
         self.pool_started_s = self.arena.fact(Fact.STARTED_NS) / 1e9
         self.channels = ChannelPool(self.arena, self.max_frame_bytes)
-        self.channels.add(grant["channels"])
+        if grant["channels"]:  # none at all says only that others have them, who may part with some
+            self.channels.add(grant["channels"])
         self.monitor = threading.Thread(target=self._watch, name="molt-monitor", daemon=True)
         try:
             self.monitor.start()
@@ -101,16 +102,22 @@ class Link:
         with contextlib.suppress(OSError):
             self._send(control.message(CANCEL, number=channel, generation=generation))
 
-    def ping(self, frame: Frame) -> Pending:
-        """Send a request that the supervisor answers itself."""
+    def ping(self, frame: Frame) -> Pending | None:
+        """Send a request that the supervisor answers itself; None if the link has ended."""
         pending = Pending(frame.request_id, self.generation)
         with self.lock:
+            if not self.open:
+                return None
             self._pings[frame.request_id] = pending
             try:
                 self._send(frame)
-            except OSError as exc:
+            except BlockingIOError as exc:
                 del self._pings[frame.request_id]
-                raise MoltWorkerUnavailable(f"the worker doesn't listen: {exc}") from exc
+                raise MoltWorkerUnavailable("the worker doesn't listen") from exc
+            except OSError:  # its end is about to be seen
+                del self._pings[frame.request_id]
+                self.open = False
+                return None
         return pending
 
     def forget_ping(self, pending: Pending) -> bool:
@@ -144,9 +151,7 @@ class Link:
         """The thread that waits for the calls of event loops."""
         with self.lock:
             if self._reaper is None:
-                bell = self.channels.bell
-                assert bell is not None  # it was granted before any that a call could be made on
-                self._reaper = Reaper(bell)
+                self._reaper = Reaper(self.channels.set_aside)
                 if self._closing or self.ended is not None:
                     self._reaper.stop()
             return self._reaper
@@ -224,6 +229,8 @@ class Link:
             )
 
     def _end(self, error: MoltError) -> None:
+        # A request may be run before the greeting has come: executors don't wait for the supervisor to send it.
+        self.was_ready = self.was_ready or bool(self.arena.fact(Fact.SERVING)) or self._has_executors()
         if isinstance(error, MoltWorkerUnavailable) and self.was_ready:
             error.facts["may_have_run"] = 1
         with self.lock:
@@ -242,6 +249,9 @@ class Link:
             reaper.stop()
         self._granted.set()
         self.greeted.set()
+
+    def _has_executors(self) -> bool:
+        return any(self.arena.seat_fact(seat, SeatFact.READY_NS) for seat in range(self.arena.seats))
 
     # -- the end ----------------------------------------------------------------------------------------
 

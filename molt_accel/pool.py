@@ -32,11 +32,9 @@ class ChannelPool:
     def __init__(self, arena: Arena, max_frame_bytes: int) -> None:
         self._arena = arena
         self._max_frame_bytes = max_frame_bytes
-        #: Whose bell is rung for calls of event loops. The first channel granted, so that there always is one.
-        self.bell: Channel | None = None
         self._lock = threading.RLock()  # for what changes `_usable`, or puts another list in the place of one
         self._all: list[Channel] = []
-        self._usable = 0  # granted, and not the bell
+        self._usable = 0  # granted, and not set aside
         self._free: list[Channel] = []
         self._lingering: list[Channel] = []
         self._refused_until_s = 0.0
@@ -50,10 +48,16 @@ class ChannelPool:
             self.refused()
         with self._lock:
             self._all += new
-            if new and self.bell is None:
-                self.bell = new.pop(0)
             self._usable += len(new)
             self._free += reversed(new)
+
+    def set_aside(self) -> Channel | None:
+        """A free channel that is not for calls: it doesn't count as in use. None if there is none."""
+        channel = self.lease()
+        if channel is not None:
+            with self._lock:
+                self._usable -= 1
+        return channel
 
     def refused(self) -> None:
         """There are no more channels for now."""

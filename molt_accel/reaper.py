@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ log = logging.getLogger("molt_accel")
 _LOOK_NS: Final = 100_000_000
 #: How long the thread listens for another call before it sleeps for good.
 _IDLE_NS: Final = 1_000_000_000
+#: How long it sleeps between two looks while it has no bell.
+_BLIND_S: Final = 0.001
 
 
 class Reapable(Protocol):
@@ -37,11 +40,13 @@ class Reaper:
     """The thread and its calls.
 
     Args:
-        bell: A channel of this client that no request is ever published on.
+        find_bell: Finds a channel of this client that no request is ever published on; None where there is none. It
+            is asked again then, and meanwhile the calls are looked at every now and then.
     """
 
-    def __init__(self, bell: Channel) -> None:
-        self._bell = bell
+    def __init__(self, find_bell: Callable[[], Channel | None]) -> None:
+        self._find_bell = find_bell
+        self._bell: Channel | None = None
         self._calls: dict[int, Reapable] = {}
         self._some = threading.Event()
         self._stopping = False
@@ -62,15 +67,16 @@ class Reaper:
                 self._thread = thread
             else:
                 self._calls[id(call)] = call
-        call.channel.redirect(self._bell)
+        if self._bell is not None:
+            call.channel.redirect(self._bell)
         self._some.set()
-        self._bell.ring()  # it may have ended before its bell was redirected
+        self.wake()  # it may have ended before its bell was redirected
 
     def stop(self) -> None:
         """End when the last call has. Calls that come later are taken care of all the same."""
         self._stopping = True
         self._some.set()
-        self._bell.ring()
+        self.wake()
 
     def quiet(self, timeout_s: float) -> bool:
         """Whether it has ended, or does so within the time: nobody listens to its bell any more."""
@@ -82,7 +88,8 @@ class Reaper:
 
     def wake(self) -> None:
         """Look at all calls now: one was ended from this side."""
-        self._bell.ring()
+        if self._bell is not None:
+            self._bell.ring()
 
     def _run(self) -> None:
         heard = 0
@@ -97,6 +104,7 @@ class Reaper:
                         self._some.wait()
             else:
                 last_call_ns = time.monotonic_ns()
+                self._ensure_bell()
             until_ns = time.monotonic_ns() + _LOOK_NS
             for key, call in list(self._calls.items()):
                 again_ns = self._poll(call)
@@ -106,7 +114,16 @@ class Reaper:
                     del self._calls[key]
             if self._stopping and self._over():
                 return
-            heard = self._bell.listen(heard, until_ns)
+            if self._bell is not None:
+                heard = self._bell.listen(heard, until_ns)
+            else:
+                time.sleep(_BLIND_S)
+
+    def _ensure_bell(self) -> None:
+        if self._bell is None and (bell := self._find_bell()) is not None:
+            self._bell = bell  # before looking: a call that is not here yet will find it
+            for call in list(self._calls.values()):
+                call.channel.redirect(bell)
 
     def _over(self) -> bool:
         """Whether to end now. Who adds a call afterwards finds no thread, and starts another."""

@@ -31,7 +31,7 @@ from molt_accel.errors import (
 from molt_accel.ipc import arena as arenas
 from molt_accel.ipc.frame import PING, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, encode_head
 from molt_accel.ipc.layout import NEVER, Fact, Outcome, State, failed_executor, failure_error
-from molt_accel.launcher import RestartPolicy, TooEarly, attach_or_start
+from molt_accel.launcher import RestartPolicy, attach_or_start
 from molt_accel.link import Link, copy_error
 from molt_accel.transport import Pending, PendingCall
 
@@ -245,6 +245,7 @@ class ShmCall:
                 self.lost = True
             else:
                 self.result = copy_error(link.ended or MoltWorkerUnavailable("the worker is gone"))
+                self.result.facts["may_have_run"] = 1
 
     def abandon(self, error: MoltError, *, only_queued: bool = False) -> bool:
         """End it from this side, on any thread. False if it has ended, or has left the queue and that matters."""
@@ -327,12 +328,10 @@ class ShmTransport:
                     self._policy.died(link.ended_s, lived_s, link.ended.detail, was_ready=link.was_ready)
                 self._link = None
             if self._policy.failed_starts:  # nobody answered: not every call has to find that out
-                self._may_start()
+                self._policy.check(time.monotonic())
             self._generation += 1
             try:
                 link = self._attach()
-            except TooEarly:
-                raise
             except MoltWorkerUnavailable as exc:
                 self._policy.died(time.monotonic(), 0.0, exc.detail, was_ready=False)
                 raise
@@ -343,13 +342,10 @@ class ShmTransport:
                 raise MoltWorkerUnavailable("the client is closed")
             return link
 
-    def _may_start(self) -> None:
-        self._policy.check(time.monotonic())
-
     def _attach(self) -> Link:
         tries_left = _ATTACH_TRIES
         while True:
-            sock = attach_or_start(self._config, self._may_start)
+            sock = attach_or_start(self._config, self._policy.not_before_s)
             try:
                 return Link(self._config, sock, self._generation)
             except WorkerVanished:

@@ -14,7 +14,7 @@ import resource
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from molt_accel import __version__, codec
 from molt_accel.errors import MoltError, MoltWorkerUnavailable
@@ -43,6 +43,24 @@ def most_clients() -> int:
     return max(8, min(_MAX_CLIENTS, (limit - _OTHER_FDS) // 2))
 
 
+class _BadMessage(ValueError):
+    """A message that no honest client sends."""
+
+
+_Payload = TypeVar("_Payload")
+
+
+def _payload(message: Frame, kind: type[_Payload]) -> _Payload:
+    """What a message carries. Raises _BadMessage if it is of another kind."""
+    try:
+        payload = codec.decode(Codec.MSGPACK, message.payload)
+    except codec.DecodeError as exc:
+        raise _BadMessage(str(exc)) from exc
+    if not isinstance(payload, kind):
+        raise _BadMessage(f"its payload is no {kind.__name__}")
+    return payload
+
+
 class Channels:
     """Which channels are free. The lowest are granted first, so that few have to be looked at."""
 
@@ -69,15 +87,15 @@ class Client:
         self.channels: set[int] = set()
         self.attached = False
         self.observer = False
-        self.wants = 0  #: channels it waits for
+        self.wants = 0  #: channels that it gets as soon as there are some
+        self.waits = False  #: it waits for the answer, be it that there are none
         self.recalled = False  #: was asked for channels, and has not answered
         self.connected = True
         #: It can't touch the arena any more: it said so, or is dead.
         self.certain = False
         self.pidfd = -1
-        with contextlib.suppress(
-            OSError
-        ):  # dead already, or of another pid namespace: then the socket must do
+        # It may be dead already, or of another pid namespace: then the socket's end has to do.
+        with contextlib.suppress(OSError):
             self.pidfd = os.pidfd_open(pid) if pid else -1
 
     @property
@@ -247,12 +265,7 @@ class Clients:
             return
         try:
             self._obey(client, message)
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-        ) as exc:  # of a payload that is not what it should be
+        except _BadMessage as exc:
             self._counters.bad_frames += 1
             self._disconnect(client, f"it sent a bad {message.entry!r}: {exc}")
 
@@ -263,17 +276,14 @@ class Clients:
         elif entry == control.ATTACH and not client.attached:
             self._attach(client, message)
         elif entry == control.LEASE and client.attached and not client.observer:
-            client.wants = min(message.request_id, self._channels.count)
-            self._serve_waiting()
-            if client.wants:
-                self._recall(client)
-                self._owner.on_clients_changed()
+            client.waits = True
+            self._want(client, message.request_id)
         elif entry == control.RETURN:
             client.recalled = False
-            for channel in codec.decode(Codec.MSGPACK, message.payload):
-                if channel in client.channels:
+            for channel in _payload(message, list):
+                if isinstance(channel, int) and channel in client.channels:
                     if not self._owner.is_free(channel):
-                        raise ValueError(f"channel {channel} is in use")
+                        raise _BadMessage(f"channel {channel} is in use")
                     client.channels.discard(channel)
                     self._channels.give_back(channel)
             self._serve_waiting()
@@ -285,10 +295,10 @@ class Clients:
             client.certain = True
             self._disconnect(client, "")
         else:
-            raise ValueError("nobody expects this here")
+            raise _BadMessage("nobody expects this here")
 
     def _attach(self, client: Client, message: Frame) -> None:
-        told = codec.decode(Codec.MSGPACK, message.payload)
+        told = _payload(message, dict)
         if not told.get("observer") and self._owner.is_leaving():
             self._disconnect(client, "")  # it finds the name free, and starts a successor
             return
@@ -311,15 +321,25 @@ class Clients:
         self.tell(client, grant, (self._arena_fd,))
         self._log.log("debug", "client_attached", pid=client.pid, channels=len(granted))
         self._owner.on_attached(client)
+        if not granted and not client.observer:
+            self._want(client, message.request_id)  # its first call should not have to ask
+
+    def _want(self, client: Client, count: int) -> None:
+        client.wants = min(count, self._channels.count)
+        self._serve_waiting()
+        if client.wants:
+            self._recall(client)
+            self._owner.on_clients_changed()
 
     def _serve_waiting(self) -> None:
-        """Grant free channels to those who wait for some."""
+        """Grant free channels to those who want some."""
         for client in self:
             if client.wants and client.connected and (granted := self._channels.take(client.wants)):
+                client.wants = 0
                 self._grant(client, granted)
 
     def _grant(self, client: Client, granted: list[int]) -> None:
-        client.wants = 0
+        client.waits = False
         client.channels.update(granted)
         self._owner.on_clients_changed()
         self.tell(client, control.message(control.GRANT, codec.encode(Codec.MSGPACK, {"channels": granted})))
@@ -327,24 +347,30 @@ class Clients:
     def _recall(self, wanting: Client) -> None:
         """None is free: ask those who hold more than their share for what they don't use.
 
-        Who gets nothing from that is told so by `refuse_waiting`.
+        Who waits and gets nothing from that is told so by `refuse_waiting`; what comes later is granted then.
         """
         share = self._channels.count // max(1, self.count)
         over = [client for client in self if client.counts and len(client.channels) > share]
         if not over or len(wanting.channels) >= share:
-            self._grant(wanting, [])
+            wanting.wants = 0
+            if wanting.waits:
+                self._grant(wanting, [])
             return
         for client in over:
             if not client.recalled:  # else it may be stopped, and would be flooded
                 client.recalled = True
                 self.tell(client, control.message(control.RECALL, number=len(client.channels) - share))
 
-    def refuse_waiting(self) -> bool:
-        """Tell those who still wait for channels that there are none. True if there was anybody."""
-        waiting = [client for client in self if client.wants]
-        for client in waiting:
-            self._grant(client, [])
-        return bool(waiting)
+    @property
+    def anybody_waits(self) -> bool:
+        """Whether a client waits to be granted channels, or told that there are none."""
+        return any(client.waits for client in self._clients)
+
+    def refuse_waiting(self) -> None:
+        """Tell those who still wait for channels that there are none."""
+        for client in self:
+            if client.waits:
+                self._grant(client, [])
 
     # -- the end of a connection ------------------------------------------------------------------------
 
@@ -361,7 +387,7 @@ class Clients:
         if not client.connected:
             return
         client.connected = False
-        client.wants = 0
+        client.wants, client.waits = 0, False
         self._loop.watch(client.sock.fileno(), 0)
         client.sock.close()
         if client.pidfd < 0:

@@ -73,15 +73,18 @@ class ShmPool(Pool):
         if executor is not None:
             self._interrupt(executor, serial, reason)
 
-    def kill_seat(self, slot: int, incarnation: int) -> bool:
-        """SIGKILL a seat's executor, whose request must be KILLING. False if it had no such executor."""
+    def kill_seat(self, slot: int, incarnation: int, **about: object) -> bool:
+        """SIGKILL a seat's executor, whose request must be KILLING. False if it had no such executor.
+
+        `about` are fields of the log line.
+        """
         if all(item.slot != slot for item in self._executors.values()):
             return False
         if self._arena.seat_fact(slot, SeatFact.INCARNATION) != incarnation:
             return False
         executor = self._in_seat(slot)
         if executor is not None:  # else it is being killed
-            self._log.log("warning", "executor_killed", executor=executor.number)
+            self._log.log("warning", "executor_killed", executor=executor.number, **about)
             self.kill(executor)
         return True
 

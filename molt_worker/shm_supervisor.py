@@ -18,7 +18,7 @@ from molt_accel.config import Config
 from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status
 from molt_accel.ipc import arena as arenas
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import HELLO, Codec, Frame, Kind
+from molt_accel.ipc.frame import HELLO, PEEK_BYTES, Codec, Frame, Kind, format_id, peek
 from molt_accel.ipc.layout import (
     HELD,
     NEVER,
@@ -28,6 +28,7 @@ from molt_accel.ipc.layout import (
     SeatFact,
     State,
     failed_executor,
+    failure_error,
     failure_word,
     generation_of,
     idle_word,
@@ -38,6 +39,7 @@ from molt_accel.ipc.layout import (
     with_state,
 )
 from molt_worker import spinning
+from molt_worker import template as wire
 from molt_worker.clients import Channels, Client, Clients
 from molt_worker.log import LogSink
 from molt_worker.request import StopReason
@@ -55,6 +57,8 @@ _RECALL_NS: Final = 100 * _MS
 _LEAVE_NS: Final = 2 * _S
 #: How long a pool that a client started waits for its first client.
 _FIRST_CLIENT_NS: Final = 30 * _S
+#: How long a pool that can't start stays to say so.
+_TELL_NS: Final = 2 * _S
 #: A client that is not the only one may have this share of the queue, so that the rest is left to others.
 _SHARE: Final = 3 / 4
 
@@ -100,6 +104,7 @@ class ShmSupervisor(Service):
         self._leave_ns = time.monotonic_ns() + _FIRST_CLIENT_NS if linger else NEVER
         self._refuse_ns = NEVER
         self._drained_ns = NEVER
+        self._start_failure = ""  # why it can't serve, until it has stopped
         self._ready = False
         self._stops: dict[int, Stop] = {}  # by channel
         geometry = arenas.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
@@ -276,7 +281,9 @@ class ShmSupervisor(Service):
                 # If this fails it has just ended, and its executor may have another request by now.
                 if not self._arena.step(channel, word, with_state(word, State.KILLING)):
                     self._loop.at(now_ns + 1)
-                elif not self._pool.kill_seat(seat_of(word), incarnation_of(word)):
+                elif not self._pool.kill_seat(
+                    seat_of(word), incarnation_of(word), **self._request_on(channel)
+                ):
                     self._repair(channel, failure_word(Failure.CORRUPT, 0))  # no executor's: scribbled
 
     def _count(self, outcome: Outcome) -> None:
@@ -309,6 +316,7 @@ class ShmSupervisor(Service):
         stop = self._stops.pop(channel, None)
         while state_of(word := arena.word(channel)) in HELD:
             state = state_of(word)
+            request = self._request_on(channel)  # as long as it is its own
             outcome = Outcome.WorkerCrashed
             if state is State.ABANDONED:
                 outcome, after = Outcome.Cancelled, idle_word(word)
@@ -324,12 +332,28 @@ class ShmSupervisor(Service):
                 arena.ring_client(channel)
                 self._count(outcome)
                 if outcome is Outcome.WorkerCrashed:
-                    self._log.log("error", "executor_crashed", channel=channel, seat=seat_of(word))
+                    error = failure_error(crash, str(request.get("entry", "?"))).detail
+                    number = failed_executor(crash)
+                    self._log.log("error", "executor_crashed", executor=number, error=error, **request)
                 return
+
+    def _request_on(self, channel: int) -> dict[str, object]:
+        """What a log line says of a channel's request, if it can be seen: a large one is overwritten by its rest."""
+        request = peek(self._arena.request_bytes(channel, PEEK_BYTES))
+        if request is None:
+            return {}
+        return {"request_id": format_id(request.request_id), "entry": request.entry}
 
     def on_start_failed(self, why: str) -> None:
         self._clients.tell_all(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(why)))
-        super().on_start_failed(why)
+        if self._linger and not self._clients.count:
+            # It failed before whoever started this has attached: stay to say why.
+            self._log.log("error", "start_failed", error=why)
+            self._exit_code = wire.EXIT_BAD_EXPORTS
+            self._start_failure = why
+            self._leave_ns = self._loop.at(time.monotonic_ns() + _TELL_NS)
+        else:
+            super().on_start_failed(why)
 
     # -- what the clients tell --------------------------------------------------------------------------
 
@@ -355,6 +379,9 @@ class ShmSupervisor(Service):
     def refusal(self) -> MoltError | None:
         if self._draining or self._stopping:
             return MoltWorkerUnavailable("the worker is stopping", facts={"stopping": 1})
+        if self._start_failure:
+            why = f"the worker can't start: {self._start_failure}"
+            return MoltWorkerUnavailable(why, facts={"start_failed": 1})
         return None
 
     def on_attached(self, client: Client) -> None:
@@ -389,7 +416,7 @@ class ShmSupervisor(Service):
             self._leave_ns = NEVER
         elif self._linger and self._leave_ns == NEVER:
             self._leave_ns = self._loop.at(now_ns + self._config.linger_ms * _MS + 1)
-        if any(client.wants for client in clients) and self._refuse_ns == NEVER:
+        if clients.anybody_waits and self._refuse_ns == NEVER:
             self._refuse_ns = self._loop.at(now_ns + _RECALL_NS)
         if self._reclaim(now_ns):
             self._loop.at(now_ns + _RECLAIM_NS)

@@ -16,7 +16,7 @@ import psutil
 
 from molt_accel import __version__
 from molt_accel.ipc.arena import native
-from molt_accel.ipc.frame import HEADER_BYTES, MAX_ENTRY_BYTES, PREFIX_BYTES, Kind, peek
+from molt_accel.ipc.frame import PEEK_BYTES, Kind, peek
 from molt_accel.ipc.layout import (
     HELD,
     Fact,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 #: What a pool's fact `SERVING` says.
 SERVING: Final = ("starting", "serving", "draining")
-_HEAD_BYTES: Final = PREFIX_BYTES + HEADER_BYTES + MAX_ENTRY_BYTES
 _SHARES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _MAX_PID: Final = 2**31 - 1
 
@@ -197,18 +196,11 @@ def _outcomes(arena: ArenaView, seat: int) -> list[int]:
     return [arena.seat_fact(seat, SeatFact.OUTCOMES + outcome) for outcome in Outcome]
 
 
-def _held(word: int) -> bool:
-    try:
-        return state_of(word) in HELD
-    except ValueError:
-        return False
-
-
 def _claims(arena: ArenaView) -> Iterator[tuple[int, tuple[int, int]]]:
     """By seat: channel and state word of what its executor has."""
     for channel in range(min(arena.in_use, arena.channels)):
         word = arena.word(channel)
-        if _held(word):
+        if state_of(word) in HELD:
             yield seat_of(word), (channel, word)
 
 
@@ -238,11 +230,11 @@ def _running(arena: ArenaView, seat: int, channel: int, word: int, now_ns: int) 
     deadline_ns, began_ns = (
         arena.seat_fact(seat, fact) for fact in (SeatFact.DEADLINE_NS, SeatFact.BEGAN_NS)
     )
-    request = peek(arena.request_bytes(channel, _HEAD_BYTES))
+    request = peek(arena.request_bytes(channel, PEEK_BYTES))
     # As long as the claim stands, all this is its own: nothing is published on its channel, and its executor begins
     # nothing else. But for the ring, where the rest of a large request follows its beginning.
     after = arena.word(channel)
-    if after >> 8 != word >> 8 or not _held(after):
+    if after >> 8 != word >> 8 or state_of(after) not in HELD:
         return None
     if request is None or request.kind is not Kind.REQUEST or (begun and request.deadline_ns != deadline_ns):
         entry = None

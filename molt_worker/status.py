@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "which costs the pool nothing.",
     )
     parser.add_argument(
-        "--name", help="the pool [MOLT_WORKER_NAME; default: this directory's and settings' own]"
+        "--name", help="the pool [MOLT_WORKER_NAME; default: this project's own, or the only one]"
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print one JSON document")
@@ -110,8 +110,15 @@ class PoolPlace:
 
     @classmethod
     def of(cls, config: Config) -> PoolPlace:
-        """The configured one."""
+        """The configured one. Where none is named and this project's own is not served: the only one that is.
+
+        A project's own name follows from its settings, and a shell may not have all that its server has.
+        """
         directory, name = config.pool_directory, config.pool_name
+        if not config.worker_name:
+            served = list(pools_in(directory))
+            if len(served) == 1:
+                name = served[0]
         return cls(name, directory, control.socket_path(directory, name))
 
     def missing(self) -> str:

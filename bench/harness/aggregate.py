@@ -155,8 +155,11 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _stand_together(candidate: Scenario, other: Scenario) -> bool:
     if other.group != candidate.group:
         return False
-    twin = other.transport == "stdio" != candidate.transport and other.per_core == candidate.per_core
-    return other.role == "baseline" or twin
+    if other.role == "baseline":
+        return True
+    return (
+        other.transport == "stdio" and candidate.transport != "stdio" and other.per_core == candidate.per_core
+    )
 
 
 def _ratios(

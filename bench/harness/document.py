@@ -41,9 +41,9 @@ def build(
     errors = find_errors(scenarios)
     warnings = find_warnings(runs, scenarios)
     warnings += [
-        f"{name} ran over stdio, since there was no shared memory for it: the log of its server says why."
-        for name in scenarios
-        if options.transport == "auto" and _fell_back(name, scenarios)
+        f"{name} ran over stdio: there was no shared memory for it."
+        for name, entry in scenarios.items()
+        if (entry["layout"]["transport_asked"], entry["layout"]["transport"]) == ("auto", "stdio")
     ]
     if torn_lines:
         warnings.append(f"{torn_lines} lines at the end of the metrics files were torn.")
@@ -98,7 +98,7 @@ def _scenarios(
         # The one in use, where the worker said so: "auto" is a wish.
         laid_out = dataclasses.replace(
             wished, transport=workers.get(scenario, {}).get("transport", wished.transport)
-        ).as_json()
+        ).as_json() | {"transport_asked": wished.transport}
         entries[scenario] = {
             "title": own[0].scenario.title,
             "group": own[0].scenario.group,

@@ -30,7 +30,7 @@ class Preset:
 
 PRESETS = {
     "default": Preset({"list": Plan(4, 3, 3.0), "data": Plan(3, 2, 2.5)}, warmup_requests=200),
-    "quick": Preset({"list": Plan(1, 1, 2.5), "data": Plan(1, 1, 2.5)}, warmup_requests=100),
+    "quick": Preset({"list": Plan(1, 1, 2.0), "data": Plan(1, 1, 2.0)}, warmup_requests=100),
     "full": Preset({"list": Plan(7, 5, 20.0), "data": Plan(5, 3, 15.0)}, warmup_requests=1000),
 }
 

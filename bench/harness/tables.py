@@ -46,7 +46,7 @@ def tables(document: Mapping[str, Any]) -> Iterator[Table]:
                 yield _usage_table(f"{group.title}: processor and memory, {mode} loop", shown)
         ratios = [entry for entry in document["comparisons"] if entry["group"] == group.name]
         if ratios:
-            yield _ratio_table(f"{group.title}: offload / baseline within each round", ratios)
+            yield _ratio_table(f"{group.title}: ratios within each round", ratios)
         metrics = {
             f"{name}, {mode}": entry[mode]["worker_metrics"]
             for name, entry in members.items()
@@ -66,7 +66,7 @@ def _layout_table(title: str, members: Mapping[str, Any]) -> Table:
                 name,
                 entry["title"],
                 f"{layout['server_processes']} x {layout['server_threads']}",
-                str(layout["executors"] or "-"),
+                _executors(layout),
                 layout["transport"] or "-",
                 f"{seen['server']} + {seen['worker']} = {seen['total']}",
             )
@@ -75,11 +75,15 @@ def _layout_table(title: str, members: Mapping[str, Any]) -> Table:
         "scenario",
         "what",
         "server processes x threads",
-        "executors",
+        "workers x executors",
         "transport",
         "all processes: server + worker",
     )
     return Table(f"{title}: what ran", columns, tuple(rows), left=2)
+
+
+def _executors(layout: Mapping[str, Any]) -> str:
+    return f"{layout['workers'] or '?'} x {layout['executors']}" if layout["executors"] else "-"
 
 
 def _load_table(title: str, shown: Mapping[str, Any]) -> Table:
@@ -198,7 +202,7 @@ def number(value: float | None) -> str:
 
 
 def headlines(document: Mapping[str, Any]) -> list[str]:
-    """One sentence for each offload scenario and baseline: how the one did against the other."""
+    """One sentence for each comparison: how the one scenario did against the other."""
     sentences = []
     for entry in document["comparisons"]:
         parts = []

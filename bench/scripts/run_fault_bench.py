@@ -1,9 +1,9 @@
 """Measures how fast the worker recovers: from cancels, deadlines and kills. Prints a table of medians.
 
-    python bench/scripts/run_fault_bench.py [--rounds N]
+    python bench/scripts/run_fault_bench.py [--rounds N] [--transport shm,stdio]
 
-Every figure is a time as a caller sees it, in milliseconds, over rounds in which the cases take turns.
-Nothing is asserted: on a busy machine the figures are worse.
+Every figure is a time as a caller sees it, in milliseconds, over rounds in which the cases and the transports
+take turns. Nothing is asserted: on a busy machine the figures are worse.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from molt_accel import Client, MoltError  # noqa: E402
 _STUBBORN = ("busy_loop", "sleep", "stuck_in_c")
 _GRACE_MS = 100
 _DEADLINE_MS = 200
+_TRANSPORTS = ("shm", "stdio")
 
 Measure = Callable[[Client, Path], float]
 
@@ -110,41 +111,93 @@ _CASES: dict[str, Measure] = {
 }
 
 
-def main() -> int:
-    """Run the command. Returns its exit code."""
+def _transports(text: str) -> tuple[str, ...]:
+    """The transports that an argument names."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not set(names) <= set(_TRANSPORTS):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed are {', '.join(_TRANSPORTS)}, or both")
+    return names
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=25, metavar="N", help="rounds of all cases (25)")
-    rounds = parser.parse_args().rounds
-    os.chdir(_ROOT)
-    console = Console()
-    times: dict[str, list[float]] = defaultdict(list)
+    parser.add_argument(
+        "--transport",
+        type=_transports,
+        default=_TRANSPORTS if sys.platform == "linux" else ("stdio",),
+        metavar="A,B",
+        help="only this one; both where both can run",
+    )
+    return parser
+
+
+@contextlib.contextmanager
+def _clients(transport: str, scratch: Path) -> Iterator[tuple[Client, Client]]:
+    """Two clients whose workers nobody else uses: of one executor, and of as many as there are processors."""
     options: dict[str, Any] = {
+        "transport": transport,
         "exports": "bench.fault_entrypoints",
         "grace_ms": _GRACE_MS,
         "log_level": "error",
+        "runtime_dir": str(scratch / "pools"),
+        "linger_ms": 0,
     }
     with (
-        tempfile.TemporaryDirectory() as scratch,
-        Client(executors=1, **options) as alone,
-        Client(executors=os.cpu_count() or 1, **options) as whole,
-        open(os.devnull, "w") as quiet,
-        contextlib.redirect_stderr(quiet),
+        Client(executors=1, worker_name="alone", **options) as alone,
+        Client(executors=os.cpu_count() or 1, worker_name="whole", **options) as whole,
     ):
+        yield alone, whole
+
+
+def _measure_all(
+    transports: Sequence[str], rounds: int, console: Console
+) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds by case and transport."""
+    times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in _CASES}
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="molt-faults-")))
+        clients = {name: stack.enter_context(_clients(name, scratch)) for name in transports}
+        quiet = stack.enter_context(open(os.devnull, "w"))
+        stack.enter_context(contextlib.redirect_stderr(quiet))
         for number in track(range(rounds), "rounds", console=console):
             for index, (name, measure) in enumerate(_CASES.items()):
-                client = whole if name.startswith("kill") else alone
-                client.start()
-                _wait_for(lambda client=client: _ready(client, 0))  # type: ignore[misc]
-                times[name].append(measure(client, Path(scratch, f"{number}-{index}")) * 1000)
-    table = Table(title=f"{rounds} rounds; grace time {_GRACE_MS} ms; all figures in ms")
+                for transport in transports if number % 2 == 0 else transports[::-1]:
+                    client = clients[transport][name.startswith("kill")]
+                    client.start()
+                    _wait_for(lambda client=client: _ready(client, 0))  # type: ignore[misc]
+                    path = scratch / f"{number}-{index}-{transport}"
+                    times[name][transport].append(measure(client, path) * 1000)
+    return times
+
+
+def main() -> int:
+    """Run the command. Returns its exit code."""
+    parser = _parser()
+    given = parser.parse_args()
+    if given.rounds < 1:
+        parser.error(f"--rounds is {given.rounds}, allowed are whole numbers from 1")
+    os.chdir(_ROOT)
+    console = Console()
+    try:
+        times = _measure_all(given.transport, given.rounds, console)
+    except (MoltError, TimeoutError) as exc:
+        print(f"run_fault_bench.py: {exc}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    table = Table(title=f"{given.rounds} rounds; grace time {_GRACE_MS} ms; all figures in ms")
     table.add_column("case")
-    for column in ("median", "p90", "max"):
-        table.add_column(column, justify="right")
-    for name, values in times.items():
-        values.sort()
-        cells = (percentile(values, 50), percentile(values, 90), values[-1])
+    for transport in given.transport:
+        for column in (f"{transport}\nmedian", "\np90", "\nmax"):
+            table.add_column(column, justify="right")
+    for name, by_transport in times.items():
+        cells: list[float] = []
+        for transport in given.transport:
+            values = sorted(by_transport[transport])
+            cells += percentile(values, 50), percentile(values, 90), values[-1]
         table.add_row(name, *(f"{value:.1f}" for value in cells))
     console.print(table)
     return 0

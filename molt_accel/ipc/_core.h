@@ -32,6 +32,8 @@
 #define MOLT_NEVER UINT64_MAX
 
 typedef _Atomic uint64_t molt_word;
+/* Others than lock-free ones lock within one process only. */
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "this processor has no atomic 64-bit words");
 typedef _Atomic uint8_t molt_flag;
 
 static inline uint64_t molt_now_ns(void) {
@@ -72,8 +74,10 @@ static inline void molt_bell_ring(molt_bell *bell) {
     molt_bell_wake(bell);
 }
 
-/* Parks are bounded by this, then everything is looked at again. */
+/* Parks are bounded by this, then everything is looked at again. With a long one, a lost wake-up is a hang: for tests. */
+#ifndef MOLT_PARK_NS
 #define MOLT_PARK_NS 100000000u
+#endif
 
 enum molt_wait { MOLT_CHANGED = 0, MOLT_TIMED_OUT = 1, MOLT_INTERRUPTED = 2 };
 
@@ -304,18 +308,20 @@ static inline uint64_t molt_arena_plan(molt_arena *a, uint32_t channels, uint32_
     if (!channels || channels > MOLT_MAX_CHANNELS || !seats || seats > MOLT_MAX_SEATS || ring_bytes < MOLT_PAGE ||
         ring_bytes > (1u << 30) || (ring_bytes & (ring_bytes - 1)))
         return 0;
+    /* In numbers, since whoever only asks for the size has no memory yet. */
+    uintptr_t base = (uintptr_t)a->base;
     uint64_t at = molt_align(sizeof(molt_header), MOLT_PAGE);
     uint64_t array = molt_align(channels * sizeof(molt_word), MOLT_CACHE_LINE);
     a->header = (molt_header *)a->base;
-    a->words = (molt_word *)(a->base + at), at += array;
-    a->ticket_of = (molt_word *)(a->base + at), at += array;
-    a->failure = (molt_word *)(a->base + at), at += array;
-    a->client_spins = (molt_flag *)(a->base + at), at += molt_align(channels, MOLT_CACHE_LINE);
-    a->executor_spins = (molt_flag *)(a->base + at), at += molt_align(seats, MOLT_CACHE_LINE);
+    a->words = (molt_word *)(base + at), at += array;
+    a->ticket_of = (molt_word *)(base + at), at += array;
+    a->failure = (molt_word *)(base + at), at += array;
+    a->client_spins = (molt_flag *)(base + at), at += molt_align(channels, MOLT_CACHE_LINE);
+    a->executor_spins = (molt_flag *)(base + at), at += molt_align(seats, MOLT_CACHE_LINE);
     at = molt_align(at, MOLT_PAGE);
-    a->seats = (molt_seat *)(a->base + at);
+    a->seats = (molt_seat *)(base + at);
     at = molt_align(at + seats * sizeof(molt_seat), MOLT_PAGE);
-    a->channels = a->base + at;
+    a->channels = (uint8_t *)(base + at);
     a->stride = molt_align(sizeof(molt_channel), MOLT_CACHE_LINE) + 2 * ring_bytes;
     at += channels * a->stride;
     a->geometry = (molt_geometry){MOLT_MAGIC, MOLT_ARENA_VERSION, molt_abi(), channels, seats, ring_bytes, at};
@@ -787,7 +793,9 @@ enum molt_transfer {
 };
 
 /* A client that is alive moves bytes within milliseconds; one that was stopped must not hold an executor. */
+#ifndef MOLT_STALL_NS
 #define MOLT_STALL_NS 5000000000u
+#endif
 
 /* Whether n bytes can be moved without waiting for the client. */
 static inline int molt_fits(const molt_arena *a, const molt_executor *e, int out_of_request, uint64_t n) {

@@ -319,10 +319,6 @@ cdef class ArenaView:
 
     # Channels.
 
-    def set_cpus(self, uint32_t cpus):
-        """How many processors there are for this pool; 0: not known."""
-        atomic_store(&self.a.header.cpus, cpus)
-
     @property
     def in_use(self):
         """Channels from this index on were never granted, so nobody looks at them."""
@@ -377,6 +373,10 @@ cdef class Arena(ArenaView):
         )
         if base == MAP_FAILED:
             raise OSError(errno, "the shared memory can't be let go of")
+
+    def set_cpus(self, uint32_t cpus):
+        """How many processors there are for this pool; 0: not known."""
+        atomic_store(&self.a.header.cpus, cpus)
 
     def set_fact(self, uint32_t index, uint64_t value):
         atomic_store(&self.a.header.facts[index % MOLT_FACTS], value)

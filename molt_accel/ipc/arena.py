@@ -101,7 +101,9 @@ def create(geometry: Geometry) -> tuple[Arena, int]:
     core = native()
     size = core.arena_size(geometry.channels, geometry.seats, geometry.ring_bytes)
     try:
-        memory = posix_ipc.SharedMemory(None, posix_ipc.O_CREX, mode=0o600, size=0)
+        # Named after its maker: a name that stays is of one that was killed right here, and holds no memory yet.
+        name = f"/molt-{os.getpid()}-{os.urandom(8).hex()}"
+        memory = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600, size=0)
     except (posix_ipc.Error, OSError) as exc:
         raise NoSharedMemory(
             f"no shared memory can be made: {exc}; is /dev/shm mounted and writable?"

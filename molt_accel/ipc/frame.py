@@ -31,6 +31,8 @@ _PREFIXED_HEADER: Final = struct.Struct("<I" + _HEADER.format[1:])
 HEADER_BYTES: Final = _HEADER.size
 _VERSION_BYTE: Final = bytes([VERSION])
 PREFIX_BYTES: Final = _LENGTH.size
+#: How much of a frame `peek` needs at most.
+PEEK_BYTES: Final = PREFIX_BYTES + HEADER_BYTES + MAX_ENTRY_BYTES
 
 
 class Kind(enum.IntEnum):

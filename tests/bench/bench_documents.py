@@ -52,7 +52,10 @@ def run(
 
 
 def document(
-    runs: list[Run], stopped: list[StopReport] | None = None, logs: dict[str, str] | None = None
+    runs: list[Run],
+    stopped: list[StopReport] | None = None,
+    logs: dict[str, str] | None = None,
+    workers: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """A whole results document about `runs`."""
     return build(
@@ -66,7 +69,7 @@ def document(
             "tools": {"python": "CPython 3.11.7", "k6": "1.1.0"},
         },
         settings={item.scenario.name: {"MOLT_FAKE_DB_DELAY_MS": "3"} for item in runs},
-        workers={"offload": {"version": "0.1.0", "executors": 2}},
+        workers=workers or {"offload": {"version": "0.1.0", "executors": 2, "transport": "shm"}},
         client={"executors": 2},
         alike={},
         runs=runs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,11 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts Python programs that talk over pipes, and ends them after the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(program: str, name: str = sys.executable, **extra: Any) -> subprocess.Popen[str]:
+    def start(
+        program: str, name: str = sys.executable, arguments: Sequence[str] = (), **extra: Any
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [name, "-c", program],
+            [name, "-c", program, *arguments],
             executable=sys.executable,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

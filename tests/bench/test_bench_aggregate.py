@@ -48,12 +48,13 @@ def test_ratios_are_taken_within_each_round() -> None:
     assert comparison["open"] is None
 
 
-def test_every_offload_meets_every_baseline_of_its_group_only() -> None:
+def test_every_offload_meets_every_baseline_of_its_group_and_its_twin_over_stdio() -> None:
     names = (
         "baseline-threads",
         "baseline-cores",
         "offload",
         "offload-stdio",
+        "offload-shm",
         "data-baseline",
         "data-offload",
     )
@@ -63,10 +64,22 @@ def test_every_offload_meets_every_baseline_of_its_group_only() -> None:
     assert pairs == {
         ("offload", "baseline-threads"),
         ("offload", "baseline-cores"),
+        ("offload", "offload-stdio"),
+        ("offload-shm", "baseline-threads"),
+        ("offload-shm", "baseline-cores"),
+        ("offload-shm", "offload-stdio"),
         ("offload-stdio", "baseline-threads"),
         ("offload-stdio", "baseline-cores"),
         ("data-offload", "data-baseline"),
     }
+
+
+def test_twins_have_equally_many_server_processes() -> None:
+    names = ("offload", "offload-cores", "offload-stdio", "offload-cores-stdio")
+    pairs = [
+        (entry["candidate"], entry["baseline"]) for entry in compare([run(name, load(10)) for name in names])
+    ]
+    assert pairs == [("offload", "offload-stdio"), ("offload-cores", "offload-cores-stdio")]
 
 
 def test_a_round_without_good_answers_gives_no_ratio() -> None:
@@ -112,6 +125,15 @@ def test_what_makes_figures_doubtful() -> None:
     assert "should have been idle took up to 20 %" in warnings
     assert "offload fell behind the open loop's 100 requests/s" in warnings
     assert "offload (open loop) wrote no metrics rows" in warnings
+
+
+def test_a_transport_that_fell_back_is_a_doubt() -> None:
+    runs = [run("offload", load(1)), run("offload-stdio", load(1))]
+    stdio = {"transport": "stdio"}
+    made = document(runs, workers={"offload": stdio, "offload-stdio": stdio})
+    assert made["warnings"] == ["offload ran over stdio: there was no shared memory for it."]
+    made = document(runs, workers={"offload": {"transport": "shm"}, "offload-stdio": stdio})
+    assert made["warnings"] == []
 
 
 def test_processes_that_had_to_be_killed_are_a_doubt() -> None:

@@ -21,7 +21,7 @@ SCRIPT = ["bench/scripts/run_demo_bench.py", "-m", "bench.scripts.run_demo_bench
 LITTLE = [
     "--quick", "--duration", "1", "--warmup", "20", "--concurrency", "4", "--server-threads", "4",
     "--executors", "1", "--data-rows", "200",
-    "--scenarios", "baseline-threads,offload,data-baseline,data-offload",
+    "--scenarios", "baseline-threads,offload,offload-stdio,data-baseline,data-offload",
 ]  # fmt: skip
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(180)]
@@ -90,6 +90,12 @@ def test_the_benchmark_runs_and_leaves_results_and_nothing_else(tmp_path: Path, 
         assert scenario["closed"]["ok"] > 0
         assert scenario["closed"]["p999_ms"]["median"] >= scenario["closed"]["p50_ms"]["median"] > 0
         assert scenario["closed"]["server"]["rss_mib"]["max"] > 0
+    best = "shm" if sys.platform == "linux" else "stdio"
+    for name, used in (("offload", best), ("offload-stdio", "stdio")):
+        assert document["scenarios"][name]["layout"]["transport"] == used
+        assert document["scenarios"][name]["layout"]["workers"] == 1
+        # Supervisor, template and executor, however they hang together.
+        assert document["scenarios"][name]["processes"]["worker"] == 3
     metrics = offload["closed"]["worker_metrics"]
     assert metrics["bad_lines"] == 0
     assert metrics["rows"] >= offload["closed"]["ok"]

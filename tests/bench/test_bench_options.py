@@ -60,11 +60,11 @@ def test_the_default_loads_for_well_under_three_minutes() -> None:
     assert sum((plan.closed_rounds + plan.open_rounds) * plan.duration_s for plan in plans) < 135
 
 
-def test_the_default_carries_two_baselines_for_each_group() -> None:
+def test_the_default_carries_two_baselines_and_two_transports_for_each_group() -> None:
     for group in GROUPS:
         members = [scenario for scenario in chosen(PLAIN) if scenario.group == group]
         assert [member.per_core for member in members if member.role == "baseline"] == [False, True]
-        assert [member.role for member in members].count("offload") == 1
+        assert [member.transport for member in members if member.role == "offload"] == [None, "stdio"]
 
 
 def test_names_are_unique_and_groups_known() -> None:
@@ -110,13 +110,17 @@ def test_layouts() -> None:
     assert laid_out["baseline-threads"].as_json() == {
         "server_processes": 3,
         "server_threads": 5,
+        "workers": 0,
         "executors": 0,
         "transport": None,
     }
     assert laid_out["baseline-cores"].server_processes == cores
     assert (laid_out["offload"].executors, laid_out["offload"].transport) == (4, "stdio")
-    assert laid_out["offload-shm"].transport == "shm"
-    assert laid_out["offload-cores"].server_processes == cores
+    assert laid_out["offload"].workers == 3
+    assert (laid_out["offload-shm"].workers, laid_out["offload-shm"].transport) == (1, "shm")
+    assert laid_out["offload-cores"].server_processes == laid_out["offload-cores"].workers == cores
+    assert layout(by_name["offload"], replace(options, transport="auto")).workers is None
+    assert layout(by_name["offload"], replace(options, transport="inline")).workers == 0
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,17 @@ print(os.getpid(), worker.stdout.readline().strip(), flush=True)
 sys.stdin.read()
 worker.wait()
 """
+# A server whose client has started a pool, or a worker of its own.
+CLIENT = """
+import os, sys
+from molt_accel import Client
+with Client(transport=sys.argv[1], executors=2, log_level="error") as client:
+    client.start()
+    while (state := client.ping())["executors"]["idle"] < 2:
+        pass
+    print(os.getpid(), state["pid"], *state["executors"]["pids"], flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.mark.parametrize(
@@ -100,6 +111,20 @@ def test_a_worker_beside_its_server_is_found_by_its_mark(spawn: Spawn) -> None:
     worker = spawn(FORKING, "molt-worker", env=environment, start_new_session=True)
     supervisor, executor = pids(worker)
     assert parts(family) == {server.pid: "server", supervisor: "worker", executor: "worker"}
+
+
+def test_the_worker_of_a_client_is_the_worker_whether_it_is_detached_or_not(
+    spawn: Spawn, transport: str
+) -> None:
+    mark = f"mark-{os.getpid()}-{transport}"
+    root = spawn(CLIENT, arguments=[transport], env=os.environ | {MARK_VARIABLE: mark})
+    server, supervisor, *executors = pids(root)
+    detached = server not in [parent.pid for parent in psutil.Process(supervisor).parents()]
+    assert detached == (transport == "shm")
+    (template,) = {psutil.Process(executor).ppid() for executor in executors}
+    workers = dict.fromkeys([supervisor, template, *executors], "worker")
+    assert len(workers) == 4
+    assert parts(Family(server, mark)) == {server: "server", **workers}
 
 
 def test_a_mark_in_the_command_line_will_do(spawn: Spawn) -> None:

@@ -75,6 +75,16 @@ def test_tables_tell_layout_load_usage_ratios_and_metrics() -> None:
         assert all(len(row) == len(table.columns) for row in table.rows), table.title
 
 
+def test_the_layout_tells_how_many_workers_there_are() -> None:
+    runs = [run(name, load(1)) for name in ("baseline-threads", "offload", "offload-cores", "offload-stdio")]
+    shared, own = {"transport": "shm"}, {"transport": "stdio"}
+    made = document(runs, workers={"offload": shared, "offload-cores": own, "offload-stdio": own})
+    cores = made["options"]["cores"]
+    table = next(table for table in tables(made) if "what ran" in table.title)
+    at = table.columns.index("workers x executors")
+    assert [row[at] for row in table.rows] == ["-", "1 x 2", f"{cores} x 2", "1 x 2"]
+
+
 def test_a_report_of_nothing_good_still_renders() -> None:
     made = document([run("offload", load(0, failed={"status": 4}), rows=0), run("baseline-threads", load(0))])
     text = markdown.render(made)

@@ -24,7 +24,7 @@ import pytest
 from molt_accel import Client, MoltError, MoltInvalidInput, MoltWorkerUnavailable, __version__
 from molt_accel.config import Config
 from molt_worker.snapshot import Snapshot
-from molt_worker.status import Observer, PoolPlace
+from molt_worker.status import Observer, PoolPlace, pools_in
 from tests.conftest import EXPORTS, wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
@@ -225,21 +225,20 @@ while not os.path.exists({str(gate)!r}):
     )
     with Client(transport="shm", worker_name="slow", exports="imports_slowly", executors=1) as client:
         with calling(client, "echo", 1):
-            looked: Snapshot = wait_until(
-                lambda: (
-                    os.path.exists(os.path.join(os.environ["MOLT_RUNTIME_DIR"], "slow.sock"))
-                    and (found := observe("slow").look()).queued
-                    and found
-                )
-            )
+            wait_until(lambda: list(pools_in(os.environ["MOLT_RUNTIME_DIR"])))
+            observer = observe("slow")
+            looked: Snapshot = wait_until(lambda: (found := observer.look()).queued and found)
             gate.write_text("open")
         assert (looked.state, looked.executors, looked.clients) == ("starting", [], 1)
         assert looked.memory["template_rss_bytes"] is not None
         assert document("--name", "slow")["state"] == "serving"
 
 
-def test_the_default_is_the_configured_pool_then_the_project_s_own(make_pool: Callable[..., Client]) -> None:
+def test_the_default_is_the_configured_pool_then_the_only_one_or_the_project_s_own(
+    make_pool: Callable[..., Client],
+) -> None:
     make_pool("named", exports="")
+    assert document()["name"] == "named"  # the only one
     make_pool("", exports="")
     assert json.loads(status("--json", MOLT_WORKER_NAME="named").stdout)["name"] == "named"
     own = json.loads(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
+from bench.micro.payloads import MIB
 from bench.micro.peers.base import Peer, Setup, Unavailable
 
 
@@ -29,6 +30,8 @@ class PeerInfo:
     """Whether several threads may call at once; only such peers take part in throughput."""
     shared: bool = False
     """Whether several client processes use one set of workers; else each has its own."""
+    raw: bool = False
+    """Whether it can also carry bytes as they are; from `RAW_FROM` on that is measured as well."""
     polls: bool = False
     """Whether it takes a processor while nothing is asked of it, and so has to rest in others' turns."""
 
@@ -40,26 +43,32 @@ PEERS = {
             "c-park", "C, park", "native:Park", "nothing", "parks (native core's bell)", sized=False
         ),
         PeerInfo("c-spin", "C, spin", "native:Spin", "nothing", "spins, yields", sized=False),
-        PeerInfo("ring", "bare ring, Python", "ring:Ring", "msgpack", "spins, yields, then parks"),
+        PeerInfo("ring", "bare ring, Python", "ring:Ring", "msgpack", "spins, yields, then parks", raw=True),
         PeerInfo(
             "shm", "Client.call, shm", "molt:Shm", "msgpack", "spins, yields, then parks",
-            threaded=True, shared=True,
+            threaded=True, shared=True, raw=True,
         ),
-        PeerInfo("stdio", "Client.call, stdio", "molt:Stdio", "msgpack", "sleeps in poll", threaded=True),
+        PeerInfo(
+            "stdio", "Client.call, stdio", "molt:Stdio", "msgpack", "sleeps in poll", threaded=True, raw=True
+        ),
         PeerInfo(
             "pipe", "multiprocessing.Pipe, send_bytes", "pipe:BytesPipe", "msgpack", "sleeps in read",
-            threaded=True,
+            threaded=True, raw=True,
         ),
         PeerInfo("pipe-pickle", "multiprocessing.Pipe, send", "pipe:PicklePipe", "pickle", "sleeps in read"),
-        PeerInfo("socket", "Unix socket, framed", "unix_socket:UnixSocket", "msgpack", "sleeps in recv"),
-        PeerInfo("zmq", "pyzmq REQ/REP, ipc", "zeromq:ReqRep", "msgpack", "sleeps in poll, I/O thread"),
+        PeerInfo(
+            "socket", "Unix socket, framed", "unix_socket:UnixSocket", "msgpack", "sleeps in recv", raw=True
+        ),
+        PeerInfo(
+            "zmq", "pyzmq REQ/REP, ipc", "zeromq:ReqRep", "msgpack", "sleeps in poll, I/O thread", raw=True
+        ),
         PeerInfo(
             "iceoryx2", "iceoryx2 request-response, polled", "iox:Polled", "msgpack", "polls without end",
-            polls=True,
+            raw=True, polls=True,
         ),
         PeerInfo(
             "iceoryx2-event", "iceoryx2 request-response, events", "iox:Evented", "msgpack",
-            "sleeps in the event's wait",
+            "sleeps in the event's wait", raw=True,
         ),
         PeerInfo(
             "executor", "ProcessPoolExecutor", "executors:Executor", "pickle", "sleeps in read, on locks",
@@ -75,6 +84,22 @@ PEERS = {
         ),
     )
 }  # fmt: skip
+
+
+RAW_FROM = MIB
+"""From this size on, peers that carry bytes are also asked to carry them as they are: below, what it costs to write
+an object as bytes is a part of a call, and above, copying is the call."""
+_RAW = "-raw"
+
+
+def row(peer: str, raw: bool) -> str:
+    """What figures of a peer stand under: bytes that travel as they are have a row of their own."""
+    return peer + _RAW if raw else peer
+
+
+def of_row(name: str) -> tuple[str, bool]:
+    """The peer of a row, and whether its bytes travel as they are."""
+    return name.removesuffix(_RAW), name.endswith(_RAW)
 
 
 def load(name: str, setup: Setup) -> Peer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from bench.micro import timing
 
@@ -33,7 +34,7 @@ class Peer(ABC):
     """One way to have an object carried to another process and back.
 
     The other process takes the object apart and puts it together again (unpack, pack), as any that does
-    something with it would have to.
+    something with it would have to. Peers that carry bytes can also be told to carry them as they are.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -51,6 +52,16 @@ class Peer(ABC):
     def call(self, payload: object) -> object:
         """Sends the payload, waits for the answer, and returns it."""
 
+    def call_raw(self, data: bytes) -> object:
+        """Has the bytes carried there and back as they are, and returns them in memory that may be kept.
+
+        Only of peers with `raw` in their table, and after `carry_raw`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} carries objects only")
+
+    def carry_raw(self, raw: bool) -> None:  # noqa: B027  # many say it with each call
+        """Says whether `call_raw` or, as at first, `call` comes next."""
+
     @abstractmethod
     def stop(self) -> None:
         """Ends what `start` began; may be called after a `start` that failed half-way."""
@@ -61,14 +72,19 @@ class Peer(ABC):
     def wake(self) -> None:  # noqa: B027
         """Is ready for calls again."""
 
-    def warm_up(self, payload: object, calls: int) -> None:
+    def warm_up(self, payload: object, calls: int, *, raw: bool = False) -> None:
         """Makes calls that nobody times, and sees that the answer is what was sent."""
-        answer = payload
+        call, answer = self._call(raw), payload
         for _ in range(calls):
-            answer = self.call(payload)
+            answer = call(payload)
         if answer != payload:
             raise ValueError("the answer is not what was sent")
 
-    def latency(self, payload: object, *, calls: int, limit_s: float, pause_s: float) -> list[int]:
+    def latency(
+        self, payload: object, *, calls: int, limit_s: float, pause_s: float, raw: bool = False
+    ) -> list[int]:
         """Times calls one after another, in nanoseconds each."""
-        return timing.latency(self.call, payload, calls=calls, limit_s=limit_s, pause_s=pause_s)
+        return timing.latency(self._call(raw), payload, calls=calls, limit_s=limit_s, pause_s=pause_s)
+
+    def _call(self, raw: bool) -> timing.Call:
+        return cast(timing.Call, self.call_raw) if raw else self.call

@@ -2,7 +2,8 @@
 
 Its request-response can't block: who waits polls `receive`, and its users poll without end or sleep between.
 To block, they add its event services, a socket beside the shared memory. Both are measured. Its memory takes
-ctypes only, so an object travels as its msgpack bytes; they are read where they lie.
+ctypes only, so an object travels as its msgpack bytes; they are read where they lie. Plain bytes are copied out of it
+by who called, as the memory is the service's, and sent back by who answers without being copied to any place between.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import hashlib
 import signal
 import subprocess
 import sys
+from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.harness.servers import ROOT
 from bench.micro.peers.base import Peer, Setup
 from bench.micro.peers.iox_wire import Services, filled, growing, milliseconds, open_services, view
-from bench.micro.wire import pack, unpack
+from bench.micro.wire import PACKED, RAW, pack, unpack
 
 WAIT_MS = 10_000
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # where Linux has it
@@ -77,6 +80,19 @@ class _Iceoryx2(Peer):
     def disconnect(self) -> None:
         """Closes what `connect` opened."""
 
+    @abstractmethod
+    def exchange(self, data: bytes, taken: Callable[[memoryview], object]) -> object:
+        """Sends the bytes and returns what `taken` makes of the answer's, while their memory is held."""
+
+    def call(self, payload: object) -> object:
+        return self.exchange(pack(payload), unpack)
+
+    def call_raw(self, data: bytes) -> object:
+        return self.exchange(data, bytes)
+
+    def carry_raw(self, raw: bool) -> None:
+        self.call_raw(RAW if raw else PACKED)
+
     def rest(self) -> None:
         if self._server is not None:
             self._server.send_signal(signal.SIGSTOP)
@@ -91,12 +107,11 @@ class Polled(_Iceoryx2):
 
     mode = "poll"
 
-    def call(self, payload: object) -> object:
-        data = pack(payload)
+    def exchange(self, data: bytes, taken: Callable[[memoryview], object]) -> object:
         pending = filled(self._client.loan_slice_uninit(len(data)), data).send()
         while (response := pending.receive()) is None:
             pass
-        answer = unpack(view(response))
+        answer = taken(view(response))
         response.delete()
         pending.delete()
         return answer
@@ -120,13 +135,12 @@ class Evented(_Iceoryx2):
     def disconnect(self) -> None:
         self._notifier = self._listener = None
 
-    def call(self, payload: object) -> object:
-        data = pack(payload)
+    def exchange(self, data: bytes, taken: Callable[[memoryview], object]) -> object:
         pending = filled(self._client.loan_slice_uninit(len(data)), data).send()
         self._notifier.notify()
         while (response := pending.receive()) is None:
             self._listener.timed_wait(self._patience)
-        answer = unpack(view(response))
+        answer = taken(view(response))
         response.delete()
         pending.delete()
         return answer

@@ -63,6 +63,12 @@ def filled(loan: Any, data: bytes) -> Any:
     return loan.assume_init()
 
 
+def copied(loan: Any, source: Any) -> Any:
+    """Loaned memory with the bytes of another message's payload, ready to be sent."""
+    ctypes.memmove(loan.payload_ptr, source.as_ptr(), source.len())
+    return loan.assume_init()
+
+
 def view(message: Any) -> memoryview:
     """The bytes of a message where they lie, for as long as the message is kept."""
     return message.payload().as_memory_view()  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""This project's own client, on each transport, with the packaged `echo`."""
+"""This project's own client, on each transport, with the benchmark's own exports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Molt(Peer):
                 worker_cmd=[sys.executable, "-m", "molt_worker"],
                 # One pool for all client processes of this run, and never one that the user runs.
                 worker_name=f"bench-{hashlib.sha256(str(self.setup.scratch).encode()).hexdigest()[:12]}",
-                exports="",
+                exports="bench.micro.entrypoints",
                 executors=self.setup.workers,
                 # The default writes a line for each request, which no peer does.
                 log_level="warning",
@@ -41,6 +41,10 @@ class _Molt(Peer):
     def call(self, payload: object) -> object:
         assert self._client is not None
         return self._client.call("echo", payload)
+
+    def call_raw(self, data: bytes) -> object:
+        assert self._client is not None
+        return self._client.call("echo_raw", data, codec="raw")
 
     def stop(self) -> None:
         if self._client is not None:

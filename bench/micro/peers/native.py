@@ -48,11 +48,13 @@ class _PingPong(Peer):
         if done.returncode != 0:
             raise RuntimeError(f"it can't be compiled: {done.stderr.strip()[-500:]}")
 
-    def warm_up(self, payload: object, calls: int) -> None:
+    def warm_up(self, payload: object, calls: int, *, raw: bool = False) -> None:
         # The processes of a batch are its own, so they warm up in it.
         self._warmup = calls
 
-    def latency(self, payload: object, *, calls: int, limit_s: float, pause_s: float) -> list[int]:
+    def latency(
+        self, payload: object, *, calls: int, limit_s: float, pause_s: float, raw: bool = False
+    ) -> list[int]:
         words = [self._warmup, calls, round(limit_s * 1e9), round(pause_s * 1e9)]
         done = subprocess.run(
             [str(self._program), self.mode, *map(str, words)], capture_output=True, check=False

@@ -8,23 +8,24 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from bench.micro.peers.base import Peer, Setup
-from bench.micro.wire import pack, unpack
-
-_END = b""
+from bench.micro.wire import END, PACKED, RAW, pack, unpack
 
 
 def _answer_bytes(connection: Connection) -> None:
-    while (data := connection.recv_bytes()) != _END:
-        connection.send_bytes(pack(unpack(data)))
+    raw = False
+    while len(data := connection.recv_bytes()):
+        if len(data) == 1:
+            raw = data == RAW
+        connection.send_bytes(data if raw else pack(unpack(data)))
 
 
 def _answer_objects(connection: Connection) -> None:
-    while (value := connection.recv()) != _END:
+    while (value := connection.recv()) != END:
         connection.send(value)
 
 
 class BytesPipe(Peer):
-    """`send_bytes` of the object's msgpack bytes."""
+    """`send_bytes` of the object's msgpack bytes, or of bytes as they are."""
 
     answer = staticmethod(_answer_bytes)
 
@@ -62,9 +63,18 @@ class BytesPipe(Peer):
         connection.send_bytes(pack(payload))
         return unpack(connection.recv_bytes())
 
+    def call_raw(self, data: bytes) -> object:
+        # Measured with one caller only: to have turns would tell nothing more.
+        connection = self._connections[0]
+        connection.send_bytes(data)
+        return connection.recv_bytes()
+
+    def carry_raw(self, raw: bool) -> None:
+        self.call_raw(RAW if raw else PACKED)
+
     def end(self, connection: Connection) -> None:
         """Tells the process at the other end to end: it may hold copies of other connections."""
-        connection.send_bytes(_END)
+        connection.send_bytes(END)
 
     def stop(self) -> None:
         for connection in self._connections:
@@ -90,4 +100,4 @@ class PicklePipe(BytesPipe):
 
     def end(self, connection: Connection) -> None:
         """Tells the process at the other end to end."""
-        connection.send(_END)
+        connection.send(END)

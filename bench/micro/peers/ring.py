@@ -1,36 +1,50 @@
-"""The bare ring from Python: channel, seat and doorbells of the native core, and no client library.
+"""The bare ring from Python: channel, seat and doorbells of the native core, no client library and no runner.
 
 The forked process does nothing but claim, unpack, pack and reply. What `Client.call` costs beyond this is the
-price of deadlines, frames, metrics and of running somebody's code.
+price of options, deadlines, metrics, a pool that is watched, and of running somebody's code.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import struct
 import time
+from itertools import count
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from bench.micro.peers.base import Peer, Setup
 from bench.micro.wire import pack, unpack
 from molt_accel import Config, MoltWorkerUnavailable
+from molt_accel.errors import Status
 from molt_accel.ipc import arena
+from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, Codec, Frame, Kind
+from molt_accel.ipc.layout import Outcome, SeatFact
 from molt_worker import spinning
 
-MAX_BYTES = 64 * 1024 * 1024
+MAX_BYTES = DEFAULT_MAX_FRAME_BYTES
 CALL_NS = 30 * 1_000_000_000
-_LENGTH = struct.Struct("<I")
+PLACES = 1
+SERVED = SeatFact.OUTCOMES + Outcome.Ok
+# Looking a member up in an enumeration costs as much as a part of a call.
+_REQUEST, _RESPONSE, _OK = Kind.REQUEST, Kind.RESPONSE, Status.OK
+_MSGPACK, _RAW = Codec.MSGPACK, Codec.RAW
 
 
 def _answer(shared: Any) -> None:
     core = arena.native()
+    transferred = core.TRANSFERRED
     seat = core.Seat(shared, 0, 1)
     seat.open()
     while seat.next() == core.REQUEST:
-        data = pack(unpack(seat.receive(MAX_BYTES)))
-        seat.reply(_LENGTH.pack(len(data)), data)
+        # Anything but a frame has no payload: this process ends, and the caller is told by the time.
+        request = seat.receive(MAX_BYTES)
+        data = request.payload
+        if request.codec is _MSGPACK:
+            data = pack(unpack(data))
+        response = Frame(_RESPONSE, request.request_id, "", data, request.codec, _OK)
+        if seat.reply(response, MAX_BYTES, SERVED) != transferred:
+            raise RuntimeError("a reply that is not taken")
 
 
 class Ring(Peer):
@@ -41,6 +55,7 @@ class Ring(Peer):
         self._arena: Any = None
         self._channel: Any = None
         self._process: BaseProcess | None = None
+        self._ids = count(1)
 
     def available(self) -> str | None:
         try:
@@ -51,28 +66,40 @@ class Ring(Peer):
 
     def start(self) -> None:
         core = arena.native()
-        # The geometry of a pool of one executor, so that its rings are as large.
-        self._arena, descriptor = arena.create(arena.Geometry.fitting(executors=1, places=64))
+        # As a worker of this machine and this configuration would have it: rings as large, spins as long.
+        config, limits = Config.load(executors=1), spinning.measure()
+        geometry = arena.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
+        self._arena, descriptor = arena.create(geometry)
         os.close(descriptor)
         self._arena.in_use = 1
-        # As long as a worker of this machine and this configuration would.
-        limits, configured = spinning.measure(), Config.load().spin_us
-        self._arena.spin_ns = limits.spin_ns if configured is None else configured * 1000
+        self._arena.spin_ns = limits.spin_ns if config.spin_us is None else config.spin_us * 1000
         self._arena.client_spinners = limits.clients
         self._arena.executor_spinners = limits.executors
+        self._arena.set_cpus(limits.cpus)
         forking = multiprocessing.get_context("fork")  # an arena is inherited, not pickled
         self._process = forking.Process(target=_answer, args=(self._arena,), daemon=True)
         self._process.start()
         self._channel = core.Channel(self._arena, 0, MAX_BYTES)
-        self._outcome = core.OUTCOME
+        self._outcome, self._admitted = core.OUTCOME, core.ADMITTED
 
     def call(self, payload: object) -> object:
-        data = pack(payload)
+        return unpack(self._exchange(pack(payload), _MSGPACK))
+
+    def call_raw(self, data: bytes) -> object:
+        return self._exchange(data, _RAW)
+
+    def _exchange(self, data: bytes, codec: Codec) -> bytes:
         channel = self._channel
-        channel.publish(_LENGTH.pack(len(data)), data, 64, 0)
+        request = Frame(_REQUEST, next(self._ids), "echo", data, codec)
+        if channel.publish(request, PLACES, 0) != self._admitted:
+            raise RuntimeError("the request was not published")
         if channel.wait(time.monotonic_ns() + CALL_NS) != self._outcome:
             raise TimeoutError("no answer")
-        return unpack(channel.take())
+        response = channel.take()
+        if response.request_id != request.request_id:
+            raise RuntimeError("the answer of another request")
+        answer: bytes = response.payload
+        return answer
 
     def stop(self) -> None:
         if self._process is not None:

@@ -8,13 +8,13 @@ import struct
 from multiprocessing.process import BaseProcess
 
 from bench.micro.peers.base import Peer, Setup
-from bench.micro.wire import pack, unpack
+from bench.micro.wire import PACKED, RAW, pack, unpack
 
 _LENGTH = struct.Struct("<I")
 _COPY_BELOW = 64 * 1024
 
 
-def _send(connection: socket.socket, data: bytes) -> None:
+def _send(connection: socket.socket, data: bytes | bytearray) -> None:
     length = _LENGTH.pack(len(data))
     if len(data) < _COPY_BELOW:
         # One system call; the copy costs less than a second one.
@@ -46,9 +46,12 @@ def _serve(near: socket.socket, listener: socket.socket) -> None:
     near.close()
     with listener:
         connection, _ = listener.accept()
+    raw = False
     with connection:
         while (data := _receive(connection)) is not None:
-            _send(connection, pack(unpack(data)))
+            if len(data) == 1:
+                raw = data == RAW
+            _send(connection, data if raw else pack(unpack(data)))
 
 
 class UnixSocket(Peer):
@@ -71,11 +74,17 @@ class UnixSocket(Peer):
         self._connection.connect(path)
 
     def call(self, payload: object) -> object:
-        _send(self._connection, pack(payload))
-        data = _receive(self._connection)
-        if data is None:
+        return unpack(self.call_raw(pack(payload)))
+
+    def call_raw(self, data: bytes) -> object:
+        _send(self._connection, data)
+        answer = _receive(self._connection)
+        if answer is None:
             raise ConnectionError("the other end is gone")
-        return unpack(data)
+        return answer
+
+    def carry_raw(self, raw: bool) -> None:
+        self.call_raw(RAW if raw else PACKED)
 
     def stop(self) -> None:
         self._connection.close()

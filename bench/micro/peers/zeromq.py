@@ -8,12 +8,10 @@ from multiprocessing.process import BaseProcess
 import zmq
 
 from bench.micro.peers.base import Peer, Setup
-from bench.micro.wire import pack, unpack
-
-_END = b""
+from bench.micro.wire import END, PACKED, RAW, pack, unpack
 
 
-def _send(connection: zmq.Socket[bytes], data: bytes) -> None:
+def _send(connection: zmq.Socket[bytes], data: bytes | zmq.Frame) -> None:
     # Below its threshold pyzmq copies even so, because the bookkeeping of not copying costs more.
     connection.send(data, copy=False)
 
@@ -21,9 +19,12 @@ def _send(connection: zmq.Socket[bytes], data: bytes) -> None:
 def _answer(address: str) -> None:
     with zmq.Context() as context, context.socket(zmq.REP) as connection:
         connection.bind(address)
-        while (data := connection.recv(copy=False).buffer) != _END:
-            _send(connection, pack(unpack(data)))
-        connection.send(_END)
+        raw = False
+        while len(message := connection.recv(copy=False)):
+            if len(message) == 1:
+                raw = message.buffer == RAW
+            _send(connection, message if raw else pack(unpack(message.buffer)))
+        connection.send(END)
 
 
 class ReqRep(Peer):
@@ -50,9 +51,18 @@ class ReqRep(Peer):
         _send(self._connection, pack(payload))
         return unpack(self._connection.recv(copy=False).buffer)
 
+    def call_raw(self, data: bytes) -> object:
+        assert self._connection is not None
+        _send(self._connection, data)
+        # A view that keeps its message: what came is not copied once more.
+        return self._connection.recv(copy=False).buffer
+
+    def carry_raw(self, raw: bool) -> None:
+        self.call_raw(RAW if raw else PACKED)
+
     def stop(self) -> None:
         if self._connection is not None and self._context is not None:
-            self._connection.send(_END)
+            self._connection.send(END)
             self._connection.recv()
             self._connection.close()
             self._context.term()

@@ -21,6 +21,10 @@ SETTINGS: dict[str, tuple[str, object, str, object]] = {
     "transport": ("MOLT_TRANSPORT", "auto", "stdio", "stdio"),
     "worker_cmd": ("MOLT_WORKER_CMD", "", "python 'a b'", "python 'a b'"),
     "worker_name": ("MOLT_WORKER_NAME", "", "pool", "pool"),
+    "autostart": ("MOLT_WORKER_AUTOSTART", True, "0", False),
+    "linger_ms": ("MOLT_WORKER_LINGER_MS", 5000, "0", 0),
+    "runtime_dir": ("MOLT_RUNTIME_DIR", "", "/run/app", "/run/app"),
+    "arena_mb": ("MOLT_WORKER_ARENA_MB", 16, "64", 64),
     "exports": ("MOLT_EXPORTS", "", "app.entry", "app.entry"),
     "executors": ("MOLT_WORKER_EXECUTORS", 0, "3", 3),
     "max_queue": ("MOLT_WORKER_MAX_QUEUE", 64, "0", 0),
@@ -85,6 +89,7 @@ def test_a_field_has_a_help_text(name: str) -> None:
 _WHOLE = "it must be a whole number from {} to {}"
 _TRANSPORT = "it must be one of auto, shm, stdio, inline"
 _FLAG = "it must be one of 1, true, yes, on, 0, false, no, off"
+_NAME = "it must be 1 to 64 of letters, digits, '.', '_' and '-', not beginning with '.' or '-'"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,18 @@ _FLAG = "it must be one of 1, true, yes, on, 0, false, no, off"
         ("worker_cmd", "a\0b", "it must be a text"),
         ("worker_cmd", ["python", 3], "it must be a text"),
         ("worker_name", 3, "it must be a text"),
+        ("worker_name", ".hidden", _NAME),
+        ("worker_name", "-x", _NAME),
+        ("worker_name", "../pool", _NAME),
+        ("worker_name", "a pool", _NAME),
+        ("worker_name", "pool\n", _NAME),
+        ("worker_name", "é", _NAME),
+        ("worker_name", "x" * 65, _NAME),
+        ("autostart", "maybe", _FLAG),
+        ("linger_ms", 86_400_001, _WHOLE.format(0, 86_400_000)),
+        ("runtime_dir", "a\0b", "it must be a text"),
+        ("arena_mb", 0, _WHOLE.format(1, 65536)),
+        ("arena_mb", 65537, _WHOLE.format(1, 65536)),
         ("exports", "a\0b", "it must be a text"),
         ("exports", b"app", "it must be a text"),
         ("executors", -1, _WHOLE.format(0, 512)),
@@ -187,6 +204,42 @@ def test_an_emptied_text_reaches_a_worker_whose_environment_has_another(name: st
     inherited = {SETTINGS[name][0]: "inherited"}
     config = load(inherited, **{name: ""})
     assert load({**inherited, **config.environ()}) == config
+
+
+def test_the_pools_sockets_are_where_they_are_told_to_be_or_in_a_directory_of_this_user() -> None:
+    assert load(runtime_dir="/run/app").pool_directory == "/run/app"
+    assert load().pool_directory == f"/tmp/molt-{os.getuid()}"
+
+
+def test_a_named_pool_has_that_name_whatever_else_is_configured() -> None:
+    assert load(worker_name="x" * 64).pool_name == "x" * 64
+    assert load(worker_name="shop.v2", executors=3).pool_name == "shop.v2"
+
+
+#: Settings that make no difference to a worker: clients that differ in them share one.
+CLIENTS_ONLY = {"transport", "autostart", "busy_http_status"}
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "worker_name"])
+def test_a_pool_without_a_name_is_shared_by_clients_that_would_start_the_same_worker(name: str) -> None:
+    changed = load(**{name: SETTINGS[name][3]})
+    assert (changed.pool_name == load().pool_name) is (name in CLIENTS_ONLY)
+
+
+def test_a_pool_without_a_name_belongs_to_the_directory_it_is_used_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {}
+    for folder in ("shop", "a b/shop", "ünsafe/../name", "y" * 100):
+        path = tmp_path / folder
+        path.mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(path)
+        names[folder] = load().pool_name
+        assert load(worker_name=names[folder]).pool_name == names[folder]  # it could be given as one
+        assert load().pool_name == names[folder]
+    assert len(set(names.values())) == len(names)
+    assert names["shop"].startswith("shop-")
+    assert names["y" * 100].startswith("y" * 32 + "-")
 
 
 def test_a_config_is_frozen_and_comparable() -> None:

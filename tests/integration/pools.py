@@ -1,0 +1,131 @@
+"""What tests of shared pools have in common: the pool's name, a look into its memory, and its log."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from molt_accel import Client
+from molt_accel.attach import connect, observe
+from molt_accel.ipc.control import socket_path
+from molt_accel.ipc.layout import State, state_of
+from tests.conftest import wait_until
+from tests.integration.peer import ENTRIES, PATIENCE_S, SHARED
+
+#: None of these may ever stand in a worker's log: they are bugs of its own.
+BUGS = ("supervisor_bug", "executor_failed", "template_failed", "Traceback")
+
+
+class Window:
+    """A look at the state words of a pool, as an observer has it: the supervisor isn't asked for them."""
+
+    def __init__(self, name: str = "pool") -> None:
+        sock = connect(path_of(name))
+        assert sock is not None
+        self._sock: socket.socket = sock
+        self.view = observe(sock)
+
+    def states(self) -> Counter[State]:
+        """How many channels are in which state, without those that are IDLE."""
+        words = [self.view.word(channel) for channel in range(self.view.in_use)]
+        return Counter(state for state in map(state_of, words) if state is not State.IDLE)
+
+    def wait(self, *states: State) -> None:
+        """Wait until the channels that are not IDLE are in these states, and no others."""
+        wanted = Counter(states)
+        wait_until(lambda: self.states() == wanted, PATIENCE_S)
+
+    def close(self) -> None:
+        """Let go of the pool."""
+        self._sock.close()
+
+
+def path_of(name: str = "pool") -> str:
+    """Where a pool's socket is."""
+    return socket_path(os.environ["MOLT_RUNTIME_DIR"], name)
+
+
+@pytest.fixture
+def window() -> Iterator[Callable[..., Window]]:
+    """Opens windows on pools."""
+    with contextlib.ExitStack() as stack:
+
+        def look(name: str = "pool") -> Window:
+            opened = Window(name)
+            stack.callback(opened.close)
+            return opened
+
+        yield look
+
+
+@pytest.fixture
+def pool_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The log of all workers that are started meanwhile, which must not tell of bugs."""
+    log = tmp_path / "pool.log"
+    script = f'exec {shlex.quote(sys.executable)} -m molt_worker "$@" 2>>{shlex.quote(str(log))}'
+    monkeypatch.setenv("MOLT_WORKER_CMD", shlex.join(["sh", "-c", script, "molt-worker"]))
+    log.touch()
+    yield log
+    text = log.read_text(errors="backslashreplace")
+    assert not [line for line in text.splitlines() if any(bug in line for bug in BUGS)], text
+
+
+@pytest.fixture
+def share(pool_log: Path) -> Iterator[Callable[..., Client]]:
+    """Makes clients of the pool in this process, and closes them in the end."""
+    clients: list[Client] = []
+
+    def make(**config: Any) -> Client:
+        client = Client(**{**SHARED, **config})
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def serve(pool_log: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts workers by hand, as a service manager does, and kills them in the end."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*flags: str, name: str = "pool", ready: bool = True) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "molt_worker", "--shm", name]
+        with pool_log.open("ab") as log:
+            process = subprocess.Popen(
+                [*command, "--exports", ENTRIES, "--executors", "2", *flags],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
+        started.append(process)
+        if ready:
+            wait_until(lambda: os.path.exists(path_of(name)) or process.poll() is not None, PATIENCE_S)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def idle(client: Client, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
+    """Wait until every executor of the pool is idle and none is on its way; returns the report."""
+
+    def whole() -> dict[str, Any] | None:
+        report = client.ping(timeout_ms=timeout_s * 1000)
+        pool = report["executors"]
+        return report if (pool["idle"], len(pool["pids"])) == (pool["size"], pool["size"]) else None
+
+    return dict(wait_until(whole, timeout_s))
