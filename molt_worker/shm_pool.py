@@ -16,7 +16,7 @@ from molt_worker.log import LogSink
 from molt_worker.loop import EventLoop
 from molt_worker.metrics import Counters
 from molt_worker.pool import Pool
-from molt_worker.process import Executor, ExecutorState
+from molt_worker.process import Executor
 from molt_worker.request import StopReason
 from molt_worker.shm_port import ShmPort
 
@@ -95,12 +95,13 @@ class ShmPool(Pool):
         """The pool's part of a health report."""
         core = native()
         living = self._living()
-        seats = [self._arena.seat_state(item.slot) for item in living if item.state is ExecutorState.READY]
+        # As the seats say: an executor may have a request before its greeting was read.
+        seats = [self._arena.seat_state(item.slot) for item in living]
         return {
             "size": self.size,
             "idle": seats.count(core.SEAT_IDLE),
             "busy": seats.count(core.SEAT_BUSY),
-            "starting": len(living) - len(seats),
+            "starting": seats.count(core.SEAT_FREE),
             "pids": [item.pid for item in living if item.pid],
         }
 

@@ -12,7 +12,7 @@ from molt_accel.config import Config
 from molt_accel.errors import MoltInternalError, Status
 from molt_accel.ipc.arena import native
 from molt_accel.ipc.control import RECYCLE, WAKE, message
-from molt_accel.ipc.frame import HELLO, Fault, Frame, FrameError, decode, encode, encode_head
+from molt_accel.ipc.frame import HEADER_BYTES, HELLO, Frame, FrameError, decode, encode, encode_head
 from molt_accel.ipc.layout import Fact, Failure, Outcome, SeatFact, State, failure_word, state_of
 from molt_worker import log
 from molt_worker.metrics import request_fields
@@ -42,7 +42,7 @@ class ShmPort:
         self._config = config
         self._max = config.max_frame_bytes
         self._corrupt: type[Exception] = core.Corrupt
-        self._retire, self._transferred, self._bad_frame = core.RETIRE, core.TRANSFERRED, core.BAD_FRAME
+        self._retire, self._transferred = core.RETIRE, core.TRANSFERRED
         self._seat = core.Seat(arena, slot, arena.seat_fact(slot, SeatFact.INCARNATION))
         self._left = config.max_requests
         self._logs_all = config.log_level == "debug"
@@ -97,37 +97,35 @@ class ShmPort:
         return serial
 
     def answer(self, request: Frame, response: Frame) -> None:
+        response = self._fitting(request, response)
         status = response.status
         assert status is not None  # a response has one
+        # Before the reply, as it is counted: who has it finds the line.
+        if status is not Status.OK or self._logs_all:
+            level = "debug" if status is Status.OK else "warning"
+            fields = request_fields(request, response, status.label)
+            log.write_blocking(self._config, level, "request", fields)
         try:
             code = self._seat.reply(response, self._max, _OUTCOME_FACTS[status])
         except self._corrupt as exc:
             self._give_up(Failure.CORRUPT, str(exc))
         else:
-            if code == self._bad_frame:
-                self.answer(request, self._instead(request, response))
-                return
             if code != self._transferred:
                 self._give_up(Failure.STALLED, "the reply was not taken")
-        if status is not Status.OK or self._logs_all:
-            level = "debug" if status is Status.OK else "warning"
-            log.write_blocking(
-                self._config, level, "request", request_fields(request, response, status.label)
-            )
         if self._left:
             self._left -= 1
             if not self._left and not self._tell(RECYCLE):
                 self._left = 1  # it is told after the next request
 
-    def _instead(self, request: Frame, response: Frame) -> Frame:
-        """What to answer where the response is no good frame. Raises FrameError: a bug of ours."""
+    def _fitting(self, request: Frame, response: Frame) -> Frame:
+        """The response, or what to answer in its place where it is over the frame limit."""
+        if HEADER_BYTES + len(response.payload) <= self._max:
+            return response
         try:
             encode_head(response, self._max)
         except FrameError as exc:
-            if exc.fault is not Fault.TOO_LARGE:
-                raise
             return error_response(request, MoltInternalError(f"the result is {exc.detail}"))
-        raise AssertionError("a frame that is good after all")
+        return response
 
     def _give_up(self, reason: Failure, why: str) -> None:
         """End a request whose bytes don't move. If it was taken away, it is ended or this process is killed."""

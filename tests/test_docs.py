@@ -25,7 +25,8 @@ from molt_accel import CallInfo, CallMetrics, CallOptions, Client, Config
 from molt_accel.config import ConfigError
 from molt_accel.errors import ERROR_TABLE
 from molt_worker import exports
-from tests.conftest import ROOT
+from molt_worker.snapshot import Running
+from tests.conftest import ROOT, TRANSPORTS
 
 DOCS = ROOT / "docs"
 PAGES = sorted(
@@ -259,6 +260,42 @@ def test_options_that_the_benchmark_guide_mentions_exist() -> None:
     assert mentioned - set(parser()._option_string_actions) == set()
 
 
+STATUS = section(read("reference/cli.md"), "molt-worker status")
+
+
+def test_the_options_of_status_are_those_of_its_help() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "molt_worker", "status", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "400"},
+    )
+    shown = re.findall(r"^  (-.+?)(?:  .*)?$", done.stdout, re.M)
+    assert [", ".join(code(row["status option"])) for row in rows(STATUS, "status option")] == shown
+
+
+@pytest.mark.skipif("shm" not in TRANSPORTS, reason="shared memory is served on Linux only")
+def test_the_fields_of_the_status_document_are_described() -> None:
+    with Client(transport="shm", worker_name="docs", log_level="error") as client:
+        client.start()
+        command = [sys.executable, "-m", "molt_worker", "status", "--name", "docs", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    document = json.loads(done.stdout)
+    meanings = {tuple(code(row["document field"])): row["meaning"] for row in rows(STATUS, "document field")}
+    fields = [name for names in meanings for name in names]
+    assert [name for name in fields if "[]" not in name] == list(document)
+    assert code(meanings["queue",])[:2] == list(document["queue"])
+    assert code(meanings["memory",]) == list(document["memory"])
+    assert code(meanings["restarts",]) == list(document["restarts"])
+    assert code(meanings["spin",]) == list(document["spin"])
+    assert code(meanings["queue_us", "exec_us"]) == list(document["queue_us"])
+    executor = [name for name in code(meanings["executors",]) if name in document["executors"][0]]
+    assert executor == list(document["executors"][0])
+    running = [field.name for field in dataclasses.fields(Running)]
+    assert [name for name in code(meanings["executors[].running",]) if name in running][:4] == running
+
+
 # -- Python API -----------------------------------------------------------------------------------------
 
 API = read("reference/python-api.md")
@@ -396,10 +433,16 @@ def test_a_real_log_line_has_the_documented_fields(
     assert list(example) == list(request)
 
 
-def test_the_ping_report_has_the_documented_fields(client: Client) -> None:
+def test_the_ping_report_has_the_documented_fields(client: Client, transport: str) -> None:
     report = client.ping()
     table = rows(section(METRICS, "The ping report"), "field")
-    assert sorted(name for row in table for name in code(row["field"])) == sorted(report)
+    documented = [
+        name
+        for row in table
+        for name in code(row["field"])
+        if transport == "shm" or not row["meaning"].startswith("`shm`: ")
+    ]
+    assert sorted(documented) == sorted(report)
     (pool,) = [row["meaning"] for row in table if code(row["field"]) == ["executors"]]
     assert sorted(code(pool)) == sorted(report["executors"])
 
@@ -432,7 +475,7 @@ def test_the_events_of_the_log_are_those_of_the_sources() -> None:
 
 # -- error texts ----------------------------------------------------------------------------------------
 
-_ERRORS = {row.exception.__name__ for row in ERROR_TABLE} | {"ExportsError"}
+_ERRORS = {row.exception.__name__ for row in ERROR_TABLE} | {"ExportsError", "NoSharedMemory", "WorkerVanished"}
 
 
 def texts_of(node: ast.expr) -> list[str]:

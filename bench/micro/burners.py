@@ -1,4 +1,4 @@
-"""Keeps cores busy: a process pinned to each, that does nothing but compute."""
+"""Keeps cores busy: a process of ordinary priority pinned to each, that does nothing but compute."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
+AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 PROGRAM = """
 import os, sys
 core, parent = int(sys.argv[1]), int(sys.argv[2])
@@ -60,3 +62,15 @@ def cores_to_burn(condition: str) -> tuple[int, ...]:
     """The cores that a condition keeps busy: `one` the last of the usable ones, `all` all, others none."""
     usable = tuple(sorted(os.sched_getaffinity(0)))
     return {"one": usable[-1:], "all": usable}.get(condition, ())
+
+
+def by_session() -> bool:
+    """Whether the scheduler may share processors out among sessions, and only within them among processes.
+
+    Then, on busy cores, a worker in a session of its own has a share of its own beside its client's, and a process
+    that was forked by its client shares with it.
+    """
+    try:
+        return AUTOGROUP.read_text().strip() == "1"
+    except OSError:
+        return False

@@ -31,6 +31,7 @@ class Host:
     def __init__(self) -> None:
         self._peer: Peer | None = None
         self._payloads: dict[int, object] = {}
+        self._raw = False
         self._acts: dict[str, Callable[[Request], Answer]] = {
             "start": self._start,
             "warm_up": self._warm_up,
@@ -68,6 +69,11 @@ class Host:
             self._payloads[size] = payload_of(size)
         return self._payloads[size]
 
+    def _carry(self, raw: bool) -> None:
+        if raw != self._raw:
+            self.peer.carry_raw(raw)
+            self._raw = raw
+
     def _start(self, request: Request) -> Answer:
         setup = Setup(scratch=Path(request["scratch"]), workers=request["workers"], first=request["first"])
         self._peer = load(request["peer"], setup)
@@ -78,14 +84,16 @@ class Host:
         return {}
 
     def _warm_up(self, request: Request) -> Answer:
+        self._carry(False)
         self.peer.warm_up(self._payload(request["size"]), request["calls"])
         return {}
 
     def _latency(self, request: Request) -> Answer:
-        payload = self._payload(request["size"])
-        self.peer.warm_up(payload, request["warmup"])
+        payload, raw = self._payload(request["size"]), request["raw"]
+        self._carry(raw)
+        self.peer.warm_up(payload, request["warmup"], raw=raw)
         samples = self.peer.latency(
-            payload, calls=request["calls"], limit_s=request["limit_s"], pause_s=request["pause_s"]
+            payload, calls=request["calls"], limit_s=request["limit_s"], pause_s=request["pause_s"], raw=raw
         )
         return {
             "calls": len(samples),
@@ -94,6 +102,7 @@ class Host:
         }
 
     def _throughput(self, request: Request) -> Answer:
+        self._carry(False)
         done = throughput(
             self.peer.call,
             self._payload(request["size"]),

@@ -10,7 +10,8 @@ from typing import Any
 from bench.harness.stats import Spread, rounded
 from bench.micro.figures import Measured
 from bench.micro.options import Layout, Options
-from bench.micro.payloads import MIB, size_name
+from bench.micro.payloads import size_name
+from bench.micro.peers import RAW_FROM, row
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -64,10 +65,11 @@ def criteria(options: Options) -> Iterator[Criterion]:
         ">=", 10.0, "", lambda measured: measured.throughput_ratio("shm", "executor", SIXTEEN),
     )  # fmt: skip
     for size in options.payload_sizes:
-        if size >= MIB:
+        if size >= RAW_FROM:
             yield Criterion(
-                f"bytes per second of shm / pipe at {size_name(size)}", ">=", 1.5, "", _bandwidth(size)
-            )
+                f"bytes per second of shm / pipe at {size_name(size)}, bytes as they are",
+                ">=", 1.5, "", _bandwidth(size),
+            )  # fmt: skip
     for name in ("shm", "stdio"):
         yield Criterion(
             f"idle processor time of client and worker, {name}, over {options.idle_seconds:g} s",
@@ -76,7 +78,8 @@ def criteria(options: Options) -> Iterator[Criterion]:
 
 
 def _bandwidth(size: int) -> Callable[[Measured], Spread | None]:
-    return lambda measured: measured.latency_ratio("mib_s", "shm", "pipe", "idle", size)
+    shm, pipe = row("shm", raw=True), row("pipe", raw=True)
+    return lambda measured: measured.latency_ratio("mib_s", shm, pipe, "idle", size)
 
 
 def _idle(peer: str) -> Callable[[Measured], float | None]:

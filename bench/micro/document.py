@@ -14,15 +14,17 @@ from bench.harness.stats import Spread, rounded, spread
 from bench.micro.cpu import Surroundings
 from bench.micro.criteria import judge
 from bench.micro.figures import Batch, Measured, curve
-from bench.micro.options import LAYOUTS, Options
+from bench.micro.options import BUSY, LAYOUTS, Options
 from bench.micro.payloads import MIB
-from bench.micro.peers import PEERS
+from bench.micro.peers import PEERS, of_row, row
 from bench.micro.tables import REFERENCES
 
 SCHEMA_VERSION = 1
 PACKAGES = (
     "molt-accel", "msgpack", "msgspec", "posix-ipc", "psutil", "pyzmq", "Pebble", "iceoryx2", "gunicorn"
 )  # fmt: skip
+P99_CALLS = 300
+"""Of fewer calls in a batch, fewer than three make its p99."""
 OTHERS_DOUBT_PERCENT = 5.0
 """Of a core: what other programs may take before the figures are doubted."""
 
@@ -40,6 +42,7 @@ def build(
     failed: Mapping[str, str],
     surroundings: Mapping[str, Surroundings],
     left_over: list[str],
+    by_session: bool = False,
 ) -> dict[str, Any]:
     """The results document; its fields are described in `bench/README.md`."""
     return {
@@ -49,7 +52,7 @@ def build(
         "elapsed_s": round(elapsed_s, 1),
         "command": command,
         "errors": [f"{name} failed: {reason}" for name, reason in failed.items()],
-        "warnings": _warnings(options, surroundings, left_over),
+        "warnings": _warnings(options, measured, surroundings, left_over, by_session),
         **where,
         "tools": tools(),
         "options": _options(options),
@@ -110,7 +113,8 @@ def _options(options: Options) -> dict[str, Any]:
 def _latency(options: Options, measured: Measured, condition: str) -> dict[str, Any]:
     by_size: dict[str, Any] = {}
     for size in options.sizes_under(condition):
-        found = {name: measured.of(name, condition, size) for name in options.chosen_peers}
+        rows = [row(name, raw) for raw in options.raw_too(size) for name in options.chosen_peers]
+        found = {name: measured.of(name, condition, size) for name in rows}
         by_size[str(size)] = {
             name: _figures(measured, batches, keep_curve=size == options.payload_sizes[0])
             for name, batches in found.items()
@@ -121,10 +125,14 @@ def _latency(options: Options, measured: Measured, condition: str) -> dict[str, 
 
 def _figures(measured: Measured, batches: list[Batch], *, keep_curve: bool) -> dict[str, Any]:
     first = batches[0]
+    _, raw = of_row(first.peer)
 
     def ratios(figure: str) -> dict[str, Any]:
+        # Bytes as they are against bytes as they are, and objects against objects.
         found = {
-            reference: measured.latency_ratio(figure, first.peer, reference, first.condition, first.size)
+            reference: measured.latency_ratio(
+                figure, first.peer, row(reference, raw), first.condition, first.size
+            )
             for reference in REFERENCES
         }
         return {name: value.as_json() for name, value in found.items() if value is not None}
@@ -165,7 +173,13 @@ def _spread(value: Spread | None) -> dict[str, Any] | None:
     return None if value is None else value.as_json()
 
 
-def _warnings(options: Options, surroundings: Mapping[str, Surroundings], left_over: list[str]) -> list[str]:
+def _warnings(
+    options: Options,
+    measured: Measured,
+    surroundings: Mapping[str, Surroundings],
+    left_over: list[str],
+    by_session: bool,
+) -> list[str]:
     warnings = [
         f"Other programs took {during.other_percent:.0f} % of a core during {name!r}."
         for name, during in surroundings.items()
@@ -178,6 +192,18 @@ def _warnings(options: Options, surroundings: Mapping[str, Surroundings], left_o
     ]
     if options.round_count < 3:
         warnings.append(f"{options.round_count} rounds say little; the default is made for comparing.")
+    few = [
+        f"{batch.peer} ({batch.calls})"
+        for batch in measured.batches
+        if batch.condition in BUSY and batch.peer in ("shm", "pipe") and batch.calls < P99_CALLS
+    ]
+    if few:
+        warnings.append(f"On busy cores the p99 is that of few calls in a batch: {', '.join(few)}.")
+    if by_session and any(condition in BUSY for condition in options.conditions):
+        warnings.append(
+            "The scheduler here shares busy cores out among sessions (autogroup): a worker in a session of its "
+            "own, as shm's and stdio's, has a share of its own; what a client forked shares its client's."
+        )
     if left_over:
         warnings.append(f"Processes had to be killed at the end: {', '.join(left_over)}.")
     return warnings

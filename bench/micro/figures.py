@@ -18,6 +18,7 @@ class Batch:
     """Calls of one peer, one after another: one size, one condition, one round."""
 
     peer: str
+    """The row: a peer, or what it does with bytes as they are."""
     condition: str
     size: int
     round: int

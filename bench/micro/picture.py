@@ -10,6 +10,7 @@ from typing import Any
 from bench.micro.figures import CURVE
 from bench.micro.options import CONDITIONS
 from bench.micro.payloads import size_name
+from bench.micro.peers import of_row
 
 OWN = {"shm": "#d9480f", "ring": "#111111", "stdio": "#f0a070"}
 """This project's colours; the others take theirs from a palette without any of these."""
@@ -50,13 +51,19 @@ def draw(document: Mapping[str, Any], path: Path) -> None:
 
 
 def _style(name: str, colours: Mapping[str, Any]) -> dict[str, Any]:
-    return {"color": colours[name], "label": name, "linewidth": 2.5 if name in OWN else 1.2}
+    peer, raw = of_row(name)
+    return {
+        "color": colours[peer],
+        "label": name,
+        "linewidth": 2.5 if peer in OWN else 1.2,
+        "linestyle": "--" if raw else "-",
+    }
 
 
 def _by_size(axes: Any, idle: Mapping[str, Any], colours: Mapping[str, Any]) -> None:
     axes.set_title("p50 us by payload size, one caller, an idle machine (less is better)", fontsize=9)
     sizes = [int(size) for size in idle]
-    for name in colours:
+    for name in dict.fromkeys(name for figures in idle.values() for name in figures):
         points = [
             (int(size), figures[name]["p50_us"]["median"])
             for size, figures in idle.items()

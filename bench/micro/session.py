@@ -26,13 +26,13 @@ from bench.harness.errors import BenchError
 from bench.harness.processes import Family
 from bench.harness.servers import ROOT, wait_gone
 from bench.micro import document
-from bench.micro.burners import Burners, cores_to_burn
+from bench.micro.burners import Burners, by_session, cores_to_burn
 from bench.micro.client_process import ClientProcess, PeerFailed
 from bench.micro.cpu import Surroundings, Watch, cpu_ns, pids_of, spent_ns
 from bench.micro.figures import Batch, Idle, Measured, Window
 from bench.micro.options import CONDITIONS, LAYOUTS, Layout, Options
 from bench.micro.payloads import size_name
-from bench.micro.peers import PEERS
+from bench.micro.peers import PEERS, row
 from bench.micro.peers.base import Unavailable
 from bench.micro.progress import Reporter
 
@@ -44,6 +44,12 @@ HEAD_START_NS = 20_000_000
 """Time for all client processes to stand ready before a window begins."""
 POLLER_S = 1.0
 """How long the idle processor time of a peer that polls is watched: it takes all of a core."""
+
+
+def _takes_part(name: str, place: int, raw: bool) -> bool:
+    """Whether a peer is measured with the size at this place among a condition's sizes."""
+    info = PEERS[name]
+    return (info.sized or not place) and (info.raw or not raw)
 
 
 @dataclass(slots=True)
@@ -107,6 +113,7 @@ class Session:
             failed=self._failed,
             surroundings=self._surroundings,
             left_over=self._left_over,
+            by_session=by_session(),
         )
         places = {scratch: "<scratch>", str(self.options.out): "<out>", str(ROOT): ".", str(Path.home()): "~"}
         cleaned: dict[str, Any] = environment.without_paths(made, places)
@@ -114,9 +121,10 @@ class Session:
 
     def _steps(self) -> int:
         batches = sum(
-            len([name for name in self.options.chosen_peers if PEERS[name].sized or not place])
+            len([name for name in self.options.chosen_peers if _takes_part(name, place, raw)])
             for condition in self.options.conditions
-            for place, _ in enumerate(self.options.sizes_under(condition))
+            for place, size in enumerate(self.options.sizes_under(condition))
+            for raw in self.options.raw_too(size)
         )
         threaded = [name for name in self.options.chosen_peers if PEERS[name].threaded]
         windows = len(threaded) * len(LAYOUTS) if self.options.throughput else 0
@@ -231,27 +239,29 @@ class Session:
 
     def _latency_round(self, running: list[Running], condition: str, number: int) -> None:
         for place, size in enumerate(self.options.sizes_under(condition)):
-            # What failed with one size is not asked with the next.
-            running[:] = [peer for peer in running if peer.name not in self._failed]
-            self._in_turns(
-                [peer for peer in running if PEERS[peer.name].sized or not place],
-                f"{condition}, round {number + 1}, {size_name(size)}",
-                partial(self._batch, condition, size, number),
-            )
+            for raw in self.options.raw_too(size):
+                # What failed with one size is not asked with the next.
+                running[:] = [peer for peer in running if peer.name not in self._failed]
+                self._in_turns(
+                    [peer for peer in running if _takes_part(peer.name, place, raw)],
+                    f"{condition}, round {number + 1}, {size_name(size)}{' raw' if raw else ''}",
+                    partial(self._batch, condition, size, raw, number),
+                )
 
-    def _batch(self, condition: str, size: int, number: int, peer: Running) -> None:
-        budget = self.options.budget(size)
+    def _batch(self, condition: str, size: int, raw: bool, number: int, peer: Running) -> None:
+        budget = self.options.budget(size, condition)
         (client,) = peer.clients
         answer = client.ask(
             "latency",
             timeout_s=budget.limit_s + PATIENCE_S,
             size=size,
+            raw=raw,
             calls=budget.calls,
             limit_s=budget.limit_s,
             warmup=budget.warmup,
             pause_s=self.options.pause_s(condition),
         )
-        self._measured.batches.append(Batch(peer.name, condition, size, number, **answer))
+        self._measured.batches.append(Batch(row(peer.name, raw), condition, size, number, **answer))
 
     @contextmanager
     def _condition(self, condition: str, running: list[Running]) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import Any
 from bench.harness.tables import Table, number
 from bench.micro.options import CONDITIONS
 from bench.micro.payloads import MIB, size_name
+from bench.micro.peers import of_row
 
 REFERENCES = ("ring", "shm", "pipe")
 """The peers that the others are compared with."""
@@ -18,7 +19,10 @@ CAVEAT = (
 EXPLANATION = (
     "Figures are medians over interleaved rounds, with the least and the greatest in parentheses; ratios are "
     "taken within each round. Every call carries the payload there and back and is made by a process of the "
-    "peer's own; what answers takes the object apart and puts it together again. " + CAVEAT
+    "peer's own; what answers takes the object apart and puts it together again. Rows that end in -raw carry bytes "
+    "as they are, with nothing packed on either side, and their ratios are to the raw rows. Cores are kept busy by "
+    "one process each, pinned to it, of ordinary priority, that only computes; the peers are pinned nowhere. "
+    + CAVEAT
 )
 
 
@@ -35,7 +39,7 @@ def tables(document: Mapping[str, Any]) -> Iterator[Table]:
         yield _by_size(idle)
     large = {size: figures for size, figures in idle.items() if int(size) >= MIB and figures}
     if large:
-        yield _bandwidth(large)
+        yield _bandwidth(document, large)
     if document["throughput"]:
         yield _throughput(document, "calls_s", "calls/s")
         yield _throughput(document, "cpu_us_per_call", "processor time of both sides, us/call")
@@ -89,11 +93,13 @@ def _by_size(idle: Mapping[str, Any]) -> Table:
     return Table("One caller, by size, an idle machine: p50 / p99 us", columns, rows)
 
 
-def _bandwidth(large: Mapping[str, Any]) -> Table:
+def _bandwidth(document: Mapping[str, Any], large: Mapping[str, Any]) -> Table:
+    """Bytes as they are first: what it costs to write an object as bytes is no matter of what carries them."""
     names = dict.fromkeys(name for figures in large.values() for name in figures)
     rows = []
-    for name in names:
-        cells = [name]
+    for name in sorted(names, key=lambda name: not of_row(name)[1]):
+        peer, raw = of_row(name)
+        cells = [name, "as it is" if raw else document["peers"][peer]["carries"]]
         for figures in large.values():
             if name in figures:
                 cells += [
@@ -104,7 +110,9 @@ def _bandwidth(large: Mapping[str, Any]) -> Table:
                 cells += ["-", "-"]
         rows.append(tuple(cells))
     columns = [column for size in large for column in (f"{size_name(int(size))}: MiB/s", "/ pipe")]
-    return Table("Payload there and back, an idle machine", ("peer", *columns), tuple(rows))
+    return Table(
+        "Payload there and back, an idle machine", ("peer", "payload", *columns), tuple(rows), left=2
+    )
 
 
 def _throughput(document: Mapping[str, Any], figure: str, what: str) -> Table:

@@ -1,7 +1,7 @@
 """Measures what one call costs, against the alternatives, on an idle machine and on a busy one.
 
-    python bench/scripts/run_micro_bench.py            # everything, about five minutes
-    python bench/scripts/run_micro_bench.py --quick    # a look, about a minute
+    python bench/scripts/run_micro_bench.py            # everything, about eight minutes
+    python bench/scripts/run_micro_bench.py --quick    # a look, about a minute and a half
     python bench/scripts/run_micro_bench.py --peers shm,pipe,executor --conditions idle
 
 Starts every peer (this project's client on each transport, the bare ring below it, and what else carries a

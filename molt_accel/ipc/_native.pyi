@@ -6,7 +6,8 @@ from typing_extensions import Buffer
 
 from molt_accel.ipc.frame import Frame
 
-# Sizes of what an arena consists of: words of the header, words of a seat, buckets of a histogram.
+# Sizes of what an arena consists of: channels at most, words of the header, words of a seat, buckets of a histogram.
+MAX_CHANNELS: Final[int]
 FACTS: Final[int]
 SEAT_FACTS: Final[int]
 BUCKETS: Final[int]

@@ -86,7 +86,7 @@ cdef extern from "_core.h" nogil:
         uint8_t *entry
     const int MOLT_FRAME_VERSION, MOLT_REQUEST, MOLT_RESPONSE, MOLT_ENTRY_BYTES, MOLT_FLAG_COMPILED
     uint64_t molt_head_bytes(const molt_head *)
-    const int MOLT_FACTS, MOLT_SEAT_FACTS, MOLT_BUCKETS
+    const int MOLT_FACTS, MOLT_SEAT_FACTS, MOLT_BUCKETS, MOLT_MAX_CHANNELS
     const int MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING
     const int MOLT_SEAT_FREE, MOLT_SEAT_BUSY, MOLT_SEAT_IDLE
     const int MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_SIGNAL, MOLT_AWAIT_CLOSED, MOLT_AWAIT_BUFFER
@@ -129,6 +129,7 @@ cdef extern from "_core.h" nogil:
     int molt_finish(molt_arena *, molt_executor *, uint32_t, uint64_t)
     uint32_t molt_bucket(uint64_t)
 
+MAX_CHANNELS = MOLT_MAX_CHANNELS
 FACTS = MOLT_FACTS
 SEAT_FACTS = MOLT_SEAT_FACTS
 BUCKETS = MOLT_BUCKETS

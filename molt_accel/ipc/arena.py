@@ -78,7 +78,10 @@ class Geometry:
         size = native().arena_size
         smallest = size(1, seats, _MIN_RING)
         # What doesn't fit a ring streams through it. So rings shrink first, and only then are there fewer channels.
-        channels = min(channels, 1 + (limit - smallest) // (size(2, seats, _MIN_RING) - smallest))
+        most = 1 + (limit - smallest) // (size(2, seats, _MIN_RING) - smallest)
+        channels = min(channels, most, native().MAX_CHANNELS)
+        while channels > 0 and size(channels, seats, _MIN_RING) > limit:  # by some bytes for each
+            channels -= 1
         if channels < executors + 2:
             raise NoSharedMemory(
                 f"{limit >> 20} MiB are too little for {executors} executors; "

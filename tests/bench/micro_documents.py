@@ -10,6 +10,7 @@ from bench.micro.cpu import Surroundings
 from bench.micro.document import build
 from bench.micro.figures import Batch, Idle, Measured, Window
 from bench.micro.options import LAYOUTS, Layout, Options
+from bench.micro.peers import PEERS, row
 
 SMALL = 64
 MIB = 1024 * 1024
@@ -26,7 +27,7 @@ def batch(
 ) -> Batch:
     """A batch whose median is `us`; a tenth of its calls take `p99_us`."""
     slow = round((us if p99_us is None else p99_us) * 1000)
-    samples = [round(us * 1000)] * 90 + [slow] * 10
+    samples = [round(us * 1000)] * 360 + [slow] * 40
     return Batch(peer, condition, size, round_, len(samples), sum(samples) / len(samples), samples)
 
 
@@ -47,6 +48,8 @@ def measured(rounds: int = 2, **factors: float) -> Measured:
                     batch(peer, us * pace, condition=condition, round_=number, p99_us=2 * us * pace)
                 )
             made.batches.append(batch(peer, 100 * us * pace, size=MIB, round_=number))
+            if PEERS[peer].raw:
+                made.batches.append(batch(row(peer, raw=True), 40 * us * pace, size=MIB, round_=number))
             for layout in LAYOUTS:
                 made.windows.append(window(peer, round(10_000 / us / pace), layout=layout, round_=number))
     made.idle = {peer: Idle(peer, 3, 10.0, 10_000_000) for peer in factors}
@@ -68,6 +71,7 @@ def document(
     failed: dict[str, str] | None = None,
     surroundings: dict[str, Surroundings] | None = None,
     left_over: list[str] | None = None,
+    by_session: bool = False,
     chosen: Options | None = None,
 ) -> dict[str, Any]:
     """A whole results document about `figures`."""
@@ -86,4 +90,5 @@ def document(
         failed=failed or {},
         surroundings=surroundings or {"idle": Surroundings(10.0, 0.0, 0.0)},
         left_over=left_over or [],
+        by_session=by_session,
     )

@@ -63,7 +63,10 @@ def test_the_benchmark_runs_and_leaves_results_and_nothing_else(tmp_path: Path) 
     for figures in document["latency"]["idle"]["64"].values():
         assert 0 < figures["p50_us"]["median"] <= figures["p99_us"]["median"]
         assert figures["calls"] >= 3
-    assert document["latency"]["idle"]["1048576"]["stdio"]["mib_s_ratio"]["pipe"]["median"] > 0
+    large = document["latency"]["idle"]["1048576"]
+    for name in ("stdio", "pipe", "executor", "stdio-raw", "pipe-raw"):
+        assert large[name]["mib_s_ratio"]["pipe"]["median"] > 0
+    assert "executor-raw" not in large
     assert set(document["throughput"]) == {"1 thread", "4 threads", "16 threads", "4 processes"}
     for figures in document["throughput"].values():
         assert figures["stdio"]["calls_s"]["median"] > 0

@@ -101,6 +101,17 @@ def test_criteria_are_reached_by_a_fast_client() -> None:
     assert by_name(judged, "time of client and worker, shm")["value"] == pytest.approx(0.1)
 
 
+def test_large_payloads_are_judged_as_bytes_against_bytes() -> None:
+    """Packed, shm is the slower one here; only what travels as it is counts."""
+    made = measured(**FAST)
+    made.batches = [each for each in made.batches if each.size == SMALL or each.peer.endswith("-raw")]
+    made.batches += [batch("shm", 9000, size=MIB), batch("pipe", 1000, size=MIB)]
+    entry = by_name(judge(options(), made), "at 1 MiB, bytes as they are")
+    assert entry["value"] == pytest.approx(5)
+    made.batches = [each for each in made.batches if each.peer != "pipe-raw"]
+    assert by_name(judge(options(), made), "at 1 MiB")["value"] is None
+
+
 def test_criteria_are_missed_by_a_slow_client() -> None:
     judged = judge(options(), measured(**(FAST | {"shm": 60.0})))
     missed = [entry["name"] for entry in judged if not entry["reached"]]
@@ -123,7 +134,7 @@ def test_a_figure_at_its_limit_counts_as_the_criterion_says(limit: str, reached:
 def test_there_is_a_criterion_for_each_large_size() -> None:
     names = [each.name for each in criteria(options(sizes=(SMALL, MIB, 4 * MIB)))]
     assert [name for name in names if "bytes per second" in name] == [
-        "bytes per second of shm / pipe at 1 MiB",
-        "bytes per second of shm / pipe at 4 MiB",
+        "bytes per second of shm / pipe at 1 MiB, bytes as they are",
+        "bytes per second of shm / pipe at 4 MiB, bytes as they are",
     ]
     assert any(SIXTEEN.name in name for name in names)

@@ -95,6 +95,24 @@ def test_options_are_put_over_the_preset() -> None:
     assert (made.window, made.idle_seconds, made.throughput, made.executors) == (0.05, 0, False, 4)
 
 
+def test_bytes_travel_as_they_are_from_a_mebibyte_on() -> None:
+    made = given_options()
+    assert [size for size in made.payload_sizes if True in made.raw_too(size)] == [
+        2**20,
+        4 * 2**20,
+        16 * 2**20,
+    ]
+    assert all(False in made.raw_too(size) for size in made.payload_sizes)
+
+
+@pytest.mark.parametrize("words", [(), ("--quick",)])
+def test_batches_on_busy_cores_are_longer(words: tuple[str, ...]) -> None:
+    made = given_options(*words)
+    assert made.budget(64, "one") == made.budget(64, "all")
+    assert made.budget(64, "all").limit_s >= 2 * made.budget(64).limit_s
+    assert made.budget(64, "spaced") == made.budget(64)
+
+
 def test_only_the_spaced_condition_has_pauses() -> None:
     made = given_options("--pause-us", "500")
     assert {name: made.pause_s(name) for name in CONDITIONS if made.pause_s(name)} == {"spaced": 0.0005}

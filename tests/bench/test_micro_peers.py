@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,10 @@ from bench.micro.client_process import ClientProcess, PeerFailed
 from bench.micro.payloads import MIB
 from bench.micro.peers import PEERS, load
 from bench.micro.peers.base import Peer, Setup, Unavailable
+from bench.micro.peers.native import HEADER, SOURCE
+from molt_accel.ipc import arena
+from molt_worker import spinning
+from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(120)]
 WAIT_S = 60.0
@@ -44,9 +50,9 @@ def make_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     assert [client.close() for client in made] == [True] * len(made), [client.log_tail() for client in made]
 
 
-def measure(client: ClientProcess, size: int, calls: int = 5) -> dict[str, Any]:
+def measure(client: ClientProcess, size: int, calls: int = 5, *, raw: bool = False) -> dict[str, Any]:
     return client.ask(
-        "latency", timeout_s=WAIT_S, size=size, calls=calls, limit_s=WAIT_S, warmup=2, pause_s=0.0
+        "latency", timeout_s=WAIT_S, size=size, raw=raw, calls=calls, limit_s=WAIT_S, warmup=2, pause_s=0.0
     )
 
 
@@ -58,6 +64,83 @@ def test_a_peer_answers_with_what_it_was_sent(name: str, make_client: Callable[.
         answer = measure(client, size)
         assert answer["calls"] == len(answer["ordered_ns"]) == 5
         assert 0 < answer["ordered_ns"][0] <= answer["mean_ns"] <= answer["ordered_ns"][-1]
+
+
+@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.raw])
+def test_a_peer_carries_bytes_as_they_are_and_objects_again(
+    name: str, make_client: Callable[..., ClientProcess]
+) -> None:
+    """What is larger than any ring included; the warm-up compares."""
+    client = make_client(name)
+    for size, raw in ((64, False), (MIB, True), (4 * MIB, True), (MIB, False), (64, False)):
+        assert measure(client, size, raw=raw)["calls"] == 5
+
+
+@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.raw])
+def test_nothing_is_packed_where_bytes_travel_as_they_are(
+    name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that are no msgpack come back; who would take them apart on either side would fail."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    try:
+        peer = load(name, Setup(tmp_path_factory.mktemp("r")))
+    except Unavailable as error:
+        pytest.skip(str(error))
+    data = b"\xc1" * MIB
+    try:
+        peer.start()
+        peer.carry_raw(True)
+        answer: Any = peer.call_raw(data)
+        kept = memoryview(answer)
+        del answer
+        assert peer.call_raw(bytes(len(data))) == bytes(len(data))
+        assert kept == data  # in memory that no later answer comes to
+        kept.release()
+        peer.carry_raw(False)
+        assert peer.call({"id": 7}) == {"id": 7}
+    finally:
+        peer.stop()
+
+
+def test_a_peer_of_objects_only_says_so(tmp_path: Path) -> None:
+    (name,) = {name for name, info in PEERS.items() if not info.raw} & {"executor"}
+    with pytest.raises(NotImplementedError, match="Executor carries objects only"):
+        load(name, Setup(tmp_path)).call_raw(b"")
+
+
+def test_a_ring_waits_as_a_worker_would(tmp_path: Path) -> None:
+    """Bare, it still has to know processors and limits, or it would spin where a worker doesn't."""
+    try:
+        peer: Any = load("ring", Setup(tmp_path))
+    except Unavailable as error:
+        pytest.skip(str(error))
+    told: list[int] = []
+
+    class Told(arena.native().Arena):  # type: ignore[misc]
+        def set_cpus(self, cpus: int) -> None:
+            told.append(cpus)
+            super().set_cpus(cpus)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arena.native(), "Arena", Told)
+        patch.setenv("MOLT_SPIN_US", "17")
+        try:
+            peer.start()
+            limits = spinning.measure()
+            ring = peer._arena
+            assert told == [limits.cpus]
+            assert ring.spin_ns == 17_000
+            assert (ring.client_spinners, ring.executor_spinners) == (limits.clients, limits.executors)
+            assert peer.call({"id": 7}) == {"id": 7}
+        finally:
+            peer.stop()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_the_native_program_compiles_without_warnings(tmp_path: Path) -> None:
+    flags = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{HEADER.parent}"]
+    subprocess.run(["cc", *flags, str(SOURCE), "-o", str(tmp_path / "p"), "-pthread"], check=True)
 
 
 @pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.threaded])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from micro_documents import document, measured, options
+from micro_documents import MIB, batch, document, measured, options
 from rich.console import Console
 
 from bench.micro import artifacts, markdown, picture, progress
@@ -42,6 +43,35 @@ def test_latency_stands_beside_the_references_within_rounds() -> None:
     assert cells["p50 / ring"] == "60.0"
     assert cells["p50 / shm"] == "30.0"
     assert cells["p99 / pipe"] == "6.00"
+
+
+def test_raw_rows_stand_beside_raw_references_and_come_first() -> None:
+    made = measured(**FAST)
+    made.batches = [each for each in made.batches if each.peer != "shm-raw"]
+    made.batches += [batch("shm-raw", 200 * (1 + number), size=MIB, round_=number) for number in range(2)]
+    (table,) = [t for t in tables(document(made)) if "there and back" in t.title]
+    cells = {line[0]: dict(zip(table.columns, line, strict=True)) for line in table.rows}
+    assert list(cells) == ["ring-raw", "shm-raw", "pipe-raw", "ring", "shm", "pipe", "executor"]
+    assert {name: line["payload"] for name, line in cells.items()} == {
+        "ring-raw": "as it is", "shm-raw": "as it is", "pipe-raw": "as it is",
+        "ring": "msgpack", "shm": "msgpack", "pipe": "msgpack", "executor": "pickle",
+    }  # fmt: skip
+    assert cells["shm-raw"]["/ pipe"] == "10.0"
+    assert cells["shm"]["/ pipe"] == "5.00"
+
+
+def test_a_scheduler_that_shares_by_session_is_a_doubt_on_busy_cores() -> None:
+    (warning,) = document(measured(**FAST), by_session=True)["warnings"]
+    assert "sessions (autogroup)" in warning
+    assert document(measured(**FAST), by_session=True, chosen=options(conditions=("idle",)))["warnings"] == []
+
+
+def test_a_p99_of_few_calls_on_busy_cores_is_a_doubt() -> None:
+    made = measured(**FAST)
+    made.batches.append(replace(batch("pipe", 9, condition="all", round_=7), calls=40))
+    made.batches.append(replace(batch("pipe", 9, condition="idle", round_=7), calls=40))
+    (warning,) = document(made)["warnings"]
+    assert warning.endswith("few calls in a batch: pipe (40).")
 
 
 def test_what_did_not_run_is_named_with_the_reason() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from bench.micro import timing
-from bench.micro.burners import Burners, cores_to_burn
+from bench.micro.burners import Burners, by_session, cores_to_burn
 from bench.micro.cpu import Surroundings, Watch, cpu_ns, spent_ns
 
 
@@ -92,6 +93,17 @@ def test_a_burner_keeps_its_core_busy_and_goes() -> None:
         assert spent_ns(before, cpu_ns([pid])) >= 20_000_000
     assert not psutil.pid_exists(pid)
     assert burners.pids == []
+
+
+@pytest.mark.parametrize(("text", "said"), [("1\n", True), ("0\n", False), (None, False)])
+def test_whether_sessions_share_is_read(
+    text: str | None, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "sched_autogroup_enabled"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr("bench.micro.burners.AUTOGROUP", file)
+    assert by_session() is said
 
 
 def test_processor_time_counts_all_threads() -> None:

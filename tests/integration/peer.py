@@ -7,6 +7,7 @@ of it. `Peer` is the other end of that, in the test.
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -18,12 +19,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from molt_accel import Client, MoltError, errors
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 
 #: Longer than anything here takes on a slow machine; reaching it is a failure.
 PATIENCE_S = 60.0
@@ -36,6 +38,26 @@ SHARED = {
     "executors": 2,
     "log_level": "warning",
 }
+
+
+@contextlib.contextmanager
+def loading(
+    peers: list[Peer], folder: Path, *, threads: int = 3, pause_s: float = 0
+) -> Iterator[list[dict[str, int]]]:
+    """Clients that call without a pause meanwhile, all of them from the start; afterwards their outcomes are there."""
+    until = folder / "until"
+    loads = [peer.start("load", until=str(until), threads=threads, pause_s=pause_s) for peer in peers]
+    outcomes: list[dict[str, int]] = []
+    try:
+        for peer in peers:
+            wait_until(Path(f"{until}.{peer.pid}").exists, PATIENCE_S)
+        yield outcomes
+    finally:
+        until.touch()
+    for load in loads:
+        outcomes.append(load.result(PATIENCE_S))
+        calls = outcomes[-1].pop("calls")
+        assert sum(outcomes[-1].values()) == calls  # each has exactly one
 
 
 class Gone(Exception):
@@ -175,8 +197,18 @@ def echo_bytes(client: Client, size: int, seed: int = 0, options: dict[str, Any]
     return hashlib.sha256(reply).digest() == hashlib.sha256(payload).digest()
 
 
+def big_reply(client: Client, order: dict[str, Any]) -> bool:
+    """Call `big_when`; whether it returned what it should."""
+    reply: bytes = client.call("big_when", order, timeout_ms=120_000)
+    expected = (bytes(range(251)) * (order["size"] // 251 + 1))[: order["size"]]
+    return hashlib.sha256(reply).digest() == hashlib.sha256(expected).digest()
+
+
 def load(client: Client, until: str, threads: int, who: str = "", pause_s: float = 0) -> dict[str, int]:
-    """Call from several threads until a file exists: how often each outcome. A wrong answer is one, too."""
+    """Call from several threads until a file exists: how often each outcome. A wrong answer is one, too.
+
+    The first good answer is told by another file.
+    """
     outcomes: collections.Counter[str] = collections.Counter()
     lock = threading.Lock()
 
@@ -188,6 +220,8 @@ def load(client: Client, until: str, threads: int, who: str = "", pause_s: float
             nonce = [who, os.getpid(), thread, number]
             try:
                 outcome = "Ok" if client.call("echo", nonce) == nonce else "WRONG"
+                if not seen["Ok"]:
+                    Path(f"{until}.{os.getpid()}").touch()
             except MoltError as exc:
                 outcome = type(exc).__name__
                 if outcome == "MoltWorkerUnavailable":
@@ -208,7 +242,7 @@ def load(client: Client, until: str, threads: int, who: str = "", pause_s: float
     return dict(outcomes)
 
 
-OPERATIONS = {each.__name__: each for each in (call, ping, start, close, echo_bytes, load)}
+OPERATIONS = {each.__name__: each for each in (call, ping, start, close, echo_bytes, big_reply, load)}
 
 
 def main(config: dict[str, Any]) -> None:

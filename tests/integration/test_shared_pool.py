@@ -21,7 +21,7 @@ from molt_accel import Client, MoltTimeout, MoltWorkerUnavailable, attach, launc
 from molt_accel.ipc.layout import State
 from tests.conftest import wait_for_file, wait_until
 from tests.integration.driver import dead
-from tests.integration.peer import ENTRIES, PATIENCE_S, Gone, Peer
+from tests.integration.peer import ENTRIES, PATIENCE_S, Gone, Peer, loading
 from tests.integration.pools import Window, idle, path_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
@@ -365,19 +365,15 @@ def test_under_load_of_several_processes_no_call_is_lost_when_workers_are_told_t
 ) -> None:
     client = share(max_queue=100)
     peers = [make_peer(max_queue=100) for _ in range(3)]
-    until = str(tmp_path / "stop")
-    loads = [peer.start("load", until=until, threads=2, pause_s=pause_s) for peer in peers]
     workers = []
-    for _ in range(8):
-        worker = client.ping(timeout_ms=PATIENCE_S * 1000)["pid"]
-        workers.append(worker)
-        os.kill(worker, signal.SIGTERM)
-        wait_until(lambda worker=worker: dead_pid(worker), PATIENCE_S)
-    assert client.call("echo", "the next") == "the next"
-    Path(until).touch()
-    for load in loads:
-        outcomes = load.result(PATIENCE_S)
-        assert outcomes == {"Ok": outcomes["calls"], "calls": outcomes["calls"]}
+    with loading(peers, tmp_path, threads=2, pause_s=pause_s) as outcomes:
+        for _ in range(8):
+            worker = client.ping(timeout_ms=PATIENCE_S * 1000)["pid"]
+            workers.append(worker)
+            os.kill(worker, signal.SIGTERM)
+            wait_until(lambda worker=worker: dead_pid(worker), PATIENCE_S)
+        assert client.call("echo", "the next") == "the next"
+    assert [set(each) for each in outcomes] == [{"Ok"}] * 3
     assert len(set(workers)) == 8
 
 
@@ -428,7 +424,7 @@ def test_a_client_that_is_closed_while_its_worker_drains_is_done_with_it(
     share: Share, window: Look, tmp_path: Path
 ) -> None:
     """The calls that were made before the worker began to drain are on another connection than the next ones."""
-    client = share(executors=1)
+    client = share(executors=1, grace_ms=20_000)
     client.start()
     old = client.ping()["pid"]
     marker = tmp_path / "running"
