@@ -15,7 +15,7 @@ import time
 from typing import Final
 
 from molt_accel import codec
-from molt_accel.attach import connect
+from molt_accel.attach import WorkerVanished, connect
 from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import control
@@ -122,7 +122,7 @@ def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
             else:
                 sock = connect(path)
                 if sock is None:
-                    raise MoltWorkerUnavailable(
+                    raise WorkerVanished(
                         f"the pool {name!r} was started, but does not listen on {path}; see its log"
                     )
     finally:

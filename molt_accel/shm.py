@@ -345,17 +345,17 @@ class ShmTransport:
     def _attach(self) -> Link:
         tries_left = _ATTACH_TRIES
         while True:
-            sock = attach_or_start(self._config, self._policy.not_before_s)
             try:
-                return Link(self._config, sock, self._generation)
+                sock = attach_or_start(self._config, self._policy.not_before_s)
+                try:
+                    return Link(self._config, sock, self._generation)
+                except BaseException:
+                    sock.close()
+                    raise
             except WorkerVanished:
-                sock.close()
                 tries_left -= 1
                 if not tries_left:
                     raise
-            except BaseException:
-                sock.close()
-                raise
 
     def submit(self, frame: Frame) -> PendingCall | None:
         link = self._link

@@ -51,8 +51,8 @@ _MS: Final = 1_000_000
 _S: Final = 1_000_000_000
 #: How often channels of clients that are gone are looked at, until they are IDLE.
 _RECLAIM_NS: Final = 20 * _MS
-#: How long clients may take to give back channels that another one wants.
-_RECALL_NS: Final = 100 * _MS
+#: How long clients may take to give back channels that another one wants. They do so at once, if they get a processor.
+_RECALL_NS: Final = _S
 #: How long clients may take to leave a worker that drains; one that is stopped keeps no worker.
 _LEAVE_NS: Final = 2 * _S
 #: How long a pool that a client started waits for its first client.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import enum
 import inspect
 import json
 import os
@@ -24,6 +25,7 @@ import molt_worker
 from molt_accel import CallInfo, CallMetrics, CallOptions, Client, Config
 from molt_accel.config import ConfigError
 from molt_accel.errors import ERROR_TABLE
+from molt_accel.ipc import control, frame, layout
 from molt_worker import exports
 from molt_worker.snapshot import Running
 from tests.conftest import ROOT, TRANSPORTS
@@ -473,9 +475,60 @@ def test_the_events_of_the_log_are_those_of_the_sources() -> None:
     assert documented == events
 
 
+# -- shared memory --------------------------------------------------------------------------------------
+
+PROTOCOL = read("reference/protocol.md")
+
+
+@pytest.mark.parametrize(
+    ("heading", "value", "members"),
+    [
+        ("state", "value", layout.State),
+        ("reason", "value", layout.Failure),
+        ("fact", "index", layout.Fact),
+        ("seat fact", "index", layout.SeatFact),
+    ],
+    ids=lambda given: given.__name__ if isinstance(given, type) else None,
+)
+def test_the_words_of_shared_memory_are_described(
+    heading: str, value: str, members: type[enum.IntEnum]
+) -> None:
+    table = rows(section(PROTOCOL, "Shared memory"), heading)
+    documented = [(*code(row[heading]), int(row[value])) for row in table]
+    assert documented == [(member.name, member.value) for member in members]
+
+
+def test_the_outcomes_are_listed_in_their_order() -> None:
+    (listed,) = re.findall(r"The outcomes are, in this order: (.*?)\.", PROTOCOL, re.S)
+    assert code(listed) == [outcome.name for outcome in layout.Outcome]
+
+
+def test_the_steps_of_a_channel_are_the_table_of_transitions() -> None:
+    documented = {
+        (*code(row["from"]), *code(row["to"])): set(row["by"].split(", "))
+        for row in rows(section(PROTOCOL, "State words"), "from")
+    }
+    assert documented == {
+        (before.name, after.name): {actor.name.lower() for actor in actors}
+        for (before, after), actors in layout.TRANSITIONS.items()
+    }
+
+
+def test_the_control_messages_are_described() -> None:
+    documented = {name for row in rows(PROTOCOL, "message") for name in code(row["message"])}
+    named = {value for name, value in vars(control).items() if name.isupper() and isinstance(value, str)}
+    executors = {control.WAKE, control.RECYCLE}
+    assert executors <= set(code(section(PROTOCOL, "The control socket")))
+    assert documented == (named - executors) | {frame.HELLO, frame.CANCEL, frame.PING}
+
+
 # -- error texts ----------------------------------------------------------------------------------------
 
-_ERRORS = {row.exception.__name__ for row in ERROR_TABLE} | {"ExportsError", "NoSharedMemory", "WorkerVanished"}
+_ERRORS = {row.exception.__name__ for row in ERROR_TABLE} | {
+    "ExportsError",
+    "NoSharedMemory",
+    "WorkerVanished",
+}
 
 
 def texts_of(node: ast.expr) -> list[str]:

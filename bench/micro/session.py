@@ -11,7 +11,7 @@ import random
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,6 +35,7 @@ from bench.micro.payloads import size_name
 from bench.micro.peers import PEERS, row
 from bench.micro.peers.base import Unavailable
 from bench.micro.progress import Reporter
+from bench.micro.tables import REFERENCES
 
 START_S = 60.0
 PATIENCE_S = 60.0
@@ -65,6 +66,17 @@ class Running:
     def polls(self) -> bool:
         """Whether it has to rest while others are measured."""
         return PEERS[self.name].polls
+
+
+def turns(running: Sequence[Running], chance: random.Random) -> list[Running]:
+    """The peers in an order that chance gives, but those that the others are compared with one after another.
+
+    What else happens on the machine changes within seconds, and a turn of all peers takes some.
+    """
+    drawn = chance.sample(running, len(running))
+    others = [peer for peer in drawn if peer.name not in REFERENCES]
+    place = chance.randrange(len(others) + 1)
+    return others[:place] + [peer for peer in drawn if peer.name in REFERENCES] + others[place:]
 
 
 @dataclass(slots=True)
@@ -212,8 +224,7 @@ class Session:
 
     def _in_turns(self, running: list[Running], what: str, measure: Callable[[Running], None]) -> None:
         """Has each peer measured, in an order that chance gives; one that fails is left out from then on."""
-        order = self._chance.sample(running, len(running))
-        for peer in order:
+        for peer in turns(running, self._chance):
             self.reporter.running(f"{what}: {peer.name}")
             try:
                 with self._turn(peer):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from bench.harness.processes import Family
 from bench.micro.options import CONDITIONS, PRESETS, Options, parse_list, parse_sizes
 from bench.micro.payloads import LARGE_BYTES, SMALLEST, parse_size, payload_of, size_name
 from bench.micro.peers import PEERS
+from bench.micro.session import Running, turns
+from bench.micro.tables import REFERENCES
 from bench.micro.wire import pack, unpack
 from bench.scripts.run_micro_bench import USAGE, main, options_of, parser
 
@@ -142,6 +146,20 @@ def test_a_bad_option_is_named_with_what_is_allowed(
 ) -> None:
     assert main(words) == USAGE
     assert told in capsys.readouterr().err
+
+
+def test_turns_are_drawn_and_references_are_neighbours() -> None:
+    chance = random.Random(3)
+    peers = [Running(name, [], cast(Family, None), "") for name in PEERS]
+    orders = [[peer.name for peer in turns(peers, chance)] for _ in range(200)]
+    for order in orders:
+        assert sorted(order) == sorted(PEERS)
+        places = sorted(order.index(name) for name in REFERENCES)
+        assert places[-1] - places[0] == len(REFERENCES) - 1
+    assert {order[0] for order in orders} == {order[-1] for order in orders} == set(PEERS)
+    assert len({tuple(name for name in order if name in REFERENCES) for order in orders}) == 6
+    assert [peer.name for peer in turns(peers[:1], chance)] == ["c-park"]
+    assert turns([], chance) == []
 
 
 def test_all_budgets_of_a_size_are_the_same_for_every_peer() -> None:

@@ -120,12 +120,17 @@ def serve(pool_log: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.wait()
 
 
-def idle(client: Client, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
+def health(client: Client) -> dict[str, Any]:
+    """The supervisor's report, also of one that has to be started for it."""
+    return client.ping(timeout_ms=PATIENCE_S * 1000)
+
+
+def idle(client: Client) -> dict[str, Any]:
     """Wait until every executor of the pool is idle and none is on its way; returns the report."""
 
     def whole() -> dict[str, Any] | None:
-        report = client.ping(timeout_ms=timeout_s * 1000)
-        pool = report["executors"]
-        return report if (pool["idle"], len(pool["pids"])) == (pool["size"], pool["size"]) else None
+        found = health(client)
+        pool = found["executors"]
+        return found if (pool["idle"], len(pool["pids"])) == (pool["size"], pool["size"]) else None
 
-    return dict(wait_until(whole, timeout_s))
+    return dict(wait_until(whole, PATIENCE_S))

@@ -22,7 +22,7 @@ from molt_accel.ipc.layout import State
 from tests.conftest import wait_for_file, wait_until
 from tests.integration.driver import dead
 from tests.integration.peer import ENTRIES, PATIENCE_S, Gone, Peer, loading
-from tests.integration.pools import Window, idle, path_of
+from tests.integration.pools import Window, health, idle, path_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
@@ -44,13 +44,13 @@ def started(log: Path) -> int:
 def test_client_processes_share_one_pool(share: Share, make_peer: MakePeer, pool_log: Path) -> None:
     here = share(log_level="info")
     assert here.call("echo", "here") == "here"
-    report = here.ping()
+    report = health(here)
     peers = [make_peer() for _ in range(3)]
     assert {peer.do("ping")["pid"] for peer in peers} == {report["pid"]}
-    assert here.ping()["clients"] == 4
+    assert health(here)["clients"] == 4
     assert [peer.call("pid") in report["executors"]["pids"] for peer in peers] == [True] * 3
     assert peers[0].close() == 0
-    wait_until(lambda: here.ping()["clients"] == 3)
+    wait_until(lambda: health(here)["clients"] == 3)
     assert started(pool_log) == 1
 
 
@@ -146,7 +146,7 @@ def test_a_starter_that_was_stopped_is_not_waited_for_for_ever(
             assert client.call("echo", 2) == 2
             first.resume()
             assert call.result(PATIENCE_S) == 1
-            assert first.do("ping")["pid"] == client.ping()["pid"]
+            assert first.do("ping")["pid"] == health(client)["pid"]
     finally:
         first.resume()
     assert started(gated / "log") == 1
@@ -161,7 +161,7 @@ def test_a_worker_that_is_started_by_hand_meanwhile_is_found(serve: Serve, gated
         (gated / "closed").unlink()
         starter.join(PATIENCE_S)
         assert client.call("echo", 1) == 1
-        assert client.ping()["pid"] == by_hand.pid
+        assert health(client)["pid"] == by_hand.pid
 
 
 @pytest.mark.parametrize("timeout_ms", [200, None])
@@ -195,15 +195,15 @@ def test_a_pool_stays_for_a_while_after_its_last_client_and_is_found_again(
         pids.add(peer.do("ping")["pid"])
         ending(peer)
     client = share()
-    pids.add(client.ping()["pid"])
+    pids.add(health(client)["pid"])
     assert len(pids) == 1
-    os.kill(client.ping()["pid"], signal.SIGTERM)
+    os.kill(health(client)["pid"], signal.SIGTERM)
 
 
 def test_a_pool_leaves_when_nobody_has_come_for_its_time(share: Share) -> None:
     client = share(linger_ms=400)
     client.start()
-    worker = psutil.Process(client.ping()["pid"])
+    worker = psutil.Process(health(client)["pid"])
     left_s = time.monotonic()
     client.close()
     wait_until(lambda: dead(worker))
@@ -214,7 +214,7 @@ def test_a_pool_leaves_when_nobody_has_come_for_its_time(share: Share) -> None:
 def test_an_observer_does_not_keep_a_pool(share: Share, window: Look) -> None:
     client = share()
     client.start()
-    worker = psutil.Process(client.ping()["pid"])
+    worker = psutil.Process(health(client)["pid"])
     window()
     client.close()
     wait_until(lambda: dead(worker))
@@ -260,7 +260,7 @@ def test_without_autostart_only_a_worker_that_was_started_by_hand_serves(share: 
     )
     worker = serve()
     assert wait_until(lambda: _echoes(client))
-    assert client.ping()["pid"] == worker.pid
+    assert health(client)["pid"] == worker.pid
 
 
 def _echoes(client: Client) -> bool:
@@ -275,7 +275,7 @@ def test_a_worker_started_by_hand_stays_whoever_comes_and_goes(share: Share, ser
     for number in range(3):
         client = share()
         assert client.call("echo", number) == number
-        assert client.ping()["pid"] == worker.pid
+        assert health(client)["pid"] == worker.pid
         client.close()
     assert worker.poll() is None
     worker.terminate()
@@ -298,14 +298,14 @@ def test_a_second_worker_of_the_same_name_is_refused(share: Share, serve: Serve)
     assert done.stderr == "molt-worker: another worker serves the pool 'pool' already\n"
     client = share()
     assert client.call("echo", 1) == 1
-    assert client.ping()["pid"] == first.pid
+    assert health(client)["pid"] == first.pid
 
 
 def test_pools_of_different_names_have_nothing_to_do_with_each_other(share: Share) -> None:
     one, other = share(worker_name="one", executors=1), share(worker_name="other", executors=1)
     assert one.call("pid") != other.call("pid")
-    assert (one.ping()["name"], other.ping()["name"]) == ("one", "other")
-    os.kill(one.ping()["pid"], signal.SIGKILL)
+    assert (health(one)["name"], health(other)["name"]) == ("one", "other")
+    os.kill(health(one)["pid"], signal.SIGKILL)
     assert other.call("echo", 1) == 1
 
 
@@ -331,7 +331,7 @@ def test_sigterm_finishes_what_was_accepted_while_a_successor_takes_what_is_new(
 ) -> None:
     client, peer = share(executors=1), make_peer(executors=1)
     client.start()
-    old = client.ping()["pid"]
+    old = health(client)["pid"]
     gate = tmp_path / "gate"
     running = peer.begin("wait_for_file", str(gate))
     wait_for_file(f"{gate}.running")
@@ -339,9 +339,9 @@ def test_sigterm_finishes_what_was_accepted_while_a_successor_takes_what_is_new(
         queued = [peer.begin("pid"), threads.submit(client.call, "pid")]
         view = window()
         view.wait(State.CLAIMED, State.READY, State.READY)
-        (old_executor,) = client.ping()["executors"]["pids"]
+        (old_executor,) = health(client)["executors"]["pids"]
         os.kill(old, signal.SIGTERM)
-        wait_until(lambda: client.ping(timeout_ms=PATIENCE_S * 1000)["pid"] != old)
+        wait_until(lambda: health(client)["pid"] != old)
         assert client.call("pid") != old_executor
         assert peer.call("pid") == client.call("pid")
         assert not running.done()
@@ -368,7 +368,7 @@ def test_under_load_of_several_processes_no_call_is_lost_when_workers_are_told_t
     workers = []
     with loading(peers, tmp_path, threads=2, pause_s=pause_s) as outcomes:
         for _ in range(8):
-            worker = client.ping(timeout_ms=PATIENCE_S * 1000)["pid"]
+            worker = health(client)["pid"]
             workers.append(worker)
             os.kill(worker, signal.SIGTERM)
             wait_until(lambda worker=worker: dead_pid(worker), PATIENCE_S)
@@ -383,14 +383,14 @@ def test_a_client_that_was_stopped_keeps_no_worker_from_stopping(
     client, peer = share(), make_peer()
     client.start()
     assert peer.call("echo", 1) == 1
-    old = client.ping()["pid"]
+    old = health(client)["pid"]
     peer.stop()
     os.kill(old, signal.SIGTERM)
     wait_until(lambda: dead_pid(old))
     assert client.call("echo", 2) == 2
     peer.resume()
     assert peer.call("echo", 3) == 3
-    assert peer.do("ping")["pid"] == client.ping()["pid"] != old
+    assert peer.do("ping")["pid"] == health(client)["pid"] != old
 
 
 @pytest.mark.parametrize(
@@ -401,8 +401,8 @@ def test_a_worker_that_is_told_to_stop_at_once_ends_what_runs_and_hands_on_what_
 ) -> None:
     client, peer = share(executors=1, log_level="info"), make_peer(executors=1)
     client.start()
-    old = psutil.Process(client.ping()["pid"])
-    (old_executor,) = client.ping()["executors"]["pids"]
+    old = psutil.Process(health(client)["pid"])
+    (old_executor,) = health(client)["executors"]["pids"]
     marker = tmp_path / "running"
     running = peer.begin("announce_and_sleep", str(marker))
     wait_for_file(marker)
@@ -411,7 +411,7 @@ def test_a_worker_that_is_told_to_stop_at_once_ends_what_runs_and_hands_on_what_
     *drains, last = signals
     for number in drains:
         old.send_signal(number)
-        wait_until(lambda: client.ping()["pid"] != old.pid)
+        wait_until(lambda: health(client)["pid"] != old.pid)
     old.send_signal(last)
     with pytest.raises(MoltWorkerUnavailable) as caught:
         running.result(PATIENCE_S)
@@ -426,7 +426,7 @@ def test_a_client_that_is_closed_while_its_worker_drains_is_done_with_it(
     """The calls that were made before the worker began to drain are on another connection than the next ones."""
     client = share(executors=1, grace_ms=20_000)
     client.start()
-    old = client.ping()["pid"]
+    old = health(client)["pid"]
     marker = tmp_path / "running"
     outcomes: list[str] = []
 
@@ -440,7 +440,7 @@ def test_a_client_that_is_closed_while_its_worker_drains_is_done_with_it(
     thread.start()
     wait_for_file(marker)
     os.kill(old, signal.SIGTERM)
-    wait_until(lambda: client.ping()["pid"] != old)
+    wait_until(lambda: health(client)["pid"] != old)
     client.close()
     thread.join(PATIENCE_S)
     assert outcomes == ["MoltCancelled"]
@@ -453,8 +453,8 @@ def test_pings_that_are_under_way_when_a_worker_drains_are_answered(share: Share
     client.start()
     for _ in range(15):
         with ThreadPoolExecutor(4) as threads:
-            old = client.ping()["pid"]
-            pings = [threads.submit(client.ping, PATIENCE_S * 1000) for _ in range(20)]
+            old = health(client)["pid"]
+            pings = [threads.submit(health, client) for _ in range(20)]
             os.kill(old, signal.SIGTERM)
             pids = [ping.result()["pid"] for ping in pings]
         assert len(set(pids)) <= 2
@@ -483,9 +483,9 @@ def test_a_reload_by_sighup_is_one_for_all_clients(
     held = peer.begin("hold", str(gate))
     wait_for_file(f"{gate}.running")
     make_module("shared_versions", VERSIONED.format(version=2))
-    worker = client.ping()["pid"]
+    worker = health(client)["pid"]
     os.kill(worker, signal.SIGHUP)
-    wait_until(lambda: client.ping()["reloads"] == 1)
+    wait_until(lambda: health(client)["reloads"] == 1)
     assert (client.call("version"), peer.call("version")) == (2, 2)
     gate.touch()
     assert held.result(PATIENCE_S) == 1
@@ -504,7 +504,7 @@ def test_a_socket_that_a_killed_worker_left_is_replaced(share: Share, serve: Ser
     first.wait()
     assert os.path.exists(path_of())
     wait_until(lambda: _echoes(client))
-    assert client.ping()["pid"] != first.pid
+    assert health(client)["pid"] != first.pid
     found = {name for name in os.listdir(os.path.dirname(path_of())) if name.endswith(".sock")}
     assert found == {"pool.sock"}
 
@@ -515,7 +515,7 @@ def test_calls_that_were_queued_when_the_worker_was_killed_are_run_by_its_succes
     """Nobody had taken them up. What ran is another matter: its outcome is not known."""
     client, peers = share(executors=1), [make_peer(executors=1) for _ in range(2)]
     client.start()
-    old = client.ping()["pid"]
+    old = health(client)["pid"]
     gate, effects = tmp_path / "gate", tmp_path / "effects"
     running = peers[0].begin("wait_for_file", str(gate))
     wait_for_file(f"{gate}.running")
@@ -552,4 +552,4 @@ def test_a_worker_that_died_young_is_attached_to_at_once_where_another_client_ha
         second = make_peer()
         assert second.call("echo", 3) == 3
         assert waiting.result() == 2
-    assert client.ping()["pid"] == second.do("ping")["pid"] != first.pid
+    assert health(client)["pid"] == second.do("ping")["pid"] != first.pid

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from molt_accel import Client, MoltBusy, MoltError, MoltTimeout
+from molt_accel import Client, MoltBusy, MoltError, MoltTimeout, MoltWorkerUnavailable
+from molt_accel.ipc.frame import PING, Frame, Kind
 from molt_accel.ipc.layout import State
 from tests.conftest import wait_for_file, wait_until
 from tests.integration.peer import PATIENCE_S, Peer, loading
-from tests.integration.pools import Window, idle
+from tests.integration.pools import Window, health, idle
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
@@ -84,7 +85,7 @@ def test_calls_go_on_while_the_supervisor_is_stopped(share: Share, make_peer: Ma
         assert [client.call("echo", number) for number in range(200)] == list(range(200))
         assert [peer.call("echo", number) for number in range(20)] == list(range(20))
         assert peer.do("echo_bytes", size=3_000_000)
-    assert client.ping()["pid"] == supervisor
+    assert health(client)["pid"] == supervisor
 
 
 def test_a_full_queue_is_busy_at_once_though_nobody_could_be_asked(
@@ -94,7 +95,7 @@ def test_a_full_queue_is_busy_at_once_though_nobody_could_be_asked(
     client.start()
     gate = Gate(client, tmp_path)
     view = window()
-    with ThreadPoolExecutor(2) as threads, stopped(client.ping()["pid"]):
+    with ThreadPoolExecutor(2) as threads, stopped(health(client)["pid"]):
         queued = queue_up(
             view, 0, [lambda number=number: threads.submit(client.call, "echo", number) for number in (0, 1)]
         )
@@ -105,7 +106,7 @@ def test_a_full_queue_is_busy_at_once_though_nobody_could_be_asked(
         assert view.states() == {State.CLAIMED: 1, State.READY: 2}
         gate.open()
         assert [call.result(PATIENCE_S) for call in queued] == [0, 1]
-    assert client.ping()["outcomes"] == {"Ok": 3, "Busy": 50}
+    assert health(client)["outcomes"] == {"Ok": 3, "Busy": 50}
 
 
 def test_a_deadline_in_the_queue_holds_though_nobody_watches_it(
@@ -115,7 +116,7 @@ def test_a_deadline_in_the_queue_holds_though_nobody_watches_it(
     client.start()
     gate = Gate(client, tmp_path)
     line = {"path": str(tmp_path / "effects"), "text": "ran"}
-    with stopped(client.ping()["pid"]):
+    with stopped(health(client)["pid"]):
         started = time.monotonic()
         with pytest.raises(MoltTimeout) as caught:
             client.call("append", line, timeout_ms=150)
@@ -125,7 +126,7 @@ def test_a_deadline_in_the_queue_holds_though_nobody_watches_it(
     gate.open()
     assert client.call("echo", 1) == 1
     assert not (tmp_path / "effects").exists()
-    assert client.ping()["outcomes"] == {"Ok": 2, "Timeout": 1}
+    assert health(client)["outcomes"] == {"Ok": 2, "Timeout": 1}
 
 
 def test_a_deadline_of_what_runs_holds_for_the_caller_and_the_request_is_stopped_later(
@@ -134,7 +135,7 @@ def test_a_deadline_of_what_runs_holds_for_the_caller_and_the_request_is_stopped
     client = share(executors=1)
     client.start()
     view = window()
-    with stopped(client.ping()["pid"]):
+    with stopped(health(client)["pid"]):
         with pytest.raises(MoltTimeout) as caught:
             client.call("announce_and_sleep", str(tmp_path / "running"), timeout_ms=1000)
         assert caught.value.phase == "transport"
@@ -142,6 +143,11 @@ def test_a_deadline_of_what_runs_holds_for_the_caller_and_the_request_is_stopped
         assert view.states() == {State.ABANDONED: 1}
     view.wait()
     assert client.call("echo", 1) == 1
+
+
+def _ping_until_refused(client: Client) -> None:
+    for number in range(1, 100_000):  # until its socket is full
+        client._transport.submit(Frame(Kind.REQUEST, number, PING))
 
 
 def test_a_cancel_that_found_no_room_in_the_socket_is_heeded_all_the_same(
@@ -162,16 +168,9 @@ def test_a_cancel_that_found_no_room_in_the_socket_is_heeded_all_the_same(
     thread = threading.Thread(target=call)
     thread.start()
     wait_for_file(marker)
-    with stopped(client.ping()["pid"]):
-        refused = None
-        while refused is None:  # until its socket is full
-            try:
-                client.ping(timeout_ms=1)
-            except MoltTimeout:
-                continue
-            except MoltError as exc:
-                refused = exc.detail
-        assert refused == "the worker doesn't listen"
+    with stopped(health(client)["pid"]):
+        with pytest.raises(MoltWorkerUnavailable, match="^the worker doesn't listen$"):
+            _ping_until_refused(client)
         give_up.set()
         thread.join(PATIENCE_S)
         assert outcomes == ["MoltCancelled"]
@@ -262,7 +261,7 @@ def test_a_client_that_is_alone_again_may_have_the_whole_queue(
     client.start()
     assert peer.call("echo", "attached") == "attached"
     peer.close()
-    wait_until(lambda: client.ping()["clients"] == 1)
+    wait_until(lambda: health(client)["clients"] == 1)
     gate = Gate(client, tmp_path)
     with ThreadPoolExecutor(4) as threads:
         queued = [threads.submit(client.call, "echo", number) for number in range(4)]
@@ -318,7 +317,7 @@ def test_who_waits_for_a_place_gets_the_one_of_a_client_that_was_killed(
         )
         doomed.kill()
         view.wait(State.CLAIMED, State.READY)
-        wait_until(lambda: client.ping()["clients"] == 1)
+        wait_until(lambda: health(client)["clients"] == 1)
         with pytest.raises(MoltBusy):
             client.call("echo", "one too many")
         assert not wait([waiting], timeout=0.6).done  # the time to wait is over, but it has its place

@@ -21,7 +21,7 @@ from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES
 from molt_accel.ipc.layout import SeatFact, State
 from tests.conftest import wait_for_file, wait_until
 from tests.integration.peer import PATIENCE_S, Gone, Peer, pattern
-from tests.integration.pools import Window, idle
+from tests.integration.pools import Window, health, idle
 from tests.integration.test_shared_queue import Gate
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
@@ -148,10 +148,10 @@ def test_a_client_stopped_for_long_in_the_middle_loses_its_executor_to_others(
 ) -> None:
     large, client, peer, view = transfer
     large.begin_and_stop_in_the_middle()
-    pids = set(client.ping()["executors"]["pids"])
-    wait_until(lambda: client.ping()["executors"]["idle"] == 2, PATIENCE_S)
+    pids = set(health(client)["executors"]["pids"])
+    wait_until(lambda: health(client)["executors"]["idle"] == 2, PATIENCE_S)
     assert view.states() == {State.FAILED: 1}  # for the client to read when it goes on
-    assert set(client.ping()["executors"]["pids"]) == pids
+    assert set(health(client)["executors"]["pids"]) == pids
     peer.resume()
     with pytest.raises(MoltTimeout) as caught:
         large.call.result(PATIENCE_S)
@@ -165,7 +165,7 @@ def test_a_client_killed_in_the_middle_leaves_channel_and_executor_as_they_were(
     transfer: tuple[Transfer, Client, Peer, Window],
 ) -> None:
     large, client, peer, view = transfer
-    pids = set(client.ping()["executors"]["pids"])
+    pids = set(health(client)["executors"]["pids"])
     large.begin_and_stop_in_the_middle()
     peer.kill()
     with pytest.raises(Gone):
