@@ -23,20 +23,21 @@ class AutoTransport:
     """
 
     submit: Callable[[Frame], PendingCall | None]
-    abandon: Callable[[PendingCall, MoltError], bool]
 
     def __init__(self, first: Transport, open_second: Callable[[], Transport]) -> None:
         self._open_second = open_second
         # Reentrant, because a signal handler or the garbage collector may close the client on a thread that holds it.
         self._lock = threading.RLock()
-        self._switched = False
         self._closed = False
+        # The first is not closed before the end: other threads may be about to use it, and calls be in flight on it.
+        self._transports: list[Transport] = []
         self._use(first)
 
     def _use(self, transport: Transport) -> None:
         self._transport = transport
+        self._transports.append(transport)
         # What every call needs goes straight to it.
-        self.submit, self.abandon = transport.submit, transport.abandon
+        self.submit = transport.submit
 
     @property
     def ready(self) -> bool:
@@ -60,14 +61,15 @@ class AutoTransport:
             self._switch(exc)
             self._transport.wait_ready(timeout_s)
 
+    def abandon(self, pending: PendingCall, error: MoltError) -> bool:
+        return any(transport.abandon(pending, error) for transport in self._transports)
+
     def _switch(self, why: NoSharedMemory) -> None:
         with self._lock:
-            if not self._switched:
-                self._switched = True
+            if len(self._transports) == 1:
                 log.warning(
                     "no shared memory, so each server process starts a worker of its own: %s", why.detail
                 )
-                self._transport.close()
                 second = self._open_second()
                 if self._closed:
                     second.close()
@@ -76,5 +78,6 @@ class AutoTransport:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            transport = self._transport
-        transport.close()
+            transports = list(self._transports)
+        for transport in transports:
+            transport.close()

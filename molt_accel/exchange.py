@@ -145,12 +145,12 @@ def _start_aside(transport: Transport, then: Callable[[Exception | None], object
     """
 
     def start() -> None:
-        error = None
         try:
             transport.start()
         except Exception as exc:
-            error = exc
-        then(error)
+            then(exc)
+        else:
+            then(None)
 
     # Not in an event loop's pool of threads, where views may hold every place for long.
     threading.Thread(target=start, name="molt-starter", daemon=True).start()
@@ -182,7 +182,7 @@ class _Start(msgspec.Struct, frozen=True):
         if not started.wait(min(self.timeout_s, threading.TIMEOUT_MAX)):
             raise _not_started_in_time()
         if errors:
-            raise errors[0]
+            raise errors.pop()
 
     async def wait(self) -> None:
         loop = asyncio.get_running_loop()
@@ -276,7 +276,12 @@ def exchange(
             response, failure = yield from _attempt(transport, request, check)
         if response is None or failure is not None:
             assert failure is not None  # it is what there is if there is no response
-            raise failure
+            try:
+                raise failure
+            finally:
+                del (
+                    failure
+                )  # its traceback refers to this frame: together they would stay until they are collected
         value = response.payload
         if options.decode_response:
             value = decode_result(response.codec, value)

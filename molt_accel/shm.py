@@ -294,6 +294,8 @@ class ShmTransport:
         #: All that have not ended: one that was retired goes on with the calls that were made on it.
         self._links: list[Link] = []
         self._policy = RestartPolicy()
+        #: What the last start that failed failed with: it is the reason until the next one.
+        self._refusal: type[MoltWorkerUnavailable] = MoltWorkerUnavailable
         _transports.add(self)
 
     @property
@@ -326,18 +328,24 @@ class ShmTransport:
                 if link.ended is not None and not link.retired:
                     lived_s = link.ended_s - link.pool_started_s
                     self._policy.died(link.ended_s, lived_s, link.ended.detail, was_ready=link.was_ready)
-                self._link = None
+                    self._refusal = MoltWorkerUnavailable
+                link = self._link = None  # also here: an error's traceback would keep its memory mapped
             if self._policy.failed_starts:  # nobody answered: not every call has to find that out
-                self._policy.check(time.monotonic())
+                try:
+                    self._policy.check(time.monotonic())
+                except MoltWorkerUnavailable as exc:
+                    raise self._refusal(exc.detail) from None
             self._generation += 1
             try:
                 link = self._attach()
             except MoltWorkerUnavailable as exc:
                 self._policy.died(time.monotonic(), 0.0, exc.detail, was_ready=False)
+                no_memory = isinstance(exc, arenas.NoSharedMemory)
+                self._refusal = arenas.NoSharedMemory if no_memory else MoltWorkerUnavailable
                 raise
             self._links = [link, *(each for each in self._links if each.ended is None)]
             self._link = link
-            if self._closed:  # by a signal handler on this thread, which found no link to close
+            if self._closed:  # meanwhile, by who found no link to close
                 link.close()
                 raise MoltWorkerUnavailable("the client is closed")
             return link
@@ -415,10 +423,9 @@ class ShmTransport:
                 raise copy_error(link.ended)
 
     def close(self) -> None:
-        with _start_lock:
-            self._closed = True
-            links = self._links
-        for link in links:
+        # Without the lock: a start may take long. Who makes a link looks whether it is still wanted, once it is listed.
+        self._closed = True
+        for link in self._links:
             link.close()
 
     def after_fork_in_child(self) -> None:

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 _APPEAR_S: Final = 0.25
 _EXIT_NONE: Final = 1
 _EXIT_USAGE: Final = 2
+_EXIT_INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command. Returns its exit code: 0 shown, 1 there is no such pool, 2 wrong usage or settings."""
+    """Run the command. Returns its exit code: 0 shown, 1 no such pool, 2 wrong usage or settings, 130 Ctrl-C."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.interval is not None and not options.watch:
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(str(exc), _EXIT_USAGE)
     except MoltWorkerUnavailable as exc:
         return _fail(exc.detail, _EXIT_NONE)
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
     return 0
 
 

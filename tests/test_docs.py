@@ -522,6 +522,34 @@ def test_the_control_messages_are_described() -> None:
     assert documented == (named - executors) | {frame.HELLO, frame.CANCEL, frame.PING}
 
 
+CORE = {
+    name: int(value)
+    for name, value in re.findall(
+        r"^#define (MOLT_\w+) (\d+)u$", (ROOT / "molt_accel/ipc/_core.h").read_text(encoding="utf-8"), re.M
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "text"),
+    [
+        ("MOLT_QUIET_NS", 1000, "{} us in silence, then yielding"),
+        ("MOLT_YIELDED_NS", 1000, "after a yield that took {} us"),
+        ("MOLT_CROWDED_QUIET_NS", 1000, "{} us in silence for the next"),
+        ("MOLT_REMEMBERED_WAITS", 1, "no spinning for the next {} waits"),
+        ("MOLT_MAX_REMEMBERED_WAITS", 1, "twice as many up to {}"),
+        ("MOLT_HOGGED_NS", 1000, "after a look that took {} us"),
+        ("MOLT_LOOK_NS", 1_000_000, "looked at every {} ms"),
+        ("MOLT_DEFER_NS", 1000, "looks {} us later"),
+        ("MOLT_PARK_NS", 1_000_000, "every sleep ends after {} ms"),
+        ("MOLT_STALL_NS", 1_000_000_000, "doesn't move its bytes for {} s"),
+    ],
+)
+def test_the_constants_of_waiting_are_those_of_the_core(name: str, unit: int, text: str) -> None:
+    page = " ".join(read("explanation/lifecycle-of-a-call.md").split())
+    assert text.format(f"{CORE[name] / unit:g}") in page
+
+
 # -- error texts ----------------------------------------------------------------------------------------
 
 _ERRORS = {row.exception.__name__ for row in ERROR_TABLE} | {

@@ -627,6 +627,36 @@ static inline uint64_t molt_reply_there(const molt_arena *a, const molt_call *c)
     return atomic_load_explicit(&molt_channel_at(a, c->channel)->reply.head, memory_order_acquire) - c->taken;
 }
 
+/* A look that lasts: for an answer that usually comes within microseconds, spin that long and no longer. 1 if the call has an
+ * outcome. For a caller who would have to give something up to wait properly (Python's lock: with other threads after it, it
+ * costs more to have it back than this look). */
+#define MOLT_GLANCE_NS 15000u
+
+static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
+    if (!spin_ns || c->patience.hogged || 2 * c->patience.usual_ns > MOLT_GLANCE_NS || c->left[0] || c->left[1])
+        return 0;
+    molt_bell *bell = &molt_channel_at(a, c->channel)->bell;
+    uint64_t start_ns = molt_now_ns(), now_ns = start_ns, until_ns = start_ns + molt_earlier(spin_ns, MOLT_GLANCE_NS);
+    if (molt_contended(a, start_ns))
+        return 0;
+    uint32_t state = MOLT_READY;
+    atomic_store_explicit(&a->client_spins[c->channel], 1, memory_order_relaxed);
+    while ((state == MOLT_READY || state == MOLT_CLAIMED) && now_ns < until_ns) {
+        uint64_t seen = atomic_load(&bell->count);
+        state = MOLT_STATE(molt_look(a, c->channel));
+        for (unsigned turn = 0; turn < 16 && atomic_load_explicit(&bell->count, memory_order_acquire) == seen; turn++)
+            molt_pause();
+        now_ns = molt_now_ns();
+    }
+    atomic_store_explicit(&a->client_spins[c->channel], 0, memory_order_relaxed);
+    if (now_ns - start_ns > MOLT_HOGGED_NS)
+        molt_note_hog(&c->patience);
+    if (state != MOLT_DONE)
+        return 0;
+    molt_learn(&c->patience, now_ns - start_ns);
+    return 1;
+}
+
 /* Move the call on until it has an outcome, at most until `until_ns` (0: don't wait). Spins at most `spin_ns`, if no more
  * than `spinners` clients do. */
 static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uint64_t spin_ns, uint32_t spinners,

@@ -121,6 +121,7 @@ cdef extern from "_core.h" nogil:
     void molt_redirect(molt_arena *, molt_call *, uint32_t)
     uint32_t molt_give_up(molt_arena *, molt_call *, int)
     int molt_await(molt_arena *, molt_call *, uint64_t, uint64_t, uint32_t, const molt_flag *)
+    int molt_glance(molt_arena *, molt_call *, uint64_t)
     int molt_take_more(molt_arena *, molt_call *)
     uint64_t molt_reply_there(const molt_arena *, const molt_call *)
     int molt_next_request(molt_arena *, molt_executor *, uint64_t, uint32_t)
@@ -172,9 +173,16 @@ cdef int _fill_head(molt_head *head, object frame, uint64_t max_bytes) except -1
     cdef molt_frame *h = &head.header
     cdef Py_ssize_t entry_bytes
     cdef str entry = frame.entry
-    cdef const char *text = PyUnicode_AsUTF8AndSize(entry, &entry_bytes)
+    cdef const char *text
     cdef bytes payload = frame.payload
-    cdef uint64_t total = sizeof(molt_frame) + entry_bytes + PyBytes_GET_SIZE(payload)
+    cdef uint64_t total
+    if payload is None:
+        raise TypeError("a payload is bytes, and not None")
+    try:
+        text = PyUnicode_AsUTF8AndSize(entry, &entry_bytes)
+    except UnicodeEncodeError:
+        return 0
+    total = sizeof(molt_frame) + entry_bytes + PyBytes_GET_SIZE(payload)
     h.version = MOLT_FRAME_VERSION
     h.kind = frame.kind
     if entry_bytes > MOLT_ENTRY_BYTES or total > max_bytes or (entry_bytes == 0 and h.kind != MOLT_RESPONSE):
@@ -545,6 +553,8 @@ cdef class Channel:
         """
         cdef Arena arena = self.arena
         cdef int code
+        if until_ns and molt_glance(&arena.a, &self.c, arena.spin_ns):
+            return MOLT_AWAIT_OUTCOME
         while True:
             with nogil:
                 code = molt_await(&arena.a, &self.c, until_ns, arena.spin_ns, arena.client_spinners, &arena.closed)

@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 import struct
+from array import array
 from typing import Any, Final
 
 from molt_accel.errors import MoltWorkerUnavailable
@@ -38,6 +39,7 @@ RECYCLE: Final = "__recycle__"
 MAX_MESSAGE_BYTES: Final = 128 * 1024
 _CREDENTIALS: Final = struct.Struct("3i")
 _SUN_PATH_BYTES: Final = 107
+_FD_BYTES: Final = array("i").itemsize
 
 
 def socket_path(directory: str, name: str) -> str:
@@ -104,10 +106,9 @@ def send(sock: socket.socket, message: Frame, fds: tuple[int, ...] = ()) -> None
         OSError: the other end is gone, or reads nothing any more (BlockingIOError).
     """
     data = encode(message, MAX_MESSAGE_BYTES)
-    if fds:
-        socket.send_fds(sock, [data], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-    else:
-        sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    # Not socket.send_fds, nor recv_fds below: they take flags and don't heed them.
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+    sock.sendmsg([data], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Frame | None, list[int]]:
@@ -117,7 +118,13 @@ def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Frame | None, list[i
         FrameError: it is not a frame; its descriptors are closed.
         OSError: as the socket is set: nothing there yet, or broken.
     """
-    data, fds, _, _ = socket.recv_fds(sock, MAX_MESSAGE_BYTES, max_fds, socket.MSG_CMSG_CLOEXEC)
+    room = socket.CMSG_LEN(max_fds * _FD_BYTES)
+    data, rights, _, _ = sock.recvmsg(MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    found = array("i")
+    for level, kind, raw in rights:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            found.frombytes(raw[: len(raw) - len(raw) % _FD_BYTES])
+    fds = found.tolist()
     if not data:
         close_all(fds)
         return None, []

@@ -169,7 +169,7 @@ def test_a_cancel_that_found_no_room_in_the_socket_is_heeded_all_the_same(
     thread.start()
     wait_for_file(marker)
     with stopped(health(client)["pid"]):
-        with pytest.raises(MoltWorkerUnavailable, match="^the worker doesn't listen$"):
+        with pytest.raises(MoltWorkerUnavailable, match=r"^the worker doesn't listen$"):
             _ping_until_refused(client)
         give_up.set()
         thread.join(PATIENCE_S)
@@ -332,8 +332,8 @@ def test_several_processes_keep_a_small_queue_full_and_each_is_served(
     client = share(executors=2, max_queue=4)
     client.start()
     peers = [make_peer(executors=2, max_queue=4) for _ in range(3)]
-    with loading(peers, tmp_path, threads=4) as outcomes:
+    with loading(peers, tmp_path, threads=4, pause_s=0.001) as outcomes:
         for _ in range(100):
-            assert client.call("echo", "also", retries=50, idempotent=True) == "also"
+            assert client.call("echo", "also", queue_timeout_ms=60_000) == "also"
     assert set().union(*outcomes) <= {"Ok", "MoltBusy"}
     assert idle(client)["executor_deaths"] == 0

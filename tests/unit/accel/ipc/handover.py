@@ -28,11 +28,20 @@ COUNTER = 16
 T = TypeVar("T")
 
 
-def new_arena(channels: int = 4, seats: int = 2, ring_bytes: int = RING, in_use: int | None = None) -> Any:
+def new_arena(channels: int = 4, seats: int = 2, ring_bytes: int = RING) -> Any:
     """An arena whose waits never spin."""
-    memory = mmap.mmap(-1, core.arena_size(channels, seats, ring_bytes))
+    return arena_in(new_memory(channels, seats, ring_bytes), channels, seats, ring_bytes)
+
+
+def new_memory(channels: int = 4, seats: int = 2, ring_bytes: int = RING) -> mmap.mmap:
+    """Memory for an arena."""
+    return mmap.mmap(-1, core.arena_size(channels, seats, ring_bytes))
+
+
+def arena_in(memory: mmap.mmap, channels: int = 4, seats: int = 2, ring_bytes: int = RING) -> Any:
+    """An arena in some memory, whose waits never spin."""
     arena = core.Arena(memory, channels, seats, ring_bytes)
-    arena.in_use = channels if in_use is None else in_use
+    arena.in_use = channels
     return arena
 
 
@@ -54,8 +63,8 @@ def request(number: int = 1, payload: bytes = b"x", entry: str = "echo", **field
 
 
 def response(number: int = 1, payload: bytes = b"y", status: Status = Status.OK, **fields: Any) -> Frame:
-    """A response frame."""
-    return Frame(Kind.RESPONSE, number, "", payload, status=status, **fields)
+    """A response frame; the core leaves out what only requests have."""
+    return Frame(Kind.RESPONSE, number, "", payload, status=status, max_wait_ms=0, **fields)
 
 
 def publish(channel: Any, number: int = 1, payload: bytes = b"x") -> None:
