@@ -207,8 +207,12 @@ class Clients:
         """Send a message; a client that doesn't read is let go of."""
         try:
             control.send(client.sock, message, fds)
-        except OSError:
+        except BlockingIOError:
             self._disconnect(client, "it doesn't read")
+        except ConnectionError:
+            return  # it has closed the socket. What it said before that, and its end, are still to be read
+        except OSError as exc:
+            self._disconnect(client, str(exc))
 
     def freed(self, client: Client, channel: int) -> None:
         """A channel of a client that is gone is IDLE."""

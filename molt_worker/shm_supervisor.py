@@ -213,8 +213,13 @@ class ShmSupervisor(Service):
         if now_ns >= self._leave_ns:
             self._leave_ns = NEVER
             if not self._clients.count:
-                self._log.log("info", "worker_left_alone", linger_ms=self._config.linger_ms)
-                self._stop_all(MoltWorkerUnavailable("nobody needs the worker any more"))
+                if (
+                    self._held()
+                ):  # what its clients left running has been told to stop, and has its grace time
+                    self._leave_ns = now_ns + _RECLAIM_NS
+                else:
+                    self._log.log("info", "worker_left_alone", linger_ms=self._config.linger_ms)
+                    self._stop_all(MoltWorkerUnavailable("nobody needs the worker any more"))
         for due_ns in (self._refuse_ns, self._leave_ns):
             self._loop.at(0 if due_ns == NEVER else due_ns)
 

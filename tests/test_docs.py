@@ -539,6 +539,7 @@ CORE = {
         ("MOLT_REMEMBERED_WAITS", 1, "no spinning for the next {} waits"),
         ("MOLT_MAX_REMEMBERED_WAITS", 1, "twice as many up to {}"),
         ("MOLT_HOGGED_NS", 1000, "after a look that took {} us"),
+        ("MOLT_GLANCE_NS", 1000, "first looks for {} us without"),
         ("MOLT_LOOK_NS", 1_000_000, "looked at every {} ms"),
         ("MOLT_DEFER_NS", 1000, "looks {} us later"),
         ("MOLT_PARK_NS", 1_000_000, "every sleep ends after {} ms"),

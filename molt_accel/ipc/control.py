@@ -119,7 +119,11 @@ def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Frame | None, list[i
         OSError: as the socket is set: nothing there yet, or broken.
     """
     room = socket.CMSG_LEN(max_fds * _FD_BYTES)
-    data, rights, _, _ = sock.recvmsg(MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, rights, _, _ = sock.recvmsg(MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        # Said once, and first: the other end closed without having read everything. What it sent is still there.
+        data, rights, _, _ = sock.recvmsg(MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
     found = array("i")
     for level, kind, raw in rights:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

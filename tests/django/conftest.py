@@ -14,7 +14,7 @@ from django.test import RequestFactory
 
 import molt_accel.client
 from molt_accel import Client, molt_offload
-from tests.conftest import EXPORTS
+from tests.conftest import EXPORTS, TRANSPORTS
 
 View = Callable[..., Any]
 
@@ -37,9 +37,9 @@ def _own_default_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         molt_accel.client._default.close()
 
 
-@pytest.fixture(params=["inline", "stdio"])
+@pytest.fixture(params=["inline", *TRANSPORTS])
 def any_client(request: pytest.FixtureRequest) -> Iterator[Client]:
-    """A client in this process, and one with a worker."""
+    """A client in this process, and one for each way to a worker."""
     with Client(transport=request.param, exports=EXPORTS, executors=1, log_level="error") as client:
         yield client
 

@@ -18,7 +18,7 @@ import asyncio, atexit, os, signal, sys, threading, time
 from pathlib import Path
 from molt_accel import Client, MoltError
 
-client = Client(transport="stdio", exports={exports!r}, executors=4, log_level="error")
+client = Client(exports={exports!r}, executors=4, log_level="error")
 client.start()
 print(client.ping()["pid"], flush=True)
 
@@ -34,6 +34,12 @@ def wait_for(path):
 
 HERE = Path({here!r})
 """
+
+
+@pytest.fixture(autouse=True)
+def _each_transport(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every script runs once on each."""
+    monkeypatch.setenv("MOLT_TRANSPORT", transport)
 
 
 def start(body: str, here: Path) -> subprocess.Popen[str]:
@@ -148,12 +154,17 @@ def test_ctrl_c_in_a_call_ends_the_call_and_the_process(tmp_path: Path) -> None:
     assert not (tmp_path / "file").exists()
 
 
-def test_a_worker_that_does_not_stop_does_not_stop_the_process_from_ending(tmp_path: Path) -> None:
+def test_a_worker_that_neither_starts_nor_stops_does_not_stop_the_process_from_ending(tmp_path: Path) -> None:
     body = """
-    deaf = Client(transport="stdio", worker_cmd="sleep 1000", grace_ms=0)
-    deaf._transport.start()
+    program = "import sys, time; open(sys.argv[1], 'w'); time.sleep(5); open(sys.argv[2], 'w')"
+    deaf = Client(worker_cmd=[sys.executable, "-c", program, str(HERE / "up"), str(HERE / "over")], grace_ms=0)
+    in_thread(deaf._transport.start)
+    wait_for(HERE / "up")
     """
-    assert run(body, tmp_path) == (0, [], "")
+    process = start(body, tmp_path)
+    process.wait(60)
+    assert not (tmp_path / "over").exists()
+    assert finish(process) == (0, [], "")
 
 
 # -- asyncio ------------------------------------------------------------------------------------------------

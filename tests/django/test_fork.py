@@ -1,7 +1,11 @@
-"""A client and fork: the parent's calls go on, and the child has a worker of its own."""
+"""A client and fork: the parent's calls go on, and the child has a connection of its own.
+
+Over stdio that is a worker of its own, and in shared memory the same pool.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -14,7 +18,8 @@ from itertools import count
 import pytest
 
 from molt_accel import Client
-from tests.conftest import EXPORTS, exit_code, fork
+from molt_accel.config import Config
+from tests.conftest import EXPORTS, exit_code, fork, wait_until
 from tests.django.servers import gone
 
 # Python 3.12 warns of forks of processes with threads: what is tested here.
@@ -24,11 +29,16 @@ THREADS = 4
 
 
 @pytest.fixture
-def client() -> Iterator[Client]:
+def client(transport: str) -> Iterator[Client]:
     """A client whose worker is ready."""
-    with Client(transport="stdio", exports=EXPORTS, executors=2, log_level="error") as client:
+    with Client(transport=transport, exports=EXPORTS, executors=2, log_level="error") as client:
         client.start()
         yield client
+
+
+def shares(client: Client) -> bool:
+    """Whether all processes of its kind have one worker."""
+    return client.config.transport == "shm"
 
 
 def descriptors() -> Counter[str]:
@@ -59,7 +69,7 @@ def test_calls_in_flight_are_answered_and_children_call_for_themselves(client: C
 
     def child() -> None:
         assert [client.call("echo", number) for number in range(20)] == list(range(20))
-        assert client.ping()["pid"] != worker
+        assert (client.ping(timeout_ms=20_000)["pid"] == worker) is shares(client)
 
     with ThreadPoolExecutor(THREADS) as callers:
         work = [callers.submit(caller, index) for index in range(THREADS)]
@@ -98,32 +108,34 @@ def test_a_child_that_lives_on_does_not_keep_the_parents_worker_alive(client: Cl
     os.close(hold_r)
     worker = client.ping()["pid"]
     client.close()
-    assert gone(worker)
+    assert shares(client) or gone(worker)
+    wait_until(lambda: gone(worker))
     os.close(hold_w)
     assert exit_code(pid) == 0
 
 
-def test_grandchildren_have_workers_of_their_own_too(client: Client) -> None:
+def test_grandchildren_have_connections_of_their_own_too(client: Client) -> None:
     worker = client.ping()["pid"]
 
     def child() -> None:
-        own = client.ping()["pid"]
+        own = client.ping(timeout_ms=20_000)["pid"]
+        assert (own == worker) is shares(client)
 
         def grandchild() -> None:
             assert client.call("echo", 1) == 1
-            assert client.ping()["pid"] not in (worker, own)
+            assert (client.ping()["pid"] in (worker, own)) is shares(client)
 
         assert exit_code(fork(grandchild)) == 0
-        assert client.ping()["pid"] == own != worker
+        assert client.ping()["pid"] == own
 
     assert exit_code(fork(child)) == 0
     assert client.ping()["pid"] == worker
 
 
-def test_a_child_inherits_nothing_of_the_clients() -> None:
+def test_a_child_inherits_nothing_of_the_clients(transport: str) -> None:
     """No pipe, no poller: a server forks as often as it likes."""
     before = descriptors()
-    with Client(transport="stdio", exports=EXPORTS, executors=1, log_level="error") as client:
+    with Client(transport=transport, exports=EXPORTS, executors=1, log_level="error") as client:
         client.start()
         assert descriptors() - before
 
@@ -133,29 +145,36 @@ def test_a_child_inherits_nothing_of_the_clients() -> None:
         assert exit_code(fork(child)) == 0
 
 
-def test_a_child_forked_while_workers_start_and_stop_inherits_nothing_of_them() -> None:
+def test_a_child_forked_while_connections_are_made_and_closed_inherits_nothing_of_them(
+    transport: str,
+) -> None:
+    """Over stdio each is to a worker of its own; in shared memory all are to the pool of the first client."""
     before = descriptors()
     stop = threading.Event()
     cycles = 0
 
-    def churn() -> None:
+    def churn(config: Config) -> None:
         nonlocal cycles
         while not stop.is_set():
-            with Client(transport="stdio", worker_cmd="cat") as client:
+            with Client(config) as client:
                 client._transport.start()
             cycles += 1
 
     def child() -> None:
         assert descriptors() - before == Counter()
 
-    thread = threading.Thread(target=churn)
-    thread.start()
-    try:
-        while cycles < 20:
-            assert exit_code(fork(child)) == 0
-    finally:
-        stop.set()
-        thread.join()
+    with Client(transport=transport, exports=EXPORTS, executors=1, log_level="error") as first:
+        first.start()
+        config = first.config if shares(first) else dataclasses.replace(first.config, worker_cmd="cat")
+        thread = threading.Thread(target=churn, args=(config,))
+        thread.start()
+        try:
+            while cycles < 20:
+                assert thread.is_alive()
+                assert exit_code(fork(child)) == 0
+        finally:
+            stop.set()
+            thread.join()
 
 
 def test_a_fork_by_another_thread_leaves_a_call_of_the_main_thread_alone(client: Client) -> None:
@@ -176,7 +195,10 @@ def test_a_fork_by_another_thread_leaves_a_call_of_the_main_thread_alone(client:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_each_process_of_a_multiprocessing_pool_has_a_worker(method: str) -> None:
+def test_each_process_of_a_multiprocessing_pool_has_a_connection(
+    method: str, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOLT_TRANSPORT", transport)
     done = subprocess.run(
         [sys.executable, "-m", "tests.django.pools", method], capture_output=True, timeout=100, check=False
     )

@@ -279,12 +279,16 @@ def test_the_clients_options_are_the_views_defaults(get: HttpRequest, offloaded:
         assert as_msgpack(get).content == b"7"
 
 
+def executors() -> set[bytes]:
+    return {str(pid).encode() for pid in default_client().ping()["executors"]["pids"]}
+
+
 def test_views_without_a_client_share_one(get: HttpRequest, offloaded: MakeView) -> None:
     pids = [offloaded(entry="pid")(get).content for _ in range(3)]
     assert default_client() is default_client()
     assert default_client().ping()["outcomes"] == {"Ok": 3}
-    executors = {str(pid).encode() for pid in default_client().ping()["executors"]["pids"]}
-    assert set(pids) <= executors
+    # An executor may answer before the supervisor has been told its pid.
+    wait_until(lambda: set(pids) <= executors())
 
 
 # -- among other decorators and in classes ------------------------------------------------------------------

@@ -151,6 +151,21 @@ def test_channels_of_clients_that_are_gone_are_granted_again(share: Share, make_
     assert client.call("echo", "mine") == "mine"
 
 
+def test_clients_that_leave_as_soon_as_they_have_come_leave_their_channels(
+    share: Share, pool_log: Path
+) -> None:
+    """What the worker has to tell them then reaches nobody; what they said before still counts."""
+    client = share(executors=1, max_queue=0, log_level="info")  # 33 channels, and each asks for 32
+    client.start()
+    for _ in range(200):
+        with Client(client.config) as other:
+            other._transport.start()
+    with Client(client.config) as other:
+        assert other.call("echo", 1) == 1
+    wait_until(lambda: health(client)["clients"] == 1)
+    assert " error=" not in pool_log.read_text()
+
+
 # -- closed -------------------------------------------------------------------------------------------------
 
 

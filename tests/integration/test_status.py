@@ -98,10 +98,12 @@ def document(*arguments: str) -> dict[str, Any]:
 
 
 def next_worker(client: Client) -> int:
-    """The process id of the worker that a call starts; 0 as long as it is too early for that."""
+    """The process id of the worker that is started next; 0 as long as it is too early for that."""
     with contextlib.suppress(MoltWorkerUnavailable):
+        # The supervisor answers this itself; a call might still be answered by an executor of the last one.
+        pid = int(client.ping()["pid"])
         client.call("echo", 1)
-        return int(client.ping()["pid"])
+        return pid
     return 0
 
 
@@ -386,7 +388,7 @@ def test_a_watch_follows_a_pool_and_the_next_one_until_ctrl_c(
     terminal.wait_for(r"the pool pool has ended; waiting for the next one")
     assert terminal.process.poll() is None
     second = wait_until(lambda: next_worker(client))
-    terminal.wait_for(rf"serving.*pid {second}.*calls +1  \(Ok 1\)")
+    terminal.wait_for(rf"serving.*pid {second}.*calls +[12]  \(Ok [12]\)")
     terminal.process.send_signal(signal.SIGINT)
     rest = terminal.rest()
     assert "\x1b[?25h" in rest  # the cursor is back
