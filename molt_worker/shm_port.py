@@ -21,7 +21,7 @@ from molt_worker.runner import error_response
 if TYPE_CHECKING:
     from molt_accel.ipc._native import Arena
 
-_WORD: Final = int(SeatFact.WORD)
+_SERIAL: Final = int(SeatFact.SERIAL)
 _WAKE_NS: Final = int(Fact.WAKE_NS)
 _OUTCOME_FACTS: Final = {status: SeatFact.OUTCOMES + Outcome[status.label] for status in Status}
 
@@ -77,13 +77,13 @@ class ShmPort:
                 self._give_up(Failure.CORRUPT, str(exc))
                 continue
             if type(frame) is Frame:
-                if seat.begin(_WORD, frame.deadline_ns, _WAKE_NS):
+                if seat.begin(_SERIAL, frame.deadline_ns, _WAKE_NS):
                     self._tell(WAKE)  # or it will look anyway when it reads the others
                 return frame
             if type(frame) is not bytes:
                 self._give_up(Failure.STALLED, "the request was not sent on")
                 continue
-            seat.begin(_WORD, 0, _WAKE_NS)
+            seat.begin(_SERIAL, 0, _WAKE_NS)
             try:
                 decode(frame)
             except FrameError as exc:

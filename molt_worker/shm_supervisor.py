@@ -251,7 +251,7 @@ class ShmSupervisor(Service):
             seat = seat_of(word)
             if state_of(word) is not State.CLAIMED or seat >= arena.seats or self._stopped(channel, word):
                 continue
-            if arena.seat_fact(seat, SeatFact.WORD) != word:
+            if arena.seat_fact(seat, SeatFact.SERIAL) != serial_of(channel, generation_of(word)):
                 continue  # it has not begun, and will tell
             deadline_ns = arena.seat_fact(seat, SeatFact.DEADLINE_NS)
             # If it still runs, the deadline was its own.

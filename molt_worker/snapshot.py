@@ -23,9 +23,11 @@ from molt_accel.ipc.layout import (
     Outcome,
     SeatFact,
     State,
+    generation_of,
     incarnation_of,
     quantile,
     seat_of,
+    serial_of,
     state_of,
 )
 
@@ -226,7 +228,7 @@ def _running(arena: ArenaView, seat: int, channel: int, word: int, now_ns: int) 
     """What an executor has; None if that has changed while it was looked at."""
     if incarnation_of(word) != arena.seat_fact(seat, SeatFact.INCARNATION):
         return None
-    begun = arena.seat_fact(seat, SeatFact.WORD) >> 8 == word >> 8
+    begun = arena.seat_fact(seat, SeatFact.SERIAL) == serial_of(channel, generation_of(word))
     deadline_ns, began_ns = (
         arena.seat_fact(seat, fact) for fact in (SeatFact.DEADLINE_NS, SeatFact.BEGAN_NS)
     )

@@ -769,7 +769,7 @@ cdef class Seat:
         return bool(molt_finish(&self.arena.a, &self.e, MOLT_FAILED, reason))
 
     def begin(self, uint32_t fact, uint64_t deadline_ns, uint32_t wake_fact):
-        """Say what runs from now on, in three facts of this seat: word, deadline (0: none), start.
+        """Say what runs from now on, in three facts of this seat: serial, deadline (0: none), start.
 
         Returns True if the deadline comes before the time in the arena's fact `wake_fact`: if that was stored after
         these, who stored it will find them; if before, it has to be told.
@@ -779,7 +779,7 @@ cdef class Seat:
         cdef uint32_t at = fact % (MOLT_SEAT_FACTS - 2)
         atomic_store(&facts[at + 1], deadline_ns)
         atomic_store(&facts[at + 2], molt_now_ns())
-        atomic_store(&facts[at], self.e.word)
+        atomic_store(&facts[at], <uint64_t>self.e.channel << 32 | MOLT_GENERATION(self.e.word))
         return deadline_ns != 0 and deadline_ns < atomic_load(&a.header.facts[wake_fact % MOLT_FACTS])
 
 

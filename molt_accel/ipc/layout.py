@@ -126,8 +126,8 @@ class SeatFact(enum.IntEnum):
     NUMBER = 1
     INCARNATION = 2
     READY_NS = 3  #: since when it serves; 0: not yet
-    #: What runs: the state word of the claim, its deadline (0: none), its start. `Seat.begin` writes all three.
-    WORD = 4
+    #: What runs: its serial, its deadline (0: none), its start. `Seat.begin` writes all three.
+    SERIAL = 4
     DEADLINE_NS = 5
     BEGAN_NS = 6
     SERVED_BEFORE = 7  #: requests that earlier executors had ended in this seat

@@ -42,9 +42,9 @@ def way(request: pytest.FixtureRequest) -> tuple[Kind, str]:
 
 
 @pytest.fixture
-def server(way: tuple[Kind, str], tmp_path: Path) -> Iterator[Server]:
+def server(way: tuple[Kind, str], transport: str, tmp_path: Path) -> Iterator[Server]:
     """A server whose worker has one executor, so that a request still running would block the next."""
-    with serving(way[0], tmp_path / "server.log", TEST_EXECUTORS="1") as server:
+    with serving(way[0], tmp_path / "server.log", TEST_EXECUTORS="1", MOLT_TRANSPORT=transport) as server:
         yield server
 
 

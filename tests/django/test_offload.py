@@ -25,6 +25,7 @@ from molt_accel import CallInfo, CallMetrics, CallOptions, Client, codec, molt_o
 from molt_accel.client import default_client
 from molt_accel.django import request_id_of
 from molt_accel.ipc.frame import Codec
+from tests.conftest import wait_until
 
 JSON = "application/json"
 MakeView = Callable[..., Callable[..., Any]]

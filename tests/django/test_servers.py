@@ -1,4 +1,8 @@
-"""The decorator inside real servers: exact answers under concurrency, recycling, stopping and killing."""
+"""The decorator inside real servers: exact answers under concurrency, recycling, stopping and killing.
+
+Over stdio a server process has a worker of its own, which goes where it goes. In shared memory all server processes
+have one pool, which goes soon after the last of them.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,12 @@ from tests.django.servers import (
 )
 
 BUSY_BROWSERS = 6
+
+
+@pytest.fixture(autouse=True)
+def _each_transport(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test is of servers that use it."""
+    monkeypatch.setenv("MOLT_TRANSPORT", transport)
 
 
 @pytest.fixture
@@ -76,19 +86,25 @@ def test_every_server_process_has_one_worker(kind: Kind, log: Path) -> None:
         assert len(set(pids)) == 1
 
 
+def both_of(server: Server) -> dict[int, int]:
+    """The two processes of a server, and the worker of each."""
+    found: dict[int, int] = {}
+
+    def seen_both() -> bool:
+        pids = server.pids()
+        assert found.setdefault(pids["server"], pids["worker"]) == pids["worker"]
+        return len(found) == 2
+
+    wait_until(seen_both, 60)
+    return found
+
+
 def test_server_processes_forked_from_one_that_used_its_client_have_connections_of_their_own(
     log: Path, transport: str
 ) -> None:
     """Over stdio that is a worker for each, and in shared memory one for all."""
-    with serving(PRELOAD, log, MOLT_TRANSPORT=transport) as server:
-        found: dict[int, int] = {}
-
-        def seen_both() -> bool:
-            pids = server.pids()
-            assert found.setdefault(pids["server"], pids["worker"]) == pids["worker"]
-            return len(found) == 2
-
-        wait_until(seen_both)
+    with serving(PRELOAD, log) as server:
+        found = both_of(server)
         # The worker that the master started over stdio lives on, and belongs to nobody else.
         masters = {child.pid for child in psutil.Process(server.process.pid).children()} - set(found)
         workers, children = (2, 1) if transport == "stdio" else (1, 0)
@@ -98,6 +114,40 @@ def test_server_processes_forked_from_one_that_used_its_client_have_connections_
         wait_until(lambda: all(gone(pid) for pid in (*found, *found.values(), *masters)))
 
 
+@pytest.mark.parametrize("transport", ["shm"], indirect=True)
+@each_kind(GTHREAD, PRELOAD)
+def test_all_processes_of_a_server_and_of_another_have_one_pool(
+    kind: Kind, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOLT_WORKER_NAME", "shop")
+    with serving(kind, log) as server, serving(SYNC, tmp_path / "other.log") as other:
+        found = both_of(server)
+        pool = other.pids()["worker"]
+        assert set(found.values()) == {pool}
+        assert server.stop() == 0
+        assert other.pids()["worker"] == pool
+        assert other.get("/offload/3/") == other.get("/baseline/3/")
+        assert other.stop() == 0
+        wait_until(lambda: all(gone(pid) for pid in (*found, pool)))
+
+
+@pytest.mark.parametrize("transport", ["shm"], indirect=True)
+def test_recycled_server_processes_find_their_pool_again(log: Path) -> None:
+    with serving(RECYCLING, log, MOLT_WORKER_LINGER_MS="4000") as server:
+        seen: dict[int, int] = {}
+
+        def seen_three() -> bool:
+            pids = server.pids()
+            seen[pids["server"]] = pids["worker"]
+            return len(seen) >= 3
+
+        wait_until(seen_three, 60)
+        (pool,) = set(seen.values())
+        server.stop()
+    wait_until(lambda: gone(pool))
+
+
+@pytest.mark.parametrize("transport", ["stdio"], indirect=True)
 def test_recycled_server_processes_leave_no_worker_behind(log: Path) -> None:
     with serving(RECYCLING, log) as server:
         seen: list[tuple[int, int]] = []
@@ -153,7 +203,7 @@ def test_ctrl_c_stops_server_and_worker(kind: Kind, log: Path) -> None:
 def test_a_server_process_killed_under_load_is_replaced_and_leaves_no_worker_behind(
     kind: Kind, log: Path, transport: str
 ) -> None:
-    with serving(kind, log, MOLT_TRANSPORT=transport) as server:
+    with serving(kind, log) as server:
         expected = server.get("/baseline/7/")
         killed: dict[str, int] = server.pids()
         wrong: list[tuple[int, bytes]] = []

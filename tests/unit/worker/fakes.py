@@ -27,6 +27,7 @@ class FakeTemplate(Template):
         self.words = words  # type: ignore[misc]
         self.config = config  # type: ignore[misc]
         self.exports = None
+        self.sources = []
         self.announced = False
         self.started_ns = started_ns  # type: ignore[misc]
         self.heard_ns = started_ns

@@ -144,7 +144,7 @@ def test_a_request_is_claimed_in_the_seat_s_name(ends: Ends) -> None:
     assert (got.request_id, got.payload, got.in_flight) == (77, b"abc", 1)
     word = ends.arena.word(0)
     assert word == State.CLAIMED | SLOT << 8 | 3 << 24 | 1 << 32
-    assert ends.arena.seat_fact(SLOT, SeatFact.WORD) == word
+    assert ends.arena.seat_fact(SLOT, SeatFact.SERIAL) == serial_of(0, 1)
     assert ends.port.serial(got) == serial_of(0, 1)
     assert ends.told() == []
 

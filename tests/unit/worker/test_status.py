@@ -71,7 +71,7 @@ class Stage:
         """Have an executor claim, read and begin the oldest request."""
         assert executor.next() == self.core.REQUEST
         request: Frame = executor.receive(2**20)
-        executor.begin(SeatFact.WORD, request.deadline_ns, Fact.WAKE_NS)
+        executor.begin(SeatFact.SERIAL, request.deadline_ns, Fact.WAKE_NS)
         return request
 
     def answer(self, executor: Any, status: Status = Status.OK, **spans: int) -> None:

@@ -113,7 +113,9 @@ def test_facts_have_words_of_their_own() -> None:
     assert Fact.OUTCOMES + max(Outcome) < 48
     assert max(SeatFact) == SeatFact.OUTCOMES
     assert SeatFact.OUTCOMES + max(Outcome) < 32
-    assert SeatFact.BEGAN_NS == SeatFact.DEADLINE_NS + 1 == SeatFact.WORD + 2  # `Seat.begin` writes all three
+    assert (
+        SeatFact.BEGAN_NS == SeatFact.DEADLINE_NS + 1 == SeatFact.SERIAL + 2
+    )  # `Seat.begin` writes all three
 
 
 def test_each_status_is_an_outcome() -> None:

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES, Codec, Frame, FrameError, Kind, decode, encode
-from molt_accel.ipc.layout import NEVER, Fact, SeatFact, State, bucket_bounds, idle_word, with_state
+from molt_accel.ipc.layout import (
+    NEVER,
+    Fact,
+    SeatFact,
+    State,
+    bucket_bounds,
+    idle_word,
+    serial_of,
+    with_state,
+)
 from tests.unit.accel.ipc.handover import (
     COUNTER,
     MAX_BYTES,
@@ -515,13 +524,13 @@ def test_what_runs_is_told_in_facts_of_the_seat() -> None:
     publish(channel)
     seat.next()
     before = time.monotonic_ns()
-    told = [seat.begin(SeatFact.WORD, deadline, Fact.WAKE_NS) for deadline in (0, 999, 1000, 1001)]
+    told = [seat.begin(SeatFact.SERIAL, deadline, Fact.WAKE_NS) for deadline in (0, 999, 1000, 1001)]
     assert told == [False, True, False, False]
-    assert arena.seat_fact(1, SeatFact.WORD) == arena.word(0)
+    assert arena.seat_fact(1, SeatFact.SERIAL) == seat.serial == serial_of(0, 1)
     assert arena.seat_fact(1, SeatFact.DEADLINE_NS) == 1001
     assert before <= arena.seat_fact(1, SeatFact.BEGAN_NS) <= time.monotonic_ns()
     arena.set_fact(Fact.WAKE_NS, NEVER)
-    assert seat.begin(SeatFact.WORD, NEVER - 1, Fact.WAKE_NS)
+    assert seat.begin(SeatFact.SERIAL, NEVER - 1, Fact.WAKE_NS)
 
 
 @settings(max_examples=30)

@@ -49,7 +49,7 @@ class Calls:
         assert self.channel.publish(self.request, 9, 0) == core.ADMITTED
         assert self.seat.next() == core.REQUEST
         got = self.seat.receive(MAX_BYTES)
-        self.seat.begin(SeatFact.WORD, 5, 8)
+        self.seat.begin(SeatFact.SERIAL, 5, 8)
         return got
 
     def answered(self) -> None:
