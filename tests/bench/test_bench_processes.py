@@ -41,8 +41,8 @@ import os, sys
 from molt_accel import Client
 with Client(transport=sys.argv[1], executors=2, log_level="error") as client:
     client.start()
-    while (state := client.ping())["executors"]["idle"] < 2:
-        pass
+    while (state := client.ping())["executors"]["idle"] < 2 or len(state["executors"]["pids"]) < 2:
+        pass  # an executor may be idle before its supervisor was told its pid
     print(os.getpid(), state["pid"], *state["executors"]["pids"], flush=True)
     sys.stdin.read()
 """

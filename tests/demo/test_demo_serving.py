@@ -25,6 +25,12 @@ ROOT = Path(demo.__file__).resolve().parent.parent
 START_S = 60.0
 
 
+@pytest.fixture(autouse=True)
+def _each_transport(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every server is tried with each way to a worker."""
+    monkeypatch.setenv("MOLT_TRANSPORT", transport)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -41,7 +47,6 @@ def serving(*command: str, port: int, **environ: str) -> Iterator[httpx.Client]:
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "MOLT_TRANSPORT": "stdio",
             "MOLT_WORKER_EXECUTORS": "1",
             **environ,
         },

@@ -165,9 +165,10 @@ def test_close_while_calls_run_ends_each_of_them_as_cancelled(
 
     jobs = [("announce_and_sleep", str(marker)), *[("sleep", 1e6)] * 5]
     threads = [threading.Thread(target=call, args=job) for job in jobs]
-    for thread in threads:
-        thread.start()
+    threads[0].start()
     wait_for_file(marker)
+    for thread in threads[1:]:
+        thread.start()
     wait_until(lambda: client.ping()["queue_depth"] == 4)
     client.close()
     for thread in threads:

@@ -189,7 +189,7 @@ def test_what_runs_and_waits_is_shown(make_pool: Callable[..., Client], tmp_path
 def test_a_request_whose_client_gave_up_is_stopping(
     make_pool: Callable[..., Client], observe: Callable[..., Observer], tmp_path: Path
 ) -> None:
-    client = make_pool(grace_ms=600_000)
+    client = make_pool(grace_ms=5_000)
     path = tmp_path / "running"
     observer = observe()
 

@@ -21,6 +21,8 @@ from tests.unit.accel.ipc.handover import MAX_BYTES, channel_of, core, request
 from tests.unit.worker.fakes import FakeTemplate
 
 _MS = 1_000_000
+#: Time passes as the test says; a slow machine must not come near any of these.
+GRACE_MS = 100_000
 
 
 class Watched:
@@ -162,7 +164,7 @@ class ShmStage:
             "exports": EXPORTS,
             "executors": 2,
             "max_queue": 8,
-            "grace_ms": 100,
+            "grace_ms": GRACE_MS,
         }
         self.config = Config.load(environ={}, **{**defaults, **options})
         self.templates: list[FakeTemplate] = []

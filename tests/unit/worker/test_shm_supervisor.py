@@ -15,6 +15,7 @@ if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
 from molt_accel import codec
+from molt_accel.attach import ANSWER_S
 from molt_accel.errors import MoltWorkerUnavailable, Status
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import CANCEL, HELLO, PING, Codec, Frame, Kind
@@ -35,7 +36,7 @@ from molt_worker.request import StopReason
 from tests.conftest import exit_code, fork, wait_for_file
 from tests.unit.accel.ipc.handover import core, put, reply, response
 from tests.unit.worker.fakes import FakeTemplate
-from tests.unit.worker.shm_stage import Caller, ShmStage
+from tests.unit.worker.shm_stage import GRACE_MS, Caller, ShmStage
 
 _MS = 1_000_000
 MakeShmStage = Callable[..., ShmStage]
@@ -79,19 +80,26 @@ def outcomes(stage: ShmStage) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def drain(stage: ShmStage) -> None:
+    """What SIGTERM does; and its clients have all the time to leave."""
+    stage.supervisor._draining = True
+    stage.supervisor._on_drain()
+    stage.supervisor._drained_ns = NEVER
+
+
 # -- deadlines --------------------------------------------------------------------------------------------
 
 
 def test_a_deadline_is_looked_at_when_it_comes_and_not_before(stage: ShmStage) -> None:
     player, _ = stage.start()
-    channel = Caller(stage, 2).publish(deadline_ns=(deadline := in_ms(1000)))
+    channel = Caller(stage, 2).publish(deadline_ns=(deadline := in_ms(100_000)))
     player.claim()
     stage.turn()
     assert stage.arena.fact(Fact.WAKE_NS) == deadline
     assert stage.supervisor._loop._timer_ns <= deadline
-    stage.pass_time(900)
+    stage.pass_time(50_000)
     assert player.interrupted() == []
-    stage.pass_time(1001)
+    stage.pass_time(100_001)
     assert player.interrupted() == [StopReason.TIMED_OUT]
     assert stage.state(channel) is State.CLAIMED  # it has the grace time
 
@@ -108,14 +116,14 @@ def test_without_deadlines_there_is_nothing_to_look_at(stage: ShmStage) -> None:
 def test_the_earliest_deadline_counts_whoever_tells_of_it_last(stage: ShmStage) -> None:
     first, second = stage.start()
     caller = Caller(stage, 2)
-    for player, ms in ((first, 5000), (second, 1000)):
+    for player, ms in ((first, 500_000), (second, 100_000)):
         caller.publish(caller.channels[player is second], deadline_ns=in_ms(ms))
         player.claim()
         stage.turn()
-    assert in_ms(0) < stage.arena.fact(Fact.WAKE_NS) <= in_ms(1000)
-    stage.pass_time(1001)
+    assert in_ms(0) < stage.arena.fact(Fact.WAKE_NS) <= in_ms(100_000)
+    stage.pass_time(100_001)
     assert (first.interrupted(), second.interrupted()) == ([], [StopReason.TIMED_OUT])
-    assert in_ms(3000) < stage.arena.fact(Fact.WAKE_NS) <= in_ms(5000)
+    assert in_ms(300_000) < stage.arena.fact(Fact.WAKE_NS) <= in_ms(500_000)
 
 
 def test_a_deadline_that_is_set_during_the_look_is_told_of(stage: ShmStage) -> None:
@@ -179,9 +187,9 @@ def test_whatever_does_not_stop_in_the_grace_time_is_killed_and_has_timed_out(st
     stage.turn()
     stage.pass_time(20)
     assert player.interrupted() == [StopReason.TIMED_OUT]
-    stage.pass_time(90)
+    stage.pass_time(GRACE_MS / 2)
     assert (stage.state(channel), player.killed()) == (State.CLAIMED, False)
-    stage.pass_time(200)
+    stage.pass_time(GRACE_MS + 100)
     assert (stage.state(channel), player.killed(), other.killed()) == (State.KILLING, True, False)
     assert channel.wait(0) == core.TIME  # the outcome comes when it is certainly dead
     player.die()
@@ -202,7 +210,7 @@ def test_one_that_ends_in_the_grace_time_is_not_killed_nor_is_its_next_request(s
     assert channel.take().status is Status.TIMEOUT
     assert caller.publish(channel.index).index == channel.index
     assert player.claim() == channel.index
-    stage.pass_time(200)
+    stage.pass_time(GRACE_MS + 100)
     assert (stage.state(channel), player.killed(), player.interrupted()) == (State.CLAIMED, False, [])
     assert stage.supervisor._stops == {}
 
@@ -215,10 +223,10 @@ def test_one_that_ends_while_it_is_about_to_be_killed_is_not_killed(stage: ShmSt
     stage.pass_time(20)
     watched = stage.watch("step")
     watched.just_before["step"] = lambda: reply(player.seat, response())
-    stage.pass_time(200)
+    stage.pass_time(GRACE_MS + 100)
     assert (stage.state(channel), player.killed()) == (State.DONE, False)
     assert len(watched.done) == 1
-    stage.pass_time(300)
+    stage.pass_time(2 * GRACE_MS)
     assert stage.supervisor._stops == {}
 
 
@@ -229,9 +237,9 @@ def test_whoever_gives_up_what_is_being_stopped_changes_nothing(stage: ShmStage)
     stage.turn()
     stage.pass_time(20)
     assert channel.give_up() == State.CLAIMED
-    stage.pass_time(60)
+    stage.pass_time(GRACE_MS / 2)
     assert player.interrupted() == [StopReason.TIMED_OUT]  # once
-    stage.pass_time(200)
+    stage.pass_time(GRACE_MS + 100)
     assert (stage.state(channel), player.killed()) == (State.KILLING, True)
     player.die()
     assert outcomes(stage) == {"Timeout": 1}
@@ -251,9 +259,9 @@ def test_what_a_client_gave_up_is_stopped_and_killed_after_the_grace_time(stage:
     assert player.interrupted() == [StopReason.CANCELLED]
     caller.send(CANCEL, number=channel.index, generation=channel.generation)
     assert player.interrupted() == []
-    stage.pass_time(99)
+    stage.pass_time(GRACE_MS / 2)
     assert not player.killed()
-    stage.pass_time(101)
+    stage.pass_time(GRACE_MS + 1)
     assert player.killed()
     player.die()
     assert outcomes(stage) == {"Cancelled": 1}
@@ -290,7 +298,7 @@ def test_a_channel_that_is_used_again_while_the_grace_time_of_the_last_request_r
     player.claim()
     claimed = stage.arena.word(channel.index)
     caller.send(CANCEL, number=channel.index, generation=channel.generation)  # late, of the last one
-    stage.pass_time(200)
+    stage.pass_time(GRACE_MS + 100)
     assert stage.arena.word(channel.index) == claimed
     assert (player.interrupted(), player.killed()) == ([], False)
 
@@ -308,7 +316,7 @@ def test_a_cancel_of_what_was_not_given_up_does_nothing(stage: ShmStage, state: 
         reply(player.seat, response())
     before = stage.arena.word(channel.index)
     caller.send(CANCEL, number=channel.index, generation=channel.generation)
-    stage.pass_time(200)
+    stage.pass_time(GRACE_MS + 100)
     assert stage.arena.word(channel.index) == before
     assert (player.interrupted(), player.killed()) == ([], False)
 
@@ -451,7 +459,7 @@ def test_the_kill_is_the_executor_s_that_made_the_claim(stage: ShmStage) -> None
     for index, word in zip(caller.channels, forged, strict=False):
         put(stage.arena, index, word)
     caller.send(CANCEL, number=caller.channels[0], generation=1)
-    stage.pass_time(200)
+    stage.pass_time(GRACE_MS + 100)
     assert not player.killed()
     assert not other.killed()
     assert [stage.arena.word(index) & 0xFF for index in caller.channels[:3]] == [State.FAILED] * 3
@@ -468,7 +476,7 @@ def test_one_that_closed_its_socket_is_being_killed_and_the_request_waits_for_it
     stage.turn()
     assert player.killed()
     stage.pass_time(20)
-    stage.pass_time(300)
+    stage.pass_time(2 * GRACE_MS)
     assert stage.state(channel) is State.KILLING
     stage.template.exited(player.number, -9)
     stage.turn()
@@ -494,11 +502,11 @@ def test_what_a_gone_client_had_under_way_is_ended_also_while_its_process_lives(
         State.IDLE,
     ]
     assert player.interrupted() == [StopReason.CANCELLED]
-    stage.pass_time(101)
+    stage.pass_time(GRACE_MS + 1)
     assert player.killed()
     player.die()
     assert stage.state(running) is State.IDLE or stage.state(running) is State.FAILED
-    stage.pass_time(200)
+    stage.pass_time(GRACE_MS + 100)
     assert stage.supervisor._channels.take(99)[0] == 6  # this process could still touch the others
 
 
@@ -555,12 +563,11 @@ def test_a_claim_that_no_executor_made_does_not_keep_a_worker_from_stopping(stag
     scribbler = Caller(stage, 2)
     put(stage.arena, scribbler.channels[0], State.CLAIMED | (stage.arena.seats - 1) << 8 | 5 << 32)
     put(stage.arena, scribbler.channels[1], 5 << 32 | 99)
-    stage.supervisor._draining = True
-    stage.supervisor._on_drain()
+    drain(stage)
     scribbler.send(control.DETACH)
     assert not stage.supervisor._finished()
-    stage.pass_time(200)
-    stage.pass_time(300)
+    stage.pass_time(GRACE_MS + 100)
+    stage.pass_time(2 * GRACE_MS)
     assert stage.supervisor._finished()
 
 
@@ -572,10 +579,12 @@ def test_whoever_waits_for_channels_is_told_in_time_that_there_are_none(stage: S
     waiting = Caller(stage, 1)
     waiting.send(control.LEASE, number=5)
     assert waiting.received() == []
-    assert stage.supervisor._loop._timer_ns <= in_ms(100)
-    stage.pass_time(50)
+    patience_ms = shm_supervisor._RECALL_NS / _MS
+    assert patience_ms < ANSWER_S * 1000 / 2
+    assert stage.supervisor._loop._timer_ns <= in_ms(patience_ms)
+    stage.pass_time(0)
     assert waiting.received() == []
-    stage.pass_time(101)
+    stage.pass_time(patience_ms + 1)
     assert waiting.received() == [(control.GRANT, {"channels": []})]
 
 
@@ -645,8 +654,7 @@ def test_a_drained_pool_takes_nobody_and_ends_with_what_it_has(stage: ShmStage) 
     caller = Caller(stage, 2)
     channel = caller.publish()
     player.claim()
-    stage.supervisor._draining = True
-    stage.supervisor._on_drain()
+    drain(stage)
     assert caller.received() == [(control.DRAINING, 0)]
     assert stage.arena.fact(Fact.SERVING) == 2
     assert not os.path.exists(stage.supervisor._path)
@@ -662,8 +670,7 @@ def test_a_drained_pool_takes_nobody_and_ends_with_what_it_has(stage: ShmStage) 
 def test_a_request_that_is_published_while_the_pool_drains_is_served(stage: ShmStage) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 2)
-    stage.supervisor._draining = True
-    stage.supervisor._on_drain()
+    drain(stage)
     channel = caller.publish()
     stage.supervisor._drained_ns = 0
     assert not stage.supervisor._finished()
@@ -678,23 +685,23 @@ def test_a_request_that_is_published_while_the_pool_drains_is_served(stage: ShmS
 def test_a_pool_that_clients_started_ends_some_time_after_the_last_has_left(
     make_shm_stage: MakeShmStage, linger: bool, ends: bool
 ) -> None:
-    stage = make_shm_stage(linger=linger, linger_ms=500)
+    stage = make_shm_stage(linger=linger, linger_ms=120_000)
     stage.start()
     for _ in range(2):
         caller = Caller(stage, 1)
         stage.pass_time(60_000)
         assert not stage.supervisor._finished()
         caller.send(control.DETACH)
-        stage.pass_time(400)
+        stage.pass_time(60_000)
         assert not stage.supervisor._finished()
-    stage.pass_time(600)
+    stage.pass_time(121_000)
     assert stage.supervisor._finished() == ends
 
 
 def test_a_pool_that_nobody_comes_to_ends(make_shm_stage: MakeShmStage) -> None:
     stage = make_shm_stage(linger=True)
     stage.supervisor._on_start()
-    stage.pass_time(29_000)
+    stage.pass_time(10_000)
     assert not stage.supervisor._finished()
     stage.pass_time(31_000)
     assert stage.supervisor._finished()
