@@ -228,8 +228,10 @@ def drive(exchange: Exchange) -> Reply:
             try:
                 outcome = step.block()
             except BaseException as exc:
+                del step  # it knows the call's outcome: an error's traceback must not lead back to the error
                 step = exchange.throw(exc)
             else:
+                del step
                 step = exchange.send(outcome)
     except StopIteration as stop:
         reply: Reply = stop.value
@@ -244,8 +246,10 @@ async def adrive(exchange: Exchange) -> Reply:
             try:
                 outcome = await step.wait()
             except BaseException as exc:
+                del step
                 step = exchange.throw(exc)
             else:
+                del step
                 step = exchange.send(outcome)
     except StopIteration as stop:
         reply: Reply = stop.value

@@ -113,8 +113,9 @@ def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
             sock = _listening(path, min(until_s, not_before_s))
             if sock is not None:
                 return sock
+            # point: client.starting
             try:
-                _start_pool(config, name, until_s)
+                _start_pool(config, name)
             except _AlreadyServed:
                 if time.monotonic() >= until_s:
                     raise
@@ -163,7 +164,7 @@ def _listening(path: str, until_s: float) -> socket.socket | None:
     return sock
 
 
-def _start_pool(config: Config, name: str, until_s: float) -> None:
+def _start_pool(config: Config, name: str) -> None:
     """Start a pool and wait until it listens. It belongs to nobody from then on: it outlives its starter."""
     command = [*worker_command(config), "--shm", name, "--linger"]
     environ = {**os.environ, **config.environ(), "MOLT_TRANSPORT": "shm", "MOLT_WORKER_NAME": name}
@@ -178,7 +179,7 @@ def _start_pool(config: Config, name: str, until_s: float) -> None:
         ) as process:
             try:
                 # Closed by the worker when it listens; before that it may say why it can't.
-                words, _ = process.communicate(timeout=max(0.0, until_s - time.monotonic()))
+                words, _ = process.communicate(timeout=config.start_timeout_ms / 1000)
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -31,6 +32,9 @@ settings.register_profile("ci", max_examples=100, derandomize=True, **_common)
 settings.register_profile("dev", max_examples=100, **_common)
 settings.register_profile("fuzz", max_examples=20_000, **_common)
 settings.load_profile(os.environ.get("MOLT_HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+# A shell that starts a job in the background has it ignore Ctrl-C; some tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Every process that a test starts inherits this variable, whoever its parent is by then.
 _MARK = "MOLT_TEST_ID"

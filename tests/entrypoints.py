@@ -91,11 +91,11 @@ def check_loop(path: str) -> None:
 @export
 def clean_up(path: str) -> None:
     """Sleeps, and removes the file that it made when it is stopped."""
-    Path(path).write_text(str(os.getpid()))
-    try:
+    try:  # from before the file is there: who waits for it may stop this at once
+        Path(path).write_text(str(os.getpid()))
         time.sleep(1e6)
     finally:
-        Path(path).unlink()
+        Path(path).unlink(missing_ok=True)
 
 
 @export

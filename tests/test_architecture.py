@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from molt_accel.ipc.layout import TRANSITIONS, State
 from tests.conftest import ROOT
 
 PACKAGES = ("molt_accel", "molt_worker")
+IPC = ROOT / "molt_accel" / "ipc"
+CORE = (IPC / "_core.h").read_text()
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,104 @@ def test_the_floor_knows_nothing_but_errors() -> None:
 def test_the_demo_s_worker_side_never_imports_django_or_its_django_side() -> None:
     forbidden = ("django", "demo.django_app")
     assert [str(each) for each in of_package("demo.molt_worker_app") if each.is_of(*forbidden)] == []
+
+
+def test_one_module_of_the_floor_has_nothing_but_the_core_below_it() -> None:
+    """What each module of ipc needs of the others; the core itself knows none of them."""
+    needs: dict[str, set[str]] = {}
+    for each in of_package("molt_accel.ipc"):
+        if each.is_of("molt_accel.ipc") and each.imported != each.importer:
+            needs.setdefault(each.importer.rpartition(".")[2], set()).add(each.imported.rpartition(".")[2])
+    assert needs == {
+        "arena": {"frame", "ipc"},  # and the core, of the package
+        "control": {"frame"},
+        "stream": {"frame"},
+    }
+    binding = (IPC / "_native.pyx").read_text()
+    assert set(re.findall(r"^(?:from|import|cimport) (\S+)", binding, re.MULTILINE)) <= {
+        *("cpython.buffer", "cpython.bytes", "cpython.exc", "cpython.unicode"),
+        *("libc.errno", "libc.stdint", "libc.string", "posix.mman"),
+    }
+
+
+def test_the_core_is_c_alone() -> None:
+    """So that it can be tried by itself, under sanitizers."""
+    included = re.findall(r"^#include (.+)$", CORE, re.MULTILINE)
+    assert "<stdatomic.h>" in included
+    assert [each for each in included if not each.startswith("<") or "Python" in each] == []
+    assert re.findall(r"\b(?:malloc|calloc|realloc|free)\(", CORE) == []
+
+
+def test_the_native_core_is_loaded_in_one_place_which_says_why_where_there_is_none() -> None:
+    loaders = {
+        each.importer
+        for each in IMPORTS
+        if each.imported == "molt_accel.ipc._native" or each.imported.startswith("molt_accel.ipc._native")
+    }
+    assert loaders <= {"molt_accel.pool"}  # which has an arena already
+    asked = {
+        name
+        for name, tree in TREES.items()
+        if name.split(".")[0] in PACKAGES
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and "_native" in {alias.name for alias in node.names}
+    }
+    assert asked == {"molt_accel.ipc.arena"}
+
+
+def test_without_the_native_core_everything_but_its_transport_can_be_imported() -> None:
+    modules = sorted(
+        name
+        for name in SOURCES
+        if name.split(".")[0] in PACKAGES
+        and name not in ("molt_accel.shm", "molt_worker.__main__")
+        and not name.startswith(("molt_accel.decorator", "molt_accel.django"))
+    )
+    script = f"""
+import importlib, sys
+sys.modules["molt_accel.ipc._native"] = None
+for name in {modules}:
+    importlib.import_module(name)
+"""
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
+
+
+# -- the hand-over ----------------------------------------------------------------------------------------
+
+
+def test_the_states_of_the_core_are_those_of_the_table() -> None:
+    (body,) = re.findall(r"enum molt_state \{(.*?)\};", CORE, re.DOTALL)
+    assert re.findall(r"MOLT_(\w+) = (\d+)", body) == [(state.name, str(int(state))) for state in State]
+    assert {state for step in TRANSITIONS for state in step} == set(State)
+
+
+def test_state_words_are_changed_where_the_table_s_steps_are_tested_and_nowhere_else() -> None:
+    """`tests/unit/worker/test_handover_steps.py` has every function that is named here do all it can."""
+    in_core = {_function_at(CORE, match.start()) for match in re.finditer(r"(?<!int )molt_step\(", CORE)}
+    assert in_core == {"molt_publish", "molt_give_up", "molt_claim", "molt_finish"}
+    assert re.findall(r"atomic_(\w+)\(&a->words\[", CORE) == ["load", "compare_exchange_strong"]
+
+    binding = (IPC / "_native.pyx").read_text()
+    methods = {_method_at(binding, match.start()) for match in re.finditer(r"\bmolt_step\(&?[sa]", binding)}
+    assert methods == {"step", "take", "clear"}
+
+    steppers = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "step"
+    }
+    assert steppers == {"molt_worker.shm_supervisor"}
+
+
+def _function_at(source: str, position: int) -> str:
+    """The C function that a position is in."""
+    return re.findall(r"^static inline [\w ]+?\*?(\w+)\(", source[:position], re.MULTILINE)[-1]
+
+
+def _method_at(source: str, position: int) -> str:
+    """The method of the binding that a position is in."""
+    return str(re.findall(r"^    (?:def|cdef [\w ]+) (\w+)\(", source[:position], re.MULTILINE)[-1])
 
 
 @pytest.mark.parametrize("package", [*PACKAGES, "demo"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,11 @@ from molt_accel import Client
 from molt_accel.attach import connect, observe
 from molt_accel.ipc.control import socket_path
 from molt_accel.ipc.layout import State, state_of
-from tests.conftest import wait_until
+from tests.conftest import wait_for_file, wait_until
 from tests.integration.peer import ENTRIES, PATIENCE_S, SHARED
 
-#: None of these may ever stand in a worker's log: they are bugs of its own.
-BUGS = ("supervisor_bug", "executor_failed", "template_failed", "Traceback")
+#: None of these may ever stand in a worker's log, nor a traceback that is not part of a line: they are bugs of its own.
+BUGS = re.compile(r"supervisor_bug|executor_failed|template_failed|^Traceback", re.M)
 
 
 class Window:
@@ -48,6 +50,27 @@ class Window:
     def close(self) -> None:
         """Let go of the pool."""
         self._sock.close()
+
+
+class Gate:
+    """Requests that occupy all executors until it is opened."""
+
+    def __init__(self, client: Client, folder: Path, executors: int = 1) -> None:
+        self._threads = ThreadPoolExecutor(executors)
+        self._paths = [folder / f"gate{number}" for number in range(executors)]
+        self._calls = [
+            self._threads.submit(client.call, "wait_for_file", str(path), timeout_ms=None)
+            for path in self._paths
+        ]
+        for path in self._paths:
+            wait_for_file(f"{path}.running")
+
+    def open(self) -> None:
+        """Let them go."""
+        for path in self._paths:
+            path.touch()
+        assert [call.result(PATIENCE_S) for call in self._calls] == ["released"] * len(self._calls)
+        self._threads.shutdown()
 
 
 def path_of(name: str = "pool") -> str:
@@ -77,7 +100,7 @@ def pool_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     log.touch()
     yield log
     text = log.read_text(errors="backslashreplace")
-    assert not [line for line in text.splitlines() if any(bug in line for bug in BUGS)], text
+    assert not BUGS.search(text), text
 
 
 @pytest.fixture

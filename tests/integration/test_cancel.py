@@ -146,6 +146,42 @@ def test_the_client_s_cancel_check_stops_the_request(make_client: MakeClient, tm
     assert client.call("echo", 1) == 1
 
 
+@pytest.mark.parametrize(
+    ("entry", "survives"),
+    STOPPED,
+)
+def test_a_call_that_is_cancelled_stops_whatever_it_does(
+    make_client: MakeClient, tmp_path: Path, entry: str, survives: bool
+) -> None:
+    client = make_client(executors=1, grace_ms=20_000 if survives else 100)
+    client.start()
+    pid = client.call("pid", timeout_ms=60_000)
+    marker = tmp_path / "running"
+    with pytest.raises(MoltCancelled):
+        client.call(entry, str(marker), cancel_check=lambda: marker.exists() and marker.read_text() != "")
+    assert (client.call("pid", timeout_ms=60_000) == pid) is survives
+    assert marker.exists() is (entry != "clean_up")
+
+
+def test_calls_cancelled_as_they_end_hit_nobody_else(make_client: MakeClient) -> None:
+    """One at a time: the cancel goes out while the request ends, and the next one follows at once."""
+    client = make_client(executors=1, grace_ms=20_000)
+    client.start()
+    pid = client.call("pid", timeout_ms=60_000)
+    outcomes: Counter[str] = Counter()
+    for number in range(400):
+        try:
+            # Asked for the first time after 10 ms, which is when it ends.
+            client.call("sleep", 0.0095 + 0.0002 * (number % 8), cancel_check=lambda: True)
+            outcomes["answered"] += 1
+        except MoltCancelled:
+            outcomes["cancelled"] += 1
+        assert client.call("echo", number) == number
+    assert set(outcomes) == {"answered", "cancelled"}
+    assert client.call("pid") == pid
+    assert client.ping()["executor_deaths"] == 0
+
+
 def test_a_cancel_check_that_never_says_yes_changes_nothing(client: Client) -> None:
     asked = itertools.count()
     assert client.call("sleep", 0.3, cancel_check=lambda: next(asked) < 0) == "slept"

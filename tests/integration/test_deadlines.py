@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -42,6 +44,90 @@ def test_a_deadline_ends_a_request_whatever_it_does(
     assert frame.executor == 1
     assert value_of(driver.call("echo", "next")) == "next"
     assert (driver.pids() == [pid]) is survives
+
+
+def one_executor(make_client: MakeClient, grace_ms: int) -> tuple[Client, int]:
+    """A client whose worker has one executor, and that one's pid."""
+    client = make_client(executors=1, grace_ms=grace_ms)
+    client.start()
+    return client, client.call("pid", timeout_ms=60_000)
+
+
+@pytest.mark.parametrize(
+    ("entry", "survives"),
+    [*STOPPED, ("spawn_child", False)],
+)
+def test_a_call_s_deadline_holds_whatever_the_entrypoint_does(
+    make_client: MakeClient, tmp_path: Path, entry: str, survives: bool
+) -> None:
+    client, pid = one_executor(make_client, 20_000 if survives else 100)
+    marker = tmp_path / "running"
+    with pytest.raises(MoltTimeout) as caught:
+        client.call(entry, str(marker), timeout_ms=1000)
+    assert (caught.value.phase, caught.value.detail) == ("running", RUNNING["detail"])
+    assert marker.exists() is (entry != "clean_up")
+    assert (client.call("pid", timeout_ms=60_000) == pid) is survives
+    assert client.ping()["outcomes"] == {"Ok": 2, "Timeout": 1}
+
+
+@pytest.mark.parametrize("grace_ms", [0, 1])
+def test_without_grace_a_call_s_executor_is_killed_at_once_and_the_pool_recovers(
+    make_client: MakeClient, tmp_path: Path, grace_ms: int
+) -> None:
+    client, _ = one_executor(make_client, grace_ms)
+    for number in range(5):
+        with pytest.raises(MoltTimeout) as caught:
+            client.call("never_stops", str(tmp_path / str(number)), timeout_ms=500)
+        # Where the answer's time is over too, nobody can say more than that.
+        assert caught.value.phase in ("running", "queue", "transport")
+    assert client.call("echo", 1, timeout_ms=60_000) == 1
+
+
+def test_many_calls_deadlines_at_once_each_hold(make_client: MakeClient) -> None:
+    client = make_client(executors=2, max_queue=100, grace_ms=20_000)
+    client.start()
+    wait_until(lambda: client.ping()["executors"]["idle"] == 2)
+    pids = set(client.ping()["executors"]["pids"])
+
+    def late(number: int) -> str:
+        with pytest.raises(MoltTimeout) as caught:
+            client.call("sleep", 1e6, timeout_ms=100 + 3 * number)
+        return caught.value.phase
+
+    with ThreadPoolExecutor(50) as threads:
+        phases = Counter(threads.map(late, range(50)))
+    assert set(phases) <= {"running", "queue"}
+    assert phases["running"] >= 2
+    assert client.call("echo", "after all of them") == "after all of them"
+    report = client.ping()
+    assert report["outcomes"]["Timeout"] == 50
+    assert report["executor_deaths"] == 0  # a sleep gives in to the soft interrupt
+    assert set(report["executors"]["pids"]) == pids
+
+
+def test_what_a_late_call_s_entrypoint_started_is_killed_with_it(
+    make_client: MakeClient, tmp_path: Path
+) -> None:
+    client, _ = one_executor(make_client, 100)
+    marker = tmp_path / "child"
+    with pytest.raises(MoltTimeout):
+        client.call("spawn_child", str(marker), timeout_ms=1000)
+    child = psutil.Process(int(marker.read_text())) if psutil.pid_exists(int(marker.read_text())) else None
+    wait_until(lambda: child is None or dead(child))
+
+
+def test_an_idle_executor_is_not_touched_by_deadlines_of_calls_that_have_ended(
+    make_client: MakeClient,
+) -> None:
+    """Nor is the next request: thousands of deadlines pass while others run."""
+    client, pid = one_executor(make_client, 20_000)
+    until = time.monotonic() + 2
+    number = 0
+    while time.monotonic() < until:
+        assert client.call("echo", number, timeout_ms=200 + number % 50) == number
+        number += 1
+    assert client.call("pid") == pid
+    assert set(client.ping()["outcomes"]) == {"Ok"}
 
 
 def test_what_an_entrypoint_started_is_killed_with_it(make_driver: MakeDriver, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from molt_accel import (
     Client,
+    MoltError,
     MoltInternalError,
     MoltInvalidInput,
     MoltWorkerCrashed,
@@ -167,6 +170,35 @@ def test_an_executor_whose_socket_was_closed_under_it_counts_as_crashed(client: 
         client.call("close_all_fds")
     assert caught.value.signal == 9
     assert client.call("echo", 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "payload", "timeout_ms"),
+    [
+        ("fail", "value", 20_000),
+        ("crash", {"exit": 1}, 20_000),
+        ("sleep", 1e6, 100),
+        ("echo", object(), 20_000),
+        ("echo", b"x" * 200_000, 20_000),
+    ],
+    ids=["raised", "crashed", "late", "not encoded", "too large"],
+)
+def test_an_error_that_was_handled_is_gone_and_keeps_nothing_alive(
+    make_client: MakeClient, entry: str, payload: object, timeout_ms: int
+) -> None:
+    """Without the garbage collector, for which a busy server's refused calls would be work."""
+    client = make_client(max_frame_bytes=100_000)
+    client.start()
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            client.call(entry, payload, timeout_ms=timeout_ms)
+        except MoltError as exc:
+            error = weakref.ref(exc)
+        assert error() is None
+    finally:
+        gc.enable()
 
 
 def test_the_entrypoint_knows_its_request(client: Client) -> None:

@@ -20,9 +20,8 @@ import pytest
 from molt_accel import Client, MoltBusy, MoltCancelled, MoltError, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.ipc.layout import State
 from tests.conftest import exit_code, fork, wait_for_file, wait_until
-from tests.integration.peer import PATIENCE_S, Peer, loading
-from tests.integration.pools import Window, health, idle
-from tests.integration.test_shared_queue import Gate
+from tests.integration.peer import PATIENCE_S, Gone, Peer, loading
+from tests.integration.pools import Gate, Window, health, idle
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools"),
@@ -41,6 +40,41 @@ def threads_named(name: str) -> int:
 
 
 # -- killed -------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_client_s_requests_end_wherever_they_are_and_its_channels_come_back(
+    share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
+) -> None:
+    client, doomed = share(executors=2, grace_ms=20_000), make_peer(executors=2, grace_ms=20_000)
+    executors = set(idle(client)["executors"]["pids"])
+    view = window()
+    done, effects = tmp_path / "done", tmp_path / "effects"
+    # One that has ended, but whose outcome was not taken: it ends while its client is stopped.
+    doomed.begin("wait_for_file", str(done))
+    wait_for_file(f"{done}.running")
+    doomed.stop()
+    done.touch()
+    view.wait(State.DONE)
+    doomed.resume()
+    view.wait()
+    doomed.begin("wait_for_file", str(tmp_path / "never"))
+    wait_for_file(tmp_path / "never.running")
+    running = tmp_path / "running"
+    doomed.begin("clean_up", str(running))
+    wait_for_file(running)
+    lost = [doomed.begin("append", {"path": str(effects), "text": "ran"}) for _ in range(3)]
+    view.wait(State.CLAIMED, State.CLAIMED, *[State.READY] * 3)
+    doomed.kill()
+    for call in lost:
+        with pytest.raises(Gone):
+            call.result(PATIENCE_S)
+    wait_until(lambda: not running.exists())  # it was interrupted softly
+    view.wait()
+    report = idle(client)
+    assert set(report["executors"]["pids"]) == executors
+    assert (report["clients"], report["executor_deaths"]) == (1, 0)
+    assert not effects.exists()
+    assert client.call("echo", 1) == 1
 
 
 def test_an_outcome_that_a_killed_client_never_took_is_thrown_away(
@@ -79,7 +113,7 @@ def test_a_client_that_is_stopped_while_its_request_runs_holds_nobody_else(
 def test_clients_killed_under_load_again_and_again_cost_the_others_nothing(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> None:
-    client = share(max_queue=100)
+    client = share(max_queue=100, grace_ms=20_000)
     idle(client)
     survivors = [make_peer(max_queue=100) for _ in range(2)]
     with loading(survivors, tmp_path) as outcomes:
@@ -221,6 +255,22 @@ def test_close_races_with_calls_that_begin_and_end(share: Share, window: Look) -
         view.wait()
         wait_until(lambda: health(other)["clients"] == 1)
     assert all(other.call("echo", number) == number for number in range(40))
+
+
+def test_close_from_a_call_s_own_signal_handler_ends_the_call(
+    share: Share, tmp_path: Path, window: Look
+) -> None:
+    client, other = share(executors=1, grace_ms=20_000), share(executors=1, grace_ms=20_000)
+    idle(other)
+    marker = tmp_path / "running"
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: client.close())
+    try:
+        with when(marker, lambda: os.kill(os.getpid(), signal.SIGUSR2)), pytest.raises(MoltCancelled):
+            client.call("clean_up", str(marker), timeout_ms=None)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    wait_until(lambda: not marker.exists())
+    assert other.call("echo", 1) == 1
 
 
 class when:

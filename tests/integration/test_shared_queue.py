@@ -21,7 +21,7 @@ from molt_accel.ipc.frame import PING, Frame, Kind
 from molt_accel.ipc.layout import State
 from tests.conftest import wait_for_file, wait_until
 from tests.integration.peer import PATIENCE_S, Peer, loading
-from tests.integration.pools import Window, health, idle
+from tests.integration.pools import Gate, Window, health, idle
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
@@ -31,27 +31,6 @@ Look = Callable[..., Window]
 
 FULL = "the queue is full"
 OVER_ITS_SHARE = "this client has as many calls in flight as it may"
-
-
-class Gate:
-    """Requests that occupy all executors until it is opened."""
-
-    def __init__(self, client: Client, folder: Path, executors: int = 1) -> None:
-        self._threads = ThreadPoolExecutor(executors)
-        self._paths = [folder / f"gate{number}" for number in range(executors)]
-        self._calls = [
-            self._threads.submit(client.call, "wait_for_file", str(path), timeout_ms=None)
-            for path in self._paths
-        ]
-        for path in self._paths:
-            wait_for_file(f"{path}.running")
-
-    def open(self) -> None:
-        """Let them go."""
-        for path in self._paths:
-            path.touch()
-        assert [call.result(PATIENCE_S) for call in self._calls] == ["released"] * len(self._calls)
-        self._threads.shutdown()
 
 
 @contextmanager

@@ -21,8 +21,7 @@ from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES
 from molt_accel.ipc.layout import SeatFact, State
 from tests.conftest import wait_for_file, wait_until
 from tests.integration.peer import PATIENCE_S, Gone, Peer, pattern
-from tests.integration.pools import Window, health, idle
-from tests.integration.test_shared_queue import Gate
+from tests.integration.pools import Gate, Window, health, idle
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
@@ -122,7 +121,7 @@ class Transfer:
 def transfer(
     request: pytest.FixtureRequest, share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> tuple[Transfer, Client, Peer, Window]:
-    client, peer = share(), make_peer()
+    client, peer = share(grace_ms=20_000), make_peer(grace_ms=20_000)
     idle(client)
     peer.do("start")
     view = window()

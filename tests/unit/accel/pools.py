@@ -44,6 +44,7 @@ class FakePool:
         self.sock: socket.socket | None = None  #: the worker's end of the last link
         self.links: list[Link] = []
         self._ends: list[socket.socket] = []
+        self._attaching: list[threading.Thread] = []
 
     def set(self, fact: Fact, value: int) -> None:
         """Set a fact of the header."""
@@ -60,13 +61,15 @@ class FakePool:
 
         def attach() -> None:
             asked, _ = control.receive(far)
-            assert asked is not None
+            if asked is None:  # it was closed before
+                return
             assert asked.entry == control.ATTACH
             facts = {"channels": self.granted, "max_frame_bytes": 100_000, "max_wait_ms": 0, "grace_ms": 50}
             grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
             control.send(far, grant, (self._arena_fd,))
 
-        threading.Thread(target=attach).start()
+        self._attaching.append(threading.Thread(target=attach))
+        self._attaching[-1].start()
         return near
 
     def link(self, **config: Any) -> Link:
@@ -170,6 +173,8 @@ class FakePool:
 
     def close(self) -> None:
         """Close everything, and wait until all links have seen it."""
+        for thread in self._attaching:
+            thread.join(PATIENCE_S)
         for end in self._ends:
             end.close()
         for link in self.links:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 from molt_worker import pool as pool_module
 from molt_worker.pool import Pool
 from tests.unit.worker.fakes import FakeTemplate, Stage
+
+if sys.platform == "linux":
+    from tests.unit.worker.shm_stage import make_shm_stage  # noqa: F401  # a fixture
 
 
 @pytest.fixture

@@ -6,13 +6,18 @@ import os
 import signal
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
 
 from molt_accel import __version__, codec
 from molt_accel.config import Config
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import Codec
 from molt_accel.ipc.layout import Fact, SeatFact, State
+from molt_worker import pool as pool_module
+from molt_worker import spinning
 from molt_worker import template as wire
 from molt_worker.log import LogSink
 from molt_worker.shm_supervisor import ShmSupervisor
@@ -250,3 +255,26 @@ class ShmStage:
         self.supervisor._loop.close()
         self.sink.close()
         self._log_file.close()
+
+
+@pytest.fixture
+def make_shm_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ShmStage]]:
+    """Makes supervisors, whose templates are fakes."""
+    stages: list[ShmStage] = []
+
+    def make_template(*args: Any) -> FakeTemplate:
+        template = FakeTemplate(*args)
+        stages[-1].templates.append(template)
+        return template
+
+    def make(**options: Any) -> ShmStage:
+        stages.append(ShmStage(**options))
+        return stages[-1]
+
+    monkeypatch.setattr(pool_module, "Template", make_template)
+    monkeypatch.setattr(spinning, "measure", lambda: spinning.SpinLimits(0, 0, 0, 1))
+    yield make
+    bugs = [line for stage in stages for line in stage.log().splitlines() if "supervisor_bug" in line]
+    for stage in stages:
+        stage.close()
+    assert not bugs, bugs

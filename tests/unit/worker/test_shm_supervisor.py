@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,39 +30,14 @@ from molt_accel.ipc.layout import (
     generation_of,
     with_state,
 )
-from molt_worker import pool as pool_module
-from molt_worker import shm_supervisor, spinning
+from molt_worker import shm_supervisor
 from molt_worker.request import StopReason
 from tests.conftest import exit_code, fork, wait_for_file
 from tests.unit.accel.ipc.handover import core, put, reply, response
-from tests.unit.worker.fakes import FakeTemplate
 from tests.unit.worker.shm_stage import GRACE_MS, Caller, ShmStage
 
 _MS = 1_000_000
 MakeShmStage = Callable[..., ShmStage]
-
-
-@pytest.fixture
-def make_shm_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeShmStage]:
-    """Makes supervisors, whose templates are fakes."""
-    stages: list[ShmStage] = []
-
-    def make_template(*args: Any) -> FakeTemplate:
-        template = FakeTemplate(*args)
-        stages[-1].templates.append(template)
-        return template
-
-    def make(**options: Any) -> ShmStage:
-        stages.append(ShmStage(**options))
-        return stages[-1]
-
-    monkeypatch.setattr(pool_module, "Template", make_template)
-    monkeypatch.setattr(spinning, "measure", lambda: spinning.SpinLimits(0, 0, 0, 1))
-    yield make
-    bugs = [line for stage in stages for line in stage.log().splitlines() if "supervisor_bug" in line]
-    for stage in stages:
-        stage.close()
-    assert not bugs, bugs
 
 
 @pytest.fixture
