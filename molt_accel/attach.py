@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from molt_accel import __version__, codec
 from molt_accel.errors import MoltWorkerUnavailable
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 FIRST_BATCH: Final = 32
 #: How long the supervisor may take to accept and to answer. It never blocks.
 ANSWER_S: Final = 10.0
+#: How long to wait before another try where others connect, too.
+_CROWD_S: Final = 0.002
 
 
 class WorkerVanished(MoltWorkerUnavailable):
@@ -37,7 +42,7 @@ def connect(path: str) -> socket.socket | None:
     sock = control.new_socket()
     try:
         sock.settimeout(ANSWER_S)
-        sock.connect(path)
+        _connect(sock, path)
         _, uid = control.peer(sock)
         if uid != os.getuid():
             raise MoltWorkerUnavailable(f"{path} is served by user {uid}, not by this one ({os.getuid()})")
@@ -53,13 +58,31 @@ def connect(path: str) -> socket.socket | None:
     return sock
 
 
+def _connect(sock: socket.socket, path: str) -> None:
+    """Connect, also where so many others do just now that there is no room to wait in: the kernel doesn't wait then."""
+    until_s = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until_s:
+                raise
+            time.sleep(_CROWD_S)
+
+
 def handshake(sock: socket.socket) -> tuple[Arena, control.Grant]:
     """Attach as a client, on a connected control socket.
 
     Raises:
         MoltWorkerUnavailable: the worker refused, is another version's, or doesn't answer.
     """
-    fd, grant = _ask(sock, observer=False)
+    fd, body = _ask(sock, observer=False)
+    try:
+        grant = msgspec.convert(body, control.Grant)
+    except msgspec.ValidationError as exc:
+        os.close(fd)
+        raise MoltWorkerUnavailable(f"the worker speaks another protocol: {exc}") from exc
     return arenas.attach(fd), grant
 
 
@@ -76,6 +99,7 @@ def _ask(sock: socket.socket, *, observer: bool) -> tuple[int, dict[str, Any]]:
         sock.settimeout(ANSWER_S)
         told = codec.encode(Codec.MSGPACK, {"version": __version__, "observer": observer})
         control.send(sock, control.message(control.ATTACH, told, 0 if observer else FIRST_BATCH))
+        # point: client.attaching
         message, fds = control.receive(sock, max_fds=1)
         sock.settimeout(None)
         if message is None:
@@ -83,6 +107,7 @@ def _ask(sock: socket.socket, *, observer: bool) -> tuple[int, dict[str, Any]]:
         body = codec.decode(Codec.MSGPACK, message.payload)
         if message.entry != control.GRANT or len(fds) != 1:
             detail = body.get("detail") if isinstance(body, dict) else None
+            detail = detail if isinstance(detail, str) else None  # the text of another may be endless
             if isinstance(body, dict) and body.get("start_failed"):
                 raise MoltWorkerUnavailable(str(detail))
             if isinstance(body, dict) and body.get("stopping"):

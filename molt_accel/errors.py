@@ -200,7 +200,9 @@ def from_wire(status: Status, body: object, request_id: str = "") -> MoltError:
     """The exception for an error response; MoltProtocolError for a body of the wrong shape."""
     if not isinstance(body, dict) or not isinstance(body.get("detail"), str):
         return MoltProtocolError(f"the worker sent a malformed {status.label} error", request_id=request_id)
-    row = _BY_STATUS_AND_NAME.get((status, str(body.get("error"))), _DEFAULT_BY_STATUS[status])
+    name = body.get("error")
+    known = _BY_STATUS_AND_NAME.get((status, name)) if isinstance(name, str) else None
+    row = known or _DEFAULT_BY_STATUS[status]
     facts = {
         str(key): value
         for key, value in body.items()

@@ -72,17 +72,18 @@ class Link:
         self._fatal = ""
         self._reaper: Reaper | None = None
         self.arena, grant = handshake(sock)
-        self.arena.client_spinners = self.arena.fact(Fact.CLIENT_SPINNERS)
-        measured_ns = self.arena.fact(Fact.SPIN_NS)
-        self.arena.spin_ns = measured_ns if config.spin_us is None else config.spin_us * 1000
-        self.max_frame_bytes = min(config.max_frame_bytes, grant["max_frame_bytes"])
-        self.max_wait_ms: int = grant["max_wait_ms"]
-        self.grace_ms: int = grant["grace_ms"]
-        self.places = self.arena.fact(Fact.PLACES)
+        # As the worker says, and not as the arena does: others may have scribbled over that.
+        self.arena.client_spinners = grant.client_spinners
+        self.arena.spin_ns = grant.spin_ns if config.spin_us is None else config.spin_us * 1000
+        self.max_frame_bytes = min(config.max_frame_bytes, grant.max_frame_bytes)
+        self.max_wait_ms: int = grant.max_wait_ms
+        self.grace_ms: int = grant.grace_ms
+        self.places: int = grant.places
         self.pool_started_s = self.arena.fact(Fact.STARTED_NS) / 1e9
         self.channels = ChannelPool(self.arena, self.max_frame_bytes)
-        if grant["channels"]:  # none at all says only that others have them, who may part with some
-            self.channels.add(grant["channels"])
+        if grant.channels:  # none at all says only that others have them, who may part with some
+            self.channels.add(grant.channels)
+        # point: client.attached
         self.monitor = threading.Thread(target=self._watch, name="molt-monitor", daemon=True)
         try:
             self.monitor.start()
@@ -141,6 +142,7 @@ class Link:
             self._granted.clear()
             with contextlib.suppress(OSError):
                 self._send(control.message(control.LEASE, number=BATCH))
+                # point: client.leasing
                 if not self._granted.wait(ANSWER_S):
                     self.channels.refused()
             if self.open and self._refused:
@@ -272,16 +274,24 @@ class Link:
         # the end of this process before it grants them to others.
         quiet = not self.channels.in_calls or self._quiet.wait(_QUIET_S)
         if quiet and (reaper is None or reaper.quiet(_QUIET_S)):
+            # point: client.detaching
             with contextlib.suppress(OSError):
                 self._send(control.message(control.DETACH))
+            # point: client.detached
         self._shut_down()
         if self.monitor is not threading.current_thread():
             self.monitor.join(ANSWER_S)
 
     def fail(self, error: MoltError) -> None:
-        """The worker's memory can't be trusted: end the link and everything on it."""
+        """The worker's memory can't be trusted: nothing new here. What is under way ends as it can, each for itself.
+
+        Then the worker is told that its channels are not used any more, as after a drain: without a word they were kept
+        for as long as this process lives.
+        """
         log.error("the worker broke the protocol: %s", error)
-        self._shut_down()
+        self.retired = True
+        self.open = False
+        self.call_ended()
 
     def _shut_down(self) -> None:
         with self.lock, contextlib.suppress(OSError):

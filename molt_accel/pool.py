@@ -87,7 +87,8 @@ class ChannelPool:
     @property
     def wants_more(self) -> bool:
         """Whether none is free, and asking for more may help."""
-        return not self._free and not self._lingering and time.monotonic() >= self._refused_until_s
+        # One that lingers may do so for a grace time: nobody is refused because of it while there are others.
+        return not self._free and time.monotonic() >= self._refused_until_s
 
     @property
     def any_free(self) -> bool:

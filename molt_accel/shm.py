@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from molt_accel import codec
+from molt_accel import codec, greenlets
 from molt_accel.attach import WorkerVanished
 from molt_accel.config import Config
 from molt_accel.errors import (
@@ -45,6 +45,8 @@ _MS: Final = 1_000_000
 _SLACK_S: Final = 0.25
 #: How often it is tried anew to attach when the worker goes away meanwhile.
 _ATTACH_TRIES: Final = 5
+#: How many channels that should be free and aren't are passed over before the arena is given up.
+_PUBLISH_TRIES: Final = 40
 
 _core = arenas.native()
 _OUTCOME: Final = _core.OUTCOME
@@ -85,6 +87,7 @@ class ShmCall:
         "_link",
         "_look_ns",
         "_place_ns",
+        "_published",
         "_waited_for",
         "channel",
         "lost",
@@ -95,6 +98,9 @@ class ShmCall:
     def __init__(self, link: Link, channel: Channel, frame: Frame, place_ns: int) -> None:
         self.request_id = frame.request_id
         self.channel = channel
+        self._published = (
+            channel.generation
+        )  # the channel has another call as soon as this one has given it back
         self._entry = frame.entry
         self.result: Frame | MoltError | None = None
         self.lost = False
@@ -173,6 +179,7 @@ class ShmCall:
             while True:
                 code = channel.wait(min(until_ns, self._look_ns))
                 if code == _OUTCOME:
+                    # point: client.answered
                     self._take()
                     return
                 if code == _CLOSED:
@@ -207,7 +214,11 @@ class ShmCall:
     def _given_up(self) -> None:
         """There is no outcome in the channel: another thread gave up, or the worker takes this client for gone."""
         with self._link.lock:  # the other thread sets the outcome in the same breath
-            if not self.done:
+            if self.done:
+                return
+            if self._link.closing:
+                self.result = MoltCancelled("the client was closed")
+            else:
                 why = "the worker has let go of this client"
                 self.result = MoltWorkerUnavailable(why, facts={"may_have_run": 1})
 
@@ -253,17 +264,18 @@ class ShmCall:
         ended = False
         with link.lock:
             if not self.done:
-                state = self.channel.give_up(only_queued)
+                state = self.channel.give_up(only_queued, self._published)
                 ended = state == State.READY or (state in (State.CLAIMED, State.KILLING) and not only_queued)
                 if ended:
                     self.result = error
-                elif state not in (State.CLAIMED, State.KILLING) and not self._waited_for:
+                elif state not in (State.CLAIMED, State.KILLING) and not self._waited_for and not self.done:
                     self._take()
         if ended:
             if state == State.READY:
                 link.arena.add_fact(Fact.OUTCOMES + Outcome[status_label(error)])
             elif state == State.CLAIMED:
-                link.cancel(self.channel.index, self.channel.generation)
+                # point: client.cancelling
+                link.cancel(self.channel.index, self._published)
         # Whoever waits gives the channel back, also one who comes only now. If nobody does, it is done here.
         if self._callback is not None:
             if ended:
@@ -278,6 +290,7 @@ class ShmCall:
         except IndexError:
             return
         link = self._link
+        # point: client.taken
         link.channels.give_back(channel)
         if not link.open:
             link.call_ended()
@@ -351,6 +364,7 @@ class ShmTransport:
             return link
 
     def _attach(self) -> Link:
+        greenlets.check_for_shared_memory()  # each time: a server may patch the process that it forks
         tries_left = _ATTACH_TRIES
         while True:
             try:
@@ -365,7 +379,7 @@ class ShmTransport:
                 if not tries_left:
                     raise
 
-    def submit(self, frame: Frame) -> PendingCall | None:
+    def submit(self, frame: Frame, tries: int = _PUBLISH_TRIES) -> PendingCall | None:
         link = self._link
         if link is None or not link.open:
             if self._closed:
@@ -383,6 +397,7 @@ class ShmTransport:
         if wait_ms == WORKER_DEFAULT_WAIT:
             wait_ms = link.max_wait_ms
         waiting = max(1, link.places) if wait_ms else 0
+        # point: client.leased
         try:
             verdict = channel.publish(frame, link.places, waiting)
         except BaseException:
@@ -399,6 +414,8 @@ class ShmTransport:
             raise _busy()
         if verdict == _BAD_FRAME:
             encode_head(frame, link.max_frame_bytes)  # raises, and says what is wrong
+        if tries:  # somebody has scribbled over it; `give_back` knows by now when it may be used again
+            return self.submit(frame, tries - 1)
         error = MoltProtocolError("a channel is in use that should be free")
         link.fail(error)
         raise error

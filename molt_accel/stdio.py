@@ -20,7 +20,7 @@ import time
 import weakref
 from typing import Final
 
-from molt_accel import codec
+from molt_accel import codec, greenlets
 from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
@@ -360,6 +360,7 @@ class StdioTransport:
         link = self._link
         if link is not None and link.ended is None:
             return link
+        greenlets.check_for_pipes()
         with _start_lock:
             if self._closed:
                 raise MoltWorkerUnavailable("the client is closed")

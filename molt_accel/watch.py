@@ -93,8 +93,9 @@ class HangupWatcher:
 
     def _after_fork_in_child(self) -> None:
         for fd in (self._wake_r, self._wake_w, *self._watched):
-            with contextlib.suppress(OSError):
-                os.close(fd)
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
         self.__init__()  # type: ignore[misc]
 
 

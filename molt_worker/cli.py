@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from molt_accel.ipc.frame import Frame, Kind, encode
 from molt_worker.exports import ExportsError, check, resolve
 from molt_worker.log import STDERR_FD, LogSink
 from molt_worker.runner import error_response
+from molt_worker.service import STOP_SIGNALS
 from molt_worker.shm_supervisor import ShmSupervisor
 from molt_worker.supervisor import Supervisor
 from molt_worker.template import EXIT_BAD_EXPORTS
@@ -142,6 +144,8 @@ def _serve_shm(config: Config, *, linger: bool) -> int:
         os._exit(0)
     log = LogSink(as_json=config.log_json, level=config.log_level)
     try:
+        # Held back until `run` heeds them: from here on there is something to be left behind.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         supervisor = ShmSupervisor(config, log, linger=linger)
         supervisor.listen()
         os.dup2(STDERR_FD, 1)

@@ -33,6 +33,8 @@ _OTHER_FDS: Final = 256
 _PAUSE_NS: Final = 100_000_000
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _BACKLOG: Final = 128
+#: How many connections are accepted before others are served.
+_ACCEPTED_AT_ONCE: Final = 16
 
 
 def most_clients() -> int:
@@ -219,12 +221,11 @@ class Clients:
         client.channels.discard(channel)
         self._channels.give_back(channel)
         self._forget(client)
-        self._serve_waiting()
 
     # -- connections ------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        while True:
+        for _ in range(_ACCEPTED_AT_ONCE):  # the rest in the next turn: others have something to say, too
             try:
                 sock, _ = self._listener.accept()
             except BlockingIOError:
@@ -235,8 +236,11 @@ class Clients:
                     self._loop.watch(self._listener.fileno(), 0)
                     self._accept_ns = self._loop.at(time.monotonic_ns() + _PAUSE_NS)
                 return
+            # point: supervisor.accepted
             sock.setblocking(False)
             pid, uid = control.peer(sock)
+            if len(self._clients) >= self._most:
+                self._make_room()
             if uid != os.getuid() or len(self._clients) >= self._most:
                 why = "too many connections" if uid == os.getuid() else f"user {uid} is not {os.getuid()}"
                 self._log.log("warning", "client_refused", pid=pid, error=why)
@@ -245,6 +249,13 @@ class Clients:
             client = Client(sock, pid)
             self._clients.append(client)
             self._watch(client)
+
+    def _make_room(self) -> None:
+        """Drop the oldest connection that has not said what it is. Who means to be served does so at once."""
+        silent = next((client for client in self._clients if client.connected and not client.attached), None)
+        if silent is not None:
+            self._log.log("warning", "client_refused", pid=silent.pid, error="it never attached")
+            self._disconnect(silent, "")
 
     def _watch(self, client: Client) -> None:
         self._loop.watch(client.sock.fileno(), READ, lambda _: self._on_readable(client))
@@ -290,7 +301,7 @@ class Clients:
                         raise _BadMessage(f"channel {channel} is in use")
                     client.channels.discard(channel)
                     self._channels.give_back(channel)
-            self._serve_waiting()
+            self.serve_waiting()
             self._owner.on_clients_changed()
         elif entry == CANCEL:
             if message.request_id in client.channels:
@@ -317,12 +328,14 @@ class Clients:
             return
         client.attached = True
         client.observer = bool(told.get("observer"))
-        granted = [] if client.observer else self._channels.take(message.request_id)
+        granted = [] if client.observer else self._take(message.request_id)
         client.channels.update(granted)
         facts = {"channels": granted, **self._owner.grant_facts()}
         grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
         self._owner.on_clients_changed()  # before it can publish: executors look at channels in use only
+        # point: supervisor.granting
         self.tell(client, grant, (self._arena_fd,))
+        # point: supervisor.granted
         self._log.log("debug", "client_attached", pid=client.pid, channels=len(granted))
         self._owner.on_attached(client)
         if not granted and not client.observer:
@@ -330,15 +343,26 @@ class Clients:
 
     def _want(self, client: Client, count: int) -> None:
         client.wants = min(count, self._channels.count)
-        self._serve_waiting()
+        self.serve_waiting()
         if client.wants:
             self._recall(client)
             self._owner.on_clients_changed()
 
-    def _serve_waiting(self) -> None:
+    def _take(self, count: int) -> list[int]:
+        """Free channels to grant; not those that somebody has scribbled over, until they were put right."""
+        granted: list[int] = []
+        spoiled: list[int] = []
+        while len(granted) < count and (taken := self._channels.take(count - len(granted))):
+            for channel in taken:
+                (granted if self._owner.is_free(channel) else spoiled).append(channel)
+        for channel in spoiled:
+            self._channels.give_back(channel)
+        return granted
+
+    def serve_waiting(self) -> None:
         """Grant free channels to those who want some."""
         for client in self:
-            if client.wants and client.connected and (granted := self._channels.take(client.wants)):
+            if client.wants and client.connected and (granted := self._take(client.wants)):
                 client.wants = 0
                 self._grant(client, granted)
 

@@ -49,6 +49,7 @@ def serve(port: Port, exports: ExportTable, word: StopWord, number: int, config:
             if forked:
                 os._exit(0)  # this is the entrypoint's child: only its parent answers
             port.answer(item, response)
+        # point: executor.leaving
     except BrokenPipeError:
         return 0  # the other end is gone, so is whoever waited for the answer
     return 0

@@ -197,6 +197,7 @@ class Pool(ABC):
         """SIGKILL an executor and replace it. It must have no request any more, and get none."""
         executor.state = ExecutorState.GONE
         self._tell(executor, wire.KILL)
+        # point: supervisor.killed
         self._drop(executor)
 
     def _send(self, executor: Executor, message: Frame) -> None:
@@ -212,6 +213,7 @@ class Pool(ABC):
     def _interrupt(self, executor: Executor, serial: int, reason: StopReason) -> None:
         """Raise in the request that has this serial, if it is the one that runs."""
         executor.word.stop(serial, reason)
+        # point: supervisor.interrupting
         self._tell(executor, wire.INTERRUPT)
 
     def _recycle(self, executor: Executor, why: str) -> None:
@@ -344,9 +346,9 @@ class Pool(ABC):
     def _drop(self, executor: Executor) -> None:
         """It is as good as dead: nothing is read from it any more, and another takes its place."""
         self._loop.watch(executor.sock.fileno(), 0)
-        self._succession.forget(executor)
-        if not executor.retired:
+        if not self._succession.replaced(executor):
             self._counters.executor_deaths += 1
+        self._succession.forget(executor)
         self._announce_exports()
         self._fill()
 

@@ -23,8 +23,9 @@ from molt_worker.request import StopWord
 
 
 class StopWords:
-    """The page of stop words that supervisor and executors share: one word a slot, a cache line each.
+    """The page that supervisor and executors share, and no client can map: two words a slot, a cache line each.
 
+    The stop word, and the claim: what an executor of shared memory says that it has (`layout.serial_of`; 0: nothing).
     A slot is an executor's place, from its start until it was reaped; whatever else is kept per executor
     in shared memory can go by the same number.
     """
@@ -39,10 +40,16 @@ class StopWords:
         """The stop word of a slot."""
         return StopWord(self.memory, slot * self._STRIDE)
 
+    def claim_of(self, slot: int) -> memoryview:
+        """The claim of a slot, as memory of one word."""
+        at = slot * self._STRIDE + 1
+        return self.memory[at : at + 1]
+
     def lend(self) -> int:
-        """The lowest free slot, its word cleared."""
+        """The lowest free slot, its words cleared."""
         slot = heapq.heappop(self._free)
         self.word_of(slot).clear()
+        self.claim_of(slot)[0] = 0
         return slot
 
     def give_back(self, slot: int) -> None:
@@ -76,7 +83,6 @@ class Executor:
         self.state = ExecutorState.STARTING
         self.pid = 0  #: known once the template has forked it
         self.asked_ns: Final = time.monotonic_ns()  #: when the template was told to
-        self.retired = False  #: told to exit as soon as it has no request
         self.kill_ns = 0  #: when to kill it if it isn't gone by then; 0: never
 
 

@@ -111,6 +111,7 @@ class Runner:
         reason = self._word.reason(self._armed) if self._armed else 0
         if reason:
             self._armed = 0  # once: a second one would tear the entrypoint out of its own clean-up
+            # point: executor.interrupted
             raise STOP_EXCEPTIONS[reason]
 
     def run(self, request: Frame, serial: int) -> Frame:
@@ -191,6 +192,7 @@ class Runner:
             raise _BadPayload(f"the payload is {exc}") from exc
         decoded_ns = time.monotonic_ns()
         response.decode_us = _us(start_ns, decoded_ns)
+        # point: executor.running
         try:
             result = export.function(payload)
         finally:

@@ -10,6 +10,7 @@ import contextlib
 import signal
 import socket
 from abc import ABC, abstractmethod
+from typing import Final
 
 from molt_accel.config import Config
 from molt_accel.errors import MoltError, MoltWorkerUnavailable
@@ -19,6 +20,9 @@ from molt_worker.log import STDERR_FD, LogSink
 from molt_worker.loop import READ, WRITE, EventLoop
 from molt_worker.metrics import Counters
 from molt_worker.pool import Pool
+
+#: What a supervisor is told by signals: to finish, to stop, to import the exports anew.
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Service(ABC):
@@ -50,10 +54,11 @@ class Service(ABC):
         wake_w.setblocking(False)
         try:
             self._on_start()
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in STOP_SIGNALS:
                 signal.signal(number, lambda signum, _: self._signals.append(signum))
             signal.set_wakeup_fd(wake_w.fileno(), warn_on_full_buffer=False)
             self._loop.watch(wake_r.fileno(), READ, lambda _: self._on_signals(wake_r))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             self._pool.start_template()
             while not self._finished():
                 self._before_turn()

@@ -10,7 +10,7 @@ from molt_accel.errors import MoltWorkerCrashed
 from molt_accel.ipc.arena import native
 from molt_accel.ipc.control import RECYCLE, WAKE
 from molt_accel.ipc.frame import Frame
-from molt_accel.ipc.layout import Outcome, SeatFact
+from molt_accel.ipc.layout import NEVER, Outcome, SeatFact
 from molt_worker.exports import ExportTable
 from molt_worker.log import LogSink
 from molt_worker.loop import EventLoop
@@ -61,35 +61,46 @@ class ShmPool(Pool):
         arena: Arena,
     ) -> None:
         def make_port(sock: socket.socket, number: int, slot: int) -> ShmPort:
-            return ShmPort(sock, number, slot, arena, config)
+            return ShmPort(sock, number, slot, arena, config, self._words.claim_of(slot))
 
         super().__init__(config, loop, log, counters, make_port, arena.seats)
         self._owner: Final = owner
         self._arena: Final = arena
 
+    def claims(self) -> dict[int, int]:
+        """By seat: what its executor says that it has, until it was reaped (`layout.serial_of`).
+
+        It says so where no client can write, before it claims and until it looks for the next request. So what is not
+        in here is no executor's, whatever the arena says; what is may have just ended.
+        """
+        claims = {item.slot: self._words.claim_of(item.slot)[0] for item in self._executors.values()}
+        return {slot: serial for slot, serial in claims.items() if serial}
+
     def stop_request(self, slot: int, serial: int, reason: StopReason) -> None:
-        """Interrupt a request softly; a later one of the same seat is not touched."""
-        executor = self._in_seat(slot)
+        """Interrupt a request softly, if the seat's executor has it; another of the same seat is not touched."""
+        executor = self._in_seat(slot, serial)
         if executor is not None:
             self._interrupt(executor, serial, reason)
 
-    def kill_seat(self, slot: int, incarnation: int, **about: object) -> bool:
-        """SIGKILL a seat's executor, whose request must be KILLING. False if it had no such executor.
+    def kill_seat(self, slot: int, serial: int, **about: object) -> None:
+        """SIGKILL a seat's executor, if it has this request. That must be KILLING, or nobody's any more.
 
         `about` are fields of the log line.
         """
-        if all(item.slot != slot for item in self._executors.values()):
-            return False
-        if self._arena.seat_fact(slot, SeatFact.INCARNATION) != incarnation:
-            return False
-        executor = self._in_seat(slot)
+        executor = self._in_seat(slot, serial)
         if executor is not None:  # else it is being killed
             self._log.log("warning", "executor_killed", executor=executor.number, **about)
             self.kill(executor)
-        return True
 
-    def _in_seat(self, slot: int) -> Executor | None:
-        return next((item for item in self._living() if item.slot == slot), None)
+    def _in_seat(self, slot: int, serial: int) -> Executor | None:
+        found = (item for item in self._living() if item.slot == slot)
+        return next(found, None) if self.claims().get(slot) == serial else None
+
+    def retire_replaced(self) -> None:
+        """Tell those that were replaced once more to exit: the word that says so may have been scribbled over."""
+        for executor in self._living():
+            if self._succession.replaced(executor) and not self._arena.retires(executor.slot):
+                self._arena.retire(executor.slot)
 
     def describe(self) -> dict[str, object]:
         """The pool's part of a health report."""
@@ -125,9 +136,11 @@ class ShmPool(Pool):
     def _on_reaped(self, executor: Executor, crash: MoltWorkerCrashed) -> None:
         code = crash.facts.get("exit_code", -int(crash.facts.get("signal", 0)))
         arena, slot = self._arena, executor.slot
+        # point: supervisor.reaped
         self._owner.on_executor_reaped(slot, int(code) if crash.facts else None)
         incarnation = arena.seat_fact(slot, SeatFact.INCARNATION)
         arena.reset_seat(slot, SeatFact.OUTCOMES)
+        # point: supervisor.reseating
         arena.set_seat_fact(slot, SeatFact.INCARNATION, (incarnation + 1) & 0xFF)
         arena.set_seat_fact(slot, SeatFact.SERVED_BEFORE, self._ended_in(slot))
         # The one that was woken for a request may be the one that died. Now, when it can't be woken once more.
@@ -135,7 +148,6 @@ class ShmPool(Pool):
             arena.wake_executor()
 
     def _on_replaced(self, executor: Executor) -> None:
-        executor.retired = True
         self._arena.retire(executor.slot)
 
     def _on_exports(self, exports: ExportTable) -> None:
@@ -150,4 +162,5 @@ class ShmPool(Pool):
 
     def _ended_in(self, slot: int) -> int:
         """Requests that were ended in a seat, by all the executors that it had."""
-        return sum(self._arena.seat_fact(slot, SeatFact.OUTCOMES + outcome) for outcome in Outcome)
+        total = sum(self._arena.seat_fact(slot, SeatFact.OUTCOMES + outcome) for outcome in Outcome)
+        return min(total, NEVER)  # it has to fit a word, whatever somebody has scribbled

@@ -12,8 +12,27 @@ from molt_accel.config import Config
 from molt_accel.errors import MoltInternalError, Status
 from molt_accel.ipc.arena import native
 from molt_accel.ipc.control import RECYCLE, WAKE, message
-from molt_accel.ipc.frame import HEADER_BYTES, HELLO, Frame, FrameError, decode, encode, encode_head
-from molt_accel.ipc.layout import Fact, Failure, Outcome, SeatFact, State, failure_word, state_of
+from molt_accel.ipc.frame import (
+    HEADER_BYTES,
+    HELLO,
+    PREFIX_BYTES,
+    Frame,
+    FrameError,
+    decode,
+    encode,
+    encode_head,
+)
+from molt_accel.ipc.layout import (
+    NEVER,
+    Fact,
+    Failure,
+    Outcome,
+    SeatFact,
+    State,
+    entry_words,
+    failure_word,
+    state_of,
+)
 from molt_worker import log
 from molt_worker.metrics import request_fields
 from molt_worker.runner import error_response
@@ -24,6 +43,11 @@ if TYPE_CHECKING:
 _SERIAL: Final = int(SeatFact.SERIAL)
 _WAKE_NS: Final = int(Fact.WAKE_NS)
 _OUTCOME_FACTS: Final = {status: SeatFact.OUTCOMES + Outcome[status.label] for status in Status}
+#: As the caller sees them; layout.failure_error.
+_FAILURE_FACTS: Final = {
+    Failure.STALLED: SeatFact.OUTCOMES + Outcome.Timeout,
+    Failure.CORRUPT: SeatFact.OUTCOMES + Outcome.ProtocolError,
+}
 
 
 class ShmPort:
@@ -31,9 +55,20 @@ class ShmPort:
 
     Its socket only carries what the supervisor has to know: that it is ready, that a deadline comes before all others,
     that it has served enough.
+
+    Args:
+        claim: Where it says what it has, for the supervisor alone.
     """
 
-    def __init__(self, sock: socket.socket, number: int, slot: int, arena: Arena, config: Config) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        number: int,
+        slot: int,
+        arena: Arena,
+        config: Config,
+        claim: memoryview | None = None,
+    ) -> None:
         core = native()
         self._sock = sock
         self._number = number
@@ -43,7 +78,8 @@ class ShmPort:
         self._max = config.max_frame_bytes
         self._corrupt: type[Exception] = core.Corrupt
         self._retire, self._transferred = core.RETIRE, core.TRANSFERRED
-        self._seat = core.Seat(arena, slot, arena.seat_fact(slot, SeatFact.INCARNATION))
+        self._seat = core.Seat(arena, slot, arena.seat_fact(slot, SeatFact.INCARNATION) & 0xFF, claim)
+        self._shows_entry = False
         self._left = config.max_requests
         self._logs_all = config.log_level == "debug"
         arena.set_seat_fact(slot, SeatFact.NUMBER, number)
@@ -52,6 +88,7 @@ class ShmPort:
     def announce(self) -> None:
         self._arena.set_seat_fact(self._slot, SeatFact.READY_NS, time.monotonic_ns())
         self._seat.open()
+        # point: executor.opened
         self._tell(HELLO)
 
     def _tell(self, what: str) -> bool:
@@ -77,7 +114,12 @@ class ShmPort:
                 self._give_up(Failure.CORRUPT, str(exc))
                 continue
             if type(frame) is Frame:
-                if seat.begin(_SERIAL, frame.deadline_ns, _WAKE_NS):
+                in_ring = PREFIX_BYTES + HEADER_BYTES + len(frame.payload) <= self._arena.ring_bytes
+                if not in_ring or self._shows_entry:
+                    self._show_entry("" if in_ring else frame.entry)
+                tells = seat.begin(_SERIAL, frame.deadline_ns, _WAKE_NS)
+                # point: executor.begun
+                if tells:
                     self._tell(WAKE)  # or it will look anyway when it reads the others
                 return frame
             if type(frame) is not bytes:
@@ -90,6 +132,12 @@ class ShmPort:
                 return exc
             self._give_up(Failure.CORRUPT, "it is no request")
         return None
+
+    def _show_entry(self, entry: str) -> None:
+        """Before it begins: for a look at the pool, where the rest of a request has overwritten its beginning."""
+        self._shows_entry = bool(entry)
+        for at, word in enumerate(entry_words(entry)):
+            self._arena.set_seat_fact(self._slot, SeatFact.ENTRY + at, word)
 
     def serial(self, request: Frame) -> int:
         del request
@@ -105,13 +153,14 @@ class ShmPort:
             level = "debug" if status is Status.OK else "warning"
             fields = request_fields(request, response, status.label)
             log.write_blocking(self._config, level, "request", fields)
+        counted = _OUTCOME_FACTS[status]
         try:
-            code = self._seat.reply(response, self._max, _OUTCOME_FACTS[status])
+            code = self._seat.reply(response, self._max, counted)
         except self._corrupt as exc:
-            self._give_up(Failure.CORRUPT, str(exc))
+            self._give_up(Failure.CORRUPT, str(exc), counted)
         else:
             if code != self._transferred:
-                self._give_up(Failure.STALLED, "the reply was not taken")
+                self._give_up(Failure.STALLED, "the reply was not taken", counted)
         if self._left:
             self._left -= 1
             if not self._left and not self._tell(RECYCLE):
@@ -127,12 +176,27 @@ class ShmPort:
             return error_response(request, MoltInternalError(f"the result is {exc.detail}"))
         return response
 
-    def _give_up(self, reason: Failure, why: str) -> None:
-        """End a request whose bytes don't move. If it was taken away, it is ended or this process is killed."""
+    def _give_up(self, reason: Failure, why: str, counted: int | None = None) -> None:
+        """End a request whose bytes don't move. If it was taken away, it is ended or this process is killed.
+
+        `counted` is the fact that has counted it already, for another outcome.
+        """
         channel = self._seat.channel
-        if self._seat.fail(failure_word(reason, self._number)):
+        self._recount(
+            counted, _FAILURE_FACTS[reason]
+        )  # before it is one: who has the outcome finds it counted
+        if not self._seat.fail(failure_word(reason, self._number)):
+            self._recount(_FAILURE_FACTS[reason], counted)
+        else:
             log.write_blocking(self._config, "warning", "transfer_failed", {"channel": channel, "error": why})
         while (word := self._arena.word(channel)) and state_of(word) is State.KILLING:
             if word >> 8 != self._seat.word >> 8:
                 return
             signal.pause()
+
+    def _recount(self, before: int | None, after: int | None) -> None:
+        """Count a request for another outcome, or for one of the two only."""
+        arena, slot = self._arena, self._slot
+        for fact, step in ((before, -1), (after, 1)):
+            if fact is not None:
+                arena.set_seat_fact(slot, fact, (arena.seat_fact(slot, fact) + step) & NEVER)

@@ -32,7 +32,6 @@ from molt_accel.ipc.layout import (
     failure_word,
     generation_of,
     idle_word,
-    incarnation_of,
     seat_of,
     serial_of,
     state_of,
@@ -59,6 +58,12 @@ _LEAVE_NS: Final = 2 * _S
 _FIRST_CLIENT_NS: Final = 30 * _S
 #: How long a pool that can't start stays to say so.
 _TELL_NS: Final = 2 * _S
+#: How often the arena is held against what is known, while there are clients: they all can write to it.
+_AUDIT_NS: Final = _S
+#: The least time between two looks at deadlines: what seats say must not keep this process busy.
+_LOOK_NS: Final = _MS
+#: How often a step is tried anew on a word that changes meanwhile. Honest ones change it once.
+_TRIES: Final = 4
 #: A client that is not the only one may have this share of the queue, so that the rest is left to others.
 _SHARE: Final = 3 / 4
 
@@ -74,6 +79,14 @@ class Stop:
     def means(self, word: int) -> bool:
         """Whether a state word still is of that claim."""
         return word >> 8 == self.word >> 8 and state_of(word) in HELD
+
+
+@dataclass(slots=True)
+class Stray:
+    """An executor whose request isn't its own any more, by no honest step; the grace time runs."""
+
+    serial: int
+    kill_ns: int
 
 
 class ShmSupervisor(Service):
@@ -107,6 +120,10 @@ class ShmSupervisor(Service):
         self._start_failure = ""  # why it can't serve, until it has stopped
         self._ready = False
         self._stops: dict[int, Stop] = {}  # by channel
+        self._strays: dict[int, Stray] = {}  # by seat
+        self._facts: dict[int, int] = {}  # what the arena's facts must say, by `Fact`
+        self._used = 0  # channels from this one on were never granted
+        self._audit_ns = 0  # when to audit next; 0: when there is a client
         geometry = arenas.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
         self._arena, arena_fd = arenas.create(geometry)
         self._arena_fd = arena_fd
@@ -122,7 +139,7 @@ class ShmSupervisor(Service):
         arena, config = self._arena, self._config
         arena.spin_ns = limits.spin_ns if config.spin_us is None else config.spin_us * 1000
         arena.executor_spinners = limits.executors
-        arena.set_cpus(limits.cpus)
+        self._cpus = limits.cpus
         for fact, value in (
             (Fact.PID, os.getpid()),
             (Fact.STARTED_NS, time.monotonic_ns()),
@@ -135,7 +152,22 @@ class ShmSupervisor(Service):
             (Fact.POOL_SIZE, config.pool_size),
             (Fact.GRACE_MS, config.grace_ms),
         ):
-            arena.set_fact(fact, value)
+            self._set_fact(fact, value)
+        self._mend_header()
+
+    def _set_fact(self, fact: Fact, value: int) -> None:
+        self._facts[fact] = value
+        self._arena.set_fact(fact, value)
+
+    def _mend_header(self) -> None:
+        """Write again what only this process writes."""
+        arena = self._arena
+        arena.mend()
+        arena.set_cpus(self._cpus)
+        arena.in_use = self._used
+        for fact, value in self._facts.items():
+            if fact != Fact.WAKE_NS:  # each look at deadlines writes it
+                arena.set_fact(fact, value)
 
     def _bind(self) -> socket.socket:
         listener = control.new_socket()
@@ -144,6 +176,7 @@ class ShmSupervisor(Service):
             os.unlink(self._path)  # of a worker that was killed: the lock is ours
         listener.bind(self._path)
         self._path_inode = os.lstat(self._path).st_ino
+        # point: supervisor.bound
         return listener
 
     # -- Service ----------------------------------------------------------------------------------------
@@ -151,6 +184,7 @@ class ShmSupervisor(Service):
     def listen(self) -> None:
         """Accept clients from now on; `run` serves them."""
         self._clients.listen()
+        # point: supervisor.listening
         self._log.log("info", "worker_started", name=self._name, pid=os.getpid(), socket=self._path)
 
     def _on_start(self) -> None:
@@ -172,7 +206,7 @@ class ShmSupervisor(Service):
 
     def _on_drain(self) -> None:
         self._log.log("info", "worker_draining", requests=sum(1 for _ in self._held()))
-        self._arena.set_fact(Fact.SERVING, 2)
+        self._set_fact(Fact.SERVING, 2)
         self._let_go_of_name()
         self._clients.tell_all(control.message(control.DRAINING))
         now_ns = time.monotonic_ns()
@@ -186,6 +220,7 @@ class ShmSupervisor(Service):
             with contextlib.suppress(FileNotFoundError):  # somebody tidied up
                 if os.lstat(self._path).st_ino == self._path_inode:  # else another worker's, after tidying up
                     os.unlink(self._path)
+            # point: supervisor.leaving
             os.close(self._lock_fd)
             self._lock_fd = -1
 
@@ -193,19 +228,23 @@ class ShmSupervisor(Service):
         pass
 
     def _after_turn(self) -> None:
-        arena, counters = self._arena, self._counters
-        arena.set_fact(Fact.EXECUTOR_STARTS, counters.executor_starts)
-        arena.set_fact(Fact.EXECUTOR_DEATHS, counters.executor_deaths)
-        arena.set_fact(Fact.RECYCLED, counters.recycled)
-        arena.set_fact(Fact.RELOADS, counters.reloads)
-        arena.set_fact(Fact.BAD_FRAMES, counters.bad_frames)
-        arena.set_fact(Fact.TEMPLATE_PID, self._pool.template_pid)
+        counters = self._counters
+        self._set_fact(Fact.EXECUTOR_STARTS, counters.executor_starts)
+        self._set_fact(Fact.EXECUTOR_DEATHS, counters.executor_deaths)
+        self._set_fact(Fact.RECYCLED, counters.recycled)
+        self._set_fact(Fact.RELOADS, counters.reloads)
+        self._set_fact(Fact.BAD_FRAMES, counters.bad_frames)
+        self._set_fact(Fact.TEMPLATE_PID, self._pool.template_pid)
 
     def _on_timers(self, now_ns: int) -> None:
         self._look_at_deadlines(now_ns)
         self._look_at_stops(now_ns)
         if self._reclaim(now_ns) or self._draining:
             self._loop.at(now_ns + _RECLAIM_NS)
+        if self._audit_ns and now_ns >= self._audit_ns:
+            self._look_at_deadlines(now_ns)  # WAKE_NS may have been scribbled over
+            self._audit(now_ns)
+        self._loop.at(self._audit_ns)
         self._clients.on_timers(now_ns)
         if now_ns >= self._refuse_ns:
             self._refuse_ns = NEVER
@@ -235,7 +274,7 @@ class ShmSupervisor(Service):
     # -- requests ---------------------------------------------------------------------------------------
 
     def _in_use(self) -> range:
-        return range(min(self._arena.in_use, self._channels.count))
+        return range(self._used)
 
     def _held(self) -> list[tuple[int, int]]:
         """Channels and words of the requests that executors have."""
@@ -247,6 +286,7 @@ class ShmSupervisor(Service):
         arena = self._arena
         # First, so that an executor that sets a deadline during the look tells of it.
         arena.set_fact(Fact.WAKE_NS, NEVER)
+        # point: supervisor.sweeping
         for channel, word in self._held():
             seat = seat_of(word)
             if state_of(word) is not State.CLAIMED or seat >= arena.seats or self._stopped(channel, word):
@@ -260,6 +300,8 @@ class ShmSupervisor(Service):
         # Also those of requests that have ended: the next ones end later, and need not tell until then.
         deadlines = [arena.seat_fact(seat, SeatFact.DEADLINE_NS) for seat in range(arena.seats)]
         next_ns = min((deadline_ns for deadline_ns in deadlines if deadline_ns > now_ns), default=NEVER)
+        if next_ns != NEVER:
+            next_ns = max(next_ns, now_ns + _LOOK_NS)
         arena.set_fact(Fact.WAKE_NS, next_ns)
         self._loop.at(0 if next_ns == NEVER else next_ns)
 
@@ -282,14 +324,19 @@ class ShmSupervisor(Service):
                 del self._stops[channel]
             elif now_ns < stop.kill_ns:
                 self._loop.at(stop.kill_ns)
-            elif state_of(word) is not State.KILLING:
-                # If this fails it has just ended, and its executor may have another request by now.
-                if not self._arena.step(channel, word, with_state(word, State.KILLING)):
-                    self._loop.at(now_ns + 1)
-                elif not self._pool.kill_seat(
-                    seat_of(word), incarnation_of(word), **self._request_on(channel)
-                ):
-                    self._repair(channel, failure_word(Failure.CORRUPT, 0))  # no executor's: scribbled
+            elif self._pool.claims().get(slot := seat_of(word)) != (
+                serial := serial_of(channel, generation_of(word))
+            ):
+                del self._stops[channel]  # it has just ended, or its word is forged
+                self._repair_forged(channel, word)
+            # If this fails it has just ended, and its executor may have another request by now.
+            elif state_of(word) is State.KILLING or self._arena.step(
+                channel, word, with_state(word, State.KILLING)
+            ):
+                # point: supervisor.killing
+                self._pool.kill_seat(slot, serial, **self._request_on(channel))
+            else:
+                self._loop.at(now_ns + _LOOK_NS)
 
     def _count(self, outcome: Outcome) -> None:
         self._arena.add_fact(Fact.OUTCOMES + outcome)
@@ -299,30 +346,36 @@ class ShmSupervisor(Service):
     def on_executor_ready(self) -> None:
         if not self._ready:
             self._ready = True
-            self._arena.set_fact(Fact.SERVING, 1)
+            self._set_fact(Fact.SERVING, 1)
             self._clients.tell_all(control.message(HELLO))
 
     def on_deadline_set(self) -> None:
         self._look_at_deadlines(time.monotonic_ns())
 
     def on_executor_reaped(self, slot: int, exit_code: int | None) -> None:
-        incarnation = self._arena.seat_fact(slot, SeatFact.INCARNATION)
         number = self._arena.seat_fact(slot, SeatFact.NUMBER)
         crash = failure_word(Failure.TEMPLATE_DIED, number)
         if exit_code is not None:
             crash = failure_word(Failure.CRASHED, number, exit_code)
+        self._strays.pop(slot, None)
+        claim = self._pool.claims().get(slot)
         for channel, word in self._held():
-            if seat_of(word) == slot and incarnation_of(word) == incarnation:
-                self._repair(channel, crash)
+            # It tells of a claim before it makes it, so another may have been faster.
+            if seat_of(word) == slot and serial_of(channel, generation_of(word)) == claim:
+                self._repair(channel, word, crash)
 
-    def _repair(self, channel: int, crash: int) -> None:
-        """End a request whose executor is dead."""
+    def _repair(self, channel: int, claimed: int, crash: int) -> None:
+        """End a request that no executor has: its own is dead, or never was. `claimed` is its word."""
         arena = self._arena
         stop = self._stops.pop(channel, None)
-        while state_of(word := arena.word(channel)) in HELD:
+        for _ in range(_TRIES):
+            word = arena.word(channel)
             state = state_of(word)
+            if word >> 8 != claimed >> 8 or state not in HELD:
+                return
             request = self._request_on(channel)  # as long as it is its own
-            outcome = Outcome.WorkerCrashed
+            forged = crash & 0xFF == Failure.CORRUPT
+            outcome = Outcome.ProtocolError if forged else Outcome.WorkerCrashed
             if state is State.ABANDONED:
                 outcome, after = Outcome.Cancelled, idle_word(word)
             else:
@@ -333,7 +386,9 @@ class ShmSupervisor(Service):
                     outcome = Outcome.Timeout if timed_out else Outcome.Cancelled
                     reason = failure_word(Failure.TIMED_OUT, failed_executor(crash)) if timed_out else crash
                 arena.set_failure(channel, reason)
+            # point: supervisor.repairing
             if arena.step(channel, word, after):  # else its client has given up just now
+                # point: supervisor.failed
                 arena.ring_client(channel)
                 self._count(outcome)
                 if outcome is Outcome.WorkerCrashed:
@@ -368,6 +423,9 @@ class ShmSupervisor(Service):
             "max_frame_bytes": config.max_frame_bytes,
             "max_wait_ms": config.max_wait_ms,
             "grace_ms": config.grace_ms,
+            "places": self._places,
+            "spin_ns": self._facts[Fact.SPIN_NS],
+            "client_spinners": self._facts[Fact.CLIENT_SPINNERS],
         }
 
     def is_leaving(self) -> bool:
@@ -407,15 +465,14 @@ class ShmSupervisor(Service):
                 self._stop(channel, word, StopReason.CANCELLED, now_ns)
 
     def on_clients_changed(self) -> None:
-        arena, clients = self._arena, self._clients
+        clients = self._clients
         count = clients.count
         limit = self._channels.count
         if count > 1:
             limit = self._pool.size + max(1, int(self._places * _SHARE))
-        arena.set_fact(Fact.CLIENT_LIMIT, limit)
-        arena.set_fact(Fact.CLIENTS, count)
-        held = [max(client.channels) for client in clients if client.channels]
-        arena.in_use = max([arena.in_use, *(last + 1 for last in held)])
+        self._set_fact(Fact.CLIENT_LIMIT, limit)
+        self._set_fact(Fact.CLIENTS, count)
+        self._used = max([self._used, *(max(client.channels) + 1 for client in clients if client.channels)])
         now_ns = time.monotonic_ns()
         if count:
             self._leave_ns = NEVER
@@ -425,10 +482,77 @@ class ShmSupervisor(Service):
             self._refuse_ns = self._loop.at(now_ns + _RECALL_NS)
         if self._reclaim(now_ns):
             self._loop.at(now_ns + _RECLAIM_NS)
+        self._audit(now_ns)
+
+    def _audit(self, now_ns: int) -> None:
+        """Hold the arena against what is known, and put right what doesn't agree.
+
+        What executors have, they tell in memory that no client can map; who has which channel is known here. So
+        scribbling costs the requests that it hits, and nobody else, and nothing of it stays. Whatever changes while it
+        is looked at is left for the next time.
+        """
+        arena = self._arena
+        self._mend_header()
+        self._pool.retire_replaced()
+        granted = {channel for client in self._clients for channel in client.channels}
+        settled = True
+        for channel in self._in_use():
+            word = arena.word(channel)  # before the claims: an executor tells of a claim before it makes it
+            state = state_of(word)
+            if state in HELD:
+                if (
+                    not self._repair_forged(channel, word) and state is State.KILLING
+                ):  # unless by this process, somebody wants its executor to wait for ever
+                    self._stop(channel, word, StopReason.CANCELLED, now_ns)
+            elif state is State.IDLE or (channel in granted and isinstance(state, State)):
+                continue
+            elif self._is_claimed(channel):
+                settled = False
+            elif arena.step(channel, word, idle_word(word)):
+                self._log.log("warning", "arena_mended", channel=channel, state=int(state))
+                arena.ring_client(channel)
+        self._look_at_strays(now_ns)
+        settled = settled and not self._strays and not self._held()
+        waits = self._clients.count or not settled
+        self._audit_ns = self._loop.at(now_ns + _AUDIT_NS) if waits else 0
+
+    def _repair_forged(self, channel: int, word: int) -> bool:
+        """End a request that its word, read before, says is held, but that no executor has. False if one has."""
+        if serial_of(channel, generation_of(word)) in self._pool.claims().values():
+            return False
+        self._repair(channel, word, failure_word(Failure.CORRUPT, 0))
+        return True
+
+    def _is_claimed(self, channel: int) -> bool:
+        """Whether an executor may still write to a channel, whatever its state word says."""
+        return any(serial >> 32 == channel for serial in self._pool.claims().values())
+
+    def _look_at_strays(self, now_ns: int) -> None:
+        """Stop executors whose request was taken away from them: nobody waits for it, and it has no deadline."""
+        claims = self._pool.claims()
+        for slot in self._strays.keys() - claims.keys():
+            del self._strays[slot]
+        for slot, serial in claims.items():
+            word = self._arena.word(serial >> 32)
+            stray = self._strays.pop(slot, None)
+            mine = serial_of(serial >> 32, generation_of(word)) == serial and seat_of(word) == slot
+            if mine and state_of(word) in HELD:
+                continue
+            if stray is None or stray.serial != serial:  # it may have ended in this moment
+                self._strays[slot] = Stray(serial, now_ns + self._config.grace_ms * _MS)
+                self._pool.stop_request(slot, serial, StopReason.CANCELLED)
+            elif now_ns < stray.kill_ns:
+                self._strays[slot] = stray
+            else:
+                self._pool.kill_seat(slot, serial, why="its request was taken away")
 
     def _reclaim(self, now_ns: int) -> bool:
         """Take back the channels of clients that are gone. True while some are not IDLE or not certain yet."""
-        arena = self._arena
+        arena, freed = self._arena, False
+        for _, channel in self._clients.orphaned():
+            word = arena.word(channel)
+            if state_of(word) is State.READY:  # before an executor is free for it
+                arena.step(channel, word, idle_word(word))
         for client, channel in self._clients.orphaned():
             if channel not in client.channels:
                 continue  # freed meanwhile: granting one to who waits comes back here
@@ -436,14 +560,19 @@ class ShmSupervisor(Service):
             state = state_of(word)
             if state is State.CLAIMED:
                 if arena.step(channel, word, with_state(word, State.ABANDONED)):
+                    # point: supervisor.abandoning
                     self._stop(channel, with_state(word, State.ABANDONED), StopReason.CANCELLED, now_ns)
             elif state is State.ABANDONED:
                 self._stop(channel, word, StopReason.CANCELLED, now_ns)
-            elif state not in (State.IDLE, State.KILLING):
+            elif state not in (State.IDLE, State.KILLING) and not self._is_claimed(channel):
                 arena.step(channel, word, idle_word(word))
-            if client.certain and state_of(arena.word(channel)) is State.IDLE:
+            if client.certain and self.is_free(channel) and not self._is_claimed(channel):
                 arena.reset_channel(channel)
+                # point: supervisor.reclaiming
                 self._clients.freed(client, channel)
+                freed = True
+        if freed:  # after all of them: granting one to who waits comes back here
+            self._clients.serve_waiting()
         return any(client.certain for client, _ in self._clients.orphaned())
 
     def pong(self, ping: Frame) -> Frame:
@@ -478,4 +607,5 @@ class ShmSupervisor(Service):
             + sum(arena.seat_fact(seat, SeatFact.OUTCOMES + outcome) for seat in range(arena.seats))
             for outcome in Outcome
         }
-        return {name: count for name, count in counts.items() if count}
+        # No codec has numbers beyond a word, and they may be anything.
+        return {name: min(count, NEVER) for name, count in counts.items() if count}

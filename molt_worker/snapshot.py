@@ -18,6 +18,7 @@ from molt_accel import __version__
 from molt_accel.ipc.arena import native
 from molt_accel.ipc.frame import PEEK_BYTES, Kind, peek
 from molt_accel.ipc.layout import (
+    ENTRY_WORDS,
     HELD,
     Fact,
     Outcome,
@@ -28,6 +29,7 @@ from molt_accel.ipc.layout import (
     quantile,
     seat_of,
     serial_of,
+    shown_entry,
     state_of,
 )
 
@@ -45,7 +47,7 @@ class Running:
     """The request that an executor has.
 
     Attributes:
-        entry: Its entrypoint; None where that is not to be seen any more, as of a request larger than its ring.
+        entry: Its entrypoint; None where that is not to be seen, as of one larger than its ring that is being read.
         stopping: It was given up or is being killed.
         for_ms: Since when it runs; None: it is only just being read.
         deadline_ms: When it has to end, from now on; negative: it should have. None: it has no deadline.
@@ -232,13 +234,18 @@ def _running(arena: ArenaView, seat: int, channel: int, word: int, now_ns: int) 
     deadline_ns, began_ns = (
         arena.seat_fact(seat, fact) for fact in (SeatFact.DEADLINE_NS, SeatFact.BEGAN_NS)
     )
+    shown = shown_entry([arena.seat_fact(seat, SeatFact.ENTRY + at) for at in range(ENTRY_WORDS)])
     request = peek(arena.request_bytes(channel, PEEK_BYTES))
     # As long as the claim stands, all this is its own: nothing is published on its channel, and its executor begins
     # nothing else. But for the ring, where the rest of a large request follows its beginning.
     after = arena.word(channel)
     if after >> 8 != word >> 8 or state_of(after) not in HELD:
         return None
-    if request is None or request.kind is not Kind.REQUEST or (begun and request.deadline_ns != deadline_ns):
+    if begun and shown:
+        entry: str | None = shown
+    elif (
+        request is None or request.kind is not Kind.REQUEST or (begun and request.deadline_ns != deadline_ns)
+    ):
         entry = None
     else:
         entry = request.entry

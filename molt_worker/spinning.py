@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from molt_accel.config import default_executors
@@ -16,7 +17,8 @@ _ROUNDS: Final = 40
 #: Whatever was measured: a shorter spin meets no answer, and a longer one takes more from others than it gives.
 _MIN_NS: Final = 50_000
 _MAX_NS: Final = 100_000
-_CGROUP_LIMIT: Final = "/sys/fs/cgroup/cpu.max"
+_CGROUPS: Final = "/sys/fs/cgroup"
+_OWN_CGROUPS: Final = "/proc/self/cgroup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,35 @@ def measure() -> SpinLimits:
     return SpinLimits(spin_ns, int(cpus) - 1, max(1, int(cpus) // 2), int(cpus))
 
 
-def quota(path: str = _CGROUP_LIMIT) -> float:
-    """How many processors the control group may use in the mean; all of them where nothing is said."""
-    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-        limit, period = Path(path).read_text().split()
-        return int(limit) / int(period)
-    return float(os.cpu_count() or 1)
+def quota(root: str = _CGROUPS, own: str = _OWN_CGROUPS) -> float:
+    """How many processors this process may use in the mean; all of them where nothing is said.
+
+    Each of its control groups, and each group around that, may have a limit. In a container only the innermost can be
+    seen, and it stands at the root.
+    """
+    limits = [float(os.cpu_count() or 1)]
+    for group in _control_groups(root, own):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+            limit, period = (group / "cpu.max").read_text().split()
+            limits.append(int(limit) / int(period))
+        with contextlib.suppress(
+            OSError, ValueError, ZeroDivisionError
+        ):  # the first version of control groups
+            limit, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            if int(limit) > 0:
+                limits.append(int(limit) / int(period))
+    return min(limits)
+
+
+def _control_groups(root: str, own: str) -> Iterator[Path]:
+    """Where the limits of this process's control groups may stand."""
+    paths = {"": "/", "cpu": "/"}  # by hierarchy: that of version 2, and that of version 1 for processors
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(own).read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers or "cpu" in controllers.split(","):
+                paths["cpu" if controllers else ""] = path
+    for hierarchy, path in paths.items():
+        group = PurePosixPath(path)
+        for each in (group, *group.parents):
+            yield Path(root, hierarchy, each.as_posix().lstrip("/"))

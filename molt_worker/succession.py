@@ -35,6 +35,10 @@ class Succession(Generic[Member]):
         """Whether it shall be replaced."""
         return member in self._worn
 
+    def replaced(self, member: Member) -> bool:
+        """Whether another has taken its place, so that it shall leave."""
+        return member in self._replaced
+
     def has_successor(self, member: Member) -> bool:
         """Whether one that will take its place is starting."""
         return member in self._successors

@@ -149,6 +149,7 @@ class _Template:
         # Objects that exist now are shared with every executor; keep the collector from touching them.
         gc.collect()
         gc.freeze()
+        # point: template.imported
         self._send(Frame(Kind.CONTROL, 0, SOURCES, codec.encode(Codec.MSGPACK, sources())))
         rows = [(item.name, item.codec_in.label, item.codec_out.label, item.target) for item in self._exports]
         self._send(Frame(Kind.CONTROL, 0, HELLO, codec.encode(Codec.MSGPACK, rows)))
@@ -217,6 +218,7 @@ class _Template:
     def _spawn(self, number: int, slot: int) -> None:
         sock = socket.socket(fileno=self._sockets.popleft())
         parent_pid = os.getpid()
+        # point: template.forking
         try:
             pid = os.fork()
         except OSError as exc:  # no memory or no process left: this one start failed, the others live on
@@ -230,12 +232,14 @@ class _Template:
             os.setpgid(pid, pid)
         sock.close()
         self._pids[number] = pid
+        # point: template.forked
         self._send(Frame(Kind.CONTROL, number, SPAWNED, codec.encode(Codec.MSGPACK, pid)))
 
     def _become_executor(self, sock: socket.socket, number: int, slot: int, parent_pid: int) -> NoReturn:
         code = 1
         try:
             die_with_parent(parent_pid)
+            # point: executor.forked
             # A group of its own: what user code starts is killed along with it.
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
@@ -258,6 +262,7 @@ class _Template:
         pid = self._pids.get(number)
         if pid is None:
             return  # it has exited and the report is on its way
+        # point: template.signalling
         with contextlib.suppress(ProcessLookupError):
             if signum == signal.SIGKILL:
                 os.killpg(pid, signum)
@@ -276,6 +281,7 @@ class _Template:
             if not reaped:
                 continue
             del self._pids[number]
+            # point: template.reaped
             self._report_exit(number, os.waitstatus_to_exitcode(status))
 
     def _report_exit(self, number: int, code: int) -> None:

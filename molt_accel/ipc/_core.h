@@ -44,6 +44,13 @@ static inline uint64_t molt_now_ns(void) {
 
 static inline uint64_t molt_earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
+/* A moment between two steps, at which a test build lets a process die or stop; see tests/crash/points. Otherwise nothing. */
+#ifdef MOLT_POINTS
+#include <points.h>
+#else
+#define MOLT_POINT(name) ((void)0)
+#endif
+
 /* -- doorbell -------------------------------------------------------------------------------------------------- */
 
 /* One waiter, any number of ringers. `count` grows with every ring. */
@@ -60,11 +67,26 @@ static inline int molt_bell_init(molt_bell *bell) {
     return sem_init(&bell->sem, 1, 0);
 }
 
+/* glibc keeps a semaphore's count in its first eight bytes. The others never change, and say how to ask the kernel: where
+ * somebody has scribbled over them, it aborts the process, or has it sleep for ever. So they are put right before use. */
+#define MOLT_SEM_COUNT 8
+
+static inline void molt_bell_mend(molt_bell *bell) {
+    sem_t good;
+    memset(&good, 0, sizeof good);
+    sem_init(&good, 1, 0);
+    char *rest = (char *)&bell->sem + MOLT_SEM_COUNT, *right = (char *)&good + MOLT_SEM_COUNT;
+    if (memcmp(rest, right, sizeof good - MOLT_SEM_COUNT))
+        memcpy(rest, right, sizeof good - MOLT_SEM_COUNT);
+}
+
 /* Wake the waiter if it sleeps; 1 if it did. Whatever it shall see was stored before, sequentially consistent: either
  * the waiter's last look before it sleeps sees it, or this sees `parked`. */
 static inline int molt_bell_wake(molt_bell *bell) {
     if (!atomic_load(&bell->parked) || !atomic_exchange(&bell->parked, 0))
         return 0;
+    MOLT_POINT(bell.ringing);
+    molt_bell_mend(bell);
     sem_post(&bell->sem);
     return 1;
 }
@@ -79,6 +101,10 @@ static inline void molt_bell_ring(molt_bell *bell) {
 #define MOLT_PARK_NS 100000000u
 #endif
 
+/* Tokens whose ringers came late for earlier waits, at most one each. A semaphore that holds more was scribbled over, and is
+ * made anew: its one waiter is just here, and a token that is lost by that is one of those that a bounded sleep is for. */
+#define MOLT_LATE_TOKENS 64
+
 enum molt_wait { MOLT_CHANGED = 0, MOLT_TIMED_OUT = 1, MOLT_INTERRUPTED = 2 };
 
 /* Sleep until the bell rings, a signal comes, or `until_ns` (of CLOCK_MONOTONIC); not at all if the watched word is no
@@ -86,11 +112,16 @@ enum molt_wait { MOLT_CHANGED = 0, MOLT_TIMED_OUT = 1, MOLT_INTERRUPTED = 2 };
 static inline int molt_park(molt_bell *bell, const molt_word *watched, uint64_t seen, uint64_t until_ns) {
     int outcome = MOLT_CHANGED;
     struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
-    while (sem_trywait(&bell->sem) == 0) { /* a token whose ringer came late for an earlier wait */
+    molt_bell_mend(bell);
+    for (int late = 0; late <= MOLT_LATE_TOKENS && sem_trywait(&bell->sem) == 0; late++) {
+        if (late == MOLT_LATE_TOKENS)
+            sem_init(&bell->sem, 1, 0);
     }
     atomic_store(&bell->parked, 1);
+    MOLT_POINT(bell.parked);
     if (atomic_load(watched) == seen && sem_clockwait(&bell->sem, CLOCK_MONOTONIC, &until) != 0)
         outcome = errno == EINTR ? MOLT_INTERRUPTED : MOLT_TIMED_OUT;
+    MOLT_POINT(bell.woken);
     atomic_store(&bell->parked, 0);
     return outcome;
 }
@@ -354,6 +385,7 @@ static inline int molt_arena_create(molt_arena *a) {
     unfinished.magic = 0;
     a->header->geometry = unfinished;
     atomic_thread_fence(memory_order_seq_cst);
+    MOLT_POINT(supervisor.arena);
     a->header->geometry.magic = MOLT_MAGIC;
     return 0;
 }
@@ -431,10 +463,12 @@ static inline int molt_contended(molt_arena *a, uint64_t now_ns) {
     return atomic_load_explicit(&h->contended, memory_order_relaxed) != 0;
 }
 
-/* Wake one executor that sleeps; 1 if there was one. */
+/* Wake one executor that sleeps until there is a request; 1 if there was one. One that was idle a moment ago may by now
+ * have a request and sleep until its bytes come: it is woken for nothing, and another has to be. */
 static inline int molt_wake_executor(molt_arena *a) {
     for (uint32_t i = 0; i < a->geometry.seats; i++)
-        if (atomic_load(&a->seats[i].state) == MOLT_SEAT_IDLE && molt_bell_wake(&a->seats[i].bell))
+        if (atomic_load(&a->seats[i].state) == MOLT_SEAT_IDLE && molt_bell_wake(&a->seats[i].bell) &&
+            atomic_load(&a->seats[i].state) == MOLT_SEAT_IDLE)
             return 1;
     return 0;
 }
@@ -500,15 +534,17 @@ typedef struct {
 static inline int molt_send_more(molt_arena *a, molt_call *c) {
     int any = 0;
     for (int i = 0; i < 2; i++) {
-        int64_t n = 0;
-        if (c->left[i])
-            n = molt_ring_write(&molt_channel_at(a, c->channel)->request, molt_request_data(a, c->channel),
-                                a->geometry.ring_bytes, &c->sent, c->part[i], c->left[i]);
+        if (!c->left[i])
+            continue; /* there may be no such part */
+        int64_t n = molt_ring_write(&molt_channel_at(a, c->channel)->request, molt_request_data(a, c->channel),
+                                    a->geometry.ring_bytes, &c->sent, c->part[i], c->left[i]);
         if (n < 0)
             return MOLT_CORRUPT;
         c->part[i] += n, c->left[i] -= (uint64_t)n, any |= n > 0;
-        if (c->left[i])
+        if (c->left[i]) {
+            MOLT_POINT(client.mid_payload);
             break;
+        }
     }
     return any;
 }
@@ -562,7 +598,9 @@ static inline int molt_publish(molt_arena *a, molt_call *c) {
 /* Let executors know. One that spins sees it by itself; only if it doesn't soon is another woken, by molt_await, since
  * waking somebody is what costs most of a call. */
 static inline void molt_announce(molt_arena *a, molt_call *c) {
+    MOLT_POINT(client.published);
     atomic_fetch_add(&a->header->published, 1);
+    MOLT_POINT(client.announced);
     c->deferred = molt_spinning(a->executor_spins, a->geometry.seats) > 0;
     if (!c->deferred)
         molt_wake_executor(a);
@@ -593,6 +631,7 @@ static inline uint32_t molt_give_up(molt_arena *a, molt_call *c, int only_queued
             return state;
         uint64_t to = state == MOLT_READY ? MOLT_WITH_STATE(word, MOLT_IDLE) : MOLT_WITH_STATE(word, MOLT_ABANDONED);
         if (molt_step(a, c->channel, word, to)) {
+            MOLT_POINT(client.gave_up);
             if (state == MOLT_CLAIMED)
                 molt_ring_executor(a, word); /* it may be waiting for bytes */
             molt_bell_ring(&molt_channel_at(a, c->channel)->bell); /* and a thread of this client for it */
@@ -620,6 +659,8 @@ static inline int molt_take_more(molt_arena *a, molt_call *c) {
     if (n < 0)
         return MOLT_CORRUPT;
     c->into += n, c->wanted -= (uint64_t)n;
+    if (c->wanted)
+        MOLT_POINT(client.mid_reply);
     return n > 0;
 }
 
@@ -738,8 +779,15 @@ typedef struct {
     uint64_t word; /* CLAIMED */
     uint64_t taken, sent;
     uint32_t queued, running; /* seen at the last claim, without and with this request */
+    molt_word *claim; /* where it says what it claims, in memory that no client can map; NULL: nowhere */
     molt_patience patience, transfer_patience;
 } molt_executor;
+
+/* Say what this executor may be storing to, as layout.serial_of names it; 0: nothing. */
+static inline void molt_tell_claim(molt_executor *e, uint64_t serial) {
+    if (e->claim && atomic_load_explicit(e->claim, memory_order_relaxed) != serial)
+        atomic_store(e->claim, serial);
+}
 
 enum molt_next { MOLT_NEXT_REQUEST = 0, MOLT_NEXT_SIGNAL = 1, MOLT_NEXT_RETIRE = 2 };
 
@@ -759,8 +807,13 @@ static inline int molt_claim(molt_arena *a, molt_executor *e) {
             if (!e->queued++ || (int64_t)(ticket - best_ticket) < 0)
                 best = i, best_word = word, best_ticket = ticket;
         }
-        if (best == n)
+        if (best == n) {
+            molt_tell_claim(e, 0);
             return 0;
+        }
+        /* Before the claim: a claim that was not told of is a forged one. */
+        molt_tell_claim(e, (uint64_t)best << 32 | MOLT_GENERATION(best_word));
+        MOLT_POINT(executor.scanned);
         e->word = MOLT_CLAIMED | (uint64_t)e->seat << 8 | (uint64_t)(e->incarnation & 0xff) << 24 |
                   (uint64_t)MOLT_GENERATION(best_word) << 32;
         if (molt_step(a, best, best_word, e->word)) {
@@ -787,6 +840,7 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
         if (atomic_load(&seat->retire))
             return MOLT_NEXT_RETIRE;
         if (molt_claim(a, e)) {
+            MOLT_POINT(executor.claimed);
             atomic_store(&seat->state, MOLT_SEAT_BUSY);
             if (start_ns)
                 molt_learn(&e->patience, molt_now_ns() - start_ns);
@@ -794,6 +848,8 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
                 molt_learn(&e->patience, 0);
             return MOLT_NEXT_REQUEST;
         }
+        if (atomic_load(&seat->state) != MOLT_SEAT_IDLE)
+            atomic_store(&seat->state, MOLT_SEAT_IDLE); /* its last request was taken away from it */
         uint64_t now_ns = molt_now_ns();
         if (!start_ns) {
             start_ns = now_ns;
@@ -854,6 +910,10 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
         *done += (uint64_t)moved;
         if (*done == n && !moved_ns)
             return MOLT_TRANSFERRED; /* it all fitted: the client doesn't wait for room */
+        if (to)
+            MOLT_POINT(executor.mid_request);
+        else
+            MOLT_POINT(executor.mid_reply);
         if (molt_look(a, e->channel) != e->word)
             return MOLT_TRANSFER_LOST;
         uint64_t now_ns = molt_now_ns();
@@ -879,17 +939,24 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
  * (ABANDONED, which it ends; KILLING; or ended before). The seat counts as idle before: whoever sees the outcome sees that
  * too. */
 static inline int molt_finish(molt_arena *a, molt_executor *e, uint32_t state, uint64_t reason) {
-    if (!molt_holds(e, molt_look(a, e->channel)))
+    if (!molt_holds(e, molt_look(a, e->channel))) {
+        molt_tell_claim(e, 0);
         return 0; /* the channel may be in use again */
+    }
     atomic_store(&a->seats[e->seat].state, MOLT_SEAT_IDLE);
     if (state == MOLT_FAILED)
         atomic_store_explicit(&a->failure[e->channel], reason, memory_order_relaxed);
+    MOLT_POINT(executor.replied);
     int answered = molt_step(a, e->channel, e->word, MOLT_WITH_STATE(e->word, state));
-    if (answered)
+    if (answered) {
+        MOLT_POINT(executor.done);
         molt_ring_client(a, e->channel);
-    else if (!molt_step(a, e->channel, MOLT_WITH_STATE(e->word, MOLT_ABANDONED),
-                        MOLT_IDLE_WORD(MOLT_GENERATION(e->word))))
+    } else if (!molt_step(a, e->channel, MOLT_WITH_STATE(e->word, MOLT_ABANDONED),
+                          MOLT_IDLE_WORD(MOLT_GENERATION(e->word)))) {
         atomic_store(&a->seats[e->seat].state, MOLT_SEAT_BUSY); /* it is about to be killed */
+        return 0;
+    }
+    molt_tell_claim(e, 0);
     return answered;
 }
 

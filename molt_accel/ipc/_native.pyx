@@ -10,7 +10,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap
 
 cdef extern from "_core.h" nogil:
@@ -28,6 +28,7 @@ cdef extern from "_core.h" nogil:
         uint64_t ring_bytes
         uint64_t size
     ctypedef struct molt_header:
+        molt_geometry geometry
         molt_word published
         molt_word cpus
         molt_word in_use
@@ -72,6 +73,7 @@ cdef extern from "_core.h" nogil:
         uint64_t word
         uint32_t queued
         uint32_t running
+        molt_word *claim
     ctypedef struct molt_frame:
         uint8_t version, kind, codec, status
         uint16_t entry_bytes, flags
@@ -114,7 +116,7 @@ cdef extern from "_core.h" nogil:
     uint64_t MOLT_WITH_STATE(uint64_t, uint64_t)
     uint64_t MOLT_IDLE_WORD(uint64_t)
     int molt_wake_executor(molt_arena *)
-    uint32_t molt_ahead_of(const molt_arena *, uint64_t)
+    uint32_t molt_in_use(const molt_arena *)
     uint32_t molt_over(const molt_arena *, const molt_call *, uint32_t)
     int molt_publish(molt_arena *, molt_call *)
     void molt_announce(molt_arena *, molt_call *)
@@ -127,6 +129,7 @@ cdef extern from "_core.h" nogil:
     int molt_next_request(molt_arena *, molt_executor *, uint64_t, uint32_t)
     int molt_fits(const molt_arena *, const molt_executor *, int, uint64_t)
     int molt_transfer(molt_arena *, molt_executor *, uint8_t *, const uint8_t *, uint64_t, uint64_t *, uint64_t)
+    int molt_holds(const molt_executor *, uint64_t)
     int molt_finish(molt_arena *, molt_executor *, uint32_t, uint64_t)
     uint32_t molt_bucket(uint64_t)
 
@@ -344,7 +347,10 @@ cdef class ArenaView:
 
     def ready(self):
         """How many requests are queued."""
-        return molt_ahead_of(&self.a, (<uint64_t>1 << 62))
+        cdef uint32_t index, count = 0
+        for index in range(molt_in_use(&self.a)):
+            count += MOLT_STATE(molt_look(&self.a, index)) == MOLT_READY
+        return count
 
 
 cdef class Arena(ArenaView):
@@ -382,6 +388,16 @@ cdef class Arena(ArenaView):
         )
         if base == MAP_FAILED:
             raise OSError(errno, "the shared memory can't be let go of")
+
+    def mend(self):
+        """Undo what somebody may have scribbled where nothing changes, or nothing lasts: geometry, and who spins."""
+        cdef uint32_t index
+        if memcmp(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry)):
+            memcpy(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry))
+        for index in range(self.a.geometry.channels):
+            store_flag(&self.a.client_spins[index], 0)
+        for index in range(self.a.geometry.seats):
+            store_flag(&self.a.executor_spins[index], 0)
 
     def set_cpus(self, uint32_t cpus):
         """How many processors there are for this pool; 0: not known."""
@@ -446,6 +462,10 @@ cdef class Arena(ArenaView):
         atomic_store(&seat.retire, 0)
         molt_bell_init(&seat.bell)
         store_flag(&self.a.executor_spins[index], 0)
+
+    def retires(self, uint32_t index):
+        """Whether an executor was told to."""
+        return atomic_load(&self.seat(index).retire) != 0
 
     def retire(self, uint32_t index):
         """Have an executor exit as soon as it has no request."""
@@ -601,13 +621,17 @@ cdef class Channel:
             raise Corrupt(f"channel {self.index} was taken away")
         return response
 
-    def give_up(self, bint only_queued=False):
+    def give_up(self, bint only_queued=False, uint32_t generation=0):
         """End the request from this side, or only if it is still queued; any thread may.
+
+        One who doesn't hold the channel names the request by its generation: another may have been published since.
 
         Returns the state it was in. READY: nobody will run it, and the channel is free. CLAIMED, KILLING: it is being
         stopped (CLAIMED not with `only_queued`), and the channel is free when `clear` says so. Any other: it has
         ended already.
         """
+        if generation and generation != MOLT_GENERATION(self.c.word):
+            return MOLT_IDLE
         return molt_give_up(&self.arena.a, &self.c, only_queued)
 
     def clear(self):
@@ -642,18 +666,34 @@ cdef class Channel:
 
 
 cdef class Seat:
-    """An executor's place: claims requests, reads them, answers them."""
+    """An executor's place: claims requests, reads them, answers them.
+
+    Args:
+        claim: Eight bytes that no client can map, where its supervisor sees what it has claimed.
+    """
 
     cdef Arena arena
     cdef molt_executor e
     cdef molt_head head
+    cdef Py_buffer claim
+    cdef bint claims
 
-    def __cinit__(self, Arena arena not None, uint32_t seat, uint32_t incarnation):
+    def __cinit__(self, Arena arena not None, uint32_t seat, uint32_t incarnation, claim=None):
         arena.seat(seat)
         self.arena = arena
         memset(&self.e, 0, sizeof(molt_executor))
         self.e.seat = seat
         self.e.incarnation = incarnation
+        if claim is not None:
+            PyObject_GetBuffer(claim, &self.claim, PyBUF_SIMPLE | PyBUF_WRITABLE)
+            self.claims = True
+            if self.claim.len != sizeof(molt_word) or <size_t>self.claim.buf % sizeof(molt_word):
+                raise ValueError("a claim is one aligned word")
+            self.e.claim = <molt_word *>self.claim.buf
+
+    def __dealloc__(self):
+        if self.claims:
+            PyBuffer_Release(&self.claim)
 
     def open(self):
         """From now on this executor counts as idle."""
@@ -752,6 +792,8 @@ cdef class Seat:
         cdef int code
         if not _fill_head(&self.head, frame, max_bytes):
             return BAD_FRAME
+        if not molt_holds(&self.e, molt_look(&self.arena.a, self.e.channel)):
+            return MOLT_TRANSFER_LOST  # it was taken away against the rules: the ring may be another request's
         atomic_fetch_add(&seat.facts[fact % MOLT_SEAT_FACTS], 1)
         atomic_fetch_add(&seat.queue_us[molt_bucket(self.head.header.queue_us)], 1)
         atomic_fetch_add(&seat.exec_us[molt_bucket(self.head.header.exec_us)], 1)

@@ -13,7 +13,9 @@ import socket
 import stat
 import struct
 from array import array
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc.frame import PREFIX_BYTES, Frame, FrameError, Kind, decode, encode
@@ -151,4 +153,16 @@ def message(entry: str, payload: bytes = b"", number: int = 0, generation: int =
     return Frame(Kind.CONTROL, number, entry, payload, generation=generation)
 
 
-Grant = dict[str, Any]
+class Grant(msgspec.Struct, frozen=True):
+    """What a client gets when it attaches: its first channels, and what it has to know of the pool.
+
+    The arena says most of it too; but there, other clients may have scribbled over it.
+    """
+
+    channels: list[int]
+    max_frame_bytes: int
+    max_wait_ms: int
+    grace_ms: int
+    places: int
+    spin_ns: int
+    client_spinners: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import signal
+import struct
 from collections.abc import Sequence
 from typing import Final
 
@@ -131,12 +132,31 @@ class SeatFact(enum.IntEnum):
     DEADLINE_NS = 5
     BEGAN_NS = 6
     SERVED_BEFORE = 7  #: requests that earlier executors had ended in this seat
+    #: The entry of what runs where its ring doesn't show it any more, `shown_entry`: 8 to 15.
+    ENTRY = 8
     #: Requests ended in this seat, by `Outcome`: 16 to 31.
     OUTCOMES = 16
 
 
-#: No time: later than all others.
+#: No time: later than all others. And the largest word.
 NEVER: Final = 2**64 - 1
+
+#: How many words `SeatFact.ENTRY` has.
+ENTRY_WORDS: Final = 8
+_ENTRY_WORDS: Final = struct.Struct(f"<{ENTRY_WORDS}Q")
+
+
+def entry_words(entry: str) -> tuple[int, ...]:
+    """The words of a seat's `ENTRY`: the name, cut to what fits; zeros for none."""
+    words: tuple[int, ...] = _ENTRY_WORDS.unpack(
+        entry.encode()[: _ENTRY_WORDS.size].ljust(_ENTRY_WORDS.size, b"\0")
+    )
+    return words
+
+
+def shown_entry(words: Sequence[int]) -> str:
+    """The name that words of `ENTRY` say; empty for none."""
+    return _ENTRY_WORDS.pack(*words).rstrip(b"\0").decode(errors="ignore")
 
 
 class Outcome(enum.IntEnum):

@@ -42,11 +42,19 @@ SHARED = {
 
 @contextlib.contextmanager
 def loading(
-    peers: list[Peer], folder: Path, *, threads: int = 3, pause_s: float = 0
+    peers: list[Peer],
+    folder: Path,
+    *,
+    threads: int = 3,
+    pause_s: float = 0,
+    options: dict[str, Any] | None = None,
 ) -> Iterator[list[dict[str, int]]]:
     """Clients that call without a pause meanwhile, all of them from the start; afterwards their outcomes are there."""
     until = folder / "until"
-    loads = [peer.start("load", until=str(until), threads=threads, pause_s=pause_s) for peer in peers]
+    loads = [
+        peer.start("load", until=str(until), threads=threads, pause_s=pause_s, options=options or {})
+        for peer in peers
+    ]
     outcomes: list[dict[str, int]] = []
     try:
         for peer in peers:
@@ -204,7 +212,14 @@ def big_reply(client: Client, order: dict[str, Any]) -> bool:
     return hashlib.sha256(reply).digest() == hashlib.sha256(expected).digest()
 
 
-def load(client: Client, until: str, threads: int, who: str = "", pause_s: float = 0) -> dict[str, int]:
+def load(
+    client: Client,
+    until: str,
+    threads: int,
+    who: str = "",
+    pause_s: float = 0,
+    options: dict[str, Any] | None = None,
+) -> dict[str, int]:
     """Call from several threads until a file exists: how often each outcome. A wrong answer is one, too.
 
     The first good answer is told by another file.
@@ -219,7 +234,7 @@ def load(client: Client, until: str, threads: int, who: str = "", pause_s: float
             number += 1
             nonce = [who, os.getpid(), thread, number]
             try:
-                outcome = "Ok" if client.call("echo", nonce) == nonce else "WRONG"
+                outcome = "Ok" if client.call("echo", nonce, **(options or {})) == nonce else "WRONG"
                 if not seen["Ok"]:
                     Path(f"{until}.{os.getpid()}").touch()
             except MoltError as exc:

@@ -182,6 +182,37 @@ static void test_a_park_ends_with_a_ring_a_change_a_signal_or_the_time(void) {
     CHECK(atomic_load(&bell.count) == 1 && atomic_load(&bell.parked) == 0);
 }
 
+/* What molt_bell_mend takes for granted of the C library. */
+static void test_nothing_but_a_semaphore_s_count_changes_as_it_is_used(void) {
+    molt_bell bell;
+    char before[sizeof(sem_t)];
+    CHECK(molt_bell_init(&bell) == 0);
+    molt_bell_mend(&bell);
+    memcpy(before, &bell.sem, sizeof before);
+    for (int i = 0; i < 3; i++)
+        CHECK(sem_post(&bell.sem) == 0);
+    for (int i = 0; i < 3; i++)
+        CHECK(sem_trywait(&bell.sem) == 0);
+    CHECK(molt_park(&bell, &bell.count, 0, molt_now_ns() + 1000000) == MOLT_TIMED_OUT);
+    CHECK(memcmp(before + MOLT_SEM_COUNT, (char *)&bell.sem + MOLT_SEM_COUNT, sizeof before - MOLT_SEM_COUNT) == 0);
+}
+
+static void test_a_semaphore_that_was_scribbled_over_is_put_right(void) {
+    molt_bell bell;
+    uint64_t seed = 5;
+    for (int round = 0; round < 300; round++) {
+        CHECK(molt_bell_init(&bell) == 0);
+        for (size_t i = 0; i < sizeof bell.sem; i++)
+            if (chance(&seed, 2))
+                ((uint8_t *)&bell.sem)[i] = (uint8_t)chance(&seed, 256);
+        atomic_store(&bell.parked, 1);
+        CHECK(molt_bell_wake(&bell) == 1); /* neither aborts nor sleeps */
+        /* Nor does it let nobody sleep from now on. */
+        molt_park(&bell, &bell.count, 1, 0);
+        CHECK(molt_park(&bell, &bell.count, 0, molt_now_ns() + 10000) == MOLT_TIMED_OUT);
+    }
+}
+
 static void *ring_it(void *bell) {
     while (!atomic_load(&((molt_bell *)bell)->parked))
         sched_yield();
@@ -707,6 +738,8 @@ int main(void) {
     test_a_ring_gives_what_it_was_given();
     test_counts_that_cant_be_are_not_followed();
     test_a_park_ends_with_a_ring_a_change_a_signal_or_the_time();
+    test_nothing_but_a_semaphore_s_count_changes_as_it_is_used();
+    test_a_semaphore_that_was_scribbled_over_is_put_right();
     test_a_ring_wakes_who_sleeps();
     test_a_spin_sees_a_change_and_ends_with_its_time();
     test_long_waits_end_spinning_and_short_ones_bring_it_back();

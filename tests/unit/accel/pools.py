@@ -64,7 +64,16 @@ class FakePool:
             if asked is None:  # it was closed before
                 return
             assert asked.entry == control.ATTACH
-            facts = {"channels": self.granted, "max_frame_bytes": 100_000, "max_wait_ms": 0, "grace_ms": 50}
+            arena = self.arena
+            facts = {
+                "channels": self.granted,
+                "max_frame_bytes": 100_000,
+                "max_wait_ms": 0,
+                "grace_ms": 50,
+                "places": arena.fact(Fact.PLACES),
+                "spin_ns": arena.fact(Fact.SPIN_NS),
+                "client_spinners": arena.fact(Fact.CLIENT_SPINNERS),
+            }
             grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
             control.send(far, grant, (self._arena_fd,))
 

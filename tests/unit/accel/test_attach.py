@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from molt_accel import __version__, attach, codec
@@ -78,8 +79,12 @@ def arena_fd() -> Iterator[int]:
     os.close(fd)
 
 
+#: All that a grant says.
+GRANTED = dict.fromkeys(control.Grant.__struct_fields__, 9) | {"channels": []}
+
+
 def grant(**facts: object) -> Frame:
-    return control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
+    return control.message(control.GRANT, codec.encode(Codec.MSGPACK, GRANTED | facts))
 
 
 def refusal(detail: str, **facts: int) -> Frame:
@@ -88,13 +93,13 @@ def refusal(detail: str, **facts: int) -> Frame:
 
 
 def test_a_client_asks_for_channels_and_gets_the_arena_and_the_grant(worker: Worker, arena_fd: int) -> None:
-    arena, granted = handshake(worker.answer(grant(channels=[2, 3], grace_ms=9), arena_fd))
+    arena, granted = handshake(worker.answer(grant(channels=[2, 3]), arena_fd))
     assert worker.asked is not None
     assert (worker.asked.kind, worker.asked.entry) == (Kind.CONTROL, "__attach__")
     assert worker.asked.request_id == attach.FIRST_BATCH
     asked = codec.decode(Codec.MSGPACK, worker.asked.payload)
     assert asked == {"version": __version__, "observer": False}
-    assert granted == {"channels": [2, 3], "grace_ms": 9}
+    assert msgspec.to_builtins(granted) == GRANTED | {"channels": [2, 3]}
     assert arena.fact(3) == 7
     arena.set_fact(3, 8)
     assert arena.fact(3) == 8
@@ -163,6 +168,13 @@ def test_an_answer_that_is_none_is_another_protocol(worker: Worker, ask: Ask, an
     with pytest.raises(MoltWorkerUnavailable) as caught:
         ask(worker.answer(answer))
     assert caught.value.detail.startswith(text)
+
+
+@pytest.mark.parametrize("body", [None, [1], {"channels": [1]}, GRANTED | {"places": "many"}])
+def test_a_grant_that_is_none_is_another_protocol(worker: Worker, arena_fd: int, body: object) -> None:
+    answer = control.message(control.GRANT, codec.encode(Codec.MSGPACK, body))
+    with pytest.raises(MoltWorkerUnavailable, match=r"^the worker speaks another protocol: "):
+        handshake(worker.answer(answer, arena_fd))
 
 
 @BOTH

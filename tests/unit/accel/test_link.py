@@ -445,11 +445,20 @@ def test_the_reaper_of_a_link_ends_with_it(fake: FakePool) -> None:
     assert late.reaper._stopping
 
 
-def test_memory_that_can_t_be_trusted_ends_the_link(fake: FakePool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_link_whose_memory_can_t_be_trusted_says_that_it_is_done_when_its_last_call_has_ended(
+    fake: FakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise its channels were kept for as long as the process lives."""
     link = fake.link()
+    channel = link.channels.lease()
+    assert channel is not None
     link.fail(MoltProtocolError("channel 3 is in a state that can't be"))
+    assert not link.open
+    assert link.ended is None
+    link.channels.give_back(channel)
+    link.call_ended()
     wait_until(lambda: ended(link))
-    assert fake.heard() == []
+    assert fake.heard() == [control.DETACH]
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 

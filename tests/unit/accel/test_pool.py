@@ -85,8 +85,8 @@ def test_a_channel_whose_request_runs_on_lingers_until_it_is_idle(fake: FakePool
     pool.give_back(channel)
     assert pool.in_calls == 0
     assert pool.any_free
-    assert not pool.wants_more  # it is about to be free
     assert pool.lease() is None
+    assert pool.wants_more  # it may take a grace time, and there may be others
     assert fake.reply(request) is False
     assert lease(pool) is channel
 

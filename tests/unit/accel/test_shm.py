@@ -421,6 +421,29 @@ def test_giving_up_and_answering_race_for_one_outcome(transport: ShmTransport, f
     assert True in seen
 
 
+def test_a_call_that_ends_as_it_is_given_up_does_not_take_the_next_one_of_its_channel_with_it(
+    transport: ShmTransport, fake: FakePool
+) -> None:
+    ended = submit(transport)
+    fake.reply(fake.claim(), 1)
+    assert ended.wait(None)
+    following = submit(transport)
+    assert following.channel is ended.channel
+    fake.reply(fake.claim(), 2)
+    result, ended.result = ended.result, None  # as who gives it up sees it, just before
+
+    class Late:
+        def give_up(self, only_queued: bool, generation: int) -> int:
+            ended.result = result
+            return int(following.channel.give_up(only_queued, generation))
+
+    ended.channel = Late()  # type: ignore[assignment]
+    assert transport.abandon(ended, MoltCancelled("enough")) is False
+    assert ended.result is result
+    assert following.wait(None)
+    assert outcome(following) == 2
+
+
 # -- the queue ----------------------------------------------------------------------------------------------
 
 

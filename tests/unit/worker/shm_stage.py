@@ -64,7 +64,8 @@ class Player:
         self.stage = stage
         self.number = number
         self.slot = slot
-        self.seat = core.Seat(stage.arena, slot, stage.arena.seat_fact(slot, SeatFact.INCARNATION))
+        claim = stage.supervisor._pool._words.claim_of(slot)
+        self.seat = core.Seat(stage.arena, slot, stage.arena.seat_fact(slot, SeatFact.INCARNATION), claim)
         stage.arena.set_seat_fact(slot, SeatFact.NUMBER, number)
         self.seat.open()
 

@@ -58,6 +58,8 @@ class Scene:
             assert self.channel.publish(request(), 9, 0) == core.ADMITTED
         elif state is State.DONE:
             assert reply(self.player.seat, response()) == core.TRANSFERRED
+        elif state is State.FAILED:
+            assert self.player.seat.fail(7)
         else:
             put(stage.arena, index, with_state(word, state))
         assert stage.state(self.channel) is state

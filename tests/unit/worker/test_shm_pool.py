@@ -119,7 +119,9 @@ def test_one_that_says_anything_else_is_killed(seats: Seats) -> None:
 
 def test_a_stop_is_for_the_one_in_the_seat_and_for_one_request(seats: Seats) -> None:
     template = seats.start()
+    seats.pool._words.claim_of(1)[0] = 41
     seats.pool.stop_request(1, 41, StopReason.CANCELLED)
+    seats.pool.stop_request(1, 42, StopReason.CANCELLED)  # another
     seats.pool.stop_request(7, 41, StopReason.CANCELLED)  # nobody's
     seats.turn()
     assert template.told == [(wire.INTERRUPT, 2)]
@@ -129,20 +131,23 @@ def test_a_stop_is_for_the_one_in_the_seat_and_for_one_request(seats: Seats) -> 
 
 def test_a_kill_is_for_the_one_in_the_seat(seats: Seats) -> None:
     template = seats.start()
-    assert seats.pool.kill_seat(1, 0, entry="work")
+    seats.pool._words.claim_of(1)[0] = 41
+    seats.pool.kill_seat(1, 41, entry="work")
     seats.turn()
     assert [told for told in template.told if told[0] == wire.KILL] == [(wire.KILL, 2)]
     assert "executor_killed executor=2 entry=work" in seats.stage.log()
-    assert seats.pool.kill_seat(1, 0)  # it is being killed, and not reaped yet
+    seats.pool.kill_seat(1, 41)  # it is being killed, and not reaped yet
     assert seats.stage.log().count("executor_killed") == 1
+    assert seats.pool.claims() == {1: 41}  # it may still write
     seats.stage.reap(template, 2, -9)
-    assert not seats.pool.kill_seat(1, 0)
+    assert seats.pool.claims() == {}
 
 
-@pytest.mark.parametrize(("slot", "incarnation"), [(7, 0), (0, 1), (0, 255), (0xFFFF, 0)])
-def test_a_kill_of_nobody_kills_nobody(seats: Seats, slot: int, incarnation: int) -> None:
+@pytest.mark.parametrize(("slot", "serial"), [(7, 41), (0, 42), (0, 0), (0xFFFF, 41)])
+def test_a_kill_of_nobody_kills_nobody(seats: Seats, slot: int, serial: int) -> None:
     template = seats.start()
-    assert not seats.pool.kill_seat(slot, incarnation)
+    seats.pool._words.claim_of(0)[0] = 41
+    seats.pool.kill_seat(slot, serial)
     seats.turn()
     assert template.told == []
 

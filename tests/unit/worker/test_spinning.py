@@ -102,4 +102,43 @@ def test_a_quota_is_what_the_control_group_may_use_and_without_one_all_there_are
     file = tmp_path / "cpu.max"
     if said is not None:
         file.write_text(said)
-    assert spinning.quota(str(file)) == expected
+    assert spinning.quota(str(tmp_path), str(tmp_path / "none")) == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/system.slice/web.service\n", {"system.slice/web.service/cpu.max": "150000 100000"}, 1.5),
+        ("0::/system.slice/web.service\n", {"system.slice/cpu.max": "50000 100000"}, 0.5),
+        (
+            "0::/a/b\n",
+            {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000", "cpu.max": "200000 100000"},
+            2.0,
+        ),
+        (
+            "4:memory:/m\n3:cpu,cpuacct:/web\n0::/\n",
+            {"cpu/web/cpu.cfs_quota_us": "50000", "cpu/web/cpu.cfs_period_us": "100000"},
+            0.5,
+        ),
+        (
+            "3:cpu:/docker/1\n",
+            {
+                "cpu/cpu.cfs_quota_us": "150000",
+                "cpu/cpu.cfs_period_us": "100000",
+            },  # as its own mount shows it
+            1.5,
+        ),
+        ("3:cpu:/web\n", {"cpu/web/cpu.cfs_quota_us": "-1", "cpu/web/cpu.cfs_period_us": "100000"}, 32.0),
+        ("no control group", {}, 32.0),
+    ],
+)
+def test_a_quota_may_stand_in_any_control_group_around_the_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str, files: dict[str, str], expected: float
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 32)
+    root = tmp_path / "groups"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (tmp_path / "own").write_text(own)
+    assert spinning.quota(str(root), str(tmp_path / "own")) == expected

@@ -1,0 +1,65 @@
+/* What MOLT_POINT does in a test build: the process that passes an armed point sends itself a signal there.
+ *
+ * Points are armed by a file that control.py maps too. Nothing is looked up unless one is armed, so that the moments
+ * between two steps stay about as short as they are. */
+#ifndef MOLT_POINTS_H
+#define MOLT_POINTS_H
+
+#include <signal.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+typedef struct {
+    char name[40];
+    _Atomic int64_t countdown; /* it is the n-th passage from now on that counts; 0 or less: not armed */
+    _Atomic int64_t only;      /* passages of this process, or of any (0) */
+    _Atomic int64_t signal;
+    _Atomic int64_t pid, hit_ns; /* who was hit, and when */
+    int64_t reserved[6];
+} molt_point_record;
+
+_Static_assert(sizeof(molt_point_record) == 128, "the record of control.py");
+
+/* The first record has no name: its countdown says whether any point is armed. NULL: the file isn't known yet. */
+static molt_point_record *molt_points;
+static size_t molt_points_count;
+
+static inline void molt_points_map(void) {
+    const char *path = getenv("MOLT_POINTS_FILE");
+    int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
+    struct stat found;
+    if (fd < 0)
+        return;
+    if (!fstat(fd, &found)) {
+        void *base = mmap(NULL, (size_t)found.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (base != MAP_FAILED)
+            molt_points = base, molt_points_count = (size_t)found.st_size / sizeof(molt_point_record);
+    }
+    close(fd);
+}
+
+/* Exported, for the points in Python modules. */
+__attribute__((visibility("default"), noinline)) void molt_point(const char *name) {
+    int saved = errno;
+    if (!molt_points)
+        molt_points_map();
+    if (molt_points && atomic_load(&molt_points[0].countdown)) {
+        for (size_t i = 1; i < molt_points_count; i++) {
+            molt_point_record *p = &molt_points[i];
+            if (strcmp(p->name, name) || atomic_load(&p->countdown) <= 0)
+                continue;
+            int64_t only = atomic_load(&p->only);
+            if ((only && only != getpid()) || atomic_fetch_sub(&p->countdown, 1) != 1)
+                continue;
+            atomic_store(&p->hit_ns, (int64_t)molt_now_ns());
+            atomic_store(&p->pid, getpid());
+            raise((int)atomic_load(&p->signal)); /* of this thread: it is acted on before this returns */
+        }
+    }
+    errno = saved;
+}
+
+#define MOLT_POINT(name) molt_point(#name)
+
+#endif

@@ -1,0 +1,91 @@
+"""A client that harms, beside clients that don't: what becomes of the pool, and of the others' calls."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("there are no shared pools", allow_module_level=True)
+
+from molt_accel import Client
+from tests.conftest import ROOT
+from tests.hostile.offender import ON_MEMORY, ON_SOCKET
+from tests.integration.peer import PATIENCE_S, Peer, loading
+from tests.integration.pools import Window, idle, path_of
+
+#: What a call that was hit by a scribbler may end with: always something, and never another's answer.
+OUTCOMES = {"Ok", "MoltBusy", "MoltTimeout", "MoltCancelled", "MoltInvalidInput", "MoltInternalError"} | {
+    *("MoltWorkerCrashed", "MoltWorkerUnavailable", "MoltProtocolError")
+}
+
+
+def attack(name: str, seconds: float, seed: int) -> int:
+    """Let the offender do it; how often it did."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.hostile.offender", path_of(), name, str(seconds), str(seed)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def check(
+    name: str,
+    share: Callable[..., Client],
+    make_peer: Callable[..., Peer],
+    window: Callable[..., Window],
+    folder: Path,
+    seconds: float = 0.6,
+    seed: int = 1,
+) -> set[str]:
+    """Attack while others call: the pool must be whole again afterwards. The outcomes of the others' calls."""
+    client = share()
+    supervisor = psutil.Process(idle(client)["pid"])
+    view = window()
+    peer = make_peer()
+    with loading([peer], folder, threads=2, options={"timeout_ms": 1000}) as outcomes:
+        assert attack(name, seconds, seed) > 0
+    kinds = {outcome.split(":")[0] for each in outcomes for outcome in each}
+    assert client.call("echo", "afterwards", timeout_ms=PATIENCE_S * 1000) == "afterwards"
+    assert idle(client)["pid"] == supervisor.pid
+    late = share()
+    assert late.call("echo", "new", timeout_ms=PATIENCE_S * 1000) == "new"
+    # What is on a channel that its client doesn't use just now is found when it does, or leaves.
+    client.close()
+    peer.close()
+    before = sum(supervisor.cpu_times()[:2])
+    view.wait()
+    assert sum(supervisor.cpu_times()[:2]) - before < 2  # it doesn't spin
+    return kinds
+
+
+@pytest.mark.parametrize("name", ON_MEMORY)
+def test_who_scribbles_over_the_arena_harms_calls_and_not_the_pool(
+    name: str,
+    share: Callable[..., Client],
+    make_peer: Callable[..., Peer],
+    window: Callable[..., Window],
+    tmp_path: Path,
+) -> None:
+    assert check(name, share, make_peer, window, tmp_path) <= OUTCOMES
+
+
+@pytest.mark.parametrize("name", ON_SOCKET)
+def test_who_says_what_can_not_be_harms_nobody(
+    name: str,
+    share: Callable[..., Client],
+    make_peer: Callable[..., Peer],
+    window: Callable[..., Window],
+    tmp_path: Path,
+) -> None:
+    assert check(name, share, make_peer, window, tmp_path) == {"Ok"}
