@@ -38,6 +38,7 @@ class ChannelPool:
         self._free: list[Channel] = []
         self._lingering: list[Channel] = []
         self._refused_until_s = 0.0
+        self._shut = False
 
     def add(self, indices: Iterable[int]) -> None:
         """Channels were granted; none at all means that there are none left for now."""
@@ -80,6 +81,7 @@ class ChannelPool:
     def shut(self) -> None:
         """Nothing can be leased any more, and nothing that was given up is touched any more."""
         with self._lock:
+            self._shut = True
             free, self._free = self._free, []
             lingering, self._lingering = self._lingering, []
             self._usable -= len(free) + len(lingering)
@@ -113,7 +115,11 @@ class ChannelPool:
 
     def give_back(self, channel: Channel) -> None:
         """A call has ended; its channel is free now or later."""
-        if channel.clear():
+        clear = channel.clear()
+        if self._shut:  # the worker may grant it to another client at any moment from now on
+            with self._lock:
+                self._usable -= 1
+        elif clear:
             self._free.append(channel)
         else:
             self._lingering.append(channel)

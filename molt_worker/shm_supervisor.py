@@ -500,9 +500,9 @@ class ShmSupervisor(Service):
             word = arena.word(channel)  # before the claims: an executor tells of a claim before it makes it
             state = state_of(word)
             if state in HELD:
-                if (
-                    not self._repair_forged(channel, word) and state is State.KILLING
-                ):  # unless by this process, somebody wants its executor to wait for ever
+                # ABANDONED: the message that tells of it may have been lost. KILLING: unless by this process, somebody
+                # wants its executor to wait for ever.
+                if not self._repair_forged(channel, word) and state is not State.CLAIMED:
                     self._stop(channel, word, StopReason.CANCELLED, now_ns)
             elif state is State.IDLE or (channel in granted and isinstance(state, State)):
                 continue

@@ -174,6 +174,28 @@ def test_what_lingers_when_it_is_shut_is_not_touched_any_more(fake: FakePool) ->
     assert fake.states() == [State.DONE]
 
 
+@pytest.mark.parametrize("given_up", [False, True])
+def test_what_is_given_back_after_the_end_is_not_leased_by_who_came_too_late(
+    fake: FakePool, given_up: bool
+) -> None:
+    """The worker may have granted it to somebody else, whose answer it holds."""
+    pool = pool_of(fake, 0)
+    channel = lease(pool)
+    if given_up:
+        channel.publish(REQUEST, 4, 0)
+        request = fake.claim()
+        channel.give_up()
+    pool.shut()
+    pool.give_back(channel)
+    assert pool.in_calls == 0
+    if given_up:
+        fake.reply(request)
+    channel.publish(REQUEST, 4, 0)
+    fake.reply(fake.claim())
+    assert pool.lease() is None
+    assert fake.states() == [State.DONE]
+
+
 def test_whatever_races_with_what_each_channel_is_counted_once(fake: FakePool) -> None:
     """Calls that come and go, channels asked back and granted again, and the end: nothing raises, nothing is lost."""
     chance = random.Random(3)

@@ -255,6 +255,18 @@ def test_a_cancel_that_was_lost_is_made_up_for_by_the_next_one(stage: ShmStage) 
     assert (first.interrupted(), second.interrupted()) == ([StopReason.CANCELLED], [StopReason.CANCELLED])
 
 
+def test_a_cancel_that_was_lost_is_noticed_in_a_second(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    channel = Caller(stage, 1).publish()
+    player.claim()
+    assert channel.give_up() == State.CLAIMED
+    assert player.interrupted() == []
+    stage.pass_time(1100)
+    assert player.interrupted() == [StopReason.CANCELLED]
+    stage.pass_time(1200 + GRACE_MS)
+    assert player.killed()
+
+
 @pytest.mark.parametrize("reused_by", ["the same executor", "another"])
 def test_a_channel_that_is_used_again_while_the_grace_time_of_the_last_request_runs_is_left_alone(
     stage: ShmStage, reused_by: str
