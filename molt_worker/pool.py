@@ -79,6 +79,7 @@ class Pool(ABC):
         self._templates: list[Template] = []  # the newest last; older ones still have executors
         self._boot_deaths = 0
         self._spawn_not_before_ns = 0
+        self._starved = False  # of descriptors, so that no executor can be started
         self._template_at_ns = 0  # when to start another template; 0: not planned
         self._next_rss_ns = 0
         self._stopping = False
@@ -252,10 +253,17 @@ class Pool(ABC):
             and (self._succession.worn(executor) or executor.template is not newest)
         ]
         for old in missing + outdated:
-            new = self._spawn(newest)
+            try:
+                new = self._spawn(newest)
+            except OSError as exc:
+                new = None
+                if not self._starved:  # once, and not ten times a second
+                    self._log.log("error", "executor_not_started", error=str(exc))
+                self._starved = True
             if new is None:
                 self._loop.at(now_ns + _FIRST_RESPAWN_NS)
                 return
+            self._starved = False
             if old is not None:
                 self._succession.prepare(old, new)
 

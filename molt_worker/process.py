@@ -111,11 +111,12 @@ class Template:
         self.stream: Final = FrameStream(control.fileno(), control.fileno())
 
     def spawn(self, number: int) -> Executor | None:
-        """Have an executor forked, which builds its port there; None if it can't be just now."""
-        try:
-            sock, executor_end = socket.socketpair()
-        except OSError:  # no descriptor is left; there may be one later
-            return None
+        """Have an executor forked, which builds its port there; None if the template has just gone.
+
+        Raises:
+            OSError: there is no descriptor left for its socket. There may be one later.
+        """
+        sock, executor_end = socket.socketpair()
         slot = self.words.lend()
         sock.setblocking(False)
         command = encode(Frame(Kind.CONTROL, number, template.SPAWN, generation=slot))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from typing import Any
@@ -242,6 +243,27 @@ def test_when_the_successor_dies_the_worn_one_stays_until_another_is_ready(make_
     template.children[4].greet()
     stage.turn()
     assert stage.pool.seen() == [("ready", 4), ("replaced", 1)]
+
+
+def test_without_a_descriptor_an_executor_is_started_later_and_that_is_said_once(
+    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make_stage(Recorder)
+    template = started(stage)
+
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("molt_worker.process.socket.socketpair", none_left)
+        stage.reap(template, 1, 1)
+        for _ in range(3):
+            stage.pass_time(0.2)
+        assert stage.pool.numbers() == [2]
+    assert stage.log().count("executor_not_started") == 1
+    assert "Too many open files" in stage.log()
+    stage.pass_time(0.2)
+    assert stage.pool.numbers() == [2, 3]
 
 
 def test_when_the_worn_one_dies_its_successor_takes_the_place(make_stage: MakeStage) -> None:
