@@ -33,8 +33,9 @@ settings.register_profile("dev", max_examples=100, **_common)
 settings.register_profile("fuzz", max_examples=20_000, **_common)
 settings.load_profile(os.environ.get("MOLT_HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
-# A shell that starts a job in the background has it ignore Ctrl-C; some tests press it.
+# A shell that starts a job in the background has it ignore the keyboard's signals; some tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 #: Every process that a test starts inherits this variable, whoever its parent is by then.
 _MARK = "MOLT_TEST_ID"
