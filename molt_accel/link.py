@@ -99,7 +99,7 @@ class Link:
 
     def cancel(self, channel: int, generation: int) -> None:
         """Have the supervisor stop a request that was ABANDONED."""
-        # Lost only with the worker itself, or where it reads nothing any more; then it sees that by itself, once a second.
+        # Lost only with the worker itself, or where it reads nothing just now; it sees that by itself, once a second.
         with contextlib.suppress(OSError):
             self._send(control.message(CANCEL, number=channel, generation=generation))
 
