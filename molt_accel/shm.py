@@ -98,9 +98,8 @@ class ShmCall:
     def __init__(self, link: Link, channel: Channel, frame: Frame, place_ns: int) -> None:
         self.request_id = frame.request_id
         self.channel = channel
-        self._published = (
-            channel.generation
-        )  # the channel has another call as soon as this one has given it back
+        #: Which of the channel's requests it is: it has another as soon as this one has given it back.
+        self._published = channel.generation
         self._entry = frame.entry
         self.result: Frame | MoltError | None = None
         self.lost = False

@@ -10,7 +10,7 @@ from molt_accel.errors import MoltWorkerCrashed
 from molt_accel.ipc.arena import native
 from molt_accel.ipc.control import RECYCLE, WAKE
 from molt_accel.ipc.frame import Frame
-from molt_accel.ipc.layout import NEVER, Outcome, SeatFact
+from molt_accel.ipc.layout import MAX_WORD, Outcome, SeatFact
 from molt_worker.exports import ExportTable
 from molt_worker.log import LogSink
 from molt_worker.loop import EventLoop
@@ -163,4 +163,4 @@ class ShmPool(Pool):
     def _ended_in(self, slot: int) -> int:
         """Requests that were ended in a seat, by all the executors that it had."""
         total = sum(self._arena.seat_fact(slot, SeatFact.OUTCOMES + outcome) for outcome in Outcome)
-        return min(total, NEVER)  # it has to fit a word, whatever somebody has scribbled
+        return min(total, MAX_WORD)  # it has to fit a word, whatever somebody has scribbled

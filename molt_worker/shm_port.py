@@ -23,7 +23,7 @@ from molt_accel.ipc.frame import (
     encode_head,
 )
 from molt_accel.ipc.layout import (
-    NEVER,
+    MAX_WORD,
     Fact,
     Failure,
     Outcome,
@@ -182,9 +182,8 @@ class ShmPort:
         `counted` is the fact that has counted it already, for another outcome.
         """
         channel = self._seat.channel
-        self._recount(
-            counted, _FAILURE_FACTS[reason]
-        )  # before it is one: who has the outcome finds it counted
+        # Before it is one: who has the outcome finds it counted.
+        self._recount(counted, _FAILURE_FACTS[reason])
         if not self._seat.fail(failure_word(reason, self._number)):
             self._recount(_FAILURE_FACTS[reason], counted)
         else:
@@ -199,4 +198,4 @@ class ShmPort:
         arena, slot = self._arena, self._slot
         for fact, step in ((before, -1), (after, 1)):
             if fact is not None:
-                arena.set_seat_fact(slot, fact, (arena.seat_fact(slot, fact) + step) & NEVER)
+                arena.set_seat_fact(slot, fact, (arena.seat_fact(slot, fact) + step) & MAX_WORD)

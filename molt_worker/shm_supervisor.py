@@ -21,6 +21,7 @@ from molt_accel.ipc import control
 from molt_accel.ipc.frame import HELLO, PEEK_BYTES, Codec, Frame, Kind, format_id, peek
 from molt_accel.ipc.layout import (
     HELD,
+    MAX_WORD,
     NEVER,
     Fact,
     Failure,
@@ -237,12 +238,11 @@ class ShmSupervisor(Service):
         self._set_fact(Fact.TEMPLATE_PID, self._pool.template_pid)
 
     def _on_timers(self, now_ns: int) -> None:
-        self._look_at_deadlines(now_ns)
+        self._look_at_deadlines(now_ns)  # whatever brings it here, for WAKE_NS may have been scribbled over
         self._look_at_stops(now_ns)
         if self._reclaim(now_ns) or self._draining:
             self._loop.at(now_ns + _RECLAIM_NS)
         if self._audit_ns and now_ns >= self._audit_ns:
-            self._look_at_deadlines(now_ns)  # WAKE_NS may have been scribbled over
             self._audit(now_ns)
         self._loop.at(self._audit_ns)
         self._clients.on_timers(now_ns)
@@ -252,9 +252,8 @@ class ShmSupervisor(Service):
         if now_ns >= self._leave_ns:
             self._leave_ns = NEVER
             if not self._clients.count:
-                if (
-                    self._held()
-                ):  # what its clients left running has been told to stop, and has its grace time
+                # What its clients left running has been told to stop, and has its grace time.
+                if self._held():
                     self._leave_ns = now_ns + _RECLAIM_NS
                 else:
                     self._log.log("info", "worker_left_alone", linger_ms=self._config.linger_ms)
@@ -608,4 +607,4 @@ class ShmSupervisor(Service):
             for outcome in Outcome
         }
         # No codec has numbers beyond a word, and they may be anything.
-        return {name: min(count, NEVER) for name, count in counts.items() if count}
+        return {name: min(count, MAX_WORD) for name, count in counts.items() if count}

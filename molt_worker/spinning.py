@@ -19,6 +19,8 @@ _MIN_NS: Final = 50_000
 _MAX_NS: Final = 100_000
 _CGROUPS: Final = "/sys/fs/cgroup"
 _OWN_CGROUPS: Final = "/proc/self/cgroup"
+#: Where a group's limit and its period stand, in version 2 of control groups and in version 1. "max" and -1: no limit.
+_LIMITS: Final = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +59,11 @@ def quota(root: str = _CGROUPS, own: str = _OWN_CGROUPS) -> float:
     """
     limits = [float(os.cpu_count() or 1)]
     for group in _control_groups(root, own):
-        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-            limit, period = (group / "cpu.max").read_text().split()
-            limits.append(int(limit) / int(period))
-        with contextlib.suppress(
-            OSError, ValueError, ZeroDivisionError
-        ):  # the first version of control groups
-            limit, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-            if int(limit) > 0:
-                limits.append(int(limit) / int(period))
+        for names in _LIMITS:
+            with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+                limit, period = map(int, " ".join((group / name).read_text() for name in names).split())
+                if limit >= 0:
+                    limits.append(limit / period)
     return min(limits)
 
 

@@ -138,8 +138,9 @@ class SeatFact(enum.IntEnum):
     OUTCOMES = 16
 
 
-#: No time: later than all others. And the largest word.
-NEVER: Final = 2**64 - 1
+MAX_WORD: Final = 2**64 - 1
+#: No time: later than all others.
+NEVER: Final = MAX_WORD
 
 #: How many words `SeatFact.ENTRY` has.
 ENTRY_WORDS: Final = 8

@@ -64,9 +64,8 @@ def test_a_request_given_to_an_executor_that_has_just_died_is_given_to_another(
     payload = b"x" * size
     for _ in range(30):
         for pid in driver.pids():
-            with contextlib.suppress(
-                ProcessLookupError
-            ):  # one from before, of which the worker has yet to hear
+            # One from before, of which the worker has yet to hear, may be gone.
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         frame = driver.call("echo_raw", payload, codec=Codec.RAW)
         assert frame.status is Status.OK, error_of(frame)

@@ -87,9 +87,8 @@ class Scene:
         self.channel.ring()
 
     def take(self) -> None:
-        with contextlib.suppress(
-            core.Corrupt
-        ):  # where it is another request's than the executor has answered
+        # Where it is another request's than the executor has answered.
+        with contextlib.suppress(core.Corrupt):
             self.channel.take()
 
     def clear(self) -> None:
