@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 
 from molt_accel import Client
 from molt_accel.watch import hangups
+from tests.processes import marked
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPORTS = "tests.entrypoints"
@@ -39,15 +40,6 @@ signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 #: Every process that a test starts inherits this variable, whoever its parent is by then.
 _MARK = "MOLT_TEST_ID"
-
-
-def _marked(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(_MARK) == mark:
-                found.append(process)
-    return found
 
 
 def _channels() -> set[str]:
@@ -87,7 +79,7 @@ def nothing_left_behind(monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     channels = _channels()
     yield
     until = time.monotonic() + 10
-    while (left := _marked(mark)) and time.monotonic() < until:
+    while (left := marked(_MARK, mark)) and time.monotonic() < until:
         psutil.wait_procs(left, timeout=0.2)
     described = [f"{process.pid} {process.status()} {process.cmdline()}" for process in left]
     for process in left:

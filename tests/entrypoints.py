@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from molt_worker import InvalidInput, current_request, export
 
@@ -109,15 +109,20 @@ def swallow_stop(path: str) -> str:
     return "slept"
 
 
-@export
-def never_stops(path: str) -> None:
-    """Swallows every interrupt."""
-    Path(path).write_text(str(os.getpid()))
+def sleep_through_everything() -> NoReturn:
+    """For entrypoints that stop for nothing but SIGKILL."""
     while True:
         try:
             time.sleep(1e6)
         except BaseException:
             continue
+
+
+@export
+def never_stops(path: str) -> None:
+    """Swallows every interrupt."""
+    Path(path).write_text(str(os.getpid()))
+    sleep_through_everything()
 
 
 @export

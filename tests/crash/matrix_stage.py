@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from tests.crash.matrix_client import PATIENCE_S, ClientProcess, Gone, Outcome, 
 from tests.crash.points.build import environ
 from tests.crash.points.control import Control, Hit
 from tests.crash.points.table import POINTS, Actor, Point, Script
+from tests.processes import logged_worker
 
 if TYPE_CHECKING:
     from molt_accel.ipc._native import ArenaView
@@ -162,7 +162,7 @@ class Stage:
             **environ(library, folder / "points"),
             "MOLT_MATRIX_LEDGER": str(ledger),
             "MOLT_RUNTIME_DIR": str(self._runtime),
-            "MOLT_WORKER_CMD": f"sh -c 'exec {sys.executable} -m molt_worker \"$@\" 2>>{self._log}' molt-worker",
+            "MOLT_WORKER_CMD": logged_worker(Path(self._log)),
         }
         self._view: ArenaView | None = None
         self._view_socket: socket.socket | None = None

@@ -15,7 +15,7 @@ from molt_accel import Client
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import Codec
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.driver import Driver, dead, deadline, error_of, value_of
+from tests.integration.driver import FORK_HOOK, Driver, dead, deadline, error_of, value_of
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]
@@ -143,27 +143,6 @@ def test_what_an_executor_started_dies_with_it_when_it_crashes(
     os.kill(pid, signal.SIGKILL)
     assert error_of(driver.response(running))[1]["signal"] == 9
     wait_until(lambda: dead(child))
-
-
-FORK_HOOK = """
-import os
-from molt_worker import export
-
-def hook():
-    if os.path.exists({switch!r}):
-        open({log!r}, "a").write("start\\n")
-        {act}
-
-os.register_at_fork(after_in_child=hook)
-
-@export
-def answer(payload):
-    return 42
-
-@export
-def die(payload):
-    os._exit(1)
-"""
 
 
 def test_executors_that_die_while_they_start_are_tried_again_ever_more_slowly(

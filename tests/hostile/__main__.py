@@ -18,6 +18,7 @@ from tests.hostile.offender import ON_MEMORY, ON_SOCKET
 from tests.hostile.test_hostile import OUTCOMES, attack
 from tests.integration.peer import PATIENCE_S, SHARED, Peer, loading
 from tests.integration.pools import BUGS, Window, idle
+from tests.processes import logged_worker
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="molt-hostile-") as folder:
         log = Path(folder, "log")
         os.environ["MOLT_RUNTIME_DIR"], os.environ["MOLT_WORKER_LINGER_MS"] = folder, "0"
-        os.environ["MOLT_WORKER_CMD"] = f"sh -c 'exec python -m molt_worker \"$@\" 2>>{log}' molt-worker"
+        os.environ["MOLT_WORKER_CMD"] = logged_worker(log)
         with Client(**SHARED) as client:
             worker = idle(client)["pid"]
             view = Window()

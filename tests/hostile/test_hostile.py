@@ -39,53 +39,45 @@ def attack(name: str, seconds: float, seed: int) -> int:
     return int(done.stdout)
 
 
-def check(
-    name: str,
+@pytest.fixture
+def outcomes_under(
     share: Callable[..., Client],
     make_peer: Callable[..., Peer],
     window: Callable[..., Window],
-    folder: Path,
-    seconds: float = 0.6,
-    seed: int = 1,
-) -> set[str]:
-    """Attack while others call: the pool must be whole again afterwards. The outcomes of the others' calls."""
-    client = share()
-    supervisor = psutil.Process(idle(client)["pid"])
-    view = window()
-    peer = make_peer()
-    with loading([peer], folder, threads=2, options={"timeout_ms": 1000}) as outcomes:
-        assert attack(name, seconds, seed) > 0
-    kinds = {outcome.split(":")[0] for each in outcomes for outcome in each}
-    assert client.call("echo", "afterwards", timeout_ms=PATIENCE_S * 1000) == "afterwards"
-    assert idle(client)["pid"] == supervisor.pid
-    late = share()
-    assert late.call("echo", "new", timeout_ms=PATIENCE_S * 1000) == "new"
-    # What is on a channel that its client doesn't use just now is found when it does, or leaves.
-    client.close()
-    peer.close()
-    before = sum(supervisor.cpu_times()[:2])
-    view.wait()
-    assert sum(supervisor.cpu_times()[:2]) - before < 2  # it doesn't spin
-    return kinds
+    tmp_path: Path,
+) -> Callable[[str], set[str]]:
+    """Attacks while others call: the pool must be whole again afterwards. Returns the outcomes of the others' calls."""
+
+    def check(name: str) -> set[str]:
+        client = share()
+        supervisor = psutil.Process(idle(client)["pid"])
+        view = window()
+        peer = make_peer()
+        with loading([peer], tmp_path, threads=2, options={"timeout_ms": 1000}) as outcomes:
+            assert attack(name, 0.6, 1) > 0
+        kinds = {outcome.split(":")[0] for each in outcomes for outcome in each}
+        assert client.call("echo", "afterwards", timeout_ms=PATIENCE_S * 1000) == "afterwards"
+        assert idle(client)["pid"] == supervisor.pid
+        late = share()
+        assert late.call("echo", "new", timeout_ms=PATIENCE_S * 1000) == "new"
+        # What is on a channel that its client doesn't use just now is found when it does, or leaves.
+        client.close()
+        peer.close()
+        before = sum(supervisor.cpu_times()[:2])
+        view.wait()
+        assert sum(supervisor.cpu_times()[:2]) - before < 2  # it doesn't spin
+        return kinds
+
+    return check
 
 
 @pytest.mark.parametrize("name", ON_MEMORY)
 def test_who_scribbles_over_the_arena_harms_calls_and_not_the_pool(
-    name: str,
-    share: Callable[..., Client],
-    make_peer: Callable[..., Peer],
-    window: Callable[..., Window],
-    tmp_path: Path,
+    name: str, outcomes_under: Callable[[str], set[str]]
 ) -> None:
-    assert check(name, share, make_peer, window, tmp_path) <= OUTCOMES
+    assert outcomes_under(name) <= OUTCOMES
 
 
 @pytest.mark.parametrize("name", ON_SOCKET)
-def test_who_says_what_can_not_be_harms_nobody(
-    name: str,
-    share: Callable[..., Client],
-    make_peer: Callable[..., Peer],
-    window: Callable[..., Window],
-    tmp_path: Path,
-) -> None:
-    assert check(name, share, make_peer, window, tmp_path) == {"Ok"}
+def test_who_says_what_can_not_be_harms_nobody(name: str, outcomes_under: Callable[[str], set[str]]) -> None:
+    assert outcomes_under(name) == {"Ok"}

@@ -274,6 +274,40 @@ def make_driver(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
         driver.close()
 
 
+#: For `make_module`: executors that do as `act` says when they are forked, as long as the file `switch` is there.
+FORK_HOOK = """
+import os
+from molt_worker import export
+
+def hook():
+    if os.path.exists({switch!r}):
+        open({log!r}, "a").write("start\\n")
+        {act}
+
+os.register_at_fork(after_in_child=hook)
+
+@export
+def answer(payload):
+    return 42
+
+@export
+def die(payload):
+    os._exit(1)
+"""
+
+#: For `make_module`: the import waits for the file `gate`.
+SLOW_EXPORTS = """
+import os, time
+while not os.path.exists({gate!r}):
+    time.sleep(0.001)
+from molt_worker import export
+
+@export
+def answer(payload):
+    return 42
+"""
+
+
 @pytest.fixture
 def make_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
     """Writes a module that workers started from now on can import; returns its path."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from molt_accel.ipc.control import socket_path
 from molt_accel.ipc.layout import State, state_of
 from tests.conftest import wait_for_file, wait_until
 from tests.integration.peer import ENTRIES, PATIENCE_S, SHARED
+from tests.processes import logged_worker
 
 #: None of these may ever stand in a worker's log, nor a traceback that is not part of a line: they are bugs of its own.
 BUGS = re.compile(r"supervisor_bug|executor_failed|template_failed|^Traceback", re.M)
@@ -95,8 +95,7 @@ def window() -> Iterator[Callable[..., Window]]:
 def pool_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The log of all workers that are started meanwhile, which must not tell of bugs."""
     log = tmp_path / "pool.log"
-    script = f'exec {shlex.quote(sys.executable)} -m molt_worker "$@" 2>>{shlex.quote(str(log))}'
-    monkeypatch.setenv("MOLT_WORKER_CMD", shlex.join(["sh", "-c", script, "molt-worker"]))
+    monkeypatch.setenv("MOLT_WORKER_CMD", logged_worker(log))
     log.touch()
     yield log
     text = log.read_text(errors="backslashreplace")

@@ -12,7 +12,7 @@ import pytest
 from molt_accel import Client, MoltBusy
 from molt_accel.errors import Status
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.driver import Driver, deadline, error_of, value_of
+from tests.integration.driver import SLOW_EXPORTS, Driver, deadline, error_of, value_of
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]
@@ -150,12 +150,7 @@ def test_requests_before_the_exports_are_imported_are_queued_and_then_checked(
     make_driver: MakeDriver, make_module: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    make_module(
-        "slow_exports",
-        "import os, time\n"
-        f"while not os.path.exists({str(gate)!r}): time.sleep(0.001)\n"
-        "from molt_worker import export\n@export\ndef answer(payload): return 42\n",
-    )
+    make_module("slow_exports", SLOW_EXPORTS.format(gate=str(gate)))
     driver = make_driver("--exports", "slow_exports", "--max-queue", "2", ready=False)
     assert driver.ping()["ready"] is False
     known, unknown = driver.start("answer"), driver.start("nothing")

@@ -18,7 +18,7 @@ import pytest
 from molt_accel import Client, MoltError, MoltWorkerCrashed, MoltWorkerUnavailable
 from molt_accel.ipc.layout import SeatFact, State
 from tests.conftest import wait_for_file, wait_until
-from tests.crash.test_executors import FORK_HOOK
+from tests.integration.driver import FORK_HOOK, SLOW_EXPORTS
 from tests.integration.peer import PATIENCE_S, Peer, loading
 from tests.integration.pools import Gate, Window, health, idle
 
@@ -170,12 +170,7 @@ def test_requests_before_the_exports_are_imported_are_queued_and_then_run(
     share: Share, make_peer: MakePeer, make_module: MakeModule, window: Look, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
-    make_module(
-        "slow_exports",
-        "import os, time\n"
-        f"while not os.path.exists({str(gate)!r}): time.sleep(0.001)\n"
-        "from molt_worker import export\n@export\ndef answer(payload): return 42\n",
-    )
+    make_module("slow_exports", SLOW_EXPORTS.format(gate=str(gate)))
     config = {"exports": "slow_exports", "executors": 1}
     client, peer = share(**config), make_peer(**config)
     with ThreadPoolExecutor(1) as threads:

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from molt_worker import InvalidInput, current_request, export
-from tests.entrypoints import echo, echo_json, echo_raw, sleep
+from tests.entrypoints import echo, echo_json, echo_raw, sleep, sleep_through_everything
 
 __all__ = ["check_loop", "die", "echo", "echo_json", "echo_raw", "fail", "refuse", "sleep", "stubborn"]
 
@@ -26,11 +26,7 @@ def check_loop(payload: Any) -> None:
 @export
 def stubborn(payload: Any) -> None:
     """Doesn't stop for anything but SIGKILL."""
-    while True:
-        try:
-            time.sleep(60)
-        except BaseException:
-            continue
+    sleep_through_everything()
 
 
 @export

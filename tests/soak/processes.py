@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 
 import psutil
@@ -54,14 +53,4 @@ def zombies(processes: Iterable[psutil.Process]) -> list[str]:
         with contextlib.suppress(psutil.Error):
             if process.status() == psutil.STATUS_ZOMBIE:
                 found.append(f"{process.name()} {process.pid}")
-    return found
-
-
-def marked(mark: str) -> list[psutil.Process]:
-    """All processes of a soak test, whoever their parents are by now."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                found.append(process)
     return found

@@ -14,7 +14,6 @@ import os
 import queue
 import random
 import re
-import shlex
 import shutil
 import signal
 import statistics
@@ -39,6 +38,7 @@ from molt_accel import Client, MoltError  # noqa: E402
 from molt_accel.attach import connect, observe  # noqa: E402
 from molt_accel.ipc import control  # noqa: E402
 from molt_accel.ipc.layout import State, state_of  # noqa: E402
+from tests.processes import logged_worker, marked  # noqa: E402
 from tests.soak import processes, report  # noqa: E402
 from tests.soak.client import Work  # noqa: E402
 from tests.soak.record import Record, Sample  # noqa: E402
@@ -208,13 +208,10 @@ class Soak:
         self._chance = random.Random(options.seed)
         self._mark = uuid.uuid4().hex
         self._socket = control.socket_path(str(folder), "soak")
-        script = (
-            f'exec {shlex.quote(sys.executable)} -m tests.soak.worker "$@" 2>>{shlex.quote(str(self.log))}'
-        )
         self._config = {
             "transport": options.transport,
             "worker_name": "soak",
-            "worker_cmd": shlex.join(["sh", "-c", script, "molt-worker"]),
+            "worker_cmd": logged_worker(self.log, "tests.soak.worker"),
             "runtime_dir": str(folder),
             "exports": "tests.soak.entries",
             "executors": options.executors,
@@ -463,8 +460,8 @@ class Soak:
         for client in self._clients:
             if client.process.poll() is None:
                 client.kill()
-        if not _within(lambda: not processes.marked(self._mark)):
-            left = processes.marked(self._mark)
+        if not _within(lambda: not marked(processes.MARK, self._mark)):
+            left = marked(processes.MARK, self._mark)
             self._wrong.put(f"processes left behind: {[each.cmdline() for each in left]}")
             for each in left:
                 with contextlib.suppress(psutil.Error):
