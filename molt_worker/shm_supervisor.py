@@ -534,8 +534,10 @@ class ShmSupervisor(Service):
         for slot, serial in claims.items():
             word = self._arena.word(serial >> 32)
             stray = self._strays.pop(slot, None)
-            mine = serial_of(serial >> 32, generation_of(word)) == serial and seat_of(word) == slot
-            if mine and state_of(word) in HELD:
+            if serial_of(serial >> 32, generation_of(word)) == serial and (
+                # It tells of a claim before it makes it.
+                state_of(word) is State.READY or (seat_of(word) == slot and state_of(word) in HELD)
+            ):
                 continue
             if stray is None or stray.serial != serial:  # it may have ended in this moment
                 self._strays[slot] = Stray(serial, now_ns + self._config.grace_ms * _MS)

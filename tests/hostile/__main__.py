@@ -35,7 +35,8 @@ def main() -> None:
     writes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="molt-hostile-") as folder:
         log = Path(folder, "log")
-        os.environ["MOLT_RUNTIME_DIR"], os.environ["MOLT_WORKER_LINGER_MS"] = folder, "0"
+        # An attack may cut off both clients at once; they come back to the same worker.
+        os.environ["MOLT_RUNTIME_DIR"], os.environ["MOLT_WORKER_LINGER_MS"] = folder, "10000"
         os.environ["MOLT_WORKER_CMD"] = logged_worker(log)
         with Client(**SHARED) as client:
             worker = idle(client)["pid"]

@@ -28,6 +28,7 @@ from molt_accel.ipc.layout import (
     State,
     failure_word,
     generation_of,
+    serial_of,
     with_state,
 )
 from molt_worker import shm_supervisor
@@ -354,6 +355,19 @@ def test_the_dead_let_go_of_what_they_held_and_of_nothing_else(
     assert generation_of(stage.arena.word(mine.index)) == generation
     assert [stage.arena.word(channel.index) for channel in (other, queued)] == before
     assert outcomes(stage) == ({outcome: 1} if outcome else {})
+
+
+def test_a_claim_that_is_about_to_be_made_is_not_stopped(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    channel = Caller(stage, 1).publish()
+    # It has told of its claim, and was not given a processor to make it.
+    stage.supervisor._pool._words.claim_of(player.slot)[0] = serial_of(channel.index, channel.generation)
+    for after_ms in (1100, 2200, 2200 + GRACE_MS):
+        stage.pass_time(after_ms)
+    player.claim()
+    assert (player.interrupted(), player.killed()) == ([], False)
+    assert reply(player.seat, response()) == core.TRANSFERRED
+    assert stage.state(channel) is State.DONE
 
 
 def test_the_request_that_the_dead_was_about_to_claim_is_left_to_the_one_that_was_faster(
