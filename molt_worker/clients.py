@@ -87,6 +87,7 @@ class Client:
         self.sock: Final = sock
         self.pid: Final = pid
         self.channels: set[int] = set()
+        self.returned: set[int] = set()  #: those of them that it returned with something on them
         self.attached = False
         self.observer = False
         self.wants = 0  #: channels that it gets as soon as there are some
@@ -99,6 +100,10 @@ class Client:
         # It may be dead already, or of another pid namespace: then the socket's end has to do.
         with contextlib.suppress(OSError):
             self.pidfd = os.pidfd_open(pid) if pid else -1
+
+    def is_done_with(self, channel: int) -> bool:
+        """Whether it can't touch a channel any more, or said that it doesn't."""
+        return self.certain or channel in self.returned
 
     @property
     def counts(self) -> bool:
@@ -217,8 +222,9 @@ class Clients:
             self._disconnect(client, str(exc))
 
     def freed(self, client: Client, channel: int) -> None:
-        """A channel of a client that is gone is IDLE."""
+        """A channel that its client won't use again is IDLE."""
         client.channels.discard(channel)
+        client.returned.discard(channel)
         self._channels.give_back(channel)
         self._forget(client)
 
@@ -297,10 +303,11 @@ class Clients:
             client.recalled = False
             for channel in _payload(message, list):
                 if isinstance(channel, int) and channel in client.channels:
-                    if not self._owner.is_free(channel):
-                        raise _BadMessage(f"channel {channel} is in use")
-                    client.channels.discard(channel)
-                    self._channels.give_back(channel)
+                    if self._owner.is_free(channel):
+                        client.channels.discard(channel)
+                        self._channels.give_back(channel)
+                    else:  # it lies, or somebody else has scribbled over the word
+                        client.returned.add(channel)
             self.serve_waiting()
             self._owner.on_clients_changed()
         elif entry == CANCEL:
@@ -440,7 +447,9 @@ class Clients:
             client.pidfd = -1
 
     def orphaned(self) -> Iterable[tuple[Client, int]]:
-        """The channels of clients that are gone."""
+        """Channels that their clients won't use again, and that something may be on: of those who are gone, all."""
         return [
-            (client, channel) for client in self if not client.connected for channel in list(client.channels)
+            (client, channel)
+            for client in self
+            for channel in list(client.returned if client.connected else client.channels)
         ]

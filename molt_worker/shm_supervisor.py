@@ -548,7 +548,7 @@ class ShmSupervisor(Service):
                 self._pool.kill_seat(slot, serial, why="its request was taken away")
 
     def _reclaim(self, now_ns: int) -> bool:
-        """Take back the channels of clients that are gone. True while some are not IDLE or not certain yet."""
+        """Take back channels that their clients won't use again. True while some are not IDLE or not certain yet."""
         arena, freed = self._arena, False
         for _, channel in self._clients.orphaned():
             word = arena.word(channel)
@@ -567,14 +567,14 @@ class ShmSupervisor(Service):
                 self._stop(channel, word, StopReason.CANCELLED, now_ns)
             elif state not in (State.IDLE, State.KILLING) and not self._is_claimed(channel):
                 arena.step(channel, word, idle_word(word))
-            if client.certain and self.is_free(channel) and not self._is_claimed(channel):
+            if client.is_done_with(channel) and self.is_free(channel) and not self._is_claimed(channel):
                 arena.reset_channel(channel)
                 # point: supervisor.reclaiming
                 self._clients.freed(client, channel)
                 freed = True
         if freed:  # after all of them: granting one to who waits comes back here
             self._clients.serve_waiting()
-        return any(client.certain for client, _ in self._clients.orphaned())
+        return any(client.is_done_with(channel) for client, channel in self._clients.orphaned())
 
     def pong(self, ping: Frame) -> Frame:
         arena = self._arena

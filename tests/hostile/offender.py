@@ -53,6 +53,7 @@ class Offender:
             assert message is not None
             if message.entry == control.GRANT:
                 self.mine = codec.decode(Codec.MSGPACK, message.payload)["channels"]
+        self.sock.setblocking(False)  # it reads nothing from here on, and must not wait for who answers
         self.kept: list[socket.socket] = []
         # What is aimed at is there: a channel's number follows its bell, an executor's pid its bell and two words.
         assert struct.unpack_from("<Q", self.memory, self.channel_at(self.mine[-1]) + 64)[0] == self.mine[-1]
@@ -200,6 +201,7 @@ class Offender:
         except OSError:
             self.sock.close()
             self.sock = self.connected()
+            self.sock.setblocking(False)
 
     def raw(self, data: bytes, fds: list[int] | None = None) -> None:
         """A packet, on a connection of its own."""
