@@ -23,6 +23,7 @@ Parser = Callable[[object], Any]
 
 TRANSPORTS: Final = ("auto", "shm", "stdio", "inline")
 _POOL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+COMPILED_MODES: Final = ("prefer", "require", "off")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -164,6 +165,20 @@ class Config:
         "",
         "manifest path or package.module; empty: the packaged exports (health, echo)",
         flag="--exports",
+    )
+    compiled: str = _setting(
+        "MOLT_COMPILED",
+        _choice(*COMPILED_MODES),
+        "prefer",
+        "take what molt-worker build has made of the exports: prefer (if it is of these sources), require, or off",
+        flag="--compiled",
+    )
+    build_dir: str = _setting(
+        "MOLT_BUILD_DIR",
+        _text,
+        "",
+        "folder of builds; empty: .molt-build beside the exports",
+        flag="--build-dir",
     )
     executors: int = _setting(
         "MOLT_WORKER_EXECUTORS",

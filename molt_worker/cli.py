@@ -34,10 +34,13 @@ Try it:  python -c "from molt_accel import Client; print(Client().call('echo', {
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="molt-worker",
-        usage="molt-worker (--stdio | --shm NAME | --check) [options]\n       molt-worker status [options]",
+        usage="molt-worker (--stdio | --shm NAME | --check) [options]\n"
+        "       molt-worker build [EXPORTS] [options]\n"
+        "       molt-worker status [options]",
         description="Runs exported entrypoints in a pool of executor processes. Usually started by a\n"
         "molt_accel.Client, which speaks to it in frames; see docs/reference/protocol.md.\n"
-        "molt-worker status shows what a pool of shared memory is doing; see molt-worker status --help.",
+        "molt-worker build compiles the exports to native code, and molt-worker status shows what a pool of\n"
+        "shared memory is doing; see the --help of each.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -76,6 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from molt_worker import status  # a program of its own, which a worker has no use for
 
         return status.main(arguments[1:])
+    if arguments and arguments[0] == "build":
+        from molt_worker import build  # and this one even less
+
+        return build.main(arguments[1:])
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     stdio, only_check = options.pop("stdio"), options.pop("check")

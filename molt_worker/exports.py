@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar, overload
 from molt_accel import codec
 from molt_accel.errors import MoltInvalidInput
 from molt_accel.ipc.frame import MAX_ENTRY_BYTES, RESERVED_PREFIX, Codec, Frame
+from molt_worker.importer import is_compiled
 
 ABI_VERSION: Final = "0.1"
 PACKAGED: Final = Path(__file__).with_name("molt_exports.json")
@@ -36,13 +37,18 @@ class ExportsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """An entrypoint: its public name, where it lives, and how its payload and result are encoded."""
+    """An entrypoint: its public name, where it lives, and how its payload and result are encoded.
+
+    Attributes:
+        compiled: Whether its module is native code.
+    """
 
     name: str
     target: str
     codec_in: Codec = Codec.MSGPACK
     codec_out: Codec = Codec.MSGPACK
     function: Callable[[Any], Any] | None = field(default=None, compare=False)
+    compiled: bool = field(default=False, compare=False)
 
 
 class ExportTable:
@@ -221,7 +227,14 @@ def _with_function(item: Export, function: Any, where: str) -> Export:
         raise ExportsError(f"{where}: {item.target} is not callable")
     if inspect.iscoroutinefunction(function):
         raise ExportsError(f"{where}: {item.target} is async; an entrypoint is a plain function")
-    return Export(item.name, item.target, item.codec_in, item.codec_out, function)
+    return Export(
+        item.name,
+        item.target,
+        item.codec_in,
+        item.codec_out,
+        function,
+        compiled=is_compiled(item.target.partition(":")[0]),
+    )
 
 
 def _marked(module: str) -> list[Export]:

@@ -431,10 +431,13 @@ class Pool(ABC):
 
     def _on_template_ready(self, template: Template, report: Frame) -> None:
         template.exports = ExportTable(
-            Export(name, target, codec.parse(codec_in), codec.parse(codec_out))
-            for name, codec_in, codec_out, target in codec.decode(Codec.MSGPACK, report.payload)
+            Export(name, target, codec.parse(codec_in), codec.parse(codec_out), compiled=is_compiled)
+            for name, codec_in, codec_out, target, is_compiled in codec.decode(Codec.MSGPACK, report.payload)
         )
-        self._log.log("info", "exports_loaded", count=len(template.exports), template=template.pid)
+        compiled = sum(export.compiled for export in template.exports)
+        self._log.log(
+            "info", "exports_loaded", count=len(template.exports), compiled=compiled, template=template.pid
+        )
         if template is self._newest_ready():  # else a later reload has overtaken this one
             for executor in self._living():
                 if executor.template is not template and executor.state is ExecutorState.STARTING:

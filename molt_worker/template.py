@@ -25,7 +25,7 @@ from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, FrameParser, Kind, encode
-from molt_worker import executor, log
+from molt_worker import compiled, executor, importer, log
 from molt_worker.exports import ExportsError, ExportTable, resolve
 from molt_worker.port import MakePort
 from molt_worker.request import StopWord
@@ -59,8 +59,8 @@ def sources() -> list[tuple[str, int]]:
     """The files of imported modules that aren't part of Python or installed in its environment, and their mtimes."""
     installed = tuple({os.path.join(prefix, "") for prefix in (sys.prefix, sys.base_prefix)})
     found = []
-    for module in list(sys.modules.values()):
-        path = getattr(module, "__file__", None)
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    for path in (*files, *map(str, importer.sources())):  # a compiled module's file is not its source
         if isinstance(path, str) and not os.path.abspath(path).startswith(installed):
             with contextlib.suppress(OSError):
                 found.append((os.path.abspath(path), os.stat(path).st_mtime_ns))
@@ -138,8 +138,14 @@ class _Template:
         sys.path.insert(0, os.getcwd())
         for output in (sys.stdout, sys.stderr):
             output.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # executors may be killed
+        config = self._config
         try:
-            self._exports = resolve(self._config.exports)
+            doubt = compiled.enable(config.exports, config.compiled, config.build_dir)
+            if doubt:
+                self._log("warning", "build_not_used", why=doubt, hint=compiled.how_to(config.exports))
+            self._exports = resolve(config.exports)
+            if config.compiled == "require":
+                compiled.require(self._exports, config.exports, config.build_dir)
         except ExportsError as exc:
             self._fail(exc)
             return EXIT_BAD_EXPORTS
@@ -151,7 +157,10 @@ class _Template:
         gc.freeze()
         # point: template.imported
         self._send(Frame(Kind.CONTROL, 0, SOURCES, codec.encode(Codec.MSGPACK, sources())))
-        rows = [(item.name, item.codec_in.label, item.codec_out.label, item.target) for item in self._exports]
+        rows = [
+            (item.name, item.codec_in.label, item.codec_out.label, item.target, item.compiled)
+            for item in self._exports
+        ]
         self._send(Frame(Kind.CONTROL, 0, HELLO, codec.encode(Codec.MSGPACK, rows)))
         self._loop()
         return 0
