@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import struct
 from datetime import datetime
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:  # a machine integer when compiled, and an int like any other when not
+    from mypy_extensions import i64
 
 COLUMNS: Final = ("id", "user_id", "sku", "name", "status", "price", "stock", "rating", "tags", "created_at")
 
 _COUNT: Final = struct.Struct(">h")
-_LENGTH: Final = struct.Struct(">i")
-_NULL: Final = -1
+_LENGTH: Final = struct.Struct(">I")
+#: -1, read as if it were unsigned: a length with that bit is impossible in a row anyway.
+_NULL: Final = 0xFFFF_FFFF
 
 
 @final
@@ -79,23 +83,25 @@ def split_row(wire: bytes) -> list[str | None]:
 
     Raises ValueError when the row is cut short, has bytes left over, or holds a length that is impossible.
     """
-    if len(wire) < 2:
-        raise ValueError(f"row of {len(wire)} bytes has no column count")
-    count = int.from_bytes(wire[0:2], "big")
-    position = 2
-    end = len(wire)
+    end: i64 = len(wire)
+    if end < 2:
+        raise ValueError(f"row of {end} bytes has no column count")
+    count: i64 = wire[0] << 8 | wire[1]
+    position: i64 = 2
     columns: list[str | None] = []
     for _ in range(count):
-        start = position + 4
+        start: i64 = position + 4
         if start > end:
             raise ValueError(f"row is cut short in the length of column {len(columns)}")
-        length = int.from_bytes(wire[position:start], "big", signed=True)
+        length: i64 = (
+            wire[position] << 24 | wire[position + 1] << 16 | wire[position + 2] << 8 | wire[position + 3]
+        )
         if length == _NULL:
             columns.append(None)
             position = start
             continue
         position = start + length
-        if length < 0 or position > end:
+        if position > end:
             raise ValueError(f"column {len(columns)} has the impossible length {length}")
         columns.append(wire[start:position].decode("utf-8"))
     if position != end:

@@ -7,11 +7,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from demo.molt_worker_app.ranking import (
+    EDIT,
     EXACT,
+    FUZZY,
     INSIDE,
-    ONE_EDIT,
     PREFIX,
-    one_edit_apart,
+    edit_distance,
     score_name,
     score_word,
     words_of,
@@ -29,11 +30,16 @@ def test_words_are_runs_of_letters_and_digits_in_lower_case() -> None:
         ("chair", "chair", EXACT),
         ("ch", "chair", PREFIX),
         ("air", "chair", INSIDE),
-        ("chiar", "chair", ONE_EDIT),
-        ("cair", "chair", ONE_EDIT),
-        ("chairs", "chair", ONE_EDIT),
-        ("cheir", "chair", ONE_EDIT),
-        ("oka", "oak", 0),
+        ("chiar", "chair", FUZZY - EDIT),
+        ("cair", "chair", FUZZY - EDIT),
+        ("chairs", "chair", FUZZY - EDIT),
+        ("cheir", "chair", FUZZY - EDIT),
+        ("cushiosn", "cushion", FUZZY - EDIT),
+        ("cuhsiosn", "cushion", FUZZY - 2 * EDIT),
+        ("chhaiir", "chair", FUZZY - 2 * EDIT),
+        ("oka", "oak", FUZZY - EDIT),
+        ("xkat", "oak", 0),
+        ("ab", "ba", 0),
         ("lamp", "chair", 0),
     ],
 )
@@ -62,5 +68,23 @@ def _neighbours(word: str, alphabet: str) -> set[str]:
 
 @given(st.text("ab", max_size=6), st.text("ab", max_size=6))
 @example("abab", "baba")
-def test_one_edit_apart_is_what_one_edit_makes(left: str, right: str) -> None:
-    assert one_edit_apart(left, right) == (right in _neighbours(left, "ab"))
+def test_a_distance_of_one_is_what_one_edit_makes(left: str, right: str) -> None:
+    assert (edit_distance(left, right) <= 1) == (right in _neighbours(left, "ab"))
+
+
+@given(st.text("abc", max_size=6), st.text("abc", max_size=6))
+@example("ca", "abc")
+def test_the_distance_is_that_of_its_definition(left: str, right: str) -> None:
+    def distance(i: int, j: int) -> int:
+        if not i or not j:
+            return i + j
+        found = [
+            distance(i - 1, j) + 1,
+            distance(i, j - 1) + 1,
+            distance(i - 1, j - 1) + (left[i - 1] != right[j - 1]),
+        ]
+        if i > 1 and j > 1 and left[i - 1] == right[j - 2] and left[i - 2] == right[j - 1]:
+            found.append(distance(i - 2, j - 2) + 1)
+        return min(found)
+
+    assert edit_distance(left, right) == distance(len(left), len(right))
