@@ -63,6 +63,11 @@ class ExportTable:
     def __len__(self) -> int:
         return len(self._by_name)
 
+    @property
+    def compiled(self) -> list[str]:
+        """The names of those that are native code."""
+        return [export.name for export in self._by_name.values() if export.compiled]
+
     def find(self, frame: Frame) -> Export:
         """The entrypoint that a request asks for. Raises MoltInvalidInput: unknown, or with another codec."""
         export = self._by_name.get(frame.entry)

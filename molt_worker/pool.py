@@ -434,7 +434,7 @@ class Pool(ABC):
             Export(name, target, codec.parse(codec_in), codec.parse(codec_out), compiled=is_compiled)
             for name, codec_in, codec_out, target, is_compiled in codec.decode(Codec.MSGPACK, report.payload)
         )
-        compiled = sum(export.compiled for export in template.exports)
+        compiled = len(template.exports.compiled)
         self._log.log(
             "info", "exports_loaded", count=len(template.exports), compiled=compiled, template=template.pid
         )

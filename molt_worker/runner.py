@@ -18,7 +18,7 @@ from molt_accel.errors import (
     to_wire,
     wire_status,
 )
-from molt_accel.ipc.frame import U32_MAX, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, format_id
+from molt_accel.ipc.frame import FLAG_COMPILED, U32_MAX, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, format_id
 from molt_worker.exports import Export, ExportTable
 from molt_worker.request import (
     STOP_EXCEPTIONS,
@@ -143,6 +143,8 @@ class Runner:
         )
         try:
             export = self._exports.find(request)
+            if export.compiled:
+                response.flags = FLAG_COMPILED
             if request.deadline_ns and started_ns >= request.deadline_ns:
                 raise MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
             self._work(export, request, response, serial)

@@ -236,6 +236,9 @@ class ShmSupervisor(Service):
         self._set_fact(Fact.RELOADS, counters.reloads)
         self._set_fact(Fact.BAD_FRAMES, counters.bad_frames)
         self._set_fact(Fact.TEMPLATE_PID, self._pool.template_pid)
+        if self._exports is not None:
+            self._set_fact(Fact.EXPORTS, len(self._exports))
+            self._set_fact(Fact.COMPILED, len(self._exports.compiled))
 
     def _on_timers(self, now_ns: int) -> None:
         self._look_at_deadlines(now_ns)  # whatever brings it here, for WAKE_NS may have been scribbled over
@@ -589,6 +592,7 @@ class ShmSupervisor(Service):
             "pid": os.getpid(),
             "ready": self._ready,
             "exports": [export.name for export in self._exports] if self._exports is not None else [],
+            "compiled": self._exports.compiled if self._exports is not None else [],
             "executors": self._pool.describe(),
             "queue_depth": arena.ready(),
             "max_queue": self._places,

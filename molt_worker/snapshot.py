@@ -86,6 +86,7 @@ class Snapshot:
     pid: int
     uptime_s: float
     clients: int
+    exports: dict[str, int]
     size: int
     executors: list[ExecutorStatus]
     queued: int
@@ -114,6 +115,7 @@ class Snapshot:
             "pid": self.pid,
             "uptime_s": round(self.uptime_s, 3),
             "clients": self.clients,
+            "exports": self.exports,
             "queue": {"depth": self.queued, "places": self.places},
             "in_flight": self.in_flight,
             "calls": self.calls,
@@ -162,6 +164,7 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
         pid=pid,
         uptime_s=max(0, now_ns - fact(Fact.STARTED_NS)) / 1e9,
         clients=fact(Fact.CLIENTS),
+        exports={"count": fact(Fact.EXPORTS), "compiled": fact(Fact.COMPILED)},
         size=fact(Fact.POOL_SIZE),
         executors=executors,
         queued=arena.ready(),

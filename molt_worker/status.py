@@ -218,6 +218,7 @@ def facts(pool: PoolPlace, now: Snapshot, before: Snapshot | None = None) -> lis
             f"{pool.name}  {now.state}  version {now.version}  pid {now.pid}  up {duration(now.uptime_s)}",
         ),
         ("socket", pool.path),
+        ("exports", f"{now.exports['count']}, {now.exports['compiled']} of them compiled"),
         ("executors", f"{busy} busy, {ready} of {now.size} ready"),
         ("queue", f"{now.queued} of {now.places} places, {now.in_flight} in flight"),
         ("clients", str(now.clients)),

@@ -329,6 +329,7 @@ class Supervisor(Service):
             "pid": os.getpid(),
             "ready": self._exports is not None,
             "exports": [export.name for export in self._exports] if self._exports is not None else [],
+            "compiled": self._exports.compiled if self._exports is not None else [],
             "executors": self._pool.describe(),
             "queue_depth": len(self._queue),
             "max_queue": self._queue.places,

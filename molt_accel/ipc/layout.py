@@ -116,6 +116,8 @@ class Fact(enum.IntEnum):
     BAD_FRAMES = 15
     TEMPLATE_PID = 16  #: of the newest template that executors are forked from
     GRACE_MS = 17
+    EXPORTS = 18  #: entrypoints
+    COMPILED = 19  #: entrypoints that are native code
     #: Outcomes that no executor decided, by `Outcome`: 32 to 47.
     OUTCOMES = 32
 

@@ -148,6 +148,7 @@ def test_the_document_tells_what_the_pool_itself_tells(make_pool: Callable[..., 
         "state": "serving",
         "pid": report["pid"],
         "clients": 1,
+        "exports": {"count": len(report["exports"]), "compiled": 0},
         "queue": {"depth": 0, "places": 7},
         "in_flight": 0,
         "calls": 6,
@@ -175,7 +176,7 @@ def test_what_runs_and_waits_is_shown(make_pool: Callable[..., Client], tmp_path
     assert request["for_ms"] > 0
     assert request["for_ms"] + request["deadline_ms"] <= 60_000
     lines = text.splitlines()
-    assert lines[2:4] == ["executors   1 busy, 1 of 1 ready", "queue       1 of 64 places, 1 in flight"]
+    assert lines[3:5] == ["executors   1 busy, 1 of 1 ready", "queue       1 of 64 places, 1 in flight"]
     assert re.match(r" +1 +\d+  busy   announce_and_sleep +[\d.]+ m?s +[\d.]+ s +0 +[\d.]+ MiB$", lines[-1])
     after = document("--name", "pool")
     assert after["restarts"] == {"executor_starts": 2, "executor_deaths": 1, "recycled": 0, "reloads": 0}

@@ -26,6 +26,8 @@ SETTINGS: dict[str, tuple[str, object, str, object]] = {
     "runtime_dir": ("MOLT_RUNTIME_DIR", "", "/run/app", "/run/app"),
     "arena_mb": ("MOLT_WORKER_ARENA_MB", 16, "64", 64),
     "exports": ("MOLT_EXPORTS", "", "app.entry", "app.entry"),
+    "compiled": ("MOLT_COMPILED", "prefer", "require", "require"),
+    "build_dir": ("MOLT_BUILD_DIR", "", "/srv/build", "/srv/build"),
     "executors": ("MOLT_WORKER_EXECUTORS", 0, "3", 3),
     "max_queue": ("MOLT_WORKER_MAX_QUEUE", 64, "0", 0),
     "max_wait_ms": ("MOLT_WORKER_MAX_WAIT_MS", 0, "20", 20),

@@ -122,6 +122,7 @@ def test_a_pool_in_which_nothing_has_happened(stage: Stage) -> None:
         "state": "starting",
         "pid": os.getpid(),
         "clients": 0,
+        "exports": {"count": 0, "compiled": 0},
         "queue": {"depth": 0, "places": 16},
         "in_flight": 0,
         "calls": 0,
@@ -140,6 +141,8 @@ def test_a_pool_in_which_nothing_has_happened(stage: Stage) -> None:
     ("fact", "path"),
     [
         (Fact.CLIENTS, ("clients",)),
+        (Fact.EXPORTS, ("exports", "count")),
+        (Fact.COMPILED, ("exports", "compiled")),
         (Fact.POOL_SIZE, ("pool_size",)),
         (Fact.PLACES, ("queue", "places")),
         (Fact.EXECUTOR_STARTS, ("restarts", "executor_starts")),
@@ -499,6 +502,7 @@ def test_the_lines_of_a_pool(stage: Stage) -> None:
     assert lines[:-3] == [
         f"pool        shop  serving  version {__version__}  pid 77  up 2.1 h",
         "socket      /run/molt/shop.sock",
+        "exports     0, 0 of them compiled",
         "executors   1 busy, 2 of 2 ready",
         "queue       0 of 16 places, 1 in flight",
         "clients     2",
@@ -649,7 +653,7 @@ def test_the_worker_s_help_mentions_it(capsys: pytest.CaptureFixture[str]) -> No
         cli.main(["--help"])
     shown = capsys.readouterr().out
     assert "molt-worker status [options]" in shown
-    assert "see molt-worker status --help" in shown
+    assert "see the --help of each" in shown
 
 
 def test_where_there_is_no_shared_memory_it_says_so(
