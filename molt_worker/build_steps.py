@@ -44,7 +44,10 @@ def compile_modules(work: str, group: str, level: str, paths: Sequence[str]) -> 
     command = Distribution({"name": group, "ext_modules": extensions}).get_command_obj("build_ext")
     command.build_lib, command.build_temp = f"{work}/lib", f"{work}/o"
     command.ensure_finalized()
-    command.run()
+    try:
+        command.run()
+    except Exception as exc:  # the C compiler has said all there is to say
+        sys.exit(f"{type(exc).__name__}: {exc}")
 
 
 def import_modules(libraries: Mapping[str, str], names: Sequence[str]) -> None:

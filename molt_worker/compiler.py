@@ -116,6 +116,13 @@ def _compile(
             failed = _tried(libraries, [source.name for source in modules], roots, work)
             if not failed:
                 return libraries
+            # Those that only import one that fails may do without it being compiled.
+            causes = [
+                each.name
+                for each in modules
+                if each.name in failed and failed.keys().isdisjoint(each.imports)
+            ]
+            failed = {name: failed[name] for name in causes or failed}
         left.update(failed)
         modules = [source for source in modules if source.name not in failed]
     return {}

@@ -20,7 +20,7 @@ def find_source(name: str) -> Path | None:
     path: Sequence[str] | None = None
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
-        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:depth]), path)
+        spec = _find_spec(".".join(parts[:depth]), path)
         if spec is None:
             return None
         if depth == len(parts):
@@ -29,6 +29,14 @@ def find_source(name: str) -> Path | None:
         path = spec.submodule_search_locations
         if path is None:
             return None
+    return None
+
+
+def _find_spec(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
+    """What the finders say, those of editable installations too, but for builds."""
+    for finder in sys.meta_path:
+        if not isinstance(finder, BuildFinder) and (spec := finder.find_spec(name, path)) is not None:
+            return spec
     return None
 
 

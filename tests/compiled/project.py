@@ -1,0 +1,120 @@
+"""A small project for builds: a module for each thing that may become of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MANIFEST = "shop/molt_exports.json"
+FILES = {
+    MANIFEST: """
+        {"abi_version": "0.1", "exports": [
+            {"name": "total", "target": "shop.core:total"},
+            {"name": "refuse", "target": "shop.core:refuse"},
+            {"name": "fail", "target": "shop.core:fail"},
+            {"name": "polite", "target": "shop.core:polite"},
+            {"name": "stubborn", "target": "shop.core:stubborn"},
+            {"name": "pid", "target": "shop.core:pid"}
+        ]}
+    """,
+    "shop/__init__.py": "",
+    "shop/core.py": '''
+        """The entrypoints."""
+        import os
+        from molt_worker import InvalidInput, current_request
+        from rates import RATE
+        from shop import broken, here, late, options
+        from shop.money import Money
+
+        def total(payload: list[int]) -> int:
+            money = Money(0)
+            for each in payload:
+                money.add(each)
+            return money.cents * RATE
+
+        def refuse(payload: object) -> None:
+            raise InvalidInput(f"no {payload}")
+
+        def fail(payload: object) -> None:
+            raise KeyError(payload)
+
+        def polite(path: str) -> None:
+            request = current_request()
+            open(path, "w").write("running")
+            while True:
+                request.check()
+
+        def stubborn(path: str) -> int:
+            open(path, "w").write("running")
+            n = 1
+            while True:
+                n = (n * 5 + 1) % 1000003
+                if n < 0:
+                    return n
+
+        def pid(payload: object) -> int:
+            return os.getpid()
+    ''',
+    "shop/money.py": '''
+        """A class that becomes native."""
+
+        class Money:
+            def __init__(self, cents: int) -> None:
+                self.cents = cents
+
+            def add(self, cents: int) -> None:
+                self.cents += cents
+
+            def untyped(self, other):
+                return other
+    ''',
+    "shop/broken.py": '''
+        """Types are wrong."""
+
+        def wrong() -> int:
+            return "text"
+    ''',
+    "shop/here.py": '''
+        """Looks for data beside itself."""
+        from pathlib import Path
+
+        HERE = Path(__file__).parent
+    ''',
+    "shop/options.py": '''
+        """A class whose options mypyc would ignore."""
+        import msgspec
+
+        class Frozen(msgspec.Struct, frozen=True):
+            cents: int
+    ''',
+    "shop/late.py": '''
+        """Needs what compiled functions don't have."""
+
+        def function() -> None: ...
+
+        CODE = function.__code__
+    ''',
+    "shop/unused.py": '''
+        """Not imported by anything."""
+    ''',
+    "rates.py": '''
+        """Of the project, but not of the exports' package."""
+        from typing import Final
+        import models
+
+        RATE: Final = 2
+    ''',
+    "models.py": '''
+        """What must not be compiled unasked."""
+    ''',
+}
+
+
+def write(folder: Path, **changed: str) -> Path:
+    """Write the project into a folder; returns that."""
+    for name, text in {**FILES, **changed}.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = text.strip("\n").splitlines()
+        indent = len(lines[0]) - len(lines[0].lstrip()) if lines else 0
+        path.write_text("\n".join(line[indent:] for line in lines) + "\n")
+    return folder
