@@ -84,7 +84,7 @@ def _say(text: str) -> None:
 
 def report(record: Record, *, is_new: bool) -> str:
     """What became of each module, as lines."""
-    width = max(len(module.where) for module in record.modules)
+    width = max((len(module.where) for module in record.modules), default=0)
     lines = []
     for module in record.modules:
         text = "compiled" if module.compiled else f"left in Python: {module.reason}"
