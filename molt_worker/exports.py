@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,14 @@ from typing import Any, Final, TypeVar, overload
 from molt_accel import codec
 from molt_accel.errors import MoltInvalidInput
 from molt_accel.ipc.frame import MAX_ENTRY_BYTES, RESERVED_PREFIX, Codec, Frame
+from molt_worker import typed
 from molt_worker.importer import is_compiled
 
 ABI_VERSION: Final = "0.1"
 PACKAGED: Final = Path(__file__).with_name("molt_exports.json")
 _MARK: Final = "__molt_export__"
+#: Marked functions that take no attributes, as compiled ones don't: by id, with the function itself, so that it stays.
+_marked_compiled: Final[dict[int, tuple[Any, Export]]] = {}
 _FIELDS: Final = ("name", "target", "codec_in", "codec_out")
 _TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -41,6 +45,8 @@ class Export:
 
     Attributes:
         compiled: Whether its module is native code.
+        decode: Makes a typed parameter from the payload; None: the codec does.
+        encode: Makes bytes of a typed result; None: the codec does.
     """
 
     name: str
@@ -49,6 +55,8 @@ class Export:
     codec_out: Codec = Codec.MSGPACK
     function: Callable[[Any], Any] | None = field(default=None, compare=False)
     compiled: bool = field(default=False, compare=False)
+    decode: typed.Decode | None = field(default=None, compare=False)
+    encode: typed.Encode | None = field(default=None, compare=False)
 
 
 class ExportTable:
@@ -108,7 +116,11 @@ def export(
         target = f"{function.__module__}:{function.__qualname__}"
         public = function.__name__ if name is None else name
         _check_name(public, target)
-        setattr(function, _MARK, Export(public, target, codec.parse(codec_in), codec.parse(codec_out)))
+        as_marked = Export(public, target, codec.parse(codec_in), codec.parse(codec_out))
+        try:
+            setattr(function, _MARK, as_marked)
+        except AttributeError:
+            _marked_compiled[id(function)] = function, as_marked
         return function
 
     return mark if function is None else mark(function)
@@ -232,14 +244,21 @@ def _with_function(item: Export, function: Any, where: str) -> Export:
         raise ExportsError(f"{where}: {item.target} is not callable")
     if inspect.iscoroutinefunction(function):
         raise ExportsError(f"{where}: {item.target} is async; an entrypoint is a plain function")
-    return Export(
-        item.name,
-        item.target,
-        item.codec_in,
-        item.codec_out,
-        function,
-        compiled=is_compiled(item.target.partition(":")[0]),
-    )
+    module = sys.modules.get(function.__module__) if hasattr(function, "__module__") else None
+    parameter, result = (None, None) if module is None else typed.hints(function, module)
+    try:
+        return Export(
+            item.name,
+            item.target,
+            item.codec_in,
+            item.codec_out,
+            function,
+            is_compiled(item.target.partition(":")[0]),
+            typed.decoder(parameter, item.codec_in),
+            typed.encoder(result, item.codec_out),
+        )
+    except typed.NoCodec as exc:
+        raise ExportsError(f"{where}: {item.target}: {exc}") from exc
 
 
 def _marked(module: str) -> list[Export]:
@@ -247,7 +266,7 @@ def _marked(module: str) -> list[Export]:
     # By identity: one function under two names of the module is exported once.
     for value in {id(value): value for value in vars(_import(module, module)).values()}.values():
         # Static: a lazy object in the module (Django's settings) must not wake up for this.
-        mark = inspect.getattr_static(value, _MARK, None)
+        mark = inspect.getattr_static(value, _MARK, None) or _marked_compiled.get(id(value), (None, None))[1]
         if isinstance(mark, Export):
             exports.append(_with_function(mark, value, module))
     if not exports:

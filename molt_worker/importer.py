@@ -24,8 +24,8 @@ def find_source(name: str) -> Path | None:
         if spec is None:
             return None
         if depth == len(parts):
-            is_python = isinstance(spec.loader, importlib.machinery.SourceFileLoader)
-            return Path(spec.origin).absolute() if is_python and spec.origin is not None else None
+            is_python = spec.has_location and str(spec.origin).endswith(".py")
+            return Path(str(spec.origin)).absolute() if is_python else None
         path = spec.submodule_search_locations
         if path is None:
             return None

@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from molt_accel import codec
 from molt_accel.errors import (
     MoltCancelled,
@@ -30,6 +32,9 @@ from molt_worker.request import (
     begin_serving,
     end_serving,
 )
+
+#: What a typed result's encoder raises where the result is not what its annotation says.
+_UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
 
 LogTraceback = Callable[[str, str, str], object]
 
@@ -188,10 +193,13 @@ class Runner:
     def _call(self, export: Export, request: Frame, response: Frame) -> None:
         assert export.function is not None  # resolved before any executor started
         start_ns = time.monotonic_ns()
-        try:
-            payload = codec.decode(request.codec, request.payload)
-        except codec.DecodeError as exc:
-            raise _BadPayload(f"the payload is {exc}") from exc
+        if export.decode is not None:
+            payload = export.decode(request.payload)
+        else:
+            try:
+                payload = codec.decode(request.codec, request.payload)
+            except codec.DecodeError as exc:
+                raise _BadPayload(f"the payload is {exc}") from exc
         decoded_ns = time.monotonic_ns()
         response.decode_us = _us(start_ns, decoded_ns)
         # point: executor.running
@@ -201,8 +209,11 @@ class Runner:
             handled_ns = time.monotonic_ns()
             response.handler_us = _us(decoded_ns, handled_ns)
         try:
-            response.payload = codec.encode(export.codec_out, result)
-        except codec.EncodeError as exc:
+            if export.encode is not None:
+                response.payload = export.encode(result)
+            else:
+                response.payload = codec.encode(export.codec_out, result)
+        except (codec.EncodeError, msgspec.MsgspecError, *_UNENCODABLE) as exc:
             wanted = export.codec_out.label
             raise _BadResult(f"the result of {export.name!r} can't be encoded as {wanted}") from exc
         response.codec = export.codec_out

@@ -9,7 +9,9 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
+
+import msgspec
 
 from molt_worker import InvalidInput, current_request, export
 
@@ -32,6 +34,38 @@ def echo_raw(payload: bytes) -> bytes:
 @export(codec_out="json")
 def to_json(payload: Any) -> Any:
     return payload
+
+
+class Order(msgspec.Struct, forbid_unknown_fields=True):
+    """What `order` takes."""
+
+    number: int
+    lines: list[str] = []
+
+
+class Receipt(msgspec.Struct):
+    """What `order` gives."""
+
+    number: int
+    count: int
+
+
+@export
+def order(order: Order) -> Receipt:
+    """Typed both ways."""
+    return Receipt(order.number, len(order.lines))
+
+
+@export(codec_in="json", codec_out="json")
+def order_json(order: Order) -> Receipt:
+    """Typed both ways, in JSON."""
+    return Receipt(order.number, len(order.lines))
+
+
+@export
+def wrong_receipt(order: Order) -> Receipt:
+    """Gives something else than it says, which has no form at all."""
+    return cast("Receipt", object())
 
 
 @export

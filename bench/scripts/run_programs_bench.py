@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import geometric_mean
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import track
@@ -35,11 +36,20 @@ from molt_accel.options import CallMetrics  # noqa: E402
 _TIMEOUT_MS = 120_000
 
 
+class Row(NamedTuple):
+    """One program's figures."""
+
+    name: str
+    python_ms: Spread
+    compiled_ms: Spread
+    ratio: Spread
+
+
 def _measure(rounds: int, build_dir: str) -> dict[str, dict[bool, list[float]]]:
     """Handler times in milliseconds by program and by whether it was compiled. SystemExit where results differ."""
     times: dict[str, dict[bool, list[float]]] = defaultdict(lambda: {False: [], True: []})
     results: dict[str, object] = {}
-    options = {
+    options: dict[str, Any] = {
         "exports": EXPORTS,
         "build_dir": build_dir,
         "executors": 1,
@@ -97,19 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if done.returncode:
             return 1
         times = _measure(given.rounds, build_dir)
-    rows = []
+    rows: list[Row] = []
     for name, found in times.items():
         python, compiled = spread(found[False]), spread(found[True])
         ratio = spread(slow / fast for slow, fast in zip(found[False], found[True], strict=True))
         assert python is not None
         assert compiled is not None
         assert ratio is not None
-        rows.append({"name": name, "python_ms": python, "compiled_ms": compiled, "ratio": ratio})
-    mean = geometric_mean(row["ratio"].median for row in rows)
+        rows.append(Row(name, python, compiled, ratio))
+    mean = geometric_mean(row.ratio.median for row in rows)
     table = Table("program", "Python ms", "compiled ms", "times as fast", title="compiled against Python")
-    cells = [
-        [row["name"], *(_text(row[key]) for key in ("python_ms", "compiled_ms", "ratio"))] for row in rows
-    ]
+    cells = [(row.name, *map(_text, (row.python_ms, row.compiled_ms, row.ratio))) for row in rows]
     for line in cells:
         table.add_row(*line)
     console.print(table)
@@ -121,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(
-    out: Path, rows: list[dict[str, Spread]], cells: list[list[str]], mean: float, rounds: int, built: str
+    out: Path, rows: list[Row], cells: list[tuple[str, ...]], mean: float, rounds: int, built: str
 ) -> None:
     created = datetime.now(UTC)
     stamp = created.strftime("%Y%m%dT%H%M%SZ")
@@ -135,7 +143,8 @@ def _write(
         "rounds": rounds,
         "build": built.strip().splitlines()[-1],
         "programs": [
-            {key: value.as_json() if isinstance(value, Spread) else value for key, value in row.items()}
+            {"name": row.name}
+            | {key: getattr(row, key).as_json() for key in ("python_ms", "compiled_ms", "ratio")}
             for row in rows
         ],
         "geometric_mean": mean,

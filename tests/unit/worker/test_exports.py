@@ -363,3 +363,12 @@ def test_a_request_for_something_else_is_refused_by_name(entry: str, codec: Code
     with pytest.raises(MoltInvalidInput) as caught:
         table.find(Frame(Kind.REQUEST, 1, entry, codec=codec))
     assert caught.value.detail == what
+
+
+def test_a_type_without_a_codec_is_refused_with_the_place(module: Callable[[str], str]) -> None:
+    name = module(
+        "import msgspec\nfrom molt_worker import export\nclass Query(msgspec.Struct): ...\n"
+        '@export(codec_in="raw")\ndef search(query: Query) -> None: ...'
+    )
+    with pytest.raises(ExportsError, match=f"{name}: {name}:search: codec_in raw has no objects"):
+        resolve(name)
