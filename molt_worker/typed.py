@@ -154,6 +154,8 @@ def convert(value: Any, hint: Any) -> Any:
 def _refusal(exc: Exception, prefix: str) -> InvalidInput:
     text = str(exc) if isinstance(exc, msgspec.ValidationError) else prefix + (str(exc) or type(exc).__name__)
     text = f"the payload is {text}" if text.startswith("not ") else f"the payload: {text}"
+    # Names that the sender chose may hold anything.
+    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: _LONGEST_TEXT + 1])
     return InvalidInput(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "...")
 
 

@@ -16,13 +16,14 @@ from django.views.decorators.http import require_POST, require_safe
 
 from demo.django_app import metrics
 from demo.molt_worker_app.core import list_items
+from demo.molt_worker_app.schema import ListParameters
 from demo.molt_worker_app.table import data_summary
 from molt_accel import codec, molt_offload
 from molt_accel.client import default_client
 from molt_accel.django import error_response, json_response, request_id_of
 from molt_accel.errors import MoltError, MoltInternalError, MoltInvalidInput, Status
 from molt_accel.options import CallMetrics
-from molt_worker import InvalidInput
+from molt_worker import InvalidInput, typed
 
 log = logging.getLogger("demo.views")
 
@@ -45,7 +46,7 @@ def data_payload(request: HttpRequest) -> bytes:
 @require_safe
 def baseline(request: HttpRequest) -> HttpResponse:
     """The list endpoint, run in this process."""
-    return _run_here(request, "baseline", "list_items", list_items, list_payload(request))
+    return _run_here(request, "baseline", "list_items", list_items, list_payload(request), _parameters)
 
 
 @require_safe
@@ -107,8 +108,10 @@ def healthz(request: HttpRequest) -> HttpResponse:
     return json_response({"status": "ok", "worker": worker, "executor": executor})
 
 
-def _as_it_is(payload: object) -> object:
-    return payload
+def _parameters(payload: Any) -> ListParameters:
+    """What the worker makes of the payload."""
+    parameters: ListParameters = typed.convert(payload, ListParameters)
+    return parameters
 
 
 def _decoded(body: Any) -> object:
@@ -122,9 +125,9 @@ def _run_here(
     request: HttpRequest,
     endpoint: str,
     entry: str,
-    core: Callable[[object], object],
+    core: Callable[[Any], object],
     payload: object,
-    decode: Callable[[Any], object] = _as_it_is,
+    decode: Callable[[Any], object],
 ) -> HttpResponse:
     """Answer with what `core` makes of the payload, as an offloaded view would, with the same metrics."""
     request_id = request_id_of(request)

@@ -13,6 +13,7 @@ from molt_worker import current_request
 from . import fake_db
 from .query import ItemQuery, make_cursor, parse_query
 from .ranking import score_name
+from .schema import Counts, ItemPage, ListParameters, ShownItem, Totals
 from .settings import FAKE_DB
 from .wire import Item
 
@@ -21,13 +22,12 @@ _CHECK_EVERY: Final = 64
 _BEHIND: Final = 1 << 62
 
 
-def list_items(payload: object) -> dict[str, object]:
-    """List catalogue items: the request's parameters in, a JSON-ready page with counts and totals out.
+def list_items(parameters: ListParameters) -> ItemPage:
+    """List catalogue items: the request's parameters in, a page with counts and totals out.
 
-    The payload maps a parameter's name to its value or to the list of its values, for example
-    {"q": "oak chair", "status": ["active"], "limit": 10}. Raises InvalidInput when one is not allowed.
+    Raises InvalidInput when a parameter is not allowed.
     """
-    query = parse_query(payload)
+    query = parse_query(parameters)
     items = fake_db.fetch_items(fake_db.ROWS, FAKE_DB)
     fake_db.spin_iterations(FAKE_DB.cpu_iters)
     found, scores = select(items, query)
@@ -110,7 +110,7 @@ def sort_key(item: Item, score: int, sort: str) -> int:
     return created if sort == "created" else -created
 
 
-def count(found: list[Item], rows: int) -> dict[str, object]:
+def count(found: list[Item], rows: int) -> Counts:
     """How many rows there are, how many were found, and how the found ones divide by status and by tag."""
     by_status: dict[str, int] = dict.fromkeys(fake_db.STATUSES, 0)
     by_tag: dict[str, int] = dict.fromkeys(fake_db.TAGS, 0)
@@ -121,7 +121,7 @@ def count(found: list[Item], rows: int) -> dict[str, object]:
     return {"rows": rows, "found": len(found), "by_status": by_status, "by_tag": by_tag}
 
 
-def total(found: list[Item]) -> dict[str, object]:
+def total(found: list[Item]) -> Totals:
     """Stock, stock value and price range of everything found, on whatever page it is."""
     stock = 0
     value_cents = 0
@@ -142,9 +142,9 @@ def total(found: list[Item]) -> dict[str, object]:
     }
 
 
-def present(item: Item, score: int, searching: bool) -> dict[str, object]:
+def present(item: Item, score: int, searching: bool) -> ShownItem:
     """One item as the response shows it; the score only when something was searched for."""
-    shown: dict[str, object] = {
+    shown: ShownItem = {
         "id": item.item_id,
         "user_id": item.user_id,
         "sku": item.sku,

@@ -1,7 +1,7 @@
 """What one list request asks for: its parameters parsed and validated, and the cursor that continues it.
 
 Every refusal is an InvalidInput that names the parameter, the value and what is allowed; nothing that
-a request can hold raises anything else.
+`ListParameters` can hold raises anything else.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import zlib
 from dataclasses import dataclass
 from typing import Final, final
 
+from msgspec import UNSET
+
 from molt_worker import InvalidInput
 
 from .fake_db import STATUSES
 from .ranking import words_of
+from .schema import ListParameters
 
-PARAMETERS: Final = ("q", "user_id", "status", "tag", "min_price", "max_price", "sort", "limit", "cursor")
+PARAMETERS: Final = ListParameters.__struct_fields__
 SORTS: Final = ("relevance", "price", "-price", "rating", "-rating", "created", "-created")
 DEFAULT_LIMIT: Final = 20
 LARGEST_LIMIT: Final = 100
@@ -60,13 +63,12 @@ class ItemQuery:
     after: tuple[int, int] | None
 
 
-def parse_query(payload: object) -> ItemQuery:
-    """Parse a payload that maps each parameter's name to its value or values into an ItemQuery.
+def parse_query(parameters: ListParameters) -> ItemQuery:
+    """Parse a request's parameters into an ItemQuery.
 
-    A value is a text as a query string has it, or a number. Raises InvalidInput when the payload has another
-    shape, or a parameter is unknown, repeated or not allowed.
+    Raises InvalidInput when a parameter is repeated or not allowed.
     """
-    given = _parameters(payload)
+    given = _parameters(parameters)
     words = _search_words(_single(given, "q"))
     user_id = _user(_single(given, "user_id"))
     statuses = _statuses(given.get("status", []))
@@ -116,13 +118,12 @@ def show(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def _parameters(payload: object) -> dict[str, list[str]]:
-    if not isinstance(payload, dict):
-        raise InvalidInput(f"payload: {show(payload)} is not allowed; allowed: a map of parameters")
+def _parameters(parameters: ListParameters) -> dict[str, list[str]]:
     given: dict[str, list[str]] = {}
-    for name, value in payload.items():
-        if not isinstance(name, str) or name not in PARAMETERS:
-            raise InvalidInput(f"{show(name)}: unknown parameter; allowed: {', '.join(PARAMETERS)}")
+    for name in PARAMETERS:
+        value = getattr(parameters, name)
+        if value is UNSET:
+            continue
         values = value if isinstance(value, list) else [value]
         if name not in _REPEATABLE and len(values) != 1:
             raise InvalidInput(f"{name}: {len(values)} values are not allowed; allowed: 1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import assume, given
@@ -13,18 +13,17 @@ from hypothesis import strategies as st
 from demo.molt_worker_app import core, fake_db
 from demo.molt_worker_app.query import make_cursor, parse_query
 from demo.molt_worker_app.ranking import score_name, words_of
+from demo.molt_worker_app.schema import ListParameters
 from demo.molt_worker_app.settings import FakeDbSettings
 from demo.molt_worker_app.wire import Item, decode_item
-from molt_worker import InvalidInput
+from molt_worker import InvalidInput, typed
 from tests.demo.demo_strategies import good_parameters
 
 CATALOGUE = [decode_item(row) for row in fake_db.ROWS]
 
 
 def ask(**parameters: Any) -> dict[str, Any]:
-    answer = core.list_items(parameters)
-    assert isinstance(answer, dict)
-    return answer
+    return cast("dict[str, Any]", core.list_items(typed.convert(parameters, ListParameters)))
 
 
 def ids(answer: dict[str, Any]) -> list[int]:
@@ -165,7 +164,9 @@ def test_page_sizes_may_change_on_the_way(parameters: dict[str, str], limits: li
 
 
 def test_a_cursor_behind_the_end_gives_an_empty_last_page() -> None:
-    answer = ask(sort="price", cursor=make_cursor(parse_query({"sort": "price"}).fingerprint, 10**9, 1))
+    answer = ask(
+        sort="price", cursor=make_cursor(parse_query(ListParameters(sort="price")).fingerprint, 10**9, 1)
+    )
     assert (answer["items"], answer["page"]["next_cursor"]) == ([], None)
 
 
