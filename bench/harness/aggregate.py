@@ -130,8 +130,8 @@ def _usage(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Each offload scenario against each baseline of its group, and against its twin over stdio: ratios within
-    each round, and their spread.
+    """Each headline offload against the baselines and alternatives of its group, and against its twin over stdio:
+    ratios within each round, and their spread.
 
     A ratio of figures of one round is of runs seconds apart, so that a slow spell of the machine touches
     both.
@@ -139,7 +139,8 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
     scenarios = list(dict.fromkeys(run.scenario.name for run in runs))
     by_name = {run.scenario.name: run.scenario for run in runs}
     comparisons = []
-    for candidate in (by_name[name] for name in scenarios if by_name[name].role == "offload"):
+    offloads = [by_name[name] for name in scenarios if by_name[name].role == "offload"]
+    for candidate in (each for each in offloads if each.headline):
         for baseline in (by_name[name] for name in scenarios):
             if not _stand_together(candidate, baseline):
                 continue
@@ -147,7 +148,7 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "group": candidate.group, "candidate": candidate.name, "baseline": baseline.name,
             }  # fmt: skip
             for mode, names in MODE_RATIOS.items():
-                entry[mode] = _ratios(runs, candidate.name, baseline.name, mode, names)
+                entry[mode] = ratios(runs, candidate.name, baseline.name, mode, names)
             comparisons.append(entry)
     return comparisons
 
@@ -155,16 +156,18 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _stand_together(candidate: Scenario, other: Scenario) -> bool:
     if other.group != candidate.group:
         return False
-    if other.role == "baseline":
+    if other.role != "offload":
         return True
     return (
         other.transport == "stdio" and candidate.transport != "stdio" and other.per_core == candidate.per_core
     )
 
 
-def _ratios(
+def ratios(
     runs: Sequence[Run], candidate: str, baseline: str, mode: str, names: Sequence[str]
 ) -> dict[str, Any] | None:
+    """Figures of one scenario over those of another in the rounds that both ran, by figure; None: there is none."""
+
     def of(scenario: str) -> dict[int, Run]:
         return {run.round: run for run in runs if run.scenario.name == scenario and run.mode == mode}
 
@@ -172,7 +175,7 @@ def _ratios(
     rounds = sorted(ours.keys() & theirs.keys())
     if not rounds:
         return None
-    ratios: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name in names:
 
         def figure(run: Run, name: str = name) -> float | None:
@@ -186,8 +189,8 @@ def _ratios(
             up / down if (up := figure(ours[n])) is not None and (down := figure(theirs[n])) else None
             for n in rounds
         )
-        ratios[name] = over_rounds.as_json() if over_rounds is not None else None
-    return ratios
+        found[name] = over_rounds.as_json() if over_rounds is not None else None
+    return found
 
 
 def find_errors(scenarios: dict[str, Any]) -> list[str]:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from bench.harness.ablation import ablation
 from bench.harness.aggregate import Run, compare, find_errors, find_warnings, summarise
+from bench.harness.criteria import criteria
 from bench.harness.options import Options, available_cores
 from bench.harness.scenarios import layout
 from bench.harness.servers import StopReport
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FAKE_DATABASE = {
     "delay_ms": "MOLT_FAKE_DB_DELAY_MS",
     "decode_us_per_row": "MOLT_FAKE_DB_DECODE_US_PER_ROW",
@@ -35,6 +37,8 @@ def build(
     stopped: Sequence[StopReport],
     logs: Mapping[str, str] | None = None,
     torn_lines: int = 0,
+    build: Mapping[str, Any] | None = None,
+    studies: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The results document; its fields are described in `bench/README.md`."""
     scenarios = _scenarios(options, runs, workers)
@@ -47,10 +51,14 @@ def build(
     ]
     if torn_lines:
         warnings.append(f"{torn_lines} lines at the end of the metrics files were torn.")
+    if build and "failed" in build:
+        warnings.append(f"The handler cores could not be compiled, so all ran in Python: {build['failed']}")
     shutdown = _shutdown(stopped)
     if shutdown["remaining"] or shutdown["killed"]:
         warnings.append(shutdown["sentence"])
     first = next(iter(settings.values()), {})
+    comparisons = compare(runs)
+    found = {"comparisons": comparisons, "studies": dict(studies or {}), "scenarios": scenarios}
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "molt-accel demo benchmark",
@@ -68,8 +76,10 @@ def build(
             "client": dict(client) if client is not None else None,
         },
         "verified": dict(alike),
-        "comparisons": compare(runs),
-        "scenarios": scenarios,
+        "build": dict(build or {}),
+        "criteria": criteria(found),
+        "ablation": ablation(runs),
+        **found,
         "logs": dict(logs or {}),
         "shutdown": shutdown,
     }

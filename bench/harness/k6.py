@@ -48,6 +48,13 @@ class LoadSpec:
     queries: tuple[str, ...] = ("",)
     body_file: Path | None = None
     expect_key: str = ""
+    slo_ms: float | None = None
+    """Good answers within this time are counted apart."""
+    timeout_s: float = 30.0
+    """How long a client waits for an answer."""
+    heavy_url: str = ""
+    """What further clients load meanwhile; they are counted, and not in any other figure."""
+    heavy_vus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,9 @@ class LoadResult:
     latency_ms: dict[str, float] | None
     bytes_received: int
     bytes_sent: int
+    within_slo: int = 0
+    heavy_ok: int = 0
+    heavy_failed: int = 0
 
     @property
     def req_s(self) -> float:
@@ -189,6 +199,11 @@ def _environment(spec: LoadSpec, summary: Path) -> dict[str, str]:
         "BENCH_EXPECT_KEY": spec.expect_key,
         "BENCH_SUMMARY": str(summary),
     }
+    if spec.slo_ms is not None:
+        environment["BENCH_SLO_MS"] = f"{spec.slo_ms:g}"
+    environment["BENCH_TIMEOUT_MS"] = str(round(spec.timeout_s * 1000))
+    if spec.heavy_url:
+        environment |= {"BENCH_HEAVY_URL": spec.heavy_url, "BENCH_HEAVY_VUS": str(spec.heavy_vus)}
     if spec.rate is not None:
         environment["BENCH_RATE"] = str(spec.rate)
     if spec.body_file is not None:
@@ -196,8 +211,10 @@ def _environment(spec: LoadSpec, summary: Path) -> dict[str, str]:
     return environment
 
 
-_PERCENTILES = {"min": "min", "avg": "avg", "p50": "p(50)", "p95": "p(95)", "p99": "p(99)", "p999": "p(99.9)",
-                "max": "max"}  # fmt: skip
+_PERCENTILES = {
+    "min": "min", "avg": "avg", "p10": "p(10)", "p25": "p(25)", "p50": "p(50)", "p75": "p(75)", "p90": "p(90)",
+    "p95": "p(95)", "p99": "p(99)", "p999": "p(99.9)", "max": "max",
+}  # fmt: skip
 _FAILED = "bench_failed_"
 
 
@@ -230,6 +247,9 @@ def parse_summary(summary: Mapping[str, Any]) -> LoadResult:
             latency_ms=latency,
             bytes_received=count("data_received"),
             bytes_sent=count("data_sent"),
+            within_slo=count("bench_within_slo"),
+            heavy_ok=count("bench_heavy_ok"),
+            heavy_failed=count("bench_heavy_failed"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BenchError(f"k6's summary is not as expected: {type(error).__name__}: {error}") from error

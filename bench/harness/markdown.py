@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bench.harness.tables import CAVEAT, Table, headlines, tables
+from bench.harness.table import Table
+from bench.harness.tables import CAVEAT, headlines, tables
 
 
 def render(document: Mapping[str, Any], picture: str | None = None) -> str:

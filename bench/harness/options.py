@@ -29,9 +29,9 @@ class Preset:
 
 
 PRESETS = {
-    "default": Preset({"list": Plan(4, 3, 3.0), "data": Plan(3, 2, 2.5)}, warmup_requests=200),
-    "quick": Preset({"list": Plan(1, 1, 2.0), "data": Plan(1, 1, 2.0)}, warmup_requests=100),
-    "full": Preset({"list": Plan(7, 5, 20.0), "data": Plan(5, 3, 15.0)}, warmup_requests=1000),
+    "default": Preset({"list": Plan(3, 1, 3.0), "data": Plan(2, 1, 2.0)}, warmup_requests=200),
+    "quick": Preset({"list": Plan(1, 1, 1.5), "data": Plan(1, 1, 1.5)}, warmup_requests=60),
+    "full": Preset({"list": Plan(7, 5, 6.0), "data": Plan(5, 5, 4.0)}, warmup_requests=400),
 }
 
 
@@ -64,6 +64,7 @@ class Options:
     data_rows: int = 10_000
     warmup_requests: int | None = None
     extra_env: dict[str, str] = field(default_factory=dict)
+    studies: tuple[str, ...] = ()
     app: str = "demo.django_app.wsgi:application"
     k6: str | None = None
     sample_interval_s: float = 0.25

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.harness.tables import CAVEAT, Table, headlines, tables
+from bench.harness.table import Table
+from bench.harness.tables import CAVEAT, headlines, tables
 
 LOG_COLUMNS = 160
 

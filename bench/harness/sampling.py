@@ -62,6 +62,8 @@ class Usage:
     idle_cpu_seconds: float = 0.0
     busy_cpu_seconds: float = 0.0
     steal_cpu_seconds: float = 0.0
+    series: list[list[float]] = field(default_factory=list)
+    """At each sample: seconds since the start, percent of a core and MiB of the server, and of the worker."""
 
     @property
     def served_cpu_seconds(self) -> float:
@@ -91,6 +93,7 @@ class Usage:
             "other_cpu_percent": percent(self.other_cpu_seconds),
             "machine_busy_percent": percent(self.busy_cpu_seconds),
             "steal_percent": percent(self.steal_cpu_seconds),
+            "series": self.series,
         }
 
 
@@ -166,6 +169,11 @@ class Sampler:
             rss[part] += resident
             count[part] += 1
         elapsed, self._last = now - self._last, now
+        if maxima:
+            row = [now - self._started]
+            for name in spent:
+                row += [spent[name] / elapsed * 100, rss[name] / MIB]
+            self.usage.series.append([rounded(value, 3) for value in row])
         for name, part_usage in self.usage.parts.items():
             part_usage.cpu_seconds += spent[name]
             if maxima:

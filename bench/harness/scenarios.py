@@ -13,7 +13,8 @@ from typing import Any, Literal
 from bench.harness.errors import BenchError
 from bench.harness.options import Options, available_cores
 
-Role = Literal["baseline", "offload"]
+Role = Literal["baseline", "alternative", "offload"]
+DEMO_EXPORTS = "demo/molt_worker_app/molt_exports.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,19 @@ class Scenario:
     """Transport of the worker; None takes --transport, by default what fits best."""
     default: bool = True
     """Runs without being asked for."""
+    compiled: bool = False
+    """Runs the handler's core as native code, in the worker or, for a baseline, in the server."""
+    headline: bool = True
+    """An offload that is compared with everything else; the others are steps of the ablation."""
+    dirty_app: str = ""
+    """A dirty app that gunicorn runs beside the server, with as many workers as executors."""
     env: Mapping[str, str] = field(default_factory=dict)
 
 
 def _list_queries() -> tuple[str, ...]:
     """Searches, filters, sort orders and page sizes as a list endpoint sees them, always the same."""
-    searches = ("", "q=amber+table", "", "q=garden+lamp", "", "q=light")
+    # Half of them misspelt, as searches are.
+    searches = ("q=amber+table", "", "q=gardne+lamp", "q=silver+basket", "", "q=lihgt")
     filters = ("", "status=active", "tag=eco", "min_price=20&max_price=400", "status=active&status=sold_out")
     sorts = ("", "sort=price", "sort=-rating", "sort=-created")
     limits = ("limit=20", "limit=50", "limit=100")
@@ -68,23 +76,29 @@ SCENARIOS = (
     Scenario("baseline-threads", "baseline, threads", "list", "baseline", "/baseline/"),
     Scenario("baseline-cores", "baseline, processes = cores", "list", "baseline", "/baseline/",
              per_core=True),
-    Scenario("offload", "offload", "list", "offload", "/offload/"),
-    Scenario("offload-cores", "offload, processes = cores", "list", "offload", "/offload/",
-             per_core=True, default=False),
-    Scenario("offload-cores-stdio", "offload, processes = cores, stdio", "list", "offload", "/offload/",
-             per_core=True, transport="stdio", default=False),
+    Scenario("baseline-threads-orjson", "baseline, threads, orjson", "list", "baseline", "/baseline-orjson/",
+             default=False),
+    Scenario("baseline-cores-orjson", "baseline, processes = cores, orjson", "list", "baseline",
+             "/baseline-orjson/", per_core=True),
+    Scenario("baseline-threads-compiled", "baseline, threads, orjson, compiled", "list", "baseline",
+             "/baseline-orjson/", compiled=True),
+    Scenario("baseline-cores-compiled", "baseline, processes = cores, orjson, compiled", "list", "baseline",
+             "/baseline-orjson/", per_core=True, compiled=True),
+    Scenario("process-pool", "ProcessPoolExecutor in the view, orjson", "list", "alternative", "/process-pool/"),
+    Scenario("dirty-app", "gunicorn's dirty app, orjson", "list", "alternative", "/dirty-app/",
+             dirty_app="demo.django_app.dirty:ListItems"),
     Scenario("offload-stdio", "offload, stdio", "list", "offload", "/offload/",
-             transport="stdio"),
-    Scenario("offload-shm", "offload, shm", "list", "offload", "/offload/",
-             transport="shm", default=False),
+             transport="stdio", headline=False),
+    Scenario("offload-python", "offload, best transport", "list", "offload", "/offload/", headline=False),
+    Scenario("offload", "offload, best transport, compiled", "list", "offload", "/offload/", compiled=True),
+    Scenario("offload-cores", "offload, compiled, processes = cores", "list", "offload", "/offload/",
+             per_core=True, default=False, compiled=True),
     Scenario("data-baseline", "baseline, threads", "data", "baseline", "/data/baseline/"),
     Scenario("data-baseline-cores", "baseline, processes = cores", "data", "baseline", "/data/baseline/",
              per_core=True),
-    Scenario("data-offload", "offload", "data", "offload", "/data/offload/"),
-    Scenario("data-offload-stdio", "offload, stdio", "data", "offload", "/data/offload/",
-             transport="stdio"),
-    Scenario("data-offload-shm", "offload, shm", "data", "offload", "/data/offload/",
-             transport="shm", default=False),
+    Scenario("data-offload", "offload, compiled", "data", "offload", "/data/offload/", compiled=True),
+    Scenario("data-offload-python", "offload", "data", "offload", "/data/offload/",
+             default=False, headline=False),
 )
 # fmt: on
 
@@ -120,7 +134,7 @@ class Layout:
 def layout(scenario: Scenario, options: Options) -> Layout:
     """How `scenario` is laid out under `options`."""
     processes = available_cores() if scenario.per_core else options.server_processes
-    if scenario.role == "baseline":
+    if scenario.role != "offload":
         return Layout(processes, options.server_threads, 0, None)
     transport = scenario.transport or options.transport
     return Layout(processes, options.server_threads, options.executor_count, transport)

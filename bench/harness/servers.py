@@ -38,6 +38,10 @@ class ServerSpec:
     threads: int
     ready_path: str
     env: Mapping[str, str] = field(default_factory=dict)
+    asgi: bool = False
+    """Served by uvicorn, in an event loop, instead of gunicorn's threads."""
+    dirty_app: str = ""
+    dirty_workers: int = 0
 
 
 @dataclass(slots=True)
@@ -77,7 +81,19 @@ class Server:
         return self._family
 
     def command(self, bind: str) -> list[str]:
-        """The gunicorn command line; the caller's interpreter runs it."""
+        """The server's command line; the caller's interpreter runs it."""
+        if self.spec.asgi:
+            return [
+                sys.executable, "-m", "uvicorn",
+                "--fd", bind.removeprefix("fd://"),
+                "--log-level", "warning",
+                "--no-access-log",
+                "--timeout-keep-alive", "75",
+                # Not what is compared, and not there everywhere.
+                "--loop", "asyncio", "--http", "h11",
+                self.spec.app,
+            ]  # fmt: skip
+        dirty = ("--dirty-app", self.spec.dirty_app, "--dirty-workers", str(self.spec.dirty_workers))
         return [
             sys.executable, "-m", "gunicorn",
             "--workers", str(self.spec.processes),
@@ -88,6 +104,7 @@ class Server:
             "--keep-alive", "75",
             "--log-level", "warning",
             "--bind", bind,
+            *(dirty if self.spec.dirty_app else ()),
             *_optional_flags(),
             self.spec.app,
         ]  # fmt: skip
@@ -118,6 +135,8 @@ class Server:
         paths = (str(self._root), environment.get("PYTHONPATH", ""))
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         environment[MARK_VARIABLE] = self.mark
+        # gunicorn's dirty arbiter puts its socket there.
+        environment["TMPDIR"] = str(self._log.parent)
         return environment | dict(self.spec.env)
 
     def wait_ready(self, deadline_s: float = READY_S) -> bytes:

@@ -9,6 +9,7 @@ backwards, so that neither a slow spell of the machine nor a place in the order 
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -30,13 +31,15 @@ from bench.harness.k6 import K6, Load, LoadSpec, find_k6
 from bench.harness.options import Options
 from bench.harness.progress import Reporter
 from bench.harness.sampling import Sampler
-from bench.harness.scenarios import GROUPS, Scenario, chosen, layout
+from bench.harness.scenarios import DEMO_EXPORTS, GROUPS, Scenario, chosen, layout
 from bench.harness.servers import ROOT, Server, ServerSpec, StopReport
+from bench.harness.studies import STUDIES
+from bench.harness.studies.study import Context
 from bench.harness.warmup import Target, verify_alike, warm_up
 from bench.harness.worker_metrics import MetricsFile
 
 HEALTH_PATH = "/healthz"
-BASELINE_READY_PATH = "/baseline/"
+READY_PATH = "/light/"
 # Beyond its own seconds a run costs this much: starting k6, reading its summary.
 RUN_OVERHEAD_S = 0.4
 START_AND_STOP_S = 12.0
@@ -77,6 +80,9 @@ class Session:
         self._reporter = reporter
         self._root = root
         self._benches: list[Bench] = []
+        self._builds: Path | None = None
+        self._build_report: dict[str, Any] = {}
+        self._studies: dict[str, dict[str, Any]] = {}
         self._stopped: list[StopReport] = []
 
     def run(self, command: str) -> dict[str, Any]:
@@ -99,6 +105,7 @@ class Session:
                 self._start(scenarios, directory)
                 alike = self._verify()
                 self._load(k6, directory)
+            self._study(k6, directory)
             # After the stop nothing is written any more: what has no line end now is torn.
             torn = sum(bench.metrics.read_new(last=True).bad_lines for bench in self._benches)
             places = {
@@ -128,13 +135,28 @@ class Session:
                     bench.scenario.name: bench.server.log_tail() for bench in self._benches if _failed(bench)
                 },
                 torn_lines=torn,
+                build=self._build_report,
+                studies=self._studies,
             )
             cleaned: dict[str, Any] = environment.without_paths(document, places)
         return cleaned
 
     def _load_seconds(self, scenarios: Iterable[Scenario]) -> float:
         plans = [self._options.plan(scenario.group) for scenario in scenarios]
-        return sum((plan.closed_rounds + plan.open_rounds) * plan.duration_s for plan in plans)
+        studied = sum(STUDIES[name].load_seconds(self._options) for name in self._options.studies)
+        return studied + sum((plan.closed_rounds + plan.open_rounds) * plan.duration_s for plan in plans)
+
+    def _study(self, k6: K6, directory: Path) -> None:
+        """Ask the studies, with the servers of the scenarios gone: each has its own."""
+        if self._options.studies and self._builds is None and not self._build_report:
+            self._builds = self._build(directory / "builds")
+        for name in self._options.studies:
+            scratch = directory / f"study-{name}"
+            scratch.mkdir()
+            context = Context(
+                self._options, k6, self._reporter, scratch, self._root, self._builds, self._stopped
+            )
+            self._studies[name] = STUDIES[name].run(context)
 
     def _expected_s(self, scenarios: Iterable[Scenario]) -> float:
         plans = [self._options.plan(scenario.group) for scenario in scenarios]
@@ -146,6 +168,8 @@ class Session:
         body_file = None
         if any(GROUPS[scenario.group].method == "POST" for scenario in scenarios):
             body_file = self._make_table(directory)
+        if any(scenario.compiled for scenario in scenarios):
+            self._builds = self._build(directory / "builds")
         self._reporter.stage(f"starting {len(scenarios)} servers")
         for scenario in scenarios:
             self._benches.append(self._bench(scenario, directory, body_file))
@@ -167,9 +191,16 @@ class Session:
             "MOLT_RUNTIME_DIR": str(directory / "pools"),
             "MOLT_WORKER_LINGER_MS": "0",
         }
+        # Left in Python unless it is the scenario's own: nothing that was built before may come in between.
+        env["MOLT_COMPILED"] = "require" if scenario.compiled and self._builds else "off"
+        env["DEMO_COMPILED"] = (
+            "1" if env["MOLT_COMPILED"] == "require" and scenario.role == "baseline" else "0"
+        )
+        env["MOLT_BUILD_DIR"] = str(self._builds or directory)
+        if scenario.role != "baseline":
+            env["MOLT_WORKER_EXECUTORS"] = str(self._options.executor_count)
         if scenario.role == "offload":
             env["MOLT_TRANSPORT"] = laid_out.transport or "auto"
-            env["MOLT_WORKER_EXECUTORS"] = str(laid_out.executors)
             if self._options.max_queue is not None:
                 env["MOLT_WORKER_MAX_QUEUE"] = str(self._options.max_queue)
         env |= dict(scenario.env) | self._options.extra_env
@@ -180,7 +211,9 @@ class Session:
             threads=laid_out.server_threads,
             env=env,
             # The health endpoint asks the worker, and so would start one beside a baseline that needs none.
-            ready_path=HEALTH_PATH if scenario.role == "offload" else BASELINE_READY_PATH,
+            ready_path=HEALTH_PATH if scenario.role == "offload" else READY_PATH,
+            dirty_app=scenario.dirty_app,
+            dirty_workers=self._options.executor_count,
         )
         server = Server(spec, directory, self._root)
         body = body_file if GROUPS[scenario.group].method == "POST" else None
@@ -198,6 +231,28 @@ class Session:
             body=bench.body_file.read_bytes() if bench.body_file is not None else None,
             expect_key=group.expect_key,
         )
+
+    def _build(self, folder: Path) -> Path | None:
+        """Compile the demo's handler cores; None if it can't be done here, which the report then says."""
+        self._reporter.stage("compiling the handler cores")
+        command = [
+            sys.executable,
+            "-m",
+            "molt_worker",
+            "build",
+            DEMO_EXPORTS,
+            "--json",
+            "--build-dir",
+            str(folder),
+        ]
+        done = subprocess.run(command, cwd=self._root, capture_output=True, text=True, check=False)
+        if done.returncode:
+            self._build_report = {"failed": done.stderr.strip()[-1000:]}
+            self._reporter.note(f"not compiled: {done.stderr.strip()[-300:]}")
+            return None
+        record = json.loads(done.stdout)
+        self._build_report = {name: record[name] for name in ("compiler", "seconds", "modules")}
+        return folder
 
     def _make_table(self, directory: Path) -> Path:
         path = directory / "table.json"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bench.harness.scenarios import GROUPS
+from bench.harness.studies import STUDIES
+from bench.harness.table import Table
 
 CAVEAT = (
     "k6, the servers and the worker share one machine: k6 takes processor time that the servers can't have, "
@@ -18,18 +19,15 @@ MODES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A titled table of texts; all columns but the first `left` hold figures."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    left: int = 1
-
-
 def tables(document: Mapping[str, Any]) -> Iterator[Table]:
     """Every table of the report, in reading order."""
+    measured = [entry for entry in document.get("criteria", ()) if entry["reached"] is not None]
+    if measured:
+        yield _criteria_table(measured)
+    if document.get("ablation", {}).get("steps"):
+        yield _ablation_table(document["ablation"]["steps"])
+    for name, section in document.get("studies", {}).items():
+        yield from STUDIES[name].tables(section)
     for group in GROUPS.values():
         members = {
             name: entry for name, entry in document["scenarios"].items() if entry["group"] == group.name
@@ -55,6 +53,38 @@ def tables(document: Mapping[str, Any]) -> Iterator[Table]:
         }
         if metrics:
             yield _metrics_table(f"{group.title}: worker metrics, p50 / p95", metrics)
+
+
+def _criteria_table(entries: list[Mapping[str, Any]]) -> Table:
+    rows = []
+    for entry in entries:
+        wanted = (
+            f"at least {entry['at_least']:g}"
+            if entry["at_least"] is not None
+            else f"at most {entry['at_most']:g}"
+        )
+        seen = entry["seen"]
+        if isinstance(seen, Mapping):
+            seen = _with_range(seen, digits=2)
+        text = seen if isinstance(seen, str) else f"{seen:.2f}"
+        rows.append((entry["title"], wanted, text, "reached" if entry["reached"] else "NOT reached"))
+    return Table("What it has to show", ("figure", "wanted", "seen", ""), tuple(rows))
+
+
+def _ablation_table(steps: list[Mapping[str, Any]]) -> Table:
+    rows = tuple(
+        (
+            step["explains"],
+            step["title"],
+            f"{step['before']} to {step['after']}",
+            _with_range(step["req_s"], digits=2),
+            _with_range(step["cpu_ms_per_request"], digits=2),
+            _with_range(step["p99_ms"], digits=2),
+        )
+        for step in steps
+    )
+    columns = ("from", "what is changed", "scenarios", "req/s, times", "CPU/req, times", "p99, times")
+    return Table("Where the gain comes from: list endpoint, closed loop", columns, rows, left=3)
 
 
 def _layout_table(title: str, members: Mapping[str, Any]) -> Table:
@@ -203,7 +233,9 @@ def number(value: float | None) -> str:
 
 def headlines(document: Mapping[str, Any]) -> list[str]:
     """One sentence for each comparison: how the one scenario did against the other."""
-    sentences = []
+    sentences: list[str] = []
+    for name, section in document.get("studies", {}).items():
+        sentences += STUDIES[name].sentences(section)
     for entry in document["comparisons"]:
         parts = []
         closed = (entry["closed"] or {}).get("req_s")

@@ -9,6 +9,10 @@
 //   BENCH_QUERIES     JSON list of query strings, taken in turn                        [""]
 //   BENCH_BODY_FILE   file sent as the body (application/json)                         none
 //   BENCH_EXPECT_KEY  JSON key that a good body holds                                  none
+//   BENCH_SLO_MS      answers within this time are counted apart                       none
+//   BENCH_TIMEOUT_MS  how long a client waits for an answer                            30000
+//   BENCH_HEAVY_URL   URL that other clients load meanwhile, each asking again at once none
+//   BENCH_HEAVY_VUS   how many of these                                                4
 //   BENCH_SUMMARY     file for the JSON summary                                        standard output
 //
 // By hand: BENCH_URL=http://127.0.0.1:8000/offload/ k6 run --no-usage-report bench/k6/demo.js
@@ -29,14 +33,19 @@ const body = __ENV.BENCH_BODY_FILE ? open(__ENV.BENCH_BODY_FILE, 'b') : null;
 const needle = __ENV.BENCH_EXPECT_KEY ? `"${__ENV.BENCH_EXPECT_KEY}"` : '';
 
 const urls = queries.map((query) => (query ? `${url}?${query}` : url));
+const sloMs = Number(__ENV.BENCH_SLO_MS || 0);
+const heavyUrl = __ENV.BENCH_HEAVY_URL || '';
 const params = {
   headers: body ? { 'Content-Type': 'application/json' } : {},
   redirects: 0,
-  timeout: '30s',
+  timeout: Number(__ENV.BENCH_TIMEOUT_MS || 30000),
 };
 
 const ok = new Counter('bench_ok');
 const okMs = new Trend('bench_ok_ms', true);
+const within = new Counter('bench_within_slo');
+const heavyOk = new Counter('bench_heavy_ok');
+const heavyFailed = new Counter('bench_heavy_failed');
 const failures = {
   transport: new Counter('bench_failed_transport'),
   busy_429: new Counter('bench_failed_busy_429'),
@@ -47,8 +56,10 @@ const failures = {
 };
 
 export const options = {
-  scenarios: { main: scenario() },
-  summaryTrendStats: ['min', 'avg', 'p(50)', 'p(95)', 'p(99)', 'p(99.9)', 'max', 'count'],
+  scenarios: heavyUrl ? { main: scenario(), heavy: heavyScenario() } : { main: scenario() },
+  summaryTrendStats: [
+    'min', 'avg', 'p(10)', 'p(25)', 'p(50)', 'p(75)', 'p(90)', 'p(95)', 'p(99)', 'p(99.9)', 'max', 'count',
+  ],
   // Tags multiply time series and cost processor time; nothing here reads them.
   systemTags: ['status'],
 };
@@ -77,6 +88,16 @@ function scenario() {
   throw new Error(`BENCH_MODE is '${mode}', allowed are closed and open`);
 }
 
+function heavyScenario() {
+  const clients = Number(__ENV.BENCH_HEAVY_VUS || 4);
+  return { executor: 'constant-vus', vus: clients, duration, gracefulStop: '10s', exec: 'heavy' };
+}
+
+export function heavy() {
+  const response = http.get(heavyUrl, { redirects: 0, timeout: params.timeout });
+  (response.status === 200 ? heavyOk : heavyFailed).add(1);
+}
+
 function failureOf(response) {
   if (response.status === 0) return failures.transport;
   if (response.status === 429) return failures.busy_429;
@@ -97,6 +118,7 @@ export default function () {
   ok.add(1);
   // Only good answers count as latency: a refusal is quick and would flatter the percentiles.
   okMs.add(response.timings.duration);
+  if (sloMs && response.timings.duration <= sloMs) within.add(1);
 }
 
 export function handleSummary(data) {

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bench.harness.tables import Table
+from bench.harness.table import Table
 from bench.micro.tables import EXPLANATION, tables
 
 

@@ -18,7 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.harness.progress import console_for
-from bench.harness.tables import Table
+from bench.harness.table import Table
 from bench.micro.tables import EXPLANATION, tables
 
 

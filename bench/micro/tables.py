@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bench.harness.tables import Table, number
+from bench.harness.table import Table
+from bench.harness.tables import number
 from bench.micro.options import CONDITIONS
 from bench.micro.payloads import MIB, size_name
 from bench.micro.peers import of_row

@@ -40,6 +40,7 @@ from bench.harness.errors import BenchError  # noqa: E402
 from bench.harness.options import PRESETS, TRANSPORTS, Options, parse_assignment  # noqa: E402
 from bench.harness.scenarios import SCENARIOS, chosen  # noqa: E402
 from bench.harness.session import Session  # noqa: E402
+from bench.harness.studies import STUDIES  # noqa: E402
 
 DONE, CANNOT_RUN, USAGE, HAD_ERRORS, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -81,6 +82,12 @@ def parser() -> argparse.ArgumentParser:
     what = made.add_argument_group("what")
     what.add_argument(
         "--scenarios", metavar="A,B,...", help="only these, and also those that don't run by default"
+    )
+    what.add_argument(
+        "--studies",
+        metavar="A,B,...",
+        default="all",
+        help=f"questions asked besides: all, none, or some of {', '.join(STUDIES)} (all)",
     )
     what.add_argument("--no-data", action="store_true", help="leave the data path out")
     what.add_argument(
@@ -149,6 +156,16 @@ def parser() -> argparse.ArgumentParser:
     return made  # fmt: skip
 
 
+def _studies_of(text: str) -> tuple[str, ...]:
+    if text in ("all", "none"):
+        return tuple(STUDIES) if text == "all" else ()
+    names = tuple(name.strip() for name in text.split(","))
+    unknown = [name for name in names if name not in STUDIES]
+    if unknown:
+        raise BenchError(f"--studies names {', '.join(unknown)}; known are {', '.join(STUDIES)}")
+    return names
+
+
 def options_of(given: argparse.Namespace) -> Options:
     """The options a command line asks for; raises BenchError when they contradict or aren't allowed."""
     if given.quick and given.full:
@@ -163,6 +180,7 @@ def options_of(given: argparse.Namespace) -> Options:
         preset="quick" if given.quick else "full" if given.full else "default",
         scenarios=tuple(name.strip() for name in given.scenarios.split(",")) if given.scenarios else None,
         data=not given.no_data,
+        studies=_studies_of(given.studies),
         server_processes=given.server_processes,
         server_threads=given.server_threads,
         executors=given.executors,

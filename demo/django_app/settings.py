@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from molt_worker import compiled
+
 # Nothing here signs or stores anything.
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "the demo keeps no secrets")
 DEBUG = os.environ.get("DJANGO_DEBUG", "") == "1"
@@ -26,6 +28,9 @@ DATA_UPLOAD_MAX_NUMBER_FIELDS = None
 MOLT_EXPORTS = os.environ.get("MOLT_EXPORTS") or str(
     Path(__file__).resolve().parent.parent / "molt_worker_app" / "molt_exports.json"
 )
+# Take the handler cores from their build in this process too, for a baseline that is compiled but not offloaded.
+if os.environ.get("DEMO_COMPILED") == "1":
+    compiled.enable(MOLT_EXPORTS, "require", os.environ.get("MOLT_BUILD_DIR", ""))
 # One JSON line for each request is appended to this file; empty: off.
 MOLT_DEMO_METRICS_PATH = os.environ.get("MOLT_DEMO_METRICS_PATH", "")
 

@@ -6,6 +6,13 @@ from demo.django_app import views
 
 urlpatterns: list[URLPattern] = [
     path("baseline/", views.baseline),
+    path("baseline-orjson/", views.baseline_orjson),
+    path("process-pool/", views.in_process_pool),
+    path("dirty-app/", views.in_dirty_app),
+    path("light/", views.light),
+    path("cost/baseline/", views.cost_baseline),
+    path("cost/offload/", views.cost_offload),
+    path("cost/offload-async/", views.cost_offload_async),
     path("offload/", views.offload),
     path("offload-async/", views.offload_async),
     path("data/baseline/", views.data_baseline),

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import orjson
 from asgiref.sync import sync_to_async
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_POST, require_safe
 
-from demo.django_app import metrics
+from demo.django_app import metrics, process_pool
 from demo.molt_worker_app.core import list_items
-from demo.molt_worker_app.schema import ListParameters
+from demo.molt_worker_app.cost import spend
+from demo.molt_worker_app.schema import Cost, ListParameters
 from demo.molt_worker_app.table import data_summary
 from molt_accel import codec, molt_offload
 from molt_accel.client import default_client
@@ -50,6 +52,53 @@ def baseline(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+def baseline_orjson(request: HttpRequest) -> HttpResponse:
+    """The list endpoint, run in this process, with a fast JSON library."""
+    payload = list_payload(request)
+    return _run_here(request, "baseline", "list_items", list_items, payload, _parameters, _orjson)
+
+
+@require_safe
+def in_process_pool(request: HttpRequest) -> HttpResponse:
+    """The list endpoint in a ProcessPoolExecutor."""
+    page = process_pool.call(list_payload(request), LIST_TIMEOUT_MS / 1000)
+    return HttpResponse(page, content_type="application/json")
+
+
+@require_safe
+def in_dirty_app(request: HttpRequest) -> HttpResponse:
+    """The list endpoint in a dirty app of gunicorn."""
+    from demo.django_app import dirty  # older versions of gunicorn have none
+
+    return HttpResponse(dirty.call(list_payload(request)), content_type="application/json")
+
+
+@require_safe
+def light(request: HttpRequest) -> HttpResponse:
+    """What a small view does. For measuring what its neighbours do to it."""
+    return JsonResponse({"status": "ok", "path": request.path, "items": [1, 2, 3]})
+
+
+@require_safe
+def cost_baseline(request: HttpRequest) -> HttpResponse:
+    """A handler of any cost, run in this process."""
+    return HttpResponse(
+        codec.encode("json", spend(Cost(_iterations(request)))), content_type="application/json"
+    )
+
+
+@require_safe
+@molt_offload(
+    entry="spend",
+    timeout_ms=DATA_TIMEOUT_MS,
+    payload_builder=lambda request: {"iterations": _iterations(request)},
+)
+def cost_offload(request: HttpRequest) -> HttpResponse:
+    """A handler of any cost, run by the worker. This body would run only if a fallback were allowed."""
+    return cost_baseline(request)
+
+
+@require_safe
 @molt_offload(
     entry="list_items",
     timeout_ms=LIST_TIMEOUT_MS,
@@ -76,7 +125,8 @@ async def offload_async(request: HttpRequest) -> HttpResponse:
 @require_POST
 def data_baseline(request: HttpRequest) -> HttpResponse:
     """The data path, run in this process."""
-    return _run_here(request, "data-baseline", "data_summary", data_summary, data_payload(request), _decoded)
+    payload = data_payload(request)
+    return _run_here(request, "data-baseline", "data_summary", data_summary, payload, _decoded, json_response)
 
 
 @require_POST
@@ -108,6 +158,26 @@ def healthz(request: HttpRequest) -> HttpResponse:
     return json_response({"status": "ok", "worker": worker, "executor": executor})
 
 
+@require_safe
+@molt_offload(
+    entry="spend",
+    timeout_ms=DATA_TIMEOUT_MS,
+    payload_builder=lambda request: {"iterations": _iterations(request)},
+)
+async def cost_offload_async(request: HttpRequest) -> HttpResponse:
+    """A handler of any cost, run by the worker while this process's event loop serves others."""
+    return await sync_to_async(cost_baseline)(request)
+
+
+def _iterations(request: HttpRequest) -> int:
+    text = request.GET.get("iterations", "0")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+
+
+def _orjson(result: Any) -> HttpResponse:
+    return HttpResponse(orjson.dumps(result), content_type="application/json")
+
+
 def _parameters(payload: Any) -> ListParameters:
     """What the worker makes of the payload."""
     parameters: ListParameters = typed.convert(payload, ListParameters)
@@ -128,6 +198,7 @@ def _run_here(
     core: Callable[[Any], object],
     payload: object,
     decode: Callable[[Any], object],
+    respond: Callable[[Any], HttpResponse] = JsonResponse,
 ) -> HttpResponse:
     """Answer with what `core` makes of the payload, as an offloaded view would, with the same metrics."""
     request_id = request_id_of(request)
@@ -138,7 +209,7 @@ def _run_here(
         decoded = handled = time.monotonic_ns()
         result = core(value)
         handled = time.monotonic_ns()
-        response = json_response(result)
+        response = respond(result)
     except InvalidInput as exc:
         handled = time.monotonic_ns()
         status = Status.INVALID_INPUT

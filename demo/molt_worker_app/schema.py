@@ -79,3 +79,16 @@ class ItemPage(TypedDict):
     page: PageFacts
     counts: Counts
     totals: Totals
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What `cost.spend` takes: how much work; nothing is next to none."""
+
+    iterations: int = 0
+
+
+class Spent(TypedDict):
+    """What `cost.spend` gives."""
+
+    iterations: int
+    total: int

@@ -1,0 +1,21 @@
+"""A handler of any cost: so many edit distances between made-up words. For measuring what offloading costs."""
+
+from __future__ import annotations
+
+from molt_worker import current_request
+
+from .ranking import edit_distance
+from .schema import Cost, Spent
+
+_WORDS = ("amber", "basket", "lantern", "garden", "silver", "marble", "chair", "wooden")
+
+
+def spend(cost: Cost) -> Spent:
+    """Compute the distances, and give their sum."""
+    request = current_request()
+    total = 0
+    for number in range(cost.iterations):
+        if number % 64 == 0:
+            request.check()
+        total += edit_distance(_WORDS[number % 8], _WORDS[number * 3 % 7])
+    return {"iterations": cost.iterations, "total": total}
