@@ -11,7 +11,6 @@ import inspect
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,16 +243,16 @@ def _with_function(item: Export, function: Any, where: str) -> Export:
         raise ExportsError(f"{where}: {item.target} is not callable")
     if inspect.iscoroutinefunction(function):
         raise ExportsError(f"{where}: {item.target} is async; an entrypoint is a plain function")
-    module = sys.modules.get(function.__module__) if hasattr(function, "__module__") else None
-    parameter, result = (None, None) if module is None else typed.hints(function, module)
+    module = item.target.partition(":")[0]
     try:
+        parameter, result = typed.hints(function, module)
         return Export(
             item.name,
             item.target,
             item.codec_in,
             item.codec_out,
             function,
-            is_compiled(item.target.partition(":")[0]),
+            is_compiled(module),
             typed.decoder(parameter, item.codec_in),
             typed.encoder(result, item.codec_out),
         )

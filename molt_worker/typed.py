@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
+import inspect
+import sys
 import typing
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, NoReturn
 
 import msgspec
 
 from molt_accel.ipc.frame import Codec
-from molt_worker.importer import find_source
+from molt_worker.importer import find_source, is_compiled
 from molt_worker.request import InvalidInput
 
 Decode = Callable[[bytes | memoryview], Any]
@@ -30,10 +32,14 @@ _DECODERS: Final[dict[Codec, Any]] = {
     Codec.MSGPACK: msgspec.msgpack.Decoder,
     Codec.JSON: msgspec.json.Decoder,
 }
-_ENCODERS: Final[dict[Codec, Any]] = {
-    Codec.MSGPACK: msgspec.msgpack.Encoder,
-    Codec.JSON: msgspec.json.Encoder,
-}
+#: What msgspec raises for an input, besides its own ValidationError and DecodeError, which are ValueErrors.
+_REFUSALS: Final = (ValueError, TypeError, OverflowError, RecursionError)
+#: Where annotations are evaluated only when asked for, one that can't be must not keep the others from it.
+_AS_WRITTEN: Final[dict[str, Any]] = {}
+if sys.version_info >= (3, 14):
+    import annotationlib
+
+    _AS_WRITTEN["annotation_format"] = annotationlib.Format.FORWARDREF
 
 
 class NoCodec(TypeError):
@@ -43,61 +49,101 @@ class NoCodec(TypeError):
 # -- what a function's annotations say -------------------------------------------------------------------
 
 
-def hints(function: Any, module: ModuleType) -> tuple[Any, Any]:
-    """The types of a function's first parameter and of its result; None for what isn't annotated.
+def hints(function: Any, module: str) -> tuple[Any, Any]:
+    """The types of the argument that a call with one fills, and of the result; None for what isn't annotated.
 
-    A compiled function has no annotations; they are read from its source. An annotation that can't be evaluated,
-    because its name is imported for type checkers only, says nothing here.
+    A compiled function has no annotations; they are read from its source.
+
+    Args:
+        module: Where the function was found; it may be defined in another one.
+
+    Raises:
+        NoCodec: the parameter's annotation can't be evaluated. A result's says nothing then; but a parameter's would
+            be a validation that never happens, and nobody is told.
     """
-    annotations = getattr(function, "__annotations__", None)
-    if annotations is None:
-        annotations = _annotations_in_source(function, module)
-    result = annotations.get("return")
-    parameter = next((hint for name, hint in annotations.items() if name not in ("return", "self")), None)
-    return _evaluated(parameter, module), _evaluated(result, module)
-
-
-def _evaluated(hint: Any, module: ModuleType) -> Any:
-    if hint is None:
-        return None
     try:
-        found = typing.get_type_hints(
-            SimpleNamespace(__annotations__={"it": hint}), vars(module), include_extras=True
-        )
-    except Exception:  # annotations may be anything; what they mean to others is not known here
+        signature = inspect.signature(function, **_AS_WRITTEN)
+    except (TypeError, ValueError):  # of C, with nothing to read it from
+        return None, None
+    first = next((each for each in signature.parameters.values() if each.kind is not each.KEYWORD_ONLY), None)
+    parameter = signature.empty if first is None or first.kind is first.VAR_KEYWORD else first.annotation
+    result = signature.return_annotation
+    inner = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    home = getattr(inner, "__module__", None) or module
+    if inspect.isbuiltin(inner):
+        parameter, result = _in_source(home, inner.__qualname__, first.name if first else "")
+    namespace = vars(sys.modules[home]) if home in sys.modules else {}
+    try:
+        takes = _evaluated(parameter, namespace)
+    except Exception as exc:
+        raise NoCodec(
+            f"the parameter's type {_name(parameter)} can't be evaluated: {type(exc).__name__}: {exc}; "
+            "what it names has to be there when the module runs, not only if TYPE_CHECKING"
+        ) from exc
+    try:
+        return takes, _evaluated(result, namespace)
+    except Exception:  # whatever it means to others
+        return takes, None
+
+
+def _evaluated(hint: Any, namespace: dict[str, Any]) -> Any:
+    if hint is inspect.Signature.empty:
         return None
-    return found["it"]
+    holder = SimpleNamespace(__annotations__={"it": hint})
+    return typing.get_type_hints(holder, namespace, include_extras=True)["it"]
 
 
-def _annotations_in_source(function: Any, module: ModuleType) -> dict[str, str]:
-    path = find_source(module.__name__)
-    if path is None:
-        return {}
-    node = _definition(ast.parse(Path(path).read_bytes()), getattr(function, "__name__", ""))
-    if node is None:
-        return {}
-    arguments = [*node.args.posonlyargs, *node.args.args]
-    found = {each.arg: ast.unparse(each.annotation) for each in arguments[:1] if each.annotation is not None}
-    return found | ({"return": ast.unparse(node.returns)} if node.returns is not None else {})
+def _in_source(module: str, qualname: str, parameter: str) -> tuple[Any, Any]:
+    """The annotations of a parameter and of the result, as texts."""
+    path = find_source(module)
+    node: ast.AST | None = None if path is None else ast.parse(path.read_bytes())
+    for name in qualname.split("."):
+        node = _definition(node, name) if node else None
+    if not isinstance(node, ast.FunctionDef):
+        return inspect.Signature.empty, inspect.Signature.empty
+    named = [*node.args.posonlyargs, *node.args.args, *([node.args.vararg] if node.args.vararg else [])]
+    written = next((each.annotation for each in named if each.arg == parameter), None)
+    return _text(written), _text(node.returns)
 
 
-def _definition(tree: ast.Module, name: str) -> ast.FunctionDef | None:
-    return next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name), None)
+def _text(annotation: ast.expr | None) -> Any:
+    return inspect.Signature.empty if annotation is None else ast.unparse(annotation)
+
+
+def _definition(node: ast.AST, name: str) -> ast.AST | None:
+    """The function or class of a name in the body of a module or class, be it inside of an `if` or `try`."""
+    found = None
+    for each in ast.iter_child_nodes(node):
+        if not isinstance(each, (ast.FunctionDef, ast.ClassDef)):
+            found = _definition(each, name) or found
+        elif each.name == name:
+            found = each
+    return found
 
 
 def is_typed(hint: Any) -> bool:
     """Whether a type is a msgspec.Struct, a dataclass or a TypedDict, or has one in it."""
     return any(
-        isinstance(each, type)
-        and (issubclass(each, msgspec.Struct) or dataclasses.is_dataclass(each) or typing.is_typeddict(each))
-        for each in _parts(hint)
+        issubclass(each, msgspec.Struct) or dataclasses.is_dataclass(each) or typing.is_typeddict(each)
+        for each in _classes(hint)
     )
 
 
-def _parts(hint: Any) -> Iterator[Any]:
-    yield hint if isinstance(hint, type) else typing.get_origin(hint)
-    for each in typing.get_args(hint):
-        yield from _parts(each)
+def _classes(hint: Any) -> Iterator[type]:
+    origin = typing.get_origin(hint)
+    for alias in ("__supertype__", "__value__"):  # of NewType, and of the `type` statement
+        if not isinstance(hint, type) and not origin and hasattr(hint, alias):
+            yield from _classes(getattr(hint, alias))
+    for each in (hint, origin):
+        if isinstance(each, type):
+            yield each
+    if origin is typing.Annotated:
+        yield from _classes(typing.get_args(hint)[0])
+    elif origin is not typing.Literal:
+        for each in typing.get_args(hint):
+            yield from _classes(each)
 
 
 # -- decoding and encoding -------------------------------------------------------------------------------
@@ -106,8 +152,8 @@ def _parts(hint: Any) -> Iterator[Any]:
 def decoder(hint: Any, codec: Codec) -> Decode | None:
     """What makes a parameter of this type from a payload; None if it isn't typed.
 
-    Its errors: InvalidInput that names the field, and what user code raises when an object is made, but for ValueError
-    and TypeError, which are the input's fault too.
+    Its errors: InvalidInput that names the field, and whatever user code raises when an object is made. A ValueError of
+    its `__post_init__` is a refusal too.
 
     Raises:
         NoCodec: there can't be one.
@@ -116,26 +162,28 @@ def decoder(hint: Any, codec: Codec) -> Decode | None:
         return None
     if codec not in _DECODERS:
         raise NoCodec(f"codec_in {codec.label} has no objects, but the parameter is {_name(hint)}")
-    _check(hint, "parameter")
+    _check(hint)
     decode = _DECODERS[codec](hint).decode
 
     def validated(payload: bytes | memoryview) -> Any:
         try:
             return decode(payload)
-        except (msgspec.DecodeError, RecursionError) as exc:  # a ValidationError is one
-            raise _refusal(exc, f"not valid {codec.label}: ") from exc
+        except _REFUSALS as exc:
+            _refuse(exc, f"not valid {codec.label}: ")
 
     return validated
 
 
 def encoder(hint: Any, codec: Codec) -> Encode | None:
-    """What makes bytes of a result of this type; None if it isn't typed. Raises NoCodec: there can't be one."""
-    if not is_typed(hint):
+    """What makes bytes of a result of this type; None if the codec itself does. Raises NoCodec: there can't be one.
+
+    What is returned need not be of that type, as far as it can be encoded.
+    """
+    if not is_typed(hint) or codec is Codec.JSON:  # it knows these types, and bytes that are JSON already
         return None
-    if codec not in _ENCODERS:
+    if codec is not Codec.MSGPACK:
         raise NoCodec(f"codec_out {codec.label} has no objects, but the result is {_name(hint)}")
-    _check(hint, "result")
-    encode: Encode = _ENCODERS[codec]().encode
+    encode: Encode = msgspec.msgpack.Encoder().encode
     return encode
 
 
@@ -147,30 +195,38 @@ def convert(value: Any, hint: Any) -> Any:
     """
     try:
         return msgspec.convert(value, hint)
-    except msgspec.ValidationError as exc:
-        raise _refusal(exc, "") from exc
+    except _REFUSALS as exc:
+        _refuse(exc, "not valid: ")
 
 
-def _refusal(exc: Exception, prefix: str) -> InvalidInput:
+def _refuse(exc: Exception, prefix: str) -> NoReturn:
+    """Raise InvalidInput for what is wrong with an input; but what user code has raised as it is."""
+    # msgspec has no frames of its own, so where there is one behind that of the caller, it is user code's.
+    if exc.__traceback__ is not None and exc.__traceback__.tb_next is not None:
+        raise exc
+    if isinstance(exc.__cause__, TypeError):  # a bug in a `__post_init__`, which msgspec takes for a refusal
+        raise exc.__cause__ from None
     text = str(exc) if isinstance(exc, msgspec.ValidationError) else prefix + (str(exc) or type(exc).__name__)
     text = f"the payload is {text}" if text.startswith("not ") else f"the payload: {text}"
     # Names that the sender chose may hold anything.
     text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: _LONGEST_TEXT + 1])
-    return InvalidInput(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "...")
+    raise InvalidInput(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "...") from exc
 
 
-def _check(hint: Any, what: str) -> None:
+def _check(hint: Any) -> None:
+    """Raise NoCodec for a type that msgspec can't decode."""
     try:
-        # What it doesn't know it takes for the application's own, and fails at it when such a value comes.
-        unknown = [
-            each
-            for each in _walk(msgspec.inspect.type_info(hint))
-            if isinstance(each, msgspec.inspect.CustomType)
-        ]
-    except Exception as exc:
-        raise NoCodec(f"the {what} {_name(hint)} has no codec: {exc}") from exc
-    if unknown:
-        raise NoCodec(f"the {what} {_name(hint)} has no codec: it contains {_name(unknown[0].cls)}")
+        kinds = list(_walk(msgspec.inspect.type_info(hint)))
+        for each in kinds:
+            cls = getattr(each, "cls", object)
+            # What it doesn't know it takes for the application's own, and fails at it when such a value comes.
+            if isinstance(each, msgspec.inspect.CustomType) and cls is not object:
+                raise TypeError(f"it contains {_name(cls)}")
+            if is_compiled(cls.__module__):
+                raise TypeError(f"{_name(cls)} is in a compiled module, where types of fields get lost")
+    except Exception as exc:  # also NameError, where a field's type is there for type checkers only
+        text = " ".join(str(exc).split())
+        raise NoCodec(f"the parameter {_name(hint)} can't be decoded: {text}") from exc
 
 
 def _walk(info: Any, seen: set[int] | None = None) -> Iterator[msgspec.inspect.Type]:

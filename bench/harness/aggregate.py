@@ -14,7 +14,7 @@ from bench.harness.stats import rounded, spread
 from bench.harness.worker_metrics import MetricsSample, pooled
 
 Mode = Literal["closed", "open"]
-LATENCIES = ("p50", "p95", "p99", "p999")
+LATENCIES = ("p10", "p25", "p50", "p75", "p90", "p95", "p99", "p999")
 MODE_RATIOS = {
     "closed": ("req_s", "p50_ms", "p95_ms", "p99_ms", "cpu_ms_per_request"),
     "open": ("p50_ms", "p95_ms", "p99_ms", "cpu_ms_per_request"),

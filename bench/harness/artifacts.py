@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.harness import markdown, picture
+from bench.harness import html, markdown, picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,11 @@ class Artifacts:
     json: Path
     markdown: Path
     picture: Path
+    html: Path
 
 
 def write(document: Mapping[str, Any], directory: Path, stamp: str) -> Artifacts:
-    """Writes JSON, markdown and chart as `demo_k6_<stamp>.*`.
+    """Writes JSON, markdown, picture and HTML as `demo_k6_<stamp>.*`.
 
     They are made beside their place and renamed into it, the JSON last, so that a JSON file means a whole
     set. Raises OSError when the directory can't be written.
@@ -33,14 +34,17 @@ def write(document: Mapping[str, Any], directory: Path, stamp: str) -> Artifacts
         directory / f"demo_k6_{stamp}.json",
         directory / f"demo_k6_{stamp}.md",
         directory / f"demo_k6_{stamp}.svg",
+        directory / f"demo_k6_{stamp}.html",
     )
     with tempfile.TemporaryDirectory(prefix=".demo_k6-", dir=directory) as scratch:
         made = Path(scratch)
         picture.draw(document, made / "svg")
         (made / "md").write_text(markdown.render(document, names.picture.name), encoding="utf-8")
+        (made / "html").write_text(html.render(document), encoding="utf-8")
         (made / "json").write_text(
             json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        for kind, place in (("svg", names.picture), ("md", names.markdown), ("json", names.json)):
+        places = (names.picture, names.html, names.markdown, names.json)
+        for kind, place in zip(("svg", "html", "md", "json"), places, strict=True):
             os.replace(made / kind, place)
     return names

@@ -6,7 +6,7 @@
 
 Starts one gunicorn for each scenario (and through the demo its worker), proves that all answer alike, warms
 them up, loads them in turn for several rounds, stops everything it started, and writes demo_k6_<UTC>.json,
-.md and .svg. The servers stay up through all rounds while one at a time is loaded; the processor time of the
+.md, .svg and .html. The servers stay up through all rounds while one at a time is loaded; the processor time of the
 idle ones is measured.
 
 Exit codes: 0 done; 1 can't run; 2 wrong usage; 3 done, but scenarios had errors; 130 interrupted, nothing
@@ -30,7 +30,9 @@ if str(ROOT) not in sys.path:
 
 # Named before the first of them fails to import deep inside: this script is run by people new to the project.
 _MISSING = [
-    name for name in ("django", "gunicorn", "matplotlib", "psutil", "rich") if find_spec(name) is None
+    name
+    for name in ("django", "gunicorn", "jinja2", "matplotlib", "orjson", "psutil", "rich")
+    if find_spec(name) is None
 ]
 if _MISSING:
     sys.exit(f"The benchmark needs {', '.join(_MISSING)}: pip install -e '.[bench]'")
@@ -235,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
-    progress.show(reporter.console, document, [written.json, written.markdown, written.picture])
+    progress.show(reporter.console, document, [written.html, written.markdown, written.picture, written.json])
     return HAD_ERRORS if document["errors"] else DONE
 
 
