@@ -39,6 +39,7 @@ def build(
     torn_lines: int = 0,
     build: Mapping[str, Any] | None = None,
     studies: Mapping[str, Any] | None = None,
+    doubts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The results document; its fields are described in `bench/README.md`."""
     scenarios = _scenarios(options, runs, workers)
@@ -51,6 +52,7 @@ def build(
     ]
     if torn_lines:
         warnings.append(f"{torn_lines} lines at the end of the metrics files were torn.")
+    warnings += doubts
     if build and "failed" in build:
         warnings.append(f"The handler cores could not be compiled, so all ran in Python: {build['failed']}")
     shutdown = _shutdown(stopped)

@@ -25,13 +25,15 @@ TEMPLATE = """<!doctype html>
   th.left, td.left { text-align: left; }
   figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; background: white; }
   figcaption { font-weight: 600; }
-  .error { background: #c0392b; color: white; padding: .6rem 1rem; } .doubt { border-left: 4px solid #e8a33d; padding-left: 1rem; }
+  .error { background: #c0392b; color: white; padding: .6rem 1rem; }
+  .doubt { border-left: 4px solid #e8a33d; padding-left: 1rem; }
   pre { overflow-x: auto; font-size: 12px; } @media print { figure, table { break-inside: avoid; } }
 </style>
 </head>
 <body>
 <h1>Demo benchmark</h1>
-<p>{{ document.created_utc }}, commit {{ document.git.commit or "none" }}{{ ", with changes not committed" if document.git.dirty }}.
+<p>{{ document.created_utc }}, commit {{ document.git.commit or "none" }}
+{{- ", with changes not committed" if document.git.dirty }}.
 <code>{{ document.command }}</code></p>
 {% if document.errors %}<div class="error"><p><strong>There were errors. Read them before the figures.</strong></p>
 <ul>{% for error in document.errors %}<li>{{ error }}</li>{% endfor %}</ul></div>{% endif %}
@@ -45,8 +47,10 @@ TEMPLATE = """<!doctype html>
 {% endfor %}
 <h2>Tables</h2>
 {% for table in tables %}<table><caption>{{ table.title }}</caption>
-<thead><tr>{% for column in table.columns %}<th scope="col"{% if loop.index0 < table.left %} class="left"{% endif %}>{{ column }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in table.rows %}<tr>{% for cell in row %}<td{% if loop.index0 < table.left %} class="left"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+<thead><tr>{% for column in table.columns %}
+<th scope="col"{{ left if loop.index0 < table.left }}>{{ column }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in table.rows %}<tr>{% for cell in row %}
+<td{{ left if loop.index0 < table.left }}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table>
 {% endfor %}
 <h2>Where and how</h2>
@@ -60,6 +64,7 @@ def render(document: Mapping[str, Any]) -> str:
     """The page as text."""
     # Not at the top: only the end of a benchmark needs it.
     from jinja2 import Environment
+    from markupsafe import Markup
 
     surroundings = {
         name: document[name]
@@ -71,6 +76,7 @@ def render(document: Mapping[str, Any]) -> str:
         document=document,
         sentences=headlines(document),
         caveat=CAVEAT,
+        left=Markup(' class="left"'),
         plots=[plot._replace(svg=_inlined(plot.svg, number)) for number, plot in enumerate(plots(document))],
         tables=list(tables(document)),
         surroundings=json.dumps(surroundings, indent=1, ensure_ascii=False),

@@ -34,13 +34,13 @@ def plots(document: Mapping[str, Any]) -> Iterator[Plot]:
         yield _plot(
             f"Throughput: {group.title}",
             "Requests per second in the closed loop: median of the rounds, least and greatest as a line.",
-            lambda axes, members=members: throughput(axes, members),
+            _bound(throughput, members),
             height=0.7 + 0.32 * len(members),
         )
         yield _plot(
             f"Latency: {group.title}",
             "Latency at each percentile in the closed loop, a line for each scenario, on a logarithmic axis.",
-            lambda axes, members=members: _distribution(axes, members),
+            _bound(_distribution, members),
             height=4,
         )
     if document.get("ablation", {}).get("steps"):
@@ -48,7 +48,7 @@ def plots(document: Mapping[str, Any]) -> Iterator[Plot]:
         yield _plot(
             "Where the gain comes from",
             "How many times the throughput each step gives, against the scenario before it.",
-            lambda axes: _ablation(axes, steps),
+            _bound(_ablation, steps),
             height=0.7 + 0.36 * len(steps),
         )
     studies = document.get("studies", {})
@@ -88,7 +88,12 @@ def svg(draw: Draw, height: float, width: float = 8.6) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = {"svg.hashsalt": "demo", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    style: dict[Any, Any] = {
+        "svg.hashsalt": "demo",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
     with rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)

@@ -82,6 +82,7 @@ class Session:
         self._benches: list[Bench] = []
         self._builds: Path | None = None
         self._build_report: dict[str, Any] = {}
+        self._doubts: list[str] = []
         self._studies: dict[str, dict[str, Any]] = {}
         self._stopped: list[StopReport] = []
 
@@ -137,6 +138,7 @@ class Session:
                 torn_lines=torn,
                 build=self._build_report,
                 studies=self._studies,
+                doubts=self._doubts,
             )
             cleaned: dict[str, Any] = environment.without_paths(document, places)
         return cleaned
@@ -154,7 +156,14 @@ class Session:
             scratch = directory / f"study-{name}"
             scratch.mkdir()
             context = Context(
-                self._options, k6, self._reporter, scratch, self._root, self._builds, self._stopped
+                self._options,
+                k6,
+                self._reporter,
+                scratch,
+                self._root,
+                self._builds,
+                self._stopped,
+                self._doubts,
             )
             self._studies[name] = STUDIES[name].run(context)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bench.harness.aggregate import BUSY_ELSEWHERE_PERCENT
 from bench.harness.k6 import K6, Load, LoadResult, LoadSpec
 from bench.harness.options import Options
 from bench.harness.sampling import Sampler, Usage
@@ -41,6 +42,7 @@ class Context:
     root: Path
     builds: Path | None
     stopped: list[StopReport]
+    doubts: list[str]
 
 
 class Study(Protocol):
@@ -208,6 +210,11 @@ class Bed(AbstractContextManager["Bed"]):
         ):
             result = load.wait()
         sample = Sample(result, sampler.usage)
+        elsewhere = sampler.usage.other_cpu_seconds / sampler.usage.elapsed_s * 100
+        if elsewhere > BUSY_ELSEWHERE_PERCENT:
+            context.doubts.append(
+                f"{self._study}: other programs took {elsewhere:.0f} % of a core ({way.name}, {what})."
+            )
         p99 = sample.figures()["p99_ms"]
         text = f"{result.req_s:.0f} req/s" + (f", p99 {p99:.1f} ms" if p99 is not None else "")
         context.reporter.done(spec.duration_s, f"{self._study}: {way.name}, {what}: {text}")
