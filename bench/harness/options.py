@@ -31,7 +31,7 @@ class Preset:
 PRESETS = {
     "default": Preset({"list": Plan(3, 1, 3.0), "data": Plan(2, 1, 2.0)}, warmup_requests=200),
     "quick": Preset({"list": Plan(1, 1, 1.5), "data": Plan(1, 1, 1.5)}, warmup_requests=60),
-    "full": Preset({"list": Plan(7, 5, 6.0), "data": Plan(5, 5, 4.0)}, warmup_requests=400),
+    "full": Preset({"list": Plan(5, 5, 4.0), "data": Plan(5, 5, 3.0)}, warmup_requests=400),
 }
 
 

@@ -1,8 +1,8 @@
 """Runs the demo benchmark, baseline against offload under k6, in one command; prints and stores results.
 
-    python bench/scripts/run_demo_bench.py            under three minutes on two cores
-    python bench/scripts/run_demo_bench.py --quick    a look, under a minute
-    python bench/scripts/run_demo_bench.py --full     for figures to keep, about 25 minutes
+    python bench/scripts/run_demo_bench.py            about five minutes on two cores
+    python bench/scripts/run_demo_bench.py --quick    a look, under three minutes
+    python bench/scripts/run_demo_bench.py --full     for figures to keep, about 30 minutes
 
 Starts one gunicorn for each scenario (and through the demo its worker), proves that all answer alike, warms
 them up, loads them in turn for several rounds, stops everything it started, and writes demo_k6_<UTC>.json,

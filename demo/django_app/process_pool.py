@@ -31,3 +31,12 @@ def call(payload: Any, timeout_s: float) -> bytes:
             # Not forked from a server with threads: the documentation warns of that.
             _pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
     return _pool.submit(_work, payload).result(timeout_s)
+
+
+def stop() -> None:
+    """End the pool's processes, its servant included."""
+    global _pool
+    with _lock:
+        if _pool is not None:
+            _pool.shutdown()
+            _pool = None

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.harness.aggregate import Mode, Run
+from bench.harness.aggregate import LATENCIES, Mode, Run
 from bench.harness.document import build
 from bench.harness.k6 import LoadResult
 from bench.harness.options import Options
@@ -20,7 +20,7 @@ BY_NAME: dict[str, Scenario] = {scenario.name: scenario for scenario in SCENARIO
 
 def load(ok: int, *, p: float = 5.0, failed: dict[str, int] | None = None, dropped: int = 0) -> LoadResult:
     """A load result of one second."""
-    latency = dict.fromkeys(("min", "avg", "p50", "p95", "p99", "p999", "max"), p) if ok else None
+    latency = dict.fromkeys(("min", "avg", *LATENCIES, "max"), p) if ok else None
     return LoadResult(
         1.0, ok + sum((failed or {}).values()), ok, failed or {}, dropped, latency, 1000 * ok, 100 * ok
     )

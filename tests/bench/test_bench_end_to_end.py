@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ["bench/scripts/run_demo_bench.py", "-m", "bench.scripts.run_demo_bench"]
 LITTLE = [
     "--quick", "--duration", "1", "--warmup", "20", "--concurrency", "4", "--server-threads", "4",
-    "--executors", "1", "--data-rows", "200",
+    "--executors", "1", "--data-rows", "200", "--studies", "none",
     "--scenarios", "baseline-threads,offload,offload-stdio,data-baseline,data-offload",
 ]  # fmt: skip
 
@@ -75,9 +75,9 @@ def test_the_benchmark_runs_and_leaves_results_and_nothing_else(tmp_path: Path, 
     assert str(ROOT) not in text
     assert str(tmp_path) not in text
     assert MARK_VARIABLE not in text
-    for kind in ("md", "svg"):
+    for kind in ("md", "svg", "html"):
         assert path.with_suffix(f".{kind}").is_file()
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
 
     assert document["shutdown"]["remaining"] == document["shutdown"]["killed"] == []
     assert bool(document["errors"]) == (runner.returncode == 3)
@@ -96,6 +96,8 @@ def test_the_benchmark_runs_and_leaves_results_and_nothing_else(tmp_path: Path, 
         assert document["scenarios"][name]["layout"]["workers"] == 1
         # Supervisor, template and executor, however they hang together.
         assert document["scenarios"][name]["processes"]["worker"] == 3
+    compiled = {module["name"]: module["compiled"] for module in document["build"]["modules"]}
+    assert compiled["demo.molt_worker_app.core"]
     metrics = offload["closed"]["worker_metrics"]
     assert metrics["bad_lines"] == 0
     assert metrics["rows"] >= offload["closed"]["ok"]

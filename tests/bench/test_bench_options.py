@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from bench.harness.ablation import STEPS
 from bench.harness.errors import BenchError
 from bench.harness.options import PRESETS, Options, available_cores, parse_assignment
 from bench.harness.scenarios import GROUPS, SCENARIOS, chosen, layout
+from bench.harness.studies import STUDIES
 from bench.scripts.run_demo_bench import USAGE, main, options_of, parser
 
 PLAIN = Options(Path("results"))
@@ -55,16 +57,19 @@ def test_options_stand_over_the_preset() -> None:
     assert replace(changed, warmup_requests=7).warmups == 7
 
 
-def test_the_default_loads_for_well_under_three_minutes() -> None:
+def test_the_default_loads_for_some_minutes() -> None:
     plans = [PLAIN.plan(scenario.group) for scenario in chosen(PLAIN)]
-    assert sum((plan.closed_rounds + plan.open_rounds) * plan.duration_s for plan in plans) < 135
+    load_s = sum((plan.closed_rounds + plan.open_rounds) * plan.duration_s for plan in plans)
+    assert load_s + sum(study.load_seconds(PLAIN) for study in STUDIES.values()) < 360
 
 
-def test_the_default_carries_two_baselines_and_two_transports_for_each_group() -> None:
+def test_the_default_carries_tuned_baselines_and_every_step_of_the_ablation() -> None:
+    names = {scenario.name for scenario in chosen(PLAIN)}
+    assert {name for step in STEPS for name in (step.before, step.after)} <= names
     for group in GROUPS:
         members = [scenario for scenario in chosen(PLAIN) if scenario.group == group]
-        assert [member.per_core for member in members if member.role == "baseline"] == [False, True]
-        assert [member.transport for member in members if member.role == "offload"] == [None, "stdio"]
+        assert [member.per_core for member in members if member.role == "baseline"][:2] == [False, True]
+        assert [member.name for member in members if member.role == "offload" and member.headline]
 
 
 def test_names_are_unique_and_groups_known() -> None:
@@ -82,14 +87,14 @@ def test_the_list_queries_are_many_and_free_of_repeated_parameters() -> None:
 
 
 def test_choosing_by_name_and_leaving_the_data_path_out() -> None:
-    named = replace(PLAIN, scenarios=("data-offload", "offload-shm", "baseline-threads"))
+    named = replace(PLAIN, scenarios=("data-offload", "offload-python", "baseline-threads"))
     assert [scenario.name for scenario in chosen(named)] == [
         "baseline-threads",
-        "offload-shm",
+        "offload-python",
         "data-offload",
     ]
     without = replace(named, data=False)
-    assert [scenario.name for scenario in chosen(without)] == ["baseline-threads", "offload-shm"]
+    assert [scenario.name for scenario in chosen(without)] == ["baseline-threads", "offload-python"]
 
 
 def test_an_unknown_scenario_is_named_with_the_known_ones() -> None:
@@ -117,7 +122,8 @@ def test_layouts() -> None:
     assert laid_out["baseline-cores"].server_processes == cores
     assert (laid_out["offload"].executors, laid_out["offload"].transport) == (4, "stdio")
     assert laid_out["offload"].workers == 3
-    assert (laid_out["offload-shm"].workers, laid_out["offload-shm"].transport) == (1, "shm")
+    assert layout(by_name["offload"], replace(options, transport="shm")).workers == 1
+    assert laid_out["offload-stdio"].transport == "stdio"
     assert laid_out["offload-cores"].server_processes == laid_out["offload-cores"].workers == cores
     assert layout(by_name["offload"], replace(options, transport="auto")).workers is None
     assert layout(by_name["offload"], replace(options, transport="inline")).workers == 0
@@ -158,5 +164,5 @@ def test_help_names_scenarios_and_presets(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         parser().parse_args(["--help"])
     text = capsys.readouterr().out
-    for word in ("--quick", "--full", "baseline-cores", "offload-shm *", "Exit codes"):
+    for word in ("--quick", "--full", "baseline-cores", "offload-cores *", "Exit codes"):
         assert word in text

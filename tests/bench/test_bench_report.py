@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,9 +14,11 @@ import pytest
 from bench_documents import document, load, run
 from rich.console import Console
 
-from bench.harness import artifacts, markdown, picture, progress
+from bench.harness import artifacts, html, markdown, picture, plots, progress
+from bench.harness.criteria import criteria
 from bench.harness.servers import StopReport
 from bench.harness.tables import headlines, tables
+from bench.scripts import report
 
 
 def whole(*, failed: dict[str, int] | None = None) -> dict[str, Any]:
@@ -111,7 +115,7 @@ def test_what_remains_is_told() -> None:
 
 def test_the_document_is_json_and_names_its_schema() -> None:
     made = json.loads(json.dumps(whole()))
-    assert made["schema_version"] == 1
+    assert made["schema_version"] == 2
     assert made["configuration"]["fake_database"] == {
         "delay_ms": "3",
         "decode_us_per_row": "0",
@@ -143,8 +147,8 @@ def test_the_picture_of_nothing_good_can_be_drawn(tmp_path: Path) -> None:
 def test_all_files_are_written_and_nothing_else(tmp_path: Path) -> None:
     written = artifacts.write(whole(), tmp_path / "new", "20260102T030405Z")
     names = {path.name for path in (tmp_path / "new").iterdir()}
-    assert names == {f"demo_k6_20260102T030405Z.{kind}" for kind in ("json", "md", "svg")}
-    assert json.loads(written.json.read_text(encoding="utf-8"))["schema_version"] == 1
+    assert names == {f"demo_k6_20260102T030405Z.{kind}" for kind in ("json", "md", "svg", "html")}
+    assert json.loads(written.json.read_text(encoding="utf-8"))["schema_version"] == 2
     assert f"({written.picture.name})" in written.markdown.read_text(encoding="utf-8")
 
 
@@ -181,3 +185,151 @@ def test_progress_on_a_terminal_keeps_results_and_takes_its_bar_down() -> None:
         reporter.running("offload")
         reporter.done(1, "a result")
     assert "a result" in stream.getvalue()
+
+
+class Page(HTMLParser):
+    """The addresses that a page names, its texts and its tags."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.names: list[str] = []
+        self.ids: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "action", "data"):
+                self.addresses.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def with_everything() -> dict[str, Any]:
+    """A document with an ablation and each study, as a run leaves them."""
+    runs = []
+    for name in ("baseline-threads", "baseline-cores", "offload-stdio", "offload-python", "offload"):
+        runs += [run(name, load(100 + len(name)), round_=number) for number in range(2)]
+    made = document(runs)
+    figure = {"median": 5.0, "min": 4.0, "max": 6.0, "rounds": [4.0, 5.0, 6.0]}
+    way = {f"{name}_ms": figure for name in ("p50", "p95", "p99")} | {"req_s": figure, "errors": 0}
+    point = {"runs": {"baseline": way, "offload": way, "compiled": way}}
+    ratios = {"offload": figure, "compiled": figure}
+    made["studies"] = {
+        "sweep": {
+            "title": "Sweep",
+            "points": [
+                point | {"handler_ms": ms, "ratio_req_s": ratios, "ratio_cpu": ratios} for ms in (0, 0.1, 1)
+            ],
+            "break_even_ms": {"offload": None, "compiled": 0.07},
+        },
+        "neighbour": {
+            "title": "Neighbour",
+            "light_rate": 50,
+            "heavy_clients": 4,
+            "runs": {
+                name: way | {"heavy_req_s": figure, "heavy_failed": 0}
+                for name in ("alone", "baseline", "offload")
+            },
+            "ratio_p99": ratios,
+        },
+        "goodput": {
+            "title": "Goodput",
+            "slo_ms": 250,
+            "capacity_req_s": {"bounded": 80, "baseline": 40},
+            "points": [
+                {
+                    "share": share,
+                    "runs": {
+                        name: way | {"goodput_req_s": figure, "busy_share": figure}
+                        for name in ("bounded", "baseline")
+                    },
+                }
+                for share in (1, 2)
+            ],
+            "kept": {"bounded": 0.95, "baseline": 0.05},
+        },
+        "abort": {
+            "title": "Abort",
+            "clients": 12,
+            "cost_ms": 300,
+            "runs": {
+                name: dict.fromkeys(("free_after_ms", "cpu_ms_after", "idle_after_ms"), figure)
+                for name in ("baseline", "offload")
+            },
+        },
+    }
+    made["criteria"] = criteria(made)
+    return made
+
+
+@pytest.mark.parametrize("make", [whole, with_everything])
+def test_the_page_needs_nothing_else(make: Callable[[], dict[str, Any]]) -> None:
+    page = Page(html.render(make()))
+    assert not [address for address in page.addresses if not address.startswith("#")]
+    assert not {"script", "link", "iframe", "img"} & set(page.names)
+    assert page.names.count("svg") == len(list(plots.plots(make())))
+    assert len(page.ids) == len(set(page.ids))
+    assert {address.removeprefix("#") for address in page.addresses} <= set(page.ids)
+
+
+def test_the_page_shows_all_tables_and_sentences() -> None:
+    made = with_everything()
+    page = Page(html.render(made))
+    for title in [table.title for table in tables(made)]:
+        assert title in page.words
+    for sentence in headlines(made):
+        assert sentence in page.words
+    assert "NOT reached" in page.words
+
+
+def test_the_page_escapes_and_tells_errors_first() -> None:
+    made = whole(failed={"timeout_504": 3})
+    made["warnings"] = ["<b>doubt</b>"]
+    text = html.render(made)
+    assert "&lt;b&gt;doubt" in text
+    assert text.index("There were errors") < text.index("<figure")
+
+
+def test_every_study_has_a_plot_and_tables() -> None:
+    made = with_everything()
+    titles = {plot.title for plot in plots.plots(made)}
+    assert {section["title"] for section in made["studies"].values()} <= titles
+    assert "Where the gain comes from" in titles
+    for plot in plots.plots(made):
+        assert ElementTree.fromstring(plot.svg).tag == "{http://www.w3.org/2000/svg}svg"
+        assert plot.text
+
+
+def test_criteria_are_judged_by_what_was_seen() -> None:
+    found = {entry["name"]: entry["reached"] for entry in with_everything()["criteria"]}
+    assert found["break_even_ms"] is True
+    assert found["goodput_kept"] is True
+    assert found["empty_cpu"] is False
+    assert found["threads_req_s"] is False
+    without = {entry["name"]: entry["reached"] for entry in whole()["criteria"]}
+    assert without["break_even_ms"] is None
+    made = with_everything()
+    made["studies"]["sweep"]["break_even_ms"]["compiled"] = None
+    never = next(entry for entry in criteria(made) if entry["name"] == "break_even_ms")
+    assert (never["seen"], never["reached"]) == ("never", False)
+
+
+def test_reports_are_made_anew_from_a_stored_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = artifacts.write(with_everything(), tmp_path, "20260102T030405Z")
+    before = written.html.read_text(encoding="utf-8")
+    for path in (written.html, written.markdown, written.picture):
+        path.unlink()
+    assert report.main([str(written.json)]) == 0
+    assert written.html.read_text(encoding="utf-8") == before
+    assert written.markdown.exists()
+    (tmp_path / "other.json").write_text("[]")
+    assert report.main([str(tmp_path / "other.json")]) == 2
+    assert "no result of the demo benchmark" in capsys.readouterr().err

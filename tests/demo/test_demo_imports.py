@@ -42,5 +42,6 @@ def test_the_manifest_names_what_there_is() -> None:
     assert names == {
         "list_items": ("msgpack", "json"),
         "data_summary": ("json", "json"),
+        "spend": ("msgpack", "json"),
         "health": ("msgpack", "json"),
     }

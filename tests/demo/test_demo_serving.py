@@ -108,10 +108,12 @@ def test_runserver_answers_both_ways() -> None:
     port = free_port()
     command = ("demo/django_app/manage.py", "runserver", "--noreload", f"127.0.0.1:{port}")
     with serving(*command, port=port) as web:
-        assert same(web, "/baseline/", "/offload/", "q=oak+chair").status_code == 200
-        assert same(web, "/baseline/", "/offload/", "q=caf%C3%A9&limit=3").json()["page"]["returned"] == 3
-        assert same(web, "/baseline/", "/offload/", "limit=-1").status_code == 400
-        assert same(web, "/baseline/", "/offload-async/", "q=oak").status_code == 200
+        assert same(web, "/baseline-orjson/", "/offload/", "q=oak+chair").status_code == 200
+        assert (
+            same(web, "/baseline-orjson/", "/offload/", "q=caf%C3%A9&limit=3").json()["page"]["returned"] == 3
+        )
+        assert same(web, "/baseline-orjson/", "/offload/", "limit=-1").status_code == 400
+        assert same(web, "/baseline-orjson/", "/offload-async/", "q=oak").status_code == 200
         assert web.get("/healthz").json()["status"] == "ok"
         assert web.get("/nowhere").status_code == 404
 
@@ -119,7 +121,7 @@ def test_runserver_answers_both_ways() -> None:
 def test_runserver_with_its_reloader_answers_too() -> None:
     port = free_port()
     with serving("demo/django_app/manage.py", "runserver", f"127.0.0.1:{port}", port=port) as web:
-        assert same(web, "/baseline/", "/offload/", "q=oak").status_code == 200
+        assert same(web, "/baseline-orjson/", "/offload/", "q=oak").status_code == 200
 
 
 def test_several_server_processes_share_one_metrics_file(tmp_path: Path) -> None:
@@ -147,9 +149,11 @@ def test_uvicorn_serves_the_async_view() -> None:
     port = free_port()
     command = ("-m", "uvicorn", "demo.django_app.asgi:application", "--port", str(port))
     with serving(*command, port=port) as web:
-        assert same(web, "/baseline/", "/offload-async/", "q=oak&limit=5").json()["page"]["returned"] == 5
-        assert same(web, "/baseline/", "/offload/", "sort=size").status_code == 400
-        assert same(web, "/baseline/", "/offload-async/", "q=%ff%fe").status_code == 400
+        assert (
+            same(web, "/baseline-orjson/", "/offload-async/", "q=oak&limit=5").json()["page"]["returned"] == 5
+        )
+        assert same(web, "/baseline-orjson/", "/offload/", "sort=size").status_code == 400
+        assert same(web, "/baseline-orjson/", "/offload-async/", "q=%ff%fe").status_code == 400
         assert web.get("/healthz").status_code == 200
 
 
@@ -157,7 +161,7 @@ def test_the_fake_database_s_settings_reach_server_and_worker() -> None:
     port = free_port()
     command = ("demo/django_app/manage.py", "runserver", "--noreload", f"127.0.0.1:{port}")
     with serving(*command, port=port, MOLT_FAKE_DB_DELAY_MS="200") as web:
-        for path in ("/baseline/", "/offload/"):
+        for path in ("/baseline-orjson/", "/offload/"):
             assert web.get(path).elapsed.total_seconds() >= 0.2
 
 

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from demo.molt_worker_app import core, make_table
 from demo.molt_worker_app.schema import ListParameters
 from molt_accel import Client, codec
 from molt_accel import client as client_module
-from tests.conftest import TRANSPORTS
+from tests.conftest import ROOT, TRANSPORTS
 from tests.demo.demo_strategies import query_strings, tables
 
 REQUEST_ID = "parity-0001"
@@ -51,7 +53,7 @@ def fetch(path: str, query_string: str = "", method: str = "GET", body: bytes = 
 
 def both(query_string: str) -> Answer:
     """The answer of both ways, which must not differ in status, body or headers."""
-    here, there = fetch("/baseline/", query_string), fetch("/offload/", query_string)
+    here, there = fetch("/baseline-orjson/", query_string), fetch("/offload/", query_string)
     assert here == there
     return here
 
@@ -111,7 +113,7 @@ class TestParity:
 
     @given(query_strings)
     def test_the_async_view_too(self, query_string: str) -> None:
-        assert fetch("/baseline/", query_string) == fetch("/offload-async/", query_string)
+        assert fetch("/baseline-orjson/", query_string) == fetch("/offload-async/", query_string)
 
     def test_the_async_view_in_an_event_loop(self) -> None:
         async def ask(number: int) -> tuple[int, bytes]:
@@ -122,7 +124,7 @@ class TestParity:
             return await asyncio.gather(*(ask(number) for number in range(1, 9)))
 
         for number, (status, body) in enumerate(asyncio.run(ask_all()), start=1):
-            here = fetch("/baseline/", f"user_id={number}")
+            here = fetch("/baseline-orjson/", f"user_id={number}")
             assert (status, body) == (here.status, here.body) == (200, here.body)
 
     def test_the_answer_is_the_core_s(self) -> None:
@@ -142,7 +144,7 @@ class TestParity:
     def test_a_walk_along_cursors_crosses_from_one_way_to_the_other(self) -> None:
         seen: list[int] = []
         cursor = ""
-        paths = ["/baseline/", "/offload/"]
+        paths = ["/baseline-orjson/", "/offload/"]
         while True:
             answer = fetch(paths[0], f"q=oak&limit=7{cursor}").json()
             seen += [item["id"] for item in answer["items"]]
@@ -286,3 +288,51 @@ def test_a_configuration_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(client_module, "_default", None)
     with override_settings(MOLT_TRANSPORT="pigeon"), pytest.raises(ValueError, match="MOLT_TRANSPORT"):
         Web().get("/healthz")
+
+
+# -- what it is compared with ----------------------------------------------------------------------------
+
+
+def test_django_s_json_says_the_same() -> None:
+    plain, fast = fetch("/baseline/", "q=oak&limit=3"), fetch("/baseline-orjson/", "q=oak&limit=3")
+    assert plain.json() == fast.json()
+    assert plain.body != fast.body
+
+
+def test_the_light_view_answers() -> None:
+    assert fetch("/light/").json()["status"] == "ok"
+
+
+@pytest.mark.usefixtures("transport")
+@pytest.mark.parametrize(("query", "iterations"), [("iterations=9", 9), ("", 0), ("iterations=-1", 0)])
+def test_a_handler_of_any_cost_says_the_same_here_and_there(query: str, iterations: int) -> None:
+    here, there = fetch("/cost/baseline/", query), fetch("/cost/offload/", query)
+    assert here == there == fetch("/cost/offload-async/", query)
+    assert here.json()["iterations"] == iterations
+
+
+POOL_PROGRAM = """
+import django
+from django.test import Client
+django.setup()
+if __name__ == "__main__":
+    from demo.django_app import process_pool
+    answers = [Client().get(path, {"q": "oak"}).content for path in ("/process-pool/", "/baseline-orjson/")]
+    process_pool.stop()
+    assert answers[0] == answers[1] != b""
+"""
+
+
+def test_a_process_pool_says_the_same(tmp_path: Path) -> None:
+    """In a process of its own: what multiprocessing starts for itself stays as long as the process."""
+    program = tmp_path / "program.py"
+    program.write_text(POOL_PROGRAM)
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "demo.django_app.settings",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

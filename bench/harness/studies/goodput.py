@@ -13,10 +13,10 @@ from bench.harness.table import Table
 SHARES = {
     "quick": (0.75, 1.5, 2.0),
     "default": (0.5, 0.75, 1.0, 1.5, 2.0),
-    "full": (0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0),
+    "full": (0.5, 0.75, 1.0, 1.25, 1.5, 2.0),
 }
 ROUNDS = {"quick": 1, "default": 1, "full": 5}
-SECONDS = {"quick": 3.0, "default": 4.0, "full": 8.0}
+SECONDS = {"quick": 3.0, "default": 4.0, "full": 4.0}
 #: An answer that comes later is of no use. A few times what one takes in a server with nothing else to do.
 SLO_MS = 250.0
 #: Clients give up some time after that, as a proxy in front would.

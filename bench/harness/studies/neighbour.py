@@ -21,7 +21,7 @@ from bench.harness.studies.study import (
 from bench.harness.table import Table
 
 ROUNDS = {"quick": 1, "default": 2, "full": 5}
-SECONDS = {"quick": 3.0, "default": 4.0, "full": 8.0}
+SECONDS = {"quick": 3.0, "default": 4.0, "full": 6.0}
 #: Requests a second to the light view: enough for a p99, too few to load the server by themselves.
 LIGHT_RATE = 50
 #: Fewer than the server has threads, so that the light one never waits for a thread, only for the interpreter.
