@@ -41,7 +41,7 @@ def plots(document: Mapping[str, Any]) -> Iterator[Plot]:
             f"Latency: {group.title}",
             "Latency at each percentile in the closed loop, a line for each scenario, on a logarithmic axis.",
             _bound(_distribution, members),
-            height=4,
+            height=4.6,
         )
     if document.get("ablation", {}).get("steps"):
         steps = document["ablation"]["steps"]
@@ -149,7 +149,8 @@ def _distribution(axes: Any, members: Mapping[str, Any]) -> None:
     axes.minorticks_off()
     axes.set_xlabel("percentile of requests")
     axes.set_ylabel("ms")
-    axes.legend(fontsize=7)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.figure.legend(loc="outside lower center", fontsize=7, ncols=2)
     axes.grid(alpha=0.3)
 
 
@@ -182,6 +183,8 @@ def _sweep(axes: Any, section: Mapping[str, Any]) -> None:
             )
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("CPU of the handler in Python, ms (the least one: an empty handler)")
     axes.set_ylabel("requests per second")
     axes.grid(alpha=0.3)
