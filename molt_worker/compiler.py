@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 OPT_LEVEL: Final = "3"
 #: Builds of a reference that are kept beside the one in use: workers that run may be about to load them.
 _KEPT: Final = 1
-_MISSING: Final = "molt-worker build needs mypyc: pip install 'molt-accel[compile]'"
+_MISSING: Final = "molt-worker build needs mypyc, the extra 'compile': pip install 'mypy[mypyc]' setuptools"
 _NO_COMPILER: Final = "a C compiler and Python's headers are needed: on Debian, apt install gcc python3-dev"
 _MESSAGE: Final = re.compile(r"(?P<path>[^:\n]+\.py):(?:(?P<line>\d+):)? error: (?P<text>.*)")
 

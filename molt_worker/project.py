@@ -114,6 +114,11 @@ def objections(tree: ast.Module) -> Iterator[tuple[int, str]]:
                     node.lineno,
                     f"class {node.name} has options ({', '.join(map(str, lost))}), which mypyc ignores",
                 )
+            elif any(ast.unparse(base) in ("Struct", "msgspec.Struct") for base in node.bases):
+                yield (
+                    node.lineno,
+                    f"class {node.name} is a Struct, which validates by its fields' types; mypyc keeps them in part",
+                )
 
 
 def notes(tree: ast.Module) -> list[str]:

@@ -133,7 +133,7 @@ def is_typed(hint: Any) -> bool:
 
 def _classes(hint: Any) -> Iterator[type]:
     origin = typing.get_origin(hint)
-    for alias in ("__supertype__", "__value__"):  # of NewType, and of the `type` statement
+    for alias in ("__supertype__", "__value__", "__bound__"):  # of NewType, the `type` statement, and TypeVar
         if not isinstance(hint, type) and not origin and hasattr(hint, alias):
             yield from _classes(getattr(hint, alias))
     for each in (hint, origin):

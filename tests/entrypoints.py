@@ -62,6 +62,22 @@ def order_json(order: Order) -> Receipt:
     return Receipt(order.number, len(order.lines))
 
 
+class SlowOrder(msgspec.Struct):
+    """Takes for ever to be made."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        Path(self.path).write_text(str(os.getpid()))
+        time.sleep(1e6)
+
+
+@export
+def slow_order(order: SlowOrder) -> None:
+    """Is never reached."""
+    Path(order.path).write_text("reached")
+
+
 @export
 def wrong_receipt(order: Order) -> Receipt:
     """Gives something else than it says, which has no form at all."""

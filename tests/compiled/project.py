@@ -13,17 +13,19 @@ FILES = {
             {"name": "fail", "target": "shop.core:fail"},
             {"name": "polite", "target": "shop.core:polite"},
             {"name": "stubborn", "target": "shop.core:stubborn"},
-            {"name": "pid", "target": "shop.core:pid"}
+            {"name": "pid", "target": "shop.core:pid"},
+            {"name": "double", "target": "shop.core:double"}
         ]}
     """,
     "shop/__init__.py": "",
     "shop/core.py": '''
         """The entrypoints."""
         import os
-        from molt_worker import InvalidInput, current_request
+        from molt_worker import InvalidInput, current_request, export
         from rates import RATE
         from shop import broken, here, late, options
-        from shop.money import Money
+        from shop.money import Coins, Money
+        from shop.options import Frozen
 
         def total(payload: list[int]) -> int:
             money = Money(0)
@@ -53,9 +55,31 @@ FILES = {
 
         def pid(payload: object) -> int:
             return os.getpid()
+
+        def double(payload: Frozen) -> Frozen:
+            return Frozen(payload.cents * 2)
+
+        @export(name="marked", codec_out="json")
+        def doubles(payload: list[Frozen]) -> "list[Frozen]":
+            return [double(each) for each in payload]
+
+        def count(payload: Coins) -> int:
+            return len(payload.cents)
+
+        class Till:
+            def double(self, payload: Frozen, *more: int) -> Frozen:
+                return double(payload)
+
+        till = Till()
+        renamed = double
     ''',
     "shop/money.py": '''
-        """A class that becomes native."""
+        """Classes that become native."""
+        from dataclasses import dataclass
+
+        @dataclass
+        class Coins:
+            cents: list[int]
 
         class Money:
             def __init__(self, cents: int) -> None:
@@ -81,10 +105,11 @@ FILES = {
     ''',
     "shop/options.py": '''
         """A class whose options mypyc would ignore."""
+        from typing import Annotated
         import msgspec
 
         class Frozen(msgspec.Struct, frozen=True):
-            cents: int
+            cents: Annotated[int, msgspec.Meta(ge=0)]
     ''',
     "shop/late.py": '''
         """Needs what compiled functions don't have."""

@@ -78,7 +78,7 @@ FAULTS = [
 def test_a_build_of_the_very_sources_is_used(manifest: str) -> None:
     assert compiled.enable(manifest) == ""
     table = exports.resolve(manifest)
-    assert table.compiled == ["total", "refuse", "fail", "polite", "stubborn", "pid"]
+    assert table.compiled == ["total", "refuse", "fail", "polite", "stubborn", "pid", "double"]
     compiled.require(table, manifest)
 
 
@@ -159,3 +159,16 @@ def test_where_builds_are(manifest: str, built: Built, monkeypatch: pytest.Monke
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="allowed: prefer, require, off"):
         compiled.enable("", "sometimes")
+
+
+def test_a_build_runs_where_there_is_no_compiler(in_python: Callable[[str], str]) -> None:
+    program = """
+import sys
+for name in ("mypy", "mypyc", "mypy_extensions", "librt", "setuptools"):
+    sys.modules[name] = None
+from molt_worker import compiled
+compiled.enable("shop/molt_exports.json", "require")
+import shop.core
+print(shop.core.__file__.endswith(".so"), shop.core.total([1, 2]))
+"""
+    assert in_python(program) == "True 6\n"

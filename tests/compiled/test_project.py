@@ -79,6 +79,8 @@ def test_a_module_that_is_not_there_or_no_python_is_named(folder: Path) -> None:
         ("class A(B, metaclass=M): ...", []),
         ("class A(B, **options): ...", []),
         ("class A(B): ...", []),
+        ("class A(Struct): ...\nclass C(msgspec.Struct): ...", [1, 2]),
+        ("class A(Struct, frozen=True): ...", [1]),
     ],
 )
 def test_what_mypyc_would_silently_do_otherwise_is_objected_to(text: str, lines: list[int]) -> None:

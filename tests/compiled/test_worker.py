@@ -80,6 +80,17 @@ def test_errors_are_those_of_python(connect: Connect) -> None:
             client.call("total", ["x"], timeout_ms=PATIENCE_MS)
 
 
+def test_typed_parameters_and_results_are_those_of_python(connect: Connect) -> None:
+    for client in (connect(), connect(worker_name="python", compiled="off")):
+        assert client.call("double", {"cents": 21}, timeout_ms=PATIENCE_MS) == {"cents": 42}
+        for wrong, text in (
+            ({"cents": "1"}, "Expected `int`, got `str`"),
+            ({"cents": -1}, "Expected `int` >= 0"),
+        ):
+            with pytest.raises(MoltInvalidInput, match=rf"{text} - at `\$\.cents`"):
+                client.call("double", wrong, timeout_ms=PATIENCE_MS)
+
+
 def test_a_deadline_ends_compiled_code_that_asks(connect: Connect, tmp_path: Path) -> None:
     client = connect()
     before = client.call("pid", timeout_ms=PATIENCE_MS)

@@ -12,12 +12,21 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import psutil
-
 from bench.harness.errors import BenchError
 from bench.harness.options import Options
 from bench.harness.processes import Family
-from bench.harness.studies.study import Bed, Context, Study, Way, as_spread, shown
+from bench.harness.studies.study import (
+    IDLE_S,
+    IDLE_SHARE,
+    LONGEST_S,
+    Bed,
+    Context,
+    Study,
+    Way,
+    as_spread,
+    cpu_seconds,
+    shown,
+)
 from bench.harness.studies.sweep import iterations_per_ms
 from bench.harness.table import Table
 
@@ -27,10 +36,6 @@ CLIENTS = 12
 COST_MS = 300.0
 #: How long the clients wait before they hang up: long enough for some to run.
 PATIENCE_S = 0.25
-#: The server is idle when its processes took less than this share of a core for so long.
-IDLE_SHARE = 0.05
-IDLE_S = 0.4
-LONGEST_S = 60.0
 WAYS = (
     Way("baseline", asgi=True),
     Way("offload", offload=True, asgi=True, env={"MOLT_WORKER_NAME": "bench-abort"}),
@@ -107,7 +112,7 @@ def hang_up(port: int, heavy: str, light: str, family: Family) -> dict[str, floa
     time.sleep(PATIENCE_S)  # the clients' patience, not a wait for anything
     for client in clients:
         client.close()
-    hung_up, before = time.monotonic(), _cpu_s(family)
+    hung_up, before = time.monotonic(), cpu_seconds(family)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LONGEST_S)
     try:
         connection.request("GET", f"{light}?iterations=0")
@@ -118,10 +123,10 @@ def hang_up(port: int, heavy: str, light: str, family: Family) -> dict[str, floa
     if answer.status != 200:
         raise BenchError(f"{light} answered {answer.status} after clients had hung up")
     free = time.monotonic()
-    spent, since, idle = _cpu_s(family), free, free
+    spent, since, idle = cpu_seconds(family), free, free
     while time.monotonic() - since < IDLE_S:
         time.sleep(0.05)
-        now = _cpu_s(family)
+        now = cpu_seconds(family)
         if now - spent > IDLE_SHARE * IDLE_S:
             spent, since, idle = now, time.monotonic(), time.monotonic()
         if time.monotonic() - hung_up > LONGEST_S:
@@ -129,19 +134,8 @@ def hang_up(port: int, heavy: str, light: str, family: Family) -> dict[str, floa
     return {
         "free_after_ms": (free - hung_up) * 1000,
         "idle_after_ms": (idle - hung_up) * 1000,
-        "cpu_ms_after": (_cpu_s(family) - before) * 1000,
+        "cpu_ms_after": (cpu_seconds(family) - before) * 1000,
     }
-
-
-def _cpu_s(family: Family) -> float:
-    total = 0.0
-    for member in family.members():
-        try:
-            times = member.process.cpu_times()
-        except psutil.Error:
-            continue
-        total += times.user + times.system
-    return total
 
 
 def _outcomes(context: Context) -> dict[str, float]:

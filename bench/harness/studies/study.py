@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -10,9 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+import psutil
+
 from bench.harness.aggregate import BUSY_ELSEWHERE_PERCENT
+from bench.harness.errors import BenchError
 from bench.harness.k6 import K6, Load, LoadResult, LoadSpec
 from bench.harness.options import Options
+from bench.harness.processes import Family
 from bench.harness.sampling import Sampler, Usage
 from bench.harness.servers import Server, ServerSpec, StopReport
 from bench.harness.stats import spread
@@ -21,6 +26,10 @@ from bench.harness.table import Table
 if TYPE_CHECKING:  # it shows reports, studies included
     from bench.harness.progress import Reporter
 
+#: A server is at rest when its processes took less than this share of a core for so long.
+IDLE_SHARE = 0.1
+IDLE_S = 0.3
+LONGEST_S = 60.0
 WSGI = "demo.django_app.wsgi:application"
 ASGI = "demo.django_app.asgi:application"
 
@@ -104,6 +113,18 @@ class Sample:
             **{f"{name}_ms": latency.get(name) for name in ("p50", "p95", "p99")},
             "cpu_ms_per_request": cpu,
         }
+
+
+def cpu_seconds(family: Family) -> float:
+    """Processor time that the processes of a server have taken so far."""
+    total = 0.0
+    for member in family.members():
+        try:
+            times = member.process.cpu_times()
+        except psutil.Error:
+            continue
+        total += times.user + times.system
+    return total
 
 
 def summary(samples: Sequence[Sample], **more: Sequence[float | None]) -> dict[str, Any]:
@@ -199,8 +220,26 @@ class Bed(AbstractContextManager["Bed"]):
         """A path on the server of a way."""
         return f"http://127.0.0.1:{self._servers[way.name].port}{path}"
 
+    def settle(self) -> None:
+        """Wait until no server computes any more: what clients have given up may go on for seconds in some.
+
+        Raises:
+            BenchError: one doesn't come to rest.
+        """
+        families = [server.family for server in self._servers.values()]
+        until = time.monotonic() + LONGEST_S
+        before = sum(map(cpu_seconds, families))
+        while time.monotonic() < until:
+            time.sleep(IDLE_S)
+            now = sum(map(cpu_seconds, families))
+            if now - before < IDLE_SHARE * IDLE_S:
+                return
+            before = now
+        raise BenchError(f"{self._study}: a server still computes {LONGEST_S:g} s after its load")
+
     def load(self, way: Way, spec: LoadSpec, what: str) -> Sample:
-        """Load it once, and say what came of it."""
+        """Load it once, with all servers at rest before, and say what came of it."""
+        self.settle()
         context = self._context
         context.reporter.running(f"{self._study}: {way.name}, {what}")
         self.count += 1

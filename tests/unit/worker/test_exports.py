@@ -365,10 +365,80 @@ def test_a_request_for_something_else_is_refused_by_name(entry: str, codec: Code
     assert caught.value.detail == what
 
 
-def test_a_type_without_a_codec_is_refused_with_the_place(module: Callable[[str], str]) -> None:
-    name = module(
-        "import msgspec\nfrom molt_worker import export\nclass Query(msgspec.Struct): ...\n"
-        '@export(codec_in="raw")\ndef search(query: Query) -> None: ...'
-    )
-    with pytest.raises(ExportsError, match=f"{name}: {name}:search: codec_in raw has no objects"):
+TYPED = """
+from __future__ import annotations
+import dataclasses
+from typing import TYPE_CHECKING, Any
+import msgspec
+from molt_worker import export
+if TYPE_CHECKING:
+    from shop import Query
+
+class Own: ...
+
+class Good(msgspec.Struct):
+    limit: int = 5
+
+class Unknown(msgspec.Struct):
+    query: Query
+
+class Bad(msgspec.Struct):
+    own: Own
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (
+            '@export(codec_in="raw")\ndef f(p: Good): ...',
+            "codec_in raw has no objects, but the parameter is Good",
+        ),
+        (
+            '@export(codec_out="raw")\ndef f(p) -> Good: ...',
+            "codec_out raw has no objects, but the result is Good",
+        ),
+        (
+            "@export\ndef f(p: list[Query]): ...",
+            "the parameter's type list[Query] can't be evaluated: NameError: name 'Query' is not defined; "
+            "what it names has to be there when the module runs, not only if TYPE_CHECKING",
+        ),
+        (
+            "@export\ndef f(p: Unknown): ...",
+            "the parameter Unknown can't be decoded: name 'Query' is not defined",
+        ),
+        ("@export\ndef f(p: Bad): ...", "the parameter Bad can't be decoded: it contains Own"),
+    ],
+)
+def test_types_that_can_t_be_had_are_refused_with_the_place(
+    module: Callable[[str], str], function: str, what: str
+) -> None:
+    name = module(TYPED + function)
+    with pytest.raises(ExportsError) as caught:
         resolve(name)
+    assert str(caught.value) == f"{name}: {name}:f: {what}"
+
+
+@pytest.mark.parametrize(
+    ("function", "takes", "gives"),
+    [
+        ("@export\ndef f(p: Good) -> list[Point]: ...", True, True),
+        ("@export\ndef f(p: dict[str, Point] | None) -> dict[str, Any]: ...", True, False),
+        ('@export(codec_out="json")\ndef f(p: Good) -> Point: ...', True, False),
+        ("@export\ndef f(p): ...", False, False),
+        ("@export\ndef f(p: dict) -> object: ...", False, False),
+        ("@export\ndef f(p: Own) -> Query: ...", False, False),
+        ('@export(codec_in="raw", codec_out="raw")\ndef f(p: bytes) -> bytes: ...', False, False),
+        ("@export\n@dataclasses.dataclass\nclass f:\n    p: dict\n    q: Good = Good()", False, False),
+    ],
+)
+def test_types_count_where_they_have_fields_and_all_else_is_the_codec_s(
+    module: Callable[[str], str], function: str, takes: bool, gives: bool
+) -> None:
+    (found,) = resolve(module(TYPED + function))
+    assert (found.decode is not None, found.encode is not None) == (takes, gives)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import msgpack
+import msgspec
 import pytest
 
 from molt_accel import codec
 from molt_accel.errors import MoltBusy, MoltError, MoltWorkerCrashed, Status
-from molt_accel.ipc.frame import Codec, Frame, Kind
-from molt_worker import InvalidInput, RequestCancelled, RequestStopped, current_request
+from molt_accel.ipc.frame import FLAG_COMPILED, Codec, Frame, Kind
+from molt_worker import InvalidInput, RequestCancelled, RequestStopped, current_request, typed
 from molt_worker.exports import Export, ExportTable
 from molt_worker.request import StopReason, StopWord
 from molt_worker.runner import Runner, error_response
@@ -25,10 +26,22 @@ Function = Callable[[Any], Any]
 class Bench:
     """A runner with one entrypoint "f", its stop word, and the tracebacks it logged."""
 
-    def __init__(self, function: Function, codec_out: Codec = Codec.MSGPACK, **options: Any) -> None:
+    def __init__(
+        self,
+        function: Function,
+        codec_out: Codec = Codec.MSGPACK,
+        *,
+        takes: Any = None,
+        gives: Any = None,
+        compiled: bool = False,
+        **options: Any,
+    ) -> None:
         self.word = StopWord(memoryview(bytearray(8)).cast("Q"), 0)
         self.tracebacks: list[tuple[str, str, str]] = []
-        exports = ExportTable([Export("f", "m:f", Codec.MSGPACK, codec_out, function)])
+        decode, encode = typed.decoder(takes, Codec.MSGPACK), typed.encoder(gives, codec_out)
+        exports = ExportTable(
+            [Export("f", "m:f", Codec.MSGPACK, codec_out, function, compiled, decode, encode)]
+        )
         self.runner = Runner(
             exports, self.word, lambda *row: self.tracebacks.append(row), number=3, **options
         )
@@ -359,3 +372,112 @@ def test_an_entrypoint_s_own_codec_error_is_its_failure_and_not_the_caller_s(err
     assert response.status is Status.INTERNAL_ERROR
     assert body(response)["detail"] == f"'f' raised {type(error).__name__}"
     assert len(bench.tracebacks) == 1
+
+
+class Order(msgspec.Struct):
+    """What a typed entrypoint takes; `on_made` runs when there is one."""
+
+    count: int
+    on_made: ClassVar[Callable[[], object]] = lambda: None
+
+    def __post_init__(self) -> None:
+        type(self).on_made()
+
+
+def while_decoding(monkeypatch: pytest.MonkeyPatch, function: Callable[[], object]) -> None:
+    """Have `function` called while an order is being decoded."""
+    monkeypatch.setattr(Order, "on_made", staticmethod(function))
+
+
+def test_a_typed_parameter_is_an_object_and_a_typed_result_is_its_fields() -> None:
+    bench = Bench(lambda order: Order(order.count + 1), takes=Order, gives=Order)
+    response = bench.run({"count": 1})
+    assert (response.status, response.codec, body(response)) == (Status.OK, Codec.MSGPACK, {"count": 2})
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        (b"\x81\xa5count\xa11", "the payload: Expected `int`, got `str` - at `$.count`"),
+        (b"\x80", "the payload: Object missing required field `count`"),
+        (b"\xc1", "the payload is not valid msgpack: MessagePack data is malformed: invalid opcode"),
+        (b"\x81\xa1\xff\x01", "the payload"),
+        (b"", "the payload is not valid msgpack: Input data was truncated"),
+    ],
+)
+def test_what_a_typed_parameter_can_t_be_never_reaches_the_entrypoint(data: bytes, detail: str) -> None:
+    called: list[object] = []
+    bench = Bench(called.append, takes=Order)
+    response = bench.run(data=data)
+    assert response.status is Status.INVALID_INPUT
+    assert body(response)["detail"].startswith(detail)
+    assert (called, bench.tracebacks) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (ValueError("too many"), Status.INVALID_INPUT, "the payload: too many"),
+        (InvalidInput("too many"), Status.INVALID_INPUT, "the payload: too many"),
+        (TypeError("secret"), Status.INTERNAL_ERROR, "'f' raised TypeError"),
+        (KeyError("secret"), Status.INTERNAL_ERROR, "'f' raised KeyError"),
+        (SystemExit(3), Status.INTERNAL_ERROR, "'f' raised SystemExit"),
+        (_Hostile(), Status.INTERNAL_ERROR, "'f' raised RuntimeError"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_what_an_object_raises_when_it_is_made_refuses_the_input_or_is_logged(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, status: Status, detail: str
+) -> None:
+    called: list[object] = []
+    while_decoding(monkeypatch, lambda: raising(error)(None))
+    bench = Bench(called.append, takes=Order)
+    response = bench.run({"count": 1})
+    assert (response.status, body(response)["detail"], called) == (status, detail, [])
+    assert len(bench.tracebacks) == (status is Status.INTERNAL_ERROR)
+    assert all("on_made" in text for _, _, text in bench.tracebacks)  # the line that did it
+
+
+@pytest.mark.parametrize(("reason", "status", "facts"), STOPPED)
+def test_a_stop_while_an_object_is_made_ends_the_request(
+    monkeypatch: pytest.MonkeyPatch, reason: StopReason, status: Status, facts: dict[str, str]
+) -> None:
+    called: list[object] = []
+    bench = Bench(called.append, takes=Order)
+
+    def stopped() -> None:
+        bench.stop(reason)
+        bench.interrupt()
+        called.append("behind the interrupt")
+
+    while_decoding(monkeypatch, stopped)
+    response = bench.run({"count": 1})
+    assert response.status is status
+    assert facts.items() <= body(response).items()
+    assert (called, bench.tracebacks) == ([], [])
+
+
+@pytest.mark.parametrize("result", [object(), {"a": object()}, 2**64, "\ud800", Order])
+def test_a_typed_result_that_has_no_form_is_the_entrypoint_s_failure(result: object) -> None:
+    bench = Bench(lambda payload: result, gives=Order)
+    response = bench.run()
+    assert response.status is Status.INTERNAL_ERROR
+    assert body(response)["detail"] == "the result of 'f' can't be encoded as msgpack"
+    assert len(bench.tracebacks) == 1
+
+
+def test_without_types_a_struct_has_no_form_in_msgpack_but_one_in_json() -> None:
+    assert Bench(lambda payload: Order(1)).run().status is Status.INTERNAL_ERROR
+    assert Bench(lambda payload: Order(1), Codec.JSON).run().payload == b'{"count":1}'
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    "function",
+    [lambda payload: payload, raising(ValueError()), raising(InvalidInput())],
+    ids=["ok", "bug", "no"],
+)
+def test_each_response_says_whether_the_entrypoint_is_compiled(function: Function, compiled: bool) -> None:
+    bench = Bench(function, compiled=compiled)
+    assert bool(bench.run().flags & FLAG_COMPILED) is compiled
+    assert bool(bench.run(deadline_ns=1).flags & FLAG_COMPILED) is compiled

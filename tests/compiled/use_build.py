@@ -1,0 +1,15 @@
+"""A pytest plugin: the demo's handler cores come from their build in `MOLT_BUILD_DIR`, in this process."""
+
+from __future__ import annotations
+
+import os
+
+from molt_worker import compiled
+from molt_worker.importer import is_compiled
+
+compiled.enable("demo/molt_worker_app/molt_exports.json", "require", os.environ["MOLT_BUILD_DIR"])
+
+
+def pytest_unconfigure() -> None:
+    """What has run was native code."""
+    assert is_compiled("demo.molt_worker_app.core")
