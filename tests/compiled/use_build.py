@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from molt_worker import compiled
-from molt_worker.importer import is_compiled
+from molt_worker.importer import installed, is_compiled
 
 compiled.enable("demo/molt_worker_app/molt_exports.json", "require", os.environ["MOLT_BUILD_DIR"])
 
 
 def pytest_unconfigure() -> None:
     """What has run was native code."""
-    assert is_compiled("demo.molt_worker_app.core")
+    imported = [name for finder in installed() for name in finder.libraries if name in sys.modules]
+    assert imported
+    assert all(map(is_compiled, imported))

@@ -107,11 +107,15 @@ class Sample:
     def figures(self) -> dict[str, float | None]:
         """The run's figures by name, with the unit in the name."""
         latency = self.load.latency_ms or {}
-        cpu = self.usage.served_cpu_seconds * 1000 / self.load.ok if self.load.ok else None
+        parts = {name: part.cpu_seconds for name, part in self.usage.parts.items()}
+        spent = {"": sum(parts.values())} | {f"{name}_": seconds for name, seconds in parts.items()}
         return {
             "req_s": self.load.req_s,
             **{f"{name}_ms": latency.get(name) for name in ("p50", "p95", "p99")},
-            "cpu_ms_per_request": cpu,
+            **{
+                f"{name}cpu_ms_per_request": seconds * 1000 / self.load.ok if self.load.ok else None
+                for name, seconds in spent.items()
+            },
         }
 
 

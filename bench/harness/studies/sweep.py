@@ -140,6 +140,14 @@ class Sweep:
         yield Table(self.title, columns, rows)
 
     def sentences(self, section: Mapping[str, Any]) -> Iterator[str]:
+        runs = section["points"][0]["runs"]
+        for name, ratio in section["points"][0]["ratio_cpu"].items():
+            server, worker = (runs[name].get(f"{part}_cpu_ms_per_request") for part in ("server", "worker"))
+            yield (
+                f"{name}: an empty handler takes {shown(ratio)} times the processor time of one in the server: "
+                f"{shown(server, 3)} ms in the server and {shown(worker, 3)} ms in the worker, against "
+                f"{shown(runs['baseline']['cpu_ms_per_request'], 3)} ms."
+            )
         for name, cost in section["break_even_ms"].items():
             if cost is None:
                 yield f"{name}: no handler of the sweep was served faster than in the server."
