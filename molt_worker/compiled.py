@@ -178,8 +178,9 @@ def enable(reference: str, mode: str = "prefer", build_dir: str = "") -> str:
         raise ValueError(f"mode: {mode!r} is not allowed; allowed: {', '.join(COMPILED_MODES)}")
     if mode == "off":
         return ""
-    path = record_path(reference, build_dir)
+    path = None
     try:
+        path = record_path(reference, build_dir)
         record = read_record(path)
         stale = changes(record, path.parent)
         if stale:
@@ -190,7 +191,7 @@ def enable(reference: str, mode: str = "prefer", build_dir: str = "") -> str:
     except CompiledError as exc:
         if mode == "require":
             raise CompiledError(f"compiled is required, but {exc}; {how_to(reference)}") from exc
-        return str(exc) if path.exists() else ""
+        return str(exc) if path is not None and path.exists() else ""
     BuildFinder(
         {name: path.parent / record.key / library for name, library in record.libraries.items()}
     ).install()

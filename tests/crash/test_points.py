@@ -102,6 +102,7 @@ def handler(number, frame):
     lines.append(frame.f_lineno if frame.f_code.co_filename == runner.__file__ else 0)
 signal.signal(signal.SIGUSR1, handler)
 class Export:
+    decode = encode = None
     codec_out, function = runner.Codec.MSGPACK, staticmethod(lambda payload: payload)
 request = runner.Frame(runner.Kind.REQUEST, 1, "entry", b"\\x01")
 runner.Runner._call(None, Export, request, runner.Frame(runner.Kind.RESPONSE, 1))

@@ -28,7 +28,7 @@ def _gevent() -> None:
 def _exchange(kind: Kind, log: Path) -> tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]:
     """What a server answers by itself, and by its worker."""
     with serving(kind, log) as server:
-        baseline = [server.get(f"/baseline/{number}/") for number in range(12)]
+        baseline = [server.get(f"/baseline-orjson/{number}/") for number in range(12)]
         return baseline, _answers(server.get, [f"/offload/{number}/" for number in range(12)])
 
 
@@ -93,7 +93,7 @@ def test_the_demo_preloaded_by_gunicorn_shares_one_pool(
     kind = gunicorn("demo", "--preload", "--workers", "2", app="demo.django_app.wsgi:application")
     query = "?user_id=3&limit=5"
     with serving(kind, tmp_path / "log", DJANGO_SETTINGS_MODULE="demo.django_app.settings") as server:
-        baseline = server.get(f"/baseline/{query}")
+        baseline = server.get(f"/baseline-orjson/{query}")
         assert baseline[0] == 200
         assert _answers(server.get, [f"/offload/{query}"] * 24) == [baseline] * 24
         mark = [each for each in psutil.process_iter(["cmdline"]) if _is_supervisor(each)]

@@ -56,7 +56,7 @@ class FakeTemplate(Template):
 
     def loaded(self) -> None:
         """Say that the exports were imported."""
-        rows = [("echo", "msgpack", "msgpack", "m:echo")]
+        rows = [("echo", "msgpack", "msgpack", "m:echo", False)]
         self.report(Frame(Kind.CONTROL, 0, HELLO, codec.encode(Codec.MSGPACK, rows)))
 
     def exited(self, number: int, code: int) -> None:

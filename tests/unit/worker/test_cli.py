@@ -19,6 +19,8 @@ from molt_worker import cli
 
 FLAGGED = [field for field in dataclasses.fields(Config) if field.metadata["flag"]]
 SAMPLES = {
+    "compiled": ("require", "require"),
+    "build_dir": ("/srv/build", "/srv/build"),
     "exports": ("tests.entrypoints", "tests.entrypoints"),
     "log_json": (None, True),
     "log_level": ("debug", "debug"),
