@@ -28,7 +28,7 @@ def _gevent() -> None:
 def _exchange(kind: Kind, log: Path) -> tuple[list[tuple[int, bytes]], list[tuple[int, bytes]]]:
     """What a server answers by itself, and by its worker."""
     with serving(kind, log) as server:
-        baseline = [server.get(f"/baseline-orjson/{number}/") for number in range(12)]
+        baseline = [server.get(f"/baseline/{number}/") for number in range(12)]
         return baseline, _answers(server.get, [f"/offload/{number}/" for number in range(12)])
 
 
