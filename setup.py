@@ -53,14 +53,14 @@ def glibc_version() -> tuple[int, ...]:
 
 
 def extensions() -> list[Extension]:
-    """What is to be built here; `molt_accel.ipc.arena.native` tells the user why it isn't there."""
+    """What is to be built here; `molt_accel.ipc.shm.arena.native` tells the user why it isn't there."""
     if sys.platform != "linux" or sysconfig.get_config_var("Py_GIL_DISABLED") or glibc_version() < GLIBC:
         return []
     core = Extension(
-        "molt_accel.ipc._native",
-        ["molt_accel/ipc/_native.pyx"],
-        include_dirs=["molt_accel/ipc"],
-        depends=["molt_accel/ipc/_core.h", "setup.py"],
+        "molt_accel.ipc.shm._native",
+        ["molt_accel/ipc/shm/_native.pyx"],
+        include_dirs=["molt_accel/ipc/shm/core"],
+        depends=["molt_accel/ipc/shm/core/molt_core.h", "setup.py"],
         extra_compile_args=[
             *("-std=c11", "-O3", "-fvisibility=hidden"),
             *("-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror=implicit-function-declaration"),

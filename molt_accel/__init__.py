@@ -8,9 +8,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from molt_accel.call import Reply
     from molt_accel.client import Client, default_client
     from molt_accel.config import Config, ConfigError
-    from molt_accel.decorator import molt_offload
+    from molt_accel.django.decorator import molt_offload
     from molt_accel.errors import (
         MoltBusy,
         MoltCancelled,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         MoltWorkerCrashed,
         MoltWorkerUnavailable,
     )
-    from molt_accel.exchange import Reply
     from molt_accel.options import CallInfo, CallMetrics, CallOptions
 
 __version__ = "0.1.0"

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
+from molt_accel.call import Exchange, Reply, adrive, drive, exchange
 from molt_accel.config import Config
-from molt_accel.exchange import Exchange, Reply, adrive, drive, exchange
 from molt_accel.ipc.frame import PING
 from molt_accel.options import HOOKS, CallOptions
-from molt_accel.transport import Transport, open_transport
+from molt_accel.transports.base import Transport, open_transport
 
 
 class Client:

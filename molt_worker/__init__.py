@@ -1,7 +1,7 @@
 """The worker: a supervisor and a pool of executor processes that run exported entrypoints."""
 
-from molt_worker.exports import export
-from molt_worker.request import (
+from molt_worker.entrypoints.exports import export
+from molt_worker.entrypoints.request import (
     InvalidInput,
     RequestCancelled,
     RequestStopped,

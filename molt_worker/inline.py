@@ -14,16 +14,16 @@ from molt_accel import __version__, codec
 from molt_accel.config import Config
 from molt_accel.errors import MoltError, MoltInternalError, MoltWorkerUnavailable, Status
 from molt_accel.ipc.frame import PING, PREFIX_BYTES, Codec, Frame, FrameError, Kind, decode, encode
-from molt_accel.transport import Pending, PendingCall
-from molt_worker.exports import ExportsError, ExportTable, resolve
-from molt_worker.request import StopWord
-from molt_worker.runner import Runner, error_response
+from molt_accel.transports.base import Pending, PendingCall
+from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
+from molt_worker.entrypoints.request import StopWord
+from molt_worker.entrypoints.runner import Runner, error_response
 
 log = logging.getLogger("molt_worker")
 
 
 class InlineTransport:
-    """Runs each request at once on the thread that submits it; see `molt_accel.transport.Transport`."""
+    """Runs each request at once on the thread that submits it; see `molt_accel.transports.base.Transport`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config

@@ -20,11 +20,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from molt_accel import Client
-from molt_accel.watch import hangups
-from tests.processes import marked
+from molt_accel.hangup import hangups
+from tests.support.processes import marked
 
 ROOT = Path(__file__).resolve().parent.parent
-EXPORTS = "tests.entrypoints"
+EXPORTS = "tests.support.entrypoints"
 #: The transports that run a worker.
 TRANSPORTS = ["stdio", "shm"] if sys.platform == "linux" else ["stdio"]
 

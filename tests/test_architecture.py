@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from molt_accel.ipc.layout import TRANSITIONS, State
+from molt_accel.ipc.shm.layout import TRANSITIONS, State
 from tests.conftest import ROOT
 
 PACKAGES = ("molt_accel", "molt_worker")
 IPC = ROOT / "molt_accel" / "ipc"
-CORE = (IPC / "_core.h").read_text()
+CORE = (IPC / "molt_core.h").read_text()
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,16 @@ def test_the_imports_were_found() -> None:
     found = {(each.importer, each.imported) for each in IMPORTS}
     assert {
         ("molt_accel.client", "molt_accel.config"),
-        ("molt_accel.exchange", "molt_accel.codec"),
-        ("molt_accel.transport", "molt_accel.stdio"),
-        ("molt_accel.decorator", "django.http"),
-        ("molt_worker.cli", "molt_worker.supervisor"),
+        ("molt_accel.call", "molt_accel.codec"),
+        ("molt_accel.transports.base", "molt_accel.transports.stdio"),
+        ("molt_accel.django.decorator", "django.http"),
+        ("molt_worker.cli.serve", "molt_worker.supervisor.stdio.supervisor"),
         ("molt_worker.inline", "molt_accel"),
     } <= found
-    assert ("molt_worker.lifecycle", "molt_worker.process") not in found  # for type checkers only
+    assert (
+        "molt_worker.supervisor.stdio.lifecycle",
+        "molt_worker.processes.handles",
+    ) not in found  # for type checkers only
 
 
 def test_the_client_library_never_imports_the_worker() -> None:
@@ -116,7 +119,7 @@ def test_the_one_place_that_loads_a_worker_module_by_name_is_the_seam_s_inline_t
         and isinstance(node, ast.Call)
         and ast.unparse(node.func) in ("importlib.import_module", "import_module", "__import__")
     ]
-    assert found == [("molt_accel.transport", "importlib.import_module('molt_worker.inline')")]
+    assert found == [("molt_accel.transports.base", "importlib.import_module('molt_worker.inline')")]
 
 
 def test_the_package_itself_loads_only_its_own_modules() -> None:
@@ -129,7 +132,13 @@ def test_the_package_itself_loads_only_its_own_modules() -> None:
 
 
 #: What the worker may use of the client library; of these, `status` alone attaches to a pool.
-FLOOR = ("molt_accel.ipc", "molt_accel.errors", "molt_accel.codec", "molt_accel.config", "molt_accel.attach")
+FLOOR = (
+    "molt_accel.ipc",
+    "molt_accel.errors",
+    "molt_accel.codec",
+    "molt_accel.config",
+    "molt_accel.ipc.shm.attach",
+)
 
 
 def test_the_worker_stands_on_the_floor_of_the_client_library_only() -> None:
@@ -137,7 +146,7 @@ def test_the_worker_stands_on_the_floor_of_the_client_library_only() -> None:
         each for each in of_package("molt_worker") if each.is_of("molt_accel") and not each.is_of(*FLOOR)
     ]
     for each in others:
-        if each.imported == "molt_accel.transport":
+        if each.imported == "molt_accel.transports.base":
             assert each.importer == "molt_worker.inline", each
         else:
             assert each.imported == "molt_accel", each
@@ -159,14 +168,16 @@ def test_only_the_decorator_and_its_django_package_import_django() -> None:
         if each.is_of("django", "asgiref") and not each.importer.startswith("demo")
     }
     allowed = {
-        name for name in SOURCES if name == "molt_accel.decorator" or name.startswith("molt_accel.django")
+        name
+        for name in SOURCES
+        if name == "molt_accel.django.decorator" or name.startswith("molt_accel.django")
     }
     assert importers <= allowed
-    assert "molt_accel.decorator" in importers
+    assert "molt_accel.django.decorator" in importers
 
 
 def test_nothing_but_the_decorator_imports_what_knows_django() -> None:
-    knowing = ("molt_accel.decorator", "molt_accel.django")
+    knowing = ("molt_accel.django.decorator", "molt_accel.django")
     at_import = [each for each in IMPORTS if each.is_of(*knowing) and each.at_import]
     assert {each.importer for each in at_import if not each.importer.startswith(knowing)} <= {
         name for name in SOURCES if name.startswith("demo.django_app")
@@ -213,9 +224,10 @@ def test_the_native_core_is_loaded_in_one_place_which_says_why_where_there_is_no
     loaders = {
         each.importer
         for each in IMPORTS
-        if each.imported == "molt_accel.ipc._native" or each.imported.startswith("molt_accel.ipc._native")
+        if each.imported == "molt_accel.ipc.shm._native"
+        or each.imported.startswith("molt_accel.ipc.shm._native")
     }
-    assert loaders <= {"molt_accel.pool"}  # which has an arena already
+    assert loaders <= {"molt_accel.transports.shm.channels"}  # which has an arena already
     asked = {
         name
         for name, tree in TREES.items()
@@ -223,7 +235,7 @@ def test_the_native_core_is_loaded_in_one_place_which_says_why_where_there_is_no
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and "_native" in {alias.name for alias in node.names}
     }
-    assert asked == {"molt_accel.ipc.arena"}
+    assert asked == {"molt_accel.ipc.shm.arena"}
 
 
 def test_without_the_native_core_everything_but_its_transport_can_be_imported() -> None:
@@ -231,12 +243,12 @@ def test_without_the_native_core_everything_but_its_transport_can_be_imported() 
         name
         for name in SOURCES
         if name.split(".")[0] in PACKAGES
-        and name not in ("molt_accel.shm", "molt_worker.__main__")
-        and not name.startswith(("molt_accel.decorator", "molt_accel.django"))
+        and name not in ("molt_accel.transports.shm.transport", "molt_worker.__main__")
+        and not name.startswith(("molt_accel.django.decorator", "molt_accel.django"))
     )
     script = f"""
 import importlib, sys
-sys.modules["molt_accel.ipc._native"] = None
+sys.modules["molt_accel.ipc.shm._native"] = None
 for name in {modules}:
     importlib.import_module(name)
 """
@@ -253,7 +265,7 @@ def test_the_states_of_the_core_are_those_of_the_table() -> None:
 
 
 def test_state_words_are_changed_where_the_table_s_steps_are_tested_and_nowhere_else() -> None:
-    """`tests/unit/worker/test_handover_steps.py` has every function that is named here do all it can."""
+    """`tests/unit/molt_worker/supervisor/shm/test_handover_steps.py` has every function that is named here do all it can."""
     in_core = {_function_at(CORE, match.start()) for match in re.finditer(r"(?<!int )molt_step\(", CORE)}
     assert in_core == {"molt_publish", "molt_give_up", "molt_claim", "molt_finish"}
     assert re.findall(r"atomic_(\w+)\(&a->words\[", CORE) == ["load", "compare_exchange_strong"]
@@ -268,7 +280,7 @@ def test_state_words_are_changed_where_the_table_s_steps_are_tested_and_nowhere_
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "step"
     }
-    assert steppers == {"molt_worker.shm_supervisor"}
+    assert steppers == {"molt_worker.supervisor.shm.supervisor"}
 
 
 def _function_at(source: str, position: int) -> str:
@@ -308,7 +320,7 @@ def test_the_environment_is_read_in_one_place_and_passed_on_in_one() -> None:
         )
     }
     # The compiler's own variables (CC, CFLAGS) are the compiler's business, and it gets the environment as it is.
-    assert users == {"molt_accel.config", "molt_accel.launcher", "molt_worker.compiler"}
+    assert users == {"molt_accel.config", "molt_accel.transports.launcher", "molt_worker.compile.compiler"}
 
 
 def test_every_module_opens_by_stating_its_job() -> None:
@@ -322,9 +334,9 @@ _LOADED = "import sys, {}; print(*sorted(set(m.split('.')[0] for m in sys.module
     ("module", "absent"),
     [
         ("molt_accel", {"django", "molt_worker"}),
-        ("molt_accel.stdio", {"django", "molt_worker"}),
-        ("molt_accel.decorator", {"molt_worker"}),
-        ("molt_worker.cli", {"django"}),
+        ("molt_accel.transports.stdio", {"django", "molt_worker"}),
+        ("molt_accel.django.decorator", {"molt_worker"}),
+        ("molt_worker.cli.serve", {"django"}),
         ("demo.molt_worker_app.core", {"django"}),
     ],
 )

@@ -25,9 +25,10 @@ import molt_worker
 from molt_accel import CallInfo, CallMetrics, CallOptions, Client, Config
 from molt_accel.config import ConfigError
 from molt_accel.errors import ERROR_TABLE
-from molt_accel.ipc import control, frame, layout
-from molt_worker import exports
-from molt_worker.snapshot import Running
+from molt_accel.ipc import control, frame
+from molt_accel.ipc.shm import layout
+from molt_worker.entrypoints import exports
+from molt_worker.supervisor.shm.snapshot import Running
 from tests.conftest import ROOT, TRANSPORTS
 
 DOCS = ROOT / "docs"
@@ -526,7 +527,9 @@ def test_the_control_messages_are_described() -> None:
 CORE = {
     name: int(value)
     for name, value in re.findall(
-        r"^#define (MOLT_\w+) (\d+)u$", (ROOT / "molt_accel/ipc/_core.h").read_text(encoding="utf-8"), re.M
+        r"^#define (MOLT_\w+) (\d+)u$",
+        (ROOT / "molt_accel/ipc/shm/core/molt_core.h").read_text(encoding="utf-8"),
+        re.M,
     )
 }
 

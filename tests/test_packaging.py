@@ -21,9 +21,9 @@ import pytest
 import setuptools
 
 from molt_accel import Config, __version__
-from molt_accel.ipc import arena as arenas
-from molt_accel.stdio import StdioTransport
-from molt_accel.transport import open_transport
+from molt_accel.ipc.shm import arena as arenas
+from molt_accel.transports.base import open_transport
+from molt_accel.transports.stdio import StdioTransport
 from tests.conftest import ROOT
 
 SOURCES = (
@@ -34,8 +34,8 @@ SOURCES = (
 #: What the archive has and git has not.
 MADE_BY_SDIST = {"PKG-INFO"}
 #: What git has and the wheel has not: they are for building it.
-ONLY_FOR_BUILDING = {"molt_accel/ipc/_core.h", "molt_accel/ipc/_native.pyx"}
-CORE = f"molt_accel/ipc/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+ONLY_FOR_BUILDING = {"molt_accel/ipc/shm/core/moltmolt_core.h", "molt_accel/ipc/shm/_native.pyx"}
+CORE = f"molt_accel/ipc/shm/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
 HINT = "apt install gcc libc6-dev python3-dev"
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="nothing is built elsewhere")
@@ -52,7 +52,11 @@ def sources(tmp_path: Path) -> Path:
             shutil.copytree(ROOT / name, copy / name, ignore=ignored)
         else:
             shutil.copy(ROOT / name, copy / name)
-    for name in (CORE, "molt_accel/ipc/_native.cpython-39-x86_64-linux-gnu.so", "molt_accel/ipc/_native.c"):
+    for name in (
+        CORE,
+        "molt_accel/ipc/shm/_native.cpython-39-x86_64-linux-gnu.so",
+        "molt_accel/ipc/shm/_native.c",
+    ):
         (copy / name).write_text("something that is stale")
     return copy
 
@@ -114,7 +118,7 @@ def test_a_wheel_made_from_the_source_archive_alone_serves(
         names = {name for name in packed.namelist() if ".dist-info/" not in name}
     packages = {name for name in tracked if name.startswith(("molt_accel/", "molt_worker/"))}
     assert names == (packages - ONLY_FOR_BUILDING) | {CORE}
-    assert {"molt_accel/py.typed", "molt_worker/py.typed", "molt_worker/molt_exports.json"} < names
+    assert {"molt_accel/py.typed", "molt_worker/py.typed", "molt_worker/entrypoints/molt_exports.json"} < names
 
     pip(python, "install", wheel, cwd=tmp_path)
     said = run(python, "-I", ROOT / "tests" / "smoke.py", cwd=tmp_path)
@@ -134,15 +138,17 @@ def test_an_editable_install_is_built_in_place_whatever_was_there(sources: Path,
 
     def facts() -> str:
         pip(python, "install", "--no-deps", "-e", ".", cwd=sources)
-        return run(python, "-c", "from molt_accel.ipc import _native; print(_native.FACTS)", cwd=Path("/"))
+        return run(
+            python, "-c", "from molt_accel.ipc.shm import _native; print(_native.FACTS)", cwd=Path("/")
+        )
 
     assert facts() == "64\n"
     new = {name for name in files_below(sources) - before if ".egg-info/" not in name}
     assert not new, "an intermediate was left in the checkout"
-    header = sources / "molt_accel" / "ipc" / "_core.h"
+    header = sources / "molt_accel" / "ipc" / "shm" / "core" / "molt_core.h"
     header.write_text(header.read_text().replace("#define MOLT_FACTS 64", "#define MOLT_FACTS 96"))
     assert facts() == "96\n"
-    assert (sources / "molt_accel/ipc/_native.c").read_text() == "something that is stale"
+    assert (sources / "molt_accel/ipc/shm/_native.c").read_text() == "something that is stale"
 
 
 @pytest.fixture
@@ -244,7 +250,7 @@ def test_the_core_is_built_where_it_can_run(
 ) -> None:
     with_libc(monkeypatch, libc)
     (core,) = project_setup.extensions()
-    assert core.name == "molt_accel.ipc._native"
+    assert core.name == "molt_accel.ipc.shm._native"
     assert all((ROOT / name).is_file() for name in core.depends)
 
 
@@ -290,10 +296,10 @@ def test_free_threaded_python_builds_nothing_and_auto_means_stdio(
 def test_a_package_without_its_core_says_so(
     fresh_native: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import molt_accel.ipc
+    import molt_accel.ipc.shm
 
-    monkeypatch.delattr(molt_accel.ipc, "_native", raising=False)
-    monkeypatch.setitem(sys.modules, "molt_accel.ipc._native", None)
+    monkeypatch.delattr(molt_accel.ipc.shm, "_native", raising=False)
+    monkeypatch.setitem(sys.modules, "molt_accel.ipc.shm._native", None)
     with pytest.raises(arenas.NoSharedMemory, match=r"core is missing .* reinstall"):
         fresh_native()
 

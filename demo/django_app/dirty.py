@@ -9,7 +9,7 @@ from gunicorn.dirty import DirtyApp, get_dirty_client  # type: ignore[import-unt
 
 from demo.molt_worker_app.core import list_items
 from demo.molt_worker_app.schema import ListParameters
-from molt_worker import typed
+from molt_worker.entrypoints import typed
 
 APP = "demo.django_app.dirty:ListItems"
 

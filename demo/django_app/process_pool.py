@@ -12,7 +12,7 @@ import orjson
 
 from demo.molt_worker_app.core import list_items
 from demo.molt_worker_app.schema import ListParameters
-from molt_worker import typed
+from molt_worker.entrypoints import typed
 
 _lock: Final = threading.Lock()
 _pool: ProcessPoolExecutor | None = None

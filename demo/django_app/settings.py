@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from molt_worker import compiled
+from molt_worker.compile import record as compiled
 
 # Nothing here signs or stores anything.
 SECRET_KEY = os.environ.get("DJANGO_SECRET_KEY", "the demo keeps no secrets")

@@ -25,7 +25,8 @@ from molt_accel.client import default_client
 from molt_accel.django import error_response, json_response, request_id_of
 from molt_accel.errors import MoltError, MoltInternalError, MoltInvalidInput, Status
 from molt_accel.options import CallMetrics
-from molt_worker import InvalidInput, typed
+from molt_worker import InvalidInput
+from molt_worker.entrypoints import typed
 
 log = logging.getLogger("demo.views")
 

@@ -17,7 +17,7 @@ from asgiref.sync import async_to_sync
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 
-from molt_accel.exchange import Exchange, Reply, adrive, drive
+from molt_accel.call import Exchange, Reply, adrive, drive
 
 #: The peer's end, also behind data that nobody has read yet. Elsewhere unread data hides the end.
 _RDHUP: Final = getattr(select, "POLLRDHUP", 0)

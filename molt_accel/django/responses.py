@@ -8,8 +8,8 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from molt_accel import codec
+from molt_accel.call import Reply, decode_result
 from molt_accel.errors import MoltBusy, MoltCancelled, MoltError, MoltInternalError, error_body, http_status
-from molt_accel.exchange import Reply, decode_result
 from molt_accel.ipc.frame import Codec
 
 _JSON = "application/json"

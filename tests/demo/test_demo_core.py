@@ -16,7 +16,8 @@ from demo.molt_worker_app.ranking import score_name, words_of
 from demo.molt_worker_app.schema import ListParameters
 from demo.molt_worker_app.settings import FakeDbSettings
 from demo.molt_worker_app.wire import Item, decode_item
-from molt_worker import InvalidInput, typed
+from molt_worker import InvalidInput
+from molt_worker.entrypoints import typed
 from tests.demo.demo_strategies import good_parameters
 
 CATALOGUE = [decode_item(row) for row in fake_db.ROWS]

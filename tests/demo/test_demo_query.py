@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from demo.molt_worker_app.query import LARGEST_PRICE_CENTS, ItemQuery, make_cursor, show
 from demo.molt_worker_app.query import parse_query as parse_parameters
 from demo.molt_worker_app.schema import ListParameters
-from molt_worker import InvalidInput, typed
+from molt_worker import InvalidInput
+from molt_worker.entrypoints import typed
 from tests.demo.demo_strategies import query_strings
 
 

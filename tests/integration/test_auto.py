@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from molt_accel import Client, MoltWorkerUnavailable
-from molt_accel.auto import AutoTransport
-from molt_accel.shm import ShmTransport
-from molt_accel.stdio import StdioTransport
+from molt_accel.transports.auto import AutoTransport
+from molt_accel.transports.shm.transport import ShmTransport
+from molt_accel.transports.stdio import StdioTransport
 from tests.conftest import EXPORTS, ROOT, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="auto is stdio")
@@ -39,7 +39,7 @@ MACHINES = {
         "no shared memory can be made: No permission; is /dev/shm mounted and writable?",
     ),
     "not to be had by this build": (
-        "import sys\nsys.modules['molt_accel.ipc._native'] = None\n",
+        "import sys\nsys.modules['molt_accel.ipc.shm._native'] = None\n",
         "the native core is missing (",
     ),
 }
@@ -53,7 +53,7 @@ def told(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     program = tmp_path / "worker.py"
     program.write_text(
         f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\n{change}"
-        "from molt_worker.cli import main\nsys.exit(main())\n"
+        "from molt_worker.cli.serve import main\nsys.exit(main())\n"
     )
     monkeypatch.setenv("MOLT_WORKER_CMD", f"{sys.executable} {program}")
     return words
@@ -173,7 +173,7 @@ _IN_SMALL_SHM = """
 import logging
 logging.basicConfig(format="%(message)s")
 from molt_accel import Client
-with Client(transport="auto", exports="tests.entrypoints", executors=1, log_level="error") as client:
+with Client(transport="auto", exports="tests.support.entrypoints", executors=1, log_level="error") as client:
     print(client.call("echo", 1), client.ping()["transport"])
 """
 

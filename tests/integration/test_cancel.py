@@ -15,7 +15,7 @@ from molt_accel import Client, MoltCancelled
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import Frame, Kind, encode
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.driver import STOPPED, Driver, error_of, value_of
+from tests.support.driver import STOPPED, Driver, error_of, value_of
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]

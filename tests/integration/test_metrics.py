@@ -13,7 +13,7 @@ import pytest
 
 from molt_accel import CallMetrics, Client, MoltError, __version__
 from molt_accel.errors import Status
-from tests.integration.driver import Driver, deadline, error_of, value_of
+from tests.support.driver import Driver, deadline, error_of, value_of
 
 MakeDriver = Callable[..., Driver]
 

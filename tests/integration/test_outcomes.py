@@ -21,7 +21,7 @@ from molt_accel import (
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import Codec
 from tests.conftest import wait_until
-from tests.integration.driver import Driver, error_of, value_of
+from tests.support.driver import Driver, error_of, value_of
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]

@@ -9,7 +9,7 @@ import pytest
 from molt_accel import Client, MoltInternalError, MoltInvalidInput
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import HEADER_BYTES, Codec
-from tests.integration.driver import Driver, error_of, value_of
+from tests.support.driver import Driver, error_of, value_of
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]

@@ -12,7 +12,7 @@ import pytest
 from molt_accel import Client, MoltBusy
 from molt_accel.errors import Status
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.driver import SLOW_EXPORTS, Driver, deadline, error_of, value_of
+from tests.support.driver import SLOW_EXPORTS, Driver, deadline, error_of, value_of
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]

@@ -17,7 +17,7 @@ import pytest
 from molt_accel import Client
 from molt_accel.errors import Status
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.driver import Driver, error_of, value_of
+from tests.support.driver import Driver, error_of, value_of
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]
@@ -192,7 +192,7 @@ def test_a_manifest_that_is_bad_now_is_refused_without_an_import(
     make_driver: MakeDriver, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "molt_exports.json"
-    good = '{"abi_version": "0.1", "exports": [{"name": "e", "target": "tests.entrypoints:echo"}]}'
+    good = '{"abi_version": "0.1", "exports": [{"name": "e", "target": "tests.support.entrypoints:echo"}]}'
     manifest.write_text(good)
     driver = make_driver("--exports", str(manifest))
     manifest.write_text("{}")

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from molt_accel import Client, MoltBusy, MoltCancelled, MoltError, MoltTimeout, MoltWorkerUnavailable
-from molt_accel.ipc.layout import State
+from molt_accel.ipc.shm.layout import State
 from tests.conftest import exit_code, fork, wait_for_file, wait_until
-from tests.integration.peer import PATIENCE_S, Gone, Peer, loading
-from tests.integration.pools import Gate, Window, health, idle
+from tests.support.peer import PATIENCE_S, Gone, Peer, loading
+from tests.support.pools import Gate, Window, health, idle
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools"),
@@ -453,7 +453,9 @@ def test_a_link_whose_worker_is_gone_leaves_no_thread_behind(share: Share) -> No
 
 def test_a_client_that_is_closed_under_the_calls_of_an_event_loop_ends_them(share: Share) -> None:
     for delay in range(10):
-        client = Client(transport="shm", worker_name="pool", exports="tests.integration.entries", executors=1)
+        client = Client(
+            transport="shm", worker_name="pool", exports="tests.support.pool_entrypoints", executors=1
+        )
         client.start()
 
         async def main(client: Client = client, delay: int = delay) -> list[Any]:

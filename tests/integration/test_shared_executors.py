@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from molt_accel import Client, MoltError, MoltWorkerCrashed, MoltWorkerUnavailable
-from molt_accel.ipc.layout import SeatFact, State
+from molt_accel.ipc.shm.layout import SeatFact, State
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.driver import FORK_HOOK, SLOW_EXPORTS
-from tests.integration.peer import PATIENCE_S, Peer, loading
-from tests.integration.pools import Gate, Window, health, idle
+from tests.support.driver import FORK_HOOK, SLOW_EXPORTS
+from tests.support.peer import PATIENCE_S, Peer, loading
+from tests.support.pools import Gate, Window, health, idle
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
@@ -116,7 +116,7 @@ def test_executors_worn_by_several_clients_are_replaced_without_a_loss(
 
 
 def test_an_executor_that_has_grown_too_large_is_replaced(share: Share) -> None:
-    client = share(exports="tests.entrypoints", max_rss_mb=150)
+    client = share(exports="tests.support.entrypoints", max_rss_mb=150)
     small = set(idle(client)["executors"]["pids"])
     large = client.call("hoard", 200)
     wait_until(lambda: large not in health(client)["executors"]["pids"])
@@ -215,7 +215,7 @@ def test_queue_depth_and_in_flight_are_those_when_the_request_was_taken_up(
 
 
 def test_a_json_log_has_one_line_for_each_request_that_an_executor_had(share: Share, pool_log: Path) -> None:
-    client = share(exports="tests.entrypoints", log_json=True, log_level="debug")
+    client = share(exports="tests.support.entrypoints", log_json=True, log_level="debug")
     idle(client)
     sent: dict[str, str] = {}
     calls: list[tuple[str, Any, str]] = [

@@ -17,12 +17,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from molt_accel import Client, MoltTimeout, MoltWorkerUnavailable, attach, launcher
-from molt_accel.ipc.layout import State
+from molt_accel import Client, MoltTimeout, MoltWorkerUnavailable
+from molt_accel.ipc.shm import attach
+from molt_accel.ipc.shm.layout import State
+from molt_accel.transports import launcher
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.driver import dead
-from tests.integration.peer import ENTRIES, PATIENCE_S, Gone, Peer, loading
-from tests.integration.pools import Window, health, idle, path_of
+from tests.support.driver import dead
+from tests.support.peer import ENTRIES, PATIENCE_S, Gone, Peer, loading
+from tests.support.pools import Window, health, idle, path_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 

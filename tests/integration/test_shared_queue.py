@@ -18,10 +18,10 @@ import pytest
 
 from molt_accel import Client, MoltBusy, MoltError, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.ipc.frame import PING, Frame, Kind
-from molt_accel.ipc.layout import State
+from molt_accel.ipc.shm.layout import State
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.peer import PATIENCE_S, Peer, loading
-from tests.integration.pools import Gate, Window, health, idle
+from tests.support.peer import PATIENCE_S, Peer, loading
+from tests.support.pools import Gate, Window, health, idle
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 

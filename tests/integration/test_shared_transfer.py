@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from molt_accel import Client, MoltTimeout, MoltWorkerCrashed
-from molt_accel.ipc import arena as arenas
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES
-from molt_accel.ipc.layout import SeatFact, State
+from molt_accel.ipc.shm import arena as arenas
+from molt_accel.ipc.shm.layout import SeatFact, State
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.peer import PATIENCE_S, Gone, Peer, pattern
-from tests.integration.pools import Gate, Window, health, idle
+from tests.support.peer import PATIENCE_S, Gone, Peer, pattern
+from tests.support.pools import Gate, Window, health, idle
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 

@@ -16,7 +16,7 @@ from molt_accel import codec
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameParser, Kind, encode
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.driver import Driver, error_of, value_of
+from tests.support.driver import Driver, error_of, value_of
 
 MakeDriver = Callable[..., Driver]
 MakeModule = Callable[[str, str], Path]

@@ -17,10 +17,10 @@ from bench.micro.peers.base import Peer, Setup
 from bench.micro.wire import pack, unpack
 from molt_accel import Config, MoltWorkerUnavailable
 from molt_accel.errors import Status
-from molt_accel.ipc import arena
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, Codec, Frame, Kind
-from molt_accel.ipc.layout import Outcome, SeatFact
-from molt_worker import spinning
+from molt_accel.ipc.shm import arena
+from molt_accel.ipc.shm.layout import Outcome, SeatFact
+from molt_worker.supervisor.shm import spinning
 
 MAX_BYTES = DEFAULT_MAX_FRAME_BYTES
 CALL_NS = 30 * 1_000_000_000

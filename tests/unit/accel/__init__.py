@@ -1,1 +1,0 @@
-"""Tests of the client library, one file a module."""

@@ -1,0 +1,494 @@
+"""One call, from its payload to its outcome: encode, send, wait, map, retry, report.
+
+Written once as a generator that yields what it has to wait for; `drive` blocks for each wait and
+`adrive` awaits it, so that `call` and `acall` can't differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from molt_accel import codec
+from molt_accel.errors import (
+    MoltBusy,
+    MoltCancelled,
+    MoltError,
+    MoltInvalidInput,
+    MoltProtocolError,
+    MoltTimeout,
+    MoltWorkerCrashed,
+    MoltWorkerUnavailable,
+    Status,
+    from_wire,
+    status_label,
+)
+from molt_accel.hangup import hangups
+from molt_accel.ipc.frame import Codec, Fault, Frame, FrameError, Kind, format_id
+from molt_accel.options import CallInfo, CallMetrics, CallOptions, CallPlan
+from molt_accel.transports.base import PendingCall, Transport
+
+log = logging.getLogger("molt_accel")
+
+#: A call that is answered sooner never looks whether its client is still there.
+CANCEL_AFTER_S: Final = 0.01
+#: Faults of a frame that can only come from what the caller gave.
+_CALLERS_FAULTS: Final = (Fault.TOO_LARGE, Fault.ENTRY)
+#: How often a cancel check without a descriptor is asked.
+CANCEL_POLL_S: Final = 0.02
+#: How often at most a request that no worker has got is tried to send again. Callers may race for what a start has
+#: brought, so losing a few times says nothing; but then pauses come in between, doubled each time.
+_ROUNDS: Final = 12
+_ROUNDS_WITHOUT_PAUSE: Final = 3
+_FIRST_PAUSE_S: Final = 0.001
+# Looking a member up in an enumeration costs more than the call that it is for.
+_REQUEST: Final = Kind.REQUEST
+_OK: Final = Status.OK
+_OK_LABEL: Final = Status.OK.label
+_FOREVER: Final = float("inf")
+
+# Ids of different processes and clients should not meet in one log: count on from a random start.
+_ids = itertools.count(int.from_bytes(os.urandom(7)) | 1)
+
+
+def _reseed_ids() -> None:
+    global _ids
+    _ids = itertools.count(int.from_bytes(os.urandom(7)) | 1)
+
+
+os.register_at_fork(after_in_child=_reseed_ids)
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A call's good end.
+
+    Attributes:
+        value: The result; undecoded bytes with ``decode_response=False``.
+        codec: How the worker encoded it.
+    """
+
+    value: Any
+    codec: Codec
+    _request: Frame
+    _response: Frame
+    _ended_ns: int
+
+    @property
+    def metrics(self) -> CallMetrics:
+        """The call's metrics. Made when they are asked for, which most callers never do."""
+        return _metrics(_OK_LABEL, self._request, self._response, self._ended_ns)
+
+    def __repr__(self) -> str:
+        return f"Reply(value={self.value!r}, codec={self.codec!r}, metrics={self.metrics!r})"
+
+
+class Step(Protocol):
+    """Something an exchange waits for, in both ways of waiting."""
+
+    def block(self) -> object:
+        """Wait on this thread."""
+
+    async def wait(self) -> object:
+        """Wait in the running event loop."""
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """Wait for a call's end; False if the time is over first."""
+
+    pending: PendingCall
+    timeout_s: float | None
+
+    def block(self) -> bool:
+        return self.pending.wait(self.timeout_s)
+
+    async def wait(self) -> bool:
+        pending = self.pending
+        if pending.done:
+            await asyncio.sleep(0)  # other tasks get their turn, however fast the answers are
+            return True
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        def settle() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(settle)
+            except RuntimeError:  # the loop was closed: nobody waits any more
+                log.debug("call %s ended after its event loop", format_id(pending.request_id))
+
+        pending.on_done(wake)
+        timer = None if self.timeout_s is None else loop.call_later(self.timeout_s, settle)
+        try:
+            await ended
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return pending.done
+
+
+def _start_aside(transport: Transport, then: Callable[[Exception | None], object]) -> None:
+    """Start a transport on a thread of its own, which goes on when its caller waits no longer.
+
+    Others need the worker too, and the next call finds it started.
+    """
+
+    def start() -> None:
+        try:
+            transport.start()
+        except Exception as exc:
+            then(exc)
+        else:
+            then(None)
+
+    # Not in an event loop's pool of threads, where views may hold every place for long.
+    threading.Thread(target=start, name="molt-starter", daemon=True).start()
+
+
+class _Start(msgspec.Struct, frozen=True):
+    """Wait until the transport can take a request, or the time is over."""
+
+    transport: Transport
+    timeout_s: float
+
+    def block(self) -> None:
+        if self.timeout_s == _FOREVER:
+            self.transport.start()
+            return
+        started = threading.Event()
+        errors: list[Exception] = []
+
+        def settle(error: Exception | None) -> None:
+            if error is not None:
+                errors.append(error)
+            started.set()
+
+        try:
+            _start_aside(self.transport, settle)
+        except RuntimeError:  # no more threads are allowed
+            self.transport.start()
+            return
+        if not started.wait(min(self.timeout_s, threading.TIMEOUT_MAX)):
+            raise _not_started_in_time()
+        if errors:
+            raise errors.pop()
+
+    async def wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.create_future()
+
+        def settle(error: Exception | None) -> None:
+            if not started.done():
+                started.set_result(None) if error is None else started.set_exception(error)
+
+        def tell(error: Exception | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, error)
+
+        _start_aside(self.transport, tell)
+        try:
+            async with asyncio.timeout(None if self.timeout_s == _FOREVER else self.timeout_s):
+                await started
+        except TimeoutError:
+            raise _not_started_in_time() from None
+
+
+class _Pause(msgspec.Struct, frozen=True):
+    """Wait for a time."""
+
+    seconds: float
+
+    def block(self) -> None:
+        time.sleep(self.seconds)
+
+    async def wait(self) -> None:
+        await asyncio.sleep(self.seconds)
+
+
+Exchange = Generator[Step, Any, Reply]
+CancelCheck = Callable[[], bool]
+
+
+def drive(exchange: Exchange) -> Reply:
+    """Run an exchange to its end on this thread."""
+    try:
+        step = next(exchange)
+        while True:
+            try:
+                outcome = step.block()
+            except BaseException as exc:
+                del step  # it knows the call's outcome: an error's traceback must not lead back to the error
+                step = exchange.throw(exc)
+            else:
+                del step
+                step = exchange.send(outcome)
+    except StopIteration as stop:
+        reply: Reply = stop.value
+        return reply
+
+
+async def adrive(exchange: Exchange) -> Reply:
+    """Run an exchange to its end in the running event loop. Cancelling the task cancels the call."""
+    try:
+        step = next(exchange)
+        while True:
+            try:
+                outcome = await step.wait()
+            except BaseException as exc:
+                del step
+                step = exchange.throw(exc)
+            else:
+                del step
+                step = exchange.send(outcome)
+    except StopIteration as stop:
+        reply: Reply = stop.value
+        return reply
+
+
+def exchange(
+    transport: Transport,
+    options: CallOptions,
+    payload: object,
+    cancel_check: CancelCheck | None = None,
+) -> Exchange:
+    """One call. Ends with its `Reply` or raises a MoltError (or what a `before_send` hook raised).
+
+    `cancel_check` is this call's own, in place of the options'.
+    """
+    plan = options.plan
+    request = _request(options, plan)
+    response: Frame | None = None
+    try:
+        data = request.payload = _encode(plan.codec, payload)
+        if options.before_send is not None:
+            options.before_send(CallInfo(options.entry, format_id(request.request_id), len(data)))
+        check = options.cancel_check if cancel_check is None else cancel_check
+        if plan.retries:
+            response, failure = yield from _tries(transport, plan, request, check)
+        else:
+            response, failure = yield from _attempt(transport, request, check)
+        if response is None or failure is not None:
+            assert failure is not None  # it is what there is if there is no response
+            try:
+                raise failure
+            finally:
+                del (
+                    failure
+                )  # its traceback refers to this frame: together they would stay until they are collected
+        value = response.payload
+        if options.decode_response:
+            value = decode_result(response.codec, value)
+    except BaseException as exc:
+        if isinstance(exc, MoltError) and not exc.request_id:
+            exc.request_id = format_id(request.request_id)
+        if plan.reports:
+            _report(options, _metrics(_label(exc), request, response, time.monotonic_ns()), exc)
+        raise
+    reply = Reply(value, response.codec, request, response, time.monotonic_ns())
+    if plan.reports:
+        _report(options, reply.metrics, None)
+    return reply
+
+
+def _request(options: CallOptions, plan: CallPlan) -> Frame:
+    """A call's request, still without its payload. The call's time begins here."""
+    started_ns = time.monotonic_ns()
+    deadline_ns = started_ns + plan.timeout_ns if plan.timeout_ns else 0
+    return Frame(
+        _REQUEST,
+        next(_ids),
+        options.entry,
+        b"",
+        plan.codec,
+        None,
+        0,  # flags
+        0,  # generation
+        deadline_ns,
+        started_ns,
+        plan.max_wait_ms,
+    )
+
+
+def _encode(encoding: Codec, payload: object) -> bytes:
+    try:
+        return codec.encode(encoding, payload)
+    except codec.EncodeError as exc:
+        raise MoltInvalidInput(f"the payload {exc}") from exc
+
+
+def _metrics(status: str, request: Frame, response: Frame | None, ended_ns: int) -> CallMetrics:
+    client_us = (ended_ns - request.sent_ns) // 1000
+    payload_bytes = len(request.payload)
+    return CallMetrics.of(
+        request.entry, status, request.request_id, response, payload_bytes, client_us, ended_ns
+    )
+
+
+#: A call's end: the response, if one came, and the error, if it is one.
+_Outcome = tuple[Frame | None, MoltError | None]
+#: What another try may not meet again.
+_PASSING: Final = (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable)
+
+
+def _tries(
+    transport: Transport, plan: CallPlan, request: Frame, check: CancelCheck | None
+) -> Generator[Step, Any, _Outcome]:
+    """Send the request, again where that may help and time is left."""
+    tries_left = plan.retries
+    pause_s = plan.pause_s
+    while True:
+        response, error = yield from _attempt(transport, request, check)
+        if not tries_left or not isinstance(error, _PASSING) or _seconds_left(request) <= pause_s:
+            return response, error
+        if check is not None and check():
+            return response, MoltCancelled("the client went away")
+        yield _Pause(pause_s)
+        tries_left -= 1
+        pause_s *= 2
+
+
+def _seconds_left(request: Frame) -> float:
+    if not request.deadline_ns:
+        return _FOREVER
+    return (request.deadline_ns - time.monotonic_ns()) / 1e9
+
+
+def _attempt(
+    transport: Transport, request: Frame, check: CancelCheck | None
+) -> Generator[Step, Any, _Outcome]:
+    """Get the request to a worker, and wait for what comes of it."""
+    rounds = 0
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            pending = transport.submit(request)
+        except FrameError as exc:
+            return None, MoltInvalidInput(exc.detail) if exc.fault in _CALLERS_FAULTS else exc
+        except MoltError as exc:
+            return None, exc
+        if pending is not None:
+            try:
+                left_s = _seconds_left(request)
+                if check is not None:
+                    left_s = min(CANCEL_AFTER_S, left_s)
+                ended = yield _Answer(pending, None if left_s == _FOREVER else left_s)
+                if not ended:
+                    yield from _wait(transport, request, pending, check)
+            except BaseException:
+                # Ctrl-C, a cancelled task, a failing cancel check: whoever stops waiting stops the work too.
+                transport.abandon(pending, MoltCancelled("the caller stopped waiting"))
+                raise
+            result = pending.result
+            if isinstance(result, Frame):
+                return result, None if result.status is _OK else _error_of(result)
+            if result is not None:
+                return None, result
+            assert pending.lost  # which is what is left
+        left_s = _seconds_left(request)
+        if left_s <= 0:
+            return None, _not_started_in_time()
+        if rounds == _ROUNDS:
+            return None, MoltWorkerUnavailable("the worker is gone")
+        rounds += 1
+        if rounds > _ROUNDS_WITHOUT_PAUSE:
+            yield _Pause(min(pause_s, left_s))
+            pause_s *= 2
+        try:
+            yield _Start(transport, left_s)
+        except MoltError as exc:
+            return None, exc
+
+
+def _not_started_in_time() -> MoltTimeout:
+    late = "the worker was not started within the deadline"
+    return MoltTimeout(late, facts={"phase": "transport"})
+
+
+def _wait(
+    transport: Transport, request: Frame, pending: PendingCall, check: CancelCheck | None
+) -> Generator[Step, Any, None]:
+    """What isn't needed for most: wait on until `pending` ends, and see to it that it does."""
+    if check is not None:
+        cancelled = MoltCancelled("the client went away")
+        fileno = getattr(check, "fileno", None)
+        if fileno is not None:
+            with hangups.watching(fileno(), _abandoner(transport, pending, check, cancelled)):
+                yield from _wait_out(transport, request, pending)
+            return
+        while not check():
+            left_s = _seconds_left(request) + transport.patience_s
+            if left_s <= 0:
+                break
+            ended = yield _Answer(pending, min(CANCEL_POLL_S, left_s))
+            if ended:
+                return
+        else:
+            transport.abandon(pending, cancelled)
+    yield from _wait_out(transport, request, pending)
+
+
+def _wait_out(transport: Transport, request: Frame, pending: PendingCall) -> Generator[Step, Any, None]:
+    left_s = _seconds_left(request) + transport.patience_s
+    ended = yield _Answer(pending, None if left_s == _FOREVER else left_s)
+    if not ended:
+        late = MoltTimeout("no answer within deadline and grace time", facts={"phase": "transport"})
+        transport.abandon(pending, late)
+        # If it was answered in this very moment, that answer is being handed over: there is one outcome.
+        yield _Answer(pending, None)
+
+
+def _abandoner(
+    transport: Transport, pending: PendingCall, check: CancelCheck, error: MoltError
+) -> Callable[[], object]:
+    return lambda: transport.abandon(pending, error) if check() else None
+
+
+def _error_of(response: Frame) -> MoltError:
+    request_id = format_id(response.request_id)
+    assert response.status is not None  # the parser lets no response without one through
+    try:
+        body = codec.decode(Codec.MSGPACK, response.payload)
+    except codec.DecodeError as exc:
+        return MoltProtocolError(f"the worker sent a {response.status.label} error that is {exc}")
+    return from_wire(response.status, body, request_id)
+
+
+def decode_result(encoding: Codec, data: bytes | memoryview) -> Any:
+    """The object that a result stands for. Raises MoltProtocolError where it stands for none."""
+    try:
+        return codec.decode(encoding, data)
+    except codec.DecodeError as exc:
+        raise MoltProtocolError(f"the worker sent a result that is {exc}") from exc
+
+
+def _label(error: BaseException) -> str:
+    if isinstance(error, MoltError):
+        return status_label(error)
+    # Ctrl-C and cancelled tasks; anything else came from a hook of the caller's.
+    return Status.CANCELLED.label if not isinstance(error, Exception) else type(error).__name__
+
+
+def _report(options: CallOptions, metrics: CallMetrics, error: BaseException | None) -> None:
+    """Tell the hooks. A failing one is logged: reporting must not change a call's outcome."""
+    if options.metrics_hook is not None:
+        try:
+            options.metrics_hook(metrics)
+        except Exception:
+            log.exception("metrics_hook failed for call %s", metrics.request_id)
+    if options.after_recv is not None:
+        info = CallInfo(options.entry, metrics.request_id, metrics.payload_bytes, error, metrics)
+        try:
+            options.after_recv(info)
+        except Exception:
+            log.exception("after_recv failed for call %s", metrics.request_id)

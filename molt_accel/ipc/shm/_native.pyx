@@ -1,0 +1,852 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The binding of core/molt_core.h: copying and waiting with the GIL released, and nothing that Python could do itself.
+
+The objects here hold raw memory of the arena; indexes are checked, what a word means is decided by the callers.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap
+
+cdef extern from "molt_core.h" nogil:
+    # Atomic in C; here only their addresses are used.
+    ctypedef struct molt_word:
+        pass
+    ctypedef struct molt_flag:
+        pass
+    ctypedef struct molt_bell:
+        molt_word count
+        molt_word parked
+    ctypedef struct molt_geometry:
+        uint32_t channels
+        uint32_t seats
+        uint64_t ring_bytes
+        uint64_t size
+    ctypedef struct molt_header:
+        molt_geometry geometry
+        molt_word published
+        molt_word cpus
+        molt_word in_use
+        molt_word *facts
+    ctypedef struct molt_seat:
+        molt_bell bell
+        molt_word state
+        molt_word retire
+        molt_word *facts
+        molt_word *queue_us
+        molt_word *exec_us
+    ctypedef struct molt_ring:
+        pass
+    ctypedef struct molt_channel:
+        molt_bell bell
+        molt_word bell_of
+        molt_ring request
+        molt_ring reply
+    ctypedef struct molt_arena:
+        molt_geometry geometry
+        uint8_t *base
+        molt_header *header
+        molt_word *ticket_of
+        molt_word *failure
+        molt_flag *client_spins
+        molt_flag *executor_spins
+        molt_seat *seats
+    ctypedef struct molt_patience:
+        uint64_t usual_ns
+    ctypedef struct molt_call:
+        uint32_t channel
+        uint64_t word
+        const uint8_t *part[2]
+        uint64_t left[2]
+        uint8_t *into
+        uint64_t wanted
+        molt_patience patience
+    ctypedef struct molt_executor:
+        uint32_t seat
+        uint32_t incarnation
+        uint32_t channel
+        uint64_t word
+        uint32_t queued
+        uint32_t running
+        molt_word *claim
+    ctypedef struct molt_frame:
+        uint8_t version, kind, codec, status
+        uint16_t entry_bytes, flags
+        uint64_t request_id
+        uint32_t generation, payload_bytes
+        uint64_t deadline_ns, sent_ns
+        uint32_t max_wait_ms, queue_depth, in_flight, queue_us, decode_us, handler_us, encode_us, exec_us
+        uint32_t executor, reserved
+    ctypedef struct molt_head:
+        uint32_t size
+        molt_frame header
+        uint8_t *entry
+    const int MOLT_FRAME_VERSION, MOLT_REQUEST, MOLT_RESPONSE, MOLT_ENTRY_BYTES, MOLT_FLAG_COMPILED
+    uint64_t molt_head_bytes(const molt_head *)
+    const int MOLT_FACTS, MOLT_SEAT_FACTS, MOLT_BUCKETS, MOLT_MAX_CHANNELS
+    const int MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING
+    const int MOLT_SEAT_FREE, MOLT_SEAT_BUSY, MOLT_SEAT_IDLE
+    const int MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_SIGNAL, MOLT_AWAIT_CLOSED, MOLT_AWAIT_BUFFER
+    const int MOLT_AWAIT_CORRUPT
+    const int MOLT_NEXT_REQUEST, MOLT_NEXT_SIGNAL, MOLT_NEXT_RETIRE
+    const int MOLT_TRANSFERRED, MOLT_TRANSFER_SIGNAL, MOLT_TRANSFER_LOST, MOLT_TRANSFER_STALLED
+    const int MOLT_TRANSFER_CORRUPT
+    uint64_t atomic_load(const molt_word *)
+    void atomic_store(molt_word *, uint64_t)
+    uint64_t atomic_fetch_add(molt_word *, uint64_t)
+    void store_flag "atomic_store"(molt_flag *, int)
+    uint64_t molt_now_ns()
+    int molt_bell_init(molt_bell *)
+    void molt_bell_ring(molt_bell *)
+    int molt_park(molt_bell *, const molt_word *, uint64_t, uint64_t)
+    uint64_t molt_arena_plan(molt_arena *, uint32_t, uint32_t, uint64_t)
+    int molt_arena_create(molt_arena *)
+    const char *molt_arena_attach(molt_arena *, uint64_t)
+    molt_channel *molt_channel_at(const molt_arena *, uint32_t)
+    const uint8_t *molt_request_data(const molt_arena *, uint32_t)
+    uint64_t molt_look(const molt_arena *, uint32_t)
+    int molt_step(molt_arena *, uint32_t, uint64_t, uint64_t)
+    uint32_t MOLT_STATE(uint64_t)
+    uint32_t MOLT_GENERATION(uint64_t)
+    uint64_t MOLT_WITH_STATE(uint64_t, uint64_t)
+    uint64_t MOLT_IDLE_WORD(uint64_t)
+    int molt_wake_executor(molt_arena *)
+    uint32_t molt_in_use(const molt_arena *)
+    uint32_t molt_over(const molt_arena *, const molt_call *, uint32_t)
+    int molt_publish(molt_arena *, molt_call *)
+    void molt_announce(molt_arena *, molt_call *)
+    void molt_redirect(molt_arena *, molt_call *, uint32_t)
+    uint32_t molt_give_up(molt_arena *, molt_call *, int)
+    int molt_await(molt_arena *, molt_call *, uint64_t, uint64_t, uint32_t, const molt_flag *)
+    int molt_glance(molt_arena *, molt_call *, uint64_t)
+    int molt_take_more(molt_arena *, molt_call *)
+    uint64_t molt_reply_there(const molt_arena *, const molt_call *)
+    int molt_next_request(molt_arena *, molt_executor *, uint64_t, uint32_t)
+    int molt_fits(const molt_arena *, const molt_executor *, int, uint64_t)
+    int molt_transfer(molt_arena *, molt_executor *, uint8_t *, const uint8_t *, uint64_t, uint64_t *, uint64_t)
+    int molt_holds(const molt_executor *, uint64_t)
+    int molt_finish(molt_arena *, molt_executor *, uint32_t, uint64_t)
+    uint32_t molt_bucket(uint64_t)
+
+MAX_CHANNELS = MOLT_MAX_CHANNELS
+FACTS = MOLT_FACTS
+SEAT_FACTS = MOLT_SEAT_FACTS
+BUCKETS = MOLT_BUCKETS
+#: The states of a channel, as layout.py names them.
+STATES = (
+    MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING
+)
+SEAT_FREE, SEAT_BUSY, SEAT_IDLE = MOLT_SEAT_FREE, MOLT_SEAT_BUSY, MOLT_SEAT_IDLE
+OUTCOME, TIME, CLOSED = MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_CLOSED
+REQUEST, RETIRE = MOLT_NEXT_REQUEST, MOLT_NEXT_RETIRE
+TRANSFERRED, LOST, STALLED = MOLT_TRANSFERRED, MOLT_TRANSFER_LOST, MOLT_TRANSFER_STALLED
+#: Verdicts of `Channel.publish`.
+ADMITTED, WAITING, BUSY, NOT_IDLE, BAD_FRAME = 0, 1, 2, 3, 4
+
+
+cdef enum:
+    _SMALL = 16384
+    # Parts of a reply, in the order in which they are read.
+    STAGE_NONE = 0
+    STAGE_HEADER = 1
+    STAGE_ENTRY = 2
+    STAGE_PAYLOAD = 3
+
+
+# Of frame.py, by `use_frames`: the class, and what the bytes of its enumerations stand for.
+cdef object _Frame = None
+cdef tuple _kinds = (), _codecs = (), _statuses = ()
+
+
+def use_frames(frame_class, tuple kinds not None, tuple codecs not None, tuple statuses not None):
+    """Frames are made of this class, with the members that 256 byte values stand for in each table."""
+    global _Frame, _kinds, _codecs, _statuses
+    if not len(kinds) == len(codecs) == len(statuses) == 256:
+        raise ValueError("a table has 256 places")
+    _Frame, _kinds, _codecs, _statuses = frame_class, kinds, codecs, statuses
+
+
+cdef int _fill_head(molt_head *head, object frame, uint64_t max_bytes) except -1:
+    """The head of a frame that is plainly good: 1; 0: let frame.py say what is wrong with it."""
+    cdef molt_frame *h = &head.header
+    cdef Py_ssize_t entry_bytes
+    cdef str entry = frame.entry
+    cdef const char *text
+    cdef bytes payload = frame.payload
+    cdef uint64_t total
+    if payload is None:
+        raise TypeError("a payload is bytes, and not None")
+    try:
+        text = PyUnicode_AsUTF8AndSize(entry, &entry_bytes)
+    except UnicodeEncodeError:
+        return 0
+    total = sizeof(molt_frame) + entry_bytes + PyBytes_GET_SIZE(payload)
+    h.version = MOLT_FRAME_VERSION
+    h.kind = frame.kind
+    if entry_bytes > MOLT_ENTRY_BYTES or total > max_bytes or (entry_bytes == 0 and h.kind != MOLT_RESPONSE):
+        return 0
+    h.codec = frame.codec
+    h.entry_bytes = <uint16_t>entry_bytes
+    h.payload_bytes = <uint32_t>PyBytes_GET_SIZE(payload)
+    h.request_id = frame.request_id
+    h.generation = frame.generation
+    h.flags = frame.flags
+    h.queue_depth = frame.queue_depth
+    h.in_flight = frame.in_flight
+    h.reserved = 0
+    if h.kind == MOLT_RESPONSE:
+        h.status = frame.status
+        h.deadline_ns = h.sent_ns = 0
+        h.max_wait_ms = 0
+        h.queue_us, h.decode_us, h.handler_us = frame.queue_us, frame.decode_us, frame.handler_us
+        h.encode_us, h.exec_us, h.executor = frame.encode_us, frame.exec_us, frame.executor
+    else:
+        h.status = 0
+        h.deadline_ns, h.sent_ns, h.max_wait_ms = frame.deadline_ns, frame.sent_ns, frame.max_wait_ms
+        h.queue_us = h.decode_us = h.handler_us = h.encode_us = h.exec_us = h.executor = 0
+    head.size = <uint32_t>total
+    memcpy(head.entry, text, entry_bytes)
+    return 1
+
+
+cdef object _frame_of(const molt_head *head, bytes payload):
+    """The frame of a head and its payload if it is plainly good, else None: let frame.py say what is wrong with it."""
+    cdef const molt_frame *h = &head.header
+    kind, codec, status = _kinds[h.kind], _codecs[h.codec], _statuses[h.status]
+    if (
+        h.version != MOLT_FRAME_VERSION
+        or kind is None
+        or codec is None
+        or (status is None if h.kind == MOLT_RESPONSE else h.status != 0)
+        or (h.entry_bytes == 0 and h.kind != MOLT_RESPONSE)
+        or h.flags & ~MOLT_FLAG_COMPILED
+        or h.reserved
+    ):
+        return None
+    try:
+        entry = PyUnicode_DecodeUTF8(<const char *>head.entry, h.entry_bytes, NULL) if h.entry_bytes else ""
+    except UnicodeDecodeError:
+        return None
+    return _Frame(
+        kind, h.request_id, entry, payload, codec, status, h.flags, h.generation, h.deadline_ns, h.sent_ns,
+        h.max_wait_ms, h.queue_depth, h.in_flight, h.queue_us, h.decode_us, h.handler_us, h.encode_us, h.exec_us,
+        h.executor,
+    )
+
+
+cdef bint _consistent(const molt_head *head):
+    """Whether the sizes in a head agree, so that its payload can be read apart from it."""
+    cdef const molt_frame *h = &head.header
+    return (
+        h.entry_bytes <= MOLT_ENTRY_BYTES
+        and <uint64_t>head.size == sizeof(molt_frame) + h.entry_bytes + <uint64_t>h.payload_bytes
+    )
+
+
+class Corrupt(RuntimeError):
+    """Shared memory says something that no honest process writes."""
+
+
+def arena_size(uint32_t channels, uint32_t seats, uint64_t ring_bytes):
+    """Bytes of an arena of this geometry. Raises ValueError for an impossible one."""
+    cdef molt_arena plan
+    plan.base = NULL
+    cdef uint64_t size = molt_arena_plan(&plan, channels, seats, ring_bytes)
+    if size == 0:
+        raise ValueError(f"impossible geometry: {channels} channels, {seats} seats, rings of {ring_bytes} bytes")
+    return size
+
+
+cdef class ArenaView:
+    """A mapped arena to look at. Nothing here stores anything, so memory that is mapped read-only will do.
+
+    Raises:
+        ValueError: it is no arena of this version, or doesn't fit its memory.
+    """
+
+    cdef molt_arena a
+    cdef Py_buffer view
+    cdef bint held
+
+    def __cinit__(self, buffer, uint32_t channels=0, uint32_t seats=0, uint64_t ring_bytes=0):
+        cdef const char *wrong
+        cdef bint writes = isinstance(self, Arena)
+        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE if writes else PyBUF_SIMPLE)
+        self.held = True
+        self.a.base = <uint8_t *>self.view.buf
+        if not channels or not writes:
+            wrong = molt_arena_attach(&self.a, <uint64_t>self.view.len)
+            if wrong != NULL:
+                raise ValueError("not an arena to attach to: " + wrong.decode())
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
+
+    @property
+    def channels(self):
+        return self.a.geometry.channels
+
+    @property
+    def seats(self):
+        return self.a.geometry.seats
+
+    @property
+    def ring_bytes(self):
+        return self.a.geometry.ring_bytes
+
+    cdef int channel(self, uint32_t index) except -1:
+        if index >= self.a.geometry.channels:
+            raise IndexError(f"no channel {index}")
+        return 0
+
+    cdef molt_seat *seat(self, uint32_t index) except NULL:
+        if index >= self.a.geometry.seats:
+            raise IndexError(f"no seat {index}")
+        return &self.a.seats[index]
+
+    # Words of the header and of seats, by the indexes of layout.py.
+
+    def fact(self, uint32_t index):
+        return atomic_load(&self.a.header.facts[index % MOLT_FACTS])
+
+    def seat_fact(self, uint32_t seat, uint32_t index):
+        return atomic_load(&self.seat(seat).facts[index % MOLT_SEAT_FACTS])
+
+    def seat_state(self, uint32_t seat):
+        return atomic_load(&self.seat(seat).state)
+
+    def histograms(self, uint32_t seat):
+        """How often each bucket of queue and of exec times (us) was hit by an executor."""
+        cdef molt_seat *s = self.seat(seat)
+        return (
+            [atomic_load(&s.queue_us[i]) for i in range(MOLT_BUCKETS)],
+            [atomic_load(&s.exec_us[i]) for i in range(MOLT_BUCKETS)],
+        )
+
+    # Channels.
+
+    @property
+    def in_use(self):
+        """Channels from this index on were never granted, so nobody looks at them."""
+        return atomic_load(&self.a.header.in_use)
+
+    def word(self, uint32_t index):
+        self.channel(index)
+        return molt_look(&self.a, index)
+
+    def request_bytes(self, uint32_t index, uint32_t count):
+        """The first bytes in a request ring: a copy of what may be changing, for display."""
+        self.channel(index)
+        return (<const char *>molt_request_data(&self.a, index))[:min(count, self.a.geometry.ring_bytes)]
+
+    def ready(self):
+        """How many requests are queued."""
+        cdef uint32_t index, count = 0
+        for index in range(molt_in_use(&self.a)):
+            count += MOLT_STATE(molt_look(&self.a, index)) == MOLT_READY
+        return count
+
+
+cdef class Arena(ArenaView):
+    """A mapped arena to work with: made in zeroed memory if a geometry is given, else attached to.
+
+    Raises:
+        ValueError: it is no arena of this version, or doesn't fit its memory.
+    """
+
+    cdef molt_flag closed
+    #: Longest spin in nanoseconds, and how many clients and executors may spin at once.
+    cdef public uint64_t spin_ns
+    cdef public uint32_t client_spinners, executor_spinners
+
+    def __cinit__(self, buffer, uint32_t channels=0, uint32_t seats=0, uint64_t ring_bytes=0):
+        store_flag(&self.closed, 0)
+        if channels:
+            if molt_arena_plan(&self.a, channels, seats, ring_bytes) != <uint64_t>self.view.len:
+                raise ValueError("the memory has not the size of this geometry")
+            if molt_arena_create(&self.a):
+                raise ValueError("its semaphores can't be made")
+
+    def close(self):
+        """For this process: calls on this arena end with CLOSED from now on. Ring their bells afterwards."""
+        store_flag(&self.closed, 1)
+
+    def let_go(self):
+        """In a forked child: none of its objects can touch what is shared any more. What they see is their own, and 0.
+
+        Raises:
+            OSError: it can't be done.
+        """
+        cdef void *base = mmap(
+            self.view.buf, self.view.len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0
+        )
+        if base == MAP_FAILED:
+            raise OSError(errno, "the shared memory can't be let go of")
+
+    def mend(self):
+        """Undo what somebody may have scribbled where nothing changes, or nothing lasts: geometry, and who spins."""
+        cdef uint32_t index
+        if memcmp(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry)):
+            memcpy(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry))
+        for index in range(self.a.geometry.channels):
+            store_flag(&self.a.client_spins[index], 0)
+        for index in range(self.a.geometry.seats):
+            store_flag(&self.a.executor_spins[index], 0)
+
+    def set_cpus(self, uint32_t cpus):
+        """How many processors there are for this pool; 0: not known."""
+        atomic_store(&self.a.header.cpus, cpus)
+
+    def set_fact(self, uint32_t index, uint64_t value):
+        atomic_store(&self.a.header.facts[index % MOLT_FACTS], value)
+
+    def add_fact(self, uint32_t index, uint64_t n=1):
+        atomic_fetch_add(&self.a.header.facts[index % MOLT_FACTS], n)
+
+    def set_seat_fact(self, uint32_t seat, uint32_t index, uint64_t value):
+        atomic_store(&self.seat(seat).facts[index % MOLT_SEAT_FACTS], value)
+
+    @property
+    def in_use(self):
+        """Channels from this index on were never granted, so nobody looks at them."""
+        return atomic_load(&self.a.header.in_use)
+
+    @in_use.setter
+    def in_use(self, uint64_t count):
+        atomic_store(&self.a.header.in_use, count)
+
+    def step(self, uint32_t index, uint64_t before, uint64_t after):
+        """Compare and swap a state word. True if it was `before`."""
+        self.channel(index)
+        return bool(molt_step(&self.a, index, before, after))
+
+    def set_failure(self, uint32_t index, uint64_t reason):
+        self.channel(index)
+        atomic_store(&self.a.failure[index], reason)
+
+    def wake_executor(self):
+        """Wake an executor that sleeps, if there is one."""
+        return bool(molt_wake_executor(&self.a))
+
+    def ring_client(self, uint32_t index):
+        """Wake whoever waits for this channel, to look again."""
+        self.channel(index)
+        cdef uint64_t at = atomic_load(&molt_channel_at(&self.a, index).bell_of)
+        if at < self.a.geometry.channels:
+            molt_bell_ring(&molt_channel_at(&self.a, <uint32_t>at).bell)
+
+    def reset_channel(self, uint32_t index):
+        """Make a channel ready for another client. Only while nobody can be using it."""
+        self.channel(index)
+        cdef molt_channel *channel = molt_channel_at(&self.a, index)
+        molt_bell_init(&channel.bell)
+        atomic_store(&channel.bell_of, index)
+        store_flag(&self.a.client_spins[index], 0)
+
+    def reset_seat(self, uint32_t index, uint32_t facts):
+        """Make a seat ready for another executor, its first so many facts 0; the counts go on.
+
+        Only once its last executor was reaped.
+        """
+        cdef molt_seat *seat = self.seat(index)
+        cdef uint32_t i
+        atomic_store(&seat.state, MOLT_SEAT_FREE)
+        for i in range(min(facts, <uint32_t>MOLT_SEAT_FACTS)):
+            atomic_store(&seat.facts[i], 0)
+        atomic_store(&seat.retire, 0)
+        molt_bell_init(&seat.bell)
+        store_flag(&self.a.executor_spins[index], 0)
+
+    def retires(self, uint32_t index):
+        """Whether an executor was told to."""
+        return atomic_load(&self.seat(index).retire) != 0
+
+    def retire(self, uint32_t index):
+        """Have an executor exit as soon as it has no request."""
+        cdef molt_seat *seat = self.seat(index)
+        atomic_store(&seat.retire, 1)
+        atomic_fetch_add(&self.a.header.published, 1)
+        molt_bell_ring(&seat.bell)
+
+
+cdef class Channel:
+    """A channel as its client holds it. Used by one thread at a time, but for `give_up`."""
+
+    cdef Arena arena
+    cdef molt_call c
+    cdef molt_head out, head
+    cdef bytes payload, reply
+    cdef int stage  # of the reply: what is being read next
+    cdef uint64_t max_bytes
+    cdef readonly uint32_t index
+
+    def __cinit__(self, Arena arena not None, uint32_t index, uint64_t max_bytes):
+        arena.channel(index)
+        self.arena = arena
+        self.index = index
+        self.max_bytes = max_bytes
+        memset(&self.c, 0, sizeof(molt_call))
+        self.c.channel = index
+
+    @property
+    def generation(self):
+        """The generation of the request published last."""
+        return MOLT_GENERATION(self.c.word)
+
+    @property
+    def state(self):
+        return MOLT_STATE(molt_look(&self.arena.a, self.index))
+
+    def publish(self, frame not None, uint32_t places, uint32_t waiting):
+        """Offer a request to the executors: IDLE -> READY.
+
+        Args:
+            frame: The request, its payload bytes. What of it doesn't fit the ring is sent on by `wait`.
+            places: Places in the queue.
+            waiting: How many may wait for a place behind it.
+
+        Returns:
+            ADMITTED; WAITING: it is over the queue's places, and claimed or given up like any other; BUSY or
+            NOT_IDLE: it was not published; BAD_FRAME: nor was this, and `frame.encode_head` says why.
+
+        Raises:
+            TypeError, OverflowError: a field of the frame is not what it should be.
+        """
+        cdef molt_arena *a = &self.arena.a
+        cdef uint32_t over
+        if not _fill_head(&self.out, frame, self.max_bytes):
+            return BAD_FRAME
+        self.payload, self.reply, self.stage = frame.payload, None, STAGE_NONE
+        self.c.part[0] = <const uint8_t *>&self.out
+        self.c.left[0] = molt_head_bytes(&self.out)
+        self.c.part[1] = <const uint8_t *>PyBytes_AS_STRING(self.payload)
+        self.c.left[1] = PyBytes_GET_SIZE(self.payload)
+        if not molt_publish(a, &self.c):
+            return NOT_IDLE
+        over = molt_over(a, &self.c, places)
+        if over > waiting and molt_give_up(a, &self.c, 1) == MOLT_READY:
+            return BUSY
+        molt_announce(a, &self.c)
+        return WAITING if over else ADMITTED
+
+    def over(self, uint32_t places):
+        """How far the request stands behind the last place of a queue; 0: it has a place, or was claimed."""
+        if MOLT_STATE(molt_look(&self.arena.a, self.index)) != MOLT_READY:
+            return 0
+        return molt_over(&self.arena.a, &self.c, places)
+
+    cdef int next_buffer(self) except -1:
+        """What was wanted is there: say where the next part of the reply goes. 0: there is no more."""
+        cdef molt_head *head = &self.head
+        if self.stage == STAGE_NONE:
+            self.c.into = <uint8_t *>head
+            self.c.wanted = sizeof(head.size) + sizeof(molt_frame)
+        elif self.stage == STAGE_HEADER:
+            if head.size > self.max_bytes or not _consistent(head):
+                raise Corrupt("a reply of another size than it says")
+            self.c.into = head.entry
+            self.c.wanted = head.header.entry_bytes
+        elif self.stage == STAGE_ENTRY:
+            self.reply = PyBytes_FromStringAndSize(NULL, head.header.payload_bytes)
+            self.c.into = <uint8_t *>PyBytes_AS_STRING(self.reply)
+            self.c.wanted = head.header.payload_bytes
+        else:
+            return 0
+        self.stage += 1
+        return 1
+
+    def wait(self, uint64_t until_ns):
+        """Wait until the request has an outcome: OUTCOME, or TIME or CLOSED if that comes before.
+
+        Args:
+            until_ns: Of CLOCK_MONOTONIC; 0: don't wait.
+
+        Raises:
+            Corrupt: the arena can't be trusted.
+            Exception: what a signal handler raises.
+        """
+        cdef Arena arena = self.arena
+        cdef int code
+        if until_ns and molt_glance(&arena.a, &self.c, arena.spin_ns):
+            return MOLT_AWAIT_OUTCOME
+        while True:
+            with nogil:
+                code = molt_await(&arena.a, &self.c, until_ns, arena.spin_ns, arena.client_spinners, &arena.closed)
+            if code == MOLT_AWAIT_SIGNAL:
+                PyErr_CheckSignals()
+            elif code == MOLT_AWAIT_BUFFER:
+                if not self.next_buffer():
+                    raise Corrupt("a longer reply than it says")
+            elif code == MOLT_AWAIT_CORRUPT:
+                raise Corrupt(f"channel {self.index} is in a state that can't be")
+            else:
+                if code == MOLT_AWAIT_TIME and until_ns:
+                    PyErr_CheckSignals()
+                return code
+
+    def take(self):
+        """The outcome, which frees the channel: the response, or the reason of a failure (an int).
+
+        None if there is no outcome: it was given up.
+
+        Raises:
+            Corrupt: what is there is not a response.
+        """
+        cdef molt_arena *a = &self.arena.a
+        cdef uint64_t word = molt_look(a, self.index), reason
+        if MOLT_GENERATION(word) != MOLT_GENERATION(self.c.word):
+            raise Corrupt(f"channel {self.index} has another's generation")
+        if MOLT_STATE(word) == MOLT_FAILED:
+            reason = atomic_load(&a.failure[self.index])
+            molt_step(a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word)))
+            return reason
+        if MOLT_STATE(word) != MOLT_DONE:
+            return None
+        while True:
+            if self.c.wanted and (molt_take_more(a, &self.c) < 0 or self.c.wanted):
+                raise Corrupt("a shorter reply than it says")
+            if not self.next_buffer():
+                break
+        response = _frame_of(&self.head, self.reply)
+        self.reply = None
+        if response is None or self.head.header.kind != MOLT_RESPONSE or molt_reply_there(a, &self.c):
+            raise Corrupt("a reply that is no response")
+        if not molt_step(a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word))):
+            raise Corrupt(f"channel {self.index} was taken away")
+        return response
+
+    def give_up(self, bint only_queued=False, uint32_t generation=0):
+        """End the request from this side, or only if it is still queued; any thread may.
+
+        One who doesn't hold the channel names the request by its generation: another may have been published since.
+
+        Returns the state it was in. READY: nobody will run it, and the channel is free. CLAIMED, KILLING: it is being
+        stopped (CLAIMED not with `only_queued`), and the channel is free when `clear` says so. Any other: it has
+        ended already.
+        """
+        if generation and generation != MOLT_GENERATION(self.c.word):
+            return MOLT_IDLE
+        return molt_give_up(&self.arena.a, &self.c, only_queued)
+
+    def clear(self):
+        """A call has ended: let go of its bytes, and free the channel if it can be. True if it is IDLE now."""
+        cdef uint64_t word = molt_look(&self.arena.a, self.index)
+        self.c.left[0] = self.c.left[1] = self.c.wanted = 0
+        self.payload, self.reply = None, None
+        if MOLT_STATE(word) == MOLT_DONE or MOLT_STATE(word) == MOLT_FAILED:
+            molt_step(&self.arena.a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word)))
+        return MOLT_STATE(molt_look(&self.arena.a, self.index)) == MOLT_IDLE
+
+    def redirect(self, Channel bell not None):
+        """Have the bell of another channel of this client rung for this one. Look at this one afterwards."""
+        molt_redirect(&self.arena.a, &self.c, bell.index)
+
+    def ring(self):
+        """Wake the thread that listens to this channel's bell."""
+        molt_bell_ring(&molt_channel_at(&self.arena.a, self.index).bell)
+
+    def listen(self, uint64_t seen, uint64_t until_ns):
+        """Sleep until this channel's bell has rung more often than `seen`. Returns how often it has by now.
+
+        Raises:
+            Exception: what a signal handler raises.
+        """
+        cdef molt_bell *bell = &molt_channel_at(&self.arena.a, self.index).bell
+        with nogil:
+            if atomic_load(&bell.count) == seen:
+                molt_park(bell, &bell.count, seen, until_ns)
+        PyErr_CheckSignals()
+        return atomic_load(&bell.count)
+
+
+cdef class Seat:
+    """An executor's place: claims requests, reads them, answers them.
+
+    Args:
+        claim: Eight bytes that no client can map, where its supervisor sees what it has claimed.
+    """
+
+    cdef Arena arena
+    cdef molt_executor e
+    cdef molt_head head
+    cdef Py_buffer claim
+    cdef bint claims
+
+    def __cinit__(self, Arena arena not None, uint32_t seat, uint32_t incarnation, claim=None):
+        arena.seat(seat)
+        self.arena = arena
+        memset(&self.e, 0, sizeof(molt_executor))
+        self.e.seat = seat
+        self.e.incarnation = incarnation
+        if claim is not None:
+            PyObject_GetBuffer(claim, &self.claim, PyBUF_SIMPLE | PyBUF_WRITABLE)
+            self.claims = True
+            if self.claim.len != sizeof(molt_word) or <size_t>self.claim.buf % sizeof(molt_word):
+                raise ValueError("a claim is one aligned word")
+            self.e.claim = <molt_word *>self.claim.buf
+
+    def __dealloc__(self):
+        if self.claims:
+            PyBuffer_Release(&self.claim)
+
+    def open(self):
+        """From now on this executor counts as idle."""
+        atomic_store(&self.arena.a.seats[self.e.seat].state, MOLT_SEAT_IDLE)
+
+    @property
+    def channel(self):
+        """The channel claimed last."""
+        return self.e.channel
+
+    @property
+    def serial(self):
+        """What a stop word names the claimed request by; layout.serial_of."""
+        return <uint64_t>self.e.channel << 32 | MOLT_GENERATION(self.e.word)
+
+    @property
+    def word(self):
+        """The state word of the claim."""
+        return self.e.word
+
+    def next(self):
+        """Wait for a request and claim it: REQUEST, or RETIRE if there shall be no more.
+
+        Raises:
+            Exception: what a signal handler raises.
+        """
+        cdef Arena arena = self.arena
+        cdef int code
+        while True:
+            with nogil:
+                code = molt_next_request(&arena.a, &self.e, arena.spin_ns, arena.executor_spinners)
+            if code != MOLT_NEXT_SIGNAL:
+                return code
+            PyErr_CheckSignals()
+
+    cdef int transfer(self, uint8_t *to, const uint8_t *source, uint64_t n) except -1:
+        cdef uint64_t done = 0
+        cdef int code
+        cdef Arena arena = self.arena
+        if n < _SMALL and molt_fits(&arena.a, &self.e, to != NULL, n):  # neither long nor waiting: keep the GIL
+            return molt_transfer(&arena.a, &self.e, to, source, n, &done, arena.spin_ns)
+        while True:
+            with nogil:
+                code = molt_transfer(&arena.a, &self.e, to, source, n, &done, arena.spin_ns)
+            if code != MOLT_TRANSFER_SIGNAL:
+                return code
+            PyErr_CheckSignals()
+
+    def receive(self, uint64_t max_bytes):
+        """The claimed request, or its bytes without the length prefix where it is no good frame.
+
+        Returns:
+            A frame; bytes for `frame.decode` to say what is wrong with them; LOST or STALLED where they don't come.
+
+        Raises:
+            Corrupt: the client wrote what can't be.
+            Exception: what a signal handler raises.
+        """
+        cdef molt_head *head = &self.head
+        cdef molt_frame *h = &head.header
+        cdef bytes payload
+        cdef int code = self.transfer(<uint8_t *>head, NULL, sizeof(head.size) + sizeof(molt_frame))
+        if code == MOLT_TRANSFERRED:
+            if head.size > max_bytes or not _consistent(head):
+                raise Corrupt(f"a request of {head.size} bytes, {max_bytes} at most, of another size than it says")
+            code = self.transfer(head.entry, NULL, h.entry_bytes)
+        if code == MOLT_TRANSFERRED:
+            payload = PyBytes_FromStringAndSize(NULL, h.payload_bytes)
+            code = self.transfer(<uint8_t *>PyBytes_AS_STRING(payload), NULL, h.payload_bytes)
+            if code == MOLT_TRANSFERRED:
+                h.queue_depth, h.in_flight = self.e.queued, self.e.running
+                frame = _frame_of(head, payload)
+                if frame is None:
+                    return (<const char *>h)[:sizeof(molt_frame) + h.entry_bytes] + payload
+                return frame
+        if code == MOLT_TRANSFER_CORRUPT:
+            raise Corrupt(f"the request ring of channel {self.e.channel}")
+        return code
+
+    def reply(self, frame not None, uint64_t max_bytes, uint32_t fact):
+        """Count the request, write the response and end it.
+
+        Args:
+            frame: The response, its payload bytes.
+            max_bytes: Its longest size.
+            fact: The fact of this seat that counts it; before the reply, so who has that finds it counted.
+
+        Returns:
+            TRANSFERRED; LOST or STALLED where it isn't taken; BAD_FRAME: nothing was done, and `frame.encode_head`
+            says why.
+
+        Raises as `receive` does.
+        """
+        cdef molt_seat *seat = &self.arena.a.seats[self.e.seat]
+        cdef bytes payload = frame.payload
+        cdef int code
+        if not _fill_head(&self.head, frame, max_bytes):
+            return BAD_FRAME
+        if not molt_holds(&self.e, molt_look(&self.arena.a, self.e.channel)):
+            return MOLT_TRANSFER_LOST  # it was taken away against the rules: the ring may be another request's
+        atomic_fetch_add(&seat.facts[fact % MOLT_SEAT_FACTS], 1)
+        atomic_fetch_add(&seat.queue_us[molt_bucket(self.head.header.queue_us)], 1)
+        atomic_fetch_add(&seat.exec_us[molt_bucket(self.head.header.exec_us)], 1)
+        code = self.transfer(NULL, <const uint8_t *>&self.head, molt_head_bytes(&self.head))
+        if code == MOLT_TRANSFERRED:
+            code = self.transfer(NULL, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+        if code == MOLT_TRANSFER_CORRUPT:
+            raise Corrupt(f"the reply ring of channel {self.e.channel}")
+        if code == MOLT_TRANSFERRED and not molt_finish(&self.arena.a, &self.e, MOLT_DONE, 0):
+            return MOLT_TRANSFER_LOST
+        return code
+
+    def fail(self, uint64_t reason):
+        """End the request without a reply. False if it was not this executor's to end any more."""
+        return bool(molt_finish(&self.arena.a, &self.e, MOLT_FAILED, reason))
+
+    def begin(self, uint32_t fact, uint64_t deadline_ns, uint32_t wake_fact):
+        """Say what runs from now on, in three facts of this seat: serial, deadline (0: none), start.
+
+        Returns True if the deadline comes before the time in the arena's fact `wake_fact`: if that was stored after
+        these, who stored it will find them; if before, it has to be told.
+        """
+        cdef molt_arena *a = &self.arena.a
+        cdef molt_word *facts = a.seats[self.e.seat].facts
+        cdef uint32_t at = fact % (MOLT_SEAT_FACTS - 2)
+        atomic_store(&facts[at + 1], deadline_ns)
+        atomic_store(&facts[at + 2], molt_now_ns())
+        atomic_store(&facts[at], <uint64_t>self.e.channel << 32 | MOLT_GENERATION(self.e.word))
+        return deadline_ns != 0 and deadline_ns < atomic_load(&a.header.facts[wake_fact % MOLT_FACTS])
+
+
+cdef class ParkMeter:
+    """Measures what it costs here to put a thread to sleep and wake it: two threads that ring each other."""
+
+    cdef molt_bell bells[2]
+
+    def __cinit__(self):
+        for i in range(2):
+            molt_bell_init(&self.bells[i])
+
+    def run(self, int side, int rounds):
+        """Ring and wait in turns, on two threads at once with sides 0 and 1. Returns nanoseconds per one way."""
+        cdef molt_bell *mine = &self.bells[side & 1]
+        cdef molt_bell *other = &self.bells[1 - (side & 1)]
+        cdef uint64_t start_ns = molt_now_ns(), seen
+        cdef int i
+        with nogil:
+            for i in range(rounds):
+                if side == 0:
+                    molt_bell_ring(other)
+                seen = i
+                while atomic_load(&mine.count) <= seen:
+                    molt_park(mine, &mine.count, seen, molt_now_ns() + 10000000)
+                if side == 1:
+                    molt_bell_ring(other)
+        return (molt_now_ns() - start_ns) // (2 * rounds if rounds > 0 else 1)

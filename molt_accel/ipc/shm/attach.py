@@ -1,0 +1,124 @@
+"""Attaching to a pool: connecting to its control socket, and what is said there first.
+
+Clients use it, and whoever only looks: an observer gets the arena mapped read-only, and no channel of it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from molt_accel import __version__, codec
+from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import Codec, FrameError
+from molt_accel.ipc.shm import arena as arenas
+
+if TYPE_CHECKING:
+    from molt_accel.ipc.shm._native import Arena, ArenaView
+
+#: How many channels a client asks for at first, enough for most servers.
+FIRST_BATCH: Final = 32
+#: How long the supervisor may take to accept and to answer. It never blocks.
+ANSWER_S: Final = 10.0
+#: How long to wait before another try where others connect, too.
+_CROWD_S: Final = 0.002
+
+
+class WorkerVanished(MoltWorkerUnavailable):
+    """The worker went away while this process attached; another one can be attached to at once."""
+
+
+def connect(path: str) -> socket.socket | None:
+    """A socket connected to whoever serves this path; None if nobody does.
+
+    Raises:
+        MoltWorkerUnavailable: somebody else's process does, or this one may not.
+    """
+    sock = control.new_socket()
+    try:
+        sock.settimeout(ANSWER_S)
+        _connect(sock, path)
+        _, uid = control.peer(sock)
+        if uid != os.getuid():
+            raise MoltWorkerUnavailable(f"{path} is served by user {uid}, not by this one ({os.getuid()})")
+    except (FileNotFoundError, ConnectionRefusedError):
+        sock.close()
+        return None
+    except OSError as exc:
+        sock.close()
+        raise MoltWorkerUnavailable(f"can't connect to {path}: {exc}") from exc
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _connect(sock: socket.socket, path: str) -> None:
+    """Connect, also where so many others do just now that there is no room to wait in: the kernel doesn't wait then."""
+    until_s = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            sock.connect(path)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until_s:
+                raise
+            time.sleep(_CROWD_S)
+
+
+def handshake(sock: socket.socket) -> tuple[Arena, control.Grant]:
+    """Attach as a client, on a connected control socket.
+
+    Raises:
+        MoltWorkerUnavailable: the worker refused, is another version's, or doesn't answer.
+    """
+    fd, body = _ask(sock, observer=False)
+    try:
+        grant = msgspec.convert(body, control.Grant)
+    except msgspec.ValidationError as exc:
+        os.close(fd)
+        raise MoltWorkerUnavailable(f"the worker speaks another protocol: {exc}") from exc
+    return arenas.attach(fd), grant
+
+
+def observe(sock: socket.socket) -> ArenaView:
+    """Attach to look, which doesn't keep the pool alive. Raises as `handshake` does."""
+    fd, _ = _ask(sock, observer=True)
+    return arenas.view(fd)
+
+
+def _ask(sock: socket.socket, *, observer: bool) -> tuple[int, dict[str, Any]]:
+    """The arena's descriptor, and what else was granted."""
+    fds: list[int] = []
+    try:
+        sock.settimeout(ANSWER_S)
+        told = codec.encode(Codec.MSGPACK, {"version": __version__, "observer": observer})
+        control.send(sock, control.message(control.ATTACH, told, 0 if observer else FIRST_BATCH))
+        # point: client.attaching
+        message, fds = control.receive(sock, max_fds=1)
+        sock.settimeout(None)
+        if message is None:
+            raise WorkerVanished("the worker closed the connection")
+        body = codec.decode(Codec.MSGPACK, message.payload)
+        if message.entry != control.GRANT or len(fds) != 1:
+            detail = body.get("detail") if isinstance(body, dict) else None
+            detail = detail if isinstance(detail, str) else None  # the text of another may be endless
+            if isinstance(body, dict) and body.get("start_failed"):
+                raise MoltWorkerUnavailable(str(detail))
+            if isinstance(body, dict) and body.get("stopping"):
+                raise WorkerVanished(f"the worker refused: {detail}")
+            raise MoltWorkerUnavailable(f"the worker refused: {detail or 'it speaks another protocol'}")
+        return fds.pop(), body
+    except (FrameError, codec.DecodeError) as exc:
+        raise MoltWorkerUnavailable(f"the worker speaks another protocol: {exc}") from exc
+    except ConnectionError as exc:
+        raise WorkerVanished(f"the worker closed the connection: {exc}") from exc
+    except OSError as exc:
+        raise MoltWorkerUnavailable(f"no connection to the worker: {exc}") from exc
+    finally:
+        control.close_all(fds)

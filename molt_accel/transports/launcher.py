@@ -1,0 +1,252 @@
+"""Starting a worker, or attaching to one: which command and environment, who starts, how soon after a death."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Final
+
+from molt_accel import codec
+from molt_accel.config import Config
+from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import Frame, FrameParser
+from molt_accel.ipc.shm.arena import NoSharedMemory
+from molt_accel.ipc.shm.attach import WorkerVanished, connect
+
+#: A worker that was ready and lived this long was healthy; its successor starts at once.
+STABLE_S: Final = 1.0
+FIRST_BACKOFF_S: Final = 0.1
+MAX_BACKOFF_S: Final = 5.0
+#: Failed starts in a row after which a start is tried only every LIMIT_BACKOFF_S.
+RESTART_LIMIT: Final = 10
+LIMIT_BACKOFF_S: Final = 30.0
+_PIPE_BYTES: Final = 1024 * 1024
+#: How long another process that starts the pool is waited for, and a pool that another one has begun to serve.
+_STARTER_S: Final = 10.0
+_TAKEOVER_S: Final = 1.0
+#: How often it is looked whether somebody listens meanwhile.
+_LOOK_S: Final = 0.01
+
+
+def worker_command(config: Config) -> list[str]:
+    """The command that starts a worker: the configured one, else `molt-worker`.
+
+    The script beside this interpreter comes before the one on PATH, which may be another environment's.
+    """
+    configured = shlex.split(config.worker_cmd)
+    if configured:
+        return configured
+    beside = os.path.dirname(sys.executable) if sys.executable else None  # an embedded interpreter has none
+    script = shutil.which("molt-worker", path=beside) or shutil.which("molt-worker")
+    return [script] if script else [sys.executable or "python3", "-m", "molt_worker"]
+
+
+def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
+    """Start a worker that speaks frames on its stdin and stdout. Its stderr is this process's.
+
+    Raises:
+        MoltWorkerUnavailable: the command can't be run.
+    """
+    command = worker_command(config)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, **config.environ(), "MOLT_TRANSPORT": "stdio"},
+            # Ctrl-C in a terminal is the server's to handle; the worker stops when its stdin closes.
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise _not_runnable(command, exc) from exc
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None  # both were asked for
+        os.set_blocking(pipe.fileno(), False)
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with contextlib.suppress(OSError):  # over the user's quota for pipes: the default size serves too
+                fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return process
+
+
+class _AlreadyServed(MoltWorkerUnavailable):
+    """Another process has begun to serve the pool; it listens in a moment."""
+
+
+def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
+    """A connected control socket of the configured pool, which is started if nobody serves it.
+
+    Any number of processes may ask at once: one of them starts the pool, the others find it then. If that one is
+    killed or stopped meanwhile, another starts it; who serves it is decided by the workers, by a lock of their own.
+
+    Args:
+        config: The configuration.
+        not_before_s: The pool must not be started sooner; until then it is only looked whether somebody else has.
+
+    Raises:
+        MoltWorkerUnavailable: it can't be reached or started; NoSharedMemory where only another transport can help.
+    """
+    directory, name = config.pool_directory, config.pool_name
+    control.ensure_directory(directory)
+    path = control.socket_path(directory, name)
+    sock = connect(path)
+    if sock is not None:
+        return sock
+    if not config.autostart:
+        raise MoltWorkerUnavailable(
+            f"nobody serves the pool {name!r} ({path}), and MOLT_WORKER_AUTOSTART is off; start it with "
+            f"molt-worker --shm {name}"
+        )
+    until_s = time.monotonic() + config.start_timeout_ms / 1000
+    lock_fd, sock = _become_starter(directory, name, path, until_s)
+    try:
+        while sock is None:
+            sock = _listening(path, min(until_s, not_before_s))
+            if sock is not None:
+                return sock
+            # point: client.starting
+            try:
+                _start_pool(config, name)
+            except _AlreadyServed:
+                if time.monotonic() >= until_s:
+                    raise
+                not_before_s = time.monotonic() + _TAKEOVER_S
+            else:
+                sock = connect(path)
+                if sock is None:
+                    raise WorkerVanished(
+                        f"the pool {name!r} was started, but does not listen on {path}; see its log"
+                    )
+    finally:
+        if lock_fd is not None:
+            os.close(lock_fd)
+    return sock
+
+
+def _become_starter(
+    directory: str, name: str, path: str, until_s: float
+) -> tuple[int | None, socket.socket | None]:
+    """Wait until the pool can be started, or need not be. A starter that takes too long may have been stopped.
+
+    Returns:
+        The descriptor of the starter's lock, if it was free in time; and a socket, once somebody serves the pool.
+    """
+    until_s = min(until_s, time.monotonic() + _STARTER_S)
+    while True:
+        try:
+            lock_fd = control.lock(directory, name, "starter", wait=False)
+        except OSError as exc:
+            raise MoltWorkerUnavailable(f"can't lock {directory}/{name}.starter: {exc.strerror}") from exc
+        try:
+            sock = connect(path)  # somebody else may have started it meanwhile
+        except BaseException:
+            if lock_fd is not None:
+                os.close(lock_fd)
+            raise
+        if lock_fd is not None or sock is not None or time.monotonic() >= until_s:
+            return lock_fd, sock
+        time.sleep(_LOOK_S)
+
+
+def _listening(path: str, until_s: float) -> socket.socket | None:
+    """A socket connected to whoever serves this path by then."""
+    while (sock := connect(path)) is None and time.monotonic() < until_s:
+        time.sleep(_LOOK_S)
+    return sock
+
+
+def _start_pool(config: Config, name: str) -> None:
+    """Start a pool and wait until it listens. It belongs to nobody from then on: it outlives its starter."""
+    command = [*worker_command(config), "--shm", name, "--linger"]
+    environ = {**os.environ, **config.environ(), "MOLT_TRANSPORT": "shm", "MOLT_WORKER_NAME": name}
+    try:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environ,
+            start_new_session=True,
+        ) as process:
+            try:
+                # Closed by the worker when it listens; before that it may say why it can't.
+                words, _ = process.communicate(timeout=config.start_timeout_ms / 1000)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                raise MoltWorkerUnavailable(
+                    f"the worker can't start: {shlex.join(command)!r} did not listen within "
+                    f"{config.start_timeout_ms} ms; see its log"
+                ) from None
+            code = process.returncode
+    except OSError as exc:
+        raise _not_runnable(command, exc) from exc
+    if code or words:
+        raise _refusal(words, code)
+
+
+def _refusal(words: bytes, code: int) -> MoltWorkerUnavailable:
+    parser = FrameParser()
+    parser.feed(words)
+    for item in parser.frames():
+        if isinstance(item, Frame):
+            body = codec.decode(item.codec, item.payload)
+            if isinstance(body, dict):
+                kind: type[MoltWorkerUnavailable] = MoltWorkerUnavailable
+                if body.get("no_shared_memory"):
+                    kind = NoSharedMemory
+                elif body.get("already_served"):
+                    kind = _AlreadyServed
+                return kind(f"the worker can't start: {body.get('detail')}")
+    return MoltWorkerUnavailable(f"the worker can't start: it exited with code {code}; see its log")
+
+
+def _not_runnable(command: list[str], exc: OSError) -> MoltWorkerUnavailable:
+    return MoltWorkerUnavailable(
+        f"can't start the worker with {shlex.join(command)!r}: {exc.strerror}; set MOLT_WORKER_CMD, "
+        "or install molt-accel where molt-worker is on PATH"
+    )
+
+
+class RestartPolicy:
+    """When a worker may be started again.
+
+    At once after one that worked; after a short pause if it died as soon as it was ready; later and later
+    after starts that failed, and rarely once RESTART_LIMIT of them failed in a row.
+
+    Times are seconds of any one monotonic clock. Not thread-safe: its owner holds a lock.
+    """
+
+    def __init__(self) -> None:
+        self.failed_starts = 0
+        #: Before this time nothing may be started.
+        self.not_before_s = 0.0
+        self._reason = ""
+
+    def check(self, now_s: float) -> None:
+        """Raises MoltWorkerUnavailable while it is too early for another start."""
+        if now_s < self.not_before_s:
+            left_s = self.not_before_s - now_s
+            raise MoltWorkerUnavailable(f"the worker is started again in {left_s:.1f} s: {self._reason}")
+
+    def died(self, now_s: float, lived_s: float, reason: str, *, was_ready: bool) -> None:
+        """A worker ended `lived_s` seconds after its start, having been ready for requests or not."""
+        self._reason = reason
+        if was_ready:
+            self.failed_starts = 0
+            delay = 0.0 if lived_s >= STABLE_S else FIRST_BACKOFF_S
+        else:
+            self.failed_starts += 1
+            delay = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (self.failed_starts - 1))
+            if self.failed_starts > RESTART_LIMIT:
+                delay = LIMIT_BACKOFF_S
+        self.not_before_s = now_s + delay

@@ -1,0 +1,45 @@
+"""Where gevent or eventlet has replaced this process's threads by greenlets, and what that means for calls.
+
+Greenlets run in turn, on one thread: whoever waits without telling the library stops all of them, also the one that
+would notice that the worker has died. A wait in shared memory is of that kind. A wait for a pipe isn't, if the threads
+had been replaced before this package, and what it uses of Python's library, was imported.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Final
+
+from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.ipc.shm.arena import NoSharedMemory
+
+_LOCK_AT_IMPORT: Final = threading.Lock
+
+
+def _library() -> str:
+    """Which library has replaced threads; empty: none."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        return "gevent"
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
+        return "eventlet"
+    return ""
+
+
+def check_for_shared_memory() -> None:
+    """Raises NoSharedMemory where threads are greenlets."""
+    if library := _library():
+        raise NoSharedMemory(
+            f"{library} has replaced this process's threads, and a call in shared memory would stop all of its "
+            "greenlets; use MOLT_TRANSPORT=stdio"
+        )
+
+
+def check_for_pipes() -> None:
+    """Raises MoltWorkerUnavailable where threads became greenlets too late."""
+    if threading.Lock is not _LOCK_AT_IMPORT and (library := _library()):
+        raise MoltWorkerUnavailable(
+            f"{library} has replaced this process's threads after molt_accel was imported, so a call would stop all of "
+            "its greenlets; patch first, for example at the top of gunicorn's configuration, or don't preload"
+        )

@@ -1,0 +1,309 @@
+"""One attachment to a pool: its control socket, the mapped arena, and a thread that notices the worker's end.
+
+Requests and replies never pass through here. The socket carries what happens beside them: channels granted,
+cancels, pings, and the end of file by which the kernel tells that the worker is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from typing import Final
+
+from molt_accel import codec
+from molt_accel.config import Config
+from molt_accel.errors import (
+    MoltBusy,
+    MoltCancelled,
+    MoltError,
+    MoltProtocolError,
+    MoltWorkerUnavailable,
+    Status,
+)
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import CANCEL, HELLO, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.shm.attach import ANSWER_S, handshake
+from molt_accel.ipc.shm.layout import Fact, SeatFact
+from molt_accel.transports.base import Pending
+from molt_accel.transports.shm.channels import BATCH, ChannelPool
+from molt_accel.transports.shm.completion import Reaper
+
+log = logging.getLogger("molt_accel")
+
+#: How long `close` waits for threads in the middle of a call to leave.
+_QUIET_S: Final = 1.0
+
+
+def copy_error(error: MoltError) -> MoltError:
+    """Each caller raises an exception object of its own: tracebacks must not pile up on a shared one."""
+    cls = MoltProtocolError if isinstance(error, FrameError) else type(error)
+    return cls(error.detail, facts=error.facts)
+
+
+class Link:
+    """An attachment that calls can be made on, until it has `ended`.
+
+    Raises:
+        MoltWorkerUnavailable: the worker refused, or this process can't attend to it.
+    """
+
+    def __init__(self, config: Config, sock: socket.socket, generation: int) -> None:
+        self.generation = generation
+        self.ended: MoltError | None = None
+        self.ended_s = 0.0
+        self.open = True  #: requests can be published here, as far as is known
+        self.was_ready = False
+        self.retired = False  #: the worker drains: no new calls here
+        self.forgotten = False  #: it is the connection of the process that this one was forked from
+        self.greeted = threading.Event()  #: set by the worker's greeting and by the link's end
+        #: Held for what ends a call from this side, and for control messages. Reentrant, because a signal handler or
+        #: the garbage collector may close the client on a thread that holds it.
+        self.lock = threading.RLock()
+        self._sock = sock
+        self._pings: dict[int, Pending] = {}
+        self._leasing = threading.Lock()  # one asks, the others wait for what it gets
+        self._granted = threading.Event()
+        self._refused = False  # the last answer granted none
+        self._closing = False
+        self._quiet = threading.Event()  # closing, and no call is under way any more
+        self._fatal = ""
+        self._reaper: Reaper | None = None
+        self.arena, grant = handshake(sock)
+        # As the worker says, and not as the arena does: others may have scribbled over that.
+        self.arena.client_spinners = grant.client_spinners
+        self.arena.spin_ns = grant.spin_ns if config.spin_us is None else config.spin_us * 1000
+        self.max_frame_bytes = min(config.max_frame_bytes, grant.max_frame_bytes)
+        self.max_wait_ms: int = grant.max_wait_ms
+        self.grace_ms: int = grant.grace_ms
+        self.places: int = grant.places
+        self.pool_started_s = self.arena.fact(Fact.STARTED_NS) / 1e9
+        self.channels = ChannelPool(self.arena, self.max_frame_bytes)
+        if grant.channels:  # none at all says only that others have them, who may part with some
+            self.channels.add(grant.channels)
+        # point: client.attached
+        self.monitor = threading.Thread(target=self._watch, name="molt-monitor", daemon=True)
+        try:
+            self.monitor.start()
+        except RuntimeError as exc:  # no more threads are allowed
+            raise MoltWorkerUnavailable(f"can't attend to a worker: {exc}") from exc
+
+    @property
+    def closing(self) -> bool:
+        """Whether this side has closed it."""
+        return self._closing
+
+    # -- what calls need --------------------------------------------------------------------------------
+
+    def cancel(self, channel: int, generation: int) -> None:
+        """Have the supervisor stop a request that was ABANDONED."""
+        # Lost only with the worker itself, or where it reads nothing just now; it sees that by itself, once a second.
+        with contextlib.suppress(OSError):
+            self._send(control.message(CANCEL, number=channel, generation=generation))
+
+    def ping(self, frame: Frame) -> Pending | None:
+        """Send a request that the supervisor answers itself; None if the link has ended."""
+        pending = Pending(frame.request_id, self.generation)
+        with self.lock:
+            if not self.open:
+                return None
+            self._pings[frame.request_id] = pending
+            try:
+                self._send(frame)
+            except BlockingIOError as exc:
+                del self._pings[frame.request_id]
+                raise MoltWorkerUnavailable("the worker doesn't listen") from exc
+            except OSError:  # its end is about to be seen
+                del self._pings[frame.request_id]
+                self.open = False
+                return None
+        return pending
+
+    def forget_ping(self, pending: Pending) -> bool:
+        """Take a ping out of the table; False if it has an outcome, or is another link's."""
+        with self.lock:
+            known = self._pings.pop(pending.request_id, None) is not None
+        if known and not self.open:
+            self.call_ended()
+        return known
+
+    def lease_more(self) -> None:
+        """See to it that a channel is free, if it can be.
+
+        Raises:
+            MoltBusy: there are none left.
+        """
+        with self._leasing:
+            if not self.channels.wants_more:
+                return  # another thread has got some
+            self._refused = False
+            self._granted.clear()
+            with contextlib.suppress(OSError):
+                self._send(control.message(control.LEASE, number=BATCH))
+                # point: client.leasing
+                if not self._granted.wait(ANSWER_S):
+                    self.channels.refused()
+            if self.open and self._refused:
+                raise MoltBusy("the worker has no channel left for this client", facts={"retry_after_s": 1})
+
+    @property
+    def reaper(self) -> Reaper:
+        """The thread that waits for the calls of event loops."""
+        with self.lock:
+            if self._reaper is None:
+                self._reaper = Reaper(self.channels.set_aside)
+                if self._closing or self.ended is not None:
+                    self._reaper.stop()
+            return self._reaper
+
+    def call_ended(self) -> None:
+        """A call or a ping has ended. After the last one, a link whose worker drains lets go of the worker."""
+        if self.channels.in_calls:
+            return
+        if self._closing:
+            self._quiet.set()
+        elif self.retired and not self._pings:
+            self.close()
+
+    def _send(self, message: Frame) -> None:
+        with self.lock:
+            control.send(self._sock, message)
+
+    # -- the monitor thread -----------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        error: MoltError
+        try:
+            while True:
+                message, _ = control.receive(self._sock)
+                if message is None:
+                    break
+                self._take(message)
+            error = self._farewell()
+        except OSError as exc:
+            error = MoltWorkerUnavailable(f"the worker is gone: {exc.strerror}")
+        except MoltProtocolError as exc:
+            log.error("the worker broke the protocol: %s", exc)
+            error = exc
+        except Exception as exc:  # a bug here must end the calls in flight, not leave them waiting
+            log.exception("the monitor of a worker failed")
+            error = MoltWorkerUnavailable(f"the connection failed: {type(exc).__name__}")
+        self._end(error)
+
+    def _farewell(self) -> MoltError:
+        if self._closing:
+            return MoltCancelled("the client was closed")
+        if self._fatal:
+            return MoltWorkerUnavailable(f"the worker can't start: {self._fatal}")
+        return MoltWorkerUnavailable("the worker is gone: its control socket was closed")
+
+    def _take(self, message: Frame) -> None:
+        if message.kind is Kind.RESPONSE and message.request_id:
+            with self.lock:
+                pending = self._pings.pop(message.request_id, None)
+            if pending is not None:
+                pending.resolve(message)
+            if not self.open:
+                self.call_ended()
+        elif message.kind is Kind.RESPONSE and message.status is Status.INTERNAL_ERROR:
+            body = codec.decode(Codec.MSGPACK, message.payload)
+            self._fatal = str(body.get("detail")) if isinstance(body, dict) else "?"
+        elif message.entry == HELLO:
+            self.was_ready = True
+            self.greeted.set()
+        elif message.entry == control.GRANT:
+            granted = codec.decode(Codec.MSGPACK, message.payload)["channels"]
+            self._refused = not granted
+            self.channels.add(granted)
+            self._granted.set()
+        elif message.entry == control.RECALL:
+            spare = codec.encode(Codec.MSGPACK, self.channels.spare(message.request_id))
+            self._send(control.message(control.RETURN, spare))
+        elif message.entry == control.DRAINING:
+            self.retired = True
+            self.open = False
+            self.call_ended()
+        else:
+            raise MoltProtocolError(
+                f"unexpected {message.kind.name} message {message.entry!r} from the worker"
+            )
+
+    def _end(self, error: MoltError) -> None:
+        # A request may be run before the greeting has come: executors don't wait for the supervisor to send it.
+        self.was_ready = self.was_ready or bool(self.arena.fact(Fact.SERVING)) or self._has_executors()
+        if isinstance(error, MoltWorkerUnavailable) and self.was_ready:
+            error.facts["may_have_run"] = 1
+        with self.lock:
+            self.ended_s = time.monotonic()
+            self.ended = error
+            self.open = False
+            pings = list(self._pings.values())
+            self._pings.clear()
+            self._sock.close()
+            reaper = self._reaper
+        for pending in pings:
+            pending.resolve(copy_error(error))
+        self.arena.close()
+        self.channels.wake_all()
+        if reaper is not None:
+            reaper.stop()
+        self._granted.set()
+        self.greeted.set()
+
+    def _has_executors(self) -> bool:
+        return any(self.arena.seat_fact(seat, SeatFact.READY_NS) for seat in range(self.arena.seats))
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the worker. Calls in flight end as cancelled."""
+        with self.lock:
+            if self._closing:
+                return
+            self._closing = True
+            self.open = False
+            reaper = self._reaper
+        self.channels.shut()
+        self.arena.close()
+        self.channels.wake_all()
+        if reaper is not None:
+            reaper.stop()
+        # Only when no thread can be writing to a channel any more may the worker be told so. Otherwise it waits for
+        # the end of this process before it grants them to others.
+        quiet = not self.channels.in_calls or self._quiet.wait(_QUIET_S)
+        if quiet and (reaper is None or reaper.quiet(_QUIET_S)):
+            # point: client.detaching
+            with contextlib.suppress(OSError):
+                self._send(control.message(control.DETACH))
+            # point: client.detached
+        self._shut_down()
+        if self.monitor is not threading.current_thread():
+            self.monitor.join(ANSWER_S)
+
+    def fail(self, error: MoltError) -> None:
+        """The worker's memory can't be trusted: nothing new here. What is under way ends as it can, each for itself.
+
+        Then the worker is told that its channels are not used any more, as after a drain: without a word they were kept
+        for as long as this process lives.
+        """
+        log.error("the worker broke the protocol: %s", error)
+        self.retired = True
+        self.open = False
+        self.call_ended()
+
+    def _shut_down(self) -> None:
+        with self.lock, contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's link without a word to the worker."""
+        self.lock = threading.RLock()  # its holder may not exist in this process
+        self._leasing = threading.Lock()
+        self.ended = MoltWorkerUnavailable("this is the parent's connection")
+        self.forgotten = True
+        self.open = False
+        self.arena.close()
+        self._sock.close()
+        self.arena.let_go()  # the parent's calls are copied too, and what ends them here must not end them there

@@ -1,0 +1,474 @@
+"""The shared-memory transport, client side: calls on leased channels, one hop from an executor.
+
+A call's outcome is decided by one step on its channel's state word: an executor's or the supervisor's, or `give_up`
+from this side. Its waiter takes it from there; nobody else reads a reply.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from molt_accel import codec
+from molt_accel.config import Config
+from molt_accel.errors import (
+    MoltBusy,
+    MoltCancelled,
+    MoltError,
+    MoltProtocolError,
+    MoltTimeout,
+    MoltWorkerUnavailable,
+    status_label,
+    to_wire,
+    wire_status,
+)
+from molt_accel.ipc.frame import PING, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, encode_head
+from molt_accel.ipc.shm import arena as arenas
+from molt_accel.ipc.shm.attach import WorkerVanished
+from molt_accel.ipc.shm.layout import NEVER, Fact, Outcome, State, failed_executor, failure_error
+from molt_accel.transports import monkeypatch as greenlets
+from molt_accel.transports.base import Pending, PendingCall
+from molt_accel.transports.launcher import RestartPolicy, attach_or_start
+from molt_accel.transports.shm.connection import Link, copy_error
+
+if TYPE_CHECKING:
+    from molt_accel.ipc.shm._native import Channel
+
+log = logging.getLogger("molt_accel")
+
+_MS: Final = 1_000_000
+#: How long past deadline and grace an answer may take before this side gives up on it.
+_SLACK_S: Final = 0.25
+#: How often it is tried anew to attach when the worker goes away meanwhile.
+_ATTACH_TRIES: Final = 5
+#: How many channels that should be free and aren't are passed over before the arena is given up.
+_PUBLISH_TRIES: Final = 40
+
+_core = arenas.native()
+_OUTCOME: Final = _core.OUTCOME
+_CLOSED: Final = _core.CLOSED
+_ADMITTED: Final = _core.ADMITTED
+_WAITING: Final = _core.WAITING
+_BUSY: Final = _core.BUSY
+_BAD_FRAME: Final = _core.BAD_FRAME
+_Corrupt: Final[type[Exception]] = _core.Corrupt
+
+
+def _failed(word: int, entry: str, request_id: int) -> Frame:
+    """The response that a failure word stands for."""
+    error = failure_error(word, entry)
+    payload = codec.encode(Codec.MSGPACK, to_wire(error))
+    return Frame(
+        Kind.RESPONSE,
+        request_id,
+        payload=payload,
+        status=wire_status(error),
+        executor=failed_executor(word),
+        in_flight=1,
+    )
+
+
+def _busy() -> MoltBusy:
+    return MoltBusy("the queue is full", facts={"retry_after_s": 1})
+
+
+class ShmCall:
+    """A call on its channel; a `PendingCall`. Its waiter is one thread, or the link's reaper."""
+
+    __slots__ = (
+        "_callback",
+        "_deadline_ns",
+        "_entry",
+        "_lease",
+        "_link",
+        "_look_ns",
+        "_place_ns",
+        "_published",
+        "_waited_for",
+        "channel",
+        "lost",
+        "request_id",
+        "result",
+    )
+
+    def __init__(self, link: Link, channel: Channel, frame: Frame, place_ns: int) -> None:
+        self.request_id = frame.request_id
+        self.channel = channel
+        #: Which of the channel's requests it is: it has another as soon as this one has given it back.
+        self._published = channel.generation
+        self._entry = frame.entry
+        self.result: Frame | MoltError | None = None
+        self.lost = False
+        self._link = link
+        # Taken out by whoever gives the channel back, so that it is done once.
+        self._lease = [channel]
+        self._deadline_ns = frame.deadline_ns or NEVER
+        self._place_ns = place_ns
+        #: When it must be looked at while it is queued; its deadline, or the end of its wait for a place.
+        self._look_ns = min(self._deadline_ns, place_ns)
+        self._waited_for = False  # somebody waits in the channel, and will give it back
+        self._callback: Callable[[], object] | None = None
+
+    @property
+    def generation(self) -> int:
+        """Of the link."""
+        return self._link.generation
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.result is not None or self.lost
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Block until it has ended (True) or the time is over (False)."""
+        self._waited_for = True  # before looking: see `end`
+        try:
+            if self.result is None and not self.lost:
+                until_ns = NEVER
+                if timeout_s is not None:
+                    until_ns = time.monotonic_ns() + max(0, int(timeout_s * 1e9))
+                self._advance(until_ns)
+        finally:
+            self._waited_for = False
+        if self.result is None and not self.lost:
+            return False
+        self._release()
+        return True
+
+    def on_done(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called when it ends: from now on the reaper waits for it."""
+        if self._callback is None and not self.done:
+            reaper = self._link.reaper
+            self._callback = callback
+            self._waited_for = True
+            try:
+                reaper.add(self)
+            except BaseException:  # no more threads are allowed
+                self._waited_for = False
+                self._callback = None
+                raise
+        else:
+            self._callback = callback
+        if self.done:
+            callback()
+
+    def poll(self) -> int:
+        """For the reaper: move on without waiting. 0 when it has ended, else when to look again (ns)."""
+        try:
+            if not self.done:
+                self._advance(0)
+        except BaseException as exc:
+            self.result = MoltProtocolError(f"the call failed: {type(exc).__name__}: {exc}")
+            raise
+        finally:
+            if self.done:
+                self._release()
+                if self._callback is not None:
+                    self._callback()
+        return 0 if self.done else self._look_ns
+
+    def _advance(self, until_ns: int) -> None:
+        """Move on, at most until then (0: don't wait); afterwards it has ended or the time is over."""
+        channel = self.channel
+        try:
+            while True:
+                code = channel.wait(min(until_ns, self._look_ns))
+                if code == _OUTCOME:
+                    # point: client.answered
+                    self._take()
+                    return
+                if code == _CLOSED:
+                    self._orphaned()
+                    return
+                now_ns = time.monotonic_ns()
+                if now_ns >= self._look_ns:
+                    self._look(now_ns)
+                    if self.done:
+                        return
+                if now_ns >= until_ns:
+                    return
+        except _Corrupt as exc:
+            self._distrust(exc)
+
+    def _take(self) -> None:
+        try:
+            got = self.channel.take()
+        except _Corrupt as exc:
+            self._distrust(exc)
+            return
+        if type(got) is Frame:
+            if got.request_id == self.request_id:
+                self.result = got
+            else:
+                self._distrust("the reply is another request's")
+        elif type(got) is int:
+            self.result = _failed(got, self._entry, self.request_id)
+        else:
+            self._given_up()
+
+    def _given_up(self) -> None:
+        """There is no outcome in the channel: another thread gave up, or the worker takes this client for gone."""
+        with self._link.lock:  # the other thread sets the outcome in the same breath
+            if self.done:
+                return
+            if self._link.closing:
+                self.result = MoltCancelled("the client was closed")
+            else:
+                why = "the worker has let go of this client"
+                self.result = MoltWorkerUnavailable(why, facts={"may_have_run": 1})
+
+    def _distrust(self, why: object) -> None:
+        link = self._link
+        if link.forgotten:  # this is a forked child's copy of a call of its parent's
+            self.result = copy_error(link.ended or MoltWorkerUnavailable("this is the parent's call"))
+            return
+        self.result = MoltProtocolError(str(why))
+        link.fail(MoltProtocolError(str(why)))
+
+    def _look(self, now_ns: int) -> None:
+        """A time has come that only matters while the request is queued."""
+        self._look_ns = NEVER
+        if now_ns >= self._deadline_ns:
+            late = MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
+            self.abandon(late, only_queued=True)
+        elif self.channel.over(self._link.places):
+            self.abandon(_busy(), only_queued=True)
+        else:  # it has its place by now
+            self._look_ns = self._deadline_ns
+
+    def _orphaned(self) -> None:
+        """The link has ended under it."""
+        link = self._link
+        with link.lock:
+            if self.done:
+                return
+            state = self.channel.give_up()
+            if state in (State.DONE, State.FAILED):
+                self._take()
+            elif link.closing:
+                self.result = MoltCancelled("the client was closed")
+            elif state == State.READY:
+                self.lost = True
+            else:
+                self.result = copy_error(link.ended or MoltWorkerUnavailable("the worker is gone"))
+                self.result.facts["may_have_run"] = 1
+
+    def abandon(self, error: MoltError, *, only_queued: bool = False) -> bool:
+        """End it from this side, on any thread. False if it has ended, or has left the queue and that matters."""
+        link = self._link
+        ended = False
+        with link.lock:
+            if not self.done:
+                state = self.channel.give_up(only_queued, self._published)
+                ended = state == State.READY or (state in (State.CLAIMED, State.KILLING) and not only_queued)
+                if ended:
+                    self.result = error
+                elif state not in (State.CLAIMED, State.KILLING) and not self._waited_for and not self.done:
+                    self._take()
+        if ended:
+            if state == State.READY:
+                link.arena.add_fact(Fact.OUTCOMES + Outcome[status_label(error)])
+            elif state == State.CLAIMED:
+                # point: client.cancelling
+                link.cancel(self.channel.index, self._published)
+        # Whoever waits gives the channel back, also one who comes only now. If nobody does, it is done here.
+        if self._callback is not None:
+            if ended:
+                link.reaper.wake()
+        elif self.done and not self._waited_for:
+            self._release()
+        return ended
+
+    def _release(self) -> None:
+        try:
+            channel = self._lease.pop()
+        except IndexError:
+            return
+        link = self._link
+        # point: client.taken
+        link.channels.give_back(channel)
+        if not link.open:
+            link.call_ended()
+
+
+class ShmTransport:
+    """Attaches to the named pool, which it starts if nobody serves it; see `molt_accel.transports.base.Transport`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._closed = False
+        self._generation = 0
+        self._link: Link | None = None
+        #: All that have not ended: one that was retired goes on with the calls that were made on it.
+        self._links: list[Link] = []
+        self._policy = RestartPolicy()
+        #: What the last start that failed failed with: it is the reason until the next one.
+        self._refusal: type[MoltWorkerUnavailable] = MoltWorkerUnavailable
+        _transports.add(self)
+
+    @property
+    def ready(self) -> bool:
+        link = self._link
+        return link is not None and link.open
+
+    @property
+    def patience_s(self) -> float:
+        link = self._link
+        grace_ms = self._config.grace_ms if link is None else link.grace_ms
+        return grace_ms / 1000 + _SLACK_S
+
+    def start(self) -> None:
+        link = self._ready_link()
+        if link.channels.wants_more:
+            link.lease_more()
+
+    def _ready_link(self) -> Link:
+        link = self._link
+        if link is not None and link.open:
+            return link
+        with _start_lock:
+            if self._closed:
+                raise MoltWorkerUnavailable("the client is closed")
+            link = self._link
+            if link is not None:
+                if link.open:
+                    return link  # another thread has attached
+                if link.ended is not None and not link.retired:
+                    lived_s = link.ended_s - link.pool_started_s
+                    self._policy.died(link.ended_s, lived_s, link.ended.detail, was_ready=link.was_ready)
+                    self._refusal = MoltWorkerUnavailable
+                link = self._link = None  # also here: an error's traceback would keep its memory mapped
+            if self._policy.failed_starts:  # nobody answered: not every call has to find that out
+                try:
+                    self._policy.check(time.monotonic())
+                except MoltWorkerUnavailable as exc:
+                    raise self._refusal(exc.detail) from None
+            self._generation += 1
+            try:
+                link = self._attach()
+            except MoltWorkerUnavailable as exc:
+                self._policy.died(time.monotonic(), 0.0, exc.detail, was_ready=False)
+                no_memory = isinstance(exc, arenas.NoSharedMemory)
+                self._refusal = arenas.NoSharedMemory if no_memory else MoltWorkerUnavailable
+                raise
+            self._links = [link, *(each for each in self._links if each.ended is None)]
+            self._link = link
+            if self._closed:  # meanwhile, by who found no link to close
+                link.close()
+                raise MoltWorkerUnavailable("the client is closed")
+            return link
+
+    def _attach(self) -> Link:
+        greenlets.check_for_shared_memory()  # each time: a server may patch the process that it forks
+        tries_left = _ATTACH_TRIES
+        while True:
+            try:
+                sock = attach_or_start(self._config, self._policy.not_before_s)
+                try:
+                    return Link(self._config, sock, self._generation)
+                except BaseException:
+                    sock.close()
+                    raise
+            except WorkerVanished:
+                tries_left -= 1
+                if not tries_left:
+                    raise
+
+    def submit(self, frame: Frame, tries: int = _PUBLISH_TRIES) -> PendingCall | None:
+        link = self._link
+        if link is None or not link.open:
+            if self._closed:
+                raise MoltWorkerUnavailable("the client is closed")
+            return None
+        if frame.entry == PING:
+            return link.ping(frame)
+        channel = link.channels.lease()
+        if channel is None:
+            if link.channels.wants_more or not link.open:
+                return None
+            link.arena.add_fact(Fact.OUTCOMES + Outcome.Busy)
+            raise MoltBusy("this client has as many calls in flight as it may", facts={"retry_after_s": 1})
+        wait_ms = frame.max_wait_ms
+        if wait_ms == WORKER_DEFAULT_WAIT:
+            wait_ms = link.max_wait_ms
+        waiting = max(1, link.places) if wait_ms else 0
+        # point: client.leased
+        try:
+            verdict = channel.publish(frame, link.places, waiting)
+        except BaseException:
+            link.channels.give_back(channel)
+            raise
+        if verdict == _ADMITTED:
+            return ShmCall(link, channel, frame, NEVER)
+        if verdict == _WAITING:
+            return ShmCall(link, channel, frame, time.monotonic_ns() + wait_ms * _MS)
+        link.channels.give_back(channel)
+        link.call_ended()
+        if verdict == _BUSY:
+            link.arena.add_fact(Fact.OUTCOMES + Outcome.Busy)
+            raise _busy()
+        if verdict == _BAD_FRAME:
+            encode_head(frame, link.max_frame_bytes)  # raises, and says what is wrong
+        if tries:  # somebody has scribbled over it; `give_back` knows by now when it may be used again
+            return self.submit(frame, tries - 1)
+        error = MoltProtocolError("a channel is in use that should be free")
+        link.fail(error)
+        raise error
+
+    def abandon(self, pending: PendingCall, error: MoltError) -> bool:
+        if isinstance(pending, ShmCall):
+            return pending.abandon(error)
+        if isinstance(pending, Pending) and any(link.forget_ping(pending) for link in self._links):
+            pending.resolve(error)
+            return True
+        return False
+
+    def wait_ready(self, timeout_s: float) -> None:
+        until_s = time.monotonic() + timeout_s
+        while True:
+            link = self._ready_link()
+            if not link.greeted.wait(until_s - time.monotonic()):
+                raise MoltWorkerUnavailable(f"the worker was not ready within {timeout_s:g} s")
+            if link.ended is None:
+                return
+            if not link.retired:  # else it drained, and has a successor
+                raise copy_error(link.ended)
+
+    def close(self) -> None:
+        # Without the lock: a start may take long. Who makes a link looks whether it is still wanted, once it is listed.
+        self._closed = True
+        for link in self._links:
+            link.close()
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's link; the next call attaches this process itself."""
+        self._policy = RestartPolicy()
+        self._link = None
+        links, self._links = self._links, []
+        for link in links:
+            link.forget()
+
+
+_transports: Final[weakref.WeakSet[ShmTransport]] = weakref.WeakSet()
+# Held while a link is made, and by a fork: sockets that are being made just then are known to nobody who could close
+# them in the child. Reentrant, because a signal handler or the garbage collector may fork or close a client.
+_start_lock = threading.RLock()
+
+
+def _after_fork_in_child() -> None:
+    global _start_lock
+    _start_lock = threading.RLock()
+    for transport in list(_transports):
+        transport.after_fork_in_child()
+
+
+os.register_at_fork(
+    before=lambda: _start_lock.acquire(),
+    after_in_parent=lambda: _start_lock.release(),
+    after_in_child=_after_fork_in_child,
+)

@@ -1,0 +1,96 @@
+"""The command ``molt-worker build``: compiles exports ahead of time, and tells what became of each module."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from molt_accel.config import Config, ConfigError
+from molt_worker.compile import record as compiled
+from molt_worker.compile.compiler import BuildError, build
+from molt_worker.compile.record import CompiledError, Record
+from molt_worker.entrypoints.exports import ExportsError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="molt-worker build",
+        description="Compiles the modules of exports to native code (mypyc), ahead of time. Workers take the result\n"
+        "if it is of the same sources and the same Python; see --compiled of molt-worker --help.",
+        epilog="Exit codes: 0 built, or up to date; 1 --check found that it isn't, or the build failed; 2 wrong usage\n"
+        "or exports. Modules that can't be compiled are named and stay in Python: no error, unless with --strict.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "exports", nargs="?", metavar="EXPORTS", help="manifest path or package.module [MOLT_EXPORTS]"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="build nothing; say whether the build is up to date"
+    )
+    parser.add_argument("--strict", action="store_true", help="fail if a module is left in Python")
+    parser.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="compile this module or package too, if the exports import it; repeatable",
+    )
+    parser.add_argument("--build-dir", metavar="DIR", help="where builds are kept [MOLT_BUILD_DIR]")
+    parser.add_argument("--force", action="store_true", help="build anew what is up to date")
+    parser.add_argument("--json", action="store_true", help="print the build's record instead of the report")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``molt-worker build``. Returns its exit code."""
+    given = _parser().parse_args(arguments)
+    sys.path.insert(0, os.getcwd())  # as in the worker
+    is_new = False
+    try:
+        config = Config.load(exports=given.exports, build_dir=given.build_dir)
+        if given.check:
+            record = compiled.read_record(path := compiled.record_path(config.exports, config.build_dir))
+            stale = compiled.changes(record, path.parent)
+            if stale:
+                raise CompiledError(f"{path}: the build is stale: {compiled.some(stale)}")
+        else:
+            record, is_new = build(
+                config.exports, config.build_dir, given.include, force=given.force, say=_say
+            )
+    except CompiledError as exc:
+        print(f"molt-worker build: {exc}", file=sys.stderr)
+        return 1 if given.check else 2
+    except (ConfigError, ExportsError) as exc:
+        print(f"molt-worker build: {exc}", file=sys.stderr)
+        return 2
+    except BuildError as exc:
+        print(f"molt-worker build: {exc}", file=sys.stderr)
+        return 1
+    left = [module for module in record.modules if not module.compiled]
+    if given.json:
+        print(msgspec.json.encode(record).decode())
+    else:
+        print(report(record, is_new=is_new))
+    return 1 if given.strict and left else 0
+
+
+def _say(text: str) -> None:
+    print(f"molt-worker build: {text}", file=sys.stderr, flush=True)
+
+
+def report(record: Record, *, is_new: bool) -> str:
+    """What became of each module, as lines."""
+    width = max((len(module.where) for module in record.modules), default=0)
+    lines = []
+    for module in record.modules:
+        text = "compiled" if module.compiled else f"left in Python: {module.reason}"
+        lines.append(f"{module.where:<{width}}  {text}")
+        lines += [f"{'':<{width}}  note: {note}" for note in module.notes]
+    count = sum(module.compiled for module in record.modules)
+    built = f"built in {record.seconds:.1f} s" if is_new else "up to date"
+    lines.append(f"{count} of {len(record.modules)} modules compiled, {built} ({record.compiler})")
+    return "\n".join(lines)

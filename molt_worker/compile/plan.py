@@ -1,0 +1,136 @@
+"""Which modules belong to exports, and what stands against compiling them: read off the sources, nothing is run."""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from molt_worker.compile.importer import find_source
+from molt_worker.compile.record import CompiledError
+
+
+@dataclass
+class Source:
+    """A module of the project that the exports need."""
+
+    name: str
+    path: Path
+    data: bytes
+    tree: ast.Module
+    imports: list[str] = field(default_factory=list)  #: modules that may be of the project
+
+
+def _is_installed(path: Path) -> bool:
+    """Whether a file is part of Python or installed in its environment, and not of the project."""
+    places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return any(path.is_relative_to(place) for place in places)
+
+
+def _is_own(name: str) -> bool:
+    """Whether a module comes with this package."""
+    return name.partition(".")[0] in ("molt_accel", "molt_worker")
+
+
+def _imported(tree: ast.Module, name: str, *, is_package: bool) -> list[str]:
+    """The modules that a module may import, be they modules or names in one."""
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = name.split(".") if is_package else name.split(".")[:-1]
+                parts = parts[: len(parts) - node.level + 1]
+                base = ".".join([*parts, *([base] if base else [])])
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return found
+
+
+def closure(entries: Sequence[str]) -> dict[str, Source]:
+    """The modules of the project that some modules import, directly or not, with the packages they are in.
+
+    Raises:
+        CompiledError: an entry module isn't found, or its source is no Python.
+    """
+    found: dict[str, Source] = {}
+    waiting = list(entries)
+    seen = set(waiting)
+    while waiting:
+        name = waiting.pop(0)
+        path = find_source(name)
+        if path is None or (name not in entries and (_is_own(name) or _is_installed(path))):
+            if name in entries:
+                raise CompiledError(f"{name}: there is no such Python module; is its folder on sys.path?")
+            continue
+        data = path.read_bytes()
+        try:
+            tree = ast.parse(data, str(path))
+        except (SyntaxError, ValueError) as exc:
+            raise CompiledError(f"{path}: {exc}") from exc
+        is_package = path.name == "__init__.py"
+        found[name] = Source(name, path, data, tree, _imported(tree, name, is_package=is_package))
+        parents = [name.rpartition(".")[0]] if "." in name else []
+        for each in [*parents, *found[name].imports]:
+            if each and each not in seen:
+                seen.add(each)
+                waiting.append(each)
+    return found
+
+
+def belonging(
+    sources: dict[str, Source], entries: Sequence[str], include: Sequence[str] = ()
+) -> list[Source]:
+    """Those to compile: entry modules, modules beside and below them that they need, and what is asked for.
+
+    Not all that is imported: a project's models, settings and the like are not of the computation, and may rely on
+    what compiled code doesn't have.
+    """
+    entries = [entry for entry in entries if not _is_own(entry)]
+    packages = {entry.rpartition(".")[0] for entry in entries}
+    chosen = []
+    for name, source in sources.items():
+        beside = any(
+            name.rpartition(".")[0] == each or (each and name.startswith(each + ".")) for each in packages
+        )
+        wanted = any(name == each or name.startswith(each + ".") for each in include)
+        if name in entries or ((beside or wanted) and source.path.name != "__init__.py"):
+            chosen.append(source)
+    return sorted(chosen, key=lambda source: source.name)
+
+
+def objections(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """What compiled code would silently do otherwise than Python: line and reason."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id == "__file__":
+            yield node.lineno, "uses __file__, which is the library's when compiled"
+        if isinstance(node, ast.ClassDef):
+            lost = [keyword.arg for keyword in node.keywords if keyword.arg not in (None, "metaclass")]
+            if lost:
+                yield (
+                    node.lineno,
+                    f"class {node.name} has options ({', '.join(map(str, lost))}), which mypyc ignores",
+                )
+            elif any(ast.unparse(base) in ("Struct", "msgspec.Struct") for base in node.bases):
+                yield (
+                    node.lineno,
+                    f"class {node.name} is a Struct, which validates by its fields' types; mypyc keeps them in part",
+                )
+
+
+def notes(tree: ast.Module) -> list[str]:
+    """What compiles to code that is hardly faster, with lines."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            own = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            missing = [
+                each.arg for each in own if each.annotation is None and each.arg not in ("self", "cls")
+            ]
+            if missing or node.returns is None:
+                what = f"arguments {', '.join(missing)}" if missing else "return value"
+                found.append(f"line {node.lineno}: {node.name} has no type for its {what}")
+    return found

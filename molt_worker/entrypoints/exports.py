@@ -1,0 +1,274 @@
+"""What a worker offers: the manifest, its checks, and the functions behind its names.
+
+Reading and checking a manifest runs none of the user's code; `resolve` imports it and is called in the
+template process only (or in a test's own process, for the inline transport).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeVar, overload
+
+from molt_accel import codec
+from molt_accel.errors import MoltInvalidInput
+from molt_accel.ipc.frame import MAX_ENTRY_BYTES, RESERVED_PREFIX, Codec, Frame
+from molt_worker.compile.importer import is_compiled
+from molt_worker.entrypoints import typed
+
+ABI_VERSION: Final = "0.1"
+PACKAGED: Final = Path(__file__).with_name("molt_exports.json")
+_MARK: Final = "__molt_export__"
+#: Marked functions that take no attributes, as compiled ones don't: by id, with the function itself, so that it stays.
+_marked_compiled: Final[dict[int, tuple[Any, Export]]] = {}
+_FIELDS: Final = ("name", "target", "codec_in", "codec_out")
+_TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class ExportsError(ValueError):
+    """The exports can't be served; one line that says where and what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """An entrypoint: its public name, where it lives, and how its payload and result are encoded.
+
+    Attributes:
+        compiled: Whether its module is native code.
+        decode: Makes a typed parameter from the payload; None: the codec does.
+        encode: Makes bytes of a typed result; None: the codec does.
+    """
+
+    name: str
+    target: str
+    codec_in: Codec = Codec.MSGPACK
+    codec_out: Codec = Codec.MSGPACK
+    function: Callable[[Any], Any] | None = field(default=None, compare=False)
+    compiled: bool = field(default=False, compare=False)
+    decode: typed.Decode | None = field(default=None, compare=False)
+    encode: typed.Encode | None = field(default=None, compare=False)
+
+
+class ExportTable:
+    """Exports by name."""
+
+    def __init__(self, exports: Iterable[Export]) -> None:
+        self._by_name = {export.name: export for export in exports}
+
+    def __iter__(self) -> Any:
+        return iter(self._by_name.values())
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    @property
+    def compiled(self) -> list[str]:
+        """The names of those that are native code."""
+        return [export.name for export in self._by_name.values() if export.compiled]
+
+    def find(self, frame: Frame) -> Export:
+        """The entrypoint that a request asks for. Raises MoltInvalidInput: unknown, or with another codec."""
+        export = self._by_name.get(frame.entry)
+        if export is None:
+            raise MoltInvalidInput(f"unknown entry {frame.entry!r}")
+        if frame.codec is not export.codec_in:
+            raise MoltInvalidInput(
+                f"entry {frame.entry!r} takes {export.codec_in.label} payloads, not {frame.codec.label}"
+            )
+        return export
+
+
+@overload
+def export(function: Function) -> Function: ...
+
+
+@overload
+def export(
+    *, name: str | None = None, codec_in: str = "msgpack", codec_out: str = "msgpack"
+) -> Callable[[Function], Function]: ...
+
+
+def export(
+    function: Any = None, *, name: str | None = None, codec_in: str = "msgpack", codec_out: str = "msgpack"
+) -> Any:
+    """Mark a function as an entrypoint, for ``--exports package.module``. The function stays as it is.
+
+    Args:
+        name: The public name; the function's by default.
+        codec_in, codec_out: Codec of payload and result: ``msgpack``, ``json`` or ``raw``.
+
+    Raises:
+        ExportsError: the name is not allowed.
+        ValueError: a codec is unknown.
+    """
+
+    def mark(function: Any) -> Any:
+        target = f"{function.__module__}:{function.__qualname__}"
+        public = function.__name__ if name is None else name
+        _check_name(public, target)
+        as_marked = Export(public, target, codec.parse(codec_in), codec.parse(codec_out))
+        try:
+            setattr(function, _MARK, as_marked)
+        except AttributeError:
+            _marked_compiled[id(function)] = function, as_marked
+        return function
+
+    return mark if function is None else mark(function)
+
+
+def _check_name(name: object, where: str) -> str:
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.encode()) <= MAX_ENTRY_BYTES:
+        allowed = f"1 to {MAX_ENTRY_BYTES} bytes of printable text"
+        raise ExportsError(f"{where}: {name!r} is not allowed; it must be {allowed}")
+    if name.startswith(RESERVED_PREFIX):
+        raise ExportsError(f"{where}: {name!r} is not allowed; {RESERVED_PREFIX}... is reserved")
+    return name
+
+
+def is_manifest_path(reference: str) -> bool:
+    """Whether an exports reference is a file's path, rather than a module's name."""
+    return reference.endswith(".json") or os.sep in reference or not _MODULE.fullmatch(reference)
+
+
+def read_manifest(path: Path) -> list[Export]:
+    """The exports of a manifest file, checked, with nothing imported.
+
+    Raises:
+        ExportsError: the file can't be read or says something that isn't allowed.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ExportsError(f"{path}: can't be read: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise ExportsError(f"{path}: not valid JSON: {exc}") from exc
+    if not isinstance(document, dict):
+        raise ExportsError(f"{path}: must be an object")
+    _only_fields(document, ("abi_version", "exports"), str(path))
+    version = document.get("abi_version")
+    if version != ABI_VERSION:
+        raise ExportsError(f"{path}: abi_version: {version!r} is not allowed; it must be {ABI_VERSION!r}")
+    rows = document.get("exports")
+    if not isinstance(rows, list) or not rows:
+        raise ExportsError(f"{path}: exports: must be a list of at least one export")
+    exports = [_read_row(row, f"{path}: exports[{index}]") for index, row in enumerate(rows)]
+    _check_unique(exports, str(path))
+    return exports
+
+
+def _only_fields(row: dict[str, object], allowed: tuple[str, ...], where: str) -> None:
+    for name in row:
+        if name not in allowed:
+            raise ExportsError(f"{where}: unknown field {name!r}; allowed: {', '.join(allowed)}")
+
+
+def _read_row(row: object, where: str) -> Export:
+    if not isinstance(row, dict):
+        raise ExportsError(f"{where}: must be an object")
+    _only_fields(row, _FIELDS, where)
+    name = _check_name(row.get("name"), f"{where}.name")
+    target = row.get("target")
+    if not isinstance(target, str) or not _TARGET.fullmatch(target):
+        raise ExportsError(f"{where}.target: {target!r} is not allowed; it must be package.module:function")
+    codecs = []
+    for side in ("codec_in", "codec_out"):
+        value = row.get(side, Codec.MSGPACK.label)
+        try:
+            codecs.append(codec.parse(value if isinstance(value, str) else repr(value)))
+        except ValueError as exc:
+            raise ExportsError(f"{where}.{side}: {exc}") from exc
+    return Export(name, target, codecs[0], codecs[1])
+
+
+def _check_unique(exports: list[Export], where: str) -> None:
+    seen: set[str] = set()
+    for item in exports:
+        if item.name in seen:
+            raise ExportsError(f"{where}: the name {item.name!r} is exported twice")
+        seen.add(item.name)
+
+
+def check(reference: str) -> None:
+    """Check what can be checked of a reference without importing anything. Raises ExportsError."""
+    if not reference or is_manifest_path(reference):
+        read_manifest(Path(reference) if reference else PACKAGED)
+
+
+def resolve(reference: str) -> ExportTable:
+    """Import what a reference names: a manifest's path, a module with marked functions, or "" (packaged).
+
+    Raises:
+        ExportsError: a check failed, or an import did; its one line says where, and the cause is chained.
+    """
+    if reference and not is_manifest_path(reference):
+        return ExportTable(_marked(reference))
+    path = Path(reference) if reference else PACKAGED
+    return ExportTable(
+        _resolve_target(item, f"{path}: exports[{index}] ({item.name})")
+        for index, item in enumerate(read_manifest(path))
+    )
+
+
+def _import(module: str, where: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # whatever a module does when imported, SystemExit included
+        raise ExportsError(f"{where}: can't import {module}: {type(exc).__name__}: {exc}") from exc
+
+
+def _resolve_target(item: Export, where: str) -> Export:
+    module, _, path = item.target.partition(":")
+    found = _import(module, where)
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as exc:
+            raise ExportsError(f"{where}: {module} has no {path}") from exc
+    return _with_function(item, found, where)
+
+
+def _with_function(item: Export, function: Any, where: str) -> Export:
+    if not callable(function):
+        raise ExportsError(f"{where}: {item.target} is not callable")
+    if inspect.iscoroutinefunction(function):
+        raise ExportsError(f"{where}: {item.target} is async; an entrypoint is a plain function")
+    module = item.target.partition(":")[0]
+    try:
+        parameter, result = typed.hints(function, module)
+        return Export(
+            item.name,
+            item.target,
+            item.codec_in,
+            item.codec_out,
+            function,
+            is_compiled(module),
+            typed.decoder(parameter, item.codec_in),
+            typed.encoder(result, item.codec_out),
+        )
+    except typed.NoCodec as exc:
+        raise ExportsError(f"{where}: {item.target}: {exc}") from exc
+
+
+def _marked(module: str) -> list[Export]:
+    exports = []
+    # By identity: one function under two names of the module is exported once.
+    for value in {id(value): value for value in vars(_import(module, module)).values()}.values():
+        # Static: a lazy object in the module (Django's settings) must not wake up for this.
+        mark = inspect.getattr_static(value, _MARK, None) or _marked_compiled.get(id(value), (None, None))[1]
+        if isinstance(mark, Export):
+            exports.append(_with_function(mark, value, module))
+    if not exports:
+        raise ExportsError(f"{module}: no function is marked with @molt_worker.export")
+    _check_unique(exports, module)
+    return exports

@@ -1,0 +1,229 @@
+"""Runs one request: decode, call the entrypoint, encode, and map whatever happens to one response frame."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from molt_accel import codec
+from molt_accel.errors import (
+    MoltCancelled,
+    MoltError,
+    MoltInternalError,
+    MoltInvalidInput,
+    MoltTimeout,
+    Status,
+    to_wire,
+    wire_status,
+)
+from molt_accel.ipc.frame import FLAG_COMPILED, U32_MAX, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, format_id
+from molt_worker.entrypoints.exports import Export, ExportTable
+from molt_worker.entrypoints.request import (
+    STOP_EXCEPTIONS,
+    CurrentRequest,
+    InvalidInput,
+    RequestCancelled,
+    RequestStopped,
+    StopWord,
+    begin_serving,
+    end_serving,
+)
+
+#: What a typed result's encoder raises where the result is not what its annotation says.
+_UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
+
+LogTraceback = Callable[[str, str, str], object]
+
+# Looking a member up in an enumeration costs as much as a call.
+_RESPONSE: Final = Kind.RESPONSE
+_MSGPACK: Final = Codec.MSGPACK
+_OK: Final = Status.OK
+
+
+def error_response(request: Frame, error: MoltError) -> Frame:
+    """The response frame that carries an error."""
+    response = Frame(Kind.RESPONSE, request.request_id, generation=request.generation)
+    set_error(response, error)
+    return response
+
+
+def set_error(response: Frame, error: MoltError) -> None:
+    """Make a response carry an error instead of what it carries."""
+    response.status = wire_status(error)
+    response.codec = Codec.MSGPACK
+    response.payload = codec.encode(Codec.MSGPACK, to_wire(error))
+
+
+class _BadPayload(Exception):
+    """The payload is not what its codec says. Not a DecodeError: an entrypoint may raise that too."""
+
+
+class _BadResult(Exception):
+    """The entrypoint's result can't be encoded. Not an EncodeError, for the same reason."""
+
+
+def _text_of(failure: Exception) -> str:
+    try:
+        return str(failure)
+    except Exception:  # user code can fail even at that
+        return "the input is not valid"
+
+
+def _us(start_ns: int, end_ns: int) -> int:
+    us = (end_ns - start_ns) // 1000
+    if 0 <= us <= U32_MAX:
+        return us
+    return 0 if us < 0 else U32_MAX
+
+
+class Runner:
+    """Runs requests one at a time, on the thread that takes signals.
+
+    `interrupt` is the handler of the soft interrupt. It raises inside the entrypoint, and only there: the
+    runner is armed with the running request's serial while user code may run, and the stop word names the
+    request it means. A handler that comes early, late or twice finds no match and does nothing.
+
+    Args:
+        exports: The entrypoints.
+        word: The stop word that this runner's supervisor writes.
+        log_traceback: Called with request id, entry and traceback text when an entrypoint raised.
+        number: This executor's number, for the metrics.
+        own_clock: Nobody else watches deadlines, so `current_request().check()` looks at the clock.
+    """
+
+    def __init__(
+        self,
+        exports: ExportTable,
+        word: StopWord,
+        log_traceback: LogTraceback,
+        *,
+        number: int = 0,
+        own_clock: bool = False,
+    ) -> None:
+        self._exports = exports
+        self._word = word
+        self._log_traceback = log_traceback
+        self._number = number
+        self._own_clock = own_clock
+        self._armed = 0
+
+    def interrupt(self, signum: int, stack: object) -> None:
+        """Signal handler: raise in the entrypoint if the stop word names the request it serves."""
+        reason = self._word.reason(self._armed) if self._armed else 0
+        if reason:
+            self._armed = 0  # once: a second one would tear the entrypoint out of its own clean-up
+            # point: executor.interrupted
+            raise STOP_EXCEPTIONS[reason]
+
+    def run(self, request: Frame, serial: int) -> Frame:
+        """The response to a request, which the stop word calls `serial`.
+
+        Never raises because of what the request or its entrypoint does.
+        """
+        started_ns = time.monotonic_ns()
+        response = Frame(
+            _RESPONSE,
+            request.request_id,
+            "",
+            b"",
+            _MSGPACK,
+            _OK,
+            0,  # flags
+            request.generation,
+            0,  # deadline_ns
+            0,  # sent_ns
+            WORKER_DEFAULT_WAIT,
+            request.queue_depth,
+            request.in_flight,
+            _us(request.sent_ns or started_ns, started_ns),
+            0,  # decode_us, and the others that are known later
+            0,
+            0,
+            0,
+            self._number,
+        )
+        try:
+            export = self._exports.find(request)
+            if export.compiled:
+                response.flags = FLAG_COMPILED
+            if request.deadline_ns and started_ns >= request.deadline_ns:
+                raise MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
+            self._work(export, request, response, serial)
+        except MoltError as exc:
+            set_error(response, exc)
+        except RequestCancelled:
+            set_error(response, MoltCancelled("the request was cancelled while it ran"))
+        except RequestStopped:
+            late = MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
+            set_error(response, late)
+        response.exec_us = _us(started_ns, time.monotonic_ns())
+        return response
+
+    def _work(self, export: Export, request: Frame, response: Frame, serial: int) -> None:
+        """Fill in the result. Raises MoltError, or RequestStopped at any point."""
+        own_clock = self._own_clock
+        stop_reason = self._word.reason
+        current = CurrentRequest(request.request_id, request.deadline_ns, self._word, serial, own_clock)
+        failure: BaseException | None = None
+        serving = begin_serving(current, this_context_only=own_clock)
+        try:
+            self._armed = serial
+            # It may have been stopped before the handler was armed. `check` itself only where it says more.
+            if own_clock or stop_reason(serial):
+                current.check()
+            try:
+                self._call(export, request, response)
+            except RequestStopped:
+                raise
+            except BaseException as exc:  # user code may raise anything, SystemExit included
+                failure = exc
+            # A stop that user code swallowed, or that came too late to interrupt it.
+            if own_clock or stop_reason(serial):
+                current.check()
+        finally:
+            self._armed = 0
+            end_serving(serving)
+        if failure is not None:
+            raise self._mapped(failure, export, request) from failure
+
+    def _call(self, export: Export, request: Frame, response: Frame) -> None:
+        assert export.function is not None  # resolved before any executor started
+        start_ns = time.monotonic_ns()
+        if export.decode is not None:
+            payload = export.decode(request.payload)
+        else:
+            try:
+                payload = codec.decode(request.codec, request.payload)
+            except codec.DecodeError as exc:
+                raise _BadPayload(f"the payload is {exc}") from exc
+        decoded_ns = time.monotonic_ns()
+        response.decode_us = _us(start_ns, decoded_ns)
+        # point: executor.running
+        try:
+            result = export.function(payload)
+        finally:
+            handled_ns = time.monotonic_ns()
+            response.handler_us = _us(decoded_ns, handled_ns)
+        try:
+            if export.encode is not None:
+                response.payload = export.encode(result)
+            else:
+                response.payload = codec.encode(export.codec_out, result)
+        except (codec.EncodeError, msgspec.MsgspecError, *_UNENCODABLE) as exc:
+            wanted = export.codec_out.label
+            raise _BadResult(f"the result of {export.name!r} can't be encoded as {wanted}") from exc
+        response.codec = export.codec_out
+        response.encode_us = _us(handled_ns, time.monotonic_ns())
+
+    def _mapped(self, failure: BaseException, export: Export, request: Frame) -> MoltError:
+        if isinstance(failure, (InvalidInput, _BadPayload)):
+            return MoltInvalidInput(_text_of(failure))
+        text = "".join(traceback.format_exception(failure))
+        self._log_traceback(format_id(request.request_id), export.name, text)
+        if isinstance(failure, _BadResult):
+            return MoltInternalError(str(failure))
+        return MoltInternalError(f"{export.name!r} raised {type(failure).__name__}")

@@ -1,0 +1,79 @@
+"""How requests reach an executor, and answers leave it: the side of a transport that an executor sees.
+
+The executor's loop is the same whatever lies between it and the client. A port is made in the executor's
+own process, after the fork, so it may hold what no other process can use.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from molt_accel.errors import MoltInternalError
+from molt_accel.ipc.frame import HELLO, Fault, Frame, FrameError, Kind
+from molt_accel.ipc.stream import FrameStream
+from molt_worker.entrypoints.runner import error_response
+
+
+class Port(Protocol):
+    """One executor's way to requests. Its calls block, and any of them but `serial` may raise
+    BrokenPipeError when nobody is at the other end any more: the executor exits then."""
+
+    def announce(self) -> None:
+        """Say that the executor is ready."""
+
+    def receive(self) -> Frame | FrameError | None:
+        """The next request, or what is wrong with it; None when the executor shall exit."""
+
+    def serial(self, request: Frame) -> int:
+        """What the stop word calls this request: a number from 1 on that no recent request had."""
+
+    def answer(self, request: Frame, response: Frame) -> None:
+        """Send the response to a request."""
+
+
+#: Makes an executor's port of its socket, its number and its slot; called in the executor.
+MakePort = Callable[[socket.socket, int, int], Port]
+
+
+class SocketPort:
+    """Requests come through the executor's socket, from a supervisor that has parsed them before.
+
+    Args:
+        sock: The executor's socket; blocking.
+        number: The executor's number.
+        max_frame_bytes: Largest frame in either direction.
+    """
+
+    def __init__(self, sock: socket.socket, number: int, max_frame_bytes: int) -> None:
+        self._sock = sock  # kept open by this reference
+        self._number = number
+        self._stream = FrameStream(sock.fileno(), sock.fileno(), max_frame_bytes)
+        self._received: deque[Frame | FrameError] = deque()
+
+    def announce(self) -> None:
+        self._stream.send(Frame(Kind.CONTROL, self._number, HELLO))
+
+    def receive(self) -> Frame | None:
+        while not self._received:
+            if self._stream.fill() is None:
+                return None
+            self._received.extend(self._stream.frames())
+        item = self._received.popleft()
+        if isinstance(item, FrameError):
+            raise item  # a bug of ours: the supervisor only sends frames it has parsed
+        return item
+
+    def serial(self, request: Frame) -> int:
+        return request.generation  # on this socket the supervisor's number of the request
+
+    def answer(self, request: Frame, response: Frame) -> None:
+        try:
+            self._stream.send(response)
+        except FrameError as exc:
+            if exc.fault is not Fault.TOO_LARGE:
+                raise
+            too_large = MoltInternalError(f"the result is {exc.detail}")
+            self._stream.send(error_response(request, too_large))

@@ -1,0 +1,89 @@
+"""An executor process: takes requests from its port, one at a time, on its main thread."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from typing import Final
+
+from molt_accel.config import Config
+from molt_accel.errors import MoltInvalidInput
+from molt_accel.ipc.frame import Frame, FrameError, Kind
+from molt_worker.entrypoints.exports import ExportTable
+from molt_worker.entrypoints.request import StopWord
+from molt_worker.entrypoints.runner import Runner, error_response
+from molt_worker.processes.endpoint import Port
+from molt_worker.runtime import log
+
+#: The soft interrupt.
+INTERRUPT_SIGNAL = signal.SIGUSR1
+
+#: glibc's numbers for mallopt(3), and how much freed memory an executor keeps.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 64 * 1024 * 1024
+
+
+def serve(port: Port, exports: ExportTable, word: StopWord, number: int, config: Config) -> int:
+    """Serve requests until the port has no more. Returns the exit code."""
+    forked = []  # filled in a process that an entrypoint forks
+    os.register_at_fork(after_in_child=lambda: forked.append(True))
+    _heed_sigterm_in_children()
+    _keep_freed_memory()
+
+    def log_traceback(request_id: str, entry: str, text: str) -> None:
+        fields: dict[str, object] = {"request_id": request_id, "entry": entry, "traceback": text}
+        log.write_blocking(config, "error", "entrypoint_raised", fields)
+
+    runner = Runner(exports, word, log_traceback, number=number)
+    signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
+    try:
+        port.announce()
+        while (item := port.receive()) is not None:
+            if isinstance(item, FrameError):
+                _refuse(port, item)
+                continue
+            response = runner.run(item, port.serial(item))
+            if forked:
+                os._exit(0)  # this is the entrypoint's child: only its parent answers
+            port.answer(item, response)
+        # point: executor.leaving
+    except BrokenPipeError:
+        return 0  # the other end is gone, so is whoever waited for the answer
+    return 0
+
+
+def _keep_freed_memory() -> None:
+    """Have the allocator keep what large payloads and results needed for the next ones.
+
+    glibc gives it back to the kernel when it is freed, and then most of the time of a large request goes into page
+    faults. Up to so many bytes stay with the executor instead; `max_rss_mb` bounds what it may keep.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES // 2)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def _refuse(port: Port, error: FrameError) -> None:
+    """Answer a frame that can't be read: under the id that it claims."""
+    claimed = Frame(Kind.REQUEST, error.raw_id, generation=error.raw_generation)
+    port.answer(claimed, error_response(claimed, MoltInvalidInput(error.detail)))
+
+
+def _heed_sigterm_in_children() -> None:
+    """An executor ignores SIGTERM, but an entrypoint must be able to terminate what it forks."""
+    only = {signal.SIGTERM}
+
+    def in_child() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, only)
+
+    # Held back meanwhile: one that is sent at once must not meet the old handler.
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, only),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, only),
+        after_in_child=in_child,
+    )

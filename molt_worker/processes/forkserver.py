@@ -1,0 +1,306 @@
+"""The template process: imports the exports once, then forks executors that have them already.
+
+It stands between the supervisor, which never runs user code, and the executors, which do nothing else. As
+the executors' parent it alone signals and reaps them, so a signal can't hit a process that has taken over
+a dead executor's pid. It dies with the supervisor, and the executors with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from molt_accel import codec
+from molt_accel.config import Config
+from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, FrameParser, Kind, encode
+from molt_worker.compile import importer
+from molt_worker.compile import record as compiled
+from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
+from molt_worker.entrypoints.request import StopWord
+from molt_worker.entrypoints.runner import error_response
+from molt_worker.processes import executor
+from molt_worker.processes.endpoint import MakePort
+from molt_worker.runtime import log
+
+#: Commands to the template, as entry names of control frames; `request_id` is the executor's number.
+SPAWN: Final = "__spawn__"  #: fork an executor on the socket sent along; generation is its slot
+INTERRUPT: Final = "__interrupt__"
+KILL: Final = "__kill__"
+#: Reports of the template. Their payload: the pid; the exit code, negative for a signal.
+#: Before its HELLO: the files of the project's own modules that it has imported, as [path, mtime in ns].
+SOURCES: Final = "__sources__"
+SPAWNED: Final = "__spawned__"
+EXITED: Final = "__exited__"
+
+EXIT_BAD_EXPORTS: Final = 2
+_PR_SET_PDEATHSIG: Final = 1
+_CONTROL_FD: Final = 3
+_MAX_FDS: Final = 64
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent dies (Linux; elsewhere end-of-file has to do)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before that took effect
+        os._exit(1)
+
+
+def sources() -> list[tuple[str, int]]:
+    """The files of imported modules that aren't part of Python or installed in its environment, and their mtimes."""
+    installed = tuple({os.path.join(prefix, "") for prefix in (sys.prefix, sys.base_prefix)})
+    found = []
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    for path in (*files, *map(str, importer.sources())):  # a compiled module's file is not its source
+        if isinstance(path, str) and not os.path.abspath(path).startswith(installed):
+            with contextlib.suppress(OSError):
+                found.append((os.path.abspath(path), os.stat(path).st_mtime_ns))
+    return found
+
+
+def _ignore(signum: int, stack: object) -> None:
+    """A handler that does nothing. Unlike SIG_IGN, programs that user code executes don't inherit it."""
+
+
+def main(
+    control: socket.socket,
+    config: Config,
+    word_of: Callable[[int], StopWord],
+    make_port: MakePort,
+    parent_pid: int,
+) -> NoReturn:
+    """The template's life, in a process just forked from the supervisor. Never returns.
+
+    Args:
+        control: The socket to the supervisor.
+        config: The worker's configuration.
+        word_of: The stop word of a slot.
+        make_port: Makes an executor's port; each executor gets it by the fork.
+        parent_pid: The supervisor's.
+    """
+    code = 1
+    try:
+        die_with_parent(parent_pid)
+        signal.set_wakeup_fd(-1)
+        # Sent to a whole group (by a terminal, by an init system), they are the supervisor's to act on.
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            signal.signal(number, _ignore)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        control = _keep_only(control)
+        code = _Template(control, config, word_of, make_port).run()
+    except BaseException as exc:
+        fields: dict[str, object] = {"error": f"{type(exc).__name__}: {exc}"}
+        log.write_blocking(config, "error", "template_failed", fields)
+    finally:
+        os._exit(code)
+
+
+def _keep_only(control: socket.socket) -> socket.socket:
+    """Close every descriptor of the supervisor's but the control socket and stderr."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(log.STDERR_FD, 1)  # what user code prints must not end up between frames
+    fd = control.detach()
+    # Through a number above all targets, so that neither dup2 overwrites what the other still needs.
+    os.dup2(fd, _CONTROL_FD)
+    os.closerange(_CONTROL_FD + 1, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
+    os.set_inheritable(_CONTROL_FD, False)
+    return socket.socket(fileno=_CONTROL_FD)
+
+
+class _Template:
+    def __init__(
+        self,
+        control: socket.socket,
+        config: Config,
+        word_of: Callable[[int], StopWord],
+        make_port: MakePort,
+    ) -> None:
+        self._control = control
+        self._config = config
+        self._word_of = word_of
+        self._make_port = make_port
+        self._parser = FrameParser()
+        self._sockets: deque[int] = deque()  # descriptors that came before their SPAWN was parsed
+        self._pids: dict[int, int] = {}  # executor number -> pid
+        self._exports = ExportTable(())
+
+    def run(self) -> int:
+        sys.path.insert(0, os.getcwd())
+        for output in (sys.stdout, sys.stderr):
+            output.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # executors may be killed
+        config = self._config
+        try:
+            doubt = compiled.enable(config.exports, config.compiled, config.build_dir)
+            if doubt:
+                self._log("warning", "build_not_used", why=doubt, hint=compiled.how_to(config.exports))
+            self._exports = resolve(config.exports)
+            if config.compiled == "require":
+                compiled.require(self._exports, config.exports, config.build_dir)
+        except ExportsError as exc:
+            self._fail(exc)
+            return EXIT_BAD_EXPORTS
+        if threading.active_count() > 1:
+            names = ", ".join(thread.name for thread in threading.enumerate()[1:])
+            self._log("warning", "threads_at_import", hint="threads don't survive the fork", threads=names)
+        # Objects that exist now are shared with every executor; keep the collector from touching them.
+        gc.collect()
+        gc.freeze()
+        # point: template.imported
+        self._send(Frame(Kind.CONTROL, 0, SOURCES, codec.encode(Codec.MSGPACK, sources())))
+        rows = [
+            (item.name, item.codec_in.label, item.codec_out.label, item.target, item.compiled)
+            for item in self._exports
+        ]
+        self._send(Frame(Kind.CONTROL, 0, HELLO, codec.encode(Codec.MSGPACK, rows)))
+        self._loop()
+        return 0
+
+    def _fail(self, error: ExportsError) -> None:
+        if error.__cause__ is not None and not isinstance(error.__cause__, OSError):
+            text = "".join(traceback.format_exception(error.__cause__))
+            self._log("error", "import_failed", traceback=text)
+        notice = error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(str(error)))
+        self._send(notice)
+
+    def _log(self, level: str, event: str, **fields: object) -> None:
+        log.write_blocking(self._config, level, event, fields)
+
+    def _send(self, frame: Frame) -> None:
+        with contextlib.suppress(ConnectionError):  # the supervisor stops; its end of file comes next
+            self._control.sendall(encode(frame))
+
+    def _loop(self) -> None:
+        wake_r, wake_w = socket.socketpair()
+        for end in (wake_r, wake_w):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, _ignore)  # user code may have set its own while it was imported
+        signal.set_wakeup_fd(wake_w.fileno(), warn_on_full_buffer=False)
+        self._private = [self._control, wake_r, wake_w]
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(wake_r, selectors.EVENT_READ)
+            self._private_selector = selector
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is wake_r:
+                        with contextlib.suppress(BlockingIOError):
+                            wake_r.recv(4096)
+                        self._reap()
+                    elif not self._receive():
+                        self._kill_all()
+                        return
+
+    def _receive(self) -> bool:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, 65536, _MAX_FDS)
+        except ConnectionResetError:  # the supervisor stopped without reading the last report
+            return False
+        self._sockets.extend(fds)
+        if not data:
+            return False
+        self._parser.feed(data)
+        for item in self._parser.frames():
+            if isinstance(item, FrameError):
+                raise item
+            self._obey(item)
+        return True
+
+    def _obey(self, command: Frame) -> None:
+        number = command.request_id
+        if command.entry == SPAWN:
+            self._spawn(number, command.generation)
+        elif command.entry == INTERRUPT:
+            self._signal(number, executor.INTERRUPT_SIGNAL)
+        elif command.entry == KILL:
+            self._signal(number, signal.SIGKILL)
+
+    def _spawn(self, number: int, slot: int) -> None:
+        sock = socket.socket(fileno=self._sockets.popleft())
+        parent_pid = os.getpid()
+        # point: template.forking
+        try:
+            pid = os.fork()
+        except OSError as exc:  # no memory or no process left: this one start failed, the others live on
+            sock.close()
+            self._log("error", "executor_not_started", error=str(exc))
+            self._report_exit(number, 1)
+            return
+        if pid == 0:
+            self._become_executor(sock, number, slot, parent_pid)
+        with contextlib.suppress(OSError):  # it may have done so itself, or be gone
+            os.setpgid(pid, pid)
+        sock.close()
+        self._pids[number] = pid
+        # point: template.forked
+        self._send(Frame(Kind.CONTROL, number, SPAWNED, codec.encode(Codec.MSGPACK, pid)))
+
+    def _become_executor(self, sock: socket.socket, number: int, slot: int, parent_pid: int) -> NoReturn:
+        code = 1
+        try:
+            die_with_parent(parent_pid)
+            # point: executor.forked
+            # A group of its own: what user code starts is killed along with it.
+            os.setpgid(0, 0)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._private_selector.close()
+            for private in self._private:
+                private.close()
+            for fd in self._sockets:
+                os.close(fd)
+            sock.setblocking(True)
+            sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
+            port = self._make_port(sock, number, slot)
+            code = executor.serve(port, self._exports, self._word_of(slot), number, self._config)
+        except BaseException as exc:
+            self._log("error", "executor_failed", error=f"{type(exc).__name__}: {exc}")
+        finally:
+            os._exit(code)
+
+    def _signal(self, number: int, signum: signal.Signals) -> None:
+        pid = self._pids.get(number)
+        if pid is None:
+            return  # it has exited and the report is on its way
+        # point: template.signalling
+        with contextlib.suppress(ProcessLookupError):
+            if signum == signal.SIGKILL:
+                os.killpg(pid, signum)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+    def _reap(self) -> None:
+        for number, pid in list(self._pids.items()):
+            if hasattr(os, "waitid"):  # not on macOS before Python 3.13
+                # Look without reaping: while the zombie holds its pid, the process group can't be another's.
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                    continue
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            if not reaped:
+                continue
+            del self._pids[number]
+            # point: template.reaped
+            self._report_exit(number, os.waitstatus_to_exitcode(status))
+
+    def _report_exit(self, number: int, code: int) -> None:
+        self._send(Frame(Kind.CONTROL, number, EXITED, codec.encode(Codec.MSGPACK, code)))
+
+    def _kill_all(self) -> None:
+        for number in list(self._pids):
+            self._signal(number, signal.SIGKILL)
+        for pid in self._pids.values():
+            os.waitpid(pid, 0)

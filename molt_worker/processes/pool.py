@@ -1,0 +1,518 @@
+"""The pool of executors: how many there are, how they start, and when one is replaced.
+
+Knows templates and executors and nothing of requests. Who gives executors their requests, and what becomes
+of a request because its executor answered or died, differs with the transport: that is for a subclass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from abc import ABC, abstractmethod
+from typing import Final
+
+import psutil
+
+from molt_accel import codec
+from molt_accel.config import Config
+from molt_accel.errors import MoltWorkerCrashed
+from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.shm.layout import exit_facts, exit_text
+from molt_worker.entrypoints.exports import Export, ExportTable
+from molt_worker.entrypoints.request import StopReason
+from molt_worker.processes import forkserver as wire
+from molt_worker.processes.endpoint import MakePort
+from molt_worker.processes.handles import (
+    Executor,
+    ExecutorState,
+    StopWords,
+    Template,
+    decode_report,
+)
+from molt_worker.processes.replacement import Succession
+from molt_worker.runtime.log import LogSink
+from molt_worker.runtime.loop import READ, WRITE, EventLoop
+from molt_worker.runtime.metrics import Counters
+
+_MS: Final = 1_000_000
+_S: Final = 1_000_000_000
+#: How long an idle executor may take to exit once its socket is closed.
+_EXIT_NS: Final = 2 * _S
+#: How long the template may be silent while it is asked to fork. A fork takes milliseconds.
+_STALL_NS: Final = 5 * _S
+_RSS_CHECK_NS: Final = _S
+_FIRST_RESPAWN_NS: Final = 100 * _MS
+_MAX_RESPAWN_NS: Final = 5 * _S
+#: How long the template may take to kill its executors and exit when the worker stops.
+_STOP_S: Final = 2.0
+
+
+class Pool(ABC):
+    """`config.pool_size` executors, forked from the newest template.
+
+    Args:
+        make_port: Makes an executor's port, in the executor.
+        slots: How many executors there may be at a time, with those that are not reaped yet. Some more than
+            a pool and its successors, so that a reload need not wait.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        loop: EventLoop,
+        log: LogSink,
+        counters: Counters,
+        make_port: MakePort,
+        slots: int,
+    ) -> None:
+        self._config = config
+        self._loop = loop
+        self._log = log
+        self._counters = counters
+        self._make_port = make_port
+        self.size: Final = config.pool_size
+        self._words = StopWords(slots)
+        self._executors: dict[int, Executor] = {}
+        self._succession: Succession[Executor] = Succession()
+        self._numbers = 0
+        self._templates: list[Template] = []  # the newest last; older ones still have executors
+        self._boot_deaths = 0
+        self._spawn_not_before_ns = 0
+        self._starved = False  # of descriptors, so that no executor can be started
+        self._template_at_ns = 0  # when to start another template; 0: not planned
+        self._next_rss_ns = 0
+        self._stopping = False
+
+    # -- what a subclass is told, and asked -------------------------------------------------------------
+
+    @abstractmethod
+    def _on_ready(self, executor: Executor) -> None:
+        """It has started and may be given requests."""
+
+    @abstractmethod
+    def _on_message(self, executor: Executor, message: Frame) -> bool:
+        """A frame came from a ready executor. False if it broke the protocol, which is its end."""
+
+    @abstractmethod
+    def _on_closed(self, executor: Executor) -> None:
+        """It has closed its socket or broken the protocol. It was killed, but `_on_reaped` is yet to come."""
+
+    @abstractmethod
+    def _on_reaped(self, executor: Executor, crash: MoltWorkerCrashed) -> None:
+        """It is dead, whatever led to that. `crash` is what to tell a caller that waits for it."""
+
+    @abstractmethod
+    def _on_replaced(self, executor: Executor) -> None:
+        """Its successor is ready: `_dismiss` it as soon as it has no request."""
+
+    @abstractmethod
+    def _on_exports(self, exports: ExportTable) -> None:
+        """Exports were imported, at start or at a reload, and no executor with others gets new requests."""
+
+    @abstractmethod
+    def _on_start_failed(self, why: str) -> None:
+        """The exports can't be imported, so there will never be an executor."""
+
+    @abstractmethod
+    def _served(self, executor: Executor) -> int:
+        """How many requests it has served."""
+
+    def _running(self, executor: Executor) -> str:
+        """What it runs, for messages."""
+        del executor
+        return "this request"
+
+    # -- start, reload, stop ----------------------------------------------------------------------------
+
+    def start_template(self) -> None:
+        """Import the exports in a new template; when it is ready, its executors replace all others."""
+        now_ns = time.monotonic_ns()
+        self._template_at_ns = 0
+        try:
+            template = Template(self._config, self._words, self._make_port, now_ns)
+        except OSError as exc:  # no memory or no descriptor for it; there may be later
+            self._log.log("error", "template_not_started", error=str(exc))
+            self._template_at_ns = self._loop.at(self._back_off())
+            return
+        self._templates.append(template)
+        self._loop.at(now_ns + self._config.start_timeout_ms * _MS)
+        self._watch_template(template)
+
+    def is_outdated(self) -> bool:
+        """Whether a file that the newest template has imported was changed since."""
+        newest = self._templates[-1] if self._templates else None
+        return newest is not None and any(_mtime(path) != mtime for path, mtime in newest.sources)
+
+    def stop(self) -> None:
+        """From now on nothing is spawned."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Kill what is left, and reap it."""
+        self.stop()
+        for template in self._templates:
+            template.stop()
+        until_s = time.monotonic() + _STOP_S
+        for template in self._templates:
+            # It kills its executors and exits; one that imports something just now can't.
+            with contextlib.suppress(psutil.TimeoutExpired):
+                psutil.Process(template.pid).wait(timeout=max(0.05, until_s - time.monotonic()))
+                continue
+            template.kill()
+            template.reap()
+        for executor in self._executors.values():
+            executor.sock.close()
+
+    def on_timers(self, now_ns: int) -> None:
+        """Look at everything that has a time."""
+        for executor in list(self._executors.values()):
+            if executor.kill_ns and executor.kill_ns <= now_ns:
+                executor.kill_ns = now_ns + _EXIT_NS
+                self._tell(executor, wire.KILL)
+            self._loop.at(executor.kill_ns)
+        if self._template_at_ns and self._template_at_ns <= now_ns:
+            self._template_at_ns = 0
+            if not self._stopping:
+                self.start_template()
+        self._loop.at(self._template_at_ns)
+        self._check_templates(now_ns)
+        self._check_rss(now_ns)
+        self._fill()
+
+    @property
+    def template_pid(self) -> int:
+        """The process that executors are forked from, or will be when it has imported the exports; 0: none."""
+        template = self._newest_ready() or next(reversed(self._templates), None)
+        return template.pid if template is not None else 0
+
+    # -- what is done to an executor --------------------------------------------------------------------
+
+    def poll(self, executor: Executor) -> None:
+        """Take in a message that may have come in this moment."""
+        while executor.state is not ExecutorState.GONE and executor.stream.wait_readable(0):
+            if not self._read(executor):
+                self._on_eof(executor)
+
+    def kill(self, executor: Executor) -> None:
+        """SIGKILL an executor and replace it. It must have no request any more, and get none."""
+        executor.state = ExecutorState.GONE
+        self._tell(executor, wire.KILL)
+        # point: supervisor.killed
+        self._drop(executor)
+
+    def _send(self, executor: Executor, message: Frame) -> None:
+        """Send it a frame. If it has just died, `_on_closed` is called in here."""
+        try:
+            executor.stream.send(message)
+        except BrokenPipeError:
+            self._on_eof(executor)
+            return
+        if executor.stream.pending_bytes:
+            self._watch(executor)
+
+    def _interrupt(self, executor: Executor, serial: int, reason: StopReason) -> None:
+        """Raise in the request that has this serial, if it is the one that runs."""
+        executor.word.stop(serial, reason)
+        # point: supervisor.interrupting
+        self._tell(executor, wire.INTERRUPT)
+
+    def _recycle(self, executor: Executor, why: str) -> None:
+        """Have a worn-out executor replaced, without a gap."""
+        if executor.state is not ExecutorState.GONE and self._succession.wear_out(executor):
+            self._counters.recycled += 1
+            served = self._served(executor)
+            self._log.log("info", "executor_recycled", executor=executor.number, why=why, served=served)
+            self._fill()
+
+    def _dismiss(self, executor: Executor) -> None:
+        """Close its socket, which makes it exit."""
+        self._succession.forget(executor)
+        executor.kill_ns = self._loop.at(time.monotonic_ns() + _EXIT_NS)
+        executor.state = ExecutorState.GONE
+        self._loop.watch(executor.sock.fileno(), 0)
+        executor.sock.close()
+
+    # -- executors --------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Spawn what is missing, and a replacement for whatever is outdated."""
+        newest = self._newest_ready()
+        if newest is None or self._stopping:
+            return
+        now_ns = time.monotonic_ns()
+        if now_ns < self._spawn_not_before_ns:
+            self._loop.at(self._spawn_not_before_ns)
+            return
+        counted = self._counted()
+        missing: list[Executor | None] = [None] * (self.size - len(counted))
+        outdated = [
+            executor
+            for executor in counted
+            if not self._succession.has_successor(executor)
+            and (self._succession.worn(executor) or executor.template is not newest)
+        ]
+        for old in missing + outdated:
+            try:
+                new = self._spawn(newest)
+            except OSError as exc:
+                new = None
+                if not self._starved:  # once, and not ten times a second
+                    self._log.log("error", "executor_not_started", error=str(exc))
+                self._starved = True
+            if new is None:
+                self._loop.at(now_ns + _FIRST_RESPAWN_NS)
+                return
+            self._starved = False
+            if old is not None:
+                self._succession.prepare(old, new)
+
+    def _living(self) -> list[Executor]:
+        return [item for item in self._executors.values() if item.state is not ExecutorState.GONE]
+
+    def _counted(self) -> list[Executor]:
+        """Those that are of the pool's number, now or when they have started."""
+        return [executor for executor in self._living() if self._succession.counts(executor)]
+
+    def _newest_ready(self) -> Template | None:
+        return next((each for each in reversed(self._templates) if each.exports is not None), None)
+
+    def _spawn(self, template: Template) -> Executor | None:
+        executor = template.spawn(self._numbers + 1) if self._words.left else None
+        if executor is None:
+            return None
+        self._numbers += 1
+        self._counters.executor_starts += 1
+        self._executors[executor.number] = executor
+        executor.kill_ns = self._loop.at(executor.asked_ns + self._config.start_timeout_ms * _MS)
+        self._loop.at(executor.asked_ns + _STALL_NS)
+        self._watch(executor)
+        return executor
+
+    def _watch(self, executor: Executor) -> None:
+        events = READ | (WRITE if executor.stream.pending_bytes else 0)
+        self._loop.watch(executor.sock.fileno(), events, lambda mask: self._on_executor(executor, mask))
+
+    def _on_executor(self, executor: Executor, mask: int) -> None:
+        if mask & WRITE:
+            with contextlib.suppress(BrokenPipeError):  # its end of file will say the same
+                executor.stream.flush()
+            self._watch(executor)
+        if mask & READ and not self._read(executor):
+            self._on_eof(executor)
+
+    def _read(self, executor: Executor) -> bool:
+        """Take in what an executor sent. False when nothing more will come."""
+        if executor.state is ExecutorState.GONE:
+            return False
+        got = executor.stream.fill()
+        for item in executor.stream.frames():
+            if isinstance(item, FrameError):
+                self._log.log("error", "executor_broke_protocol", executor=executor.number, error=item.detail)
+                return False
+            if not self._on_frame(executor, item):
+                self._log.log("error", "executor_broke_protocol", executor=executor.number)
+                return False
+        return got is not None
+
+    def _on_frame(self, executor: Executor, frame: Frame) -> bool:
+        """False if the executor can't be trusted any more."""
+        if executor.state is ExecutorState.READY:
+            return self._on_message(executor, frame)
+        if executor.state is ExecutorState.GONE or frame.kind is Kind.RESPONSE:
+            return False
+        self._on_started(executor)
+        return True
+
+    def _on_started(self, executor: Executor) -> None:
+        self._boot_deaths = 0
+        executor.kill_ns = 0
+        executor.state = ExecutorState.READY
+        old = self._succession.take_over(executor)
+        self._on_ready(executor)
+        if old is not None:
+            self._on_replaced(old)
+        self._announce_exports()
+
+    def _on_eof(self, executor: Executor) -> None:
+        """Its socket closed. That is not its death: make sure of it, and wait for the exit code."""
+        if executor.state is ExecutorState.GONE:
+            return
+        if executor.state is ExecutorState.STARTING:
+            self._spawn_not_before_ns = self._back_off()
+        executor.state = ExecutorState.GONE
+        self._tell(executor, wire.KILL)
+        self._on_closed(executor)
+        self._drop(executor)
+
+    def _back_off(self) -> int:
+        """After a start that failed: the time of the next one."""
+        self._boot_deaths += 1
+        delay_ns = min(_MAX_RESPAWN_NS, _FIRST_RESPAWN_NS << min(self._boot_deaths - 1, 16))
+        return time.monotonic_ns() + delay_ns
+
+    def _drop(self, executor: Executor) -> None:
+        """It is as good as dead: nothing is read from it any more, and another takes its place."""
+        self._loop.watch(executor.sock.fileno(), 0)
+        if not self._succession.replaced(executor):
+            self._counters.executor_deaths += 1
+        self._succession.forget(executor)
+        self._announce_exports()
+        self._fill()
+
+    def _on_exited(self, executor: Executor, how: str, facts: dict[str, int | str]) -> None:
+        """It was reaped. An answer may still be on its socket."""
+        self.poll(executor)
+        self._on_eof(executor)
+        running = self._running(executor)
+        crash = MoltWorkerCrashed(f"the executor died while it ran {running}: {how}", facts=facts)
+        self._on_reaped(executor, crash)
+        executor.sock.close()
+        del self._executors[executor.number]
+        self._words.give_back(executor.slot)
+
+    def _check_rss(self, now_ns: int) -> None:
+        if not self._config.max_rss_mb or self._stopping:
+            return
+        if now_ns >= self._next_rss_ns:
+            self._next_rss_ns = now_ns + _RSS_CHECK_NS
+            for executor in self._living():
+                if self._served(executor):
+                    with contextlib.suppress(psutil.Error):
+                        rss = psutil.Process(executor.pid).memory_info().rss
+                        if rss > self._config.max_rss_mb * 1024 * 1024:
+                            self._recycle(executor, "max_rss_mb")
+        self._loop.at(self._next_rss_ns)
+
+    # -- templates --------------------------------------------------------------------------------------
+
+    def _watch_template(self, template: Template) -> None:
+        if template.control.fileno() >= 0:
+            events = READ | (WRITE if template.stream.pending_bytes else 0)
+            self._loop.watch(
+                template.control.fileno(), events, lambda mask: self._on_template(template, mask)
+            )
+
+    def _tell(self, executor: Executor, command: str) -> None:
+        executor.template.tell(command, executor)
+        self._watch_template(executor.template)
+
+    def _on_template(self, template: Template, mask: int) -> None:
+        if mask & WRITE:
+            with contextlib.suppress(BrokenPipeError):  # its end of file will say the same
+                template.stream.flush()
+            self._watch_template(template)
+        still_open = template.stream.fill() is not None
+        template.heard_ns = time.monotonic_ns()
+        for item in template.stream.frames():
+            if isinstance(item, FrameError):
+                template.failure = f"the template process broke the protocol: {item.detail}"
+                still_open = False
+                break
+            self._on_report(template, item)
+        if not still_open:
+            self._on_template_gone(template)
+
+    def _on_report(self, template: Template, report: Frame) -> None:
+        if report.kind is Kind.RESPONSE:  # why it can't import the exports
+            template.failure = str(codec.decode(Codec.MSGPACK, report.payload)["detail"])
+        elif report.entry == wire.SOURCES:
+            template.sources = [(path, mtime) for path, mtime in codec.decode(Codec.MSGPACK, report.payload)]
+        elif report.entry == HELLO:
+            self._on_template_ready(template, report)
+        elif report.request_id in self._executors:
+            executor = self._executors[report.request_id]
+            if report.entry == wire.SPAWNED:
+                executor.pid = decode_report(report)
+            elif report.entry == wire.EXITED:
+                code = decode_report(report)
+                self._on_exited(executor, exit_text(code), exit_facts(code))
+                self._retire_templates()
+
+    def _on_template_ready(self, template: Template, report: Frame) -> None:
+        template.exports = ExportTable(
+            Export(name, target, codec.parse(codec_in), codec.parse(codec_out), compiled=is_compiled)
+            for name, codec_in, codec_out, target, is_compiled in codec.decode(Codec.MSGPACK, report.payload)
+        )
+        compiled = len(template.exports.compiled)
+        self._log.log(
+            "info", "exports_loaded", count=len(template.exports), compiled=compiled, template=template.pid
+        )
+        if template is self._newest_ready():  # else a later reload has overtaken this one
+            for executor in self._living():
+                if executor.template is not template and executor.state is ExecutorState.STARTING:
+                    self.kill(executor)  # its code is outdated before it has begun
+            self._announce_exports()
+            if self._config.max_rss_mb:
+                self._loop.at(time.monotonic_ns() + _RSS_CHECK_NS)
+        self._retire_templates()
+        self._fill()
+
+    def _announce_exports(self) -> None:
+        """Tell the owner of new exports, once no request can go to an executor that doesn't have them."""
+        newest = self._newest_ready()
+        if newest is None or newest.exports is None or newest.announced:
+            return
+        if all(executor.template is newest for executor in self._counted()):
+            newest.announced = True
+            self._on_exports(newest.exports)
+
+    def _on_template_gone(self, template: Template) -> None:
+        """Its end of file: it exited or was killed, and its executors die with it."""
+        was_newest = template is self._newest_ready()
+        code = self._end_template(template)
+        text = template.failure or f"the template process died: {exit_text(code)}"
+        for executor in [item for item in self._executors.values() if item.template is template]:
+            self._on_exited(executor, "with its template process", {})
+        if template.exports is not None:
+            self._log.log("error", "template_died", error=text)
+            if was_newest:
+                later_ns = self._back_off()
+                # At once, but for one whose executors didn't live either.
+                self._template_at_ns = self._loop.at(later_ns if self._boot_deaths > 1 else 1)
+        elif self._newest_ready() is not None:
+            self._log.log("error", "reload_failed", error=text)
+        elif not self._templates:
+            self._on_start_failed(text)
+        self._fill()
+
+    def _end_template(self, template: Template) -> int:
+        """Have done with a template, dead or not. Returns its exit code."""
+        self._loop.watch(template.control.fileno(), 0)
+        self._templates.remove(template)
+        template.stop()
+        template.kill()  # it has nothing to clean up, and waiting for it must not take long
+        return template.reap()
+
+    def _check_templates(self, now_ns: int) -> None:
+        """Kill those that import for too long, or don't fork any more."""
+        for template in self._templates:
+            if template.exports is None:
+                until_ns = template.started_ns + self._config.start_timeout_ms * _MS
+                failure = f"importing the exports took longer than {self._config.start_timeout_ms} ms"
+            else:
+                asked = [e.asked_ns for e in self._executors.values() if e.template is template and not e.pid]
+                if not asked:
+                    continue
+                until_ns = max(template.heard_ns, min(asked)) + _STALL_NS
+                failure = "the template process does not answer"
+            if now_ns < until_ns:
+                self._loop.at(until_ns)
+            else:
+                template.failure = failure
+                template.kill()
+
+    def _retire_templates(self) -> None:
+        """A template that is neither the newest nor has executors is not needed any more."""
+        newest = self._newest_ready()
+        for template in list(self._templates):
+            used = any(executor.template is template for executor in self._executors.values())
+            if template.exports is not None and template is not newest and not used:
+                self._end_template(template)
+
+
+def _mtime(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0

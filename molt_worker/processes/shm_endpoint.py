@@ -1,0 +1,201 @@
+"""An executor's way to requests in shared memory: its seat. One hop from the client, with nobody in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+from molt_accel.config import Config
+from molt_accel.errors import MoltInternalError, Status
+from molt_accel.ipc.control import RECYCLE, WAKE, message
+from molt_accel.ipc.frame import (
+    HEADER_BYTES,
+    HELLO,
+    PREFIX_BYTES,
+    Frame,
+    FrameError,
+    decode,
+    encode,
+    encode_head,
+)
+from molt_accel.ipc.shm.arena import native
+from molt_accel.ipc.shm.layout import (
+    MAX_WORD,
+    Fact,
+    Failure,
+    Outcome,
+    SeatFact,
+    State,
+    entry_words,
+    failure_word,
+    state_of,
+)
+from molt_worker.entrypoints.runner import error_response
+from molt_worker.runtime import log
+from molt_worker.runtime.metrics import request_fields
+
+if TYPE_CHECKING:
+    from molt_accel.ipc.shm._native import Arena
+
+_SERIAL: Final = int(SeatFact.SERIAL)
+_WAKE_NS: Final = int(Fact.WAKE_NS)
+_OUTCOME_FACTS: Final = {status: SeatFact.OUTCOMES + Outcome[status.label] for status in Status}
+#: As the caller sees them; layout.failure_error.
+_FAILURE_FACTS: Final = {
+    Failure.STALLED: SeatFact.OUTCOMES + Outcome.Timeout,
+    Failure.CORRUPT: SeatFact.OUTCOMES + Outcome.ProtocolError,
+}
+
+
+class ShmPort:
+    """Claims requests from the arena, oldest first, and writes replies to it.
+
+    Its socket only carries what the supervisor has to know: that it is ready, that a deadline comes before all others,
+    that it has served enough.
+
+    Args:
+        claim: Where it says what it has, for the supervisor alone.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        number: int,
+        slot: int,
+        arena: Arena,
+        config: Config,
+        claim: memoryview | None = None,
+    ) -> None:
+        core = native()
+        self._sock = sock
+        self._number = number
+        self._slot = slot
+        self._arena = arena
+        self._config = config
+        self._max = config.max_frame_bytes
+        self._corrupt: type[Exception] = core.Corrupt
+        self._retire, self._transferred = core.RETIRE, core.TRANSFERRED
+        self._seat = core.Seat(arena, slot, arena.seat_fact(slot, SeatFact.INCARNATION) & 0xFF, claim)
+        self._shows_entry = False
+        self._left = config.max_requests
+        self._logs_all = config.log_level == "debug"
+        arena.set_seat_fact(slot, SeatFact.NUMBER, number)
+        arena.set_seat_fact(slot, SeatFact.PID, os.getpid())
+
+    def announce(self) -> None:
+        self._arena.set_seat_fact(self._slot, SeatFact.READY_NS, time.monotonic_ns())
+        self._seat.open()
+        # point: executor.opened
+        self._tell(HELLO)
+
+    def _tell(self, what: str) -> bool:
+        """Send the supervisor a message, without waiting for it: one that is stopped must not stop requests.
+
+        Returns False if it has not read so many others that there is no room.
+        """
+        try:
+            # Small enough to be taken as a whole or not at all.
+            self._sock.send(encode(message(what, number=self._number)), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            pass  # the supervisor is gone, and so is this process in a moment
+        return True
+
+    def receive(self) -> Frame | FrameError | None:
+        seat = self._seat
+        while seat.next() != self._retire:
+            try:
+                frame = seat.receive(self._max)
+            except self._corrupt as exc:
+                self._give_up(Failure.CORRUPT, str(exc))
+                continue
+            if type(frame) is Frame:
+                in_ring = PREFIX_BYTES + HEADER_BYTES + len(frame.payload) <= self._arena.ring_bytes
+                if not in_ring or self._shows_entry:
+                    self._show_entry("" if in_ring else frame.entry)
+                tells = seat.begin(_SERIAL, frame.deadline_ns, _WAKE_NS)
+                # point: executor.begun
+                if tells:
+                    self._tell(WAKE)  # or it will look anyway when it reads the others
+                return frame
+            if type(frame) is not bytes:
+                self._give_up(Failure.STALLED, "the request was not sent on")
+                continue
+            seat.begin(_SERIAL, 0, _WAKE_NS)
+            try:
+                decode(frame)
+            except FrameError as exc:
+                return exc
+            self._give_up(Failure.CORRUPT, "it is no request")
+        return None
+
+    def _show_entry(self, entry: str) -> None:
+        """Before it begins: for a look at the pool, where the rest of a request has overwritten its beginning."""
+        self._shows_entry = bool(entry)
+        for at, word in enumerate(entry_words(entry)):
+            self._arena.set_seat_fact(self._slot, SeatFact.ENTRY + at, word)
+
+    def serial(self, request: Frame) -> int:
+        del request
+        serial: int = self._seat.serial
+        return serial
+
+    def answer(self, request: Frame, response: Frame) -> None:
+        response = self._fitting(request, response)
+        status = response.status
+        assert status is not None  # a response has one
+        # Before the reply, as it is counted: who has it finds the line.
+        if status is not Status.OK or self._logs_all:
+            level = "debug" if status is Status.OK else "warning"
+            fields = request_fields(request, response, status.label)
+            log.write_blocking(self._config, level, "request", fields)
+        counted = _OUTCOME_FACTS[status]
+        try:
+            code = self._seat.reply(response, self._max, counted)
+        except self._corrupt as exc:
+            self._give_up(Failure.CORRUPT, str(exc), counted)
+        else:
+            if code != self._transferred:
+                self._give_up(Failure.STALLED, "the reply was not taken", counted)
+        if self._left:
+            self._left -= 1
+            if not self._left and not self._tell(RECYCLE):
+                self._left = 1  # it is told after the next request
+
+    def _fitting(self, request: Frame, response: Frame) -> Frame:
+        """The response, or what to answer in its place where it is over the frame limit."""
+        if HEADER_BYTES + len(response.payload) <= self._max:
+            return response
+        try:
+            encode_head(response, self._max)
+        except FrameError as exc:
+            return error_response(request, MoltInternalError(f"the result is {exc.detail}"))
+        return response
+
+    def _give_up(self, reason: Failure, why: str, counted: int | None = None) -> None:
+        """End a request whose bytes don't move. If it was taken away, it is ended or this process is killed.
+
+        `counted` is the fact that has counted it already, for another outcome.
+        """
+        channel = self._seat.channel
+        # Before it is one: who has the outcome finds it counted.
+        self._recount(counted, _FAILURE_FACTS[reason])
+        if not self._seat.fail(failure_word(reason, self._number)):
+            self._recount(_FAILURE_FACTS[reason], counted)
+        else:
+            log.write_blocking(self._config, "warning", "transfer_failed", {"channel": channel, "error": why})
+        while (word := self._arena.word(channel)) and state_of(word) is State.KILLING:
+            if word >> 8 != self._seat.word >> 8:
+                return
+            signal.pause()
+
+    def _recount(self, before: int | None, after: int | None) -> None:
+        """Count a request for another outcome, or for one of the two only."""
+        arena, slot = self._arena, self._slot
+        for fact, step in ((before, -1), (after, 1)):
+            if fact is not None:
+                arena.set_seat_fact(slot, fact, (arena.seat_fact(slot, fact) + step) & MAX_WORD)

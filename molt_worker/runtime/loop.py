@@ -1,0 +1,92 @@
+"""The supervisor's event loop: descriptors, one timer bound, and errors that cost one event only."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import time
+from collections.abc import Callable
+from typing import Final
+
+from molt_worker.runtime.log import LogSink
+
+READ: Final = selectors.EVENT_READ
+WRITE: Final = selectors.EVENT_WRITE
+#: Longest wait in one go; poll(2) takes 24 days at most, and a deadline may lie beyond.
+_MAX_WAIT_S: Final = 3600.0
+
+Action = Callable[[int], object]
+
+
+class EventLoop:
+    """Calls back when descriptors are ready, and says when timers may be due.
+
+    There is no heap of timers: each object keeps its own next time and tells the loop by `at`; the loop
+    keeps the earliest, and when that is due, everything with a time is looked at. The pool and the queue
+    are small, and most requests end long before their deadline.
+    """
+
+    def __init__(self, log: LogSink) -> None:
+        self._log = log
+        # Unlike epoll, poll takes whatever stdin may be, also a regular file; the pool is small.
+        self._selector = selectors.PollSelector()
+        self._events: dict[int, int] = {}
+        self._dropped: set[int] = set()  # descriptors that ceased to be watched in this turn
+        self._timer_ns = 0
+
+    def at(self, when_ns: int) -> int:
+        """Note that something is due at `when_ns` of CLOCK_MONOTONIC (0: never). Returns it."""
+        if when_ns and (not self._timer_ns or when_ns < self._timer_ns):
+            self._timer_ns = when_ns
+        return when_ns
+
+    def watch(self, fd: int, events: int, action: Action | None = None) -> None:
+        """Watch a descriptor for these events from now on; 0: no longer. `action` is kept if not given."""
+        known = self._events.get(fd)
+        if known == events or (known is None and not events):
+            return
+        if not events:
+            self._selector.unregister(fd)
+            del self._events[fd]
+            self._dropped.add(fd)
+            return
+        if known is None:
+            self._selector.register(fd, events, action)
+        else:
+            self._selector.modify(fd, events, action or self._selector.get_key(fd).data)
+        self._events[fd] = events
+
+    def turn(self, on_timers: Callable[[int], object]) -> None:
+        """Wait for something to happen and handle it; `on_timers` is called with the time when one is due."""
+        timeout_s = None
+        if self._timer_ns:
+            timeout_s = min(max(0.0, (self._timer_ns - time.monotonic_ns()) / 1e9), _MAX_WAIT_S)
+        events = self._selector.select(timeout_s)
+        self._dropped.clear()
+        for key, mask in events:
+            # An earlier event of this turn may have closed it, and the number may be another's by now.
+            if key.fd not in self._dropped:
+                self.guard(key.data, mask)
+        if self._timer_ns:
+            now_ns = time.monotonic_ns()
+            if now_ns >= self._timer_ns:
+                self._timer_ns = 0
+                self.guard(on_timers, now_ns)
+
+    def guard(self, action: Callable[..., object], *args: object) -> None:
+        """Call; a bug in there is logged with its place and costs this one event, not the worker."""
+        try:
+            action(*args)
+        except Exception as exc:
+            self._log.log("error", "supervisor_bug", error=f"{type(exc).__name__}: {exc}", at=_place_of(exc))
+
+    def close(self) -> None:
+        """Stop watching everything."""
+        self._selector.close()
+
+
+def _place_of(exc: BaseException) -> str:
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "?"

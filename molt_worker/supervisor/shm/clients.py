@@ -1,0 +1,455 @@
+"""The clients of a pool: who is attached, which channels each holds, and when a channel is nobody's again.
+
+End of file is not death: a forked child may hold the socket, or a thread still write. A channel is granted again
+only when its last client said that it is done, or is known to be dead.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import errno
+import os
+import resource
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol, TypeVar
+
+from molt_accel import __version__, codec
+from molt_accel.errors import MoltError, MoltWorkerUnavailable
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, FrameError, Kind
+from molt_worker.entrypoints.runner import error_response
+from molt_worker.runtime.log import LogSink
+from molt_worker.runtime.loop import READ, EventLoop
+from molt_worker.runtime.metrics import Counters
+
+#: More connections than this are not from servers, but from a program that leaks them.
+_MAX_CLIENTS: Final = 1024
+#: Descriptors that connections, which take two each, leave to the rest of the worker.
+_OTHER_FDS: Final = 256
+#: How long nobody is accepted where there is no descriptor or memory for it.
+_PAUSE_NS: Final = 100_000_000
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_BACKLOG: Final = 128
+#: How many connections are accepted before others are served.
+_ACCEPTED_AT_ONCE: Final = 16
+
+
+def most_clients() -> int:
+    """How many connections this process can afford."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return _MAX_CLIENTS
+    return max(8, min(_MAX_CLIENTS, (limit - _OTHER_FDS) // 2))
+
+
+class _BadMessage(ValueError):
+    """A message that no honest client sends."""
+
+
+_Payload = TypeVar("_Payload")
+
+
+def _payload(message: Frame, kind: type[_Payload]) -> _Payload:
+    """What a message carries. Raises _BadMessage if it is of another kind."""
+    try:
+        payload = codec.decode(Codec.MSGPACK, message.payload)
+    except codec.DecodeError as exc:
+        raise _BadMessage(str(exc)) from exc
+    if not isinstance(payload, kind):
+        raise _BadMessage(f"its payload is no {kind.__name__}")
+    return payload
+
+
+class Channels:
+    """Which channels are free. The lowest are granted first, so that few have to be looked at."""
+
+    def __init__(self, count: int) -> None:
+        self.count: Final = count
+        self._free = list(range(count))
+
+    def take(self, count: int) -> list[int]:
+        """Up to so many free channels."""
+        taken, self._free = self._free[:count], self._free[count:]
+        return taken
+
+    def give_back(self, channel: int) -> None:
+        """It is IDLE, and nobody's."""
+        bisect.insort(self._free, channel)
+
+
+class Client:
+    """One connection on the control socket."""
+
+    def __init__(self, sock: socket.socket, pid: int) -> None:
+        self.sock: Final = sock
+        self.pid: Final = pid
+        self.channels: set[int] = set()
+        self.returned: set[int] = set()  #: those of them that it returned with something on them
+        self.attached = False
+        self.observer = False
+        self.wants = 0  #: channels that it gets as soon as there are some
+        self.waits = False  #: it waits for the answer, be it that there are none
+        self.recalled = False  #: was asked for channels, and has not answered
+        self.connected = True
+        #: It can't touch the arena any more: it said so, or is dead.
+        self.certain = False
+        self.pidfd = -1
+        # It may be dead already, or of another pid namespace: then the socket's end has to do.
+        with contextlib.suppress(OSError):
+            self.pidfd = os.pidfd_open(pid) if pid else -1
+
+    def is_done_with(self, channel: int) -> bool:
+        """Whether it can't touch a channel any more, or said that it doesn't."""
+        return self.certain or channel in self.returned
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a client that calls are expected from."""
+        return self.attached and self.connected and not self.observer
+
+
+class ClientsOwner(Protocol):
+    """What is asked of whoever keeps the arena."""
+
+    def grant_facts(self) -> dict[str, object]:
+        """What a client has to know of the pool."""
+
+    def is_leaving(self) -> bool:
+        """A client comes. True if the worker stops rather than serve it, as its code is of yesterday."""
+
+    def refusal(self) -> MoltError | None:
+        """Why nobody may attach just now."""
+
+    def on_attached(self, client: Client) -> None:
+        """It has the arena now."""
+
+    def is_free(self, channel: int) -> bool:
+        """Whether no request is on a channel, so that it can be another's."""
+
+    def on_cancel(self, channel: int, generation: int) -> None:
+        """The client gave up a request that an executor may have."""
+
+    def on_clients_changed(self) -> None:
+        """There are more or fewer, channels change hands, or somebody waits for some."""
+
+    def pong(self, ping: Frame) -> Frame:
+        """The answer to a ping."""
+
+
+class Clients:
+    """Accepts connections and serves what is asked on them.
+
+    Args:
+        listener: Bound and listening, non-blocking.
+        arena_fd: The descriptor that clients are given.
+        owner: Decides, and is told.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        arena_fd: int,
+        channels: Channels,
+        loop: EventLoop,
+        log: LogSink,
+        counters: Counters,
+        owner: ClientsOwner,
+    ) -> None:
+        self._listener = listener
+        self._arena_fd = arena_fd
+        self._channels = channels
+        self._loop = loop
+        self._log = log
+        self._counters = counters
+        self._owner = owner
+        self._clients: list[Client] = []
+        self._most = most_clients()
+        self._accept_ns = 0  #: when to accept again; 0: it does
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter(list(self._clients))
+
+    @property
+    def count(self) -> int:
+        """How many are attached and may call."""
+        return sum(client.counts for client in self._clients)
+
+    def listen(self) -> None:
+        """Begin to accept."""
+        self._listener.listen(_BACKLOG)
+        self._loop.watch(self._listener.fileno(), READ, lambda _: self._accept())
+
+    def on_timers(self, now_ns: int) -> None:
+        """Look at what has a time."""
+        if self._accept_ns and now_ns >= self._accept_ns:
+            self._accept_ns = 0
+            if self._listener.fileno() >= 0:
+                self._loop.watch(self._listener.fileno(), READ, lambda _: self._accept())
+        self._loop.at(self._accept_ns)
+
+    def stop_listening(self) -> None:
+        """Accept nobody any more."""
+        if self._listener.fileno() >= 0:
+            self._loop.watch(self._listener.fileno(), 0)
+            self._listener.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.stop_listening()
+        for client in self:
+            client.sock.close()
+            self._drop_pidfd(client)
+        self._clients.clear()
+
+    def tell_all(self, message: Frame) -> None:
+        """Send a message to everybody who is attached."""
+        for client in self:
+            if client.attached and client.connected:
+                self.tell(client, message)
+
+    def tell(self, client: Client, message: Frame, fds: tuple[int, ...] = ()) -> None:
+        """Send a message; a client that doesn't read is let go of."""
+        try:
+            control.send(client.sock, message, fds)
+        except BlockingIOError:
+            self._disconnect(client, "it doesn't read")
+        except ConnectionError:
+            return  # it has closed the socket. What it said before that, and its end, are still to be read
+        except OSError as exc:
+            self._disconnect(client, str(exc))
+
+    def freed(self, client: Client, channel: int) -> None:
+        """A channel that its client won't use again is IDLE."""
+        client.channels.discard(channel)
+        client.returned.discard(channel)
+        self._channels.give_back(channel)
+        self._forget(client)
+
+    # -- connections ------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):  # the rest in the next turn: others have something to say, too
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                self._log.log("warning", "client_refused", error=str(exc))
+                if exc.errno in _EXHAUSTED:  # it stays readable, and must not keep the loop busy
+                    self._loop.watch(self._listener.fileno(), 0)
+                    self._accept_ns = self._loop.at(time.monotonic_ns() + _PAUSE_NS)
+                return
+            # point: supervisor.accepted
+            sock.setblocking(False)
+            pid, uid = control.peer(sock)
+            if len(self._clients) >= self._most:
+                self._make_room()
+            if uid != os.getuid() or len(self._clients) >= self._most:
+                why = "too many connections" if uid == os.getuid() else f"user {uid} is not {os.getuid()}"
+                self._log.log("warning", "client_refused", pid=pid, error=why)
+                sock.close()
+                continue
+            client = Client(sock, pid)
+            self._clients.append(client)
+            self._watch(client)
+
+    def _make_room(self) -> None:
+        """Drop the oldest connection that has not said what it is. Who means to be served does so at once."""
+        silent = next((client for client in self._clients if client.connected and not client.attached), None)
+        if silent is not None:
+            self._log.log("warning", "client_refused", pid=silent.pid, error="it never attached")
+            self._disconnect(silent, "")
+
+    def _watch(self, client: Client) -> None:
+        self._loop.watch(client.sock.fileno(), READ, lambda _: self._on_readable(client))
+        if client.pidfd >= 0:
+            self._loop.watch(client.pidfd, READ, lambda _: self._on_death(client))
+
+    def _on_readable(self, client: Client) -> None:
+        try:
+            message, fds = control.receive(client.sock)
+        except BlockingIOError:
+            return
+        except FrameError as exc:
+            self._counters.bad_frames += 1
+            self._disconnect(client, f"it sent a bad message: {exc.detail}")
+            return
+        except OSError as exc:
+            self._disconnect(client, str(exc))
+            return
+        control.close_all(fds)
+        if message is None:
+            self._disconnect(client, "")
+            return
+        try:
+            self._obey(client, message)
+        except _BadMessage as exc:
+            self._counters.bad_frames += 1
+            self._disconnect(client, f"it sent a bad {message.entry!r}: {exc}")
+
+    def _obey(self, client: Client, message: Frame) -> None:
+        entry = message.entry
+        if message.kind is Kind.REQUEST and entry == PING:
+            self.tell(client, self._owner.pong(message))
+        elif entry == control.ATTACH and not client.attached:
+            self._attach(client, message)
+        elif entry == control.LEASE and client.attached and not client.observer:
+            client.waits = True
+            self._want(client, message.request_id)
+        elif entry == control.RETURN:
+            client.recalled = False
+            for channel in _payload(message, list):
+                if isinstance(channel, int) and channel in client.channels:
+                    if self._owner.is_free(channel):
+                        client.channels.discard(channel)
+                        self._channels.give_back(channel)
+                    else:  # it lies, or somebody else has scribbled over the word
+                        client.returned.add(channel)
+            self.serve_waiting()
+            self._owner.on_clients_changed()
+        elif entry == CANCEL:
+            if message.request_id in client.channels:
+                self._owner.on_cancel(message.request_id, message.generation)
+        elif entry == control.DETACH:
+            client.certain = True
+            self._disconnect(client, "")
+        else:
+            raise _BadMessage("nobody expects this here")
+
+    def _attach(self, client: Client, message: Frame) -> None:
+        told = _payload(message, dict)
+        if not told.get("observer") and self._owner.is_leaving():
+            self._disconnect(client, "")  # it finds the name free, and starts a successor
+            return
+        refusal = self._owner.refusal()
+        if told.get("version") != __version__:
+            refusal = MoltWorkerUnavailable(
+                f"this pool runs version {__version__}, the client is {told.get('version')}; restart the worker, "
+                "or give the new version another MOLT_WORKER_NAME"
+            )
+        if refusal is not None:
+            self.tell(client, error_response(Frame(Kind.REQUEST, 0), refusal))
+            return
+        client.attached = True
+        client.observer = bool(told.get("observer"))
+        granted = [] if client.observer else self._take(message.request_id)
+        client.channels.update(granted)
+        facts = {"channels": granted, **self._owner.grant_facts()}
+        grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
+        self._owner.on_clients_changed()  # before it can publish: executors look at channels in use only
+        # point: supervisor.granting
+        self.tell(client, grant, (self._arena_fd,))
+        # point: supervisor.granted
+        self._log.log("debug", "client_attached", pid=client.pid, channels=len(granted))
+        self._owner.on_attached(client)
+        if not granted and not client.observer:
+            self._want(client, message.request_id)  # its first call should not have to ask
+
+    def _want(self, client: Client, count: int) -> None:
+        client.wants = min(count, self._channels.count)
+        self.serve_waiting()
+        if client.wants:
+            self._recall(client)
+            self._owner.on_clients_changed()
+
+    def _take(self, count: int) -> list[int]:
+        """Free channels to grant; not those that somebody has scribbled over, until they were put right."""
+        granted: list[int] = []
+        spoiled: list[int] = []
+        while len(granted) < count and (taken := self._channels.take(count - len(granted))):
+            for channel in taken:
+                (granted if self._owner.is_free(channel) else spoiled).append(channel)
+        for channel in spoiled:
+            self._channels.give_back(channel)
+        return granted
+
+    def serve_waiting(self) -> None:
+        """Grant free channels to those who want some."""
+        for client in self:
+            if client.wants and client.connected and (granted := self._take(client.wants)):
+                client.wants = 0
+                self._grant(client, granted)
+
+    def _grant(self, client: Client, granted: list[int]) -> None:
+        client.waits = False
+        client.channels.update(granted)
+        self._owner.on_clients_changed()
+        self.tell(client, control.message(control.GRANT, codec.encode(Codec.MSGPACK, {"channels": granted})))
+
+    def _recall(self, wanting: Client) -> None:
+        """None is free: ask those who hold more than their share for what they don't use.
+
+        Who waits and gets nothing from that is told so by `refuse_waiting`; what comes later is granted then.
+        """
+        share = self._channels.count // max(1, self.count)
+        over = [client for client in self if client.counts and len(client.channels) > share]
+        if not over or len(wanting.channels) >= share:
+            wanting.wants = 0
+            if wanting.waits:
+                self._grant(wanting, [])
+            return
+        for client in over:
+            if not client.recalled:  # else it may be stopped, and would be flooded
+                client.recalled = True
+                self.tell(client, control.message(control.RECALL, number=len(client.channels) - share))
+
+    @property
+    def anybody_waits(self) -> bool:
+        """Whether a client waits to be granted channels, or told that there are none."""
+        return any(client.waits for client in self._clients)
+
+    def refuse_waiting(self) -> None:
+        """Tell those who still wait for channels that there are none."""
+        for client in self:
+            if client.waits:
+                self._grant(client, [])
+
+    # -- the end of a connection ------------------------------------------------------------------------
+
+    def _on_death(self, client: Client) -> None:
+        client.certain = True
+        self._drop_pidfd(client)
+        if client.connected:  # a child that it forked holds the socket
+            self._disconnect(client, "its process is gone")
+        else:
+            self._owner.on_clients_changed()
+            self._forget(client)
+
+    def _disconnect(self, client: Client, why: str) -> None:
+        if not client.connected:
+            return
+        client.connected = False
+        client.wants, client.waits = 0, False
+        self._loop.watch(client.sock.fileno(), 0)
+        client.sock.close()
+        if client.pidfd < 0:
+            client.certain = True
+        if client.certain:
+            self._drop_pidfd(client)
+        if client.attached and not client.observer:
+            level, fields = ("info", {}) if not why else ("warning", {"error": why})
+            self._log.log(level, "client_gone", pid=client.pid, channels=len(client.channels), **fields)
+        self._forget(client)
+        self._owner.on_clients_changed()
+
+    def _forget(self, client: Client) -> None:
+        if not client.connected and not client.channels and client in self._clients:
+            self._drop_pidfd(client)
+            self._clients.remove(client)
+
+    def _drop_pidfd(self, client: Client) -> None:
+        if client.pidfd >= 0:
+            self._loop.watch(client.pidfd, 0)
+            os.close(client.pidfd)
+            client.pidfd = -1
+
+    def orphaned(self) -> Iterable[tuple[Client, int]]:
+        """Channels that their clients won't use again, and that something may be on: of those who are gone, all."""
+        return [
+            (client, channel)
+            for client in self
+            for channel in list(client.returned if client.connected else client.channels)
+        ]

@@ -1,0 +1,81 @@
+"""How long it pays to spin on this machine before sleeping: the price of sleeping, measured once at start."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from molt_accel.config import default_executors
+from molt_accel.ipc.shm.arena import native
+
+_ROUNDS: Final = 40
+#: Whatever was measured: a shorter spin meets no answer, and a longer one takes more from others than it gives.
+_MIN_NS: Final = 50_000
+_MAX_NS: Final = 100_000
+_CGROUPS: Final = "/sys/fs/cgroup"
+_OWN_CGROUPS: Final = "/proc/self/cgroup"
+#: Where a group's limit and its period stand, in version 2 of control groups and in version 1. "max" and -1: no limit.
+_LIMITS: Final = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+
+
+@dataclass(frozen=True, slots=True)
+class SpinLimits:
+    """Longest spin in nanoseconds, how many clients and executors may spin at once, and processors there are."""
+
+    spin_ns: int
+    clients: int
+    executors: int
+    cpus: int
+
+
+def measure() -> SpinLimits:
+    """The limits for this machine and its load. Takes a few milliseconds.
+
+    Spinning for as long as sleeping and being woken would cost is never more than twice as dear as having known.
+    On one processor, or under a quota of less than two, whoever spins takes the time of whom it waits for.
+    """
+    cpus = min(default_executors(), quota())
+    if cpus < 2:
+        return SpinLimits(0, 0, 0, 1)
+    meter = native().ParkMeter()
+    other = threading.Thread(target=meter.run, args=(1, _ROUNDS))
+    other.start()
+    park_ns = meter.run(0, _ROUNDS)
+    other.join()
+    spin_ns = min(max(park_ns, _MIN_NS), _MAX_NS)
+    return SpinLimits(spin_ns, int(cpus) - 1, max(1, int(cpus) // 2), int(cpus))
+
+
+def quota(root: str = _CGROUPS, own: str = _OWN_CGROUPS) -> float:
+    """How many processors this process may use in the mean; all of them where nothing is said.
+
+    Each of its control groups, and each group around that, may have a limit. In a container only the innermost can be
+    seen, and it stands at the root.
+    """
+    limits = [float(os.cpu_count() or 1)]
+    for group in _control_groups(root, own):
+        for names in _LIMITS:
+            with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+                limit, period = map(int, " ".join((group / name).read_text() for name in names).split())
+                if limit >= 0:
+                    limits.append(limit / period)
+    return min(limits)
+
+
+def _control_groups(root: str, own: str) -> Iterator[Path]:
+    """Where the limits of this process's control groups may stand."""
+    paths = {"": "/", "cpu": "/"}  # by hierarchy: that of version 2, and that of version 1 for processors
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(own).read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers or "cpu" in controllers.split(","):
+                paths["cpu" if controllers else ""] = path
+    for hierarchy, path in paths.items():
+        group = PurePosixPath(path)
+        for each in (group, *group.parents):
+            yield Path(root, hierarchy, each.as_posix().lstrip("/"))

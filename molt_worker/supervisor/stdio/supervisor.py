@@ -1,0 +1,419 @@
+"""The supervisor of stdio: policy for requests.
+
+Frames come from the one client and go to the pool's executors; timers and signals decide what else happens.
+Every request's outcome is decided here, once, by `_finish`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import Final
+
+from molt_accel import __version__, codec
+from molt_accel.config import Config
+from molt_accel.errors import (
+    MoltBusy,
+    MoltCancelled,
+    MoltError,
+    MoltInternalError,
+    MoltInvalidInput,
+    MoltTimeout,
+    MoltWorkerCrashed,
+    MoltWorkerUnavailable,
+    Status,
+    status_label,
+)
+from molt_accel.ipc.frame import (
+    CANCEL,
+    HELLO,
+    PING,
+    U32_MAX,
+    WORKER_DEFAULT_WAIT,
+    Codec,
+    Frame,
+    FrameError,
+    Kind,
+    format_id,
+)
+from molt_accel.ipc.stream import FrameStream
+from molt_worker.entrypoints.exports import ExportTable
+from molt_worker.entrypoints.request import StopReason
+from molt_worker.entrypoints.runner import error_response, set_error
+from molt_worker.runtime.log import LogSink
+from molt_worker.runtime.loop import READ, WRITE
+from molt_worker.runtime.metrics import request_fields
+from molt_worker.supervisor.base import Service
+from molt_worker.supervisor.stdio.dispatch import DispatchPool
+from molt_worker.supervisor.stdio.lifecycle import HELD, Request, State, Step
+from molt_worker.supervisor.stdio.queue import BoundedQueue, Verdict
+
+_MS: Final = 1_000_000
+_S: Final = 1_000_000_000
+#: While the client doesn't read its responses, requests are read only up to this many unsent bytes.
+_HIGH_WATER_BYTES: Final = 4 * 1024 * 1024
+#: All queued payloads together may hold this many times the frame limit.
+_QUEUE_FRAMES: Final = 4
+#: How long the report of an executor's exit may lag behind the end of its socket.
+_EXIT_REPORT_NS: Final = 2 * _S
+#: How long the last responses may take to leave when the worker stops.
+_FLUSH_NS: Final = _S
+
+
+#: Exit code where responses couldn't be sent any more: a client must not take what is unanswered for unread.
+EXIT_UNSENT: Final = 1
+
+
+class Supervisor(Service):
+    """Serves one client over a pair of descriptors, with a pool of executors.
+
+    Args:
+        config: The worker's configuration.
+        read_fd, write_fd: The client's frames in and out; non-blocking while `run` runs.
+        log: Where events go.
+    """
+
+    def __init__(self, config: Config, read_fd: int, write_fd: int, log: LogSink) -> None:
+        super().__init__(config, log)
+        self._pool: DispatchPool = DispatchPool(config, self._loop, log, self._counters, self)
+        self._client = FrameStream(read_fd, write_fd, config.max_frame_bytes)
+        self._client_open = True
+        self._requests: dict[int, Request] = {}
+        self._queue: BoundedQueue[Request] = BoundedQueue(
+            config.max_queue, _QUEUE_FRAMES * config.max_frame_bytes
+        )
+        self._greeted = False
+        self._flush_until_ns = 0
+        self._blocking: dict[int, bool] = {}  # what the descriptors were before `run`
+
+    # -- Service ----------------------------------------------------------------------------------------
+
+    def _on_start(self) -> None:
+        for fd in (self._client.read_fd, self._client.write_fd):
+            self._blocking.setdefault(fd, os.get_blocking(fd))
+            os.set_blocking(fd, False)
+
+    def _before_turn(self) -> None:
+        self._watch_client()
+
+    def _after_turn(self) -> None:
+        self._dispatch()
+
+    def _on_close(self) -> None:
+        for fd, was_blocking in self._blocking.items():
+            with contextlib.suppress(OSError):
+                os.set_blocking(fd, was_blocking)
+
+    def _finished(self) -> bool:
+        if self._requests or not (self._stopping or self._draining):
+            return False
+        if not self._client.pending_bytes:
+            return True
+        now_ns = time.monotonic_ns()
+        self._flush_until_ns = self._flush_until_ns or now_ns + _FLUSH_NS
+        self._loop.at(self._flush_until_ns)
+        if now_ns < self._flush_until_ns:
+            return False
+        self._exit_code = self._exit_code or EXIT_UNSENT
+        return True
+
+    def _on_drain(self) -> None:
+        self._log.log("info", "worker_draining", requests=len(self._requests))
+
+    def _stop_all(self, why: MoltError) -> None:
+        """End every request with this error, the running ones through their interrupt and grace time."""
+        super()._stop_all(why)
+        for request in list(self._requests.values()):
+            error = why
+            if request.state in HELD and isinstance(why, MoltWorkerUnavailable):
+                error = MoltWorkerUnavailable(why.detail, facts={"may_have_run": 1})
+            self._cancel(request, error)
+
+    def _on_timers(self, now_ns: int) -> None:
+        for request in list(self._requests.values()):
+            if request.wake_ns and request.wake_ns <= now_ns:
+                request.wake_ns = 0
+                self._loop.guard(self._on_due, request, now_ns)
+            if request.state is not State.ENDED:
+                self._loop.at(request.wake_ns)
+
+    # -- the client -------------------------------------------------------------------------------------
+
+    def _watch_client(self) -> None:
+        client = self._client
+        reading = READ if self._client_open and client.pending_bytes < _HIGH_WATER_BYTES else 0
+        writing = WRITE if client.pending_bytes else 0
+        if client.read_fd == client.write_fd:
+            self._loop.watch(client.read_fd, reading | writing, self._on_client)
+        else:
+            self._loop.watch(client.read_fd, reading, self._on_client)
+            self._loop.watch(client.write_fd, writing, self._on_client)
+
+    def _on_client(self, mask: int) -> None:
+        if mask & WRITE:
+            try:
+                self._client.flush()
+            except BrokenPipeError:
+                self._client_unreachable()
+        if mask & READ and self._client_open:
+            got = self._client.fill()
+            for item in self._client.frames():
+                self._loop.guard(self._on_frame, item)
+            if got is None:
+                self._client_gone()
+
+    def _client_gone(self) -> None:
+        if self._client_open:
+            self._client_open = False
+            self._log.log("info", "client_gone", requests=len(self._requests))
+            self._stop_all(MoltCancelled("the client is gone"))
+
+    def _client_unreachable(self) -> None:
+        self._client.discard()
+        self._client_gone()
+
+    def _on_frame(self, item: Frame | FrameError) -> None:
+        if isinstance(item, FrameError):
+            claimed = Frame(Kind.REQUEST, item.raw_id, generation=item.raw_generation)
+            self._refuse(claimed, item.detail)
+        elif item.kind is Kind.REQUEST:
+            self._on_request(item)
+        elif item.kind is Kind.CONTROL and item.entry == CANCEL:
+            request = self._requests.get(item.request_id)
+            if request is not None and request.frame.generation == item.generation:
+                self._cancel(request, MoltCancelled("the client asked to stop"))
+        else:
+            self._refuse(item, f"a {item.kind.name} frame {item.entry!r} is not for a worker")
+
+    def _refuse(self, frame: Frame, why: str) -> None:
+        """Answer a frame that is no request of its own: under its id, unless that has an outcome to come."""
+        if frame.request_id in self._requests:
+            frame = Frame(Kind.REQUEST, 0)
+        self._counters.bad_frames += 1
+        self._log.log("warning", "bad_frame", error=why)
+        self._send(error_response(frame, MoltInvalidInput(why)))
+
+    def _send(self, response: Frame) -> None:
+        try:
+            self._client.send(response)
+        except BrokenPipeError:
+            self._client_unreachable()
+        except FrameError as exc:  # a health report that outgrew a small frame limit
+            set_error(response, MoltInternalError(f"the result is {exc.detail}"))
+            self._send(response)
+
+    # -- requests: placed, handed out, stopped, ended ---------------------------------------------------
+
+    def _on_request(self, frame: Frame) -> None:
+        if frame.request_id in self._requests:
+            self._refuse(frame, f"request id {format_id(frame.request_id)} is in flight already")
+            return
+        request = self._requests[frame.request_id] = Request(frame)
+        try:
+            if frame.entry == PING:
+                self._finish(request, self._pong(frame))
+                return
+            if self._draining or self._stopping:
+                raise MoltBusy("the worker is stopping")
+            if self._exports is not None:
+                self._exports.find(frame)
+            self._place(request, time.monotonic_ns())
+        except MoltError as exc:
+            self._finish(request, exc)
+
+    def _place(self, request: Request, now_ns: int) -> None:
+        """Hand a new request out, or queue it, or let it wait for a place. Raises MoltTimeout, MoltBusy."""
+        frame = request.frame
+        if frame.deadline_ns and frame.deadline_ns <= now_ns:
+            raise _expired()
+        if self._may_hand_out() and self._queue.empty:
+            self._hand_out(request)
+            return
+        wait_ms = frame.max_wait_ms
+        if wait_ms == WORKER_DEFAULT_WAIT:
+            wait_ms = self._config.max_wait_ms
+        verdict = self._queue.offer(frame.request_id, request, len(frame.payload), may_wait=wait_ms > 0)
+        if verdict is Verdict.BUSY:
+            raise _busy()
+        if verdict is Verdict.WAITING:
+            request.advance(Step.WAIT)
+            give_up_ns = now_ns + wait_ms * _MS
+            request.wake_ns = min(give_up_ns, frame.deadline_ns or give_up_ns)
+        else:
+            request.advance(Step.ENQUEUE)
+            request.wake_ns = frame.deadline_ns
+        self._loop.at(request.wake_ns)
+
+    def _dispatch(self) -> None:
+        """Give idle executors the oldest requests, and free places to those that wait for one."""
+        while self._may_hand_out() and (request := self._queue.take()) is not None:
+            deadline_ns = request.frame.deadline_ns
+            if deadline_ns and deadline_ns <= time.monotonic_ns():
+                self._finish(request, _expired())
+            else:
+                self._hand_out(request)
+        while (waiting := self._queue.promote()) is not None:
+            waiting.advance(Step.ENQUEUE)
+            waiting.wake_ns = self._loop.at(waiting.frame.deadline_ns)
+
+    def _may_hand_out(self) -> bool:
+        """Whether an executor is free, and the client takes what it has been answered so far."""
+        return self._pool.idle and self._client.pending_bytes < _HIGH_WATER_BYTES
+
+    def _hand_out(self, request: Request) -> None:
+        request.advance(Step.HAND_OUT)
+        request.wake_ns = self._loop.at(request.frame.deadline_ns)
+        self._pool.hand_out(request, len(self._queue))
+
+    def _cancel(self, request: Request, error: MoltError) -> None:
+        if request.state is State.ENDED:
+            return  # while the others of a round were ended, the client turned out to be gone
+        if request.state not in HELD:
+            self._queue.remove(request.frame.request_id)
+            self._finish(request, error)
+        elif request.state is State.RUNNING:
+            self._stop(request, StopReason.CANCELLED, error)
+
+    def _stop(self, request: Request, reason: StopReason, error: MoltError) -> None:
+        """Interrupt a running request softly; the grace time begins."""
+        assert request.executor is not None  # RUNNING
+        request.advance(Step.STOP)
+        request.stop_error = error
+        self._pool.interrupt(request.executor, reason)
+        request.wake_ns = self._loop.at(time.monotonic_ns() + self._config.grace_ms * _MS)
+
+    def _finish(self, request: Request, outcome: Frame | MoltError, error: MoltError | None = None) -> None:
+        """The one end of every request: out of the table, response to the client, line in the log.
+
+        `error` replaces what the executor's response in `outcome` says, but not its metrics.
+        """
+        request.advance(Step.END)
+        frame = request.frame
+        del self._requests[frame.request_id]
+        if isinstance(outcome, MoltError):
+            error = outcome
+            response = self._own_response(request)
+        else:
+            response = outcome
+            response.request_id = frame.request_id
+            response.generation = frame.generation
+        if error is not None:
+            set_error(response, error)
+        assert response.status is not None  # set_error sets it, and the parser lets none through without
+        label = response.status.label if error is None else status_label(error)
+        self._send(response)
+        self._counters.outcomes[label] += 1
+        level = "debug" if label == Status.OK.label else "warning"
+        if self._log.wants(level):
+            self._log.log(level, "request", **request_fields(frame, response, label))
+
+    def _own_response(self, request: Request) -> Frame:
+        """A response that no executor sent, with what is known of the request here."""
+        frame = request.frame
+        response = Frame(Kind.RESPONSE, frame.request_id, generation=frame.generation)
+        response.queue_depth = len(self._queue)
+        response.in_flight = self._pool.busy
+        if request.executor is not None:
+            response.executor = request.executor.number
+            self._pool.release(request.executor)
+        elif frame.sent_ns:
+            waited_us = (time.monotonic_ns() - frame.sent_ns) // 1000
+            response.queue_us = min(max(0, waited_us), U32_MAX)
+        return response
+
+    def _pong(self, frame: Frame) -> Frame:
+        report = {
+            "version": __version__,
+            "transport": "stdio",
+            "pid": os.getpid(),
+            "ready": self._exports is not None,
+            "exports": [export.name for export in self._exports] if self._exports is not None else [],
+            "compiled": self._exports.compiled if self._exports is not None else [],
+            "executors": self._pool.describe(),
+            "queue_depth": len(self._queue),
+            "max_queue": self._queue.places,
+            "in_flight": self._pool.busy,
+            **self._counters.as_dict(),
+        }
+        answer = Frame(Kind.RESPONSE, frame.request_id, status=Status.OK)
+        answer.payload = codec.encode(Codec.MSGPACK, report)
+        answer.queue_depth = len(self._queue)
+        answer.in_flight = self._pool.busy
+        return answer
+
+    # -- requests: what is due ---------------------------------------------------------------------------
+
+    def _on_due(self, request: Request, now_ns: int) -> None:
+        if request.state in (State.WAITING, State.QUEUED):
+            self._queue.remove(request.frame.request_id)
+            deadline_ns = request.frame.deadline_ns
+            self._finish(request, _expired() if deadline_ns and deadline_ns <= now_ns else _busy())
+        elif request.state is State.RUNNING:
+            late = MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
+            self._stop(request, StopReason.TIMED_OUT, late)
+        elif request.state is State.STOPPING:
+            self._kill(request)
+        elif request.state is State.LOST:
+            self._finish(request, request.stop_error or MoltWorkerCrashed("the executor died"))
+
+    def _kill(self, request: Request) -> None:
+        """The grace time is over: answer in the executor's place and replace it."""
+        executor = request.executor
+        assert executor is not None  # STOPPING
+        assert request.stop_error is not None
+        self._pool.poll(executor)  # if its answer came in this very moment, there is nothing to kill
+        if request.state is State.STOPPING:
+            self._log.log("warning", "executor_killed", executor=executor.number, entry=request.frame.entry)
+            self._finish(request, request.stop_error)
+            self._pool.kill(executor)
+
+    # -- what the pool tells (PoolOwner) ----------------------------------------------------------------
+
+    def on_exports(self, exports: ExportTable) -> None:
+        super().on_exports(exports)
+        for request in list(self._queue):  # they came before it was known what is exported
+            if request.state is State.ENDED:
+                continue  # while the others were refused, the client turned out to be gone
+            try:
+                exports.find(request.frame)
+            except MoltInvalidInput as exc:
+                self._queue.remove(request.frame.request_id)
+                self._finish(request, exc)
+
+    def on_executor_ready(self) -> None:
+        if not self._greeted:
+            self._greeted = True
+            self._send(Frame(Kind.CONTROL, 0, HELLO))
+
+    def on_response(self, request: Request, response: Frame) -> None:
+        # An executor that gave in says only that it was stopped; why it was is known here.
+        gave_in = request.state is State.STOPPING and response.status in (Status.CANCELLED, Status.TIMEOUT)
+        self._finish(request, response, request.stop_error if gave_in else None)
+
+    def on_not_started(self, request: Request) -> None:
+        if request.stop_error is not None:  # it was to be stopped anyway
+            self._finish(request, request.stop_error)
+            return
+        request.advance(Step.HAND_BACK)
+        request.handed_back += 1
+        self._queue.put_back(request.frame.request_id, request, len(request.frame.payload))
+
+    def on_silent(self, request: Request) -> None:
+        request.advance(Step.LOSE)
+        request.wake_ns = self._loop.at(time.monotonic_ns() + _EXIT_REPORT_NS)
+
+    def on_crash(self, request: Request, crash: MoltError) -> None:
+        self._finish(request, request.stop_error or crash)
+
+    def on_start_failed(self, why: str) -> None:
+        self._send(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(why)))
+        super().on_start_failed(why)
+
+
+def _expired() -> MoltTimeout:
+    return MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
+
+
+def _busy() -> MoltBusy:
+    return MoltBusy("the queue is full", facts={"retry_after_s": 1})

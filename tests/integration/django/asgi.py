@@ -1,0 +1,9 @@
+"""The ASGI application, for uvicorn."""
+
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.integration.django.settings")
+
+application = get_asgi_application()

@@ -1,0 +1,24 @@
+"""The tests' own Django project: as little Django as the tests need."""
+
+import os
+
+SECRET_KEY = "the tests keep no secrets"
+DEBUG = False
+ALLOWED_HOSTS = ["*"]
+
+ROOT_URLCONF = "tests.integration.django.urls"
+WSGI_APPLICATION = "tests.integration.django.wsgi.application"
+INSTALLED_APPS: list[str] = []
+MIDDLEWARE: list[str] = []
+USE_TZ = True
+
+MOLT_EXPORTS = "tests.support.entrypoints"
+MOLT_WORKER_EXECUTORS = os.environ.get("TEST_EXECUTORS", "2")
+MOLT_LOG_LEVEL = "error"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+}

@@ -1,0 +1,18 @@
+"""The test project's addresses. `offload/...` and `async/...` do the same in a sync and an async view."""
+
+from django.urls import URLPattern, path
+
+from tests.integration.django import views
+
+urlpatterns: list[URLPattern] = [
+    path("baseline/<int:number>/", views.baseline),
+    path("offload/<int:number>/", views.offload),
+    path("async/<int:number>/", views.offload_async),
+    path("offload/pid/", views.executor_pid),
+    path("async/pid/", views.executor_pid_async),
+    path("offload/clean-up/", views.clean_up),
+    path("async/clean-up/", views.clean_up_async),
+    path("offload/wait/", views.wait_for_file),
+    path("async/wait/", views.wait_for_file_async),
+    path("processes/", views.processes),
+]

@@ -1,0 +1,154 @@
+"""Fuzz targets of what reads bytes: frames, codecs, error bodies, manifests, words, and the arena's own fast path.
+
+A target takes any bytes and returns; what it lets through is a finding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import tempfile
+from array import array
+from pathlib import Path
+
+from molt_accel import codec
+from molt_accel.call import _error_of
+from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status, error_body, to_wire
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import (
+    PEEK_BYTES,
+    PREFIX_BYTES,
+    Codec,
+    Frame,
+    FrameError,
+    FrameParser,
+    Kind,
+    decode,
+    encode,
+    peek,
+)
+from molt_accel.ipc.shm.attach import handshake
+from molt_accel.ipc.shm.layout import (
+    bucket_bounds,
+    exit_text,
+    failed_executor,
+    failure_error,
+    generation_of,
+    idle_word,
+    incarnation_of,
+    quantile,
+    seat_of,
+    state_of,
+)
+from molt_worker.entrypoints.exports import ExportsError, check
+from tests.proof.fuzz.coverage_guided.taking import Bytes
+
+_LIMIT = 400
+
+
+def frames(data: bytes) -> None:
+    """A stream cut anywhere gives the same frames and errors, and frames encode to the bytes that they were."""
+    taken = Bytes(data)
+    pieces = [taken.some(taken.number(1)) for _ in range(1 + taken.number(1) % 6)]
+    stream = b"".join(pieces) + taken.rest()
+    cut, whole = FrameParser(_LIMIT), FrameParser(_LIMIT)
+    items = []
+    for piece in [*pieces, stream[sum(map(len, pieces)) :]]:
+        cut.feed(piece)
+        items += cut.frames()
+        assert cut.buffered <= _LIMIT + PREFIX_BYTES
+    whole.feed(stream)
+    same = whole.frames()
+    assert [_shown(item) for item in items] == [_shown(item) for item in same]
+    assert cut.mid_frame == whole.mid_frame
+    for item in same:
+        if isinstance(item, Frame):
+            body = encode(item)
+            assert body in stream
+            assert decode(body[PREFIX_BYTES:]) == item
+    peek(stream[:PEEK_BYTES])
+
+
+def _shown(item: Frame | FrameError) -> object:
+    return item if isinstance(item, Frame) else (item.fault, item.detail, item.raw_id, item.raw_generation)
+
+
+def codecs(data: bytes) -> None:
+    """Each codec gives an object or says why not; an object that it can write comes back."""
+    for each in Codec:
+        try:
+            value = codec.decode(each, data)
+        except codec.DecodeError:
+            continue
+        with contextlib.suppress(codec.EncodeError):
+            again = codec.decode(each, codec.encode(each, value))
+            assert type(again) is type(value)
+
+
+def errors(data: bytes) -> None:
+    """Whatever stands in an error response, the caller gets one of this library's errors, and can show it."""
+    statuses = [each for each in Status if each is not Status.OK]
+    response = Frame(Kind.RESPONSE, 7, payload=data[1:], status=statuses[data[0] % 5 if data else 0])
+    error = _error_of(response)
+    assert isinstance(error, MoltError)
+    _show(error)
+
+
+def _show(error: MoltError) -> None:
+    str(error), error_body(error)
+    for fact in ("retry_after_s", "phase", "signal", "exit_code", "may_have_run"):
+        getattr(error, fact, None)
+    same = pickle.loads(pickle.dumps(error))
+    assert (type(same), same.detail) == (type(error), error.detail)
+    wire = codec.encode(Codec.MSGPACK, to_wire(error))
+    assert isinstance(codec.decode(Codec.MSGPACK, wire), dict)
+
+
+def words(data: bytes) -> None:
+    """Any word of the arena has a meaning, be it that there is none."""
+    taken = Bytes(data)
+    word = taken.number(8)
+    state_of(word), seat_of(word), incarnation_of(word), failed_executor(word)
+    assert generation_of(idle_word(word)) == generation_of(word)
+    _show(failure_error(word, taken.text(8)))
+    exit_text(taken.number(4) - 2**31)
+    counts = [taken.number(taken.number(1) % 9) for _ in range(128)]
+    low, high = bucket_bounds(taken.number(1) % 128)
+    assert 0 <= low < high
+    assert 0 <= quantile(counts, 0.5) <= quantile(counts, 0.99) <= bucket_bounds(127)[1]
+
+
+_manifest = Path(tempfile.gettempdir()) / f"molt-fuzz-{os.getpid()}.json"
+
+
+def manifests(data: bytes) -> None:
+    """A manifest is good, or one line says what is wrong with it."""
+    _manifest.write_bytes(data)
+    try:
+        check(str(_manifest))
+    except ExportsError as exc:
+        assert str(_manifest) in str(exc)  # noqa: PT017 - good or bad, both are right
+    finally:
+        _manifest.unlink()
+
+
+def messages(data: bytes) -> None:
+    """What a worker may answer to a client that attaches: it is attached, or told why not; descriptors don't stay."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    taken = Bytes(data)
+    fds = tuple(os.memfd_create("molt-fuzz") for _ in range(taken.number(1) % 3))
+    before = len(os.listdir("/proc/self/fd"))
+    try:
+        with contextlib.suppress(OSError):
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+            far.sendmsg([taken.rest()], rights)
+        far.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(MoltWorkerUnavailable):
+            handshake(near)
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        near.close()
+        far.close()
+        control.close_all(list(fds))

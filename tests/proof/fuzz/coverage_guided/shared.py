@@ -1,0 +1,240 @@
+"""Fuzz targets of what reads shared memory: whatever stands there, it is read as what it is, or not believed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import mmap
+import os
+import tempfile
+import time
+from typing import Any
+from unittest import mock
+
+from molt_accel.ipc.frame import PREFIX_BYTES, Frame, FrameError, Kind, decode
+from molt_accel.ipc.shm.layout import Fact, SeatFact
+from molt_worker.cli import status
+from molt_worker.processes import pool as pool_module
+from molt_worker.supervisor.shm import snapshot, spinning
+from tests.proof.fuzz.coverage_guided.taking import Bytes
+from tests.support.handover import (
+    arena_in,
+    channel_of,
+    core,
+    new_memory,
+    reply,
+    request,
+    response,
+    seat_of,
+)
+from tests.support.scripted_forkserver import FakeTemplate
+from tests.support.shm_testbed import Caller, ShmStage
+
+_CHANNELS, _SEATS, _RING = 2, 2, 4096
+_STRIDE = core.arena_size(2, _SEATS, _RING) - core.arena_size(1, _SEATS, _RING)  #: from channel to channel
+#: Size prefix, header and an entry of one byte: the shortest request.
+_SHORTEST = PREFIX_BYTES + 81
+
+
+class _HandedOver:
+    """An arena with one channel, in whose rings the bytes stand that an input says."""
+
+    def __init__(self) -> None:
+        self.memory = new_memory(1, 1, _RING)
+        self.arena = arena_in(self.memory, 1, 1, _RING)
+        self.channel = channel_of(self.arena)
+        self.seat = seat_of(self.arena)
+
+    def put(self, rings_from_end: int, data: bytes) -> None:
+        """Replace what was written to a ring."""
+        at = len(self.memory) - rings_from_end * _RING
+        self.memory[at : at + len(data)] = data
+
+    def publish(self, size: int) -> None:
+        """A request of so many bytes."""
+        frame = request(payload=bytes(size - _SHORTEST), entry="e")
+        assert self.channel.publish(frame, 9, 0) == core.ADMITTED
+        assert self.seat.next() == core.REQUEST
+
+
+_handed_over = functools.cache(_HandedOver)
+
+
+def _judge(data: bytes) -> Frame | None:
+    """What frame.py says of bytes behind a length prefix; None if they are no frame of just that size."""
+    size = int.from_bytes(data[:PREFIX_BYTES], "little")
+    if size > len(data) - PREFIX_BYTES:
+        return None
+    try:
+        return decode(data[PREFIX_BYTES : PREFIX_BYTES + size])
+    except FrameError:
+        return None
+
+
+def requests(data: bytes) -> None:
+    """The core reads a request as frame.py does, and takes no other bytes for one."""
+    data = data[:_RING].ljust(_SHORTEST, b"\0")
+    there = _handed_over()
+    there.publish(len(data))
+    there.put(2, data)
+    try:
+        got = there.seat.receive(len(data) - PREFIX_BYTES)
+    except core.Corrupt:
+        got = None
+    expected = _judge(data)
+    if type(got) is Frame:
+        assert expected is not None
+        expected.queue_depth, expected.in_flight = 0, 1  # the core's to say
+        assert got == expected
+    else:
+        assert expected is None, (got, expected)
+        assert got is None or type(got) is bytes
+    assert there.seat.fail(7)
+    assert there.channel.wait(0) == core.OUTCOME
+    assert there.channel.take() == 7
+
+
+def replies(data: bytes) -> None:
+    """The core reads a reply as frame.py does, and takes no other bytes for one."""
+    data = data[:_RING].ljust(_SHORTEST, b"\0")
+    there = _handed_over()
+    there.publish(_SHORTEST)
+    there.seat.receive(_SHORTEST)
+    assert reply(there.seat, response(payload=bytes(len(data) - _SHORTEST + 1))) == core.TRANSFERRED
+    there.put(1, data)
+    assert there.channel.wait(0) == core.OUTCOME
+    try:
+        got = there.channel.take()
+    except core.Corrupt:
+        got = None
+    expected = _judge(data)
+    whole = expected is not None and int.from_bytes(data[:PREFIX_BYTES], "little") == len(data) - PREFIX_BYTES
+    if whole and expected is not None and expected.kind is Kind.RESPONSE:
+        assert got == expected
+    else:
+        assert got is None
+    assert there.channel.clear()
+
+
+_PLACE = status.PoolPlace("pool", "directory", "path")
+
+
+@functools.cache
+def _looked_at() -> tuple[mmap.mmap, bytes, Any, Any]:
+    memory = new_memory(_CHANNELS, _SEATS, _RING)
+    arena = arena_in(memory, _CHANNELS, _SEATS, _RING)
+    return memory, memory[:], arena, core.ArenaView(memory)
+
+
+def snapshots(data: bytes) -> None:
+    """A pool's picture can be taken and shown, whatever its words say."""
+    memory, clean, arena, view = _looked_at()
+    taken = Bytes(data)
+    for channel in range(_CHANNELS):  # what it believes to be running
+        asked = taken.some(taken.number(1))
+        at = len(memory) - (_CHANNELS - 1 - channel) * _STRIDE - 2 * _RING
+        memory[at : at + len(asked)] = asked
+    _scribble(taken, arena, memory, len(memory) - 2 * _RING)
+    before = snapshot.take(view, processes=False)
+    now = snapshot.take(view, processes=False)
+    json.dumps(now.as_dict())
+    text = status.as_text(_PLACE, now)
+    assert text.replace("\n", "").isprintable()
+    if now.taken_ns > before.taken_ns:
+        status.facts(_PLACE, now, before)
+    memory[:] = clean
+
+
+def _scribble(taken: Bytes, arena: Any, memory: mmap.mmap, end: int) -> None:
+    """Store what a hostile client might, most of it not quite impossible, in the first bytes of an arena."""
+    arena.in_use = arena.channels
+    while taken:
+        which, index, width = taken.number(1), taken.number(1), 1 + taken.number(1) % 8
+        value = taken.number(width)
+        if which < 128:
+            channel = index % arena.channels
+            likely = (
+                value & 7 | (value >> 3 & 3) << 8 | (value >> 5 & 1) << 24 | (value >> 6 & 0xFFFFFFFF) << 32
+            )
+            arena.step(channel, arena.word(channel), likely if which < 112 else value)
+        elif which < 192:
+            arena.set_seat_fact(index % arena.seats, list(SeatFact)[which % len(SeatFact)], value)
+        elif which < 224:
+            arena.set_fact(list(Fact)[index % len(Fact)], value)
+        else:  # anywhere but in the geometry, which is read once
+            at = 64 + (index << 8 | which) % (end - 64 - 8)
+            memory[at : at + 8] = value.to_bytes(8, "little")
+
+
+class _Supervised:
+    """A supervisor with two executors that the fuzzer plays, and the memory that clients share with it."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="molt-fuzz-")
+        self.templates: list[FakeTemplate] = []
+
+        def make_template(*args: Any) -> FakeTemplate:
+            self.templates.append(FakeTemplate(*args))
+            return self.templates[-1]
+
+        limits = spinning.SpinLimits(0, 0, 0, 1)
+        with (
+            mock.patch.dict(os.environ, MOLT_RUNTIME_DIR=self._directory.name),
+            mock.patch.object(pool_module, "Template", make_template),
+            mock.patch.object(spinning, "measure", return_value=limits),
+        ):
+            self.stage = ShmStage(arena_mb=1, log_level="error")
+            self.stage.templates = self.templates
+            self.stage.start()
+            Caller(self.stage, 12)
+        self.stage.sink._threshold = 100  # it has much to tell
+        self.supervisor: Any = self.stage.supervisor
+        self.memory = mmap.mmap(self.supervisor._arena_fd, 0)
+        arena = self.supervisor._arena
+        rings = arena.channels * (2 * arena.ring_bytes)
+        self.words = len(self.memory) - rings  # all of them are before this, as is the first channel
+        self.clean = self.memory[: self.words]
+
+    def close(self) -> None:
+        """Let go of sockets and memory."""
+        self.stage.close()
+        self.memory.close()
+        self._directory.cleanup()
+
+
+_supervised = functools.cache(_Supervised)
+
+
+def supervision(data: bytes) -> None:
+    """The supervisor looks at everything, whatever the words say, and nothing of it raises."""
+    there = _supervised()
+    supervisor, taken = there.supervisor, Bytes(data)
+    kills = taken.number(1)
+    _scribble(taken, supervisor._arena, there.memory, there.words)
+    with (
+        mock.patch.object(supervisor._pool, "kill_seat", return_value=bool(kills & 1)),
+        mock.patch.object(supervisor._pool, "stop_request"),
+    ):
+        now_ns = time.monotonic_ns()
+        supervisor._look_at_deadlines(now_ns)
+        supervisor._look_at_stops(now_ns + (1 << 50 if kills & 2 else 0))
+        supervisor.on_cancel(0, 0)
+        supervisor._look_at_stops(now_ns + (1 << 50))
+        supervisor.on_executor_reaped(kills >> 2 & 3, -9 if kills & 16 else None)
+        supervisor._reclaim(now_ns)
+        supervisor._audit(now_ns)
+        supervisor._after_turn()
+        supervisor._finished()
+        assert supervisor.pong(Frame(Kind.REQUEST, 1, "__ping__")).payload
+        supervisor._on_timers(now_ns)
+    supervisor._stops.clear()
+    supervisor._strays.clear()
+    there.memory[: there.words] = there.clean
+    assert os.fstat(supervisor._arena_fd).st_size == len(there.memory)
+
+
+def release() -> None:
+    """Let go of what is kept between inputs."""
+    if _supervised.cache_info().currsize:
+        _supervised().close()
+        _supervised.cache_clear()

@@ -1,0 +1,153 @@
+"""Fuzz targets of what is said on sockets: clients to the supervisor, the template to it, a worker to its clients."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from typing import Any
+
+from molt_accel import __version__, codec
+from molt_accel.errors import MoltError, Status
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, Kind, encode
+from molt_worker.runtime.log import LogSink
+from molt_worker.runtime.loop import READ, EventLoop
+from molt_worker.runtime.metrics import Counters
+from molt_worker.supervisor.shm.clients import Channels, Client, Clients
+from tests.proof.fuzz.coverage_guided.taking import Bytes
+
+_CHANNELS = 12
+_ENTRIES = (
+    *(control.ATTACH, control.LEASE, control.RETURN, CANCEL, PING, control.DETACH, control.GRANT),
+    *(control.RECALL, control.WAKE, "echo"),
+)
+
+
+class _Owner:
+    """A pool that agrees to everything; every third channel is in use."""
+
+    def grant_facts(self) -> dict[str, object]:
+        return {}
+
+    def is_leaving(self) -> bool:
+        return False
+
+    def refusal(self) -> MoltError | None:
+        return None
+
+    def on_attached(self, client: Client) -> None:
+        del client
+
+    def is_free(self, channel: int) -> bool:
+        return channel % 3 != 0
+
+    def on_cancel(self, channel: int, generation: int) -> None:
+        assert 0 <= channel < _CHANNELS
+        assert 0 <= generation < 1 << 32
+
+    def on_clients_changed(self) -> None:
+        pass
+
+    def pong(self, ping: Frame) -> Frame:
+        return Frame(Kind.RESPONSE, ping.request_id, status=Status.OK)
+
+
+class _Desk:
+    """What serves the control socket, with connections that never were accepted: they are pairs."""
+
+    def __init__(self) -> None:
+        log = LogSink(as_json=True, level="error", fd=2)
+        self.loop = EventLoop(log)
+        self.channels = Channels(_CHANNELS)
+        self._listener = control.new_socket()
+        self._arena_fd = os.memfd_create("molt-fuzz")
+        self.clients = Clients(
+            self._listener, self._arena_fd, self.channels, self.loop, log, Counters(), _Owner()
+        )
+
+    def close(self) -> None:
+        """Let go of its descriptors."""
+        self.clients.close()
+        self.loop.close()
+        os.close(self._arena_fd)
+
+    def connect(self) -> tuple[Client, socket.socket]:
+        """A client, and its other end."""
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        near.setblocking(False)
+        far.setblocking(False)
+        client = Client(near, 0)
+        self.clients._clients.append(client)
+        self.loop.watch(near.fileno(), READ, lambda _: None)
+        return client, far
+
+    def check(self) -> None:
+        """Each channel is free, or one client's."""
+        held = [channel for client in self.clients for channel in client.channels]
+        assert sorted([*held, *self.channels._free]) == list(range(_CHANNELS))
+        assert all(type(channel) is int for channel in self.channels._free)
+
+
+_desk = functools.cache(_Desk)
+
+
+def _value(taken: Bytes, depth: int = 0) -> Any:
+    """A payload that a client might send, or something like it."""
+    what = taken.number(1) % 8
+    if what == 0:
+        return {"version": __version__, "observer": bool(taken.number(1) & 1)}
+    if what == 1 or depth > 3:
+        return [taken.number(1) % 16 for _ in range(taken.number(1) % 16)]
+    if what == 2:
+        return taken.number(1 + taken.number(1) % 8)
+    if what == 3:
+        return [_value(taken, depth + 1) for _ in range(taken.number(1) % 4)]
+    if what == 4:
+        return {"version": _value(taken, depth + 1), "observer": _value(taken, depth + 1)}
+    return [None, True, False, taken.some(5), taken.some(5).decode(errors="replace"), -1, 1.5][what - 5]
+
+
+def clients(data: bytes) -> None:
+    """Whatever two clients say, each channel stays one's, and who breaks the protocol loses his connection."""
+    desk, taken = _desk(), Bytes(data)
+    ends = [desk.connect() for _ in range(2)]
+    while taken:
+        how = taken.number(1)
+        client, far = ends[how & 1]
+        if how & 2:
+            raw = taken.some(taken.number(1))
+        else:
+            payload = taken.some(8) if how & 4 else codec.encode(Codec.MSGPACK, _value(taken))
+            kind = Kind.REQUEST if how & 8 else Kind.CONTROL
+            number = taken.number(1 if how & 16 else 8)
+            entry = _ENTRIES[taken.number(1) % len(_ENTRIES)]
+            raw = encode_message(kind, number, entry, payload, taken.number(2))
+        if client.connected and raw:
+            try:
+                far.send(raw)
+            except (BlockingIOError, ConnectionError):
+                continue
+            desk.clients._on_readable(client)
+            desk.check()
+    for client, far in ends:
+        far.close()
+        while client.connected:
+            desk.clients._on_readable(client)
+        for channel in list(client.channels):
+            desk.clients.freed(client, channel)
+    desk.check()
+    assert not list(desk.clients)
+    desk.loop._dropped.clear()
+
+
+def encode_message(kind: Kind, number: int, entry: str, payload: bytes, generation: int) -> bytes:
+    """A packet as a client sends it."""
+    return encode(Frame(kind, number, entry, payload, generation=generation))
+
+
+def release() -> None:
+    """Let go of what is kept between inputs."""
+    if _desk.cache_info().currsize:
+        _desk().close()
+        _desk.cache_clear()

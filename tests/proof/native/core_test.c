@@ -1,0 +1,769 @@
+/* molt_core.h on one thread: geometry, attaching to what is damaged, rings, bells, every step of a state word, queueing. */
+#include "testing.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/time.h>
+
+static const molt_flag open_link = 0, closed_link = 1;
+
+/* -- geometry -------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const uint8_t *from;
+    uint64_t bytes;
+} region;
+
+static void check_regions(const molt_arena *a) {
+    uint32_t channels = a->geometry.channels, seats = a->geometry.seats;
+    region all[7 + 3 * 8];
+    size_t n = 0;
+    CHECK(channels <= 8);
+    all[n++] = (region){(uint8_t *)a->header, sizeof(molt_header)};
+    all[n++] = (region){(uint8_t *)a->words, channels * sizeof(molt_word)};
+    all[n++] = (region){(uint8_t *)a->ticket_of, channels * sizeof(molt_word)};
+    all[n++] = (region){(uint8_t *)a->failure, channels * sizeof(molt_word)};
+    all[n++] = (region){(uint8_t *)a->client_spins, channels};
+    all[n++] = (region){(uint8_t *)a->executor_spins, seats};
+    all[n++] = (region){(uint8_t *)a->seats, seats * sizeof(molt_seat)};
+    for (uint32_t i = 0; i < channels; i++) {
+        all[n++] = (region){(uint8_t *)molt_channel_at(a, i), sizeof(molt_channel)};
+        all[n++] = (region){molt_request_data(a, i), a->geometry.ring_bytes};
+        all[n++] = (region){molt_reply_data(a, i), a->geometry.ring_bytes};
+    }
+    for (size_t i = 0; i < n; i++) {
+        CHECK(all[i].from >= a->base && all[i].from + all[i].bytes <= a->base + a->geometry.size);
+        if (i)
+            CHECK(all[i].from >= all[i - 1].from + all[i - 1].bytes);
+    }
+    for (uint32_t i = 0; i < channels; i++)
+        CHECK((uintptr_t)molt_channel_at(a, i) % MOLT_CACHE_LINE == 0);
+    CHECK((uintptr_t)a->seats % MOLT_PAGE == 0 && (uintptr_t)a->words % MOLT_PAGE == 0);
+}
+
+static void test_nothing_in_an_arena_overlaps(void) {
+    for (uint32_t channels = 1; channels <= 8; channels++)
+        for (uint32_t seats = 1; seats <= 70; seats += 23)
+            for (uint64_t ring = MOLT_PAGE; ring <= 4 * MOLT_PAGE; ring *= 2) {
+                molt_arena a = new_arena(channels, seats, ring);
+                check_regions(&a);
+                free_arena(&a);
+            }
+}
+
+static void test_impossible_geometries_have_no_size(void) {
+    CHECK(planned(1, 1, MOLT_PAGE));
+    CHECK(planned(MOLT_MAX_CHANNELS, MOLT_MAX_SEATS, MOLT_PAGE));
+    CHECK(!planned(0, 1, MOLT_PAGE));
+    CHECK(!planned(1, 0, MOLT_PAGE));
+    CHECK(!planned(MOLT_MAX_CHANNELS + 1, 1, MOLT_PAGE));
+    CHECK(!planned(1, MOLT_MAX_SEATS + 1, MOLT_PAGE));
+    CHECK(!planned(UINT32_MAX, UINT32_MAX, MOLT_PAGE));
+    CHECK(!planned(1, 1, MOLT_PAGE / 2));
+    CHECK(!planned(1, 1, MOLT_PAGE + 1));
+    CHECK(!planned(1, 1, 3 * MOLT_PAGE));
+    CHECK(!planned(1, 1, 2ull << 30));
+    CHECK(!planned(1, 1, UINT64_MAX));
+    CHECK(!planned(1, 1, 0));
+}
+
+static void test_an_arena_is_found_as_it_was_made(void) {
+    molt_arena a = new_arena(3, 2, 2 * MOLT_PAGE), b = {.base = a.base};
+    CHECK(molt_arena_attach(&b, a.geometry.size) == NULL);
+    CHECK(memcmp(&b, &a, sizeof a) == 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        CHECK(molt_look(&b, i) == MOLT_IDLE_WORD(0));
+        CHECK(atomic_load(&molt_channel_at(&b, i)->bell_of) == i);
+    }
+    free_arena(&a);
+}
+
+/* Any flipped bit of the header is refused, or what it leads to lies inside the memory all the same: two numbers of seats
+ * can take as many pages. */
+static void test_damaged_headers_lead_nowhere(void) {
+    molt_arena a = new_arena(3, 2, MOLT_PAGE);
+    uint64_t size = a.geometry.size;
+    for (size_t bit = 0; bit < 8 * sizeof(molt_geometry); bit++) {
+        molt_arena b = {.base = a.base};
+        a.base[bit / 8] ^= (uint8_t)(1u << bit % 8);
+        if (molt_arena_attach(&b, size) == NULL) {
+            CHECK(bit / 8 >= offsetof(molt_geometry, seats) && bit / 8 < offsetof(molt_geometry, ring_bytes));
+            CHECK(b.geometry.size == size);
+            check_regions(&b);
+        }
+        a.base[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    }
+    for (uint64_t other = 0; other < 2 * size; other += 64) {
+        molt_arena b = {.base = a.base};
+        CHECK((molt_arena_attach(&b, other) == NULL) == (other == size));
+    }
+    memset(a.base, 0, sizeof(molt_geometry));
+    CHECK(molt_arena_attach(&(molt_arena){.base = a.base}, size) != NULL);
+    free_arena(&a);
+}
+
+/* -- rings ----------------------------------------------------------------------------------------------------- */
+
+static void test_a_ring_gives_what_it_was_given(void) {
+    enum { CAPACITY = 4096 };
+    static uint8_t data[CAPACITY], from[3 * CAPACITY], to[3 * CAPACITY];
+    static const uint64_t starts[] = {0, 1, CAPACITY - 1, UINT64_MAX - 100, UINT64_MAX - 3 * CAPACITY};
+    uint64_t state = 910;
+    for (size_t s = 0; s < sizeof starts / sizeof *starts; s++) {
+        uint64_t head = starts[s], tail = starts[s], written = 0, read = 0;
+        molt_ring ring;
+        atomic_store(&ring.head, head);
+        atomic_store(&ring.tail, tail);
+        for (int turn = 0; turn < 20000; turn++) {
+            uint64_t used = written - read, n = chance(&state, 4) ? chance(&state, 200) : chance(&state, 3 * CAPACITY);
+            if (chance(&state, 2)) {
+                for (uint64_t i = 0; i < n; i++)
+                    from[i] = (uint8_t)((written + i) * 31 >> 3);
+                int64_t moved = molt_ring_write(&ring, data, CAPACITY, &head, from, n);
+                CHECK((uint64_t)moved == molt_earlier(n, CAPACITY - used));
+                written += (uint64_t)moved;
+            } else {
+                int64_t moved = molt_ring_read(&ring, data, CAPACITY, &tail, to, n);
+                CHECK((uint64_t)moved == molt_earlier(n, used));
+                for (uint64_t i = 0; i < (uint64_t)moved; i++)
+                    CHECK(to[i] == (uint8_t)((read + i) * 31 >> 3));
+                read += (uint64_t)moved;
+            }
+            CHECK(atomic_load(&ring.head) == head && head == starts[s] + written);
+            CHECK(atomic_load(&ring.tail) == tail && tail == starts[s] + read);
+        }
+        CHECK(written > 100 * CAPACITY);
+    }
+}
+
+static void test_counts_that_cant_be_are_not_followed(void) {
+    enum { CAPACITY = 4096 };
+    static uint8_t data[CAPACITY], bytes[CAPACITY];
+    static const uint64_t wrong[] = {CAPACITY + 1, UINT64_MAX, 1ull << 63, UINT64_MAX - CAPACITY};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        uint64_t mine = 0;
+        molt_ring ring;
+        atomic_store(&ring.head, wrong[i]);
+        atomic_store(&ring.tail, 0);
+        CHECK(molt_ring_read(&ring, data, CAPACITY, &mine, bytes, 1) == MOLT_CORRUPT);
+        atomic_store(&ring.head, 0);
+        atomic_store(&ring.tail, -wrong[i]);
+        CHECK(molt_ring_write(&ring, data, CAPACITY, &mine, bytes, 1) == MOLT_CORRUPT);
+        CHECK(mine == 0 && atomic_load(&ring.head) == 0);
+    }
+}
+
+/* -- bells ----------------------------------------------------------------------------------------------------- */
+
+static void nothing(int signum) { (void)signum; }
+
+static void test_a_park_ends_with_a_ring_a_change_a_signal_or_the_time(void) {
+    molt_bell bell;
+    CHECK(molt_bell_init(&bell) == 0);
+    uint64_t soon = molt_now_ns() + 20000000, never = molt_now_ns() + 60000000000u;
+    CHECK(molt_park(&bell, &bell.count, 0, soon) == MOLT_TIMED_OUT);
+    CHECK(molt_now_ns() >= soon);
+    CHECK(molt_park(&bell, &bell.count, 1, never) == MOLT_CHANGED);
+
+    CHECK(molt_bell_wake(&bell) == 0); /* nobody sleeps */
+    atomic_store(&bell.parked, 1);     /* now somebody is about to */
+    CHECK(molt_bell_wake(&bell) == 1 && molt_bell_wake(&bell) == 0);
+    /* Its token came too late for that wait, and ends no other. */
+    CHECK(molt_park(&bell, &bell.count, 0, molt_now_ns() + 20000000) == MOLT_TIMED_OUT);
+
+    struct sigaction action = {.sa_handler = nothing};
+    struct itimerval timer = {.it_value = {.tv_usec = 20000}, .it_interval = {.tv_usec = 20000}};
+    sigaction(SIGALRM, &action, NULL);
+    setitimer(ITIMER_REAL, &timer, NULL);
+    CHECK(molt_park(&bell, &bell.count, 0, never) == MOLT_INTERRUPTED);
+    setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
+
+    molt_bell_ring(&bell);
+    CHECK(atomic_load(&bell.count) == 1 && atomic_load(&bell.parked) == 0);
+}
+
+/* What molt_bell_mend takes for granted of the C library. */
+static void test_nothing_but_a_semaphore_s_count_changes_as_it_is_used(void) {
+    molt_bell bell;
+    char before[sizeof(sem_t)];
+    CHECK(molt_bell_init(&bell) == 0);
+    molt_bell_mend(&bell);
+    memcpy(before, &bell.sem, sizeof before);
+    for (int i = 0; i < 3; i++)
+        CHECK(sem_post(&bell.sem) == 0);
+    for (int i = 0; i < 3; i++)
+        CHECK(sem_trywait(&bell.sem) == 0);
+    CHECK(molt_park(&bell, &bell.count, 0, molt_now_ns() + 1000000) == MOLT_TIMED_OUT);
+    CHECK(memcmp(before + MOLT_SEM_COUNT, (char *)&bell.sem + MOLT_SEM_COUNT, sizeof before - MOLT_SEM_COUNT) == 0);
+}
+
+static void test_a_semaphore_that_was_scribbled_over_is_put_right(void) {
+    molt_bell bell;
+    uint64_t seed = 5;
+    for (int round = 0; round < 300; round++) {
+        CHECK(molt_bell_init(&bell) == 0);
+        for (size_t i = 0; i < sizeof bell.sem; i++)
+            if (chance(&seed, 2))
+                ((uint8_t *)&bell.sem)[i] = (uint8_t)chance(&seed, 256);
+        atomic_store(&bell.parked, 1);
+        CHECK(molt_bell_wake(&bell) == 1); /* neither aborts nor sleeps */
+        /* Nor does it let nobody sleep from now on. */
+        molt_park(&bell, &bell.count, 1, 0);
+        CHECK(molt_park(&bell, &bell.count, 0, molt_now_ns() + 10000) == MOLT_TIMED_OUT);
+    }
+}
+
+static void *ring_it(void *bell) {
+    while (!atomic_load(&((molt_bell *)bell)->parked))
+        sched_yield();
+    molt_bell_ring(bell);
+    return NULL;
+}
+
+static void test_a_ring_wakes_who_sleeps(void) {
+    molt_bell bell;
+    CHECK(molt_bell_init(&bell) == 0);
+    for (uint64_t round = 0; round < 50; round++) {
+        pthread_t thread;
+        CHECK(pthread_create(&thread, NULL, ring_it, &bell) == 0);
+        CHECK(molt_park(&bell, &bell.count, round, molt_now_ns() + 60000000000u) == MOLT_CHANGED);
+        CHECK(atomic_load(&bell.count) == round + 1);
+        pthread_join(thread, NULL);
+    }
+}
+
+static void test_a_spin_sees_a_change_and_ends_with_its_time(void) {
+    molt_patience patience = {0};
+    molt_word word = 5;
+    CHECK(molt_spin(&patience, &word, 4, UINT64_MAX) == 1);
+    uint64_t until = molt_now_ns() + 1000000;
+    CHECK(molt_spin(&patience, &word, 5, until) == 0);
+}
+
+static void test_long_waits_end_spinning_and_short_ones_bring_it_back(void) {
+    molt_patience patience = {0};
+    const uint64_t spin_ns = 50000;
+    CHECK(molt_worth_spinning(&patience, spin_ns) && !molt_worth_spinning(&patience, 0));
+    molt_learn(&patience, UINT64_MAX);
+    CHECK(!molt_worth_spinning(&patience, spin_ns));
+    for (int i = 0; i < 1000; i++)
+        molt_learn(&patience, UINT64_MAX);
+    int needed = 0;
+    while (!molt_worth_spinning(&patience, spin_ns) && needed < 1000)
+        molt_learn(&patience, 1000), needed++;
+    CHECK(needed < 50);
+    for (uint32_t expected = MOLT_REMEMBERED_WAITS; expected < 2 * MOLT_MAX_REMEMBERED_WAITS; expected *= 2) {
+        molt_note_hog(&patience);
+        CHECK(patience.hogged == molt_earlier(expected, MOLT_MAX_REMEMBERED_WAITS));
+    }
+    for (uint32_t left = patience.hogged; left > 1; left--)
+        CHECK(!molt_may_spin(&patience, spin_ns));
+    CHECK(molt_may_spin(&patience, spin_ns));
+}
+
+/* -- steps ----------------------------------------------------------------------------------------------------- */
+
+enum { RING = 4096 };
+
+static molt_executor executor_in(uint32_t seat, uint32_t incarnation) {
+    return (molt_executor){.seat = seat, .incarnation = incarnation};
+}
+
+static int publish(molt_arena *a, molt_call *c, uint32_t channel, const void *bytes, uint64_t n) {
+    *c = (molt_call){.channel = channel, .part = {bytes, NULL}, .left = {n, 0}};
+    return molt_publish(a, c);
+}
+
+static void must_publish(molt_arena *a, molt_call *c, uint32_t channel) { CHECK(publish(a, c, channel, "word", 4) == 1); }
+
+static void put(molt_arena *a, uint32_t channel, uint64_t word) { atomic_store(&a->words[channel], word); }
+
+static uint64_t word_of(uint32_t state, uint32_t seat, uint32_t incarnation, uint32_t generation) {
+    return state | (uint64_t)seat << 8 | (uint64_t)incarnation << 24 | (uint64_t)generation << 32;
+}
+
+static void test_a_small_exchange_goes_through_each_state(void) {
+    molt_arena a = new_arena(2, 2, RING);
+    molt_executor e = executor_in(1, 7);
+    molt_call c;
+    uint8_t bytes[8];
+    uint64_t done = 0;
+
+    must_publish(&a, &c, 1);
+    CHECK(molt_look(&a, 1) == word_of(MOLT_READY, 0, 0, 1) && c.word == molt_look(&a, 1));
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME);
+
+    CHECK(molt_claim(&a, &e) == 1 && e.channel == 1);
+    CHECK(molt_look(&a, 1) == word_of(MOLT_CLAIMED, 1, 7, 1) && e.word == molt_look(&a, 1));
+    CHECK(e.queued == 0 && e.running == 1);
+    CHECK(molt_transfer(&a, &e, bytes, NULL, 4, &done, 0) == MOLT_TRANSFERRED);
+    CHECK(done == 4 && memcmp(bytes, "word", 4) == 0);
+    done = 0;
+    CHECK(molt_transfer(&a, &e, NULL, (const uint8_t *)"answer", 6, &done, 0) == MOLT_TRANSFERRED);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME);
+
+    uint64_t rung = atomic_load(&molt_channel_at(&a, 1)->bell.count);
+    CHECK(molt_finish(&a, &e, MOLT_DONE, 0) == 1);
+    CHECK(molt_look(&a, 1) == word_of(MOLT_DONE, 1, 7, 1));
+    CHECK(atomic_load(&molt_channel_at(&a, 1)->bell.count) == rung + 1);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_OUTCOME);
+    c.into = bytes, c.wanted = 6;
+    CHECK(molt_reply_there(&a, &c) == 6 && molt_take_more(&a, &c) == 1 && c.wanted == 0);
+    CHECK(memcmp(bytes, "answer", 6) == 0 && molt_reply_there(&a, &c) == 0);
+    CHECK(molt_look(&a, 0) == MOLT_IDLE_WORD(0));
+    free_arena(&a);
+}
+
+/* Each operation, from each state: it takes the steps that layout.py has for it, and no other. */
+static void test_operations_take_their_own_steps_only(void) {
+    enum { NONE = MOLT_KILLING + 1 };
+    typedef struct {
+        const char *name;
+        uint32_t to[NONE]; /* by the state it starts in; the same state: it takes no step */
+    } expectation;
+    static const expectation expected[] = {
+        /*                IDLE        READY         CLAIMED         DONE       FAILED       ABANDONED       KILLING */
+        {"publish", {MOLT_READY, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING}},
+        {"give up", {MOLT_IDLE, MOLT_IDLE, MOLT_ABANDONED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING}},
+        {"give up the place", {MOLT_IDLE, MOLT_IDLE, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING}},
+        {"await", {MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING}},
+        {"claim", {MOLT_IDLE, MOLT_CLAIMED, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING}},
+        {"finish", {MOLT_IDLE, MOLT_READY, MOLT_DONE, MOLT_DONE, MOLT_FAILED, MOLT_IDLE, MOLT_KILLING}},
+        {"fail", {MOLT_IDLE, MOLT_READY, MOLT_FAILED, MOLT_DONE, MOLT_FAILED, MOLT_IDLE, MOLT_KILLING}},
+    };
+    molt_arena a = new_arena(1, 2, RING);
+    for (size_t op = 0; op < sizeof expected / sizeof *expected; op++)
+        for (uint32_t from = 0; from < NONE; from++)
+            for (uint32_t seat = 0; seat < 2; seat++) {
+                int held = from != MOLT_IDLE && from != MOLT_READY;
+                uint64_t before = word_of(from, held ? seat : 0, held ? seat : 0, 9);
+                molt_executor e = executor_in(seat, seat);
+                molt_call c = {.channel = 0, .word = word_of(MOLT_READY, 0, 0, 9)};
+                e.word = word_of(MOLT_CLAIMED, seat, seat, 9);
+                put(&a, 0, before);
+                switch (op) {
+                case 0: CHECK(publish(&a, &c, 0, "", 0) == (from == MOLT_IDLE)); break;
+                case 1: CHECK(molt_give_up(&a, &c, 0) == from); break;
+                case 2: CHECK(molt_give_up(&a, &c, 1) == from); break;
+                case 3:
+                    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) ==
+                          (from == MOLT_READY || from == MOLT_CLAIMED || from == MOLT_KILLING ? MOLT_AWAIT_TIME
+                                                                                              : MOLT_AWAIT_OUTCOME));
+                    break;
+                case 4: CHECK(molt_claim(&a, &e) == (from == MOLT_READY)); break;
+                case 5: CHECK(molt_finish(&a, &e, MOLT_DONE, 0) == (from == MOLT_CLAIMED)); break;
+                default: CHECK(molt_finish(&a, &e, MOLT_FAILED, 5) == (from == MOLT_CLAIMED)); break;
+                }
+                uint64_t after = molt_look(&a, 0);
+                if (MOLT_STATE(after) != expected[op].to[from]) {
+                    fprintf(stderr, "%s from %u leads to %u\n", expected[op].name, from, MOLT_STATE(after));
+                    abort();
+                }
+                CHECK(MOLT_GENERATION(after) == (op == 0 && from == MOLT_IDLE ? 10 : 9));
+                if (MOLT_STATE(after) == MOLT_IDLE || MOLT_STATE(after) == MOLT_READY)
+                    CHECK((after & 0xffffff00u) == 0); /* nobody's */
+            }
+    free_arena(&a);
+}
+
+static void test_a_word_that_cant_be_ends_the_wait(void) {
+    molt_arena a = new_arena(1, 1, RING);
+    molt_call c;
+    must_publish(&a, &c, 0);
+    for (uint32_t state = MOLT_KILLING + 1; state < 256; state++) {
+        put(&a, 0, MOLT_WITH_STATE(c.word, state));
+        CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_CORRUPT);
+        CHECK(molt_give_up(&a, &c, 0) == state && molt_look(&a, 0) == MOLT_WITH_STATE(c.word, state));
+    }
+    put(&a, 0, word_of(MOLT_READY, 0, 0, MOLT_GENERATION(c.word) + 1)); /* another's request */
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_CORRUPT);
+    CHECK(molt_give_up(&a, &c, 0) == MOLT_READY && MOLT_STATE(molt_look(&a, 0)) == MOLT_READY);
+    free_arena(&a);
+}
+
+static void test_a_late_finish_touches_neither_the_channel_nor_the_seat(void) {
+    molt_arena a = new_arena(1, 2, RING);
+    molt_executor late = executor_in(0, 0), other = executor_in(1, 0);
+    molt_call c;
+    must_publish(&a, &c, 0);
+    CHECK(molt_claim(&a, &late));
+    CHECK(molt_give_up(&a, &c, 0) == MOLT_CLAIMED);
+    CHECK(molt_finish(&a, &late, MOLT_DONE, 0) == 0); /* ends it */
+    CHECK(molt_look(&a, 0) == MOLT_IDLE_WORD(1) && atomic_load(&a.seats[0].state) == MOLT_SEAT_IDLE);
+
+    must_publish(&a, &c, 0);
+    CHECK(molt_claim(&a, &other));
+    atomic_store(&a.failure[0], 77);
+    CHECK(molt_finish(&a, &late, MOLT_FAILED, 5) == 0); /* once more */
+    CHECK(molt_look(&a, 0) == other.word && atomic_load(&a.failure[0]) == 77);
+    CHECK(atomic_load(&a.seats[0].state) == MOLT_SEAT_IDLE); /* it can still be woken for another request */
+    free_arena(&a);
+}
+
+static void test_an_executor_that_is_being_killed_counts_as_busy(void) {
+    molt_arena a = new_arena(1, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    must_publish(&a, &c, 0);
+    CHECK(molt_claim(&a, &e));
+    CHECK(molt_step(&a, 0, e.word, MOLT_WITH_STATE(e.word, MOLT_KILLING)));
+    CHECK(molt_finish(&a, &e, MOLT_DONE, 0) == 0);
+    CHECK(MOLT_STATE(molt_look(&a, 0)) == MOLT_KILLING && atomic_load(&a.seats[0].state) == MOLT_SEAT_BUSY);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME); /* the outcome is the supervisor's */
+    free_arena(&a);
+}
+
+static void test_generations_go_round_without_0(void) {
+    molt_arena a = new_arena(1, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    put(&a, 0, MOLT_IDLE_WORD(UINT32_MAX - 1));
+    for (int turn = 0; turn < 3; turn++) {
+        static const uint32_t generations[] = {UINT32_MAX, 1, 2};
+        must_publish(&a, &c, 0);
+        CHECK(MOLT_GENERATION(c.word) == generations[turn]);
+        CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
+        CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_OUTCOME);
+        put(&a, 0, MOLT_IDLE_WORD(MOLT_GENERATION(c.word)));
+    }
+    free_arena(&a);
+}
+
+/* -- the queue ------------------------------------------------------------------------------------------------- */
+
+static void test_first_come_first_served_wherever_tickets_stand(void) {
+    static const uint64_t starts[] = {0, (1ull << 32) - 3, (1ull << 62) - 3, (1ull << 63) - 3, UINT64_MAX - 3};
+    static const uint32_t order[] = {5, 0, 7, 3, 1, 6, 2, 4};
+    for (size_t s = 0; s < sizeof starts / sizeof *starts; s++) {
+        molt_arena a = new_arena(8, 1, RING);
+        molt_executor e = executor_in(0, 0);
+        molt_call c[8];
+        atomic_store(&a.header->tickets, starts[s]);
+        for (uint32_t i = 0; i < 8; i++)
+            must_publish(&a, &c[order[i]], order[i]);
+        CHECK(molt_give_up(&a, &c[order[2]], 0) == MOLT_READY); /* whoever leaves the queue is passed over */
+        for (uint32_t i = 0; i < 8; i++) {
+            if (i == 2)
+                continue;
+            CHECK(molt_claim(&a, &e) && e.channel == order[i]);
+            CHECK(e.queued == (i < 2 ? 6 - i : 7 - i) && e.running == 1);
+            CHECK(molt_finish(&a, &e, MOLT_DONE, 0));
+        }
+        CHECK(!molt_claim(&a, &e) && e.queued == 0 && e.running == 0);
+        free_arena(&a);
+    }
+}
+
+static void test_places_are_those_of_the_queue_and_of_idle_executors(void) {
+    enum { CHANNELS = 8, PLACES = 3 };
+    for (uint32_t idle = 0; idle <= 3; idle++) {
+        molt_arena a = new_arena(CHANNELS, 3, RING);
+        molt_call c[CHANNELS];
+        for (uint32_t i = 0; i < idle; i++)
+            atomic_store(&a.seats[i].state, MOLT_SEAT_IDLE);
+        for (uint32_t i = 0; i < CHANNELS; i++) {
+            must_publish(&a, &c[i], i);
+            uint32_t places = PLACES + idle;
+            CHECK(molt_over(&a, &c[i], PLACES) == (i < places ? 0 : i - places + 1));
+            CHECK(molt_over(&a, &c[i], 0) == (i < idle ? 0 : i - idle + 1));
+        }
+        CHECK(molt_ahead_of(&a, atomic_load(&a.ticket_of[4])) == 4);
+        molt_executor e = executor_in(0, 0);
+        CHECK(molt_claim(&a, &e)); /* the others move up */
+        CHECK(molt_over(&a, &c[CHANNELS - 1], PLACES) == CHANNELS - 1 - PLACES - idle);
+        free_arena(&a);
+    }
+}
+
+/* Who has drawn a ticket and is not READY yet is overlooked by those behind him. So the queue can exceed its places by as many
+ * as are being published at this very moment, and by no more. */
+static void test_the_queue_exceeds_its_places_by_those_being_published_at_most(void) {
+    enum { CHANNELS = 8, PLACES = 2 };
+    molt_arena a = new_arena(CHANNELS, 1, RING);
+    molt_call c[CHANNELS];
+    uint64_t slow = atomic_fetch_add(&a.header->tickets, 1); /* of channel 7, which stops here */
+    uint32_t admitted = 0;
+    for (uint32_t i = 0; i < CHANNELS - 1; i++) {
+        must_publish(&a, &c[i], i);
+        if (molt_over(&a, &c[i], PLACES))
+            CHECK(molt_give_up(&a, &c[i], 1) == MOLT_READY);
+        else
+            admitted++;
+    }
+    CHECK(admitted == PLACES);
+    must_publish(&a, &c[7], 7);
+    atomic_store(&a.ticket_of[7], slow);
+    CHECK(molt_over(&a, &c[7], PLACES) == 0);
+    free_arena(&a);
+}
+
+static void test_only_channels_in_use_are_looked_at(void) {
+    molt_arena a = new_arena(4, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    atomic_store(&a.header->in_use, 2);
+    must_publish(&a, &c, 2);
+    CHECK(!molt_claim(&a, &e) && molt_ahead_of(&a, 1ull << 62) == 0);
+    atomic_store(&a.header->in_use, UINT64_MAX); /* scribbled: no more than there are */
+    CHECK(molt_in_use(&a) == 4 && molt_claim(&a, &e) && e.channel == 2);
+    free_arena(&a);
+}
+
+/* -- waking ---------------------------------------------------------------------------------------------------- */
+
+static void park_seat(molt_arena *a, uint32_t seat, uint32_t state) {
+    atomic_store(&a->seats[seat].state, state);
+    atomic_store(&a->seats[seat].bell.parked, 1);
+}
+
+static void test_one_idle_sleeper_is_woken_for_a_request(void) {
+    molt_arena a = new_arena(1, 4, RING);
+    molt_call c;
+    park_seat(&a, 0, MOLT_SEAT_FREE);
+    park_seat(&a, 1, MOLT_SEAT_BUSY); /* waits for bytes */
+    park_seat(&a, 2, MOLT_SEAT_IDLE);
+    park_seat(&a, 3, MOLT_SEAT_IDLE);
+    must_publish(&a, &c, 0);
+    molt_announce(&a, &c);
+    CHECK(atomic_load(&a.header->published) == 1 && !c.deferred);
+    uint64_t parked = 0;
+    for (uint32_t i = 0; i < 4; i++)
+        parked |= atomic_load(&a.seats[i].bell.parked) << i;
+    CHECK(parked == 0xb);
+    CHECK(molt_wake_executor(&a) == 1 && molt_wake_executor(&a) == 0);
+    free_arena(&a);
+}
+
+static void test_while_one_spins_no_other_is_woken_unless_it_comes_too_late(void) {
+    enum way { WAIT, REDIRECT, POLL };
+    static const struct {
+        enum way way;
+        uint64_t spin_ns;
+        int claimed, wakes;
+    } ways[] = {
+        {WAIT, 0, 0, 1},    {WAIT, 1000, 0, 1},  {WAIT, 60000000000u, 0, 1}, {WAIT, 0, 1, 0},
+        {WAIT, 1000, 1, 0}, {REDIRECT, 0, 0, 1}, {REDIRECT, 0, 1, 0},        {POLL, 0, 0, 0},
+    };
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        molt_arena a = new_arena(1, 2, RING);
+        molt_executor e = executor_in(0, 0);
+        molt_call c;
+        atomic_store(&a.executor_spins[0], 1);
+        atomic_store(&a.header->looked_ns, molt_now_ns()); /* or looking who else runs would take the time of the spin */
+        park_seat(&a, 1, MOLT_SEAT_IDLE);
+        must_publish(&a, &c, 0);
+        molt_announce(&a, &c);
+        CHECK(c.deferred && atomic_load(&a.seats[1].bell.parked));
+        if (ways[i].claimed)
+            CHECK(molt_claim(&a, &e));
+        switch (ways[i].way) {
+        case WAIT: /* and sleep at once, or after a short spin, or spin all the time */
+            CHECK(molt_await(&a, &c, molt_now_ns() + 500000000, ways[i].spin_ns, 1, &open_link) != MOLT_AWAIT_OUTCOME);
+            break;
+        case REDIRECT: molt_redirect(&a, &c, 0); break;
+        case POLL: CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME);
+        }
+        CHECK(atomic_load(&a.seats[1].bell.parked) == (uint64_t)!ways[i].wakes);
+        free_arena(&a);
+    }
+}
+
+static void test_a_redirected_channel_rings_the_other_bell(void) {
+    molt_arena a = new_arena(3, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    must_publish(&a, &c, 0);
+    molt_redirect(&a, &c, 2);
+    CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
+    CHECK(atomic_load(&molt_channel_at(&a, 0)->bell.count) == 0);
+    CHECK(atomic_load(&molt_channel_at(&a, 2)->bell.count) == 1);
+    put(&a, 0, MOLT_IDLE_WORD(1));
+    must_publish(&a, &c, 0); /* which ends it */
+    CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
+    CHECK(atomic_load(&molt_channel_at(&a, 0)->bell.count) == 1);
+    atomic_store(&molt_channel_at(&a, 0)->bell_of, 3); /* scribbled */
+    molt_ring_client(&a, 0);
+    molt_ring_executor(&a, word_of(MOLT_CLAIMED, 1, 0, 1));
+    free_arena(&a);
+}
+
+static void test_who_waits_looks_again_by_himself(void) {
+    molt_arena a = new_arena(1, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    must_publish(&a, &c, 0);
+    CHECK(molt_claim(&a, &e));
+    /* The executor dies between its last step and its ring: so nobody rings. MOLT_PARK_NS is what is lost. */
+    CHECK(molt_step(&a, 0, e.word, MOLT_WITH_STATE(e.word, MOLT_DONE)));
+    atomic_store(&molt_channel_at(&a, 0)->bell.parked, 0);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_OUTCOME);
+
+    put(&a, 0, MOLT_IDLE_WORD(1));
+    must_publish(&a, &c, 0);
+    /* Its caller gets to look for signals at least that often, also for those that interrupted nothing. */
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_SIGNAL);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &closed_link) == MOLT_AWAIT_CLOSED);
+    CHECK(molt_await(&a, &c, 1, 0, 0, &open_link) == MOLT_AWAIT_TIME);
+    free_arena(&a);
+}
+
+static void test_one_that_shall_retire_claims_nothing(void) {
+    molt_arena a = new_arena(1, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    must_publish(&a, &c, 0);
+    CHECK(molt_next_request(&a, &e, 0, 0) == MOLT_NEXT_REQUEST);
+    CHECK(atomic_load(&a.seats[0].state) == MOLT_SEAT_BUSY);
+    atomic_store(&a.seats[0].retire, 1);
+    CHECK(molt_finish(&a, &e, MOLT_DONE, 0) == 1);
+    put(&a, 0, MOLT_IDLE_WORD(1));
+    must_publish(&a, &c, 0);
+    CHECK(molt_next_request(&a, &e, 0, 0) == MOLT_NEXT_RETIRE);
+    CHECK(MOLT_STATE(molt_look(&a, 0)) == MOLT_READY);
+    free_arena(&a);
+}
+
+/* -- transfers ------------------------------------------------------------------------------------------------- */
+
+static void test_a_client_that_moves_nothing_on_is_given_up(void) {
+    static uint8_t bytes[3 * RING];
+    molt_arena a = new_arena(1, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    uint64_t done = 0;
+    CHECK(publish(&a, &c, 0, bytes, sizeof bytes) && c.left[0] == sizeof bytes - RING);
+    CHECK(molt_claim(&a, &e));
+    CHECK(molt_transfer(&a, &e, bytes, NULL, sizeof bytes, &done, 0) == MOLT_TRANSFER_STALLED && done == RING);
+    done = 0;
+    CHECK(molt_transfer(&a, &e, NULL, bytes, sizeof bytes, &done, 0) == MOLT_TRANSFER_STALLED && done == RING);
+    CHECK(molt_finish(&a, &e, MOLT_FAILED, 3) == 1 && atomic_load(&a.failure[0]) == 3);
+    free_arena(&a);
+}
+
+/* The client looks, an executor claims and reads, the client sends on: it has sent to somebody whom it hasn't seen yet. */
+static void test_bytes_sent_before_the_claim_was_seen_are_told_when_it_is(void) {
+    static uint8_t bytes[2 * RING];
+    molt_arena a = new_arena(1, 2, RING);
+    molt_executor e = executor_in(1, 0);
+    molt_call c;
+    CHECK(publish(&a, &c, 0, bytes, RING + 10));
+    atomic_store(&molt_channel_at(&a, 0)->request.tail, RING);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && c.left[0] == 0);
+    CHECK(molt_claim(&a, &e) && atomic_load(&a.seats[1].bell.count) == 0);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && atomic_load(&a.seats[1].bell.count) == 1);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && atomic_load(&a.seats[1].bell.count) == 1);
+    free_arena(&a);
+}
+
+static void test_a_request_that_was_taken_away_is_not_waited_for(void) {
+    static const uint32_t states[] = {MOLT_ABANDONED, MOLT_KILLING};
+    static uint8_t bytes[2 * RING];
+    for (size_t i = 0; i < 2; i++) {
+        molt_arena a = new_arena(1, 1, RING);
+        molt_executor e = executor_in(0, 0);
+        molt_call c;
+        uint64_t done = 0;
+        CHECK(publish(&a, &c, 0, bytes, sizeof bytes));
+        CHECK(molt_claim(&a, &e));
+        put(&a, 0, MOLT_WITH_STATE(e.word, states[i]));
+        CHECK(molt_transfer(&a, &e, bytes, NULL, sizeof bytes, &done, 0) == MOLT_TRANSFER_LOST);
+        done = 0;
+        CHECK(molt_transfer(&a, &e, NULL, bytes, sizeof bytes, &done, 0) == MOLT_TRANSFER_LOST);
+        free_arena(&a);
+    }
+}
+
+static void test_scribbled_counts_end_a_transfer(void) {
+    uint8_t bytes[8];
+    molt_arena a = new_arena(1, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    uint64_t done = 0;
+    must_publish(&a, &c, 0);
+    CHECK(molt_claim(&a, &e));
+    molt_channel *ch = molt_channel_at(&a, 0);
+    atomic_store(&ch->request.head, RING + 1);
+    CHECK(molt_fits(&a, &e, 1, 8)); /* which is a guess; the transfer itself looks closely */
+    CHECK(molt_transfer(&a, &e, bytes, NULL, 8, &done, 0) == MOLT_TRANSFER_CORRUPT && done == 0);
+    atomic_store(&ch->reply.tail, 1);
+    CHECK(molt_transfer(&a, &e, NULL, bytes, 8, &done, 0) == MOLT_TRANSFER_CORRUPT && done == 0);
+    atomic_store(&ch->request.tail, 5);
+    c.left[0] = 1;
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_CORRUPT);
+    c.left[0] = 0, c.wanted = 8, c.into = bytes;
+    atomic_store(&ch->reply.head, RING + 1);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_CORRUPT);
+    free_arena(&a);
+}
+
+static void test_what_fits_is_what_needs_no_waiting(void) {
+    molt_arena a = new_arena(1, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    uint64_t done = 0;
+    static uint8_t bytes[RING];
+    must_publish(&a, &c, 0);
+    CHECK(molt_claim(&a, &e));
+    CHECK(molt_fits(&a, &e, 1, 4) && !molt_fits(&a, &e, 1, 5));
+    CHECK(molt_fits(&a, &e, 0, RING) && !molt_fits(&a, &e, 0, RING + 1));
+    CHECK(molt_transfer(&a, &e, NULL, bytes, RING - 1, &done, 0) == MOLT_TRANSFERRED);
+    CHECK(molt_fits(&a, &e, 0, 1) && !molt_fits(&a, &e, 0, 2));
+    free_arena(&a);
+}
+
+/* -- histograms ------------------------------------------------------------------------------------------------ */
+
+static void test_buckets_grow_by_a_quarter_of_their_power_of_two(void) {
+    uint32_t before = 0;
+    for (uint64_t value = 0; value < 1 << 20; value++) {
+        uint32_t bucket = molt_bucket(value);
+        CHECK(bucket == before || bucket == before + 1);
+        before = bucket;
+    }
+    for (uint32_t power = 2; power < 33; power++)
+        for (uint32_t quarter = 0; quarter < 4; quarter++) {
+            uint64_t first = (1ull << power) + quarter * (1ull << (power - 2));
+            uint32_t bucket = 4 * (power - 1) + quarter;
+            CHECK(molt_bucket(first) == (bucket < MOLT_BUCKETS ? bucket : MOLT_BUCKETS - 1));
+            CHECK(molt_bucket(first - 1) == (bucket - 1 < MOLT_BUCKETS ? bucket - 1 : MOLT_BUCKETS - 1));
+        }
+    CHECK(molt_bucket(UINT64_MAX) == MOLT_BUCKETS - 1);
+}
+
+int main(void) {
+    test_nothing_in_an_arena_overlaps();
+    test_impossible_geometries_have_no_size();
+    test_an_arena_is_found_as_it_was_made();
+    test_damaged_headers_lead_nowhere();
+    test_a_ring_gives_what_it_was_given();
+    test_counts_that_cant_be_are_not_followed();
+    test_a_park_ends_with_a_ring_a_change_a_signal_or_the_time();
+    test_nothing_but_a_semaphore_s_count_changes_as_it_is_used();
+    test_a_semaphore_that_was_scribbled_over_is_put_right();
+    test_a_ring_wakes_who_sleeps();
+    test_a_spin_sees_a_change_and_ends_with_its_time();
+    test_long_waits_end_spinning_and_short_ones_bring_it_back();
+    test_a_small_exchange_goes_through_each_state();
+    test_operations_take_their_own_steps_only();
+    test_a_word_that_cant_be_ends_the_wait();
+    test_a_late_finish_touches_neither_the_channel_nor_the_seat();
+    test_an_executor_that_is_being_killed_counts_as_busy();
+    test_generations_go_round_without_0();
+    test_first_come_first_served_wherever_tickets_stand();
+    test_places_are_those_of_the_queue_and_of_idle_executors();
+    test_the_queue_exceeds_its_places_by_those_being_published_at_most();
+    test_only_channels_in_use_are_looked_at();
+    test_one_idle_sleeper_is_woken_for_a_request();
+    test_while_one_spins_no_other_is_woken_unless_it_comes_too_late();
+    test_a_redirected_channel_rings_the_other_bell();
+    test_who_waits_looks_again_by_himself();
+    test_one_that_shall_retire_claims_nothing();
+    test_a_client_that_moves_nothing_on_is_given_up();
+    test_bytes_sent_before_the_claim_was_seen_are_told_when_it_is();
+    test_a_request_that_was_taken_away_is_not_waited_for();
+    test_scribbled_counts_end_a_transfer();
+    test_what_fits_is_what_needs_no_waiting();
+    test_buckets_grow_by_a_quarter_of_their_power_of_two();
+    puts("ok");
+    return 0;
+}

@@ -1,0 +1,435 @@
+"""Every method of the binding, with its ends and errors: no reference, memory or buffer is kept or given away.
+
+As a program, `python -m tests.proof.native.test_binding EXTENSION TIMES`, it does the same with a binding that was built with
+AddressSanitizer; `sanitize.py` runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.util
+import signal
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+if __name__ == "__main__":  # before anybody imports another
+    spec = importlib.util.spec_from_file_location("molt_accel.ipc.shm._native", sys.argv[1])
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[spec.name])
+    import molt_accel.ipc.shm
+
+    molt_accel.ipc.shm._native = sys.modules[spec.name]
+
+from molt_accel.ipc.frame import CODECS, KINDS, STATUSES, Frame
+from molt_accel.ipc.shm.layout import State
+from tests.support.handover import (
+    MAX_BYTES,
+    PATIENCE_S,
+    Running,
+    channel_of,
+    core,
+    new_memory,
+    publish,
+    put,
+    reply,
+    request,
+    response,
+    seat_of,
+)
+
+CLASSES = ("ArenaView", "Arena", "Channel", "Seat", "ParkMeter")
+BIG = 10_000  #: bytes; more than a ring
+
+
+class Stage:
+    """An arena with a channel and a seat, and objects whose references are counted."""
+
+    def __init__(self) -> None:
+        self.memory = new_memory()
+        self.arena = core.Arena(self.memory, 4, 2, 4096)
+        self.arena.in_use = 4
+        self.view = core.ArenaView(self.memory)
+        self.channel, self.other, self.seat = (
+            channel_of(self.arena),
+            channel_of(self.arena, 1),
+            seat_of(self.arena),
+        )
+        self.payload, self.big = b"some bytes of a payload", bytes(BIG)
+        self.request, self.response = request(7, self.payload), response(7, self.payload)
+        self.large = response(7, self.big)
+        self.meter = core.ParkMeter()
+
+    @property
+    def watched(self) -> list[object]:
+        """What must be referred to as often after an operation as before."""
+        own = [self.arena, self.view, self.channel, self.other, self.seat, self.memory, self.meter]
+        return [
+            *own,
+            self.payload,
+            self.big,
+            self.request,
+            self.response,
+            self.large,
+            Frame,
+            core.Corrupt,
+            None,
+        ]
+
+    def claimed(self, frame: Frame | None = None) -> None:
+        assert self.channel.publish(frame or self.request, 9, 0) == core.ADMITTED
+        assert self.seat.next() == core.REQUEST
+
+    def free(self) -> None:
+        """Make the channel IDLE, whatever it was."""
+        put(self.arena, 0, self.arena.word(0) & ~0xFF)
+        assert self.channel.clear()
+
+
+def raises(error: type[BaseException], work: Callable[..., object], *arguments: object) -> None:
+    """As pytest.raises, which keeps more than what is measured here."""
+    try:
+        work(*arguments)
+    except error:
+        return
+    raise AssertionError(f"no {error.__name__}")
+
+
+class _Interrupt(Exception):
+    pass
+
+
+def _interrupted(work: Callable[[], object]) -> None:
+    """Call it with a signal on its way whose handler raises."""
+
+    def handler(*_: object) -> None:
+        raise _Interrupt
+
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        with contextlib.suppress(_Interrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.001)  # once: a second one would be raised out of here
+            work()
+            raise AssertionError("nothing was raised")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+def _later() -> int:
+    return time.monotonic_ns() + int(PATIENCE_S * 1e9)
+
+
+# -- the operations: Class.method, and after a colon how it ends ---------------------------------------------------
+
+
+def _construct(s: Stage) -> None:
+    assert core.Arena(s.memory).channels == 4
+    for bad in (b"x" * 10_000, bytearray(10)):
+        raises((ValueError, BufferError), core.Arena, bad)  # type: ignore[arg-type]
+    raises(ValueError, core.Arena, s.memory, 1, 1, 4096)
+    raises(ValueError, core.Arena, s.memory, 0xFFFF, 1, 4096)
+    raises(ValueError, core.ArenaView, b"short")
+    raises(TypeError, core.ArenaView, 3)
+    raises(OverflowError, core.Arena, s.memory, -1)
+
+
+def _look(s: Stage) -> None:
+    for arena in (s.arena, s.view):
+        assert (arena.channels, arena.seats, arena.ring_bytes, arena.in_use) == (4, 2, 4096, 4)
+        arena.fact(3), arena.seat_fact(1, 3), arena.seat_state(1), arena.histograms(1), arena.word(2)
+        assert arena.request_bytes(0, 100_000).__len__() == 4096
+        assert arena.ready() == 0
+        for method in (arena.seat_state, arena.histograms, arena.word):
+            raises(IndexError, method, 99)
+        raises(IndexError, arena.seat_fact, 99, 0)
+        raises(IndexError, arena.request_bytes, 99, 1)
+        raises(OverflowError, arena.fact, -1)
+
+
+def _store(s: Stage) -> None:
+    arena = s.arena
+    arena.set_fact(40, 2**64 - 1), arena.add_fact(40, 2), arena.set_seat_fact(1, 1, 2**63), arena.set_cpus(0)
+    arena.in_use, arena.spin_ns, arena.client_spinners, arena.executor_spinners = 4, 0, 0, 0
+    assert not arena.step(3, 5, 6)
+    arena.set_failure(3, 2**63), arena.ring_client(3), arena.reset_channel(3), arena.wake_executor()
+    arena.reset_seat(1, 8), arena.retire(1), arena.reset_seat(1, 99)
+    for bad in (
+        lambda: arena.set_seat_fact(9, 0, 0), lambda: arena.step(9, 0, 0), lambda: arena.set_failure(9, 0),
+        lambda: arena.ring_client(9), lambda: arena.reset_channel(9), lambda: arena.reset_seat(9, 0),
+        lambda: arena.retire(9),
+    ):  # fmt: skip
+        raises(IndexError, bad)
+    arena.mend()
+    assert not arena.retires(1)
+    raises(IndexError, arena.retires, 9)
+    raises(OverflowError, arena.set_fact, 0, 2**64)
+    raises(TypeError, arena.set_fact, 0, "1")
+
+
+def _let_go(s: Stage) -> None:
+    memory = new_memory()
+    arena = core.Arena(memory, 4, 2, 4096)
+    arena.let_go(), arena.close()
+    assert arena.word(0) == 0
+    del arena
+    memory.close()
+
+
+def _new_channel(s: Stage) -> None:
+    assert core.Channel(s.arena, 2, 5).index == 2
+    raises(IndexError, core.Channel, s.arena, 99, 5)
+    raises(TypeError, core.Channel, None, 0, 5)
+    raises(TypeError, core.Channel, s.view, 0, 5)
+
+
+def _published(s: Stage) -> None:
+    assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
+    assert s.channel.publish(s.request, 9, 0) == core.NOT_IDLE
+    assert s.other.publish(s.request, 0, 1) == core.WAITING
+    assert s.other.over(0) == 1
+    assert s.other.give_up(True) == State.READY
+    assert s.other.publish(s.request, 0, 0) == core.BUSY
+    assert s.channel.give_up() == State.READY
+    assert s.channel.take() is None
+    assert s.channel.clear()
+    assert s.other.clear()
+    assert s.channel.over(9) == 0
+
+
+def _not_published(s: Stage) -> None:
+    assert s.channel.publish(request(entry="\ud800"), 9, 0) == core.BAD_FRAME
+    assert s.channel.publish(request(entry="e" * 256), 9, 0) == core.BAD_FRAME
+    assert channel_of(s.arena, 0, 10).publish(s.request, 9, 0) == core.BAD_FRAME
+    for bad in (None, 3, request(payload=None), request(entry=None), request(number=-1)):  # type: ignore[arg-type]
+        raises((TypeError, AttributeError, OverflowError), s.channel.publish, bad, 9, 0)  # type: ignore[arg-type]
+
+
+def _answered(s: Stage) -> None:
+    s.claimed()
+    got = s.seat.receive(MAX_BYTES)
+    assert got.payload == s.payload
+    assert not s.seat.begin(0, 0, 1)
+    assert (s.seat.channel, s.seat.serial, s.seat.word) == (0, s.channel.generation, s.arena.word(0))
+    assert reply(s.seat, s.response) == core.TRANSFERRED
+    assert s.channel.wait(_later()) == core.OUTCOME
+    assert s.channel.state == State.DONE
+    assert s.channel.take().payload == s.payload
+    assert s.channel.clear()
+
+
+def _large(s: Stage) -> None:
+    def serve() -> None:
+        assert s.seat.next() == core.REQUEST
+        assert s.seat.receive(MAX_BYTES).payload == s.big
+        assert reply(s.seat, s.large) == core.TRANSFERRED
+
+    serving = Running(serve)
+    publish(s.channel, 7, s.big)
+    assert s.channel.wait(_later()) == core.OUTCOME
+    assert s.channel.take().payload == s.big
+    assert s.channel.clear()
+    serving.result()
+
+
+def _failed(s: Stage) -> None:
+    s.claimed()
+    assert s.seat.fail(7)
+    assert not s.seat.fail(7)
+    assert s.channel.take() == 7
+    assert s.channel.clear()
+
+
+def _lost(s: Stage) -> None:
+    s.claimed(request(7, s.big))
+    assert s.channel.give_up() == State.CLAIMED
+    assert s.seat.receive(MAX_BYTES) == core.LOST
+    assert reply(s.seat, s.large) == core.LOST
+    assert not s.channel.clear()
+    s.seat.fail(1)
+    assert s.channel.clear()
+
+
+def _refused(s: Stage) -> None:
+    s.claimed()
+    raises(core.Corrupt, s.seat.receive, 10)
+    assert s.seat.reply(s.response, 10, 16) == core.BAD_FRAME
+    raises(TypeError, s.seat.reply, None, 10, 16)
+    raises(AttributeError, s.seat.reply, 3, 10, 16)
+    assert s.seat.fail(1)
+    assert s.channel.take() == 1
+    assert s.channel.clear()
+
+
+def _no_frame(s: Stage) -> None:
+    frame = request(7, s.payload)
+    frame.flags = 0x8000
+    s.claimed(frame)
+    assert isinstance(s.seat.receive(MAX_BYTES), bytes)
+    assert s.seat.fail(1)
+    assert s.channel.take() == 1
+    assert s.channel.clear()
+
+
+def _no_response(s: Stage) -> None:
+    s.claimed()
+    assert reply(s.seat, s.request) == core.TRANSFERRED
+    raises(core.Corrupt, s.channel.take)
+    s.free()
+
+
+def _cut_short(s: Stage) -> None:
+    s.claimed()
+    put(s.arena, 0, (s.arena.word(0) & ~0xFF) | State.DONE)  # with no reply at all
+    raises(core.Corrupt, s.channel.take)
+    s.free()
+
+
+def _another_s(s: Stage) -> None:
+    s.claimed()
+    word = s.arena.word(0)
+    put(s.arena, 0, word + (1 << 32))
+    raises(core.Corrupt, s.channel.take)
+    raises(core.Corrupt, s.channel.wait, _later())
+    s.free()
+
+
+def _waits(s: Stage) -> None:
+    assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
+    assert s.channel.wait(0) == core.TIME
+    assert s.channel.wait(1) == core.TIME
+    seen = s.channel.listen(2**64 - 1, 0)
+    s.channel.ring()
+    assert s.channel.listen(seen, _later()) == seen + 1
+    s.channel.redirect(s.other)
+    raises(TypeError, s.channel.redirect, None)
+    assert s.channel.give_up() == State.READY
+    assert s.channel.clear()
+
+
+def _closed(s: Stage) -> None:
+    arena = core.Arena(s.memory)
+    channel = channel_of(arena, 2)
+    assert channel.publish(s.request, 9, 0) == core.ADMITTED
+    arena.close()
+    assert channel.wait(_later()) == core.CLOSED
+    assert channel.give_up() == State.READY
+    assert channel.clear()
+
+
+def _signals(s: Stage) -> None:
+    assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
+    _interrupted(lambda: s.channel.wait(_later()))
+    _interrupted(lambda: s.channel.listen(s.channel.listen(2**64 - 1, 0), _later()))
+    assert s.channel.give_up() == State.READY
+    assert s.channel.clear()
+    _interrupted(s.seat.next)
+    s.claimed(request(7, s.big))
+    _interrupted(lambda: s.seat.receive(MAX_BYTES))
+    _interrupted(lambda: reply(s.seat, s.large))
+    assert s.seat.fail(1)
+    assert s.channel.take() == 1
+    assert s.channel.clear()
+
+
+def _seats(s: Stage) -> None:
+    raises(IndexError, core.Seat, s.arena, 99, 0)
+    raises(TypeError, core.Seat, None, 0, 0)
+    claim = bytearray(8)
+    for bad in (b"readonly", bytearray(7), 3):
+        raises((BufferError, ValueError, TypeError), core.Seat, s.arena, 1, 0, bad)  # type: ignore[arg-type]
+    seat = core.Seat(s.arena, 1, 300, claim)
+    seat.open()
+    s.arena.retire(1)
+    assert seat.next() == core.RETIRE
+    s.arena.reset_seat(1, 0)
+    del seat
+    claim += b"can be resized: nobody holds it"
+
+
+def _meter(s: Stage) -> None:
+    meter = core.ParkMeter()
+    other = threading.Thread(target=meter.run, args=(1, 3))
+    other.start()
+    meter.run(0, 3)
+    other.join(PATIENCE_S)
+    assert s.meter.run(0, 0) >= 0
+
+
+def _module(s: Stage) -> None:
+    assert core.arena_size(4, 2, 4096) == len(s.memory)
+    raises(ValueError, core.arena_size, 0, 0, 0)
+    raises(OverflowError, core.arena_size, -1, 0, 0)
+    raises(ValueError, core.use_frames, Frame, (), (), ())
+    raises(TypeError, core.use_frames, Frame, None, (), ())
+    core.use_frames(Frame, KINDS, CODECS, STATUSES)
+
+
+OPERATIONS: dict[str, Callable[[Stage], None]] = {
+    name.strip("_"): work
+    for name, work in list(globals().items())
+    if callable(work) and getattr(work, "__annotations__", {}).get("s") == "Stage"
+}
+
+
+def run_all(times: int) -> None:
+    """Every operation so many times."""
+    stage = Stage()
+    for _ in range(times):
+        for work in OPERATIONS.values():
+            work(stage)
+
+
+@pytest.mark.parametrize("work", OPERATIONS.values(), ids=OPERATIONS)
+def test_no_operation_keeps_or_gives_away_a_reference_or_memory(work: Callable[[Stage], None]) -> None:
+    stage, times = Stage(), 20 if work in (_signals, _meter, _large) else 200
+    for _ in range(10):
+        work(stage)
+    watched = stage.watched
+    gc.collect()
+    tracemalloc.start()
+    try:
+        work(stage)
+        counts, (size, _) = [sys.getrefcount(each) for each in watched], tracemalloc.get_traced_memory()
+        for _ in range(times):
+            work(stage)
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - size
+    finally:
+        tracemalloc.stop()
+    kept = [now - then for now, then in zip([sys.getrefcount(each) for each in watched], counts, strict=True)]
+    # Others refer to None and to classes too; nobody as often as there were calls.
+    assert all(abs(count) < times // 2 for count in kept), kept
+    assert kept[:12] == [0] * 12
+    assert grown < 8 * times + 1500
+
+
+def test_no_operation_leaves_the_arena_s_memory_held() -> None:
+    stage = Stage()
+    for work in OPERATIONS.values():
+        work(stage)
+    memory = stage.memory
+    del stage, work
+    gc.collect()
+    memory.close()  # BufferError, if anything still looks at it
+
+
+def test_every_method_of_the_binding_is_among_the_operations() -> None:
+    text = Path(__file__).read_text()
+    public = {
+        name for each in CLASSES for name in vars(getattr(core, each)) if not name.startswith("_")
+    }  # fmt: skip
+    assert public - {name for name in public if f".{name}" in text} == set()
+
+
+if __name__ == "__main__":
+    assert core.__file__ == sys.argv[1]
+    run_all(int(sys.argv[2]))

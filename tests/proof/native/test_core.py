@@ -1,0 +1,48 @@
+"""The shared-memory core by itself, without Python: built with the C compiler at hand, plain and under sanitizers."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.proof.native import programs
+from tests.proof.native.conftest import Build
+
+SANITIZERS = ["plain", "thread", "address"]
+SECONDS, SEED = 1.5, 910
+if os.environ.get("MOLT_HYPOTHESIS_PROFILE") == "fuzz":
+    SECONDS, SEED = 600, int.from_bytes(os.urandom(4)) or 1
+
+
+def run(program: Path, *arguments: str, timeout_s: float = 120) -> str:
+    """What the program printed; fails with all it said unless it ends with 0."""
+    done = programs.run(program, *arguments, timeout_s=timeout_s)
+    assert done.returncode == 0, f"seed {SEED}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_each_step_does_what_it_says(build: Build, sanitizer: str) -> None:
+    assert run(build("core_test", sanitizer)) == "ok\n"
+
+
+def test_every_check_of_the_program_is_run() -> None:
+    text = (programs.HERE / "core_test.c").read_text()
+    defined = re.findall(r"^static void (test_\w+)\(void\) {$", text, re.MULTILINE)
+    assert re.findall(r"^    (test_\w+)\(\);$", text, re.MULTILINE) == defined
+    assert len(defined) > 25
+
+
+@pytest.mark.parametrize("mood", ["patient", "impatient", "mortal"])
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_many_threads_lose_nothing_mix_nothing_up_and_never_hang(
+    build: Build, sanitizer: str, mood: str
+) -> None:
+    program = build("core_stress", sanitizer)
+    said = run(program, mood, str(SECONDS), str(SEED), timeout_s=SECONDS + 120)
+    counts = {name: int(number) for name, number in re.findall(r"([a-z ]+) (\d+)", said)}
+    assert counts["answered"] > 100
+    assert (counts[" clients lost"] > 0) == (mood == "mortal")

@@ -1,0 +1,114 @@
+"""An arena in this process's own memory, and what both sides do on it."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import pytest
+
+from molt_accel.errors import Status
+from molt_accel.ipc.frame import Frame, Kind
+from molt_accel.ipc.shm import arena as arenas
+from molt_accel.ipc.shm.layout import State
+
+if sys.platform != "linux":
+    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
+
+core: Any = arenas.native()
+RING = 4096
+MAX_BYTES = 1 << 20
+#: Longer than anything takes here; a hang shall fail.
+PATIENCE_S = 60.0
+#: The fact of a seat that counts requests, in these tests.
+COUNTER = 16
+T = TypeVar("T")
+
+
+def new_arena(channels: int = 4, seats: int = 2, ring_bytes: int = RING) -> Any:
+    """An arena whose waits never spin."""
+    return arena_in(new_memory(channels, seats, ring_bytes), channels, seats, ring_bytes)
+
+
+def new_memory(channels: int = 4, seats: int = 2, ring_bytes: int = RING) -> mmap.mmap:
+    """Memory for an arena."""
+    return mmap.mmap(-1, core.arena_size(channels, seats, ring_bytes))
+
+
+def arena_in(memory: mmap.mmap, channels: int = 4, seats: int = 2, ring_bytes: int = RING) -> Any:
+    """An arena in some memory, whose waits never spin."""
+    arena = core.Arena(memory, channels, seats, ring_bytes)
+    arena.in_use = channels
+    return arena
+
+
+def channel_of(arena: Any, index: int = 0, max_bytes: int = MAX_BYTES) -> Any:
+    """A client's channel."""
+    return core.Channel(arena, index, max_bytes)
+
+
+def seat_of(arena: Any, index: int = 0, incarnation: int = 0) -> Any:
+    """An executor's seat, open."""
+    seat = core.Seat(arena, index, incarnation)
+    seat.open()
+    return seat
+
+
+def request(number: int = 1, payload: bytes = b"x", entry: str = "echo", **fields: Any) -> Frame:
+    """A request frame."""
+    return Frame(Kind.REQUEST, number, entry, payload, **fields)
+
+
+def response(number: int = 1, payload: bytes = b"y", status: Status = Status.OK, **fields: Any) -> Frame:
+    """A response frame; the core leaves out what only requests have."""
+    return Frame(Kind.RESPONSE, number, "", payload, status=status, max_wait_ms=0, **fields)
+
+
+def publish(channel: Any, number: int = 1, payload: bytes = b"x") -> None:
+    """Publish a request, in a queue with room."""
+    assert channel.publish(request(number, payload), 1000, 0) == core.ADMITTED
+
+
+def reply(seat: Any, frame: Frame) -> int:
+    """Answer what a seat has claimed."""
+    code: int = seat.reply(frame, MAX_BYTES, COUNTER)
+    return code
+
+
+def state_on(arena: Any, index: int = 0) -> State:
+    """Where a channel is."""
+    return State(arena.word(index) & 0xFF)
+
+
+def put(arena: Any, index: int, word: int) -> None:
+    """Set a state word, whatever it was."""
+    while not arena.step(index, arena.word(index), word):
+        pass
+
+
+class Running(Generic[T]):
+    """Something that runs on a thread of its own."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._got: list[T] = []
+        self._error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._got.append(self._work())
+        except BaseException as exc:
+            self._error = exc
+
+    def result(self) -> T:
+        """What came of it; fails if nothing does."""
+        self.thread.join(PATIENCE_S)
+        assert not self.thread.is_alive(), "it hangs"
+        if self._error is not None:
+            raise self._error
+        return self._got[0]

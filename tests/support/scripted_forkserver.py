@@ -1,0 +1,194 @@
+"""A template that the test plays: the pool's sockets are real, but no process is forked."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import time
+from collections import deque
+from typing import Any
+
+from molt_accel import codec
+from molt_accel.config import Config
+from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, FrameParser, Kind, encode
+from molt_accel.ipc.stream import FrameStream
+from molt_worker.processes import forkserver as wire
+from molt_worker.processes.handles import StopWords, Template
+from molt_worker.runtime.log import LogSink
+from molt_worker.runtime.loop import EventLoop
+from molt_worker.runtime.metrics import Counters
+
+
+class FakeTemplate(Template):
+    """What the pool holds of a template whose other end is the test's."""
+
+    def __init__(self, config: Config, words: StopWords, make_port: object, started_ns: int) -> None:
+        self.words = words  # type: ignore[misc]
+        self.config = config  # type: ignore[misc]
+        self.exports = None
+        self.sources = []
+        self.announced = False
+        self.started_ns = started_ns  # type: ignore[misc]
+        self.heard_ns = started_ns
+        self.failure = ""
+        self.pid = os.getpid()
+        self.killed = False
+        self.control, self.other_end = socket.socketpair()  # type: ignore[misc]
+        self.control.setblocking(False)
+        self.other_end.setblocking(False)
+        self.stream = FrameStream(self.control.fileno(), self.control.fileno())  # type: ignore[misc]
+        self._parser = FrameParser()
+        self._fds: deque[int] = deque()
+        self.told: list[tuple[str, int]] = []  # what it was told: the command and the executor's number
+        self.children: dict[int, FakeExecutor] = {}  # those it was told to fork
+
+    def kill(self) -> None:
+        self.killed = True
+        self.other_end.close()
+
+    def reap(self) -> int:
+        return -9 if self.killed else 0
+
+    def report(self, frame: Frame) -> None:
+        """Tell the pool something."""
+        self.other_end.sendall(encode(frame))
+
+    def loaded(self) -> None:
+        """Say that the exports were imported."""
+        rows = [("echo", "msgpack", "msgpack", "m:echo", False)]
+        self.report(Frame(Kind.CONTROL, 0, HELLO, codec.encode(Codec.MSGPACK, rows)))
+
+    def exited(self, number: int, code: int) -> None:
+        """Say that an executor was reaped."""
+        self.report(Frame(Kind.CONTROL, number, wire.EXITED, codec.encode(Codec.MSGPACK, code)))
+
+    def obey(self) -> None:
+        """Take in what it was told, and fork what it shall."""
+        while self.other_end.fileno() >= 0:
+            try:
+                data, fds, _, _ = socket.recv_fds(self.other_end, 65536, 16)
+            except BlockingIOError:
+                return
+            if not data:
+                return
+            self._fds.extend(fds)
+            self._parser.feed(data)
+            for item in self._parser.frames():
+                assert isinstance(item, Frame)
+                self.told.append((item.entry, item.request_id))
+                if item.entry == wire.SPAWN:
+                    child = FakeExecutor(socket.socket(fileno=self._fds.popleft()), item.generation)
+                    self.children[item.request_id] = child
+                    pid = codec.encode(Codec.MSGPACK, os.getpid())
+                    self.report(Frame(Kind.CONTROL, item.request_id, wire.SPAWNED, pid))
+
+    def close(self) -> None:
+        """Let go of the test's ends."""
+        self.obey()
+        self.other_end.close()
+        self.control.close()
+        for child in self.children.values():
+            child.sock.close()
+
+
+class FakeExecutor:
+    """The executor's end of its socket."""
+
+    def __init__(self, sock: socket.socket, slot: int) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.slot = slot
+        self._parser = FrameParser()
+
+    def greet(self) -> None:
+        """Say that it is ready."""
+        self.send(Frame(Kind.CONTROL, 1, HELLO))
+
+    def send(self, frame: Frame) -> None:
+        """Send the supervisor something."""
+        self.sock.sendall(encode(frame))
+
+    def received(self) -> list[Frame | FrameError]:
+        """What the supervisor has sent since it was asked last."""
+        while True:
+            try:
+                data = self.sock.recv(65536)
+            except (BlockingIOError, ConnectionResetError):
+                break
+            if not data:
+                break
+            self._parser.feed(data)
+        return self._parser.frames()
+
+    def dismissed(self) -> bool:
+        """Whether its socket was closed by the other end."""
+        try:
+            return self.sock.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+
+
+class Stage:
+    """A pool with fake templates, and the loop that moves it."""
+
+    def __init__(self, **options: Any) -> None:
+        self._log_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
+        self.sink = LogSink(as_json=False, level="debug", fd=self._log_file.fileno())
+        self.config = Config.load(environ={}, **{"executors": 2, **options})
+        self.loop = EventLoop(self.sink)
+        self.counters = Counters()
+        self.templates: list[FakeTemplate] = []
+        self.pool: Any = None
+
+    def log(self) -> str:
+        """What was logged."""
+        self._log_file.seek(0)
+        return self._log_file.read().decode()
+
+    def turn(self) -> None:
+        """Let everything happen that can without waiting for time to pass."""
+        for _ in range(20):
+            for template in self.templates:
+                template.obey()
+            self.loop.at(1)  # something is due at once, so that a turn never waits
+            self.loop.turn(lambda now_ns: None)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the pool look at everything that has a time, as if so much had passed."""
+        self.pool.on_timers(time.monotonic_ns() + int(seconds * 1e9))
+        self.turn()
+
+    def load(self) -> FakeTemplate:
+        """Start a template, which imports the exports. Returns it."""
+        self.pool.start_template()
+        template = self.templates[-1]
+        template.loaded()
+        self.turn()
+        return template
+
+    def start(self) -> FakeTemplate:
+        """Start a template, and all executors that it forks. Returns it."""
+        template = self.load()
+        for child in list(template.children.values()):
+            child.greet()
+        self.turn()
+        return template
+
+    def reap(self, template: FakeTemplate, number: int, code: int) -> None:
+        """An executor dies."""
+        template.children[number].sock.close()
+        self.turn()
+        template.exited(number, code)
+        self.turn()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for template in self.templates:
+            template.close()
+        if self.pool is not None:
+            for executor in self.pool._executors.values():
+                executor.sock.close()
+        self.loop.close()
+        self.sink.close()
+        self._log_file.close()

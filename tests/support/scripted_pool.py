@@ -1,0 +1,191 @@
+"""A pool that does what a test tells it: a real arena, seats and the control socket's other end, all here."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from molt_accel import codec
+from molt_accel.config import Config
+from molt_accel.errors import MoltError, Status, to_wire, wire_status
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import HELLO, Codec, Frame, Kind
+from molt_accel.ipc.shm import arena as arenas
+from molt_accel.ipc.shm.layout import Fact, State, idle_word, state_of
+from molt_accel.transports.shm.connection import Link
+from molt_accel.transports.shm.transport import ShmTransport
+
+#: Longer than anything here takes on a slow machine.
+PATIENCE_S = 30.0
+
+
+class FakePool:
+    """Everything of a pool but its processes.
+
+    Args:
+        channels: How many there are, and are granted at once.
+        places: Of its queue.
+        executors: How many seats count as idle: requests beyond them need places.
+    """
+
+    def __init__(self, channels: int = 8, places: int = 4, executors: int = 1) -> None:
+        self.arena, self._arena_fd = arenas.create(arenas.Geometry(channels, 4, 4096))
+        self.arena.in_use = channels
+        self.set(Fact.PLACES, places)
+        self.set(Fact.CLIENT_LIMIT, channels)
+        self.granted = list(range(channels))
+        core = arenas.native()
+        self.seats = [core.Seat(self.arena, index, 0) for index in range(executors)]
+        for seat in self.seats:
+            seat.open()
+        self.sock: socket.socket | None = None  #: the worker's end of the last link
+        self.links: list[Link] = []
+        self._ends: list[socket.socket] = []
+        self._attaching: list[threading.Thread] = []
+
+    def set(self, fact: Fact, value: int) -> None:
+        """Set a fact of the header."""
+        self.arena.set_fact(fact, value)
+
+    # -- attaching --------------------------------------------------------------------------------------
+
+    def serve(self) -> socket.socket:
+        """The client's end of a new connection, on which it is about to be granted what there is."""
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        far.settimeout(PATIENCE_S)
+        self.sock = far
+        self._ends.append(far)
+
+        def attach() -> None:
+            asked, _ = control.receive(far)
+            if asked is None:  # it was closed before
+                return
+            assert asked.entry == control.ATTACH
+            arena = self.arena
+            facts = {
+                "channels": self.granted,
+                "max_frame_bytes": 100_000,
+                "max_wait_ms": 0,
+                "grace_ms": 50,
+                "places": arena.fact(Fact.PLACES),
+                "spin_ns": arena.fact(Fact.SPIN_NS),
+                "client_spinners": arena.fact(Fact.CLIENT_SPINNERS),
+            }
+            grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
+            control.send(far, grant, (self._arena_fd,))
+
+        self._attaching.append(threading.Thread(target=attach))
+        self._attaching[-1].start()
+        return near
+
+    def link(self, **config: Any) -> Link:
+        """A link to it."""
+        self.links.append(Link(Config(transport="shm", **config), self.serve(), len(self.links) + 1))
+        return self.links[-1]
+
+    def transport(self, **config: Any) -> ShmTransport:
+        """A transport that attaches to it. `attach_or_start` of molt_accel.transports.shm.transport must be `attach`."""
+        return ShmTransport(Config(transport="shm", **config))
+
+    def attach(self, config: Config, not_before_s: float = 0.0) -> socket.socket:
+        """In place of `attach_or_start`."""
+        return self.serve()
+
+    # -- the supervisor's side --------------------------------------------------------------------------
+
+    def tell(self, message: Frame) -> None:
+        """Send the client a message."""
+        assert self.sock is not None
+        control.send(self.sock, message)
+
+    def say(self, entry: str, number: int = 0) -> None:
+        """Send the client a control message without a payload."""
+        self.tell(control.message(entry, number=number))
+
+    def greet(self) -> None:
+        """It is ready."""
+        self.say(HELLO)
+
+    def grant(self, *channels: int) -> None:
+        """Grant more channels."""
+        payload = codec.encode(Codec.MSGPACK, {"channels": list(channels)})
+        self.tell(control.message(control.GRANT, payload))
+
+    def fail_start(self, why: str) -> None:
+        """Tell that it can't start."""
+        payload = codec.encode(Codec.MSGPACK, {"error": "MoltWorkerUnavailable", "detail": why})
+        self.tell(Frame(Kind.RESPONSE, 0, payload=payload, status=Status.INTERNAL_ERROR))
+
+    def hear(self) -> Frame | None:
+        """The client's next message; None at its end."""
+        assert self.sock is not None
+        return control.receive(self.sock)[0]
+
+    def heard(self) -> list[str]:
+        """What the client says until it closes the connection."""
+        entries = []
+        while (message := self.hear()) is not None:
+            entries.append(message.entry)
+        return entries
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+        assert self.sock is not None
+        self.sock.close()
+
+    def states(self) -> list[State]:
+        """The states of the channels that are not IDLE."""
+        words = [self.arena.word(channel) for channel in range(self.arena.channels)]
+        return [state for state in map(state_of, words) if state is not State.IDLE]
+
+    def take_away(self, channel: int) -> None:
+        """Make a channel IDLE, whatever it was: the client counts as gone."""
+        word = self.arena.word(channel)
+        assert self.arena.step(channel, word, idle_word(word))
+
+    # -- the executors' side ----------------------------------------------------------------------------
+
+    def claim(self, seat: int = 0) -> Frame:
+        """Take a request up."""
+        taken = self.seats[seat]
+        assert taken.next() == arenas.native().REQUEST
+        frame: Frame = taken.receive(100_000)
+        assert isinstance(frame, Frame)
+        return frame
+
+    def reply(self, request: Frame, value: object = None, seat: int = 0, **fields: Any) -> bool:
+        """Answer a request that was claimed. False if it isn't this executor's to answer any more."""
+        payload = codec.encode(Codec.MSGPACK, value)
+        known = {"payload": payload, "status": Status.OK, **fields}
+        response = Frame(Kind.RESPONSE, known.pop("request_id", request.request_id), **known)
+        code: int = self.seats[seat].reply(response, 100_000, 16)
+        return code == arenas.native().TRANSFERRED
+
+    def reply_error(self, request: Frame, error: MoltError, seat: int = 0) -> bool:
+        """Answer a request with an error."""
+        return self.reply(request, to_wire(error), seat, status=wire_status(error))
+
+    def serving(self, answer: Callable[[Frame], object], requests: int) -> threading.Thread:
+        """Serve so many requests on a thread, with what `answer` makes of them."""
+
+        def work() -> None:
+            for _ in range(requests):
+                request = self.claim()
+                self.reply(request, answer(request))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    def close(self) -> None:
+        """Close everything, and wait until all links have seen it."""
+        for thread in self._attaching:
+            thread.join(PATIENCE_S)
+        for end in self._ends:
+            end.close()
+        for link in self.links:
+            link.monitor.join(PATIENCE_S)
+        os.close(self._arena_fd)

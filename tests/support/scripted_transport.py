@@ -1,0 +1,140 @@
+"""A transport that follows a script, for tests of what a call does with the ways in which it can go."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from molt_accel import codec
+from molt_accel.errors import MoltError, Status, to_wire, wire_status
+from molt_accel.ipc.frame import Codec, Frame, Kind
+from molt_accel.transports.base import Pending, PendingCall
+
+
+class ScriptedCall(Pending):
+    """A call in flight that may be lost, too."""
+
+    lost = False
+
+    @property
+    def done(self) -> bool:
+        return self.lost or self.result is not None
+
+    def lose(self) -> None:
+        """End it: nobody took the request up."""
+        self.lost = True
+        self._gate.release()
+        if self._callback is not None:
+            self._callback()
+
+    def wait(self, timeout_s: float | None) -> bool:
+        return super().wait(timeout_s) or self.lost
+
+    def on_done(self, callback: Callable[[], object]) -> None:
+        super().on_done(callback)
+        if self.lost:
+            callback()
+
+
+#: One submitted request's fate: may raise, end the call now or later, or do nothing; or return `UNSENT`.
+Act = Callable[[Frame, ScriptedCall], object]
+#: It could not be sent.
+UNSENT = object()
+
+
+def response(request: Frame, value: object = None, status: Status = Status.OK, **fields: Any) -> Frame:
+    """A response with a msgpack payload."""
+    payload = codec.encode(Codec.MSGPACK, value)
+    return Frame(Kind.RESPONSE, request.request_id, payload=payload, status=status, **fields)
+
+
+def answer(value: object = None, status: Status = Status.OK, **fields: Any) -> Act:
+    """The worker answers at once."""
+    return lambda request, pending: pending.resolve(response(request, value, status, **fields))
+
+
+def answer_error(error: MoltError) -> Act:
+    """The worker answers with an error."""
+    return answer(to_wire(error), wire_status(error))
+
+
+def answer_in(seconds: float, value: object = None) -> Act:
+    """The worker answers from another thread, after a time."""
+
+    def act(request: Frame, pending: Pending) -> None:
+        threading.Timer(seconds, pending.resolve, (response(request, value),)).start()
+
+    return act
+
+
+def end(error: MoltError) -> Act:
+    """The connection ends the call with an error."""
+    return lambda request, pending: pending.resolve(error)
+
+
+def refuse(error: MoltError) -> Act:
+    """Submitting raises."""
+
+    def act(request: Frame, pending: Pending) -> None:
+        raise error
+
+    return act
+
+
+def lose(request: Frame, pending: ScriptedCall) -> None:
+    """The worker dies before anybody takes the request up."""
+    pending.lose()
+
+
+def lose_in(seconds: float) -> Act:
+    """The same after a time, told by another thread."""
+    return lambda request, pending: threading.Timer(seconds, pending.lose).start()
+
+
+def unsent(request: Frame, pending: ScriptedCall) -> object:
+    """The transport can't send it."""
+    return UNSENT
+
+
+def silence(request: Frame, pending: Pending) -> None:
+    """Nothing ever comes."""
+
+
+class ScriptedTransport:
+    """A `Transport` whose n-th request meets the n-th act; the last act goes for all further ones."""
+
+    def __init__(self, *script: Act, ready: bool = True, patience_s: float = 0.05) -> None:
+        self.script = script
+        self.ready = ready
+        self.patience_s = patience_s
+        self.starts = 0
+        self.submitted: list[Frame] = []
+        self.calls: list[ScriptedCall] = []
+        self.abandoned: list[MoltError] = []
+
+    def start(self) -> None:
+        self.starts += 1
+        self.ready = True
+
+    def submit(self, frame: Frame) -> PendingCall | None:
+        if not self.ready:
+            return None
+        pending = ScriptedCall(frame.request_id)
+        self.submitted.append(frame)
+        self.calls.append(pending)
+        act = self.script[min(len(self.submitted), len(self.script)) - 1]
+        return None if act(frame, pending) is UNSENT else pending
+
+    def abandon(self, pending: ScriptedCall, error: MoltError) -> bool:
+        if pending.done:
+            return False
+        self.abandoned.append(error)
+        pending.resolve(error)
+        return True
+
+    def wait_ready(self, timeout_s: float) -> None:
+        self.start()
+
+    def close(self) -> None:
+        self.ready = False

@@ -1,0 +1,281 @@
+"""A supervisor of shared memory whose executors the test plays: arena and sockets are real, but nothing is forked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from molt_accel import __version__, codec
+from molt_accel.config import Config
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.shm.layout import Fact, SeatFact, State
+from molt_worker.processes import forkserver as wire
+from molt_worker.processes import pool as pool_module
+from molt_worker.runtime.log import LogSink
+from molt_worker.supervisor.shm import spinning
+from molt_worker.supervisor.shm.supervisor import ShmSupervisor
+from tests.conftest import EXPORTS
+from tests.support.handover import MAX_BYTES, channel_of, core, request
+from tests.support.scripted_forkserver import FakeTemplate
+
+_MS = 1_000_000
+#: Time passes as the test says; a slow machine must not come near any of these.
+GRACE_MS = 100_000
+
+
+class Watched:
+    """An arena that writes down what is done to it, and lets something happen just before that.
+
+    Args:
+        arena: The real one.
+        names: The methods to write down.
+    """
+
+    def __init__(self, arena: Any, *names: str) -> None:
+        self._arena = arena
+        self._names = names
+        self.done: list[tuple[Any, ...]] = []
+        self.just_before: dict[str, Any] = {}  #: by method, called once
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._arena, name)
+        if name not in self._names:
+            return real
+
+        def watched(*args: Any) -> Any:
+            self.just_before.pop(name, lambda: None)()
+            self.done.append((name, *args))
+            return real(*args)
+
+        return watched
+
+
+class Player:
+    """An executor, as far as arena and supervisor can tell."""
+
+    def __init__(self, stage: ShmStage, number: int, slot: int) -> None:
+        self.stage = stage
+        self.number = number
+        self.slot = slot
+        claim = stage.supervisor._pool._words.claim_of(slot)
+        self.seat = core.Seat(stage.arena, slot, stage.arena.seat_fact(slot, SeatFact.INCARNATION), claim)
+        stage.arena.set_seat_fact(slot, SeatFact.NUMBER, number)
+        self.seat.open()
+
+    @property
+    def child(self) -> Any:
+        """Its end of the socket."""
+        return self.stage.template.children[self.number]
+
+    def claim(self, *, begin: bool = True) -> int:
+        """Take the oldest request, and begin with it. Returns its channel."""
+        assert self.seat.next() == core.REQUEST
+        frame = self.seat.receive(MAX_BYTES)
+        if begin:
+            self.begin(frame.deadline_ns)
+        return int(self.seat.channel)
+
+    def begin(self, deadline_ns: int) -> None:
+        """Say what runs; the supervisor is told of the deadline if it has to be."""
+        if self.seat.begin(SeatFact.SERIAL, deadline_ns, Fact.WAKE_NS):
+            self.child.send(control.message(control.WAKE, number=self.number))
+
+    def interrupted(self) -> list[int]:
+        """Why it was told to stop what it has, and has not been before."""
+        told = self.stage.told(self, wire.INTERRUPT)
+        return [self.stage.supervisor._pool._words.word_of(self.slot).reason(self.seat.serial)] * told
+
+    def killed(self) -> bool:
+        """Whether it was told to die since it was asked last."""
+        return self.stage.told(self, wire.KILL) > 0
+
+    def die(self, code: int = -signal.SIGKILL) -> None:
+        """It is dead, and its template has reaped it."""
+        self.child.sock.close()
+        self.stage.template.exited(self.number, code)
+        self.stage.turn()
+
+
+class Caller:
+    """A client in this process."""
+
+    def __init__(self, stage: ShmStage, channels: int, **told: object) -> None:
+        self.stage = stage
+        self.sock = control.new_socket()
+        stage.callers.append(self)
+        self.sock.setblocking(False)
+        self.sock.connect(stage.supervisor._path)
+        payload = codec.encode(Codec.MSGPACK, {"version": __version__, "observer": False, **told})
+        control.send(self.sock, control.message(control.ATTACH, payload, channels))
+        stage.turn()
+        self.heard = self.received()
+        self.channels = self.granted(self.heard)
+
+    def received(self) -> list[tuple[str, Any]]:
+        """What has come since: entries and payloads, "the end" last."""
+        found: list[tuple[str, Any]] = []
+        while True:
+            try:
+                message, fds = control.receive(self.sock, max_fds=1)
+            except BlockingIOError:
+                return found
+            except ConnectionResetError:
+                message, fds = None, []
+            control.close_all(fds)
+            if message is None:
+                return [*found, ("the end", None)]
+            has_payload = bool(message.payload)
+            payload = codec.decode(Codec.MSGPACK, message.payload) if has_payload else message.request_id
+            found.append((message.entry or message.kind.name, payload))
+
+    @staticmethod
+    def granted(heard: list[tuple[str, Any]]) -> list[int]:
+        """The channels granted in what was heard."""
+        return [index for entry, payload in heard if entry == control.GRANT for index in payload["channels"]]
+
+    def send(self, entry: str, payload: bytes = b"", number: int = 0, generation: int = 0) -> None:
+        """Send a message, and have it heard."""
+        control.send(self.sock, control.message(entry, payload, number, generation))
+        self.stage.turn()
+
+    def publish(self, index: int | None = None, deadline_ns: int = 0, payload: bytes = b"x") -> Any:
+        """Publish a request on one of its channels; returns that."""
+        channel = channel_of(self.stage.arena, self.channels[0] if index is None else index)
+        frame = request(payload=payload, deadline_ns=deadline_ns)
+        assert channel.publish(frame, 1000, 0) == core.ADMITTED
+        return channel
+
+    def close(self) -> None:
+        """Close the connection, and have that seen."""
+        self.sock.close()
+        self.stage.turn()
+
+
+class ShmStage:
+    """The supervisor, its log, and time that passes as the test says."""
+
+    def __init__(self, linger: bool = False, **options: Any) -> None:
+        self._log_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
+        self.sink = LogSink(as_json=False, level="debug", fd=self._log_file.fileno())
+        defaults: dict[str, Any] = {
+            "worker_name": "pool",
+            "runtime_dir": os.environ["MOLT_RUNTIME_DIR"],
+            "exports": EXPORTS,
+            "executors": 2,
+            "max_queue": 8,
+            "grace_ms": GRACE_MS,
+        }
+        self.config = Config.load(environ={}, **{**defaults, **options})
+        self.templates: list[FakeTemplate] = []
+        self.supervisor = ShmSupervisor(self.config, self.sink, linger=linger)
+        self.supervisor.listen()
+        self.arena: Any = self.supervisor._arena
+        self.players: list[Player] = []
+        self.callers: list[Caller] = []
+        self._told: dict[tuple[int, str], int] = {}
+
+    @property
+    def template(self) -> FakeTemplate:
+        """The newest one."""
+        return self.templates[-1]
+
+    def watch(self, *names: str) -> Watched:
+        """Write down what supervisor and pool do to the arena."""
+        watched = Watched(self.arena, *names)
+        supervisor: Any = self.supervisor
+        supervisor._arena = supervisor._pool._arena = watched
+        return watched
+
+    def turn(self) -> None:
+        """Let everything happen that can without waiting for time to pass."""
+        for _ in range(30):
+            for template in self.templates:
+                template.obey()
+            self.supervisor._loop.at(1)
+            self.supervisor._loop.turn(lambda now_ns: None)
+
+    def pass_time(self, ms: float = 0) -> int:
+        """Have the supervisor look at everything that has a time, as if so much had passed. Returns that time."""
+        now_ns = time.monotonic_ns() + int(ms * _MS)
+        self.supervisor._on_timers(now_ns)
+        self.turn()
+        return now_ns
+
+    def start(self) -> list[Player]:
+        """Start a template and all executors that it forks."""
+        self.supervisor._pool.start_template()
+        self.template.loaded()
+        self.turn()
+        return self.play_those_that_start()
+
+    def play_those_that_start(self) -> list[Player]:
+        """Have executors that were forked say that they are ready. Returns them."""
+        known = {player.number for player in self.players}
+        new = []
+        for number, child in self.template.children.items():
+            if number not in known:
+                new.append(Player(self, number, child.slot))
+                child.greet()
+        self.turn()
+        self.players += new
+        return new
+
+    def told(self, player: Player, command: str) -> int:
+        """How often a template was told this about an executor, since that was asked last."""
+        self.turn()
+        total = sum(template.told.count((command, player.number)) for template in self.templates)
+        before = self._told.get((player.number, command), 0)
+        self._told[player.number, command] = total
+        return total - before
+
+    def state(self, channel: Any) -> State:
+        """Where a channel is."""
+        return State(self.arena.word(channel.index) & 0xFF)
+
+    def log(self) -> str:
+        """What was logged."""
+        self._log_file.seek(0)
+        return self._log_file.read().decode()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for caller in self.callers:
+            caller.sock.close()
+        for template in self.templates:
+            template.close()
+        for executor in self.supervisor._pool._executors.values():
+            executor.sock.close()
+        self.supervisor._on_close()
+        self.supervisor._loop.close()
+        self.sink.close()
+        self._log_file.close()
+
+
+@pytest.fixture
+def make_shm_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ShmStage]]:
+    """Makes supervisors, whose templates are fakes."""
+    stages: list[ShmStage] = []
+
+    def make_template(*args: Any) -> FakeTemplate:
+        template = FakeTemplate(*args)
+        stages[-1].templates.append(template)
+        return template
+
+    def make(**options: Any) -> ShmStage:
+        stages.append(ShmStage(**options))
+        return stages[-1]
+
+    monkeypatch.setattr(pool_module, "Template", make_template)
+    monkeypatch.setattr(spinning, "measure", lambda: spinning.SpinLimits(0, 0, 0, 1))
+    yield make
+    bugs = [line for stage in stages for line in stage.log().splitlines() if "supervisor_bug" in line]
+    for stage in stages:
+        stage.close()
+    assert not bugs, bugs

@@ -1,0 +1,314 @@
+"""A client that harms: a process of its own, with a program of attacks on the arena and on the control socket.
+
+As a program: ``python -m tests.system.hostile.offender SOCKET ATTACK SECONDS SEED``. It attacks for so long, and writes how
+often it did; it lets go of nothing, its end has to do.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import mmap
+import os
+import random
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from molt_accel import __version__, codec
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, Kind, encode
+from molt_accel.ipc.shm import arena as arenas
+from molt_accel.ipc.shm import attach
+from molt_accel.ipc.shm.layout import Fact, SeatFact, State, generation_of, state_of, with_state
+
+_WORD = 2**64
+_PAGE = 4096
+#: Where the header has its words; molt_core.h, molt_header.
+_TICKETS, _PUBLISHED, _CPUS, _IN_USE = 64, 128, 192, 256
+#: molt_core.h, molt_seat.
+_SEAT_BYTES = 64 + 64 + 32 * 8 + 2 * 128 * 8
+
+
+def _lines(n: int) -> int:
+    """So many bytes, in whole cache lines."""
+    return (n + 63) & ~63
+
+
+class Offender:
+    """An attached client with the arena's bytes in its hands."""
+
+    def __init__(self, path: str, chance: random.Random) -> None:
+        self.path, self.chance = path, chance
+        self.sock = self.connected()
+        fd, self.grant = attach._ask(self.sock, observer=False)
+        self.memory = mmap.mmap(fd, os.fstat(fd).st_size)
+        self.arena: Any = arenas.attach(fd)
+        self.mine: list[int] = self.grant["channels"]
+        while not self.mine:  # others have them all just now, and are asked for some
+            control.send(self.sock, control.message(control.LEASE, number=attach.FIRST_BATCH))
+            message, _ = control.receive(self.sock)
+            assert message is not None
+            if message.entry == control.GRANT:
+                self.mine = codec.decode(Codec.MSGPACK, message.payload)["channels"]
+        self.sock.setblocking(False)  # it reads nothing from here on, and must not wait for who answers
+        self.kept: list[socket.socket] = []
+        # What is aimed at is there: a channel's number follows its bell, an executor's pid its bell and two words.
+        assert struct.unpack_from("<Q", self.memory, self.channel_at(self.mine[-1]) + 64)[0] == self.mine[-1]
+        pid = self.arena.seat_fact(0, SeatFact.PID)
+        assert struct.unpack_from("<Q", self.memory, self.seats_at + 128)[0] == pid
+
+    def connected(self) -> socket.socket:
+        """Another connection."""
+        sock = attach.connect(self.path)
+        assert sock is not None
+        return sock
+
+    # -- words of the arena ---------------------------------------------------------------------------------
+
+    def anything(self) -> int:
+        """A word: likely ones, and any."""
+        return self.chance.choice(
+            [0, 1, 2**63, _WORD - 1, self.chance.randrange(_WORD), self.chance.randrange(64)]
+        )
+
+    def channel(self) -> int:
+        """A channel: mostly one that is in use, be it whose it may."""
+        return self.chance.randrange(max(1, min(self.arena.in_use, self.arena.channels)))
+
+    def put(self, channel: int, word: int) -> None:
+        """Set a state word."""
+        struct.pack_into("<Q", self.memory, _PAGE + 8 * channel, word)
+
+    def words(self) -> None:
+        """Any state word of any channel."""
+        self.put(self.channel(), self.anything())
+
+    def states(self) -> None:
+        """Each state, possible or not, on a word that is right but for that."""
+        channel = self.channel()
+        self.put(channel, self.arena.word(channel) & ~0xFF | self.chance.choice([*State, 7, 99, 255]))
+
+    def executors(self) -> None:
+        """Seats and incarnations, those that there are and others."""
+        channel = self.channel()
+        seat = self.chance.choice([*range(self.arena.seats + 1), 0xFFFF])
+        word = self.arena.word(channel) & ~0xFFFFFF00 | seat << 8 | self.chance.randrange(256) << 24
+        self.put(channel, word)
+
+    def taken_away(self) -> None:
+        """The running request of another is IDLE, DONE, READY again, of another generation, or about to be killed."""
+        for channel in range(min(self.arena.in_use, self.arena.channels)):
+            word = self.arena.word(channel)
+            if state_of(word) is State.CLAIMED:
+                states = (State.IDLE, State.DONE, State.READY, State.FAILED, State.KILLING, State.ABANDONED)
+                self.put(
+                    channel, self.chance.choice([*(with_state(word, s) for s in states), word + (1 << 32)])
+                )
+
+    def forged_claims(self) -> None:
+        """Each executor has a request on this one's channels, and shall be stopped for it."""
+        for channel in self.mine[:8]:
+            seat = self.chance.randrange(self.arena.seats)
+            inc = self.arena.seat_fact(seat, SeatFact.INCARNATION) & 0xFF
+            generation = generation_of(self.arena.word(channel)) or 1
+            state = self.chance.choice([State.CLAIMED, State.ABANDONED, State.KILLING])
+            self.put(channel, state | seat << 8 | inc << 24 | generation << 32)
+        self.say(CANCEL, number=self.mine[0], generation=1)
+
+    def bells(self) -> None:
+        """Counts, who sleeps, and every byte of the semaphores."""
+        at = self.channel_at(self.channel())
+        if self.chance.random() < 0.3:
+            at = self.seats_at + _SEAT_BYTES * self.chance.randrange(self.arena.seats)
+        what = self.chance.randrange(3)
+        if what == 0:
+            struct.pack_into("<Q", self.memory, at, self.anything())
+        else:
+            struct.pack_into("<Q", self.memory, at + 8, 1)
+            byte = at + 16 + self.chance.randrange(32)
+            self.memory[byte] = self.chance.choice([0, 1, 0x7E, 0x81, self.chance.randrange(256)])
+
+    def channel_at(self, channel: int) -> int:
+        """Where a channel begins, with its bell."""
+        size = arenas.native().arena_size
+        channels, seats, ring_bytes = self.arena.channels, self.arena.seats, self.arena.ring_bytes
+        stride = (size(channels, seats, ring_bytes) - size(1, seats, ring_bytes)) // max(1, channels - 1)
+        return int(self.memory.size() - (channels - channel) * stride)
+
+    @property
+    def seats_at(self) -> int:
+        """Where the seats begin, each with its bell."""
+        arrays = 3 * _lines(8 * self.arena.channels) + _lines(self.arena.channels) + _lines(self.arena.seats)
+        return (_PAGE + arrays + _PAGE - 1) // _PAGE * _PAGE
+
+    def empty_requests(self) -> None:
+        """READY, with nothing in the ring, or lengths that lie. Few: each may hold an executor until it gives up."""
+        channel = self.mine[0]
+        if state_of(self.arena.word(channel)) is not State.IDLE:
+            self.put(channel, self.arena.word(channel) >> 32 << 32)
+            return
+        size = arenas.native().arena_size
+        geometry = self.arena.channels, self.arena.seats, self.arena.ring_bytes
+        stride = (size(geometry[0], *geometry[1:]) - size(1, *geometry[1:])) // max(1, geometry[0] - 1)
+        ring = self.memory.size() - (geometry[0] - channel) * stride + stride - 2 * geometry[2]
+        lies = encode(Frame(Kind.REQUEST, 1, "echo", b"x" * self.chance.randrange(200)))
+        lies = lies[:4] + self.chance.randbytes(self.chance.randrange(90)) + lies[100:]
+        self.memory[ring : ring + len(lies)] = lies
+        for at in (ring - 256, ring - 192):  # request.head and tail, just before the data
+            struct.pack_into("<Q", self.memory, at, self.chance.choice([len(lies), 3, _WORD - 1]))
+        self.put(
+            channel, State.READY | ((generation_of(self.arena.word(channel)) + 1) & 0xFFFFFFFF or 1) << 32
+        )
+        struct.pack_into("<Q", self.memory, _PUBLISHED, self.chance.randrange(_WORD))
+
+    def tickets(self) -> None:
+        """Who is first, and how many there were."""
+        array_bytes = (8 * self.arena.channels + 63) & ~63
+        struct.pack_into("<Q", self.memory, _PAGE + array_bytes + 8 * self.channel(), self.anything())
+        struct.pack_into("<Q", self.memory, self.chance.choice([_TICKETS, _PUBLISHED]), self.anything())
+
+    def header(self) -> None:
+        """Geometry, processors, channels in use, and every fact."""
+        struct.pack_into("<Q", self.memory, 8 * self.chance.randrange(5), self.anything())
+        struct.pack_into("<Q", self.memory, self.chance.choice([_CPUS, _IN_USE]), self.anything())
+        self.arena.set_fact(self.chance.choice([*Fact, *range(48)]), self.anything())
+
+    def seats(self) -> None:
+        """States, facts and counts of seats, and who shall retire."""
+        seat = self.chance.randrange(self.arena.seats)
+        self.arena.set_seat_fact(seat, self.chance.randrange(32), self.anything())
+        if self.chance.random() < 0.01:
+            self.arena.retire(seat)
+
+    def flags(self) -> None:
+        """Failure words and who spins."""
+        self.arena.set_failure(self.channel(), self.anything())
+        array_bytes = (8 * self.arena.channels + 63) & ~63
+        at = _PAGE + 3 * array_bytes + self.chance.randrange(self.arena.channels)
+        self.memory[at] = 1
+
+    # -- the control socket ---------------------------------------------------------------------------------
+
+    def say(self, entry: str, payload: bytes = b"", number: int = 0, generation: int = 0) -> None:
+        """A message, on the connection that has attached; another one if that was ended."""
+        try:
+            control.send(self.sock, control.message(entry, payload, number, generation))
+        except BlockingIOError:
+            return
+        except OSError:
+            self.sock.close()
+            self.sock = self.connected()
+            self.sock.setblocking(False)
+
+    def raw(self, data: bytes, fds: list[int] | None = None) -> None:
+        """A packet, on a connection of its own."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        with self.connected() as sock, contextlib.suppress(OSError):
+            sock.setblocking(False)
+            sock.sendmsg([data], rights)
+
+    def garbage(self) -> None:
+        """Packets that are no messages: cut, too long, of any bytes."""
+        good = encode(control.message(control.ATTACH, codec.encode(Codec.MSGPACK, {"version": __version__})))
+        cut = good[: self.chance.randrange(1, len(good))]
+        self.raw(self.chance.choice([cut, good + b"x", self.chance.randbytes(200), b"\0" * 140_000]))
+
+    def bad_payloads(self) -> None:
+        """Messages whose payload is not what it should be, or is nested deeply."""
+        entry = self.chance.choice([control.ATTACH, control.RETURN, control.LEASE, control.RECALL, "?", PING])
+        payloads = [
+            b"",
+            b"\xc1",
+            b"\x91" * 5000,
+            b"\x81\x90\x01",
+            self.chance.randbytes(50),
+            b"\xcf" + b"\xff" * 8,
+        ]
+        self.raw(encode(control.message(entry, self.chance.choice(payloads), self.anything())))
+
+    def wrong_order(self) -> None:
+        """Each message before and after attaching, twice, and with numbers of all sizes."""
+        entry = self.chance.choice(
+            [control.LEASE, control.RETURN, control.DETACH, control.GRANT, control.DRAINING, CANCEL]
+        )
+        self.raw(
+            encode(control.message(entry, codec.encode(Codec.MSGPACK, [0, True, -1, 2**63]), self.anything()))
+        )
+
+    def floods(self) -> None:
+        """Pings and cancels, whose answers are not read."""
+        for _ in range(50):
+            what = self.chance.choice([PING, CANCEL])
+            if what == PING:
+                with contextlib.suppress(OSError):
+                    control.send(self.sock, Frame(Kind.REQUEST, 7, PING))
+            self.say(what if what != PING else CANCEL, number=self.chance.randrange(200))
+
+    def descriptors(self) -> None:
+        """Descriptors that nobody asked for, its own socket among them."""
+        with self.connected() as other:
+            self.raw(b"x" * 100, [other.fileno(), 0, 1, 2] * self.chance.randrange(1, 50))
+
+    def half_open(self) -> None:
+        """Connections that never say what they are."""
+        with contextlib.suppress(OSError):
+            sock = control.new_socket()
+            sock.setblocking(False)
+            self.kept.append(sock)
+            sock.connect(self.path)
+
+    def children(self) -> None:
+        """A child holds the connection of a parent that has died."""
+        if os.fork():
+            os.wait()
+            return
+        sock = self.connected()
+        control.send(
+            sock, control.message(control.ATTACH, codec.encode(Codec.MSGPACK, {"version": __version__}), 1)
+        )
+        if not os.fork():
+            time.sleep(0.05)
+        os._exit(0)
+
+
+#: Attacks on shared memory, which all clients can write to.
+ON_MEMORY: dict[str, Callable[[Offender], None]] = {
+    each.__name__: each
+    for each in (
+        *(Offender.words, Offender.states, Offender.executors, Offender.taken_away, Offender.forged_claims),
+        *(Offender.empty_requests, Offender.tickets, Offender.header, Offender.seats, Offender.flags),
+        Offender.bells,
+    )
+}
+#: Attacks on the control socket.
+ON_SOCKET: dict[str, Callable[[Offender], None]] = {
+    each.__name__: each
+    for each in (
+        *(Offender.garbage, Offender.bad_payloads, Offender.wrong_order, Offender.floods),
+        *(Offender.descriptors, Offender.half_open, Offender.children),
+    )
+}
+
+
+def main(path: str, attack: str, seconds: str, seed: str) -> None:
+    """Attack, and say how often."""
+    offender = Offender(path, random.Random(int(seed)))
+    attacks = {**ON_MEMORY, **ON_SOCKET}
+    until, count = time.monotonic() + float(seconds), 0
+    before = bytes(offender.memory[: 4 * _PAGE])
+    changed = attack in ON_SOCKET or attack == Offender.bells.__name__  # which are elsewhere
+    while time.monotonic() < until:
+        attacks[attack](offender)
+        count += 1
+        changed = changed or bytes(offender.memory[: 4 * _PAGE]) != before
+        time.sleep(offender.chance.choice([0, 0, 0.0005]))
+    print(count if changed else 0, flush=True)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,131 @@
+"""What the supervisor does about words that no honest process writes, one by one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("there are no shared pools", allow_module_level=True)
+
+from molt_accel.ipc.frame import CANCEL, PING, Frame, Kind
+from molt_accel.ipc.shm.layout import (
+    NEVER,
+    Fact,
+    Outcome,
+    SeatFact,
+    State,
+    generation_of,
+    idle_word,
+    with_state,
+)
+from molt_worker.entrypoints.request import StopReason
+from tests.support.handover import core, put, reply, response
+from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage
+from tests.unit.molt_worker.conftest import make_shm_stage
+
+__all__ = ["make_shm_stage"]
+
+
+@pytest.fixture
+def stage(make_shm_stage: Callable[..., ShmStage]) -> ShmStage:  # the fixture
+    return make_shm_stage()
+
+
+@pytest.mark.parametrize("state", [State.CLAIMED, State.ABANDONED, State.KILLING])
+def test_a_forged_claim_does_not_kill_the_executor_that_it_names(stage: ShmStage, state: State) -> None:
+    player, other = stage.start()
+    victim = Caller(stage, 2).publish()
+    player.claim()
+    claimed = stage.arena.word(victim.index)
+    offender = Caller(stage, 2)
+    put(stage.arena, offender.channels[0], with_state(claimed, state))
+    offender.send(CANCEL, number=offender.channels[0], generation=generation_of(claimed))
+    stage.pass_time(1000)
+    stage.pass_time(2 * GRACE_MS)
+    assert (player.interrupted(), player.killed(), other.killed()) == ([], False, False)
+    assert stage.arena.word(victim.index) == claimed
+    assert stage.arena.word(offender.channels[0]) & 0xFF in (State.IDLE, State.FAILED)
+    assert reply(player.seat, response()) == core.TRANSFERRED
+
+
+def test_one_that_waits_to_be_killed_because_somebody_says_so_is_killed(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    channel = Caller(stage, 2).publish()
+    player.claim()
+    put(stage.arena, channel.index, with_state(stage.arena.word(channel.index), State.KILLING))
+    stage.pass_time(1000)
+    stage.pass_time(2 * GRACE_MS)
+    assert player.killed()
+    player.die()
+    assert stage.state(channel) is State.FAILED
+
+
+@pytest.mark.parametrize("state", [State.IDLE, State.DONE, 99])
+def test_one_whose_request_was_taken_away_is_stopped_and_its_channel_waits_for_it(
+    stage: ShmStage, state: int
+) -> None:
+    player, _ = stage.start()
+    caller = Caller(stage, 2)
+    channel = caller.publish()
+    player.claim()
+    put(stage.arena, channel.index, stage.arena.word(channel.index) & ~0xFF | state)
+    stage.pass_time(1000)
+    assert player.interrupted() == [StopReason.CANCELLED]
+    caller.send("__detach__")
+    assert channel.index in next(iter(stage.supervisor._clients)).channels  # it may still be written to
+    stage.pass_time(2 * GRACE_MS)
+    assert player.killed()
+    player.die()
+    stage.pass_time(2 * GRACE_MS)
+    assert stage.supervisor._channels.take(1000)[:1] == [0]
+
+
+def test_a_reply_to_a_request_that_was_taken_away_is_not_written(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    channel = Caller(stage, 2).publish()
+    player.claim()
+    put(stage.arena, channel.index, idle_word(stage.arena.word(channel.index)))
+    next_one = Caller(stage, 0).publish(channel.index)
+    assert reply(player.seat, response(payload=b"of the first")) == core.LOST
+    assert next_one.wait(0) == core.TIME
+    assert stage.supervisor._pool.claims() != {}  # until it has given up
+    player.seat.fail(7)
+    assert stage.supervisor._pool.claims() == {}
+
+
+def test_counts_beyond_all_numbers_stop_neither_the_reaping_nor_the_report(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    for outcome in Outcome:
+        stage.arena.set_seat_fact(player.slot, SeatFact.OUTCOMES + outcome, NEVER)
+        stage.arena.set_fact(Fact.OUTCOMES + outcome, NEVER)
+    player.die()
+    assert stage.supervisor._pool._words.left == stage.arena.seats - 2  # another has taken the place
+    assert stage.supervisor.pong(Frame(Kind.REQUEST, 1, PING)).payload
+
+
+def test_what_only_the_supervisor_writes_is_written_again(stage: ShmStage) -> None:
+    stage.start()
+    Caller(stage, 3)
+    arena = stage.arena
+    stage.supervisor._after_turn()
+    wanted = {fact: arena.fact(fact) for fact in Fact if fact < Fact.OUTCOMES and fact != Fact.WAKE_NS}
+    for fact in wanted:
+        arena.set_fact(fact, 12345)
+    arena.in_use = 0
+    arena.set_fact(Fact.WAKE_NS, 0)
+    stage.pass_time(1001)
+    assert {fact: arena.fact(fact) for fact in wanted} == wanted
+    assert (arena.in_use, arena.fact(Fact.WAKE_NS)) == (3, NEVER)
+
+
+def test_a_free_channel_that_was_scribbled_over_is_not_granted_until_it_is_put_right(stage: ShmStage) -> None:
+    stage.start()
+    Caller(stage, 2)
+    put(stage.arena, 2, 7 << 32 | State.DONE)
+    late = Caller(stage, 2)
+    assert late.channels == [3, 4]
+    stage.pass_time(2000)
+    assert Caller(stage, 1).channels == [2]

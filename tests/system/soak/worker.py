@@ -1,0 +1,13 @@
+"""``molt-worker`` for the soak test: the same, but each of its processes writes its stack to its log at SIGUSR2."""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import sys
+
+from molt_worker.cli.serve import main
+
+if __name__ == "__main__":
+    faulthandler.register(signal.SIGUSR2, all_threads=True)  # the template and its executors inherit it
+    sys.exit(main())

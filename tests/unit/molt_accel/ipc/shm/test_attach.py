@@ -1,0 +1,245 @@
+"""Attaching to a pool: what is asked, and what is made of each answer. Clients and observers."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from molt_accel import __version__, codec
+from molt_accel.errors import MoltWorkerUnavailable, to_wire
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import Codec, Frame, Kind
+from molt_accel.ipc.shm import arena as arenas
+from molt_accel.ipc.shm import attach
+from molt_accel.ipc.shm.attach import WorkerVanished, connect, handshake, observe
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
+
+Ask = Callable[[socket.socket], object]
+BOTH = pytest.mark.parametrize("ask", [handshake, observe])
+
+
+class Worker:
+    """The other end of a control socket: takes one message, and answers as it was told."""
+
+    def __init__(self) -> None:
+        self.near, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.asked: Frame | None = None
+        self._thread: threading.Thread | None = None
+
+    def answer(self, message: Frame | bytes | None, *fds: int) -> socket.socket:
+        """Answer so, or close the socket; returns the end to ask on."""
+
+        def serve() -> None:
+            self.asked, _ = control.receive(self._far)
+            if isinstance(message, Frame):
+                control.send(self._far, message, fds)
+            elif message is not None:
+                self._far.send(message)
+            else:
+                self._far.close()
+
+        self._thread = threading.Thread(target=serve)
+        self._thread.start()
+        return self.near
+
+    def close(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        self.near.close()
+        self._far.close()
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    """A worker; no descriptor is open afterwards that was not before."""
+    before = set(os.listdir("/proc/self/fd"))
+    worker = Worker()
+    yield worker
+    worker.close()
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.fixture
+def arena_fd() -> Iterator[int]:
+    """The descriptor of an arena in which the fact 3 is 7."""
+    core = arenas.native()
+    fd = os.memfd_create("arena")
+    os.ftruncate(fd, core.arena_size(4, 2, 4096))
+    core.Arena(mmap.mmap(fd, 0), 4, 2, 4096).set_fact(3, 7)
+    yield fd
+    os.close(fd)
+
+
+#: All that a grant says.
+GRANTED = dict.fromkeys(control.Grant.__struct_fields__, 9) | {"channels": []}
+
+
+def grant(**facts: object) -> Frame:
+    return control.message(control.GRANT, codec.encode(Codec.MSGPACK, GRANTED | facts))
+
+
+def refusal(detail: str, **facts: int) -> Frame:
+    payload = codec.encode(Codec.MSGPACK, to_wire(MoltWorkerUnavailable(detail, facts=facts)))
+    return control.message("refused", payload)
+
+
+def test_a_client_asks_for_channels_and_gets_the_arena_and_the_grant(worker: Worker, arena_fd: int) -> None:
+    arena, granted = handshake(worker.answer(grant(channels=[2, 3]), arena_fd))
+    assert worker.asked is not None
+    assert (worker.asked.kind, worker.asked.entry) == (Kind.CONTROL, "__attach__")
+    assert worker.asked.request_id == attach.FIRST_BATCH
+    asked = codec.decode(Codec.MSGPACK, worker.asked.payload)
+    assert asked == {"version": __version__, "observer": False}
+    assert msgspec.to_builtins(granted) == GRANTED | {"channels": [2, 3]}
+    assert arena.fact(3) == 7
+    arena.set_fact(3, 8)
+    assert arena.fact(3) == 8
+
+
+def test_an_observer_asks_for_nothing_and_gets_a_view(worker: Worker, arena_fd: int) -> None:
+    view = observe(worker.answer(grant(channels=[]), arena_fd))
+    assert worker.asked is not None
+    assert worker.asked.request_id == 0
+    asked = codec.decode(Codec.MSGPACK, worker.asked.payload)
+    assert asked == {"version": __version__, "observer": True}
+    assert type(view) is arenas.native().ArenaView
+    assert view.fact(3) == 7
+    shown = Path("/proc/self/maps").read_text().splitlines()
+    mapped = [line.split()[1] for line in shown if "memfd:arena" in line]
+    assert "r--s" in mapped
+
+
+@BOTH
+def test_it_waits_without_a_limit_for_what_comes_later(worker: Worker, arena_fd: int, ask: Ask) -> None:
+    sock = worker.answer(grant(channels=[]), arena_fd)
+    ask(sock)
+    assert sock.gettimeout() is None
+
+
+@BOTH
+def test_a_refusal_says_why(worker: Worker, ask: Ask) -> None:
+    with pytest.raises(MoltWorkerUnavailable) as caught:
+        ask(worker.answer(refusal("this pool runs version 9")))
+    assert type(caught.value) is MoltWorkerUnavailable
+    assert caught.value.detail == "the worker refused: this pool runs version 9"
+
+
+@BOTH
+def test_of_a_worker_that_stops_there_may_be_a_successor(worker: Worker, ask: Ask) -> None:
+    with pytest.raises(WorkerVanished) as caught:
+        ask(worker.answer(refusal("the worker is stopping", stopping=1)))
+    assert caught.value.detail == "the worker refused: the worker is stopping"
+
+
+@BOTH
+def test_a_worker_that_closes_has_vanished(worker: Worker, ask: Ask) -> None:
+    with pytest.raises(WorkerVanished, match=r"^the worker closed the connection"):
+        ask(worker.answer(None))
+
+
+@BOTH
+def test_a_worker_that_has_closed_before_has_vanished(worker: Worker, ask: Ask) -> None:
+    worker._far.close()
+    with pytest.raises(WorkerVanished, match=r"^the worker closed the connection"):
+        ask(worker.near)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (b"no frame at all", "the worker speaks another protocol: shorter than its header says"),
+        (grant(channels=[]), "the worker refused: it speaks another protocol"),
+        (control.message(control.GRANT, b"\xc1"), "the worker speaks another protocol: not valid msgpack"),
+        (control.message("other", b"\x01"), "the worker refused: it speaks another protocol"),
+    ],
+    ids=["garbage", "no descriptor", "no msgpack", "another message"],
+)
+def test_an_answer_that_is_none_is_another_protocol(worker: Worker, ask: Ask, answer: Any, text: str) -> None:
+    with pytest.raises(MoltWorkerUnavailable) as caught:
+        ask(worker.answer(answer))
+    assert caught.value.detail.startswith(text)
+
+
+@pytest.mark.parametrize("body", [None, [1], {"channels": [1]}, GRANTED | {"places": "many"}])
+def test_a_grant_that_is_none_is_another_protocol(worker: Worker, arena_fd: int, body: object) -> None:
+    answer = control.message(control.GRANT, codec.encode(Codec.MSGPACK, body))
+    with pytest.raises(MoltWorkerUnavailable, match=r"^the worker speaks another protocol: "):
+        handshake(worker.answer(answer, arena_fd))
+
+
+@BOTH
+def test_memory_that_is_no_arena_is_refused(worker: Worker, ask: Ask) -> None:
+    fd = os.memfd_create("other")
+    os.ftruncate(fd, 2**16)
+    try:
+        with pytest.raises(MoltWorkerUnavailable) as caught:
+            ask(worker.answer(grant(channels=[]), fd))
+    finally:
+        os.close(fd)
+    assert caught.value.detail == (
+        "can't attach to the worker's memory: not an arena to attach to: it is none, or was never finished"
+    )
+
+
+@BOTH
+def test_a_worker_that_does_not_answer_is_not_waited_for_for_ever(
+    worker: Worker, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach, "ANSWER_S", 0.05)
+    with pytest.raises(MoltWorkerUnavailable, match=r"^no connection to the worker: timed out$"):
+        ask(worker.near)
+
+
+# -- connecting -------------------------------------------------------------------------------------------
+
+
+def test_nobody_serves_a_path_that_is_not_there_or_was_left(tmp_path: Path) -> None:
+    path = str(tmp_path / "left.sock")
+    assert connect(path) is None
+    with control.new_socket() as listener:
+        listener.bind(path)
+        assert connect(path) is None  # bound, and not listening yet
+    assert connect(path) is None
+
+
+def test_a_connection_to_this_user_s_own_worker(tmp_path: Path) -> None:
+    path = str(tmp_path / "own.sock")
+    with control.new_socket() as listener:
+        listener.bind(path)
+        listener.listen()
+        sock = connect(path)
+        assert sock is not None
+        with sock, listener.accept()[0] as other:
+            assert control.peer(other)[0] == os.getpid()
+
+
+def test_another_user_s_worker_is_none_to_speak_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "other.sock")
+    with control.new_socket() as listener:
+        listener.bind(path)
+        listener.listen()
+        mine = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: mine + 1)
+        with pytest.raises(MoltWorkerUnavailable) as caught:
+            connect(path)
+    assert caught.value.detail == f"{path} is served by user {mine}, not by this one ({mine + 1})"
+
+
+def test_what_is_no_socket_of_this_kind_can_t_be_connected_to(tmp_path: Path) -> None:
+    path = str(tmp_path / "stream.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen()
+        with pytest.raises(MoltWorkerUnavailable, match=r"^can't connect to .*stream\.sock: "):
+            connect(path)

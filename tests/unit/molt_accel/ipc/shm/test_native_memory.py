@@ -1,0 +1,225 @@
+"""The binding keeps nothing: neither references nor memory, however often it is called."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import sys
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+from molt_accel.ipc.frame import Codec, Frame, Kind
+from molt_accel.ipc.shm.layout import SeatFact, State
+from tests.support.handover import (
+    MAX_BYTES,
+    channel_of,
+    core,
+    new_arena,
+    reply,
+    request,
+    response,
+    seat_of,
+)
+
+CALLS = 200_000
+#: Less than a byte a call.
+GROWTH_BYTES = 150_000
+
+
+def rss() -> int:
+    gc.collect()
+    return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+class Calls:
+    """One way a call can go, to be repeated."""
+
+    def __init__(self) -> None:
+        self.arena = new_arena()
+        self.channel, self.seat = channel_of(self.arena), seat_of(self.arena)
+        self.request = request(7, b"some bytes", "entry", deadline_ns=5, sent_ns=6)
+        self.response = response(7, b"other bytes", queue_us=1, exec_us=2)
+
+    def _claim(self) -> Any:
+        assert self.channel.publish(self.request, 9, 0) == core.ADMITTED
+        assert self.seat.next() == core.REQUEST
+        got = self.seat.receive(MAX_BYTES)
+        self.seat.begin(SeatFact.SERIAL, 5, 8)
+        return got
+
+    def answered(self) -> None:
+        self._claim()
+        assert reply(self.seat, self.response) == core.TRANSFERRED
+        assert self.channel.wait(0) == core.OUTCOME
+        assert self.channel.take().payload == b"other bytes"
+        self.channel.clear()
+
+    def failed(self) -> None:
+        self._claim()
+        assert self.seat.fail(7)
+        assert self.channel.take() == 7
+        self.channel.clear()
+
+    def given_up(self) -> None:
+        self._claim()
+        assert self.channel.give_up() == State.CLAIMED
+        assert reply(self.seat, self.response) == core.LOST
+        assert self.channel.take() is None
+        self.channel.clear()
+
+    def refused(self) -> None:
+        assert self.channel.publish(request(entry=""), 9, 0) == core.BAD_FRAME
+        assert self.channel.publish(request(entry="\ud800"), 9, 0) == core.BAD_FRAME
+        for bad in (None, b"x", request(payload=None), request(number=-1)):  # type: ignore[arg-type]
+            try:
+                self.channel.publish(bad, 9, 0)
+            except (TypeError, AttributeError, OverflowError):
+                continue
+            raise AssertionError("it was published")
+
+    def corrupt(self) -> None:
+        assert self.channel.publish(self.request, 9, 0) == core.ADMITTED
+        assert self.seat.next() == core.REQUEST
+        try:
+            self.seat.receive(10)
+        except core.Corrupt:
+            assert self.seat.fail(4)
+        assert self.channel.take() == 4
+
+    def looked_at(self) -> None:
+        arena = self.arena
+        arena.histograms(0)
+        arena.request_bytes(0, 100)
+        arena.word(0), arena.fact(0), arena.seat_fact(0, 0), arena.in_use, arena.ready()
+        for bad in (arena.word, arena.seat_state, arena.retire):
+            try:
+                bad(99)
+            except IndexError:
+                continue
+            raise AssertionError("there are not so many")
+
+
+WAYS = {
+    "answered": (Calls.answered, CALLS),
+    "failed": (Calls.failed, CALLS // 4),
+    "given up": (Calls.given_up, CALLS // 4),
+    "refused": (Calls.refused, CALLS // 20),
+    "corrupt": (Calls.corrupt, CALLS // 10),
+    "looked at": (Calls.looked_at, CALLS // 20),
+}
+
+
+@pytest.mark.parametrize(("way", "times"), WAYS.values(), ids=WAYS)
+def test_memory_does_not_grow_with_the_number_of_calls(way: Callable[[Calls], None], times: int) -> None:
+    calls = Calls()
+    for _ in range(times // 10):
+        way(calls)
+    before = rss()
+    for _ in range(times):
+        way(calls)
+    assert rss() - before < max(GROWTH_BYTES, 64 * 4096)
+
+
+@pytest.mark.parametrize("way", [way for way, _ in WAYS.values()], ids=WAYS)
+def test_no_object_is_kept_or_given_away(way: Callable[[Calls], None]) -> None:
+    calls = Calls()
+    watched = [None, True, Frame, Kind.REQUEST, Codec.MSGPACK, calls.request, calls.response, calls.arena]
+    watched += [calls.request.payload, calls.response.payload, calls.request.entry, core.Corrupt]
+    way(calls)
+    calls.channel.clear()
+    gc.collect()
+    before = [sys.getrefcount(each) for each in watched]
+    for _ in range(1000):
+        way(calls)
+    calls.channel.clear()
+    gc.collect()
+    after = [sys.getrefcount(each) for each in watched]
+    assert [abs(now - then) < 100 for now, then in zip(after, before, strict=True)] == [True] * len(watched)
+
+
+@pytest.mark.parametrize("way", [way for way, _ in WAYS.values()], ids=WAYS)
+def test_no_block_of_python_s_memory_is_left(way: Callable[[Calls], None]) -> None:
+    calls = Calls()
+    for _ in range(100):
+        way(calls)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(2000):
+            way(calls)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2000
+
+
+@pytest.mark.parametrize("how", ["answered", "failed", "given up", "given up while it runs", "busy"])
+def test_a_channel_lets_go_of_the_bytes_of_a_call_when_that_has_ended(how: str) -> None:
+    arena = new_arena()
+    channel, seat = channel_of(arena, max_bytes=1 << 24), seat_of(arena)
+    payload = bytes(1 << 20)  # its end is still to be sent
+    before = sys.getrefcount(payload)
+    if how == "busy":
+        arena.reset_seat(0, 1)
+        assert channel.publish(request(payload=payload), 0, 0) == core.BUSY
+    else:
+        assert channel.publish(request(payload=payload), 9, 0) == core.ADMITTED
+    if how != "busy":
+        assert sys.getrefcount(payload) == before + 1
+    if how == "given up":
+        channel.give_up()
+    elif how != "busy":
+        seat.next()
+        if how == "answered":
+            reply(seat, response(payload=b"early"))
+        elif how == "failed":
+            seat.fail(7)
+        else:
+            channel.give_up()
+    channel.take()
+    channel.clear()
+    assert sys.getrefcount(payload) == before
+
+
+def test_arenas_that_are_dropped_give_their_memory_back() -> None:
+    def make() -> None:
+        channels = [channel_of(new_arena(ring_bytes=1 << 16), index) for index in range(4)]
+        assert channels[0].publish(request(), 9, 0) == core.ADMITTED
+
+    for _ in range(20):
+        make()
+    before = rss()
+    for _ in range(200):
+        make()
+    assert rss() - before < 4 << 20  # of 100 MiB
+
+
+def test_arenas_that_could_not_be_made_let_go_of_the_buffer() -> None:
+    memory = bytearray(4096)
+    for bad in (
+        lambda: core.Arena(memory),
+        lambda: core.Arena(memory, 1, 1, 4096),
+        lambda: core.ArenaView(memory),
+    ):
+        with pytest.raises(ValueError, match=r"arena|memory"):
+            bad()
+    memory += b"can be resized: nobody looks at it any more"
+
+
+def test_an_arena_keeps_the_memory_that_it_looks_at_and_its_channels_keep_the_arena() -> None:
+    memory = mmap.mmap(-1, core.arena_size(1, 1, 4096))
+    channel = core.Channel(core.Arena(memory, 1, 1, 4096), 0, 100)
+    gc.collect()
+    with pytest.raises(BufferError):
+        memory.close()
+    assert channel.state == State.IDLE
+    del channel
+    gc.collect()
+    memory.close()

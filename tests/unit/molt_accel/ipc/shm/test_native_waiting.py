@@ -1,0 +1,388 @@
+"""Waiting in the native core: who is woken, by what, and that nobody waits for ever whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from molt_accel.ipc.shm.layout import NEVER, Fact, State, with_state
+from tests.conftest import exit_code, fork, wait_until
+from tests.support.handover import (
+    MAX_BYTES,
+    RING,
+    Running,
+    channel_of,
+    core,
+    new_arena,
+    publish,
+    put,
+    reply,
+    request,
+    response,
+    seat_of,
+    state_on,
+)
+
+_MS = 1_000_000
+
+
+class Interrupted(Exception):
+    """What the tests' signal handler raises."""
+
+
+@pytest.fixture
+def interrupts() -> Iterator[list[str]]:
+    """SIGUSR2 raises `Interrupted`; SIGUSR1 is only noted here, by name."""
+    noted: list[str] = []
+
+    def note(number: int, stack: FrameType | None) -> None:
+        noted.append(signal.Signals(number).name)
+
+    def interrupt(number: int, stack: FrameType | None) -> None:
+        raise Interrupted
+
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGUSR1, signal.SIGUSR2)]
+    signal.signal(signal.SIGUSR1, note)
+    signal.signal(signal.SIGUSR2, interrupt)
+    yield noted
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+def later(work: Any, seconds: float = 0.02) -> threading.Timer:
+    """Do something while this thread waits."""
+    timer = threading.Timer(seconds, work)
+    timer.start()
+    return timer
+
+
+def with_each_spin(test: Any) -> Any:
+    return pytest.mark.parametrize("spin_ns", [0, 100_000])(test)
+
+
+def spinning_arena(spin_ns: int, **geometry: int) -> Any:
+    arena = new_arena(**geometry)
+    arena.spin_ns, arena.client_spinners, arena.executor_spinners = spin_ns, 8, 8
+    return arena
+
+
+# -- how long ---------------------------------------------------------------------------------------------
+
+
+def test_a_wait_that_shall_not_wait_does_not() -> None:
+    channel = channel_of(new_arena())
+    publish(channel)
+    assert channel.wait(0) == core.TIME
+
+
+@with_each_spin
+def test_a_wait_ends_with_its_time(spin_ns: int) -> None:
+    channel = channel_of(spinning_arena(spin_ns))
+    publish(channel)
+    until_ns = time.monotonic_ns() + 30 * _MS
+    assert channel.wait(until_ns) == core.TIME
+    assert time.monotonic_ns() >= until_ns
+    assert channel.wait(1) == core.TIME  # long past
+
+
+@with_each_spin
+@pytest.mark.parametrize("how", ["reply", "fail"])
+def test_a_wait_ends_with_the_outcome(how: str, spin_ns: int) -> None:
+    arena = spinning_arena(spin_ns)
+    channel, seat = channel_of(arena), seat_of(arena)
+    executor = Running(seat.next)
+    publish(channel)
+    waiting = Running(lambda: channel.wait(NEVER))
+    assert executor.result() == core.REQUEST
+    if how == "reply":
+        seat.receive(MAX_BYTES)
+        assert reply(seat, response()) == core.TRANSFERRED
+    else:
+        assert seat.fail(7)
+    assert waiting.result() == core.OUTCOME
+
+
+@pytest.mark.parametrize("only_queued", [False, True])
+def test_a_wait_ends_when_another_thread_gives_the_request_up(only_queued: bool) -> None:
+    arena = new_arena()
+    channel = channel_of(arena)
+    publish(channel)
+    waiting = Running(lambda: channel.wait(NEVER))
+    assert channel.give_up(only_queued) == State.READY
+    assert waiting.result() == core.OUTCOME
+    assert channel.take() is None
+
+
+def test_a_wait_ends_when_another_thread_gives_up_what_runs() -> None:
+    arena = new_arena()
+    channel, seat = channel_of(arena), seat_of(arena)
+    publish(channel)
+    seat.next()
+    waiting = Running(lambda: channel.wait(NEVER))
+    assert channel.give_up() == State.CLAIMED
+    assert waiting.result() == core.OUTCOME
+    assert (channel.take(), channel.clear()) == (None, False)
+
+
+@pytest.mark.parametrize("state", [State.READY, State.CLAIMED, State.KILLING])
+def test_a_wait_ends_with_the_connection_unless_the_outcome_is_there(state: State) -> None:
+    arena = new_arena()
+    channel, done = channel_of(arena, 0), channel_of(arena, 1)
+    for each in (channel, done):
+        publish(each)
+    put(arena, 0, with_state(arena.word(0), state))
+    put(arena, 1, with_state(arena.word(1), State.FAILED))
+    waiting = Running(lambda: channel.wait(NEVER))
+    arena.close()
+    arena.ring_client(0)
+    assert waiting.result() == core.CLOSED
+    assert done.wait(NEVER) == core.OUTCOME
+
+
+@pytest.mark.parametrize("outcome", [State.DONE, State.FAILED])
+def test_who_died_before_it_rang_is_not_waited_for(outcome: State) -> None:
+    """An executor's or the supervisor's last step is seen without its ring, within the bound of a park."""
+    arena = new_arena()
+    channel, seat = channel_of(arena), seat_of(arena)
+    publish(channel)
+    seat.next()
+    waiting = Running(lambda: channel.wait(NEVER))
+    put(arena, 0, with_state(arena.word(0), outcome))
+    assert waiting.result() == core.OUTCOME
+
+
+def test_a_request_whose_client_died_before_it_woke_anybody_is_claimed() -> None:
+    arena = new_arena()
+    seat = seat_of(arena)
+    executor = Running(seat.next)
+    wait_until(lambda: arena.seat_state(0) == core.SEAT_IDLE)
+    # What a client does up to its announcement: no executor is told.
+    put(arena, 0, 1 << 32 | State.READY)
+    assert executor.result() == core.REQUEST
+
+
+def test_whoever_sleeps_is_woken_one_at_a_time() -> None:
+    arena = new_arena(channels=4, seats=3)
+    seats = [seat_of(arena, index) for index in range(3)]
+    waiting = [Running(seat.next) for seat in seats]
+    for number in range(3):
+        publish(channel_of(arena, number), number)
+    assert [each.result() for each in waiting] == [core.REQUEST] * 3
+    assert sorted(seat.channel for seat in seats) == [0, 1, 2]
+    assert not arena.wake_executor()  # nobody sleeps
+    assert [arena.seat_state(index) for index in range(3)] == [core.SEAT_BUSY] * 3
+
+
+def test_one_that_sleeps_retires_at_once_and_leaves_requests_to_others() -> None:
+    arena = new_arena()
+    leaving, staying = seat_of(arena, 0), seat_of(arena, 1)
+    executor = Running(leaving.next)
+    arena.retire(0)
+    assert executor.result() == core.RETIRE
+    publish(channel_of(arena))
+    assert leaving.next() == core.RETIRE
+    assert staying.next() == core.REQUEST
+
+
+def test_a_busy_one_retires_when_its_request_has_ended() -> None:
+    arena = new_arena()
+    channel, seat = channel_of(arena), seat_of(arena)
+    publish(channel)
+    assert seat.next() == core.REQUEST
+    arena.retire(0)
+    seat.receive(MAX_BYTES)
+    assert reply(seat, response()) == core.TRANSFERRED
+    assert seat.next() == core.RETIRE
+    assert channel.wait(NEVER) == core.OUTCOME
+
+
+# -- bytes that flow --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [State.ABANDONED, State.KILLING])
+@pytest.mark.parametrize("direction", ["request", "reply"])
+def test_an_executor_does_not_wait_for_bytes_of_a_request_that_was_taken_away(
+    direction: str, step: State
+) -> None:
+    arena = new_arena()
+    channel, seat = channel_of(arena), seat_of(arena)
+    publish(channel, payload=b"x" * (3 * RING if direction == "request" else 10))
+    seat.next()
+    if direction == "request":
+        moving = Running(lambda: seat.receive(MAX_BYTES))
+    else:
+        seat.receive(MAX_BYTES)
+        moving = Running(lambda: reply(seat, response(payload=b"y" * 3 * RING)))
+    if step is State.ABANDONED:
+        assert channel.give_up() == State.CLAIMED  # which tells the executor
+    else:
+        put(arena, 0, with_state(arena.word(0), step))
+    assert moving.result() == core.LOST
+    assert not seat.fail(7)
+    assert state_on(arena) is (State.IDLE if step is State.ABANDONED else State.KILLING)
+    assert arena.seat_state(0) == (core.SEAT_IDLE if step is State.ABANDONED else core.SEAT_BUSY)
+
+
+@pytest.mark.parametrize("direction", ["request", "reply"])
+def test_a_client_that_moves_nothing_on_costs_its_executor_seconds_and_no_more(direction: str) -> None:
+    arena = new_arena()
+    channel, seat = channel_of(arena), seat_of(arena)
+    publish(channel, payload=b"x" * (3 * RING if direction == "request" else 10))
+    seat.next()
+    if direction == "request":
+        assert seat.receive(MAX_BYTES) == core.STALLED
+    else:
+        seat.receive(MAX_BYTES)
+        assert reply(seat, response(payload=b"y" * 3 * RING)) == core.STALLED
+    assert seat.fail(3)
+    assert (channel.wait(0), channel.take()) == (core.OUTCOME, 3)
+
+
+def test_while_bytes_flow_the_wait_can_end_and_go_on() -> None:
+    arena = new_arena()
+    channel, seat = channel_of(arena), seat_of(arena)
+    payload = os.urandom(40 * RING)
+    executor = Running(lambda: (seat.next(), seat.receive(MAX_BYTES), reply(seat, response(payload=payload))))
+    assert channel.publish(request(payload=payload), 9, 0) == core.ADMITTED
+    turns = 0
+    while channel.wait(time.monotonic_ns() + 50_000) == core.TIME:
+        turns += 1
+    _, got, code = executor.result()
+    assert (got.payload == payload, code) == (True, core.TRANSFERRED)
+    assert channel.take().payload == payload
+
+
+# -- one thread for many calls ----------------------------------------------------------------------------
+
+
+def test_a_redirected_channel_rings_another_s_bell() -> None:
+    arena = new_arena(channels=4)
+    bell = channel_of(arena, 3)
+    channels = [channel_of(arena, index) for index in range(3)]
+    seat = seat_of(arena)
+    for channel in channels:
+        publish(channel)
+        channel.redirect(bell)
+    for heard in range(3):
+        listening = Running(lambda heard=heard: bell.listen(heard, NEVER))  # type: ignore[misc]
+        seat.next()
+        assert seat.fail(heard)
+        assert listening.result() == heard + 1
+        assert [channel.wait(0) for channel in channels].count(core.OUTCOME) == heard + 1
+    assert bell.listen(2, NEVER) == 3  # it has rung more often already
+    assert bell.listen(3, time.monotonic_ns() + _MS) == 3
+
+
+def test_a_bell_can_be_rung_by_its_own_process() -> None:
+    bell = channel_of(new_arena())
+    listening = Running(lambda: bell.listen(0, NEVER))
+    bell.ring()
+    assert listening.result() == 1
+
+
+def test_a_reset_channel_has_its_own_bell_again() -> None:
+    arena = new_arena()
+    channel, bell = channel_of(arena, 0), channel_of(arena, 1)
+    publish(channel)
+    channel.redirect(bell)
+    channel.give_up()
+    arena.reset_channel(0)
+    arena.ring_client(0)
+    assert (channel.listen(0, 1), bell.listen(0, 1)) == (1, 0)
+
+
+# -- signals ----------------------------------------------------------------------------------------------
+
+
+def test_a_signal_interrupts_a_wait_which_can_be_taken_up_again(interrupts: list[str]) -> None:
+    arena = new_arena()
+    channel, seat = channel_of(arena), seat_of(arena)
+    publish(channel)
+    timer = later(lambda: os.kill(os.getpid(), signal.SIGUSR2))
+    with pytest.raises(Interrupted):
+        channel.wait(NEVER)
+    timer.join()
+    seat.next()
+    seat.fail(7)
+    assert (channel.wait(NEVER), channel.take()) == (core.OUTCOME, 7)
+
+
+def test_a_handler_that_raises_nothing_does_not_end_the_wait(interrupts: list[str]) -> None:
+    channel = channel_of(new_arena())
+    publish(channel)
+    timer = later(lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    until_ns = time.monotonic_ns() + 300 * _MS
+    assert channel.wait(until_ns) == core.TIME
+    timer.join()
+    assert time.monotonic_ns() >= until_ns
+    assert interrupts == ["SIGUSR1"]
+
+
+def test_a_signal_that_another_thread_was_sent_is_heeded_too(interrupts: list[str]) -> None:
+    """It interrupts no system call of the waiting thread, as one that comes just before it sleeps doesn't either."""
+    channel = channel_of(new_arena())
+    publish(channel)
+    timer = later(lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR2))
+    with pytest.raises(Interrupted):
+        channel.wait(NEVER)
+    timer.join()
+
+
+@pytest.mark.parametrize("where", ["next", "receive", "reply", "listen"])
+def test_a_signal_interrupts_every_wait(where: str, interrupts: list[str]) -> None:
+    arena = new_arena()
+    channel, seat = channel_of(arena), seat_of(arena)
+    if where in ("receive", "reply"):
+        publish(channel, payload=b"x" * (3 * RING if where == "receive" else 1))
+        seat.next()
+    if where == "reply":
+        seat.receive(MAX_BYTES)
+    waits = {
+        "next": seat.next,
+        "receive": lambda: seat.receive(MAX_BYTES),
+        "reply": lambda: reply(seat, response(payload=b"y" * 3 * RING)),
+        "listen": lambda: channel.listen(0, NEVER),
+    }
+    timer = later(lambda: os.kill(os.getpid(), signal.SIGUSR2))
+    with pytest.raises(Interrupted):
+        waits[where]()
+    timer.join()
+
+
+# -- forks ------------------------------------------------------------------------------------------------
+
+
+def test_a_child_that_has_let_go_touches_nothing_of_its_parent_s() -> None:
+    arena = new_arena()
+    arena.set_fact(Fact.PLACES, 5)
+    channel = channel_of(arena)
+    publish(channel)
+
+    def in_child() -> bool:
+        arena.let_go()
+        assert (arena.fact(Fact.PLACES), arena.word(0), arena.in_use) == (0, 0, 0)
+        arena.set_fact(Fact.PLACES, 6)
+        assert channel.give_up() == State.IDLE
+        return arena.fact(Fact.PLACES) == 6
+
+    assert exit_code(fork(in_child)) == 0
+    assert (arena.fact(Fact.PLACES), state_on(arena)) == (5, State.READY)
+
+
+# -- what sleeping costs here -----------------------------------------------------------------------------
+
+
+def test_the_price_of_a_park_is_measured_by_two_threads() -> None:
+    meter = core.ParkMeter()
+    other = Running(lambda: meter.run(1, 20))
+    price_ns = meter.run(0, 20)
+    assert other.result() > 0
+    assert 0 < price_ns < 10_000 * _MS
+    assert meter.run(0, 0) >= 0

@@ -1,0 +1,281 @@
+"""The control socket: where it is, who may have it, whose name it is, and what is said on it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import PREFIX_BYTES, Fault, Frame, FrameError, Kind, encode
+from tests.conftest import exit_code, fork, wait_for_file
+from tests.support.handover import PATIENCE_S, Running
+
+if sys.platform != "linux":
+    pytest.skip("sequenced packets are Linux's", allow_module_level=True)
+
+
+def fds() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+# -- the place --------------------------------------------------------------------------------------------
+
+
+def test_a_path_fits_the_address_of_a_socket_or_is_an_error(tmp_path: Path) -> None:
+    longest = "/" + "d" * (107 - len("/") - len("/n.sock"))
+    path = control.socket_path(longest, "n")
+    assert (path, len(path)) == (f"{longest}/n.sock", 107)
+    with pytest.raises(MoltWorkerUnavailable) as caught:
+        control.socket_path(longest + "d", "n")
+    assert caught.value.detail == (
+        f"the socket's path is too long ({longest}d/n.sock, 107 bytes at most); set MOLT_RUNTIME_DIR"
+    )
+    with pytest.raises(MoltWorkerUnavailable):
+        control.socket_path("/" + "\N{LATIN SMALL LETTER U WITH DIAERESIS}" * 60, "n")  # bytes count
+
+
+def test_a_directory_is_made_for_its_user_alone_and_used_again(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    for _ in range(2):
+        control.ensure_directory(str(directory))
+        assert directory.stat().st_mode & 0o7777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o701, 0o710, 0o755, 0o777])
+def test_a_directory_that_others_can_look_into_is_refused(tmp_path: Path, mode: int) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    directory.chmod(mode)
+    with pytest.raises(MoltWorkerUnavailable) as caught:
+        control.ensure_directory(str(directory))
+    assert caught.value.detail == (
+        f"{directory} must be a directory of this user with mode 0700; remove it, or set MOLT_RUNTIME_DIR"
+    )
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "another user's"])
+def test_what_only_looks_like_a_directory_of_this_user_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, real = tmp_path / "run", tmp_path / "real"
+    real.mkdir(mode=0o700)
+    if kind == "link":
+        place.symlink_to(real)
+    elif kind == "file":
+        place.touch(mode=0o700)
+    else:
+        place.mkdir(mode=0o700)
+        other = os.getuid() + 1
+        monkeypatch.setattr(os, "getuid", lambda: other)
+    with pytest.raises(MoltWorkerUnavailable, match="must be a directory of this user"):
+        control.ensure_directory(str(place))
+
+
+def test_where_no_directory_can_be_made_it_says_why(tmp_path: Path) -> None:
+    with pytest.raises(MoltWorkerUnavailable) as caught:
+        control.ensure_directory(str(tmp_path / "no" / "run"))
+    assert caught.value.detail == f"can't make the directory {tmp_path}/no/run: No such file or directory"
+
+
+# -- names ------------------------------------------------------------------------------------------------
+
+
+def test_one_has_a_name_for_a_purpose(tmp_path: Path) -> None:
+    mine = control.lock(str(tmp_path), "pool", "lock", wait=False)
+    assert mine is not None
+    assert control.lock(str(tmp_path), "pool", "lock", wait=False) is None
+    for name, purpose in (("other", "lock"), ("pool", "starter")):
+        other = control.lock(str(tmp_path), name, purpose, wait=False)
+        assert other is not None
+        os.close(other)
+    os.close(mine)
+    again = control.lock(str(tmp_path), "pool", "lock", wait=False)
+    assert again is not None
+    assert (tmp_path / "pool.lock").stat().st_mode & 0o777 == 0o600
+    assert not os.get_inheritable(again)
+    os.close(again)
+
+
+def test_a_name_can_be_waited_for(tmp_path: Path) -> None:
+    mine = control.lock(str(tmp_path), "pool", "lock", wait=False)
+    assert mine is not None
+    waiting = Running(lambda: control.lock(str(tmp_path), "pool", "lock", wait=True))
+    os.close(mine)
+    got = waiting.result()
+    assert got is not None
+    os.close(got)
+
+
+def test_a_name_is_free_when_its_holder_is_killed(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+
+    def hold() -> None:
+        control.lock(str(tmp_path), "pool", "lock", wait=False)
+        marker.write_text("held")
+        signal.pause()
+
+    holder = fork(hold)
+    wait_for_file(marker)
+    assert control.lock(str(tmp_path), "pool", "lock", wait=False) is None
+    os.kill(holder, signal.SIGKILL)
+    assert exit_code(holder) == -signal.SIGKILL
+    mine = control.lock(str(tmp_path), "pool", "lock", wait=False)
+    assert mine is not None
+    os.close(mine)
+
+
+def test_a_lock_that_fails_leaves_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(fd: int, operation: int) -> None:
+        raise KeyboardInterrupt
+
+    before = fds()
+    monkeypatch.setattr(control.fcntl, "flock", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        control.lock(str(tmp_path), "pool", "lock", wait=True)
+    assert fds() == before
+
+
+# -- messages ---------------------------------------------------------------------------------------------
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ends[1].settimeout(PATIENCE_S)
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def test_messages_keep_their_bounds_and_their_order(pair: Pair) -> None:
+    here, there = pair
+    sent = [
+        control.message(control.LEASE, number=16),
+        control.message(control.RETURN, b"\x90", 2**64 - 1, 2**32 - 1),
+        Frame(Kind.REQUEST, 7, "__ping__", b"x" * 100_000, deadline_ns=5, sent_ns=6),
+    ]
+    for message in sent:
+        control.send(here, message)
+    assert [control.receive(there) for _ in sent] == [(message, []) for message in sent]
+    here.close()
+    assert control.receive(there) == (None, [])
+
+
+def test_descriptors_come_with_their_message_and_close_in_a_new_program(pair: Pair, tmp_path: Path) -> None:
+    here, there = pair
+    (tmp_path / "file").write_text("hello")
+    with (tmp_path / "file").open() as file:
+        control.send(here, control.message(control.GRANT), (file.fileno(),))
+    message, found = control.receive(there, max_fds=1)
+    assert message == control.message(control.GRANT)
+    (fd,) = found
+    assert os.read(fd, 10) == b"hello"
+    assert not os.get_inheritable(fd)
+    os.close(fd)
+
+
+@pytest.mark.parametrize(("sent", "asked"), [(1, 0), (3, 0), (200, 0), (3, 1), (200, 1)])
+def test_descriptors_that_nobody_asked_for_are_not_kept(pair: Pair, sent: int, asked: int) -> None:
+    here, there = pair
+    before = fds()
+    control.send(here, control.message(control.LEASE), (0,) * sent)
+    message, found = control.receive(there, max_fds=asked)
+    assert message == control.message(control.LEASE)
+    assert len(found) == asked
+    control.close_all(found)
+    assert fds() == before
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b"\0", Fault.EMPTY),
+        (b"\0\0\0\0", Fault.EMPTY),
+        (b"garbage, but long enough to be more than a prefix", Fault.TRUNCATED),
+        (encode(control.message(control.LEASE))[:-1], Fault.TRUNCATED),
+        (encode(control.message(control.LEASE)) + b"x", Fault.TRAILING),
+        (encode(Frame(Kind.CONTROL, 1, "x" * 100, b"x" * 200_000)), Fault.TRUNCATED),  # cut off
+    ],
+)
+def test_what_is_no_frame_is_an_error_and_its_descriptors_are_closed(
+    pair: Pair, data: bytes, fault: Fault
+) -> None:
+    here, there = pair
+    before = fds()
+    here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    socket.send_fds(here, [data], [0, 1])
+    with pytest.raises(FrameError) as caught:
+        control.receive(there, max_fds=2)
+    assert caught.value.fault is fault
+    assert fds() == before
+    control.send(here, control.message(control.LEASE))  # the socket is as good as before
+    assert control.receive(there) == (control.message(control.LEASE), [])
+
+
+def test_the_prefix_is_not_needed_to_find_the_end_of_a_message(pair: Pair) -> None:
+    here, there = pair
+    message = control.message(control.LEASE, number=3)
+    here.send(b"\xff" * PREFIX_BYTES + encode(message)[PREFIX_BYTES:])
+    assert control.receive(there) == (message, [])
+
+
+@pytest.mark.parametrize("fds_along", [(), (0,)])
+def test_who_does_not_read_is_not_waited_for(pair: Pair, fds_along: tuple[int, ...]) -> None:
+    here, there = pair
+
+    def fill() -> None:
+        for _ in range(100_000):
+            control.send(here, control.message(control.LEASE), fds_along)
+
+    with pytest.raises(BlockingIOError):
+        fill()
+    there.close()
+    for _ in range(2):  # the second would be a SIGPIPE
+        with pytest.raises(ConnectionError):
+            control.send(here, control.message(control.LEASE), fds_along)
+
+
+def test_a_message_that_is_too_large_is_not_sent(pair: Pair) -> None:
+    here, there = pair
+    with pytest.raises(FrameError) as caught:
+        control.send(here, control.message(control.RETURN, b"x" * control.MAX_MESSAGE_BYTES))
+    assert caught.value.fault is Fault.TOO_LARGE
+    there.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        control.receive(there)
+
+
+def test_the_kernel_says_who_is_at_the_other_end(tmp_path: Path) -> None:
+    with control.new_socket() as listener, control.new_socket() as sock:
+        listener.bind(str(tmp_path / "sock"))
+        listener.listen()
+        sock.connect(str(tmp_path / "sock"))
+        assert control.peer(sock) == (os.getpid(), os.getuid())
+        accepted, _ = listener.accept()
+        with accepted:
+            assert control.peer(accepted) == (os.getpid(), os.getuid())
+
+
+def test_closing_takes_what_is_closed_already() -> None:
+    first, second = os.pipe()
+    os.close(first)
+    control.close_all([first, second])
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        os.fstat(second)
+
+
+def test_sockets_are_of_packets(tmp_path: Path) -> None:
+    with contextlib.closing(control.new_socket()) as sock:
+        assert (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        assert not sock.get_inheritable()

@@ -1,0 +1,259 @@
+"""molt_accel.transports.shm.completion: one thread that waits for many calls, by one bell."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from molt_accel.ipc.shm import arena as arenas
+from molt_accel.transports.shm import completion as reapers
+from molt_accel.transports.shm.completion import Reaper
+from tests.conftest import wait_until
+from tests.support.scripted_pool import PATIENCE_S, FakePool
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
+
+MakePool = Callable[..., FakePool]
+MakeReaper = Callable[..., Reaper]
+NEVER = 2**63
+
+
+class Call:
+    """A call that ends when it is told to, and counts how often it is looked at."""
+
+    def __init__(self, fake: FakePool, index: int) -> None:
+        self.channel: Any = arenas.native().Channel(fake.arena, index, 10_000)
+        self.polls = 0
+        self.over = False
+        self.error: Exception | None = None
+
+    def poll(self) -> int:
+        self.polls += 1
+        if self.error is not None:
+            raise self.error
+        return 0 if self.over else NEVER
+
+    def end(self, fake: FakePool) -> None:
+        """It ends, and whoever ended it rings for its channel."""
+        self.over = True
+        fake.arena.ring_client(self.channel.index)
+
+
+@pytest.fixture
+def fake(make_pool: MakePool) -> FakePool:
+    return make_pool(channels=6)
+
+
+@pytest.fixture(autouse=True)
+def _no_look_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What isn't rung for is not noticed, so that a missing ring fails a test."""
+    monkeypatch.setattr(reapers, "_LOOK_NS", 3600 * 10**9)
+
+
+@pytest.fixture
+def make_reaper(fake: FakePool) -> Iterator[MakeReaper]:
+    """Makes reapers, with channel 0 for a bell; all have ended in the end."""
+    made: list[Reaper] = []
+
+    def make(find_bell: Callable[[], Any] | None = None) -> Reaper:
+        made.append(Reaper(find_bell or (lambda: arenas.native().Channel(fake.arena, 0, 10_000))))
+        return made[-1]
+
+    yield make
+    for reaper in made:
+        reaper.stop()
+        assert reaper.quiet(PATIENCE_S)
+
+
+def gone(reaper: Reaper) -> bool:
+    """Whether it takes care of nothing any more."""
+    return not reaper._calls
+
+
+def asleep(reaper: Reaper) -> bool:
+    """Whether its thread waits in the kernel."""
+    assert reaper._thread is not None
+    stat = Path(f"/proc/self/task/{reaper._thread.native_id}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "S"
+
+
+def test_a_call_is_looked_at_when_it_is_rung_for_until_it_ends(
+    fake: FakePool, make_reaper: MakeReaper
+) -> None:
+    reaper, call = make_reaper(), Call(fake, 1)
+    reaper.add(call)
+    wait_until(lambda: call.polls > 0 and asleep(reaper))
+    polls = call.polls
+    fake.arena.ring_client(1)
+    wait_until(lambda: call.polls > polls)
+    call.end(fake)
+    wait_until(lambda: gone(reaper))
+    polls = call.polls
+    reaper.wake()
+    other = Call(fake, 2)
+    reaper.add(other)
+    wait_until(lambda: other.polls > 0)
+    assert call.polls == polls
+    other.end(fake)
+
+
+def test_one_thread_waits_for_all(fake: FakePool, make_reaper: MakeReaper) -> None:
+    reaper = make_reaper()
+    calls = [Call(fake, index) for index in range(1, 6)]
+    for call in calls:
+        reaper.add(call)
+    assert sum(thread.name == "molt-reaper" for thread in threading.enumerate()) == 1
+    for call in reversed(calls):
+        call.end(fake)
+    wait_until(lambda: gone(reaper))
+
+
+def test_a_call_that_had_ended_before_it_came_is_noticed(fake: FakePool, make_reaper: MakeReaper) -> None:
+    reaper = make_reaper()
+    for _ in range(50):
+        call = Call(fake, 1)
+        call.end(fake)
+        reaper.add(call)
+        wait_until(lambda: gone(reaper))
+
+
+def test_a_call_that_raises_takes_no_other_along(
+    fake: FakePool, make_reaper: MakeReaper, caplog: pytest.LogCaptureFixture
+) -> None:
+    reaper = make_reaper()
+    good, bad = Call(fake, 1), Call(fake, 2)
+    bad.error = ValueError("a bug")
+    reaper.add(good)
+    reaper.add(bad)
+    wait_until(lambda: len(reaper._calls) == 1)
+    good.end(fake)
+    wait_until(lambda: gone(reaper))
+    assert [record.getMessage() for record in caplog.records] == ["a call could not be moved on"]
+
+
+def test_a_call_s_own_time_is_kept(fake: FakePool, make_reaper: MakeReaper) -> None:
+    class Timed(Call):
+        def poll(self) -> int:
+            super().poll()
+            return 0 if self.polls > 3 else reapers.time.monotonic_ns() + 1_000_000
+
+    reaper = make_reaper()
+    reaper.add(Timed(fake, 1))
+    wait_until(lambda: gone(reaper))
+
+
+def test_without_calls_its_thread_sleeps_until_there_is_one(
+    fake: FakePool, make_reaper: MakeReaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reapers, "_LOOK_NS", 1_000_000)
+    monkeypatch.setattr(reapers, "_IDLE_NS", 0)
+    reaper, first = make_reaper(), Call(fake, 1)
+    reaper.add(first)
+    first.end(fake)
+    wait_until(lambda: gone(reaper) and not reaper._some.is_set() and asleep(reaper))
+    second = Call(fake, 1)
+    reaper.add(second)
+    second.end(fake)
+    wait_until(lambda: gone(reaper))
+
+
+def test_it_ends_when_it_is_stopped_and_its_last_call_has_ended(
+    fake: FakePool, make_reaper: MakeReaper
+) -> None:
+    reaper, call = make_reaper(), Call(fake, 1)
+    reaper.add(call)
+    reaper.stop()
+    assert not reaper.quiet(0.01)
+    call.end(fake)
+    assert reaper.quiet(PATIENCE_S)
+    assert reaper._thread is None
+
+
+def test_one_that_was_never_used_has_ended(make_reaper: MakeReaper) -> None:
+    reaper = make_reaper()
+    assert reaper.quiet(0)
+    reaper.stop()
+    assert reaper.quiet(0)
+
+
+def test_a_call_that_comes_after_the_end_is_taken_care_of_too(
+    fake: FakePool, make_reaper: MakeReaper
+) -> None:
+    reaper = make_reaper()
+    for _ in range(30):
+        call = Call(fake, 1)
+        reaper.stop()
+        reaper.add(call)
+        call.end(fake)
+        wait_until(lambda: gone(reaper))
+        assert reaper.quiet(PATIENCE_S)
+
+
+def test_it_has_ended_as_far_as_its_own_last_call_is_concerned(
+    fake: FakePool, make_reaper: MakeReaper
+) -> None:
+    """What that call's end sets off may ask, on this very thread."""
+    said: list[bool] = []
+
+    class Asking(Call):
+        def poll(self) -> int:
+            reaper.stop()
+            said.append(reaper.quiet(0))
+            return 0
+
+    reaper = make_reaper()
+    reaper.add(Asking(fake, 1))
+    assert reaper.quiet(PATIENCE_S)
+    assert said == [True]
+
+
+def test_without_a_bell_it_looks_again_and_again_until_there_is_one(
+    fake: FakePool, make_reaper: MakeReaper
+) -> None:
+    bells: list[Any] = []
+    asked = 0
+
+    def find() -> Any:
+        nonlocal asked
+        asked += 1
+        return bells[0] if bells else None
+
+    reaper = make_reaper(find)
+    early, waiting = Call(fake, 1), Call(fake, 2)
+    reaper.add(early)
+    reaper.add(waiting)
+    wait_until(lambda: early.polls > 3)
+    early.over = True  # nobody rings
+    wait_until(lambda: len(reaper._calls) == 1)
+    bells.append(arenas.native().Channel(fake.arena, 0, 10_000))
+    wait_until(lambda: reaper._bell is not None and asleep(reaper))
+    before = asked
+    late = Call(fake, 3)
+    reaper.add(late)
+    late.end(fake)
+    waiting.end(fake)
+    wait_until(lambda: gone(reaper))
+    assert asked == before
+
+
+def test_where_no_thread_can_be_started_the_call_is_not_kept(
+    fake: FakePool, make_reaper: MakeReaper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    reaper = make_reaper()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
+            reaper.add(Call(fake, 1))
+    assert gone(reaper)
+    call = Call(fake, 1)
+    reaper.add(call)
+    call.end(fake)
+    wait_until(lambda: gone(reaper))

@@ -1,0 +1,783 @@
+"""molt_accel.transports.shm.transport: a call's outcome is decided once, by whoever decides it, and its channel comes back once."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import pytest
+
+from molt_accel import codec
+from molt_accel.config import Config
+from molt_accel.errors import (
+    MoltBusy,
+    MoltCancelled,
+    MoltError,
+    MoltProtocolError,
+    MoltTimeout,
+    MoltWorkerCrashed,
+    MoltWorkerUnavailable,
+    from_wire,
+)
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import CANCEL, PING, WORKER_DEFAULT_WAIT, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.shm.arena import NoSharedMemory
+from molt_accel.ipc.shm.attach import WorkerVanished
+from molt_accel.ipc.shm.layout import Fact, Failure, Outcome, State, failure_word, with_state
+from molt_accel.transports import launcher
+from molt_accel.transports.base import PendingCall
+from molt_accel.transports.shm import connection as links
+from molt_accel.transports.shm import transport as shm
+from molt_accel.transports.shm.transport import ShmCall, ShmTransport
+from tests.conftest import wait_until
+from tests.support.scripted_pool import PATIENCE_S, FakePool
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
+
+MakePool = Callable[..., FakePool]
+ids = count(1)
+
+
+def request(payload: object = None, **fields: Any) -> Frame:
+    """A request frame of its own."""
+    data = codec.encode(Codec.MSGPACK, payload)
+    known = {"payload": data, "max_wait_ms": WORKER_DEFAULT_WAIT, "sent_ns": time.monotonic_ns()}
+    return Frame(Kind.REQUEST, next(ids), "echo", **{**known, **fields})
+
+
+def in_ms(ms: float) -> int:
+    """The deadline so many milliseconds ahead."""
+    return time.monotonic_ns() + int(ms * 1e6)
+
+
+@pytest.fixture
+def fake(make_pool: MakePool) -> FakePool:
+    return make_pool()
+
+
+@pytest.fixture
+def transport(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShmTransport]:
+    """Attached to the pool."""
+    monkeypatch.setattr(shm, "attach_or_start", fake.attach)
+    monkeypatch.setattr(links, "_QUIET_S", 0.05)  # some tests leave calls behind
+    opened = fake.transport()
+    opened.start()
+    yield opened
+    opened.close()
+
+
+def submit(transport: ShmTransport, frame: Frame | None = None) -> ShmCall:
+    """A request that is published."""
+    pending = transport.submit(frame or request())
+    assert isinstance(pending, ShmCall)
+    return pending
+
+
+def in_calls(transport: ShmTransport) -> int:
+    """How many channels are leased by calls that have not ended."""
+    assert transport._link is not None
+    return transport._link.channels.in_calls
+
+
+def outcome(pending: PendingCall) -> Any:
+    """The decoded value of a response, or the error; there must be one."""
+    result = pending.result
+    if isinstance(result, Frame):
+        value = codec.decode(result.codec, result.payload)
+        return value if result.status and result.status.label == "Ok" else from_wire(result.status, value)  # type: ignore[arg-type]
+    assert result is not None
+    return result
+
+
+# -- good ends ----------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_taken_up_and_its_reply_is_the_outcome(transport: ShmTransport, fake: FakePool) -> None:
+    pending = submit(transport, request({"a": 1}))
+    assert (pending.done, pending.wait(0), pending.lost) == (False, False, False)
+    taken = fake.claim()
+    assert (taken.request_id, codec.decode(Codec.MSGPACK, taken.payload)) == (pending.request_id, {"a": 1})
+    assert pending.wait(0.01) is False
+    fake.reply(taken, "b")
+    assert pending.wait(None) is True
+    assert outcome(pending) == "b"
+    assert (in_calls(transport), fake.states()) == (0, [])
+    assert pending.wait(0) is True
+    assert not transport.abandon(pending, MoltCancelled("late"))
+    assert outcome(pending) == "b"
+
+
+@pytest.mark.parametrize("timeout_s", [None, 0, -1, 0.001, 1e9])
+def test_waiting_for_what_is_there_returns_at_once(
+    transport: ShmTransport, fake: FakePool, timeout_s: float | None
+) -> None:
+    pending = submit(transport)
+    fake.reply(fake.claim(), 1)
+    assert pending.wait(timeout_s) is True
+    assert outcome(pending) == 1
+
+
+def test_requests_larger_than_a_ring_pass_while_somebody_waits(
+    transport: ShmTransport, fake: FakePool
+) -> None:
+    payload = b"x" * 20_000
+    pending = submit(transport, request(payload))
+    serving = fake.serving(lambda frame: codec.decode(Codec.MSGPACK, frame.payload)[::-1] + b"!", 1)
+    assert pending.wait(PATIENCE_S)
+    serving.join()
+    assert outcome(pending) == payload + b"!"
+
+
+def test_an_event_loop_is_called_back(transport: ShmTransport, fake: FakePool) -> None:
+    pending = submit(transport, request(b"y" * 20_000))
+    called = threading.Event()
+    pending.on_done(called.set)
+    assert not called.is_set()
+    fake.serving(lambda frame: codec.decode(Codec.MSGPACK, frame.payload), 1).join()
+    assert called.wait(PATIENCE_S)
+    assert outcome(pending) == b"y" * 20_000
+    again = threading.Event()
+    pending.on_done(again.set)
+    assert again.is_set()
+    wait_until(lambda: in_calls(transport) == 0)
+
+
+def test_a_callback_can_be_replaced_while_it_waits(transport: ShmTransport, fake: FakePool) -> None:
+    pending = submit(transport)
+    first, second = threading.Event(), threading.Event()
+    pending.on_done(first.set)
+    pending.on_done(second.set)
+    fake.reply(fake.claim(), 1)
+    assert second.wait(PATIENCE_S)
+    assert not first.is_set()
+
+
+# -- failures -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "facts", "executor"),
+    [
+        (failure_word(Failure.CRASHED, 5, -9), MoltWorkerCrashed, {"signal": 9}, 5),
+        (failure_word(Failure.CRASHED, 6, 3), MoltWorkerCrashed, {"exit_code": 3}, 6),
+        (failure_word(Failure.TIMED_OUT, 7), MoltTimeout, {"phase": "running"}, 7),
+        (failure_word(Failure.STALLED, 8), MoltTimeout, {"phase": "transport"}, 8),
+    ],
+)
+def test_a_failure_is_the_response_that_it_stands_for(
+    transport: ShmTransport,
+    fake: FakePool,
+    word: int,
+    kind: type[MoltError],
+    facts: dict[str, object],
+    executor: int,
+) -> None:
+    pending = submit(transport)
+    fake.claim()
+    assert fake.seats[0].fail(word)
+    assert pending.wait(PATIENCE_S)
+    error = outcome(pending)
+    assert (type(error), error.facts) == (kind, facts)
+    assert isinstance(pending.result, Frame)
+    assert pending.result.executor == executor
+    assert (in_calls(transport), fake.states()) == (0, [])
+
+
+def test_a_reply_to_another_request_ends_the_link(
+    transport: ShmTransport, fake: FakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pending = submit(transport)
+    fake.reply(fake.claim(), 1, request_id=2**60)
+    assert pending.wait(PATIENCE_S)
+    error = outcome(pending)
+    assert type(error) is MoltProtocolError
+    assert error.detail == "the reply is another request's"
+    wait_until(lambda: not transport.ready)
+
+
+def test_a_channel_in_an_impossible_state_ends_the_link(
+    transport: ShmTransport, fake: FakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pending = submit(transport)
+    index = pending.channel.index
+    word = fake.arena.word(index)
+    assert fake.arena.step(index, word, word + (1 << 32))  # another's generation
+    assert pending.wait(PATIENCE_S)
+    assert type(outcome(pending)) is MoltProtocolError
+    wait_until(lambda: not transport.ready)
+
+
+@pytest.mark.parametrize("state", [State.READY, State.CLAIMED, State.DONE])
+def test_a_channel_that_the_worker_has_taken_away_is_an_unavailable_worker(
+    transport: ShmTransport, fake: FakePool, state: State
+) -> None:
+    """It takes this client for gone: whether the request ran is not to be known any more."""
+    pending = submit(transport)
+    if state is not State.READY:
+        taken = fake.claim()
+    if state is State.DONE:
+        fake.reply(taken, 1)
+    fake.take_away(pending.channel.index)
+    assert pending.wait(PATIENCE_S)
+    error = outcome(pending)
+    assert type(error) is MoltWorkerUnavailable
+    assert (error.detail, error.may_have_run) == ("the worker has let go of this client", True)
+    assert in_calls(transport) == 0
+
+
+# -- the end of the link ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["queued", "claimed", "done", "failed"])
+def test_at_the_end_of_the_link_a_call_has_the_outcome_that_is_certain(
+    transport: ShmTransport, fake: FakePool, state: str
+) -> None:
+    pending = submit(transport)
+    if state != "queued":
+        taken = fake.claim()
+    if state == "done":
+        fake.reply(taken, "in time")
+    if state == "failed":
+        fake.seats[0].fail(failure_word(Failure.CRASHED, 1, -9))
+    link = transport._link
+    assert link is not None
+    fake.hang_up()
+    wait_until(lambda: link.ended is not None)
+    link.monitor.join(PATIENCE_S)
+    assert pending.wait(PATIENCE_S)
+    assert pending.lost is (state == "queued")
+    if state == "queued":
+        assert pending.result is None
+    elif state == "claimed":
+        error = outcome(pending)
+        assert type(error) is MoltWorkerUnavailable
+        assert error.may_have_run
+        assert error is not link.ended
+    elif state == "done":
+        assert outcome(pending) == "in time"
+    else:
+        assert type(outcome(pending)) is MoltWorkerCrashed
+    assert State.READY not in fake.states()
+    assert in_calls(transport) == 0
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_a_closed_client_s_calls_are_cancelled(
+    transport: ShmTransport, fake: FakePool, claimed: bool
+) -> None:
+    pending = submit(transport)
+    if claimed:
+        fake.claim()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(pending.wait, None)
+        transport.close()
+        assert waiting.result(PATIENCE_S) is True
+    error = outcome(pending)
+    assert (type(error), error.detail) == (MoltCancelled, "the client was closed")
+    assert fake.states() == ([State.ABANDONED] if claimed else [])
+    with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
+        transport.submit(request())
+    with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
+        transport.start()
+
+
+# -- giving up ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_queued_is_given_up_and_nobody_runs_it(transport: ShmTransport, fake: FakePool) -> None:
+    pending, error = submit(transport), MoltCancelled("enough")
+    assert transport.abandon(pending, error)
+    assert pending.result is error
+    assert fake.states() == []
+    assert in_calls(transport) == 0
+    assert not transport.abandon(pending, MoltTimeout("later"))
+    assert pending.wait(0)
+    assert fake.arena.fact(Fact.OUTCOMES + Outcome.Cancelled) == 1
+
+
+def test_what_runs_is_given_up_and_the_worker_told(transport: ShmTransport, fake: FakePool) -> None:
+    pending = submit(transport)
+    taken = fake.claim()
+    assert transport.abandon(pending, MoltCancelled("enough"))
+    told = fake.hear()
+    assert told is not None
+    assert (told.entry, told.request_id) == (CANCEL, pending.channel.index)
+    assert told.generation == pending.channel.generation
+    assert fake.states() == [State.ABANDONED]
+    assert in_calls(transport) == 0
+    assert fake.reply(taken, 1) is False
+    assert fake.states() == []
+    assert type(outcome(pending)) is MoltCancelled
+
+
+def test_what_is_being_killed_is_given_up_without_a_word(transport: ShmTransport, fake: FakePool) -> None:
+    pending = submit(transport)
+    fake.claim()
+    index = pending.channel.index
+    word = fake.arena.word(index)
+    assert fake.arena.step(index, word, with_state(word, State.KILLING))
+    assert transport.abandon(pending, MoltTimeout("late"))
+    transport.close()
+    assert fake.heard() == [control.DETACH]
+    assert fake.states() == [State.KILLING]
+
+
+@pytest.mark.parametrize("end", ["done", "failed"])
+def test_what_has_ended_is_not_given_up_and_its_channel_comes_back_though_nobody_waits(
+    transport: ShmTransport, fake: FakePool, end: str
+) -> None:
+    """Ctrl-C in the middle of a wait: the waiter is gone when it is given up."""
+    pending = submit(transport)
+    taken = fake.claim()
+    if end == "done":
+        fake.reply(taken, "in time")
+    else:
+        fake.seats[0].fail(failure_word(Failure.CRASHED, 1, -9))
+    assert not transport.abandon(pending, MoltCancelled("enough"))
+    assert outcome(pending) == "in time" if end == "done" else type(outcome(pending)) is MoltWorkerCrashed
+    assert (in_calls(transport), fake.states()) == (0, [])
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_a_thread_that_waits_is_woken_and_gives_the_channel_back(
+    transport: ShmTransport, fake: FakePool, claimed: bool
+) -> None:
+    for _ in range(30):
+        pending = submit(transport)
+        if claimed:
+            taken = fake.claim()
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(pending.wait, None)
+            assert transport.abandon(pending, MoltCancelled("enough"))
+            assert waiting.result(PATIENCE_S) is True
+        assert type(outcome(pending)) is MoltCancelled
+        if claimed:
+            fake.reply(taken)
+        assert in_calls(transport) == 0
+
+
+def test_a_call_that_was_given_up_while_its_waiter_was_interrupted_gives_its_channel_back(
+    transport: ShmTransport,
+) -> None:
+    """Another thread gives up, and leaves the channel to the waiter, who raises in that moment."""
+    pending = submit(transport)
+
+    def interrupted(until_ns: int) -> int:
+        assert transport.abandon(pending, MoltCancelled("the browser went away"))
+        raise KeyboardInterrupt
+
+    channel = pending.channel
+
+    class Interrupting:
+        def __getattr__(self, name: str) -> Any:
+            return interrupted if name == "wait" else getattr(channel, name)
+
+    pending.channel = Interrupting()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        pending.wait(None)
+    assert not transport.abandon(pending, MoltCancelled("the caller stopped waiting"))
+    assert in_calls(transport) == 0
+
+
+def test_a_call_of_an_event_loop_that_is_given_up_is_called_back(
+    transport: ShmTransport, fake: FakePool
+) -> None:
+    pending, called = submit(transport), threading.Event()
+    pending.on_done(called.set)
+    assert transport.abandon(pending, MoltCancelled("enough"))
+    assert called.wait(PATIENCE_S)
+    wait_until(lambda: in_calls(transport) == 0)
+
+
+def test_giving_up_and_answering_race_for_one_outcome(transport: ShmTransport, fake: FakePool) -> None:
+    seen = set()
+    for number in range(200):
+        pending = submit(transport)
+        taken = fake.claim()
+        start = threading.Barrier(3)
+
+        def give_up(pending: ShmCall = pending, start: threading.Barrier = start) -> bool:
+            start.wait()
+            return transport.abandon(pending, MoltCancelled("enough"))
+
+        def wait(pending: ShmCall = pending, start: threading.Barrier = start) -> bool:
+            start.wait()
+            return pending.wait(None)
+
+        with ThreadPoolExecutor(2) as threads:
+            giving_up, waiting = threads.submit(give_up), threads.submit(wait)
+            start.wait()
+            answered = fake.reply(taken, number)
+            given_up = giving_up.result(PATIENCE_S)
+            assert waiting.result(PATIENCE_S)
+        assert answered is not given_up
+        assert (outcome(pending) == number) is answered
+        assert in_calls(transport) == 0
+        wait_until(lambda: fake.states() == [])
+        seen.add(answered)
+    assert True in seen
+
+
+def test_a_call_that_ends_as_it_is_given_up_does_not_take_the_next_one_of_its_channel_with_it(
+    transport: ShmTransport, fake: FakePool
+) -> None:
+    ended = submit(transport)
+    fake.reply(fake.claim(), 1)
+    assert ended.wait(None)
+    following = submit(transport)
+    assert following.channel is ended.channel
+    fake.reply(fake.claim(), 2)
+    result, ended.result = ended.result, None  # as who gives it up sees it, just before
+
+    class Late:
+        def give_up(self, only_queued: bool, generation: int) -> int:
+            ended.result = result
+            return int(following.channel.give_up(only_queued, generation))
+
+    ended.channel = Late()  # type: ignore[assignment]
+    assert transport.abandon(ended, MoltCancelled("enough")) is False
+    assert ended.result is result
+    assert following.wait(None)
+    assert outcome(following) == 2
+
+
+# -- the queue ----------------------------------------------------------------------------------------------
+
+
+def test_a_deadline_passes_in_the_queue(transport: ShmTransport, fake: FakePool) -> None:
+    pending = submit(transport, request(deadline_ns=in_ms(30)))
+    assert pending.wait(None)
+    error = outcome(pending)
+    assert (type(error), error.phase) == (MoltTimeout, "queue")
+    assert (in_calls(transport), fake.states()) == (0, [])
+
+
+def test_a_deadline_is_the_worker_s_to_watch_once_the_request_runs(
+    transport: ShmTransport, fake: FakePool
+) -> None:
+    pending = submit(transport, request(deadline_ns=in_ms(30)))
+    taken = fake.claim()
+    assert not pending.wait(0.1)
+    fake.reply(taken, "late, but not my business")
+    assert pending.wait(PATIENCE_S)
+    assert outcome(pending) == "late, but not my business"
+
+
+def test_a_full_queue_is_busy_at_once(transport: ShmTransport, fake: FakePool) -> None:
+    queued = [submit(transport) for _ in range(5)]  # four places, and an idle executor
+    with pytest.raises(MoltBusy) as caught:
+        transport.submit(request())
+    assert (caught.value.detail, caught.value.retry_after_s) == ("the queue is full", 1)
+    assert fake.arena.fact(Fact.OUTCOMES + Outcome.Busy) == 1
+    assert in_calls(transport) == len(queued)
+    fake.claim()
+    with pytest.raises(MoltBusy):  # it has taken one, and is not idle any more
+        transport.submit(request())
+    fake.seats[0].fail(failure_word(Failure.CRASHED, 1))
+    submit(transport)
+
+
+def test_a_wait_for_a_place_ends_when_its_time_is_over_unless_it_has_one(
+    transport: ShmTransport, fake: FakePool
+) -> None:
+    for _ in range(5):
+        submit(transport)
+    in_vain, in_time = (submit(transport, request(max_wait_ms=ms)) for ms in (50, 60_000))
+    assert in_vain.wait(None)
+    assert (type(outcome(in_vain)), outcome(in_vain).detail) == (MoltBusy, "the queue is full")
+    fake.reply(fake.claim())
+    in_time._look_ns = time.monotonic_ns()  # its time is over, and it has a place
+    assert not in_time.wait(0.05)
+    assert in_time._look_ns > time.monotonic_ns()
+    for _ in range(4):
+        fake.reply(fake.claim())
+    fake.reply(fake.claim(), "served")
+    assert in_time.wait(PATIENCE_S)
+    assert outcome(in_time) == "served"
+
+
+def test_how_many_calls_a_client_may_have_is_limited(transport: ShmTransport, fake: FakePool) -> None:
+    fake.set(Fact.CLIENT_LIMIT, 2)
+    first, _ = submit(transport), submit(transport)
+    with pytest.raises(MoltBusy, match=r"^this client has as many calls in flight as it may$"):
+        transport.submit(request())
+    transport.abandon(first, MoltCancelled("enough"))
+    submit(transport)
+
+
+def test_a_frame_that_is_not_valid_is_not_published(transport: ShmTransport, fake: FakePool) -> None:
+    with pytest.raises(FrameError, match=r"^over the frame limit: "):
+        transport.submit(request(b"x" * 100_000))
+    assert (in_calls(transport), fake.states()) == (0, [])
+
+
+def test_without_a_free_channel_more_are_leased(transport: ShmTransport, fake: FakePool) -> None:
+    calls = [submit(transport, request(max_wait_ms=60_000)) for _ in range(8)]
+    assert transport.submit(request()) is None
+    with ThreadPoolExecutor(1) as threads:
+        starting = threads.submit(transport.start)
+        asked = fake.hear()
+        assert asked is not None
+        assert asked.entry == control.LEASE
+        fake.grant()
+        with pytest.raises(MoltBusy):
+            starting.result(PATIENCE_S)
+    with pytest.raises(MoltBusy):
+        transport.submit(request())
+    assert in_calls(transport) == len(calls)
+
+
+# -- one link after the other -------------------------------------------------------------------------------
+
+
+def test_nothing_is_sent_before_it_has_started(fake: FakePool) -> None:
+    opened = fake.transport()
+    assert not opened.ready
+    assert opened.submit(request()) is None
+    assert not opened.abandon(_Foreign(), MoltCancelled("enough"))
+    opened.close()
+
+
+class _Foreign:
+    """A call of another transport."""
+
+    request_id = 1
+    generation = 1
+    done = False
+    result = None
+    lost = False
+
+    def wait(self, timeout_s: float | None) -> bool:
+        return False
+
+    def on_done(self, callback: Callable[[], object]) -> None:
+        return
+
+
+def test_a_worker_that_drains_is_succeeded_and_its_calls_go_on(
+    transport: ShmTransport, fake: FakePool
+) -> None:
+    pending = submit(transport)
+    ping = transport.submit(Frame(Kind.REQUEST, next(ids), PING))
+    assert ping is not None
+    taken, old = fake.claim(), fake.sock
+    fake.granted = [4, 5]
+    fake.say(control.DRAINING)
+    wait_until(lambda: not transport.ready)
+    assert transport.submit(request()) is None
+    transport.start()
+    assert fake.sock is not old
+    assert submit(transport).generation == pending.generation + 1
+    assert transport.abandon(ping, MoltTimeout("late"))  # though it is not of this link
+    assert not transport.abandon(ping, MoltTimeout("late"))
+    fake.reply(taken, "finished")
+    assert pending.wait(PATIENCE_S)
+    assert outcome(pending) == "finished"
+    wait_until(lambda: len([link for link in transport._links if link.ended is None]) == 1)
+
+
+def test_close_ends_the_calls_of_a_worker_that_drains_too(transport: ShmTransport, fake: FakePool) -> None:
+    pending = submit(transport)
+    fake.claim()
+    fake.say(control.DRAINING)
+    wait_until(lambda: not transport.ready)
+    transport.start()
+    transport.close()
+    assert pending.wait(PATIENCE_S)
+    assert type(outcome(pending)) is MoltCancelled
+
+
+def test_a_drain_is_no_death(
+    transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
+    for _ in range(3):
+        fake.greet()
+        fake.say(control.DRAINING)
+        wait_until(lambda: not transport.ready)
+        transport.start()
+        assert transport.ready
+
+
+def test_waiting_until_it_is_ready_outlasts_a_drain(transport: ShmTransport, fake: FakePool) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(transport.wait_ready, PATIENCE_S)
+        first = fake.sock
+        fake.say(control.DRAINING)
+        wait_until(lambda: fake.sock is not first and transport.ready)
+        fake.greet()
+        waiting.result(PATIENCE_S)
+    with pytest.raises(MoltWorkerUnavailable, match=r"^the worker was not ready within 0.01 s$"):
+        _wait_for_another(transport, fake)
+
+
+def _wait_for_another(transport: ShmTransport, fake: FakePool) -> None:
+    fake.say(control.DRAINING)
+    wait_until(lambda: not transport.ready)
+    transport.wait_ready(0.01)
+
+
+def test_waiting_until_it_is_ready_raises_why_it_never_will_be(
+    transport: ShmTransport, fake: FakePool
+) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(transport.wait_ready, PATIENCE_S)
+        fake.fail_start("no module named shop")
+        fake.hang_up()
+        with pytest.raises(MoltWorkerUnavailable, match=r"^the worker can't start: no module named shop$"):
+            waiting.result(PATIENCE_S)
+
+
+def test_a_worker_that_was_ready_and_died_young_is_started_again_a_little_later(
+    transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is refused: who starts it waits, or finds it started by somebody else."""
+    asked: list[float] = []
+
+    def attach(config: Config, not_before_s: float) -> Any:
+        asked.append(not_before_s)
+        return fake.serve()
+
+    monkeypatch.setattr(shm, "attach_or_start", attach)
+    link = transport._link
+    assert link is not None
+    link.pool_started_s = time.monotonic()
+    fake.greet()
+    assert link.greeted.wait(PATIENCE_S)
+    fake.hang_up()
+    wait_until(lambda: link.ended is not None)
+    transport.start()
+    assert asked == [pytest.approx(link.ended_s + launcher.FIRST_BACKOFF_S)]
+
+
+def test_a_pool_that_lived_long_is_started_again_at_once_however_short_this_client_knew_it(
+    transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(
+        shm, "attach_or_start", lambda config, not_before_s: asked.append(not_before_s) or fake.serve()
+    )
+    link = transport._link
+    assert link is not None
+    link.pool_started_s = time.monotonic() - 100
+    fake.greet()
+    assert link.greeted.wait(PATIENCE_S)
+    fake.hang_up()
+    wait_until(lambda: link.ended is not None)
+    transport.start()
+    assert asked[0] <= time.monotonic()
+
+
+@pytest.mark.parametrize("kind", [MoltWorkerUnavailable, NoSharedMemory])
+def test_a_start_that_failed_is_not_tried_again_at_once_and_told_as_what_it_was(
+    fake: FakePool, monkeypatch: pytest.MonkeyPatch, kind: type[MoltWorkerUnavailable]
+) -> None:
+    tries = 0
+
+    def fail(config: Config, not_before_s: float) -> Any:
+        nonlocal tries
+        tries += 1
+        raise kind("there is no room")
+
+    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
+    monkeypatch.setattr(shm, "attach_or_start", fail)
+    opened = fake.transport()
+    with pytest.raises(kind, match=r"^there is no room$"):
+        opened.start()
+    for _ in range(3):
+        with pytest.raises(
+            MoltWorkerUnavailable, match=r"^the worker is started again in .*: there is no room$"
+        ) as caught:
+            opened.start()
+        assert type(caught.value) is kind
+    assert tries == 1
+    opened.close()
+
+
+def test_a_worker_that_vanishes_while_it_is_attached_to_is_looked_for_again(
+    fake: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    def attach(config: Config, not_before_s: float) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise WorkerVanished("it was started, but does not listen")
+        near = fake.serve()
+        if tries == 2:
+            near.shutdown(2)
+        return near
+
+    monkeypatch.setattr(shm, "attach_or_start", attach)
+    opened = fake.transport()
+    opened.start()
+    assert (tries, opened.ready) == (3, True)
+    opened.close()
+
+
+def test_one_that_always_vanishes_is_given_up(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+
+    def attach(config: Config, not_before_s: float) -> Any:
+        nonlocal tries
+        tries += 1
+        raise WorkerVanished("it does not listen")
+
+    monkeypatch.setattr(shm, "attach_or_start", attach)
+    opened = fake.transport()
+    with pytest.raises(WorkerVanished):
+        opened.start()
+    assert tries == 5
+    opened.close()
+
+
+def test_close_does_not_wait_for_a_start_and_what_it_makes_is_closed(
+    fake: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go = threading.Event(), threading.Event()
+
+    def attach(config: Config, not_before_s: float) -> Any:
+        reached.set()
+        assert go.wait(PATIENCE_S)
+        return fake.serve()
+
+    monkeypatch.setattr(shm, "attach_or_start", attach)
+    opened = fake.transport()
+    with ThreadPoolExecutor(1) as threads:
+        starting = threads.submit(opened.start)
+        assert reached.wait(PATIENCE_S)
+        opened.close()
+        assert not starting.done()
+        go.set()
+        with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
+            starting.result(PATIENCE_S)
+    assert fake.heard() == [control.DETACH]
+
+
+def test_many_threads_that_start_at_once_make_one_link(
+    fake: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attached = []
+
+    def attach(config: Config, not_before_s: float) -> Any:
+        attached.append(fake.serve())
+        return attached[-1]
+
+    monkeypatch.setattr(shm, "attach_or_start", attach)
+    opened = fake.transport()
+    with ThreadPoolExecutor(8) as threads:
+        for starting in [threads.submit(opened.start) for _ in range(8)]:
+            starting.result(PATIENCE_S)
+    assert len(attached) == 1
+    opened.close()
+
+
+def test_patience_is_the_worker_s_grace_time_and_some(transport: ShmTransport, fake: FakePool) -> None:
+    assert transport.patience_s == pytest.approx(0.05 + 0.25)
+    assert fake.transport(grace_ms=2000).patience_s == pytest.approx(2.25)

@@ -1,0 +1,848 @@
+"""molt_accel.transports.stdio: the client's end of a worker, with workers that behave in every way a process can."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from molt_accel import Client
+from molt_accel.config import Config
+from molt_accel.errors import (
+    MoltBusy,
+    MoltCancelled,
+    MoltError,
+    MoltInternalError,
+    MoltInvalidInput,
+    MoltProtocolError,
+    MoltTimeout,
+    MoltWorkerUnavailable,
+)
+from molt_accel.ipc.frame import Frame, Kind
+from molt_accel.transports import launcher, stdio
+from molt_accel.transports.launcher import RestartPolicy
+from molt_accel.transports.stdio import StdioTransport
+from tests.conftest import exit_code, fork, wait_for_file, wait_until
+from tests.support.scripted_workers import ECHO, program, worker
+
+Make = Callable[..., Client]
+
+#: A deadline no test reaches unless something hangs.
+FAR_MS = 60_000
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes clients of scripted workers."""
+    clients: list[Client] = []
+
+    def make(command: str, **overrides: Any) -> Client:
+        client = Client(transport="stdio", worker_cmd=command, grace_ms=0, **overrides)
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that don't stop are killed soon."""
+    monkeypatch.setattr(stdio, "_STOP_S", 0.2)
+
+
+def link_of(client: Client) -> stdio._Link:
+    transport = client._transport
+    assert isinstance(transport, StdioTransport)
+    link = transport._link
+    assert link is not None
+    return link
+
+
+def pid_of(client: Client) -> int:
+    """The pid of the client's worker."""
+    return link_of(client)._process.pid
+
+
+def failure_of(client: Client, payload: object = None, **options: Any) -> MoltError:
+    """The error that a call ends with."""
+    with pytest.raises(MoltError) as caught:
+        client.call("echo", payload, **{"timeout_ms": FAR_MS, **options})
+    return caught.value
+
+
+def in_threads(count: int, work: Callable[[int], object]) -> list[object]:
+    """What `work` returned, or the MoltError it raised, for each of `count` threads at once."""
+    results: list[object] = [None] * count
+
+    def run(number: int) -> None:
+        try:
+            results[number] = work(number)
+        except MoltError as exc:
+            results[number] = exc
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads)
+    return results
+
+
+# -- answers --------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_started_before_the_first_call(make: Make, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    client = make(worker("open(sys.argv[1], 'w'); echo()", started))
+    assert not started.exists()
+    assert client.call("echo", 1, timeout_ms=FAR_MS) == 1
+    assert started.exists()
+
+
+def test_many_threads_share_one_worker_and_each_gets_its_own_answers(make: Make) -> None:
+    client = make(ECHO)
+
+    def calls(number: int) -> bool:
+        return all(client.call("echo", [number, n], timeout_ms=FAR_MS) == [number, n] for n in range(50))
+
+    assert in_threads(8, calls) == [True] * 8
+    assert link_of(client).generation == 1
+
+
+def test_answers_find_their_calls_in_whatever_order_they_come(make: Make) -> None:
+    reverse = """
+held = []
+for request in requests():
+    held.append(request)
+    if len(held) == 5:
+        for request in reversed(held):
+            answer(request, decoded(request))
+"""
+    client = make(worker(reverse))
+    assert in_threads(5, lambda n: client.call("echo", n, timeout_ms=FAR_MS)) == [0, 1, 2, 3, 4]
+
+
+def test_payloads_larger_than_any_pipe_go_both_ways_at_once(make: Make) -> None:
+    client = make(ECHO)
+    payloads = [os.urandom(3_000_000) for _ in range(4)]
+    results = in_threads(4, lambda n: client.call("echo", payloads[n], timeout_ms=FAR_MS) == payloads[n])
+    assert results == [True] * 4
+
+
+def test_a_late_answer_is_dropped_and_the_worker_was_told_to_stop(make: Make) -> None:
+    late = """
+held = None
+for request in requests():
+    if request.kind is Kind.CONTROL:
+        told = [request.entry, request.request_id == held.request_id, request.generation]
+        answer(held, "too late")
+    elif held is None:
+        held = request
+    else:
+        answer(request, told)
+"""
+    client = make(worker(late))
+    client.start()
+    assert failure_of(client, timeout_ms=20).facts == {"phase": "transport"}
+    assert client.call("echo", timeout_ms=FAR_MS) == ["__cancel__", True, 1]
+
+
+STRAY = {
+    "answered twice": "answer(request, 'first'); answer(request, 'second')",
+    "for an unknown id": "answer(Frame(Kind.REQUEST, 99, generation=1), 'stray'); answer(request, 'first')",
+    "of another generation": "answer(request, 'stray', generation=2); answer(request, 'first')",
+    "of no generation": "answer(request, 'stray', generation=0); answer(request, 'first')",
+    "a notice for the log": "notice(MoltInvalidInput('why'), Status.INVALID_INPUT); answer(request, 'first')",
+}
+
+
+@pytest.mark.parametrize("what", STRAY)
+def test_a_stray_answer_reaches_nobody(make: Make, what: str, caplog: pytest.LogCaptureFixture) -> None:
+    client = make(worker(f"for request in requests(): {STRAY[what]}"))
+    for _ in range(3):
+        assert client.call("echo", timeout_ms=FAR_MS) == "first"
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == ["the worker could not read a frame: why"] * (3 if "notice" in what else 0)
+
+
+def test_asyncio_calls_share_the_worker_too(make: Make) -> None:
+    client = make(ECHO)
+
+    async def main() -> list[object]:
+        return await asyncio.gather(*(client.acall("echo", n, timeout_ms=FAR_MS) for n in range(30)))
+
+    assert asyncio.run(main()) == list(range(30))
+    assert link_of(client).generation == 1
+
+
+# -- a worker that breaks the protocol ------------------------------------------------------------------
+
+BROKEN = {
+    "text": ("os.write(1, b'Traceback: something else was printed here')", "over the frame limit"),
+    "an empty frame": ("os.write(1, bytes(4))", "zero length"),
+    "a request": (
+        "stream.send(Frame(Kind.REQUEST, 1, 'do'))",
+        "unexpected REQUEST frame 'do' from the worker",
+    ),
+    "an unknown control frame": (
+        "stream.send(Frame(Kind.CONTROL, 0, '__dance__'))",
+        "unexpected CONTROL frame '__dance__' from the worker",
+    ),
+    "a notice of garbage": (
+        "stream.send(Frame(Kind.RESPONSE, 0, payload=b'\\xc1', status=Status.INTERNAL_ERROR))",
+        "the worker sent a notice that is not valid msgpack",
+    ),
+}
+
+
+def test_an_answer_over_this_side_s_limit_costs_its_call_only(make: Make) -> None:
+    client = make(
+        worker(
+            "for request in requests(): answer(request, bytes(10_000) if b'big' in request.payload else 1)"
+        ),
+        max_frame_bytes=8000,
+    )
+    assert client.call("echo", "small", timeout_ms=FAR_MS) == 1
+    with pytest.raises(MoltProtocolError, match=r"^over the frame limit: 10083 bytes, 8000 at most$"):
+        client.call("echo", "big", timeout_ms=FAR_MS)
+    assert client.call("echo", "small", timeout_ms=FAR_MS) == 1
+    assert client._transport._generation == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_worker_that_breaks_the_protocol_is_killed_and_the_next_call_has_another(
+    make: Make, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 0)
+    script, text = BROKEN[what]
+    once = f"""
+if first_time(sys.argv[1]):
+    for request in requests():
+        {script}
+    time.sleep(1000)
+echo()
+"""
+    client = make(worker(once, tmp_path / "done"), max_frame_bytes=8000)
+    client.start()
+    broken = psutil.Process(pid_of(client))
+    error = failure_of(client)
+    assert type(error) is MoltProtocolError
+    assert text in error.detail
+    wait_until(lambda: not broken.is_running())
+    assert client.call("echo", 1, timeout_ms=FAR_MS) == 1
+
+
+def test_a_request_over_the_limit_is_refused_and_the_connection_is_not_touched(make: Make) -> None:
+    client = make(ECHO, max_frame_bytes=8000)
+    error = failure_of(client, bytes(8000))
+    assert (type(error), error.detail) == (
+        MoltInvalidInput,
+        "over the frame limit: 8087 bytes, 8000 at most",
+    )
+    assert client.call("echo", bytes(7000), timeout_ms=FAR_MS) == bytes(7000)
+    assert link_of(client).generation == 1
+    assert link_of(client)._pending == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"), [("", "bad entry name: empty"), ("e" * 256, "bad entry name: 256 bytes, 255 at most")]
+)
+def test_an_impossible_entry_name_is_refused_at_once(make: Make, entry: str, text: str) -> None:
+    with pytest.raises(MoltInvalidInput) as caught:
+        make(ECHO).call(entry, timeout_ms=FAR_MS)
+    assert caught.value.detail == text
+
+
+def test_a_request_over_the_worker_s_own_limit_is_answered_to_its_caller(make: Make) -> None:
+    command = f"{sys.executable} -m molt_worker --max-frame-bytes 8000 --log-level error"
+    client = make(command, executors=1)
+    assert failure_of(client, bytes(8000)).detail == "over the frame limit: 8087 bytes, 8000 at most"
+    assert client.call("echo", 1, timeout_ms=FAR_MS) == 1
+
+
+# -- a worker that goes away ----------------------------------------------------------------------------
+
+GONE = {
+    "exits": ("sys.exit(3)", "the worker is gone: it exited with code 3"),
+    "exits well": ("sys.exit(0)", "the worker is gone: it exited with code 0"),
+    "is killed": ("os.kill(os.getpid(), 9)", "the worker is gone: it was killed by signal 9 (SIGKILL)"),
+    "is killed by a signal without a name": (
+        "os.kill(os.getpid(), signal.SIGRTMIN + 1)",
+        f"the worker is gone: it was killed by signal {signal.SIGRTMIN + 1}",
+    ),
+    "exits with a notice": (
+        "notice(MoltWorkerUnavailable('no module app'), Status.INTERNAL_ERROR); sys.exit(2)",
+        "the worker can't start: no module app",
+    ),
+    "tears its answer in two": (
+        "os.write(1, encode(Frame(Kind.RESPONSE, 1, status=Status.OK))[:50]); sys.exit(4)",
+        "the worker is gone: it exited with code 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", GONE)
+@pytest.mark.parametrize("when", ["at once", "with a call in flight"])
+def test_a_worker_that_goes_away_is_unavailable_and_the_reason_is_told(
+    make: Make, how: str, when: str
+) -> None:
+    script, text = GONE[how]
+    client = make(worker(f"for request in requests():\n {script}" if "flight" in when else script))
+    error = failure_of(client)
+    assert type(error) is MoltWorkerUnavailable
+    # If it was gone before the request could be written, it is the next start that is refused for now.
+    assert re.fullmatch(r"(the worker is started again in 0\.\d s: )?" + re.escape(text), error.detail)
+
+
+def test_every_call_in_flight_ends_with_an_error_of_its_own(make: Make) -> None:
+    client = make(worker("for n, request in enumerate(requests(), 1):\n if n == 10: os._exit(5)"))
+    errors = in_threads(10, lambda _: client.call("echo", timeout_ms=FAR_MS))
+    assert {(type(error), str(error)) for error in errors} == {
+        (MoltWorkerUnavailable, "the worker is gone: it exited with code 5")
+    }
+    assert len({id(error) for error in errors}) == 10
+    assert len({error.request_id for error in errors if isinstance(error, MoltError)}) == 10
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_worker_that_closes_its_stdout_and_lives_on_is_given_up_and_killed(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 0)
+    script = "if first_time(sys.argv[1]):\n os.close(1)\n time.sleep(1000)\necho()"
+    client = make(worker(script, tmp_path / "mark"))
+    client.start()
+    half_dead = psutil.Process(pid_of(client))
+    error = failure_of(client)
+    assert (type(error), error.detail) == (MoltWorkerUnavailable, "the worker is gone: it closed its stdout")
+    assert client.call("echo", 1, timeout_ms=FAR_MS) == 1
+    wait_until(lambda: not half_dead.is_running())
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_a_worker_that_closes_its_stdin_and_lives_on_is_given_up_and_killed(
+    make: Make, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls that it has got fail; one that it can't have got goes to the next worker."""
+    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 0)
+    script = """
+if first_time(sys.argv[1]):
+    next(requests())
+    os.close(0)
+    first_time(sys.argv[1] + ".closed")
+    time.sleep(1000)
+echo()
+"""
+    mark = tmp_path / "mark"
+    client = make(worker(script, mark))
+    client.start()
+    half_dead = psutil.Process(pid_of(client))
+
+    def calls(number: int) -> object:
+        if number:
+            wait_until(Path(f"{mark}.closed").exists)
+        return client.call("echo", bytes(size if number else 5), timeout_ms=FAR_MS)
+
+    error, answer = in_threads(2, calls)
+    assert type(error) is MoltWorkerUnavailable
+    assert str(error) == "the worker is gone: it closed its stdin"
+    assert answer == bytes(size)
+    assert link_of(client).generation == 2
+    wait_until(lambda: not half_dead.is_running())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_request_that_was_half_read_when_the_worker_stopped_reading_fails(make: Make) -> None:
+    client = make(worker("os.read(0, 100); os.close(0); time.sleep(1000)"))
+    error = failure_of(client, bytes(3_000_000))
+    assert (type(error), error.detail) == (MoltWorkerUnavailable, "the worker is gone: it closed its stdin")
+
+
+# -- a worker that doesn't read -------------------------------------------------------------------------
+
+DEAF = worker("time.sleep(1000)")
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_the_deadline_holds_against_a_worker_that_never_reads(make: Make, size: int) -> None:
+    client = make(DEAF)
+    client.start()
+    error = failure_of(client, bytes(size), timeout_ms=30)
+    assert (type(error), error.facts) == (MoltTimeout, {"phase": "transport"})
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_waits_for_a_worker_that_never_reads_is_bounded(make: Make) -> None:
+    limit = 1_000_000
+    client = make(DEAF, max_frame_bytes=limit)
+    client.start()
+    errors = in_threads(20, lambda _: client.call("echo", bytes(900_000), timeout_ms=100))
+    kinds = [type(error) for error in errors]
+    assert set(kinds) == {MoltTimeout, MoltBusy}
+    # One pipe of 1 MiB, and the first frame over the limit.
+    assert kinds.count(MoltTimeout) <= 4
+    assert link_of(client)._stream.pending_bytes <= 2 * limit
+    assert link_of(client)._pending == {}
+
+
+def test_an_idempotent_call_is_tried_again_when_too_much_waits_for_the_worker(make: Make) -> None:
+    client = make(worker("echo()"), max_frame_bytes=1_000_000)
+    client.start()
+    os.kill(pid_of(client), signal.SIGSTOP)
+    results: list[object] = []
+    options = {"timeout_ms": FAR_MS, "idempotent": True, "retries": 12, "retry_backoff_ms": 5}
+
+    def calls() -> None:
+        results.extend(in_threads(8, lambda n: len(client.call("echo", bytes(900_000), **options)) + n))
+
+    thread = threading.Thread(target=calls)
+    thread.start()
+    wait_until(lambda: link_of(client)._stream.pending_bytes > 1_000_000)
+    os.kill(pid_of(client), signal.SIGCONT)
+    thread.join(120)
+    assert results == [900_000 + n for n in range(8)]
+
+
+# -- restarts -------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_cannot_start_is_not_started_again_at_once(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
+    monkeypatch.setattr(launcher, "MAX_BACKOFF_S", 1000)
+    starts = tmp_path / "starts"
+    client = make(program("import sys; open(sys.argv[1], 'a').write('x'); sys.exit(2)", starts))
+    reason = "the worker is gone: it exited with code 2"
+    assert failure_of(client).detail == reason
+    for _ in range(3):
+        refusal = failure_of(client)
+        assert type(refusal) is MoltWorkerUnavailable
+        assert refusal.detail.startswith("the worker is started again in ")
+        assert refusal.detail.endswith(f" s: {reason}")
+    assert starts.read_text() == "x"
+
+
+def test_a_worker_that_can_start_again_does_when_the_pause_is_over(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 0)
+    client = make(worker("sys.exit(2) if first_time(sys.argv[1]) else echo()", tmp_path / "done"))
+    assert failure_of(client).detail == "the worker is gone: it exited with code 2"
+    assert client.call("echo", 1, timeout_ms=FAR_MS) == 1
+    assert link_of(client).generation == 2
+
+
+def test_the_pause_counts_from_the_worker_s_end_and_not_from_the_next_call(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths: list[tuple[float, float, bool]] = []
+
+    class Recorder(RestartPolicy):
+        def died(self, now_s: float, lived_s: float, reason: str, *, was_ready: bool) -> None:
+            deaths.append((now_s, lived_s, was_ready))
+
+    monkeypatch.setattr(stdio, "RestartPolicy", Recorder)
+    client = make(worker("for request in requests(): sys.exit(2)"))
+    client.start()
+    started_s = link_of(client).started_s
+    failure_of(client)
+    known_s = time.monotonic()
+    failure_of(client)
+    ((now_s, lived_s, was_ready),) = deaths
+    assert started_s < now_s <= known_s
+    assert (lived_s, was_ready) == (now_s - started_s, True)
+
+
+def test_a_command_that_cannot_run_counts_as_a_failed_start(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
+    monkeypatch.setattr(launcher, "MAX_BACKOFF_S", 1000)
+    client = make("/no/such/worker")
+    assert failure_of(client).detail.startswith("can't start the worker with '/no/such/worker': ")
+    assert failure_of(client).detail.startswith("the worker is started again in 1000.0 s: can't start")
+
+
+def test_a_process_that_is_not_allowed_another_thread_says_so_and_leaves_no_worker(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client = make(ECHO)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        error = failure_of(client)
+    assert (type(error), error.detail) == (
+        MoltWorkerUnavailable,
+        "can't attend to a worker: can't start new thread",
+    )
+    assert psutil.Process().children() == []
+
+
+# -- readiness ------------------------------------------------------------------------------------------
+
+
+def test_start_waits_for_the_greeting(make: Make, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    client = make(worker("echo()", go, before="while not os.path.exists(sys.argv[1]): time.sleep(0.001)"))
+    with pytest.raises(MoltWorkerUnavailable, match=r"^the worker was not ready within 0.05 s$"):
+        client.start(timeout_ms=50)
+    go.touch()
+    client.start()
+    assert client.call("echo", 1, timeout_ms=FAR_MS) == 1
+    assert link_of(client).generation == 1
+
+
+def test_start_tells_why_the_worker_went_away(make: Make) -> None:
+    client = make(program("import sys; sys.exit(7)"))
+    with pytest.raises(MoltWorkerUnavailable, match=r"^the worker is gone: it exited with code 7$"):
+        client.start()
+
+
+# -- the end --------------------------------------------------------------------------------------------
+
+
+def test_close_ends_the_calls_in_flight_as_cancelled(make: Make) -> None:
+    client = make(worker("for request in requests(): pass"))
+    client.start()
+    closer = threading.Thread(
+        target=lambda: (wait_until(lambda: len(link_of(client)._pending) == 5), client.close())
+    )
+    closer.start()
+    errors = in_threads(5, lambda _: client.call("echo", timeout_ms=None))
+    closer.join()
+    assert [(type(error), str(error)) for error in errors] == [(MoltCancelled, "the client was closed")] * 5
+
+
+def test_close_stops_the_worker_and_may_be_called_again(make: Make) -> None:
+    client = make(ECHO)
+    client.start()
+    process = psutil.Process(pid_of(client))
+    client.close()
+    assert not process.is_running()
+    client.close()
+
+
+def test_a_client_that_was_never_used_closes(make: Make) -> None:
+    client = make(ECHO)
+    client.close()
+    client.close()
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_closed_client_refuses_calls_and_starts_nothing(make: Make, used: bool) -> None:
+    client = make(ECHO)
+    if used:
+        client.start()
+    client.close()
+    for use in (client.start, client.ping, lambda: client.call("echo")):
+        with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
+            use()
+    assert psutil.Process().children() == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_worker_that_ignores_the_end_of_its_input_is_killed(make: Make) -> None:
+    client = make(DEAF)
+    client.start()
+    process = psutil.Process(pid_of(client))
+    client.close()
+    assert not process.is_running()
+
+
+def test_closing_while_others_call_gives_everyone_an_outcome(make: Make) -> None:
+    for _ in range(5):
+        client = make(ECHO)
+
+        def calls(number: int, client: Client = client) -> object:
+            if number == 0:
+                wait_until(lambda: client._transport.ready)
+                client.close()
+                return None
+            while True:
+                client.call("echo", number, timeout_ms=FAR_MS)
+
+        errors = in_threads(6, calls)[1:]
+        assert {type(error) for error in errors} <= {MoltCancelled, MoltWorkerUnavailable}
+        assert {str(error) for error in errors} <= {"the client was closed", "the client is closed"}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_closing_in_the_middle_of_a_send_as_a_signal_handler_may_does_not_hang(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make(ECHO)
+    client.start()
+    process = psutil.Process(pid_of(client))
+
+    def flush() -> bool:
+        client.close()
+        return True
+
+    monkeypatch.setattr(link_of(client)._stream, "flush", flush)
+    error = failure_of(client)
+    assert (type(error), error.detail) == (MoltCancelled, "the client was closed")
+    wait_until(lambda: not process.is_running())
+
+
+def test_closing_in_the_middle_of_a_start_as_a_signal_handler_may_leaves_no_worker(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make(ECHO)
+    start = stdio.start_stdio_worker
+
+    def start_interrupted(config: Config) -> subprocess.Popen[bytes]:
+        process = start(config)
+        client.close()
+        return process
+
+    monkeypatch.setattr(stdio, "start_stdio_worker", start_interrupted)
+    for _ in range(2):
+        error = failure_of(client)
+        assert (type(error), error.detail) == (MoltWorkerUnavailable, "the client is closed")
+    assert psutil.Process().children() == []
+
+
+class _Interrupt(BaseException):
+    pass
+
+
+def test_an_interrupt_in_the_middle_of_a_send_never_lets_a_request_be_sent_twice(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler raises when the kernel has taken bytes and before that was noted."""
+    log = tmp_path / "log"
+    script = """
+for request in requests():
+    if request.kind is Kind.REQUEST:
+        with open(sys.argv[1], "a") as log:
+            log.write(decoded(request) + " ")
+        answer(request)
+"""
+    client = make(worker(script, log))
+    client.start()
+    wire = link_of(client)._stream.write_fd
+    first_pid, write = pid_of(client), os.write
+
+    def interrupted(fd: int, data: Any) -> int:
+        written = write(fd, data)
+        if fd == wire:
+            monkeypatch.setattr(os, "write", write)
+            raise _Interrupt
+        return written
+
+    monkeypatch.setattr(os, "write", interrupted)
+    with pytest.raises(_Interrupt):
+        client.call("echo", "interrupted", timeout_ms=FAR_MS)
+    assert link_of(client)._pending == {}
+    wait_until(lambda: not client._transport.ready)
+    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 0)
+    client.call("echo", "next", timeout_ms=FAR_MS)
+    assert pid_of(client) != first_pid
+    assert log.read_text() in ("next ", "interrupted next ")
+
+
+def test_a_client_that_is_garbage_stops_its_worker() -> None:
+    client = Client(transport="stdio", worker_cmd=ECHO)
+    client.start()
+    process = psutil.Process(pid_of(client))
+    cycle = [client]
+    cycle.append(cycle)  # type: ignore[arg-type]
+    del client, cycle
+    gc.collect()
+    assert not process.is_running()
+
+
+_EXITS = {
+    "falls off its end": "",
+    "exits": "sys.exit(3)",
+    "raises": "raise LookupError",
+    "is gone without a word": "os._exit(3)",
+    "is killed": "os.kill(os.getpid(), 9)",
+}
+
+
+@pytest.mark.parametrize("how", _EXITS)
+def test_an_interpreter_s_end_stops_its_worker(how: str, tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    script = f"""
+import os, sys, threading
+from pathlib import Path
+from molt_accel import Client
+client = Client(transport="stdio", executors=1, log_level="error")
+Path(sys.argv[1]).write_text(str(client.ping(timeout_ms=60_000)["pid"]))
+threading.Thread(target=lambda: client.call("echo", 1), daemon=True).start()
+{_EXITS[how]}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(pid_file)], capture_output=True, timeout=120, check=False
+    )
+    pid = int(wait_for_file(pid_file))
+    wait_until(lambda: not psutil.pid_exists(pid))
+    expected = {"falls off its end": 0, "exits": 3, "raises": 1, "is gone without a word": 3, "is killed": -9}
+    assert done.returncode == expected[how]
+
+
+# -- fork -----------------------------------------------------------------------------------------------
+
+
+PIDS = worker("for request in requests(): answer(request, os.getpid())")
+
+
+def test_a_forked_child_has_a_worker_of_its_own_and_the_parent_keeps_its(make: Make, tmp_path: Path) -> None:
+    client = make(PIDS)
+    before = client.call("pid", timeout_ms=FAR_MS)
+    said = tmp_path / "child"
+
+    def child() -> bool:
+        pids = {client.call("pid", timeout_ms=FAR_MS) for _ in range(3)}
+        client.close()
+        said.write_text(" ".join(map(str, pids)))
+        return True
+
+    pid = fork(child)
+    assert {client.call("pid", timeout_ms=FAR_MS) for _ in range(20)} == {before}
+    assert exit_code(pid) == 0
+    (other,) = map(int, said.read_text().split())
+    assert other not in (before, os.getpid())
+    wait_until(lambda: not psutil.pid_exists(other))
+    assert client.call("pid", timeout_ms=FAR_MS) == before
+
+
+def test_a_child_that_lives_on_does_not_keep_the_parent_s_worker_alive(make: Make) -> None:
+    client = make(ECHO)
+    client.start()
+    process = psutil.Process(pid_of(client))
+    read_fd, write_fd = os.pipe()
+
+    def child() -> bool:
+        os.close(write_fd)
+        return os.read(read_fd, 1) == b""
+
+    pid = fork(child)
+    try:
+        client.close()
+        assert not process.is_running()
+    finally:
+        os.close(write_fd)
+        os.close(read_fd)
+        assert exit_code(pid) == 0
+
+
+def test_forking_while_threads_call_hangs_nobody(make: Make) -> None:
+    client = make(ECHO)
+    client.start()
+    stop = threading.Event()
+
+    def calls(number: int) -> int:
+        count = 0
+        while not stop.is_set():
+            assert client.call("echo", number, timeout_ms=FAR_MS) == number
+            count += 1
+        return count
+
+    counts: list[object] = []
+    caller = threading.Thread(target=lambda: counts.extend(in_threads(4, calls)))
+    caller.start()
+
+    def child() -> bool:
+        answered = client.call("echo", "child", timeout_ms=FAR_MS) == "child"
+        client.close()
+        return answered
+
+    try:
+        codes = [exit_code(fork(child)) for _ in range(4)]
+    finally:
+        stop.set()
+        caller.join(120)
+    assert codes == [0] * 4
+    assert len(counts) == 4
+    assert all(isinstance(count, int) and count > 0 for count in counts)
+
+
+def test_forking_while_a_worker_is_being_started_leaks_none_of_its_pipes(make: Make) -> None:
+    clients = [make(ECHO) for _ in range(3)]
+    starters = [threading.Thread(target=client.start) for client in clients]
+    read_fd, write_fd = os.pipe()
+
+    def child() -> bool:
+        os.close(write_fd)
+        return os.read(read_fd, 1) == b""
+
+    children = []
+    for starter in starters:
+        starter.start()
+        children.append(fork(child))
+    for starter in starters:
+        starter.join()
+    processes = [psutil.Process(pid_of(client)) for client in clients]
+    for client in clients:
+        client.close()
+    assert not any(process.is_running() for process in processes)
+    os.close(write_fd)
+    os.close(read_fd)
+    assert [exit_code(pid) for pid in children] == [0] * 3
+
+
+# -- the transport by itself ----------------------------------------------------------------------------
+
+
+def test_abandoning_is_accepted_once_and_refused_for_what_has_ended() -> None:
+    transport = StdioTransport(Config.load(worker_cmd=worker("for request in requests(): pass")))
+    try:
+        transport.start()
+        pending = transport.submit(Frame(Kind.REQUEST, 5, "echo"))
+        error = MoltCancelled("enough")
+        assert transport.abandon(pending, error)
+        assert not transport.abandon(pending, MoltCancelled("again"))
+        assert pending.result is error
+        other = transport.submit(Frame(Kind.REQUEST, 6, "echo"))
+    finally:
+        transport.close()
+    assert not transport.abandon(other, error)
+    assert str(other.result) == "the client was closed"
+
+
+def test_the_patience_is_the_grace_time_and_a_little(make: Make) -> None:
+    assert StdioTransport(Config(grace_ms=1000)).patience_s == 1.25
+
+
+def test_a_bug_in_the_receiver_ends_the_calls_in_flight(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make(ECHO)
+    client.start()
+
+    def take(item: object) -> None:
+        raise LookupError("a bug")
+
+    monkeypatch.setattr(link_of(client), "_take", take)
+    with caplog.at_level(logging.ERROR, "molt_accel"):
+        error = failure_of(client)
+    assert (type(error), error.detail) == (MoltWorkerUnavailable, "the connection failed: LookupError")
+    assert not isinstance(error, MoltInternalError)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the receiver failed; the worker is stopped"
+    ]

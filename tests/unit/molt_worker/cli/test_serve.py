@@ -1,0 +1,219 @@
+"""The command line: help, version, flags and their variables, and what a wrong one gets."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from molt_accel import Config, __version__
+from molt_accel.errors import Status
+from molt_accel.ipc.frame import Frame, FrameParser, Kind
+from molt_worker.cli import serve as cli
+
+FLAGGED = [field for field in dataclasses.fields(Config) if field.metadata["flag"]]
+SAMPLES = {
+    "compiled": ("require", "require"),
+    "build_dir": ("/srv/build", "/srv/build"),
+    "exports": ("tests.support.entrypoints", "tests.support.entrypoints"),
+    "log_json": (None, True),
+    "log_level": ("debug", "debug"),
+    "max_frame_bytes": ("8192", 8192),
+}
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
+    """The command with nothing on its stdin, so that a worker that does start ends at once."""
+    return subprocess.run(
+        [sys.executable, "-m", "molt_worker", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={**os.environ, **environ},
+        timeout=60,
+        check=False,
+    )
+
+
+def notice(data: bytes) -> tuple[Frame, dict[str, Any]]:
+    """The one frame of an output, and its body."""
+    parser = FrameParser()
+    parser.feed(data)
+    (frame,) = parser.frames()
+    assert isinstance(frame, Frame)
+    assert not parser.mid_frame
+    return frame, msgpack.unpackb(frame.payload)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The configurations that would have been served."""
+    configs: list[Config] = []
+
+    def serve(config: Config) -> int:
+        configs.append(config)
+        return 0
+
+    monkeypatch.setattr(cli, "_serve_stdio", serve)
+    for field in dataclasses.fields(Config):
+        monkeypatch.delenv(field.metadata["env"], raising=False)
+    return configs
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"molt-worker {__version__}\n"
+
+
+def test_help_names_every_flag_and_its_environment_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for field in FLAGGED:
+        assert field.metadata["flag"] in text
+        assert f"[{field.metadata['env']}; default: " in text
+
+
+@pytest.mark.parametrize("field", FLAGGED, ids=lambda field: field.name)
+def test_flag_and_environment_variable_set_the_same_and_the_flag_wins(
+    served: list[Config], monkeypatch: pytest.MonkeyPatch, field: dataclasses.Field[object]
+) -> None:
+    text, value = SAMPLES.get(field.name, ("7", 7))
+    flag = [field.metadata["flag"], *([text] if text is not None else [])]
+    assert cli.main(["--stdio", *flag]) == 0
+    monkeypatch.setenv(field.metadata["env"], text or "1")
+    assert cli.main(["--stdio"]) == 0
+    monkeypatch.setenv(field.metadata["env"], "" if field.name == "exports" else "0")
+    if field.name in ("log_level", "max_frame_bytes", "start_timeout_ms"):
+        monkeypatch.setenv(field.metadata["env"], "not allowed")
+    assert cli.main(["--stdio", *flag]) == 0
+    assert [getattr(config, field.name) for config in served] == [value] * 3
+
+
+def test_the_transport_variable_can_stand_in_for_the_stdio_flag(
+    served: list[Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOLT_TRANSPORT", "stdio")
+    assert cli.main([]) == 0
+    assert len(served) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "last_line"),
+    [
+        ((), "molt-worker: error: say how to serve: --stdio or --shm NAME"),
+        (("--nonsense",), "molt-worker: error: unrecognized arguments: --nonsense"),
+        (("--executors",), "molt-worker: error: argument --executors: expected one argument"),
+        (("--stdio", "extra"), "molt-worker: error: unrecognized arguments: extra"),
+    ],
+)
+def test_wrong_usage_says_what_is_wrong_and_exits_with_2(
+    capsys: pytest.CaptureFixture[str], served: list[Config], arguments: tuple[str, ...], last_line: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == last_line
+    assert served == []
+
+
+BAD_STARTS = [
+    (("--executors", "many"), "executors: 'many' is not allowed; it must be a whole number from 0 to 512"),
+    (("--grace-ms", "-1"), "grace_ms: '-1' is not allowed; it must be a whole number from 0 to 600000"),
+    (
+        ("--log-level", "loud"),
+        "log_level: 'loud' is not allowed; it must be one of debug, info, warning, error",
+    ),
+    (("--exports", "missing.json"), "missing.json: can't be read: No such file or directory"),
+    (("--exports", "no-module"), "no-module: can't be read: No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "what"), BAD_STARTS)
+def test_a_bad_value_or_manifest_is_one_line_code_2_and_a_notice_for_the_client(
+    arguments: tuple[str, ...], what: str
+) -> None:
+    done = run("--stdio", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.decode() == f"molt-worker: {what}\n"
+    frame, body = notice(done.stdout)
+    assert (frame.kind, frame.request_id, frame.status) == (Kind.RESPONSE, 0, Status.INTERNAL_ERROR)
+    assert body == {"error": "MoltWorkerUnavailable", "detail": what}
+
+
+def test_a_bad_environment_variable_is_named() -> None:
+    done = run("--stdio", MOLT_WORKER_MAX_QUEUE="lots")
+    what = "MOLT_WORKER_MAX_QUEUE: 'lots' is not allowed; it must be a whole number from 0 to 65536"
+    assert done.returncode == 2
+    assert done.stderr.decode() == f"molt-worker: {what}\n"
+    assert notice(done.stdout)[1]["detail"] == what
+
+
+def test_a_path_that_is_no_utf_8_is_reported_like_any_other(tmp_path: Path) -> None:
+    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xff.json"))
+    done = run("--stdio", "--exports", path)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert notice(done.stdout)[1]["detail"] == f"{tmp_path}/?.json: can't be read: No such file or directory"
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
+def test_a_bad_manifest_is_code_2_whatever_descriptor_is_closed(closed: str) -> None:
+    command = f"exec {sys.executable} -m molt_worker --stdio --exports missing.json {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2
+    what = "missing.json: can't be read: No such file or directory"
+    assert done.stderr.decode() == ("" if closed == "2>&-" else f"molt-worker: {what}\n")
+    if closed != "1>&-":
+        assert notice(done.stdout)[1]["detail"] == what
+
+
+def test_check_imports_the_exports_and_lists_them() -> None:
+    done = run("--check", "--exports", "tests.support.entrypoints")
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.decode().splitlines()
+    assert lines[:2] == [
+        "echo  tests.support.entrypoints:echo  msgpack -> msgpack",
+        "echo_json  tests.support.entrypoints:echo_json  json -> json",
+    ]
+
+
+def test_check_of_what_can_t_be_imported_is_one_line_and_code_2() -> None:
+    done = run("--check", "--exports", "no_such_module")
+    assert (done.returncode, done.stdout) == (2, b"")
+    what = (
+        "no_such_module: can't import no_such_module: ModuleNotFoundError: No module named 'no_such_module'"
+    )
+    assert done.stderr.decode() == f"molt-worker: {what}\n"
+
+
+def test_the_installed_script_is_the_same_command() -> None:
+    script = os.path.join(os.path.dirname(sys.executable), "molt-worker")
+    done = subprocess.run([script, "--version"], capture_output=True, timeout=60, check=True)
+    assert done.stdout.decode() == f"molt-worker {__version__}\n"
+
+
+def test_check_lists_what_would_be_served() -> None:
+    done = run("--check")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == (
+        b"health  molt_worker.entrypoints.builtin:health  msgpack -> msgpack\n"
+        b"echo  molt_worker.entrypoints.builtin:echo  msgpack -> msgpack\n"
+    )
+
+
+def test_check_says_what_can_t_be_imported() -> None:
+    done = run("--check", "--exports", "no.such.module")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == (
+        b"molt-worker: no.such.module: can't import no.such.module: "
+        b"ModuleNotFoundError: No module named 'no'\n"
+    )

@@ -1,0 +1,669 @@
+"""`molt-worker status`: what is read from an arena, also from one that lies, and how it is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from molt_accel import __version__
+from molt_accel.errors import Status
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES, Frame, Kind, encode, peek
+from molt_accel.ipc.shm import arena as arenas
+from molt_accel.ipc.shm.layout import Fact, Outcome, SeatFact, State, with_state
+from molt_worker.cli import serve as cli
+from molt_worker.cli import status
+from molt_worker.cli.status import PoolPlace
+from molt_worker.supervisor.shm import snapshot
+from molt_worker.supervisor.shm.snapshot import ExecutorStatus, Running
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
+
+RING = 4096
+_S = 1_000_000_000
+POOL = PoolPlace("shop", "/run/molt", "/run/molt/shop.sock")
+
+
+class Stage:
+    """An arena with a client's channels and executors' seats, all in this process; and a view of it."""
+
+    def __init__(self) -> None:
+        self.core = arenas.native()
+        fd = os.memfd_create("status")
+        os.ftruncate(fd, self.core.arena_size(8, 4, RING))
+        self.memory = mmap.mmap(fd, 0)
+        self.arena = self.core.Arena(self.memory, 8, 4, RING)
+        self.view = arenas.view(fd)
+        self.arena.in_use = 8
+        self.arena.spin_ns = 0
+        for fact, value in {
+            Fact.PID: os.getpid(),
+            Fact.STARTED_NS: time.monotonic_ns() - 5 * _S,
+            Fact.PLACES: 16,
+            Fact.POOL_SIZE: 2,
+            Fact.WAKE_NS: 2**64 - 1,
+        }.items():
+            self.arena.set_fact(fact, value)
+
+    def request(self, channel: int, entry: str = "work", payload: bytes = b"x", deadline_ns: int = 0) -> None:
+        """Publish a request."""
+        frame = Frame(Kind.REQUEST, 1 + channel, entry, payload, deadline_ns=deadline_ns)
+        assert self.core.Channel(self.arena, channel, 2**20).publish(frame, 16, 0) == self.core.ADMITTED
+
+    def executor(self, seat: int, number: int, incarnation: int = 0) -> Any:
+        """An executor that has started. Its process id is this process's."""
+        self.arena.set_seat_fact(seat, SeatFact.NUMBER, number)
+        self.arena.set_seat_fact(seat, SeatFact.PID, os.getpid())
+        self.arena.set_seat_fact(seat, SeatFact.INCARNATION, incarnation)
+        executor = self.core.Seat(self.arena, seat, incarnation)
+        executor.open()
+        return executor
+
+    def run(self, executor: Any) -> Frame:
+        """Have an executor claim, read and begin the oldest request."""
+        assert executor.next() == self.core.REQUEST
+        request: Frame = executor.receive(2**20)
+        executor.begin(SeatFact.SERIAL, request.deadline_ns, Fact.WAKE_NS)
+        return request
+
+    def answer(self, executor: Any, status: Status = Status.OK, **spans: int) -> None:
+        """Answer what an executor runs."""
+        response = Frame(Kind.RESPONSE, 1, payload=b"y", status=status, **spans)  # type: ignore[arg-type]
+        fact = SeatFact.OUTCOMES + Outcome[status.label]
+        assert executor.reply(response, 2**20, fact) == self.core.TRANSFERRED
+
+    def scribble(self, channel: int, at: int, data: bytes) -> None:
+        """Change bytes of a request in its ring, counted from the frame's length prefix."""
+        start = self.memory.find(self.arena.request_bytes(channel, RING))
+        assert start >= 0
+        self.memory[start + at : start + at + len(data)] = data
+
+    def take(self) -> snapshot.Snapshot:
+        """A look through the view, whose memory can't be written to."""
+        return snapshot.take(self.view)
+
+    def running(self) -> Running | None:
+        """What the only executor has."""
+        (executor,) = self.take().executors
+        return executor.running
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+# -- what is read -----------------------------------------------------------------------------------------
+
+
+def test_a_pool_in_which_nothing_has_happened(stage: Stage) -> None:
+    looked = stage.take()
+    assert 5 <= looked.uptime_s < 300
+    document = looked.as_dict()
+    del document["uptime_s"]
+    memory = document.pop("memory")
+    assert memory.pop("supervisor_rss_bytes") > 0
+    assert memory == {
+        "arena_bytes": arenas.native().arena_size(8, 4, RING),
+        "template_rss_bytes": None,
+        "executors_rss_bytes": 0,
+    }
+    assert document == {
+        "schema_version": 1,
+        "version": __version__,
+        "state": "starting",
+        "pid": os.getpid(),
+        "clients": 0,
+        "exports": {"count": 0, "compiled": 0},
+        "queue": {"depth": 0, "places": 16},
+        "in_flight": 0,
+        "calls": 0,
+        "outcomes": {outcome.name: 0 for outcome in Outcome},
+        "queue_us": {"p50": 0.0, "p95": 0.0, "p99": 0.0},
+        "exec_us": {"p50": 0.0, "p95": 0.0, "p99": 0.0},
+        "pool_size": 2,
+        "executors": [],
+        "restarts": {"executor_starts": 0, "executor_deaths": 0, "recycled": 0, "reloads": 0},
+        "bad_frames": 0,
+        "spin": {"limit_us": 0, "clients": 0, "executors": 0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("fact", "path"),
+    [
+        (Fact.CLIENTS, ("clients",)),
+        (Fact.EXPORTS, ("exports", "count")),
+        (Fact.COMPILED, ("exports", "compiled")),
+        (Fact.POOL_SIZE, ("pool_size",)),
+        (Fact.PLACES, ("queue", "places")),
+        (Fact.EXECUTOR_STARTS, ("restarts", "executor_starts")),
+        (Fact.EXECUTOR_DEATHS, ("restarts", "executor_deaths")),
+        (Fact.RECYCLED, ("restarts", "recycled")),
+        (Fact.RELOADS, ("restarts", "reloads")),
+        (Fact.BAD_FRAMES, ("bad_frames",)),
+        (Fact.CLIENT_SPINNERS, ("spin", "clients")),
+        (Fact.EXECUTOR_SPINNERS, ("spin", "executors")),
+    ],
+)
+def test_a_fact_of_the_header_is_shown_as_it_is(stage: Stage, fact: Fact, path: tuple[str, ...]) -> None:
+    stage.arena.set_fact(fact, 41)
+    value: Any = stage.take().as_dict()
+    for name in path:
+        value = value[name]
+    assert value == 41
+
+
+@pytest.mark.parametrize(
+    ("serving", "state"), [(0, "starting"), (1, "serving"), (2, "draining"), (3, "unknown")]
+)
+def test_the_state_of_the_pool(stage: Stage, serving: int, state: str) -> None:
+    stage.arena.set_fact(Fact.SERVING, serving)
+    assert stage.take().state == state
+
+
+def test_executors_stand_by_their_number_with_what_they_have(stage: Stage) -> None:
+    deadline_ns = time.monotonic_ns() + 60 * _S
+    busy = stage.executor(2, 7, incarnation=3)
+    stage.executor(0, 9)
+    stage.arena.set_seat_fact(1, SeatFact.NUMBER, 8)  # just forked
+    stage.request(4, "report", deadline_ns=deadline_ns)
+    stage.request(5)
+    before_ns = time.monotonic_ns()
+    stage.run(busy)
+    stage.arena.set_seat_fact(2, SeatFact.BEGAN_NS, before_ns - 2 * _S)
+    looked = stage.take()
+    assert [(item.number, item.state, item.pid) for item in looked.executors] == [
+        (7, "busy", os.getpid()),
+        (8, "starting", 0),
+        (9, "idle", os.getpid()),
+    ]
+    running = looked.executors[0].running
+    assert running is not None
+    assert running.entry == "report"
+    assert not running.stopping
+    since_s = (looked.taken_ns - before_ns) / 1e9
+    assert running.for_ms == pytest.approx(2000 + since_s * 1e3, abs=0.002)
+    assert running.deadline_ms == pytest.approx((deadline_ns - looked.taken_ns) / 1e6, abs=0.002)
+    assert [item.running for item in looked.executors[1:]] == [None, None]
+    assert (looked.queued, looked.in_flight) == (1, 1)
+    assert looked.executors[0].rss_bytes is not None
+    assert looked.executors[1].rss_bytes is None
+
+
+def test_a_deadline_that_has_passed_is_negative_and_none_is_none(stage: Stage) -> None:
+    executor = stage.executor(0, 1)
+    stage.request(0, deadline_ns=time.monotonic_ns() - _S)
+    stage.run(executor)
+    running = stage.running()
+    assert running is not None
+    assert running.deadline_ms is not None
+    assert running.deadline_ms <= -1000
+    stage.answer(executor)
+    stage.request(1)
+    stage.run(executor)
+    running = stage.running()
+    assert running is not None
+    assert running.deadline_ms is None
+
+
+@pytest.mark.parametrize("state", [State.ABANDONED, State.KILLING])
+def test_a_request_that_was_given_up_or_is_being_killed_shows_as_stopping(stage: Stage, state: State) -> None:
+    executor = stage.executor(0, 1)
+    stage.request(3)
+    stage.run(executor)
+    assert stage.arena.step(3, executor.word, with_state(executor.word, state))
+    (shown,) = stage.take().executors
+    assert shown.state == "stopping"
+    assert shown.running is not None
+    assert (shown.running.entry, shown.running.stopping) == ("work", True)
+
+
+def test_a_request_that_was_claimed_and_is_being_read_has_no_times_yet(stage: Stage) -> None:
+    executor = stage.executor(0, 1)
+    stage.request(0, deadline_ns=time.monotonic_ns() + _S)
+    assert executor.next() == stage.core.REQUEST
+    assert stage.running() == Running("work", stopping=False, for_ms=None, deadline_ms=None)
+
+
+def test_calls_are_counted_for_each_executor_and_its_predecessors_in_the_pool_s(stage: Stage) -> None:
+    executor = stage.executor(0, 5)
+    for channel, ended in enumerate([Status.OK, Status.OK, Status.INVALID_INPUT]):
+        stage.request(channel)
+        stage.run(executor)
+        stage.answer(executor, ended)
+    stage.arena.set_seat_fact(0, SeatFact.SERVED_BEFORE, 2)
+    stage.arena.add_fact(Fact.OUTCOMES + Outcome.Busy, 4)
+    looked = stage.take()
+    assert [item.calls for item in looked.executors] == [1]
+    assert {name: count for name, count in looked.outcomes.items() if count} == {
+        "Ok": 2,
+        "InvalidInput": 1,
+        "Busy": 4,
+    }
+    assert looked.calls == 7
+
+
+def test_an_executor_that_was_reaped_is_not_shown_and_its_calls_still_are(stage: Stage) -> None:
+    executor = stage.executor(0, 1)
+    stage.request(0)
+    stage.run(executor)
+    stage.answer(executor)
+    stage.arena.reset_seat(0, SeatFact.OUTCOMES)
+    looked = stage.take()
+    assert looked.executors == []
+    assert looked.calls == 1
+
+
+def test_quantiles_are_of_all_seats_together(stage: Stage) -> None:
+    for seat, us in enumerate([100, 100, 5000]):
+        executor = stage.executor(seat, seat + 1)
+        stage.request(seat)
+        stage.run(executor)
+        stage.answer(executor, queue_us=us, exec_us=10 * us)
+    document = stage.take().as_dict()
+    assert 96 <= document["queue_us"]["p50"] < 112
+    assert 4096 <= document["queue_us"]["p99"] < 5120
+    assert 896 <= document["exec_us"]["p50"] < 1024
+    assert 49_152 <= document["exec_us"]["p99"] < 57_344
+
+
+# -- memory that changes, or lies ---------------------------------------------------------------------------
+
+
+def test_the_entry_of_a_request_larger_than_its_ring_is_not_to_be_seen_any_more(stage: Stage) -> None:
+    executor = stage.executor(0, 1)
+    channel = stage.core.Channel(stage.arena, 0, 2**20)
+    payload = b"\0" * (2 * RING)
+    frame = Frame(Kind.REQUEST, 1, "large", payload, deadline_ns=time.monotonic_ns() + 60 * _S)
+    assert channel.publish(frame, 16, 0) == stage.core.ADMITTED
+    sender = threading.Thread(target=channel.wait, args=(time.monotonic_ns() + 30 * _S,))
+    sender.start()  # the rest follows as the executor reads
+    request = stage.run(executor)
+    running = stage.running()
+    stage.answer(executor)
+    sender.join()
+    assert (request.entry, len(request.payload)) == ("large", len(payload))
+    assert running is not None
+    assert running.entry is None
+    assert running.for_ms is not None
+    assert running.deadline_ms is not None
+
+
+@pytest.mark.parametrize(
+    ("at", "data"),
+    [
+        pytest.param(0, struct.pack("<I", 2**32 - 1), id="length"),
+        pytest.param(PREFIX_BYTES, b"\2", id="version"),
+        pytest.param(PREFIX_BYTES + 1, bytes([Kind.CONTROL]), id="kind"),
+        pytest.param(PREFIX_BYTES + 1, b"\0", id="no kind"),
+        pytest.param(PREFIX_BYTES + 4, struct.pack("<H", 65_535), id="entry bytes"),
+        pytest.param(PREFIX_BYTES + 20, struct.pack("<I", 2), id="payload bytes"),
+        pytest.param(PREFIX_BYTES + 24, struct.pack("<Q", 1), id="deadline"),
+        pytest.param(PREFIX_BYTES + HEADER_BYTES, b"\xff", id="entry"),
+    ],
+)
+def test_a_request_that_was_scribbled_over_has_no_entry(stage: Stage, at: int, data: bytes) -> None:
+    executor = stage.executor(0, 1)
+    stage.request(0, deadline_ns=time.monotonic_ns() + 60 * _S)
+    stage.run(executor)
+    running = stage.running()
+    assert running is not None
+    assert running.entry == "work"
+    stage.scribble(0, at, data)
+    assert stage.running() == dataclasses.replace(
+        running,
+        entry=None,
+        for_ms=pytest.approx(running.for_ms, abs=60_000),
+        deadline_ms=pytest.approx(running.deadline_ms, abs=60_000),
+    )
+
+
+def test_what_was_claimed_by_an_earlier_executor_of_a_seat_is_not_its_successor_s(stage: Stage) -> None:
+    stage.executor(1, 4, incarnation=6)
+    stage.request(0)
+    stage.run(stage.core.Seat(stage.arena, 1, 5))
+    assert stage.running() is None
+    assert stage.take().in_flight == 1
+
+
+@pytest.mark.parametrize("state", [7, 255])
+def test_a_state_that_there_is_not_is_nobody_s(stage: Stage, state: int) -> None:
+    stage.executor(0, 1)
+    assert stage.arena.step(0, 0, 1 << 32 | state)
+    looked = stage.take()
+    assert looked.in_flight == 0
+    assert [item.state for item in looked.executors] == ["idle"]
+
+
+def test_a_claim_of_a_seat_that_there_is_not_is_in_flight_and_nobody_s(stage: Stage) -> None:
+    stage.executor(0, 1)
+    assert stage.arena.step(0, 0, 1 << 32 | 60_000 << 8 | State.CLAIMED)
+    looked = stage.take()
+    assert looked.in_flight == 1
+    assert [item.state for item in looked.executors] == ["idle"]
+
+
+class Changing:
+    """A view in which a channel's word changes between two looks at it."""
+
+    def __init__(self, view: Any, *words: int) -> None:
+        self._view = view
+        self._words = list(words)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._view, name)
+
+    def word(self, channel: int) -> int:
+        return self._words.pop(0) if channel == 0 and self._words else int(self._view.word(channel))
+
+
+def test_a_request_that_ends_while_it_is_looked_at_is_not_shown(stage: Stage) -> None:
+    executor = stage.executor(0, 1)
+    stage.request(0)
+    stage.run(executor)
+    claim = executor.word
+    stage.answer(executor)
+    for after in (with_state(claim, State.DONE), (claim >> 32) + 1 << 32 | claim & 0xFFFF_FFFF):
+        (shown,) = snapshot.take(Changing(stage.view, claim, after)).executors  # type: ignore[arg-type]
+        assert (shown.state, shown.running) == ("idle", None)
+
+
+@pytest.mark.parametrize("pid", [0, 2**31, 2**64 - 1])
+def test_a_process_id_that_can_t_be_has_no_memory(stage: Stage, pid: int) -> None:
+    stage.executor(0, 1)
+    stage.arena.set_seat_fact(0, SeatFact.PID, pid)
+    stage.arena.set_fact(Fact.TEMPLATE_PID, pid)
+    looked = stage.take()
+    assert looked.executors[0].rss_bytes is None
+    assert looked.memory["template_rss_bytes"] is None
+
+
+def test_a_start_in_the_future_is_no_uptime(stage: Stage) -> None:
+    stage.arena.set_fact(Fact.STARTED_NS, 2**64 - 1)
+    assert stage.take().uptime_s == 0
+
+
+def test_processes_of_another_namespace_are_not_looked_up(stage: Stage) -> None:
+    stage.executor(0, 1)
+    looked = snapshot.take(stage.view, processes=False)
+    assert looked.executors[0].rss_bytes is None
+    assert set(looked.memory.values()) == {arenas.native().arena_size(8, 4, RING), None}
+
+
+def test_a_view_stores_nothing() -> None:
+    view = arenas.native().ArenaView
+    reading = {"channels", "seats", "ring_bytes", "in_use", "fact", "seat_fact", "seat_state", "histograms"}
+    assert {name for name in dir(view) if not name.startswith("_")} == reading | {
+        "word",
+        "request_bytes",
+        "ready",
+    }
+
+
+@pytest.mark.parametrize(
+    "cut", [0, 3, PREFIX_BYTES, PREFIX_BYTES + HEADER_BYTES - 1, PREFIX_BYTES + HEADER_BYTES + 3]
+)
+def test_a_beginning_that_is_too_short_is_no_frame(cut: int) -> None:
+    assert peek(encode(Frame(Kind.REQUEST, 1, "work", b"payload"))[:cut]) is None
+
+
+@pytest.mark.parametrize("there", [0, 1, 7, 100])
+def test_a_frame_is_known_by_its_beginning_whatever_of_the_payload_is_there(there: int) -> None:
+    frame = Frame(Kind.REQUEST, 2**64 - 1, "w\u00f6rk", b"payload", deadline_ns=3, sent_ns=4, max_wait_ms=5)
+    data = encode(frame)
+    begun = data[: len(data) - len(frame.payload)] + (frame.payload + b"x" * 100)[:there]
+    frame.payload = b""
+    assert peek(begun) == frame
+
+
+# -- how it is shown ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 us"),
+        (0.00042, "420 us"),
+        (0.0123, "12.3 ms"),
+        (0.5, "500.0 ms"),
+        (1, "1.0 s"),
+        (119.94, "119.9 s"),
+        (600, "10 min"),
+        (9000, "2.5 h"),
+        (260_000, "3.0 d"),
+        (-0.2, "-200.0 ms"),
+    ],
+)
+def test_a_duration_has_the_unit_that_suits_it(seconds: float, text: str) -> None:
+    assert status.duration(seconds) == text
+
+
+def test_an_executor_is_a_line_of_the_table() -> None:
+    running = Running("report", stopping=False, for_ms=1500.0, deadline_ms=-250.0)
+    assert status.row(ExecutorStatus(12, 3456, "busy", running, 78_901, 5 * 2**20)) == [
+        "12",
+        "3456",
+        "busy",
+        "report",
+        "1.5 s",
+        "-250.0 ms",
+        "78,901",
+        "5.0 MiB",
+    ]
+    assert status.row(ExecutorStatus(13, 3457, "starting", None, 0, None)) == [
+        *("13", "3457", "starting", "", "", "", "0", "-")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "shown"), [(None, "?"), ("a\x1b[2Jb\nc", "a?[2Jb?c"), ("w\u00f6rk", "w\u00f6rk")]
+)
+def test_an_entry_can_not_move_the_cursor(entry: str | None, shown: str) -> None:
+    running = Running(entry, stopping=False, for_ms=None, deadline_ms=None)
+    assert status.row(ExecutorStatus(1, 2, "busy", running, 0, None))[3:6] == [shown, "", ""]
+
+
+def test_the_lines_of_a_pool(stage: Stage) -> None:
+    stage.arena.set_fact(Fact.SERVING, 1)
+    stage.arena.set_fact(Fact.SPIN_NS, 45_678)
+    stage.arena.set_fact(Fact.CLIENT_SPINNERS, 1)
+    stage.arena.set_fact(Fact.EXECUTOR_SPINNERS, 2)
+    stage.arena.set_fact(Fact.EXECUTOR_STARTS, 6)
+    stage.arena.set_fact(Fact.EXECUTOR_DEATHS, 3)
+    stage.arena.set_fact(Fact.CLIENTS, 2)
+    executor = stage.executor(0, 1)
+    stage.executor(1, 2)
+    stage.request(0)
+    stage.run(executor)
+    stage.answer(executor, queue_us=2, exec_us=100)
+    stage.request(1, "report")
+    stage.run(executor)
+    looked = dataclasses.replace(
+        stage.take(),
+        uptime_s=7500,
+        pid=77,
+        memory={
+            "arena_bytes": 2**23,
+            "supervisor_rss_bytes": 2**24,
+            "template_rss_bytes": None,
+            "executors_rss_bytes": 3 * 2**20,
+        },
+    )
+    lines = status.as_text(POOL, looked).splitlines()
+    assert lines[:-3] == [
+        f"pool        shop  serving  version {__version__}  pid 77  up 2.1 h",
+        "socket      /run/molt/shop.sock",
+        "exports     0, 0 of them compiled",
+        "executors   1 busy, 2 of 2 ready",
+        "queue       0 of 16 places, 1 in flight",
+        "clients     2",
+        "calls       1  (Ok 1)",
+        "queue time  p50 2 us, p95 3 us, p99 3 us",
+        "exec time   p50 104 us, p95 111 us, p99 112 us",
+        "restarts    6 executors started, 3 died, 0 recycled, 0 reloads",
+        "memory      arena 8.0 MiB, supervisor 16.0 MiB, template -, executors 3.0 MiB",
+        "spin        up to 45 us, 1 client and 2 executors at a time",
+        "",
+    ]
+    assert lines[-3].split() == [
+        "executor",
+        "pid",
+        "state",
+        "entry",
+        "for",
+        "deadline",
+        "in",
+        "calls",
+        "memory",
+    ]
+    assert lines[-2].split()[:4] == ["1", str(os.getpid()), "busy", "report"]
+    assert lines[-1].split()[:4] == ["2", str(os.getpid()), "idle", "0"]
+
+
+def test_a_pool_without_spinning_bad_frames_and_calls_says_so(stage: Stage) -> None:
+    stage.arena.set_fact(Fact.BAD_FRAMES, 3)
+    shown = dict(status.facts(POOL, stage.take()))
+    assert (shown["spin"], shown["bad frames"]) == ("never", "3")
+    assert (shown["calls"], shown["queue time"], shown["exec time"]) == ("0", "-", "-")
+    assert "calls/s" not in shown
+
+
+def test_a_second_look_tells_the_rate_and_what_came_since(stage: Stage) -> None:
+    executor = stage.executor(0, 1)
+    for channel in range(2):
+        stage.request(channel)
+        stage.run(executor)
+        stage.answer(executor, queue_us=3, exec_us=3)
+    before = stage.take()
+    for channel in range(3):
+        stage.request(2 + channel)
+        stage.run(executor)
+        stage.answer(executor, queue_us=2**20, exec_us=1)
+    now = dataclasses.replace(stage.take(), taken_ns=before.taken_ns + 2 * _S)
+    shown = dict(status.facts(POOL, now, before))
+    assert shown["calls"] == "5  (Ok 5)"
+    assert shown["calls/s"] == "1.5"
+    assert shown["queue time"].split("   now: ")[1] == "p50 1.2 s, p95 1.3 s, p99 1.3 s"
+    idle = dataclasses.replace(now, taken_ns=now.taken_ns + _S)
+    assert dict(status.facts(POOL, idle, now))["queue time"].endswith("   now: -")
+    assert dict(status.facts(POOL, idle, now))["calls/s"] == "0.0"
+
+
+# -- which pool ---------------------------------------------------------------------------------------------
+
+
+def listen(directory: Path, name: str) -> socket.socket:
+    sock = control.new_socket()
+    sock.bind(control.socket_path(str(directory), name))
+    sock.listen()
+    return sock
+
+
+@pytest.fixture
+def directory() -> Path:
+    """The directory of this test's pools."""
+    return Path(os.environ["MOLT_RUNTIME_DIR"])
+
+
+def test_served_pools_are_told_from_what_others_left(directory: Path) -> None:
+    listen(directory, "left").close()
+    (directory / "b.lock").touch()
+    (directory / "file.sock").touch()
+    with listen(directory, "b"), listen(directory, "a"):
+        assert list(status.pools_in(str(directory))) == ["a", "b"]
+
+
+def test_another_user_s_pool_is_not_listed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listen(directory, "b"):
+        monkeypatch.setattr(os, "getuid", lambda: -1)
+        assert list(status.pools_in(str(directory))) == []
+
+
+def test_no_directory_has_no_pools() -> None:
+    assert list(status.pools_in("/no/such/directory")) == []
+
+
+def test_without_the_pool_the_others_are_named(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with listen(directory, "one"), listen(directory, "two"):
+        assert cli.main(["status", "--name", "three"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        f"molt-worker: nobody serves the pool 'three' in {directory}; served there are: one, two; "
+        "choose one with --name\n",
+    )
+
+
+def test_without_any_pool_it_is_said_how_there_comes_to_be_one(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MOLT_WORKER_NAME", "mine")
+    assert cli.main(["status"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        f"molt-worker: nobody serves the pool 'mine' in {directory}; no pool is served there; one is by a "
+        "client's first call, or by molt-worker --shm NAME\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "last_line"),
+    [
+        (("--json", "--watch"), "argument --watch: not allowed with argument --json"),
+        (("--interval", "1"), "--interval is for --watch"),
+        (
+            ("--watch", "--interval", "0"),
+            "argument --interval: '0' is not allowed; it must be a number from 0.1 to 3600",
+        ),
+        (
+            ("--watch", "--interval", "soon"),
+            "argument --interval: 'soon' is not allowed; it must be a number from 0.1 to 3600",
+        ),
+        (
+            ("--watch", "--interval", "nan"),
+            "argument --interval: 'nan' is not allowed; it must be a number from 0.1 to 3600",
+        ),
+        (("extra",), "unrecognized arguments: extra"),
+    ],
+)
+def test_wrong_usage_says_what_is_wrong_and_exits_with_2(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], last_line: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(("status", *arguments))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"molt-worker status: error: {last_line}"
+
+
+def test_a_name_that_is_none_is_an_error_of_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--name", "../x"]) == 2
+    assert capsys.readouterr().err.startswith("molt-worker: worker_name: '../x' is not allowed; it must be ")
+
+
+def test_the_worker_s_help_mentions_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    assert "molt-worker status [options]" in shown
+    assert "see the --help of each" in shown
+
+
+def test_where_there_is_no_shared_memory_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def native() -> None:
+        raise arenas.NoSharedMemory("shared memory is served on Linux only")
+
+    monkeypatch.setattr(status, "native", native)
+    assert cli.main(["status"]) == 1
+    assert capsys.readouterr().err == "molt-worker: shared memory is served on Linux only\n"

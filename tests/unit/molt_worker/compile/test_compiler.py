@@ -1,0 +1,134 @@
+"""What becomes of each module, what is built again, and what a build leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from molt_worker.compile import compiler
+from molt_worker.compile import record as compiled
+from molt_worker.compile.compiler import BuildError
+from tests.integration.compiled.conftest import Built, run_build
+from tests.support import build_project as project
+
+
+def fates(record: compiled.Record) -> dict[str, tuple[bool, str, int]]:
+    return {module.name: (module.compiled, module.reason, module.line) for module in record.modules}
+
+
+def test_each_module_is_compiled_or_left_in_python_with_the_reason_and_the_line(original: Built) -> None:
+    found = fates(original.record)
+    assert found.pop("shop.core") == found.pop("shop.money") == (True, "", 0)
+    expected = {
+        "shop.broken": ("Incompatible return value type", 4),
+        "shop.here": ("uses __file__", 4),
+        "shop.options": ("frozen", 5),
+        "shop.late": ("it can't be imported when compiled: AttributeError", 0),
+    }
+    assert found.keys() == expected.keys()
+    for name, (text, line) in expected.items():
+        is_compiled, reason, seen = found[name]
+        assert (is_compiled, seen) == (False, line)
+        assert text in reason
+
+
+def test_modules_outside_of_the_exports_package_count_but_are_not_compiled(original: Built) -> None:
+    assert {"rates", "models", "shop"} <= original.record.sources.keys()
+    assert "shop.unused" not in original.record.sources
+    assert not any(name.startswith("molt_") and "." in name for name in original.record.sources)
+
+
+def test_functions_without_types_are_noted(original: Built) -> None:
+    notes = {module.name: module.notes for module in original.record.modules if module.notes}
+    assert notes == {"shop.money": ["line 15: untyped has no type for its arguments other"]}
+
+
+def test_what_is_up_to_date_is_not_built_again(built: Built) -> None:
+    before = {path: path.stat().st_mtime_ns for path in built.manifest.parent.rglob("*.so")}
+    done = run_build(project.MANIFEST, cwd=built.folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 of 6 modules compiled, up to date" in done.stdout
+    assert before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_an_edit_is_built_again_and_the_build_before_is_kept(built: Built) -> None:
+    source = built.folder / "rates.py"
+    source.write_text(source.read_text().replace("= 2", "= 3"))
+    for module in ("broken", "late"):  # so that one round of the compilers is enough
+        (built.folder / "shop" / f"{module}.py").write_text("")
+    done = run_build(project.MANIFEST, "--include", "rates", cwd=built.folder)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^rates +compiled$", done.stdout, re.M)
+    assert "5 of 7 modules compiled, built in" in done.stdout
+    folder = built.manifest.parent / compiled.FOLDER
+    keys = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert len(keys) == 2
+    assert built.record.key in keys
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".work")]
+
+
+def test_builds_that_nobody_uses_go_but_for_the_youngest(built: Built) -> None:
+    path = compiled.record_path(str(built.manifest))
+    for number in range(3):
+        old = path.parent / f"{number:016x}"
+        old.mkdir()
+        os.utime(old, (number + 1, number + 1))
+    (path.parent / "something-else").mkdir()
+    compiler._prune(path, compiled.read_record(path))
+    left = {each.name for each in path.parent.iterdir() if each.is_dir()}
+    assert left == {built.record.key, f"{2:016x}", "something-else"}
+
+
+def test_the_key_is_of_sources_modules_and_compiler() -> None:
+    keys = {
+        compiler.key_of({"a": "1"}, [], "mypyc 1"),
+        compiler.key_of({"a": "2"}, [], "mypyc 1"),
+        compiler.key_of({"b": "1"}, [], "mypyc 1"),
+        compiler.key_of({"a": "1"}, [], "mypyc 2"),
+    }
+    assert len(keys) == 4
+
+
+def test_a_build_that_is_cut_short_leaves_the_one_before(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = compiled.record_path(str(built.manifest))
+    before = path.read_bytes()
+    monkeypatch.setattr(compiler, "_compile", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.syspath_prepend(str(built.folder))
+    with pytest.raises(KeyboardInterrupt):
+        compiler.build(str(built.manifest), force=True, say=lambda _: None)
+    assert path.read_bytes() == before
+    assert compiled.changes(compiled.read_record(path), path.parent) == []
+    assert not [each for each in path.parent.iterdir() if each.name.startswith(".work")]
+
+
+def test_without_a_compiler_it_says_what_to_install(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(built.folder))
+    monkeypatch.setenv("CC", "/nowhere/cc")
+    with pytest.raises(BuildError, match="apt install gcc python3-dev"):
+        compiler.build(str(built.manifest), say=lambda _: None)
+
+
+def test_without_mypyc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BuildError, match=re.escape("pip install 'mypy[mypyc]' setuptools")):
+        compiler.compiler()
+
+
+def test_a_c_compiler_that_fails_is_no_reason_to_leave_a_module_out(built: Built, tmp_path: Path) -> None:
+    fake = tmp_path / "cc"
+    fake.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo "cc 1.0" && exit\necho "no Python.h" >&2\nexit 1\n'
+    )
+    fake.chmod(0o755)
+    for module in ("broken", "late"):
+        (built.folder / "shop" / f"{module}.py").write_text("")
+    done = run_build(project.MANIFEST, cwd=built.folder, CC=str(fake))
+    assert done.returncode == 1
+    assert "no Python.h" in done.stderr
+    assert "apt install gcc python3-dev" in done.stderr

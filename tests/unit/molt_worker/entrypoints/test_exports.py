@@ -1,0 +1,448 @@
+"""Manifests, marked modules, and the one line that says what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from molt_accel.errors import MoltInvalidInput
+from molt_accel.ipc.frame import Codec, Frame, Kind
+from molt_worker import export
+from molt_worker.entrypoints import builtin
+from molt_worker.entrypoints.exports import (
+    PACKAGED,
+    Export,
+    ExportsError,
+    ExportTable,
+    check,
+    is_manifest_path,
+    read_manifest,
+    resolve,
+)
+
+GOOD = {"name": "echo", "target": "molt_worker.entrypoints.builtin:echo"}
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    return {"abi_version": "0.1", "exports": [GOOD], **changes}
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return manifest(exports=[{**GOOD, **changes}])
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[object], Path]:
+    """Writes a manifest: bytes and texts as they are, anything else as JSON."""
+
+    def write(content: object) -> Path:
+        path = tmp_path / "molt_exports.json"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Makes a module of a source text and returns its name."""
+    monkeypatch.syspath_prepend(tmp_path)
+    known = set(sys.modules)
+
+    def make(source: str) -> str:
+        name = f"molt_test_module_{len(list(tmp_path.iterdir()))}"
+        (tmp_path / f"{name}.py").write_text(source)
+        return name
+
+    yield make
+    for name in set(sys.modules) - known:
+        if name.startswith("molt_test_module"):
+            del sys.modules[name]
+
+
+NAME_RULE = "it must be 1 to 255 bytes of printable text"
+TARGET_RULE = "it must be package.module:function"
+BAD_MANIFESTS = [
+    ("", "not valid JSON: Expecting value: line 1 column 1 (char 0)"),
+    ("{]", "not valid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+    (b"\xff", "not valid JSON: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+    ([], "must be an object"),
+    ("null", "must be an object"),
+    ({}, "abi_version: None is not allowed; it must be '0.1'"),
+    (manifest(abi_version="0.2"), "abi_version: '0.2' is not allowed; it must be '0.1'"),
+    (manifest(abi_version=0.1), "abi_version: 0.1 is not allowed; it must be '0.1'"),
+    (manifest(extra=1), "unknown field 'extra'; allowed: abi_version, exports"),
+    ({"abi_version": "0.1"}, "exports: must be a list of at least one export"),
+    (manifest(exports=[]), "exports: must be a list of at least one export"),
+    (manifest(exports={"echo": 1}), "exports: must be a list of at least one export"),
+    (manifest(exports=[GOOD, "echo"]), "exports[1]: must be an object"),
+    (row(codec="json"), "exports[0]: unknown field 'codec'; allowed: name, target, codec_in, codec_out"),
+    (manifest(exports=[{"target": "a:b"}]), f"exports[0].name: None is not allowed; {NAME_RULE}"),
+    (row(name=""), f"exports[0].name: '' is not allowed; {NAME_RULE}"),
+    (row(name=7), f"exports[0].name: 7 is not allowed; {NAME_RULE}"),
+    (row(name="a\nb"), f"exports[0].name: 'a\\nb' is not allowed; {NAME_RULE}"),
+    (row(name="\ud800"), f"exports[0].name: '\\ud800' is not allowed; {NAME_RULE}"),
+    (row(name="é" * 128), f"exports[0].name: '{'é' * 128}' is not allowed; {NAME_RULE}"),
+    (row(name="__x"), "exports[0].name: '__x' is not allowed; __... is reserved"),
+    (row(name="__ping__"), "exports[0].name: '__ping__' is not allowed; __... is reserved"),
+    (manifest(exports=[{"name": "a"}]), f"exports[0].target: None is not allowed; {TARGET_RULE}"),
+    (row(target="module"), f"exports[0].target: 'module' is not allowed; {TARGET_RULE}"),
+    (row(target="a.b:"), f"exports[0].target: 'a.b:' is not allowed; {TARGET_RULE}"),
+    (row(target=":f"), f"exports[0].target: ':f' is not allowed; {TARGET_RULE}"),
+    (row(target="a:f()"), f"exports[0].target: 'a:f()' is not allowed; {TARGET_RULE}"),
+    (row(target=".a:f"), f"exports[0].target: '.a:f' is not allowed; {TARGET_RULE}"),
+    (row(target="a:1"), f"exports[0].target: 'a:1' is not allowed; {TARGET_RULE}"),
+    (row(target=["a:b"]), f"exports[0].target: ['a:b'] is not allowed; {TARGET_RULE}"),
+    (row(codec_in="xml"), "exports[0].codec_in: unknown codec 'xml'; allowed: msgpack, json, raw"),
+    (row(codec_out=None), "exports[0].codec_out: unknown codec 'None'; allowed: msgpack, json, raw"),
+    (row(codec_out=1), "exports[0].codec_out: unknown codec '1'; allowed: msgpack, json, raw"),
+    (manifest(exports=[GOOD, {**GOOD, "target": "a:b"}]), "the name 'echo' is exported twice"),
+]
+
+
+@pytest.mark.parametrize(("content", "what"), BAD_MANIFESTS)
+def test_a_bad_manifest_is_one_line_that_says_where_and_what(
+    write: Callable[[object], Path], content: object, what: str
+) -> None:
+    path = write(content)
+    for read in (lambda: read_manifest(path), lambda: check(str(path)), lambda: resolve(str(path))):
+        with pytest.raises(ExportsError) as caught:
+            read()
+        assert str(caught.value) == f"{path}: {what}"
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("missing.json", "No such file or directory"),
+        ("", "Is a directory"),
+        ("a/b", "No such file or directory"),
+    ],
+)
+def test_a_manifest_that_can_t_be_read_says_why(tmp_path: Path, name: str, what: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(ExportsError) as caught:
+        check(str(path))
+    assert str(caught.value) == f"{path}: can't be read: {what}"
+
+
+def test_deep_nesting_is_an_error_and_no_crash(write: Callable[[object], Path]) -> None:
+    path = write("[" * 1_000_000)
+    with pytest.raises(ExportsError, match="not valid JSON: "):
+        read_manifest(path)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["abi_version", "exports", "name", "target", "codec_in", "x"]), inner
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@given(rows=json_values, version=st.just("0.1") | json_values)
+def test_any_json_is_either_exports_or_an_error_of_one_line(
+    tmp_path_factory: pytest.TempPathFactory, rows: object, version: object
+) -> None:
+    path = tmp_path_factory.mktemp("manifest") / "m.json"
+    path.write_text(json.dumps({"abi_version": version, "exports": rows}))
+    error = ""
+    exports: list[Export] = []
+    try:
+        exports = read_manifest(path)
+    except ExportsError as exc:
+        error = str(exc)
+    if error:
+        assert error.startswith(f"{path}: ")
+        assert "\n" not in error
+    else:
+        assert isinstance(rows, list)
+        assert [item.name for item in exports] == [item["name"] for item in rows]
+
+
+def test_a_good_manifest_gives_names_targets_and_codecs(write: Callable[[object], Path]) -> None:
+    path = write(
+        manifest(
+            exports=[
+                {"name": "a.b/c d", "target": "pkg.mod:cls.method", "codec_in": "raw", "codec_out": "json"},
+                {"name": "größe", "target": "mod:f"},
+            ]
+        )
+    )
+    assert read_manifest(path) == [
+        Export("a.b/c d", "pkg.mod:cls.method", Codec.RAW, Codec.JSON),
+        Export("größe", "mod:f", Codec.MSGPACK, Codec.MSGPACK),
+    ]
+
+
+def test_the_packaged_exports_are_health_and_echo() -> None:
+    check("")
+    table = resolve("")
+    assert [(item.name, item.function) for item in table] == [
+        ("health", builtin.health),
+        ("echo", builtin.echo),
+    ]
+    assert len(table) == 2
+    assert read_manifest(PACKAGED) == list(table)
+
+
+BAD_TARGETS = [
+    (
+        "no_such_module:f",
+        "can't import no_such_module: ModuleNotFoundError: No module named 'no_such_module'",
+    ),
+    ("molt_worker.entrypoints.builtin:nothing", "molt_worker.entrypoints.builtin has no nothing"),
+    ("molt_worker.entrypoints.builtin:echo.nothing", "molt_worker.entrypoints.builtin has no echo.nothing"),
+    (
+        "molt_worker.entrypoints.builtin:os.path.sep",
+        "molt_worker.entrypoints.builtin:os.path.sep is not callable",
+    ),
+    (
+        "molt_accel.client:Client.acall",
+        "molt_accel.client:Client.acall is async; an entrypoint is a plain function",
+    ),
+]
+
+
+@pytest.mark.parametrize(("target", "what"), BAD_TARGETS)
+def test_a_target_that_is_no_plain_function_says_so(
+    write: Callable[[object], Path], target: str, what: str
+) -> None:
+    path = write(manifest(exports=[GOOD, {"name": "bad", "target": target}]))
+    check(str(path))  # nothing is imported for this
+    with pytest.raises(ExportsError) as caught:
+        resolve(str(path))
+    assert str(caught.value) == f"{path}: exports[1] (bad): {what}"
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("1/0", "ZeroDivisionError: division by zero"),
+        ("class E(BaseException): pass\nraise E('no')", "E: no"),
+    ],
+)
+def test_whatever_a_module_raises_when_imported_is_reported(
+    module: Callable[[str], str], source: str, what: str
+) -> None:
+    name = module(source)
+    check(name)
+    with pytest.raises(ExportsError) as caught:
+        resolve(name)
+    assert str(caught.value) == f"{name}: can't import {name}: {what}"
+    assert caught.value.__cause__ is not None
+
+
+MARKED = """
+from molt_worker import export
+
+class Lazy:
+    def __getattr__(self, name):
+        raise RuntimeError("not configured")
+
+lazy = Lazy()
+
+@export
+def first(payload):
+    return 1
+
+@export(name="second!", codec_in="json", codec_out="raw")
+def other(payload):
+    return b"2"
+
+def unmarked(payload):
+    return 3
+
+alias = first
+"""
+
+
+def test_a_module_exports_its_marked_functions_each_once(module: Callable[[str], str]) -> None:
+    name = module(MARKED)
+    table = resolve(name)
+    assert list(table) == [
+        Export("first", f"{name}:first"),
+        Export("second!", f"{name}:other", Codec.JSON, Codec.RAW),
+    ]
+    assert [item.function(None) for item in table] == [1, b"2"]
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("def f(payload): pass", "no function is marked with @molt_worker.export"),
+        (
+            "from molt_worker import export\n@export\ndef f(p): pass\n@export(name='f')\ndef g(p): pass",
+            "the name 'f' is exported twice",
+        ),
+    ],
+)
+def test_a_module_without_or_with_clashing_marks_is_refused(
+    module: Callable[[str], str], source: str, what: str
+) -> None:
+    name = module(source)
+    with pytest.raises(ExportsError) as caught:
+        resolve(name)
+    assert str(caught.value) == f"{name}: {what}"
+
+
+def test_an_async_function_that_is_marked_is_refused(module: Callable[[str], str]) -> None:
+    name = module("from molt_worker import export\n@export\nasync def f(payload): pass")
+    with pytest.raises(ExportsError) as caught:
+        resolve(name)
+    assert str(caught.value) == f"{name}: {name}:f is async; an entrypoint is a plain function"
+
+
+def test_marking_leaves_the_function_as_it_is() -> None:
+    def function(payload: object) -> object:
+        return payload
+
+    assert export(function) is function
+    assert export(name="x")(function) is function
+    assert function(5) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("", f"'' is not allowed; {NAME_RULE}"), ("__x", "'__x' is not allowed; __... is reserved")],
+)
+def test_a_bad_name_fails_where_the_function_is_marked(name: str, what: str) -> None:
+    def function(payload: object) -> None: ...
+
+    with pytest.raises(ExportsError) as caught:
+        export(name=name)(function)
+    assert str(caught.value) == f"{__name__}:{function.__qualname__}: {what}"
+
+
+def test_an_unknown_codec_fails_where_the_function_is_marked() -> None:
+    with pytest.raises(ValueError, match=r"^unknown codec 'xml'; allowed: msgpack, json, raw$"):
+        export(codec_in="xml")(print)
+
+
+@pytest.mark.parametrize(
+    ("reference", "is_path"),
+    [
+        ("molt_exports.json", True),
+        ("package/module", True),
+        ("./x", True),
+        ("package.module", False),
+        ("module", False),
+        ("my-exports", True),
+        ("1module", True),
+        ("a..b", True),
+        ("paquet.été", False),
+    ],
+)
+def test_a_reference_is_a_path_or_a_module_by_its_looks(reference: str, is_path: bool) -> None:
+    assert is_manifest_path(reference) is is_path
+
+
+@pytest.mark.parametrize(
+    ("entry", "codec", "what"),
+    [
+        ("nothing", Codec.MSGPACK, "unknown entry 'nothing'"),
+        ("Echo", Codec.MSGPACK, "unknown entry 'Echo'"),
+        ("echo", Codec.JSON, "entry 'echo' takes msgpack payloads, not json"),
+    ],
+)
+def test_a_request_for_something_else_is_refused_by_name(entry: str, codec: Codec, what: str) -> None:
+    table = ExportTable([Export("echo", "a:b")])
+    assert table.find(Frame(Kind.REQUEST, 1, "echo")).target == "a:b"
+    with pytest.raises(MoltInvalidInput) as caught:
+        table.find(Frame(Kind.REQUEST, 1, entry, codec=codec))
+    assert caught.value.detail == what
+
+
+TYPED = """
+from __future__ import annotations
+import dataclasses
+from typing import TYPE_CHECKING, Any
+import msgspec
+from molt_worker import export
+if TYPE_CHECKING:
+    from shop import Query
+
+class Own: ...
+
+class Good(msgspec.Struct):
+    limit: int = 5
+
+class Unknown(msgspec.Struct):
+    query: Query
+
+class Bad(msgspec.Struct):
+    own: Own
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "what"),
+    [
+        (
+            '@export(codec_in="raw")\ndef f(p: Good): ...',
+            "codec_in raw has no objects, but the parameter is Good",
+        ),
+        (
+            '@export(codec_out="raw")\ndef f(p) -> Good: ...',
+            "codec_out raw has no objects, but the result is Good",
+        ),
+        (
+            "@export\ndef f(p: list[Query]): ...",
+            "the parameter's type list[Query] can't be evaluated: NameError: name 'Query' is not defined; "
+            "what it names has to be there when the module runs, not only if TYPE_CHECKING",
+        ),
+        (
+            "@export\ndef f(p: Unknown): ...",
+            "the parameter Unknown can't be decoded: name 'Query' is not defined",
+        ),
+        ("@export\ndef f(p: Bad): ...", "the parameter Bad can't be decoded: it contains Own"),
+    ],
+)
+def test_types_that_can_t_be_had_are_refused_with_the_place(
+    module: Callable[[str], str], function: str, what: str
+) -> None:
+    name = module(TYPED + function)
+    with pytest.raises(ExportsError) as caught:
+        resolve(name)
+    assert str(caught.value) == f"{name}: {name}:f: {what}"
+
+
+@pytest.mark.parametrize(
+    ("function", "takes", "gives"),
+    [
+        ("@export\ndef f(p: Good) -> list[Point]: ...", True, True),
+        ("@export\ndef f(p: dict[str, Point] | None) -> dict[str, Any]: ...", True, False),
+        ('@export(codec_out="json")\ndef f(p: Good) -> Point: ...', True, False),
+        ("@export\ndef f(p): ...", False, False),
+        ("@export\ndef f(p: dict) -> object: ...", False, False),
+        ("@export\ndef f(p: Own) -> Query: ...", False, False),
+        ('@export(codec_in="raw", codec_out="raw")\ndef f(p: bytes) -> bytes: ...', False, False),
+        ("@export\n@dataclasses.dataclass\nclass f:\n    p: dict\n    q: Good = Good()", False, False),
+    ],
+)
+def test_types_count_where_they_have_fields_and_all_else_is_the_codec_s(
+    module: Callable[[str], str], function: str, takes: bool, gives: bool
+) -> None:
+    (found,) = resolve(module(TYPED + function))
+    assert (found.decode is not None, found.encode is not None) == (takes, gives)

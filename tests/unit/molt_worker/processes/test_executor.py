@@ -1,0 +1,148 @@
+"""The executor's loop with a port that follows a script. In a process of its own: it installs handlers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+
+from molt_accel import codec
+from molt_accel.config import Config
+from molt_accel.errors import Status
+from molt_accel.ipc.frame import Codec, Fault, Frame, FrameError, Kind
+from molt_worker import current_request
+from molt_worker.entrypoints.exports import Export, ExportTable
+from molt_worker.entrypoints.request import StopReason, StopWord
+from molt_worker.processes.executor import INTERRUPT_SIGNAL, serve
+from molt_worker.processes.handles import StopWords
+from tests.conftest import exit_code, fork
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+
+CONFIG = Config.load(environ={}, log_level="error")
+#: The serial of every request here; nothing in their frames says so.
+SERIAL = 77
+
+
+class ScriptedPort:
+    """Gives out what it was made with, and keeps the answers."""
+
+    def __init__(self, *items: Frame | FrameError) -> None:
+        self.items = deque(items)
+        self.answers: list[tuple[int, Frame]] = []
+        self.announced = 0
+        self.gone = False
+
+    def announce(self) -> None:
+        self.announced += 1
+
+    def receive(self) -> Frame | FrameError | None:
+        return self.items.popleft() if self.items else None
+
+    def serial(self, request: Frame) -> int:
+        return SERIAL
+
+    def answer(self, request: Frame, response: Frame) -> None:
+        if self.gone:
+            raise BrokenPipeError
+        self.answers.append((request.request_id, response))
+
+
+def request(request_id: int, entry: str, payload: object = None) -> Frame:
+    return Frame(Kind.REQUEST, request_id, entry, codec.encode(Codec.MSGPACK, payload))
+
+
+def in_child(check: Callable[[], object]) -> None:
+    assert exit_code(fork(check)) == 0
+
+
+def serving(port: ScriptedPort, *functions: Callable[[object], object], word: StopWord | None = None) -> int:
+    exports = ExportTable(
+        Export(function.__name__, "m:f", Codec.MSGPACK, Codec.MSGPACK, function) for function in functions
+    )
+    return serve(port, exports, word or StopWords(1).word_of(0), 3, CONFIG)
+
+
+def echo(payload: object) -> object:
+    return payload
+
+
+def test_it_announces_itself_answers_in_order_and_exits_when_there_is_no_more() -> None:
+    def check() -> None:
+        port = ScriptedPort(request(1, "echo", "a"), request(2, "nothing"), request(3, "echo", "b"))
+        assert serving(port, echo) == 0
+        assert port.announced == 1
+        assert [request_id for request_id, _ in port.answers] == [1, 2, 3]
+        assert [response.status for _, response in port.answers] == [
+            Status.OK,
+            Status.INVALID_INPUT,
+            Status.OK,
+        ]
+        assert {response.executor for _, response in port.answers} == {3}
+
+    in_child(check)
+
+
+def test_what_cant_be_read_is_answered_under_the_id_that_it_claims() -> None:
+    def check() -> None:
+        port = ScriptedPort(FrameError(Fault.CODEC, "9", 5, 6), request(7, "echo"))
+        assert serving(port, echo) == 0
+        (refused_id, refused), (_, served) = port.answers
+        assert (refused_id, refused.request_id, refused.generation) == (5, 5, 6)
+        assert refused.status is Status.INVALID_INPUT
+        assert codec.decode(Codec.MSGPACK, refused.payload)["detail"] == "unknown codec: 9"
+        assert served.status is Status.OK
+
+    in_child(check)
+
+
+def test_when_nobody_waits_for_the_answer_it_exits_in_peace() -> None:
+    def check() -> None:
+        port = ScriptedPort(request(1, "echo"), request(2, "echo"))
+        port.gone = True
+        assert serving(port, echo) == 0
+        assert len(port.items) == 1
+
+    in_child(check)
+
+
+def test_the_stop_word_knows_requests_by_the_serials_of_the_port() -> None:
+    def check() -> None:
+        word = StopWords(1).word_of(0)
+        seen: list[bool] = []
+
+        def stop_another(payload: object) -> None:
+            word.stop(SERIAL + 1, StopReason.CANCELLED)
+            os.kill(os.getpid(), INTERRUPT_SIGNAL)
+            seen.append(current_request().cancelled)
+
+        def stop_this(payload: object) -> None:
+            word.stop(SERIAL, StopReason.CANCELLED)
+            signal.raise_signal(INTERRUPT_SIGNAL)
+            seen.append(True)  # not reached
+
+        port = ScriptedPort(request(1, "stop_another"), request(2, "stop_this"))
+        assert serving(port, stop_another, stop_this, word=word) == 0
+        assert [response.status for _, response in port.answers] == [Status.OK, Status.CANCELLED]
+        assert seen == [False]
+
+    in_child(check)
+
+
+def test_a_process_that_an_entrypoint_forked_does_not_answer() -> None:
+    def check() -> None:
+        children: list[int] = []
+
+        def fork_and_return(payload: object) -> None:
+            children.append(os.fork())
+
+        port = ScriptedPort(request(1, "fork_and_return"))
+        assert serving(port, fork_and_return) == 0
+        assert len(port.answers) == 1
+        assert children[0] > 0  # else this is the child, which should have ended before
+        assert exit_code(children[0]) == 0
+
+    in_child(check)

@@ -1,0 +1,173 @@
+"""Log lines as text and JSON, and a sink that never blocks on a full stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from molt_accel import Config
+from molt_worker.runtime import log
+from molt_worker.runtime.log import LogSink, format_line
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("plain", "plain"),
+        (7, "7"),
+        (True, "True"),
+        ("", '""'),
+        ("two words", '"two words"'),
+        ("line\nbreak", '"line\\nbreak"'),
+        ('say "x"', '"say \\"x\\""'),
+        ("\udc80", '"\\udc80"'),
+        ("\x1b[31m", '"\\u001b[31m"'),
+        ("käse", "käse"),
+    ],
+)
+def test_a_text_line_shows_each_value_on_one_line(value: object, shown: str) -> None:
+    line = format_line(False, "info", "request", {"value": value, "next": 1}).decode()
+    stamp, rest = line[:12], line[12:]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3}", stamp)
+    assert rest == f" molt-worker info request value={shown} next=1\n"
+
+
+def test_a_json_line_is_one_object_with_time_level_and_event() -> None:
+    line = format_line(True, "error", "failed", {"text": "a\nb\udc80", "n": 3, "path": os})
+    assert line.endswith(b"}\n")
+    assert line.count(b"\n") == 1
+    row = json.loads(line)
+    assert isinstance(row.pop("ts"), float)
+    assert row == {"level": "error", "event": "failed", "text": "a\nb\udc80", "n": 3, "path": str(os)}
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_no_value_floods_the_log_and_both_its_ends_are_kept(as_json: bool) -> None:
+    line = format_line(as_json, "error", "raised", {"traceback": "A" * 10_000_000 + "Z"})
+    assert len(line) < 17_000
+    assert b"[9983617 characters left out]" in line
+    assert b"A [" in line
+    assert b"AZ" in line
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    read_fd, write_fd = os.pipe()
+    yield read_fd, write_fd
+    for fd in (read_fd, write_fd):
+        try:
+            os.close(fd)
+        except OSError:
+            continue
+
+
+@pytest.fixture
+def make_sink() -> Iterator[Any]:
+    sinks: list[LogSink] = []
+
+    def make(fd: int, level: str = "info") -> LogSink:
+        sinks.append(LogSink(as_json=True, level=level, fd=fd))
+        return sinks[-1]
+
+    yield make
+    for sink in sinks:
+        sink.close()
+
+
+def read_all(fd: int) -> bytes:
+    """Everything that is in the pipe."""
+    data = b""
+    while select.select([fd], [], [], 0)[0]:
+        data += os.read(fd, 65536)
+    return data
+
+
+def rows(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in data.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("level", "events"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_only_lines_of_the_level_or_above_are_written(
+    pipe: tuple[int, int], make_sink: Any, level: str, events: list[str]
+) -> None:
+    sink = make_sink(pipe[1], level)
+    for name in ("debug", "info", "warning", "error"):
+        sink.log(name, name)
+        assert sink.wants(name) is (name in events)
+    assert [row["event"] for row in rows(read_all(pipe[0]))] == events
+
+
+@pytest.mark.parametrize(("level", "written"), [("error", False), ("warning", True)])
+def test_executors_write_only_lines_of_the_level_or_above(
+    capfd: pytest.CaptureFixture[str], level: str, written: bool
+) -> None:
+    log.write_blocking(Config.load(environ={}, log_level=level), "warning", "threads", {"n": 2})
+    text = capfd.readouterr().err
+    assert text.endswith(" molt-worker warning threads n=2\n") if written else text == ""
+
+
+def test_a_full_pipe_never_blocks_and_what_was_dropped_is_counted(
+    pipe: tuple[int, int], make_sink: Any
+) -> None:
+    sink = make_sink(pipe[1])
+    sent = 3000
+    for number in range(sent):
+        sink.log("info", "request", number=number, filler="x" * 200)
+    assert sink.pending
+    seen = rows(read_all(pipe[0]))
+    while sink.pending:
+        sink.flush()
+        seen += rows(read_all(pipe[0]))
+    numbers = [row["number"] for row in seen if row["event"] == "request"]
+    counts = [row["count"] for row in seen if row["event"] == "log_lines_dropped"]
+    assert numbers == list(range(len(numbers)))  # the oldest were kept, in order
+    assert counts == [sent - len(numbers)]
+    assert counts[0] > 0
+
+
+def test_lines_longer_than_a_pipe_takes_at_once_arrive_whole_and_in_order(
+    pipe: tuple[int, int], make_sink: Any
+) -> None:
+    sink = make_sink(pipe[1])
+    texts = [str(digit) * 15_000 for digit in range(9)]
+    for text in texts:
+        sink.log("info", "long", text=text)
+    data = read_all(pipe[0])
+    while sink.pending:
+        sink.flush()
+        data += read_all(pipe[0])
+    assert [row["text"] for row in rows(data)] == texts
+
+
+def test_the_shared_pipe_stays_blocking_for_those_who_share_it(pipe: tuple[int, int], make_sink: Any) -> None:
+    make_sink(pipe[1]).log("info", "hello")
+    assert os.get_blocking(pipe[1]) is True
+
+
+def test_a_reader_that_is_gone_is_no_error(pipe: tuple[int, int], make_sink: Any) -> None:
+    sink = make_sink(pipe[1])
+    os.close(pipe[0])
+    sink.log("info", "nobody reads this")
+    assert not sink.pending
+
+
+def test_a_regular_file_is_appended_to(tmp_path: Any, make_sink: Any) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        make_sink(file.fileno()).log("info", "one")
+        os.write(file.fileno(), b"{}\n")
+        make_sink(file.fileno()).log("info", "two")
+    assert [row.get("event") for row in rows(path.read_bytes())] == ["one", None, "two"]

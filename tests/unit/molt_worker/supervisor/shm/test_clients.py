@@ -1,0 +1,772 @@
+"""Who is attached to a pool, which channels each holds, and when a channel is nobody's again."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from molt_accel import __version__, codec
+from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import CANCEL, HELLO, PING, Codec, Frame, Kind, encode
+from molt_worker.runtime.log import LogSink
+from molt_worker.runtime.loop import EventLoop
+from molt_worker.runtime.metrics import Counters
+from molt_worker.supervisor.shm import clients as clients_module
+from molt_worker.supervisor.shm.clients import Channels, Client, Clients, most_clients
+from tests.conftest import exit_code, fork, wait_for_file, wait_until
+
+if sys.platform != "linux":
+    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
+
+
+def pack(value: object) -> bytes:
+    return codec.encode(Codec.MSGPACK, value)
+
+
+def unpack(frame: Frame | None) -> Any:
+    assert frame is not None
+    return codec.decode(Codec.MSGPACK, frame.payload)
+
+
+class Peer:
+    """A client's end of the control socket."""
+
+    def __init__(self, path: str) -> None:
+        self.sock = control.new_socket()
+        self.sock.setblocking(False)
+        try:
+            self.sock.connect(path)
+        except OSError:
+            self.sock.close()
+            raise
+
+    def send(self, entry: str, payload: bytes = b"", number: int = 0, generation: int = 0) -> None:
+        control.send(self.sock, control.message(entry, payload, number, generation))
+
+    def ask(self, channels: int, **told: object) -> None:
+        """Ask to attach."""
+        self.send(control.ATTACH, pack({"version": __version__, "observer": False, **told}), channels)
+
+    def received(self) -> list[tuple[str, Any]]:
+        """What has come since: entry names and payloads; "the end" last."""
+        found: list[tuple[str, Any]] = []
+        while True:
+            try:
+                message, fds = control.receive(self.sock, max_fds=4)
+            except BlockingIOError:
+                return found
+            except ConnectionResetError:
+                message, fds = None, []
+            if message is None:
+                return [*found, ("the end", None)]
+            payload = unpack(message) if message.payload else message.request_id
+            found.append((message.entry or message.kind.name, payload))
+            for fd in fds:
+                found.append(("descriptor", os.readlink(f"/proc/self/fd/{fd}")))
+                os.close(fd)
+
+    def granted(self) -> list[int]:
+        """The channels of the one grant that has come."""
+        ((entry, payload),) = [each for each in self.received() if each[0] == control.GRANT]
+        assert entry == control.GRANT
+        return list(payload["channels"])
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class Desk:
+    """The clients of a pool whose owner is the test."""
+
+    def __init__(self, directory: str, channels: int = 12) -> None:
+        self.path = os.path.join(directory, "desk")
+        self._log_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
+        self.sink = LogSink(as_json=False, level="debug", fd=self._log_file.fileno())
+        self.loop = EventLoop(self.sink)
+        self.counters = Counters()
+        self.channels = Channels(channels)
+        self.arena_fd = os.memfd_create("the arena")
+        listener = control.new_socket()
+        listener.setblocking(False)
+        listener.bind(self.path)
+        self.clients = Clients(
+            listener, self.arena_fd, self.channels, self.loop, self.sink, self.counters, self
+        )
+        self.clients.listen()
+        self.told: list[Any] = []
+        self.in_use: set[int] = set()
+        self.leaving = False
+        self.refuses: MoltError | None = None
+        self.peers: list[Peer] = []
+        self.on_change: Callable[[], object] = lambda: None
+
+    # What `Clients` asks and tells.
+
+    def grant_facts(self) -> dict[str, object]:
+        return {"a fact": 5}
+
+    def is_leaving(self) -> bool:
+        return self.leaving
+
+    def refusal(self) -> MoltError | None:
+        return self.refuses
+
+    def on_attached(self, client: Client) -> None:
+        self.clients.tell(client, control.message(HELLO))
+
+    def is_free(self, channel: int) -> bool:
+        return channel not in self.in_use
+
+    def on_cancel(self, channel: int, generation: int) -> None:
+        self.told.append(("cancel", channel, generation))
+
+    def on_clients_changed(self) -> None:
+        self.on_change()
+
+    def pong(self, ping: Frame) -> Frame:
+        return Frame(Kind.RESPONSE, ping.request_id, payload=pack("pong"), status=Status.OK)
+
+    # What the test does.
+
+    def turn(self, turns: int = 30) -> None:
+        """Let happen what can without waiting."""
+        for _ in range(turns):
+            self.loop.at(1)
+            self.loop.turn(self.clients.on_timers)
+
+    def peer(self) -> Peer:
+        """A connection."""
+        peer = Peer(self.path)
+        self.peers.append(peer)
+        self.turn(1)
+        return peer
+
+    def attached(self, channels: int, **told: object) -> Peer:
+        """A client with so many channels, which has read its grant."""
+        peer = self.peer()
+        peer.ask(channels, **told)
+        self.turn()
+        assert len(peer.granted()) == channels
+        return peer
+
+    def orphaned(self) -> dict[int, bool]:
+        """Channels of clients that are gone, and whether that is certain."""
+        return {channel: client.is_done_with(channel) for client, channel in self.clients.orphaned()}
+
+    def reclaim(self) -> None:
+        """What the pool does with channels that are nobody's."""
+        for client, channel in self.clients.orphaned():
+            if client.is_done_with(channel) and channel in client.channels:
+                self.clients.freed(client, channel)
+
+    def log(self) -> str:
+        self._log_file.seek(0)
+        return self._log_file.read().decode()
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.close()
+        self.clients.close()
+        self.loop.close()
+        self.sink.close()
+        self._log_file.close()
+        os.close(self.arena_fd)
+
+
+MakeDesk = Callable[..., Desk]
+
+
+@pytest.fixture
+def make_desk() -> Iterator[MakeDesk]:
+    desks: list[Desk] = []
+    before = set(os.listdir("/proc/self/fd"))
+
+    def make(**options: int) -> Desk:
+        desks.append(Desk(os.environ["MOLT_RUNTIME_DIR"], **options))
+        return desks[-1]
+
+    yield make
+    for desk in desks:
+        assert "supervisor_bug" not in desk.log(), desk.log()
+        desk.close()
+    assert set(os.listdir("/proc/self/fd")) - before == set()
+
+
+@pytest.fixture
+def desk(make_desk: MakeDesk) -> Desk:
+    return make_desk()
+
+
+class ForkedPeer:
+    """A client in a process of its own, which waits to be killed."""
+
+    def __init__(self, desk: Desk, channels: int, tmp_path: Path, child: bool = False) -> None:
+        marker = tmp_path / f"forked{len(desk.peers)}"
+
+        def work() -> None:
+            peer = Peer(desk.path)
+            peer.ask(channels)
+            if child and (held := os.fork()) == 0:
+                signal.pause()  # holds the socket, and nothing else
+            marker.write_text(str(held) if child else "here")
+            signal.pause()
+
+        self.pid = fork(work)
+        said = wait_for_file(marker)
+        self.child = int(said) if child else 0
+        wait_until(lambda: desk.turn(1) or desk.clients.count, 20)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        assert exit_code(self.pid) == -signal.SIGKILL
+
+
+# -- channels ---------------------------------------------------------------------------------------------
+
+
+def test_the_lowest_free_channels_are_taken_first() -> None:
+    channels = Channels(6)
+    assert channels.take(4) == [0, 1, 2, 3]
+    for channel in (2, 0):
+        channels.give_back(channel)
+    assert channels.take(3) == [0, 2, 4]
+    assert channels.take(9) == [5]
+    assert channels.take(1) == []
+    assert channels.take(2**64) == []
+
+
+# -- attaching --------------------------------------------------------------------------------------------
+
+
+def test_a_client_gets_channels_the_arena_and_a_greeting(desk: Desk) -> None:
+    peer = desk.peer()
+    assert (len(list(desk.clients)), desk.clients.count) == (1, 0)
+    peer.ask(4)
+    desk.turn()
+    assert peer.received() == [
+        (control.GRANT, {"channels": [0, 1, 2, 3], "a fact": 5}),
+        ("descriptor", "/memfd:the arena (deleted)"),
+        (HELLO, 0),
+    ]
+    assert desk.clients.count == 1
+    assert f"client_attached pid={os.getpid()} channels=4" in desk.log()
+
+
+def test_channels_are_in_use_before_their_client_knows_that_it_has_them(desk: Desk) -> None:
+    """Executors look at channels in use only; a request on another one would wait for the next look."""
+    seen = []
+
+    def look() -> None:
+        held = sorted(channel for client in desk.clients for channel in client.channels)
+        seen.append((held, [entry for peer in desk.peers for entry, _ in peer.received()]))
+
+    peer = desk.peer()
+    desk.on_change = look
+    peer.ask(3)
+    desk.turn()
+    assert seen[0] == ([0, 1, 2], [])
+    peer.received()
+    seen.clear()
+    peer.send(control.LEASE, number=2)
+    desk.turn()
+    assert seen[0] == ([0, 1, 2, 3, 4], [])
+
+
+def test_an_observer_gets_no_channels_and_does_not_count(desk: Desk) -> None:
+    peer = desk.peer()
+    peer.ask(4, observer=True)
+    desk.turn()
+    assert peer.granted() == []
+    assert desk.clients.count == 0
+    peer.send(control.LEASE, number=4)
+    desk.turn()
+    assert peer.received() == [("the end", None)]
+    assert "client_gone" not in desk.log()
+
+
+@pytest.mark.parametrize(
+    ("told", "refuses", "detail"),
+    [
+        (
+            {"version": "0.0.1"},
+            None,
+            f"this pool runs version {__version__}, the client is 0.0.1; restart the worker, or give the new version "
+            "another MOLT_WORKER_NAME",
+        ),
+        ({}, MoltWorkerUnavailable("the worker is stopping"), "the worker is stopping"),
+    ],
+)
+def test_one_that_is_refused_is_told_why_and_holds_nothing(
+    desk: Desk, told: dict[str, object], refuses: MoltError | None, detail: str
+) -> None:
+    desk.refuses = refuses
+    peer = desk.peer()
+    peer.ask(4, **told)
+    desk.turn()
+    assert peer.received() == [("RESPONSE", {"error": "MoltWorkerUnavailable", "detail": detail})]
+    assert (desk.clients.count, desk.channels.take(1)) == (0, [0])
+
+
+def test_one_that_comes_to_a_worker_of_yesterday_is_sent_away(desk: Desk) -> None:
+    desk.leaving = True
+    observer, peer = desk.peer(), desk.peer()
+    observer.ask(0, observer=True)
+    peer.ask(4)
+    desk.turn()
+    assert observer.granted() == []  # it needs no successor
+    assert peer.received() == [("the end", None)]
+
+
+def test_one_that_comes_when_all_channels_are_held_gets_some_as_soon_as_there_are(desk: Desk) -> None:
+    holder, late = desk.attached(12), desk.peer()
+    late.ask(4)
+    desk.turn()
+    assert late.granted() == []
+    assert holder.received() == [(control.RECALL, 6)]
+    holder.send(control.RETURN, pack([11, 3, 4]))
+    desk.turn()
+    assert late.granted() == [3, 4, 11]
+
+
+# -- more channels, and fewer -----------------------------------------------------------------------------
+
+
+def test_more_channels_are_granted_while_there_are_some(desk: Desk) -> None:
+    first, second = desk.attached(4), desk.attached(4)
+    first.send(control.LEASE, number=3)
+    desk.turn()
+    assert first.granted() == [8, 9, 10]
+    second.send(control.LEASE, number=3)
+    desk.turn()
+    assert second.granted() == [11]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2**64 - 1])
+def test_one_that_holds_its_share_gets_no_more_than_are_free(desk: Desk, number: int) -> None:
+    peer = desk.attached(12)
+    peer.send(control.LEASE, number=number)
+    desk.turn()
+    desk.clients.refuse_waiting()
+    assert peer.granted() == []
+
+
+def test_who_holds_more_than_its_share_is_asked_to_give_some_back(desk: Desk) -> None:
+    greedy, modest = desk.attached(10), desk.attached(2)
+    modest.send(control.LEASE, number=3)
+    desk.turn()
+    assert modest.received() == []
+    assert greedy.received() == [(control.RECALL, 4)]
+    assert desk.clients.anybody_waits
+    greedy.send(control.RETURN, pack([9, 8]))
+    desk.turn()
+    assert modest.granted() == [8, 9]
+    assert not desk.clients.anybody_waits
+
+
+def test_whoever_waits_for_channels_is_known_to_be_waiting_at_once(desk: Desk) -> None:
+    """So that it can be told in time that there are none, also if nobody gives any back."""
+    desk.attached(10)
+    modest = desk.attached(2)
+    waited = []
+    desk.on_change = lambda: waited.append(desk.clients.anybody_waits)
+    modest.send(control.LEASE, number=3)
+    desk.turn()
+    assert waited == [True]
+    desk.clients.refuse_waiting()
+    assert modest.granted() == []
+    assert not desk.clients.anybody_waits
+
+
+def test_one_that_does_not_give_back_is_asked_once_and_not_flooded(desk: Desk) -> None:
+    stopped, modest = desk.attached(10), desk.attached(2)
+    for _ in range(1000):
+        modest.send(control.LEASE, number=3)
+        desk.turn(2)
+    desk.clients.refuse_waiting()
+    assert [entry for entry, _ in modest.received()] == [control.GRANT]
+    assert stopped.received() == [(control.RECALL, 4)]
+    stopped.send(control.RETURN, pack([]))  # it goes on, and has none to spare
+    desk.turn()
+    modest.send(control.LEASE, number=3)
+    desk.turn()
+    assert stopped.received() == [(control.RECALL, 4)]
+
+
+def test_what_comes_back_late_is_granted_then(desk: Desk) -> None:
+    slow, modest = desk.attached(10), desk.attached(2)
+    modest.send(control.LEASE, number=3)
+    desk.turn()
+    desk.clients.refuse_waiting()
+    assert modest.granted() == []
+    slow.send(control.RETURN, pack([9]))
+    desk.turn()
+    assert modest.granted() == [9]
+
+
+def test_returned_channels_are_granted_once(desk: Desk) -> None:
+    first, second = desk.attached(6), desk.attached(6)
+    first.send(control.RETURN, pack([0, 0, 6, "6", None, [1], -1, 2**63]))  # 6 is the other's
+    desk.turn()
+    for peer, expected in ((second, [0]), (first, [])):
+        peer.send(control.LEASE, number=9)
+        desk.turn()
+        desk.clients.refuse_waiting()
+        assert peer.granted() == expected
+
+
+def test_a_channel_that_is_returned_in_use_is_granted_when_nothing_is_on_it(desk: Desk) -> None:
+    """It may be a lie, or a word that somebody else has scribbled over: then its client did no wrong."""
+    peer, other = desk.attached(6), desk.attached(2)
+    desk.in_use = {2}
+    peer.send(control.RETURN, pack([1, 2, 3]))
+    desk.turn()
+    assert desk.orphaned() == {2: True}
+    other.send(control.LEASE, number=12)
+    desk.turn()
+    assert other.granted() == [1, 3, 8, 9, 10, 11]
+    desk.in_use = set()
+    desk.reclaim()
+    assert desk.orphaned() == {}
+    peer.send(control.LEASE, number=1)
+    desk.turn()
+    assert peer.granted() == [2]
+
+
+# -- what is said ----------------------------------------------------------------------------------------
+
+
+def test_cancels_of_its_own_channels_are_passed_on(desk: Desk) -> None:
+    peer, other = desk.attached(2), desk.attached(2)
+    peer.send(CANCEL, number=1, generation=7)
+    peer.send(CANCEL, number=2, generation=7)  # the other's
+    peer.send(CANCEL, number=2**64 - 1, generation=7)
+    other.send(CANCEL, number=2, generation=2**32 - 1)
+    desk.turn()
+    assert sorted(desk.told) == [("cancel", 1, 7), ("cancel", 2, 2**32 - 1)]
+    assert (peer.received(), other.received()) == ([], [])
+
+
+def test_pings_are_answered_whoever_asks(desk: Desk) -> None:
+    peer = desk.peer()
+    control.send(peer.sock, Frame(Kind.REQUEST, 77, PING))
+    desk.turn()
+    assert peer.received() == [("RESPONSE", "pong")]
+
+
+def good(entry: str, payload: bytes = b"", number: int = 0) -> bytes:
+    return encode(control.message(entry, payload, number))
+
+
+#: What no honest client says, and why it is wrong.
+LIES = {
+    "a byte": (b"\0", "a bad message: zero length"),
+    "noise": (b"x" * 50, "a bad message: shorter than its header says"),
+    "cut off": (good(control.LEASE)[:-1], "a bad message: shorter than its header says"),
+    "too large": (b"x" * 150_000, "a bad message: unknown version"),
+    "unknown": (good("no such thing"), "a bad 'no such thing': nobody expects this here"),
+    "the worker's greeting": (good(HELLO), "a bad '__hello__': nobody expects this here"),
+    "the worker's grant": (
+        good(control.GRANT, pack({"channels": [1]})),
+        "a bad '__grant__': nobody expects this here",
+    ),
+    "the worker's recall": (good(control.RECALL), "a bad '__recall__': nobody expects this here"),
+    "a return of nothing": (good(control.RETURN, b""), "a bad '__return__': "),
+    "a return that is no msgpack": (good(control.RETURN, b"\xc1"), "a bad '__return__': "),
+    "a return of a number": (good(control.RETURN, pack(5)), "a bad '__return__': its payload is no list"),
+    "a return of a dict": (good(control.RETURN, pack({1: 1})), "a bad '__return__': its payload is no list"),
+    "a request": (
+        encode(Frame(Kind.REQUEST, 1, "echo", pack(1))),
+        "a bad 'echo': nobody expects this here",
+    ),
+    "a ping that is no request": (
+        encode(Frame(Kind.CONTROL, 1, PING)),
+        "a bad '__ping__': nobody expects this here",
+    ),
+    "a response": (
+        encode(Frame(Kind.RESPONSE, 1, "", status=Status.OK)),
+        "a bad '': nobody expects this here",
+    ),
+}
+
+
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize(("data", "why"), LIES.values(), ids=LIES)
+def test_whoever_says_what_can_not_be_is_sent_away_and_others_are_not(
+    desk: Desk, data: bytes, why: str, attached: bool
+) -> None:
+    other = desk.attached(2)
+    peer = desk.attached(2) if attached else desk.peer()
+    peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    peer.sock.send(data)
+    desk.turn()
+    assert peer.received() == [("the end", None)]
+    assert desk.counters.bad_frames == 1
+    assert (f"it sent {why}" in desk.log()) == attached
+    other.send(control.LEASE, number=1)
+    desk.turn()
+    assert len(other.granted()) == 1
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1", pack([]), pack("version"), pack(None)])
+def test_one_that_does_not_say_what_it_is_is_sent_away(desk: Desk, payload: bytes) -> None:
+    peer = desk.peer()
+    peer.send(control.ATTACH, payload, 2)
+    desk.turn()
+    assert peer.received() == [("the end", None)]
+    assert (desk.clients.count, list(desk.clients)) == (0, [])
+
+
+def test_one_that_attaches_twice_or_leases_before_is_sent_away(desk: Desk) -> None:
+    twice, early = desk.attached(2), desk.peer()
+    twice.ask(2)
+    early.send(control.LEASE, number=2)
+    desk.turn()
+    assert (twice.received(), early.received()) == ([("the end", None)], [("the end", None)])
+    assert set(desk.orphaned()) == {0, 1}
+
+
+def test_descriptors_that_are_sent_along_are_not_kept(desk: Desk) -> None:
+    peer = desk.attached(2)
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        control.send(peer.sock, control.message(control.RETURN, pack([])), (0,) * 50)
+        desk.turn(2)
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert peer.received() == []
+
+
+def test_one_that_asks_and_does_not_read_is_let_go_of(desk: Desk) -> None:
+    peer, other = desk.attached(2), desk.attached(2)
+    for _ in range(5000):
+        try:
+            control.send(peer.sock, Frame(Kind.REQUEST, 1, PING))
+        except BrokenPipeError:
+            break
+        desk.turn(1)
+    else:
+        pytest.fail("it is still there")
+    assert "it doesn't read" in desk.log()
+    assert set(desk.orphaned()) == {0, 1}
+    control.send(other.sock, Frame(Kind.REQUEST, 1, PING))
+    desk.turn()
+    assert other.received() == [("RESPONSE", "pong")]
+
+
+def test_everybody_who_is_attached_is_told_and_who_does_not_read_costs_nobody_else(desk: Desk) -> None:
+    deaf, peer, stranger = desk.attached(2), desk.attached(2), desk.peer()
+    for number in range(5000):
+        desk.clients.tell_all(control.message(control.DRAINING, number=number))
+        peer.received()
+        if "it doesn't read" in desk.log():
+            break
+    else:
+        pytest.fail("it is still there")
+    desk.clients.tell_all(control.message(control.DRAINING, number=7777))
+    assert peer.received() == [(control.DRAINING, 7777)]
+    assert stranger.received() == []
+    assert ("the end", None) in deaf.received()
+
+
+# -- the end of a connection ------------------------------------------------------------------------------
+
+
+def test_channels_of_one_that_said_it_is_done_are_free(desk: Desk) -> None:
+    peer = desk.attached(2)
+    peer.send(control.DETACH)
+    desk.turn()
+    assert desk.orphaned() == {0: True, 1: True}
+    desk.reclaim()
+    assert (desk.orphaned(), list(desk.clients), desk.channels.take(3)) == ({}, [], [0, 1, 2])
+    assert peer.received() == [("the end", None)]
+
+
+def test_the_end_of_a_connection_is_not_the_end_of_its_process(desk: Desk) -> None:
+    peer = desk.attached(2)
+    peer.close()
+    desk.turn()
+    assert desk.orphaned() == {0: False, 1: False}
+    desk.reclaim()
+    assert desk.orphaned() == {0: False, 1: False}  # this process could still touch them
+    assert desk.clients.count == 0
+    assert desk.channels.take(9) == list(range(2, 11))
+
+
+def test_a_process_that_dies_can_touch_nothing_any_more(desk: Desk, tmp_path: Path) -> None:
+    peer = ForkedPeer(desk, 3, tmp_path)
+    peer.kill()
+    wait_until(lambda: desk.turn(1) or desk.orphaned() == dict.fromkeys(range(3), True))
+    desk.reclaim()
+    assert list(desk.clients) == []
+
+
+def test_a_process_that_closed_its_connection_is_certain_when_it_dies(desk: Desk, tmp_path: Path) -> None:
+    marker, gate = tmp_path / "marker", tmp_path / "gate"
+
+    def work() -> None:
+        peer = Peer(desk.path)
+        peer.ask(2)
+        wait_for_file(gate)
+        peer.close()
+        marker.write_text("closed")
+        signal.pause()
+
+    pid = fork(work)
+    wait_until(lambda: desk.turn(1) or desk.clients.count)
+    gate.write_text("close it")
+    wait_for_file(marker)
+    wait_until(lambda: desk.turn(1) or desk.orphaned())
+    assert desk.orphaned() == {0: False, 1: False}
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: desk.turn(1) or desk.orphaned() == {0: True, 1: True})
+    assert exit_code(pid) == -signal.SIGKILL
+
+
+def test_a_child_that_holds_the_connection_does_not_stand_for_its_parent(desk: Desk, tmp_path: Path) -> None:
+    peer = ForkedPeer(desk, 2, tmp_path, child=True)
+    peer.kill()
+    try:
+        wait_until(lambda: desk.turn(1) or desk.orphaned() == {0: True, 1: True})
+        assert "its process is gone" in desk.log()
+    finally:
+        os.kill(peer.child, signal.SIGKILL)
+
+
+def test_where_a_process_can_not_be_watched_the_connection_has_to_do(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pid: int, flags: int = 0) -> int:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    peer = desk.attached(2)
+    peer.close()
+    desk.turn()
+    assert desk.orphaned() == {0: True, 1: True}
+
+
+def test_freed_channels_go_to_who_waits(desk: Desk) -> None:
+    leaving, waiting = desk.attached(8), desk.attached(4)
+    waiting.send(control.LEASE, number=3)
+    desk.turn()
+    leaving.send(control.DETACH)
+    desk.turn()
+    client, channels = next(iter(desk.clients)), [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [channel for _, channel in desk.clients.orphaned()] == channels
+    desk.clients.freed(client, 5)
+    desk.clients.serve_waiting()
+    assert waiting.granted() == [5]
+    assert set(desk.orphaned()) == {0, 1, 2, 3, 4, 6, 7}
+
+
+def test_one_that_waits_and_goes_is_not_waited_for(desk: Desk) -> None:
+    holder, waiting = desk.attached(10), desk.attached(2)
+    waiting.send(control.LEASE, number=3)
+    desk.turn()
+    assert desk.clients.anybody_waits
+    waiting.close()
+    desk.turn()
+    assert not desk.clients.anybody_waits
+    holder.send(control.RETURN, pack([9]))
+    desk.turn()
+    assert desk.channels.take(9) == [9]
+
+
+# -- how many ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(64, 8), (1024, 384), (2304, 1024), (1_000_000, 1024), (resource.RLIM_INFINITY, 1024)],
+)
+def test_connections_leave_descriptors_to_the_rest_of_the_worker(
+    limit: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
+    assert most_clients() == expected
+
+
+def test_more_connections_than_a_worker_can_have_end_those_that_never_attached(
+    make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients_module, "most_clients", lambda: 5)
+    desk = make_desk()
+    served = desk.attached(2)
+    others = [desk.peer() for _ in range(20)]
+    desk.turn()
+    ends = [other.received() == [("the end", None)] for other in others]
+    assert ends == [True] * 16 + [False] * 4
+    assert desk.log().count("it never attached") == 16
+    served.send(control.LEASE, number=1)
+    desk.turn()
+    assert served.granted() == [2]
+    attached = [desk.attached(1) for _ in range(4)]  # in the place of those that say nothing
+    assert [len(each.received()) for each in attached] == [0] * 4
+    late = desk.peer()
+    desk.turn()
+    assert late.received() == [("the end", None)]
+    assert desk.log().count("too many connections") == 1
+
+
+def test_who_belongs_to_another_user_is_refused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    peer = desk.peer()
+    desk.turn()
+    assert peer.received() == [("the end", None)]
+    assert f"user {user} is not {user + 1}" in desk.log()
+
+
+def test_without_a_descriptor_for_another_connection_it_pauses_and_goes_on(desk: Desk) -> None:
+    served = desk.attached(2)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    peer = Peer(desk.path)
+    desk.peers.append(peer)
+    highest = max(int(fd) for fd in os.listdir("/proc/self/fd") if int(fd) < before[0])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_lowest_free(highest), before[1]))
+    try:
+        turns, began = 0, time.monotonic()
+        while time.monotonic() - began < 0.5:
+            desk.loop.at(time.monotonic_ns() + 50_000_000)
+            desk.loop.turn(desk.clients.on_timers)
+            turns += 1
+        refused = desk.log().count("client_refused")
+        served.send(control.LEASE, number=1)
+        desk.turn()
+        assert served.granted() == [2]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert 1 <= refused <= 6  # about ten times a second, and not as fast as it can
+    assert turns < 100
+    wait_until(lambda: desk.turn(1) or len(list(desk.clients)) == 2)
+    peer.ask(1)
+    desk.turn()
+    assert peer.granted() == [3]
+
+
+def _lowest_free(highest: int) -> int:
+    """The limit below which no descriptor is free."""
+    used = {int(fd) for fd in os.listdir("/proc/self/fd")}
+    return next(fd for fd in range(3, highest + 2) if fd not in used)
+
+
+def test_when_it_stops_listening_nobody_is_accepted_and_who_is_there_is_served(desk: Desk) -> None:
+    peer = desk.attached(2)
+    desk.clients.stop_listening()
+    desk.clients.stop_listening()
+    with pytest.raises(ConnectionRefusedError):
+        Peer(desk.path)
+    desk.clients.on_timers(time.monotonic_ns())
+    peer.send(control.LEASE, number=1)
+    desk.turn()
+    assert peer.granted() == [2]

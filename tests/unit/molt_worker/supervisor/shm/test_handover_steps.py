@@ -1,0 +1,201 @@
+"""The state table and what is done: each operation of clients, executors and the supervisor, in each state.
+
+`layout.TRANSITIONS` is the one table of the hand-over, but the steps are taken in C, in the binding and in the
+supervisor. So everything that each of them can do is done here to a channel in every state it may be found in; and the
+steps that were seen are the table's, with the same actors: none that it doesn't have, and none of it that nobody takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
+
+from molt_accel.ipc import control
+from molt_accel.ipc.shm.layout import (
+    TRANSITIONS,
+    Actor,
+    State,
+    generation_of,
+    idle_word,
+    incarnation_of,
+    seat_of,
+    with_state,
+)
+from molt_worker.entrypoints.request import StopReason
+from tests.support.handover import MAX_BYTES, core, put, reply, request, response
+from tests.support.shm_testbed import GRACE_MS, Caller, Player, ShmStage
+
+_MS = 1_000_000
+
+
+class Scene:
+    """A channel in some state, the client that has it, and the executor that has or had its request."""
+
+    def __init__(self, stage: ShmStage, state: State) -> None:
+        self.stage = stage
+        self.caller = Caller(stage, 2)
+        players = stage.players or stage.start()
+        self.player: Player = next(
+            each for each in players if stage.arena.seat_state(each.slot) == core.SEAT_IDLE
+        )
+        self.channel = self.caller.publish(deadline_ns=time.monotonic_ns() + 1000 * GRACE_MS * _MS)
+        self.player.claim()
+        self.stopped = with_state(self.word, State.CLAIMED)
+        index, word = self.channel.index, self.word
+        if state is State.IDLE:
+            put(stage.arena, index, idle_word(word))
+        elif state is State.READY:  # the next one, of the same client
+            put(stage.arena, index, idle_word(word))
+            assert self.channel.publish(request(), 9, 0) == core.ADMITTED
+        elif state is State.DONE:
+            assert reply(self.player.seat, response()) == core.TRANSFERRED
+        elif state is State.FAILED:
+            assert self.player.seat.fail(7)
+        else:
+            put(stage.arena, index, with_state(word, state))
+        assert stage.state(self.channel) is state
+
+    @property
+    def word(self) -> int:
+        """The channel's state word."""
+        return int(self.stage.arena.word(self.channel.index))
+
+    # -- a client's ----------------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        self.channel.publish(request(), 9, 0)
+
+    def give_up(self) -> None:
+        self.channel.give_up()
+
+    def give_up_the_place(self) -> None:
+        self.channel.give_up(True)
+
+    def wait(self) -> None:
+        self.channel.wait(0)
+        self.channel.over(0)
+        self.channel.redirect(self.channel)
+        self.channel.ring()
+
+    def take(self) -> None:
+        # Where it is another request's than the executor has answered.
+        with contextlib.suppress(core.Corrupt):
+            self.channel.take()
+
+    def clear(self) -> None:
+        self.channel.clear()
+
+    # -- an executor's -------------------------------------------------------------------------------------
+
+    def claim(self) -> None:
+        if self.stage.state(self.channel) is State.READY:  # else it would wait for one that is
+            other = next(each for each in self.stage.players if each is not self.player)
+            assert other.seat.next() == core.REQUEST
+
+    def begin(self) -> None:
+        self.player.begin(0)
+
+    def read(self) -> None:
+        with contextlib.suppress(core.Corrupt):
+            if self.stage.state(self.channel) is not State.CLAIMED:  # else it would wait for more
+                self.player.seat.receive(MAX_BYTES)
+
+    def reply(self) -> None:
+        reply(self.player.seat, response())
+
+    def fail(self) -> None:
+        self.player.seat.fail(7)
+
+    # -- the supervisor's ----------------------------------------------------------------------------------
+
+    def look_at_deadlines(self) -> None:
+        self.stage.supervisor._look_at_deadlines(time.monotonic_ns() + 2000 * GRACE_MS * _MS)
+
+    def kill(self) -> None:
+        supervisor, now_ns = self.stage.supervisor, time.monotonic_ns()
+        supervisor._stop(self.channel.index, self.stopped, StopReason.TIMED_OUT, now_ns)
+        supervisor._look_at_stops(now_ns + 2 * GRACE_MS * _MS)
+
+    def cancel(self) -> None:
+        self.stage.supervisor.on_cancel(self.channel.index, generation_of(self.word))
+
+    def reap(self) -> None:
+        self.stage.supervisor.on_executor_reaped(self.player.slot, -9)
+
+    def lose_the_client(self) -> None:
+        self.caller.close()
+
+    def reclaim(self) -> None:
+        self.caller.send(control.DETACH)
+
+    def drain(self) -> None:
+        self.stage.supervisor._on_drain()
+        self.stage.supervisor._finished()
+
+
+OPERATIONS: dict[Actor, list[Callable[[Scene], None]]] = {
+    Actor.CLIENT: [
+        # A request that finds no place is published and given up again: two steps, each of them here.
+        *(Scene.publish, Scene.give_up, Scene.give_up_the_place),
+        *(Scene.wait, Scene.take, Scene.clear),
+    ],
+    Actor.EXECUTOR: [Scene.claim, Scene.begin, Scene.read, Scene.reply, Scene.fail],
+    Actor.SUPERVISOR: [
+        *(Scene.look_at_deadlines, Scene.kill, Scene.cancel, Scene.reap),
+        *(Scene.lose_the_client, Scene.reclaim, Scene.drain),
+    ],
+}
+
+
+def _each() -> Iterator[tuple[Actor, Callable[[Scene], None], State]]:
+    for actor, operations in OPERATIONS.items():
+        for operation in operations:
+            for state in State:
+                yield actor, operation, state
+
+
+def test_every_step_is_the_table_s_and_every_one_of_the_table_is_taken(
+    make_shm_stage: Callable[..., ShmStage],
+) -> None:
+    taken: dict[tuple[State, State], set[Actor]] = defaultdict(set)
+    for actor, operation, state in _each():
+        stage = make_shm_stage(worker_name=f"{operation.__name__}-{state.name}")
+        scene = Scene(stage, state)
+        before = scene.word
+        operation(scene)
+        after = State(scene.word & 0xFF)
+        what = f"{actor.name} by {operation.__name__}: {state.name} to {after.name}"
+        if scene.word != before:
+            assert (state, after) in TRANSITIONS, what
+            assert actor in TRANSITIONS[state, after], what
+            taken[state, after].add(actor)
+            begins = (state, after) == (State.IDLE, State.READY)
+            assert generation_of(scene.word) == generation_of(before) + begins, what
+            if after in (State.IDLE, State.READY):
+                assert scene.word & 0xFFFF_FF00 == 0, what  # nobody's
+            elif state is not State.READY:
+                assert (seat_of(scene.word), incarnation_of(scene.word)) == (
+                    seat_of(before),
+                    incarnation_of(before),
+                ), what
+    assert {step: frozenset(actors) for step, actors in taken.items()} == TRANSITIONS
+
+
+def _public(cls: Any) -> set[str]:
+    return {name for name in vars(cls) if not name.startswith("_") and callable(getattr(cls, name))}
+
+
+def test_no_operation_of_the_binding_is_left_out() -> None:
+    """Whoever adds one here decides whether it takes a step."""
+    looked_through = {"listen", "take", "wait", "clear", "give_up", "over", "publish", "redirect", "ring"}
+    assert _public(core.Channel) == looked_through
+    assert _public(core.Seat) == {"begin", "fail", "next", "open", "receive", "reply"}

@@ -1,0 +1,204 @@
+"""A supervisor's life: signals, the order of its hooks, and what it closes."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from molt_accel.config import Config
+from molt_accel.errors import MoltError
+from molt_worker.entrypoints.exports import ExportTable
+from molt_worker.processes.forkserver import EXIT_BAD_EXPORTS
+from molt_worker.runtime.log import LogSink
+from molt_worker.supervisor.base import Service
+from tests.conftest import EXPORTS
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class FakePool:
+    """Writes down what the service has it do."""
+
+    def __init__(self, told: list[Any]) -> None:
+        self._told = told
+
+    def start_template(self) -> None:
+        self._told.append("template")
+
+    def stop(self) -> None:
+        self._told.append("stop")
+
+    def close(self) -> None:
+        self._told.append("close")
+
+    def on_timers(self, now_ns: int) -> None:
+        self._told.append("pool timers")
+
+
+class Scripted(Service):
+    """Does in each turn what the script says, and is finished when it ends."""
+
+    def __init__(self, log: LogSink, *script: Callable[[Scripted], object], exports: str = EXPORTS) -> None:
+        super().__init__(Config.load(environ={}, exports=exports), log)
+        self.told: list[Any] = []
+        self._pool = FakePool(self.told)  # type: ignore[assignment]
+        self._script = list(script)
+
+    def _finished(self) -> bool:
+        return not self._script
+
+    def _on_start(self) -> None:
+        self.told.append("start")
+
+    def _before_turn(self) -> None:
+        self._loop.at(1)  # a turn never waits
+        self._script.pop(0)(self)
+
+    def _after_turn(self) -> None:
+        self.told.append("after")
+
+    def _on_timers(self, now_ns: int) -> None:
+        assert 0 <= time.monotonic_ns() - now_ns < 60e9
+        self.told.append("timers")
+
+    def _on_drain(self) -> None:
+        self.told.append("drain")
+
+    def _stop_all(self, why: MoltError) -> None:
+        super()._stop_all(why)
+        self.told.append(why.detail)
+
+    def _on_close(self) -> None:
+        self.told.append("on close")
+
+    def state(self) -> tuple[bool, bool]:
+        return self._draining, self._stopping
+
+    def news(self) -> list[Any]:
+        """What happened but for the turns themselves."""
+        return [each for each in self.told if each not in ("after", "timers", "pool timers")]
+
+
+@pytest.fixture(autouse=True)
+def _own_handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[LogSink]:
+    with (tmp_path / "log").open("wb") as file:
+        sink = LogSink(as_json=False, level="debug", fd=file.fileno())
+        yield sink
+        sink.close()
+
+
+def sends(*numbers: signal.Signals) -> Callable[[Scripted], object]:
+    return lambda service: [signal.raise_signal(number) for number in numbers]
+
+
+def nothing(service: Scripted) -> None:
+    pass
+
+
+STOPPED = ["stop", "the worker was told to stop"]
+
+
+def test_its_hooks_come_in_order_and_everything_is_closed(sink: LogSink, tmp_path: Path) -> None:
+    service = Scripted(sink, nothing)
+    assert service.run() == 0
+    assert service.told == ["start", "template", "timers", "pool timers", "after", "close", "on close"]
+    assert "worker_stopped code=0" in (tmp_path / "log").read_text()
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.parametrize(
+    ("script", "expected", "state"),
+    [
+        ([sends(signal.SIGTERM)], ["drain"], (True, False)),
+        ([sends(signal.SIGTERM, signal.SIGTERM)], ["drain", *STOPPED], (True, True)),
+        ([sends(signal.SIGTERM), nothing, sends(signal.SIGTERM)], ["drain", *STOPPED], (True, True)),
+        ([sends(signal.SIGINT)], STOPPED, (False, True)),
+        ([sends(signal.SIGTERM), sends(signal.SIGINT)], ["drain", *STOPPED], (True, True)),
+        ([sends(signal.SIGHUP)], ["template"], (False, False)),
+        ([sends(signal.SIGHUP), sends(signal.SIGHUP)], ["template", "template"], (False, False)),
+    ],
+)
+def test_what_signals_do(
+    script: list[Callable[[Scripted], object]],
+    expected: list[str],
+    state: tuple[bool, bool],
+    sink: LogSink,
+) -> None:
+    service = Scripted(sink, *script)
+    service.run()
+    assert service.news() == ["start", "template", *expected, "close", "on close"]
+    assert service.state() == state
+
+
+def test_a_signal_that_comes_before_the_loop_waits_wakes_it(sink: LogSink) -> None:
+    service = Scripted(sink, nothing)
+
+    def send_and_sleep(_: Scripted) -> None:
+        signal.raise_signal(signal.SIGINT)
+        service._loop._timer_ns = time.monotonic_ns() + 3_600_000_000_000
+
+    service._script = [send_and_sleep]
+    service.run()
+    assert service.state() == (False, True)
+
+
+def test_a_reload_with_a_broken_manifest_starts_nothing(sink: LogSink, tmp_path: Path) -> None:
+    manifest = tmp_path / "exports.json"
+    manifest.write_text("{")
+    service = Scripted(sink, sends(signal.SIGHUP), exports=str(manifest))
+    service.run()
+    assert service.news() == ["start", "template", "close", "on close"]
+    assert "error reload_failed" in (tmp_path / "log").read_text()
+
+
+def test_exports_after_the_first_are_reloads(sink: LogSink) -> None:
+    service = Scripted(sink)
+    for reloads in range(3):
+        service.on_exports(ExportTable(()))
+        assert service._counters.reloads == reloads
+
+
+def test_a_failed_start_stops_it_with_an_exit_code_of_its_own(sink: LogSink, tmp_path: Path) -> None:
+    service = Scripted(sink, lambda service: service.on_start_failed("no module"))
+    assert service.run() == EXIT_BAD_EXPORTS
+    assert "the worker can't start: no module" in service.told
+    assert service.state() == (False, True)
+    assert 'start_failed error="no module"' in (tmp_path / "log").read_text()
+
+
+def test_an_error_after_a_turn_costs_that_turn_only(
+    sink: LogSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Scripted(sink, nothing, nothing)
+    monkeypatch.setattr(service, "_after_turn", lambda: [][0])
+    assert service.run() == 0
+    assert (tmp_path / "log").read_text().count("supervisor_bug") == 2
+
+
+@pytest.mark.parametrize("where", ["_on_start", "_before_turn"])
+def test_whatever_ends_it_everything_is_closed(
+    where: str, sink: LogSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Scripted(sink, nothing)
+
+    def fail() -> None:
+        raise OSError(where)
+
+    monkeypatch.setattr(service, where, fail)
+    with pytest.raises(OSError, match=f"^{where}$"):
+        service.run()
+    assert service.told[-2:] == ["close", "on close"]
+    assert signal.set_wakeup_fd(-1) == -1
