@@ -7,6 +7,8 @@ the floor of this package, and `molt_offload` needs Django.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from molt_accel.version import __version__
+
 if TYPE_CHECKING:
     from molt_accel.call import Reply
     from molt_accel.client import Client, default_client
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
         MoltWorkerUnavailable,
     )
     from molt_accel.options import CallInfo, CallMetrics, CallOptions
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CallInfo",
@@ -52,8 +52,8 @@ __all__ = [
 _MODULES = {
     "client": ("Client", "default_client"),
     "config": ("Config", "ConfigError"),
-    "decorator": ("molt_offload",),
-    "exchange": ("Reply",),
+    "call": ("Reply",),
+    "django.decorator": ("molt_offload",),
     "options": ("CallInfo", "CallMetrics", "CallOptions"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

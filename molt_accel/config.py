@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from molt_accel import __version__
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES
+from molt_accel.version import __version__
 
 Parser = Callable[[object], Any]
 

@@ -10,11 +10,12 @@ import logging
 import os
 import threading
 
-from molt_accel import __version__, codec
+from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import MoltError, MoltInternalError, MoltWorkerUnavailable, Status
 from molt_accel.ipc.frame import PING, PREFIX_BYTES, Codec, Frame, FrameError, Kind, decode, encode
 from molt_accel.transports.base import Pending, PendingCall
+from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.entrypoints.runner import Runner, error_response

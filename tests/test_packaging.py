@@ -118,7 +118,11 @@ def test_a_wheel_made_from_the_source_archive_alone_serves(
         names = {name for name in packed.namelist() if ".dist-info/" not in name}
     packages = {name for name in tracked if name.startswith(("molt_accel/", "molt_worker/"))}
     assert names == (packages - ONLY_FOR_BUILDING) | {CORE}
-    assert {"molt_accel/py.typed", "molt_worker/py.typed", "molt_worker/entrypoints/molt_exports.json"} < names
+    assert {
+        "molt_accel/py.typed",
+        "molt_worker/py.typed",
+        "molt_worker/entrypoints/molt_exports.json",
+    } < names
 
     pip(python, "install", wheel, cwd=tmp_path)
     said = run(python, "-I", ROOT / "tests" / "smoke.py", cwd=tmp_path)

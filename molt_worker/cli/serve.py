@@ -10,11 +10,11 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from molt_accel import __version__
 from molt_accel.config import Config, ConfigError
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc.frame import Frame, Kind, encode
 from molt_accel.ipc.shm.arena import NoSharedMemory
+from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportsError, check, resolve
 from molt_worker.entrypoints.runner import error_response
 from molt_worker.processes.forkserver import EXIT_BAD_EXPORTS

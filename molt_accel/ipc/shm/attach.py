@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from molt_accel import __version__, codec
+from molt_accel import codec
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import Codec, FrameError
 from molt_accel.ipc.shm import arena as arenas
+from molt_accel.version import __version__
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena, ArenaView

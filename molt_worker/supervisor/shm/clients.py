@@ -16,10 +16,11 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final, Protocol, TypeVar
 
-from molt_accel import __version__, codec
+from molt_accel import codec
 from molt_accel.errors import MoltError, MoltWorkerUnavailable
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, FrameError, Kind
+from molt_accel.version import __version__
 from molt_worker.entrypoints.runner import error_response
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, EventLoop

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
-from molt_accel import __version__
 from molt_accel.ipc.frame import PEEK_BYTES, Kind, peek
 from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.layout import (
@@ -32,6 +31,7 @@ from molt_accel.ipc.shm.layout import (
     shown_entry,
     state_of,
 )
+from molt_accel.version import __version__
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import ArenaView

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from molt_accel import __version__, codec
+from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status
 from molt_accel.ipc import control
@@ -38,6 +38,7 @@ from molt_accel.ipc.shm.layout import (
     state_of,
     with_state,
 )
+from molt_accel.version import __version__
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.entrypoints.runner import error_response
 from molt_worker.processes import forkserver as wire

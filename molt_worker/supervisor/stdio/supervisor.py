@@ -11,7 +11,7 @@ import os
 import time
 from typing import Final
 
-from molt_accel import __version__, codec
+from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
@@ -38,6 +38,7 @@ from molt_accel.ipc.frame import (
     format_id,
 )
 from molt_accel.ipc.stream import FrameStream
+from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.entrypoints.runner import error_response, set_error
