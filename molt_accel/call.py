@@ -91,7 +91,7 @@ class Reply(msgspec.Struct, frozen=True):
         return f"Reply(value={self.value!r}, codec={self.codec!r}, metrics={self.metrics!r})"
 
 
-class Step(Protocol):
+class Wait(Protocol):
     """Something an exchange waits for, in both ways of waiting."""
 
     def block(self) -> object:
@@ -216,7 +216,7 @@ class _Pause(msgspec.Struct, frozen=True):
         await asyncio.sleep(self.seconds)
 
 
-Exchange = Generator[Step, Any, Reply]
+Exchange = Generator[Wait, Any, Reply]
 CancelCheck = Callable[[], bool]
 
 
@@ -343,7 +343,7 @@ _PASSING: Final = (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable)
 
 def _tries(
     transport: Transport, plan: CallPlan, request: Frame, check: CancelCheck | None
-) -> Generator[Step, Any, _Outcome]:
+) -> Generator[Wait, Any, _Outcome]:
     """Send the request, again where that may help and time is left."""
     tries_left = plan.retries
     pause_s = plan.pause_s
@@ -366,7 +366,7 @@ def _seconds_left(request: Frame) -> float:
 
 def _attempt(
     transport: Transport, request: Frame, check: CancelCheck | None
-) -> Generator[Step, Any, _Outcome]:
+) -> Generator[Wait, Any, _Outcome]:
     """Get the request to a worker, and wait for what comes of it."""
     rounds = 0
     pause_s = _FIRST_PAUSE_S
@@ -417,7 +417,7 @@ def _not_started_in_time() -> MoltTimeout:
 
 def _wait(
     transport: Transport, request: Frame, pending: PendingCall, check: CancelCheck | None
-) -> Generator[Step, Any, None]:
+) -> Generator[Wait, Any, None]:
     """What isn't needed for most: wait on until `pending` ends, and see to it that it does."""
     if check is not None:
         cancelled = MoltCancelled("the client went away")
@@ -438,7 +438,7 @@ def _wait(
     yield from _wait_out(transport, request, pending)
 
 
-def _wait_out(transport: Transport, request: Frame, pending: PendingCall) -> Generator[Step, Any, None]:
+def _wait_out(transport: Transport, request: Frame, pending: PendingCall) -> Generator[Wait, Any, None]:
     left_s = _seconds_left(request) + transport.patience_s
     ended = yield _Answer(pending, None if left_s == _FOREVER else left_s)
     if not ended:

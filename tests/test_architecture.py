@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from molt_accel.ipc.shm.layout import TRANSITIONS, State
+from molt_accel.ipc.shm.layout import CHANNEL_TRANSITIONS, ChannelState
 from tests.conftest import ROOT
 
 PACKAGES = ("molt_accel", "molt_worker")
-IPC = ROOT / "molt_accel" / "ipc"
-CORE = (IPC / "molt_core.h").read_text()
+IPC = ROOT / "molt_accel" / "ipc" / "shm"
+CORE = (IPC / "core" / "molt_core.h").read_text()
 
 
 @dataclass(frozen=True)
@@ -260,8 +260,10 @@ for name in {modules}:
 
 def test_the_states_of_the_core_are_those_of_the_table() -> None:
     (body,) = re.findall(r"enum molt_state \{(.*?)\};", CORE, re.DOTALL)
-    assert re.findall(r"MOLT_(\w+) = (\d+)", body) == [(state.name, str(int(state))) for state in State]
-    assert {state for step in TRANSITIONS for state in step} == set(State)
+    assert re.findall(r"MOLT_(\w+) = (\d+)", body) == [
+        (state.name, str(int(state))) for state in ChannelState
+    ]
+    assert {state for step in CHANNEL_TRANSITIONS for state in step} == set(ChannelState)
 
 
 def test_state_words_are_changed_where_the_table_s_steps_are_tested_and_nowhere_else() -> None:

@@ -485,10 +485,10 @@ PROTOCOL = read("reference/protocol.md")
 @pytest.mark.parametrize(
     ("heading", "value", "members"),
     [
-        ("state", "value", layout.State),
+        ("state", "value", layout.ChannelState),
         ("reason", "value", layout.Failure),
-        ("fact", "index", layout.Fact),
-        ("seat fact", "index", layout.SeatFact),
+        ("gauge", "index", layout.Gauge),
+        ("slot gauge", "index", layout.SlotGauge),
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else None,
 )
@@ -512,7 +512,7 @@ def test_the_steps_of_a_channel_are_the_table_of_transitions() -> None:
     }
     assert documented == {
         (before.name, after.name): {actor.name.lower() for actor in actors}
-        for (before, after), actors in layout.TRANSITIONS.items()
+        for (before, after), actors in layout.CHANNEL_TRANSITIONS.items()
     }
 
 

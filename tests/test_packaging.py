@@ -150,7 +150,7 @@ def test_an_editable_install_is_built_in_place_whatever_was_there(sources: Path,
     new = {name for name in files_below(sources) - before if ".egg-info/" not in name}
     assert not new, "an intermediate was left in the checkout"
     header = sources / "molt_accel" / "ipc" / "shm" / "core" / "molt_core.h"
-    header.write_text(header.read_text().replace("#define MOLT_FACTS 64", "#define MOLT_FACTS 96"))
+    header.write_text(header.read_text().replace("#define MOLT_GAUGES 64", "#define MOLT_GAUGES 96"))
     assert facts() == "96\n"
     assert (sources / "molt_accel/ipc/shm/_native.c").read_text() == "something that is stale"
 

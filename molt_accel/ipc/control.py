@@ -163,6 +163,6 @@ class Grant(msgspec.Struct, frozen=True):
     max_frame_bytes: int
     max_wait_ms: int
     grace_ms: int
-    places: int
+    capacity: int
     spin_ns: int
     client_spinners: int

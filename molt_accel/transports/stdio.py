@@ -1,8 +1,8 @@
 """The stdio transport, client side: a worker process of one's own, spoken to through its stdin and stdout.
 
-Any number of calls are in flight on one `_Link`. Whoever takes a call out of the link's table (the
-receiver thread with its response, `abandon`, or the link's end) is the one who resolves it, so a call has
-one outcome and a late response finds nobody. A link that ended is never used again; the next call starts a
+Any number of calls are in flight on one `_Connection`. Whoever takes a call out of the connection's table (the
+receiver thread with its response, `abandon`, or the connection's end) is the one who resolves it, so a call has
+one outcome and a late response finds nobody. A connection that ended is never used again; the next call starts a
 new worker, whose frames carry the next generation.
 """
 
@@ -54,14 +54,14 @@ def _exit_text(process: subprocess.Popen[bytes]) -> str:
     return f"it was killed by signal {-code}{names.get(-code, '')}"
 
 
-class _Link:
+class _Connection:
     """One worker process and the calls in flight on it."""
 
     def __init__(self, config: Config, generation: int) -> None:
         self.generation = generation
         self.started_s = time.monotonic()
-        self.greeted = threading.Event()  # set by the worker's greeting and by the link's end
-        self.over = threading.Event()  # set when the link has ended and every call on it with it
+        self.greeted = threading.Event()  # set by the worker's greeting and by the connection's end
+        self.over = threading.Event()  # set when the connection has ended and every call on it with it
         self.ended: MoltError | None = None
         self.ended_s = 0.0
         self.was_ready = False
@@ -100,7 +100,7 @@ class _Link:
     # -- calls ------------------------------------------------------------------------------------------
 
     def submit(self, frame: Frame) -> Pending | None:
-        """Send a request; None if the link has ended, and then the worker has not got it."""
+        """Send a request; None if the connection has ended, and then the worker has not got it."""
         frame.generation = self.generation
         pending = Pending(frame.request_id, self.generation)
         with self._lock:
@@ -222,7 +222,7 @@ class _Link:
             return
         if item.kind is Kind.RESPONSE and item.request_id:
             if item.generation != self.generation:
-                return  # another link's
+                return  # another connection's
             with self._lock:
                 pending = self._pending.pop(item.request_id, None)
             if pending is not None:  # else it is late: the call has ended on this side
@@ -236,7 +236,7 @@ class _Link:
             raise MoltProtocolError(f"unexpected {item.kind.name} frame {item.entry!r} from the worker")
 
     def _take_malformed(self, error: FrameError) -> None:
-        """One call's response can't be read: that call's error. A frame that is nobody's ends the link."""
+        """One call's response can't be read: that call's error. A frame that is nobody's ends the connection."""
         with self._lock:
             pending = self._pending.pop(error.raw_id, None) if error.raw_id else None
         if pending is None or error.raw_generation != self.generation:
@@ -335,86 +335,88 @@ class StdioTransport:
         self._config = config
         self._closed = False
         self._generation = 0
-        self._link: _Link | None = None
+        self._connection: _Connection | None = None
         self._policy = RestartPolicy()
         _transports.add(self)
 
     @property
     def ready(self) -> bool:
-        link = self._link
-        return link is not None and link.ended is None
+        connection = self._connection
+        return connection is not None and connection.ended is None
 
     @property
     def patience_s(self) -> float:
         return self._config.grace_ms / 1000 + _SLACK_S
 
     def start(self) -> None:
-        link = self._link
-        if link is not None and not link.takes_requests:
+        connection = self._connection
+        if connection is not None and not connection.takes_requests:
             if self._closed:
                 raise MoltWorkerUnavailable("the client is closed")
             # It died unnoticed till now. Its receiver is about to say so; then there is a new one to start.
-            link.over.wait(2 * _SLACK_S)
-        self._ready_link()
+            connection.over.wait(2 * _SLACK_S)
+        self._ready_connection()
 
-    def _ready_link(self) -> _Link:
-        link = self._link
-        if link is not None and link.ended is None:
-            return link
+    def _ready_connection(self) -> _Connection:
+        connection = self._connection
+        if connection is not None and connection.ended is None:
+            return connection
         greenlets.check_for_pipes()
         with _start_lock:
             if self._closed:
                 raise MoltWorkerUnavailable("the client is closed")
-            link = self._link
-            if link is not None:
-                if link.ended is None:
-                    return link  # another thread has started it
-                lived_s = math.inf if link.drained else link.ended_s - link.started_s
-                self._policy.died(link.ended_s, lived_s, link.ended.detail, was_ready=link.was_ready)
-                self._link = None
+            connection = self._connection
+            if connection is not None:
+                if connection.ended is None:
+                    return connection  # another thread has started it
+                lived_s = math.inf if connection.drained else connection.ended_s - connection.started_s
+                self._policy.died(
+                    connection.ended_s, lived_s, connection.ended.detail, was_ready=connection.was_ready
+                )
+                self._connection = None
             now = time.monotonic()
             self._policy.check(now)
             self._generation += 1
             try:
-                link = self._link = _Link(self._config, self._generation)
+                connection = self._connection = _Connection(self._config, self._generation)
             except MoltWorkerUnavailable as exc:
                 self._policy.died(now, 0.0, exc.detail, was_ready=False)
                 raise
-            if self._closed:  # by a signal handler on this thread, which found no link to close
-                link.close()
+            if self._closed:  # by a signal handler on this thread, which found no connection to close
+                connection.close()
                 raise MoltWorkerUnavailable("the client is closed")
-            return link
+            return connection
 
     def submit(self, frame: Frame) -> Pending | None:
-        link = self._link
-        return None if link is None else link.submit(frame)
+        connection = self._connection
+        return None if connection is None else connection.submit(frame)
 
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:
-        link = self._link
-        if link is None or link.generation != pending.generation:
-            return False  # its link has ended, and with it the call
-        return link.abandon(pending.request_id, error)
+        connection = self._connection
+        if connection is None or connection.generation != pending.generation:
+            return False  # its connection has ended, and with it the call
+        return connection.abandon(pending.request_id, error)
 
     def wait_ready(self, timeout_s: float) -> None:
-        link = self._ready_link()
-        if not link.greeted.wait(timeout_s):
+        connection = self._ready_connection()
+        if not connection.greeted.wait(timeout_s):
             raise MoltWorkerUnavailable(f"the worker was not ready within {timeout_s:g} s")
-        if link.ended is not None:
-            raise _copy(link.ended)
+        if connection.ended is not None:
+            raise _copy(connection.ended)
 
     def close(self) -> None:
         with _start_lock:
             self._closed = True
-            link = self._link
-        if link is not None:
-            link.close()
+            connection = self._connection
+        if connection is not None:
+            connection.close()
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's worker; the next call starts one of this process's own."""
         self._policy = RestartPolicy()
-        link, self._link = self._link, None
-        if link is not None:
-            link.forget()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.forget()
 
 
 _transports: Final[weakref.WeakSet[StdioTransport]] = weakref.WeakSet()

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _list_exports(config)
         if name is None and not stdio and config.transport != "stdio":
             parser.error("say how to serve: --stdio or --shm NAME")
-        # The structure of the exports is checked here, by one line; importing them is the template's work.
+        # The structure of the exports is checked here, by one line; importing them is the fork server's work.
         check(config.exports)
         return _serve_stdio(config) if name is None else _serve_shm(config, linger=linger)
     except (ConfigError, ExportsError, MoltWorkerUnavailable) as exc:

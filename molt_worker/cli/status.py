@@ -23,7 +23,7 @@ from molt_accel.ipc import control
 from molt_accel.ipc.frame import FrameError
 from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.attach import connect, observe
-from molt_accel.ipc.shm.layout import Fact
+from molt_accel.ipc.shm.layout import Gauge
 from molt_worker.supervisor.shm.snapshot import ExecutorStatus, Snapshot, quantiles, take
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Observer:
         try:
             self._arena = observe(sock)
             # Of another pid namespace (a container's), its process ids are other processes' here.
-            self._processes = control.peer(sock)[0] == self._arena.fact(Fact.PID)
+            self._processes = control.peer(sock)[0] == self._arena.gauge(Gauge.PID)
         except BaseException:
             sock.close()
             raise
@@ -220,7 +220,7 @@ def facts(pool: PoolPlace, now: Snapshot, before: Snapshot | None = None) -> lis
         ("socket", pool.path),
         ("exports", f"{now.exports['count']}, {now.exports['compiled']} of them compiled"),
         ("executors", f"{busy} busy, {ready} of {now.size} ready"),
-        ("queue", f"{now.queued} of {now.places} places, {now.in_flight} in flight"),
+        ("queue", f"{now.queued} of {now.capacity} places, {now.in_flight} in flight"),
         ("clients", str(now.clients)),
         ("calls", f"{now.calls:,}" + (f"  ({outcomes})" if outcomes else "")),
     ]
@@ -238,7 +238,7 @@ def facts(pool: PoolPlace, now: Snapshot, before: Snapshot | None = None) -> lis
         (
             "memory",
             f"arena {size(memory['arena_bytes'])}, supervisor {size(memory['supervisor_rss_bytes'])}, "
-            f"template {size(memory['template_rss_bytes'])}, executors {size(memory['executors_rss_bytes'])}",
+            f"fork server {size(memory['forkserver_rss_bytes'])}, executors {size(memory['executors_rss_bytes'])}",
         ),
         (
             "spin",

@@ -26,7 +26,7 @@ import msgspec
 
 from molt_worker.compile import record as compiled
 from molt_worker.compile import steps as build_steps
-from molt_worker.compile.plan import Source, belonging, closure, notes, objections
+from molt_worker.compile.plan import Source, belonging, blockers, closure, notes
 from molt_worker.compile.record import ABI, VERSION, CompiledError, Module, Record
 
 Say = Callable[[str], None]
@@ -185,7 +185,7 @@ def build(
     left = {
         source.name: Module(source.name, False, reason, line)
         for source in modules
-        for line, reason in [*objections(source.tree)][:1]
+        for line, reason in [*blockers(source.tree)][:1]
     }
     with tempfile.TemporaryDirectory(prefix=".work-", dir=path.parent) as scratch:
         work = Path(scratch)

@@ -25,8 +25,8 @@ class Source:
 
 def _is_installed(path: Path) -> bool:
     """Whether a file is part of Python or installed in its environment, and not of the project."""
-    places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return any(path.is_relative_to(place) for place in places)
+    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return any(path.is_relative_to(place) for place in folders)
 
 
 def _is_own(name: str) -> bool:
@@ -102,7 +102,7 @@ def belonging(
     return sorted(chosen, key=lambda source: source.name)
 
 
-def objections(tree: ast.Module) -> Iterator[tuple[int, str]]:
+def blockers(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """What compiled code would silently do otherwise than Python: line and reason."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id == "__file__":

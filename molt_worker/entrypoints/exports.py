@@ -1,7 +1,7 @@
 """What a worker offers: the manifest, its checks, and the functions behind its names.
 
 Reading and checking a manifest runs none of the user's code; `resolve` imports it and is called in the
-template process only (or in a test's own process, for the inline transport).
+fork server only (or in a test's own process, for the inline transport).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How requests reach an executor, and answers leave it: the side of a transport that an executor sees.
 
-The executor's loop is the same whatever lies between it and the client. A port is made in the executor's
+The executor's loop is the same whatever lies between it and the client. A endpoint is made in the executor's
 own process, after the fork, so it may hold what no other process can use.
 """
 
@@ -17,7 +17,7 @@ from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.runner import error_response
 
 
-class Port(Protocol):
+class Endpoint(Protocol):
     """One executor's way to requests. Its calls block, and any of them but `serial` may raise
     BrokenPipeError when nobody is at the other end any more: the executor exits then."""
 
@@ -34,11 +34,11 @@ class Port(Protocol):
         """Send the response to a request."""
 
 
-#: Makes an executor's port of its socket, its number and its slot; called in the executor.
-MakePort = Callable[[socket.socket, int, int], Port]
+#: Makes an executor's endpoint of its socket, its number and its slot; called in the executor.
+MakeEndpoint = Callable[[socket.socket, int, int], Endpoint]
 
 
-class SocketPort:
+class SocketEndpoint:
     """Requests come through the executor's socket, from a supervisor that has parsed them before.
 
     Args:

@@ -1,4 +1,4 @@
-"""An executor process: takes requests from its port, one at a time, on its main thread."""
+"""An executor process: takes requests from its endpoint, one at a time, on its main thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from molt_accel.ipc.frame import Frame, FrameError, Kind
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.entrypoints.runner import Runner, error_response
-from molt_worker.processes.endpoint import Port
+from molt_worker.processes.endpoint import Endpoint
 from molt_worker.runtime import log
 
 #: The soft interrupt.
@@ -26,8 +26,8 @@ _M_MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 64 * 1024 * 1024
 
 
-def serve(port: Port, exports: ExportTable, word: StopWord, number: int, config: Config) -> int:
-    """Serve requests until the port has no more. Returns the exit code."""
+def serve(endpoint: Endpoint, exports: ExportTable, word: StopWord, number: int, config: Config) -> int:
+    """Serve requests until the endpoint has no more. Returns the exit code."""
     forked = []  # filled in a process that an entrypoint forks
     os.register_at_fork(after_in_child=lambda: forked.append(True))
     _heed_sigterm_in_children()
@@ -40,15 +40,15 @@ def serve(port: Port, exports: ExportTable, word: StopWord, number: int, config:
     runner = Runner(exports, word, log_traceback, number=number)
     signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
     try:
-        port.announce()
-        while (item := port.receive()) is not None:
+        endpoint.announce()
+        while (item := endpoint.receive()) is not None:
             if isinstance(item, FrameError):
-                _refuse(port, item)
+                _refuse(endpoint, item)
                 continue
-            response = runner.run(item, port.serial(item))
+            response = runner.run(item, endpoint.serial(item))
             if forked:
                 os._exit(0)  # this is the entrypoint's child: only its parent answers
-            port.answer(item, response)
+            endpoint.answer(item, response)
         # point: executor.leaving
     except BrokenPipeError:
         return 0  # the other end is gone, so is whoever waited for the answer
@@ -67,10 +67,10 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def _refuse(port: Port, error: FrameError) -> None:
+def _refuse(endpoint: Endpoint, error: FrameError) -> None:
     """Answer a frame that can't be read: under the id that it claims."""
     claimed = Frame(Kind.REQUEST, error.raw_id, generation=error.raw_generation)
-    port.answer(claimed, error_response(claimed, MoltInvalidInput(error.detail)))
+    endpoint.answer(claimed, error_response(claimed, MoltInvalidInput(error.detail)))
 
 
 def _heed_sigterm_in_children() -> None:

@@ -1,4 +1,4 @@
-"""The template process: imports the exports once, then forks executors that have them already.
+"""The fork server: imports the exports once, then forks executors that have them already.
 
 It stands between the supervisor, which never runs user code, and the executors, which do nothing else. As
 the executors' parent it alone signals and reaps them, so a signal can't hit a process that has taken over
@@ -31,14 +31,14 @@ from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.entrypoints.runner import error_response
 from molt_worker.processes import executor
-from molt_worker.processes.endpoint import MakePort
+from molt_worker.processes.endpoint import MakeEndpoint
 from molt_worker.runtime import log
 
-#: Commands to the template, as entry names of control frames; `request_id` is the executor's number.
+#: Commands to the fork server, as entry names of control frames; `request_id` is the executor's number.
 SPAWN: Final = "__spawn__"  #: fork an executor on the socket sent along; generation is its slot
 INTERRUPT: Final = "__interrupt__"
 KILL: Final = "__kill__"
-#: Reports of the template. Their payload: the pid; the exit code, negative for a signal.
+#: Reports of the fork server. Their payload: the pid; the exit code, negative for a signal.
 #: Before its HELLO: the files of the project's own modules that it has imported, as [path, mtime in ns].
 SOURCES: Final = "__sources__"
 SPAWNED: Final = "__spawned__"
@@ -78,16 +78,16 @@ def main(
     control: socket.socket,
     config: Config,
     word_of: Callable[[int], StopWord],
-    make_port: MakePort,
+    make_endpoint: MakeEndpoint,
     parent_pid: int,
 ) -> NoReturn:
-    """The template's life, in a process just forked from the supervisor. Never returns.
+    """The fork server's life, in a process just forked from the supervisor. Never returns.
 
     Args:
         control: The socket to the supervisor.
         config: The worker's configuration.
         word_of: The stop word of a slot.
-        make_port: Makes an executor's port; each executor gets it by the fork.
+        make_port: Makes an executor's endpoint; each executor gets it by the fork.
         parent_pid: The supervisor's.
     """
     code = 1
@@ -99,10 +99,10 @@ def main(
             signal.signal(number, _ignore)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         control = _keep_only(control)
-        code = _Template(control, config, word_of, make_port).run()
+        code = _Forkserver(control, config, word_of, make_endpoint).run()
     except BaseException as exc:
         fields: dict[str, object] = {"error": f"{type(exc).__name__}: {exc}"}
-        log.write_blocking(config, "error", "template_failed", fields)
+        log.write_blocking(config, "error", "forkserver_failed", fields)
     finally:
         os._exit(code)
 
@@ -120,18 +120,18 @@ def _keep_only(control: socket.socket) -> socket.socket:
     return socket.socket(fileno=_CONTROL_FD)
 
 
-class _Template:
+class _Forkserver:
     def __init__(
         self,
         control: socket.socket,
         config: Config,
         word_of: Callable[[int], StopWord],
-        make_port: MakePort,
+        make_endpoint: MakeEndpoint,
     ) -> None:
         self._control = control
         self._config = config
         self._word_of = word_of
-        self._make_port = make_port
+        self._make_endpoint = make_endpoint
         self._parser = FrameParser()
         self._sockets: deque[int] = deque()  # descriptors that came before their SPAWN was parsed
         self._pids: dict[int, int] = {}  # executor number -> pid
@@ -143,9 +143,9 @@ class _Template:
             output.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # executors may be killed
         config = self._config
         try:
-            doubt = compiled.enable(config.exports, config.compiled, config.build_dir)
-            if doubt:
-                self._log("warning", "build_not_used", why=doubt, hint=compiled.how_to(config.exports))
+            warning = compiled.enable(config.exports, config.compiled, config.build_dir)
+            if warning:
+                self._log("warning", "build_not_used", why=warning, hint=compiled.how_to(config.exports))
             self._exports = resolve(config.exports)
             if config.compiled == "require":
                 compiled.require(self._exports, config.exports, config.build_dir)
@@ -158,7 +158,7 @@ class _Template:
         # Objects that exist now are shared with every executor; keep the collector from touching them.
         gc.collect()
         gc.freeze()
-        # point: template.imported
+        # point: forkserver.imported
         self._send(Frame(Kind.CONTROL, 0, SOURCES, codec.encode(Codec.MSGPACK, sources())))
         rows = [
             (item.name, item.codec_in.label, item.codec_out.label, item.target, item.compiled)
@@ -230,7 +230,7 @@ class _Template:
     def _spawn(self, number: int, slot: int) -> None:
         sock = socket.socket(fileno=self._sockets.popleft())
         parent_pid = os.getpid()
-        # point: template.forking
+        # point: forkserver.forking
         try:
             pid = os.fork()
         except OSError as exc:  # no memory or no process left: this one start failed, the others live on
@@ -244,7 +244,7 @@ class _Template:
             os.setpgid(pid, pid)
         sock.close()
         self._pids[number] = pid
-        # point: template.forked
+        # point: forkserver.forked
         self._send(Frame(Kind.CONTROL, number, SPAWNED, codec.encode(Codec.MSGPACK, pid)))
 
     def _become_executor(self, sock: socket.socket, number: int, slot: int, parent_pid: int) -> NoReturn:
@@ -263,8 +263,8 @@ class _Template:
                 os.close(fd)
             sock.setblocking(True)
             sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
-            port = self._make_port(sock, number, slot)
-            code = executor.serve(port, self._exports, self._word_of(slot), number, self._config)
+            endpoint = self._make_endpoint(sock, number, slot)
+            code = executor.serve(endpoint, self._exports, self._word_of(slot), number, self._config)
         except BaseException as exc:
             self._log("error", "executor_failed", error=f"{type(exc).__name__}: {exc}")
         finally:
@@ -274,7 +274,7 @@ class _Template:
         pid = self._pids.get(number)
         if pid is None:
             return  # it has exited and the report is on its way
-        # point: template.signalling
+        # point: forkserver.signalling
         with contextlib.suppress(ProcessLookupError):
             if signum == signal.SIGKILL:
                 os.killpg(pid, signum)
@@ -293,7 +293,7 @@ class _Template:
             if not reaped:
                 continue
             del self._pids[number]
-            # point: template.reaped
+            # point: forkserver.reaped
             self._report_exit(number, os.waitstatus_to_exitcode(status))
 
     def _report_exit(self, number: int, code: int) -> None:

@@ -18,8 +18,8 @@ from molt_accel.ipc.frame import Codec, Frame, Kind, encode
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.processes import forkserver as template
-from molt_worker.processes.endpoint import MakePort
+from molt_worker.processes import forkserver as forkserver
+from molt_worker.processes.endpoint import MakeEndpoint
 
 
 class StopWords:
@@ -73,23 +73,27 @@ class ExecutorState(enum.Enum):
 class Executor:
     """One executor, as its supervisor sees it."""
 
-    def __init__(self, number: int, parent: Template, sock: socket.socket, slot: int, config: Config) -> None:
+    def __init__(
+        self, number: int, parent: Forkserver, sock: socket.socket, slot: int, config: Config
+    ) -> None:
         self.number: Final = number
-        self.template: Final = parent
+        self.forkserver: Final = parent
         self.slot: Final = slot
         self.word: Final = parent.words.word_of(slot)
         self.sock: Final = sock
         self.stream: Final = FrameStream(sock.fileno(), sock.fileno(), config.max_frame_bytes)
         self.state = ExecutorState.STARTING
-        self.pid = 0  #: known once the template has forked it
-        self.asked_ns: Final = time.monotonic_ns()  #: when the template was told to
+        self.pid = 0  #: known once the fork server has forked it
+        self.asked_ns: Final = time.monotonic_ns()  #: when the fork server was told to
         self.kill_ns = 0  #: when to kill it if it isn't gone by then; 0: never
 
 
-class Template:
-    """A template process: one import of the exports, and the parent of the executors forked from it."""
+class Forkserver:
+    """A fork server: one import of the exports, and the parent of the executors forked from it."""
 
-    def __init__(self, config: Config, words: StopWords, make_port: MakePort, started_ns: int) -> None:
+    def __init__(
+        self, config: Config, words: StopWords, make_endpoint: MakeEndpoint, started_ns: int
+    ) -> None:
         self.words: Final = words
         self.config: Final = config
         self.exports: ExportTable | None = None  #: known once it is ready
@@ -104,14 +108,14 @@ class Template:
         self.pid = os.fork()
         if self.pid == 0:
             control.close()
-            template.main(child_end, config, words.word_of, make_port, supervisor_pid)
+            forkserver.main(child_end, config, words.word_of, make_endpoint, supervisor_pid)
         child_end.close()
         control.setblocking(False)
         self.control: Final = control
         self.stream: Final = FrameStream(control.fileno(), control.fileno())
 
     def spawn(self, number: int) -> Executor | None:
-        """Have an executor forked, which builds its port there; None if the template has just gone.
+        """Have an executor forked, which builds its endpoint there; None if the fork server has just gone.
 
         Raises:
             OSError: there is no descriptor left for its socket. There may be one later.
@@ -119,7 +123,7 @@ class Template:
         sock, executor_end = socket.socketpair()
         slot = self.words.lend()
         sock.setblocking(False)
-        command = encode(Frame(Kind.CONTROL, number, template.SPAWN, generation=slot))
+        command = encode(Frame(Kind.CONTROL, number, forkserver.SPAWN, generation=slot))
         try:
             socket.send_fds(self.control, [command], [executor_end.fileno()])
         except OSError:  # its end of file is about to be seen
@@ -138,7 +142,7 @@ class Template:
             self.stream.send(Frame(Kind.CONTROL, executor.number, command))
 
     def stop(self) -> None:
-        """Close the control socket: the template kills its executors and exits."""
+        """Close the control socket: the fork server kills its executors and exits."""
         self.control.close()
 
     def kill(self) -> None:
@@ -152,5 +156,5 @@ class Template:
 
 
 def decode_report(frame: Frame) -> int:
-    """The pid or exit code in a template's report."""
+    """The pid or exit code in a fork server's report."""
     return int(codec.decode(Codec.MSGPACK, frame.payload))

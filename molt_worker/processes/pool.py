@@ -1,6 +1,6 @@
 """The pool of executors: how many there are, how they start, and when one is replaced.
 
-Knows templates and executors and nothing of requests. Who gives executors their requests, and what becomes
+Knows fork servers and executors and nothing of requests. Who gives executors their requests, and what becomes
 of a request because its executor answered or died, differs with the transport: that is for a subclass.
 """
 
@@ -22,15 +22,15 @@ from molt_accel.ipc.shm.layout import exit_facts, exit_text
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes import forkserver as wire
-from molt_worker.processes.endpoint import MakePort
+from molt_worker.processes.endpoint import MakeEndpoint
 from molt_worker.processes.handles import (
     Executor,
     ExecutorState,
+    Forkserver,
     StopWords,
-    Template,
     decode_report,
 )
-from molt_worker.processes.replacement import Succession
+from molt_worker.processes.replacement import Replacements
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, WRITE, EventLoop
 from molt_worker.runtime.metrics import Counters
@@ -39,20 +39,20 @@ _MS: Final = 1_000_000
 _S: Final = 1_000_000_000
 #: How long an idle executor may take to exit once its socket is closed.
 _EXIT_NS: Final = 2 * _S
-#: How long the template may be silent while it is asked to fork. A fork takes milliseconds.
+#: How long the fork server may be silent while it is asked to fork. A fork takes milliseconds.
 _STALL_NS: Final = 5 * _S
 _RSS_CHECK_NS: Final = _S
 _FIRST_RESPAWN_NS: Final = 100 * _MS
 _MAX_RESPAWN_NS: Final = 5 * _S
-#: How long the template may take to kill its executors and exit when the worker stops.
+#: How long the fork server may take to kill its executors and exit when the worker stops.
 _STOP_S: Final = 2.0
 
 
 class Pool(ABC):
-    """`config.pool_size` executors, forked from the newest template.
+    """`config.pool_size` executors, forked from the newest fork server.
 
     Args:
-        make_port: Makes an executor's port, in the executor.
+        make_port: Makes an executor's endpoint, in the executor.
         slots: How many executors there may be at a time, with those that are not reaped yet. Some more than
             a pool and its successors, so that a reload need not wait.
     """
@@ -63,24 +63,24 @@ class Pool(ABC):
         loop: EventLoop,
         log: LogSink,
         counters: Counters,
-        make_port: MakePort,
+        make_endpoint: MakeEndpoint,
         slots: int,
     ) -> None:
         self._config = config
         self._loop = loop
         self._log = log
         self._counters = counters
-        self._make_port = make_port
+        self._make_endpoint = make_endpoint
         self.size: Final = config.pool_size
         self._words = StopWords(slots)
         self._executors: dict[int, Executor] = {}
-        self._succession: Succession[Executor] = Succession()
+        self._replacements: Replacements[Executor] = Replacements()
         self._numbers = 0
-        self._templates: list[Template] = []  # the newest last; older ones still have executors
+        self._forkservers: list[Forkserver] = []  # the newest last; older ones still have executors
         self._boot_deaths = 0
         self._spawn_not_before_ns = 0
         self._starved = False  # of descriptors, so that no executor can be started
-        self._template_at_ns = 0  # when to start another template; 0: not planned
+        self._forkserver_at_ns = 0  # when to start another fork server; 0: not planned
         self._next_rss_ns = 0
         self._stopping = False
 
@@ -125,23 +125,23 @@ class Pool(ABC):
 
     # -- start, reload, stop ----------------------------------------------------------------------------
 
-    def start_template(self) -> None:
-        """Import the exports in a new template; when it is ready, its executors replace all others."""
+    def start_forkserver(self) -> None:
+        """Import the exports in a new fork server; when it is ready, its executors replace all others."""
         now_ns = time.monotonic_ns()
-        self._template_at_ns = 0
+        self._forkserver_at_ns = 0
         try:
-            template = Template(self._config, self._words, self._make_port, now_ns)
+            forkserver = Forkserver(self._config, self._words, self._make_endpoint, now_ns)
         except OSError as exc:  # no memory or no descriptor for it; there may be later
-            self._log.log("error", "template_not_started", error=str(exc))
-            self._template_at_ns = self._loop.at(self._back_off())
+            self._log.log("error", "forkserver_not_started", error=str(exc))
+            self._forkserver_at_ns = self._loop.at(self._back_off())
             return
-        self._templates.append(template)
+        self._forkservers.append(forkserver)
         self._loop.at(now_ns + self._config.start_timeout_ms * _MS)
-        self._watch_template(template)
+        self._watch_forkserver(forkserver)
 
     def is_outdated(self) -> bool:
-        """Whether a file that the newest template has imported was changed since."""
-        newest = self._templates[-1] if self._templates else None
+        """Whether a file that the newest fork server has imported was changed since."""
+        newest = self._forkservers[-1] if self._forkservers else None
         return newest is not None and any(_mtime(path) != mtime for path, mtime in newest.sources)
 
     def stop(self) -> None:
@@ -151,16 +151,16 @@ class Pool(ABC):
     def close(self) -> None:
         """Kill what is left, and reap it."""
         self.stop()
-        for template in self._templates:
-            template.stop()
+        for forkserver in self._forkservers:
+            forkserver.stop()
         until_s = time.monotonic() + _STOP_S
-        for template in self._templates:
+        for forkserver in self._forkservers:
             # It kills its executors and exits; one that imports something just now can't.
             with contextlib.suppress(psutil.TimeoutExpired):
-                psutil.Process(template.pid).wait(timeout=max(0.05, until_s - time.monotonic()))
+                psutil.Process(forkserver.pid).wait(timeout=max(0.05, until_s - time.monotonic()))
                 continue
-            template.kill()
-            template.reap()
+            forkserver.kill()
+            forkserver.reap()
         for executor in self._executors.values():
             executor.sock.close()
 
@@ -171,20 +171,20 @@ class Pool(ABC):
                 executor.kill_ns = now_ns + _EXIT_NS
                 self._tell(executor, wire.KILL)
             self._loop.at(executor.kill_ns)
-        if self._template_at_ns and self._template_at_ns <= now_ns:
-            self._template_at_ns = 0
+        if self._forkserver_at_ns and self._forkserver_at_ns <= now_ns:
+            self._forkserver_at_ns = 0
             if not self._stopping:
-                self.start_template()
-        self._loop.at(self._template_at_ns)
-        self._check_templates(now_ns)
+                self.start_forkserver()
+        self._loop.at(self._forkserver_at_ns)
+        self._check_forkservers(now_ns)
         self._check_rss(now_ns)
         self._fill()
 
     @property
-    def template_pid(self) -> int:
+    def forkserver_pid(self) -> int:
         """The process that executors are forked from, or will be when it has imported the exports; 0: none."""
-        template = self._newest_ready() or next(reversed(self._templates), None)
-        return template.pid if template is not None else 0
+        forkserver = self._newest_ready() or next(reversed(self._forkservers), None)
+        return forkserver.pid if forkserver is not None else 0
 
     # -- what is done to an executor --------------------------------------------------------------------
 
@@ -219,7 +219,7 @@ class Pool(ABC):
 
     def _recycle(self, executor: Executor, why: str) -> None:
         """Have a worn-out executor replaced, without a gap."""
-        if executor.state is not ExecutorState.GONE and self._succession.wear_out(executor):
+        if executor.state is not ExecutorState.GONE and self._replacements.wear_out(executor):
             self._counters.recycled += 1
             served = self._served(executor)
             self._log.log("info", "executor_recycled", executor=executor.number, why=why, served=served)
@@ -227,7 +227,7 @@ class Pool(ABC):
 
     def _dismiss(self, executor: Executor) -> None:
         """Close its socket, which makes it exit."""
-        self._succession.forget(executor)
+        self._replacements.forget(executor)
         executor.kill_ns = self._loop.at(time.monotonic_ns() + _EXIT_NS)
         executor.state = ExecutorState.GONE
         self._loop.watch(executor.sock.fileno(), 0)
@@ -249,8 +249,8 @@ class Pool(ABC):
         outdated = [
             executor
             for executor in counted
-            if not self._succession.has_successor(executor)
-            and (self._succession.worn(executor) or executor.template is not newest)
+            if not self._replacements.has_successor(executor)
+            and (self._replacements.worn(executor) or executor.forkserver is not newest)
         ]
         for old in missing + outdated:
             try:
@@ -265,20 +265,20 @@ class Pool(ABC):
                 return
             self._starved = False
             if old is not None:
-                self._succession.prepare(old, new)
+                self._replacements.prepare(old, new)
 
     def _living(self) -> list[Executor]:
         return [item for item in self._executors.values() if item.state is not ExecutorState.GONE]
 
     def _counted(self) -> list[Executor]:
         """Those that are of the pool's number, now or when they have started."""
-        return [executor for executor in self._living() if self._succession.counts(executor)]
+        return [executor for executor in self._living() if self._replacements.counts(executor)]
 
-    def _newest_ready(self) -> Template | None:
-        return next((each for each in reversed(self._templates) if each.exports is not None), None)
+    def _newest_ready(self) -> Forkserver | None:
+        return next((each for each in reversed(self._forkservers) if each.exports is not None), None)
 
-    def _spawn(self, template: Template) -> Executor | None:
-        executor = template.spawn(self._numbers + 1) if self._words.left else None
+    def _spawn(self, forkserver: Forkserver) -> Executor | None:
+        executor = forkserver.spawn(self._numbers + 1) if self._words.left else None
         if executor is None:
             return None
         self._numbers += 1
@@ -328,7 +328,7 @@ class Pool(ABC):
         self._boot_deaths = 0
         executor.kill_ns = 0
         executor.state = ExecutorState.READY
-        old = self._succession.take_over(executor)
+        old = self._replacements.take_over(executor)
         self._on_ready(executor)
         if old is not None:
             self._on_replaced(old)
@@ -354,9 +354,9 @@ class Pool(ABC):
     def _drop(self, executor: Executor) -> None:
         """It is as good as dead: nothing is read from it any more, and another takes its place."""
         self._loop.watch(executor.sock.fileno(), 0)
-        if not self._succession.replaced(executor):
+        if not self._replacements.replaced(executor):
             self._counters.executor_deaths += 1
-        self._succession.forget(executor)
+        self._replacements.forget(executor)
         self._announce_exports()
         self._fill()
 
@@ -384,42 +384,44 @@ class Pool(ABC):
                             self._recycle(executor, "max_rss_mb")
         self._loop.at(self._next_rss_ns)
 
-    # -- templates --------------------------------------------------------------------------------------
+    # -- fork servers --------------------------------------------------------------------------------------
 
-    def _watch_template(self, template: Template) -> None:
-        if template.control.fileno() >= 0:
-            events = READ | (WRITE if template.stream.pending_bytes else 0)
+    def _watch_forkserver(self, forkserver: Forkserver) -> None:
+        if forkserver.control.fileno() >= 0:
+            events = READ | (WRITE if forkserver.stream.pending_bytes else 0)
             self._loop.watch(
-                template.control.fileno(), events, lambda mask: self._on_template(template, mask)
+                forkserver.control.fileno(), events, lambda mask: self._on_forkserver(forkserver, mask)
             )
 
     def _tell(self, executor: Executor, command: str) -> None:
-        executor.template.tell(command, executor)
-        self._watch_template(executor.template)
+        executor.forkserver.tell(command, executor)
+        self._watch_forkserver(executor.forkserver)
 
-    def _on_template(self, template: Template, mask: int) -> None:
+    def _on_forkserver(self, forkserver: Forkserver, mask: int) -> None:
         if mask & WRITE:
             with contextlib.suppress(BrokenPipeError):  # its end of file will say the same
-                template.stream.flush()
-            self._watch_template(template)
-        still_open = template.stream.fill() is not None
-        template.heard_ns = time.monotonic_ns()
-        for item in template.stream.frames():
+                forkserver.stream.flush()
+            self._watch_forkserver(forkserver)
+        still_open = forkserver.stream.fill() is not None
+        forkserver.heard_ns = time.monotonic_ns()
+        for item in forkserver.stream.frames():
             if isinstance(item, FrameError):
-                template.failure = f"the template process broke the protocol: {item.detail}"
+                forkserver.failure = f"the fork server broke the protocol: {item.detail}"
                 still_open = False
                 break
-            self._on_report(template, item)
+            self._on_report(forkserver, item)
         if not still_open:
-            self._on_template_gone(template)
+            self._on_forkserver_gone(forkserver)
 
-    def _on_report(self, template: Template, report: Frame) -> None:
+    def _on_report(self, forkserver: Forkserver, report: Frame) -> None:
         if report.kind is Kind.RESPONSE:  # why it can't import the exports
-            template.failure = str(codec.decode(Codec.MSGPACK, report.payload)["detail"])
+            forkserver.failure = str(codec.decode(Codec.MSGPACK, report.payload)["detail"])
         elif report.entry == wire.SOURCES:
-            template.sources = [(path, mtime) for path, mtime in codec.decode(Codec.MSGPACK, report.payload)]
+            forkserver.sources = [
+                (path, mtime) for path, mtime in codec.decode(Codec.MSGPACK, report.payload)
+            ]
         elif report.entry == HELLO:
-            self._on_template_ready(template, report)
+            self._on_forkserver_ready(forkserver, report)
         elif report.request_id in self._executors:
             executor = self._executors[report.request_id]
             if report.entry == wire.SPAWNED:
@@ -427,25 +429,29 @@ class Pool(ABC):
             elif report.entry == wire.EXITED:
                 code = decode_report(report)
                 self._on_exited(executor, exit_text(code), exit_facts(code))
-                self._retire_templates()
+                self._retire_forkservers()
 
-    def _on_template_ready(self, template: Template, report: Frame) -> None:
-        template.exports = ExportTable(
+    def _on_forkserver_ready(self, forkserver: Forkserver, report: Frame) -> None:
+        forkserver.exports = ExportTable(
             Export(name, target, codec.parse(codec_in), codec.parse(codec_out), compiled=is_compiled)
             for name, codec_in, codec_out, target, is_compiled in codec.decode(Codec.MSGPACK, report.payload)
         )
-        compiled = len(template.exports.compiled)
+        compiled = len(forkserver.exports.compiled)
         self._log.log(
-            "info", "exports_loaded", count=len(template.exports), compiled=compiled, template=template.pid
+            "info",
+            "exports_loaded",
+            count=len(forkserver.exports),
+            compiled=compiled,
+            forkserver=forkserver.pid,
         )
-        if template is self._newest_ready():  # else a later reload has overtaken this one
+        if forkserver is self._newest_ready():  # else a later reload has overtaken this one
             for executor in self._living():
-                if executor.template is not template and executor.state is ExecutorState.STARTING:
+                if executor.forkserver is not forkserver and executor.state is ExecutorState.STARTING:
                     self.kill(executor)  # its code is outdated before it has begun
             self._announce_exports()
             if self._config.max_rss_mb:
                 self._loop.at(time.monotonic_ns() + _RSS_CHECK_NS)
-        self._retire_templates()
+        self._retire_forkservers()
         self._fill()
 
     def _announce_exports(self) -> None:
@@ -453,62 +459,64 @@ class Pool(ABC):
         newest = self._newest_ready()
         if newest is None or newest.exports is None or newest.announced:
             return
-        if all(executor.template is newest for executor in self._counted()):
+        if all(executor.forkserver is newest for executor in self._counted()):
             newest.announced = True
             self._on_exports(newest.exports)
 
-    def _on_template_gone(self, template: Template) -> None:
+    def _on_forkserver_gone(self, forkserver: Forkserver) -> None:
         """Its end of file: it exited or was killed, and its executors die with it."""
-        was_newest = template is self._newest_ready()
-        code = self._end_template(template)
-        text = template.failure or f"the template process died: {exit_text(code)}"
-        for executor in [item for item in self._executors.values() if item.template is template]:
-            self._on_exited(executor, "with its template process", {})
-        if template.exports is not None:
-            self._log.log("error", "template_died", error=text)
+        was_newest = forkserver is self._newest_ready()
+        code = self._end_forkserver(forkserver)
+        text = forkserver.failure or f"the fork server died: {exit_text(code)}"
+        for executor in [item for item in self._executors.values() if item.forkserver is forkserver]:
+            self._on_exited(executor, "with its fork server", {})
+        if forkserver.exports is not None:
+            self._log.log("error", "forkserver_died", error=text)
             if was_newest:
                 later_ns = self._back_off()
                 # At once, but for one whose executors didn't live either.
-                self._template_at_ns = self._loop.at(later_ns if self._boot_deaths > 1 else 1)
+                self._forkserver_at_ns = self._loop.at(later_ns if self._boot_deaths > 1 else 1)
         elif self._newest_ready() is not None:
             self._log.log("error", "reload_failed", error=text)
-        elif not self._templates:
+        elif not self._forkservers:
             self._on_start_failed(text)
         self._fill()
 
-    def _end_template(self, template: Template) -> int:
-        """Have done with a template, dead or not. Returns its exit code."""
-        self._loop.watch(template.control.fileno(), 0)
-        self._templates.remove(template)
-        template.stop()
-        template.kill()  # it has nothing to clean up, and waiting for it must not take long
-        return template.reap()
+    def _end_forkserver(self, forkserver: Forkserver) -> int:
+        """Have done with a fork server, dead or not. Returns its exit code."""
+        self._loop.watch(forkserver.control.fileno(), 0)
+        self._forkservers.remove(forkserver)
+        forkserver.stop()
+        forkserver.kill()  # it has nothing to clean up, and waiting for it must not take long
+        return forkserver.reap()
 
-    def _check_templates(self, now_ns: int) -> None:
+    def _check_forkservers(self, now_ns: int) -> None:
         """Kill those that import for too long, or don't fork any more."""
-        for template in self._templates:
-            if template.exports is None:
-                until_ns = template.started_ns + self._config.start_timeout_ms * _MS
+        for forkserver in self._forkservers:
+            if forkserver.exports is None:
+                until_ns = forkserver.started_ns + self._config.start_timeout_ms * _MS
                 failure = f"importing the exports took longer than {self._config.start_timeout_ms} ms"
             else:
-                asked = [e.asked_ns for e in self._executors.values() if e.template is template and not e.pid]
+                asked = [
+                    e.asked_ns for e in self._executors.values() if e.forkserver is forkserver and not e.pid
+                ]
                 if not asked:
                     continue
-                until_ns = max(template.heard_ns, min(asked)) + _STALL_NS
-                failure = "the template process does not answer"
+                until_ns = max(forkserver.heard_ns, min(asked)) + _STALL_NS
+                failure = "the fork server does not answer"
             if now_ns < until_ns:
                 self._loop.at(until_ns)
             else:
-                template.failure = failure
-                template.kill()
+                forkserver.failure = failure
+                forkserver.kill()
 
-    def _retire_templates(self) -> None:
-        """A template that is neither the newest nor has executors is not needed any more."""
+    def _retire_forkservers(self) -> None:
+        """A fork server that is neither the newest nor has executors is not needed any more."""
         newest = self._newest_ready()
-        for template in list(self._templates):
-            used = any(executor.template is template for executor in self._executors.values())
-            if template.exports is not None and template is not newest and not used:
-                self._end_template(template)
+        for forkserver in list(self._forkservers):
+            used = any(executor.forkserver is forkserver for executor in self._executors.values())
+            if forkserver.exports is not None and forkserver is not newest and not used:
+                self._end_forkserver(forkserver)
 
 
 def _mtime(path: str) -> int:

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 Member = TypeVar("Member", bound=Hashable)
 
 
-class Succession(Generic[Member]):
+class Replacements(Generic[Member]):
     """Members of a pool that are being replaced, and those that replace them."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""An executor's way to requests in shared memory: its seat. One hop from the client, with nobody in between."""
+"""An executor's way to requests in shared memory: its slot. One hop from the client, with nobody in between."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from molt_accel.ipc.frame import (
 from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.layout import (
     MAX_WORD,
-    Fact,
+    ChannelState,
     Failure,
+    Gauge,
     Outcome,
-    SeatFact,
-    State,
+    SlotGauge,
     entry_words,
     failure_word,
     state_of,
@@ -40,17 +40,17 @@ from molt_worker.runtime.metrics import request_fields
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena
 
-_SERIAL: Final = int(SeatFact.SERIAL)
-_WAKE_NS: Final = int(Fact.WAKE_NS)
-_OUTCOME_FACTS: Final = {status: SeatFact.OUTCOMES + Outcome[status.label] for status in Status}
+_SERIAL: Final = int(SlotGauge.SERIAL)
+_WAKE_NS: Final = int(Gauge.WAKE_NS)
+_OUTCOME_FACTS: Final = {status: SlotGauge.OUTCOMES + Outcome[status.label] for status in Status}
 #: As the caller sees them; layout.failure_error.
 _FAILURE_FACTS: Final = {
-    Failure.STALLED: SeatFact.OUTCOMES + Outcome.Timeout,
-    Failure.CORRUPT: SeatFact.OUTCOMES + Outcome.ProtocolError,
+    Failure.STALLED: SlotGauge.OUTCOMES + Outcome.Timeout,
+    Failure.CORRUPT: SlotGauge.OUTCOMES + Outcome.ProtocolError,
 }
 
 
-class ShmPort:
+class ShmEndpoint:
     """Claims requests from the arena, oldest first, and writes replies to it.
 
     Its socket only carries what the supervisor has to know: that it is ready, that a deadline comes before all others,
@@ -72,22 +72,22 @@ class ShmPort:
         core = native()
         self._sock = sock
         self._number = number
-        self._slot = slot
+        self._index = slot
         self._arena = arena
         self._config = config
         self._max = config.max_frame_bytes
         self._corrupt: type[Exception] = core.Corrupt
         self._retire, self._transferred = core.RETIRE, core.TRANSFERRED
-        self._seat = core.Seat(arena, slot, arena.seat_fact(slot, SeatFact.INCARNATION) & 0xFF, claim)
+        self._slot = core.Slot(arena, slot, arena.slot_gauge(slot, SlotGauge.EPOCH) & 0xFF, claim)
         self._shows_entry = False
         self._left = config.max_requests
         self._logs_all = config.log_level == "debug"
-        arena.set_seat_fact(slot, SeatFact.NUMBER, number)
-        arena.set_seat_fact(slot, SeatFact.PID, os.getpid())
+        arena.set_slot_gauge(slot, SlotGauge.NUMBER, number)
+        arena.set_slot_gauge(slot, SlotGauge.PID, os.getpid())
 
     def announce(self) -> None:
-        self._arena.set_seat_fact(self._slot, SeatFact.READY_NS, time.monotonic_ns())
-        self._seat.open()
+        self._arena.set_slot_gauge(self._index, SlotGauge.READY_NS, time.monotonic_ns())
+        self._slot.open()
         # point: executor.opened
         self._tell(HELLO)
 
@@ -106,10 +106,10 @@ class ShmPort:
         return True
 
     def receive(self) -> Frame | FrameError | None:
-        seat = self._seat
-        while seat.next() != self._retire:
+        slot = self._slot
+        while slot.next() != self._retire:
             try:
-                frame = seat.receive(self._max)
+                frame = slot.receive(self._max)
             except self._corrupt as exc:
                 self._give_up(Failure.CORRUPT, str(exc))
                 continue
@@ -117,7 +117,7 @@ class ShmPort:
                 in_ring = PREFIX_BYTES + HEADER_BYTES + len(frame.payload) <= self._arena.ring_bytes
                 if not in_ring or self._shows_entry:
                     self._show_entry("" if in_ring else frame.entry)
-                tells = seat.begin(_SERIAL, frame.deadline_ns, _WAKE_NS)
+                tells = slot.begin(_SERIAL, frame.deadline_ns, _WAKE_NS)
                 # point: executor.begun
                 if tells:
                     self._tell(WAKE)  # or it will look anyway when it reads the others
@@ -125,7 +125,7 @@ class ShmPort:
             if type(frame) is not bytes:
                 self._give_up(Failure.STALLED, "the request was not sent on")
                 continue
-            seat.begin(_SERIAL, 0, _WAKE_NS)
+            slot.begin(_SERIAL, 0, _WAKE_NS)
             try:
                 decode(frame)
             except FrameError as exc:
@@ -137,11 +137,11 @@ class ShmPort:
         """Before it begins: for a look at the pool, where the rest of a request has overwritten its beginning."""
         self._shows_entry = bool(entry)
         for at, word in enumerate(entry_words(entry)):
-            self._arena.set_seat_fact(self._slot, SeatFact.ENTRY + at, word)
+            self._arena.set_slot_gauge(self._index, SlotGauge.ENTRY + at, word)
 
     def serial(self, request: Frame) -> int:
         del request
-        serial: int = self._seat.serial
+        serial: int = self._slot.serial
         return serial
 
     def answer(self, request: Frame, response: Frame) -> None:
@@ -155,7 +155,7 @@ class ShmPort:
             log.write_blocking(self._config, level, "request", fields)
         counted = _OUTCOME_FACTS[status]
         try:
-            code = self._seat.reply(response, self._max, counted)
+            code = self._slot.reply(response, self._max, counted)
         except self._corrupt as exc:
             self._give_up(Failure.CORRUPT, str(exc), counted)
         else:
@@ -181,21 +181,21 @@ class ShmPort:
 
         `counted` is the fact that has counted it already, for another outcome.
         """
-        channel = self._seat.channel
+        channel = self._slot.channel
         # Before it is one: who has the outcome finds it counted.
         self._recount(counted, _FAILURE_FACTS[reason])
-        if not self._seat.fail(failure_word(reason, self._number)):
+        if not self._slot.fail(failure_word(reason, self._number)):
             self._recount(_FAILURE_FACTS[reason], counted)
         else:
             log.write_blocking(self._config, "warning", "transfer_failed", {"channel": channel, "error": why})
-        while (word := self._arena.word(channel)) and state_of(word) is State.KILLING:
-            if word >> 8 != self._seat.word >> 8:
+        while (word := self._arena.word(channel)) and state_of(word) is ChannelState.KILLING:
+            if word >> 8 != self._slot.word >> 8:
                 return
             signal.pause()
 
     def _recount(self, before: int | None, after: int | None) -> None:
         """Count a request for another outcome, or for one of the two only."""
-        arena, slot = self._arena, self._slot
+        arena, slot = self._arena, self._index
         for fact, step in ((before, -1), (after, 1)):
             if fact is not None:
-                arena.set_seat_fact(slot, fact, (arena.seat_fact(slot, fact) + step) & MAX_WORD)
+                arena.set_slot_gauge(slot, fact, (arena.slot_gauge(slot, fact) + step) & MAX_WORD)

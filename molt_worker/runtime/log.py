@@ -52,7 +52,7 @@ def _plain(value: object) -> str:
 
 
 def write_blocking(config: Config, level: str, event: str, fields: dict[str, object]) -> None:
-    """Log from an executor or template process, which may wait for stderr."""
+    """Log from an executor or fork server, which may wait for stderr."""
     if _LEVELS[level] < _LEVELS[config.log_level]:
         return
     line = format_line(config.log_json, level, event, fields)

@@ -26,7 +26,7 @@ STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Service(ABC):
-    """A worker's life, from the first template to the exit code.
+    """A worker's life, from the first fork server to the exit code.
 
     Args:
         config: The worker's configuration.
@@ -59,7 +59,7 @@ class Service(ABC):
             signal.set_wakeup_fd(wake_w.fileno(), warn_on_full_buffer=False)
             self._loop.watch(wake_r.fileno(), READ, lambda _: self._on_signals(wake_r))
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-            self._pool.start_template()
+            self._pool.start_forkserver()
             while not self._finished():
                 self._before_turn()
                 self._loop.watch(STDERR_FD, WRITE if self._log.pending else 0, lambda _: self._log.flush())
@@ -147,7 +147,7 @@ class Service(ABC):
             self._log.log("error", "reload_failed", error=str(exc))
             return
         self._log.log("info", "worker_reloading", exports=self._config.exports)
-        self._pool.start_template()
+        self._pool.start_forkserver()
 
     def _on_time(self, now_ns: int) -> None:
         self._on_timers(now_ns)

@@ -18,8 +18,8 @@ from bench.micro.payloads import MIB
 from bench.micro.peers import PEERS, load
 from bench.micro.peers.base import Peer, Setup, Unavailable
 from bench.micro.peers.native import HEADER, SOURCE
-from molt_accel.ipc import arena
-from molt_worker import spinning
+from molt_accel.ipc.shm import arena
+from molt_worker.supervisor.shm import spinning
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(120)]

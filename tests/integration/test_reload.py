@@ -154,8 +154,8 @@ def test_reloads_in_quick_succession_leave_one_pool_of_the_last_code(
         ("1/0", "ZeroDivisionError: division by zero"),
         ("def broken(:", "SyntaxError: "),
         ("x = 1", "no function is marked with @molt_worker.export"),
-        ("import os; os._exit(5)", "the template process died: exit code 5"),
-        ("import os; os.kill(os.getpid(), 9)", "the template process died: signal 9 (SIGKILL)"),
+        ("import os; os._exit(5)", "the fork server died: exit code 5"),
+        ("import os; os.kill(os.getpid(), 9)", "the fork server died: signal 9 (SIGKILL)"),
     ],
 )
 def test_exports_that_can_t_be_imported_any_more_keep_the_old_ones(

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from molt_accel import Client, MoltBusy, MoltCancelled, MoltError, MoltTimeout, MoltWorkerUnavailable
-from molt_accel.ipc.shm.layout import State
+from molt_accel.ipc.shm.layout import ChannelState
 from tests.conftest import exit_code, fork, wait_for_file, wait_until
 from tests.support.peer import PATIENCE_S, Gone, Peer, loading
 from tests.support.pools import Gate, Window, health, idle
@@ -54,7 +54,7 @@ def test_a_killed_client_s_requests_end_wherever_they_are_and_its_channels_come_
     wait_for_file(f"{done}.running")
     doomed.stop()
     done.touch()
-    view.wait(State.DONE)
+    view.wait(ChannelState.DONE)
     doomed.resume()
     view.wait()
     doomed.begin("wait_for_file", str(tmp_path / "never"))
@@ -63,7 +63,7 @@ def test_a_killed_client_s_requests_end_wherever_they_are_and_its_channels_come_
     doomed.begin("clean_up", str(running))
     wait_for_file(running)
     lost = [doomed.begin("append", {"path": str(effects), "text": "ran"}) for _ in range(3)]
-    view.wait(State.CLAIMED, State.CLAIMED, *[State.READY] * 3)
+    view.wait(ChannelState.CLAIMED, ChannelState.CLAIMED, *[ChannelState.READY] * 3)
     doomed.kill()
     for call in lost:
         with pytest.raises(Gone):
@@ -88,7 +88,7 @@ def test_an_outcome_that_a_killed_client_never_took_is_thrown_away(
     wait_for_file(f"{gate}.running")
     doomed.stop()
     gate.touch()
-    view.wait(State.DONE)
+    view.wait(ChannelState.DONE)
     doomed.kill()
     view.wait()
     assert health(client)["outcomes"] == {"Ok": 1}
@@ -104,7 +104,7 @@ def test_a_client_that_is_stopped_while_its_request_runs_holds_nobody_else(
     wait_for_file(f"{gate}.running")
     peer.stop()
     gate.touch()
-    window().wait(State.DONE)
+    window().wait(ChannelState.DONE)
     assert [client.call("echo", number) for number in range(50)] == list(range(50))
     peer.resume()
     assert call.result(PATIENCE_S) == "released"
@@ -193,7 +193,7 @@ def test_close_ends_every_call_once_and_gives_the_channels_back(
         wait_for_file(marker)
     for thread in threads[2:]:
         thread.start()
-    view.wait(State.CLAIMED, State.CLAIMED, *[State.READY] * 20)
+    view.wait(ChannelState.CLAIMED, ChannelState.CLAIMED, *[ChannelState.READY] * 20)
     client.close()
     for thread in threads:
         thread.join(PATIENCE_S)
@@ -319,15 +319,15 @@ def test_ctrl_c_ends_a_call_that_is_queued_or_half_sent(share: Share, window: Lo
     view = window()
     gate = Gate(client, tmp_path)
     for payload in (b"", bytes(3_000_000)):
-        threading.Thread(target=interrupt_when, args=(view, State.READY)).start()
+        threading.Thread(target=interrupt_when, args=(view, ChannelState.READY)).start()
         with pytest.raises(KeyboardInterrupt):
             client.call("echo_raw", payload, codec="raw", timeout_ms=100_000)
-        view.wait(State.CLAIMED)
+        view.wait(ChannelState.CLAIMED)
     gate.open()
     assert health(client)["outcomes"] == {"Ok": 1, "Cancelled": 2}
 
 
-def interrupt_when(view: Window, state: State) -> None:
+def interrupt_when(view: Window, state: ChannelState) -> None:
     wait_until(lambda: view.states()[state])
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
@@ -344,7 +344,7 @@ def test_many_tasks_share_one_thread_that_waits(share: Share) -> None:
 
     for _ in range(3):
         assert asyncio.run(main()) == list(range(300))
-    assert threads_named("molt-reaper") == 1
+    assert threads_named("molt-completion") == 1
 
 
 def test_cancelled_tasks_stop_their_requests_and_free_their_channels(
@@ -358,7 +358,9 @@ def test_cancelled_tasks_stop_their_requests_and_free_their_channels(
     async def main() -> None:
         running = [asyncio.create_task(client.acall("clean_up", str(marker))) for marker in markers]
         queued = [asyncio.create_task(client.acall("echo", number)) for number in range(60)]
-        await asyncio.to_thread(view.wait, State.CLAIMED, State.CLAIMED, *[State.READY] * 60)
+        await asyncio.to_thread(
+            view.wait, ChannelState.CLAIMED, ChannelState.CLAIMED, *[ChannelState.READY] * 60
+        )
         for task in (*running, *queued[::2]):
             task.cancel()
         ended = await asyncio.gather(*running, *queued, return_exceptions=True)
@@ -419,33 +421,35 @@ def test_more_threads_than_channels_were_granted_get_more(share: Share) -> None:
 def test_an_event_loop_s_call_needs_no_channel_beside_its_own(
     share: Share, window: Look, tmp_path: Path
 ) -> None:
-    """The first one finds all others in use: it has no bell to listen to, and is answered all the same."""
+    """The first one finds all others in use: it has no doorbell to listen to, and is answered all the same."""
     client = share(executors=1, max_queue=100)
     client.start()
     view = window()
-    pool = client._transport._link.channels  # type: ignore[attr-defined]
+    pool = client._transport._connection.channels  # type: ignore[attr-defined]
     gate = Gate(client, tmp_path)
     with ThreadPoolExecutor(40) as threads:
         queued = [threads.submit(client.call, "echo", number) for number in range(len(pool._free) - 1)]
-        view.wait(State.CLAIMED, *[State.READY] * len(queued))
+        view.wait(ChannelState.CLAIMED, *[ChannelState.READY] * len(queued))
         assert len(pool._free) == 1
 
         async def main() -> Any:
-            task = asyncio.create_task(client.acall("echo", "no bell"))
-            await asyncio.to_thread(view.wait, State.CLAIMED, *[State.READY] * (len(queued) + 1))
+            task = asyncio.create_task(client.acall("echo", "no doorbell"))
+            await asyncio.to_thread(
+                view.wait, ChannelState.CLAIMED, *[ChannelState.READY] * (len(queued) + 1)
+            )
             await asyncio.to_thread(gate.open)
             return await task
 
-        assert asyncio.run(main()) == "no bell"
+        assert asyncio.run(main()) == "no doorbell"
         assert [call.result(PATIENCE_S) for call in queued] == list(range(len(queued)))
 
 
-def test_a_link_whose_worker_is_gone_leaves_no_thread_behind(share: Share) -> None:
+def test_a_connection_whose_worker_is_gone_leaves_no_thread_behind(share: Share) -> None:
     client = share()
     for number in range(3):
         assert asyncio.run(client.acall("echo", number, timeout_ms=PATIENCE_S * 1000)) == number
         os.kill(health(client)["pid"], signal.SIGKILL if number % 2 else signal.SIGTERM)
-        wait_until(lambda: threads_named("molt-reaper") == 0)
+        wait_until(lambda: threads_named("molt-completion") == 0)
         wait_until(lambda: threads_named("molt-monitor") == 0)
     gc.collect()
     assert sum("/dev/shm/molt-" in line for line in Path("/proc/self/maps").read_text().splitlines()) <= 1
@@ -486,7 +490,7 @@ def calls_in_flight(
     gate = Gate(client, tmp_path)
     with ThreadPoolExecutor(4) as threads:
         queued = [threads.submit(client.call, "echo", number) for number in range(4)]
-        view.wait(State.CLAIMED, *[State.READY] * 4)
+        view.wait(ChannelState.CLAIMED, *[ChannelState.READY] * 4)
         yield client, view, queued
         gate.open()
         assert [call.result(PATIENCE_S) for call in queued] == [0, 1, 2, 3]
@@ -507,7 +511,7 @@ def test_a_forked_child_attaches_itself_and_leaves_the_calls_in_flight_alone(
         client.close()
 
     assert exit_code(fork(child)) == 0
-    assert view.states() == {State.CLAIMED: 1, State.READY: 4}
+    assert view.states() == {ChannelState.CLAIMED: 1, ChannelState.READY: 4}
     wait_until(lambda: health(client)["clients"] == 1)
 
 
@@ -524,7 +528,7 @@ def test_what_a_forked_child_does_with_its_copies_of_calls_touches_nobody_s(
     async def main() -> list[Any]:
         tasks = [asyncio.create_task(client.acall("wait_for_file", str(gate)))]
         tasks += [asyncio.create_task(client.acall("echo", number)) for number in range(3)]
-        await asyncio.to_thread(view.wait, State.CLAIMED, *[State.READY] * 3)
+        await asyncio.to_thread(view.wait, ChannelState.CLAIMED, *[ChannelState.READY] * 3)
 
         def child() -> None:
             for task in tasks:
@@ -538,7 +542,7 @@ def test_what_a_forked_child_does_with_its_copies_of_calls_touches_nobody_s(
                 client.close()
 
         assert exit_code(fork(child)) == (-9 if end == "kill" else 0)
-        assert view.states() == {State.CLAIMED: 1, State.READY: 3}
+        assert view.states() == {ChannelState.CLAIMED: 1, ChannelState.READY: 3}
         gate.touch()
         return await asyncio.gather(*tasks)
 
@@ -594,7 +598,7 @@ def test_a_child_inherits_no_connection_also_not_one_to_a_worker_that_drains(
         found = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd)]
         return [target for target in found if target.startswith("socket:")]
 
-    own = {link._sock.fileno() for link in client._transport._links}  # type: ignore[attr-defined]
+    own = {connection._sock.fileno() for connection in client._transport._connections}  # type: ignore[attr-defined]
     assert len(own) == 2
     own_sockets = {os.readlink(f"/proc/self/fd/{fd}") for fd in own}
 
@@ -631,4 +635,4 @@ def test_the_longest_spin_may_be_set_for_worker_and_client(
     monkeypatch.setenv("MOLT_SPIN_US", str(spin_us))
     client = share()
     assert [client.call("echo", number) for number in range(100)] == list(range(100))
-    assert client._transport._link.arena.spin_ns == spin_us * 1000  # type: ignore[attr-defined]
+    assert client._transport._connection.arena.spin_ns == spin_us * 1000  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from molt_accel import Client, MoltError, MoltWorkerCrashed, MoltWorkerUnavailable
-from molt_accel.ipc.shm.layout import SeatFact, State
+from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
 from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import FORK_HOOK, SLOW_EXPORTS
 from tests.support.peer import PATIENCE_S, Peer, loading
@@ -70,7 +70,7 @@ def test_an_executor_that_hangs_while_it_starts_is_replaced(
     assert idle(client)["executors"]["idle"] == 1
 
 
-def test_hundreds_of_crashes_leave_no_zombie_no_descriptor_and_no_seat(share: Share, window: Look) -> None:
+def test_hundreds_of_crashes_leave_no_zombie_no_descriptor_and_no_slot(share: Share, window: Look) -> None:
     client = share(max_queue=200, log_level="error")
     worker = psutil.Process(idle(client)["pid"])
     view = window()
@@ -78,7 +78,7 @@ def test_hundreds_of_crashes_leave_no_zombie_no_descriptor_and_no_seat(share: Sh
         client.call("crash", {"exit": 1})
     idle(client)
     descriptors = worker.num_fds()
-    (template,) = worker.children()
+    (forkserver,) = worker.children()
 
     def crash(number: int) -> str:
         try:
@@ -92,10 +92,10 @@ def test_hundreds_of_crashes_leave_no_zombie_no_descriptor_and_no_seat(share: Sh
     report = idle(client)
     assert (report["executor_deaths"], report["executor_starts"]) == (151, 153)
     assert report["outcomes"] == {"WorkerCrashed": 151}
-    wait_until(lambda: len(template.children(recursive=True)) == 2)
+    wait_until(lambda: len(forkserver.children(recursive=True)) == 2)
     wait_until(lambda: worker.num_fds() == descriptors)
     view.wait()
-    pids = [view.view.seat_fact(seat, SeatFact.PID) for seat in range(view.view.seats)]
+    pids = [view.view.slot_gauge(slot, SlotGauge.PID) for slot in range(view.view.slots)]
     assert {pid for pid in pids if pid} == set(report["executors"]["pids"])
 
 
@@ -129,7 +129,7 @@ def test_an_executor_that_has_grown_too_large_is_replaced(share: Share) -> None:
     ("source", "why"),
     [
         ("1/0", "ZeroDivisionError: division by zero"),
-        ("import os; os._exit(5)", "the template process died: exit code 5"),
+        ("import os; os._exit(5)", "the fork server died: exit code 5"),
     ],
 )
 def test_exports_that_can_t_be_imported_any_more_keep_the_old_ones(
@@ -178,7 +178,7 @@ def test_requests_before_the_exports_are_imported_are_queued_and_then_run(
         assert wait_until(lambda: os.path.exists(gate.parent))
         wait_until(lambda: health(client)["queue_depth"] == 3, PATIENCE_S)
         assert health(client)["ready"] is False
-        window().wait(*[State.READY] * 3)
+        window().wait(*[ChannelState.READY] * 3)
         gate.touch()
         assert [call.result(PATIENCE_S) for call in calls[:2]] == [42, 42]
         error = calls[2].exception(PATIENCE_S)
@@ -203,7 +203,7 @@ def test_queue_depth_and_in_flight_are_those_when_the_request_was_taken_up(
     threads = [threading.Thread(target=call, args=(number,)) for number in range(3)]
     for number, thread in enumerate(threads):
         thread.start()
-        wait_until(lambda number=number: view.states()[State.READY] == number + 1)
+        wait_until(lambda number=number: view.states()[ChannelState.READY] == number + 1)
     report = health(client)
     assert (report["in_flight"], report["queue_depth"], report["executors"]["busy"]) == (2, 3, 2)
     gates[0].open()

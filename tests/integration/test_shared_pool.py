@@ -19,7 +19,7 @@ import pytest
 
 from molt_accel import Client, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.ipc.shm import attach
-from molt_accel.ipc.shm.layout import State
+from molt_accel.ipc.shm.layout import ChannelState
 from molt_accel.transports import launcher
 from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import dead
@@ -340,14 +340,14 @@ def test_sigterm_finishes_what_was_accepted_while_a_successor_takes_what_is_new(
     with ThreadPoolExecutor(1) as threads:
         queued = [peer.begin("pid"), threads.submit(client.call, "pid")]
         view = window()
-        view.wait(State.CLAIMED, State.READY, State.READY)
+        view.wait(ChannelState.CLAIMED, ChannelState.READY, ChannelState.READY)
         (old_executor,) = health(client)["executors"]["pids"]
         os.kill(old, signal.SIGTERM)
         wait_until(lambda: health(client)["pid"] != old)
         assert client.call("pid") != old_executor
         assert peer.call("pid") == client.call("pid")
         assert not running.done()
-        assert view.states() == {State.CLAIMED: 1, State.READY: 2}
+        assert view.states() == {ChannelState.CLAIMED: 1, ChannelState.READY: 2}
         gate.touch()
         assert running.result(PATIENCE_S) == "released"
         assert [call.result(PATIENCE_S) for call in queued] == [old_executor] * 2
@@ -409,7 +409,7 @@ def test_a_worker_that_is_told_to_stop_at_once_ends_what_runs_and_hands_on_what_
     running = peer.begin("announce_and_sleep", str(marker))
     wait_for_file(marker)
     queued = peer.begin("pid")
-    window().wait(State.CLAIMED, State.READY)
+    window().wait(ChannelState.CLAIMED, ChannelState.READY)
     *drains, last = signals
     for number in drains:
         old.send_signal(number)
@@ -526,7 +526,7 @@ def test_calls_that_were_queued_when_the_worker_was_killed_are_run_by_its_succes
         for number in range(3)
         for index, peer in enumerate(peers)
     ]
-    window().wait(State.CLAIMED, *[State.READY] * 6)
+    window().wait(ChannelState.CLAIMED, *[ChannelState.READY] * 6)
     os.kill(old, signal.SIGKILL)
     with pytest.raises(MoltWorkerUnavailable) as caught:
         running.result(PATIENCE_S)

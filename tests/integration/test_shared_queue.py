@@ -18,7 +18,7 @@ import pytest
 
 from molt_accel import Client, MoltBusy, MoltError, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.ipc.frame import PING, Frame, Kind
-from molt_accel.ipc.shm.layout import State
+from molt_accel.ipc.shm.layout import ChannelState
 from tests.conftest import wait_for_file, wait_until
 from tests.support.peer import PATIENCE_S, Peer, loading
 from tests.support.pools import Gate, Window, health, idle
@@ -49,7 +49,7 @@ def queue_up(view: Window, count: int, calls: list[Callable[[], Future[Any]]]) -
     begun = []
     for number, begin in enumerate(calls):
         begun.append(begin())
-        wait_until(lambda number=number: view.states()[State.READY] == count + number + 1)
+        wait_until(lambda number=number: view.states()[ChannelState.READY] == count + number + 1)
     return begun
 
 
@@ -82,7 +82,7 @@ def test_a_full_queue_is_busy_at_once_though_nobody_could_be_asked(
             with pytest.raises(MoltBusy) as caught:
                 client.call("echo", "refused", timeout_ms=PATIENCE_S * 1000)
             assert (caught.value.detail, caught.value.retry_after_s) == (FULL, 1)
-        assert view.states() == {State.CLAIMED: 1, State.READY: 2}
+        assert view.states() == {ChannelState.CLAIMED: 1, ChannelState.READY: 2}
         gate.open()
         assert [call.result(PATIENCE_S) for call in queued] == [0, 1]
     assert health(client)["outcomes"] == {"Ok": 3, "Busy": 50}
@@ -101,7 +101,7 @@ def test_a_deadline_in_the_queue_holds_though_nobody_watches_it(
             client.call("append", line, timeout_ms=150)
         assert (caught.value.phase, caught.value.detail) == ("queue", "the deadline passed in the queue")
         assert time.monotonic() - started >= 0.15
-    window().wait(State.CLAIMED)
+    window().wait(ChannelState.CLAIMED)
     gate.open()
     assert client.call("echo", 1) == 1
     assert not (tmp_path / "effects").exists()
@@ -119,7 +119,7 @@ def test_a_deadline_of_what_runs_holds_for_the_caller_and_the_request_is_stopped
             client.call("announce_and_sleep", str(tmp_path / "running"), timeout_ms=1000)
         assert caught.value.phase == "transport"
         assert caught.value.detail == "no answer within deadline and grace time"
-        assert view.states() == {State.ABANDONED: 1}
+        assert view.states() == {ChannelState.ABANDONED: 1}
     view.wait()
     assert client.call("echo", 1) == 1
 
@@ -165,11 +165,11 @@ def test_more_channels_than_granted_can_t_be_had_from_a_stopped_supervisor_and_d
     client = share(executors=2, max_queue=200)
     supervisor = idle(client)["pid"]
     gate = Gate(client, tmp_path, executors=2)
-    held = len(client._transport._link.channels._free)  # type: ignore[attr-defined]
+    held = len(client._transport._connection.channels._free)  # type: ignore[attr-defined]
     with ThreadPoolExecutor(held) as threads:
         with stopped(supervisor):
             queued = [threads.submit(client.call, "echo", number) for number in range(held)]
-            wait_until(lambda: client._transport._link.channels.wants_more)  # type: ignore[attr-defined]
+            wait_until(lambda: client._transport._connection.channels.wants_more)  # type: ignore[attr-defined]
             started = time.monotonic()
             with pytest.raises(MoltTimeout) as caught:
                 client.call("echo", "one too many", timeout_ms=200)
@@ -219,7 +219,7 @@ def test_a_client_that_floods_leaves_places_to_another(
     with ThreadPoolExecutor(20) as threads:
         flood = [threads.submit(client.call, "echo", number) for number in range(20)]
         # Three quarters of the queue, and as many as there are executors: one of them runs.
-        view.wait(State.CLAIMED, *[State.READY] * 6)
+        view.wait(ChannelState.CLAIMED, *[ChannelState.READY] * 6)
         wait_until(lambda: sum(call.done() for call in flood) == 14)
         refused = [call.exception() for call in flood if call.done()]
         assert {(type(error), str(error)) for error in refused} == {(MoltBusy, OVER_ITS_SHARE)}
@@ -227,7 +227,7 @@ def test_a_client_that_floods_leaves_places_to_another(
         wait_until(lambda: sum(call.done() for call in others) == 1)
         (late,) = [call for call in others if call.done()]
         assert (type(late.exception()), str(late.exception())) == (MoltBusy, FULL)
-        assert view.states() == {State.CLAIMED: 1, State.READY: 8}
+        assert view.states() == {ChannelState.CLAIMED: 1, ChannelState.READY: 8}
         gate.open()
         assert sorted(call.result(PATIENCE_S) for call in others if call is not late) == sorted(
             f"other {number}" for number, call in enumerate(others) if call is not late
@@ -246,7 +246,7 @@ def test_a_client_that_is_alone_again_may_have_the_whole_queue(
     gate = Gate(client, tmp_path)
     with ThreadPoolExecutor(4) as threads:
         queued = [threads.submit(client.call, "echo", number) for number in range(4)]
-        window().wait(State.CLAIMED, *[State.READY] * 4)
+        window().wait(ChannelState.CLAIMED, *[ChannelState.READY] * 4)
         with pytest.raises(MoltBusy) as caught:
             client.call("echo", "too many")
         assert caught.value.detail == FULL
@@ -297,7 +297,7 @@ def test_who_waits_for_a_place_gets_the_one_of_a_client_that_was_killed(
             view, 1, [lambda: threads.submit(client.call, "echo", "waits", queue_timeout_ms=500)]
         )
         doomed.kill()
-        view.wait(State.CLAIMED, State.READY)
+        view.wait(ChannelState.CLAIMED, ChannelState.READY)
         wait_until(lambda: health(client)["clients"] == 1)
         with pytest.raises(MoltBusy):
             client.call("echo", "one too many")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from molt_accel import Client, MoltTimeout, MoltWorkerCrashed
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES
 from molt_accel.ipc.shm import arena as arenas
-from molt_accel.ipc.shm.layout import SeatFact, State
+from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
 from tests.conftest import wait_for_file, wait_until
 from tests.support.peer import PATIENCE_S, Gone, Peer, pattern
 from tests.support.pools import Gate, Window, health, idle
@@ -37,7 +37,7 @@ RANDOM = pattern(1_000_000)
 def ring_of(client: Client) -> int:
     """Bytes of a ring of its pool."""
     client.start()
-    return int(client._transport._link.arena.ring_bytes)  # type: ignore[attr-defined]
+    return int(client._transport._connection.arena.ring_bytes)  # type: ignore[attr-defined]
 
 
 def sizes(ring: int) -> st.SearchStrategy[int]:
@@ -104,7 +104,9 @@ class Transfer:
         if self._way == "payload":
             gate = Gate(self._client, self._folder, executors=2)
             self.call = self._peer.start("echo_bytes", size=LARGE, options={"timeout_ms": 120_000})
-            self._view.wait(State.CLAIMED, State.CLAIMED, State.READY)  # its ring is full
+            self._view.wait(
+                ChannelState.CLAIMED, ChannelState.CLAIMED, ChannelState.READY
+            )  # its ring is full
             self._peer.stop()
             gate.open()
         else:
@@ -114,7 +116,7 @@ class Transfer:
             wait_for_file(f"{path}.running")
             self._peer.stop()
             path.touch()
-        self._view.wait(State.CLAIMED)
+        self._view.wait(ChannelState.CLAIMED)
 
 
 @pytest.fixture(params=["payload", "reply"])
@@ -135,7 +137,7 @@ def test_a_client_stopped_in_the_middle_holds_nobody_else_and_goes_on(
     large.begin_and_stop_in_the_middle()
     for number in range(20):
         assert client.call("echo", number) == number
-    assert view.states() == {State.CLAIMED: 1}
+    assert view.states() == {ChannelState.CLAIMED: 1}
     peer.resume()
     assert large.call.result(PATIENCE_S) is True
     assert idle(client)["executor_deaths"] == 0
@@ -149,7 +151,7 @@ def test_a_client_stopped_for_long_in_the_middle_loses_its_executor_to_others(
     large.begin_and_stop_in_the_middle()
     pids = set(health(client)["executors"]["pids"])
     wait_until(lambda: health(client)["executors"]["idle"] == 2, PATIENCE_S)
-    assert view.states() == {State.FAILED: 1}  # for the client to read when it goes on
+    assert view.states() == {ChannelState.FAILED: 1}  # for the client to read when it goes on
     assert set(health(client)["executors"]["pids"]) == pids
     peer.resume()
     with pytest.raises(MoltTimeout) as caught:
@@ -182,9 +184,9 @@ def test_an_executor_killed_in_the_middle_is_reported_and_replaced(
 ) -> None:
     large, client, peer, view = transfer
     large.begin_and_stop_in_the_middle()
-    (busy,) = [pid for seat in range(view.view.seats) if (pid := _busy_pid(view, seat)) is not None]
+    (busy,) = [pid for slot in range(view.view.slots) if (pid := _busy_pid(view, slot)) is not None]
     os.kill(busy, signal.SIGKILL)
-    view.wait(State.FAILED)
+    view.wait(ChannelState.FAILED)
     peer.resume()
     with pytest.raises(MoltWorkerCrashed) as caught:
         large.call.result(PATIENCE_S)
@@ -194,10 +196,10 @@ def test_an_executor_killed_in_the_middle_is_reported_and_replaced(
     view.wait()
 
 
-def _busy_pid(view: Window, seat: int) -> int | None:
-    if view.view.seat_state(seat) != arenas.native().SEAT_BUSY:
+def _busy_pid(view: Window, slot: int) -> int | None:
+    if view.view.slot_state(slot) != arenas.native().SLOT_BUSY:
         return None
-    return view.view.seat_fact(seat, SeatFact.PID)
+    return view.view.slot_gauge(slot, SlotGauge.PID)
 
 
 def test_a_call_that_is_given_up_in_the_middle_frees_its_channel(
@@ -222,6 +224,6 @@ def test_a_call_that_is_given_up_in_the_middle_frees_its_channel(
     for thread in threads:
         thread.join(PATIENCE_S)
     assert [error.phase for error in errors] == ["queue"] * 4
-    window().wait(State.CLAIMED)
+    window().wait(ChannelState.CLAIMED)
     gate.open()
     assert client.call("echo_raw", payload, codec="raw") == payload

@@ -129,7 +129,7 @@ def test_the_document_tells_what_the_pool_itself_tells(make_pool: Callable[..., 
         "arena_bytes",
         "executors_rss_bytes",
         "supervisor_rss_bytes",
-        "template_rss_bytes",
+        "forkserver_rss_bytes",
     ]
     assert all(size > 2**20 for size in memory.values())
     assert memory["executors_rss_bytes"] == sum(executor["rss_bytes"] for executor in executors)
@@ -149,7 +149,7 @@ def test_the_document_tells_what_the_pool_itself_tells(make_pool: Callable[..., 
         "pid": report["pid"],
         "clients": 1,
         "exports": {"count": len(report["exports"]), "compiled": 0},
-        "queue": {"depth": 0, "places": 7},
+        "queue": {"depth": 0, "capacity": 7},
         "in_flight": 0,
         "calls": 6,
         "pool_size": 2,
@@ -233,7 +233,7 @@ while not os.path.exists({str(gate)!r}):
             looked: Snapshot = wait_until(lambda: (found := observer.look()).queued and found)
             gate.write_text("open")
         assert (looked.state, looked.executors, looked.clients) == ("starting", [], 1)
-        assert looked.memory["template_rss_bytes"] is not None
+        assert looked.memory["forkserver_rss_bytes"] is not None
         assert document("--name", "slow")["state"] == "serving"
 
 

@@ -187,7 +187,7 @@ class Driver:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def children(self) -> list[psutil.Process]:
-        """The supervisor's own children: its templates."""
+        """The supervisor's own children: its fork servers."""
         return psutil.Process(self.pid).children()
 
     def rss(self) -> int:
@@ -230,7 +230,7 @@ class Driver:
         wait_until(lambda: all(dead(process) for process in self._known))
         assert "supervisor_bug" not in self.log(), self.log()
         assert "executor_failed" not in self.log(), self.log()
-        assert "template_failed" not in self.log(), self.log()
+        assert "forkserver_failed" not in self.log(), self.log()
 
 
 def dead(process: psutil.Process) -> bool:

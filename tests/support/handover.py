@@ -13,7 +13,7 @@ import pytest
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import Frame, Kind
 from molt_accel.ipc.shm import arena as arenas
-from molt_accel.ipc.shm.layout import State
+from molt_accel.ipc.shm.layout import ChannelState
 
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
@@ -23,24 +23,24 @@ RING = 4096
 MAX_BYTES = 1 << 20
 #: Longer than anything takes here; a hang shall fail.
 PATIENCE_S = 60.0
-#: The fact of a seat that counts requests, in these tests.
+#: The fact of a slot that counts requests, in these tests.
 COUNTER = 16
 T = TypeVar("T")
 
 
-def new_arena(channels: int = 4, seats: int = 2, ring_bytes: int = RING) -> Any:
+def new_arena(channels: int = 4, slots: int = 2, ring_bytes: int = RING) -> Any:
     """An arena whose waits never spin."""
-    return arena_in(new_memory(channels, seats, ring_bytes), channels, seats, ring_bytes)
+    return arena_in(new_memory(channels, slots, ring_bytes), channels, slots, ring_bytes)
 
 
-def new_memory(channels: int = 4, seats: int = 2, ring_bytes: int = RING) -> mmap.mmap:
+def new_memory(channels: int = 4, slots: int = 2, ring_bytes: int = RING) -> mmap.mmap:
     """Memory for an arena."""
-    return mmap.mmap(-1, core.arena_size(channels, seats, ring_bytes))
+    return mmap.mmap(-1, core.arena_size(channels, slots, ring_bytes))
 
 
-def arena_in(memory: mmap.mmap, channels: int = 4, seats: int = 2, ring_bytes: int = RING) -> Any:
+def arena_in(memory: mmap.mmap, channels: int = 4, slots: int = 2, ring_bytes: int = RING) -> Any:
     """An arena in some memory, whose waits never spin."""
-    arena = core.Arena(memory, channels, seats, ring_bytes)
+    arena = core.Arena(memory, channels, slots, ring_bytes)
     arena.in_use = channels
     return arena
 
@@ -50,11 +50,11 @@ def channel_of(arena: Any, index: int = 0, max_bytes: int = MAX_BYTES) -> Any:
     return core.Channel(arena, index, max_bytes)
 
 
-def seat_of(arena: Any, index: int = 0, incarnation: int = 0) -> Any:
-    """An executor's seat, open."""
-    seat = core.Seat(arena, index, incarnation)
-    seat.open()
-    return seat
+def slot_of(arena: Any, index: int = 0, epoch: int = 0) -> Any:
+    """An executor's slot, open."""
+    slot = core.Slot(arena, index, epoch)
+    slot.open()
+    return slot
 
 
 def request(number: int = 1, payload: bytes = b"x", entry: str = "echo", **fields: Any) -> Frame:
@@ -72,15 +72,15 @@ def publish(channel: Any, number: int = 1, payload: bytes = b"x") -> None:
     assert channel.publish(request(number, payload), 1000, 0) == core.ADMITTED
 
 
-def reply(seat: Any, frame: Frame) -> int:
-    """Answer what a seat has claimed."""
-    code: int = seat.reply(frame, MAX_BYTES, COUNTER)
+def reply(slot: Any, frame: Frame) -> int:
+    """Answer what a slot has claimed."""
+    code: int = slot.reply(frame, MAX_BYTES, COUNTER)
     return code
 
 
-def state_on(arena: Any, index: int = 0) -> State:
+def state_on(arena: Any, index: int = 0) -> ChannelState:
     """Where a channel is."""
-    return State(arena.word(index) & 0xFF)
+    return ChannelState(arena.word(index) & 0xFF)
 
 
 def put(arena: Any, index: int, word: int) -> None:

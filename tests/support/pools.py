@@ -19,13 +19,13 @@ import pytest
 from molt_accel import Client
 from molt_accel.ipc.control import socket_path
 from molt_accel.ipc.shm.attach import connect, observe
-from molt_accel.ipc.shm.layout import State, state_of
+from molt_accel.ipc.shm.layout import ChannelState, state_of
 from tests.conftest import wait_for_file, wait_until
 from tests.support.peer import ENTRIES, PATIENCE_S, SHARED
 from tests.support.processes import logged_worker
 
 #: None of these may ever stand in a worker's log, nor a traceback that is not part of a line: they are bugs of its own.
-BUGS = re.compile(r"supervisor_bug|executor_failed|template_failed|^Traceback", re.M)
+BUGS = re.compile(r"supervisor_bug|executor_failed|forkserver_failed|^Traceback", re.M)
 
 
 class Window:
@@ -37,12 +37,12 @@ class Window:
         self._sock: socket.socket = sock
         self.view = observe(sock)
 
-    def states(self) -> Counter[State]:
+    def states(self) -> Counter[ChannelState]:
         """How many channels are in which state, without those that are IDLE."""
         words = [self.view.word(channel) for channel in range(self.view.in_use)]
-        return Counter(state for state in map(state_of, words) if state is not State.IDLE)
+        return Counter(state for state in map(state_of, words) if state is not ChannelState.IDLE)
 
-    def wait(self, *states: State) -> None:
+    def wait(self, *states: ChannelState) -> None:
         """Wait until the channels that are not IDLE are in these states, and no others."""
         wanted = Counter(states)
         wait_until(lambda: self.states() == wanted, PATIENCE_S)

@@ -1,4 +1,4 @@
-"""A template that the test plays: the pool's sockets are real, but no process is forked."""
+"""A fork server that the test plays: the pool's sockets are real, but no process is forked."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from molt_accel.config import Config
 from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, FrameParser, Kind, encode
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.processes import forkserver as wire
-from molt_worker.processes.handles import StopWords, Template
+from molt_worker.processes.handles import Forkserver, StopWords
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 
 
-class FakeTemplate(Template):
-    """What the pool holds of a template whose other end is the test's."""
+class FakeForkserver(Forkserver):
+    """What the pool holds of a fork server whose other end is the test's."""
 
-    def __init__(self, config: Config, words: StopWords, make_port: object, started_ns: int) -> None:
+    def __init__(self, config: Config, words: StopWords, make_endpoint: object, started_ns: int) -> None:
         self.words = words  # type: ignore[misc]
         self.config = config  # type: ignore[misc]
         self.exports = None
@@ -130,7 +130,7 @@ class FakeExecutor:
 
 
 class Stage:
-    """A pool with fake templates, and the loop that moves it."""
+    """A pool with fake fork servers, and the loop that moves it."""
 
     def __init__(self, **options: Any) -> None:
         self._log_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
@@ -138,7 +138,7 @@ class Stage:
         self.config = Config.load(environ={}, **{"executors": 2, **options})
         self.loop = EventLoop(self.sink)
         self.counters = Counters()
-        self.templates: list[FakeTemplate] = []
+        self.forkservers: list[FakeForkserver] = []
         self.pool: Any = None
 
     def log(self) -> str:
@@ -149,8 +149,8 @@ class Stage:
     def turn(self) -> None:
         """Let everything happen that can without waiting for time to pass."""
         for _ in range(20):
-            for template in self.templates:
-                template.obey()
+            for forkserver in self.forkservers:
+                forkserver.obey()
             self.loop.at(1)  # something is due at once, so that a turn never waits
             self.loop.turn(lambda now_ns: None)
 
@@ -159,33 +159,33 @@ class Stage:
         self.pool.on_timers(time.monotonic_ns() + int(seconds * 1e9))
         self.turn()
 
-    def load(self) -> FakeTemplate:
-        """Start a template, which imports the exports. Returns it."""
-        self.pool.start_template()
-        template = self.templates[-1]
-        template.loaded()
+    def load(self) -> FakeForkserver:
+        """Start a fork server, which imports the exports. Returns it."""
+        self.pool.start_forkserver()
+        forkserver = self.forkservers[-1]
+        forkserver.loaded()
         self.turn()
-        return template
+        return forkserver
 
-    def start(self) -> FakeTemplate:
-        """Start a template, and all executors that it forks. Returns it."""
-        template = self.load()
-        for child in list(template.children.values()):
+    def start(self) -> FakeForkserver:
+        """Start a fork server, and all executors that it forks. Returns it."""
+        forkserver = self.load()
+        for child in list(forkserver.children.values()):
             child.greet()
         self.turn()
-        return template
+        return forkserver
 
-    def reap(self, template: FakeTemplate, number: int, code: int) -> None:
+    def reap(self, forkserver: FakeForkserver, number: int, code: int) -> None:
         """An executor dies."""
-        template.children[number].sock.close()
+        forkserver.children[number].sock.close()
         self.turn()
-        template.exited(number, code)
+        forkserver.exited(number, code)
         self.turn()
 
     def close(self) -> None:
         """Let go of everything."""
-        for template in self.templates:
-            template.close()
+        for forkserver in self.forkservers:
+            forkserver.close()
         if self.pool is not None:
             for executor in self.pool._executors.values():
                 executor.sock.close()

@@ -1,4 +1,4 @@
-"""A pool that does what a test tells it: a real arena, seats and the control socket's other end, all here."""
+"""A pool that does what a test tells it: a real arena, slots and the control socket's other end, all here."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from molt_accel.errors import MoltError, Status, to_wire, wire_status
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import HELLO, Codec, Frame, Kind
 from molt_accel.ipc.shm import arena as arenas
-from molt_accel.ipc.shm.layout import Fact, State, idle_word, state_of
-from molt_accel.transports.shm.connection import Link
+from molt_accel.ipc.shm.layout import ChannelState, Gauge, idle_word, state_of
+from molt_accel.transports.shm.connection import Connection
 from molt_accel.transports.shm.transport import ShmTransport
 
 #: Longer than anything here takes on a slow machine.
@@ -28,27 +28,27 @@ class FakePool:
     Args:
         channels: How many there are, and are granted at once.
         places: Of its queue.
-        executors: How many seats count as idle: requests beyond them need places.
+        executors: How many slots count as idle: requests beyond them need places.
     """
 
-    def __init__(self, channels: int = 8, places: int = 4, executors: int = 1) -> None:
+    def __init__(self, channels: int = 8, capacity: int = 4, executors: int = 1) -> None:
         self.arena, self._arena_fd = arenas.create(arenas.Geometry(channels, 4, 4096))
         self.arena.in_use = channels
-        self.set(Fact.PLACES, places)
-        self.set(Fact.CLIENT_LIMIT, channels)
+        self.set(Gauge.CAPACITY, capacity)
+        self.set(Gauge.CLIENT_LIMIT, channels)
         self.granted = list(range(channels))
         core = arenas.native()
-        self.seats = [core.Seat(self.arena, index, 0) for index in range(executors)]
-        for seat in self.seats:
-            seat.open()
-        self.sock: socket.socket | None = None  #: the worker's end of the last link
-        self.links: list[Link] = []
+        self.slots = [core.Slot(self.arena, index, 0) for index in range(executors)]
+        for slot in self.slots:
+            slot.open()
+        self.sock: socket.socket | None = None  #: the worker's end of the last connection
+        self.connections: list[Connection] = []
         self._ends: list[socket.socket] = []
         self._attaching: list[threading.Thread] = []
 
-    def set(self, fact: Fact, value: int) -> None:
+    def set(self, fact: Gauge, value: int) -> None:
         """Set a fact of the header."""
-        self.arena.set_fact(fact, value)
+        self.arena.set_gauge(fact, value)
 
     # -- attaching --------------------------------------------------------------------------------------
 
@@ -70,9 +70,9 @@ class FakePool:
                 "max_frame_bytes": 100_000,
                 "max_wait_ms": 0,
                 "grace_ms": 50,
-                "places": arena.fact(Fact.PLACES),
-                "spin_ns": arena.fact(Fact.SPIN_NS),
-                "client_spinners": arena.fact(Fact.CLIENT_SPINNERS),
+                "capacity": arena.gauge(Gauge.CAPACITY),
+                "spin_ns": arena.gauge(Gauge.SPIN_NS),
+                "client_spinners": arena.gauge(Gauge.CLIENT_SPINNERS),
             }
             grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
             control.send(far, grant, (self._arena_fd,))
@@ -81,10 +81,12 @@ class FakePool:
         self._attaching[-1].start()
         return near
 
-    def link(self, **config: Any) -> Link:
-        """A link to it."""
-        self.links.append(Link(Config(transport="shm", **config), self.serve(), len(self.links) + 1))
-        return self.links[-1]
+    def connection(self, **config: Any) -> Connection:
+        """A connection to it."""
+        self.connections.append(
+            Connection(Config(transport="shm", **config), self.serve(), len(self.connections) + 1)
+        )
+        return self.connections[-1]
 
     def transport(self, **config: Any) -> ShmTransport:
         """A transport that attaches to it. `attach_or_start` of molt_accel.transports.shm.transport must be `attach`."""
@@ -136,10 +138,10 @@ class FakePool:
         assert self.sock is not None
         self.sock.close()
 
-    def states(self) -> list[State]:
+    def states(self) -> list[ChannelState]:
         """The states of the channels that are not IDLE."""
         words = [self.arena.word(channel) for channel in range(self.arena.channels)]
-        return [state for state in map(state_of, words) if state is not State.IDLE]
+        return [state for state in map(state_of, words) if state is not ChannelState.IDLE]
 
     def take_away(self, channel: int) -> None:
         """Make a channel IDLE, whatever it was: the client counts as gone."""
@@ -148,25 +150,25 @@ class FakePool:
 
     # -- the executors' side ----------------------------------------------------------------------------
 
-    def claim(self, seat: int = 0) -> Frame:
+    def claim(self, slot: int = 0) -> Frame:
         """Take a request up."""
-        taken = self.seats[seat]
+        taken = self.slots[slot]
         assert taken.next() == arenas.native().REQUEST
         frame: Frame = taken.receive(100_000)
         assert isinstance(frame, Frame)
         return frame
 
-    def reply(self, request: Frame, value: object = None, seat: int = 0, **fields: Any) -> bool:
+    def reply(self, request: Frame, value: object = None, slot: int = 0, **fields: Any) -> bool:
         """Answer a request that was claimed. False if it isn't this executor's to answer any more."""
         payload = codec.encode(Codec.MSGPACK, value)
         known = {"payload": payload, "status": Status.OK, **fields}
         response = Frame(Kind.RESPONSE, known.pop("request_id", request.request_id), **known)
-        code: int = self.seats[seat].reply(response, 100_000, 16)
+        code: int = self.slots[slot].reply(response, 100_000, 16)
         return code == arenas.native().TRANSFERRED
 
-    def reply_error(self, request: Frame, error: MoltError, seat: int = 0) -> bool:
+    def reply_error(self, request: Frame, error: MoltError, slot: int = 0) -> bool:
         """Answer a request with an error."""
-        return self.reply(request, to_wire(error), seat, status=wire_status(error))
+        return self.reply(request, to_wire(error), slot, status=wire_status(error))
 
     def serving(self, answer: Callable[[Frame], object], requests: int) -> threading.Thread:
         """Serve so many requests on a thread, with what `answer` makes of them."""
@@ -181,11 +183,11 @@ class FakePool:
         return thread
 
     def close(self) -> None:
-        """Close everything, and wait until all links have seen it."""
+        """Close everything, and wait until all connections have seen it."""
         for thread in self._attaching:
             thread.join(PATIENCE_S)
         for end in self._ends:
             end.close()
-        for link in self.links:
-            link.monitor.join(PATIENCE_S)
+        for connection in self.connections:
+            connection.monitor.join(PATIENCE_S)
         os.close(self._arena_fd)

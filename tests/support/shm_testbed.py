@@ -15,7 +15,7 @@ from molt_accel import __version__, codec
 from molt_accel.config import Config
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import Codec
-from molt_accel.ipc.shm.layout import Fact, SeatFact, State
+from molt_accel.ipc.shm.layout import ChannelState, Gauge, SlotGauge
 from molt_worker.processes import forkserver as wire
 from molt_worker.processes import pool as pool_module
 from molt_worker.runtime.log import LogSink
@@ -23,7 +23,7 @@ from molt_worker.supervisor.shm import spinning
 from molt_worker.supervisor.shm.supervisor import ShmSupervisor
 from tests.conftest import EXPORTS
 from tests.support.handover import MAX_BYTES, channel_of, core, request
-from tests.support.scripted_forkserver import FakeTemplate
+from tests.support.scripted_forkserver import FakeForkserver
 
 _MS = 1_000_000
 #: Time passes as the test says; a slow machine must not come near any of these.
@@ -63,43 +63,43 @@ class Player:
     def __init__(self, stage: ShmStage, number: int, slot: int) -> None:
         self.stage = stage
         self.number = number
-        self.slot = slot
+        self.index = slot
         claim = stage.supervisor._pool._words.claim_of(slot)
-        self.seat = core.Seat(stage.arena, slot, stage.arena.seat_fact(slot, SeatFact.INCARNATION), claim)
-        stage.arena.set_seat_fact(slot, SeatFact.NUMBER, number)
-        self.seat.open()
+        self.slot = core.Slot(stage.arena, slot, stage.arena.slot_gauge(slot, SlotGauge.EPOCH), claim)
+        stage.arena.set_slot_gauge(slot, SlotGauge.NUMBER, number)
+        self.slot.open()
 
     @property
     def child(self) -> Any:
         """Its end of the socket."""
-        return self.stage.template.children[self.number]
+        return self.stage.forkserver.children[self.number]
 
     def claim(self, *, begin: bool = True) -> int:
         """Take the oldest request, and begin with it. Returns its channel."""
-        assert self.seat.next() == core.REQUEST
-        frame = self.seat.receive(MAX_BYTES)
+        assert self.slot.next() == core.REQUEST
+        frame = self.slot.receive(MAX_BYTES)
         if begin:
             self.begin(frame.deadline_ns)
-        return int(self.seat.channel)
+        return int(self.slot.channel)
 
     def begin(self, deadline_ns: int) -> None:
         """Say what runs; the supervisor is told of the deadline if it has to be."""
-        if self.seat.begin(SeatFact.SERIAL, deadline_ns, Fact.WAKE_NS):
+        if self.slot.begin(SlotGauge.SERIAL, deadline_ns, Gauge.WAKE_NS):
             self.child.send(control.message(control.WAKE, number=self.number))
 
     def interrupted(self) -> list[int]:
         """Why it was told to stop what it has, and has not been before."""
         told = self.stage.told(self, wire.INTERRUPT)
-        return [self.stage.supervisor._pool._words.word_of(self.slot).reason(self.seat.serial)] * told
+        return [self.stage.supervisor._pool._words.word_of(self.index).reason(self.slot.serial)] * told
 
     def killed(self) -> bool:
         """Whether it was told to die since it was asked last."""
         return self.stage.told(self, wire.KILL) > 0
 
     def die(self, code: int = -signal.SIGKILL) -> None:
-        """It is dead, and its template has reaped it."""
+        """It is dead, and its fork server has reaped it."""
         self.child.sock.close()
-        self.stage.template.exited(self.number, code)
+        self.stage.forkserver.exited(self.number, code)
         self.stage.turn()
 
 
@@ -173,7 +173,7 @@ class ShmStage:
             "grace_ms": GRACE_MS,
         }
         self.config = Config.load(environ={}, **{**defaults, **options})
-        self.templates: list[FakeTemplate] = []
+        self.forkservers: list[FakeForkserver] = []
         self.supervisor = ShmSupervisor(self.config, self.sink, linger=linger)
         self.supervisor.listen()
         self.arena: Any = self.supervisor._arena
@@ -182,9 +182,9 @@ class ShmStage:
         self._told: dict[tuple[int, str], int] = {}
 
     @property
-    def template(self) -> FakeTemplate:
+    def forkserver(self) -> FakeForkserver:
         """The newest one."""
-        return self.templates[-1]
+        return self.forkservers[-1]
 
     def watch(self, *names: str) -> Watched:
         """Write down what supervisor and pool do to the arena."""
@@ -196,8 +196,8 @@ class ShmStage:
     def turn(self) -> None:
         """Let everything happen that can without waiting for time to pass."""
         for _ in range(30):
-            for template in self.templates:
-                template.obey()
+            for forkserver in self.forkservers:
+                forkserver.obey()
             self.supervisor._loop.at(1)
             self.supervisor._loop.turn(lambda now_ns: None)
 
@@ -209,9 +209,9 @@ class ShmStage:
         return now_ns
 
     def start(self) -> list[Player]:
-        """Start a template and all executors that it forks."""
-        self.supervisor._pool.start_template()
-        self.template.loaded()
+        """Start a fork server and all executors that it forks."""
+        self.supervisor._pool.start_forkserver()
+        self.forkserver.loaded()
         self.turn()
         return self.play_those_that_start()
 
@@ -219,7 +219,7 @@ class ShmStage:
         """Have executors that were forked say that they are ready. Returns them."""
         known = {player.number for player in self.players}
         new = []
-        for number, child in self.template.children.items():
+        for number, child in self.forkserver.children.items():
             if number not in known:
                 new.append(Player(self, number, child.slot))
                 child.greet()
@@ -228,16 +228,16 @@ class ShmStage:
         return new
 
     def told(self, player: Player, command: str) -> int:
-        """How often a template was told this about an executor, since that was asked last."""
+        """How often a fork server was told this about an executor, since that was asked last."""
         self.turn()
-        total = sum(template.told.count((command, player.number)) for template in self.templates)
+        total = sum(forkserver.told.count((command, player.number)) for forkserver in self.forkservers)
         before = self._told.get((player.number, command), 0)
         self._told[player.number, command] = total
         return total - before
 
-    def state(self, channel: Any) -> State:
+    def state(self, channel: Any) -> ChannelState:
         """Where a channel is."""
-        return State(self.arena.word(channel.index) & 0xFF)
+        return ChannelState(self.arena.word(channel.index) & 0xFF)
 
     def log(self) -> str:
         """What was logged."""
@@ -248,8 +248,8 @@ class ShmStage:
         """Let go of everything."""
         for caller in self.callers:
             caller.sock.close()
-        for template in self.templates:
-            template.close()
+        for forkserver in self.forkservers:
+            forkserver.close()
         for executor in self.supervisor._pool._executors.values():
             executor.sock.close()
         self.supervisor._on_close()
@@ -260,19 +260,19 @@ class ShmStage:
 
 @pytest.fixture
 def make_shm_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ShmStage]]:
-    """Makes supervisors, whose templates are fakes."""
+    """Makes supervisors, whose fork servers are fakes."""
     stages: list[ShmStage] = []
 
-    def make_template(*args: Any) -> FakeTemplate:
-        template = FakeTemplate(*args)
-        stages[-1].templates.append(template)
-        return template
+    def make_forkserver(*args: Any) -> FakeForkserver:
+        forkserver = FakeForkserver(*args)
+        stages[-1].forkservers.append(forkserver)
+        return forkserver
 
     def make(**options: Any) -> ShmStage:
         stages.append(ShmStage(**options))
         return stages[-1]
 
-    monkeypatch.setattr(pool_module, "Template", make_template)
+    monkeypatch.setattr(pool_module, "Forkserver", make_forkserver)
     monkeypatch.setattr(spinning, "measure", lambda: spinning.SpinLimits(0, 0, 0, 1))
     yield make
     bugs = [line for stage in stages for line in stage.log().splitlines() if "supervisor_bug" in line]

@@ -19,29 +19,29 @@
 #define LEAST_CALLS 3
 
 typedef struct {
-    molt_bell asked, answered;
+    molt_doorbell asked, answered;
     molt_word over;
 } table;
 
 static int parks;
 static molt_patience patience;
 
-/* Until the bell has been rung more often than `seen`. */
-static void await_bell(molt_bell *bell, uint64_t seen) {
-    while (atomic_load(&bell->count) == seen) {
+/* Until the doorbell has been rung more often than `seen`. */
+static void await_doorbell(molt_doorbell *doorbell, uint64_t seen) {
+    while (atomic_load(&doorbell->count) == seen) {
         if (parks)
-            molt_park(bell, &bell->count, seen, molt_now_ns() + MOLT_PARK_NS);
+            molt_park(doorbell, &doorbell->count, seen, molt_now_ns() + MOLT_PARK_NS);
         else
-            molt_spin(&patience, &bell->count, seen, MOLT_NEVER);
+            molt_spin(&patience, &doorbell->count, seen, MOLT_NEVER);
     }
 }
 
 static void answer(table *shared) {
     for (uint64_t seen = 0;; seen++) {
-        await_bell(&shared->asked, seen);
+        await_doorbell(&shared->asked, seen);
         if (atomic_load(&shared->over))
             return;
-        molt_bell_ring(&shared->answered);
+        molt_doorbell_ring(&shared->answered);
     }
 }
 
@@ -54,7 +54,7 @@ int main(int argc, char **argv) {
     struct timespec pause = {(time_t)(pause_ns / 1000000000u), (long)(pause_ns % 1000000000u)};
     uint64_t *samples = calloc(calls + 1, sizeof *samples), count = 0;
     table *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (!samples || shared == MAP_FAILED || molt_bell_init(&shared->asked) || molt_bell_init(&shared->answered)) {
+    if (!samples || shared == MAP_FAILED || molt_doorbell_init(&shared->asked) || molt_doorbell_init(&shared->answered)) {
         perror("pingpong");
         return 1;
     }
@@ -74,8 +74,8 @@ int main(int argc, char **argv) {
         uint64_t begun_ns = molt_now_ns();
         if (i == warmup)
             until_ns = begun_ns + limit_ns;
-        molt_bell_ring(&shared->asked);
-        await_bell(&shared->answered, i);
+        molt_doorbell_ring(&shared->asked);
+        await_doorbell(&shared->answered, i);
         uint64_t ended_ns = molt_now_ns();
         if (i >= warmup)
             samples[count++] = ended_ns - begun_ns;
@@ -85,7 +85,7 @@ int main(int argc, char **argv) {
             nanosleep(&pause, NULL);
     }
     atomic_store(&shared->over, 1);
-    molt_bell_ring(&shared->asked);
+    molt_doorbell_ring(&shared->asked);
     waitpid(child, NULL, 0);
     return fwrite(samples, sizeof *samples, count, stdout) == count && !fflush(stdout) ? 0 : 1;
 }

@@ -1,4 +1,4 @@
-"""The bare ring from Python: channel, seat and doorbells of the native core, no client library and no runner.
+"""The bare ring from Python: channel, slot and doorbells of the native core, no client library and no runner.
 
 The forked process does nothing but claim, unpack, pack and reply. What `Client.call` costs beyond this is the
 price of options, deadlines, metrics, a pool that is watched, and of running somebody's code.
@@ -19,13 +19,13 @@ from molt_accel import Config, MoltWorkerUnavailable
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, Codec, Frame, Kind
 from molt_accel.ipc.shm import arena
-from molt_accel.ipc.shm.layout import Outcome, SeatFact
+from molt_accel.ipc.shm.layout import Outcome, SlotGauge
 from molt_worker.supervisor.shm import spinning
 
 MAX_BYTES = DEFAULT_MAX_FRAME_BYTES
 CALL_NS = 30 * 1_000_000_000
 PLACES = 1
-SERVED = SeatFact.OUTCOMES + Outcome.Ok
+SERVED = SlotGauge.OUTCOMES + Outcome.Ok
 # Looking a member up in an enumeration costs as much as a part of a call.
 _REQUEST, _RESPONSE, _OK = Kind.REQUEST, Kind.RESPONSE, Status.OK
 _MSGPACK, _RAW = Codec.MSGPACK, Codec.RAW
@@ -34,21 +34,21 @@ _MSGPACK, _RAW = Codec.MSGPACK, Codec.RAW
 def _answer(shared: Any) -> None:
     core = arena.native()
     transferred = core.TRANSFERRED
-    seat = core.Seat(shared, 0, 1)
-    seat.open()
-    while seat.next() == core.REQUEST:
+    slot = core.Slot(shared, 0, 1)
+    slot.open()
+    while slot.next() == core.REQUEST:
         # Anything but a frame has no payload: this process ends, and the caller is told by the time.
-        request = seat.receive(MAX_BYTES)
+        request = slot.receive(MAX_BYTES)
         data = request.payload
         if request.codec is _MSGPACK:
             data = pack(unpack(data))
         response = Frame(_RESPONSE, request.request_id, "", data, request.codec, _OK)
-        if seat.reply(response, MAX_BYTES, SERVED) != transferred:
+        if slot.reply(response, MAX_BYTES, SERVED) != transferred:
             raise RuntimeError("a reply that is not taken")
 
 
 class Ring(Peer):
-    """One channel, one seat."""
+    """One channel, one slot."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)

@@ -19,12 +19,12 @@ cdef extern from "molt_core.h" nogil:
         pass
     ctypedef struct molt_flag:
         pass
-    ctypedef struct molt_bell:
+    ctypedef struct molt_doorbell:
         molt_word count
         molt_word parked
     ctypedef struct molt_geometry:
         uint32_t channels
-        uint32_t seats
+        uint32_t slots
         uint64_t ring_bytes
         uint64_t size
     ctypedef struct molt_header:
@@ -32,19 +32,19 @@ cdef extern from "molt_core.h" nogil:
         molt_word published
         molt_word cpus
         molt_word in_use
-        molt_word *facts
-    ctypedef struct molt_seat:
-        molt_bell bell
+        molt_word *gauges
+    ctypedef struct molt_slot:
+        molt_doorbell doorbell
         molt_word state
         molt_word retire
-        molt_word *facts
+        molt_word *gauges
         molt_word *queue_us
         molt_word *exec_us
     ctypedef struct molt_ring:
         pass
     ctypedef struct molt_channel:
-        molt_bell bell
-        molt_word bell_of
+        molt_doorbell doorbell
+        molt_word doorbell_of
         molt_ring request
         molt_ring reply
     ctypedef struct molt_arena:
@@ -55,7 +55,7 @@ cdef extern from "molt_core.h" nogil:
         molt_word *failure
         molt_flag *client_spins
         molt_flag *executor_spins
-        molt_seat *seats
+        molt_slot *slots
     ctypedef struct molt_patience:
         uint64_t usual_ns
     ctypedef struct molt_call:
@@ -67,8 +67,8 @@ cdef extern from "molt_core.h" nogil:
         uint64_t wanted
         molt_patience patience
     ctypedef struct molt_executor:
-        uint32_t seat
-        uint32_t incarnation
+        uint32_t slot
+        uint32_t epoch
         uint32_t channel
         uint64_t word
         uint32_t queued
@@ -88,9 +88,9 @@ cdef extern from "molt_core.h" nogil:
         uint8_t *entry
     const int MOLT_FRAME_VERSION, MOLT_REQUEST, MOLT_RESPONSE, MOLT_ENTRY_BYTES, MOLT_FLAG_COMPILED
     uint64_t molt_head_bytes(const molt_head *)
-    const int MOLT_FACTS, MOLT_SEAT_FACTS, MOLT_BUCKETS, MOLT_MAX_CHANNELS
+    const int MOLT_GAUGES, MOLT_SLOT_GAUGES, MOLT_BUCKETS, MOLT_MAX_CHANNELS
     const int MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING
-    const int MOLT_SEAT_FREE, MOLT_SEAT_BUSY, MOLT_SEAT_IDLE
+    const int MOLT_SLOT_FREE, MOLT_SLOT_BUSY, MOLT_SLOT_IDLE
     const int MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_SIGNAL, MOLT_AWAIT_CLOSED, MOLT_AWAIT_BUFFER
     const int MOLT_AWAIT_CORRUPT
     const int MOLT_NEXT_REQUEST, MOLT_NEXT_SIGNAL, MOLT_NEXT_RETIRE
@@ -101,9 +101,9 @@ cdef extern from "molt_core.h" nogil:
     uint64_t atomic_fetch_add(molt_word *, uint64_t)
     void store_flag "atomic_store"(molt_flag *, int)
     uint64_t molt_now_ns()
-    int molt_bell_init(molt_bell *)
-    void molt_bell_ring(molt_bell *)
-    int molt_park(molt_bell *, const molt_word *, uint64_t, uint64_t)
+    int molt_doorbell_init(molt_doorbell *)
+    void molt_doorbell_ring(molt_doorbell *)
+    int molt_park(molt_doorbell *, const molt_word *, uint64_t, uint64_t)
     uint64_t molt_arena_plan(molt_arena *, uint32_t, uint32_t, uint64_t)
     int molt_arena_create(molt_arena *)
     const char *molt_arena_attach(molt_arena *, uint64_t)
@@ -117,7 +117,7 @@ cdef extern from "molt_core.h" nogil:
     uint64_t MOLT_IDLE_WORD(uint64_t)
     int molt_wake_executor(molt_arena *)
     uint32_t molt_in_use(const molt_arena *)
-    uint32_t molt_over(const molt_arena *, const molt_call *, uint32_t)
+    uint32_t molt_excess(const molt_arena *, const molt_call *, uint32_t)
     int molt_publish(molt_arena *, molt_call *)
     void molt_announce(molt_arena *, molt_call *)
     void molt_redirect(molt_arena *, molt_call *, uint32_t)
@@ -134,14 +134,14 @@ cdef extern from "molt_core.h" nogil:
     uint32_t molt_bucket(uint64_t)
 
 MAX_CHANNELS = MOLT_MAX_CHANNELS
-FACTS = MOLT_FACTS
-SEAT_FACTS = MOLT_SEAT_FACTS
+GAUGES = MOLT_GAUGES
+SLOT_GAUGES = MOLT_SLOT_GAUGES
 BUCKETS = MOLT_BUCKETS
 #: The states of a channel, as layout.py names them.
 STATES = (
     MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING
 )
-SEAT_FREE, SEAT_BUSY, SEAT_IDLE = MOLT_SEAT_FREE, MOLT_SEAT_BUSY, MOLT_SEAT_IDLE
+SLOT_FREE, SLOT_BUSY, SLOT_IDLE = MOLT_SLOT_FREE, MOLT_SLOT_BUSY, MOLT_SLOT_IDLE
 OUTCOME, TIME, CLOSED = MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_CLOSED
 REQUEST, RETIRE = MOLT_NEXT_REQUEST, MOLT_NEXT_RETIRE
 TRANSFERRED, LOST, STALLED = MOLT_TRANSFERRED, MOLT_TRANSFER_LOST, MOLT_TRANSFER_STALLED
@@ -167,7 +167,7 @@ def use_frames(frame_class, tuple kinds not None, tuple codecs not None, tuple s
     """Frames are made of this class, with the members that 256 byte values stand for in each table."""
     global _Frame, _kinds, _codecs, _statuses
     if not len(kinds) == len(codecs) == len(statuses) == 256:
-        raise ValueError("a table has 256 places")
+        raise ValueError("a table has 256 capacity")
     _Frame, _kinds, _codecs, _statuses = frame_class, kinds, codecs, statuses
 
 
@@ -252,13 +252,13 @@ class Corrupt(RuntimeError):
     """Shared memory says something that no honest process writes."""
 
 
-def arena_size(uint32_t channels, uint32_t seats, uint64_t ring_bytes):
+def arena_size(uint32_t channels, uint32_t slots, uint64_t ring_bytes):
     """Bytes of an arena of this geometry. Raises ValueError for an impossible one."""
     cdef molt_arena plan
     plan.base = NULL
-    cdef uint64_t size = molt_arena_plan(&plan, channels, seats, ring_bytes)
+    cdef uint64_t size = molt_arena_plan(&plan, channels, slots, ring_bytes)
     if size == 0:
-        raise ValueError(f"impossible geometry: {channels} channels, {seats} seats, rings of {ring_bytes} bytes")
+        raise ValueError(f"impossible geometry: {channels} channels, {slots} slots, rings of {ring_bytes} bytes")
     return size
 
 
@@ -273,7 +273,7 @@ cdef class ArenaView:
     cdef Py_buffer view
     cdef bint held
 
-    def __cinit__(self, buffer, uint32_t channels=0, uint32_t seats=0, uint64_t ring_bytes=0):
+    def __cinit__(self, buffer, uint32_t channels=0, uint32_t slots=0, uint64_t ring_bytes=0):
         cdef const char *wrong
         cdef bint writes = isinstance(self, Arena)
         PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE if writes else PyBUF_SIMPLE)
@@ -293,8 +293,8 @@ cdef class ArenaView:
         return self.a.geometry.channels
 
     @property
-    def seats(self):
-        return self.a.geometry.seats
+    def slots(self):
+        return self.a.geometry.slots
 
     @property
     def ring_bytes(self):
@@ -305,25 +305,25 @@ cdef class ArenaView:
             raise IndexError(f"no channel {index}")
         return 0
 
-    cdef molt_seat *seat(self, uint32_t index) except NULL:
-        if index >= self.a.geometry.seats:
-            raise IndexError(f"no seat {index}")
-        return &self.a.seats[index]
+    cdef molt_slot *slot(self, uint32_t index) except NULL:
+        if index >= self.a.geometry.slots:
+            raise IndexError(f"no slot {index}")
+        return &self.a.slots[index]
 
-    # Words of the header and of seats, by the indexes of layout.py.
+    # Words of the header and of slots, by the indexes of layout.py.
 
-    def fact(self, uint32_t index):
-        return atomic_load(&self.a.header.facts[index % MOLT_FACTS])
+    def gauge(self, uint32_t index):
+        return atomic_load(&self.a.header.gauges[index % MOLT_GAUGES])
 
-    def seat_fact(self, uint32_t seat, uint32_t index):
-        return atomic_load(&self.seat(seat).facts[index % MOLT_SEAT_FACTS])
+    def slot_gauge(self, uint32_t slot, uint32_t index):
+        return atomic_load(&self.slot(slot).gauges[index % MOLT_SLOT_GAUGES])
 
-    def seat_state(self, uint32_t seat):
-        return atomic_load(&self.seat(seat).state)
+    def slot_state(self, uint32_t slot):
+        return atomic_load(&self.slot(slot).state)
 
-    def histograms(self, uint32_t seat):
+    def histograms(self, uint32_t slot):
         """How often each bucket of queue and of exec times (us) was hit by an executor."""
-        cdef molt_seat *s = self.seat(seat)
+        cdef molt_slot *s = self.slot(slot)
         return (
             [atomic_load(&s.queue_us[i]) for i in range(MOLT_BUCKETS)],
             [atomic_load(&s.exec_us[i]) for i in range(MOLT_BUCKETS)],
@@ -365,16 +365,16 @@ cdef class Arena(ArenaView):
     cdef public uint64_t spin_ns
     cdef public uint32_t client_spinners, executor_spinners
 
-    def __cinit__(self, buffer, uint32_t channels=0, uint32_t seats=0, uint64_t ring_bytes=0):
+    def __cinit__(self, buffer, uint32_t channels=0, uint32_t slots=0, uint64_t ring_bytes=0):
         store_flag(&self.closed, 0)
         if channels:
-            if molt_arena_plan(&self.a, channels, seats, ring_bytes) != <uint64_t>self.view.len:
+            if molt_arena_plan(&self.a, channels, slots, ring_bytes) != <uint64_t>self.view.len:
                 raise ValueError("the memory has not the size of this geometry")
             if molt_arena_create(&self.a):
                 raise ValueError("its semaphores can't be made")
 
     def close(self):
-        """For this process: calls on this arena end with CLOSED from now on. Ring their bells afterwards."""
+        """For this process: calls on this arena end with CLOSED from now on. Ring their doorbells afterwards."""
         store_flag(&self.closed, 1)
 
     def let_go(self):
@@ -389,28 +389,28 @@ cdef class Arena(ArenaView):
         if base == MAP_FAILED:
             raise OSError(errno, "the shared memory can't be let go of")
 
-    def mend(self):
+    def repair(self):
         """Undo what somebody may have scribbled where nothing changes, or nothing lasts: geometry, and who spins."""
         cdef uint32_t index
         if memcmp(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry)):
             memcpy(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry))
         for index in range(self.a.geometry.channels):
             store_flag(&self.a.client_spins[index], 0)
-        for index in range(self.a.geometry.seats):
+        for index in range(self.a.geometry.slots):
             store_flag(&self.a.executor_spins[index], 0)
 
     def set_cpus(self, uint32_t cpus):
         """How many processors there are for this pool; 0: not known."""
         atomic_store(&self.a.header.cpus, cpus)
 
-    def set_fact(self, uint32_t index, uint64_t value):
-        atomic_store(&self.a.header.facts[index % MOLT_FACTS], value)
+    def set_gauge(self, uint32_t index, uint64_t value):
+        atomic_store(&self.a.header.gauges[index % MOLT_GAUGES], value)
 
-    def add_fact(self, uint32_t index, uint64_t n=1):
-        atomic_fetch_add(&self.a.header.facts[index % MOLT_FACTS], n)
+    def add_counter(self, uint32_t index, uint64_t n=1):
+        atomic_fetch_add(&self.a.header.gauges[index % MOLT_GAUGES], n)
 
-    def set_seat_fact(self, uint32_t seat, uint32_t index, uint64_t value):
-        atomic_store(&self.seat(seat).facts[index % MOLT_SEAT_FACTS], value)
+    def set_slot_gauge(self, uint32_t slot, uint32_t index, uint64_t value):
+        atomic_store(&self.slot(slot).gauges[index % MOLT_SLOT_GAUGES], value)
 
     @property
     def in_use(self):
@@ -437,42 +437,42 @@ cdef class Arena(ArenaView):
     def ring_client(self, uint32_t index):
         """Wake whoever waits for this channel, to look again."""
         self.channel(index)
-        cdef uint64_t at = atomic_load(&molt_channel_at(&self.a, index).bell_of)
+        cdef uint64_t at = atomic_load(&molt_channel_at(&self.a, index).doorbell_of)
         if at < self.a.geometry.channels:
-            molt_bell_ring(&molt_channel_at(&self.a, <uint32_t>at).bell)
+            molt_doorbell_ring(&molt_channel_at(&self.a, <uint32_t>at).doorbell)
 
     def reset_channel(self, uint32_t index):
         """Make a channel ready for another client. Only while nobody can be using it."""
         self.channel(index)
         cdef molt_channel *channel = molt_channel_at(&self.a, index)
-        molt_bell_init(&channel.bell)
-        atomic_store(&channel.bell_of, index)
+        molt_doorbell_init(&channel.doorbell)
+        atomic_store(&channel.doorbell_of, index)
         store_flag(&self.a.client_spins[index], 0)
 
-    def reset_seat(self, uint32_t index, uint32_t facts):
-        """Make a seat ready for another executor, its first so many facts 0; the counts go on.
+    def reset_slot(self, uint32_t index, uint32_t gauges):
+        """Make a slot ready for another executor, its first so many gauges 0; the counts go on.
 
         Only once its last executor was reaped.
         """
-        cdef molt_seat *seat = self.seat(index)
+        cdef molt_slot *slot = self.slot(index)
         cdef uint32_t i
-        atomic_store(&seat.state, MOLT_SEAT_FREE)
-        for i in range(min(facts, <uint32_t>MOLT_SEAT_FACTS)):
-            atomic_store(&seat.facts[i], 0)
-        atomic_store(&seat.retire, 0)
-        molt_bell_init(&seat.bell)
+        atomic_store(&slot.state, MOLT_SLOT_FREE)
+        for i in range(min(gauges, <uint32_t>MOLT_SLOT_GAUGES)):
+            atomic_store(&slot.gauges[i], 0)
+        atomic_store(&slot.retire, 0)
+        molt_doorbell_init(&slot.doorbell)
         store_flag(&self.a.executor_spins[index], 0)
 
     def retires(self, uint32_t index):
         """Whether an executor was told to."""
-        return atomic_load(&self.seat(index).retire) != 0
+        return atomic_load(&self.slot(index).retire) != 0
 
     def retire(self, uint32_t index):
         """Have an executor exit as soon as it has no request."""
-        cdef molt_seat *seat = self.seat(index)
-        atomic_store(&seat.retire, 1)
+        cdef molt_slot *slot = self.slot(index)
+        atomic_store(&slot.retire, 1)
         atomic_fetch_add(&self.a.header.published, 1)
-        molt_bell_ring(&seat.bell)
+        molt_doorbell_ring(&slot.doorbell)
 
 
 cdef class Channel:
@@ -503,16 +503,16 @@ cdef class Channel:
     def state(self):
         return MOLT_STATE(molt_look(&self.arena.a, self.index))
 
-    def publish(self, frame not None, uint32_t places, uint32_t waiting):
+    def publish(self, frame not None, uint32_t capacity, uint32_t waiting):
         """Offer a request to the executors: IDLE -> READY.
 
         Args:
             frame: The request, its payload bytes. What of it doesn't fit the ring is sent on by `wait`.
-            places: Places in the queue.
+            capacity: Places in the queue.
             waiting: How many may wait for a place behind it.
 
         Returns:
-            ADMITTED; WAITING: it is over the queue's places, and claimed or given up like any other; BUSY or
+            ADMITTED; WAITING: it is over the queue's capacity, and claimed or given up like any other; BUSY or
             NOT_IDLE: it was not published; BAD_FRAME: nor was this, and `frame.encode_head` says why.
 
         Raises:
@@ -529,17 +529,17 @@ cdef class Channel:
         self.c.left[1] = PyBytes_GET_SIZE(self.payload)
         if not molt_publish(a, &self.c):
             return NOT_IDLE
-        over = molt_over(a, &self.c, places)
+        over = molt_excess(a, &self.c, capacity)
         if over > waiting and molt_give_up(a, &self.c, 1) == MOLT_READY:
             return BUSY
         molt_announce(a, &self.c)
         return WAITING if over else ADMITTED
 
-    def over(self, uint32_t places):
+    def excess(self, uint32_t capacity):
         """How far the request stands behind the last place of a queue; 0: it has a place, or was claimed."""
         if MOLT_STATE(molt_look(&self.arena.a, self.index)) != MOLT_READY:
             return 0
-        return molt_over(&self.arena.a, &self.c, places)
+        return molt_excess(&self.arena.a, &self.c, capacity)
 
     cdef int next_buffer(self) except -1:
         """What was wanted is there: say where the next part of the reply goes. 0: there is no more."""
@@ -643,29 +643,29 @@ cdef class Channel:
             molt_step(&self.arena.a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word)))
         return MOLT_STATE(molt_look(&self.arena.a, self.index)) == MOLT_IDLE
 
-    def redirect(self, Channel bell not None):
-        """Have the bell of another channel of this client rung for this one. Look at this one afterwards."""
-        molt_redirect(&self.arena.a, &self.c, bell.index)
+    def redirect(self, Channel doorbell not None):
+        """Have the doorbell of another channel of this client rung for this one. Look at this one afterwards."""
+        molt_redirect(&self.arena.a, &self.c, doorbell.index)
 
     def ring(self):
-        """Wake the thread that listens to this channel's bell."""
-        molt_bell_ring(&molt_channel_at(&self.arena.a, self.index).bell)
+        """Wake the thread that listens to this channel's doorbell."""
+        molt_doorbell_ring(&molt_channel_at(&self.arena.a, self.index).doorbell)
 
     def listen(self, uint64_t seen, uint64_t until_ns):
-        """Sleep until this channel's bell has rung more often than `seen`. Returns how often it has by now.
+        """Sleep until this channel's doorbell has rung more often than `seen`. Returns how often it has by now.
 
         Raises:
             Exception: what a signal handler raises.
         """
-        cdef molt_bell *bell = &molt_channel_at(&self.arena.a, self.index).bell
+        cdef molt_doorbell *doorbell = &molt_channel_at(&self.arena.a, self.index).doorbell
         with nogil:
-            if atomic_load(&bell.count) == seen:
-                molt_park(bell, &bell.count, seen, until_ns)
+            if atomic_load(&doorbell.count) == seen:
+                molt_park(doorbell, &doorbell.count, seen, until_ns)
         PyErr_CheckSignals()
-        return atomic_load(&bell.count)
+        return atomic_load(&doorbell.count)
 
 
-cdef class Seat:
+cdef class Slot:
     """An executor's place: claims requests, reads them, answers them.
 
     Args:
@@ -678,12 +678,12 @@ cdef class Seat:
     cdef Py_buffer claim
     cdef bint claims
 
-    def __cinit__(self, Arena arena not None, uint32_t seat, uint32_t incarnation, claim=None):
-        arena.seat(seat)
+    def __cinit__(self, Arena arena not None, uint32_t slot, uint32_t epoch, claim=None):
+        arena.slot(slot)
         self.arena = arena
         memset(&self.e, 0, sizeof(molt_executor))
-        self.e.seat = seat
-        self.e.incarnation = incarnation
+        self.e.slot = slot
+        self.e.epoch = epoch
         if claim is not None:
             PyObject_GetBuffer(claim, &self.claim, PyBUF_SIMPLE | PyBUF_WRITABLE)
             self.claims = True
@@ -697,7 +697,7 @@ cdef class Seat:
 
     def open(self):
         """From now on this executor counts as idle."""
-        atomic_store(&self.arena.a.seats[self.e.seat].state, MOLT_SEAT_IDLE)
+        atomic_store(&self.arena.a.slots[self.e.slot].state, MOLT_SLOT_IDLE)
 
     @property
     def channel(self):
@@ -773,13 +773,13 @@ cdef class Seat:
             raise Corrupt(f"the request ring of channel {self.e.channel}")
         return code
 
-    def reply(self, frame not None, uint64_t max_bytes, uint32_t fact):
+    def reply(self, frame not None, uint64_t max_bytes, uint32_t gauge):
         """Count the request, write the response and end it.
 
         Args:
             frame: The response, its payload bytes.
             max_bytes: Its longest size.
-            fact: The fact of this seat that counts it; before the reply, so who has that finds it counted.
+            gauge: The gauge of this slot that counts it; before the reply, so who has that finds it counted.
 
         Returns:
             TRANSFERRED; LOST or STALLED where it isn't taken; BAD_FRAME: nothing was done, and `frame.encode_head`
@@ -787,16 +787,16 @@ cdef class Seat:
 
         Raises as `receive` does.
         """
-        cdef molt_seat *seat = &self.arena.a.seats[self.e.seat]
+        cdef molt_slot *slot = &self.arena.a.slots[self.e.slot]
         cdef bytes payload = frame.payload
         cdef int code
         if not _fill_head(&self.head, frame, max_bytes):
             return BAD_FRAME
         if not molt_holds(&self.e, molt_look(&self.arena.a, self.e.channel)):
             return MOLT_TRANSFER_LOST  # it was taken away against the rules: the ring may be another request's
-        atomic_fetch_add(&seat.facts[fact % MOLT_SEAT_FACTS], 1)
-        atomic_fetch_add(&seat.queue_us[molt_bucket(self.head.header.queue_us)], 1)
-        atomic_fetch_add(&seat.exec_us[molt_bucket(self.head.header.exec_us)], 1)
+        atomic_fetch_add(&slot.gauges[gauge % MOLT_SLOT_GAUGES], 1)
+        atomic_fetch_add(&slot.queue_us[molt_bucket(self.head.header.queue_us)], 1)
+        atomic_fetch_add(&slot.exec_us[molt_bucket(self.head.header.exec_us)], 1)
         code = self.transfer(NULL, <const uint8_t *>&self.head, molt_head_bytes(&self.head))
         if code == MOLT_TRANSFERRED:
             code = self.transfer(NULL, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
@@ -810,43 +810,43 @@ cdef class Seat:
         """End the request without a reply. False if it was not this executor's to end any more."""
         return bool(molt_finish(&self.arena.a, &self.e, MOLT_FAILED, reason))
 
-    def begin(self, uint32_t fact, uint64_t deadline_ns, uint32_t wake_fact):
-        """Say what runs from now on, in three facts of this seat: serial, deadline (0: none), start.
+    def begin(self, uint32_t gauge, uint64_t deadline_ns, uint32_t wake_gauge):
+        """Say what runs from now on, in three gauges of this slot: serial, deadline (0: none), start.
 
-        Returns True if the deadline comes before the time in the arena's fact `wake_fact`: if that was stored after
+        Returns True if the deadline comes before the time in the arena's gauge `wake_gauge`: if that was stored after
         these, who stored it will find them; if before, it has to be told.
         """
         cdef molt_arena *a = &self.arena.a
-        cdef molt_word *facts = a.seats[self.e.seat].facts
-        cdef uint32_t at = fact % (MOLT_SEAT_FACTS - 2)
-        atomic_store(&facts[at + 1], deadline_ns)
-        atomic_store(&facts[at + 2], molt_now_ns())
-        atomic_store(&facts[at], <uint64_t>self.e.channel << 32 | MOLT_GENERATION(self.e.word))
-        return deadline_ns != 0 and deadline_ns < atomic_load(&a.header.facts[wake_fact % MOLT_FACTS])
+        cdef molt_word *gauges = a.slots[self.e.slot].gauges
+        cdef uint32_t at = gauge % (MOLT_SLOT_GAUGES - 2)
+        atomic_store(&gauges[at + 1], deadline_ns)
+        atomic_store(&gauges[at + 2], molt_now_ns())
+        atomic_store(&gauges[at], <uint64_t>self.e.channel << 32 | MOLT_GENERATION(self.e.word))
+        return deadline_ns != 0 and deadline_ns < atomic_load(&a.header.gauges[wake_gauge % MOLT_GAUGES])
 
 
 cdef class ParkMeter:
     """Measures what it costs here to put a thread to sleep and wake it: two threads that ring each other."""
 
-    cdef molt_bell bells[2]
+    cdef molt_doorbell doorbells[2]
 
     def __cinit__(self):
         for i in range(2):
-            molt_bell_init(&self.bells[i])
+            molt_doorbell_init(&self.doorbells[i])
 
     def run(self, int side, int rounds):
         """Ring and wait in turns, on two threads at once with sides 0 and 1. Returns nanoseconds per one way."""
-        cdef molt_bell *mine = &self.bells[side & 1]
-        cdef molt_bell *other = &self.bells[1 - (side & 1)]
+        cdef molt_doorbell *mine = &self.doorbells[side & 1]
+        cdef molt_doorbell *other = &self.doorbells[1 - (side & 1)]
         cdef uint64_t start_ns = molt_now_ns(), seen
         cdef int i
         with nogil:
             for i in range(rounds):
                 if side == 0:
-                    molt_bell_ring(other)
+                    molt_doorbell_ring(other)
                 seen = i
                 while atomic_load(&mine.count) <= seen:
                     molt_park(mine, &mine.count, seen, molt_now_ns() + 10000000)
                 if side == 1:
-                    molt_bell_ring(other)
+                    molt_doorbell_ring(other)
         return (molt_now_ns() - start_ns) // (2 * rounds if rounds > 0 else 1)

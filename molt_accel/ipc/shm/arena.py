@@ -57,11 +57,11 @@ class Geometry:
     """How an arena is divided."""
 
     channels: int
-    seats: int
+    slots: int
     ring_bytes: int
 
     @classmethod
-    def fitting(cls, executors: int, places: int, limit: int = DEFAULT_BYTES) -> Geometry:
+    def fitting(cls, executors: int, capacity: int, limit: int = DEFAULT_BYTES) -> Geometry:
         """The geometry for a pool: a channel for each request there can be, rings as large as the limit allows.
 
         Args:
@@ -72,15 +72,15 @@ class Geometry:
         Raises:
             NoSharedMemory: not even the smallest rings fit.
         """
-        channels = executors + places + _SPARE_CHANNELS
+        channels = executors + capacity + _SPARE_CHANNELS
         # One pool at work, one that replaces it at a reload, and some that are just being reaped.
-        seats = 4 * executors + 16
+        slots = 4 * executors + 16
         size = native().arena_size
-        smallest = size(1, seats, _MIN_RING)
+        smallest = size(1, slots, _MIN_RING)
         # What doesn't fit a ring streams through it. So rings shrink first, and only then are there fewer channels.
-        most = 1 + (limit - smallest) // (size(2, seats, _MIN_RING) - smallest)
+        most = 1 + (limit - smallest) // (size(2, slots, _MIN_RING) - smallest)
         channels = min(channels, most, native().MAX_CHANNELS)
-        while channels > 0 and size(channels, seats, _MIN_RING) > limit:  # by some bytes for each
+        while channels > 0 and size(channels, slots, _MIN_RING) > limit:  # by some bytes for each
             channels -= 1
         if channels < executors + 2:
             raise NoSharedMemory(
@@ -88,9 +88,9 @@ class Geometry:
                 "raise MOLT_WORKER_ARENA_MB, or use MOLT_TRANSPORT=stdio"
             )
         ring = _MAX_RING
-        while ring > _MIN_RING and size(channels, seats, ring) > limit:
+        while ring > _MIN_RING and size(channels, slots, ring) > limit:
             ring //= 2
-        return cls(channels, seats, ring)
+        return cls(channels, slots, ring)
 
 
 def create(geometry: Geometry) -> tuple[Arena, int]:
@@ -102,7 +102,7 @@ def create(geometry: Geometry) -> tuple[Arena, int]:
     import posix_ipc
 
     core = native()
-    size = core.arena_size(geometry.channels, geometry.seats, geometry.ring_bytes)
+    size = core.arena_size(geometry.channels, geometry.slots, geometry.ring_bytes)
     try:
         # Named after its maker: a name that stays is of one that was killed right here, and holds no memory yet.
         name = f"/molt-{os.getpid()}-{os.urandom(8).hex()}"
@@ -116,7 +116,7 @@ def create(geometry: Geometry) -> tuple[Arena, int]:
         os.ftruncate(memory.fd, size)
         os.posix_fallocate(memory.fd, 0, size)
         return core.Arena(
-            _map(memory.fd, size), geometry.channels, geometry.seats, geometry.ring_bytes
+            _map(memory.fd, size), geometry.channels, geometry.slots, geometry.ring_bytes
         ), memory.fd
     except OSError as exc:
         with contextlib.suppress(OSError):

@@ -15,7 +15,7 @@ from typing import Final
 from molt_accel.errors import MoltError, MoltProtocolError, MoltTimeout, MoltWorkerCrashed
 
 
-class State(enum.IntEnum):
+class ChannelState(enum.IntEnum):
     """Where a channel is; the low byte of its state word."""
 
     IDLE = 0  #: nobody's but its client's
@@ -36,42 +36,42 @@ class Actor(enum.Enum):
 
 
 #: Every step there is. Each is one compare-and-swap; a step that is not here is a bug.
-TRANSITIONS: Final[dict[tuple[State, State], frozenset[Actor]]] = {
-    (State.IDLE, State.READY): frozenset({Actor.CLIENT}),
-    (State.READY, State.CLAIMED): frozenset({Actor.EXECUTOR}),
+CHANNEL_TRANSITIONS: Final[dict[tuple[ChannelState, ChannelState], frozenset[Actor]]] = {
+    (ChannelState.IDLE, ChannelState.READY): frozenset({Actor.CLIENT}),
+    (ChannelState.READY, ChannelState.CLAIMED): frozenset({Actor.EXECUTOR}),
     # Given up in the queue; by the supervisor for a client that is dead.
-    (State.READY, State.IDLE): frozenset({Actor.CLIENT, Actor.SUPERVISOR}),
-    (State.CLAIMED, State.DONE): frozenset({Actor.EXECUTOR}),
+    (ChannelState.READY, ChannelState.IDLE): frozenset({Actor.CLIENT, Actor.SUPERVISOR}),
+    (ChannelState.CLAIMED, ChannelState.DONE): frozenset({Actor.EXECUTOR}),
     # By the executor where the client doesn't move its bytes; by the supervisor once the executor is reaped.
-    (State.CLAIMED, State.FAILED): frozenset({Actor.EXECUTOR, Actor.SUPERVISOR}),
-    (State.CLAIMED, State.ABANDONED): frozenset({Actor.CLIENT, Actor.SUPERVISOR}),
-    (State.CLAIMED, State.KILLING): frozenset({Actor.SUPERVISOR}),
-    (State.ABANDONED, State.IDLE): frozenset({Actor.EXECUTOR, Actor.SUPERVISOR}),
-    (State.ABANDONED, State.KILLING): frozenset({Actor.SUPERVISOR}),
-    (State.KILLING, State.FAILED): frozenset({Actor.SUPERVISOR}),
-    (State.DONE, State.IDLE): frozenset({Actor.CLIENT, Actor.SUPERVISOR}),
-    (State.FAILED, State.IDLE): frozenset({Actor.CLIENT, Actor.SUPERVISOR}),
+    (ChannelState.CLAIMED, ChannelState.FAILED): frozenset({Actor.EXECUTOR, Actor.SUPERVISOR}),
+    (ChannelState.CLAIMED, ChannelState.ABANDONED): frozenset({Actor.CLIENT, Actor.SUPERVISOR}),
+    (ChannelState.CLAIMED, ChannelState.KILLING): frozenset({Actor.SUPERVISOR}),
+    (ChannelState.ABANDONED, ChannelState.IDLE): frozenset({Actor.EXECUTOR, Actor.SUPERVISOR}),
+    (ChannelState.ABANDONED, ChannelState.KILLING): frozenset({Actor.SUPERVISOR}),
+    (ChannelState.KILLING, ChannelState.FAILED): frozenset({Actor.SUPERVISOR}),
+    (ChannelState.DONE, ChannelState.IDLE): frozenset({Actor.CLIENT, Actor.SUPERVISOR}),
+    (ChannelState.FAILED, ChannelState.IDLE): frozenset({Actor.CLIENT, Actor.SUPERVISOR}),
 }
 
 #: States in which an executor has the request.
-HELD: Final = frozenset({State.CLAIMED, State.ABANDONED, State.KILLING})
+HELD: Final = frozenset({ChannelState.CLAIMED, ChannelState.ABANDONED, ChannelState.KILLING})
 
 
-_STATES: Final[dict[int, int]] = {int(state): state for state in State}
+_STATES: Final[dict[int, int]] = {int(state): state for state in ChannelState}
 
 
 def state_of(word: int) -> int:
-    """The `State` in a state word; a number that is none where somebody has scribbled over it."""
+    """The `ChannelState` in a state word; a number that is none where somebody has scribbled over it."""
     return _STATES.get(word & 0xFF, word & 0xFF)
 
 
-def seat_of(word: int) -> int:
-    """The executor's seat in a state word."""
+def slot_of(word: int) -> int:
+    """The executor's slot in a state word."""
     return word >> 8 & 0xFFFF
 
 
-def incarnation_of(word: int) -> int:
-    """Which of the executors that had this seat one after the other."""
+def epoch_of(word: int) -> int:
+    """Which of the executors that had this slot one after the other."""
     return word >> 24 & 0xFF
 
 
@@ -80,7 +80,7 @@ def generation_of(word: int) -> int:
     return word >> 32
 
 
-def with_state(word: int, state: State) -> int:
+def with_state(word: int, state: ChannelState) -> int:
     """The word after a step, executor and generation as they were."""
     return word & ~0xFF | state
 
@@ -95,13 +95,13 @@ def serial_of(channel: int, generation: int) -> int:
     return channel << 32 | generation
 
 
-class Fact(enum.IntEnum):
+class Gauge(enum.IntEnum):
     """Words of the arena's header, for anybody to read. The supervisor's, but for the counts of outcomes."""
 
     SERVING = 0  #: 0 while the exports are being imported, 1 when an executor is ready, 2 while draining
     PID = 1  #: the supervisor's
     STARTED_NS = 2  #: CLOCK_MONOTONIC
-    PLACES = 3  #: of the queue
+    CAPACITY = 3  #: of the queue
     CLIENT_LIMIT = 4  #: requests that one client may have in flight
     SPIN_NS = 5  #: longest spin: as it pays here, if nothing else is configured
     CLIENT_SPINNERS = 6
@@ -114,7 +114,7 @@ class Fact(enum.IntEnum):
     RECYCLED = 13
     RELOADS = 14
     BAD_FRAMES = 15
-    TEMPLATE_PID = 16  #: of the newest template that executors are forked from
+    FORKSERVER_PID = 16  #: of the newest fork server that executors are forked from
     GRACE_MS = 17
     EXPORTS = 18  #: entrypoints
     COMPILED = 19  #: entrypoints that are native code
@@ -122,21 +122,21 @@ class Fact(enum.IntEnum):
     OUTCOMES = 32
 
 
-class SeatFact(enum.IntEnum):
-    """Words of an executor's seat."""
+class SlotGauge(enum.IntEnum):
+    """Words of an executor's slot."""
 
     PID = 0
     NUMBER = 1
-    INCARNATION = 2
+    EPOCH = 2
     READY_NS = 3  #: since when it serves; 0: not yet
-    #: What runs: its serial, its deadline (0: none), its start. `Seat.begin` writes all three.
+    #: What runs: its serial, its deadline (0: none), its start. `Slot.begin` writes all three.
     SERIAL = 4
     DEADLINE_NS = 5
     BEGAN_NS = 6
-    SERVED_BEFORE = 7  #: requests that earlier executors had ended in this seat
+    SERVED_BEFORE = 7  #: requests that earlier executors had ended in this slot
     #: The entry of what runs where its ring doesn't show it any more, `shown_entry`: 8 to 15.
     ENTRY = 8
-    #: Requests ended in this seat, by `Outcome`: 16 to 31.
+    #: Requests ended in this slot, by `Outcome`: 16 to 31.
     OUTCOMES = 16
 
 
@@ -144,13 +144,13 @@ MAX_WORD: Final = 2**64 - 1
 #: No time: later than all others.
 NEVER: Final = MAX_WORD
 
-#: How many words `SeatFact.ENTRY` has.
+#: How many words `SlotGauge.ENTRY` has.
 ENTRY_WORDS: Final = 8
 _ENTRY_WORDS: Final = struct.Struct(f"<{ENTRY_WORDS}Q")
 
 
 def entry_words(entry: str) -> tuple[int, ...]:
-    """The words of a seat's `ENTRY`: the name, cut to what fits; zeros for none."""
+    """The words of a slot's `ENTRY`: the name, cut to what fits; zeros for none."""
     words: tuple[int, ...] = _ENTRY_WORDS.unpack(
         entry.encode()[: _ENTRY_WORDS.size].ljust(_ENTRY_WORDS.size, b"\0")
     )
@@ -186,7 +186,7 @@ class Failure(enum.IntEnum):
     TIMED_OUT = 2
     STALLED = 3
     CORRUPT = 4
-    TEMPLATE_DIED = 5
+    FORKSERVER_DIED = 5
 
 
 def failure_word(reason: Failure, executor: int, exit_code: int = 0) -> int:
@@ -207,8 +207,8 @@ def failure_error(word: int, entry: str) -> MoltError:
     died = f"the executor died while it ran {entry!r}: "
     if reason == Failure.CRASHED:
         return MoltWorkerCrashed(died + exit_text(code), facts=exit_facts(code))
-    if reason == Failure.TEMPLATE_DIED:
-        return MoltWorkerCrashed(died + "with its template process")
+    if reason == Failure.FORKSERVER_DIED:
+        return MoltWorkerCrashed(died + "with its fork server")
     if reason == Failure.TIMED_OUT:
         return MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
     if reason == Failure.STALLED:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from molt_accel.ipc.shm.layout import Fact
+from molt_accel.ipc.shm.layout import Gauge
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena, Channel
@@ -106,7 +106,7 @@ class ChannelPool:
         """A free channel. None if there is none, or this client has as many in use as it may."""
         if self._lingering:
             self._sweep()
-        if self._usable - len(self._free) >= self._arena.fact(Fact.CLIENT_LIMIT):
+        if self._usable - len(self._free) >= self._arena.gauge(Gauge.CLIENT_LIMIT):
             return None
         try:
             return self._free.pop()
@@ -130,6 +130,6 @@ class ChannelPool:
             self.give_back(channel)
 
     def wake_all(self) -> None:
-        """Ring every channel's bell, so that whoever waits looks again."""
+        """Ring every channel's doorbell, so that whoever waits looks again."""
         for channel in list(self._all):
             self._arena.ring_client(channel.index)

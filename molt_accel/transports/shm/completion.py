@@ -1,6 +1,6 @@
 """Waiting for many calls at once: one thread for all calls of this process's event loops.
 
-An event loop can't wait in shared memory. Its calls have their executors ring one common bell, and the thread that
+An event loop can't wait in shared memory. Its calls have their executors ring one common doorbell, and the thread that
 listens there looks which of them have ended.
 """
 
@@ -21,12 +21,12 @@ log = logging.getLogger("molt_accel")
 _LOOK_NS: Final = 100_000_000
 #: How long the thread listens for another call before it sleeps for good.
 _IDLE_NS: Final = 1_000_000_000
-#: How long it sleeps between two looks while it has no bell.
+#: How long it sleeps between two looks while it has no doorbell.
 _BLIND_S: Final = 0.001
 
 
-class Reapable(Protocol):
-    """A call that the reaper moves on."""
+class Completing(Protocol):
+    """A call that the completion thread moves on."""
 
     @property
     def channel(self) -> Channel:
@@ -36,28 +36,28 @@ class Reapable(Protocol):
         """Move it on without waiting. 0 when it has ended, else the latest time (ns) to do so again."""
 
 
-class Reaper:
+class CompletionThread:
     """The thread and its calls.
 
     Args:
-        find_bell: Finds a channel of this client that no request is ever published on; None where there is none. It
+        find_doorbell: Finds a channel of this client that no request is ever published on; None where there is none. It
             is asked again then, and meanwhile the calls are looked at every now and then.
     """
 
-    def __init__(self, find_bell: Callable[[], Channel | None]) -> None:
-        self._find_bell = find_bell
-        self._bell: Channel | None = None
-        self._calls: dict[int, Reapable] = {}
+    def __init__(self, find_doorbell: Callable[[], Channel | None]) -> None:
+        self._find_doorbell = find_doorbell
+        self._doorbell: Channel | None = None
+        self._calls: dict[int, Completing] = {}
         self._some = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def add(self, call: Reapable) -> None:
+    def add(self, call: Completing) -> None:
         """Take care of a call from now on; nobody else may wait for it any more."""
         with self._lock:
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="molt-reaper", daemon=True)
+                thread = threading.Thread(target=self._run, name="molt-completion", daemon=True)
                 self._calls[id(call)] = call  # before it looks whether there are any
                 try:
                     thread.start()
@@ -67,10 +67,10 @@ class Reaper:
                 self._thread = thread
             else:
                 self._calls[id(call)] = call
-        if self._bell is not None:
-            call.channel.redirect(self._bell)
+        if self._doorbell is not None:
+            call.channel.redirect(self._doorbell)
         self._some.set()
-        self.wake()  # it may have ended before its bell was redirected
+        self.wake()  # it may have ended before its doorbell was redirected
 
     def stop(self) -> None:
         """End when the last call has. Calls that come later are taken care of all the same."""
@@ -79,7 +79,7 @@ class Reaper:
         self.wake()
 
     def quiet(self, timeout_s: float) -> bool:
-        """Whether it has ended, or does so within the time: nobody listens to its bell any more."""
+        """Whether it has ended, or does so within the time: nobody listens to its doorbell any more."""
         thread = self._thread
         if thread is None or thread is threading.current_thread():  # which is in the middle of its last call
             return True
@@ -88,8 +88,8 @@ class Reaper:
 
     def wake(self) -> None:
         """Look at all calls now: one was ended from this side."""
-        if self._bell is not None:
-            self._bell.ring()
+        if self._doorbell is not None:
+            self._doorbell.ring()
 
     def _run(self) -> None:
         heard = 0
@@ -104,7 +104,7 @@ class Reaper:
                         self._some.wait()
             else:
                 last_call_ns = time.monotonic_ns()
-                self._ensure_bell()
+                self._ensure_doorbell()
             until_ns = time.monotonic_ns() + _LOOK_NS
             for key, call in list(self._calls.items()):
                 again_ns = self._poll(call)
@@ -114,16 +114,16 @@ class Reaper:
                     del self._calls[key]
             if self._stopping and self._over():
                 return
-            if self._bell is not None:
-                heard = self._bell.listen(heard, until_ns)
+            if self._doorbell is not None:
+                heard = self._doorbell.listen(heard, until_ns)
             else:
                 time.sleep(_BLIND_S)
 
-    def _ensure_bell(self) -> None:
-        if self._bell is None and (bell := self._find_bell()) is not None:
-            self._bell = bell  # before looking: a call that is not here yet will find it
+    def _ensure_doorbell(self) -> None:
+        if self._doorbell is None and (doorbell := self._find_doorbell()) is not None:
+            self._doorbell = doorbell  # before looking: a call that is not here yet will find it
             for call in list(self._calls.values()):
-                call.channel.redirect(bell)
+                call.channel.redirect(doorbell)
 
     def _over(self) -> bool:
         """Whether to end now. Who adds a call afterwards finds no thread, and starts another."""
@@ -133,7 +133,7 @@ class Reaper:
             self._thread = None
             return True
 
-    def _poll(self, call: Reapable) -> int:
+    def _poll(self, call: Completing) -> int:
         try:
             return call.poll()
         except Exception:  # a bug in one call must not take the others along

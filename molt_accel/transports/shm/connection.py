@@ -26,10 +26,10 @@ from molt_accel.errors import (
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import CANCEL, HELLO, Codec, Frame, FrameError, Kind
 from molt_accel.ipc.shm.attach import ANSWER_S, handshake
-from molt_accel.ipc.shm.layout import Fact, SeatFact
+from molt_accel.ipc.shm.layout import Gauge, SlotGauge
 from molt_accel.transports.base import Pending
 from molt_accel.transports.shm.channels import BATCH, ChannelPool
-from molt_accel.transports.shm.completion import Reaper
+from molt_accel.transports.shm.completion import CompletionThread
 
 log = logging.getLogger("molt_accel")
 
@@ -43,7 +43,7 @@ def copy_error(error: MoltError) -> MoltError:
     return cls(error.detail, facts=error.facts)
 
 
-class Link:
+class Connection:
     """An attachment that calls can be made on, until it has `ended`.
 
     Raises:
@@ -58,7 +58,7 @@ class Link:
         self.was_ready = False
         self.retired = False  #: the worker drains: no new calls here
         self.forgotten = False  #: it is the connection of the process that this one was forked from
-        self.greeted = threading.Event()  #: set by the worker's greeting and by the link's end
+        self.greeted = threading.Event()  #: set by the worker's greeting and by the connection's end
         #: Held for what ends a call from this side, and for control messages. Reentrant, because a signal handler or
         #: the garbage collector may close the client on a thread that holds it.
         self.lock = threading.RLock()
@@ -70,7 +70,7 @@ class Link:
         self._closing = False
         self._quiet = threading.Event()  # closing, and no call is under way any more
         self._fatal = ""
-        self._reaper: Reaper | None = None
+        self._completion_thread: CompletionThread | None = None
         self.arena, grant = handshake(sock)
         # As the worker says, and not as the arena does: others may have scribbled over that.
         self.arena.client_spinners = grant.client_spinners
@@ -78,8 +78,8 @@ class Link:
         self.max_frame_bytes = min(config.max_frame_bytes, grant.max_frame_bytes)
         self.max_wait_ms: int = grant.max_wait_ms
         self.grace_ms: int = grant.grace_ms
-        self.places: int = grant.places
-        self.pool_started_s = self.arena.fact(Fact.STARTED_NS) / 1e9
+        self.capacity: int = grant.capacity
+        self.pool_started_s = self.arena.gauge(Gauge.STARTED_NS) / 1e9
         self.channels = ChannelPool(self.arena, self.max_frame_bytes)
         if grant.channels:  # none at all says only that others have them, who may part with some
             self.channels.add(grant.channels)
@@ -104,7 +104,7 @@ class Link:
             self._send(control.message(CANCEL, number=channel, generation=generation))
 
     def ping(self, frame: Frame) -> Pending | None:
-        """Send a request that the supervisor answers itself; None if the link has ended."""
+        """Send a request that the supervisor answers itself; None if the connection has ended."""
         pending = Pending(frame.request_id, self.generation)
         with self.lock:
             if not self.open:
@@ -122,7 +122,7 @@ class Link:
         return pending
 
     def forget_ping(self, pending: Pending) -> bool:
-        """Take a ping out of the table; False if it has an outcome, or is another link's."""
+        """Take a ping out of the table; False if it has an outcome, or is another connection's."""
         with self.lock:
             known = self._pings.pop(pending.request_id, None) is not None
         if known and not self.open:
@@ -149,17 +149,17 @@ class Link:
                 raise MoltBusy("the worker has no channel left for this client", facts={"retry_after_s": 1})
 
     @property
-    def reaper(self) -> Reaper:
+    def completion_thread(self) -> CompletionThread:
         """The thread that waits for the calls of event loops."""
         with self.lock:
-            if self._reaper is None:
-                self._reaper = Reaper(self.channels.set_aside)
+            if self._completion_thread is None:
+                self._completion_thread = CompletionThread(self.channels.set_aside)
                 if self._closing or self.ended is not None:
-                    self._reaper.stop()
-            return self._reaper
+                    self._completion_thread.stop()
+            return self._completion_thread
 
     def call_ended(self) -> None:
-        """A call or a ping has ended. After the last one, a link whose worker drains lets go of the worker."""
+        """A call or a ping has ended. After the last one, a connection whose worker drains lets go of the worker."""
         if self.channels.in_calls:
             return
         if self._closing:
@@ -232,7 +232,7 @@ class Link:
 
     def _end(self, error: MoltError) -> None:
         # A request may be run before the greeting has come: executors don't wait for the supervisor to send it.
-        self.was_ready = self.was_ready or bool(self.arena.fact(Fact.SERVING)) or self._has_executors()
+        self.was_ready = self.was_ready or bool(self.arena.gauge(Gauge.SERVING)) or self._has_executors()
         if isinstance(error, MoltWorkerUnavailable) and self.was_ready:
             error.facts["may_have_run"] = 1
         with self.lock:
@@ -242,18 +242,18 @@ class Link:
             pings = list(self._pings.values())
             self._pings.clear()
             self._sock.close()
-            reaper = self._reaper
+            completion_thread = self._completion_thread
         for pending in pings:
             pending.resolve(copy_error(error))
         self.arena.close()
         self.channels.wake_all()
-        if reaper is not None:
-            reaper.stop()
+        if completion_thread is not None:
+            completion_thread.stop()
         self._granted.set()
         self.greeted.set()
 
     def _has_executors(self) -> bool:
-        return any(self.arena.seat_fact(seat, SeatFact.READY_NS) for seat in range(self.arena.seats))
+        return any(self.arena.slot_gauge(slot, SlotGauge.READY_NS) for slot in range(self.arena.slots))
 
     # -- the end ----------------------------------------------------------------------------------------
 
@@ -264,16 +264,16 @@ class Link:
                 return
             self._closing = True
             self.open = False
-            reaper = self._reaper
+            completion_thread = self._completion_thread
         self.channels.shut()
         self.arena.close()
         self.channels.wake_all()
-        if reaper is not None:
-            reaper.stop()
+        if completion_thread is not None:
+            completion_thread.stop()
         # Only when no thread can be writing to a channel any more may the worker be told so. Otherwise it waits for
         # the end of this process before it grants them to others.
         quiet = not self.channels.in_calls or self._quiet.wait(_QUIET_S)
-        if quiet and (reaper is None or reaper.quiet(_QUIET_S)):
+        if quiet and (completion_thread is None or completion_thread.quiet(_QUIET_S)):
             # point: client.detaching
             with contextlib.suppress(OSError):
                 self._send(control.message(control.DETACH))
@@ -298,7 +298,7 @@ class Link:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def forget(self) -> None:
-        """In a forked child: let go of the parent's link without a word to the worker."""
+        """In a forked child: let go of the parent's connection without a word to the worker."""
         self.lock = threading.RLock()  # its holder may not exist in this process
         self._leasing = threading.Lock()
         self.ended = MoltWorkerUnavailable("this is the parent's connection")

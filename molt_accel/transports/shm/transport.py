@@ -30,11 +30,11 @@ from molt_accel.errors import (
 from molt_accel.ipc.frame import PING, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, encode_head
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.attach import WorkerVanished
-from molt_accel.ipc.shm.layout import NEVER, Fact, Outcome, State, failed_executor, failure_error
+from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, failed_executor, failure_error
 from molt_accel.transports import monkeypatch as greenlets
 from molt_accel.transports.base import Pending, PendingCall
 from molt_accel.transports.launcher import RestartPolicy, attach_or_start
-from molt_accel.transports.shm.connection import Link, copy_error
+from molt_accel.transports.shm.connection import Connection, copy_error
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Channel
@@ -78,14 +78,14 @@ def _busy() -> MoltBusy:
 
 
 class ShmCall:
-    """A call on its channel; a `PendingCall`. Its waiter is one thread, or the link's reaper."""
+    """A call on its channel; a `PendingCall`. Its waiter is one thread, or the connection's completion thread."""
 
     __slots__ = (
         "_callback",
+        "_connection",
         "_deadline_ns",
         "_entry",
         "_lease",
-        "_link",
         "_look_ns",
         "_place_ns",
         "_published",
@@ -96,7 +96,7 @@ class ShmCall:
         "result",
     )
 
-    def __init__(self, link: Link, channel: Channel, frame: Frame, place_ns: int) -> None:
+    def __init__(self, connection: Connection, channel: Channel, frame: Frame, place_ns: int) -> None:
         self.request_id = frame.request_id
         self.channel = channel
         #: Which of the channel's requests it is: it has another as soon as this one has given it back.
@@ -104,7 +104,7 @@ class ShmCall:
         self._entry = frame.entry
         self.result: Frame | MoltError | None = None
         self.lost = False
-        self._link = link
+        self._connection = connection
         # Taken out by whoever gives the channel back, so that it is done once.
         self._lease = [channel]
         self._deadline_ns = frame.deadline_ns or NEVER
@@ -116,8 +116,8 @@ class ShmCall:
 
     @property
     def generation(self) -> int:
-        """Of the link."""
-        return self._link.generation
+        """Of the connection."""
+        return self._connection.generation
 
     @property
     def done(self) -> bool:
@@ -141,13 +141,13 @@ class ShmCall:
         return True
 
     def on_done(self, callback: Callable[[], object]) -> None:
-        """Have `callback` called when it ends: from now on the reaper waits for it."""
+        """Have `callback` called when it ends: from now on the completion thread waits for it."""
         if self._callback is None and not self.done:
-            reaper = self._link.reaper
+            completion_thread = self._connection.completion_thread
             self._callback = callback
             self._waited_for = True
             try:
-                reaper.add(self)
+                completion_thread.add(self)
             except BaseException:  # no more threads are allowed
                 self._waited_for = False
                 self._callback = None
@@ -158,7 +158,7 @@ class ShmCall:
             callback()
 
     def poll(self) -> int:
-        """For the reaper: move on without waiting. 0 when it has ended, else when to look again (ns)."""
+        """For the completion thread: move on without waiting. 0 when it has ended, else when to look again (ns)."""
         try:
             if not self.done:
                 self._advance(0)
@@ -213,22 +213,22 @@ class ShmCall:
 
     def _given_up(self) -> None:
         """There is no outcome in the channel: another thread gave up, or the worker takes this client for gone."""
-        with self._link.lock:  # the other thread sets the outcome in the same breath
+        with self._connection.lock:  # the other thread sets the outcome in the same breath
             if self.done:
                 return
-            if self._link.closing:
+            if self._connection.closing:
                 self.result = MoltCancelled("the client was closed")
             else:
                 why = "the worker has let go of this client"
                 self.result = MoltWorkerUnavailable(why, facts={"may_have_run": 1})
 
     def _distrust(self, why: object) -> None:
-        link = self._link
-        if link.forgotten:  # this is a forked child's copy of a call of its parent's
-            self.result = copy_error(link.ended or MoltWorkerUnavailable("this is the parent's call"))
+        connection = self._connection
+        if connection.forgotten:  # this is a forked child's copy of a call of its parent's
+            self.result = copy_error(connection.ended or MoltWorkerUnavailable("this is the parent's call"))
             return
         self.result = MoltProtocolError(str(why))
-        link.fail(MoltProtocolError(str(why)))
+        connection.fail(MoltProtocolError(str(why)))
 
     def _look(self, now_ns: int) -> None:
         """A time has come that only matters while the request is queued."""
@@ -236,50 +236,56 @@ class ShmCall:
         if now_ns >= self._deadline_ns:
             late = MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
             self.abandon(late, only_queued=True)
-        elif self.channel.over(self._link.places):
+        elif self.channel.excess(self._connection.capacity):
             self.abandon(_busy(), only_queued=True)
         else:  # it has its place by now
             self._look_ns = self._deadline_ns
 
     def _orphaned(self) -> None:
-        """The link has ended under it."""
-        link = self._link
-        with link.lock:
+        """The connection has ended under it."""
+        connection = self._connection
+        with connection.lock:
             if self.done:
                 return
             state = self.channel.give_up()
-            if state in (State.DONE, State.FAILED):
+            if state in (ChannelState.DONE, ChannelState.FAILED):
                 self._take()
-            elif link.closing:
+            elif connection.closing:
                 self.result = MoltCancelled("the client was closed")
-            elif state == State.READY:
+            elif state == ChannelState.READY:
                 self.lost = True
             else:
-                self.result = copy_error(link.ended or MoltWorkerUnavailable("the worker is gone"))
+                self.result = copy_error(connection.ended or MoltWorkerUnavailable("the worker is gone"))
                 self.result.facts["may_have_run"] = 1
 
     def abandon(self, error: MoltError, *, only_queued: bool = False) -> bool:
         """End it from this side, on any thread. False if it has ended, or has left the queue and that matters."""
-        link = self._link
+        connection = self._connection
         ended = False
-        with link.lock:
+        with connection.lock:
             if not self.done:
                 state = self.channel.give_up(only_queued, self._published)
-                ended = state == State.READY or (state in (State.CLAIMED, State.KILLING) and not only_queued)
+                ended = state == ChannelState.READY or (
+                    state in (ChannelState.CLAIMED, ChannelState.KILLING) and not only_queued
+                )
                 if ended:
                     self.result = error
-                elif state not in (State.CLAIMED, State.KILLING) and not self._waited_for and not self.done:
+                elif (
+                    state not in (ChannelState.CLAIMED, ChannelState.KILLING)
+                    and not self._waited_for
+                    and not self.done
+                ):
                     self._take()
         if ended:
-            if state == State.READY:
-                link.arena.add_fact(Fact.OUTCOMES + Outcome[status_label(error)])
-            elif state == State.CLAIMED:
+            if state == ChannelState.READY:
+                connection.arena.add_counter(Gauge.OUTCOMES + Outcome[status_label(error)])
+            elif state == ChannelState.CLAIMED:
                 # point: client.cancelling
-                link.cancel(self.channel.index, self._published)
+                connection.cancel(self.channel.index, self._published)
         # Whoever waits gives the channel back, also one who comes only now. If nobody does, it is done here.
         if self._callback is not None:
             if ended:
-                link.reaper.wake()
+                connection.completion_thread.wake()
         elif self.done and not self._waited_for:
             self._release()
         return ended
@@ -289,11 +295,11 @@ class ShmCall:
             channel = self._lease.pop()
         except IndexError:
             return
-        link = self._link
+        connection = self._connection
         # point: client.taken
-        link.channels.give_back(channel)
-        if not link.open:
-            link.call_ended()
+        connection.channels.give_back(channel)
+        if not connection.open:
+            connection.call_ended()
 
 
 class ShmTransport:
@@ -303,9 +309,9 @@ class ShmTransport:
         self._config = config
         self._closed = False
         self._generation = 0
-        self._link: Link | None = None
+        self._connection: Connection | None = None
         #: All that have not ended: one that was retired goes on with the calls that were made on it.
-        self._links: list[Link] = []
+        self._connections: list[Connection] = []
         self._policy = RestartPolicy()
         #: What the last start that failed failed with: it is the reason until the next one.
         self._refusal: type[MoltWorkerUnavailable] = MoltWorkerUnavailable
@@ -313,36 +319,40 @@ class ShmTransport:
 
     @property
     def ready(self) -> bool:
-        link = self._link
-        return link is not None and link.open
+        connection = self._connection
+        return connection is not None and connection.open
 
     @property
     def patience_s(self) -> float:
-        link = self._link
-        grace_ms = self._config.grace_ms if link is None else link.grace_ms
+        connection = self._connection
+        grace_ms = self._config.grace_ms if connection is None else connection.grace_ms
         return grace_ms / 1000 + _SLACK_S
 
     def start(self) -> None:
-        link = self._ready_link()
-        if link.channels.wants_more:
-            link.lease_more()
+        connection = self._ready_connection()
+        if connection.channels.wants_more:
+            connection.lease_more()
 
-    def _ready_link(self) -> Link:
-        link = self._link
-        if link is not None and link.open:
-            return link
+    def _ready_connection(self) -> Connection:
+        connection = self._connection
+        if connection is not None and connection.open:
+            return connection
         with _start_lock:
             if self._closed:
                 raise MoltWorkerUnavailable("the client is closed")
-            link = self._link
-            if link is not None:
-                if link.open:
-                    return link  # another thread has attached
-                if link.ended is not None and not link.retired:
-                    lived_s = link.ended_s - link.pool_started_s
-                    self._policy.died(link.ended_s, lived_s, link.ended.detail, was_ready=link.was_ready)
+            connection = self._connection
+            if connection is not None:
+                if connection.open:
+                    return connection  # another thread has attached
+                if connection.ended is not None and not connection.retired:
+                    lived_s = connection.ended_s - connection.pool_started_s
+                    self._policy.died(
+                        connection.ended_s, lived_s, connection.ended.detail, was_ready=connection.was_ready
+                    )
                     self._refusal = MoltWorkerUnavailable
-                link = self._link = None  # also here: an error's traceback would keep its memory mapped
+                connection = self._connection = (
+                    None  # also here: an error's traceback would keep its memory mapped
+                )
             if self._policy.failed_starts:  # nobody answered: not every call has to find that out
                 try:
                     self._policy.check(time.monotonic())
@@ -350,27 +360,27 @@ class ShmTransport:
                     raise self._refusal(exc.detail) from None
             self._generation += 1
             try:
-                link = self._attach()
+                connection = self._attach()
             except MoltWorkerUnavailable as exc:
                 self._policy.died(time.monotonic(), 0.0, exc.detail, was_ready=False)
                 no_memory = isinstance(exc, arenas.NoSharedMemory)
                 self._refusal = arenas.NoSharedMemory if no_memory else MoltWorkerUnavailable
                 raise
-            self._links = [link, *(each for each in self._links if each.ended is None)]
-            self._link = link
-            if self._closed:  # meanwhile, by who found no link to close
-                link.close()
+            self._connections = [connection, *(each for each in self._connections if each.ended is None)]
+            self._connection = connection
+            if self._closed:  # meanwhile, by who found no connection to close
+                connection.close()
                 raise MoltWorkerUnavailable("the client is closed")
-            return link
+            return connection
 
-    def _attach(self) -> Link:
+    def _attach(self) -> Connection:
         greenlets.check_for_shared_memory()  # each time: a server may patch the process that it forks
         tries_left = _ATTACH_TRIES
         while True:
             try:
                 sock = attach_or_start(self._config, self._policy.not_before_s)
                 try:
-                    return Link(self._config, sock, self._generation)
+                    return Connection(self._config, sock, self._generation)
                 except BaseException:
                     sock.close()
                     raise
@@ -380,50 +390,52 @@ class ShmTransport:
                     raise
 
     def submit(self, frame: Frame, tries: int = _PUBLISH_TRIES) -> PendingCall | None:
-        link = self._link
-        if link is None or not link.open:
+        connection = self._connection
+        if connection is None or not connection.open:
             if self._closed:
                 raise MoltWorkerUnavailable("the client is closed")
             return None
         if frame.entry == PING:
-            return link.ping(frame)
-        channel = link.channels.lease()
+            return connection.ping(frame)
+        channel = connection.channels.lease()
         if channel is None:
-            if link.channels.wants_more or not link.open:
+            if connection.channels.wants_more or not connection.open:
                 return None
-            link.arena.add_fact(Fact.OUTCOMES + Outcome.Busy)
+            connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
             raise MoltBusy("this client has as many calls in flight as it may", facts={"retry_after_s": 1})
         wait_ms = frame.max_wait_ms
         if wait_ms == WORKER_DEFAULT_WAIT:
-            wait_ms = link.max_wait_ms
-        waiting = max(1, link.places) if wait_ms else 0
+            wait_ms = connection.max_wait_ms
+        waiting = max(1, connection.capacity) if wait_ms else 0
         # point: client.leased
         try:
-            verdict = channel.publish(frame, link.places, waiting)
+            verdict = channel.publish(frame, connection.capacity, waiting)
         except BaseException:
-            link.channels.give_back(channel)
+            connection.channels.give_back(channel)
             raise
         if verdict == _ADMITTED:
-            return ShmCall(link, channel, frame, NEVER)
+            return ShmCall(connection, channel, frame, NEVER)
         if verdict == _WAITING:
-            return ShmCall(link, channel, frame, time.monotonic_ns() + wait_ms * _MS)
-        link.channels.give_back(channel)
-        link.call_ended()
+            return ShmCall(connection, channel, frame, time.monotonic_ns() + wait_ms * _MS)
+        connection.channels.give_back(channel)
+        connection.call_ended()
         if verdict == _BUSY:
-            link.arena.add_fact(Fact.OUTCOMES + Outcome.Busy)
+            connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
             raise _busy()
         if verdict == _BAD_FRAME:
-            encode_head(frame, link.max_frame_bytes)  # raises, and says what is wrong
+            encode_head(frame, connection.max_frame_bytes)  # raises, and says what is wrong
         if tries:  # somebody has scribbled over it; `give_back` knows by now when it may be used again
             return self.submit(frame, tries - 1)
         error = MoltProtocolError("a channel is in use that should be free")
-        link.fail(error)
+        connection.fail(error)
         raise error
 
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:
         if isinstance(pending, ShmCall):
             return pending.abandon(error)
-        if isinstance(pending, Pending) and any(link.forget_ping(pending) for link in self._links):
+        if isinstance(pending, Pending) and any(
+            connection.forget_ping(pending) for connection in self._connections
+        ):
             pending.resolve(error)
             return True
         return False
@@ -431,31 +443,31 @@ class ShmTransport:
     def wait_ready(self, timeout_s: float) -> None:
         until_s = time.monotonic() + timeout_s
         while True:
-            link = self._ready_link()
-            if not link.greeted.wait(until_s - time.monotonic()):
+            connection = self._ready_connection()
+            if not connection.greeted.wait(until_s - time.monotonic()):
                 raise MoltWorkerUnavailable(f"the worker was not ready within {timeout_s:g} s")
-            if link.ended is None:
+            if connection.ended is None:
                 return
-            if not link.retired:  # else it drained, and has a successor
-                raise copy_error(link.ended)
+            if not connection.retired:  # else it drained, and has a successor
+                raise copy_error(connection.ended)
 
     def close(self) -> None:
-        # Without the lock: a start may take long. Who makes a link looks whether it is still wanted, once it is listed.
+        # Without the lock: a start may take long. Who makes a connection looks whether it is still wanted, once it is listed.
         self._closed = True
-        for link in self._links:
-            link.close()
+        for connection in self._connections:
+            connection.close()
 
     def after_fork_in_child(self) -> None:
-        """Forget the parent's link; the next call attaches this process itself."""
+        """Forget the parent's connection; the next call attaches this process itself."""
         self._policy = RestartPolicy()
-        self._link = None
-        links, self._links = self._links, []
-        for link in links:
-            link.forget()
+        self._connection = None
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.forget()
 
 
 _transports: Final[weakref.WeakSet[ShmTransport]] = weakref.WeakSet()
-# Held while a link is made, and by a fork: sockets that are being made just then are known to nobody who could close
+# Held while a connection is made, and by a fork: sockets that are being made just then are known to nobody who could close
 # them in the child. Reentrant, because a signal handler or the garbage collector may fork or close a client.
 _start_lock = threading.RLock()
 

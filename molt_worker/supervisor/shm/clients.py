@@ -81,7 +81,7 @@ class Channels:
         bisect.insort(self._free, channel)
 
 
-class Client:
+class Attachment:
     """One connection on the control socket."""
 
     def __init__(self, sock: socket.socket, pid: int) -> None:
@@ -124,7 +124,7 @@ class ClientsOwner(Protocol):
     def refusal(self) -> MoltError | None:
         """Why nobody may attach just now."""
 
-    def on_attached(self, client: Client) -> None:
+    def on_attached(self, client: Attachment) -> None:
         """It has the arena now."""
 
     def is_free(self, channel: int) -> bool:
@@ -166,11 +166,11 @@ class Clients:
         self._log = log
         self._counters = counters
         self._owner = owner
-        self._clients: list[Client] = []
+        self._clients: list[Attachment] = []
         self._most = most_clients()
         self._accept_ns = 0  #: when to accept again; 0: it does
 
-    def __iter__(self) -> Iterator[Client]:
+    def __iter__(self) -> Iterator[Attachment]:
         return iter(list(self._clients))
 
     @property
@@ -211,7 +211,7 @@ class Clients:
             if client.attached and client.connected:
                 self.tell(client, message)
 
-    def tell(self, client: Client, message: Frame, fds: tuple[int, ...] = ()) -> None:
+    def tell(self, client: Attachment, message: Frame, fds: tuple[int, ...] = ()) -> None:
         """Send a message; a client that doesn't read is let go of."""
         try:
             control.send(client.sock, message, fds)
@@ -222,7 +222,7 @@ class Clients:
         except OSError as exc:
             self._disconnect(client, str(exc))
 
-    def freed(self, client: Client, channel: int) -> None:
+    def freed(self, client: Attachment, channel: int) -> None:
         """A channel that its client won't use again is IDLE."""
         client.channels.discard(channel)
         client.returned.discard(channel)
@@ -253,7 +253,7 @@ class Clients:
                 self._log.log("warning", "client_refused", pid=pid, error=why)
                 sock.close()
                 continue
-            client = Client(sock, pid)
+            client = Attachment(sock, pid)
             self._clients.append(client)
             self._watch(client)
 
@@ -264,12 +264,12 @@ class Clients:
             self._log.log("warning", "client_refused", pid=silent.pid, error="it never attached")
             self._disconnect(silent, "")
 
-    def _watch(self, client: Client) -> None:
+    def _watch(self, client: Attachment) -> None:
         self._loop.watch(client.sock.fileno(), READ, lambda _: self._on_readable(client))
         if client.pidfd >= 0:
             self._loop.watch(client.pidfd, READ, lambda _: self._on_death(client))
 
-    def _on_readable(self, client: Client) -> None:
+    def _on_readable(self, client: Attachment) -> None:
         try:
             message, fds = control.receive(client.sock)
         except BlockingIOError:
@@ -291,7 +291,7 @@ class Clients:
             self._counters.bad_frames += 1
             self._disconnect(client, f"it sent a bad {message.entry!r}: {exc}")
 
-    def _obey(self, client: Client, message: Frame) -> None:
+    def _obey(self, client: Attachment, message: Frame) -> None:
         entry = message.entry
         if message.kind is Kind.REQUEST and entry == PING:
             self.tell(client, self._owner.pong(message))
@@ -320,7 +320,7 @@ class Clients:
         else:
             raise _BadMessage("nobody expects this here")
 
-    def _attach(self, client: Client, message: Frame) -> None:
+    def _attach(self, client: Attachment, message: Frame) -> None:
         told = _payload(message, dict)
         if not told.get("observer") and self._owner.is_leaving():
             self._disconnect(client, "")  # it finds the name free, and starts a successor
@@ -349,7 +349,7 @@ class Clients:
         if not granted and not client.observer:
             self._want(client, message.request_id)  # its first call should not have to ask
 
-    def _want(self, client: Client, count: int) -> None:
+    def _want(self, client: Attachment, count: int) -> None:
         client.wants = min(count, self._channels.count)
         self.serve_waiting()
         if client.wants:
@@ -374,13 +374,13 @@ class Clients:
                 client.wants = 0
                 self._grant(client, granted)
 
-    def _grant(self, client: Client, granted: list[int]) -> None:
+    def _grant(self, client: Attachment, granted: list[int]) -> None:
         client.waits = False
         client.channels.update(granted)
         self._owner.on_clients_changed()
         self.tell(client, control.message(control.GRANT, codec.encode(Codec.MSGPACK, {"channels": granted})))
 
-    def _recall(self, wanting: Client) -> None:
+    def _recall(self, wanting: Attachment) -> None:
         """None is free: ask those who hold more than their share for what they don't use.
 
         Who waits and gets nothing from that is told so by `refuse_waiting`; what comes later is granted then.
@@ -410,7 +410,7 @@ class Clients:
 
     # -- the end of a connection ------------------------------------------------------------------------
 
-    def _on_death(self, client: Client) -> None:
+    def _on_death(self, client: Attachment) -> None:
         client.certain = True
         self._drop_pidfd(client)
         if client.connected:  # a child that it forked holds the socket
@@ -419,7 +419,7 @@ class Clients:
             self._owner.on_clients_changed()
             self._forget(client)
 
-    def _disconnect(self, client: Client, why: str) -> None:
+    def _disconnect(self, client: Attachment, why: str) -> None:
         if not client.connected:
             return
         client.connected = False
@@ -436,18 +436,18 @@ class Clients:
         self._forget(client)
         self._owner.on_clients_changed()
 
-    def _forget(self, client: Client) -> None:
+    def _forget(self, client: Attachment) -> None:
         if not client.connected and not client.channels and client in self._clients:
             self._drop_pidfd(client)
             self._clients.remove(client)
 
-    def _drop_pidfd(self, client: Client) -> None:
+    def _drop_pidfd(self, client: Attachment) -> None:
         if client.pidfd >= 0:
             self._loop.watch(client.pidfd, 0)
             os.close(client.pidfd)
             client.pidfd = -1
 
-    def orphaned(self) -> Iterable[tuple[Client, int]]:
+    def orphaned(self) -> Iterable[tuple[Attachment, int]]:
         """Channels that their clients won't use again, and that something may be on: of those who are gone, all."""
         return [
             (client, channel)

@@ -1,4 +1,4 @@
-"""The pool as shared memory uses it: executors take requests by themselves, and say so in their seats."""
+"""The pool as shared memory uses it: executors take requests by themselves, and say so in their slots."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from molt_accel.errors import MoltWorkerCrashed
 from molt_accel.ipc.control import RECYCLE, WAKE
 from molt_accel.ipc.frame import Frame
 from molt_accel.ipc.shm.arena import native
-from molt_accel.ipc.shm.layout import MAX_WORD, Outcome, SeatFact
+from molt_accel.ipc.shm.layout import MAX_WORD, Outcome, SlotGauge
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes.handles import Executor
 from molt_worker.processes.pool import Pool
-from molt_worker.processes.shm_endpoint import ShmPort
+from molt_worker.processes.shm_endpoint import ShmEndpoint
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
@@ -40,11 +40,11 @@ class ShmPoolOwner(Protocol):
         """A request runs whose deadline comes before the next look at deadlines."""
 
     def on_executor_reaped(self, slot: int, exit_code: int | None) -> None:
-        """Nothing of this seat's executor can touch the arena any more; None: its template died with it."""
+        """Nothing of this slot's executor can touch the arena any more; None: its fork server died with it."""
 
 
 class ShmPool(Pool):
-    """Executors in seats of an arena.
+    """Executors in slots of an arena.
 
     Args:
         owner: Is told what happens.
@@ -60,15 +60,15 @@ class ShmPool(Pool):
         owner: ShmPoolOwner,
         arena: Arena,
     ) -> None:
-        def make_port(sock: socket.socket, number: int, slot: int) -> ShmPort:
-            return ShmPort(sock, number, slot, arena, config, self._words.claim_of(slot))
+        def make_endpoint(sock: socket.socket, number: int, slot: int) -> ShmEndpoint:
+            return ShmEndpoint(sock, number, slot, arena, config, self._words.claim_of(slot))
 
-        super().__init__(config, loop, log, counters, make_port, arena.seats)
+        super().__init__(config, loop, log, counters, make_endpoint, arena.slots)
         self._owner: Final = owner
         self._arena: Final = arena
 
     def claims(self) -> dict[int, int]:
-        """By seat: what its executor says that it has, until it was reaped (`layout.serial_of`).
+        """By slot: what its executor says that it has, until it was reaped (`layout.serial_of`).
 
         It says so where no client can write, before it claims and until it looks for the next request. So what is not
         in here is no executor's, whatever the arena says; what is may have just ended.
@@ -77,42 +77,42 @@ class ShmPool(Pool):
         return {slot: serial for slot, serial in claims.items() if serial}
 
     def stop_request(self, slot: int, serial: int, reason: StopReason) -> None:
-        """Interrupt a request softly, if the seat's executor has it; another of the same seat is not touched."""
-        executor = self._in_seat(slot, serial)
+        """Interrupt a request softly, if the slot's executor has it; another of the same slot is not touched."""
+        executor = self._in_slot(slot, serial)
         if executor is not None:
             self._interrupt(executor, serial, reason)
 
-    def kill_seat(self, slot: int, serial: int, **about: object) -> None:
-        """SIGKILL a seat's executor, if it has this request. That must be KILLING, or nobody's any more.
+    def kill_slot(self, slot: int, serial: int, **about: object) -> None:
+        """SIGKILL a slot's executor, if it has this request. That must be KILLING, or nobody's any more.
 
         `about` are fields of the log line.
         """
-        executor = self._in_seat(slot, serial)
+        executor = self._in_slot(slot, serial)
         if executor is not None:  # else it is being killed
             self._log.log("warning", "executor_killed", executor=executor.number, **about)
             self.kill(executor)
 
-    def _in_seat(self, slot: int, serial: int) -> Executor | None:
+    def _in_slot(self, slot: int, serial: int) -> Executor | None:
         found = (item for item in self._living() if item.slot == slot)
         return next(found, None) if self.claims().get(slot) == serial else None
 
     def retire_replaced(self) -> None:
         """Tell those that were replaced once more to exit: the word that says so may have been scribbled over."""
         for executor in self._living():
-            if self._succession.replaced(executor) and not self._arena.retires(executor.slot):
+            if self._replacements.replaced(executor) and not self._arena.retires(executor.slot):
                 self._arena.retire(executor.slot)
 
     def describe(self) -> dict[str, object]:
         """The pool's part of a health report."""
         core = native()
         living = self._living()
-        # As the seats say: an executor may have a request before its greeting was read.
-        seats = [self._arena.seat_state(item.slot) for item in living]
+        # As the slots say: an executor may have a request before its greeting was read.
+        slots = [self._arena.slot_state(item.slot) for item in living]
         return {
             "size": self.size,
-            "idle": seats.count(core.SEAT_IDLE),
-            "busy": seats.count(core.SEAT_BUSY),
-            "starting": seats.count(core.SEAT_FREE),
+            "idle": slots.count(core.SLOT_IDLE),
+            "busy": slots.count(core.SLOT_BUSY),
+            "starting": slots.count(core.SLOT_FREE),
             "pids": [item.pid for item in living if item.pid],
         }
 
@@ -138,11 +138,11 @@ class ShmPool(Pool):
         arena, slot = self._arena, executor.slot
         # point: supervisor.reaped
         self._owner.on_executor_reaped(slot, int(code) if crash.facts else None)
-        incarnation = arena.seat_fact(slot, SeatFact.INCARNATION)
-        arena.reset_seat(slot, SeatFact.OUTCOMES)
-        # point: supervisor.reseating
-        arena.set_seat_fact(slot, SeatFact.INCARNATION, (incarnation + 1) & 0xFF)
-        arena.set_seat_fact(slot, SeatFact.SERVED_BEFORE, self._ended_in(slot))
+        epoch = arena.slot_gauge(slot, SlotGauge.EPOCH)
+        arena.reset_slot(slot, SlotGauge.OUTCOMES)
+        # point: supervisor.resloting
+        arena.set_slot_gauge(slot, SlotGauge.EPOCH, (epoch + 1) & 0xFF)
+        arena.set_slot_gauge(slot, SlotGauge.SERVED_BEFORE, self._ended_in(slot))
         # The one that was woken for a request may be the one that died. Now, when it can't be woken once more.
         if arena.ready():
             arena.wake_executor()
@@ -157,10 +157,10 @@ class ShmPool(Pool):
         self._owner.on_start_failed(why)
 
     def _served(self, executor: Executor) -> int:
-        before: int = self._arena.seat_fact(executor.slot, SeatFact.SERVED_BEFORE)
+        before: int = self._arena.slot_gauge(executor.slot, SlotGauge.SERVED_BEFORE)
         return self._ended_in(executor.slot) - before
 
     def _ended_in(self, slot: int) -> int:
-        """Requests that were ended in a seat, by all the executors that it had."""
-        total = sum(self._arena.seat_fact(slot, SeatFact.OUTCOMES + outcome) for outcome in Outcome)
+        """Requests that were ended in a slot, by all the executors that it had."""
+        total = sum(self._arena.slot_gauge(slot, SlotGauge.OUTCOMES + outcome) for outcome in Outcome)
         return min(total, MAX_WORD)  # it has to fit a word, whatever somebody has scribbled

@@ -19,16 +19,16 @@ from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.layout import (
     ENTRY_WORDS,
     HELD,
-    Fact,
+    ChannelState,
+    Gauge,
     Outcome,
-    SeatFact,
-    State,
+    SlotGauge,
+    epoch_of,
     generation_of,
-    incarnation_of,
     quantile,
-    seat_of,
     serial_of,
     shown_entry,
+    slot_of,
     state_of,
 )
 from molt_accel.version import __version__
@@ -90,7 +90,7 @@ class Snapshot:
     size: int
     executors: list[ExecutorStatus]
     queued: int
-    places: int
+    capacity: int
     in_flight: int
     outcomes: dict[str, int]
     queue_counts: list[int]
@@ -116,7 +116,7 @@ class Snapshot:
             "uptime_s": round(self.uptime_s, 3),
             "clients": self.clients,
             "exports": self.exports,
-            "queue": {"depth": self.queued, "places": self.places},
+            "queue": {"depth": self.queued, "capacity": self.capacity},
             "in_flight": self.in_flight,
             "calls": self.calls,
             "outcomes": self.outcomes,
@@ -144,50 +144,50 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
         processes: Whether its process ids mean the same processes here, so that their memory can be looked up.
     """
     now_ns = time.monotonic_ns()
-    fact = arena.fact
+    gauge = arena.gauge
     claims = dict(_claims(arena))
     executors = sorted(_executors(arena, claims, now_ns, processes), key=lambda executor: executor.number)
-    serving = fact(Fact.SERVING)
-    pid = fact(Fact.PID)
-    used = [seat for seat in range(arena.seats) if any(_outcomes(arena, seat))]
-    histograms = [arena.histograms(seat) for seat in used]
+    serving = gauge(Gauge.SERVING)
+    pid = gauge(Gauge.PID)
+    used = [slot for slot in range(arena.slots) if any(_outcomes(arena, slot))]
+    histograms = [arena.histograms(slot) for slot in used]
     nothing = [0] * native().BUCKETS
     memory: dict[str, int | None] = {
-        "arena_bytes": native().arena_size(arena.channels, arena.seats, arena.ring_bytes),
+        "arena_bytes": native().arena_size(arena.channels, arena.slots, arena.ring_bytes),
         "supervisor_rss_bytes": _rss(pid) if processes else None,
-        "template_rss_bytes": _rss(fact(Fact.TEMPLATE_PID)) if processes else None,
+        "forkserver_rss_bytes": _rss(gauge(Gauge.FORKSERVER_PID)) if processes else None,
         "executors_rss_bytes": sum(e.rss_bytes or 0 for e in executors) if processes else None,
     }
     return Snapshot(
         taken_ns=now_ns,
         state=SERVING[serving] if serving < len(SERVING) else "unknown",
         pid=pid,
-        uptime_s=max(0, now_ns - fact(Fact.STARTED_NS)) / 1e9,
-        clients=fact(Fact.CLIENTS),
-        exports={"count": fact(Fact.EXPORTS), "compiled": fact(Fact.COMPILED)},
-        size=fact(Fact.POOL_SIZE),
+        uptime_s=max(0, now_ns - gauge(Gauge.STARTED_NS)) / 1e9,
+        clients=gauge(Gauge.CLIENTS),
+        exports={"count": gauge(Gauge.EXPORTS), "compiled": gauge(Gauge.COMPILED)},
+        size=gauge(Gauge.POOL_SIZE),
         executors=executors,
         queued=arena.ready(),
-        places=fact(Fact.PLACES),
+        capacity=gauge(Gauge.CAPACITY),
         in_flight=len(claims),
         outcomes={
-            outcome.name: fact(Fact.OUTCOMES + outcome)
-            + sum(arena.seat_fact(seat, SeatFact.OUTCOMES + outcome) for seat in used)
+            outcome.name: gauge(Gauge.OUTCOMES + outcome)
+            + sum(arena.slot_gauge(slot, SlotGauge.OUTCOMES + outcome) for slot in used)
             for outcome in Outcome
         },
         queue_counts=_sums(nothing, (waits for waits, _ in histograms)),
         exec_counts=_sums(nothing, (runs for _, runs in histograms)),
         restarts={
-            "executor_starts": fact(Fact.EXECUTOR_STARTS),
-            "executor_deaths": fact(Fact.EXECUTOR_DEATHS),
-            "recycled": fact(Fact.RECYCLED),
-            "reloads": fact(Fact.RELOADS),
+            "executor_starts": gauge(Gauge.EXECUTOR_STARTS),
+            "executor_deaths": gauge(Gauge.EXECUTOR_DEATHS),
+            "recycled": gauge(Gauge.RECYCLED),
+            "reloads": gauge(Gauge.RELOADS),
         },
-        bad_frames=fact(Fact.BAD_FRAMES),
+        bad_frames=gauge(Gauge.BAD_FRAMES),
         spin={
-            "limit_us": fact(Fact.SPIN_NS) // 1000,
-            "clients": fact(Fact.CLIENT_SPINNERS),
-            "executors": fact(Fact.EXECUTOR_SPINNERS),
+            "limit_us": gauge(Gauge.SPIN_NS) // 1000,
+            "clients": gauge(Gauge.CLIENT_SPINNERS),
+            "executors": gauge(Gauge.EXECUTOR_SPINNERS),
         },
         memory=memory,
     )
@@ -199,45 +199,45 @@ def _sums(first: list[int], others: Iterable[Sequence[int]]) -> list[int]:
     return first
 
 
-def _outcomes(arena: ArenaView, seat: int) -> list[int]:
-    return [arena.seat_fact(seat, SeatFact.OUTCOMES + outcome) for outcome in Outcome]
+def _outcomes(arena: ArenaView, slot: int) -> list[int]:
+    return [arena.slot_gauge(slot, SlotGauge.OUTCOMES + outcome) for outcome in Outcome]
 
 
 def _claims(arena: ArenaView) -> Iterator[tuple[int, tuple[int, int]]]:
-    """By seat: channel and state word of what its executor has."""
+    """By slot: channel and state word of what its executor has."""
     for channel in range(min(arena.in_use, arena.channels)):
         word = arena.word(channel)
         if state_of(word) in HELD:
-            yield seat_of(word), (channel, word)
+            yield slot_of(word), (channel, word)
 
 
 def _executors(
     arena: ArenaView, claims: dict[int, tuple[int, int]], now_ns: int, processes: bool
 ) -> Iterator[ExecutorStatus]:
     core = native()
-    for seat in range(arena.seats):
-        number, pid = arena.seat_fact(seat, SeatFact.NUMBER), arena.seat_fact(seat, SeatFact.PID)
+    for slot in range(arena.slots):
+        number, pid = arena.slot_gauge(slot, SlotGauge.NUMBER), arena.slot_gauge(slot, SlotGauge.PID)
         if not number:
             continue
-        running = _running(arena, seat, *claims[seat], now_ns) if seat in claims else None
+        running = _running(arena, slot, *claims[slot], now_ns) if slot in claims else None
         if running is not None:
             state = "stopping" if running.stopping else "busy"
         else:
-            state = {core.SEAT_FREE: "starting", core.SEAT_IDLE: "idle"}.get(arena.seat_state(seat), "busy")
-        calls = sum(_outcomes(arena, seat)) - arena.seat_fact(seat, SeatFact.SERVED_BEFORE)
+            state = {core.SLOT_FREE: "starting", core.SLOT_IDLE: "idle"}.get(arena.slot_state(slot), "busy")
+        calls = sum(_outcomes(arena, slot)) - arena.slot_gauge(slot, SlotGauge.SERVED_BEFORE)
         rss = _rss(pid) if processes else None
         yield ExecutorStatus(number, pid, state, running, max(0, calls), rss)
 
 
-def _running(arena: ArenaView, seat: int, channel: int, word: int, now_ns: int) -> Running | None:
+def _running(arena: ArenaView, slot: int, channel: int, word: int, now_ns: int) -> Running | None:
     """What an executor has; None if that has changed while it was looked at."""
-    if incarnation_of(word) != arena.seat_fact(seat, SeatFact.INCARNATION):
+    if epoch_of(word) != arena.slot_gauge(slot, SlotGauge.EPOCH):
         return None
-    begun = arena.seat_fact(seat, SeatFact.SERIAL) == serial_of(channel, generation_of(word))
+    begun = arena.slot_gauge(slot, SlotGauge.SERIAL) == serial_of(channel, generation_of(word))
     deadline_ns, began_ns = (
-        arena.seat_fact(seat, fact) for fact in (SeatFact.DEADLINE_NS, SeatFact.BEGAN_NS)
+        arena.slot_gauge(slot, fact) for fact in (SlotGauge.DEADLINE_NS, SlotGauge.BEGAN_NS)
     )
-    shown = shown_entry([arena.seat_fact(seat, SeatFact.ENTRY + at) for at in range(ENTRY_WORDS)])
+    shown = shown_entry([arena.slot_gauge(slot, SlotGauge.ENTRY + at) for at in range(ENTRY_WORDS)])
     request = peek(arena.request_bytes(channel, PEEK_BYTES))
     # As long as the claim stands, all this is its own: nothing is published on its channel, and its executor begins
     # nothing else. But for the ring, where the rest of a large request follows its beginning.
@@ -254,7 +254,7 @@ def _running(arena: ArenaView, seat: int, channel: int, word: int, now_ns: int) 
         entry = request.entry
     return Running(
         entry,
-        state_of(after) is not State.CLAIMED,
+        state_of(after) is not ChannelState.CLAIMED,
         round(max(0, now_ns - began_ns) / 1e6, 3) if begun else None,
         round((deadline_ns - now_ns) / 1e6, 3) if begun and deadline_ns else None,
     )

@@ -23,18 +23,18 @@ from molt_accel.ipc.shm.layout import (
     HELD,
     MAX_WORD,
     NEVER,
-    Fact,
+    ChannelState,
     Failure,
+    Gauge,
     Outcome,
-    SeatFact,
-    State,
+    SlotGauge,
     failed_executor,
     failure_error,
     failure_word,
     generation_of,
     idle_word,
-    seat_of,
     serial_of,
+    slot_of,
     state_of,
     with_state,
 )
@@ -45,7 +45,7 @@ from molt_worker.processes import forkserver as wire
 from molt_worker.runtime.log import LogSink
 from molt_worker.supervisor.base import Service
 from molt_worker.supervisor.shm import spinning
-from molt_worker.supervisor.shm.clients import Channels, Client, Clients
+from molt_worker.supervisor.shm.clients import Attachment, Channels, Clients
 from molt_worker.supervisor.shm.pool import ShmPool
 
 _MS: Final = 1_000_000
@@ -62,7 +62,7 @@ _FIRST_CLIENT_NS: Final = 30 * _S
 _TELL_NS: Final = 2 * _S
 #: How often the arena is held against what is known, while there are clients: they all can write to it.
 _AUDIT_NS: Final = _S
-#: The least time between two looks at deadlines: what seats say must not keep this process busy.
+#: The least time between two looks at deadlines: what slots say must not keep this process busy.
 _LOOK_NS: Final = _MS
 #: How often a step is tried anew on a word that changes meanwhile. Honest ones change it once.
 _TRIES: Final = 4
@@ -74,7 +74,7 @@ _SHARE: Final = 3 / 4
 class Stop:
     """A running request that was told to stop; the grace time runs."""
 
-    word: int  #: the claim, as far as it names seat, incarnation and generation
+    word: int  #: the claim, as far as it names slot, epoch and generation
     reason: StopReason
     kill_ns: int
 
@@ -84,7 +84,7 @@ class Stop:
 
 
 @dataclass(slots=True)
-class Stray:
+class Orphan:
     """An executor whose request isn't its own any more, by no honest step; the grace time runs."""
 
     serial: int
@@ -122,17 +122,17 @@ class ShmSupervisor(Service):
         self._start_failure = ""  # why it can't serve, until it has stopped
         self._ready = False
         self._stops: dict[int, Stop] = {}  # by channel
-        self._strays: dict[int, Stray] = {}  # by seat
-        self._facts: dict[int, int] = {}  # what the arena's facts must say, by `Fact`
+        self._orphans: dict[int, Orphan] = {}  # by slot
+        self._facts: dict[int, int] = {}  # what the arena's facts must say, by `Gauge`
         self._used = 0  # channels from this one on were never granted
         self._audit_ns = 0  # when to audit next; 0: when there is a client
         geometry = arenas.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
         self._arena, arena_fd = arenas.create(geometry)
         self._arena_fd = arena_fd
         self._channels = Channels(geometry.channels)
-        self._places = min(config.max_queue, geometry.channels - config.pool_size)
-        if self._places < config.max_queue:
-            log.log("warning", "queue_limited", places=self._places, hint="raise MOLT_WORKER_ARENA_MB")
+        self._capacity = min(config.max_queue, geometry.channels - config.pool_size)
+        if self._capacity < config.max_queue:
+            log.log("warning", "queue_limited", capacity=self._capacity, hint="raise MOLT_WORKER_ARENA_MB")
         self._write_facts(spinning.measure())
         self._pool: ShmPool = ShmPool(config, self._loop, log, self._counters, self, self._arena)
         self._clients = Clients(self._bind(), arena_fd, self._channels, self._loop, log, self._counters, self)
@@ -143,33 +143,33 @@ class ShmSupervisor(Service):
         arena.executor_spinners = limits.executors
         self._cpus = limits.cpus
         for fact, value in (
-            (Fact.PID, os.getpid()),
-            (Fact.STARTED_NS, time.monotonic_ns()),
-            (Fact.PLACES, self._places),
-            (Fact.CLIENT_LIMIT, self._channels.count),
-            (Fact.SPIN_NS, arena.spin_ns),
-            (Fact.CLIENT_SPINNERS, limits.clients),
-            (Fact.EXECUTOR_SPINNERS, limits.executors),
-            (Fact.WAKE_NS, NEVER),
-            (Fact.POOL_SIZE, config.pool_size),
-            (Fact.GRACE_MS, config.grace_ms),
+            (Gauge.PID, os.getpid()),
+            (Gauge.STARTED_NS, time.monotonic_ns()),
+            (Gauge.CAPACITY, self._capacity),
+            (Gauge.CLIENT_LIMIT, self._channels.count),
+            (Gauge.SPIN_NS, arena.spin_ns),
+            (Gauge.CLIENT_SPINNERS, limits.clients),
+            (Gauge.EXECUTOR_SPINNERS, limits.executors),
+            (Gauge.WAKE_NS, NEVER),
+            (Gauge.POOL_SIZE, config.pool_size),
+            (Gauge.GRACE_MS, config.grace_ms),
         ):
-            self._set_fact(fact, value)
-        self._mend_header()
+            self._set_gauge(fact, value)
+        self._repair_header()
 
-    def _set_fact(self, fact: Fact, value: int) -> None:
+    def _set_gauge(self, fact: Gauge, value: int) -> None:
         self._facts[fact] = value
-        self._arena.set_fact(fact, value)
+        self._arena.set_gauge(fact, value)
 
-    def _mend_header(self) -> None:
+    def _repair_header(self) -> None:
         """Write again what only this process writes."""
         arena = self._arena
-        arena.mend()
+        arena.repair()
         arena.set_cpus(self._cpus)
         arena.in_use = self._used
         for fact, value in self._facts.items():
-            if fact != Fact.WAKE_NS:  # each look at deadlines writes it
-                arena.set_fact(fact, value)
+            if fact != Gauge.WAKE_NS:  # each look at deadlines writes it
+                arena.set_gauge(fact, value)
 
     def _bind(self) -> socket.socket:
         listener = control.new_socket()
@@ -203,12 +203,12 @@ class ShmSupervisor(Service):
             return False
         # What is DONE or FAILED is its client's to take, and needs no worker for it.
         return not any(
-            state_of(self._arena.word(channel)) in HELD | {State.READY} for channel in self._in_use()
+            state_of(self._arena.word(channel)) in HELD | {ChannelState.READY} for channel in self._in_use()
         )
 
     def _on_drain(self) -> None:
         self._log.log("info", "worker_draining", requests=sum(1 for _ in self._held()))
-        self._set_fact(Fact.SERVING, 2)
+        self._set_gauge(Gauge.SERVING, 2)
         self._let_go_of_name()
         self._clients.tell_all(control.message(control.DRAINING))
         now_ns = time.monotonic_ns()
@@ -231,15 +231,15 @@ class ShmSupervisor(Service):
 
     def _after_turn(self) -> None:
         counters = self._counters
-        self._set_fact(Fact.EXECUTOR_STARTS, counters.executor_starts)
-        self._set_fact(Fact.EXECUTOR_DEATHS, counters.executor_deaths)
-        self._set_fact(Fact.RECYCLED, counters.recycled)
-        self._set_fact(Fact.RELOADS, counters.reloads)
-        self._set_fact(Fact.BAD_FRAMES, counters.bad_frames)
-        self._set_fact(Fact.TEMPLATE_PID, self._pool.template_pid)
+        self._set_gauge(Gauge.EXECUTOR_STARTS, counters.executor_starts)
+        self._set_gauge(Gauge.EXECUTOR_DEATHS, counters.executor_deaths)
+        self._set_gauge(Gauge.RECYCLED, counters.recycled)
+        self._set_gauge(Gauge.RELOADS, counters.reloads)
+        self._set_gauge(Gauge.BAD_FRAMES, counters.bad_frames)
+        self._set_gauge(Gauge.FORKSERVER_PID, self._pool.forkserver_pid)
         if self._exports is not None:
-            self._set_fact(Fact.EXPORTS, len(self._exports))
-            self._set_fact(Fact.COMPILED, len(self._exports.compiled))
+            self._set_gauge(Gauge.EXPORTS, len(self._exports))
+            self._set_gauge(Gauge.COMPILED, len(self._exports.compiled))
 
     def _on_timers(self, now_ns: int) -> None:
         self._look_at_deadlines(now_ns)  # whatever brings it here, for WAKE_NS may have been scribbled over
@@ -288,24 +288,28 @@ class ShmSupervisor(Service):
         """Stop what is late, and find out when to look again."""
         arena = self._arena
         # First, so that an executor that sets a deadline during the look tells of it.
-        arena.set_fact(Fact.WAKE_NS, NEVER)
+        arena.set_gauge(Gauge.WAKE_NS, NEVER)
         # point: supervisor.sweeping
         for channel, word in self._held():
-            seat = seat_of(word)
-            if state_of(word) is not State.CLAIMED or seat >= arena.seats or self._stopped(channel, word):
+            slot = slot_of(word)
+            if (
+                state_of(word) is not ChannelState.CLAIMED
+                or slot >= arena.slots
+                or self._stopped(channel, word)
+            ):
                 continue
-            if arena.seat_fact(seat, SeatFact.SERIAL) != serial_of(channel, generation_of(word)):
+            if arena.slot_gauge(slot, SlotGauge.SERIAL) != serial_of(channel, generation_of(word)):
                 continue  # it has not begun, and will tell
-            deadline_ns = arena.seat_fact(seat, SeatFact.DEADLINE_NS)
+            deadline_ns = arena.slot_gauge(slot, SlotGauge.DEADLINE_NS)
             # If it still runs, the deadline was its own.
             if 0 < deadline_ns <= now_ns and arena.word(channel) == word:
                 self._stop(channel, word, StopReason.TIMED_OUT, now_ns)
         # Also those of requests that have ended: the next ones end later, and need not tell until then.
-        deadlines = [arena.seat_fact(seat, SeatFact.DEADLINE_NS) for seat in range(arena.seats)]
+        deadlines = [arena.slot_gauge(slot, SlotGauge.DEADLINE_NS) for slot in range(arena.slots)]
         next_ns = min((deadline_ns for deadline_ns in deadlines if deadline_ns > now_ns), default=NEVER)
         if next_ns != NEVER:
             next_ns = max(next_ns, now_ns + _LOOK_NS)
-        arena.set_fact(Fact.WAKE_NS, next_ns)
+        arena.set_gauge(Gauge.WAKE_NS, next_ns)
         self._loop.at(0 if next_ns == NEVER else next_ns)
 
     def _stop(self, channel: int, word: int, reason: StopReason, now_ns: int) -> None:
@@ -313,7 +317,7 @@ class ShmSupervisor(Service):
         if self._stopped(channel, word):
             return
         stop = self._stops[channel] = Stop(word, reason, now_ns + self._config.grace_ms * _MS)
-        self._pool.stop_request(seat_of(word), serial_of(channel, generation_of(word)), reason)
+        self._pool.stop_request(slot_of(word), serial_of(channel, generation_of(word)), reason)
         self._loop.at(stop.kill_ns)
 
     def _stopped(self, channel: int, word: int) -> bool:
@@ -327,44 +331,44 @@ class ShmSupervisor(Service):
                 del self._stops[channel]
             elif now_ns < stop.kill_ns:
                 self._loop.at(stop.kill_ns)
-            elif self._pool.claims().get(slot := seat_of(word)) != (
+            elif self._pool.claims().get(slot := slot_of(word)) != (
                 serial := serial_of(channel, generation_of(word))
             ):
                 del self._stops[channel]  # it has just ended, or its word is forged
                 self._repair_forged(channel, word)
             # If this fails it has just ended, and its executor may have another request by now.
-            elif state_of(word) is State.KILLING or self._arena.step(
-                channel, word, with_state(word, State.KILLING)
+            elif state_of(word) is ChannelState.KILLING or self._arena.step(
+                channel, word, with_state(word, ChannelState.KILLING)
             ):
                 # point: supervisor.killing
-                self._pool.kill_seat(slot, serial, **self._request_on(channel))
+                self._pool.kill_slot(slot, serial, **self._request_on(channel))
             else:
                 self._loop.at(now_ns + _LOOK_NS)
 
     def _count(self, outcome: Outcome) -> None:
-        self._arena.add_fact(Fact.OUTCOMES + outcome)
+        self._arena.add_counter(Gauge.OUTCOMES + outcome)
 
     # -- what the pool tells ----------------------------------------------------------------------------
 
     def on_executor_ready(self) -> None:
         if not self._ready:
             self._ready = True
-            self._set_fact(Fact.SERVING, 1)
+            self._set_gauge(Gauge.SERVING, 1)
             self._clients.tell_all(control.message(HELLO))
 
     def on_deadline_set(self) -> None:
         self._look_at_deadlines(time.monotonic_ns())
 
     def on_executor_reaped(self, slot: int, exit_code: int | None) -> None:
-        number = self._arena.seat_fact(slot, SeatFact.NUMBER)
-        crash = failure_word(Failure.TEMPLATE_DIED, number)
+        number = self._arena.slot_gauge(slot, SlotGauge.NUMBER)
+        crash = failure_word(Failure.FORKSERVER_DIED, number)
         if exit_code is not None:
             crash = failure_word(Failure.CRASHED, number, exit_code)
-        self._strays.pop(slot, None)
+        self._orphans.pop(slot, None)
         claim = self._pool.claims().get(slot)
         for channel, word in self._held():
             # It tells of a claim before it makes it, so another may have been faster.
-            if seat_of(word) == slot and serial_of(channel, generation_of(word)) == claim:
+            if slot_of(word) == slot and serial_of(channel, generation_of(word)) == claim:
                 self._repair(channel, word, crash)
 
     def _repair(self, channel: int, claimed: int, crash: int) -> None:
@@ -379,10 +383,10 @@ class ShmSupervisor(Service):
             request = self._request_on(channel)  # as long as it is its own
             forged = crash & 0xFF == Failure.CORRUPT
             outcome = Outcome.ProtocolError if forged else Outcome.WorkerCrashed
-            if state is State.ABANDONED:
+            if state is ChannelState.ABANDONED:
                 outcome, after = Outcome.Cancelled, idle_word(word)
             else:
-                after = with_state(word, State.FAILED)
+                after = with_state(word, ChannelState.FAILED)
                 reason = crash
                 if stop is not None and stop.means(word):
                     timed_out = stop.reason is StopReason.TIMED_OUT
@@ -426,9 +430,9 @@ class ShmSupervisor(Service):
             "max_frame_bytes": config.max_frame_bytes,
             "max_wait_ms": config.max_wait_ms,
             "grace_ms": config.grace_ms,
-            "places": self._places,
-            "spin_ns": self._facts[Fact.SPIN_NS],
-            "client_spinners": self._facts[Fact.CLIENT_SPINNERS],
+            "capacity": self._capacity,
+            "spin_ns": self._facts[Gauge.SPIN_NS],
+            "client_spinners": self._facts[Gauge.CLIENT_SPINNERS],
         }
 
     def is_leaving(self) -> bool:
@@ -450,12 +454,12 @@ class ShmSupervisor(Service):
             return MoltWorkerUnavailable(why, facts={"start_failed": 1})
         return None
 
-    def on_attached(self, client: Client) -> None:
+    def on_attached(self, client: Attachment) -> None:
         if self._ready:
             self._clients.tell(client, control.message(HELLO))
 
     def is_free(self, channel: int) -> bool:
-        return state_of(self._arena.word(channel)) is State.IDLE
+        return state_of(self._arena.word(channel)) is ChannelState.IDLE
 
     def on_cancel(self, channel: int, generation: int) -> None:
         # The state word says all of it, also where another such message was lost on a full socket.
@@ -464,7 +468,7 @@ class ShmSupervisor(Service):
 
     def _stop_abandoned(self, now_ns: int) -> None:
         for channel, word in self._held():
-            if state_of(word) is State.ABANDONED:
+            if state_of(word) is ChannelState.ABANDONED:
                 self._stop(channel, word, StopReason.CANCELLED, now_ns)
 
     def on_clients_changed(self) -> None:
@@ -472,9 +476,9 @@ class ShmSupervisor(Service):
         count = clients.count
         limit = self._channels.count
         if count > 1:
-            limit = self._pool.size + max(1, int(self._places * _SHARE))
-        self._set_fact(Fact.CLIENT_LIMIT, limit)
-        self._set_fact(Fact.CLIENTS, count)
+            limit = self._pool.size + max(1, int(self._capacity * _SHARE))
+        self._set_gauge(Gauge.CLIENT_LIMIT, limit)
+        self._set_gauge(Gauge.CLIENTS, count)
         self._used = max([self._used, *(max(client.channels) + 1 for client in clients if client.channels)])
         now_ns = time.monotonic_ns()
         if count:
@@ -495,7 +499,7 @@ class ShmSupervisor(Service):
         is looked at is left for the next time.
         """
         arena = self._arena
-        self._mend_header()
+        self._repair_header()
         self._pool.retire_replaced()
         granted = {channel for client in self._clients for channel in client.channels}
         settled = True
@@ -505,17 +509,17 @@ class ShmSupervisor(Service):
             if state in HELD:
                 # ABANDONED: the message that tells of it may have been lost. KILLING: unless by this process, somebody
                 # wants its executor to wait for ever.
-                if not self._repair_forged(channel, word) and state is not State.CLAIMED:
+                if not self._repair_forged(channel, word) and state is not ChannelState.CLAIMED:
                     self._stop(channel, word, StopReason.CANCELLED, now_ns)
-            elif state is State.IDLE or (channel in granted and isinstance(state, State)):
+            elif state is ChannelState.IDLE or (channel in granted and isinstance(state, ChannelState)):
                 continue
             elif self._is_claimed(channel):
                 settled = False
             elif arena.step(channel, word, idle_word(word)):
-                self._log.log("warning", "arena_mended", channel=channel, state=int(state))
+                self._log.log("warning", "arena_repaired", channel=channel, state=int(state))
                 arena.ring_client(channel)
-        self._look_at_strays(now_ns)
-        settled = settled and not self._strays and not self._held()
+        self._look_at_orphans(now_ns)
+        settled = settled and not self._orphans and not self._held()
         waits = self._clients.count or not settled
         self._audit_ns = self._loop.at(now_ns + _AUDIT_NS) if waits else 0
 
@@ -530,46 +534,48 @@ class ShmSupervisor(Service):
         """Whether an executor may still write to a channel, whatever its state word says."""
         return any(serial >> 32 == channel for serial in self._pool.claims().values())
 
-    def _look_at_strays(self, now_ns: int) -> None:
+    def _look_at_orphans(self, now_ns: int) -> None:
         """Stop executors whose request was taken away from them: nobody waits for it, and it has no deadline."""
         claims = self._pool.claims()
-        for slot in self._strays.keys() - claims.keys():
-            del self._strays[slot]
+        for slot in self._orphans.keys() - claims.keys():
+            del self._orphans[slot]
         for slot, serial in claims.items():
             word = self._arena.word(serial >> 32)
-            stray = self._strays.pop(slot, None)
+            orphan = self._orphans.pop(slot, None)
             if serial_of(serial >> 32, generation_of(word)) == serial and (
                 # It tells of a claim before it makes it.
-                state_of(word) is State.READY or (seat_of(word) == slot and state_of(word) in HELD)
+                state_of(word) is ChannelState.READY or (slot_of(word) == slot and state_of(word) in HELD)
             ):
                 continue
-            if stray is None or stray.serial != serial:  # it may have ended in this moment
-                self._strays[slot] = Stray(serial, now_ns + self._config.grace_ms * _MS)
+            if orphan is None or orphan.serial != serial:  # it may have ended in this moment
+                self._orphans[slot] = Orphan(serial, now_ns + self._config.grace_ms * _MS)
                 self._pool.stop_request(slot, serial, StopReason.CANCELLED)
-            elif now_ns < stray.kill_ns:
-                self._strays[slot] = stray
+            elif now_ns < orphan.kill_ns:
+                self._orphans[slot] = orphan
             else:
-                self._pool.kill_seat(slot, serial, why="its request was taken away")
+                self._pool.kill_slot(slot, serial, why="its request was taken away")
 
     def _reclaim(self, now_ns: int) -> bool:
         """Take back channels that their clients won't use again. True while some are not IDLE or not certain yet."""
         arena, freed = self._arena, False
         for _, channel in self._clients.orphaned():
             word = arena.word(channel)
-            if state_of(word) is State.READY:  # before an executor is free for it
+            if state_of(word) is ChannelState.READY:  # before an executor is free for it
                 arena.step(channel, word, idle_word(word))
         for client, channel in self._clients.orphaned():
             if channel not in client.channels:
                 continue  # freed meanwhile: granting one to who waits comes back here
             word = arena.word(channel)
             state = state_of(word)
-            if state is State.CLAIMED:
-                if arena.step(channel, word, with_state(word, State.ABANDONED)):
+            if state is ChannelState.CLAIMED:
+                if arena.step(channel, word, with_state(word, ChannelState.ABANDONED)):
                     # point: supervisor.abandoning
-                    self._stop(channel, with_state(word, State.ABANDONED), StopReason.CANCELLED, now_ns)
-            elif state is State.ABANDONED:
+                    self._stop(
+                        channel, with_state(word, ChannelState.ABANDONED), StopReason.CANCELLED, now_ns
+                    )
+            elif state is ChannelState.ABANDONED:
                 self._stop(channel, word, StopReason.CANCELLED, now_ns)
-            elif state not in (State.IDLE, State.KILLING) and not self._is_claimed(channel):
+            elif state not in (ChannelState.IDLE, ChannelState.KILLING) and not self._is_claimed(channel):
                 arena.step(channel, word, idle_word(word))
             if client.is_done_with(channel) and self.is_free(channel) and not self._is_claimed(channel):
                 arena.reset_channel(channel)
@@ -596,7 +602,7 @@ class ShmSupervisor(Service):
             "compiled": self._exports.compiled if self._exports is not None else [],
             "executors": self._pool.describe(),
             "queue_depth": arena.ready(),
-            "max_queue": self._places,
+            "max_queue": self._capacity,
             "in_flight": len(held),
             "clients": self._clients.count,
             **counters,
@@ -609,8 +615,8 @@ class ShmSupervisor(Service):
     def _outcomes(self) -> dict[str, int]:
         arena = self._arena
         counts = {
-            outcome.name: arena.fact(Fact.OUTCOMES + outcome)
-            + sum(arena.seat_fact(seat, SeatFact.OUTCOMES + outcome) for seat in range(arena.seats))
+            outcome.name: arena.gauge(Gauge.OUTCOMES + outcome)
+            + sum(arena.slot_gauge(slot, SlotGauge.OUTCOMES + outcome) for slot in range(arena.slots))
             for outcome in Outcome
         }
         # No codec has numbers beyond a word, and they may be anything.

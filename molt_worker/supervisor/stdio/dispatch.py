@@ -13,7 +13,7 @@ from molt_accel.errors import MoltError, MoltWorkerCrashed
 from molt_accel.ipc.frame import U32_MAX, Frame, Kind
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
-from molt_worker.processes.endpoint import SocketPort
+from molt_worker.processes.endpoint import SocketEndpoint
 from molt_worker.processes.handles import Executor, ExecutorState
 from molt_worker.processes.pool import Pool
 from molt_worker.runtime.log import LogSink
@@ -70,12 +70,12 @@ class DispatchPool(Pool):
     def __init__(
         self, config: Config, loop: EventLoop, log: LogSink, counters: Counters, owner: PoolOwner
     ) -> None:
-        def make_port(sock: socket.socket, number: int, slot: int) -> SocketPort:
+        def make_endpoint(sock: socket.socket, number: int, slot: int) -> SocketEndpoint:
             del slot  # nothing but the stop word is shared
-            return SocketPort(sock, number, config.max_frame_bytes)
+            return SocketEndpoint(sock, number, config.max_frame_bytes)
 
         # Slots for a whole pool being replaced while one more generation is being reaped.
-        super().__init__(config, loop, log, counters, make_port, slots=4 * config.pool_size + 16)
+        super().__init__(config, loop, log, counters, make_endpoint, slots=4 * config.pool_size + 16)
         self._owner = owner
         self._desks: dict[Executor, _Desk] = {}
         self._idle: list[_Desk] = []  # the one used last is used next: its caches are warm

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from molt_worker.processes.handles import Executor
 
 
-class State(enum.Enum):
+class RequestState(enum.Enum):
     """Where a request is."""
 
     ARRIVED = enum.auto()
@@ -28,7 +28,7 @@ class State(enum.Enum):
     ENDED = enum.auto()
 
 
-class Step(enum.Enum):
+class RequestEvent(enum.Enum):
     """What can happen to a request."""
 
     WAIT = enum.auto()
@@ -40,28 +40,35 @@ class Step(enum.Enum):
     END = enum.auto()
 
 
-TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
-    (State.ARRIVED, Step.WAIT): State.WAITING,
-    (State.ARRIVED, Step.ENQUEUE): State.QUEUED,
-    (State.ARRIVED, Step.HAND_OUT): State.RUNNING,
-    (State.WAITING, Step.ENQUEUE): State.QUEUED,
-    (State.WAITING, Step.HAND_OUT): State.RUNNING,  # where the queue has no places at all
-    (State.QUEUED, Step.HAND_OUT): State.RUNNING,
-    (State.RUNNING, Step.HAND_BACK): State.QUEUED,
-    (State.RUNNING, Step.STOP): State.STOPPING,
-    (State.RUNNING, Step.LOSE): State.LOST,
-    (State.STOPPING, Step.LOSE): State.LOST,
-    **{(state, Step.END): State.ENDED for state in State if state is not State.ENDED},
+REQUEST_TRANSITIONS: Final[dict[tuple[RequestState, RequestEvent], RequestState]] = {
+    (RequestState.ARRIVED, RequestEvent.WAIT): RequestState.WAITING,
+    (RequestState.ARRIVED, RequestEvent.ENQUEUE): RequestState.QUEUED,
+    (RequestState.ARRIVED, RequestEvent.HAND_OUT): RequestState.RUNNING,
+    (RequestState.WAITING, RequestEvent.ENQUEUE): RequestState.QUEUED,
+    (
+        RequestState.WAITING,
+        RequestEvent.HAND_OUT,
+    ): RequestState.RUNNING,  # where the queue has no places at all
+    (RequestState.QUEUED, RequestEvent.HAND_OUT): RequestState.RUNNING,
+    (RequestState.RUNNING, RequestEvent.HAND_BACK): RequestState.QUEUED,
+    (RequestState.RUNNING, RequestEvent.STOP): RequestState.STOPPING,
+    (RequestState.RUNNING, RequestEvent.LOSE): RequestState.LOST,
+    (RequestState.STOPPING, RequestEvent.LOSE): RequestState.LOST,
+    **{
+        (state, RequestEvent.END): RequestState.ENDED
+        for state in RequestState
+        if state is not RequestState.ENDED
+    },
 }
 
 #: States in which an executor has the request.
-HELD: Final = frozenset({State.RUNNING, State.STOPPING, State.LOST})
+HELD: Final = frozenset({RequestState.RUNNING, RequestState.STOPPING, RequestState.LOST})
 
 
-def advance(state: State, step: Step) -> State:
+def advance(state: RequestState, step: RequestEvent) -> RequestState:
     """The state after a step. Raises ValueError for a step that is not in the table: a bug."""
     try:
-        return TRANSITIONS[state, step]
+        return REQUEST_TRANSITIONS[state, step]
     except KeyError:
         raise ValueError(f"{step.name} is not possible in state {state.name}") from None
 
@@ -73,12 +80,12 @@ class Request:
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
-        self.state = State.ARRIVED
+        self.state = RequestState.ARRIVED
         self.executor: Executor | None = None  #: while it is in one of the HELD states
         self.handed_back = 0  #: how many executors have died before they had read this request
         self.stop_error: MoltError | None = None  #: the outcome if the executor doesn't answer any more
         self.wake_ns = 0  #: when its state has to be looked at; 0: never
 
-    def advance(self, step: Step) -> None:
+    def advance(self, step: RequestEvent) -> None:
         """Take a step of the table."""
         self.state = advance(self.state, step)

@@ -21,15 +21,15 @@ class Verdict(enum.Enum):
 
 
 class BoundedQueue(Generic[Item]):
-    """At most `places` queued items, and as many again (at least one) that wait for a place.
+    """At most `capacity` queued items, and as many again (at least one) that wait for a place.
 
     Args:
         places: Places in the queue; 0: an item can only wait to be taken.
         max_bytes: Bytes that all items together may hold; an item that would exceed it is refused.
     """
 
-    def __init__(self, places: int, max_bytes: int) -> None:
-        self.places: Final = places
+    def __init__(self, capacity: int, max_bytes: int) -> None:
+        self.capacity: Final = capacity
         self._max_bytes = max_bytes
         self._bytes = 0
         # Both in order of arrival; key -> (item, size).
@@ -52,9 +52,9 @@ class BoundedQueue(Generic[Item]):
         """Take an item in, if there is a place, or room to wait for one."""
         if self._bytes + size > self._max_bytes and self._bytes:
             return Verdict.BUSY
-        if len(self._queued) < self.places:
+        if len(self._queued) < self.capacity:
             rows, verdict = self._queued, Verdict.QUEUED
-        elif may_wait and len(self._waiting) < max(1, self.places):
+        elif may_wait and len(self._waiting) < max(1, self.capacity):
             rows, verdict = self._waiting, Verdict.WAITING
         else:
             return Verdict.BUSY
@@ -81,7 +81,7 @@ class BoundedQueue(Generic[Item]):
 
     def promote(self) -> Item | None:
         """Give a free place to the item that has waited longest; None if there is no place or no item."""
-        if len(self._queued) >= self.places or not self._waiting:
+        if len(self._queued) >= self.capacity or not self._waiting:
             return None
         key = next(iter(self._waiting))
         self._queued[key] = row = self._waiting.pop(key)

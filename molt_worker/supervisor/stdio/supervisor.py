@@ -47,7 +47,7 @@ from molt_worker.runtime.loop import READ, WRITE
 from molt_worker.runtime.metrics import request_fields
 from molt_worker.supervisor.base import Service
 from molt_worker.supervisor.stdio.dispatch import DispatchPool
-from molt_worker.supervisor.stdio.lifecycle import HELD, Request, State, Step
+from molt_worker.supervisor.stdio.lifecycle import HELD, Request, RequestEvent, RequestState
 from molt_worker.supervisor.stdio.queue import BoundedQueue, Verdict
 
 _MS: Final = 1_000_000
@@ -136,7 +136,7 @@ class Supervisor(Service):
             if request.wake_ns and request.wake_ns <= now_ns:
                 request.wake_ns = 0
                 self._loop.guard(self._on_due, request, now_ns)
-            if request.state is not State.ENDED:
+            if request.state is not RequestState.ENDED:
                 self._loop.at(request.wake_ns)
 
     # -- the client -------------------------------------------------------------------------------------
@@ -238,11 +238,11 @@ class Supervisor(Service):
         if verdict is Verdict.BUSY:
             raise _busy()
         if verdict is Verdict.WAITING:
-            request.advance(Step.WAIT)
+            request.advance(RequestEvent.WAIT)
             give_up_ns = now_ns + wait_ms * _MS
             request.wake_ns = min(give_up_ns, frame.deadline_ns or give_up_ns)
         else:
-            request.advance(Step.ENQUEUE)
+            request.advance(RequestEvent.ENQUEUE)
             request.wake_ns = frame.deadline_ns
         self._loop.at(request.wake_ns)
 
@@ -255,7 +255,7 @@ class Supervisor(Service):
             else:
                 self._hand_out(request)
         while (waiting := self._queue.promote()) is not None:
-            waiting.advance(Step.ENQUEUE)
+            waiting.advance(RequestEvent.ENQUEUE)
             waiting.wake_ns = self._loop.at(waiting.frame.deadline_ns)
 
     def _may_hand_out(self) -> bool:
@@ -263,23 +263,23 @@ class Supervisor(Service):
         return self._pool.idle and self._client.pending_bytes < _HIGH_WATER_BYTES
 
     def _hand_out(self, request: Request) -> None:
-        request.advance(Step.HAND_OUT)
+        request.advance(RequestEvent.HAND_OUT)
         request.wake_ns = self._loop.at(request.frame.deadline_ns)
         self._pool.hand_out(request, len(self._queue))
 
     def _cancel(self, request: Request, error: MoltError) -> None:
-        if request.state is State.ENDED:
+        if request.state is RequestState.ENDED:
             return  # while the others of a round were ended, the client turned out to be gone
         if request.state not in HELD:
             self._queue.remove(request.frame.request_id)
             self._finish(request, error)
-        elif request.state is State.RUNNING:
+        elif request.state is RequestState.RUNNING:
             self._stop(request, StopReason.CANCELLED, error)
 
     def _stop(self, request: Request, reason: StopReason, error: MoltError) -> None:
         """Interrupt a running request softly; the grace time begins."""
         assert request.executor is not None  # RUNNING
-        request.advance(Step.STOP)
+        request.advance(RequestEvent.STOP)
         request.stop_error = error
         self._pool.interrupt(request.executor, reason)
         request.wake_ns = self._loop.at(time.monotonic_ns() + self._config.grace_ms * _MS)
@@ -289,7 +289,7 @@ class Supervisor(Service):
 
         `error` replaces what the executor's response in `outcome` says, but not its metrics.
         """
-        request.advance(Step.END)
+        request.advance(RequestEvent.END)
         frame = request.frame
         del self._requests[frame.request_id]
         if isinstance(outcome, MoltError):
@@ -333,7 +333,7 @@ class Supervisor(Service):
             "compiled": self._exports.compiled if self._exports is not None else [],
             "executors": self._pool.describe(),
             "queue_depth": len(self._queue),
-            "max_queue": self._queue.places,
+            "max_queue": self._queue.capacity,
             "in_flight": self._pool.busy,
             **self._counters.as_dict(),
         }
@@ -346,16 +346,16 @@ class Supervisor(Service):
     # -- requests: what is due ---------------------------------------------------------------------------
 
     def _on_due(self, request: Request, now_ns: int) -> None:
-        if request.state in (State.WAITING, State.QUEUED):
+        if request.state in (RequestState.WAITING, RequestState.QUEUED):
             self._queue.remove(request.frame.request_id)
             deadline_ns = request.frame.deadline_ns
             self._finish(request, _expired() if deadline_ns and deadline_ns <= now_ns else _busy())
-        elif request.state is State.RUNNING:
+        elif request.state is RequestState.RUNNING:
             late = MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
             self._stop(request, StopReason.TIMED_OUT, late)
-        elif request.state is State.STOPPING:
+        elif request.state is RequestState.STOPPING:
             self._kill(request)
-        elif request.state is State.LOST:
+        elif request.state is RequestState.LOST:
             self._finish(request, request.stop_error or MoltWorkerCrashed("the executor died"))
 
     def _kill(self, request: Request) -> None:
@@ -364,7 +364,7 @@ class Supervisor(Service):
         assert executor is not None  # STOPPING
         assert request.stop_error is not None
         self._pool.poll(executor)  # if its answer came in this very moment, there is nothing to kill
-        if request.state is State.STOPPING:
+        if request.state is RequestState.STOPPING:
             self._log.log("warning", "executor_killed", executor=executor.number, entry=request.frame.entry)
             self._finish(request, request.stop_error)
             self._pool.kill(executor)
@@ -374,7 +374,7 @@ class Supervisor(Service):
     def on_exports(self, exports: ExportTable) -> None:
         super().on_exports(exports)
         for request in list(self._queue):  # they came before it was known what is exported
-            if request.state is State.ENDED:
+            if request.state is RequestState.ENDED:
                 continue  # while the others were refused, the client turned out to be gone
             try:
                 exports.find(request.frame)
@@ -389,19 +389,22 @@ class Supervisor(Service):
 
     def on_response(self, request: Request, response: Frame) -> None:
         # An executor that gave in says only that it was stopped; why it was is known here.
-        gave_in = request.state is State.STOPPING and response.status in (Status.CANCELLED, Status.TIMEOUT)
+        gave_in = request.state is RequestState.STOPPING and response.status in (
+            Status.CANCELLED,
+            Status.TIMEOUT,
+        )
         self._finish(request, response, request.stop_error if gave_in else None)
 
     def on_not_started(self, request: Request) -> None:
         if request.stop_error is not None:  # it was to be stopped anyway
             self._finish(request, request.stop_error)
             return
-        request.advance(Step.HAND_BACK)
+        request.advance(RequestEvent.HAND_BACK)
         request.handed_back += 1
         self._queue.put_back(request.frame.request_id, request, len(request.frame.payload))
 
     def on_silent(self, request: Request) -> None:
-        request.advance(Step.LOSE)
+        request.advance(RequestEvent.LOSE)
         request.wake_ns = self._loop.at(time.monotonic_ns() + _EXIT_REPORT_NS)
 
     def on_crash(self, request: Request, crash: MoltError) -> None:

@@ -8,8 +8,8 @@ import pytest
 from molt_worker.cli import build
 from molt_worker.compile import record as compiled
 from molt_worker.compile.record import Module, Record
-from tests.integration.compiled.conftest import Built, run_build
 from tests.support import build_project as project
+from tests.support.builds import Built, run_build
 
 
 def test_check_says_whether_it_is_up_to_date(built: Built) -> None:

@@ -15,7 +15,7 @@ from molt_worker import InvalidInput
 from molt_worker.compile.importer import BuildFinder
 from molt_worker.entrypoints import exports
 from molt_worker.entrypoints.exports import Export, ExportsError
-from tests.integration.compiled.conftest import Built
+from tests.support.builds import Built
 
 pytestmark = pytest.mark.usefixtures("import_state")
 Resolve = Callable[[str], Export]

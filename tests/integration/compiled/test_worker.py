@@ -24,7 +24,7 @@ from molt_accel import (
 from molt_accel.options import CallMetrics
 from molt_worker.compile import record as compiled
 from tests.conftest import wait_for_file, wait_until
-from tests.integration.compiled.conftest import Built, run_build
+from tests.support.builds import Built, run_build
 
 PATIENCE_MS = 60_000
 Connect = Callable[..., Client]

@@ -22,7 +22,7 @@ if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
 from molt_accel.ipc.frame import Frame
-from molt_accel.ipc.shm.layout import HELD, SeatFact, State, generation_of, idle_word, with_state
+from molt_accel.ipc.shm.layout import HELD, ChannelState, SlotGauge, generation_of, idle_word, with_state
 from tests.support.handover import (
     MAX_BYTES,
     RING,
@@ -35,7 +35,7 @@ from tests.support.handover import (
 )
 
 FUZZING = os.environ.get("MOLT_HYPOTHESIS_PROFILE") == "fuzz"
-CHANNELS, SEATS = 4, 2
+CHANNELS, SLOTS = 4, 2
 #: Mostly small; also what fills a ring or streams through it.
 sizes = st.integers(0, 300) | st.integers(RING - 100, RING) | st.integers(0, 4 * RING)
 
@@ -45,10 +45,10 @@ class ChannelModel:
     """A channel, its client's part included."""
 
     native: Any
-    state: State = State.IDLE
+    state: ChannelState = ChannelState.IDLE
     generation: int = 0
-    seat: int = 0
-    incarnation: int = 0
+    slot: int = 0
+    epoch: int = 0
     ticket: int = -1
     number: int = 0  #: of the request
     size: int = 0  #: of its payload
@@ -57,19 +57,19 @@ class ChannelModel:
 
     @property
     def word(self) -> int:
-        held = self.state not in (State.IDLE, State.READY)
-        seat = self.seat << 8 | self.incarnation << 24 if held else 0
-        return self.state | seat | self.generation << 32
+        held = self.state not in (ChannelState.IDLE, ChannelState.READY)
+        slot = self.slot << 8 | self.epoch << 24 if held else 0
+        return self.state | slot | self.generation << 32
 
 
 @dataclass
-class SeatModel:
-    """An executor's seat."""
+class SlotModel:
+    """An executor's slot."""
 
     index: int
     native: Any = None
     state: int = 0
-    incarnation: int = 0
+    epoch: int = 0
     channel: int = -1  #: what its executor has claimed
     word: int = 0
     received: bool | None = False  #: None: its bytes didn't move, and all it may do is to end the request
@@ -86,34 +86,34 @@ class Handover(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.arena = new_arena(CHANNELS, SEATS)
+        self.arena = new_arena(CHANNELS, SLOTS)
         self.channels = [
             ChannelModel(core.Channel(self.arena, index, MAX_BYTES)) for index in range(CHANNELS)
         ]
-        self.seats = [SeatModel(index) for index in range(SEATS)]
-        for seat in self.seats:
-            self._start(seat)
+        self.slots = [SlotModel(index) for index in range(SLOTS)]
+        for slot in self.slots:
+            self._start(slot)
         self.tickets = 0
         self.numbers = 0
 
     # -- the model's own -----------------------------------------------------------------------------------
 
-    def _start(self, seat: SeatModel) -> None:
-        seat.native = core.Seat(self.arena, seat.index, seat.incarnation)
-        seat.native.open()
-        seat.state, seat.channel, seat.received = core.SEAT_IDLE, -1, False
+    def _start(self, slot: SlotModel) -> None:
+        slot.native = core.Slot(self.arena, slot.index, slot.epoch)
+        slot.native.open()
+        slot.state, slot.channel, slot.received = core.SLOT_IDLE, -1, False
 
     def _queue(self) -> list[int]:
         """Channels with a queued request, in the order of their tickets."""
-        ready = [index for index, each in enumerate(self.channels) if each.state is State.READY]
+        ready = [index for index, each in enumerate(self.channels) if each.state is ChannelState.READY]
         return sorted(ready, key=lambda index: self.channels[index].ticket)
 
-    def _holds(self, seat: SeatModel) -> bool:
+    def _holds(self, slot: SlotModel) -> bool:
         """Whether what it claimed is still its own."""
-        if seat.channel < 0:
+        if slot.channel < 0:
             return False
-        channel = self.channels[seat.channel]
-        return channel.state in HELD and channel.word >> 8 == seat.word >> 8
+        channel = self.channels[slot.channel]
+        return channel.state in HELD and channel.word >> 8 == slot.word >> 8
 
     def _while_client_moves(self, work: Callable[[], Any], channel: ChannelModel) -> Any:
         """Have an executor move bytes, which takes its client, if that is there."""
@@ -126,20 +126,20 @@ class Handover(RuleBasedStateMachine):
 
     # -- clients -------------------------------------------------------------------------------------------
 
-    def _channels_in(self, *states: State) -> list[ChannelModel]:
+    def _channels_in(self, *states: ChannelState) -> list[ChannelModel]:
         return [each for each in self.channels if each.state in states]
 
-    @rule(data=st.data(), size=sizes, places=st.integers(0, 3), waiting=st.integers(0, 2))
-    def publish(self, data: st.DataObject, size: int, places: int, waiting: int) -> None:
-        idle_ones = self._channels_in(State.IDLE)
+    @rule(data=st.data(), size=sizes, capacity=st.integers(0, 3), waiting=st.integers(0, 2))
+    def publish(self, data: st.DataObject, size: int, capacity: int, waiting: int) -> None:
+        idle_ones = self._channels_in(ChannelState.IDLE)
         channel = data.draw(st.sampled_from(idle_ones or self.channels))
         self.numbers += 1
         frame = request(self.numbers, payload(self.numbers, size))
         ahead = len(self._queue())
-        idle = sum(seat.state == core.SEAT_IDLE for seat in self.seats)
-        over = 0 if ahead < places + idle else ahead - places - idle + 1
-        verdict = channel.native.publish(frame, places, waiting)
-        if channel.state is not State.IDLE:
+        idle = sum(slot.state == core.SLOT_IDLE for slot in self.slots)
+        over = 0 if ahead < capacity + idle else ahead - capacity - idle + 1
+        verdict = channel.native.publish(frame, capacity, waiting)
+        if channel.state is not ChannelState.IDLE:
             assert verdict == core.NOT_IDLE
             channel.open = False  # its bytes are overwritten; a client does so once, and ends its link
             return
@@ -149,108 +149,108 @@ class Handover(RuleBasedStateMachine):
             assert verdict == core.BUSY
             return
         assert verdict == (core.WAITING if over else core.ADMITTED)
-        assert channel.native.over(places) == over
-        channel.state, channel.open, channel.outcome = State.READY, True, None
+        assert channel.native.excess(capacity) == over
+        channel.state, channel.open, channel.outcome = ChannelState.READY, True, None
         channel.number, channel.size = self.numbers, size
 
-    @precondition(lambda self: self._channels_in(*set(State) - {State.IDLE}))
+    @precondition(lambda self: self._channels_in(*set(ChannelState) - {ChannelState.IDLE}))
     @rule(data=st.data(), only_queued=st.booleans())
     def give_up(self, data: st.DataObject, only_queued: bool) -> None:
-        channel = data.draw(st.sampled_from(self._channels_in(*set(State) - {State.IDLE})))
+        channel = data.draw(st.sampled_from(self._channels_in(*set(ChannelState) - {ChannelState.IDLE})))
         assert channel.native.give_up(only_queued) == channel.state
-        if channel.state is State.READY:
-            channel.state, channel.open = State.IDLE, False
-        elif channel.state is State.CLAIMED and not only_queued:
-            channel.state, channel.open = State.ABANDONED, False
+        if channel.state is ChannelState.READY:
+            channel.state, channel.open = ChannelState.IDLE, False
+        elif channel.state is ChannelState.CLAIMED and not only_queued:
+            channel.state, channel.open = ChannelState.ABANDONED, False
 
     @precondition(lambda self: any(each.open for each in self.channels))
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
         channel = data.draw(st.sampled_from([each for each in self.channels if each.open]))
         code = channel.native.wait(0)
-        assert (code == core.OUTCOME) == (channel.state in (State.DONE, State.FAILED))
+        assert (code == core.OUTCOME) == (channel.state in (ChannelState.DONE, ChannelState.FAILED))
         if code == core.OUTCOME:
             assert channel.native.take() == channel.outcome
-            channel.state, channel.open = State.IDLE, False
+            channel.state, channel.open = ChannelState.IDLE, False
             assert channel.native.clear()
 
     def _left_behind(self) -> list[ChannelModel]:
         """Channels that nobody waits for any more."""
-        return [each for each in self.channels if not each.open and each.state is not State.IDLE]
+        return [each for each in self.channels if not each.open and each.state is not ChannelState.IDLE]
 
     @precondition(lambda self: self._left_behind())
     @rule(data=st.data())
     def clear(self, data: st.DataObject) -> None:
         channel = data.draw(st.sampled_from(self._left_behind()))
-        if channel.state in (State.DONE, State.FAILED):
-            channel.state = State.IDLE
-        assert channel.native.clear() == (channel.state is State.IDLE)
+        if channel.state in (ChannelState.DONE, ChannelState.FAILED):
+            channel.state = ChannelState.IDLE
+        assert channel.native.clear() == (channel.state is ChannelState.IDLE)
 
     # -- executors -----------------------------------------------------------------------------------------
 
-    def _free_seats(self) -> list[SeatModel]:
-        return [seat for seat in self.seats if not self._holds(seat)]
+    def _free_slots(self) -> list[SlotModel]:
+        return [slot for slot in self.slots if not self._holds(slot)]
 
-    @precondition(lambda self: self._queue() and self._free_seats())
+    @precondition(lambda self: self._queue() and self._free_slots())
     @rule(data=st.data())
     def claim(self, data: st.DataObject) -> None:
-        seat = data.draw(st.sampled_from(self._free_seats()))
+        slot = data.draw(st.sampled_from(self._free_slots()))
         first = self._queue()[0]
-        assert seat.native.next() == core.REQUEST
-        assert seat.native.channel == first
+        assert slot.native.next() == core.REQUEST
+        assert slot.native.channel == first
         channel = self.channels[first]
-        channel.state, channel.seat, channel.incarnation = State.CLAIMED, seat.index, seat.incarnation
-        seat.channel, seat.word, seat.state, seat.received = first, channel.word, core.SEAT_BUSY, False
+        channel.state, channel.slot, channel.epoch = ChannelState.CLAIMED, slot.index, slot.epoch
+        slot.channel, slot.word, slot.state, slot.received = first, channel.word, core.SLOT_BUSY, False
 
-    def _at_work(self, received: bool) -> list[SeatModel]:
-        """Seats whose executors can move bytes. One that is being killed is not followed any more."""
+    def _at_work(self, received: bool) -> list[SlotModel]:
+        """Slots whose executors can move bytes. One that is being killed is not followed any more."""
         return [
-            seat
-            for seat in self.seats
-            if self._holds(seat)
-            and seat.received == received
-            and self.channels[seat.channel].state is not State.KILLING
+            slot
+            for slot in self.slots
+            if self._holds(slot)
+            and slot.received == received
+            and self.channels[slot.channel].state is not ChannelState.KILLING
         ]
 
     @precondition(lambda self: self._at_work(received=False))
     @rule(data=st.data())
     def receive(self, data: st.DataObject) -> None:
-        seat = data.draw(st.sampled_from(self._at_work(received=False)))
-        channel = self.channels[seat.channel]
-        if not channel.open and channel.state is State.CLAIMED:
+        slot = data.draw(st.sampled_from(self._at_work(received=False)))
+        channel = self.channels[slot.channel]
+        if not channel.open and channel.state is ChannelState.CLAIMED:
             return  # its client has broken the rules, and sends nothing more
-        got = self._while_client_moves(lambda: seat.native.receive(MAX_BYTES), channel)
+        got = self._while_client_moves(lambda: slot.native.receive(MAX_BYTES), channel)
         if isinstance(got, int):
             assert got == core.LOST
-            assert channel.state is State.ABANDONED
-            seat.received = None
+            assert channel.state is ChannelState.ABANDONED
+            slot.received = None
             return
         assert (got.request_id, got.payload) == (channel.number, payload(channel.number, channel.size))
-        seat.received = True
+        slot.received = True
 
     @precondition(lambda self: self._at_work(received=True))
     @rule(data=st.data(), size=sizes)
     def reply(self, data: st.DataObject, size: int) -> None:
-        seat = data.draw(st.sampled_from(self._at_work(received=True)))
-        channel = self.channels[seat.channel]
-        if not channel.open and channel.state is State.CLAIMED:
+        slot = data.draw(st.sampled_from(self._at_work(received=True)))
+        channel = self.channels[slot.channel]
+        if not channel.open and channel.state is ChannelState.CLAIMED:
             return
         answer = response(channel.number, payload(channel.number + 1, size))
-        code = self._while_client_moves(lambda: reply(seat.native, answer), channel)
-        if channel.state is State.CLAIMED:
+        code = self._while_client_moves(lambda: reply(slot.native, answer), channel)
+        if channel.state is ChannelState.CLAIMED:
             assert code == core.TRANSFERRED
-            channel.state, channel.outcome = State.DONE, answer
-            seat.state = core.SEAT_IDLE
+            channel.state, channel.outcome = ChannelState.DONE, answer
+            slot.state = core.SLOT_IDLE
             return
         assert code == core.LOST
         # One that fits is written before it is seen that nobody wants it, and ends the request.
-        if State(self.arena.word(seat.channel) & 0xFF) is State.IDLE:
-            channel.state, seat.state = State.IDLE, core.SEAT_IDLE
+        if ChannelState(self.arena.word(slot.channel) & 0xFF) is ChannelState.IDLE:
+            channel.state, slot.state = ChannelState.IDLE, core.SLOT_IDLE
         else:
             assert size > RING - 200
-            seat.received = None
+            slot.received = None
 
-    @precondition(lambda self: self._queue() and self._free_seats())
+    @precondition(lambda self: self._queue() and self._free_slots())
     @rule(data=st.data(), size=sizes)
     def serve(self, data: st.DataObject, size: int) -> None:
         """As it goes mostly."""
@@ -260,62 +260,66 @@ class Handover(RuleBasedStateMachine):
         if self._at_work(received=True):
             self.reply(data, size)
 
-    @precondition(lambda self: any(seat.channel >= 0 for seat in self.seats))
+    @precondition(lambda self: any(slot.channel >= 0 for slot in self.slots))
     @rule(data=st.data(), reason=st.integers(0, 2**64 - 1))
     def fail(self, data: st.DataObject, reason: int) -> None:
-        seat = data.draw(st.sampled_from([seat for seat in self.seats if seat.channel >= 0]))
-        mine = self._holds(seat)
-        channel = self.channels[seat.channel]
-        answered = seat.native.fail(reason)
-        assert answered == (mine and channel.state is State.CLAIMED)
+        slot = data.draw(st.sampled_from([slot for slot in self.slots if slot.channel >= 0]))
+        mine = self._holds(slot)
+        channel = self.channels[slot.channel]
+        answered = slot.native.fail(reason)
+        assert answered == (mine and channel.state is ChannelState.CLAIMED)
         if not mine:
             return
         if answered:
-            channel.state, channel.outcome = State.FAILED, reason
-        elif channel.state is State.ABANDONED:
-            channel.state = State.IDLE
-        seat.state = core.SEAT_BUSY if channel.state is State.KILLING else core.SEAT_IDLE
+            channel.state, channel.outcome = ChannelState.FAILED, reason
+        elif channel.state is ChannelState.ABANDONED:
+            channel.state = ChannelState.IDLE
+        slot.state = core.SLOT_BUSY if channel.state is ChannelState.KILLING else core.SLOT_IDLE
 
     # -- the supervisor ------------------------------------------------------------------------------------
 
-    @precondition(lambda self: self._channels_in(State.CLAIMED, State.ABANDONED))
+    @precondition(lambda self: self._channels_in(ChannelState.CLAIMED, ChannelState.ABANDONED))
     @rule(data=st.data())
     def kill(self, data: st.DataObject) -> None:
-        channel = data.draw(st.sampled_from(self._channels_in(State.CLAIMED, State.ABANDONED)))
-        assert self.arena.step(channel.native.index, channel.word, with_state(channel.word, State.KILLING))
-        channel.state = State.KILLING
+        channel = data.draw(st.sampled_from(self._channels_in(ChannelState.CLAIMED, ChannelState.ABANDONED)))
+        assert self.arena.step(
+            channel.native.index, channel.word, with_state(channel.word, ChannelState.KILLING)
+        )
+        channel.state = ChannelState.KILLING
 
     @precondition(lambda self: self._channels_in(*HELD))
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
-        """Whatever an executor was at, it is dead and reaped, and another takes its seat."""
-        seat = self.seats[data.draw(st.sampled_from(self._channels_in(*HELD))).seat]
+        """Whatever an executor was at, it is dead and reaped, and another takes its slot."""
+        slot = self.slots[data.draw(st.sampled_from(self._channels_in(*HELD))).slot]
         for at, channel in enumerate(self.channels):
-            if channel.state in HELD and (channel.seat, channel.incarnation) == (
-                seat.index,
-                seat.incarnation,
+            if channel.state in HELD and (channel.slot, channel.epoch) == (
+                slot.index,
+                slot.epoch,
             ):
-                abandoned = channel.state is State.ABANDONED
-                after = idle_word(channel.word) if abandoned else with_state(channel.word, State.FAILED)
+                abandoned = channel.state is ChannelState.ABANDONED
+                after = (
+                    idle_word(channel.word) if abandoned else with_state(channel.word, ChannelState.FAILED)
+                )
                 self.arena.set_failure(at, 77)
                 assert self.arena.step(at, channel.word, after)
-                channel.state, channel.outcome = State(after & 0xFF), 77
-        self.arena.reset_seat(seat.index, SeatFact.OUTCOMES)
-        seat.incarnation = (seat.incarnation + 1) & 0xFF
-        self._start(seat)
+                channel.state, channel.outcome = ChannelState(after & 0xFF), 77
+        self.arena.reset_slot(slot.index, SlotGauge.OUTCOMES)
+        slot.epoch = (slot.epoch + 1) & 0xFF
+        self._start(slot)
 
     # -- what must hold ------------------------------------------------------------------------------------
 
     @invariant()
     def every_word_is_as_the_model_says(self) -> None:
         assert [self.arena.word(index) for index in range(CHANNELS)] == [each.word for each in self.channels]
-        assert [self.arena.seat_state(index) for index in range(SEATS)] == [seat.state for seat in self.seats]
+        assert [self.arena.slot_state(index) for index in range(SLOTS)] == [slot.state for slot in self.slots]
         assert self.arena.ready() == len(self._queue())
 
     @invariant()
     def a_channel_is_held_by_one_executor_at_most_and_an_executor_holds_one(self) -> None:
         held = [
-            (each.seat, each.incarnation)
+            (each.slot, each.epoch)
             for each in self.channels
             if generation_of(each.word) and each.state in HELD
         ]

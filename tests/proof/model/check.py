@@ -165,9 +165,9 @@ MUTATIONS: Final = (
     Mutation("NO_GENERATION", "late", "a stop means one generation"),
     Mutation("NO_SERIAL", "late", "an interrupt names its request"),
     Mutation(
-        "REPAIR_WITHOUT_SEAT", "other_wakes", "a repair is of the dead executor's own claim", quick=True
+        "REPAIR_WITHOUT_SLOT", "other_wakes", "a repair is of the dead executor's own claim", quick=True
     ),
-    Mutation("SEAT_REUSED_BEFORE_REPAIR", "executor_dies", "a seat is given away after its repair"),
+    Mutation("SLOT_REUSED_BEFORE_REPAIR", "executor_dies", "a slot is given away after its repair"),
     Mutation("NO_CANCEL_MESSAGE", "time_up", "the supervisor is told of what was ABANDONED"),
     Mutation(
         "BOUNDED_EXECUTORS=0",

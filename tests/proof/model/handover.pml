@@ -19,7 +19,7 @@
  *
  * What is left out, since nothing hangs on it: who published first is served first (any READY request is claimed), the
  * queue's length, how long to spin, and time: a deadline may come at any moment.
- * What waiters compare with what they noted (a bell's `count`, `published`) is one bit for each waiter here: whether it
+ * What waiters compare with what they noted (a doorbell's `count`, `published`) is one bit for each waiter here: whether it
  * has grown since. A signal that the kernel has sent counts as delivered: who was sent SIGKILL stores nothing more.
  */
 
@@ -75,7 +75,7 @@
 #endif
 /* SPINS: executors spin before they park. LARGE: what client 0 sends doesn't fit its ring. STALLS: it is stopped before
  * it sends the rest. FAILS: executors give requests
- * up, whose bytes don't come. RESPAWN: a reaped executor has a successor in its seat. INTERRUPTS: soft interrupts.
+ * up, whose bytes don't come. RESPAWN: a reaped executor has a successor in its slot. INTERRUPTS: soft interrupts.
  * TSO: processors with store buffers. */
 
 /* layout.State */
@@ -91,15 +91,15 @@
 #define EXECUTOR 2
 #define SUPERVISOR 3
 
-/* The state word, with fewer bits: state (0-2), executor's seat (3), its incarnation (4-5), generation (6-). */
+/* The state word, with fewer bits: state (0-2), executor's slot (3), its epoch (4-5), generation (6-). */
 #define STATE(w) ((w) & 7)
-#define SEAT(w) (((w) >> 3) & 1)
-#define INCARNATION(w) (((w) >> 4) & 3)
+#define SLOT(w) (((w) >> 3) & 1)
+#define EPOCH(w) (((w) >> 4) & 3)
 #define GENERATION(w) ((w) >> 6)
 #define CLAIM(w) ((w) >> 3)
 #define WITH_STATE(w, s) ((((w) >> 3) << 3) | (s))
 #define IDLE_WORD(g) ((g) << 6)
-#define CLAIMED_BY(w, seat) (IDLE_WORD(GENERATION(w)) | (incarnation[seat] << 4) | ((seat) << 3) | CLAIMED)
+#define CLAIMED_BY(w, slot) (IDLE_WORD(GENERATION(w)) | (epoch[slot] << 4) | ((slot) << 3) | CLAIMED)
 #define HELD(w) (STATE(w) == CLAIMED || STATE(w) == ABANDONED || STATE(w) == KILLING)
 #define SERIAL(c, g) ((g) * 2 + (c))
 #define A_REQUEST_IS_READY (STATE(word[0]) == READY || STATE(word[C - 1]) == READY)
@@ -108,15 +108,15 @@
 short word[C];
 byte failure[C];                /* the generation that the reason is of */
 byte request[C], reply[C];      /* the generation whose bytes stand in the ring; 0: none */
-bool rung[C], client_parked[C]; /* the channel's bell: whether its count has grown, and the rest of it */
+bool rung[C], client_parked[C]; /* the channel's doorbell: whether its count has grown, and the rest of it */
 byte client_sem[C];
-#define SEAT_FREE 0
-#define SEAT_BUSY 1
-#define SEAT_IDLE 2
-byte seat_state[E];
+#define SLOT_FREE 0
+#define SLOT_BUSY 1
+#define SLOT_IDLE 2
+byte slot_state[E];
 bool news[E];                   /* whether `published` has grown since this executor noted it */
-bool seat_rung[E], seat_parked[E];
-byte seat_sem[E];
+bool slot_rung[E], slot_parked[E];
+byte slot_sem[E];
 #ifdef SPINS
 bool executor_spins[E];
 #endif
@@ -134,7 +134,7 @@ bool room, sent;                /* of channel 0: the first part was read, the se
 #define DEAD 3                  /* and waits to be reaped */
 #define REAPED 4
 byte fate[E];
-byte incarnation[E];
+byte epoch[E];
 byte told[E];                   /* molt_tell_claim: what it may be storing to, where only the supervisor looks */
 byte serves[E];                 /* the serial of what this executor has; it may store to that channel */
 bool hung[E];
@@ -177,7 +177,7 @@ byte buffer[2]; /* of executor 0, of client 0 */
 active proctype Memory() {
 end:
   do
-  :: d_step { buffer[0] == PARKED -> seat_parked[0] = true; buffer[0] = 0 }
+  :: d_step { buffer[0] == PARKED -> slot_parked[0] = true; buffer[0] = 0 }
 #ifdef SPINS
   :: d_step { buffer[0] == SPINNING -> executor_spins[0] = true; buffer[0] = 0 }
   :: d_step { buffer[0] == SPUN -> executor_spins[0] = false; buffer[0] = 0 }
@@ -224,9 +224,9 @@ inline step(c, from, to, actor, after) {
   }
 }
 
-/* molt_bell_wake. Its first load of `parked` and the exchange are one step: who loads true and exchanges false might as
+/* molt_doorbell_wake. Its first load of `parked` and the exchange are one step: who loads true and exchanges false might as
  * well have loaded later. */
-inline bell_wake(parked, sem) {
+inline doorbell_wake(parked, sem) {
   if
   :: !parked
   :: atomic { DRAINED && parked -> parked = false };
@@ -237,18 +237,18 @@ inline bell_wake(parked, sem) {
 /* molt_wake_executor */
 inline wake_executor() {
   do
-  :: atomic { i < E && seat_state[i] != SEAT_IDLE -> i++ }
-  :: atomic { i < E && seat_state[i] == SEAT_IDLE -> skip };
+  :: atomic { i < E && slot_state[i] != SLOT_IDLE -> i++ }
+  :: atomic { i < E && slot_state[i] == SLOT_IDLE -> skip };
      if
-     :: atomic { !seat_parked[i] -> i++ }
-     :: atomic { DRAINED && seat_parked[i] -> seat_parked[i] = false };
-        atomic { seat_sem[i]++; assert(seat_sem[i] <= MOST_TOKENS) };
+     :: atomic { !slot_parked[i] -> i++ }
+     :: atomic { DRAINED && slot_parked[i] -> slot_parked[i] = false };
+        atomic { slot_sem[i]++; assert(slot_sem[i] <= MOST_TOKENS) };
         if
 #ifdef WAKES_WHOM_IT_SAW
         :: atomic { true -> i = E }
 #else
-        :: atomic { seat_state[i] == SEAT_IDLE -> i = E }
-        :: atomic { seat_state[i] != SEAT_IDLE -> i++ } /* it waited for bytes of its request */
+        :: atomic { slot_state[i] == SLOT_IDLE -> i = E }
+        :: atomic { slot_state[i] != SLOT_IDLE -> i++ } /* it waited for bytes of its request */
 #endif
         fi
      fi
@@ -256,16 +256,16 @@ inline wake_executor() {
   od
 }
 
-/* molt_ring_client, and molt_bell_ring of a channel's bell */
+/* molt_ring_client, and molt_doorbell_ring of a channel's doorbell */
 inline ring_client(c) {
   ringer_store(rung[c], RUNG);
-  bell_wake(client_parked[c], client_sem[c])
+  doorbell_wake(client_parked[c], client_sem[c])
 }
 
 /* molt_ring_executor */
-inline ring_executor(seat) {
-  seat_rung[seat] = true;
-  bell_wake(seat_parked[seat], seat_sem[seat])
+inline ring_executor(slot) {
+  slot_rung[slot] = true;
+  doorbell_wake(slot_parked[slot], slot_sem[slot])
 }
 
 /* -- the executor ------------------------------------------------------------------------------------------ */
@@ -285,7 +285,7 @@ proctype Executor(byte me) {
 end_unborn:
   (fate[me] == ALIVE || fate[me] == KILLED);
   {
-    seat_state[me] = SEAT_IDLE; /* Seat.open */
+    slot_state[me] = SLOT_IDLE; /* Slot.open */
 
 next: /* molt_next_request */
     atomic { news[me] = false; claim = 0; c = 0 }; /* notes `published` */
@@ -324,9 +324,9 @@ next: /* molt_next_request */
     atomic {
       DRAINED ->
 #ifndef NO_DRAIN
-      seat_sem[me] = 0;
+      slot_sem[me] = 0;
 #endif
-      plain_store(seat_parked[me], true, PARKED)
+      plain_store(slot_parked[me], true, PARKED)
     };
     if
 #ifndef NO_RECHECK
@@ -338,19 +338,19 @@ next: /* molt_next_request */
     fi;
 end_parked:
     if
-    :: atomic { DRAINED && seat_sem[me] > 0 -> seat_sem[me]--; seat_parked[me] = false; goto next }
+    :: atomic { DRAINED && slot_sem[me] > 0 -> slot_sem[me]--; slot_parked[me] = false; goto next }
     :: atomic { BOUNDED_EXECUTORS && DRAINED && A_REQUEST_IS_READY -> skip }
     fi;
 parked:
-    atomic { DRAINED -> seat_parked[me] = false; goto next };
+    atomic { DRAINED -> slot_parked[me] = false; goto next };
 
 serve:
 #ifdef LARGE
-    seat_state[me] = SEAT_BUSY;
+    slot_state[me] = SLOT_BUSY;
     if
     :: atomic { c == 0 -> tells = false };
        do /* molt_transfer */
-       :: seat_rung[me] = false; /* notes the count */
+       :: slot_rung[me] = false; /* notes the count */
           if
           :: sent -> ring_client(c); break
           :: atomic { !sent -> assert(OWNS); room = true }
@@ -363,25 +363,25 @@ serve:
           :: !tells -> ring_client(c); tells = true
           :: tells
           fi;
-          atomic { seat_sem[me] = 0; seat_parked[me] = true };
+          atomic { slot_sem[me] = 0; slot_parked[me] = true };
           if
-          :: seat_rung[me]
-          :: !seat_rung[me] ->
+          :: slot_rung[me]
+          :: !slot_rung[me] ->
 end_transfer: /* it waits as long as its client is stopped; as built, for 5 s */
              if
-             :: atomic { seat_sem[me] > 0 -> seat_sem[me]-- }
+             :: atomic { slot_sem[me] > 0 -> slot_sem[me]-- }
              :: BOUNDED_EXECUTORS && (sent || word[c] != claim)
              fi
           fi;
-          seat_parked[me] = false
+          slot_parked[me] = false
        od
     :: c != 0
     fi;
 #endif
     if /* it says that it is busy, has read the request, and runs */
-    :: atomic { true -> seat_state[me] = SEAT_BUSY; assert(OWNS && request[c] == GENERATION(claim)) /* 5 */ }
+    :: atomic { true -> slot_state[me] = SLOT_BUSY; assert(OWNS && request[c] == GENERATION(claim)) /* 5 */ }
 #if HANGS > 0
-    :: atomic { hangs < HANGS -> hangs++; hung[me] = true; seat_state[me] = SEAT_BUSY }; false
+    :: atomic { hangs < HANGS -> hangs++; hung[me] = true; slot_state[me] = SLOT_BUSY }; false
 #endif
     fi;
 #ifdef INTERRUPTS
@@ -404,7 +404,7 @@ finish: /* molt_transfer writes the reply. molt_finish: molt_holds, idle, and th
     atomic {
       assert(OWNS && owner[c] != NOBODY); /* 5 */
       reply[c] = GENERATION(claim);
-      seat_state[me] = SEAT_IDLE;
+      slot_state[me] = SLOT_IDLE;
       seen = claim
     };
     if
@@ -459,7 +459,7 @@ stepped:
          :: else
          fi
        };
-       seat_state[me] = SEAT_BUSY;
+       slot_state[me] = SLOT_BUSY;
        false /* KILLING: ShmPort._give_up waits for it */
     fi;
     goto next;
@@ -508,7 +508,7 @@ inline give_up() {
      :: won ->
 #ifndef NO_RING_OF_EXECUTOR
         if
-        :: found == CLAIMED -> ring_executor(SEAT(seen))
+        :: found == CLAIMED -> ring_executor(SLOT(seen))
         :: found == READY
         fi;
 #endif
@@ -634,7 +634,7 @@ look: /* molt_await */
     :: else
     fi;
     if
-    :: atomic { untold && STATE(seen) == CLAIMED -> untold = false }; ring_executor(SEAT(seen)); goto look
+    :: atomic { untold && STATE(seen) == CLAIMED -> untold = false }; ring_executor(SLOT(seen)); goto look
     :: else
     fi;
 #endif
@@ -758,7 +758,7 @@ over:
 
 /* -- the supervisor ---------------------------------------------------------------------------------------- */
 #define LATE(c) (STATE(word[c]) == CLAIMED && stop[c] != CLAIM(word[c]) && \
-                 (deadlines < DEADLINES || hung[SEAT(word[c])] || fate[SEAT(word[c])] == STOPPED))
+                 (deadlines < DEADLINES || hung[SLOT(word[c])] || fate[SLOT(word[c])] == STOPPED))
 #ifdef NO_GENERATION
 #define SAME_CLAIM(claim, w) (((claim) & 7) == (CLAIM(w) & 7))
 #else
@@ -778,10 +778,10 @@ over:
    (STATE(word[c]) == READY || STATE(word[c]) == CLAIMED || TO_STOP(c) || \
     ((STATE(word[c]) == DONE || STATE(word[c]) == FAILED) && !TOLD(c)) || \
     (STATE(word[c]) == IDLE && CERTAIN(c) && !TOLD(c))))
-#ifdef REPAIR_WITHOUT_SEAT
+#ifdef REPAIR_WITHOUT_SLOT
 #define CLAIM_OF(c, s) (SERIAL(c, GENERATION(word[c])) == claimed)
 #else
-#define CLAIM_OF(c, s) (SEAT(word[c]) == s && SERIAL(c, GENERATION(word[c])) == claimed)
+#define CLAIM_OF(c, s) (SLOT(word[c]) == s && SERIAL(c, GENERATION(word[c])) == claimed)
 #endif
 /* ShmSupervisor._is_claimed: whether an executor says that it may store to it */
 #define TOLD(c) ((told[0] && told[0] % 2 == c) || (told[E - 1] && told[E - 1] % 2 == c))
@@ -790,14 +790,14 @@ over:
 inline tell_to_stop() {
   atomic { stop[c] = CLAIM(seen) };
 #ifdef INTERRUPTS
-  stop_word[SEAT(seen)] = SERIAL(c, GENERATION(seen));
-  signalled[SEAT(seen)] = true /* by the template */
+  stop_word[SLOT(seen)] = SERIAL(c, GENERATION(seen));
+  signalled[SLOT(seen)] = true /* by the forkserver */
 #else
   skip
 #endif
 }
 
-/* ShmSupervisor.on_executor_reaped and _repair: what this seat's executor has said that it has */
+/* ShmSupervisor.on_executor_reaped and _repair: what this slot's executor has said that it has */
 inline repair() {
   c = 0;
   do
@@ -825,21 +825,21 @@ inline repair() {
   od
 }
 
-/* Arena.reset_seat */
-inline reset_seat() {
-  seat_state[s] = SEAT_FREE;
+/* Arena.reset_slot */
+inline reset_slot() {
+  slot_state[s] = SLOT_FREE;
 #if RETIREMENTS > 0
   retire[s] = false;
 #endif
-  seat_parked[s] = false; /* molt_bell_init */
-  atomic { seat_sem[s] = 0; seat_rung[s] = false };
+  slot_parked[s] = false; /* molt_doorbell_init */
+  atomic { slot_sem[s] = 0; slot_rung[s] = false };
 #ifdef SPINS
   executor_spins[s] = false;
 #endif
 #ifdef INTERRUPTS
   atomic { stop_word[s] = 0; signalled[s] = false }; /* StopWords.lend; a signal to a dead process is none */
 #endif
-  incarnation[s] = (incarnation[s] + 1) & 3
+  epoch[s] = (epoch[s] + 1) & 3
 }
 
 proctype Supervisor() {
@@ -863,7 +863,7 @@ end:
          fi;
          seen = word[c];
          if
-         :: !hung[SEAT(seen)] && fate[SEAT(seen)] != STOPPED -> deadlines++
+         :: !hung[SLOT(seen)] && fate[SLOT(seen)] != STOPPED -> deadlines++
          :: else
          fi
        };
@@ -904,8 +904,8 @@ end:
 #endif
           if
           :: won ->
-             atomic { /* ShmPool.kill_seat */
-               s = SEAT(seen);
+             atomic { /* ShmPool.kill_slot */
+               s = SLOT(seen);
                assert(fate[s] > STOPPED || serves[s] == SERIAL(c, stop[c] >> 3)); /* 6 */
                if
                :: fate[s] < KILLED -> fate[s] = KILLED
@@ -934,12 +934,12 @@ end:
          fate[s] = REAPED;
          claimed = told[s]
        };
-#ifdef SEAT_REUSED_BEFORE_REPAIR
-       atomic { reset_seat(); fate[s] = ALIVE };
+#ifdef SLOT_REUSED_BEFORE_REPAIR
+       atomic { reset_slot(); fate[s] = ALIVE };
        repair();
 #else
        repair();
-       reset_seat();
+       reset_slot();
        told[s] = 0; /* StopWords.give_back */
 #endif
 #ifndef NO_WAKE_AFTER_REAP
@@ -949,7 +949,7 @@ end:
        :: c == C -> break
        od;
 #endif
-#if defined(RESPAWN) && !defined(SEAT_REUSED_BEFORE_REPAIR)
+#if defined(RESPAWN) && !defined(SLOT_REUSED_BEFORE_REPAIR)
        fate[s] = ALIVE;
 #endif
        atomic { c = 0; s = 0; seen = 0; claimed = 0; won = false }
@@ -998,7 +998,7 @@ end:
 #endif
     od
   } unless { supervisor_killed };
-  supervisor_gone = true; /* the kernel closes its sockets, and kills the template, and that kills the executors */
+  supervisor_gone = true; /* the kernel closes its sockets, and kills the forkserver, and that kills the executors */
   i = 0;
   do
   :: i < E ->

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from molt_accel.ipc.shm.layout import TRANSITIONS, Actor, State
+from molt_accel.ipc.shm.layout import CHANNEL_TRANSITIONS, Actor, ChannelState
 from tests.proof.model import check
 
 _STEP = re.compile(r"\bstep\(c, (\w+), (\w+), (\w+),")
@@ -22,15 +22,15 @@ def _ready_to_search() -> None:
 
 def test_the_model_takes_the_steps_of_the_table_and_no_others() -> None:
     steps = {
-        (State[before], State[after], Actor[actor])
+        (ChannelState[before], ChannelState[after], Actor[actor])
         for before, after, actor in _STEP.findall(check.MODEL.read_text())
         if before.isupper()
     }
-    assert steps == {(*step, actor) for step, actors in TRANSITIONS.items() for actor in actors}
+    assert steps == {(*step, actor) for step, actors in CHANNEL_TRANSITIONS.items() for actor in actors}
 
 
-@pytest.mark.parametrize("state", State)
-def test_the_model_numbers_states_as_the_table_does(state: State) -> None:
+@pytest.mark.parametrize("state", ChannelState)
+def test_the_model_numbers_states_as_the_table_does(state: ChannelState) -> None:
     assert re.search(rf"^#define {state.name} {int(state)}$", check.MODEL.read_text(), re.M)
 
 

@@ -15,7 +15,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
-enum { CLIENTS = 4, SEATS = 3, RING = 4096, LARGEST = 5 * RING };
+enum { CLIENTS = 4, SLOTS = 3, RING = 4096, LARGEST = 5 * RING };
 enum { STUCK_S = 30 };
 enum fate { ALIVE, DEAD, REAPED };
 
@@ -34,13 +34,13 @@ typedef struct {
 
 typedef struct {
     _Atomic int fate;
-    uint32_t incarnation; /* the supervisor's to change, while there is nobody in the seat */
+    uint32_t epoch; /* the supervisor's to change, while there is nobody in the slot */
     molt_word claimed;
 } executor;
 
 static molt_arena arena;
 static client clients[CLIENTS];
-static executor executors[SEATS];
+static executor executors[SLOTS];
 static int impatient, mortal; /* the mortal are impatient too */
 static uint64_t seed;
 static _Atomic int leaving, stopping; /* clients end their last call while the others still serve them */
@@ -91,7 +91,7 @@ static int move(molt_executor *e, uint64_t *state, void *to, const void *from, u
 /* Serve one request. Returns 0 if the executor has died of it. */
 static int serve(molt_executor *e, uint64_t *state, uint8_t *bytes) {
     label about;
-    atomic_fetch_add(&executors[e->seat].claimed, 1);
+    atomic_fetch_add(&executors[e->slot].claimed, 1);
     if (dies(state))
         return 0;
     if (!move(e, state, &about, NULL, sizeof about))
@@ -133,16 +133,16 @@ lost:
 }
 
 static void *run_executor(void *argument) {
-    uint32_t seat = (uint32_t)(uintptr_t)argument;
-    executor *self = &executors[seat];
-    uint64_t state = seed * 77777 + seat;
+    uint32_t slot = (uint32_t)(uintptr_t)argument;
+    executor *self = &executors[slot];
+    uint64_t state = seed * 77777 + slot;
     uint8_t *bytes = malloc(LARGEST);
     CHECK(bytes);
     while (!atomic_load(&stopping)) {
-        molt_executor e = {.seat = seat, .incarnation = self->incarnation};
-        atomic_store(&arena.seats[seat].state, MOLT_SEAT_IDLE);
+        molt_executor e = {.slot = slot, .epoch = self->epoch};
+        atomic_store(&arena.slots[slot].state, MOLT_SLOT_IDLE);
         for (;;) {
-            int next = molt_next_request(&arena, &e, some_spin(&state), (uint32_t)chance(&state, SEATS));
+            int next = molt_next_request(&arena, &e, some_spin(&state), (uint32_t)chance(&state, SLOTS));
             if (next == MOLT_NEXT_RETIRE)
                 break;
             CHECK(next == MOLT_NEXT_REQUEST);
@@ -271,7 +271,7 @@ static void *run_client(void *argument) {
         c->call.part[0] = (const uint8_t *)&about, c->call.left[0] = sizeof about;
         c->call.part[1] = request, c->call.left[1] = about.size;
         CHECK(molt_publish(&arena, &c->call));
-        uint32_t over = molt_over(&arena, &c->call, (uint32_t)chance(&state, 2));
+        uint32_t over = molt_excess(&arena, &c->call, (uint32_t)chance(&state, 2));
         int busy = over && chance(&state, 2) && molt_give_up(&arena, &c->call, 1) == MOLT_READY;
         if (!busy)
             molt_announce(&arena, &c->call);
@@ -324,13 +324,13 @@ static int held(uint64_t word) {
     return state == MOLT_CLAIMED || state == MOLT_ABANDONED || state == MOLT_KILLING;
 }
 
-static void reap(uint32_t seat) {
+static void reap(uint32_t slot) {
     for (uint32_t i = 0; i < CLIENTS; i++)
         for (;;) {
             uint64_t word = molt_look(&arena, i), after = MOLT_IDLE_WORD(MOLT_GENERATION(word));
-            if (!held(word) || MOLT_SEAT(word) != seat)
+            if (!held(word) || MOLT_SLOT(word) != slot)
                 break;
-            CHECK((word >> 24 & 0xff) == executors[seat].incarnation);
+            CHECK((word >> 24 & 0xff) == executors[slot].epoch);
             if (MOLT_STATE(word) != MOLT_ABANDONED) {
                 atomic_store(&arena.failure[i], FAILED_BY_SUPERVISOR);
                 after = MOLT_WITH_STATE(word, MOLT_FAILED);
@@ -340,12 +340,12 @@ static void reap(uint32_t seat) {
                 break;
             }
         }
-    molt_seat *s = &arena.seats[seat];
-    atomic_store(&s->state, MOLT_SEAT_FREE);
+    molt_slot *s = &arena.slots[slot];
+    atomic_store(&s->state, MOLT_SLOT_FREE);
     atomic_store(&s->retire, 0);
-    CHECK(molt_bell_init(&s->bell) == 0);
-    atomic_store(&arena.executor_spins[seat], 0);
-    executors[seat].incarnation = (executors[seat].incarnation + 1) & 0xff;
+    CHECK(molt_doorbell_init(&s->doorbell) == 0);
+    atomic_store(&arena.executor_spins[slot], 0);
+    executors[slot].epoch = (executors[slot].epoch + 1) & 0xff;
     if (molt_ahead_of(&arena, 1ull << 62))
         molt_wake_executor(&arena);
 }
@@ -363,8 +363,8 @@ static int reclaim(uint32_t channel) {
     if (MOLT_STATE(molt_look(&arena, channel)) != MOLT_IDLE)
         return 0;
     molt_channel *ch = molt_channel_at(&arena, channel);
-    CHECK(molt_bell_init(&ch->bell) == 0);
-    atomic_store(&ch->bell_of, channel);
+    CHECK(molt_doorbell_init(&ch->doorbell) == 0);
+    atomic_store(&ch->doorbell_of, channel);
     atomic_store(&arena.client_spins[channel], 0);
     return 1;
 }
@@ -373,7 +373,7 @@ static void *run_supervisor(void *argument) {
     uint64_t state = seed * 31337;
     (void)argument;
     while (!atomic_load(&stopping)) {
-        for (uint32_t i = 0; i < SEATS; i++)
+        for (uint32_t i = 0; i < SLOTS; i++)
             if (atomic_load(&executors[i].fate) == DEAD) {
                 reap(i);
                 atomic_store(&executors[i].fate, REAPED);
@@ -404,13 +404,13 @@ static void describe(void) {
         fprintf(stderr, "channel %u: word %#llx, fate %d, ended %llu, parked %llu, sent on: %llu left\n", i,
                 (unsigned long long)molt_look(&arena, i), atomic_load(&clients[i].fate),
                 (unsigned long long)atomic_load(&clients[i].ended),
-                (unsigned long long)atomic_load(&molt_channel_at(&arena, i)->bell.parked),
+                (unsigned long long)atomic_load(&molt_channel_at(&arena, i)->doorbell.parked),
                 (unsigned long long)(clients[i].call.left[0] + clients[i].call.left[1]));
-    for (uint32_t i = 0; i < SEATS; i++)
-        fprintf(stderr, "seat %u: state %llu, fate %d, claimed %llu, parked %llu, spins %d\n", i,
-                (unsigned long long)atomic_load(&arena.seats[i].state), atomic_load(&executors[i].fate),
+    for (uint32_t i = 0; i < SLOTS; i++)
+        fprintf(stderr, "slot %u: state %llu, fate %d, claimed %llu, parked %llu, spins %d\n", i,
+                (unsigned long long)atomic_load(&arena.slots[i].state), atomic_load(&executors[i].fate),
                 (unsigned long long)atomic_load(&executors[i].claimed),
-                (unsigned long long)atomic_load(&arena.seats[i].bell.parked), atomic_load(&arena.executor_spins[i]));
+                (unsigned long long)atomic_load(&arena.slots[i].doorbell.parked), atomic_load(&arena.executor_spins[i]));
 }
 
 /* Until the time is over, or somebody has not got on for so long that he never will. */
@@ -434,7 +434,7 @@ static void watch(double seconds) {
 }
 
 int main(int argc, char **argv) {
-    pthread_t callers[CLIENTS], others[SEATS + 2];
+    pthread_t callers[CLIENTS], others[SLOTS + 2];
     size_t n = 0;
     CHECK(argc == 4);
     mortal = strcmp(argv[1], "mortal") == 0;
@@ -442,12 +442,12 @@ int main(int argc, char **argv) {
     atomic_store(&numbers, 0);
     seed = strtoull(argv[3], NULL, 10);
     CHECK(seed);
-    arena = new_arena(CLIENTS, SEATS, RING);
+    arena = new_arena(CLIENTS, SLOTS, RING);
     for (uint32_t i = 0; i < CLIENTS; i++) {
         pthread_mutex_init(&clients[i].lock, NULL);
         clients[i].call.channel = i;
     }
-    for (uint32_t i = 0; i < SEATS; i++)
+    for (uint32_t i = 0; i < SLOTS; i++)
         CHECK(pthread_create(&others[n++], NULL, run_executor, (void *)(uintptr_t)i) == 0);
     CHECK(pthread_create(&others[n++], NULL, run_supervisor, NULL) == 0);
     if (impatient)
@@ -461,10 +461,10 @@ int main(int argc, char **argv) {
     for (uint32_t i = 0; i < CLIENTS; i++)
         CHECK(pthread_join(callers[i], NULL) == 0);
     atomic_store(&stopping, 1);
-    for (uint32_t i = 0; i < SEATS; i++) {
-        atomic_store(&arena.seats[i].retire, 1);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        atomic_store(&arena.slots[i].retire, 1);
         atomic_fetch_add(&arena.header->published, 1);
-        molt_bell_ring(&arena.seats[i].bell);
+        molt_doorbell_ring(&arena.slots[i].doorbell);
     }
     for (size_t i = 0; i < n; i++)
         CHECK(pthread_join(others[i], NULL) == 0);
@@ -484,9 +484,9 @@ int main(int argc, char **argv) {
     CHECK(failed > 10 && crowded_out);
     CHECK(impatient ? taken_back && given_up : !taken_back && !given_up);
     if (mortal)
-        CHECK(kills && deaths > SEATS && clients_lost);
+        CHECK(kills && deaths > SLOTS && clients_lost);
     else
-        CHECK(deaths <= SEATS && !kills && !clients_lost);
+        CHECK(deaths <= SLOTS && !kills && !clients_lost);
     for (uint64_t i = 0; i < REQUESTS; i++) /* run once, or taken back before */
         CHECK(runs[i] <= 1 || runs[i] == 100);
     free_arena(&arena);

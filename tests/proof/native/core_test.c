@@ -1,4 +1,4 @@
-/* molt_core.h on one thread: geometry, attaching to what is damaged, rings, bells, every step of a state word, queueing. */
+/* molt_core.h on one thread: geometry, attaching to what is damaged, rings, doorbells, every step of a state word, queueing. */
 #include "testing.h"
 
 #include <pthread.h>
@@ -15,7 +15,7 @@ typedef struct {
 } region;
 
 static void check_regions(const molt_arena *a) {
-    uint32_t channels = a->geometry.channels, seats = a->geometry.seats;
+    uint32_t channels = a->geometry.channels, slots = a->geometry.slots;
     region all[7 + 3 * 8];
     size_t n = 0;
     CHECK(channels <= 8);
@@ -24,8 +24,8 @@ static void check_regions(const molt_arena *a) {
     all[n++] = (region){(uint8_t *)a->ticket_of, channels * sizeof(molt_word)};
     all[n++] = (region){(uint8_t *)a->failure, channels * sizeof(molt_word)};
     all[n++] = (region){(uint8_t *)a->client_spins, channels};
-    all[n++] = (region){(uint8_t *)a->executor_spins, seats};
-    all[n++] = (region){(uint8_t *)a->seats, seats * sizeof(molt_seat)};
+    all[n++] = (region){(uint8_t *)a->executor_spins, slots};
+    all[n++] = (region){(uint8_t *)a->slots, slots * sizeof(molt_slot)};
     for (uint32_t i = 0; i < channels; i++) {
         all[n++] = (region){(uint8_t *)molt_channel_at(a, i), sizeof(molt_channel)};
         all[n++] = (region){molt_request_data(a, i), a->geometry.ring_bytes};
@@ -38,14 +38,14 @@ static void check_regions(const molt_arena *a) {
     }
     for (uint32_t i = 0; i < channels; i++)
         CHECK((uintptr_t)molt_channel_at(a, i) % MOLT_CACHE_LINE == 0);
-    CHECK((uintptr_t)a->seats % MOLT_PAGE == 0 && (uintptr_t)a->words % MOLT_PAGE == 0);
+    CHECK((uintptr_t)a->slots % MOLT_PAGE == 0 && (uintptr_t)a->words % MOLT_PAGE == 0);
 }
 
 static void test_nothing_in_an_arena_overlaps(void) {
     for (uint32_t channels = 1; channels <= 8; channels++)
-        for (uint32_t seats = 1; seats <= 70; seats += 23)
+        for (uint32_t slots = 1; slots <= 70; slots += 23)
             for (uint64_t ring = MOLT_PAGE; ring <= 4 * MOLT_PAGE; ring *= 2) {
-                molt_arena a = new_arena(channels, seats, ring);
+                molt_arena a = new_arena(channels, slots, ring);
                 check_regions(&a);
                 free_arena(&a);
             }
@@ -53,11 +53,11 @@ static void test_nothing_in_an_arena_overlaps(void) {
 
 static void test_impossible_geometries_have_no_size(void) {
     CHECK(planned(1, 1, MOLT_PAGE));
-    CHECK(planned(MOLT_MAX_CHANNELS, MOLT_MAX_SEATS, MOLT_PAGE));
+    CHECK(planned(MOLT_MAX_CHANNELS, MOLT_MAX_SLOTS, MOLT_PAGE));
     CHECK(!planned(0, 1, MOLT_PAGE));
     CHECK(!planned(1, 0, MOLT_PAGE));
     CHECK(!planned(MOLT_MAX_CHANNELS + 1, 1, MOLT_PAGE));
-    CHECK(!planned(1, MOLT_MAX_SEATS + 1, MOLT_PAGE));
+    CHECK(!planned(1, MOLT_MAX_SLOTS + 1, MOLT_PAGE));
     CHECK(!planned(UINT32_MAX, UINT32_MAX, MOLT_PAGE));
     CHECK(!planned(1, 1, MOLT_PAGE / 2));
     CHECK(!planned(1, 1, MOLT_PAGE + 1));
@@ -73,12 +73,12 @@ static void test_an_arena_is_found_as_it_was_made(void) {
     CHECK(memcmp(&b, &a, sizeof a) == 0);
     for (uint32_t i = 0; i < 3; i++) {
         CHECK(molt_look(&b, i) == MOLT_IDLE_WORD(0));
-        CHECK(atomic_load(&molt_channel_at(&b, i)->bell_of) == i);
+        CHECK(atomic_load(&molt_channel_at(&b, i)->doorbell_of) == i);
     }
     free_arena(&a);
 }
 
-/* Any flipped bit of the header is refused, or what it leads to lies inside the memory all the same: two numbers of seats
+/* Any flipped bit of the header is refused, or what it leads to lies inside the memory all the same: two numbers of slots
  * can take as many pages. */
 static void test_damaged_headers_lead_nowhere(void) {
     molt_arena a = new_arena(3, 2, MOLT_PAGE);
@@ -87,7 +87,7 @@ static void test_damaged_headers_lead_nowhere(void) {
         molt_arena b = {.base = a.base};
         a.base[bit / 8] ^= (uint8_t)(1u << bit % 8);
         if (molt_arena_attach(&b, size) == NULL) {
-            CHECK(bit / 8 >= offsetof(molt_geometry, seats) && bit / 8 < offsetof(molt_geometry, ring_bytes));
+            CHECK(bit / 8 >= offsetof(molt_geometry, slots) && bit / 8 < offsetof(molt_geometry, ring_bytes));
             CHECK(b.geometry.size == size);
             check_regions(&b);
         }
@@ -153,81 +153,81 @@ static void test_counts_that_cant_be_are_not_followed(void) {
     }
 }
 
-/* -- bells ----------------------------------------------------------------------------------------------------- */
+/* -- doorbells ----------------------------------------------------------------------------------------------------- */
 
 static void nothing(int signum) { (void)signum; }
 
 static void test_a_park_ends_with_a_ring_a_change_a_signal_or_the_time(void) {
-    molt_bell bell;
-    CHECK(molt_bell_init(&bell) == 0);
+    molt_doorbell doorbell;
+    CHECK(molt_doorbell_init(&doorbell) == 0);
     uint64_t soon = molt_now_ns() + 20000000, never = molt_now_ns() + 60000000000u;
-    CHECK(molt_park(&bell, &bell.count, 0, soon) == MOLT_TIMED_OUT);
+    CHECK(molt_park(&doorbell, &doorbell.count, 0, soon) == MOLT_TIMED_OUT);
     CHECK(molt_now_ns() >= soon);
-    CHECK(molt_park(&bell, &bell.count, 1, never) == MOLT_CHANGED);
+    CHECK(molt_park(&doorbell, &doorbell.count, 1, never) == MOLT_CHANGED);
 
-    CHECK(molt_bell_wake(&bell) == 0); /* nobody sleeps */
-    atomic_store(&bell.parked, 1);     /* now somebody is about to */
-    CHECK(molt_bell_wake(&bell) == 1 && molt_bell_wake(&bell) == 0);
+    CHECK(molt_doorbell_wake(&doorbell) == 0); /* nobody sleeps */
+    atomic_store(&doorbell.parked, 1);     /* now somebody is about to */
+    CHECK(molt_doorbell_wake(&doorbell) == 1 && molt_doorbell_wake(&doorbell) == 0);
     /* Its token came too late for that wait, and ends no other. */
-    CHECK(molt_park(&bell, &bell.count, 0, molt_now_ns() + 20000000) == MOLT_TIMED_OUT);
+    CHECK(molt_park(&doorbell, &doorbell.count, 0, molt_now_ns() + 20000000) == MOLT_TIMED_OUT);
 
     struct sigaction action = {.sa_handler = nothing};
     struct itimerval timer = {.it_value = {.tv_usec = 20000}, .it_interval = {.tv_usec = 20000}};
     sigaction(SIGALRM, &action, NULL);
     setitimer(ITIMER_REAL, &timer, NULL);
-    CHECK(molt_park(&bell, &bell.count, 0, never) == MOLT_INTERRUPTED);
+    CHECK(molt_park(&doorbell, &doorbell.count, 0, never) == MOLT_INTERRUPTED);
     setitimer(ITIMER_REAL, &(struct itimerval){0}, NULL);
 
-    molt_bell_ring(&bell);
-    CHECK(atomic_load(&bell.count) == 1 && atomic_load(&bell.parked) == 0);
+    molt_doorbell_ring(&doorbell);
+    CHECK(atomic_load(&doorbell.count) == 1 && atomic_load(&doorbell.parked) == 0);
 }
 
-/* What molt_bell_mend takes for granted of the C library. */
+/* What molt_doorbell_repair takes for granted of the C library. */
 static void test_nothing_but_a_semaphore_s_count_changes_as_it_is_used(void) {
-    molt_bell bell;
+    molt_doorbell doorbell;
     char before[sizeof(sem_t)];
-    CHECK(molt_bell_init(&bell) == 0);
-    molt_bell_mend(&bell);
-    memcpy(before, &bell.sem, sizeof before);
+    CHECK(molt_doorbell_init(&doorbell) == 0);
+    molt_doorbell_repair(&doorbell);
+    memcpy(before, &doorbell.sem, sizeof before);
     for (int i = 0; i < 3; i++)
-        CHECK(sem_post(&bell.sem) == 0);
+        CHECK(sem_post(&doorbell.sem) == 0);
     for (int i = 0; i < 3; i++)
-        CHECK(sem_trywait(&bell.sem) == 0);
-    CHECK(molt_park(&bell, &bell.count, 0, molt_now_ns() + 1000000) == MOLT_TIMED_OUT);
-    CHECK(memcmp(before + MOLT_SEM_COUNT, (char *)&bell.sem + MOLT_SEM_COUNT, sizeof before - MOLT_SEM_COUNT) == 0);
+        CHECK(sem_trywait(&doorbell.sem) == 0);
+    CHECK(molt_park(&doorbell, &doorbell.count, 0, molt_now_ns() + 1000000) == MOLT_TIMED_OUT);
+    CHECK(memcmp(before + MOLT_SEM_COUNT, (char *)&doorbell.sem + MOLT_SEM_COUNT, sizeof before - MOLT_SEM_COUNT) == 0);
 }
 
 static void test_a_semaphore_that_was_scribbled_over_is_put_right(void) {
-    molt_bell bell;
+    molt_doorbell doorbell;
     uint64_t seed = 5;
     for (int round = 0; round < 300; round++) {
-        CHECK(molt_bell_init(&bell) == 0);
-        for (size_t i = 0; i < sizeof bell.sem; i++)
+        CHECK(molt_doorbell_init(&doorbell) == 0);
+        for (size_t i = 0; i < sizeof doorbell.sem; i++)
             if (chance(&seed, 2))
-                ((uint8_t *)&bell.sem)[i] = (uint8_t)chance(&seed, 256);
-        atomic_store(&bell.parked, 1);
-        CHECK(molt_bell_wake(&bell) == 1); /* neither aborts nor sleeps */
+                ((uint8_t *)&doorbell.sem)[i] = (uint8_t)chance(&seed, 256);
+        atomic_store(&doorbell.parked, 1);
+        CHECK(molt_doorbell_wake(&doorbell) == 1); /* neither aborts nor sleeps */
         /* Nor does it let nobody sleep from now on. */
-        molt_park(&bell, &bell.count, 1, 0);
-        CHECK(molt_park(&bell, &bell.count, 0, molt_now_ns() + 10000) == MOLT_TIMED_OUT);
+        molt_park(&doorbell, &doorbell.count, 1, 0);
+        CHECK(molt_park(&doorbell, &doorbell.count, 0, molt_now_ns() + 10000) == MOLT_TIMED_OUT);
     }
 }
 
-static void *ring_it(void *bell) {
-    while (!atomic_load(&((molt_bell *)bell)->parked))
+static void *ring_it(void *doorbell) {
+    while (!atomic_load(&((molt_doorbell *)doorbell)->parked))
         sched_yield();
-    molt_bell_ring(bell);
+    molt_doorbell_ring(doorbell);
     return NULL;
 }
 
 static void test_a_ring_wakes_who_sleeps(void) {
-    molt_bell bell;
-    CHECK(molt_bell_init(&bell) == 0);
+    molt_doorbell doorbell;
+    CHECK(molt_doorbell_init(&doorbell) == 0);
     for (uint64_t round = 0; round < 50; round++) {
         pthread_t thread;
-        CHECK(pthread_create(&thread, NULL, ring_it, &bell) == 0);
-        CHECK(molt_park(&bell, &bell.count, round, molt_now_ns() + 60000000000u) == MOLT_CHANGED);
-        CHECK(atomic_load(&bell.count) == round + 1);
+        CHECK(pthread_create(&thread, NULL, ring_it, &doorbell) == 0);
+        CHECK(molt_park(&doorbell, &doorbell.count, round, molt_now_ns() + 60000000000u) == MOLT_CHANGED);
+        CHECK(atomic_load(&doorbell.count) == round + 1);
         pthread_join(thread, NULL);
     }
 }
@@ -265,8 +265,8 @@ static void test_long_waits_end_spinning_and_short_ones_bring_it_back(void) {
 
 enum { RING = 4096 };
 
-static molt_executor executor_in(uint32_t seat, uint32_t incarnation) {
-    return (molt_executor){.seat = seat, .incarnation = incarnation};
+static molt_executor executor_in(uint32_t slot, uint32_t epoch) {
+    return (molt_executor){.slot = slot, .epoch = epoch};
 }
 
 static int publish(molt_arena *a, molt_call *c, uint32_t channel, const void *bytes, uint64_t n) {
@@ -278,8 +278,8 @@ static void must_publish(molt_arena *a, molt_call *c, uint32_t channel) { CHECK(
 
 static void put(molt_arena *a, uint32_t channel, uint64_t word) { atomic_store(&a->words[channel], word); }
 
-static uint64_t word_of(uint32_t state, uint32_t seat, uint32_t incarnation, uint32_t generation) {
-    return state | (uint64_t)seat << 8 | (uint64_t)incarnation << 24 | (uint64_t)generation << 32;
+static uint64_t word_of(uint32_t state, uint32_t slot, uint32_t epoch, uint32_t generation) {
+    return state | (uint64_t)slot << 8 | (uint64_t)epoch << 24 | (uint64_t)generation << 32;
 }
 
 static void test_a_small_exchange_goes_through_each_state(void) {
@@ -302,10 +302,10 @@ static void test_a_small_exchange_goes_through_each_state(void) {
     CHECK(molt_transfer(&a, &e, NULL, (const uint8_t *)"answer", 6, &done, 0) == MOLT_TRANSFERRED);
     CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME);
 
-    uint64_t rung = atomic_load(&molt_channel_at(&a, 1)->bell.count);
+    uint64_t rung = atomic_load(&molt_channel_at(&a, 1)->doorbell.count);
     CHECK(molt_finish(&a, &e, MOLT_DONE, 0) == 1);
     CHECK(molt_look(&a, 1) == word_of(MOLT_DONE, 1, 7, 1));
-    CHECK(atomic_load(&molt_channel_at(&a, 1)->bell.count) == rung + 1);
+    CHECK(atomic_load(&molt_channel_at(&a, 1)->doorbell.count) == rung + 1);
     CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_OUTCOME);
     c.into = bytes, c.wanted = 6;
     CHECK(molt_reply_there(&a, &c) == 6 && molt_take_more(&a, &c) == 1 && c.wanted == 0);
@@ -334,12 +334,12 @@ static void test_operations_take_their_own_steps_only(void) {
     molt_arena a = new_arena(1, 2, RING);
     for (size_t op = 0; op < sizeof expected / sizeof *expected; op++)
         for (uint32_t from = 0; from < NONE; from++)
-            for (uint32_t seat = 0; seat < 2; seat++) {
+            for (uint32_t slot = 0; slot < 2; slot++) {
                 int held = from != MOLT_IDLE && from != MOLT_READY;
-                uint64_t before = word_of(from, held ? seat : 0, held ? seat : 0, 9);
-                molt_executor e = executor_in(seat, seat);
+                uint64_t before = word_of(from, held ? slot : 0, held ? slot : 0, 9);
+                molt_executor e = executor_in(slot, slot);
                 molt_call c = {.channel = 0, .word = word_of(MOLT_READY, 0, 0, 9)};
-                e.word = word_of(MOLT_CLAIMED, seat, seat, 9);
+                e.word = word_of(MOLT_CLAIMED, slot, slot, 9);
                 put(&a, 0, before);
                 switch (op) {
                 case 0: CHECK(publish(&a, &c, 0, "", 0) == (from == MOLT_IDLE)); break;
@@ -381,7 +381,7 @@ static void test_a_word_that_cant_be_ends_the_wait(void) {
     free_arena(&a);
 }
 
-static void test_a_late_finish_touches_neither_the_channel_nor_the_seat(void) {
+static void test_a_late_finish_touches_neither_the_channel_nor_the_slot(void) {
     molt_arena a = new_arena(1, 2, RING);
     molt_executor late = executor_in(0, 0), other = executor_in(1, 0);
     molt_call c;
@@ -389,14 +389,14 @@ static void test_a_late_finish_touches_neither_the_channel_nor_the_seat(void) {
     CHECK(molt_claim(&a, &late));
     CHECK(molt_give_up(&a, &c, 0) == MOLT_CLAIMED);
     CHECK(molt_finish(&a, &late, MOLT_DONE, 0) == 0); /* ends it */
-    CHECK(molt_look(&a, 0) == MOLT_IDLE_WORD(1) && atomic_load(&a.seats[0].state) == MOLT_SEAT_IDLE);
+    CHECK(molt_look(&a, 0) == MOLT_IDLE_WORD(1) && atomic_load(&a.slots[0].state) == MOLT_SLOT_IDLE);
 
     must_publish(&a, &c, 0);
     CHECK(molt_claim(&a, &other));
     atomic_store(&a.failure[0], 77);
     CHECK(molt_finish(&a, &late, MOLT_FAILED, 5) == 0); /* once more */
     CHECK(molt_look(&a, 0) == other.word && atomic_load(&a.failure[0]) == 77);
-    CHECK(atomic_load(&a.seats[0].state) == MOLT_SEAT_IDLE); /* it can still be woken for another request */
+    CHECK(atomic_load(&a.slots[0].state) == MOLT_SLOT_IDLE); /* it can still be woken for another request */
     free_arena(&a);
 }
 
@@ -408,7 +408,7 @@ static void test_an_executor_that_is_being_killed_counts_as_busy(void) {
     CHECK(molt_claim(&a, &e));
     CHECK(molt_step(&a, 0, e.word, MOLT_WITH_STATE(e.word, MOLT_KILLING)));
     CHECK(molt_finish(&a, &e, MOLT_DONE, 0) == 0);
-    CHECK(MOLT_STATE(molt_look(&a, 0)) == MOLT_KILLING && atomic_load(&a.seats[0].state) == MOLT_SEAT_BUSY);
+    CHECK(MOLT_STATE(molt_look(&a, 0)) == MOLT_KILLING && atomic_load(&a.slots[0].state) == MOLT_SLOT_BUSY);
     CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME); /* the outcome is the supervisor's */
     free_arena(&a);
 }
@@ -460,22 +460,22 @@ static void test_places_are_those_of_the_queue_and_of_idle_executors(void) {
         molt_arena a = new_arena(CHANNELS, 3, RING);
         molt_call c[CHANNELS];
         for (uint32_t i = 0; i < idle; i++)
-            atomic_store(&a.seats[i].state, MOLT_SEAT_IDLE);
+            atomic_store(&a.slots[i].state, MOLT_SLOT_IDLE);
         for (uint32_t i = 0; i < CHANNELS; i++) {
             must_publish(&a, &c[i], i);
-            uint32_t places = PLACES + idle;
-            CHECK(molt_over(&a, &c[i], PLACES) == (i < places ? 0 : i - places + 1));
-            CHECK(molt_over(&a, &c[i], 0) == (i < idle ? 0 : i - idle + 1));
+            uint32_t capacity = PLACES + idle;
+            CHECK(molt_excess(&a, &c[i], PLACES) == (i < capacity ? 0 : i - capacity + 1));
+            CHECK(molt_excess(&a, &c[i], 0) == (i < idle ? 0 : i - idle + 1));
         }
         CHECK(molt_ahead_of(&a, atomic_load(&a.ticket_of[4])) == 4);
         molt_executor e = executor_in(0, 0);
         CHECK(molt_claim(&a, &e)); /* the others move up */
-        CHECK(molt_over(&a, &c[CHANNELS - 1], PLACES) == CHANNELS - 1 - PLACES - idle);
+        CHECK(molt_excess(&a, &c[CHANNELS - 1], PLACES) == CHANNELS - 1 - PLACES - idle);
         free_arena(&a);
     }
 }
 
-/* Who has drawn a ticket and is not READY yet is overlooked by those behind him. So the queue can exceed its places by as many
+/* Who has drawn a ticket and is not READY yet is overlooked by those behind him. So the queue can exceed its capacity by as many
  * as are being published at this very moment, and by no more. */
 static void test_the_queue_exceeds_its_places_by_those_being_published_at_most(void) {
     enum { CHANNELS = 8, PLACES = 2 };
@@ -485,7 +485,7 @@ static void test_the_queue_exceeds_its_places_by_those_being_published_at_most(v
     uint32_t admitted = 0;
     for (uint32_t i = 0; i < CHANNELS - 1; i++) {
         must_publish(&a, &c[i], i);
-        if (molt_over(&a, &c[i], PLACES))
+        if (molt_excess(&a, &c[i], PLACES))
             CHECK(molt_give_up(&a, &c[i], 1) == MOLT_READY);
         else
             admitted++;
@@ -493,7 +493,7 @@ static void test_the_queue_exceeds_its_places_by_those_being_published_at_most(v
     CHECK(admitted == PLACES);
     must_publish(&a, &c[7], 7);
     atomic_store(&a.ticket_of[7], slow);
-    CHECK(molt_over(&a, &c[7], PLACES) == 0);
+    CHECK(molt_excess(&a, &c[7], PLACES) == 0);
     free_arena(&a);
 }
 
@@ -511,24 +511,24 @@ static void test_only_channels_in_use_are_looked_at(void) {
 
 /* -- waking ---------------------------------------------------------------------------------------------------- */
 
-static void park_seat(molt_arena *a, uint32_t seat, uint32_t state) {
-    atomic_store(&a->seats[seat].state, state);
-    atomic_store(&a->seats[seat].bell.parked, 1);
+static void park_slot(molt_arena *a, uint32_t slot, uint32_t state) {
+    atomic_store(&a->slots[slot].state, state);
+    atomic_store(&a->slots[slot].doorbell.parked, 1);
 }
 
 static void test_one_idle_sleeper_is_woken_for_a_request(void) {
     molt_arena a = new_arena(1, 4, RING);
     molt_call c;
-    park_seat(&a, 0, MOLT_SEAT_FREE);
-    park_seat(&a, 1, MOLT_SEAT_BUSY); /* waits for bytes */
-    park_seat(&a, 2, MOLT_SEAT_IDLE);
-    park_seat(&a, 3, MOLT_SEAT_IDLE);
+    park_slot(&a, 0, MOLT_SLOT_FREE);
+    park_slot(&a, 1, MOLT_SLOT_BUSY); /* waits for bytes */
+    park_slot(&a, 2, MOLT_SLOT_IDLE);
+    park_slot(&a, 3, MOLT_SLOT_IDLE);
     must_publish(&a, &c, 0);
     molt_announce(&a, &c);
     CHECK(atomic_load(&a.header->published) == 1 && !c.deferred);
     uint64_t parked = 0;
     for (uint32_t i = 0; i < 4; i++)
-        parked |= atomic_load(&a.seats[i].bell.parked) << i;
+        parked |= atomic_load(&a.slots[i].doorbell.parked) << i;
     CHECK(parked == 0xb);
     CHECK(molt_wake_executor(&a) == 1 && molt_wake_executor(&a) == 0);
     free_arena(&a);
@@ -550,10 +550,10 @@ static void test_while_one_spins_no_other_is_woken_unless_it_comes_too_late(void
         molt_call c;
         atomic_store(&a.executor_spins[0], 1);
         atomic_store(&a.header->looked_ns, molt_now_ns()); /* or looking who else runs would take the time of the spin */
-        park_seat(&a, 1, MOLT_SEAT_IDLE);
+        park_slot(&a, 1, MOLT_SLOT_IDLE);
         must_publish(&a, &c, 0);
         molt_announce(&a, &c);
-        CHECK(c.deferred && atomic_load(&a.seats[1].bell.parked));
+        CHECK(c.deferred && atomic_load(&a.slots[1].doorbell.parked));
         if (ways[i].claimed)
             CHECK(molt_claim(&a, &e));
         switch (ways[i].way) {
@@ -563,25 +563,25 @@ static void test_while_one_spins_no_other_is_woken_unless_it_comes_too_late(void
         case REDIRECT: molt_redirect(&a, &c, 0); break;
         case POLL: CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME);
         }
-        CHECK(atomic_load(&a.seats[1].bell.parked) == (uint64_t)!ways[i].wakes);
+        CHECK(atomic_load(&a.slots[1].doorbell.parked) == (uint64_t)!ways[i].wakes);
         free_arena(&a);
     }
 }
 
-static void test_a_redirected_channel_rings_the_other_bell(void) {
+static void test_a_redirected_channel_rings_the_other_doorbell(void) {
     molt_arena a = new_arena(3, 1, RING);
     molt_executor e = executor_in(0, 0);
     molt_call c;
     must_publish(&a, &c, 0);
     molt_redirect(&a, &c, 2);
     CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
-    CHECK(atomic_load(&molt_channel_at(&a, 0)->bell.count) == 0);
-    CHECK(atomic_load(&molt_channel_at(&a, 2)->bell.count) == 1);
+    CHECK(atomic_load(&molt_channel_at(&a, 0)->doorbell.count) == 0);
+    CHECK(atomic_load(&molt_channel_at(&a, 2)->doorbell.count) == 1);
     put(&a, 0, MOLT_IDLE_WORD(1));
     must_publish(&a, &c, 0); /* which ends it */
     CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
-    CHECK(atomic_load(&molt_channel_at(&a, 0)->bell.count) == 1);
-    atomic_store(&molt_channel_at(&a, 0)->bell_of, 3); /* scribbled */
+    CHECK(atomic_load(&molt_channel_at(&a, 0)->doorbell.count) == 1);
+    atomic_store(&molt_channel_at(&a, 0)->doorbell_of, 3); /* scribbled */
     molt_ring_client(&a, 0);
     molt_ring_executor(&a, word_of(MOLT_CLAIMED, 1, 0, 1));
     free_arena(&a);
@@ -595,7 +595,7 @@ static void test_who_waits_looks_again_by_himself(void) {
     CHECK(molt_claim(&a, &e));
     /* The executor dies between its last step and its ring: so nobody rings. MOLT_PARK_NS is what is lost. */
     CHECK(molt_step(&a, 0, e.word, MOLT_WITH_STATE(e.word, MOLT_DONE)));
-    atomic_store(&molt_channel_at(&a, 0)->bell.parked, 0);
+    atomic_store(&molt_channel_at(&a, 0)->doorbell.parked, 0);
     CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_OUTCOME);
 
     put(&a, 0, MOLT_IDLE_WORD(1));
@@ -613,8 +613,8 @@ static void test_one_that_shall_retire_claims_nothing(void) {
     molt_call c;
     must_publish(&a, &c, 0);
     CHECK(molt_next_request(&a, &e, 0, 0) == MOLT_NEXT_REQUEST);
-    CHECK(atomic_load(&a.seats[0].state) == MOLT_SEAT_BUSY);
-    atomic_store(&a.seats[0].retire, 1);
+    CHECK(atomic_load(&a.slots[0].state) == MOLT_SLOT_BUSY);
+    atomic_store(&a.slots[0].retire, 1);
     CHECK(molt_finish(&a, &e, MOLT_DONE, 0) == 1);
     put(&a, 0, MOLT_IDLE_WORD(1));
     must_publish(&a, &c, 0);
@@ -649,9 +649,9 @@ static void test_bytes_sent_before_the_claim_was_seen_are_told_when_it_is(void) 
     CHECK(publish(&a, &c, 0, bytes, RING + 10));
     atomic_store(&molt_channel_at(&a, 0)->request.tail, RING);
     CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && c.left[0] == 0);
-    CHECK(molt_claim(&a, &e) && atomic_load(&a.seats[1].bell.count) == 0);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && atomic_load(&a.seats[1].bell.count) == 1);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && atomic_load(&a.seats[1].bell.count) == 1);
+    CHECK(molt_claim(&a, &e) && atomic_load(&a.slots[1].doorbell.count) == 0);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && atomic_load(&a.slots[1].doorbell.count) == 1);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && atomic_load(&a.slots[1].doorbell.count) == 1);
     free_arena(&a);
 }
 
@@ -746,7 +746,7 @@ int main(void) {
     test_a_small_exchange_goes_through_each_state();
     test_operations_take_their_own_steps_only();
     test_a_word_that_cant_be_ends_the_wait();
-    test_a_late_finish_touches_neither_the_channel_nor_the_seat();
+    test_a_late_finish_touches_neither_the_channel_nor_the_slot();
     test_an_executor_that_is_being_killed_counts_as_busy();
     test_generations_go_round_without_0();
     test_first_come_first_served_wherever_tickets_stand();
@@ -755,7 +755,7 @@ int main(void) {
     test_only_channels_in_use_are_looked_at();
     test_one_idle_sleeper_is_woken_for_a_request();
     test_while_one_spins_no_other_is_woken_unless_it_comes_too_late();
-    test_a_redirected_channel_rings_the_other_bell();
+    test_a_redirected_channel_rings_the_other_doorbell();
     test_who_waits_looks_again_by_himself();
     test_one_that_shall_retire_claims_nothing();
     test_a_client_that_moves_nothing_on_is_given_up();

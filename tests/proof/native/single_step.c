@@ -5,7 +5,7 @@
  * A victim, a real process, is single-stepped through a path of molt_core.h by ptrace(2), and after k instructions it is
  * killed, or held there while others go on, for every k until the path ends. Client, executors and whoever comes after
  * the victim are processes too, and run freely; this one does what the supervisor does about it. Whatever k was, each
- * request must have one outcome with the right bytes, all words must be IDLE, and the channel and the seat must serve
+ * request must have one outcome with the right bytes, all words must be IDLE, and the channel and the slot must serve
  * the next request.
  *
  * Time plays no part. Parks last a minute here, longer than any run; where all that are left sleep and one of them is
@@ -46,14 +46,14 @@ int main(void) {
 }
 #else
 
-enum { CHANNELS = 2, SEATS = 2, RING = 256, SMALL = 40, LARGE = 700, NUMBERS = 16, LAST = 7, STUCK_S = 60 };
+enum { CHANNELS = 2, SLOTS = 2, RING = 256, SMALL = 40, LARGE = 700, NUMBERS = 16, LAST = 7, STUCK_S = 60 };
 
 /* -- the paths ------------------------------------------------------------------------------------------------- */
 
 enum role { CLIENT, EXECUTOR, CANCELLER }; /* the last: another thread of the client that ends its call */
 
 /* Where a path begins and ends. */
-enum mark { PUBLISH, ANNOUNCE, AWAIT, TAKE, CALLED, GIVE_UP, GIVEN_UP, SEATED, CLAIMED, RECEIVED, REPLIES, FINISHED };
+enum mark { PUBLISH, ANNOUNCE, AWAIT, TAKE, CALLED, GIVE_UP, GIVEN_UP, SLOTTED, CLAIMED, RECEIVED, REPLIES, FINISHED };
 
 /* What happens when the victim has made k instructions. */
 enum fate {
@@ -90,9 +90,9 @@ static const path paths[] = {
     {"give-up-queued", CLIENT, GIVE_UP, GIVEN_UP, SMALL, SMALL, .fates = KILL | HOLD, .peer_later = 1, .gives_up = 1},
     {"give-up-claimed", CLIENT, GIVE_UP, GIVEN_UP, LARGE, SMALL, .fates = KILL | HOLD, .gives_up = 1},
     {"cancel", CANCELLER, GIVE_UP, GIVEN_UP, SMALL, SMALL, .fates = KILL | RIVAL},
-    {"claim", EXECUTOR, SEATED, CLAIMED, SMALL, SMALL, .fates = KILL | RIVAL | ABANDON | KILLING},
-    {"park", EXECUTOR, SEATED, CLAIMED, SMALL, SMALL, .fates = KILL | RIVAL, .peer_later = 1},
-    {"spin", EXECUTOR, SEATED, CLAIMED, SMALL, SMALL, .fates = KILL | RIVAL, .peer_later = 1, .spin_ns = 300000},
+    {"claim", EXECUTOR, SLOTTED, CLAIMED, SMALL, SMALL, .fates = KILL | RIVAL | ABANDON | KILLING},
+    {"park", EXECUTOR, SLOTTED, CLAIMED, SMALL, SMALL, .fates = KILL | RIVAL, .peer_later = 1},
+    {"spin", EXECUTOR, SLOTTED, CLAIMED, SMALL, SMALL, .fates = KILL | RIVAL, .peer_later = 1, .spin_ns = 300000},
     {"receive", EXECUTOR, CLAIMED, RECEIVED, SMALL, SMALL, .fates = KILL | ABANDON | KILLING},
     {"receive-large", EXECUTOR, CLAIMED, RECEIVED, LARGE, SMALL, .fates = KILL | ABANDON | KILLING},
     {"reply", EXECUTOR, REPLIES, FINISHED, SMALL, SMALL, .fates = KILL | ABANDON | KILLING},
@@ -117,7 +117,7 @@ typedef struct {
 typedef struct {
     request requests[NUMBERS];
     molt_word sleeps;        /* how often somebody went to sleep */
-    molt_word claims[SEATS]; /* what executors say that they have */
+    molt_word claims[SLOTS]; /* what executors say that they have */
 } board;
 
 static molt_arena arena;
@@ -126,7 +126,7 @@ static const molt_flag open_link = 0;
 static const path *now;  /* the path under way */
 static enum { NOT_TRACED, BEFORE, WITHIN } traced; /* where the victim is, seen from its path */
 static volatile sig_atomic_t asked_to_give_up;
-static uint32_t incarnation[SEATS];
+static uint32_t epoch[SLOTS];
 
 enum { BY_EXECUTOR = 2, BY_SUPERVISOR = 1 };
 
@@ -307,14 +307,14 @@ static int serve(molt_executor *e) {
     return 1;
 }
 
-static void be_executor(uint32_t seat, int requests) {
-    molt_executor e = {.seat = seat, .incarnation = incarnation[seat], .claim = &told->claims[seat]};
-    atomic_store(&arena.seats[seat].state, MOLT_SEAT_IDLE);
+static void be_executor(uint32_t slot, int requests) {
+    molt_executor e = {.slot = slot, .epoch = epoch[slot], .claim = &told->claims[slot]};
+    atomic_store(&arena.slots[slot].state, MOLT_SLOT_IDLE);
     while (requests--) {
         int next;
-        mark(SEATED);
+        mark(SLOTTED);
         do
-            next = molt_next_request(&arena, &e, now->spin_ns, SEATS);
+            next = molt_next_request(&arena, &e, now->spin_ns, SLOTS);
         while (next == MOLT_NEXT_SIGNAL);
         if (next == MOLT_NEXT_RETIRE)
             return;
@@ -335,7 +335,7 @@ static void be_executor(uint32_t seat, int requests) {
 typedef struct {
     pid_t pid; /* 0: it has ended */
     enum role role;
-    uint32_t seat;
+    uint32_t slot;
 } process;
 
 enum { CROWD = 6 };
@@ -395,9 +395,9 @@ static pid_t start(void) {
     return pid;
 }
 
-static process *join(pid_t pid, enum role role, uint32_t seat) {
+static process *join(pid_t pid, enum role role, uint32_t slot) {
     CHECK(crowd_size < CROWD);
-    crowd[crowd_size] = (process){pid, role, seat};
+    crowd[crowd_size] = (process){pid, role, slot};
     return &crowd[crowd_size++];
 }
 
@@ -410,13 +410,13 @@ static process *start_client(uint64_t number, int calls) {
     return join(pid, CLIENT, 0);
 }
 
-static process *start_executor(uint32_t seat, int requests) {
+static process *start_executor(uint32_t slot, int requests) {
     pid_t pid = start();
     if (!pid) {
-        be_executor(seat, requests);
+        be_executor(slot, requests);
         _exit(0);
     }
-    return join(pid, EXECUTOR, seat);
+    return join(pid, EXECUTOR, slot);
 }
 
 /* Whether a process sleeps; not, if it is stopped, or about to run. */
@@ -478,15 +478,15 @@ static int held(uint64_t word) {
     return state == MOLT_CLAIMED || state == MOLT_ABANDONED || state == MOLT_KILLING;
 }
 
-/* A seat's executor was reaped. */
-static void repair(uint32_t seat) {
+/* A slot's executor was reaped. */
+static void repair(uint32_t slot) {
     for (uint32_t i = 0; i < CHANNELS; i++)
         for (;;) {
             uint64_t word = molt_look(&arena, i), after = MOLT_IDLE_WORD(MOLT_GENERATION(word));
-            if (!held(word) || MOLT_SEAT(word) != seat ||
-                atomic_load(&told->claims[seat]) != ((uint64_t)i << 32 | MOLT_GENERATION(word)))
+            if (!held(word) || MOLT_SLOT(word) != slot ||
+                atomic_load(&told->claims[slot]) != ((uint64_t)i << 32 | MOLT_GENERATION(word)))
                 break;
-            EXPECT((word >> 24 & 0xff) == incarnation[seat]);
+            EXPECT((word >> 24 & 0xff) == epoch[slot]);
             if (MOLT_STATE(word) != MOLT_ABANDONED) {
                 atomic_store(&arena.failure[i], BY_SUPERVISOR);
                 after = MOLT_WITH_STATE(word, MOLT_FAILED);
@@ -499,13 +499,13 @@ static void repair(uint32_t seat) {
             if (MOLT_STATE(word) != MOLT_ABANDONED)
                 atomic_fetch_sub(&request_of(MOLT_GENERATION(word) + i * NUMBERS / 2)->repairs, 1);
         }
-    molt_seat *s = &arena.seats[seat];
-    atomic_store(&told->claims[seat], 0);
-    atomic_store(&s->state, MOLT_SEAT_FREE);
+    molt_slot *s = &arena.slots[slot];
+    atomic_store(&told->claims[slot], 0);
+    atomic_store(&s->state, MOLT_SLOT_FREE);
     atomic_store(&s->retire, 0);
-    CHECK(molt_bell_init(&s->bell) == 0);
-    atomic_store(&arena.executor_spins[seat], 0);
-    incarnation[seat] = (incarnation[seat] + 1) & 0xff;
+    CHECK(molt_doorbell_init(&s->doorbell) == 0);
+    atomic_store(&arena.executor_spins[slot], 0);
+    epoch[slot] = (epoch[slot] + 1) & 0xff;
     if (molt_ahead_of(&arena, 1ull << 62))
         molt_wake_executor(&arena);
 }
@@ -533,16 +533,16 @@ static void reclaim(void) {
     }
     for (uint32_t i = 0; i < CHANNELS; i++) {
         molt_channel *ch = molt_channel_at(&arena, i);
-        CHECK(molt_bell_init(&ch->bell) == 0);
-        atomic_store(&ch->bell_of, i);
+        CHECK(molt_doorbell_init(&ch->doorbell) == 0);
+        atomic_store(&ch->doorbell_of, i);
         atomic_store(&arena.client_spins[i], 0);
     }
 }
 
-static void retire(uint32_t seat) {
-    atomic_store(&arena.seats[seat].retire, 1);
+static void retire(uint32_t slot) {
+    atomic_store(&arena.slots[slot].retire, 1);
     atomic_fetch_add(&arena.header->published, 1);
-    molt_bell_ring(&arena.seats[seat].bell);
+    molt_doorbell_ring(&arena.slots[slot].doorbell);
 }
 
 /* -- the victim ------------------------------------------------------------------------------------------------ */
@@ -638,7 +638,7 @@ static void reset(const path *p, enum fate what) {
     now = p, fate = what;
     crowd_size = 0, parks = 0, instructions = 0;
     memset(told, 0, sizeof *told);
-    memset(incarnation, 0, sizeof incarnation);
+    memset(epoch, 0, sizeof epoch);
     arena.geometry.ring_bytes = MOLT_PAGE;
     memset(arena.base, 0, arena.geometry.size);
     CHECK(molt_arena_create(&arena) == 0);
@@ -766,13 +766,13 @@ static int run(const path *p, enum fate what, uint64_t k, tally *t) {
     EXPECT(!parks || at != ENDED);
     for (size_t i = 0; i < crowd_size; i++)
         if (crowd[i].pid && crowd[i].role == EXECUTOR)
-            retire(crowd[i].seat);
+            retire(crowd[i].slot);
     for (size_t i = 0; i < crowd_size; i++)
         finish(&crowd[i]);
     for (uint32_t i = 0; i < CHANNELS; i++)
         EXPECT(MOLT_STATE(molt_look(&arena, i)) == MOLT_IDLE && !arena.client_spins[i]);
-    for (uint32_t i = 0; i < SEATS; i++)
-        EXPECT(!atomic_load(&arena.seats[i].bell.parked) && !arena.executor_spins[i] && !told->claims[i]);
+    for (uint32_t i = 0; i < SLOTS; i++)
+        EXPECT(!atomic_load(&arena.slots[i].doorbell.parked) && !arena.executor_spins[i] && !told->claims[i]);
     check_requests(t, lives);
     t->parks += parks;
     return at == ENDED;
@@ -794,7 +794,7 @@ int main(int argc, char **argv) {
     sigaction(SIGUSR1, &(struct sigaction){.sa_handler = on_nudge}, NULL);
     sigaction(SIGUSR2, &(struct sigaction){.sa_handler = on_ask}, NULL);
     told = (board *)new_memory(sizeof *told);
-    arena = new_arena(CHANNELS, SEATS, MOLT_PAGE);
+    arena = new_arena(CHANNELS, SLOTS, MOLT_PAGE);
     printf("%-18s %-8s %12s %6s %7s %9s %7s %10s %11s %6s\n", "path", "fate", "instructions", "runs", "asleep", "answered",
            "failed", "abandoned", "taken back", "parks");
     for (size_t i = 0; i < PATHS; i++)

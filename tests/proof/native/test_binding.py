@@ -30,7 +30,7 @@ if __name__ == "__main__":  # before anybody imports another
     molt_accel.ipc.shm._native = sys.modules[spec.name]
 
 from molt_accel.ipc.frame import CODECS, KINDS, STATUSES, Frame
-from molt_accel.ipc.shm.layout import State
+from molt_accel.ipc.shm.layout import ChannelState
 from tests.support.handover import (
     MAX_BYTES,
     PATIENCE_S,
@@ -43,25 +43,25 @@ from tests.support.handover import (
     reply,
     request,
     response,
-    seat_of,
+    slot_of,
 )
 
-CLASSES = ("ArenaView", "Arena", "Channel", "Seat", "ParkMeter")
+CLASSES = ("ArenaView", "Arena", "Channel", "Slot", "ParkMeter")
 BIG = 10_000  #: bytes; more than a ring
 
 
 class Stage:
-    """An arena with a channel and a seat, and objects whose references are counted."""
+    """An arena with a channel and a slot, and objects whose references are counted."""
 
     def __init__(self) -> None:
         self.memory = new_memory()
         self.arena = core.Arena(self.memory, 4, 2, 4096)
         self.arena.in_use = 4
         self.view = core.ArenaView(self.memory)
-        self.channel, self.other, self.seat = (
+        self.channel, self.other, self.slot = (
             channel_of(self.arena),
             channel_of(self.arena, 1),
-            seat_of(self.arena),
+            slot_of(self.arena),
         )
         self.payload, self.big = b"some bytes of a payload", bytes(BIG)
         self.request, self.response = request(7, self.payload), response(7, self.payload)
@@ -71,7 +71,7 @@ class Stage:
     @property
     def watched(self) -> list[object]:
         """What must be referred to as often after an operation as before."""
-        own = [self.arena, self.view, self.channel, self.other, self.seat, self.memory, self.meter]
+        own = [self.arena, self.view, self.channel, self.other, self.slot, self.memory, self.meter]
         return [
             *own,
             self.payload,
@@ -86,7 +86,7 @@ class Stage:
 
     def claimed(self, frame: Frame | None = None) -> None:
         assert self.channel.publish(frame or self.request, 9, 0) == core.ADMITTED
-        assert self.seat.next() == core.REQUEST
+        assert self.slot.next() == core.REQUEST
 
     def free(self) -> None:
         """Make the channel IDLE, whatever it was."""
@@ -144,35 +144,40 @@ def _construct(s: Stage) -> None:
 
 def _look(s: Stage) -> None:
     for arena in (s.arena, s.view):
-        assert (arena.channels, arena.seats, arena.ring_bytes, arena.in_use) == (4, 2, 4096, 4)
-        arena.fact(3), arena.seat_fact(1, 3), arena.seat_state(1), arena.histograms(1), arena.word(2)
+        assert (arena.channels, arena.slots, arena.ring_bytes, arena.in_use) == (4, 2, 4096, 4)
+        arena.gauge(3), arena.slot_gauge(1, 3), arena.slot_state(1), arena.histograms(1), arena.word(2)
         assert arena.request_bytes(0, 100_000).__len__() == 4096
         assert arena.ready() == 0
-        for method in (arena.seat_state, arena.histograms, arena.word):
+        for method in (arena.slot_state, arena.histograms, arena.word):
             raises(IndexError, method, 99)
-        raises(IndexError, arena.seat_fact, 99, 0)
+        raises(IndexError, arena.slot_gauge, 99, 0)
         raises(IndexError, arena.request_bytes, 99, 1)
-        raises(OverflowError, arena.fact, -1)
+        raises(OverflowError, arena.gauge, -1)
 
 
 def _store(s: Stage) -> None:
     arena = s.arena
-    arena.set_fact(40, 2**64 - 1), arena.add_fact(40, 2), arena.set_seat_fact(1, 1, 2**63), arena.set_cpus(0)
+    (
+        arena.set_gauge(40, 2**64 - 1),
+        arena.add_counter(40, 2),
+        arena.set_slot_gauge(1, 1, 2**63),
+        arena.set_cpus(0),
+    )
     arena.in_use, arena.spin_ns, arena.client_spinners, arena.executor_spinners = 4, 0, 0, 0
     assert not arena.step(3, 5, 6)
     arena.set_failure(3, 2**63), arena.ring_client(3), arena.reset_channel(3), arena.wake_executor()
-    arena.reset_seat(1, 8), arena.retire(1), arena.reset_seat(1, 99)
+    arena.reset_slot(1, 8), arena.retire(1), arena.reset_slot(1, 99)
     for bad in (
-        lambda: arena.set_seat_fact(9, 0, 0), lambda: arena.step(9, 0, 0), lambda: arena.set_failure(9, 0),
-        lambda: arena.ring_client(9), lambda: arena.reset_channel(9), lambda: arena.reset_seat(9, 0),
+        lambda: arena.set_slot_gauge(9, 0, 0), lambda: arena.step(9, 0, 0), lambda: arena.set_failure(9, 0),
+        lambda: arena.ring_client(9), lambda: arena.reset_channel(9), lambda: arena.reset_slot(9, 0),
         lambda: arena.retire(9),
     ):  # fmt: skip
         raises(IndexError, bad)
-    arena.mend()
+    arena.repair()
     assert not arena.retires(1)
     raises(IndexError, arena.retires, 9)
-    raises(OverflowError, arena.set_fact, 0, 2**64)
-    raises(TypeError, arena.set_fact, 0, "1")
+    raises(OverflowError, arena.set_gauge, 0, 2**64)
+    raises(TypeError, arena.set_gauge, 0, "1")
 
 
 def _let_go(s: Stage) -> None:
@@ -195,14 +200,14 @@ def _published(s: Stage) -> None:
     assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
     assert s.channel.publish(s.request, 9, 0) == core.NOT_IDLE
     assert s.other.publish(s.request, 0, 1) == core.WAITING
-    assert s.other.over(0) == 1
-    assert s.other.give_up(True) == State.READY
+    assert s.other.excess(0) == 1
+    assert s.other.give_up(True) == ChannelState.READY
     assert s.other.publish(s.request, 0, 0) == core.BUSY
-    assert s.channel.give_up() == State.READY
+    assert s.channel.give_up() == ChannelState.READY
     assert s.channel.take() is None
     assert s.channel.clear()
     assert s.other.clear()
-    assert s.channel.over(9) == 0
+    assert s.channel.excess(9) == 0
 
 
 def _not_published(s: Stage) -> None:
@@ -215,22 +220,22 @@ def _not_published(s: Stage) -> None:
 
 def _answered(s: Stage) -> None:
     s.claimed()
-    got = s.seat.receive(MAX_BYTES)
+    got = s.slot.receive(MAX_BYTES)
     assert got.payload == s.payload
-    assert not s.seat.begin(0, 0, 1)
-    assert (s.seat.channel, s.seat.serial, s.seat.word) == (0, s.channel.generation, s.arena.word(0))
-    assert reply(s.seat, s.response) == core.TRANSFERRED
+    assert not s.slot.begin(0, 0, 1)
+    assert (s.slot.channel, s.slot.serial, s.slot.word) == (0, s.channel.generation, s.arena.word(0))
+    assert reply(s.slot, s.response) == core.TRANSFERRED
     assert s.channel.wait(_later()) == core.OUTCOME
-    assert s.channel.state == State.DONE
+    assert s.channel.state == ChannelState.DONE
     assert s.channel.take().payload == s.payload
     assert s.channel.clear()
 
 
 def _large(s: Stage) -> None:
     def serve() -> None:
-        assert s.seat.next() == core.REQUEST
-        assert s.seat.receive(MAX_BYTES).payload == s.big
-        assert reply(s.seat, s.large) == core.TRANSFERRED
+        assert s.slot.next() == core.REQUEST
+        assert s.slot.receive(MAX_BYTES).payload == s.big
+        assert reply(s.slot, s.large) == core.TRANSFERRED
 
     serving = Running(serve)
     publish(s.channel, 7, s.big)
@@ -242,29 +247,29 @@ def _large(s: Stage) -> None:
 
 def _failed(s: Stage) -> None:
     s.claimed()
-    assert s.seat.fail(7)
-    assert not s.seat.fail(7)
+    assert s.slot.fail(7)
+    assert not s.slot.fail(7)
     assert s.channel.take() == 7
     assert s.channel.clear()
 
 
 def _lost(s: Stage) -> None:
     s.claimed(request(7, s.big))
-    assert s.channel.give_up() == State.CLAIMED
-    assert s.seat.receive(MAX_BYTES) == core.LOST
-    assert reply(s.seat, s.large) == core.LOST
+    assert s.channel.give_up() == ChannelState.CLAIMED
+    assert s.slot.receive(MAX_BYTES) == core.LOST
+    assert reply(s.slot, s.large) == core.LOST
     assert not s.channel.clear()
-    s.seat.fail(1)
+    s.slot.fail(1)
     assert s.channel.clear()
 
 
 def _refused(s: Stage) -> None:
     s.claimed()
-    raises(core.Corrupt, s.seat.receive, 10)
-    assert s.seat.reply(s.response, 10, 16) == core.BAD_FRAME
-    raises(TypeError, s.seat.reply, None, 10, 16)
-    raises(AttributeError, s.seat.reply, 3, 10, 16)
-    assert s.seat.fail(1)
+    raises(core.Corrupt, s.slot.receive, 10)
+    assert s.slot.reply(s.response, 10, 16) == core.BAD_FRAME
+    raises(TypeError, s.slot.reply, None, 10, 16)
+    raises(AttributeError, s.slot.reply, 3, 10, 16)
+    assert s.slot.fail(1)
     assert s.channel.take() == 1
     assert s.channel.clear()
 
@@ -273,22 +278,22 @@ def _no_frame(s: Stage) -> None:
     frame = request(7, s.payload)
     frame.flags = 0x8000
     s.claimed(frame)
-    assert isinstance(s.seat.receive(MAX_BYTES), bytes)
-    assert s.seat.fail(1)
+    assert isinstance(s.slot.receive(MAX_BYTES), bytes)
+    assert s.slot.fail(1)
     assert s.channel.take() == 1
     assert s.channel.clear()
 
 
 def _no_response(s: Stage) -> None:
     s.claimed()
-    assert reply(s.seat, s.request) == core.TRANSFERRED
+    assert reply(s.slot, s.request) == core.TRANSFERRED
     raises(core.Corrupt, s.channel.take)
     s.free()
 
 
 def _cut_short(s: Stage) -> None:
     s.claimed()
-    put(s.arena, 0, (s.arena.word(0) & ~0xFF) | State.DONE)  # with no reply at all
+    put(s.arena, 0, (s.arena.word(0) & ~0xFF) | ChannelState.DONE)  # with no reply at all
     raises(core.Corrupt, s.channel.take)
     s.free()
 
@@ -311,7 +316,7 @@ def _waits(s: Stage) -> None:
     assert s.channel.listen(seen, _later()) == seen + 1
     s.channel.redirect(s.other)
     raises(TypeError, s.channel.redirect, None)
-    assert s.channel.give_up() == State.READY
+    assert s.channel.give_up() == ChannelState.READY
     assert s.channel.clear()
 
 
@@ -321,7 +326,7 @@ def _closed(s: Stage) -> None:
     assert channel.publish(s.request, 9, 0) == core.ADMITTED
     arena.close()
     assert channel.wait(_later()) == core.CLOSED
-    assert channel.give_up() == State.READY
+    assert channel.give_up() == ChannelState.READY
     assert channel.clear()
 
 
@@ -329,29 +334,29 @@ def _signals(s: Stage) -> None:
     assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
     _interrupted(lambda: s.channel.wait(_later()))
     _interrupted(lambda: s.channel.listen(s.channel.listen(2**64 - 1, 0), _later()))
-    assert s.channel.give_up() == State.READY
+    assert s.channel.give_up() == ChannelState.READY
     assert s.channel.clear()
-    _interrupted(s.seat.next)
+    _interrupted(s.slot.next)
     s.claimed(request(7, s.big))
-    _interrupted(lambda: s.seat.receive(MAX_BYTES))
-    _interrupted(lambda: reply(s.seat, s.large))
-    assert s.seat.fail(1)
+    _interrupted(lambda: s.slot.receive(MAX_BYTES))
+    _interrupted(lambda: reply(s.slot, s.large))
+    assert s.slot.fail(1)
     assert s.channel.take() == 1
     assert s.channel.clear()
 
 
-def _seats(s: Stage) -> None:
-    raises(IndexError, core.Seat, s.arena, 99, 0)
-    raises(TypeError, core.Seat, None, 0, 0)
+def _slots(s: Stage) -> None:
+    raises(IndexError, core.Slot, s.arena, 99, 0)
+    raises(TypeError, core.Slot, None, 0, 0)
     claim = bytearray(8)
     for bad in (b"readonly", bytearray(7), 3):
-        raises((BufferError, ValueError, TypeError), core.Seat, s.arena, 1, 0, bad)  # type: ignore[arg-type]
-    seat = core.Seat(s.arena, 1, 300, claim)
-    seat.open()
+        raises((BufferError, ValueError, TypeError), core.Slot, s.arena, 1, 0, bad)  # type: ignore[arg-type]
+    slot = core.Slot(s.arena, 1, 300, claim)
+    slot.open()
     s.arena.retire(1)
-    assert seat.next() == core.RETIRE
-    s.arena.reset_seat(1, 0)
-    del seat
+    assert slot.next() == core.RETIRE
+    s.arena.reset_slot(1, 0)
+    del slot
     claim += b"can be resized: nobody holds it"
 
 

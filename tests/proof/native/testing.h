@@ -22,16 +22,16 @@ static inline uint8_t *new_memory(uint64_t size) {
     return base;
 }
 
-static inline uint64_t planned(uint32_t channels, uint32_t seats, uint64_t ring_bytes) {
+static inline uint64_t planned(uint32_t channels, uint32_t slots, uint64_t ring_bytes) {
     molt_arena plan = {.base = NULL};
-    return molt_arena_plan(&plan, channels, seats, ring_bytes);
+    return molt_arena_plan(&plan, channels, slots, ring_bytes);
 }
 
-static inline molt_arena new_arena(uint32_t channels, uint32_t seats, uint64_t ring_bytes) {
-    uint64_t size = planned(channels, seats, ring_bytes);
+static inline molt_arena new_arena(uint32_t channels, uint32_t slots, uint64_t ring_bytes) {
+    uint64_t size = planned(channels, slots, ring_bytes);
     CHECK(size);
     molt_arena a = {.base = new_memory(size)};
-    CHECK(molt_arena_plan(&a, channels, seats, ring_bytes) == size);
+    CHECK(molt_arena_plan(&a, channels, slots, ring_bytes) == size);
     CHECK(molt_arena_create(&a) == 0);
     atomic_store(&a.header->in_use, channels);
     return a;

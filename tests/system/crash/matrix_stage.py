@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from molt_accel.ipc import control as pool_control
 from molt_accel.ipc.shm.attach import connect, observe
-from molt_accel.ipc.shm.layout import State, state_of
+from molt_accel.ipc.shm.layout import ChannelState, state_of
 from tests.support.processes import logged_worker
 from tests.system.crash import matrix_entries
 from tests.system.crash.matrix_client import PATIENCE_S, ClientProcess, Gone, Outcome, kinds
@@ -50,7 +50,7 @@ _MOST_CHANNELS: Final = 80
 #: How long after a call's end somebody may still come to the point that it leads to.
 _LATER_S: Final = 2.0
 #: What may never stand in a worker's log.
-_BUGS: Final = re.compile(r"supervisor_bug|executor_failed|template_failed|broke_protocol|^Traceback", re.M)
+_BUGS: Final = re.compile(r"supervisor_bug|executor_failed|forkserver_failed|broke_protocol|^Traceback", re.M)
 
 
 class Action(enum.Enum):
@@ -121,7 +121,7 @@ _NORMAL: Final = {
 _BY_DEATH: Final = {
     Actor.CLIENT: ("", 0),
     Actor.EXECUTOR: ("MoltWorkerCrashed", 1),
-    Actor.TEMPLATE: ("MoltWorkerCrashed", EXECUTORS),
+    Actor.FORKSERVER: ("MoltWorkerCrashed", EXECUTORS),
     Actor.SUPERVISOR: ("MoltWorkerUnavailable", EXECUTORS + 1),
 }
 
@@ -223,7 +223,7 @@ class Stage:
         """The process whose passages count; 0: it is clear from the point."""
         if cell.actor is Actor.CLIENT:
             return self._victim.pid
-        if cell.point.name.startswith("bell."):
+        if cell.point.name.startswith("doorbell."):
             pids: list[int] = self._bystander.do("ping")["executors"]["pids"]
             return pids[repetition % len(pids)] if cell.load is Load.SATURATED else pids[0]
         return 0
@@ -335,16 +335,16 @@ class Stage:
             self._look_at(report["pid"])
         assert self._view is not None
         states = [state_of(self._view.word(channel)) for channel in range(self._view.in_use)]
-        if busy := {channel: state for channel, state in enumerate(states) if state is not State.IDLE}:
+        if busy := {channel: state for channel, state in enumerate(states) if state is not ChannelState.IDLE}:
             for client in (self._victim, self._bystander):
                 client.do("settle")  # what was given up and failed later is cleared by its client's next call
             yield f"channels: {busy}"
         if len(states) > _MOST_CHANNELS:
             yield f"{len(states)} channels were granted: some are not taken back"
-        templates = _children(self._supervisor)
-        if len(templates) != 1 or _children(min(templates)) != pids:
-            yield f"templates: {templates}"
-        family = {self._supervisor, *templates, *pids}
+        forkservers = _children(self._supervisor)
+        if len(forkservers) != 1 or _children(min(forkservers)) != pids:
+            yield f"fork servers: {forkservers}"
+        family = {self._supervisor, *forkservers, *pids}
         stayed = {pid for pid in self._family - family if not _dead(pid)}
         if stayed:
             yield f"processes that stay: {stayed}"
@@ -359,7 +359,7 @@ class Stage:
             if _arenas(client.pid) > 1:
                 client.do("collect")  # what waits for that is not left over
                 yield "a client has two arenas"
-        survivors = {self._supervisor, *templates, *clients}
+        survivors = {self._supervisor, *forkservers, *clients}
         for pid in survivors:
             count = len(os.listdir(f"/proc/{pid}/fd"))
             if count > self._fds.setdefault(pid, count):

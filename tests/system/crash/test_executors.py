@@ -112,8 +112,8 @@ def test_hundreds_of_crashes_leave_no_zombie_and_no_descriptor(make_driver: Make
     driver.call("crash", {"exit": 1})
     driver.wait_idle()
     descriptors = driver.descriptors()
-    (template,) = driver.children()
-    template_descriptors = template.num_fds()
+    (forkserver,) = driver.children()
+    forkserver_descriptors = forkserver.num_fds()
     ids = []
     for number in range(200):
         how = {"signal": 9} if number % 2 else {"exit": 1}
@@ -125,11 +125,11 @@ def test_hundreds_of_crashes_leave_no_zombie_and_no_descriptor(make_driver: Make
     report = driver.wait_idle()
     assert report["executor_deaths"] == 201
     assert report["executor_starts"] == 203
-    wait_until(lambda: len(template.children(recursive=True)) == 2)
-    assert {child.pid for child in template.children()} == set(report["executors"]["pids"])
-    assert driver.children() == [template]
+    wait_until(lambda: len(forkserver.children(recursive=True)) == 2)
+    assert {child.pid for child in forkserver.children()} == set(report["executors"]["pids"])
+    assert driver.children() == [forkserver]
     wait_until(lambda: driver.descriptors() == descriptors)
-    assert template.num_fds() == template_descriptors
+    assert forkserver.num_fds() == forkserver_descriptors
 
 
 def test_what_an_executor_started_dies_with_it_when_it_crashes(

@@ -1,4 +1,4 @@
-"""Template, supervisor or client killed or stopped: each call has one outcome, and nobody stays behind."""
+"""Fork server, supervisor or client killed or stopped: each call has one outcome, and nobody stays behind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return all(dead(process) for process in processes)
 
 
-def test_a_template_that_is_killed_is_replaced_and_what_ran_is_answered(
+def test_a_forkserver_that_is_killed_is_replaced_and_what_ran_is_answered(
     make_driver: MakeDriver, tmp_path: Path
 ) -> None:
     driver = make_driver("--executors", "2")
@@ -55,25 +55,25 @@ def test_a_template_that_is_killed_is_replaced_and_what_ran_is_answered(
     report = driver.wait_idle()
     assert {process.pid for process in old}.isdisjoint(report["executors"]["pids"])
     wait_until(lambda: gone(old))
-    assert "template_died" in driver.log()
+    assert "forkserver_died" in driver.log()
 
 
-def test_a_template_that_is_killed_again_and_again_leaves_nothing_open(make_driver: MakeDriver) -> None:
+def test_a_forkserver_that_is_killed_again_and_again_leaves_nothing_open(make_driver: MakeDriver) -> None:
     driver = make_driver("--executors", "2")
     descriptors = driver.descriptors()
     for number in range(8):
-        (template,) = driver.children()
+        (forkserver,) = driver.children()
         if number % 2:
             os.kill(driver.pids()[0], signal.SIGKILL)  # with an executor that has just died
-        template.kill()
-        wait_until(lambda template=template: template not in driver.children())
+        forkserver.kill()
+        wait_until(lambda forkserver=forkserver: forkserver not in driver.children())
         driver.wait_idle()
     assert value_of(driver.call("echo", 1)) == 1
     wait_until(lambda: driver.descriptors() == descriptors)
     assert len(driver.children()) == 1
 
 
-def test_a_template_killed_while_a_reload_runs_is_made_good_by_the_reload(
+def test_a_forkserver_killed_while_a_reload_runs_is_made_good_by_the_reload(
     make_driver: MakeDriver, make_module: MakeModule, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -86,14 +86,14 @@ def test_a_template_killed_while_a_reload_runs_is_made_good_by_the_reload(
     driver.signal(signal.SIGHUP)
     wait_until(lambda: len(driver.children()) == 2)
     old.kill()
-    driver.wait_log("template_died")
+    driver.wait_log("forkserver_died")
     gate.touch()
     assert value_of(driver.call("version")) == 2
     driver.wait_idle()
     wait_until(lambda: len(driver.children()) == 1)
 
 
-def test_templates_that_die_with_their_first_executor_are_not_started_in_a_tight_loop(
+def test_forkservers_that_die_with_their_first_executor_are_not_started_in_a_tight_loop(
     make_driver: MakeDriver, make_module: MakeModule, tmp_path: Path
 ) -> None:
     starts = tmp_path / "starts"
@@ -271,14 +271,14 @@ def test_a_stopped_supervisor_can_be_closed(make_client: MakeClient) -> None:
     wait_until(lambda: gone(processes))
 
 
-def test_a_stopped_template_holds_no_request(make_driver: MakeDriver) -> None:
+def test_a_stopped_forkserver_holds_no_request(make_driver: MakeDriver) -> None:
     driver = make_driver("--executors", "2")
-    (template,) = driver.children()
-    template.suspend()
+    (forkserver,) = driver.children()
+    forkserver.suspend()
     try:
         late = driver.call("sleep", 1e6, deadline_ns=time.monotonic_ns() + 300_000_000)
         assert error_of(late)[1]["phase"] == "running"
         assert value_of(driver.call("echo", 1)) == 1
     finally:
-        template.resume()
+        forkserver.resume()
     assert driver.wait_idle()["executors"]["idle"] == 2

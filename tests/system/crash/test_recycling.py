@@ -83,13 +83,13 @@ def test_hundreds_of_replacements_leave_no_descriptor_no_zombie_and_no_memory(
         while driver.ping()["recycled"] < wanted:
             driver.call("echo", 1)
         driver.wait_idle()
-        wait_until(lambda: len(template.children(recursive=True)) == 1)
+        wait_until(lambda: len(forkserver.children(recursive=True)) == 1)
 
-    (template,) = driver.children()
+    (forkserver,) = driver.children()
     recycle(50)
     wait_until(lambda: not driver.received)
     descriptors, rss = driver.descriptors(), driver.rss()
     recycle(200)
     wait_until(lambda: driver.descriptors() == descriptors)
-    assert driver.children() == [template]
+    assert driver.children() == [forkserver]
     assert driver.rss() - rss < 8 * 1024 * 1024

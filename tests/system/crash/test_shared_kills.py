@@ -95,7 +95,7 @@ def test_a_call_whose_executor_is_killed_after_it_has_answered_is_answered(
     window().wait()
 
 
-def test_templates_killed_in_a_loop_cost_each_call_one_outcome(
+def test_forkservers_killed_in_a_loop_cost_each_call_one_outcome(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> None:
     client = share(max_queue=100)
@@ -105,8 +105,8 @@ def test_templates_killed_in_a_loop_cost_each_call_one_outcome(
     with loading(peers, tmp_path) as outcomes:
         for _ in range(4):
             old = set(idle(client)["executors"]["pids"])
-            (template,) = worker.children()
-            template.kill()
+            (forkserver,) = worker.children()
+            forkserver.kill()
             wait_until(lambda old=old: old.isdisjoint(idle(client)["executors"]["pids"]), PATIENCE_S)
     assert set().union(*outcomes) <= {"Ok", "MoltWorkerCrashed"}
     view.wait()
@@ -182,7 +182,7 @@ def test_an_executor_that_is_stopped_holds_its_request_to_deadline_and_grace_onl
 def test_whoever_is_killed_in_whatever_order_nothing_hangs_and_nothing_stays(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> None:
-    """Executors, templates, workers and clients, one after the other and at random."""
+    """Executors, fork servers, workers and clients, one after the other and at random."""
     chance = random.Random(7)
     client = share(max_queue=100)
     idle(client)
@@ -192,10 +192,10 @@ def test_whoever_is_killed_in_whatever_order_nothing_hangs_and_nothing_stays(
         for number in range(20):
             report = wait_until(lambda: _report(client), PATIENCE_S)
             worker = psutil.Process(report["pid"])
-            victim = chance.choice(["executor", "template", "worker", "client"])
+            victim = chance.choice(["executor", "forkserver", "worker", "client"])
             if victim == "executor" and report["executors"]["pids"]:
                 kill(chance.choice(report["executors"]["pids"]))
-            elif victim == "template":
+            elif victim == "forkserver":
                 for child in worker.children():
                     kill(child.pid)
             elif victim == "worker":

@@ -111,8 +111,8 @@ def idle(transport: str) -> dict[str, Any]:
         before_s = spent_s()
         time.sleep(1)
         spent = spent_s() - before_s
-        link: Any = getattr(client._transport, "_link", None)
-        arena = getattr(link, "arena", None)
+        connection: Any = getattr(client._transport, "_connection", None)
+        arena = getattr(connection, "arena", None)
         return {
             "spent_s": spent,
             "spin_ns": arena.spin_ns if arena is not None else 0,

@@ -23,14 +23,14 @@ from molt_accel.ipc import control
 from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, Kind, encode
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm import attach
-from molt_accel.ipc.shm.layout import Fact, SeatFact, State, generation_of, state_of, with_state
+from molt_accel.ipc.shm.layout import ChannelState, Gauge, SlotGauge, generation_of, state_of, with_state
 
 _WORD = 2**64
 _PAGE = 4096
 #: Where the header has its words; molt_core.h, molt_header.
 _TICKETS, _PUBLISHED, _CPUS, _IN_USE = 64, 128, 192, 256
-#: molt_core.h, molt_seat.
-_SEAT_BYTES = 64 + 64 + 32 * 8 + 2 * 128 * 8
+#: molt_core.h, molt_slot.
+_SLOT_BYTES = 64 + 64 + 32 * 8 + 2 * 128 * 8
 
 
 def _lines(n: int) -> int:
@@ -56,10 +56,10 @@ class Offender:
                 self.mine = codec.decode(Codec.MSGPACK, message.payload)["channels"]
         self.sock.setblocking(False)  # it reads nothing from here on, and must not wait for who answers
         self.kept: list[socket.socket] = []
-        # What is aimed at is there: a channel's number follows its bell, an executor's pid its bell and two words.
+        # What is aimed at is there: a channel's number follows its doorbell, an executor's pid its doorbell and two words.
         assert struct.unpack_from("<Q", self.memory, self.channel_at(self.mine[-1]) + 64)[0] == self.mine[-1]
-        pid = self.arena.seat_fact(0, SeatFact.PID)
-        assert struct.unpack_from("<Q", self.memory, self.seats_at + 128)[0] == pid
+        pid = self.arena.slot_gauge(0, SlotGauge.PID)
+        assert struct.unpack_from("<Q", self.memory, self.slots_at + 128)[0] == pid
 
     def connected(self) -> socket.socket:
         """Another connection."""
@@ -90,21 +90,28 @@ class Offender:
     def states(self) -> None:
         """Each state, possible or not, on a word that is right but for that."""
         channel = self.channel()
-        self.put(channel, self.arena.word(channel) & ~0xFF | self.chance.choice([*State, 7, 99, 255]))
+        self.put(channel, self.arena.word(channel) & ~0xFF | self.chance.choice([*ChannelState, 7, 99, 255]))
 
     def executors(self) -> None:
-        """Seats and incarnations, those that there are and others."""
+        """Slots and epochs, those that there are and others."""
         channel = self.channel()
-        seat = self.chance.choice([*range(self.arena.seats + 1), 0xFFFF])
-        word = self.arena.word(channel) & ~0xFFFFFF00 | seat << 8 | self.chance.randrange(256) << 24
+        slot = self.chance.choice([*range(self.arena.slots + 1), 0xFFFF])
+        word = self.arena.word(channel) & ~0xFFFFFF00 | slot << 8 | self.chance.randrange(256) << 24
         self.put(channel, word)
 
     def taken_away(self) -> None:
         """The running request of another is IDLE, DONE, READY again, of another generation, or about to be killed."""
         for channel in range(min(self.arena.in_use, self.arena.channels)):
             word = self.arena.word(channel)
-            if state_of(word) is State.CLAIMED:
-                states = (State.IDLE, State.DONE, State.READY, State.FAILED, State.KILLING, State.ABANDONED)
+            if state_of(word) is ChannelState.CLAIMED:
+                states = (
+                    ChannelState.IDLE,
+                    ChannelState.DONE,
+                    ChannelState.READY,
+                    ChannelState.FAILED,
+                    ChannelState.KILLING,
+                    ChannelState.ABANDONED,
+                )
                 self.put(
                     channel, self.chance.choice([*(with_state(word, s) for s in states), word + (1 << 32)])
                 )
@@ -112,18 +119,18 @@ class Offender:
     def forged_claims(self) -> None:
         """Each executor has a request on this one's channels, and shall be stopped for it."""
         for channel in self.mine[:8]:
-            seat = self.chance.randrange(self.arena.seats)
-            inc = self.arena.seat_fact(seat, SeatFact.INCARNATION) & 0xFF
+            slot = self.chance.randrange(self.arena.slots)
+            inc = self.arena.slot_gauge(slot, SlotGauge.EPOCH) & 0xFF
             generation = generation_of(self.arena.word(channel)) or 1
-            state = self.chance.choice([State.CLAIMED, State.ABANDONED, State.KILLING])
-            self.put(channel, state | seat << 8 | inc << 24 | generation << 32)
+            state = self.chance.choice([ChannelState.CLAIMED, ChannelState.ABANDONED, ChannelState.KILLING])
+            self.put(channel, state | slot << 8 | inc << 24 | generation << 32)
         self.say(CANCEL, number=self.mine[0], generation=1)
 
-    def bells(self) -> None:
+    def doorbells(self) -> None:
         """Counts, who sleeps, and every byte of the semaphores."""
         at = self.channel_at(self.channel())
         if self.chance.random() < 0.3:
-            at = self.seats_at + _SEAT_BYTES * self.chance.randrange(self.arena.seats)
+            at = self.slots_at + _SLOT_BYTES * self.chance.randrange(self.arena.slots)
         what = self.chance.randrange(3)
         if what == 0:
             struct.pack_into("<Q", self.memory, at, self.anything())
@@ -133,26 +140,26 @@ class Offender:
             self.memory[byte] = self.chance.choice([0, 1, 0x7E, 0x81, self.chance.randrange(256)])
 
     def channel_at(self, channel: int) -> int:
-        """Where a channel begins, with its bell."""
+        """Where a channel begins, with its doorbell."""
         size = arenas.native().arena_size
-        channels, seats, ring_bytes = self.arena.channels, self.arena.seats, self.arena.ring_bytes
-        stride = (size(channels, seats, ring_bytes) - size(1, seats, ring_bytes)) // max(1, channels - 1)
+        channels, slots, ring_bytes = self.arena.channels, self.arena.slots, self.arena.ring_bytes
+        stride = (size(channels, slots, ring_bytes) - size(1, slots, ring_bytes)) // max(1, channels - 1)
         return int(self.memory.size() - (channels - channel) * stride)
 
     @property
-    def seats_at(self) -> int:
-        """Where the seats begin, each with its bell."""
-        arrays = 3 * _lines(8 * self.arena.channels) + _lines(self.arena.channels) + _lines(self.arena.seats)
+    def slots_at(self) -> int:
+        """Where the slots begin, each with its doorbell."""
+        arrays = 3 * _lines(8 * self.arena.channels) + _lines(self.arena.channels) + _lines(self.arena.slots)
         return (_PAGE + arrays + _PAGE - 1) // _PAGE * _PAGE
 
     def empty_requests(self) -> None:
         """READY, with nothing in the ring, or lengths that lie. Few: each may hold an executor until it gives up."""
         channel = self.mine[0]
-        if state_of(self.arena.word(channel)) is not State.IDLE:
+        if state_of(self.arena.word(channel)) is not ChannelState.IDLE:
             self.put(channel, self.arena.word(channel) >> 32 << 32)
             return
         size = arenas.native().arena_size
-        geometry = self.arena.channels, self.arena.seats, self.arena.ring_bytes
+        geometry = self.arena.channels, self.arena.slots, self.arena.ring_bytes
         stride = (size(geometry[0], *geometry[1:]) - size(1, *geometry[1:])) // max(1, geometry[0] - 1)
         ring = self.memory.size() - (geometry[0] - channel) * stride + stride - 2 * geometry[2]
         lies = encode(Frame(Kind.REQUEST, 1, "echo", b"x" * self.chance.randrange(200)))
@@ -161,7 +168,8 @@ class Offender:
         for at in (ring - 256, ring - 192):  # request.head and tail, just before the data
             struct.pack_into("<Q", self.memory, at, self.chance.choice([len(lies), 3, _WORD - 1]))
         self.put(
-            channel, State.READY | ((generation_of(self.arena.word(channel)) + 1) & 0xFFFFFFFF or 1) << 32
+            channel,
+            ChannelState.READY | ((generation_of(self.arena.word(channel)) + 1) & 0xFFFFFFFF or 1) << 32,
         )
         struct.pack_into("<Q", self.memory, _PUBLISHED, self.chance.randrange(_WORD))
 
@@ -175,14 +183,14 @@ class Offender:
         """Geometry, processors, channels in use, and every fact."""
         struct.pack_into("<Q", self.memory, 8 * self.chance.randrange(5), self.anything())
         struct.pack_into("<Q", self.memory, self.chance.choice([_CPUS, _IN_USE]), self.anything())
-        self.arena.set_fact(self.chance.choice([*Fact, *range(48)]), self.anything())
+        self.arena.set_gauge(self.chance.choice([*Gauge, *range(48)]), self.anything())
 
-    def seats(self) -> None:
-        """States, facts and counts of seats, and who shall retire."""
-        seat = self.chance.randrange(self.arena.seats)
-        self.arena.set_seat_fact(seat, self.chance.randrange(32), self.anything())
+    def slots(self) -> None:
+        """States, facts and counts of slots, and who shall retire."""
+        slot = self.chance.randrange(self.arena.slots)
+        self.arena.set_slot_gauge(slot, self.chance.randrange(32), self.anything())
         if self.chance.random() < 0.01:
-            self.arena.retire(seat)
+            self.arena.retire(slot)
 
     def flags(self) -> None:
         """Failure words and who spins."""
@@ -280,8 +288,8 @@ ON_MEMORY: dict[str, Callable[[Offender], None]] = {
     each.__name__: each
     for each in (
         *(Offender.words, Offender.states, Offender.executors, Offender.taken_away, Offender.forged_claims),
-        *(Offender.empty_requests, Offender.tickets, Offender.header, Offender.seats, Offender.flags),
-        Offender.bells,
+        *(Offender.empty_requests, Offender.tickets, Offender.header, Offender.slots, Offender.flags),
+        Offender.doorbells,
     )
 }
 #: Attacks on the control socket.
@@ -300,7 +308,7 @@ def main(path: str, attack: str, seconds: str, seed: str) -> None:
     attacks = {**ON_MEMORY, **ON_SOCKET}
     until, count = time.monotonic() + float(seconds), 0
     before = bytes(offender.memory[: 4 * _PAGE])
-    changed = attack in ON_SOCKET or attack == Offender.bells.__name__  # which are elsewhere
+    changed = attack in ON_SOCKET or attack == Offender.doorbells.__name__  # which are elsewhere
     while time.monotonic() < until:
         attacks[attack](offender)
         count += 1

@@ -19,7 +19,7 @@ _TEXT = base64.b64encode(_BLOB[:LARGEST]).decode()
 #: What a kill of somebody else may make of any call that runs.
 OF_KILLS = {
     "executors": {"MoltWorkerCrashed"},
-    "template": {"MoltWorkerCrashed"},
+    "forkserver": {"MoltWorkerCrashed"},
     "supervisor": {"MoltWorkerUnavailable"},
     "clients": set[str](),
 }

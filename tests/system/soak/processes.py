@@ -11,7 +11,7 @@ from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import control
 from molt_accel.ipc.shm.attach import connect
 
-ROLES = ("client", "supervisor", "template", "executor")
+ROLES = ("client", "supervisor", "forkserver", "executor")
 #: All processes of one soak test inherit this variable.
 MARK = "MOLT_SOAK_ID"
 
@@ -27,15 +27,15 @@ def server_of(path: str) -> int:
 
 
 def families(supervisors: Iterable[int]) -> Iterator[tuple[str, psutil.Process]]:
-    """The supervisors, their templates and executors, by role."""
+    """The supervisors, their fork servers and executors, by role."""
     for pid in supervisors:
         with contextlib.suppress(psutil.Error):
             supervisor = psutil.Process(pid)
             yield "supervisor", supervisor
-            for template in supervisor.children():
-                yield "template", template
+            for forkserver in supervisor.children():
+                yield "forkserver", forkserver
                 with contextlib.suppress(psutil.Error):
-                    yield from (("executor", executor) for executor in template.children())
+                    yield from (("executor", executor) for executor in forkserver.children())
 
 
 def needs(process: psutil.Process) -> tuple[int, int] | None:

@@ -60,7 +60,7 @@ class Record:
 
     def roles(self) -> list[str]:
         """Those that were seen."""
-        return [role for role in ("supervisor", "template", "executor", "client") if self.seen[role]]
+        return [role for role in ("supervisor", "forkserver", "executor", "client") if self.seen[role]]
 
     def _series(self, what: str, role: str) -> list[tuple[float, float]]:
         """Values over time, without the first quarter of the run."""

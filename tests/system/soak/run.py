@@ -37,15 +37,15 @@ if __name__ == "__main__":
 from molt_accel import Client, MoltError  # noqa: E402
 from molt_accel.ipc import control  # noqa: E402
 from molt_accel.ipc.shm.attach import connect, observe  # noqa: E402
-from molt_accel.ipc.shm.layout import State, state_of  # noqa: E402
+from molt_accel.ipc.shm.layout import ChannelState, state_of  # noqa: E402
 from tests.support.processes import logged_worker, marked  # noqa: E402
 from tests.system.soak import processes, report  # noqa: E402
 from tests.system.soak.client import Work  # noqa: E402
 from tests.system.soak.record import Record, Sample  # noqa: E402
 
-VICTIMS = ("executors", "template", "clients", "supervisor")
+VICTIMS = ("executors", "forkserver", "clients", "supervisor")
 #: How often each is killed, in relation to the others.
-_WEIGHTS = {"executors": 20, "template": 2, "clients": 4, "supervisor": 1}
+_WEIGHTS = {"executors": 20, "forkserver": 2, "clients": 4, "supervisor": 1}
 _SAMPLE_S = 1.0
 _TURN_S = 0.05
 #: How long things may take that take no time, on a machine that is busy.
@@ -406,9 +406,9 @@ class Soak:
         with sock:
             view = observe(sock)
 
-            def busy() -> Counter[State | int]:
+            def busy() -> Counter[ChannelState | int]:
                 words = (view.word(channel) for channel in range(view.in_use))
-                return Counter(state for state in map(state_of, words) if state is not State.IDLE)
+                return Counter(state for state in map(state_of, words) if state is not ChannelState.IDLE)
 
             if not _within(lambda: not busy()):
                 self._wrong.put(f"channels that are not idle in the end: {busy()}")
@@ -450,7 +450,7 @@ class Soak:
         """A kill costs the calls that its victim ran, and no others."""
         record = self.record
         lost = sum(count for name, count in record.calls.items() if name.endswith(" MoltWorkerCrashed"))
-        most = record.kills["executors"] + self.options.executors * record.kills["template"]
+        most = record.kills["executors"] + self.options.executors * record.kills["forkserver"]
         if lost > most:
             record.wrong.append(
                 f"{lost} calls ended with their executors, of which {most} at most were killed"
@@ -475,7 +475,7 @@ class Soak:
         if sys.platform == "linux" and not _within(lambda: not memory()):
             self._wrong.put(f"shared memory left behind: {memory()}")
         bugs = re.search(
-            r"supervisor_bug|executor_failed|template_failed", self.log.read_text(errors="replace")
+            r"supervisor_bug|executor_failed|forkserver_failed", self.log.read_text(errors="replace")
         )
         if bugs:
             self._wrong.put(f"a bug in the worker's log: {bugs[0]}")

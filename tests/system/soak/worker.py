@@ -9,5 +9,5 @@ import sys
 from molt_worker.cli.serve import main
 
 if __name__ == "__main__":
-    faulthandler.register(signal.SIGUSR2, all_threads=True)  # the template and its executors inherit it
+    faulthandler.register(signal.SIGUSR2, all_threads=True)  # the fork server and its executors inherit it
     sys.exit(main())

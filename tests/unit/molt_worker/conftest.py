@@ -10,7 +10,7 @@ import pytest
 
 from molt_worker.processes import pool as pool_module
 from molt_worker.processes.pool import Pool
-from tests.support.scripted_forkserver import FakeTemplate, Stage
+from tests.support.scripted_forkserver import FakeForkserver, Stage
 
 if sys.platform == "linux":
     from tests.support.shm_testbed import make_shm_stage  # noqa: F401  # a fixture
@@ -18,13 +18,13 @@ if sys.platform == "linux":
 
 @pytest.fixture
 def make_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]]:
-    """Makes stages, whose templates are fakes."""
+    """Makes stages, whose fork servers are fakes."""
     stages: list[Stage] = []
 
-    def make_template(*args: Any) -> FakeTemplate:
-        template = FakeTemplate(*args)
-        stages[-1].templates.append(template)
-        return template
+    def make_forkserver(*args: Any) -> FakeForkserver:
+        forkserver = FakeForkserver(*args)
+        stages[-1].forkservers.append(forkserver)
+        return forkserver
 
     def make(make_pool: Callable[[Stage], Pool], **options: Any) -> Stage:
         stage = Stage(**options)
@@ -32,7 +32,7 @@ def make_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]
         stage.pool = make_pool(stage)
         return stage
 
-    monkeypatch.setattr(pool_module, "Template", make_template)
+    monkeypatch.setattr(pool_module, "Forkserver", make_forkserver)
     yield make
     bugs = [line for stage in stages for line in stage.log().splitlines() if "supervisor_bug" in line]
     for stage in stages:

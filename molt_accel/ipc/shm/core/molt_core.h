@@ -58,42 +58,42 @@ typedef struct {
     _Alignas(MOLT_CACHE_LINE) molt_word count;
     molt_word parked;
     sem_t sem;
-} molt_bell;
+} molt_doorbell;
 
 /* Only where no living process can be using the semaphore: one killed in sem_wait leaves it with a false count. */
-static inline int molt_bell_init(molt_bell *bell) {
-    atomic_store(&bell->count, 0);
-    atomic_store(&bell->parked, 0);
-    return sem_init(&bell->sem, 1, 0);
+static inline int molt_doorbell_init(molt_doorbell *doorbell) {
+    atomic_store(&doorbell->count, 0);
+    atomic_store(&doorbell->parked, 0);
+    return sem_init(&doorbell->sem, 1, 0);
 }
 
 /* glibc keeps a semaphore's count in its first eight bytes. The others never change, and say how to ask the kernel: where
  * somebody has scribbled over them, it aborts the process, or has it sleep for ever. So they are put right before use. */
 #define MOLT_SEM_COUNT 8
 
-static inline void molt_bell_mend(molt_bell *bell) {
+static inline void molt_doorbell_repair(molt_doorbell *doorbell) {
     sem_t good;
     memset(&good, 0, sizeof good);
     sem_init(&good, 1, 0);
-    char *rest = (char *)&bell->sem + MOLT_SEM_COUNT, *right = (char *)&good + MOLT_SEM_COUNT;
+    char *rest = (char *)&doorbell->sem + MOLT_SEM_COUNT, *right = (char *)&good + MOLT_SEM_COUNT;
     if (memcmp(rest, right, sizeof good - MOLT_SEM_COUNT))
         memcpy(rest, right, sizeof good - MOLT_SEM_COUNT);
 }
 
 /* Wake the waiter if it sleeps; 1 if it did. Whatever it shall see was stored before, sequentially consistent: either
  * the waiter's last look before it sleeps sees it, or this sees `parked`. */
-static inline int molt_bell_wake(molt_bell *bell) {
-    if (!atomic_load(&bell->parked) || !atomic_exchange(&bell->parked, 0))
+static inline int molt_doorbell_wake(molt_doorbell *doorbell) {
+    if (!atomic_load(&doorbell->parked) || !atomic_exchange(&doorbell->parked, 0))
         return 0;
-    MOLT_POINT(bell.ringing);
-    molt_bell_mend(bell);
-    sem_post(&bell->sem);
+    MOLT_POINT(doorbell.ringing);
+    molt_doorbell_repair(doorbell);
+    sem_post(&doorbell->sem);
     return 1;
 }
 
-static inline void molt_bell_ring(molt_bell *bell) {
-    atomic_fetch_add(&bell->count, 1);
-    molt_bell_wake(bell);
+static inline void molt_doorbell_ring(molt_doorbell *doorbell) {
+    atomic_fetch_add(&doorbell->count, 1);
+    molt_doorbell_wake(doorbell);
 }
 
 /* Parks are bounded by this, then everything is looked at again. With a long one, a lost wake-up is a hang: for tests. */
@@ -107,22 +107,22 @@ static inline void molt_bell_ring(molt_bell *bell) {
 
 enum molt_wait { MOLT_CHANGED = 0, MOLT_TIMED_OUT = 1, MOLT_INTERRUPTED = 2 };
 
-/* Sleep until the bell rings, a signal comes, or `until_ns` (of CLOCK_MONOTONIC); not at all if the watched word is no
+/* Sleep until the doorbell rings, a signal comes, or `until_ns` (of CLOCK_MONOTONIC); not at all if the watched word is no
  * longer `seen`. */
-static inline int molt_park(molt_bell *bell, const molt_word *watched, uint64_t seen, uint64_t until_ns) {
+static inline int molt_park(molt_doorbell *doorbell, const molt_word *watched, uint64_t seen, uint64_t until_ns) {
     int outcome = MOLT_CHANGED;
     struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
-    molt_bell_mend(bell);
-    for (int late = 0; late <= MOLT_LATE_TOKENS && sem_trywait(&bell->sem) == 0; late++) {
+    molt_doorbell_repair(doorbell);
+    for (int late = 0; late <= MOLT_LATE_TOKENS && sem_trywait(&doorbell->sem) == 0; late++) {
         if (late == MOLT_LATE_TOKENS)
-            sem_init(&bell->sem, 1, 0);
+            sem_init(&doorbell->sem, 1, 0);
     }
-    atomic_store(&bell->parked, 1);
-    MOLT_POINT(bell.parked);
-    if (atomic_load(watched) == seen && sem_clockwait(&bell->sem, CLOCK_MONOTONIC, &until) != 0)
+    atomic_store(&doorbell->parked, 1);
+    MOLT_POINT(doorbell.parked);
+    if (atomic_load(watched) == seen && sem_clockwait(&doorbell->sem, CLOCK_MONOTONIC, &until) != 0)
         outcome = errno == EINTR ? MOLT_INTERRUPTED : MOLT_TIMED_OUT;
-    MOLT_POINT(bell.woken);
-    atomic_store(&bell->parked, 0);
+    MOLT_POINT(doorbell.woken);
+    atomic_store(&doorbell->parked, 0);
     return outcome;
 }
 
@@ -256,7 +256,7 @@ static inline int64_t molt_ring_read(molt_ring *ring, const uint8_t *data, uint6
 
 /* -- arena ----------------------------------------------------------------------------------------------------- */
 
-/* State word: state (bits 0-7), executor's seat (8-23), its incarnation (24-31), generation (32-63). */
+/* State word: state (bits 0-7), executor's slot (8-23), its epoch (24-31), generation (32-63). */
 enum molt_state {
     MOLT_IDLE = 0,
     MOLT_READY = 1,
@@ -268,7 +268,7 @@ enum molt_state {
 };
 
 #define MOLT_STATE(word) ((uint32_t)((word) & 0xff))
-#define MOLT_SEAT(word) ((uint32_t)(((word) >> 8) & 0xffff))
+#define MOLT_SLOT(word) ((uint32_t)(((word) >> 8) & 0xffff))
 #define MOLT_GENERATION(word) ((uint32_t)((word) >> 32))
 #define MOLT_WITH_STATE(word, state) (((word) & ~(uint64_t)0xff) | (uint64_t)(state))
 #define MOLT_IDLE_WORD(generation) ((uint64_t)(generation) << 32 | MOLT_IDLE)
@@ -276,15 +276,15 @@ enum molt_state {
 #define MOLT_MAGIC 0x31616e6572416c4dULL
 #define MOLT_ARENA_VERSION 1u
 #define MOLT_MAX_CHANNELS 4096u
-#define MOLT_MAX_SEATS 4096u
-#define MOLT_FACTS 64
-#define MOLT_SEAT_FACTS 32
+#define MOLT_MAX_SLOTS 4096u
+#define MOLT_GAUGES 64
+#define MOLT_SLOT_GAUGES 32
 #define MOLT_BUCKETS 128
 
 /* Where things are. Written once; every process checks it and from then on uses its own copy. */
 typedef struct {
     uint64_t magic;
-    uint32_t version, abi, channels, seats;
+    uint32_t version, abi, channels, slots;
     uint64_t ring_bytes, size;
 } molt_geometry;
 
@@ -295,23 +295,23 @@ typedef struct {
     _Alignas(MOLT_CACHE_LINE) molt_word cpus;      /* how many processors there are for this pool */
     molt_word looked_ns, contended;                /* see molt_contended */
     _Alignas(MOLT_CACHE_LINE) molt_word in_use;    /* channels from this index on were never granted */
-    molt_word facts[MOLT_FACTS];                   /* named in layout.py */
+    molt_word gauges[MOLT_GAUGES];                   /* named in layout.py */
 } molt_header;
 
-enum molt_seat_state { MOLT_SEAT_FREE = 0, MOLT_SEAT_BUSY = 1, MOLT_SEAT_IDLE = 2 };
+enum molt_slot_state { MOLT_SLOT_FREE = 0, MOLT_SLOT_BUSY = 1, MOLT_SLOT_IDLE = 2 };
 
 /* An executor's place: what it tells of itself, and is told. */
 typedef struct {
-    molt_bell bell;
-    _Alignas(MOLT_CACHE_LINE) molt_word state; /* enum molt_seat_state */
+    molt_doorbell doorbell;
+    _Alignas(MOLT_CACHE_LINE) molt_word state; /* enum molt_slot_state */
     molt_word retire;                          /* 1: exit as soon as there is no request */
-    _Alignas(MOLT_CACHE_LINE) molt_word facts[MOLT_SEAT_FACTS]; /* named in layout.py */
+    _Alignas(MOLT_CACHE_LINE) molt_word gauges[MOLT_SLOT_GAUGES]; /* named in layout.py */
     molt_word queue_us[MOLT_BUCKETS], exec_us[MOLT_BUCKETS];    /* how often; see molt_bucket */
-} molt_seat;
+} molt_slot;
 
 typedef struct {
-    molt_bell bell;
-    molt_word bell_of; /* the channel whose bell its client listens to, usually itself */
+    molt_doorbell doorbell;
+    molt_word doorbell_of; /* the channel whose doorbell its client listens to, usually itself */
     molt_ring request, reply;
 } molt_channel;
 
@@ -320,8 +320,8 @@ typedef struct {
     uint8_t *base;
     molt_header *header;
     molt_word *words, *ticket_of, *failure;   /* by channel */
-    molt_flag *client_spins, *executor_spins; /* by channel, by seat */
-    molt_seat *seats;
+    molt_flag *client_spins, *executor_spins; /* by channel, by slot */
+    molt_slot *slots;
     uint8_t *channels;
     uint64_t stride;
 } molt_arena;
@@ -330,13 +330,13 @@ static inline uint64_t molt_align(uint64_t n, uint64_t to) { return (n + to - 1)
 
 /* Changes with whatever two builds could disagree about. */
 static inline uint32_t molt_abi(void) {
-    return (uint32_t)(sizeof(molt_header) * 1000003u ^ sizeof(molt_seat) * 10007u ^ sizeof(molt_channel) * 101u ^
+    return (uint32_t)(sizeof(molt_header) * 1000003u ^ sizeof(molt_slot) * 10007u ^ sizeof(molt_channel) * 101u ^
                       sizeof(sem_t) * 7u ^ sizeof(void *));
 }
 
-/* Fill in where things are, from `base`, channels, seats and ring_bytes. Returns the size, or 0: impossible. */
-static inline uint64_t molt_arena_plan(molt_arena *a, uint32_t channels, uint32_t seats, uint64_t ring_bytes) {
-    if (!channels || channels > MOLT_MAX_CHANNELS || !seats || seats > MOLT_MAX_SEATS || ring_bytes < MOLT_PAGE ||
+/* Fill in where things are, from `base`, channels, slots and ring_bytes. Returns the size, or 0: impossible. */
+static inline uint64_t molt_arena_plan(molt_arena *a, uint32_t channels, uint32_t slots, uint64_t ring_bytes) {
+    if (!channels || channels > MOLT_MAX_CHANNELS || !slots || slots > MOLT_MAX_SLOTS || ring_bytes < MOLT_PAGE ||
         ring_bytes > (1u << 30) || (ring_bytes & (ring_bytes - 1)))
         return 0;
     /* In numbers, since whoever only asks for the size has no memory yet. */
@@ -348,14 +348,14 @@ static inline uint64_t molt_arena_plan(molt_arena *a, uint32_t channels, uint32_
     a->ticket_of = (molt_word *)(base + at), at += array;
     a->failure = (molt_word *)(base + at), at += array;
     a->client_spins = (molt_flag *)(base + at), at += molt_align(channels, MOLT_CACHE_LINE);
-    a->executor_spins = (molt_flag *)(base + at), at += molt_align(seats, MOLT_CACHE_LINE);
+    a->executor_spins = (molt_flag *)(base + at), at += molt_align(slots, MOLT_CACHE_LINE);
     at = molt_align(at, MOLT_PAGE);
-    a->seats = (molt_seat *)(base + at);
-    at = molt_align(at + seats * sizeof(molt_seat), MOLT_PAGE);
+    a->slots = (molt_slot *)(base + at);
+    at = molt_align(at + slots * sizeof(molt_slot), MOLT_PAGE);
     a->channels = (uint8_t *)(base + at);
     a->stride = molt_align(sizeof(molt_channel), MOLT_CACHE_LINE) + 2 * ring_bytes;
     at += channels * a->stride;
-    a->geometry = (molt_geometry){MOLT_MAGIC, MOLT_ARENA_VERSION, molt_abi(), channels, seats, ring_bytes, at};
+    a->geometry = (molt_geometry){MOLT_MAGIC, MOLT_ARENA_VERSION, molt_abi(), channels, slots, ring_bytes, at};
     return at;
 }
 
@@ -373,13 +373,13 @@ static inline uint8_t *molt_reply_data(const molt_arena *a, uint32_t channel) {
 
 /* Make zeroed memory an arena. The magic comes last: a half-made one is none. Returns 0 or -1 with errno. */
 static inline int molt_arena_create(molt_arena *a) {
-    for (uint32_t i = 0; i < a->geometry.seats; i++)
-        if (molt_bell_init(&a->seats[i].bell))
+    for (uint32_t i = 0; i < a->geometry.slots; i++)
+        if (molt_doorbell_init(&a->slots[i].doorbell))
             return -1;
     for (uint32_t i = 0; i < a->geometry.channels; i++) {
-        if (molt_bell_init(&molt_channel_at(a, i)->bell))
+        if (molt_doorbell_init(&molt_channel_at(a, i)->doorbell))
             return -1;
-        atomic_store(&molt_channel_at(a, i)->bell_of, i);
+        atomic_store(&molt_channel_at(a, i)->doorbell_of, i);
     }
     molt_geometry unfinished = a->geometry;
     unfinished.magic = 0;
@@ -400,7 +400,7 @@ static inline const char *molt_arena_attach(molt_arena *a, uint64_t size) {
         return "it is none, or was never finished";
     if (found.version != MOLT_ARENA_VERSION || found.abi != molt_abi())
         return "it was made by another version of this library";
-    if (molt_arena_plan(a, found.channels, found.seats, found.ring_bytes) != size || found.size != size)
+    if (molt_arena_plan(a, found.channels, found.slots, found.ring_bytes) != size || found.size != size)
         return "its size is not what its geometry says";
     return NULL;
 }
@@ -453,8 +453,8 @@ static inline int molt_contended(molt_arena *a, uint64_t now_ns) {
     uint64_t looked_ns = atomic_load_explicit(&h->looked_ns, memory_order_relaxed);
     if (now_ns - looked_ns > MOLT_LOOK_NS && atomic_compare_exchange_strong(&h->looked_ns, &looked_ns, now_ns)) {
         uint32_t ours = 1 + molt_spinning(a->client_spins, molt_in_use(a));
-        for (uint32_t i = 0; i < a->geometry.seats; i++)
-            ours += atomic_load(&a->seats[i].state) == MOLT_SEAT_BUSY ||
+        for (uint32_t i = 0; i < a->geometry.slots; i++)
+            ours += atomic_load(&a->slots[i].state) == MOLT_SLOT_BUSY ||
                     atomic_load_explicit(&a->executor_spins[i], memory_order_relaxed);
         uint32_t runnable = molt_runnable(), others = runnable > ours ? runnable - ours : 0;
         uint64_t cpus = atomic_load(&h->cpus);
@@ -466,23 +466,23 @@ static inline int molt_contended(molt_arena *a, uint64_t now_ns) {
 /* Wake one executor that sleeps until there is a request; 1 if there was one. One that was idle a moment ago may by now
  * have a request and sleep until its bytes come: it is woken for nothing, and another has to be. */
 static inline int molt_wake_executor(molt_arena *a) {
-    for (uint32_t i = 0; i < a->geometry.seats; i++)
-        if (atomic_load(&a->seats[i].state) == MOLT_SEAT_IDLE && molt_bell_wake(&a->seats[i].bell) &&
-            atomic_load(&a->seats[i].state) == MOLT_SEAT_IDLE)
+    for (uint32_t i = 0; i < a->geometry.slots; i++)
+        if (atomic_load(&a->slots[i].state) == MOLT_SLOT_IDLE && molt_doorbell_wake(&a->slots[i].doorbell) &&
+            atomic_load(&a->slots[i].state) == MOLT_SLOT_IDLE)
             return 1;
     return 0;
 }
 
 /* Ring whom a channel's client listens to. */
 static inline void molt_ring_client(molt_arena *a, uint32_t channel) {
-    uint64_t at = atomic_load(&molt_channel_at(a, channel)->bell_of); /* ordered after the state that it rings for */
+    uint64_t at = atomic_load(&molt_channel_at(a, channel)->doorbell_of); /* ordered after the state that it rings for */
     if (at < a->geometry.channels)
-        molt_bell_ring(&molt_channel_at(a, (uint32_t)at)->bell);
+        molt_doorbell_ring(&molt_channel_at(a, (uint32_t)at)->doorbell);
 }
 
 static inline void molt_ring_executor(molt_arena *a, uint64_t word) {
-    if (MOLT_SEAT(word) < a->geometry.seats)
-        molt_bell_ring(&a->seats[MOLT_SEAT(word)].bell);
+    if (MOLT_SLOT(word) < a->geometry.slots)
+        molt_doorbell_ring(&a->slots[MOLT_SLOT(word)].doorbell);
 }
 
 /* -- frames ---------------------------------------------------------------------------------------------------- */
@@ -560,18 +560,18 @@ static inline uint32_t molt_ahead_of(const molt_arena *a, uint64_t ticket) {
 
 static inline uint32_t molt_idle_executors(const molt_arena *a) {
     uint32_t idle = 0;
-    for (uint32_t i = 0; i < a->geometry.seats; i++)
-        idle += atomic_load(&a->seats[i].state) == MOLT_SEAT_IDLE;
+    for (uint32_t i = 0; i < a->geometry.slots; i++)
+        idle += atomic_load(&a->slots[i].state) == MOLT_SLOT_IDLE;
     return idle;
 }
 
-/* How far behind the last place of a queue of `places` the request stands: 0: it has a place. */
-static inline uint32_t molt_over(const molt_arena *a, const molt_call *c, uint32_t places) {
+/* How far behind the last place of a queue of `capacity` the request stands: 0: it has a place. */
+static inline uint32_t molt_excess(const molt_arena *a, const molt_call *c, uint32_t capacity) {
     uint32_t ahead = molt_ahead_of(a, atomic_load_explicit(&a->ticket_of[c->channel], memory_order_relaxed));
-    if (ahead < places)
+    if (ahead < capacity)
         return 0;
-    places += molt_idle_executors(a);
-    return ahead < places ? 0 : ahead - places + 1;
+    capacity += molt_idle_executors(a);
+    return ahead < capacity ? 0 : ahead - capacity + 1;
 }
 
 /* Start a request on a channel that is IDLE: IDLE -> READY, with as much of it in the ring as fits. Returns 1, or 0: the
@@ -585,7 +585,7 @@ static inline int molt_publish(molt_arena *a, molt_call *c) {
     atomic_store_explicit(&ch->request.tail, 0, memory_order_relaxed);
     atomic_store_explicit(&ch->reply.head, 0, memory_order_relaxed);
     atomic_store_explicit(&ch->reply.tail, 0, memory_order_relaxed);
-    atomic_store_explicit(&ch->bell_of, c->channel, memory_order_relaxed);
+    atomic_store_explicit(&ch->doorbell_of, c->channel, memory_order_relaxed);
     c->sent = c->taken = c->wanted = 0;
     c->deferred = c->untold = 0;
     molt_send_more(a, c);
@@ -601,7 +601,7 @@ static inline void molt_announce(molt_arena *a, molt_call *c) {
     MOLT_POINT(client.published);
     atomic_fetch_add(&a->header->published, 1);
     MOLT_POINT(client.announced);
-    c->deferred = molt_spinning(a->executor_spins, a->geometry.seats) > 0;
+    c->deferred = molt_spinning(a->executor_spins, a->geometry.slots) > 0;
     if (!c->deferred)
         molt_wake_executor(a);
 }
@@ -613,10 +613,10 @@ static inline void molt_catch_up(molt_arena *a, molt_call *c) {
         molt_wake_executor(a);
 }
 
-/* Have the bell of another channel rung for this one, where a thread of the same client waits for many. Look at the
- * channel afterwards: what happened before may have rung its own bell. */
-static inline void molt_redirect(molt_arena *a, molt_call *c, uint32_t bell_of) {
-    atomic_store(&molt_channel_at(a, c->channel)->bell_of, bell_of);
+/* Have the doorbell of another channel rung for this one, where a thread of the same client waits for many. Look at the
+ * channel afterwards: what happened before may have rung its own doorbell. */
+static inline void molt_redirect(molt_arena *a, molt_call *c, uint32_t doorbell_of) {
+    atomic_store(&molt_channel_at(a, c->channel)->doorbell_of, doorbell_of);
     if (c->deferred)
         molt_catch_up(a, c);
 }
@@ -634,7 +634,7 @@ static inline uint32_t molt_give_up(molt_arena *a, molt_call *c, int only_queued
             MOLT_POINT(client.gave_up);
             if (state == MOLT_CLAIMED)
                 molt_ring_executor(a, word); /* it may be waiting for bytes */
-            molt_bell_ring(&molt_channel_at(a, c->channel)->bell); /* and a thread of this client for it */
+            molt_doorbell_ring(&molt_channel_at(a, c->channel)->doorbell); /* and a thread of this client for it */
             return state;
         }
     }
@@ -676,16 +676,16 @@ static inline uint64_t molt_reply_there(const molt_arena *a, const molt_call *c)
 static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
     if (!spin_ns || c->patience.hogged || 2 * c->patience.usual_ns > MOLT_GLANCE_NS || c->left[0] || c->left[1])
         return 0;
-    molt_bell *bell = &molt_channel_at(a, c->channel)->bell;
+    molt_doorbell *doorbell = &molt_channel_at(a, c->channel)->doorbell;
     uint64_t start_ns = molt_now_ns(), now_ns = start_ns, until_ns = start_ns + molt_earlier(spin_ns, MOLT_GLANCE_NS);
     if (molt_contended(a, start_ns))
         return 0;
     uint32_t state = MOLT_READY;
     atomic_store_explicit(&a->client_spins[c->channel], 1, memory_order_relaxed);
     while ((state == MOLT_READY || state == MOLT_CLAIMED) && now_ns < until_ns) {
-        uint64_t seen = atomic_load(&bell->count);
+        uint64_t seen = atomic_load(&doorbell->count);
         state = MOLT_STATE(molt_look(a, c->channel));
-        for (unsigned turn = 0; turn < 16 && atomic_load_explicit(&bell->count, memory_order_acquire) == seen; turn++)
+        for (unsigned turn = 0; turn < 16 && atomic_load_explicit(&doorbell->count, memory_order_acquire) == seen; turn++)
             molt_pause();
         now_ns = molt_now_ns();
     }
@@ -706,7 +706,7 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
     uint64_t start_ns = 0, spin_until_ns = 0;
     int may_spin = 0, flows = 0;
     for (;;) {
-        uint64_t seen = atomic_load(&ch->bell.count), word = molt_look(a, c->channel);
+        uint64_t seen = atomic_load(&ch->doorbell.count), word = molt_look(a, c->channel);
         uint32_t state = MOLT_STATE(word);
         if (MOLT_GENERATION(word) != MOLT_GENERATION(c->word) || state > MOLT_KILLING)
             return MOLT_AWAIT_CORRUPT;
@@ -758,7 +758,7 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
             if (c->deferred)
                 until = molt_earlier(until, start_ns + MOLT_DEFER_NS);
             atomic_store_explicit(&a->client_spins[c->channel], 1, memory_order_relaxed);
-            if (!molt_spin(&c->patience, &ch->bell.count, seen, until))
+            if (!molt_spin(&c->patience, &ch->doorbell.count, seen, until))
                 may_spin &= !c->patience.hogged;
             atomic_store_explicit(&a->client_spins[c->channel], 0, memory_order_relaxed);
             continue;
@@ -766,16 +766,16 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
         if (c->deferred)
             molt_catch_up(a, c); /* before it sleeps, somebody must be on the way */
         /* Time is up: a signal that came before it slept has interrupted nothing, and must be looked for too. */
-        if (molt_park(&ch->bell, &ch->bell.count, seen, molt_earlier(until_ns, now_ns + MOLT_PARK_NS)) != MOLT_CHANGED)
+        if (molt_park(&ch->doorbell, &ch->doorbell.count, seen, molt_earlier(until_ns, now_ns + MOLT_PARK_NS)) != MOLT_CHANGED)
             return MOLT_AWAIT_SIGNAL;
     }
 }
 
 /* -- the executor's side --------------------------------------------------------------------------------------- */
 
-/* An executor in its seat; private memory. */
+/* An executor in its slot; private memory. */
 typedef struct {
-    uint32_t seat, incarnation, channel;
+    uint32_t slot, epoch, channel;
     uint64_t word; /* CLAIMED */
     uint64_t taken, sent;
     uint32_t queued, running; /* seen at the last claim, without and with this request */
@@ -814,7 +814,7 @@ static inline int molt_claim(molt_arena *a, molt_executor *e) {
         /* Before the claim: a claim that was not told of is a forged one. */
         molt_tell_claim(e, (uint64_t)best << 32 | MOLT_GENERATION(best_word));
         MOLT_POINT(executor.scanned);
-        e->word = MOLT_CLAIMED | (uint64_t)e->seat << 8 | (uint64_t)(e->incarnation & 0xff) << 24 |
+        e->word = MOLT_CLAIMED | (uint64_t)e->slot << 8 | (uint64_t)(e->epoch & 0xff) << 24 |
                   (uint64_t)MOLT_GENERATION(best_word) << 32;
         if (molt_step(a, best, best_word, e->word)) {
             e->channel = best;
@@ -833,39 +833,39 @@ static inline int molt_holds(const molt_executor *e, uint64_t word) {
 
 /* Wait for the next request and claim it. Spins at most `spin_ns`, if fewer than `spinners` executors do. */
 static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t spin_ns, uint32_t spinners) {
-    molt_seat *seat = &a->seats[e->seat];
+    molt_slot *slot = &a->slots[e->slot];
     uint64_t start_ns = 0, spin_until_ns = 0;
     for (;;) {
         uint64_t seen = atomic_load(&a->header->published);
-        if (atomic_load(&seat->retire))
+        if (atomic_load(&slot->retire))
             return MOLT_NEXT_RETIRE;
         if (molt_claim(a, e)) {
             MOLT_POINT(executor.claimed);
-            atomic_store(&seat->state, MOLT_SEAT_BUSY);
+            atomic_store(&slot->state, MOLT_SLOT_BUSY);
             if (start_ns)
                 molt_learn(&e->patience, molt_now_ns() - start_ns);
             else
                 molt_learn(&e->patience, 0);
             return MOLT_NEXT_REQUEST;
         }
-        if (atomic_load(&seat->state) != MOLT_SEAT_IDLE)
-            atomic_store(&seat->state, MOLT_SEAT_IDLE); /* its last request was taken away from it */
+        if (atomic_load(&slot->state) != MOLT_SLOT_IDLE)
+            atomic_store(&slot->state, MOLT_SLOT_IDLE); /* its last request was taken away from it */
         uint64_t now_ns = molt_now_ns();
         if (!start_ns) {
             start_ns = now_ns;
             if (molt_worth_spinning(&e->patience, spin_ns) && !molt_contended(a, now_ns) &&
-                molt_spinning(a->executor_spins, a->geometry.seats) < spinners)
+                molt_spinning(a->executor_spins, a->geometry.slots) < spinners)
                 spin_until_ns = now_ns + spin_ns;
         }
         if (now_ns < spin_until_ns) {
-            atomic_store_explicit(&a->executor_spins[e->seat], 1, memory_order_relaxed);
+            atomic_store_explicit(&a->executor_spins[e->slot], 1, memory_order_relaxed);
             int changed = molt_spin(&e->patience, &a->header->published, seen, spin_until_ns);
-            atomic_store_explicit(&a->executor_spins[e->seat], 0, memory_order_relaxed);
+            atomic_store_explicit(&a->executor_spins[e->slot], 0, memory_order_relaxed);
             if (changed)
                 continue;
             spin_until_ns = 0;
         }
-        if (molt_park(&seat->bell, &a->header->published, seen, now_ns + MOLT_PARK_NS) == MOLT_INTERRUPTED)
+        if (molt_park(&slot->doorbell, &a->header->published, seen, now_ns + MOLT_PARK_NS) == MOLT_INTERRUPTED)
             return MOLT_NEXT_SIGNAL;
     }
 }
@@ -896,11 +896,11 @@ static inline int molt_fits(const molt_arena *a, const molt_executor *e, int out
 static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, const uint8_t *from, uint64_t n,
                                 uint64_t *done, uint64_t spin_ns) {
     molt_channel *ch = molt_channel_at(a, e->channel);
-    molt_seat *seat = &a->seats[e->seat];
+    molt_slot *slot = &a->slots[e->slot];
     uint64_t capacity = a->geometry.ring_bytes, moved_ns = 0;
     int may_spin = molt_may_spin(&e->transfer_patience, spin_ns) && !molt_contended(a, molt_now_ns());
     for (;;) {
-        uint64_t seen = atomic_load(&seat->bell.count);
+        uint64_t seen = atomic_load(&slot->doorbell.count);
         int64_t moved = to ? molt_ring_read(&ch->request, molt_request_data(a, e->channel), capacity, &e->taken,
                                             to + *done, n - *done)
                            : molt_ring_write(&ch->reply, molt_reply_data(a, e->channel), capacity, &e->sent,
@@ -926,24 +926,24 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
             return MOLT_TRANSFER_STALLED;
         }
         if (may_spin && now_ns - moved_ns < spin_ns) {
-            if (!molt_spin(&e->transfer_patience, &seat->bell.count, seen, moved_ns + spin_ns))
+            if (!molt_spin(&e->transfer_patience, &slot->doorbell.count, seen, moved_ns + spin_ns))
                 may_spin &= !e->transfer_patience.hogged;
             continue;
         }
-        if (molt_park(&seat->bell, &seat->bell.count, seen, now_ns + MOLT_PARK_NS) == MOLT_INTERRUPTED)
+        if (molt_park(&slot->doorbell, &slot->doorbell.count, seen, now_ns + MOLT_PARK_NS) == MOLT_INTERRUPTED)
             return MOLT_TRANSFER_SIGNAL;
     }
 }
 
 /* End the request: CLAIMED -> DONE, or FAILED with a reason. Returns 1, or 0: it was not this executor's to answer any more
- * (ABANDONED, which it ends; KILLING; or ended before). The seat counts as idle before: whoever sees the outcome sees that
+ * (ABANDONED, which it ends; KILLING; or ended before). The slot counts as idle before: whoever sees the outcome sees that
  * too. */
 static inline int molt_finish(molt_arena *a, molt_executor *e, uint32_t state, uint64_t reason) {
     if (!molt_holds(e, molt_look(a, e->channel))) {
         molt_tell_claim(e, 0);
         return 0; /* the channel may be in use again */
     }
-    atomic_store(&a->seats[e->seat].state, MOLT_SEAT_IDLE);
+    atomic_store(&a->slots[e->slot].state, MOLT_SLOT_IDLE);
     if (state == MOLT_FAILED)
         atomic_store_explicit(&a->failure[e->channel], reason, memory_order_relaxed);
     MOLT_POINT(executor.replied);
@@ -953,7 +953,7 @@ static inline int molt_finish(molt_arena *a, molt_executor *e, uint32_t state, u
         molt_ring_client(a, e->channel);
     } else if (!molt_step(a, e->channel, MOLT_WITH_STATE(e->word, MOLT_ABANDONED),
                           MOLT_IDLE_WORD(MOLT_GENERATION(e->word)))) {
-        atomic_store(&a->seats[e->seat].state, MOLT_SEAT_BUSY); /* it is about to be killed */
+        atomic_store(&a->slots[e->slot].state, MOLT_SLOT_BUSY); /* it is about to be killed */
         return 0;
     }
     molt_tell_claim(e, 0);

@@ -32,14 +32,14 @@ from molt_accel.ipc.frame import (
 from molt_accel.ipc.shm.attach import handshake
 from molt_accel.ipc.shm.layout import (
     bucket_bounds,
+    epoch_of,
     exit_text,
     failed_executor,
     failure_error,
     generation_of,
     idle_word,
-    incarnation_of,
     quantile,
-    seat_of,
+    slot_of,
     state_of,
 )
 from molt_worker.entrypoints.exports import ExportsError, check
@@ -110,7 +110,7 @@ def words(data: bytes) -> None:
     """Any word of the arena has a meaning, be it that there is none."""
     taken = Bytes(data)
     word = taken.number(8)
-    state_of(word), seat_of(word), incarnation_of(word), failed_executor(word)
+    state_of(word), slot_of(word), epoch_of(word), failed_executor(word)
     assert generation_of(idle_word(word)) == generation_of(word)
     _show(failure_error(word, taken.text(8)))
     exit_text(taken.number(4) - 2**31)

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from molt_accel.ipc.frame import PREFIX_BYTES, Frame, FrameError, Kind, decode
-from molt_accel.ipc.shm.layout import Fact, SeatFact
+from molt_accel.ipc.shm.layout import Gauge, SlotGauge
 from molt_worker.cli import status
 from molt_worker.processes import pool as pool_module
 from molt_worker.supervisor.shm import snapshot, spinning
@@ -25,13 +25,13 @@ from tests.support.handover import (
     reply,
     request,
     response,
-    seat_of,
+    slot_of,
 )
-from tests.support.scripted_forkserver import FakeTemplate
+from tests.support.scripted_forkserver import FakeForkserver
 from tests.support.shm_testbed import Caller, ShmStage
 
-_CHANNELS, _SEATS, _RING = 2, 2, 4096
-_STRIDE = core.arena_size(2, _SEATS, _RING) - core.arena_size(1, _SEATS, _RING)  #: from channel to channel
+_CHANNELS, _SLOTS, _RING = 2, 2, 4096
+_STRIDE = core.arena_size(2, _SLOTS, _RING) - core.arena_size(1, _SLOTS, _RING)  #: from channel to channel
 #: Size prefix, header and an entry of one byte: the shortest request.
 _SHORTEST = PREFIX_BYTES + 81
 
@@ -43,7 +43,7 @@ class _HandedOver:
         self.memory = new_memory(1, 1, _RING)
         self.arena = arena_in(self.memory, 1, 1, _RING)
         self.channel = channel_of(self.arena)
-        self.seat = seat_of(self.arena)
+        self.slot = slot_of(self.arena)
 
     def put(self, rings_from_end: int, data: bytes) -> None:
         """Replace what was written to a ring."""
@@ -54,7 +54,7 @@ class _HandedOver:
         """A request of so many bytes."""
         frame = request(payload=bytes(size - _SHORTEST), entry="e")
         assert self.channel.publish(frame, 9, 0) == core.ADMITTED
-        assert self.seat.next() == core.REQUEST
+        assert self.slot.next() == core.REQUEST
 
 
 _handed_over = functools.cache(_HandedOver)
@@ -78,7 +78,7 @@ def requests(data: bytes) -> None:
     there.publish(len(data))
     there.put(2, data)
     try:
-        got = there.seat.receive(len(data) - PREFIX_BYTES)
+        got = there.slot.receive(len(data) - PREFIX_BYTES)
     except core.Corrupt:
         got = None
     expected = _judge(data)
@@ -89,7 +89,7 @@ def requests(data: bytes) -> None:
     else:
         assert expected is None, (got, expected)
         assert got is None or type(got) is bytes
-    assert there.seat.fail(7)
+    assert there.slot.fail(7)
     assert there.channel.wait(0) == core.OUTCOME
     assert there.channel.take() == 7
 
@@ -99,8 +99,8 @@ def replies(data: bytes) -> None:
     data = data[:_RING].ljust(_SHORTEST, b"\0")
     there = _handed_over()
     there.publish(_SHORTEST)
-    there.seat.receive(_SHORTEST)
-    assert reply(there.seat, response(payload=bytes(len(data) - _SHORTEST + 1))) == core.TRANSFERRED
+    there.slot.receive(_SHORTEST)
+    assert reply(there.slot, response(payload=bytes(len(data) - _SHORTEST + 1))) == core.TRANSFERRED
     there.put(1, data)
     assert there.channel.wait(0) == core.OUTCOME
     try:
@@ -121,8 +121,8 @@ _PLACE = status.PoolPlace("pool", "directory", "path")
 
 @functools.cache
 def _looked_at() -> tuple[mmap.mmap, bytes, Any, Any]:
-    memory = new_memory(_CHANNELS, _SEATS, _RING)
-    arena = arena_in(memory, _CHANNELS, _SEATS, _RING)
+    memory = new_memory(_CHANNELS, _SLOTS, _RING)
+    arena = arena_in(memory, _CHANNELS, _SLOTS, _RING)
     return memory, memory[:], arena, core.ArenaView(memory)
 
 
@@ -158,9 +158,9 @@ def _scribble(taken: Bytes, arena: Any, memory: mmap.mmap, end: int) -> None:
             )
             arena.step(channel, arena.word(channel), likely if which < 112 else value)
         elif which < 192:
-            arena.set_seat_fact(index % arena.seats, list(SeatFact)[which % len(SeatFact)], value)
+            arena.set_slot_gauge(index % arena.slots, list(SlotGauge)[which % len(SlotGauge)], value)
         elif which < 224:
-            arena.set_fact(list(Fact)[index % len(Fact)], value)
+            arena.set_gauge(list(Gauge)[index % len(Gauge)], value)
         else:  # anywhere but in the geometry, which is read once
             at = 64 + (index << 8 | which) % (end - 64 - 8)
             memory[at : at + 8] = value.to_bytes(8, "little")
@@ -171,20 +171,20 @@ class _Supervised:
 
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="molt-fuzz-")
-        self.templates: list[FakeTemplate] = []
+        self.forkservers: list[FakeForkserver] = []
 
-        def make_template(*args: Any) -> FakeTemplate:
-            self.templates.append(FakeTemplate(*args))
-            return self.templates[-1]
+        def make_forkserver(*args: Any) -> FakeForkserver:
+            self.forkservers.append(FakeForkserver(*args))
+            return self.forkservers[-1]
 
         limits = spinning.SpinLimits(0, 0, 0, 1)
         with (
             mock.patch.dict(os.environ, MOLT_RUNTIME_DIR=self._directory.name),
-            mock.patch.object(pool_module, "Template", make_template),
+            mock.patch.object(pool_module, "Forkserver", make_forkserver),
             mock.patch.object(spinning, "measure", return_value=limits),
         ):
             self.stage = ShmStage(arena_mb=1, log_level="error")
-            self.stage.templates = self.templates
+            self.stage.forkservers = self.forkservers
             self.stage.start()
             Caller(self.stage, 12)
         self.stage.sink._threshold = 100  # it has much to tell
@@ -212,7 +212,7 @@ def supervision(data: bytes) -> None:
     kills = taken.number(1)
     _scribble(taken, supervisor._arena, there.memory, there.words)
     with (
-        mock.patch.object(supervisor._pool, "kill_seat", return_value=bool(kills & 1)),
+        mock.patch.object(supervisor._pool, "kill_slot", return_value=bool(kills & 1)),
         mock.patch.object(supervisor._pool, "stop_request"),
     ):
         now_ns = time.monotonic_ns()
@@ -228,7 +228,7 @@ def supervision(data: bytes) -> None:
         assert supervisor.pong(Frame(Kind.REQUEST, 1, "__ping__")).payload
         supervisor._on_timers(now_ns)
     supervisor._stops.clear()
-    supervisor._strays.clear()
+    supervisor._orphans.clear()
     there.memory[: there.words] = there.clean
     assert os.fstat(supervisor._arena_fd).st_size == len(there.memory)
 

@@ -1,4 +1,4 @@
-"""Fuzz targets of what is said on sockets: clients to the supervisor, the template to it, a worker to its clients."""
+"""Fuzz targets of what is said on sockets: clients to the supervisor, the fork server to it, a worker to its clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, Kind, encode
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, EventLoop
 from molt_worker.runtime.metrics import Counters
-from molt_worker.supervisor.shm.clients import Channels, Client, Clients
+from molt_worker.supervisor.shm.clients import Attachment, Channels, Clients
 from tests.proof.fuzz.coverage_guided.taking import Bytes
 
 _CHANNELS = 12
@@ -36,7 +36,7 @@ class _Owner:
     def refusal(self) -> MoltError | None:
         return None
 
-    def on_attached(self, client: Client) -> None:
+    def on_attached(self, client: Attachment) -> None:
         del client
 
     def is_free(self, channel: int) -> bool:
@@ -72,12 +72,12 @@ class _Desk:
         self.loop.close()
         os.close(self._arena_fd)
 
-    def connect(self) -> tuple[Client, socket.socket]:
+    def connect(self) -> tuple[Attachment, socket.socket]:
         """A client, and its other end."""
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         near.setblocking(False)
         far.setblocking(False)
-        client = Client(near, 0)
+        client = Attachment(near, 0)
         self.clients._clients.append(client)
         self.loop.watch(near.fileno(), READ, lambda _: None)
         return client, far

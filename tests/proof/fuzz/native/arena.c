@@ -13,9 +13,9 @@ typedef struct {
 /* Each begins where the one before it has ended, or later, and the last ends in time. In numbers: the larger ones fit in no
  * memory of this process. */
 static void check_plan(const molt_arena *a, uint64_t size) {
-    uint32_t channels = a->geometry.channels, seats = a->geometry.seats;
+    uint32_t channels = a->geometry.channels, slots = a->geometry.slots;
     uint64_t ring = a->geometry.ring_bytes;
-    CHECK(channels && channels <= MOLT_MAX_CHANNELS && seats && seats <= MOLT_MAX_SEATS);
+    CHECK(channels && channels <= MOLT_MAX_CHANNELS && slots && slots <= MOLT_MAX_SLOTS);
     CHECK(ring >= MOLT_PAGE && ring <= 1u << 30 && (ring & (ring - 1)) == 0);
     CHECK(a->geometry.size == size && a->geometry.magic == MOLT_MAGIC && a->geometry.abi == molt_abi());
     uint32_t last = channels - 1;
@@ -27,8 +27,8 @@ static void check_plan(const molt_arena *a, uint64_t size) {
         {(uintptr_t)a->ticket_of, channels * sizeof(molt_word)},
         {(uintptr_t)a->failure, channels * sizeof(molt_word)},
         {(uintptr_t)a->client_spins, channels},
-        {(uintptr_t)a->executor_spins, seats},
-        {(uintptr_t)a->seats, seats * sizeof(molt_seat)},
+        {(uintptr_t)a->executor_spins, slots},
+        {(uintptr_t)a->slots, slots * sizeof(molt_slot)},
         {end_of_last, sizeof(molt_channel) + 2 * ring},
     };
     uintptr_t from = (uintptr_t)a->base;
@@ -39,23 +39,23 @@ static void check_plan(const molt_arena *a, uint64_t size) {
     }
     CHECK(from <= (uintptr_t)a->base + size);
     CHECK(a->stride >= sizeof(molt_channel) + 2 * ring && a->stride % MOLT_CACHE_LINE == 0);
-    CHECK((uintptr_t)a->words % MOLT_CACHE_LINE == 0 && (uintptr_t)a->seats % MOLT_CACHE_LINE == 0);
+    CHECK((uintptr_t)a->words % MOLT_CACHE_LINE == 0 && (uintptr_t)a->slots % MOLT_CACHE_LINE == 0);
     CHECK(at % MOLT_CACHE_LINE == 0);
 }
 
 /* Touch the first and last byte of every part, so that the sanitizer sees one that lies outside. */
 static void touch(const molt_arena *a) {
     volatile uint64_t sum = molt_in_use(a) + molt_spinning(a->client_spins, a->geometry.channels) +
-                            molt_spinning(a->executor_spins, a->geometry.seats) + molt_idle_executors(a) +
+                            molt_spinning(a->executor_spins, a->geometry.slots) + molt_idle_executors(a) +
                             molt_ahead_of(a, 1);
     for (uint32_t i = 0; i < a->geometry.channels; i++) {
         sum += molt_look(a, i) + atomic_load(&a->ticket_of[i]) + atomic_load(&a->failure[i]);
-        sum += atomic_load(&molt_channel_at(a, i)->bell.count) + atomic_load(&molt_channel_at(a, i)->reply.tail);
+        sum += atomic_load(&molt_channel_at(a, i)->doorbell.count) + atomic_load(&molt_channel_at(a, i)->reply.tail);
         sum += molt_request_data(a, i)[0] + molt_reply_data(a, i)[a->geometry.ring_bytes - 1];
         CHECK(molt_request_data(a, i) + a->geometry.ring_bytes == molt_reply_data(a, i));
     }
-    for (uint32_t i = 0; i < a->geometry.seats; i++)
-        sum += atomic_load(&a->seats[i].bell.count) + atomic_load(&a->seats[i].exec_us[MOLT_BUCKETS - 1]);
+    for (uint32_t i = 0; i < a->geometry.slots; i++)
+        sum += atomic_load(&a->slots[i].doorbell.count) + atomic_load(&a->slots[i].exec_us[MOLT_BUCKETS - 1]);
     (void)sum;
 }
 
@@ -64,11 +64,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     molt_geometry g = {.magic = MOLT_MAGIC, .version = MOLT_ARENA_VERSION, .abi = molt_abi()};
     uint8_t which = (uint8_t)number(&in, 1);
     g.channels = which & 1 ? (uint32_t)odd_number(&in) : 1 + (uint32_t)number(&in, 1) % 24;
-    g.seats = which & 2 ? (uint32_t)odd_number(&in) : 1 + (uint32_t)number(&in, 1) % 24;
+    g.slots = which & 2 ? (uint32_t)odd_number(&in) : 1 + (uint32_t)number(&in, 1) % 24;
     g.ring_bytes = which & 4 ? odd_number(&in) : (uint64_t)MOLT_PAGE << number(&in, 1) % 3;
 
     molt_arena plan = {.base = NULL};
-    uint64_t size = molt_arena_plan(&plan, g.channels, g.seats, g.ring_bytes);
+    uint64_t size = molt_arena_plan(&plan, g.channels, g.slots, g.ring_bytes);
     if (size)
         check_plan(&plan, size);
 
@@ -87,7 +87,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     const char *wrong = molt_arena_attach(&a, mapped);
     int is_right = found.magic == MOLT_MAGIC && found.version == MOLT_ARENA_VERSION && found.abi == molt_abi() &&
                    mapped && found.size == mapped &&
-                   planned(found.channels, found.seats, found.ring_bytes) == mapped;
+                   planned(found.channels, found.slots, found.ring_bytes) == mapped;
     CHECK((wrong == NULL) == is_right);
     if (!wrong) {
         check_plan(&a, mapped);

@@ -53,13 +53,13 @@ static inline _Bool swap_word(_Atomic uint64_t *at, uint64_t *from, uint64_t to)
 
 #include "fuzzing.h"
 
-enum { CHANNELS = 3, SEATS = 2, RING = MOLT_PAGE, MOST = 3 * RING, ENTRIES = 256, STEPS = 400 };
+enum { CHANNELS = 3, SLOTS = 2, RING = MOLT_PAGE, MOST = 3 * RING, ENTRIES = 256, STEPS = 400 };
 #define EVERYTHING (1ull << 62)
 
 static const molt_flag open_link;
 static uint8_t stream[MOST + ENTRIES]; /* entries and payloads are slices of it */
 /* No larger than this arena is; behind it lies what the sanitizer guards. */
-static _Alignas(4096) uint8_t memory[2 * MOLT_PAGE + SEATS * 4096 + CHANNELS * (MOLT_PAGE + 2 * RING)];
+static _Alignas(4096) uint8_t memory[2 * MOLT_PAGE + SLOTS * 4096 + CHANNELS * (MOLT_PAGE + 2 * RING)];
 
 /* A frame as its sender has it, and as its receiver has it by now. */
 typedef struct {
@@ -79,7 +79,7 @@ typedef struct {
     int stage;     /* of the reply: parts of it that were asked for */
     int gone;      /* the client is dead, and the channel not yet another's */
     int announced; /* or there is nothing to announce */
-    uint32_t state, generation, seat, incarnation, outcomes;
+    uint32_t state, generation, slot, epoch, outcomes;
     uint64_t ticket, reason;
 } channel_model;
 
@@ -92,11 +92,11 @@ typedef struct {
     uint64_t done, seen;
     int noted;
     uint64_t state;
-} seat_model;
+} slot_model;
 
 static molt_arena a, untouched;
 static channel_model channels[CHANNELS];
-static seat_model seats[SEATS];
+static slot_model slots[SLOTS];
 static uint64_t tickets;
 static int honest;
 static struct {
@@ -121,16 +121,16 @@ static void ambush(void) {
 static uint64_t some_place(molt_input *in) {
     uint64_t which = number(in, 1), index = which >> 4;
     molt_channel *ch = molt_channel_at(&a, (uint32_t)index % CHANNELS);
-    molt_seat *seat = &a.seats[index % SEATS];
-    void *places[] = {
+    molt_slot *slot = &a.slots[index % SLOTS];
+    void *capacity[] = {
         &a.words[index % CHANNELS], &a.ticket_of[index % CHANNELS], &a.failure[index % CHANNELS],
         &a.header->in_use, &a.header->tickets, &a.header->published,
         &ch->request.head, &ch->request.tail, &ch->reply.head, &ch->reply.tail,
-        &ch->bell_of, &ch->bell.sem, &seat->bell.sem, &seat->state, &seat->bell.parked,
+        &ch->doorbell_of, &ch->doorbell.sem, &slot->doorbell.sem, &slot->state, &slot->doorbell.parked,
     };
-    uint64_t n = sizeof places / sizeof *places;
+    uint64_t n = sizeof capacity / sizeof *capacity;
     if (which % 16 < n)
-        return (uint64_t)((uint8_t *)places[which % 16] - memory) / 8;
+        return (uint64_t)((uint8_t *)capacity[which % 16] - memory) / 8;
     return number(in, 2);
 }
 
@@ -138,16 +138,16 @@ static uint64_t some_place(molt_input *in) {
 
 static uint64_t word_of(const channel_model *c) {
     int held = c->state != MOLT_IDLE && c->state != MOLT_READY;
-    return (uint64_t)c->generation << 32 | (held ? (uint64_t)c->incarnation << 24 | c->seat << 8 : 0) | c->state;
+    return (uint64_t)c->generation << 32 | (held ? (uint64_t)c->epoch << 24 | c->slot << 8 : 0) | c->state;
 }
 
 static int is_held(const channel_model *c) {
     return c->state == MOLT_CLAIMED || c->state == MOLT_ABANDONED || c->state == MOLT_KILLING;
 }
 
-static int holds(uint32_t seat) {
-    channel_model *c = &channels[seats[seat].e.channel];
-    return seats[seat].claims && is_held(c) && word_of(c) >> 8 == seats[seat].e.word >> 8;
+static int holds(uint32_t slot) {
+    channel_model *c = &channels[slots[slot].e.channel];
+    return slots[slot].claims && is_held(c) && word_of(c) >> 8 == slots[slot].e.word >> 8;
 }
 
 static void ends(channel_model *c, uint32_t state) {
@@ -174,12 +174,12 @@ static void check_everything(void) {
         waiting += c->state == MOLT_READY && !c->call.deferred;
         told &= c->announced; /* else somebody is about to wake one, for his request or an older one */
         for (uint32_t j = 0; j < i; j++) /* an executor has one at most */
-            CHECK(!is_held(c) || !is_held(&channels[j]) || c->seat != channels[j].seat);
+            CHECK(!is_held(c) || !is_held(&channels[j]) || c->slot != channels[j].slot);
     }
-    for (uint32_t i = 0; i < SEATS; i++) {
-        CHECK(atomic_load(&a.seats[i].state) == seats[i].state);
-        idle += seats[i].state == MOLT_SEAT_IDLE;
-        awake += seats[i].state == MOLT_SEAT_IDLE && !atomic_load(&a.seats[i].bell.parked);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        CHECK(atomic_load(&a.slots[i].state) == slots[i].state);
+        idle += slots[i].state == MOLT_SLOT_IDLE;
+        awake += slots[i].state == MOLT_SLOT_IDLE && !atomic_load(&a.slots[i].doorbell.parked);
     }
     CHECK(!told || !waiting || !idle || awake); /* nobody sleeps over a request */
     CHECK(molt_ahead_of(&a, EVERYTHING) == ready(EVERYTHING));
@@ -221,7 +221,7 @@ static int part(arrival *p, int stage, uint8_t **at, uint64_t *n) {
 static void publish(uint32_t i, molt_input *in) {
     channel_model *c = &channels[i];
     uint64_t size = odd_number(in), how = number(in, 1);
-    uint32_t places = how & 3, waiting = how >> 2 & 1;
+    uint32_t capacity = how & 3, waiting = how >> 2 & 1;
     if (c->gone || (honest && c->state != MOLT_IDLE))
         return;
     pack(&c->out, MOLT_REQUEST, size, 1 + number(in, 1), (uint32_t)(how >> 3));
@@ -229,13 +229,13 @@ static void publish(uint32_t i, molt_input *in) {
     c->call.part[1] = c->out.payload, c->call.left[1] = c->out.head.header.payload_bytes;
     c->stage = 0;
     uint32_t idle = 0, ahead = ready(EVERYTHING);
-    for (uint32_t seat = 0; seat < SEATS; seat++)
-        idle += seats[seat].state == MOLT_SEAT_IDLE;
+    for (uint32_t slot = 0; slot < SLOTS; slot++)
+        idle += slots[slot].state == MOLT_SLOT_IDLE;
     int published = molt_publish(&a, &c->call);
-    uint32_t over = published ? molt_over(&a, &c->call, places) : 0;
+    uint32_t over = published ? molt_excess(&a, &c->call, capacity) : 0;
     if (honest) {
         CHECK(published);
-        CHECK(over == (ahead < places + idle ? 0 : ahead - places - idle + 1));
+        CHECK(over == (ahead < capacity + idle ? 0 : ahead - capacity - idle + 1));
         c->generation++, c->outcomes = 0;
         c->state = MOLT_READY, c->ticket = tickets++;
     }
@@ -311,10 +311,10 @@ static void await(uint32_t i) {
 /* -- executors --------------------------------------------------------------------------------------------------- */
 
 static void claim(uint32_t i) {
-    seat_model *s = &seats[i];
-    if (holds(i) || (honest && s->state != MOLT_SEAT_IDLE) || !molt_ahead_of(&a, EVERYTHING))
+    slot_model *s = &slots[i];
+    if (holds(i) || (honest && s->state != MOLT_SLOT_IDLE) || !molt_ahead_of(&a, EVERYTHING))
         return; /* it would wait */
-    atomic_store(&a.seats[i].bell.parked, 0);
+    atomic_store(&a.slots[i].doorbell.parked, 0);
     if (honest)
         CHECK(molt_next_request(&a, &s->e, 0, 0) == MOLT_NEXT_REQUEST);
     else if (!molt_claim(&a, &s->e))
@@ -326,13 +326,13 @@ static void claim(uint32_t i) {
         return;
     channel_model *c = &channels[s->e.channel];
     CHECK(c->state == MOLT_READY && ready(c->ticket) == 0); /* the oldest */
-    c->state = MOLT_CLAIMED, c->seat = i, c->incarnation = s->e.incarnation & 0xff;
-    s->state = MOLT_SEAT_BUSY;
+    c->state = MOLT_CLAIMED, c->slot = i, c->epoch = s->e.epoch & 0xff;
+    s->state = MOLT_SLOT_BUSY;
     CHECK(s->e.queued == ready(EVERYTHING) && s->e.word == word_of(c));
 }
 
 static void end_request(uint32_t i, uint32_t state, uint64_t reason) {
-    seat_model *s = &seats[i];
+    slot_model *s = &slots[i];
     channel_model *c = &channels[s->e.channel];
     if (!s->claims)
         return;
@@ -349,12 +349,12 @@ static void end_request(uint32_t i, uint32_t state, uint64_t reason) {
     } else if (c->state == MOLT_ABANDONED) {
         c->state = MOLT_IDLE;
     }
-    s->state = c->state == MOLT_KILLING ? MOLT_SEAT_BUSY : MOLT_SEAT_IDLE;
+    s->state = c->state == MOLT_KILLING ? MOLT_SLOT_BUSY : MOLT_SLOT_IDLE;
 }
 
 /* Move the next part of the request or the reply on. */
 static void work(uint32_t i, molt_input *in) {
-    seat_model *s = &seats[i];
+    slot_model *s = &slots[i];
     channel_model *c = &channels[s->e.channel];
     if (!s->claims || (honest && c->state == MOLT_KILLING))
         return;
@@ -396,30 +396,30 @@ static void work(uint32_t i, molt_input *in) {
 
 /* The two halves of going to sleep: the core's molt_park does no more, but for the sleep itself. */
 static void doze(uint32_t i) {
-    seat_model *s = &seats[i];
-    molt_bell *bell = &a.seats[i].bell;
-    if (s->state != MOLT_SEAT_IDLE || s->claims)
+    slot_model *s = &slots[i];
+    molt_doorbell *doorbell = &a.slots[i].doorbell;
+    if (s->state != MOLT_SLOT_IDLE || s->claims)
         return;
     if (!s->noted) {
-        atomic_store(&bell->parked, 0); /* it was woken, or has slept long enough */
+        atomic_store(&doorbell->parked, 0); /* it was woken, or has slept long enough */
         s->seen = atomic_load(&a.header->published);
         s->noted = !molt_claim(&a, &s->e);
         CHECK(!honest || s->noted == !ready(EVERYTHING));
         if (!s->noted) { /* it has found one */
             s->claims = 1, s->stage = 0, s->done = 0;
-            atomic_store(&a.seats[i].state, MOLT_SEAT_BUSY);
+            atomic_store(&a.slots[i].state, MOLT_SLOT_BUSY);
             if (honest) {
                 channel_model *c = &channels[s->e.channel];
-                c->state = MOLT_CLAIMED, c->seat = i, c->incarnation = s->e.incarnation & 0xff;
-                s->state = MOLT_SEAT_BUSY;
+                c->state = MOLT_CLAIMED, c->slot = i, c->epoch = s->e.epoch & 0xff;
+                s->state = MOLT_SLOT_BUSY;
             }
         }
     } else {
         s->noted = 0;
         atomic_store(&a.executor_spins[i], 0);
-        atomic_store(&bell->parked, 1);
+        atomic_store(&doorbell->parked, 1);
         if (atomic_load(&a.header->published) != s->seen)
-            atomic_store(&bell->parked, 0);
+            atomic_store(&doorbell->parked, 0);
     }
 }
 
@@ -435,16 +435,16 @@ static void kill_request(uint32_t i) {
     c->state = MOLT_KILLING;
 }
 
-/* An executor is dead, wherever it was; it is reaped, and another takes its seat. */
+/* An executor is dead, wherever it was; it is reaped, and another takes its slot. */
 static void reap(uint32_t i) {
-    seat_model *s = &seats[i];
+    slot_model *s = &slots[i];
     for (uint32_t at = 0; at < CHANNELS; at++) {
         channel_model *c = &channels[at];
         uint64_t word = molt_look(&a, at);
         uint32_t state = MOLT_STATE(word);
         if (state != MOLT_CLAIMED && state != MOLT_ABANDONED && state != MOLT_KILLING)
             continue;
-        if (MOLT_SEAT(word) != i || (word >> 24 & 0xff) != (s->e.incarnation & 0xff))
+        if (MOLT_SLOT(word) != i || (word >> 24 & 0xff) != (s->e.epoch & 0xff))
             continue;
         int abandoned = state == MOLT_ABANDONED;
         atomic_store(&a.failure[at], 77);
@@ -454,13 +454,13 @@ static void reap(uint32_t i) {
             ends(c, abandoned ? MOLT_IDLE : MOLT_FAILED);
         }
     }
-    uint32_t incarnation = s->e.incarnation + 1;
-    s->e = (molt_executor){.seat = i, .incarnation = incarnation};
+    uint32_t epoch = s->e.epoch + 1;
+    s->e = (molt_executor){.slot = i, .epoch = epoch};
     s->claims = s->noted = 0;
-    s->state = MOLT_SEAT_IDLE;
-    CHECK(molt_bell_init(&a.seats[i].bell) == 0);
+    s->state = MOLT_SLOT_IDLE;
+    CHECK(molt_doorbell_init(&a.slots[i].doorbell) == 0);
     atomic_store(&a.executor_spins[i], 0);
-    atomic_store(&a.seats[i].state, MOLT_SEAT_IDLE);
+    atomic_store(&a.slots[i].state, MOLT_SLOT_IDLE);
     if (molt_ahead_of(&a, EVERYTHING))
         molt_wake_executor(&a);
 }
@@ -472,8 +472,8 @@ static void reclaim(uint32_t i) {
     uint32_t state = MOLT_STATE(word), after = MOLT_IDLE;
     c->gone = 1;
     if (!c->announced || c->call.deferred) /* whom it would have woken wakes by himself, soon */
-        for (uint32_t seat = 0; seat < SEATS; seat++)
-            atomic_store(&a.seats[seat].bell.parked, 0);
+        for (uint32_t slot = 0; slot < SLOTS; slot++)
+            atomic_store(&a.slots[slot].doorbell.parked, 0);
     c->announced = 1, c->call.deferred = 0;
     if (state == MOLT_CLAIMED)
         after = MOLT_ABANDONED;
@@ -486,8 +486,8 @@ static void reclaim(uint32_t i) {
         c->state = after;
     }
     if (MOLT_STATE(molt_look(&a, i)) == MOLT_IDLE) { /* another client's */
-        CHECK(molt_bell_init(&molt_channel_at(&a, i)->bell) == 0);
-        atomic_store(&molt_channel_at(&a, i)->bell_of, i);
+        CHECK(molt_doorbell_init(&molt_channel_at(&a, i)->doorbell) == 0);
+        atomic_store(&molt_channel_at(&a, i)->doorbell_of, i);
         atomic_store(&a.client_spins[i], 0);
         c->call = (molt_call){.channel = i};
         c->call.word = MOLT_IDLE_WORD(c->generation);
@@ -505,13 +505,13 @@ static void start(void) {
         channel_model *c = &channels[i];
         c->call = (molt_call){.channel = i};
         c->stage = c->gone = 0, c->announced = 1;
-        c->state = MOLT_IDLE, c->generation = c->seat = c->incarnation = c->outcomes = 0;
+        c->state = MOLT_IDLE, c->generation = c->slot = c->epoch = c->outcomes = 0;
     }
-    for (uint32_t i = 0; i < SEATS; i++) {
-        seats[i].e = (molt_executor){.seat = i, .incarnation = 254}; /* soon to overflow */
-        seats[i].claims = seats[i].stage = seats[i].noted = 0;
-        seats[i].state = MOLT_SEAT_IDLE;
-        atomic_store(&a.seats[i].state, MOLT_SEAT_IDLE);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        slots[i].e = (molt_executor){.slot = i, .epoch = 254}; /* soon to overflow */
+        slots[i].claims = slots[i].stage = slots[i].noted = 0;
+        slots[i].state = MOLT_SLOT_IDLE;
+        atomic_store(&a.slots[i].state, MOLT_SLOT_IDLE);
     }
     tickets = 0;
     honest = 1;
@@ -524,7 +524,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (size_t i = 0; i < sizeof stream; i++)
             stream[i] = (uint8_t)chance(&seed, 256);
         a.base = memory;
-        CHECK(molt_arena_plan(&a, CHANNELS, SEATS, RING));
+        CHECK(molt_arena_plan(&a, CHANNELS, SLOTS, RING));
         CHECK(a.geometry.size <= sizeof memory);
         FORBID(memory + a.geometry.size, sizeof memory - a.geometry.size);
         untouched = a;
@@ -534,31 +534,31 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     for (int steps = 0; steps < STEPS && more(&in); steps++) {
         tries = 0;
         uint8_t what = (uint8_t)number(&in, 1);
-        uint32_t channel = (what >> 4) % CHANNELS, seat = (what >> 4) % SEATS;
+        uint32_t channel = (what >> 4) % CHANNELS, slot = (what >> 4) % SLOTS;
         switch (what & 15) {
         case 0: publish(channel, &in); break;
         case 1: publish(channel, &in), announce(channel); break;
         case 2: announce(channel); break;
         case 3: await(channel); break;
         case 4: give_up(channel, what >> 7); break;
-        case 5: claim(seat); break;
-        case 6: work(seat, &in); break;
+        case 5: claim(slot); break;
+        case 6: work(slot, &in); break;
         case 7:
-            for (int turn = 0; turn < 12 && seats[seat].claims; turn++)
-                work(seat, &in), await(seats[seat].e.channel);
+            for (int turn = 0; turn < 12 && slots[slot].claims; turn++)
+                work(slot, &in), await(slots[slot].e.channel);
             break;
-        case 8: end_request(seat, MOLT_FAILED, what); break;
-        case 9: doze(seat); break;
+        case 8: end_request(slot, MOLT_FAILED, what); break;
+        case 9: doze(slot); break;
         case 10: kill_request(channel); break;
-        case 11: reap(seat); break;
+        case 11: reap(slot); break;
         case 12: reclaim(channel); break;
         case 13: /* spin between looking and going to sleep; or let go of that */
-            atomic_store(&a.executor_spins[seat], seats[seat].noted);
+            atomic_store(&a.executor_spins[slot], slots[slot].noted);
             break;
         case 14:
             if (channels[channel].call.deferred && !channels[channel].gone)
                 molt_catch_up(&a, &channels[channel].call);
-            else if (!channels[channel].gone) /* to the bell of another channel of the same client */
+            else if (!channels[channel].gone) /* to the doorbell of another channel of the same client */
                 molt_redirect(&a, &channels[channel].call, (channel + 1) % CHANNELS);
             break;
         default: {

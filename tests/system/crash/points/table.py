@@ -16,7 +16,7 @@ class Actor(enum.Enum):
     CLIENT = "client"
     EXECUTOR = "executor"
     SUPERVISOR = "supervisor"
-    TEMPLATE = "template"
+    FORKSERVER = "forkserver"
 
 
 class Script(enum.Enum):
@@ -78,12 +78,12 @@ POINTS: Final[tuple[Point, ...]] = (
     ),
     *_points(
         Actor.EXECUTOR,
-        ("forked", Script.CRASH, "has its process, has not touched its seat"),
-        ("opened", Script.CRASH, "its seat is IDLE, the supervisor doesn't know"),
+        ("forked", Script.CRASH, "has its process, has not touched its slot"),
+        ("opened", Script.CRASH, "its slot is IDLE, the supervisor doesn't know"),
         ("scanned", Script.ECHO, "has found the oldest request, has not claimed it"),
-        ("claimed", Script.ECHO, "CLAIMED is stored, its seat is still IDLE"),
+        ("claimed", Script.ECHO, "CLAIMED is stored, its slot is still IDLE"),
         ("mid_request", Script.LARGE, "a part of the request is read"),
-        ("begun", Script.ECHO, "its seat says what runs, the supervisor was not told of the deadline"),
+        ("begun", Script.ECHO, "its slot says what runs, the supervisor was not told of the deadline"),
         ("running", Script.ECHO, "user code is about to run"),
         ("mid_reply", Script.LARGE, "a part of the reply is in the ring"),
         ("replied", Script.ECHO, "the reply is in the ring, DONE is not stored"),
@@ -95,7 +95,7 @@ POINTS: Final[tuple[Point, ...]] = (
         Actor.SUPERVISOR,
         ("arena", Script.START, "the arena is made but for its magic"),
         ("bound", Script.START, "the socket has its name, nobody listens"),
-        ("listening", Script.START, "clients can connect, no template was started"),
+        ("listening", Script.START, "clients can connect, no fork server was started"),
         ("accepted", Script.ATTACH, "a connection is accepted, and not known"),
         ("granting", Script.ATTACH, "channels are taken for a client, it was not told"),
         ("granted", Script.ATTACH, "it was told, and not greeted"),
@@ -106,13 +106,13 @@ POINTS: Final[tuple[Point, ...]] = (
         ("reaped", Script.CRASH, "the executor is reaped, its request is still CLAIMED"),
         ("repairing", Script.CRASH, "the reason is stored, FAILED is not"),
         ("failed", Script.CRASH, "FAILED is stored, the client was not rung"),
-        ("reseating", Script.CRASH, "the seat is free again, its incarnation is the old one"),
+        ("resloting", Script.CRASH, "the slot is free again, its epoch is the old one"),
         ("abandoning", Script.DIE, "a dead client's request is ABANDONED, its executor not told"),
         ("reclaiming", Script.DIE, "a dead client's channel is as new, and not free"),
         ("leaving", Script.DRAIN, "the socket's name is gone, the lock is held"),
     ),
     *_points(
-        Actor.TEMPLATE,
+        Actor.FORKSERVER,
         ("imported", Script.RELOAD, "the exports are imported, the supervisor doesn't know"),
         ("forking", Script.CRASH, "was told to fork an executor"),
         ("forked", Script.CRASH, "has forked it, has not said so"),
@@ -120,26 +120,26 @@ POINTS: Final[tuple[Point, ...]] = (
         ("signalling", Script.LATE, "was told to signal an executor"),
     ),
     Point(
-        "bell.parked",
+        "doorbell.parked",
         (Actor.CLIENT, Actor.EXECUTOR),
         Script.NAP,
         "a waiter has set the parked flag, and is about to sleep",
     ),
     Point(
-        "bell.woken",
+        "doorbell.woken",
         (Actor.CLIENT, Actor.EXECUTOR),
         Script.NAP,
         "a waiter has slept, and was rung or not; its parked flag may be set",
     ),
     Point(
-        "bell.ringing",
+        "doorbell.ringing",
         (Actor.CLIENT,),
         Script.ECHO,
         "who wakes a sleeper has cleared its parked flag, and not posted",
         _NOBODY_SLEEPS,
     ),
     Point(
-        "bell.ringing",
+        "doorbell.ringing",
         (Actor.EXECUTOR,),
         Script.NAP,
         "the same, an executor that rings a client",

@@ -62,13 +62,13 @@ def test_a_directory_that_others_can_look_into_is_refused(tmp_path: Path, mode: 
     )
 
 
-@pytest.mark.parametrize("kind", ["link", "file", "another user's"])
+@pytest.mark.parametrize("kind", ["connection", "file", "another user's"])
 def test_what_only_looks_like_a_directory_of_this_user_is_refused(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, real = tmp_path / "run", tmp_path / "real"
     real.mkdir(mode=0o700)
-    if kind == "link":
+    if kind == "connection":
         place.symlink_to(real)
     elif kind == "file":
         place.touch(mode=0o700)

@@ -67,17 +67,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stdio, "_STOP_S", 0.2)
 
 
-def link_of(client: Client) -> stdio._Link:
+def connection_of(client: Client) -> stdio._Connection:
     transport = client._transport
     assert isinstance(transport, StdioTransport)
-    link = transport._link
-    assert link is not None
-    return link
+    connection = transport._connection
+    assert connection is not None
+    return connection
 
 
 def pid_of(client: Client) -> int:
     """The pid of the client's worker."""
-    return link_of(client)._process.pid
+    return connection_of(client)._process.pid
 
 
 def failure_of(client: Client, payload: object = None, **options: Any) -> MoltError:
@@ -124,7 +124,7 @@ def test_many_threads_share_one_worker_and_each_gets_its_own_answers(make: Make)
         return all(client.call("echo", [number, n], timeout_ms=FAR_MS) == [number, n] for n in range(50))
 
     assert in_threads(8, calls) == [True] * 8
-    assert link_of(client).generation == 1
+    assert connection_of(client).generation == 1
 
 
 def test_answers_find_their_calls_in_whatever_order_they_come(make: Make) -> None:
@@ -190,7 +190,7 @@ def test_asyncio_calls_share_the_worker_too(make: Make) -> None:
         return await asyncio.gather(*(client.acall("echo", n, timeout_ms=FAR_MS) for n in range(30)))
 
     assert asyncio.run(main()) == list(range(30))
-    assert link_of(client).generation == 1
+    assert connection_of(client).generation == 1
 
 
 # -- a worker that breaks the protocol ------------------------------------------------------------------
@@ -258,8 +258,8 @@ def test_a_request_over_the_limit_is_refused_and_the_connection_is_not_touched(m
         "over the frame limit: 8087 bytes, 8000 at most",
     )
     assert client.call("echo", bytes(7000), timeout_ms=FAR_MS) == bytes(7000)
-    assert link_of(client).generation == 1
-    assert link_of(client)._pending == {}
+    assert connection_of(client).generation == 1
+    assert connection_of(client)._pending == {}
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ echo()
     assert type(error) is MoltWorkerUnavailable
     assert str(error) == "the worker is gone: it closed its stdin"
     assert answer == bytes(size)
-    assert link_of(client).generation == 2
+    assert connection_of(client).generation == 2
     wait_until(lambda: not half_dead.is_running())
 
 
@@ -401,8 +401,8 @@ def test_what_waits_for_a_worker_that_never_reads_is_bounded(make: Make) -> None
     assert set(kinds) == {MoltTimeout, MoltBusy}
     # One pipe of 1 MiB, and the first frame over the limit.
     assert kinds.count(MoltTimeout) <= 4
-    assert link_of(client)._stream.pending_bytes <= 2 * limit
-    assert link_of(client)._pending == {}
+    assert connection_of(client)._stream.pending_bytes <= 2 * limit
+    assert connection_of(client)._pending == {}
 
 
 def test_an_idempotent_call_is_tried_again_when_too_much_waits_for_the_worker(make: Make) -> None:
@@ -417,7 +417,7 @@ def test_an_idempotent_call_is_tried_again_when_too_much_waits_for_the_worker(ma
 
     thread = threading.Thread(target=calls)
     thread.start()
-    wait_until(lambda: link_of(client)._stream.pending_bytes > 1_000_000)
+    wait_until(lambda: connection_of(client)._stream.pending_bytes > 1_000_000)
     os.kill(pid_of(client), signal.SIGCONT)
     thread.join(120)
     assert results == [900_000 + n for n in range(8)]
@@ -450,7 +450,7 @@ def test_a_worker_that_can_start_again_does_when_the_pause_is_over(
     client = make(worker("sys.exit(2) if first_time(sys.argv[1]) else echo()", tmp_path / "done"))
     assert failure_of(client).detail == "the worker is gone: it exited with code 2"
     assert client.call("echo", 1, timeout_ms=FAR_MS) == 1
-    assert link_of(client).generation == 2
+    assert connection_of(client).generation == 2
 
 
 def test_the_pause_counts_from_the_worker_s_end_and_not_from_the_next_call(
@@ -465,7 +465,7 @@ def test_the_pause_counts_from_the_worker_s_end_and_not_from_the_next_call(
     monkeypatch.setattr(stdio, "RestartPolicy", Recorder)
     client = make(worker("for request in requests(): sys.exit(2)"))
     client.start()
-    started_s = link_of(client).started_s
+    started_s = connection_of(client).started_s
     failure_of(client)
     known_s = time.monotonic()
     failure_of(client)
@@ -512,7 +512,7 @@ def test_start_waits_for_the_greeting(make: Make, tmp_path: Path) -> None:
     go.touch()
     client.start()
     assert client.call("echo", 1, timeout_ms=FAR_MS) == 1
-    assert link_of(client).generation == 1
+    assert connection_of(client).generation == 1
 
 
 def test_start_tells_why_the_worker_went_away(make: Make) -> None:
@@ -528,7 +528,7 @@ def test_close_ends_the_calls_in_flight_as_cancelled(make: Make) -> None:
     client = make(worker("for request in requests(): pass"))
     client.start()
     closer = threading.Thread(
-        target=lambda: (wait_until(lambda: len(link_of(client)._pending) == 5), client.close())
+        target=lambda: (wait_until(lambda: len(connection_of(client)._pending) == 5), client.close())
     )
     closer.start()
     errors = in_threads(5, lambda _: client.call("echo", timeout_ms=None))
@@ -601,7 +601,7 @@ def test_closing_in_the_middle_of_a_send_as_a_signal_handler_may_does_not_hang(
         client.close()
         return True
 
-    monkeypatch.setattr(link_of(client)._stream, "flush", flush)
+    monkeypatch.setattr(connection_of(client)._stream, "flush", flush)
     error = failure_of(client)
     assert (type(error), error.detail) == (MoltCancelled, "the client was closed")
     wait_until(lambda: not process.is_running())
@@ -643,7 +643,7 @@ for request in requests():
 """
     client = make(worker(script, log))
     client.start()
-    wire = link_of(client)._stream.write_fd
+    wire = connection_of(client)._stream.write_fd
     first_pid, write = pid_of(client), os.write
 
     def interrupted(fd: int, data: Any) -> int:
@@ -656,7 +656,7 @@ for request in requests():
     monkeypatch.setattr(os, "write", interrupted)
     with pytest.raises(_Interrupt):
         client.call("echo", "interrupted", timeout_ms=FAR_MS)
-    assert link_of(client)._pending == {}
+    assert connection_of(client)._pending == {}
     wait_until(lambda: not client._transport.ready)
     monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 0)
     client.call("echo", "next", timeout_ms=FAR_MS)
@@ -838,7 +838,7 @@ def test_a_bug_in_the_receiver_ends_the_calls_in_flight(
     def take(item: object) -> None:
         raise LookupError("a bug")
 
-    monkeypatch.setattr(link_of(client), "_take", take)
+    monkeypatch.setattr(connection_of(client), "_take", take)
     with caplog.at_level(logging.ERROR, "molt_accel"):
         error = failure_of(client)
     assert (type(error), error.detail) == (MoltWorkerUnavailable, "the connection failed: LookupError")

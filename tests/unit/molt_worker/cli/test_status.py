@@ -20,7 +20,7 @@ from molt_accel.errors import Status
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES, Frame, Kind, encode, peek
 from molt_accel.ipc.shm import arena as arenas
-from molt_accel.ipc.shm.layout import Fact, Outcome, SeatFact, State, with_state
+from molt_accel.ipc.shm.layout import ChannelState, Gauge, Outcome, SlotGauge, with_state
 from molt_worker.cli import serve as cli
 from molt_worker.cli import status
 from molt_worker.cli.status import PoolPlace
@@ -35,7 +35,7 @@ POOL = PoolPlace("shop", "/run/molt", "/run/molt/shop.sock")
 
 
 class Stage:
-    """An arena with a client's channels and executors' seats, all in this process; and a view of it."""
+    """An arena with a client's channels and executors' slots, all in this process; and a view of it."""
 
     def __init__(self) -> None:
         self.core = arenas.native()
@@ -47,25 +47,25 @@ class Stage:
         self.arena.in_use = 8
         self.arena.spin_ns = 0
         for fact, value in {
-            Fact.PID: os.getpid(),
-            Fact.STARTED_NS: time.monotonic_ns() - 5 * _S,
-            Fact.PLACES: 16,
-            Fact.POOL_SIZE: 2,
-            Fact.WAKE_NS: 2**64 - 1,
+            Gauge.PID: os.getpid(),
+            Gauge.STARTED_NS: time.monotonic_ns() - 5 * _S,
+            Gauge.CAPACITY: 16,
+            Gauge.POOL_SIZE: 2,
+            Gauge.WAKE_NS: 2**64 - 1,
         }.items():
-            self.arena.set_fact(fact, value)
+            self.arena.set_gauge(fact, value)
 
     def request(self, channel: int, entry: str = "work", payload: bytes = b"x", deadline_ns: int = 0) -> None:
         """Publish a request."""
         frame = Frame(Kind.REQUEST, 1 + channel, entry, payload, deadline_ns=deadline_ns)
         assert self.core.Channel(self.arena, channel, 2**20).publish(frame, 16, 0) == self.core.ADMITTED
 
-    def executor(self, seat: int, number: int, incarnation: int = 0) -> Any:
+    def executor(self, slot: int, number: int, epoch: int = 0) -> Any:
         """An executor that has started. Its process id is this process's."""
-        self.arena.set_seat_fact(seat, SeatFact.NUMBER, number)
-        self.arena.set_seat_fact(seat, SeatFact.PID, os.getpid())
-        self.arena.set_seat_fact(seat, SeatFact.INCARNATION, incarnation)
-        executor = self.core.Seat(self.arena, seat, incarnation)
+        self.arena.set_slot_gauge(slot, SlotGauge.NUMBER, number)
+        self.arena.set_slot_gauge(slot, SlotGauge.PID, os.getpid())
+        self.arena.set_slot_gauge(slot, SlotGauge.EPOCH, epoch)
+        executor = self.core.Slot(self.arena, slot, epoch)
         executor.open()
         return executor
 
@@ -73,13 +73,13 @@ class Stage:
         """Have an executor claim, read and begin the oldest request."""
         assert executor.next() == self.core.REQUEST
         request: Frame = executor.receive(2**20)
-        executor.begin(SeatFact.SERIAL, request.deadline_ns, Fact.WAKE_NS)
+        executor.begin(SlotGauge.SERIAL, request.deadline_ns, Gauge.WAKE_NS)
         return request
 
     def answer(self, executor: Any, status: Status = Status.OK, **spans: int) -> None:
         """Answer what an executor runs."""
         response = Frame(Kind.RESPONSE, 1, payload=b"y", status=status, **spans)  # type: ignore[arg-type]
-        fact = SeatFact.OUTCOMES + Outcome[status.label]
+        fact = SlotGauge.OUTCOMES + Outcome[status.label]
         assert executor.reply(response, 2**20, fact) == self.core.TRANSFERRED
 
     def scribble(self, channel: int, at: int, data: bytes) -> None:
@@ -115,7 +115,7 @@ def test_a_pool_in_which_nothing_has_happened(stage: Stage) -> None:
     assert memory.pop("supervisor_rss_bytes") > 0
     assert memory == {
         "arena_bytes": arenas.native().arena_size(8, 4, RING),
-        "template_rss_bytes": None,
+        "forkserver_rss_bytes": None,
         "executors_rss_bytes": 0,
     }
     assert document == {
@@ -125,7 +125,7 @@ def test_a_pool_in_which_nothing_has_happened(stage: Stage) -> None:
         "pid": os.getpid(),
         "clients": 0,
         "exports": {"count": 0, "compiled": 0},
-        "queue": {"depth": 0, "places": 16},
+        "queue": {"depth": 0, "capacity": 16},
         "in_flight": 0,
         "calls": 0,
         "outcomes": {outcome.name: 0 for outcome in Outcome},
@@ -140,24 +140,24 @@ def test_a_pool_in_which_nothing_has_happened(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fact", "path"),
+    ("gauge", "path"),
     [
-        (Fact.CLIENTS, ("clients",)),
-        (Fact.EXPORTS, ("exports", "count")),
-        (Fact.COMPILED, ("exports", "compiled")),
-        (Fact.POOL_SIZE, ("pool_size",)),
-        (Fact.PLACES, ("queue", "places")),
-        (Fact.EXECUTOR_STARTS, ("restarts", "executor_starts")),
-        (Fact.EXECUTOR_DEATHS, ("restarts", "executor_deaths")),
-        (Fact.RECYCLED, ("restarts", "recycled")),
-        (Fact.RELOADS, ("restarts", "reloads")),
-        (Fact.BAD_FRAMES, ("bad_frames",)),
-        (Fact.CLIENT_SPINNERS, ("spin", "clients")),
-        (Fact.EXECUTOR_SPINNERS, ("spin", "executors")),
+        (Gauge.CLIENTS, ("clients",)),
+        (Gauge.EXPORTS, ("exports", "count")),
+        (Gauge.COMPILED, ("exports", "compiled")),
+        (Gauge.POOL_SIZE, ("pool_size",)),
+        (Gauge.CAPACITY, ("queue", "capacity")),
+        (Gauge.EXECUTOR_STARTS, ("restarts", "executor_starts")),
+        (Gauge.EXECUTOR_DEATHS, ("restarts", "executor_deaths")),
+        (Gauge.RECYCLED, ("restarts", "recycled")),
+        (Gauge.RELOADS, ("restarts", "reloads")),
+        (Gauge.BAD_FRAMES, ("bad_frames",)),
+        (Gauge.CLIENT_SPINNERS, ("spin", "clients")),
+        (Gauge.EXECUTOR_SPINNERS, ("spin", "executors")),
     ],
 )
-def test_a_fact_of_the_header_is_shown_as_it_is(stage: Stage, fact: Fact, path: tuple[str, ...]) -> None:
-    stage.arena.set_fact(fact, 41)
+def test_a_fact_of_the_header_is_shown_as_it_is(stage: Stage, fact: Gauge, path: tuple[str, ...]) -> None:
+    stage.arena.set_gauge(fact, 41)
     value: Any = stage.take().as_dict()
     for name in path:
         value = value[name]
@@ -168,20 +168,20 @@ def test_a_fact_of_the_header_is_shown_as_it_is(stage: Stage, fact: Fact, path: 
     ("serving", "state"), [(0, "starting"), (1, "serving"), (2, "draining"), (3, "unknown")]
 )
 def test_the_state_of_the_pool(stage: Stage, serving: int, state: str) -> None:
-    stage.arena.set_fact(Fact.SERVING, serving)
+    stage.arena.set_gauge(Gauge.SERVING, serving)
     assert stage.take().state == state
 
 
 def test_executors_stand_by_their_number_with_what_they_have(stage: Stage) -> None:
     deadline_ns = time.monotonic_ns() + 60 * _S
-    busy = stage.executor(2, 7, incarnation=3)
+    busy = stage.executor(2, 7, epoch=3)
     stage.executor(0, 9)
-    stage.arena.set_seat_fact(1, SeatFact.NUMBER, 8)  # just forked
+    stage.arena.set_slot_gauge(1, SlotGauge.NUMBER, 8)  # just forked
     stage.request(4, "report", deadline_ns=deadline_ns)
     stage.request(5)
     before_ns = time.monotonic_ns()
     stage.run(busy)
-    stage.arena.set_seat_fact(2, SeatFact.BEGAN_NS, before_ns - 2 * _S)
+    stage.arena.set_slot_gauge(2, SlotGauge.BEGAN_NS, before_ns - 2 * _S)
     looked = stage.take()
     assert [(item.number, item.state, item.pid) for item in looked.executors] == [
         (7, "busy", os.getpid()),
@@ -217,8 +217,10 @@ def test_a_deadline_that_has_passed_is_negative_and_none_is_none(stage: Stage) -
     assert running.deadline_ms is None
 
 
-@pytest.mark.parametrize("state", [State.ABANDONED, State.KILLING])
-def test_a_request_that_was_given_up_or_is_being_killed_shows_as_stopping(stage: Stage, state: State) -> None:
+@pytest.mark.parametrize("state", [ChannelState.ABANDONED, ChannelState.KILLING])
+def test_a_request_that_was_given_up_or_is_being_killed_shows_as_stopping(
+    stage: Stage, state: ChannelState
+) -> None:
     executor = stage.executor(0, 1)
     stage.request(3)
     stage.run(executor)
@@ -242,8 +244,8 @@ def test_calls_are_counted_for_each_executor_and_its_predecessors_in_the_pool_s(
         stage.request(channel)
         stage.run(executor)
         stage.answer(executor, ended)
-    stage.arena.set_seat_fact(0, SeatFact.SERVED_BEFORE, 2)
-    stage.arena.add_fact(Fact.OUTCOMES + Outcome.Busy, 4)
+    stage.arena.set_slot_gauge(0, SlotGauge.SERVED_BEFORE, 2)
+    stage.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy, 4)
     looked = stage.take()
     assert [item.calls for item in looked.executors] == [1]
     assert {name: count for name, count in looked.outcomes.items() if count} == {
@@ -259,16 +261,16 @@ def test_an_executor_that_was_reaped_is_not_shown_and_its_calls_still_are(stage:
     stage.request(0)
     stage.run(executor)
     stage.answer(executor)
-    stage.arena.reset_seat(0, SeatFact.OUTCOMES)
+    stage.arena.reset_slot(0, SlotGauge.OUTCOMES)
     looked = stage.take()
     assert looked.executors == []
     assert looked.calls == 1
 
 
-def test_quantiles_are_of_all_seats_together(stage: Stage) -> None:
-    for seat, us in enumerate([100, 100, 5000]):
-        executor = stage.executor(seat, seat + 1)
-        stage.request(seat)
+def test_quantiles_are_of_all_slots_together(stage: Stage) -> None:
+    for slot, us in enumerate([100, 100, 5000]):
+        executor = stage.executor(slot, slot + 1)
+        stage.request(slot)
         stage.run(executor)
         stage.answer(executor, queue_us=us, exec_us=10 * us)
     document = stage.take().as_dict()
@@ -329,10 +331,10 @@ def test_a_request_that_was_scribbled_over_has_no_entry(stage: Stage, at: int, d
     )
 
 
-def test_what_was_claimed_by_an_earlier_executor_of_a_seat_is_not_its_successor_s(stage: Stage) -> None:
-    stage.executor(1, 4, incarnation=6)
+def test_what_was_claimed_by_an_earlier_executor_of_a_slot_is_not_its_successor_s(stage: Stage) -> None:
+    stage.executor(1, 4, epoch=6)
     stage.request(0)
-    stage.run(stage.core.Seat(stage.arena, 1, 5))
+    stage.run(stage.core.Slot(stage.arena, 1, 5))
     assert stage.running() is None
     assert stage.take().in_flight == 1
 
@@ -346,9 +348,9 @@ def test_a_state_that_there_is_not_is_nobody_s(stage: Stage, state: int) -> None
     assert [item.state for item in looked.executors] == ["idle"]
 
 
-def test_a_claim_of_a_seat_that_there_is_not_is_in_flight_and_nobody_s(stage: Stage) -> None:
+def test_a_claim_of_a_slot_that_there_is_not_is_in_flight_and_nobody_s(stage: Stage) -> None:
     stage.executor(0, 1)
-    assert stage.arena.step(0, 0, 1 << 32 | 60_000 << 8 | State.CLAIMED)
+    assert stage.arena.step(0, 0, 1 << 32 | 60_000 << 8 | ChannelState.CLAIMED)
     looked = stage.take()
     assert looked.in_flight == 1
     assert [item.state for item in looked.executors] == ["idle"]
@@ -374,7 +376,7 @@ def test_a_request_that_ends_while_it_is_looked_at_is_not_shown(stage: Stage) ->
     stage.run(executor)
     claim = executor.word
     stage.answer(executor)
-    for after in (with_state(claim, State.DONE), (claim >> 32) + 1 << 32 | claim & 0xFFFF_FFFF):
+    for after in (with_state(claim, ChannelState.DONE), (claim >> 32) + 1 << 32 | claim & 0xFFFF_FFFF):
         (shown,) = snapshot.take(Changing(stage.view, claim, after)).executors  # type: ignore[arg-type]
         assert (shown.state, shown.running) == ("idle", None)
 
@@ -382,15 +384,15 @@ def test_a_request_that_ends_while_it_is_looked_at_is_not_shown(stage: Stage) ->
 @pytest.mark.parametrize("pid", [0, 2**31, 2**64 - 1])
 def test_a_process_id_that_can_t_be_has_no_memory(stage: Stage, pid: int) -> None:
     stage.executor(0, 1)
-    stage.arena.set_seat_fact(0, SeatFact.PID, pid)
-    stage.arena.set_fact(Fact.TEMPLATE_PID, pid)
+    stage.arena.set_slot_gauge(0, SlotGauge.PID, pid)
+    stage.arena.set_gauge(Gauge.FORKSERVER_PID, pid)
     looked = stage.take()
     assert looked.executors[0].rss_bytes is None
-    assert looked.memory["template_rss_bytes"] is None
+    assert looked.memory["forkserver_rss_bytes"] is None
 
 
 def test_a_start_in_the_future_is_no_uptime(stage: Stage) -> None:
-    stage.arena.set_fact(Fact.STARTED_NS, 2**64 - 1)
+    stage.arena.set_gauge(Gauge.STARTED_NS, 2**64 - 1)
     assert stage.take().uptime_s == 0
 
 
@@ -403,7 +405,7 @@ def test_processes_of_another_namespace_are_not_looked_up(stage: Stage) -> None:
 
 def test_a_view_stores_nothing() -> None:
     view = arenas.native().ArenaView
-    reading = {"channels", "seats", "ring_bytes", "in_use", "fact", "seat_fact", "seat_state", "histograms"}
+    reading = {"channels", "slots", "ring_bytes", "in_use", "gauge", "slot_gauge", "slot_state", "histograms"}
     assert {name for name in dir(view) if not name.startswith("_")} == reading | {
         "word",
         "request_bytes",
@@ -475,13 +477,13 @@ def test_an_entry_can_not_move_the_cursor(entry: str | None, shown: str) -> None
 
 
 def test_the_lines_of_a_pool(stage: Stage) -> None:
-    stage.arena.set_fact(Fact.SERVING, 1)
-    stage.arena.set_fact(Fact.SPIN_NS, 45_678)
-    stage.arena.set_fact(Fact.CLIENT_SPINNERS, 1)
-    stage.arena.set_fact(Fact.EXECUTOR_SPINNERS, 2)
-    stage.arena.set_fact(Fact.EXECUTOR_STARTS, 6)
-    stage.arena.set_fact(Fact.EXECUTOR_DEATHS, 3)
-    stage.arena.set_fact(Fact.CLIENTS, 2)
+    stage.arena.set_gauge(Gauge.SERVING, 1)
+    stage.arena.set_gauge(Gauge.SPIN_NS, 45_678)
+    stage.arena.set_gauge(Gauge.CLIENT_SPINNERS, 1)
+    stage.arena.set_gauge(Gauge.EXECUTOR_SPINNERS, 2)
+    stage.arena.set_gauge(Gauge.EXECUTOR_STARTS, 6)
+    stage.arena.set_gauge(Gauge.EXECUTOR_DEATHS, 3)
+    stage.arena.set_gauge(Gauge.CLIENTS, 2)
     executor = stage.executor(0, 1)
     stage.executor(1, 2)
     stage.request(0)
@@ -496,7 +498,7 @@ def test_the_lines_of_a_pool(stage: Stage) -> None:
         memory={
             "arena_bytes": 2**23,
             "supervisor_rss_bytes": 2**24,
-            "template_rss_bytes": None,
+            "forkserver_rss_bytes": None,
             "executors_rss_bytes": 3 * 2**20,
         },
     )
@@ -512,7 +514,7 @@ def test_the_lines_of_a_pool(stage: Stage) -> None:
         "queue time  p50 2 us, p95 3 us, p99 3 us",
         "exec time   p50 104 us, p95 111 us, p99 112 us",
         "restarts    6 executors started, 3 died, 0 recycled, 0 reloads",
-        "memory      arena 8.0 MiB, supervisor 16.0 MiB, template -, executors 3.0 MiB",
+        "memory      arena 8.0 MiB, supervisor 16.0 MiB, fork server -, executors 3.0 MiB",
         "spin        up to 45 us, 1 client and 2 executors at a time",
         "",
     ]
@@ -532,7 +534,7 @@ def test_the_lines_of_a_pool(stage: Stage) -> None:
 
 
 def test_a_pool_without_spinning_bad_frames_and_calls_says_so(stage: Stage) -> None:
-    stage.arena.set_fact(Fact.BAD_FRAMES, 3)
+    stage.arena.set_gauge(Gauge.BAD_FRAMES, 3)
     shown = dict(status.facts(POOL, stage.take()))
     assert (shown["spin"], shown["bad frames"]) == ("never", "3")
     assert (shown["calls"], shown["queue time"], shown["exec time"]) == ("0", "-", "-")

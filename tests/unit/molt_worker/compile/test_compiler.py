@@ -11,8 +11,8 @@ import pytest
 from molt_worker.compile import compiler
 from molt_worker.compile import record as compiled
 from molt_worker.compile.compiler import BuildError
-from tests.integration.compiled.conftest import Built, run_build
 from tests.support import build_project as project
+from tests.support.builds import Built, run_build
 
 
 def fates(record: compiled.Record) -> dict[str, tuple[bool, str, int]]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from molt_worker.compile.importer import BuildFinder, find_source, installed, is_compiled, sources
-from tests.integration.compiled.conftest import Built
 from tests.support import build_project as project
+from tests.support.builds import Built
 
 pytestmark = pytest.mark.usefixtures("import_state")
 

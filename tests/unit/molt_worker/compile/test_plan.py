@@ -84,7 +84,7 @@ def test_a_module_that_is_not_there_or_no_python_is_named(folder: Path) -> None:
     ],
 )
 def test_what_mypyc_would_silently_do_otherwise_is_objected_to(text: str, lines: list[int]) -> None:
-    assert [line for line, _ in subject.objections(parsed(text))] == lines
+    assert [line for line, _ in subject.blockers(parsed(text))] == lines
 
 
 def test_functions_without_types_are_noted_with_what_they_lack() -> None:

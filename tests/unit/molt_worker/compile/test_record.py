@@ -14,8 +14,8 @@ from molt_worker.compile.importer import installed, is_compiled
 from molt_worker.compile.record import CompiledError
 from molt_worker.entrypoints import exports
 from molt_worker.entrypoints.exports import ExportsError
-from tests.integration.compiled.conftest import Built
 from tests.support import build_project as project
+from tests.support.builds import Built
 
 pytestmark = pytest.mark.usefixtures("import_state")
 

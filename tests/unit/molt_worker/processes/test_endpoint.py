@@ -10,20 +10,20 @@ import pytest
 from molt_accel import codec
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import HELLO, Codec, Fault, Frame, FrameError, FrameParser, Kind, encode
-from molt_worker.processes.endpoint import SocketPort
+from molt_worker.processes.endpoint import SocketEndpoint
 
 MAX_BYTES = 4096
 
 
 class Ends:
-    """A port, and the supervisor's end of its socket."""
+    """A endpoint, and the supervisor's end of its socket."""
 
     def __init__(self) -> None:
         self.supervisor, self._executor = socket.socketpair()
-        self.port = SocketPort(self._executor, 3, MAX_BYTES)
+        self.endpoint = SocketEndpoint(self._executor, 3, MAX_BYTES)
 
     def received(self) -> Frame:
-        """The one frame that the port has sent."""
+        """The one frame that the endpoint has sent."""
         parser = FrameParser()
         parser.feed(self.supervisor.recv(65536))
         (frame,) = parser.frames()
@@ -48,7 +48,7 @@ def request(serial: int, payload: bytes = b"\xc0") -> Frame:
 
 
 def test_it_announces_the_executor_by_its_number(ends: Ends) -> None:
-    ends.port.announce()
+    ends.endpoint.announce()
     hello = ends.received()
     assert (hello.kind, hello.entry, hello.request_id) == (Kind.CONTROL, HELLO, 3)
 
@@ -56,7 +56,7 @@ def test_it_announces_the_executor_by_its_number(ends: Ends) -> None:
 def test_requests_come_in_order_and_then_the_end(ends: Ends) -> None:
     ends.supervisor.sendall(b"".join(encode(request(serial)) for serial in (1, 2, 3)))
     ends.supervisor.shutdown(socket.SHUT_WR)
-    got = [ends.port.receive() for _ in range(4)]
+    got = [ends.endpoint.receive() for _ in range(4)]
     assert [frame and frame.request_id for frame in got] == [1 << 8, 2 << 8, 3 << 8, None]
 
 
@@ -64,25 +64,25 @@ def test_a_request_that_comes_in_pieces_is_waited_for(ends: Ends) -> None:
     data = encode(request(1, payload=b"x" * 3000))
     ends.supervisor.sendall(data[:10])
     ends.supervisor.sendall(data[10:])
-    got = ends.port.receive()
+    got = ends.endpoint.receive()
     assert got is not None
     assert got.payload == b"x" * 3000
 
 
 def test_the_serial_is_the_number_that_the_supervisor_gave_it(ends: Ends) -> None:
-    assert ends.port.serial(request(41)) == 41
+    assert ends.endpoint.serial(request(41)) == 41
 
 
 def test_a_frame_that_cant_be_read_is_a_bug(ends: Ends) -> None:
     ends.supervisor.sendall(encode(request(1, payload=b"x" * MAX_BYTES)))
     with pytest.raises(FrameError):
-        ends.port.receive()
+        ends.endpoint.receive()
 
 
 def test_a_result_that_is_too_large_is_replaced_by_an_error(ends: Ends) -> None:
     asked = request(7)
     answer = Frame(Kind.RESPONSE, asked.request_id, payload=b"x" * MAX_BYTES, status=Status.OK, generation=7)
-    ends.port.answer(asked, answer)
+    ends.endpoint.answer(asked, answer)
     got = ends.received()
     assert (got.request_id, got.generation, got.status) == (asked.request_id, 7, Status.INTERNAL_ERROR)
     assert codec.decode(Codec.MSGPACK, got.payload)["detail"].startswith("the result is ")
@@ -91,7 +91,9 @@ def test_a_result_that_is_too_large_is_replaced_by_an_error(ends: Ends) -> None:
 def test_a_response_that_is_wrong_otherwise_is_a_bug(ends: Ends) -> None:
     asked = request(7)
     with pytest.raises(FrameError) as caught:
-        ends.port.answer(asked, Frame(Kind.RESPONSE, asked.request_id, entry="x" * 70_000, status=Status.OK))
+        ends.endpoint.answer(
+            asked, Frame(Kind.RESPONSE, asked.request_id, entry="x" * 70_000, status=Status.OK)
+        )
     assert caught.value.fault is not Fault.TOO_LARGE
 
 
@@ -99,4 +101,4 @@ def test_when_the_supervisor_is_gone_an_answer_is_a_broken_pipe(ends: Ends) -> N
     ends.supervisor.close()
     asked = request(7)
     with pytest.raises(BrokenPipeError):
-        ends.port.answer(asked, Frame(Kind.RESPONSE, asked.request_id, status=Status.OK))
+        ends.endpoint.answer(asked, Frame(Kind.RESPONSE, asked.request_id, status=Status.OK))

@@ -1,4 +1,4 @@
-"""The executor's loop with a port that follows a script. In a process of its own: it installs handlers."""
+"""The executor's loop with a endpoint that follows a script. In a process of its own: it installs handlers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG = Config.load(environ={}, log_level="error")
 SERIAL = 77
 
 
-class ScriptedPort:
+class ScriptedEndpoint:
     """Gives out what it was made with, and keeps the answers."""
 
     def __init__(self, *items: Frame | FrameError) -> None:
@@ -59,11 +59,13 @@ def in_child(check: Callable[[], object]) -> None:
     assert exit_code(fork(check)) == 0
 
 
-def serving(port: ScriptedPort, *functions: Callable[[object], object], word: StopWord | None = None) -> int:
+def serving(
+    endpoint: ScriptedEndpoint, *functions: Callable[[object], object], word: StopWord | None = None
+) -> int:
     exports = ExportTable(
         Export(function.__name__, "m:f", Codec.MSGPACK, Codec.MSGPACK, function) for function in functions
     )
-    return serve(port, exports, word or StopWords(1).word_of(0), 3, CONFIG)
+    return serve(endpoint, exports, word or StopWords(1).word_of(0), 3, CONFIG)
 
 
 def echo(payload: object) -> object:
@@ -72,25 +74,25 @@ def echo(payload: object) -> object:
 
 def test_it_announces_itself_answers_in_order_and_exits_when_there_is_no_more() -> None:
     def check() -> None:
-        port = ScriptedPort(request(1, "echo", "a"), request(2, "nothing"), request(3, "echo", "b"))
-        assert serving(port, echo) == 0
-        assert port.announced == 1
-        assert [request_id for request_id, _ in port.answers] == [1, 2, 3]
-        assert [response.status for _, response in port.answers] == [
+        endpoint = ScriptedEndpoint(request(1, "echo", "a"), request(2, "nothing"), request(3, "echo", "b"))
+        assert serving(endpoint, echo) == 0
+        assert endpoint.announced == 1
+        assert [request_id for request_id, _ in endpoint.answers] == [1, 2, 3]
+        assert [response.status for _, response in endpoint.answers] == [
             Status.OK,
             Status.INVALID_INPUT,
             Status.OK,
         ]
-        assert {response.executor for _, response in port.answers} == {3}
+        assert {response.executor for _, response in endpoint.answers} == {3}
 
     in_child(check)
 
 
 def test_what_cant_be_read_is_answered_under_the_id_that_it_claims() -> None:
     def check() -> None:
-        port = ScriptedPort(FrameError(Fault.CODEC, "9", 5, 6), request(7, "echo"))
-        assert serving(port, echo) == 0
-        (refused_id, refused), (_, served) = port.answers
+        endpoint = ScriptedEndpoint(FrameError(Fault.CODEC, "9", 5, 6), request(7, "echo"))
+        assert serving(endpoint, echo) == 0
+        (refused_id, refused), (_, served) = endpoint.answers
         assert (refused_id, refused.request_id, refused.generation) == (5, 5, 6)
         assert refused.status is Status.INVALID_INPUT
         assert codec.decode(Codec.MSGPACK, refused.payload)["detail"] == "unknown codec: 9"
@@ -101,15 +103,15 @@ def test_what_cant_be_read_is_answered_under_the_id_that_it_claims() -> None:
 
 def test_when_nobody_waits_for_the_answer_it_exits_in_peace() -> None:
     def check() -> None:
-        port = ScriptedPort(request(1, "echo"), request(2, "echo"))
-        port.gone = True
-        assert serving(port, echo) == 0
-        assert len(port.items) == 1
+        endpoint = ScriptedEndpoint(request(1, "echo"), request(2, "echo"))
+        endpoint.gone = True
+        assert serving(endpoint, echo) == 0
+        assert len(endpoint.items) == 1
 
     in_child(check)
 
 
-def test_the_stop_word_knows_requests_by_the_serials_of_the_port() -> None:
+def test_the_stop_word_knows_requests_by_the_serials_of_the_endpoint() -> None:
     def check() -> None:
         word = StopWords(1).word_of(0)
         seen: list[bool] = []
@@ -124,9 +126,9 @@ def test_the_stop_word_knows_requests_by_the_serials_of_the_port() -> None:
             signal.raise_signal(INTERRUPT_SIGNAL)
             seen.append(True)  # not reached
 
-        port = ScriptedPort(request(1, "stop_another"), request(2, "stop_this"))
-        assert serving(port, stop_another, stop_this, word=word) == 0
-        assert [response.status for _, response in port.answers] == [Status.OK, Status.CANCELLED]
+        endpoint = ScriptedEndpoint(request(1, "stop_another"), request(2, "stop_this"))
+        assert serving(endpoint, stop_another, stop_this, word=word) == 0
+        assert [response.status for _, response in endpoint.answers] == [Status.OK, Status.CANCELLED]
         assert seen == [False]
 
     in_child(check)
@@ -139,9 +141,9 @@ def test_a_process_that_an_entrypoint_forked_does_not_answer() -> None:
         def fork_and_return(payload: object) -> None:
             children.append(os.fork())
 
-        port = ScriptedPort(request(1, "fork_and_return"))
-        assert serving(port, fork_and_return) == 0
-        assert len(port.answers) == 1
+        endpoint = ScriptedEndpoint(request(1, "fork_and_return"))
+        assert serving(endpoint, fork_and_return) == 0
+        assert len(endpoint.answers) == 1
         assert children[0] > 0  # else this is the child, which should have ended before
         assert exit_code(children[0]) == 0
 

@@ -17,7 +17,7 @@ from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes import forkserver as wire
 from molt_worker.processes.handles import Executor, ExecutorState
 from molt_worker.processes.pool import Pool
-from tests.support.scripted_forkserver import FakeTemplate, Stage
+from tests.support.scripted_forkserver import FakeForkserver, Stage
 
 
 class Recorder(Pool):
@@ -55,8 +55,8 @@ class Recorder(Pool):
         return self.accepts
 
     def _on_closed(self, executor: Executor) -> None:
-        self.stage.templates[-1].obey()
-        killed = any((wire.KILL, executor.number) in template.told for template in self.stage.templates)
+        self.stage.forkservers[-1].obey()
+        killed = any((wire.KILL, executor.number) in forkserver.told for forkserver in self.stage.forkservers)
         self.told.append(("closed", executor.number, executor.state, killed))
 
     def _on_reaped(self, executor: Executor, crash: MoltWorkerCrashed) -> None:
@@ -79,20 +79,20 @@ class Recorder(Pool):
 MakeStage = Callable[..., Stage]
 
 
-def started(stage: Stage) -> FakeTemplate:
-    template = stage.start()
+def started(stage: Stage) -> FakeForkserver:
+    forkserver = stage.start()
     stage.pool.seen()
-    return template
+    return forkserver
 
 
 def test_a_full_pool_starts_and_the_exports_are_told_once(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = stage.load()
-    assert template.told == [(wire.SPAWN, 1), (wire.SPAWN, 2)]
-    assert [child.slot for child in template.children.values()] == [0, 1]
+    forkserver = stage.load()
+    assert forkserver.told == [(wire.SPAWN, 1), (wire.SPAWN, 2)]
+    assert [child.slot for child in forkserver.children.values()] == [0, 1]
     assert stage.pool.seen() == [("exports", 1)]
-    template.children[2].greet()
-    template.children[1].greet()
+    forkserver.children[2].greet()
+    forkserver.children[1].greet()
     stage.turn()
     assert sorted(stage.pool.seen()) == [("ready", 1), ("ready", 2)]
     assert [stage.pool.executor(number).pid for number in (1, 2)] == [os.getpid()] * 2
@@ -100,11 +100,11 @@ def test_a_full_pool_starts_and_the_exports_are_told_once(make_stage: MakeStage)
 
 def test_messages_come_from_ready_executors_only(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = stage.load()
+    forkserver = stage.load()
     stage.pool.seen()
-    template.children[1].send(Frame(Kind.CONTROL, 8, HELLO))  # this is its greeting
-    template.children[1].send(Frame(Kind.CONTROL, 9, HELLO))
-    template.children[2].send(Frame(Kind.RESPONSE, 8, status=Status.OK))
+    forkserver.children[1].send(Frame(Kind.CONTROL, 8, HELLO))  # this is its greeting
+    forkserver.children[1].send(Frame(Kind.CONTROL, 9, HELLO))
+    forkserver.children[2].send(Frame(Kind.RESPONSE, 8, status=Status.OK))
     stage.turn()
     assert stage.pool.seen() == [
         ("ready", 1),
@@ -119,8 +119,8 @@ def test_one_that_breaks_the_protocol_or_hangs_up_is_closed_once_killed_and_repl
     how: str, make_stage: MakeStage
 ) -> None:
     stage = make_stage(Recorder)
-    template = started(stage)
-    child = template.children[1]
+    forkserver = started(stage)
+    child = forkserver.children[1]
     stage.pool.accepts = False
     if how == "refused":
         child.send(Frame(Kind.RESPONSE, 5, status=Status.OK))
@@ -135,7 +135,7 @@ def test_one_that_breaks_the_protocol_or_hangs_up_is_closed_once_killed_and_repl
     assert ("executor_broke_protocol" in stage.log()) == (how != "end")
     assert stage.counters.executor_deaths == 1
     assert stage.pool.numbers() == [2, 3]
-    template.exited(1, -9)
+    forkserver.exited(1, -9)
     stage.turn()
     assert stage.pool.seen() == [("reaped", 1)]
     (crash,) = stage.pool.crashes
@@ -145,60 +145,60 @@ def test_one_that_breaks_the_protocol_or_hangs_up_is_closed_once_killed_and_repl
 
 def test_what_it_still_said_is_heard_before_its_death(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = started(stage)
+    forkserver = started(stage)
     stage.loop.watch(stage.pool.executor(1).sock.fileno(), 0)  # the report of its exit is seen first
-    template.children[1].send(Frame(Kind.RESPONSE, 5, status=Status.OK))
-    template.exited(1, 3)
+    forkserver.children[1].send(Frame(Kind.RESPONSE, 5, status=Status.OK))
+    forkserver.exited(1, 3)
     stage.turn()
     assert stage.pool.seen() == [("message", 1, 5), ("closed", 1, ExecutorState.GONE, True), ("reaped", 1)]
 
 
 def test_a_killed_executor_is_replaced_and_reaped_without_being_closed(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = started(stage)
+    forkserver = started(stage)
     stage.pool.kill(stage.pool.executor(2))
     stage.turn()
-    assert (wire.KILL, 2) in template.told
+    assert (wire.KILL, 2) in forkserver.told
     assert stage.pool.numbers() == [1, 3]
-    stage.reap(template, 2, -9)
+    stage.reap(forkserver, 2, -9)
     assert stage.pool.seen() == [("reaped", 2)]
 
 
 def test_a_message_to_one_that_has_just_died_closes_it(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = started(stage)
-    template.children[1].sock.close()
+    forkserver = started(stage)
+    forkserver.children[1].sock.close()
     stage.pool._send(stage.pool.executor(1), Frame(Kind.CONTROL, 1, HELLO))
     assert stage.pool.seen() == [("closed", 1, ExecutorState.GONE, True)]
 
 
 def test_a_large_message_goes_out_as_the_executor_takes_it(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = started(stage)
+    forkserver = started(stage)
     payload = b"x" * 3_000_000
     stage.pool._send(stage.pool.executor(1), Frame(Kind.REQUEST, 1, "echo", payload))
     frames: list[Frame | FrameError] = []
     while not frames:
         stage.turn()
-        frames = template.children[1].received()
+        frames = forkserver.children[1].received()
     (frame,) = frames
     assert isinstance(frame, Frame)
     assert frame.payload == payload
 
 
-def test_an_interrupt_names_the_request_and_tells_the_template(make_stage: MakeStage) -> None:
+def test_an_interrupt_names_the_request_and_tells_the_forkserver(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = started(stage)
+    forkserver = started(stage)
     executor = stage.pool.executor(2)
     stage.pool._interrupt(executor, 41, StopReason.TIMED_OUT)
     stage.turn()
-    assert template.told[-1] == (wire.INTERRUPT, 2)
+    assert forkserver.told[-1] == (wire.INTERRUPT, 2)
     assert (executor.word.reason(41), executor.word.reason(42)) == (StopReason.TIMED_OUT, 0)
 
 
 def test_a_worn_out_executor_is_replaced_when_its_successor_is_ready(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = started(stage)
+    forkserver = started(stage)
     old = stage.pool.executor(1)
     stage.pool.served = {1: 12}
     stage.pool._recycle(old, "max_requests")
@@ -206,14 +206,14 @@ def test_a_worn_out_executor_is_replaced_when_its_successor_is_ready(make_stage:
     stage.turn()
     assert stage.pool.seen() == []
     assert stage.pool.numbers() == [1, 2, 3]
-    template.children[3].greet()
+    forkserver.children[3].greet()
     stage.turn()
     assert stage.pool.seen() == [("ready", 3), ("replaced", 1)]
     assert stage.pool.numbers() == [1, 2, 3]  # when it leaves is for the subclass to say
     stage.pool._dismiss(old)
     stage.turn()
-    assert template.children[1].dismissed()
-    stage.reap(template, 1, 0)
+    assert forkserver.children[1].dismissed()
+    stage.reap(forkserver, 1, 0)
     assert stage.pool.seen() == [("reaped", 1)]
     assert (stage.counters.recycled, stage.counters.executor_deaths) == (1, 0)
     assert "executor_recycled executor=1 why=max_requests served=12" in stage.log()
@@ -222,25 +222,25 @@ def test_a_worn_out_executor_is_replaced_when_its_successor_is_ready(make_stage:
 
 def test_one_that_was_dismissed_and_stays_is_killed(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = started(stage)
+    forkserver = started(stage)
     stage.pool._dismiss(stage.pool.executor(1))
     stage.pass_time(1.0)
-    assert (wire.KILL, 1) not in template.told
+    assert (wire.KILL, 1) not in forkserver.told
     stage.pass_time(2.5)
-    assert (wire.KILL, 1) in template.told
+    assert (wire.KILL, 1) in forkserver.told
 
 
 def test_when_the_successor_dies_the_worn_one_stays_until_another_is_ready(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = started(stage)
+    forkserver = started(stage)
     stage.pool._recycle(stage.pool.executor(1), "max_requests")
     stage.turn()
-    stage.reap(template, 3, 1)
+    stage.reap(forkserver, 3, 1)
     assert ("replaced", 1) not in stage.pool.seen()
     assert stage.pool.numbers() == [1, 2]
     stage.pool._spawn_not_before_ns = 0  # the time after a start that failed is over
     stage.pass_time(0)
-    template.children[4].greet()
+    forkserver.children[4].greet()
     stage.turn()
     assert stage.pool.seen() == [("ready", 4), ("replaced", 1)]
 
@@ -249,14 +249,14 @@ def test_without_a_descriptor_an_executor_is_started_later_and_that_is_said_once
     make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = make_stage(Recorder)
-    template = started(stage)
+    forkserver = started(stage)
 
     def none_left() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as patch:
         patch.setattr("molt_worker.processes.handles.socket.socketpair", none_left)
-        stage.reap(template, 1, 1)
+        stage.reap(forkserver, 1, 1)
         for _ in range(3):
             stage.pass_time(0.2)
         assert stage.pool.numbers() == [2]
@@ -268,12 +268,12 @@ def test_without_a_descriptor_an_executor_is_started_later_and_that_is_said_once
 
 def test_when_the_worn_one_dies_its_successor_takes_the_place(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = started(stage)
+    forkserver = started(stage)
     stage.pool._recycle(stage.pool.executor(1), "max_requests")
     stage.turn()
-    stage.reap(template, 1, -11)
+    stage.reap(forkserver, 1, -11)
     assert stage.pool.numbers() == [2, 3]
-    template.children[3].greet()
+    forkserver.children[3].greet()
     stage.turn()
     assert ("ready", 3) in stage.pool.seen()
     assert stage.pool.numbers() == [2, 3]
@@ -322,56 +322,56 @@ def test_memory_is_looked_at_only_of_those_that_have_served(
 
 def test_one_that_dies_while_it_starts_makes_the_next_wait(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = stage.load()
+    forkserver = stage.load()
     stage.pool.seen()
-    stage.reap(template, 1, 1)
+    stage.reap(forkserver, 1, 1)
     assert stage.pool.seen() == [("closed", 1, ExecutorState.GONE, True), ("reaped", 1)]
     assert stage.pool.numbers() == [2]
     stage.pool._spawn_not_before_ns = 0
     stage.pass_time(0)
     assert stage.pool.numbers() == [2, 3]
-    assert template.children[3].slot == 0  # the lowest that is free
+    assert forkserver.children[3].slot == 0  # the lowest that is free
 
 
 def test_no_more_are_started_than_there_are_slots(make_stage: MakeStage) -> None:
     stage = make_stage(lambda stage: Recorder(stage, slots=3))
-    template = started(stage)
+    forkserver = started(stage)
     for number in (1, 2):
         stage.pool.kill(stage.pool.executor(number))
     stage.turn()
     assert stage.pool.numbers() == [3]
-    stage.reap(template, 2, -9)
+    stage.reap(forkserver, 2, -9)
     stage.pass_time(0.2)
     assert stage.pool.numbers() == [3, 4]
-    assert template.children[4].slot == 1
+    assert forkserver.children[4].slot == 1
 
 
-def test_when_the_template_dies_its_executors_do_and_another_is_started(make_stage: MakeStage) -> None:
+def test_when_the_forkserver_dies_its_executors_do_and_another_is_started(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
     started(stage).kill()
     stage.turn()
     assert [row for row in stage.pool.seen() if row[0] == "reaped"] == [("reaped", 1), ("reaped", 2)]
     assert {crash.detail for crash in stage.pool.crashes} == {
-        "the executor died while it ran this request: with its template process"
+        "the executor died while it ran this request: with its fork server"
     }
     assert [crash.facts for crash in stage.pool.crashes] == [{}, {}]
     stage.pass_time(0)
-    assert len(stage.templates) == 2
-    stage.templates[-1].loaded()
+    assert len(stage.forkservers) == 2
+    stage.forkservers[-1].loaded()
     stage.turn()
     assert stage.pool.numbers() == [3, 4]
 
 
 def test_exports_that_cant_be_imported_are_told_when_there_are_no_others(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    stage.pool.start_template()
-    stage.templates[0].kill()
+    stage.pool.start_forkserver()
+    stage.forkservers[0].kill()
     stage.turn()
-    assert stage.pool.seen() == [("start failed", "the template process died: signal 9 (SIGKILL)")]
+    assert stage.pool.seen() == [("start failed", "the fork server died: signal 9 (SIGKILL)")]
     stage = make_stage(Recorder)
     started(stage)
-    stage.pool.start_template()
-    stage.templates[-1].kill()
+    stage.pool.start_forkserver()
+    stage.forkservers[-1].kill()
     stage.turn()
     assert stage.pool.seen() == []
     assert "reload_failed" in stage.log()
@@ -379,8 +379,8 @@ def test_exports_that_cant_be_imported_are_told_when_there_are_no_others(make_st
 
 def test_a_stopped_pool_starts_nothing(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
-    template = started(stage)
+    forkserver = started(stage)
     stage.pool.stop()
-    stage.reap(template, 1, -9)
+    stage.reap(forkserver, 1, -9)
     stage.pass_time(10)
     assert stage.pool.numbers() == [2]

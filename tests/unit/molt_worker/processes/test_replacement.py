@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molt_worker.processes.replacement import Succession
+from molt_worker.processes.replacement import Replacements
 
 
 def test_a_successor_counts_once_it_has_taken_over() -> None:
-    table: Succession[str] = Succession()
+    table: Replacements[str] = Replacements()
     table.prepare("old", "new")
     assert (table.counts("old"), table.counts("new"), table.has_successor("old")) == (True, False, True)
     assert table.take_over("new") == "old"
@@ -17,14 +17,14 @@ def test_a_successor_counts_once_it_has_taken_over() -> None:
 
 
 def test_who_replaces_nobody_takes_a_free_place() -> None:
-    table: Succession[str] = Succession()
+    table: Replacements[str] = Replacements()
     assert table.counts("new")
     assert table.take_over("new") is None
     assert table.counts("new")
 
 
 def test_a_successor_of_one_that_died_counts_for_itself() -> None:
-    table: Succession[str] = Succession()
+    table: Replacements[str] = Replacements()
     table.prepare("old", "new")
     table.forget("old")
     assert table.counts("new")
@@ -32,7 +32,7 @@ def test_a_successor_of_one_that_died_counts_for_itself() -> None:
 
 
 def test_when_its_successor_died_it_needs_another() -> None:
-    table: Succession[str] = Succession()
+    table: Replacements[str] = Replacements()
     assert table.wear_out("old")
     table.prepare("old", "new")
     table.forget("new")
@@ -40,7 +40,7 @@ def test_when_its_successor_died_it_needs_another() -> None:
 
 
 def test_one_is_worn_out_once_and_only_in_a_place_of_its_own() -> None:
-    table: Succession[str] = Succession()
+    table: Replacements[str] = Replacements()
     assert table.wear_out("old")
     assert not table.wear_out("old")
     table.prepare("old", "new")
@@ -56,7 +56,7 @@ _STEPS = st.lists(st.tuples(st.sampled_from(["wear_out", "prepare", "take_over",
 
 @given(_STEPS)
 def test_however_executors_come_and_go_as_many_count_as_there_should_be(steps: list[tuple[str, int]]) -> None:
-    table: Succession[int] = Succession()
+    table: Replacements[int] = Replacements()
     numbers = iter(range(10_000))
     ready = [next(numbers) for _ in range(5)]
     starting: list[int] = []

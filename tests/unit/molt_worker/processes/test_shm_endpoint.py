@@ -1,4 +1,4 @@
-"""An executor's seat in shared memory: what it takes, what it answers, and what it tells the supervisor."""
+"""An executor's slot in shared memory: what it takes, what it answers, and what it tells the supervisor."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from molt_accel.ipc.control import RECYCLE, WAKE
 from molt_accel.ipc.frame import HELLO, Codec, Fault, Frame, FrameError, FrameParser, Kind, encode
 from molt_accel.ipc.shm.layout import (
     NEVER,
-    Fact,
+    ChannelState,
     Failure,
+    Gauge,
     Outcome,
-    SeatFact,
-    State,
+    SlotGauge,
     failure_word,
     serial_of,
     with_state,
 )
-from molt_worker.processes.shm_endpoint import ShmPort
+from molt_worker.processes.shm_endpoint import ShmEndpoint
 from tests.conftest import exit_code, fork, wait_for_file, wait_until
 from tests.support.handover import (
     RING,
@@ -49,19 +49,19 @@ MAX_BYTES = 1 << 16
 
 
 class Ends:
-    """A port, the supervisor's end of its socket, and a client's channel."""
+    """A endpoint, the supervisor's end of its socket, and a client's channel."""
 
     def __init__(self, **options: Any) -> None:
         self.memory = new_memory()
         self.arena = arena_in(self.memory)
-        self.arena.set_seat_fact(SLOT, SeatFact.INCARNATION, 3)
-        self.arena.set_fact(Fact.WAKE_NS, NEVER)
+        self.arena.set_slot_gauge(SLOT, SlotGauge.EPOCH, 3)
+        self.arena.set_gauge(Gauge.WAKE_NS, NEVER)
         self.channel = channel_of(self.arena)
         self.supervisor, self._executor = socket.socketpair()
         self.supervisor.setblocking(False)
         config = Config.load(environ={}, **{"max_frame_bytes": MAX_BYTES, "log_level": "warning", **options})
-        self.port = ShmPort(self._executor, NUMBER, SLOT, self.arena, config)
-        self.port.announce()
+        self.endpoint = ShmEndpoint(self._executor, NUMBER, SLOT, self.arena, config)
+        self.endpoint.announce()
         self._parser = FrameParser()
         assert self.told() == [(HELLO, NUMBER)]
 
@@ -83,9 +83,9 @@ class Ends:
         return found
 
     def take(self, **fields: Any) -> Frame:
-        """Publish a request and have the port take it."""
+        """Publish a request and have the endpoint take it."""
         assert self.channel.publish(request(**fields), 9, 0) == core.ADMITTED
-        got = self.port.receive()
+        got = self.endpoint.receive()
         assert isinstance(got, Frame)
         return got
 
@@ -97,8 +97,8 @@ class Ends:
         return got
 
     def counted(self) -> dict[str, int]:
-        """Requests that were ended in the seat, by outcome."""
-        counts = {each.name: self.arena.seat_fact(SLOT, SeatFact.OUTCOMES + each) for each in Outcome}
+        """Requests that were ended in the slot, by outcome."""
+        counts = {each.name: self.arena.slot_gauge(SLOT, SlotGauge.OUTCOMES + each) for each in Outcome}
         return {name: count for name, count in counts.items() if count}
 
     def close(self) -> None:
@@ -128,24 +128,24 @@ def ends(make_ends: MakeEnds) -> Ends:
     return make_ends()
 
 
-def test_it_says_in_its_seat_who_it_is_and_that_it_is_ready(ends: Ends) -> None:
-    facts = {fact.name: ends.arena.seat_fact(SLOT, fact) for fact in SeatFact}
+def test_it_says_in_its_slot_who_it_is_and_that_it_is_ready(ends: Ends) -> None:
+    facts = {fact.name: ends.arena.slot_gauge(SLOT, fact) for fact in SlotGauge}
     assert 0 < facts.pop("READY_NS") <= time.monotonic_ns()
     assert {name: value for name, value in facts.items() if value} == {
         "PID": os.getpid(),
         "NUMBER": NUMBER,
-        "INCARNATION": 3,
+        "EPOCH": 3,
     }
-    assert ends.arena.seat_state(SLOT) == core.SEAT_IDLE
+    assert ends.arena.slot_state(SLOT) == core.SLOT_IDLE
 
 
-def test_a_request_is_claimed_in_the_seat_s_name(ends: Ends) -> None:
+def test_a_request_is_claimed_in_the_slot_s_name(ends: Ends) -> None:
     got = ends.take(number=77, payload=b"abc")
     assert (got.request_id, got.payload, got.in_flight) == (77, b"abc", 1)
     word = ends.arena.word(0)
-    assert word == State.CLAIMED | SLOT << 8 | 3 << 24 | 1 << 32
-    assert ends.arena.seat_fact(SLOT, SeatFact.SERIAL) == serial_of(0, 1)
-    assert ends.port.serial(got) == serial_of(0, 1)
+    assert word == ChannelState.CLAIMED | SLOT << 8 | 3 << 24 | 1 << 32
+    assert ends.arena.slot_gauge(SLOT, SlotGauge.SERIAL) == serial_of(0, 1)
+    assert ends.endpoint.serial(got) == serial_of(0, 1)
     assert ends.told() == []
 
 
@@ -162,9 +162,9 @@ def test_a_request_is_claimed_in_the_seat_s_name(ends: Ends) -> None:
 def test_a_deadline_is_told_where_the_supervisor_would_look_too_late(
     ends: Ends, deadline_ns: int, wake_ns: int, expected: list[tuple[str, int]]
 ) -> None:
-    ends.arena.set_fact(Fact.WAKE_NS, wake_ns)
+    ends.arena.set_gauge(Gauge.WAKE_NS, wake_ns)
     ends.take(deadline_ns=deadline_ns)
-    assert ends.arena.seat_fact(SLOT, SeatFact.DEADLINE_NS) == deadline_ns
+    assert ends.arena.slot_gauge(SLOT, SlotGauge.DEADLINE_NS) == deadline_ns
     assert ends.told() == expected
 
 
@@ -173,7 +173,7 @@ def test_an_answer_is_counted_by_its_status_and_logged(
     ends: Ends, status: Status, capfd: pytest.CaptureFixture[str]
 ) -> None:
     got = ends.take(number=77)
-    ends.port.answer(got, response(77, b"why", status, exec_us=1234))
+    ends.endpoint.answer(got, response(77, b"why", status, exec_us=1234))
     assert ends.outcome() == response(77, b"why", status, exec_us=1234)
     assert ends.counted() == {status.label: 1}
     line = capfd.readouterr().err
@@ -188,7 +188,7 @@ def test_what_went_well_is_logged_only_for_debugging(
 ) -> None:
     ends = make_ends(log_level=level)
     got = ends.take(number=77)
-    ends.port.answer(got, response(77))
+    ends.endpoint.answer(got, response(77))
     assert ends.outcome() == response(77)
     assert ends.counted() == {"Ok": 1}
     assert capfd.readouterr().err.count("debug request ") == lines
@@ -197,14 +197,14 @@ def test_what_went_well_is_logged_only_for_debugging(
 @pytest.mark.parametrize("size", [0, 1000, RING, 10 * RING])
 def test_answers_of_any_size_are_taken(ends: Ends, size: int) -> None:
     got = ends.take()
-    answering = Running(lambda: ends.port.answer(got, response(payload=b"x" * size)))
+    answering = Running(lambda: ends.endpoint.answer(got, response(payload=b"x" * size)))
     assert ends.outcome().payload == b"x" * size
     answering.result()
 
 
 def test_a_result_over_the_limit_is_replaced_by_an_error(ends: Ends) -> None:
     got = ends.take(number=77, generation=5)
-    ends.port.answer(got, response(77, b"x" * MAX_BYTES, generation=5))
+    ends.endpoint.answer(got, response(77, b"x" * MAX_BYTES, generation=5))
     answer = ends.outcome()
     assert (answer.request_id, answer.generation, answer.status) == (77, 5, Status.INTERNAL_ERROR)
     assert codec.decode(Codec.MSGPACK, answer.payload) == {
@@ -221,10 +221,10 @@ def test_a_frame_that_can_not_be_read_is_answered_under_the_id_that_it_claims(en
     assert ends.channel.publish(request(77, generation=5), 9, 0) == core.ADMITTED
     at = ends.memory.find(encode(request(77, generation=5))[4:])
     ends.memory[at] = 99  # its version
-    error = ends.port.receive()
+    error = ends.endpoint.receive()
     assert isinstance(error, FrameError)
     assert (error.fault, error.raw_id) == (Fault.VERSION, 0)
-    ends.port.answer(Frame(Kind.REQUEST, 77), response(77, b"", Status.INVALID_INPUT))
+    ends.endpoint.answer(Frame(Kind.REQUEST, 77), response(77, b"", Status.INVALID_INPUT))
     assert ends.outcome().status is Status.INVALID_INPUT
 
 
@@ -236,7 +236,7 @@ def test_sizes_that_do_not_agree_end_the_request_and_the_next_is_taken(
     ends.memory[at] = 200  # its length
     other = channel_of(ends.arena, 1)
     publish(other, 78)
-    got = ends.port.receive()
+    got = ends.endpoint.receive()
     assert isinstance(got, Frame)
     assert got.request_id == 78
     assert ends.outcome() == failure_word(Failure.CORRUPT, NUMBER)
@@ -246,7 +246,7 @@ def test_sizes_that_do_not_agree_end_the_request_and_the_next_is_taken(
 def test_a_request_over_the_limit_ends_it(make_ends: MakeEnds) -> None:
     ends = make_ends(max_frame_bytes=5000)
     assert ends.channel.publish(request(payload=b"x" * 6000), 9, 0) == core.ADMITTED
-    taking = Running(ends.port.receive)
+    taking = Running(ends.endpoint.receive)
     assert ends.outcome() == failure_word(Failure.CORRUPT, NUMBER)
     ends.arena.retire(SLOT)
     assert taking.result() is None
@@ -257,8 +257,8 @@ def test_a_client_that_does_not_send_the_rest_is_given_up(
 ) -> None:
     """And so is one that doesn't take its reply; `test_native_waiting` has that."""
     assert ends.channel.publish(request(payload=b"x" * 2 * RING), 9, 0) == core.ADMITTED
-    taking = Running(ends.port.receive)
-    wait_until(lambda: state_on(ends.arena) is State.FAILED)
+    taking = Running(ends.endpoint.receive)
+    wait_until(lambda: state_on(ends.arena) is ChannelState.FAILED)
     assert ends.outcome() == failure_word(Failure.STALLED, NUMBER)
     ends.arena.retire(SLOT)
     assert taking.result() is None
@@ -272,19 +272,19 @@ def test_a_request_that_was_given_up_while_it_ran_is_ended_and_the_executor_idle
     ends: Ends, capfd: pytest.CaptureFixture[str]
 ) -> None:
     got = ends.take()
-    assert ends.channel.give_up() == State.CLAIMED
-    ends.port.answer(got, response())
-    assert state_on(ends.arena) is State.IDLE
-    assert ends.arena.seat_state(SLOT) == core.SEAT_IDLE
+    assert ends.channel.give_up() == ChannelState.CLAIMED
+    ends.endpoint.answer(got, response())
+    assert state_on(ends.arena) is ChannelState.IDLE
+    assert ends.arena.slot_state(SLOT) == core.SLOT_IDLE
     assert "transfer_failed" not in capfd.readouterr().err
     assert ends.take(number=78).request_id == 78  # and the next one is not hurt
 
 
 def test_a_request_that_was_given_up_while_it_came_is_ended_and_the_next_taken(ends: Ends) -> None:
     assert ends.channel.publish(request(payload=b"x" * 2 * RING), 9, 0) == core.ADMITTED
-    taking = Running(ends.port.receive)
-    wait_until(lambda: state_on(ends.arena) is State.CLAIMED)
-    assert ends.channel.give_up() == State.CLAIMED
+    taking = Running(ends.endpoint.receive)
+    wait_until(lambda: state_on(ends.arena) is ChannelState.CLAIMED)
+    assert ends.channel.give_up() == ChannelState.CLAIMED
     wait_until(ends.channel.clear)
     publish(ends.channel, 78)
     got = taking.result()
@@ -303,21 +303,21 @@ def test_an_executor_that_is_being_killed_does_nothing_more(ends: Ends, when: st
 
     def in_child() -> None:
         signal.pause = pause_and_tell
-        got = ends.port.receive()
+        got = ends.endpoint.receive()
         assert isinstance(got, Frame)
-        wait_until(lambda: state_on(ends.arena) is State.KILLING)
-        ends.port.answer(got, response())
-        ends.port.receive()
+        wait_until(lambda: state_on(ends.arena) is ChannelState.KILLING)
+        ends.endpoint.answer(got, response())
+        ends.endpoint.receive()
 
     payload = b"x" * (2 * RING if when == "it comes" else 1)
     assert ends.channel.publish(request(payload=payload), 9, 0) == core.ADMITTED
     pid = fork(in_child)
-    wait_until(lambda: state_on(ends.arena) is State.CLAIMED)
-    put(ends.arena, 0, with_state(ends.arena.word(0), State.KILLING))
+    wait_until(lambda: state_on(ends.arena) is ChannelState.CLAIMED)
+    put(ends.arena, 0, with_state(ends.arena.word(0), ChannelState.KILLING))
     publish(channel_of(ends.arena, 1))
     wait_for_file(marker)
-    assert (state_on(ends.arena, 0), state_on(ends.arena, 1)) == (State.KILLING, State.READY)
-    assert ends.arena.seat_state(SLOT) == core.SEAT_BUSY
+    assert (state_on(ends.arena, 0), state_on(ends.arena, 1)) == (ChannelState.KILLING, ChannelState.READY)
+    assert ends.arena.slot_state(SLOT) == core.SLOT_BUSY
     os.kill(pid, signal.SIGKILL)
     assert exit_code(pid) == -signal.SIGKILL
 
@@ -328,8 +328,8 @@ def test_an_executor_that_is_being_killed_does_nothing_more(ends: Ends, when: st
 def test_one_that_retires_takes_nothing_more(ends: Ends) -> None:
     ends.arena.retire(SLOT)
     publish(ends.channel)
-    assert ends.port.receive() is None
-    assert state_on(ends.arena) is State.READY
+    assert ends.endpoint.receive() is None
+    assert state_on(ends.arena) is ChannelState.READY
 
 
 def test_one_that_has_served_enough_says_so_once_and_goes_on(make_ends: MakeEnds) -> None:
@@ -337,7 +337,7 @@ def test_one_that_has_served_enough_says_so_once_and_goes_on(make_ends: MakeEnds
     told = []
     for number in range(5):
         got = ends.take(number=number)
-        ends.port.answer(got, response(number))
+        ends.endpoint.answer(got, response(number))
         assert ends.outcome() == response(number)
         told.append(ends.told())
     assert told == [[], [], [(RECYCLE, NUMBER)], [], []]
@@ -347,13 +347,13 @@ def test_a_supervisor_that_does_not_read_stops_no_request(make_ends: MakeEnds) -
     ends = make_ends(max_requests=2000)
     for number in range(2100):
         got = ends.take(number=number, deadline_ns=5)
-        ends.port.answer(got, response(number))
+        ends.endpoint.answer(got, response(number))
         assert ends.outcome() == response(number)
     assert 50 < len(told := ends.told()) < 2000
     assert set(told) == {(WAKE, NUMBER)}
     # It was not told that this executor has served enough; now there is room for it.
     got = ends.take()
-    ends.port.answer(got, response())
+    ends.endpoint.answer(got, response())
     assert ends.told() == [(RECYCLE, NUMBER)]
 
 
@@ -362,5 +362,5 @@ def test_without_a_supervisor_it_goes_on_until_it_is_killed(make_ends: MakeEnds)
     ends.supervisor.close()
     for number in range(3):
         got = ends.take(number=number, deadline_ns=5)
-        ends.port.answer(got, response(number))
+        ends.endpoint.answer(got, response(number))
         assert ends.outcome() == response(number)

@@ -27,8 +27,8 @@ class FakePool:
     def __init__(self, told: list[Any]) -> None:
         self._told = told
 
-    def start_template(self) -> None:
-        self._told.append("template")
+    def start_forkserver(self) -> None:
+        self._told.append("forkserver")
 
     def stop(self) -> None:
         self._told.append("stop")
@@ -114,7 +114,7 @@ STOPPED = ["stop", "the worker was told to stop"]
 def test_its_hooks_come_in_order_and_everything_is_closed(sink: LogSink, tmp_path: Path) -> None:
     service = Scripted(sink, nothing)
     assert service.run() == 0
-    assert service.told == ["start", "template", "timers", "pool timers", "after", "close", "on close"]
+    assert service.told == ["start", "forkserver", "timers", "pool timers", "after", "close", "on close"]
     assert "worker_stopped code=0" in (tmp_path / "log").read_text()
     assert signal.set_wakeup_fd(-1) == -1
 
@@ -127,8 +127,8 @@ def test_its_hooks_come_in_order_and_everything_is_closed(sink: LogSink, tmp_pat
         ([sends(signal.SIGTERM), nothing, sends(signal.SIGTERM)], ["drain", *STOPPED], (True, True)),
         ([sends(signal.SIGINT)], STOPPED, (False, True)),
         ([sends(signal.SIGTERM), sends(signal.SIGINT)], ["drain", *STOPPED], (True, True)),
-        ([sends(signal.SIGHUP)], ["template"], (False, False)),
-        ([sends(signal.SIGHUP), sends(signal.SIGHUP)], ["template", "template"], (False, False)),
+        ([sends(signal.SIGHUP)], ["forkserver"], (False, False)),
+        ([sends(signal.SIGHUP), sends(signal.SIGHUP)], ["forkserver", "forkserver"], (False, False)),
     ],
 )
 def test_what_signals_do(
@@ -139,7 +139,7 @@ def test_what_signals_do(
 ) -> None:
     service = Scripted(sink, *script)
     service.run()
-    assert service.news() == ["start", "template", *expected, "close", "on close"]
+    assert service.news() == ["start", "forkserver", *expected, "close", "on close"]
     assert service.state() == state
 
 
@@ -160,7 +160,7 @@ def test_a_reload_with_a_broken_manifest_starts_nothing(sink: LogSink, tmp_path:
     manifest.write_text("{")
     service = Scripted(sink, sends(signal.SIGHUP), exports=str(manifest))
     service.run()
-    assert service.news() == ["start", "template", "close", "on close"]
+    assert service.news() == ["start", "forkserver", "close", "on close"]
     assert "error reload_failed" in (tmp_path / "log").read_text()
 
 

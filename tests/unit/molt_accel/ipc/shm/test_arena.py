@@ -15,14 +15,14 @@ import pytest
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.arena import DEFAULT_BYTES, Geometry, NoSharedMemory
-from molt_accel.ipc.shm.layout import Fact
+from molt_accel.ipc.shm.layout import Gauge
 from tests.support.handover import core
 
 GEOMETRY = Geometry(4, 2, 4096)
 
 
 def size_of(geometry: Geometry) -> int:
-    return int(core.arena_size(geometry.channels, geometry.seats, geometry.ring_bytes))
+    return int(core.arena_size(geometry.channels, geometry.slots, geometry.ring_bytes))
 
 
 def fds() -> set[str]:
@@ -33,7 +33,7 @@ def fds() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("executors", "places", "limit", "expected"),
+    ("executors", "capacity", "limit", "expected"),
     [
         (2, 64, DEFAULT_BYTES, Geometry(98, 24, 64 * 1024)),
         (1, 0, DEFAULT_BYTES, Geometry(33, 20, 128 * 1024)),  # rings are never larger than this
@@ -43,32 +43,32 @@ def fds() -> set[str]:
     ],
 )
 def test_a_pool_gets_the_channels_it_can_use_and_the_largest_rings_that_fit(
-    executors: int, places: int, limit: int, expected: Geometry
+    executors: int, capacity: int, limit: int, expected: Geometry
 ) -> None:
-    assert Geometry.fitting(executors, places, limit) == expected
+    assert Geometry.fitting(executors, capacity, limit) == expected
     assert core.MAX_CHANNELS == 4096
 
 
 @pytest.mark.parametrize("executors", [1, 2, 8, 64, 256, 512])
-@pytest.mark.parametrize("places", [0, 64, 1000, 65536])
+@pytest.mark.parametrize("capacity", [0, 64, 1000, 65536])
 @pytest.mark.parametrize("megabytes", [4, 16, 256])
 def test_whatever_is_asked_for_the_limit_holds_or_it_is_an_error(
-    executors: int, places: int, megabytes: int
+    executors: int, capacity: int, megabytes: int
 ) -> None:
     limit = megabytes << 20
     try:
-        geometry = Geometry.fitting(executors, places, limit)
+        geometry = Geometry.fitting(executors, capacity, limit)
     except NoSharedMemory:
         geometry = Geometry(executors + 2, 4 * executors + 16, 4096)
         assert size_of(geometry) > limit
         return
     assert size_of(geometry) <= limit
     assert geometry.channels >= executors + 2
-    assert geometry.seats >= 2 * executors  # a pool, and one that replaces it
+    assert geometry.slots >= 2 * executors  # a pool, and one that replaces it
     if geometry.channels < min(
-        executors + places, 4096
+        executors + capacity, 4096
     ):  # rings shrink first; only then are there fewer channels
-        one_more = Geometry(geometry.channels + 1, geometry.seats, 4096)
+        one_more = Geometry(geometry.channels + 1, geometry.slots, 4096)
         assert (geometry.ring_bytes, size_of(one_more) > limit) == (4096, True)
 
 
@@ -81,7 +81,7 @@ def test_where_the_smallest_does_not_fit_the_error_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "seats", "ring"),
+    ("channels", "slots", "ring"),
     [
         (0, 1, 4096),
         (1, 0, 4096),
@@ -92,11 +92,11 @@ def test_where_the_smallest_does_not_fit_the_error_says_what_to_do() -> None:
         (1, 1, 1 << 31),
     ],
 )
-def test_impossible_geometries_have_no_size(channels: int, seats: int, ring: int) -> None:
+def test_impossible_geometries_have_no_size(channels: int, slots: int, ring: int) -> None:
     with pytest.raises(
-        ValueError, match=f"impossible geometry: {channels} channels, {seats} seats, rings of {ring}"
+        ValueError, match=f"impossible geometry: {channels} channels, {slots} slots, rings of {ring}"
     ):
-        core.arena_size(channels, seats, ring)
+        core.arena_size(channels, slots, ring)
 
 
 # -- making and attaching ---------------------------------------------------------------------------------
@@ -107,14 +107,14 @@ def test_all_who_map_it_see_the_same() -> None:
     try:
         other = arenas.attach(os.dup(fd))
         view = arenas.view(os.dup(fd))
-        assert [(each.channels, each.seats, each.ring_bytes) for each in (arena, other, view)] == [
+        assert [(each.channels, each.slots, each.ring_bytes) for each in (arena, other, view)] == [
             (4, 2, 4096)
         ] * 3
-        other.set_fact(Fact.PLACES, 77)
+        other.set_gauge(Gauge.CAPACITY, 77)
         other.in_use = 3
         assert arena.step(2, 0, 5 << 32)
         for each in (arena, other, view):
-            assert (each.fact(Fact.PLACES), each.in_use, each.word(2)) == (77, 3, 5 << 32)
+            assert (each.gauge(Gauge.CAPACITY), each.in_use, each.word(2)) == (77, 3, 5 << 32)
     finally:
         os.close(fd)
 
@@ -123,14 +123,14 @@ def test_a_view_can_not_write() -> None:
     arena, fd = arenas.create(GEOMETRY)
     view = arenas.view(fd)
     assert set(dir(view)).isdisjoint(
-        {"set_fact", "add_fact", "set_seat_fact", "step", "reset_seat", "retire", "close"}
+        {"set_gauge", "add_counter", "set_slot_gauge", "step", "reset_slot", "retire", "close"}
     )
     with pytest.raises(AttributeError):
         view.in_use = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         core.Channel(view, 0, 100)
     with pytest.raises(TypeError):
-        core.Seat(view, 0, 0)
+        core.Slot(view, 0, 0)
     assert arena.in_use == 0
 
 

@@ -75,7 +75,7 @@ def arena_fd() -> Iterator[int]:
     core = arenas.native()
     fd = os.memfd_create("arena")
     os.ftruncate(fd, core.arena_size(4, 2, 4096))
-    core.Arena(mmap.mmap(fd, 0), 4, 2, 4096).set_fact(3, 7)
+    core.Arena(mmap.mmap(fd, 0), 4, 2, 4096).set_gauge(3, 7)
     yield fd
     os.close(fd)
 
@@ -101,9 +101,9 @@ def test_a_client_asks_for_channels_and_gets_the_arena_and_the_grant(worker: Wor
     asked = codec.decode(Codec.MSGPACK, worker.asked.payload)
     assert asked == {"version": __version__, "observer": False}
     assert msgspec.to_builtins(granted) == GRANTED | {"channels": [2, 3]}
-    assert arena.fact(3) == 7
-    arena.set_fact(3, 8)
-    assert arena.fact(3) == 8
+    assert arena.gauge(3) == 7
+    arena.set_gauge(3, 8)
+    assert arena.gauge(3) == 8
 
 
 def test_an_observer_asks_for_nothing_and_gets_a_view(worker: Worker, arena_fd: int) -> None:
@@ -113,7 +113,7 @@ def test_an_observer_asks_for_nothing_and_gets_a_view(worker: Worker, arena_fd: 
     asked = codec.decode(Codec.MSGPACK, worker.asked.payload)
     assert asked == {"version": __version__, "observer": True}
     assert type(view) is arenas.native().ArenaView
-    assert view.fact(3) == 7
+    assert view.gauge(3) == 7
     shown = Path("/proc/self/maps").read_text().splitlines()
     mapped = [line.split()[1] for line in shown if "memfd:arena" in line]
     assert "r--s" in mapped
@@ -171,7 +171,7 @@ def test_an_answer_that_is_none_is_another_protocol(worker: Worker, ask: Ask, an
     assert caught.value.detail.startswith(text)
 
 
-@pytest.mark.parametrize("body", [None, [1], {"channels": [1]}, GRANTED | {"places": "many"}])
+@pytest.mark.parametrize("body", [None, [1], {"channels": [1]}, GRANTED | {"capacity": "many"}])
 def test_a_grant_that_is_none_is_another_protocol(worker: Worker, arena_fd: int, body: object) -> None:
     answer = control.message(control.GRANT, codec.encode(Codec.MSGPACK, body))
     with pytest.raises(MoltWorkerUnavailable, match=r"^the worker speaks another protocol: "):

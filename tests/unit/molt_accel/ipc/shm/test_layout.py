@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 
 from molt_accel.errors import MoltError, MoltProtocolError, MoltTimeout, MoltWorkerCrashed, Status
 from molt_accel.ipc.shm.layout import (
+    CHANNEL_TRANSITIONS,
     HELD,
-    TRANSITIONS,
     Actor,
-    Fact,
+    ChannelState,
     Failure,
+    Gauge,
     Outcome,
-    SeatFact,
-    State,
+    SlotGauge,
     bucket_bounds,
+    epoch_of,
     exit_facts,
     exit_text,
     failed_executor,
@@ -26,10 +27,9 @@ from molt_accel.ipc.shm.layout import (
     failure_word,
     generation_of,
     idle_word,
-    incarnation_of,
     quantile,
-    seat_of,
     serial_of,
+    slot_of,
     state_of,
     with_state,
 )
@@ -37,31 +37,33 @@ from molt_accel.ipc.shm.layout import (
 words = st.integers(0, 2**64 - 1)
 
 
-@given(words, st.sampled_from(State))
-def test_a_step_changes_the_state_and_nothing_else(word: int, state: State) -> None:
+@given(words, st.sampled_from(ChannelState))
+def test_a_step_changes_the_state_and_nothing_else(word: int, state: ChannelState) -> None:
     after = with_state(word, state)
     assert state_of(after) is state
-    assert (seat_of(after), incarnation_of(after), generation_of(after)) == (
-        seat_of(word),
-        incarnation_of(word),
+    assert (slot_of(after), epoch_of(after), generation_of(after)) == (
+        slot_of(word),
+        epoch_of(word),
         generation_of(word),
     )
     assert 0 <= after < 2**64
 
 
-@given(st.sampled_from(State), st.integers(0, 0xFFFF), st.integers(0, 0xFF), st.integers(0, 0xFFFF_FFFF))
-def test_a_word_is_state_seat_incarnation_and_generation(
-    state: State, seat: int, incarnation: int, generation: int
+@given(
+    st.sampled_from(ChannelState), st.integers(0, 0xFFFF), st.integers(0, 0xFF), st.integers(0, 0xFFFF_FFFF)
+)
+def test_a_word_is_state_slot_epoch_and_generation(
+    state: ChannelState, slot: int, epoch: int, generation: int
 ) -> None:
-    word = state | seat << 8 | incarnation << 24 | generation << 32
-    assert (state_of(word), seat_of(word), incarnation_of(word), generation_of(word)) == (
+    word = state | slot << 8 | epoch << 24 | generation << 32
+    assert (state_of(word), slot_of(word), epoch_of(word), generation_of(word)) == (
         state,
-        seat,
-        incarnation,
+        slot,
+        epoch,
         generation,
     )
     assert idle_word(word) == generation << 32
-    assert state_of(idle_word(word)) is State.IDLE
+    assert state_of(idle_word(word)) is ChannelState.IDLE
 
 
 @pytest.mark.parametrize("low", [7, 77, 255])
@@ -69,37 +71,53 @@ def test_a_scribbled_state_is_none_of_them(low: int) -> None:
     state = state_of(5 << 32 | low)
     assert state == low
     assert state not in HELD
-    assert state not in list(State)
+    assert state not in list(ChannelState)
 
 
 def test_each_state_is_reached_and_left() -> None:
-    assert {before for before, _ in TRANSITIONS} == {after for _, after in TRANSITIONS} == set(State)
-    assert all(actors for actors in TRANSITIONS.values())
+    assert (
+        {before for before, _ in CHANNEL_TRANSITIONS}
+        == {after for _, after in CHANNEL_TRANSITIONS}
+        == set(ChannelState)
+    )
+    assert all(actors for actors in CHANNEL_TRANSITIONS.values())
 
 
 def test_only_an_executor_or_the_supervisor_has_a_say_over_what_is_held() -> None:
     leaving = {
-        step: actors for step, actors in TRANSITIONS.items() if step[0] in HELD and step[1] not in HELD
+        step: actors
+        for step, actors in CHANNEL_TRANSITIONS.items()
+        if step[0] in HELD and step[1] not in HELD
     }
     assert all(Actor.CLIENT not in actors for actors in leaving.values())
     # Once it is being killed, the executor has no say either.
-    assert TRANSITIONS[State.KILLING, State.FAILED] == {Actor.SUPERVISOR}
-    assert [step for step in TRANSITIONS if step[0] is State.KILLING] == [(State.KILLING, State.FAILED)]
+    assert CHANNEL_TRANSITIONS[ChannelState.KILLING, ChannelState.FAILED] == {Actor.SUPERVISOR}
+    assert [step for step in CHANNEL_TRANSITIONS if step[0] is ChannelState.KILLING] == [
+        (ChannelState.KILLING, ChannelState.FAILED)
+    ]
 
 
 def test_a_request_has_one_outcome() -> None:
     """Every path from READY back to IDLE passes at most one of the outcomes, and nothing is READY twice."""
-    after = {state: [step[1] for step in TRANSITIONS if step[0] is state] for state in State}
+    after = {state: [step[1] for step in CHANNEL_TRANSITIONS if step[0] is state] for state in ChannelState}
 
-    def paths(state: State, seen: tuple[State, ...]) -> list[tuple[State, ...]]:
-        if state is State.IDLE:
+    def paths(state: ChannelState, seen: tuple[ChannelState, ...]) -> list[tuple[ChannelState, ...]]:
+        if state is ChannelState.IDLE:
             return [seen]
         assert state not in seen, "a circle that doesn't pass IDLE"
         return [path for step in after[state] for path in paths(step, (*seen, state))]
 
-    every = paths(State.READY, ())
-    assert all(sum(state in (State.DONE, State.FAILED) for state in path) <= 1 for path in every)
-    assert (State.READY, State.CLAIMED, State.ABANDONED, State.KILLING, State.FAILED) in every
+    every = paths(ChannelState.READY, ())
+    assert all(
+        sum(state in (ChannelState.DONE, ChannelState.FAILED) for state in path) <= 1 for path in every
+    )
+    assert (
+        ChannelState.READY,
+        ChannelState.CLAIMED,
+        ChannelState.ABANDONED,
+        ChannelState.KILLING,
+        ChannelState.FAILED,
+    ) in every
 
 
 def test_serials_differ_where_channels_or_generations_do_and_fit_a_stop_word() -> None:
@@ -109,13 +127,13 @@ def test_serials_differ_where_channels_or_generations_do_and_fit_a_stop_word() -
 
 
 def test_facts_have_words_of_their_own() -> None:
-    assert max(Fact) == Fact.OUTCOMES
-    assert Fact.OUTCOMES + max(Outcome) < 48
-    assert max(SeatFact) == SeatFact.OUTCOMES
-    assert SeatFact.OUTCOMES + max(Outcome) < 32
+    assert max(Gauge) == Gauge.OUTCOMES
+    assert Gauge.OUTCOMES + max(Outcome) < 48
+    assert max(SlotGauge) == SlotGauge.OUTCOMES
+    assert SlotGauge.OUTCOMES + max(Outcome) < 32
     assert (
-        SeatFact.BEGAN_NS == SeatFact.DEADLINE_NS + 1 == SeatFact.SERIAL + 2
-    )  # `Seat.begin` writes all three
+        SlotGauge.BEGAN_NS == SlotGauge.DEADLINE_NS + 1 == SlotGauge.SERIAL + 2
+    )  # `Slot.begin` writes all three
 
 
 def test_each_status_is_an_outcome() -> None:
@@ -151,9 +169,9 @@ def test_a_failure_word_fits_and_names_the_executor(reason: Failure, executor: i
             {"exit_code": 7},
         ),
         (
-            failure_word(Failure.TEMPLATE_DIED, 3),
+            failure_word(Failure.FORKSERVER_DIED, 3),
             MoltWorkerCrashed,
-            "the executor died while it ran 'work': with its template process",
+            "the executor died while it ran 'work': with its fork server",
             {},
         ),
         (

@@ -16,9 +16,9 @@ from molt_accel.errors import Status
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES, Codec, Frame, FrameError, Kind, decode, encode
 from molt_accel.ipc.shm.layout import (
     NEVER,
-    Fact,
-    SeatFact,
-    State,
+    ChannelState,
+    Gauge,
+    SlotGauge,
     bucket_bounds,
     idle_word,
     serial_of,
@@ -39,7 +39,7 @@ from tests.support.handover import (
     reply,
     request,
     response,
-    seat_of,
+    slot_of,
     state_on,
 )
 
@@ -48,17 +48,17 @@ U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 SIZES = [0, 1, *(RING - PREFIX_BYTES - HEADER_BYTES - 4 + more for more in (-1, 0, 1)), RING, 5 * RING + 3]
 
 
-def served(seat: Any, answer: Callable[[Frame], Frame]) -> Frame:
+def served(slot: Any, answer: Callable[[Frame], Frame]) -> Frame:
     """Serve one request; returns it."""
-    assert seat.next() == core.REQUEST
-    frame: Frame = seat.receive(MAX_BYTES)
-    assert reply(seat, answer(frame)) == core.TRANSFERRED
+    assert slot.next() == core.REQUEST
+    frame: Frame = slot.receive(MAX_BYTES)
+    assert reply(slot, answer(frame)) == core.TRANSFERRED
     return frame
 
 
-def call(channel: Any, seat: Any, frame: Frame, answer: Frame) -> tuple[Frame, Frame]:
+def call(channel: Any, slot: Any, frame: Frame, answer: Frame) -> tuple[Frame, Frame]:
     """A whole call; returns what the executor got and what the client got."""
-    executor = Running(lambda: served(seat, lambda _: answer))
+    executor = Running(lambda: served(slot, lambda _: answer))
     assert channel.publish(frame, 1000, 0) == core.ADMITTED
     assert channel.wait(NEVER) == core.OUTCOME
     got = channel.take()
@@ -74,11 +74,11 @@ def call(channel: Any, seat: Any, frame: Frame, answer: Frame) -> tuple[Frame, F
 def test_bytes_arrive_whole_whatever_a_ring_holds(there: int, back: int, spin_ns: int) -> None:
     arena = new_arena()
     arena.spin_ns, arena.client_spinners, arena.executor_spinners = spin_ns, 1, 1
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     for turn in range(3):  # the same channel again, and again from the ring's beginning
         asked = request(turn, bytes(range(256)) * (there // 256) + b"q" * (there % 256))
         answer = response(turn, b"a" * (back % 256) + bytes(range(256)) * (back // 256))
-        got, came_back = call(channel, seat, asked, answer)
+        got, came_back = call(channel, slot, asked, answer)
         assert got.payload == asked.payload
         assert came_back == answer
     assert arena.word(0) == idle_word(arena.word(0)) == 3 << 32
@@ -118,9 +118,9 @@ responses = st.builds(
 @given(requests, responses)
 def test_every_field_arrives_as_frame_py_would_have_it(asked: Frame, answer: Frame) -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     assert channel.publish(asked, 1000, 0) == core.ADMITTED
-    got = served(seat, lambda _: answer)
+    got = served(slot, lambda _: answer)
     assert (got.queue_depth, got.in_flight) == (0, 1)  # stamped at the claim
     got.queue_depth, got.in_flight = asked.queue_depth, asked.in_flight
     assert got == decode(encode(asked)[PREFIX_BYTES:])
@@ -129,13 +129,13 @@ def test_every_field_arrives_as_frame_py_would_have_it(asked: Frame, answer: Fra
 
 
 def test_a_request_is_told_how_many_are_queued_behind_and_run_beside_it() -> None:
-    arena = new_arena(channels=6, seats=3)
+    arena = new_arena(channels=6, slots=3)
     for index in range(6):
         publish(channel_of(arena, index))
     stamped = []
-    for seat in (seat_of(arena, index) for index in range(3)):
-        assert seat.next() == core.REQUEST
-        frame = seat.receive(MAX_BYTES)
+    for slot in (slot_of(arena, index) for index in range(3)):
+        assert slot.next() == core.REQUEST
+        frame = slot.receive(MAX_BYTES)
         stamped.append((frame.queue_depth, frame.in_flight))
     assert stamped == [(5, 1), (4, 2), (3, 3)]
 
@@ -189,33 +189,33 @@ def test_what_is_no_frame_at_all_raises_and_is_not_published(bad: Any, error: ty
 
 def test_a_reply_that_is_too_large_is_not_begun_and_can_be_replaced() -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     publish(channel)
-    seat.next()
-    seat.receive(MAX_BYTES)
-    assert seat.reply(response(payload=b"x" * 1000), 1000, COUNTER) == core.BAD_FRAME
-    assert (state_on(arena), arena.seat_fact(0, COUNTER)) == (State.CLAIMED, 0)
-    assert seat.reply(response(payload=b"short"), 1000, COUNTER) == core.TRANSFERRED
+    slot.next()
+    slot.receive(MAX_BYTES)
+    assert slot.reply(response(payload=b"x" * 1000), 1000, COUNTER) == core.BAD_FRAME
+    assert (state_on(arena), arena.slot_gauge(0, COUNTER)) == (ChannelState.CLAIMED, 0)
+    assert slot.reply(response(payload=b"short"), 1000, COUNTER) == core.TRANSFERRED
     assert channel.wait(0) == core.OUTCOME
     assert channel.take() == response(payload=b"short")
 
 
 def test_a_request_over_the_worker_s_limit_is_not_read() -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     publish(channel, payload=b"x" * 500)
-    seat.next()
+    slot.next()
     with pytest.raises(core.Corrupt, match="a request of 584 bytes, 583 at most"):
-        seat.receive(583)
-    assert seat.fail(4)
+        slot.receive(583)
+    assert slot.fail(4)
     assert (channel.wait(0), channel.take()) == (core.OUTCOME, 4)
 
 
 def test_a_reply_over_the_client_s_limit_is_not_read() -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena, max_bytes=200), seat_of(arena)
+    channel, slot = channel_of(arena, max_bytes=200), slot_of(arena)
     publish(channel)
-    served(seat, lambda _: response(payload=b"x" * 121))
+    served(slot, lambda _: response(payload=b"x" * 121))
     with pytest.raises(core.Corrupt, match="a reply of another size than it says"):
         channel.take()
 
@@ -236,7 +236,7 @@ def _sizes_agree(data: bytes) -> bool:
 def test_whatever_byte_of_a_request_is_changed_it_is_what_frame_py_says(value: int) -> None:
     memory = new_memory()
     arena = arena_in(memory)
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     sent = request(77, b"payload", "echo")
     good = encode(sent)
     for at in range(PREFIX_BYTES + HEADER_BYTES + len(sent.entry)):
@@ -244,9 +244,9 @@ def test_whatever_byte_of_a_request_is_changed_it_is_what_frame_py_says(value: i
         start = memory.find(good[PREFIX_BYTES:]) - PREFIX_BYTES
         bad = _changed(good, at, value)
         memory[start : start + len(bad)] = bad
-        assert seat.next() == core.REQUEST
+        assert slot.next() == core.REQUEST
         try:
-            got = seat.receive(len(good) - PREFIX_BYTES)
+            got = slot.receive(len(good) - PREFIX_BYTES)
         except core.Corrupt:
             assert not _sizes_agree(bad)  # so nobody knows where it ends
         else:
@@ -259,7 +259,7 @@ def test_whatever_byte_of_a_request_is_changed_it_is_what_frame_py_says(value: i
                 expected = decode(bad[PREFIX_BYTES:])
                 expected.queue_depth, expected.in_flight = 0, 1
                 assert got == expected
-        assert seat.fail(1)
+        assert slot.fail(1)
         assert channel.clear()
 
 
@@ -267,12 +267,12 @@ def test_whatever_byte_of_a_request_is_changed_it_is_what_frame_py_says(value: i
 def test_whatever_byte_of_a_reply_is_changed_it_is_what_frame_py_says_or_corrupt(value: int) -> None:
     memory = new_memory()
     arena = arena_in(memory)
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     answer = response(77, b"a payload that is found")
     good = encode(answer)
     for at in range(PREFIX_BYTES + HEADER_BYTES):
         publish(channel)
-        served(seat, lambda _: answer)
+        served(slot, lambda _: answer)
         start = memory.find(good[PREFIX_BYTES:]) - PREFIX_BYTES
         bad = _changed(good, at, value)
         memory[start : start + len(bad)] = bad
@@ -303,7 +303,7 @@ class Rings:
     def __init__(self) -> None:
         self._memory = new_memory(channels=1)
         self.arena = arena_in(self._memory, channels=1)
-        self.channel, self.seat = channel_of(self.arena), seat_of(self.arena)
+        self.channel, self.slot = channel_of(self.arena), slot_of(self.arena)
         payload = b"x" * 300
         publish(self.channel, payload=payload)
         request_head = _count_at(self._memory, len(encode(request(payload=payload))))
@@ -314,7 +314,7 @@ class Rings:
             "reply head": request_head + 2 * line,
             "reply tail": request_head + 3 * line,
         }
-        assert self.seat.next() == core.REQUEST
+        assert self.slot.next() == core.REQUEST
 
     def add(self, which: str, more: int) -> None:
         """Scribble over a count."""
@@ -328,19 +328,19 @@ def test_an_executor_does_not_follow_counts_that_cant_be(more: int) -> None:
     rings = Rings()
     rings.add("request head", more)
     with pytest.raises(core.Corrupt, match="the request ring of channel 0"):
-        rings.seat.receive(MAX_BYTES)
+        rings.slot.receive(MAX_BYTES)
     rings.add("reply tail", more)
     with pytest.raises(core.Corrupt, match="the reply ring of channel 0"):
-        reply(rings.seat, response(payload=b"x" * 20_000))
-    assert rings.seat.fail(4)
+        reply(rings.slot, response(payload=b"x" * 20_000))
+    assert rings.slot.fail(4)
     assert (rings.channel.wait(0), rings.channel.take()) == (core.OUTCOME, 4)
 
 
 @pytest.mark.parametrize("more", [1, -1, RING, 2**63])
 def test_a_client_does_not_follow_counts_that_cant_be(more: int) -> None:
     rings = Rings()
-    rings.seat.receive(MAX_BYTES)
-    assert reply(rings.seat, response()) == core.TRANSFERRED
+    rings.slot.receive(MAX_BYTES)
+    assert reply(rings.slot, response()) == core.TRANSFERRED
     rings.add("reply head", more)
     with pytest.raises(core.Corrupt):
         rings.channel.take()
@@ -350,20 +350,20 @@ def test_a_client_does_not_follow_counts_that_cant_be(more: int) -> None:
 
 
 def test_the_states_are_layout_s() -> None:
-    assert tuple(map(int, State)) == core.STATES
+    assert tuple(map(int, ChannelState)) == core.STATES
 
 
 @pytest.mark.parametrize(
     ("running", "left", "expected"), [(0, 0, "ADMITTED"), (1, 0, "BUSY"), (1, 1, "WAITING")]
 )
 def test_where_a_queue_has_no_places_an_idle_executor_is_one(running: int, left: int, expected: str) -> None:
-    arena = new_arena(channels=4, seats=1)
-    seat = seat_of(arena)
+    arena = new_arena(channels=4, slots=1)
+    slot = slot_of(arena)
     if running:
         publish(channel_of(arena, 3))
-        seat.next()
+        slot.next()
     assert channel_of(arena).publish(request(), 0, left) == getattr(core, expected)
-    assert state_on(arena) is (State.IDLE if expected == "BUSY" else State.READY)
+    assert state_on(arena) is (ChannelState.IDLE if expected == "BUSY" else ChannelState.READY)
     assert arena.ready() == (expected != "BUSY")
 
 
@@ -372,44 +372,47 @@ def test_as_many_are_admitted_as_there_are_places_and_then_as_many_wait() -> Non
     channels = [channel_of(arena, index) for index in range(10)]
     verdicts = [channel.publish(request(), 3, 2) for channel in channels]
     assert verdicts == [core.ADMITTED] * 3 + [core.WAITING] * 2 + [core.BUSY] * 5
-    assert [channel.over(3) for channel in channels] == [0, 0, 0, 1, 2, 0, 0, 0, 0, 0]
-    assert channels[1].give_up() == State.READY
-    assert [channel.over(3) for channel in channels[:5]] == [0, 0, 0, 0, 1]
+    assert [channel.excess(3) for channel in channels] == [0, 0, 0, 1, 2, 0, 0, 0, 0, 0]
+    assert channels[1].give_up() == ChannelState.READY
+    assert [channel.excess(3) for channel in channels[:5]] == [0, 0, 0, 0, 1]
     assert channels[3].publish(request(), 3, 2) == core.NOT_IDLE
 
 
 @pytest.mark.parametrize("only_queued", [False, True])
-@pytest.mark.parametrize("state", State)
-def test_giving_up_says_how_it_stood(state: State, only_queued: bool) -> None:
+@pytest.mark.parametrize("state", ChannelState)
+def test_giving_up_says_how_it_stood(state: ChannelState, only_queued: bool) -> None:
     arena = new_arena()
     channel = channel_of(arena)
     publish(channel)
     put(arena, 0, with_state(arena.word(0), state))
     assert channel.give_up(only_queued) == state
-    ended = {State.READY: State.IDLE, State.CLAIMED: State.CLAIMED if only_queued else State.ABANDONED}
+    ended = {
+        ChannelState.READY: ChannelState.IDLE,
+        ChannelState.CLAIMED: ChannelState.CLAIMED if only_queued else ChannelState.ABANDONED,
+    }
     assert state_on(arena) is ended.get(state, state)
 
 
 @pytest.mark.parametrize("reason", [None, 0, 2**64 - 1])
 def test_an_outcome_is_taken_once(reason: int | None) -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     publish(channel)
     if reason is None:
-        served(seat, lambda _: response())
+        served(slot, lambda _: response())
     else:
-        seat.next()
-        assert seat.fail(reason)
+        slot.next()
+        assert slot.fail(reason)
     assert channel.wait(NEVER) == core.OUTCOME
     assert channel.take() == (response() if reason is None else reason)
-    assert (state_on(arena), channel.take(), channel.clear()) == (State.IDLE, None, True)
+    assert (state_on(arena), channel.take(), channel.clear()) == (ChannelState.IDLE, None, True)
 
 
 def test_a_client_takes_its_own_generation_only() -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     publish(channel)
-    served(seat, lambda _: response())
+    served(slot, lambda _: response())
     put(arena, 0, arena.word(0) + (1 << 32))  # of a request that this client never made
     with pytest.raises(core.Corrupt, match="channel 0 is in a state that can't be"):
         channel.wait(0)
@@ -420,23 +423,23 @@ def test_a_client_takes_its_own_generation_only() -> None:
 @pytest.mark.parametrize("how", ["reply", "fail"])
 def test_a_request_that_was_given_up_is_ended_by_its_executor_which_is_idle_then(how: str) -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     publish(channel)
-    seat.next()
-    seat.receive(MAX_BYTES)
-    assert arena.seat_state(0) == core.SEAT_BUSY
-    assert channel.give_up() == State.CLAIMED
+    slot.next()
+    slot.receive(MAX_BYTES)
+    assert arena.slot_state(0) == core.SLOT_BUSY
+    assert channel.give_up() == ChannelState.CLAIMED
     assert not channel.clear()
     if how == "reply":
-        assert reply(seat, response()) == core.LOST
-    assert not seat.fail(7)  # it has ended, by this or before
-    assert (state_on(arena), arena.seat_state(0)) == (State.IDLE, core.SEAT_IDLE)
+        assert reply(slot, response()) == core.LOST
+    assert not slot.fail(7)  # it has ended, by this or before
+    assert (state_on(arena), arena.slot_state(0)) == (ChannelState.IDLE, core.SLOT_IDLE)
     assert channel.clear()
 
 
 def test_an_executor_that_comes_late_does_not_touch_the_next_request() -> None:
     arena = new_arena()
-    channel, late, other = channel_of(arena), seat_of(arena, 0), seat_of(arena, 1)
+    channel, late, other = channel_of(arena), slot_of(arena, 0), slot_of(arena, 1)
     publish(channel)
     late.next()
     late.receive(MAX_BYTES)
@@ -447,7 +450,7 @@ def test_an_executor_that_comes_late_does_not_touch_the_next_request() -> None:
     claimed = arena.word(0)
     assert not late.fail(7)
     assert arena.word(0) == claimed
-    assert arena.seat_state(0) == core.SEAT_IDLE
+    assert arena.slot_state(0) == core.SLOT_IDLE
     assert other.receive(MAX_BYTES).request_id == 2
     assert other.fail(8)
     assert (channel.wait(0), channel.take()) == (core.OUTCOME, 8)
@@ -456,17 +459,17 @@ def test_an_executor_that_comes_late_does_not_touch_the_next_request() -> None:
 @pytest.mark.parametrize(
     ("state", "freed"),
     [
-        (State.IDLE, True),
-        (State.READY, False),
-        (State.CLAIMED, False),
-        (State.DONE, True),
-        (State.FAILED, True),
-        (State.ABANDONED, False),
-        (State.KILLING, False),
+        (ChannelState.IDLE, True),
+        (ChannelState.READY, False),
+        (ChannelState.CLAIMED, False),
+        (ChannelState.DONE, True),
+        (ChannelState.FAILED, True),
+        (ChannelState.ABANDONED, False),
+        (ChannelState.KILLING, False),
     ],
 )
 def test_clearing_frees_what_nobody_takes_and_leaves_what_an_executor_may_touch(
-    state: State, freed: bool
+    state: ChannelState, freed: bool
 ) -> None:
     arena = new_arena()
     channel = channel_of(arena)
@@ -486,66 +489,66 @@ def test_first_come_first_served_whatever_the_channel() -> None:
     channels = {index: channel_of(arena, index) for index in order}
     for index in order:
         publish(channels[index], index)
-    seats = [seat_of(arena, 0), seat_of(arena, 1)]
-    got = [served(seats[turn % 2], lambda frame: response(frame.request_id)).request_id for turn in range(6)]
+    slots = [slot_of(arena, 0), slot_of(arena, 1)]
+    got = [served(slots[turn % 2], lambda frame: response(frame.request_id)).request_id for turn in range(6)]
     assert got == order
 
 
 def test_generations_go_round_and_never_are_0() -> None:
     arena = new_arena()
     put(arena, 0, (2**32 - 2) << 32)
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     seen = []
     for _ in range(3):
         publish(channel)
-        served(seat, lambda _: response())
+        served(slot, lambda _: response())
         assert channel.wait(0) == core.OUTCOME
         assert channel.take() == response()
         seen.append(channel.generation)
     assert seen == [2**32 - 1, 1, 2]
 
 
-# -- the executor's seat ----------------------------------------------------------------------------------
+# -- the executor's slot ----------------------------------------------------------------------------------
 
 
-def test_a_claim_names_seat_incarnation_and_generation() -> None:
-    arena = new_arena(channels=4, seats=300)
-    channel, seat = channel_of(arena, 3), seat_of(arena, 299, 0xAB)
+def test_a_claim_names_slot_epoch_and_generation() -> None:
+    arena = new_arena(channels=4, slots=300)
+    channel, slot = channel_of(arena, 3), slot_of(arena, 299, 0xAB)
     publish(channel)
-    seat.next()
-    assert arena.word(3) == State.CLAIMED | 299 << 8 | 0xAB << 24 | 1 << 32
-    assert (seat.word, seat.channel, seat.serial) == (arena.word(3), 3, 3 << 32 | 1)
+    slot.next()
+    assert arena.word(3) == ChannelState.CLAIMED | 299 << 8 | 0xAB << 24 | 1 << 32
+    assert (slot.word, slot.channel, slot.serial) == (arena.word(3), 3, 3 << 32 | 1)
 
 
-def test_what_runs_is_told_in_facts_of_the_seat() -> None:
+def test_what_runs_is_told_in_facts_of_the_slot() -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena, 1)
-    arena.set_fact(Fact.WAKE_NS, 1000)
+    channel, slot = channel_of(arena), slot_of(arena, 1)
+    arena.set_gauge(Gauge.WAKE_NS, 1000)
     publish(channel)
-    seat.next()
+    slot.next()
     before = time.monotonic_ns()
-    told = [seat.begin(SeatFact.SERIAL, deadline, Fact.WAKE_NS) for deadline in (0, 999, 1000, 1001)]
+    told = [slot.begin(SlotGauge.SERIAL, deadline, Gauge.WAKE_NS) for deadline in (0, 999, 1000, 1001)]
     assert told == [False, True, False, False]
-    assert arena.seat_fact(1, SeatFact.SERIAL) == seat.serial == serial_of(0, 1)
-    assert arena.seat_fact(1, SeatFact.DEADLINE_NS) == 1001
-    assert before <= arena.seat_fact(1, SeatFact.BEGAN_NS) <= time.monotonic_ns()
-    arena.set_fact(Fact.WAKE_NS, NEVER)
-    assert seat.begin(SeatFact.SERIAL, NEVER - 1, Fact.WAKE_NS)
+    assert arena.slot_gauge(1, SlotGauge.SERIAL) == slot.serial == serial_of(0, 1)
+    assert arena.slot_gauge(1, SlotGauge.DEADLINE_NS) == 1001
+    assert before <= arena.slot_gauge(1, SlotGauge.BEGAN_NS) <= time.monotonic_ns()
+    arena.set_gauge(Gauge.WAKE_NS, NEVER)
+    assert slot.begin(SlotGauge.SERIAL, NEVER - 1, Gauge.WAKE_NS)
 
 
 @settings(max_examples=30)
 @given(st.lists(st.tuples(U32, U32), min_size=1, max_size=20))
 def test_answers_are_counted_with_their_times(times: list[tuple[int, int]]) -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     queue, runs = arena.histograms(0)
     assert (set(queue), set(runs), len(queue)) == ({0}, {0}, core.BUCKETS)
     for number, (queue_us, exec_us) in enumerate(times):
         publish(channel)
-        seat.next()
-        seat.receive(MAX_BYTES)
-        reply(seat, response(queue_us=queue_us, exec_us=exec_us))
-        assert arena.seat_fact(0, COUNTER) == number + 1
+        slot.next()
+        slot.receive(MAX_BYTES)
+        reply(slot, response(queue_us=queue_us, exec_us=exec_us))
+        assert arena.slot_gauge(0, COUNTER) == number + 1
         channel.take()
     for counts, values in zip(arena.histograms(0), zip(*times, strict=True), strict=True):
         assert sum(counts) == len(times)
@@ -555,20 +558,20 @@ def test_answers_are_counted_with_their_times(times: list[tuple[int, int]]) -> N
             assert count == sum(low <= value and (value < high or last) for value in values)
 
 
-def test_a_seat_is_made_ready_for_another_executor_and_its_counts_go_on() -> None:
+def test_a_slot_is_made_ready_for_another_executor_and_its_counts_go_on() -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     publish(channel)
-    served(seat, lambda _: response())
+    served(slot, lambda _: response())
     arena.retire(0)
-    arena.set_seat_fact(0, SeatFact.NUMBER, 7)
-    assert seat.next() == core.RETIRE
-    arena.reset_seat(0, SeatFact.OUTCOMES)
-    assert (arena.seat_state(0), arena.seat_fact(0, SeatFact.NUMBER)) == (core.SEAT_FREE, 0)
-    assert arena.seat_fact(0, COUNTER) == 1
+    arena.set_slot_gauge(0, SlotGauge.NUMBER, 7)
+    assert slot.next() == core.RETIRE
+    arena.reset_slot(0, SlotGauge.OUTCOMES)
+    assert (arena.slot_state(0), arena.slot_gauge(0, SlotGauge.NUMBER)) == (core.SLOT_FREE, 0)
+    assert arena.slot_gauge(0, COUNTER) == 1
     channel.take()
     publish(channel)
-    assert seat_of(arena, 0, 1).next() == core.REQUEST
+    assert slot_of(arena, 0, 1).next() == core.REQUEST
 
 
 @pytest.mark.parametrize("index", [4, 2**31, 2**32 - 1])
@@ -582,20 +585,20 @@ def test_a_seat_is_made_ready_for_another_executor_and_its_counts_go_on() -> Non
         lambda arena, index: arena.ring_client(index),
         lambda arena, index: arena.reset_channel(index),
         lambda arena, index: core.Channel(arena, index, 1),
-        lambda arena, index: arena.seat_fact(index, 0),
-        lambda arena, index: arena.set_seat_fact(index, 0, 0),
-        lambda arena, index: arena.seat_state(index),
+        lambda arena, index: arena.slot_gauge(index, 0),
+        lambda arena, index: arena.set_slot_gauge(index, 0, 0),
+        lambda arena, index: arena.slot_state(index),
         lambda arena, index: arena.histograms(index),
-        lambda arena, index: arena.reset_seat(index, 1),
+        lambda arena, index: arena.reset_slot(index, 1),
         lambda arena, index: arena.retire(index),
-        lambda arena, index: core.Seat(arena, index, 0),
+        lambda arena, index: core.Slot(arena, index, 0),
     ],
 )
-def test_there_is_nothing_beyond_the_last_channel_or_seat(
+def test_there_is_nothing_beyond_the_last_channel_or_slot(
     touch: Callable[[Any, int], Any], index: int
 ) -> None:
     with pytest.raises(IndexError):
-        touch(new_arena(channels=4, seats=2), index)
+        touch(new_arena(channels=4, slots=2), index)
 
 
 def test_a_look_into_a_ring_ends_with_it() -> None:

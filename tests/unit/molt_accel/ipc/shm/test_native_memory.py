@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from molt_accel.ipc.frame import Codec, Frame, Kind
-from molt_accel.ipc.shm.layout import SeatFact, State
+from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
 from tests.support.handover import (
     MAX_BYTES,
     channel_of,
@@ -23,7 +23,7 @@ from tests.support.handover import (
     reply,
     request,
     response,
-    seat_of,
+    slot_of,
 )
 
 CALLS = 200_000
@@ -41,34 +41,34 @@ class Calls:
 
     def __init__(self) -> None:
         self.arena = new_arena()
-        self.channel, self.seat = channel_of(self.arena), seat_of(self.arena)
+        self.channel, self.slot = channel_of(self.arena), slot_of(self.arena)
         self.request = request(7, b"some bytes", "entry", deadline_ns=5, sent_ns=6)
         self.response = response(7, b"other bytes", queue_us=1, exec_us=2)
 
     def _claim(self) -> Any:
         assert self.channel.publish(self.request, 9, 0) == core.ADMITTED
-        assert self.seat.next() == core.REQUEST
-        got = self.seat.receive(MAX_BYTES)
-        self.seat.begin(SeatFact.SERIAL, 5, 8)
+        assert self.slot.next() == core.REQUEST
+        got = self.slot.receive(MAX_BYTES)
+        self.slot.begin(SlotGauge.SERIAL, 5, 8)
         return got
 
     def answered(self) -> None:
         self._claim()
-        assert reply(self.seat, self.response) == core.TRANSFERRED
+        assert reply(self.slot, self.response) == core.TRANSFERRED
         assert self.channel.wait(0) == core.OUTCOME
         assert self.channel.take().payload == b"other bytes"
         self.channel.clear()
 
     def failed(self) -> None:
         self._claim()
-        assert self.seat.fail(7)
+        assert self.slot.fail(7)
         assert self.channel.take() == 7
         self.channel.clear()
 
     def given_up(self) -> None:
         self._claim()
-        assert self.channel.give_up() == State.CLAIMED
-        assert reply(self.seat, self.response) == core.LOST
+        assert self.channel.give_up() == ChannelState.CLAIMED
+        assert reply(self.slot, self.response) == core.LOST
         assert self.channel.take() is None
         self.channel.clear()
 
@@ -84,19 +84,19 @@ class Calls:
 
     def corrupt(self) -> None:
         assert self.channel.publish(self.request, 9, 0) == core.ADMITTED
-        assert self.seat.next() == core.REQUEST
+        assert self.slot.next() == core.REQUEST
         try:
-            self.seat.receive(10)
+            self.slot.receive(10)
         except core.Corrupt:
-            assert self.seat.fail(4)
+            assert self.slot.fail(4)
         assert self.channel.take() == 4
 
     def looked_at(self) -> None:
         arena = self.arena
         arena.histograms(0)
         arena.request_bytes(0, 100)
-        arena.word(0), arena.fact(0), arena.seat_fact(0, 0), arena.in_use, arena.ready()
-        for bad in (arena.word, arena.seat_state, arena.retire):
+        arena.word(0), arena.gauge(0), arena.slot_gauge(0, 0), arena.in_use, arena.ready()
+        for bad in (arena.word, arena.slot_state, arena.retire):
             try:
                 bad(99)
             except IndexError:
@@ -163,11 +163,11 @@ def test_no_block_of_python_s_memory_is_left(way: Callable[[Calls], None]) -> No
 @pytest.mark.parametrize("how", ["answered", "failed", "given up", "given up while it runs", "busy"])
 def test_a_channel_lets_go_of_the_bytes_of_a_call_when_that_has_ended(how: str) -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena, max_bytes=1 << 24), seat_of(arena)
+    channel, slot = channel_of(arena, max_bytes=1 << 24), slot_of(arena)
     payload = bytes(1 << 20)  # its end is still to be sent
     before = sys.getrefcount(payload)
     if how == "busy":
-        arena.reset_seat(0, 1)
+        arena.reset_slot(0, 1)
         assert channel.publish(request(payload=payload), 0, 0) == core.BUSY
     else:
         assert channel.publish(request(payload=payload), 9, 0) == core.ADMITTED
@@ -176,11 +176,11 @@ def test_a_channel_lets_go_of_the_bytes_of_a_call_when_that_has_ended(how: str) 
     if how == "given up":
         channel.give_up()
     elif how != "busy":
-        seat.next()
+        slot.next()
         if how == "answered":
-            reply(seat, response(payload=b"early"))
+            reply(slot, response(payload=b"early"))
         elif how == "failed":
-            seat.fail(7)
+            slot.fail(7)
         else:
             channel.give_up()
     channel.take()
@@ -219,7 +219,7 @@ def test_an_arena_keeps_the_memory_that_it_looks_at_and_its_channels_keep_the_ar
     gc.collect()
     with pytest.raises(BufferError):
         memory.close()
-    assert channel.state == State.IDLE
+    assert channel.state == ChannelState.IDLE
     del channel
     gc.collect()
     memory.close()

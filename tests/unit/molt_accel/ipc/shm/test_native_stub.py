@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.support.handover import channel_of, core, new_arena, seat_of
+from tests.support.handover import channel_of, core, new_arena, slot_of
 
 STUB = ast.parse((ROOT / "molt_accel" / "ipc" / "shm" / "_native.pyi").read_text())
 CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
@@ -81,7 +81,7 @@ def _instances() -> dict[str, Any]:
         "ArenaView": core.ArenaView(_image_of_an_arena()),
         "Arena": arena,
         "Channel": channel_of(arena),
-        "Seat": seat_of(arena),
+        "Slot": slot_of(arena),
         "ParkMeter": core.ParkMeter(),
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from molt_accel.ipc.shm.layout import NEVER, Fact, State, with_state
+from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, with_state
 from tests.conftest import exit_code, fork, wait_until
 from tests.support.handover import (
     MAX_BYTES,
@@ -26,7 +26,7 @@ from tests.support.handover import (
     reply,
     request,
     response,
-    seat_of,
+    slot_of,
     state_on,
 )
 
@@ -96,16 +96,16 @@ def test_a_wait_ends_with_its_time(spin_ns: int) -> None:
 @pytest.mark.parametrize("how", ["reply", "fail"])
 def test_a_wait_ends_with_the_outcome(how: str, spin_ns: int) -> None:
     arena = spinning_arena(spin_ns)
-    channel, seat = channel_of(arena), seat_of(arena)
-    executor = Running(seat.next)
+    channel, slot = channel_of(arena), slot_of(arena)
+    executor = Running(slot.next)
     publish(channel)
     waiting = Running(lambda: channel.wait(NEVER))
     assert executor.result() == core.REQUEST
     if how == "reply":
-        seat.receive(MAX_BYTES)
-        assert reply(seat, response()) == core.TRANSFERRED
+        slot.receive(MAX_BYTES)
+        assert reply(slot, response()) == core.TRANSFERRED
     else:
-        assert seat.fail(7)
+        assert slot.fail(7)
     assert waiting.result() == core.OUTCOME
 
 
@@ -115,30 +115,30 @@ def test_a_wait_ends_when_another_thread_gives_the_request_up(only_queued: bool)
     channel = channel_of(arena)
     publish(channel)
     waiting = Running(lambda: channel.wait(NEVER))
-    assert channel.give_up(only_queued) == State.READY
+    assert channel.give_up(only_queued) == ChannelState.READY
     assert waiting.result() == core.OUTCOME
     assert channel.take() is None
 
 
 def test_a_wait_ends_when_another_thread_gives_up_what_runs() -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     publish(channel)
-    seat.next()
+    slot.next()
     waiting = Running(lambda: channel.wait(NEVER))
-    assert channel.give_up() == State.CLAIMED
+    assert channel.give_up() == ChannelState.CLAIMED
     assert waiting.result() == core.OUTCOME
     assert (channel.take(), channel.clear()) == (None, False)
 
 
-@pytest.mark.parametrize("state", [State.READY, State.CLAIMED, State.KILLING])
-def test_a_wait_ends_with_the_connection_unless_the_outcome_is_there(state: State) -> None:
+@pytest.mark.parametrize("state", [ChannelState.READY, ChannelState.CLAIMED, ChannelState.KILLING])
+def test_a_wait_ends_with_the_connection_unless_the_outcome_is_there(state: ChannelState) -> None:
     arena = new_arena()
     channel, done = channel_of(arena, 0), channel_of(arena, 1)
     for each in (channel, done):
         publish(each)
     put(arena, 0, with_state(arena.word(0), state))
-    put(arena, 1, with_state(arena.word(1), State.FAILED))
+    put(arena, 1, with_state(arena.word(1), ChannelState.FAILED))
     waiting = Running(lambda: channel.wait(NEVER))
     arena.close()
     arena.ring_client(0)
@@ -146,13 +146,13 @@ def test_a_wait_ends_with_the_connection_unless_the_outcome_is_there(state: Stat
     assert done.wait(NEVER) == core.OUTCOME
 
 
-@pytest.mark.parametrize("outcome", [State.DONE, State.FAILED])
-def test_who_died_before_it_rang_is_not_waited_for(outcome: State) -> None:
+@pytest.mark.parametrize("outcome", [ChannelState.DONE, ChannelState.FAILED])
+def test_who_died_before_it_rang_is_not_waited_for(outcome: ChannelState) -> None:
     """An executor's or the supervisor's last step is seen without its ring, within the bound of a park."""
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     publish(channel)
-    seat.next()
+    slot.next()
     waiting = Running(lambda: channel.wait(NEVER))
     put(arena, 0, with_state(arena.word(0), outcome))
     assert waiting.result() == core.OUTCOME
@@ -160,29 +160,29 @@ def test_who_died_before_it_rang_is_not_waited_for(outcome: State) -> None:
 
 def test_a_request_whose_client_died_before_it_woke_anybody_is_claimed() -> None:
     arena = new_arena()
-    seat = seat_of(arena)
-    executor = Running(seat.next)
-    wait_until(lambda: arena.seat_state(0) == core.SEAT_IDLE)
+    slot = slot_of(arena)
+    executor = Running(slot.next)
+    wait_until(lambda: arena.slot_state(0) == core.SLOT_IDLE)
     # What a client does up to its announcement: no executor is told.
-    put(arena, 0, 1 << 32 | State.READY)
+    put(arena, 0, 1 << 32 | ChannelState.READY)
     assert executor.result() == core.REQUEST
 
 
 def test_whoever_sleeps_is_woken_one_at_a_time() -> None:
-    arena = new_arena(channels=4, seats=3)
-    seats = [seat_of(arena, index) for index in range(3)]
-    waiting = [Running(seat.next) for seat in seats]
+    arena = new_arena(channels=4, slots=3)
+    slots = [slot_of(arena, index) for index in range(3)]
+    waiting = [Running(slot.next) for slot in slots]
     for number in range(3):
         publish(channel_of(arena, number), number)
     assert [each.result() for each in waiting] == [core.REQUEST] * 3
-    assert sorted(seat.channel for seat in seats) == [0, 1, 2]
+    assert sorted(slot.channel for slot in slots) == [0, 1, 2]
     assert not arena.wake_executor()  # nobody sleeps
-    assert [arena.seat_state(index) for index in range(3)] == [core.SEAT_BUSY] * 3
+    assert [arena.slot_state(index) for index in range(3)] == [core.SLOT_BUSY] * 3
 
 
 def test_one_that_sleeps_retires_at_once_and_leaves_requests_to_others() -> None:
     arena = new_arena()
-    leaving, staying = seat_of(arena, 0), seat_of(arena, 1)
+    leaving, staying = slot_of(arena, 0), slot_of(arena, 1)
     executor = Running(leaving.next)
     arena.retire(0)
     assert executor.result() == core.RETIRE
@@ -193,63 +193,63 @@ def test_one_that_sleeps_retires_at_once_and_leaves_requests_to_others() -> None
 
 def test_a_busy_one_retires_when_its_request_has_ended() -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     publish(channel)
-    assert seat.next() == core.REQUEST
+    assert slot.next() == core.REQUEST
     arena.retire(0)
-    seat.receive(MAX_BYTES)
-    assert reply(seat, response()) == core.TRANSFERRED
-    assert seat.next() == core.RETIRE
+    slot.receive(MAX_BYTES)
+    assert reply(slot, response()) == core.TRANSFERRED
+    assert slot.next() == core.RETIRE
     assert channel.wait(NEVER) == core.OUTCOME
 
 
 # -- bytes that flow --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [State.ABANDONED, State.KILLING])
+@pytest.mark.parametrize("step", [ChannelState.ABANDONED, ChannelState.KILLING])
 @pytest.mark.parametrize("direction", ["request", "reply"])
 def test_an_executor_does_not_wait_for_bytes_of_a_request_that_was_taken_away(
-    direction: str, step: State
+    direction: str, step: ChannelState
 ) -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     publish(channel, payload=b"x" * (3 * RING if direction == "request" else 10))
-    seat.next()
+    slot.next()
     if direction == "request":
-        moving = Running(lambda: seat.receive(MAX_BYTES))
+        moving = Running(lambda: slot.receive(MAX_BYTES))
     else:
-        seat.receive(MAX_BYTES)
-        moving = Running(lambda: reply(seat, response(payload=b"y" * 3 * RING)))
-    if step is State.ABANDONED:
-        assert channel.give_up() == State.CLAIMED  # which tells the executor
+        slot.receive(MAX_BYTES)
+        moving = Running(lambda: reply(slot, response(payload=b"y" * 3 * RING)))
+    if step is ChannelState.ABANDONED:
+        assert channel.give_up() == ChannelState.CLAIMED  # which tells the executor
     else:
         put(arena, 0, with_state(arena.word(0), step))
     assert moving.result() == core.LOST
-    assert not seat.fail(7)
-    assert state_on(arena) is (State.IDLE if step is State.ABANDONED else State.KILLING)
-    assert arena.seat_state(0) == (core.SEAT_IDLE if step is State.ABANDONED else core.SEAT_BUSY)
+    assert not slot.fail(7)
+    assert state_on(arena) is (ChannelState.IDLE if step is ChannelState.ABANDONED else ChannelState.KILLING)
+    assert arena.slot_state(0) == (core.SLOT_IDLE if step is ChannelState.ABANDONED else core.SLOT_BUSY)
 
 
 @pytest.mark.parametrize("direction", ["request", "reply"])
 def test_a_client_that_moves_nothing_on_costs_its_executor_seconds_and_no_more(direction: str) -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     publish(channel, payload=b"x" * (3 * RING if direction == "request" else 10))
-    seat.next()
+    slot.next()
     if direction == "request":
-        assert seat.receive(MAX_BYTES) == core.STALLED
+        assert slot.receive(MAX_BYTES) == core.STALLED
     else:
-        seat.receive(MAX_BYTES)
-        assert reply(seat, response(payload=b"y" * 3 * RING)) == core.STALLED
-    assert seat.fail(3)
+        slot.receive(MAX_BYTES)
+        assert reply(slot, response(payload=b"y" * 3 * RING)) == core.STALLED
+    assert slot.fail(3)
     assert (channel.wait(0), channel.take()) == (core.OUTCOME, 3)
 
 
 def test_while_bytes_flow_the_wait_can_end_and_go_on() -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     payload = os.urandom(40 * RING)
-    executor = Running(lambda: (seat.next(), seat.receive(MAX_BYTES), reply(seat, response(payload=payload))))
+    executor = Running(lambda: (slot.next(), slot.receive(MAX_BYTES), reply(slot, response(payload=payload))))
     assert channel.publish(request(payload=payload), 9, 0) == core.ADMITTED
     turns = 0
     while channel.wait(time.monotonic_ns() + 50_000) == core.TIME:
@@ -262,40 +262,40 @@ def test_while_bytes_flow_the_wait_can_end_and_go_on() -> None:
 # -- one thread for many calls ----------------------------------------------------------------------------
 
 
-def test_a_redirected_channel_rings_another_s_bell() -> None:
+def test_a_redirected_channel_rings_another_s_doorbell() -> None:
     arena = new_arena(channels=4)
-    bell = channel_of(arena, 3)
+    doorbell = channel_of(arena, 3)
     channels = [channel_of(arena, index) for index in range(3)]
-    seat = seat_of(arena)
+    slot = slot_of(arena)
     for channel in channels:
         publish(channel)
-        channel.redirect(bell)
+        channel.redirect(doorbell)
     for heard in range(3):
-        listening = Running(lambda heard=heard: bell.listen(heard, NEVER))  # type: ignore[misc]
-        seat.next()
-        assert seat.fail(heard)
+        listening = Running(lambda heard=heard: doorbell.listen(heard, NEVER))  # type: ignore[misc]
+        slot.next()
+        assert slot.fail(heard)
         assert listening.result() == heard + 1
         assert [channel.wait(0) for channel in channels].count(core.OUTCOME) == heard + 1
-    assert bell.listen(2, NEVER) == 3  # it has rung more often already
-    assert bell.listen(3, time.monotonic_ns() + _MS) == 3
+    assert doorbell.listen(2, NEVER) == 3  # it has rung more often already
+    assert doorbell.listen(3, time.monotonic_ns() + _MS) == 3
 
 
-def test_a_bell_can_be_rung_by_its_own_process() -> None:
-    bell = channel_of(new_arena())
-    listening = Running(lambda: bell.listen(0, NEVER))
-    bell.ring()
+def test_a_doorbell_can_be_rung_by_its_own_process() -> None:
+    doorbell = channel_of(new_arena())
+    listening = Running(lambda: doorbell.listen(0, NEVER))
+    doorbell.ring()
     assert listening.result() == 1
 
 
-def test_a_reset_channel_has_its_own_bell_again() -> None:
+def test_a_reset_channel_has_its_own_doorbell_again() -> None:
     arena = new_arena()
-    channel, bell = channel_of(arena, 0), channel_of(arena, 1)
+    channel, doorbell = channel_of(arena, 0), channel_of(arena, 1)
     publish(channel)
-    channel.redirect(bell)
+    channel.redirect(doorbell)
     channel.give_up()
     arena.reset_channel(0)
     arena.ring_client(0)
-    assert (channel.listen(0, 1), bell.listen(0, 1)) == (1, 0)
+    assert (channel.listen(0, 1), doorbell.listen(0, 1)) == (1, 0)
 
 
 # -- signals ----------------------------------------------------------------------------------------------
@@ -303,14 +303,14 @@ def test_a_reset_channel_has_its_own_bell_again() -> None:
 
 def test_a_signal_interrupts_a_wait_which_can_be_taken_up_again(interrupts: list[str]) -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     publish(channel)
     timer = later(lambda: os.kill(os.getpid(), signal.SIGUSR2))
     with pytest.raises(Interrupted):
         channel.wait(NEVER)
     timer.join()
-    seat.next()
-    seat.fail(7)
+    slot.next()
+    slot.fail(7)
     assert (channel.wait(NEVER), channel.take()) == (core.OUTCOME, 7)
 
 
@@ -338,16 +338,16 @@ def test_a_signal_that_another_thread_was_sent_is_heeded_too(interrupts: list[st
 @pytest.mark.parametrize("where", ["next", "receive", "reply", "listen"])
 def test_a_signal_interrupts_every_wait(where: str, interrupts: list[str]) -> None:
     arena = new_arena()
-    channel, seat = channel_of(arena), seat_of(arena)
+    channel, slot = channel_of(arena), slot_of(arena)
     if where in ("receive", "reply"):
         publish(channel, payload=b"x" * (3 * RING if where == "receive" else 1))
-        seat.next()
+        slot.next()
     if where == "reply":
-        seat.receive(MAX_BYTES)
+        slot.receive(MAX_BYTES)
     waits = {
-        "next": seat.next,
-        "receive": lambda: seat.receive(MAX_BYTES),
-        "reply": lambda: reply(seat, response(payload=b"y" * 3 * RING)),
+        "next": slot.next,
+        "receive": lambda: slot.receive(MAX_BYTES),
+        "reply": lambda: reply(slot, response(payload=b"y" * 3 * RING)),
         "listen": lambda: channel.listen(0, NEVER),
     }
     timer = later(lambda: os.kill(os.getpid(), signal.SIGUSR2))
@@ -361,19 +361,19 @@ def test_a_signal_interrupts_every_wait(where: str, interrupts: list[str]) -> No
 
 def test_a_child_that_has_let_go_touches_nothing_of_its_parent_s() -> None:
     arena = new_arena()
-    arena.set_fact(Fact.PLACES, 5)
+    arena.set_gauge(Gauge.CAPACITY, 5)
     channel = channel_of(arena)
     publish(channel)
 
     def in_child() -> bool:
         arena.let_go()
-        assert (arena.fact(Fact.PLACES), arena.word(0), arena.in_use) == (0, 0, 0)
-        arena.set_fact(Fact.PLACES, 6)
-        assert channel.give_up() == State.IDLE
-        return arena.fact(Fact.PLACES) == 6
+        assert (arena.gauge(Gauge.CAPACITY), arena.word(0), arena.in_use) == (0, 0, 0)
+        arena.set_gauge(Gauge.CAPACITY, 6)
+        assert channel.give_up() == ChannelState.IDLE
+        return arena.gauge(Gauge.CAPACITY) == 6
 
     assert exit_code(fork(in_child)) == 0
-    assert (arena.fact(Fact.PLACES), state_on(arena)) == (5, State.READY)
+    assert (arena.gauge(Gauge.CAPACITY), state_on(arena)) == (5, ChannelState.READY)
 
 
 # -- what sleeping costs here -----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from molt_accel.ipc.frame import Frame, Kind
-from molt_accel.ipc.shm.layout import Fact, State
+from molt_accel.ipc.shm.layout import ChannelState, Gauge
 from molt_accel.transports.shm import channels as pools
 from molt_accel.transports.shm.channels import ChannelPool
 from tests.support.scripted_pool import FakePool
@@ -66,13 +66,13 @@ def test_none_is_leased_twice_and_none_where_all_are_in_use(fake: FakePool) -> N
 
 def test_a_client_leases_no_more_than_the_worker_allows_it(fake: FakePool) -> None:
     pool = pool_of(fake)
-    fake.set(Fact.CLIENT_LIMIT, 2)
+    fake.set(Gauge.CLIENT_LIMIT, 2)
     first, _ = lease(pool), lease(pool)
     assert pool.lease() is None
     assert not pool.wants_more  # there are free ones
     pool.give_back(first)
     assert lease(pool) is first
-    fake.set(Fact.CLIENT_LIMIT, 3)
+    fake.set(Gauge.CLIENT_LIMIT, 3)
     assert pool.lease() is not None
 
 
@@ -81,7 +81,7 @@ def test_a_channel_whose_request_runs_on_lingers_until_it_is_idle(fake: FakePool
     channel = lease(pool)
     channel.publish(REQUEST, 4, 0)
     request = fake.claim()
-    assert channel.give_up() == State.CLAIMED
+    assert channel.give_up() == ChannelState.CLAIMED
     pool.give_back(channel)
     assert pool.in_calls == 0
     assert pool.any_free
@@ -102,9 +102,9 @@ def test_a_lingering_channel_whose_request_ended_after_all_is_free(fake: FakePoo
     if ended == "done":
         assert fake.reply(request)
     else:
-        assert fake.seats[0].fail(1)
+        assert fake.slots[0].fail(1)
     assert lease(pool) is channel
-    assert channel.state == State.IDLE
+    assert channel.state == ChannelState.IDLE
 
 
 def test_that_there_are_no_more_is_an_answer_for_a_while(
@@ -171,7 +171,7 @@ def test_what_lingers_when_it_is_shut_is_not_touched_any_more(fake: FakePool) ->
     channel.publish(REQUEST, 4, 0)
     fake.reply(fake.claim())
     assert pool.lease() is None
-    assert fake.states() == [State.DONE]
+    assert fake.states() == [ChannelState.DONE]
 
 
 @pytest.mark.parametrize("given_up", [False, True])
@@ -193,7 +193,7 @@ def test_what_is_given_back_after_the_end_is_not_leased_by_who_came_too_late(
     channel.publish(REQUEST, 4, 0)
     fake.reply(fake.claim())
     assert pool.lease() is None
-    assert fake.states() == [State.DONE]
+    assert fake.states() == [ChannelState.DONE]
 
 
 def test_whatever_races_with_what_each_channel_is_counted_once(fake: FakePool) -> None:
@@ -231,7 +231,7 @@ def test_whatever_races_with_what_each_channel_is_counted_once(fake: FakePool) -
         sys.setswitchinterval(interval)
 
 
-def test_waking_all_rings_each_bell(fake: FakePool) -> None:
+def test_waking_all_rings_each_doorbell(fake: FakePool) -> None:
     pool = pool_of(fake, 0, 1, 2)
     channels = [lease(pool) for _ in range(3)]
     heard = [channel.listen(0, 0) for channel in channels]

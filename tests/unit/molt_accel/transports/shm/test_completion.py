@@ -1,4 +1,4 @@
-"""molt_accel.transports.shm.completion: one thread that waits for many calls, by one bell."""
+"""molt_accel.transports.shm.completion: one thread that waits for many calls, by one doorbell."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from molt_accel.ipc.shm import arena as arenas
-from molt_accel.transports.shm import completion as reapers
-from molt_accel.transports.shm.completion import Reaper
+from molt_accel.transports.shm import completion as completion_threads
+from molt_accel.transports.shm.completion import CompletionThread
 from tests.conftest import wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 MakePool = Callable[..., FakePool]
-MakeReaper = Callable[..., Reaper]
+MakeCompletionThread = Callable[..., CompletionThread]
 NEVER = 2**63
 
 
@@ -52,208 +52,214 @@ def fake(make_pool: MakePool) -> FakePool:
 @pytest.fixture(autouse=True)
 def _no_look_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """What isn't rung for is not noticed, so that a missing ring fails a test."""
-    monkeypatch.setattr(reapers, "_LOOK_NS", 3600 * 10**9)
+    monkeypatch.setattr(completion_threads, "_LOOK_NS", 3600 * 10**9)
 
 
 @pytest.fixture
-def make_reaper(fake: FakePool) -> Iterator[MakeReaper]:
-    """Makes reapers, with channel 0 for a bell; all have ended in the end."""
-    made: list[Reaper] = []
+def make_completion_thread(fake: FakePool) -> Iterator[MakeCompletionThread]:
+    """Makes completion threads, with channel 0 for a doorbell; all have ended in the end."""
+    made: list[CompletionThread] = []
 
-    def make(find_bell: Callable[[], Any] | None = None) -> Reaper:
-        made.append(Reaper(find_bell or (lambda: arenas.native().Channel(fake.arena, 0, 10_000))))
+    def make(find_doorbell: Callable[[], Any] | None = None) -> CompletionThread:
+        made.append(
+            CompletionThread(find_doorbell or (lambda: arenas.native().Channel(fake.arena, 0, 10_000)))
+        )
         return made[-1]
 
     yield make
-    for reaper in made:
-        reaper.stop()
-        assert reaper.quiet(PATIENCE_S)
+    for completion_thread in made:
+        completion_thread.stop()
+        assert completion_thread.quiet(PATIENCE_S)
 
 
-def gone(reaper: Reaper) -> bool:
+def gone(completion_thread: CompletionThread) -> bool:
     """Whether it takes care of nothing any more."""
-    return not reaper._calls
+    return not completion_thread._calls
 
 
-def asleep(reaper: Reaper) -> bool:
+def asleep(completion_thread: CompletionThread) -> bool:
     """Whether its thread waits in the kernel."""
-    assert reaper._thread is not None
-    stat = Path(f"/proc/self/task/{reaper._thread.native_id}/stat").read_text()
+    assert completion_thread._thread is not None
+    stat = Path(f"/proc/self/task/{completion_thread._thread.native_id}/stat").read_text()
     return stat.rpartition(")")[2].split()[0] == "S"
 
 
 def test_a_call_is_looked_at_when_it_is_rung_for_until_it_ends(
-    fake: FakePool, make_reaper: MakeReaper
+    fake: FakePool, make_completion_thread: MakeCompletionThread
 ) -> None:
-    reaper, call = make_reaper(), Call(fake, 1)
-    reaper.add(call)
-    wait_until(lambda: call.polls > 0 and asleep(reaper))
+    completion_thread, call = make_completion_thread(), Call(fake, 1)
+    completion_thread.add(call)
+    wait_until(lambda: call.polls > 0 and asleep(completion_thread))
     polls = call.polls
     fake.arena.ring_client(1)
     wait_until(lambda: call.polls > polls)
     call.end(fake)
-    wait_until(lambda: gone(reaper))
+    wait_until(lambda: gone(completion_thread))
     polls = call.polls
-    reaper.wake()
+    completion_thread.wake()
     other = Call(fake, 2)
-    reaper.add(other)
+    completion_thread.add(other)
     wait_until(lambda: other.polls > 0)
     assert call.polls == polls
     other.end(fake)
 
 
-def test_one_thread_waits_for_all(fake: FakePool, make_reaper: MakeReaper) -> None:
-    reaper = make_reaper()
+def test_one_thread_waits_for_all(fake: FakePool, make_completion_thread: MakeCompletionThread) -> None:
+    completion_thread = make_completion_thread()
     calls = [Call(fake, index) for index in range(1, 6)]
     for call in calls:
-        reaper.add(call)
-    assert sum(thread.name == "molt-reaper" for thread in threading.enumerate()) == 1
+        completion_thread.add(call)
+    assert sum(thread.name == "molt-completion" for thread in threading.enumerate()) == 1
     for call in reversed(calls):
         call.end(fake)
-    wait_until(lambda: gone(reaper))
+    wait_until(lambda: gone(completion_thread))
 
 
-def test_a_call_that_had_ended_before_it_came_is_noticed(fake: FakePool, make_reaper: MakeReaper) -> None:
-    reaper = make_reaper()
+def test_a_call_that_had_ended_before_it_came_is_noticed(
+    fake: FakePool, make_completion_thread: MakeCompletionThread
+) -> None:
+    completion_thread = make_completion_thread()
     for _ in range(50):
         call = Call(fake, 1)
         call.end(fake)
-        reaper.add(call)
-        wait_until(lambda: gone(reaper))
+        completion_thread.add(call)
+        wait_until(lambda: gone(completion_thread))
 
 
 def test_a_call_that_raises_takes_no_other_along(
-    fake: FakePool, make_reaper: MakeReaper, caplog: pytest.LogCaptureFixture
+    fake: FakePool, make_completion_thread: MakeCompletionThread, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reaper = make_reaper()
+    completion_thread = make_completion_thread()
     good, bad = Call(fake, 1), Call(fake, 2)
     bad.error = ValueError("a bug")
-    reaper.add(good)
-    reaper.add(bad)
-    wait_until(lambda: len(reaper._calls) == 1)
+    completion_thread.add(good)
+    completion_thread.add(bad)
+    wait_until(lambda: len(completion_thread._calls) == 1)
     good.end(fake)
-    wait_until(lambda: gone(reaper))
+    wait_until(lambda: gone(completion_thread))
     assert [record.getMessage() for record in caplog.records] == ["a call could not be moved on"]
 
 
-def test_a_call_s_own_time_is_kept(fake: FakePool, make_reaper: MakeReaper) -> None:
+def test_a_call_s_own_time_is_kept(fake: FakePool, make_completion_thread: MakeCompletionThread) -> None:
     class Timed(Call):
         def poll(self) -> int:
             super().poll()
-            return 0 if self.polls > 3 else reapers.time.monotonic_ns() + 1_000_000
+            return 0 if self.polls > 3 else completion_threads.time.monotonic_ns() + 1_000_000
 
-    reaper = make_reaper()
-    reaper.add(Timed(fake, 1))
-    wait_until(lambda: gone(reaper))
+    completion_thread = make_completion_thread()
+    completion_thread.add(Timed(fake, 1))
+    wait_until(lambda: gone(completion_thread))
 
 
 def test_without_calls_its_thread_sleeps_until_there_is_one(
-    fake: FakePool, make_reaper: MakeReaper, monkeypatch: pytest.MonkeyPatch
+    fake: FakePool, make_completion_thread: MakeCompletionThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reapers, "_LOOK_NS", 1_000_000)
-    monkeypatch.setattr(reapers, "_IDLE_NS", 0)
-    reaper, first = make_reaper(), Call(fake, 1)
-    reaper.add(first)
+    monkeypatch.setattr(completion_threads, "_LOOK_NS", 1_000_000)
+    monkeypatch.setattr(completion_threads, "_IDLE_NS", 0)
+    completion_thread, first = make_completion_thread(), Call(fake, 1)
+    completion_thread.add(first)
     first.end(fake)
-    wait_until(lambda: gone(reaper) and not reaper._some.is_set() and asleep(reaper))
+    wait_until(
+        lambda: gone(completion_thread) and not completion_thread._some.is_set() and asleep(completion_thread)
+    )
     second = Call(fake, 1)
-    reaper.add(second)
+    completion_thread.add(second)
     second.end(fake)
-    wait_until(lambda: gone(reaper))
+    wait_until(lambda: gone(completion_thread))
 
 
 def test_it_ends_when_it_is_stopped_and_its_last_call_has_ended(
-    fake: FakePool, make_reaper: MakeReaper
+    fake: FakePool, make_completion_thread: MakeCompletionThread
 ) -> None:
-    reaper, call = make_reaper(), Call(fake, 1)
-    reaper.add(call)
-    reaper.stop()
-    assert not reaper.quiet(0.01)
+    completion_thread, call = make_completion_thread(), Call(fake, 1)
+    completion_thread.add(call)
+    completion_thread.stop()
+    assert not completion_thread.quiet(0.01)
     call.end(fake)
-    assert reaper.quiet(PATIENCE_S)
-    assert reaper._thread is None
+    assert completion_thread.quiet(PATIENCE_S)
+    assert completion_thread._thread is None
 
 
-def test_one_that_was_never_used_has_ended(make_reaper: MakeReaper) -> None:
-    reaper = make_reaper()
-    assert reaper.quiet(0)
-    reaper.stop()
-    assert reaper.quiet(0)
+def test_one_that_was_never_used_has_ended(make_completion_thread: MakeCompletionThread) -> None:
+    completion_thread = make_completion_thread()
+    assert completion_thread.quiet(0)
+    completion_thread.stop()
+    assert completion_thread.quiet(0)
 
 
 def test_a_call_that_comes_after_the_end_is_taken_care_of_too(
-    fake: FakePool, make_reaper: MakeReaper
+    fake: FakePool, make_completion_thread: MakeCompletionThread
 ) -> None:
-    reaper = make_reaper()
+    completion_thread = make_completion_thread()
     for _ in range(30):
         call = Call(fake, 1)
-        reaper.stop()
-        reaper.add(call)
+        completion_thread.stop()
+        completion_thread.add(call)
         call.end(fake)
-        wait_until(lambda: gone(reaper))
-        assert reaper.quiet(PATIENCE_S)
+        wait_until(lambda: gone(completion_thread))
+        assert completion_thread.quiet(PATIENCE_S)
 
 
 def test_it_has_ended_as_far_as_its_own_last_call_is_concerned(
-    fake: FakePool, make_reaper: MakeReaper
+    fake: FakePool, make_completion_thread: MakeCompletionThread
 ) -> None:
     """What that call's end sets off may ask, on this very thread."""
     said: list[bool] = []
 
     class Asking(Call):
         def poll(self) -> int:
-            reaper.stop()
-            said.append(reaper.quiet(0))
+            completion_thread.stop()
+            said.append(completion_thread.quiet(0))
             return 0
 
-    reaper = make_reaper()
-    reaper.add(Asking(fake, 1))
-    assert reaper.quiet(PATIENCE_S)
+    completion_thread = make_completion_thread()
+    completion_thread.add(Asking(fake, 1))
+    assert completion_thread.quiet(PATIENCE_S)
     assert said == [True]
 
 
-def test_without_a_bell_it_looks_again_and_again_until_there_is_one(
-    fake: FakePool, make_reaper: MakeReaper
+def test_without_a_doorbell_it_looks_again_and_again_until_there_is_one(
+    fake: FakePool, make_completion_thread: MakeCompletionThread
 ) -> None:
-    bells: list[Any] = []
+    doorbells: list[Any] = []
     asked = 0
 
     def find() -> Any:
         nonlocal asked
         asked += 1
-        return bells[0] if bells else None
+        return doorbells[0] if doorbells else None
 
-    reaper = make_reaper(find)
+    completion_thread = make_completion_thread(find)
     early, waiting = Call(fake, 1), Call(fake, 2)
-    reaper.add(early)
-    reaper.add(waiting)
+    completion_thread.add(early)
+    completion_thread.add(waiting)
     wait_until(lambda: early.polls > 3)
     early.over = True  # nobody rings
-    wait_until(lambda: len(reaper._calls) == 1)
-    bells.append(arenas.native().Channel(fake.arena, 0, 10_000))
-    wait_until(lambda: reaper._bell is not None and asleep(reaper))
+    wait_until(lambda: len(completion_thread._calls) == 1)
+    doorbells.append(arenas.native().Channel(fake.arena, 0, 10_000))
+    wait_until(lambda: completion_thread._doorbell is not None and asleep(completion_thread))
     before = asked
     late = Call(fake, 3)
-    reaper.add(late)
+    completion_thread.add(late)
     late.end(fake)
     waiting.end(fake)
-    wait_until(lambda: gone(reaper))
+    wait_until(lambda: gone(completion_thread))
     assert asked == before
 
 
 def test_where_no_thread_can_be_started_the_call_is_not_kept(
-    fake: FakePool, make_reaper: MakeReaper, monkeypatch: pytest.MonkeyPatch
+    fake: FakePool, make_completion_thread: MakeCompletionThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    reaper = make_reaper()
+    completion_thread = make_completion_thread()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
-            reaper.add(Call(fake, 1))
-    assert gone(reaper)
+            completion_thread.add(Call(fake, 1))
+    assert gone(completion_thread)
     call = Call(fake, 1)
-    reaper.add(call)
+    completion_thread.add(call)
     call.end(fake)
-    wait_until(lambda: gone(reaper))
+    wait_until(lambda: gone(completion_thread))

@@ -28,10 +28,10 @@ from molt_accel.ipc import control
 from molt_accel.ipc.frame import CANCEL, PING, WORKER_DEFAULT_WAIT, Codec, Frame, FrameError, Kind
 from molt_accel.ipc.shm.arena import NoSharedMemory
 from molt_accel.ipc.shm.attach import WorkerVanished
-from molt_accel.ipc.shm.layout import Fact, Failure, Outcome, State, failure_word, with_state
+from molt_accel.ipc.shm.layout import ChannelState, Failure, Gauge, Outcome, failure_word, with_state
 from molt_accel.transports import launcher
 from molt_accel.transports.base import PendingCall
-from molt_accel.transports.shm import connection as links
+from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm import transport as shm
 from molt_accel.transports.shm.transport import ShmCall, ShmTransport
 from tests.conftest import wait_until
@@ -64,7 +64,7 @@ def fake(make_pool: MakePool) -> FakePool:
 def transport(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShmTransport]:
     """Attached to the pool."""
     monkeypatch.setattr(shm, "attach_or_start", fake.attach)
-    monkeypatch.setattr(links, "_QUIET_S", 0.05)  # some tests leave calls behind
+    monkeypatch.setattr(connections, "_QUIET_S", 0.05)  # some tests leave calls behind
     opened = fake.transport()
     opened.start()
     yield opened
@@ -80,8 +80,8 @@ def submit(transport: ShmTransport, frame: Frame | None = None) -> ShmCall:
 
 def in_calls(transport: ShmTransport) -> int:
     """How many channels are leased by calls that have not ended."""
-    assert transport._link is not None
-    return transport._link.channels.in_calls
+    assert transport._connection is not None
+    return transport._connection.channels.in_calls
 
 
 def outcome(pending: PendingCall) -> Any:
@@ -179,7 +179,7 @@ def test_a_failure_is_the_response_that_it_stands_for(
 ) -> None:
     pending = submit(transport)
     fake.claim()
-    assert fake.seats[0].fail(word)
+    assert fake.slots[0].fail(word)
     assert pending.wait(PATIENCE_S)
     error = outcome(pending)
     assert (type(error), error.facts) == (kind, facts)
@@ -188,7 +188,7 @@ def test_a_failure_is_the_response_that_it_stands_for(
     assert (in_calls(transport), fake.states()) == (0, [])
 
 
-def test_a_reply_to_another_request_ends_the_link(
+def test_a_reply_to_another_request_ends_the_connection(
     transport: ShmTransport, fake: FakePool, caplog: pytest.LogCaptureFixture
 ) -> None:
     pending = submit(transport)
@@ -200,7 +200,7 @@ def test_a_reply_to_another_request_ends_the_link(
     wait_until(lambda: not transport.ready)
 
 
-def test_a_channel_in_an_impossible_state_ends_the_link(
+def test_a_channel_in_an_impossible_state_ends_the_connection(
     transport: ShmTransport, fake: FakePool, caplog: pytest.LogCaptureFixture
 ) -> None:
     pending = submit(transport)
@@ -212,15 +212,15 @@ def test_a_channel_in_an_impossible_state_ends_the_link(
     wait_until(lambda: not transport.ready)
 
 
-@pytest.mark.parametrize("state", [State.READY, State.CLAIMED, State.DONE])
+@pytest.mark.parametrize("state", [ChannelState.READY, ChannelState.CLAIMED, ChannelState.DONE])
 def test_a_channel_that_the_worker_has_taken_away_is_an_unavailable_worker(
-    transport: ShmTransport, fake: FakePool, state: State
+    transport: ShmTransport, fake: FakePool, state: ChannelState
 ) -> None:
     """It takes this client for gone: whether the request ran is not to be known any more."""
     pending = submit(transport)
-    if state is not State.READY:
+    if state is not ChannelState.READY:
         taken = fake.claim()
-    if state is State.DONE:
+    if state is ChannelState.DONE:
         fake.reply(taken, 1)
     fake.take_away(pending.channel.index)
     assert pending.wait(PATIENCE_S)
@@ -230,11 +230,11 @@ def test_a_channel_that_the_worker_has_taken_away_is_an_unavailable_worker(
     assert in_calls(transport) == 0
 
 
-# -- the end of the link ------------------------------------------------------------------------------------
+# -- the end of the connection ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", ["queued", "claimed", "done", "failed"])
-def test_at_the_end_of_the_link_a_call_has_the_outcome_that_is_certain(
+def test_at_the_end_of_the_connection_a_call_has_the_outcome_that_is_certain(
     transport: ShmTransport, fake: FakePool, state: str
 ) -> None:
     pending = submit(transport)
@@ -243,12 +243,12 @@ def test_at_the_end_of_the_link_a_call_has_the_outcome_that_is_certain(
     if state == "done":
         fake.reply(taken, "in time")
     if state == "failed":
-        fake.seats[0].fail(failure_word(Failure.CRASHED, 1, -9))
-    link = transport._link
-    assert link is not None
+        fake.slots[0].fail(failure_word(Failure.CRASHED, 1, -9))
+    connection = transport._connection
+    assert connection is not None
     fake.hang_up()
-    wait_until(lambda: link.ended is not None)
-    link.monitor.join(PATIENCE_S)
+    wait_until(lambda: connection.ended is not None)
+    connection.monitor.join(PATIENCE_S)
     assert pending.wait(PATIENCE_S)
     assert pending.lost is (state == "queued")
     if state == "queued":
@@ -257,12 +257,12 @@ def test_at_the_end_of_the_link_a_call_has_the_outcome_that_is_certain(
         error = outcome(pending)
         assert type(error) is MoltWorkerUnavailable
         assert error.may_have_run
-        assert error is not link.ended
+        assert error is not connection.ended
     elif state == "done":
         assert outcome(pending) == "in time"
     else:
         assert type(outcome(pending)) is MoltWorkerCrashed
-    assert State.READY not in fake.states()
+    assert ChannelState.READY not in fake.states()
     assert in_calls(transport) == 0
 
 
@@ -279,7 +279,7 @@ def test_a_closed_client_s_calls_are_cancelled(
         assert waiting.result(PATIENCE_S) is True
     error = outcome(pending)
     assert (type(error), error.detail) == (MoltCancelled, "the client was closed")
-    assert fake.states() == ([State.ABANDONED] if claimed else [])
+    assert fake.states() == ([ChannelState.ABANDONED] if claimed else [])
     with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
         transport.submit(request())
     with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
@@ -297,7 +297,7 @@ def test_what_is_queued_is_given_up_and_nobody_runs_it(transport: ShmTransport, 
     assert in_calls(transport) == 0
     assert not transport.abandon(pending, MoltTimeout("later"))
     assert pending.wait(0)
-    assert fake.arena.fact(Fact.OUTCOMES + Outcome.Cancelled) == 1
+    assert fake.arena.gauge(Gauge.OUTCOMES + Outcome.Cancelled) == 1
 
 
 def test_what_runs_is_given_up_and_the_worker_told(transport: ShmTransport, fake: FakePool) -> None:
@@ -308,7 +308,7 @@ def test_what_runs_is_given_up_and_the_worker_told(transport: ShmTransport, fake
     assert told is not None
     assert (told.entry, told.request_id) == (CANCEL, pending.channel.index)
     assert told.generation == pending.channel.generation
-    assert fake.states() == [State.ABANDONED]
+    assert fake.states() == [ChannelState.ABANDONED]
     assert in_calls(transport) == 0
     assert fake.reply(taken, 1) is False
     assert fake.states() == []
@@ -320,11 +320,11 @@ def test_what_is_being_killed_is_given_up_without_a_word(transport: ShmTransport
     fake.claim()
     index = pending.channel.index
     word = fake.arena.word(index)
-    assert fake.arena.step(index, word, with_state(word, State.KILLING))
+    assert fake.arena.step(index, word, with_state(word, ChannelState.KILLING))
     assert transport.abandon(pending, MoltTimeout("late"))
     transport.close()
     assert fake.heard() == [control.DETACH]
-    assert fake.states() == [State.KILLING]
+    assert fake.states() == [ChannelState.KILLING]
 
 
 @pytest.mark.parametrize("end", ["done", "failed"])
@@ -337,7 +337,7 @@ def test_what_has_ended_is_not_given_up_and_its_channel_comes_back_though_nobody
     if end == "done":
         fake.reply(taken, "in time")
     else:
-        fake.seats[0].fail(failure_word(Failure.CRASHED, 1, -9))
+        fake.slots[0].fail(failure_word(Failure.CRASHED, 1, -9))
     assert not transport.abandon(pending, MoltCancelled("enough"))
     assert outcome(pending) == "in time" if end == "done" else type(outcome(pending)) is MoltWorkerCrashed
     assert (in_calls(transport), fake.states()) == (0, [])
@@ -473,12 +473,12 @@ def test_a_full_queue_is_busy_at_once(transport: ShmTransport, fake: FakePool) -
     with pytest.raises(MoltBusy) as caught:
         transport.submit(request())
     assert (caught.value.detail, caught.value.retry_after_s) == ("the queue is full", 1)
-    assert fake.arena.fact(Fact.OUTCOMES + Outcome.Busy) == 1
+    assert fake.arena.gauge(Gauge.OUTCOMES + Outcome.Busy) == 1
     assert in_calls(transport) == len(queued)
     fake.claim()
     with pytest.raises(MoltBusy):  # it has taken one, and is not idle any more
         transport.submit(request())
-    fake.seats[0].fail(failure_word(Failure.CRASHED, 1))
+    fake.slots[0].fail(failure_word(Failure.CRASHED, 1))
     submit(transport)
 
 
@@ -502,7 +502,7 @@ def test_a_wait_for_a_place_ends_when_its_time_is_over_unless_it_has_one(
 
 
 def test_how_many_calls_a_client_may_have_is_limited(transport: ShmTransport, fake: FakePool) -> None:
-    fake.set(Fact.CLIENT_LIMIT, 2)
+    fake.set(Gauge.CLIENT_LIMIT, 2)
     first, _ = submit(transport), submit(transport)
     with pytest.raises(MoltBusy, match=r"^this client has as many calls in flight as it may$"):
         transport.submit(request())
@@ -532,7 +532,7 @@ def test_without_a_free_channel_more_are_leased(transport: ShmTransport, fake: F
     assert in_calls(transport) == len(calls)
 
 
-# -- one link after the other -------------------------------------------------------------------------------
+# -- one connection after the other -------------------------------------------------------------------------------
 
 
 def test_nothing_is_sent_before_it_has_started(fake: FakePool) -> None:
@@ -573,12 +573,14 @@ def test_a_worker_that_drains_is_succeeded_and_its_calls_go_on(
     transport.start()
     assert fake.sock is not old
     assert submit(transport).generation == pending.generation + 1
-    assert transport.abandon(ping, MoltTimeout("late"))  # though it is not of this link
+    assert transport.abandon(ping, MoltTimeout("late"))  # though it is not of this connection
     assert not transport.abandon(ping, MoltTimeout("late"))
     fake.reply(taken, "finished")
     assert pending.wait(PATIENCE_S)
     assert outcome(pending) == "finished"
-    wait_until(lambda: len([link for link in transport._links if link.ended is None]) == 1)
+    wait_until(
+        lambda: len([connection for connection in transport._connections if connection.ended is None]) == 1
+    )
 
 
 def test_close_ends_the_calls_of_a_worker_that_drains_too(transport: ShmTransport, fake: FakePool) -> None:
@@ -644,15 +646,15 @@ def test_a_worker_that_was_ready_and_died_young_is_started_again_a_little_later(
         return fake.serve()
 
     monkeypatch.setattr(shm, "attach_or_start", attach)
-    link = transport._link
-    assert link is not None
-    link.pool_started_s = time.monotonic()
+    connection = transport._connection
+    assert connection is not None
+    connection.pool_started_s = time.monotonic()
     fake.greet()
-    assert link.greeted.wait(PATIENCE_S)
+    assert connection.greeted.wait(PATIENCE_S)
     fake.hang_up()
-    wait_until(lambda: link.ended is not None)
+    wait_until(lambda: connection.ended is not None)
     transport.start()
-    assert asked == [pytest.approx(link.ended_s + launcher.FIRST_BACKOFF_S)]
+    assert asked == [pytest.approx(connection.ended_s + launcher.FIRST_BACKOFF_S)]
 
 
 def test_a_pool_that_lived_long_is_started_again_at_once_however_short_this_client_knew_it(
@@ -662,13 +664,13 @@ def test_a_pool_that_lived_long_is_started_again_at_once_however_short_this_clie
     monkeypatch.setattr(
         shm, "attach_or_start", lambda config, not_before_s: asked.append(not_before_s) or fake.serve()
     )
-    link = transport._link
-    assert link is not None
-    link.pool_started_s = time.monotonic() - 100
+    connection = transport._connection
+    assert connection is not None
+    connection.pool_started_s = time.monotonic() - 100
     fake.greet()
-    assert link.greeted.wait(PATIENCE_S)
+    assert connection.greeted.wait(PATIENCE_S)
     fake.hang_up()
-    wait_until(lambda: link.ended is not None)
+    wait_until(lambda: connection.ended is not None)
     transport.start()
     assert asked[0] <= time.monotonic()
 
@@ -760,7 +762,7 @@ def test_close_does_not_wait_for_a_start_and_what_it_makes_is_closed(
     assert fake.heard() == [control.DETACH]
 
 
-def test_many_threads_that_start_at_once_make_one_link(
+def test_many_threads_that_start_at_once_make_one_connection(
     fake: FakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attached = []

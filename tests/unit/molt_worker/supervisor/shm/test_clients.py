@@ -23,7 +23,7 @@ from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 from molt_worker.supervisor.shm import clients as clients_module
-from molt_worker.supervisor.shm.clients import Channels, Client, Clients, most_clients
+from molt_worker.supervisor.shm.clients import Attachment, Channels, Clients, most_clients
 from tests.conftest import exit_code, fork, wait_for_file, wait_until
 
 if sys.platform != "linux":
@@ -122,7 +122,7 @@ class Desk:
     def refusal(self) -> MoltError | None:
         return self.refuses
 
-    def on_attached(self, client: Client) -> None:
+    def on_attached(self, client: Attachment) -> None:
         self.clients.tell(client, control.message(HELLO))
 
     def is_free(self, channel: int) -> bool:

@@ -1,6 +1,6 @@
 """The state table and what is done: each operation of clients, executors and the supervisor, in each state.
 
-`layout.TRANSITIONS` is the one table of the hand-over, but the steps are taken in C, in the binding and in the
+`layout.CHANNEL_TRANSITIONS` is the one table of the hand-over, but the steps are taken in C, in the binding and in the
 supervisor. So everything that each of them can do is done here to a channel in every state it may be found in; and the
 steps that were seen are the table's, with the same actors: none that it doesn't have, and none of it that nobody takes.
 """
@@ -21,13 +21,13 @@ if sys.platform != "linux":
 
 from molt_accel.ipc import control
 from molt_accel.ipc.shm.layout import (
-    TRANSITIONS,
+    CHANNEL_TRANSITIONS,
     Actor,
-    State,
+    ChannelState,
+    epoch_of,
     generation_of,
     idle_word,
-    incarnation_of,
-    seat_of,
+    slot_of,
     with_state,
 )
 from molt_worker.entrypoints.request import StopReason
@@ -40,26 +40,26 @@ _MS = 1_000_000
 class Scene:
     """A channel in some state, the client that has it, and the executor that has or had its request."""
 
-    def __init__(self, stage: ShmStage, state: State) -> None:
+    def __init__(self, stage: ShmStage, state: ChannelState) -> None:
         self.stage = stage
         self.caller = Caller(stage, 2)
         players = stage.players or stage.start()
         self.player: Player = next(
-            each for each in players if stage.arena.seat_state(each.slot) == core.SEAT_IDLE
+            each for each in players if stage.arena.slot_state(each.index) == core.SLOT_IDLE
         )
         self.channel = self.caller.publish(deadline_ns=time.monotonic_ns() + 1000 * GRACE_MS * _MS)
         self.player.claim()
-        self.stopped = with_state(self.word, State.CLAIMED)
+        self.stopped = with_state(self.word, ChannelState.CLAIMED)
         index, word = self.channel.index, self.word
-        if state is State.IDLE:
+        if state is ChannelState.IDLE:
             put(stage.arena, index, idle_word(word))
-        elif state is State.READY:  # the next one, of the same client
+        elif state is ChannelState.READY:  # the next one, of the same client
             put(stage.arena, index, idle_word(word))
             assert self.channel.publish(request(), 9, 0) == core.ADMITTED
-        elif state is State.DONE:
-            assert reply(self.player.seat, response()) == core.TRANSFERRED
-        elif state is State.FAILED:
-            assert self.player.seat.fail(7)
+        elif state is ChannelState.DONE:
+            assert reply(self.player.slot, response()) == core.TRANSFERRED
+        elif state is ChannelState.FAILED:
+            assert self.player.slot.fail(7)
         else:
             put(stage.arena, index, with_state(word, state))
         assert stage.state(self.channel) is state
@@ -82,7 +82,7 @@ class Scene:
 
     def wait(self) -> None:
         self.channel.wait(0)
-        self.channel.over(0)
+        self.channel.excess(0)
         self.channel.redirect(self.channel)
         self.channel.ring()
 
@@ -97,23 +97,23 @@ class Scene:
     # -- an executor's -------------------------------------------------------------------------------------
 
     def claim(self) -> None:
-        if self.stage.state(self.channel) is State.READY:  # else it would wait for one that is
+        if self.stage.state(self.channel) is ChannelState.READY:  # else it would wait for one that is
             other = next(each for each in self.stage.players if each is not self.player)
-            assert other.seat.next() == core.REQUEST
+            assert other.slot.next() == core.REQUEST
 
     def begin(self) -> None:
         self.player.begin(0)
 
     def read(self) -> None:
         with contextlib.suppress(core.Corrupt):
-            if self.stage.state(self.channel) is not State.CLAIMED:  # else it would wait for more
-                self.player.seat.receive(MAX_BYTES)
+            if self.stage.state(self.channel) is not ChannelState.CLAIMED:  # else it would wait for more
+                self.player.slot.receive(MAX_BYTES)
 
     def reply(self) -> None:
-        reply(self.player.seat, response())
+        reply(self.player.slot, response())
 
     def fail(self) -> None:
-        self.player.seat.fail(7)
+        self.player.slot.fail(7)
 
     # -- the supervisor's ----------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ class Scene:
         self.stage.supervisor.on_cancel(self.channel.index, generation_of(self.word))
 
     def reap(self) -> None:
-        self.stage.supervisor.on_executor_reaped(self.player.slot, -9)
+        self.stage.supervisor.on_executor_reaped(self.player.index, -9)
 
     def lose_the_client(self) -> None:
         self.caller.close()
@@ -156,38 +156,38 @@ OPERATIONS: dict[Actor, list[Callable[[Scene], None]]] = {
 }
 
 
-def _each() -> Iterator[tuple[Actor, Callable[[Scene], None], State]]:
+def _each() -> Iterator[tuple[Actor, Callable[[Scene], None], ChannelState]]:
     for actor, operations in OPERATIONS.items():
         for operation in operations:
-            for state in State:
+            for state in ChannelState:
                 yield actor, operation, state
 
 
 def test_every_step_is_the_table_s_and_every_one_of_the_table_is_taken(
     make_shm_stage: Callable[..., ShmStage],
 ) -> None:
-    taken: dict[tuple[State, State], set[Actor]] = defaultdict(set)
+    taken: dict[tuple[ChannelState, ChannelState], set[Actor]] = defaultdict(set)
     for actor, operation, state in _each():
         stage = make_shm_stage(worker_name=f"{operation.__name__}-{state.name}")
         scene = Scene(stage, state)
         before = scene.word
         operation(scene)
-        after = State(scene.word & 0xFF)
+        after = ChannelState(scene.word & 0xFF)
         what = f"{actor.name} by {operation.__name__}: {state.name} to {after.name}"
         if scene.word != before:
-            assert (state, after) in TRANSITIONS, what
-            assert actor in TRANSITIONS[state, after], what
+            assert (state, after) in CHANNEL_TRANSITIONS, what
+            assert actor in CHANNEL_TRANSITIONS[state, after], what
             taken[state, after].add(actor)
-            begins = (state, after) == (State.IDLE, State.READY)
+            begins = (state, after) == (ChannelState.IDLE, ChannelState.READY)
             assert generation_of(scene.word) == generation_of(before) + begins, what
-            if after in (State.IDLE, State.READY):
+            if after in (ChannelState.IDLE, ChannelState.READY):
                 assert scene.word & 0xFFFF_FF00 == 0, what  # nobody's
-            elif state is not State.READY:
-                assert (seat_of(scene.word), incarnation_of(scene.word)) == (
-                    seat_of(before),
-                    incarnation_of(before),
+            elif state is not ChannelState.READY:
+                assert (slot_of(scene.word), epoch_of(scene.word)) == (
+                    slot_of(before),
+                    epoch_of(before),
                 ), what
-    assert {step: frozenset(actors) for step, actors in taken.items()} == TRANSITIONS
+    assert {step: frozenset(actors) for step, actors in taken.items()} == CHANNEL_TRANSITIONS
 
 
 def _public(cls: Any) -> set[str]:
@@ -196,6 +196,6 @@ def _public(cls: Any) -> set[str]:
 
 def test_no_operation_of_the_binding_is_left_out() -> None:
     """Whoever adds one here decides whether it takes a step."""
-    looked_through = {"listen", "take", "wait", "clear", "give_up", "over", "publish", "redirect", "ring"}
+    looked_through = {"listen", "take", "wait", "clear", "give_up", "excess", "publish", "redirect", "ring"}
     assert _public(core.Channel) == looked_through
-    assert _public(core.Seat) == {"begin", "fail", "next", "open", "receive", "reply"}
+    assert _public(core.Slot) == {"begin", "fail", "next", "open", "receive", "reply"}

@@ -21,11 +21,11 @@ from molt_accel.ipc.frame import CANCEL, HELLO, PING, Codec, Frame, Kind
 from molt_accel.ipc.shm.attach import ANSWER_S
 from molt_accel.ipc.shm.layout import (
     NEVER,
-    Fact,
+    ChannelState,
     Failure,
+    Gauge,
     Outcome,
-    SeatFact,
-    State,
+    SlotGauge,
     failure_word,
     generation_of,
     serial_of,
@@ -52,7 +52,7 @@ def in_ms(ms: float) -> int:
 
 def outcomes(stage: ShmStage) -> dict[str, int]:
     """Outcomes that no executor decided."""
-    counts = {outcome.name: stage.arena.fact(Fact.OUTCOMES + outcome) for outcome in Outcome}
+    counts = {outcome.name: stage.arena.gauge(Gauge.OUTCOMES + outcome) for outcome in Outcome}
     return {name: count for name, count in counts.items() if count}
 
 
@@ -71,13 +71,13 @@ def test_a_deadline_is_looked_at_when_it_comes_and_not_before(stage: ShmStage) -
     channel = Caller(stage, 2).publish(deadline_ns=(deadline := in_ms(100_000)))
     player.claim()
     stage.turn()
-    assert stage.arena.fact(Fact.WAKE_NS) == deadline
+    assert stage.arena.gauge(Gauge.WAKE_NS) == deadline
     assert stage.supervisor._loop._timer_ns <= deadline
     stage.pass_time(50_000)
     assert player.interrupted() == []
     stage.pass_time(100_001)
     assert player.interrupted() == [StopReason.TIMED_OUT]
-    assert stage.state(channel) is State.CLAIMED  # it has the grace time
+    assert stage.state(channel) is ChannelState.CLAIMED  # it has the grace time
 
 
 def test_without_deadlines_there_is_nothing_to_look_at(stage: ShmStage) -> None:
@@ -85,7 +85,7 @@ def test_without_deadlines_there_is_nothing_to_look_at(stage: ShmStage) -> None:
     Caller(stage, 2).publish()
     player.claim()
     stage.pass_time(10_000_000)
-    assert stage.arena.fact(Fact.WAKE_NS) == NEVER
+    assert stage.arena.gauge(Gauge.WAKE_NS) == NEVER
     assert player.interrupted() == []
 
 
@@ -96,10 +96,10 @@ def test_the_earliest_deadline_counts_whoever_tells_of_it_last(stage: ShmStage) 
         caller.publish(caller.channels[player is second], deadline_ns=in_ms(ms))
         player.claim()
         stage.turn()
-    assert in_ms(0) < stage.arena.fact(Fact.WAKE_NS) <= in_ms(100_000)
+    assert in_ms(0) < stage.arena.gauge(Gauge.WAKE_NS) <= in_ms(100_000)
     stage.pass_time(100_001)
     assert (first.interrupted(), second.interrupted()) == ([], [StopReason.TIMED_OUT])
-    assert in_ms(300_000) < stage.arena.fact(Fact.WAKE_NS) <= in_ms(500_000)
+    assert in_ms(300_000) < stage.arena.gauge(Gauge.WAKE_NS) <= in_ms(500_000)
 
 
 def test_a_deadline_that_is_set_during_the_look_is_told_of(stage: ShmStage) -> None:
@@ -109,31 +109,33 @@ def test_a_deadline_that_is_set_during_the_look_is_told_of(stage: ShmStage) -> N
     caller.publish(caller.channels[0], deadline_ns=in_ms(1000))
     first.claim()
     stage.turn()
-    watched = stage.watch("set_fact")
+    watched = stage.watch("set_gauge")
     caller.publish(caller.channels[1], deadline_ns=in_ms(2000))
     wakes = []
 
     def begin_after_the_last_store() -> None:
         second.claim()
-        wakes.append(stage.arena.fact(Fact.WAKE_NS))
+        wakes.append(stage.arena.gauge(Gauge.WAKE_NS))
 
     # Between the two stores of WAKE_NS: NEVER, and the earliest deadline that was found.
-    watched.just_before["set_fact"] = lambda: watched.just_before.update(set_fact=begin_after_the_last_store)
+    watched.just_before["set_gauge"] = lambda: watched.just_before.update(
+        set_gauge=begin_after_the_last_store
+    )
     stage.supervisor._look_at_deadlines(time.monotonic_ns())
     assert wakes == [NEVER]
-    assert [args[1] == Fact.WAKE_NS for args in watched.done] == [True, True]
+    assert [args[1] == Gauge.WAKE_NS for args in watched.done] == [True, True]
     assert [args[2] == NEVER for args in watched.done] == [True, False]
     stage.turn()
     stage.pass_time(2001)
     assert second.interrupted() == [StopReason.TIMED_OUT]
 
 
-def test_the_deadline_of_an_earlier_request_does_not_stop_the_next_in_its_seat(stage: ShmStage) -> None:
+def test_the_deadline_of_an_earlier_request_does_not_stop_the_next_in_its_slot(stage: ShmStage) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 2)
     caller.publish(caller.channels[0], deadline_ns=in_ms(500))
     player.claim()
-    reply(player.seat, response())
+    reply(player.slot, response())
     caller.publish(caller.channels[1], deadline_ns=in_ms(60_000))
     player.claim(begin=False)  # it still comes: the facts are the last one's
     stage.pass_time(1000)
@@ -164,9 +166,9 @@ def test_whatever_does_not_stop_in_the_grace_time_is_killed_and_has_timed_out(st
     stage.pass_time(20)
     assert player.interrupted() == [StopReason.TIMED_OUT]
     stage.pass_time(GRACE_MS / 2)
-    assert (stage.state(channel), player.killed()) == (State.CLAIMED, False)
+    assert (stage.state(channel), player.killed()) == (ChannelState.CLAIMED, False)
     stage.pass_time(GRACE_MS + 100)
-    assert (stage.state(channel), player.killed(), other.killed()) == (State.KILLING, True, False)
+    assert (stage.state(channel), player.killed(), other.killed()) == (ChannelState.KILLING, True, False)
     assert channel.wait(0) == core.TIME  # the outcome comes when it is certainly dead
     player.die()
     assert (channel.wait(0), channel.take()) == (core.OUTCOME, failure_word(Failure.TIMED_OUT, player.number))
@@ -182,12 +184,12 @@ def test_one_that_ends_in_the_grace_time_is_not_killed_nor_is_its_next_request(s
     stage.turn()
     stage.pass_time(20)
     assert player.interrupted() == [StopReason.TIMED_OUT]
-    reply(player.seat, response(status=Status.TIMEOUT))
+    reply(player.slot, response(status=Status.TIMEOUT))
     assert channel.take().status is Status.TIMEOUT
     assert caller.publish(channel.index).index == channel.index
     assert player.claim() == channel.index
     stage.pass_time(GRACE_MS + 100)
-    assert (stage.state(channel), player.killed(), player.interrupted()) == (State.CLAIMED, False, [])
+    assert (stage.state(channel), player.killed(), player.interrupted()) == (ChannelState.CLAIMED, False, [])
     assert stage.supervisor._stops == {}
 
 
@@ -198,9 +200,9 @@ def test_one_that_ends_while_it_is_about_to_be_killed_is_not_killed(stage: ShmSt
     stage.turn()
     stage.pass_time(20)
     watched = stage.watch("step")
-    watched.just_before["step"] = lambda: reply(player.seat, response())
+    watched.just_before["step"] = lambda: reply(player.slot, response())
     stage.pass_time(GRACE_MS + 100)
-    assert (stage.state(channel), player.killed()) == (State.DONE, False)
+    assert (stage.state(channel), player.killed()) == (ChannelState.DONE, False)
     assert len(watched.done) == 1
     stage.pass_time(2 * GRACE_MS)
     assert stage.supervisor._stops == {}
@@ -212,11 +214,11 @@ def test_whoever_gives_up_what_is_being_stopped_changes_nothing(stage: ShmStage)
     player.claim()
     stage.turn()
     stage.pass_time(20)
-    assert channel.give_up() == State.CLAIMED
+    assert channel.give_up() == ChannelState.CLAIMED
     stage.pass_time(GRACE_MS / 2)
     assert player.interrupted() == [StopReason.TIMED_OUT]  # once
     stage.pass_time(GRACE_MS + 100)
-    assert (stage.state(channel), player.killed()) == (State.KILLING, True)
+    assert (stage.state(channel), player.killed()) == (ChannelState.KILLING, True)
     player.die()
     assert outcomes(stage) == {"Timeout": 1}
     assert channel.clear()
@@ -230,7 +232,7 @@ def test_what_a_client_gave_up_is_stopped_and_killed_after_the_grace_time(stage:
     caller = Caller(stage, 2)
     channel = caller.publish()
     player.claim()
-    assert channel.give_up() == State.CLAIMED
+    assert channel.give_up() == ChannelState.CLAIMED
     caller.send(CANCEL, number=channel.index, generation=channel.generation)
     assert player.interrupted() == [StopReason.CANCELLED]
     caller.send(CANCEL, number=channel.index, generation=channel.generation)
@@ -251,7 +253,7 @@ def test_a_cancel_that_was_lost_is_made_up_for_by_the_next_one(stage: ShmStage) 
     first.claim()
     second.claim()
     for channel in channels:
-        assert channel.give_up() == State.CLAIMED
+        assert channel.give_up() == ChannelState.CLAIMED
     caller.send(CANCEL, number=channels[1].index, generation=channels[1].generation)
     assert (first.interrupted(), second.interrupted()) == ([StopReason.CANCELLED], [StopReason.CANCELLED])
 
@@ -260,7 +262,7 @@ def test_a_cancel_that_was_lost_is_noticed_in_a_second(stage: ShmStage) -> None:
     player, _ = stage.start()
     channel = Caller(stage, 1).publish()
     player.claim()
-    assert channel.give_up() == State.CLAIMED
+    assert channel.give_up() == ChannelState.CLAIMED
     assert player.interrupted() == []
     stage.pass_time(1100)
     assert player.interrupted() == [StopReason.CANCELLED]
@@ -279,8 +281,8 @@ def test_a_channel_that_is_used_again_while_the_grace_time_of_the_last_request_r
     channel.give_up()
     caller.send(CANCEL, number=channel.index, generation=channel.generation)
     assert first.interrupted() == [StopReason.CANCELLED]
-    assert reply(first.seat, response()) == core.LOST  # it heeds that
-    assert stage.state(channel) is State.IDLE
+    assert reply(first.slot, response()) == core.LOST  # it heeds that
+    assert stage.state(channel) is ChannelState.IDLE
     player = first if reused_by == "the same executor" else second
     caller.publish(channel.index)
     player.claim()
@@ -291,17 +293,19 @@ def test_a_channel_that_is_used_again_while_the_grace_time_of_the_last_request_r
     assert (player.interrupted(), player.killed()) == ([], False)
 
 
-@pytest.mark.parametrize("state", [State.IDLE, State.READY, State.CLAIMED, State.DONE])
-def test_a_cancel_of_what_was_not_given_up_does_nothing(stage: ShmStage, state: State) -> None:
+@pytest.mark.parametrize(
+    "state", [ChannelState.IDLE, ChannelState.READY, ChannelState.CLAIMED, ChannelState.DONE]
+)
+def test_a_cancel_of_what_was_not_given_up_does_nothing(stage: ShmStage, state: ChannelState) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 2)
     channel = caller.publish()
-    if state is State.IDLE:
+    if state is ChannelState.IDLE:
         channel.give_up()
-    elif state is not State.READY:
+    elif state is not ChannelState.READY:
         player.claim()
-    if state is State.DONE:
-        reply(player.seat, response())
+    if state is ChannelState.DONE:
+        reply(player.slot, response())
     before = stage.arena.word(channel.index)
     caller.send(CANCEL, number=channel.index, generation=channel.generation)
     stage.pass_time(GRACE_MS + 100)
@@ -332,15 +336,15 @@ def test_a_request_whose_executor_died_has_crashed(stage: ShmStage, code: int, t
 @pytest.mark.parametrize(
     ("state", "after", "outcome"),
     [
-        (State.CLAIMED, State.FAILED, "WorkerCrashed"),
-        (State.KILLING, State.FAILED, "WorkerCrashed"),
-        (State.ABANDONED, State.IDLE, "Cancelled"),
-        (State.DONE, State.DONE, None),
-        (State.FAILED, State.FAILED, None),
+        (ChannelState.CLAIMED, ChannelState.FAILED, "WorkerCrashed"),
+        (ChannelState.KILLING, ChannelState.FAILED, "WorkerCrashed"),
+        (ChannelState.ABANDONED, ChannelState.IDLE, "Cancelled"),
+        (ChannelState.DONE, ChannelState.DONE, None),
+        (ChannelState.FAILED, ChannelState.FAILED, None),
     ],
 )
 def test_the_dead_let_go_of_what_they_held_and_of_nothing_else(
-    stage: ShmStage, state: State, after: State, outcome: str | None, begun: bool
+    stage: ShmStage, state: ChannelState, after: ChannelState, outcome: str | None, begun: bool
 ) -> None:
     first, second = stage.start()
     caller = Caller(stage, 4)
@@ -361,13 +365,13 @@ def test_a_claim_that_is_about_to_be_made_is_not_stopped(stage: ShmStage) -> Non
     player, _ = stage.start()
     channel = Caller(stage, 1).publish()
     # It has told of its claim, and was not given a processor to make it.
-    stage.supervisor._pool._words.claim_of(player.slot)[0] = serial_of(channel.index, channel.generation)
+    stage.supervisor._pool._words.claim_of(player.index)[0] = serial_of(channel.index, channel.generation)
     for after_ms in (1100, 2200, 2200 + GRACE_MS):
         stage.pass_time(after_ms)
     player.claim()
     assert (player.interrupted(), player.killed()) == ([], False)
-    assert reply(player.seat, response()) == core.TRANSFERRED
-    assert stage.state(channel) is State.DONE
+    assert reply(player.slot, response()) == core.TRANSFERRED
+    assert stage.state(channel) is ChannelState.DONE
 
 
 def test_the_request_that_the_dead_was_about_to_claim_is_left_to_the_one_that_was_faster(
@@ -378,11 +382,11 @@ def test_the_request_that_the_dead_was_about_to_claim_is_left_to_the_one_that_wa
     faster.claim()
     # It had told of its claim, and died before it could make it.
     claim_of = stage.supervisor._pool._words.claim_of
-    claim_of(slower.slot)[0] = claim_of(faster.slot)[0]
+    claim_of(slower.index)[0] = claim_of(faster.index)[0]
     slower.die()
-    assert stage.state(channel) is State.CLAIMED
-    assert reply(faster.seat, response()) == core.TRANSFERRED
-    assert stage.state(channel) is State.DONE
+    assert stage.state(channel) is ChannelState.CLAIMED
+    assert reply(faster.slot, response()) == core.TRANSFERRED
+    assert stage.state(channel) is ChannelState.DONE
 
 
 def test_a_request_whose_word_was_forged_ends_with_the_executor_that_has_it(stage: ShmStage) -> None:
@@ -390,45 +394,45 @@ def test_a_request_whose_word_was_forged_ends_with_the_executor_that_has_it(stag
     player, _ = stage.start()
     channel = Caller(stage, 2).publish()
     player.claim()
-    forged = stage.arena.word(channel.index) ^ 1 << 24  # of another incarnation
+    forged = stage.arena.word(channel.index) ^ 1 << 24  # of another epoch
     put(stage.arena, channel.index, forged)
     player.die()
-    assert stage.arena.word(channel.index) == with_state(forged, State.FAILED)
+    assert stage.arena.word(channel.index) == with_state(forged, ChannelState.FAILED)
     assert outcomes(stage) == {"WorkerCrashed": 1}
 
 
-def test_a_seat_is_given_to_another_incarnation_after_everything_was_put_right(stage: ShmStage) -> None:
+def test_a_slot_is_given_to_another_epoch_after_everything_was_put_right(stage: ShmStage) -> None:
     player, _ = stage.start()
     Caller(stage, 2).publish()
     player.claim()
     watched = stage.watch(
-        "set_failure", "step", "ring_client", "reset_seat", "set_seat_fact", "wake_executor"
+        "set_failure", "step", "ring_client", "reset_slot", "set_slot_gauge", "wake_executor"
     )
-    slot = player.slot
+    slot = player.index
     player.die()
     names = [name for name, *_ in watched.done]
-    assert names == ["set_failure", "step", "ring_client", "reset_seat", "set_seat_fact", "set_seat_fact"]
-    assert stage.arena.seat_fact(slot, SeatFact.INCARNATION) == 1
-    assert stage.arena.seat_state(slot) == core.SEAT_FREE
+    assert names == ["set_failure", "step", "ring_client", "reset_slot", "set_slot_gauge", "set_slot_gauge"]
+    assert stage.arena.slot_gauge(slot, SlotGauge.EPOCH) == 1
+    assert stage.arena.slot_state(slot) == core.SLOT_FREE
     (successor,) = stage.play_those_that_start()
     assert successor.number == 3
-    assert successor.slot != slot  # it was asked for before the other was reaped
+    assert successor.index != slot  # it was asked for before the other was reaped
 
 
-def test_incarnations_go_round(stage: ShmStage) -> None:
+def test_epochs_go_round(stage: ShmStage) -> None:
     player, _ = stage.start()
-    stage.arena.set_seat_fact(player.slot, SeatFact.INCARNATION, 255)
+    stage.arena.set_slot_gauge(player.index, SlotGauge.EPOCH, 255)
     player.die()
-    assert stage.arena.seat_fact(player.slot, SeatFact.INCARNATION) == 0
+    assert stage.arena.slot_gauge(player.index, SlotGauge.EPOCH) == 0
 
 
 def test_after_a_death_somebody_is_woken_for_what_is_queued_but_not_the_dead(stage: ShmStage) -> None:
     """The one that died may have been woken for it; and may still stand there as if it slept."""
     player, _ = stage.start()
     Caller(stage, 2).publish()
-    watched = stage.watch("reset_seat", "wake_executor")
+    watched = stage.watch("reset_slot", "wake_executor")
     player.die()
-    assert watched.done == [("reset_seat", player.slot, SeatFact.OUTCOMES), ("wake_executor",)]
+    assert watched.done == [("reset_slot", player.index, SlotGauge.OUTCOMES), ("wake_executor",)]
 
 
 def test_where_nothing_is_queued_nobody_is_woken(stage: ShmStage) -> None:
@@ -445,34 +449,34 @@ def test_a_client_that_gives_up_while_its_request_is_put_right_gets_its_channel_
     watched = stage.watch("step")
     watched.just_before["step"] = channel.give_up
     player.die()
-    assert stage.state(channel) is State.IDLE
+    assert stage.state(channel) is ChannelState.IDLE
     assert outcomes(stage) == {"Cancelled": 1}
 
 
-def test_executors_that_died_with_their_template_say_so(stage: ShmStage) -> None:
+def test_executors_that_died_with_their_forkserver_say_so(stage: ShmStage) -> None:
     first, second = stage.start()
     caller = Caller(stage, 2)
     channels = [caller.publish(index) for index in caller.channels]
     first.claim()
     second.claim()
-    stage.template.kill()
+    stage.forkserver.kill()
     stage.turn()
     assert [channel.take() for channel in channels] == [
-        failure_word(Failure.TEMPLATE_DIED, player.number) for player in (first, second)
+        failure_word(Failure.FORKSERVER_DIED, player.number) for player in (first, second)
     ]
     assert outcomes(stage) == {"WorkerCrashed": 2}
-    assert [stage.arena.seat_state(player.slot) for player in (first, second)] == [core.SEAT_FREE] * 2
+    assert [stage.arena.slot_state(player.index) for player in (first, second)] == [core.SLOT_FREE] * 2
 
 
 def test_the_kill_is_the_executor_s_that_made_the_claim(stage: ShmStage) -> None:
     """A word that names nobody who lives or is dying is nobody's: it is put right at once."""
     player, other = stage.start()
     caller = Caller(stage, 4)
-    free_seat = stage.arena.seats - 1
+    free_slot = stage.arena.slots - 1
     forged = [
-        State.ABANDONED | free_seat << 8 | 1 << 32,
-        State.ABANDONED | 0xFFFF << 8 | 1 << 32,
-        State.ABANDONED | player.slot << 8 | 77 << 24 | 1 << 32,  # another incarnation
+        ChannelState.ABANDONED | free_slot << 8 | 1 << 32,
+        ChannelState.ABANDONED | 0xFFFF << 8 | 1 << 32,
+        ChannelState.ABANDONED | player.index << 8 | 77 << 24 | 1 << 32,  # another epoch
     ]
     for index, word in zip(caller.channels, forged, strict=False):
         put(stage.arena, index, word)
@@ -480,7 +484,7 @@ def test_the_kill_is_the_executor_s_that_made_the_claim(stage: ShmStage) -> None
     stage.pass_time(GRACE_MS + 100)
     assert not player.killed()
     assert not other.killed()
-    assert [stage.arena.word(index) & 0xFF for index in caller.channels[:3]] == [State.IDLE] * 3
+    assert [stage.arena.word(index) & 0xFF for index in caller.channels[:3]] == [ChannelState.IDLE] * 3
 
 
 def test_one_that_closed_its_socket_is_being_killed_and_the_request_waits_for_its_end(
@@ -495,10 +499,10 @@ def test_one_that_closed_its_socket_is_being_killed_and_the_request_waits_for_it
     assert player.killed()
     stage.pass_time(20)
     stage.pass_time(2 * GRACE_MS)
-    assert stage.state(channel) is State.KILLING
-    stage.template.exited(player.number, -9)
+    assert stage.state(channel) is ChannelState.KILLING
+    stage.forkserver.exited(player.number, -9)
     stage.turn()
-    assert stage.state(channel) is State.FAILED
+    assert stage.state(channel) is ChannelState.FAILED
 
 
 # -- clients that are gone --------------------------------------------------------------------------------
@@ -511,19 +515,19 @@ def test_what_a_gone_client_had_under_way_is_ended_also_while_its_process_lives(
     player.claim()
     done = caller.publish(caller.channels[1])
     other.claim()
-    reply(other.seat, response())
+    reply(other.slot, response())
     queued = caller.publish(caller.channels[2])
     caller.close()
     assert [stage.state(channel) for channel in (running, queued, done)] == [
-        State.ABANDONED,
-        State.IDLE,
-        State.IDLE,
+        ChannelState.ABANDONED,
+        ChannelState.IDLE,
+        ChannelState.IDLE,
     ]
     assert player.interrupted() == [StopReason.CANCELLED]
     stage.pass_time(GRACE_MS + 1)
     assert player.killed()
     player.die()
-    assert stage.state(running) is State.IDLE or stage.state(running) is State.FAILED
+    assert stage.state(running) is ChannelState.IDLE or stage.state(running) is ChannelState.FAILED
     stage.pass_time(GRACE_MS + 100)
     assert stage.supervisor._channels.take(99)[0] == 6  # this process could still touch the others
 
@@ -535,7 +539,7 @@ def test_channels_of_one_that_said_it_is_done_are_free_when_they_are_idle(stage:
     player.claim()
     caller.send(control.DETACH)
     assert stage.supervisor._channels._free[:3] == [0, 2, 3]
-    reply(player.seat, response())
+    reply(player.slot, response())
     stage.pass_time(20)
     assert stage.supervisor._channels._free[:4] == [0, 1, 2, 3]
     assert generation_of(stage.arena.word(running.index)) == 1
@@ -567,7 +571,7 @@ def test_words_that_can_not_be_hurt_nobody_else_and_go_with_their_client(stage: 
     stage.turn()
     stage.pass_time(20)
     assert player.interrupted() == [StopReason.TIMED_OUT]
-    reply(player.seat, response(status=Status.TIMEOUT))
+    reply(player.slot, response(status=Status.TIMEOUT))
     assert channel.take().status is Status.TIMEOUT
     ping = stage.supervisor.pong(Frame(Kind.REQUEST, 1, PING))
     assert codec.decode(Codec.MSGPACK, ping.payload)["in_flight"] == 0
@@ -579,7 +583,7 @@ def test_words_that_can_not_be_hurt_nobody_else_and_go_with_their_client(stage: 
 def test_a_claim_that_no_executor_made_does_not_keep_a_worker_from_stopping(stage: ShmStage) -> None:
     stage.start()
     scribbler = Caller(stage, 2)
-    put(stage.arena, scribbler.channels[0], State.CLAIMED | (stage.arena.seats - 1) << 8 | 5 << 32)
+    put(stage.arena, scribbler.channels[0], ChannelState.CLAIMED | (stage.arena.slots - 1) << 8 | 5 << 32)
     put(stage.arena, scribbler.channels[1], 5 << 32 | 99)
     drain(stage)
     scribbler.send(control.DETACH)
@@ -619,15 +623,15 @@ def test_channels_are_looked_at_once_they_are_granted(stage: ShmStage) -> None:
 def test_one_of_several_clients_may_not_fill_the_queue(stage: ShmStage) -> None:
     stage.start()
     total = stage.supervisor._channels.count
-    assert stage.arena.fact(Fact.CLIENT_LIMIT) == total
+    assert stage.arena.gauge(Gauge.CLIENT_LIMIT) == total
     first = Caller(stage, 1)
-    assert (stage.arena.fact(Fact.CLIENT_LIMIT), stage.arena.fact(Fact.CLIENTS)) == (total, 1)
+    assert (stage.arena.gauge(Gauge.CLIENT_LIMIT), stage.arena.gauge(Gauge.CLIENTS)) == (total, 1)
     Caller(stage, 0, observer=True)
-    assert (stage.arena.fact(Fact.CLIENT_LIMIT), stage.arena.fact(Fact.CLIENTS)) == (total, 1)
+    assert (stage.arena.gauge(Gauge.CLIENT_LIMIT), stage.arena.gauge(Gauge.CLIENTS)) == (total, 1)
     Caller(stage, 1)
-    assert (stage.arena.fact(Fact.CLIENT_LIMIT), stage.arena.fact(Fact.CLIENTS)) == (2 + 6, 2)
+    assert (stage.arena.gauge(Gauge.CLIENT_LIMIT), stage.arena.gauge(Gauge.CLIENTS)) == (2 + 6, 2)
     first.send(control.DETACH)
-    assert (stage.arena.fact(Fact.CLIENT_LIMIT), stage.arena.fact(Fact.CLIENTS)) == (total, 1)
+    assert (stage.arena.gauge(Gauge.CLIENT_LIMIT), stage.arena.gauge(Gauge.CLIENTS)) == (total, 1)
 
 
 # -- start and stop ---------------------------------------------------------------------------------------
@@ -636,10 +640,10 @@ def test_one_of_several_clients_may_not_fill_the_queue(stage: ShmStage) -> None:
 def test_clients_are_greeted_when_an_executor_is_ready_or_when_they_come_later(stage: ShmStage) -> None:
     early = Caller(stage, 1)
     assert [entry for entry, _ in early.heard] == [control.GRANT]
-    assert stage.arena.fact(Fact.SERVING) == 0
+    assert stage.arena.gauge(Gauge.SERVING) == 0
     stage.start()
     assert early.received() == [(HELLO, 0)]  # once, though there are two executors
-    assert stage.arena.fact(Fact.SERVING) == 1
+    assert stage.arena.gauge(Gauge.SERVING) == 1
     assert [entry for entry, _ in Caller(stage, 1).heard] == [control.GRANT, HELLO]
 
 
@@ -671,11 +675,11 @@ def test_a_drained_pool_takes_nobody_and_ends_with_what_it_has(stage: ShmStage) 
     player.claim()
     drain(stage)
     assert caller.received() == [(control.DRAINING, 0)]
-    assert stage.arena.fact(Fact.SERVING) == 2
+    assert stage.arena.gauge(Gauge.SERVING) == 2
     assert not os.path.exists(stage.supervisor._path)
     with pytest.raises(FileNotFoundError):
         Caller(stage, 1)
-    reply(player.seat, response())
+    reply(player.slot, response())
     assert not stage.supervisor._finished()  # its client may be about to publish, before it has heard
     caller.send(control.DETACH)
     assert stage.supervisor._finished()
@@ -691,7 +695,7 @@ def test_a_request_that_is_published_while_the_pool_drains_is_served(stage: ShmS
     assert not stage.supervisor._finished()
     player.claim()
     assert not stage.supervisor._finished()
-    reply(player.seat, response())
+    reply(player.slot, response())
     assert stage.supervisor._finished()  # the reply is there to be taken
     assert channel.take() == response()
 
@@ -783,9 +787,9 @@ def test_what_it_says_of_itself(stage: ShmStage) -> None:
 
 def test_outcomes_are_those_of_all_executors_and_its_own(stage: ShmStage) -> None:
     for player in stage.start():
-        stage.arena.set_seat_fact(player.slot, SeatFact.OUTCOMES + Outcome.Ok, 5)
-    stage.arena.add_fact(Fact.OUTCOMES + Outcome.Ok, 1)
-    stage.arena.add_fact(Fact.OUTCOMES + Outcome.Busy, 2)
+        stage.arena.set_slot_gauge(player.index, SlotGauge.OUTCOMES + Outcome.Ok, 5)
+    stage.arena.add_counter(Gauge.OUTCOMES + Outcome.Ok, 1)
+    stage.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy, 2)
     assert stage.supervisor._outcomes() == {"Ok": 11, "Busy": 2}
 
 
@@ -795,19 +799,19 @@ def test_facts_follow_what_happens(stage: ShmStage) -> None:
     stage.play_those_that_start()
     stage.supervisor._after_turn()
     facts = {
-        fact.name: stage.arena.fact(fact)
+        fact.name: stage.arena.gauge(fact)
         for fact in (
-            Fact.EXECUTOR_STARTS,
-            Fact.EXECUTOR_DEATHS,
-            Fact.RECYCLED,
-            Fact.TEMPLATE_PID,
-            Fact.PLACES,
+            Gauge.EXECUTOR_STARTS,
+            Gauge.EXECUTOR_DEATHS,
+            Gauge.RECYCLED,
+            Gauge.FORKSERVER_PID,
+            Gauge.CAPACITY,
         )
     }
     assert facts == {
         "EXECUTOR_STARTS": 3,
         "EXECUTOR_DEATHS": 1,
         "RECYCLED": 0,
-        "TEMPLATE_PID": os.getpid(),
-        "PLACES": 8,
+        "FORKSERVER_PID": os.getpid(),
+        "CAPACITY": 8,
     }

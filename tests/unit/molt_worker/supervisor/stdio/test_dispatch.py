@@ -15,7 +15,7 @@ from molt_worker.processes import forkserver as wire
 from molt_worker.processes.handles import Executor
 from molt_worker.supervisor.stdio.dispatch import DispatchPool
 from molt_worker.supervisor.stdio.lifecycle import Request
-from tests.support.scripted_forkserver import FakeExecutor, FakeTemplate, Stage
+from tests.support.scripted_forkserver import FakeExecutor, FakeForkserver, Stage
 
 MakeStage = Callable[..., Stage]
 #: The generation that the client gave all of its requests.
@@ -72,7 +72,7 @@ class Scene:
         self.stage = make_stage(make_pool, **options)
         self.pool: DispatchPool = self.stage.pool
         self.owner.pool = self.pool
-        self.template: FakeTemplate = self.stage.start()
+        self.forkserver: FakeForkserver = self.stage.start()
         self.owner.seen()
 
     def hand_out(self, request_id: int, **fields: Any) -> Request:
@@ -84,7 +84,7 @@ class Scene:
 
     def child(self, request: Request) -> FakeExecutor:
         """The executor that has the request."""
-        return self.template.children[self.executor(request).number]
+        return self.forkserver.children[self.executor(request).number]
 
     @staticmethod
     def executor(request: Request) -> Executor:
@@ -176,7 +176,7 @@ def test_an_interrupt_is_for_the_request_that_runs(make_stage: MakeStage) -> Non
     asked = scene.take(scene.child(request))
     scene.pool.interrupt(executor, StopReason.CANCELLED)
     scene.stage.turn()
-    assert scene.template.told[-1] == (wire.INTERRUPT, executor.number)
+    assert scene.forkserver.told[-1] == (wire.INTERRUPT, executor.number)
     assert executor.word.reason(asked.generation) == StopReason.CANCELLED
 
 
@@ -196,14 +196,14 @@ def test_an_answer_to_nothing_it_was_given_ends_the_executor(what: str, make_sta
         scene.answer(child, asked)
         assert scene.owner.seen() == [("response", 1, b"")]
     scene.stage.turn()
-    assert (wire.KILL, number) in scene.template.told
+    assert (wire.KILL, number) in scene.forkserver.told
     assert "executor_broke_protocol" in scene.stage.log()
     assert number not in [executor.number for executor in scene.pool._living()]
 
 
 def test_a_second_greeting_changes_nothing(make_stage: MakeStage) -> None:
     scene = Scene(make_stage)
-    scene.template.children[1].greet()
+    scene.forkserver.children[1].greet()
     scene.stage.turn()
     assert scene.owner.seen() == []
     assert scene.pool.describe()["idle"] == 2
@@ -218,7 +218,7 @@ def test_a_silent_executor_has_the_request_until_it_was_reaped(make_stage: MakeS
     scene.stage.turn()
     assert scene.owner.seen() == [("silent", 1)]
     assert scene.pool.busy == 1
-    scene.template.exited(number, -11)
+    scene.forkserver.exited(number, -11)
     scene.stage.turn()
     words = "the executor died while it ran 'echo': signal 11 (SIGSEGV)"
     assert scene.owner.seen() == [("crash", 1, words)]
@@ -228,7 +228,7 @@ def test_a_silent_executor_has_the_request_until_it_was_reaped(make_stage: MakeS
 
 def test_an_idle_executor_s_death_is_nobody_s_request(make_stage: MakeStage) -> None:
     scene = Scene(make_stage)
-    scene.stage.reap(scene.template, 2, -9)
+    scene.stage.reap(scene.forkserver, 2, -9)
     assert scene.owner.seen() == []
     assert scene.pool.describe()["idle"] == 1
     assert "executor_crashed" not in scene.stage.log()
@@ -237,7 +237,7 @@ def test_an_idle_executor_s_death_is_nobody_s_request(make_stage: MakeStage) -> 
 
 def test_a_request_for_one_that_has_just_died_comes_back(make_stage: MakeStage) -> None:
     scene = Scene(make_stage)
-    for child in scene.template.children.values():
+    for child in scene.forkserver.children.values():
         child.sock.close()
     request = scene.hand_out(1)
     assert scene.owner.seen() == [("not started", 1)]
@@ -263,9 +263,9 @@ def test_after_so_many_requests_an_executor_is_recycled(make_stage: MakeStage) -
     assert [scene.serve(request_id) for request_id in (1, 2, 3)] == [1, 1, 1]
     assert scene.stage.counters.recycled == 1
     assert "executor_recycled executor=1 why=max_requests served=2" in scene.stage.log()
-    scene.template.children[2].greet()
+    scene.forkserver.children[2].greet()
     scene.stage.turn()
-    assert scene.template.children[1].dismissed()
+    assert scene.forkserver.children[1].dismissed()
     assert scene.serve(4) == 2
 
 

@@ -13,11 +13,11 @@ Row = tuple[int, int]
 class QueueMachine(RuleBasedStateMachine):
     """Every operation on queue and model, in any order; they must agree after each."""
 
-    @initialize(places=st.integers(0, 4), max_bytes=st.integers(0, 40))
-    def start(self, places: int, max_bytes: int) -> None:
-        self.places = places
+    @initialize(capacity=st.integers(0, 4), max_bytes=st.integers(0, 40))
+    def start(self, capacity: int, max_bytes: int) -> None:
+        self.capacity = capacity
         self.max_bytes = max_bytes
-        self.queue: BoundedQueue[str] = BoundedQueue(places, max_bytes)
+        self.queue: BoundedQueue[str] = BoundedQueue(capacity, max_bytes)
         self.queued: list[Row] = []
         self.waiting: list[Row] = []
         self.taken: list[Row] = []
@@ -33,10 +33,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.next_key += 1
         if self.bytes and self.bytes + size > self.max_bytes:
             expected = Verdict.BUSY
-        elif len(self.queued) < self.places:
+        elif len(self.queued) < self.capacity:
             expected = Verdict.QUEUED
             self.queued.append(row)
-        elif may_wait and len(self.waiting) < max(1, self.places):
+        elif may_wait and len(self.waiting) < max(1, self.capacity):
             expected = Verdict.WAITING
             self.waiting.append(row)
         else:
@@ -68,7 +68,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def promote(self) -> None:
-        if len(self.queued) < self.places and self.waiting:
+        if len(self.queued) < self.capacity and self.waiting:
             self.queued.append(self.waiting.pop(0))
             assert self.queue.promote() == f"item {self.queued[-1][0]}"
         else:

@@ -13,10 +13,10 @@ if sys.platform != "linux":
 from molt_accel.ipc.frame import CANCEL, PING, Frame, Kind
 from molt_accel.ipc.shm.layout import (
     NEVER,
-    Fact,
+    ChannelState,
+    Gauge,
     Outcome,
-    SeatFact,
-    State,
+    SlotGauge,
     generation_of,
     idle_word,
     with_state,
@@ -34,8 +34,10 @@ def stage(make_shm_stage: Callable[..., ShmStage]) -> ShmStage:  # the fixture
     return make_shm_stage()
 
 
-@pytest.mark.parametrize("state", [State.CLAIMED, State.ABANDONED, State.KILLING])
-def test_a_forged_claim_does_not_kill_the_executor_that_it_names(stage: ShmStage, state: State) -> None:
+@pytest.mark.parametrize("state", [ChannelState.CLAIMED, ChannelState.ABANDONED, ChannelState.KILLING])
+def test_a_forged_claim_does_not_kill_the_executor_that_it_names(
+    stage: ShmStage, state: ChannelState
+) -> None:
     player, other = stage.start()
     victim = Caller(stage, 2).publish()
     player.claim()
@@ -47,23 +49,23 @@ def test_a_forged_claim_does_not_kill_the_executor_that_it_names(stage: ShmStage
     stage.pass_time(2 * GRACE_MS)
     assert (player.interrupted(), player.killed(), other.killed()) == ([], False, False)
     assert stage.arena.word(victim.index) == claimed
-    assert stage.arena.word(offender.channels[0]) & 0xFF in (State.IDLE, State.FAILED)
-    assert reply(player.seat, response()) == core.TRANSFERRED
+    assert stage.arena.word(offender.channels[0]) & 0xFF in (ChannelState.IDLE, ChannelState.FAILED)
+    assert reply(player.slot, response()) == core.TRANSFERRED
 
 
 def test_one_that_waits_to_be_killed_because_somebody_says_so_is_killed(stage: ShmStage) -> None:
     player, _ = stage.start()
     channel = Caller(stage, 2).publish()
     player.claim()
-    put(stage.arena, channel.index, with_state(stage.arena.word(channel.index), State.KILLING))
+    put(stage.arena, channel.index, with_state(stage.arena.word(channel.index), ChannelState.KILLING))
     stage.pass_time(1000)
     stage.pass_time(2 * GRACE_MS)
     assert player.killed()
     player.die()
-    assert stage.state(channel) is State.FAILED
+    assert stage.state(channel) is ChannelState.FAILED
 
 
-@pytest.mark.parametrize("state", [State.IDLE, State.DONE, 99])
+@pytest.mark.parametrize("state", [ChannelState.IDLE, ChannelState.DONE, 99])
 def test_one_whose_request_was_taken_away_is_stopped_and_its_channel_waits_for_it(
     stage: ShmStage, state: int
 ) -> None:
@@ -89,20 +91,20 @@ def test_a_reply_to_a_request_that_was_taken_away_is_not_written(stage: ShmStage
     player.claim()
     put(stage.arena, channel.index, idle_word(stage.arena.word(channel.index)))
     next_one = Caller(stage, 0).publish(channel.index)
-    assert reply(player.seat, response(payload=b"of the first")) == core.LOST
+    assert reply(player.slot, response(payload=b"of the first")) == core.LOST
     assert next_one.wait(0) == core.TIME
     assert stage.supervisor._pool.claims() != {}  # until it has given up
-    player.seat.fail(7)
+    player.slot.fail(7)
     assert stage.supervisor._pool.claims() == {}
 
 
 def test_counts_beyond_all_numbers_stop_neither_the_reaping_nor_the_report(stage: ShmStage) -> None:
     player, _ = stage.start()
     for outcome in Outcome:
-        stage.arena.set_seat_fact(player.slot, SeatFact.OUTCOMES + outcome, NEVER)
-        stage.arena.set_fact(Fact.OUTCOMES + outcome, NEVER)
+        stage.arena.set_slot_gauge(player.index, SlotGauge.OUTCOMES + outcome, NEVER)
+        stage.arena.set_gauge(Gauge.OUTCOMES + outcome, NEVER)
     player.die()
-    assert stage.supervisor._pool._words.left == stage.arena.seats - 2  # another has taken the place
+    assert stage.supervisor._pool._words.left == stage.arena.slots - 2  # another has taken the place
     assert stage.supervisor.pong(Frame(Kind.REQUEST, 1, PING)).payload
 
 
@@ -111,20 +113,20 @@ def test_what_only_the_supervisor_writes_is_written_again(stage: ShmStage) -> No
     Caller(stage, 3)
     arena = stage.arena
     stage.supervisor._after_turn()
-    wanted = {fact: arena.fact(fact) for fact in Fact if fact < Fact.OUTCOMES and fact != Fact.WAKE_NS}
+    wanted = {fact: arena.gauge(fact) for fact in Gauge if fact < Gauge.OUTCOMES and fact != Gauge.WAKE_NS}
     for fact in wanted:
-        arena.set_fact(fact, 12345)
+        arena.set_gauge(fact, 12345)
     arena.in_use = 0
-    arena.set_fact(Fact.WAKE_NS, 0)
+    arena.set_gauge(Gauge.WAKE_NS, 0)
     stage.pass_time(1001)
-    assert {fact: arena.fact(fact) for fact in wanted} == wanted
-    assert (arena.in_use, arena.fact(Fact.WAKE_NS)) == (3, NEVER)
+    assert {fact: arena.gauge(fact) for fact in wanted} == wanted
+    assert (arena.in_use, arena.gauge(Gauge.WAKE_NS)) == (3, NEVER)
 
 
 def test_a_free_channel_that_was_scribbled_over_is_not_granted_until_it_is_put_right(stage: ShmStage) -> None:
     stage.start()
     Caller(stage, 2)
-    put(stage.arena, 2, 7 << 32 | State.DONE)
+    put(stage.arena, 2, 7 << 32 | ChannelState.DONE)
     late = Caller(stage, 2)
     assert late.channels == [3, 4]
     stage.pass_time(2000)
