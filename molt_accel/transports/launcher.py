@@ -18,6 +18,7 @@ from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import control
+from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Frame, FrameParser
 from molt_accel.ipc.shm.arena import NoSharedMemory
 from molt_accel.ipc.shm.attach import WorkerVanished, connect
@@ -113,7 +114,7 @@ def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
             sock = _listening(path, min(until_s, not_before_s))
             if sock is not None:
                 return sock
-            # point: client.starting
+            failpoint("client.starting")
             try:
                 _start_pool(config, name)
             except _AlreadyServed:

@@ -20,6 +20,7 @@ from molt_accel.errors import (
     to_wire,
     wire_status,
 )
+from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FLAG_COMPILED, U32_MAX, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, format_id
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import (
@@ -116,7 +117,7 @@ class Runner:
         reason = self._word.reason(self._armed) if self._armed else 0
         if reason:
             self._armed = 0  # once: a second one would tear the entrypoint out of its own clean-up
-            # point: executor.interrupted
+            failpoint("executor.interrupted")
             raise STOP_EXCEPTIONS[reason]
 
     def run(self, request: Frame, serial: int) -> Frame:
@@ -202,7 +203,7 @@ class Runner:
                 raise _BadPayload(f"the payload is {exc}") from exc
         decoded_ns = time.monotonic_ns()
         response.decode_us = _us(start_ns, decoded_ns)
-        # point: executor.running
+        failpoint("executor.running")
         try:
             result = export.function(payload)
         finally:

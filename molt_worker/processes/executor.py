@@ -10,6 +10,7 @@ from typing import Final
 
 from molt_accel.config import Config
 from molt_accel.errors import MoltInvalidInput
+from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Frame, FrameError, Kind
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopWord
@@ -49,7 +50,7 @@ def serve(endpoint: Endpoint, exports: ExportTable, word: StopWord, number: int,
             if forked:
                 os._exit(0)  # this is the entrypoint's child: only its parent answers
             endpoint.answer(item, response)
-        # point: executor.leaving
+        failpoint("executor.leaving")
     except BrokenPipeError:
         return 0  # the other end is gone, so is whoever waited for the answer
     return 0

@@ -24,6 +24,7 @@ from typing import Final, NoReturn
 from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, FrameParser, Kind, encode
 from molt_worker.compile import importer
 from molt_worker.compile import record as compiled
@@ -158,7 +159,7 @@ class _Forkserver:
         # Objects that exist now are shared with every executor; keep the collector from touching them.
         gc.collect()
         gc.freeze()
-        # point: forkserver.imported
+        failpoint("forkserver.imported")
         self._send(Frame(Kind.CONTROL, 0, SOURCES, codec.encode(Codec.MSGPACK, sources())))
         rows = [
             (item.name, item.codec_in.label, item.codec_out.label, item.target, item.compiled)
@@ -230,7 +231,7 @@ class _Forkserver:
     def _spawn(self, number: int, slot: int) -> None:
         sock = socket.socket(fileno=self._sockets.popleft())
         parent_pid = os.getpid()
-        # point: forkserver.forking
+        failpoint("forkserver.forking")
         try:
             pid = os.fork()
         except OSError as exc:  # no memory or no process left: this one start failed, the others live on
@@ -244,14 +245,14 @@ class _Forkserver:
             os.setpgid(pid, pid)
         sock.close()
         self._pids[number] = pid
-        # point: forkserver.forked
+        failpoint("forkserver.forked")
         self._send(Frame(Kind.CONTROL, number, SPAWNED, codec.encode(Codec.MSGPACK, pid)))
 
     def _become_executor(self, sock: socket.socket, number: int, slot: int, parent_pid: int) -> NoReturn:
         code = 1
         try:
             die_with_parent(parent_pid)
-            # point: executor.forked
+            failpoint("executor.forked")
             # A group of its own: what user code starts is killed along with it.
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
@@ -274,7 +275,7 @@ class _Forkserver:
         pid = self._pids.get(number)
         if pid is None:
             return  # it has exited and the report is on its way
-        # point: forkserver.signalling
+        failpoint("forkserver.signalling")
         with contextlib.suppress(ProcessLookupError):
             if signum == signal.SIGKILL:
                 os.killpg(pid, signum)
@@ -293,7 +294,7 @@ class _Forkserver:
             if not reaped:
                 continue
             del self._pids[number]
-            # point: forkserver.reaped
+            failpoint("forkserver.reaped")
             self._report_exit(number, os.waitstatus_to_exitcode(status))
 
     def _report_exit(self, number: int, code: int) -> None:

@@ -17,6 +17,7 @@ import psutil
 from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerCrashed
+from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, Kind
 from molt_accel.ipc.shm.layout import exit_facts, exit_text
 from molt_worker.entrypoints.exports import Export, ExportTable
@@ -198,7 +199,7 @@ class Pool(ABC):
         """SIGKILL an executor and replace it. It must have no request any more, and get none."""
         executor.state = ExecutorState.GONE
         self._tell(executor, wire.KILL)
-        # point: supervisor.killed
+        failpoint("supervisor.killed")
         self._drop(executor)
 
     def _send(self, executor: Executor, message: Frame) -> None:
@@ -214,7 +215,7 @@ class Pool(ABC):
     def _interrupt(self, executor: Executor, serial: int, reason: StopReason) -> None:
         """Raise in the request that has this serial, if it is the one that runs."""
         executor.word.stop(serial, reason)
-        # point: supervisor.interrupting
+        failpoint("supervisor.interrupting")
         self._tell(executor, wire.INTERRUPT)
 
     def _recycle(self, executor: Executor, why: str) -> None:

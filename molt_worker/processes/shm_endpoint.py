@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from molt_accel.config import Config
 from molt_accel.errors import MoltInternalError, Status
 from molt_accel.ipc.control import RECYCLE, WAKE, message
+from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import (
     HEADER_BYTES,
     HELLO,
@@ -88,7 +89,7 @@ class ShmEndpoint:
     def announce(self) -> None:
         self._arena.set_slot_gauge(self._index, SlotGauge.READY_NS, time.monotonic_ns())
         self._slot.open()
-        # point: executor.opened
+        failpoint("executor.opened")
         self._tell(HELLO)
 
     def _tell(self, what: str) -> bool:
@@ -118,7 +119,7 @@ class ShmEndpoint:
                 if not in_ring or self._shows_entry:
                     self._show_entry("" if in_ring else frame.entry)
                 tells = slot.begin(_SERIAL, frame.deadline_ns, _WAKE_NS)
-                # point: executor.begun
+                failpoint("executor.begun")
                 if tells:
                     self._tell(WAKE)  # or it will look anyway when it reads the others
                 return frame

@@ -89,7 +89,7 @@ class FakePool:
         return self.connections[-1]
 
     def transport(self, **config: Any) -> ShmTransport:
-        """A transport that attaches to it. `attach_or_start` of molt_accel.transports.shm.transport must be `attach`."""
+        """A transport that attaches to it. `attach_or_start` of its module must be `attach`."""
         return ShmTransport(Config(transport="shm", **config))
 
     def attach(self, config: Config, not_before_s: float = 0.0) -> socket.socket:

@@ -15,6 +15,7 @@ import msgspec
 from molt_accel import codec
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import control
+from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Codec, FrameError
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.version import __version__
@@ -100,7 +101,7 @@ def _ask(sock: socket.socket, *, observer: bool) -> tuple[int, dict[str, Any]]:
         sock.settimeout(ANSWER_S)
         told = codec.encode(Codec.MSGPACK, {"version": __version__, "observer": observer})
         control.send(sock, control.message(control.ATTACH, told, 0 if observer else FIRST_BATCH))
-        # point: client.attaching
+        failpoint("client.attaching")
         message, fds = control.receive(sock, max_fds=1)
         sock.settimeout(None)
         if message is None:

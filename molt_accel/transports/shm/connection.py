@@ -24,6 +24,7 @@ from molt_accel.errors import (
     Status,
 )
 from molt_accel.ipc import control
+from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import CANCEL, HELLO, Codec, Frame, FrameError, Kind
 from molt_accel.ipc.shm.attach import ANSWER_S, handshake
 from molt_accel.ipc.shm.layout import Gauge, SlotGauge
@@ -83,7 +84,7 @@ class Connection:
         self.channels = ChannelPool(self.arena, self.max_frame_bytes)
         if grant.channels:  # none at all says only that others have them, who may part with some
             self.channels.add(grant.channels)
-        # point: client.attached
+        failpoint("client.attached")
         self.monitor = threading.Thread(target=self._watch, name="molt-monitor", daemon=True)
         try:
             self.monitor.start()
@@ -142,7 +143,7 @@ class Connection:
             self._granted.clear()
             with contextlib.suppress(OSError):
                 self._send(control.message(control.LEASE, number=BATCH))
-                # point: client.leasing
+                failpoint("client.leasing")
                 if not self._granted.wait(ANSWER_S):
                     self.channels.refused()
             if self.open and self._refused:
@@ -274,10 +275,10 @@ class Connection:
         # the end of this process before it grants them to others.
         quiet = not self.channels.in_calls or self._quiet.wait(_QUIET_S)
         if quiet and (completion_thread is None or completion_thread.quiet(_QUIET_S)):
-            # point: client.detaching
+            failpoint("client.detaching")
             with contextlib.suppress(OSError):
                 self._send(control.message(control.DETACH))
-            # point: client.detached
+            failpoint("client.detached")
         self._shut_down()
         if self.monitor is not threading.current_thread():
             self.monitor.join(ANSWER_S)

@@ -27,6 +27,7 @@ from molt_accel.errors import (
     to_wire,
     wire_status,
 )
+from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import PING, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, encode_head
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.attach import WorkerVanished
@@ -179,7 +180,7 @@ class ShmCall:
             while True:
                 code = channel.wait(min(until_ns, self._look_ns))
                 if code == _OUTCOME:
-                    # point: client.answered
+                    failpoint("client.answered")
                     self._take()
                     return
                 if code == _CLOSED:
@@ -280,7 +281,7 @@ class ShmCall:
             if state == ChannelState.READY:
                 connection.arena.add_counter(Gauge.OUTCOMES + Outcome[status_label(error)])
             elif state == ChannelState.CLAIMED:
-                # point: client.cancelling
+                failpoint("client.cancelling")
                 connection.cancel(self.channel.index, self._published)
         # Whoever waits gives the channel back, also one who comes only now. If nobody does, it is done here.
         if self._callback is not None:
@@ -296,7 +297,7 @@ class ShmCall:
         except IndexError:
             return
         connection = self._connection
-        # point: client.taken
+        failpoint("client.taken")
         connection.channels.give_back(channel)
         if not connection.open:
             connection.call_ended()
@@ -407,7 +408,7 @@ class ShmTransport:
         if wait_ms == WORKER_DEFAULT_WAIT:
             wait_ms = connection.max_wait_ms
         waiting = max(1, connection.capacity) if wait_ms else 0
-        # point: client.leased
+        failpoint("client.leased")
         try:
             verdict = channel.publish(frame, connection.capacity, waiting)
         except BaseException:
@@ -452,7 +453,8 @@ class ShmTransport:
                 raise copy_error(connection.ended)
 
     def close(self) -> None:
-        # Without the lock: a start may take long. Who makes a connection looks whether it is still wanted, once it is listed.
+        # Without the lock: a start may take long. Who makes a connection looks whether it is still wanted, once
+        # it is listed.
         self._closed = True
         for connection in self._connections:
             connection.close()
@@ -467,8 +469,8 @@ class ShmTransport:
 
 
 _transports: Final[weakref.WeakSet[ShmTransport]] = weakref.WeakSet()
-# Held while a connection is made, and by a fork: sockets that are being made just then are known to nobody who could close
-# them in the child. Reentrant, because a signal handler or the garbage collector may fork or close a client.
+# Held while a connection is made, and by a fork: sockets that are being made just then are known to nobody who could
+# close them in the child. Reentrant, because a signal handler or the garbage collector may fork or close a client.
 _start_lock = threading.RLock()
 
 

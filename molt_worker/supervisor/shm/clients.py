@@ -19,6 +19,7 @@ from typing import Final, Protocol, TypeVar
 from molt_accel import codec
 from molt_accel.errors import MoltError, MoltWorkerUnavailable
 from molt_accel.ipc import control
+from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, FrameError, Kind
 from molt_accel.version import __version__
 from molt_worker.entrypoints.runner import error_response
@@ -243,7 +244,7 @@ class Clients:
                     self._loop.watch(self._listener.fileno(), 0)
                     self._accept_ns = self._loop.at(time.monotonic_ns() + _PAUSE_NS)
                 return
-            # point: supervisor.accepted
+            failpoint("supervisor.accepted")
             sock.setblocking(False)
             pid, uid = control.peer(sock)
             if len(self._clients) >= self._most:
@@ -341,9 +342,9 @@ class Clients:
         facts = {"channels": granted, **self._owner.grant_facts()}
         grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
         self._owner.on_clients_changed()  # before it can publish: executors look at channels in use only
-        # point: supervisor.granting
+        failpoint("supervisor.granting")
         self.tell(client, grant, (self._arena_fd,))
-        # point: supervisor.granted
+        failpoint("supervisor.granted")
         self._log.log("debug", "client_attached", pid=client.pid, channels=len(granted))
         self._owner.on_attached(client)
         if not granted and not client.observer:

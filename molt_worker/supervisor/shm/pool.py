@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerCrashed
 from molt_accel.ipc.control import RECYCLE, WAKE
+from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Frame
 from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.layout import MAX_WORD, Outcome, SlotGauge
@@ -136,11 +137,11 @@ class ShmPool(Pool):
     def _on_reaped(self, executor: Executor, crash: MoltWorkerCrashed) -> None:
         code = crash.facts.get("exit_code", -int(crash.facts.get("signal", 0)))
         arena, slot = self._arena, executor.slot
-        # point: supervisor.reaped
+        failpoint("supervisor.reaped")
         self._owner.on_executor_reaped(slot, int(code) if crash.facts else None)
         epoch = arena.slot_gauge(slot, SlotGauge.EPOCH)
         arena.reset_slot(slot, SlotGauge.OUTCOMES)
-        # point: supervisor.resloting
+        failpoint("supervisor.resetting_slot")
         arena.set_slot_gauge(slot, SlotGauge.EPOCH, (epoch + 1) & 0xFF)
         arena.set_slot_gauge(slot, SlotGauge.SERVED_BEFORE, self._ended_in(slot))
         # The one that was woken for a request may be the one that died. Now, when it can't be woken once more.

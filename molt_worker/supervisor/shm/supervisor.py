@@ -17,6 +17,7 @@ from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status
 from molt_accel.ipc import control
+from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import HELLO, PEEK_BYTES, Codec, Frame, Kind, format_id, peek
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import (
@@ -178,7 +179,7 @@ class ShmSupervisor(Service):
             os.unlink(self._path)  # of a worker that was killed: the lock is ours
         listener.bind(self._path)
         self._path_inode = os.lstat(self._path).st_ino
-        # point: supervisor.bound
+        failpoint("supervisor.bound")
         return listener
 
     # -- Service ----------------------------------------------------------------------------------------
@@ -186,7 +187,7 @@ class ShmSupervisor(Service):
     def listen(self) -> None:
         """Accept clients from now on; `run` serves them."""
         self._clients.listen()
-        # point: supervisor.listening
+        failpoint("supervisor.listening")
         self._log.log("info", "worker_started", name=self._name, pid=os.getpid(), socket=self._path)
 
     def _on_start(self) -> None:
@@ -222,7 +223,7 @@ class ShmSupervisor(Service):
             with contextlib.suppress(FileNotFoundError):  # somebody tidied up
                 if os.lstat(self._path).st_ino == self._path_inode:  # else another worker's, after tidying up
                     os.unlink(self._path)
-            # point: supervisor.leaving
+            failpoint("supervisor.leaving")
             os.close(self._lock_fd)
             self._lock_fd = -1
 
@@ -289,7 +290,7 @@ class ShmSupervisor(Service):
         arena = self._arena
         # First, so that an executor that sets a deadline during the look tells of it.
         arena.set_gauge(Gauge.WAKE_NS, NEVER)
-        # point: supervisor.sweeping
+        failpoint("supervisor.sweeping")
         for channel, word in self._held():
             slot = slot_of(word)
             if (
@@ -340,7 +341,7 @@ class ShmSupervisor(Service):
             elif state_of(word) is ChannelState.KILLING or self._arena.step(
                 channel, word, with_state(word, ChannelState.KILLING)
             ):
-                # point: supervisor.killing
+                failpoint("supervisor.killing")
                 self._pool.kill_slot(slot, serial, **self._request_on(channel))
             else:
                 self._loop.at(now_ns + _LOOK_NS)
@@ -393,9 +394,9 @@ class ShmSupervisor(Service):
                     outcome = Outcome.Timeout if timed_out else Outcome.Cancelled
                     reason = failure_word(Failure.TIMED_OUT, failed_executor(crash)) if timed_out else crash
                 arena.set_failure(channel, reason)
-            # point: supervisor.repairing
+            failpoint("supervisor.repairing")
             if arena.step(channel, word, after):  # else its client has given up just now
-                # point: supervisor.failed
+                failpoint("supervisor.failed")
                 arena.ring_client(channel)
                 self._count(outcome)
                 if outcome is Outcome.WorkerCrashed:
@@ -569,7 +570,7 @@ class ShmSupervisor(Service):
             state = state_of(word)
             if state is ChannelState.CLAIMED:
                 if arena.step(channel, word, with_state(word, ChannelState.ABANDONED)):
-                    # point: supervisor.abandoning
+                    failpoint("supervisor.abandoning")
                     self._stop(
                         channel, with_state(word, ChannelState.ABANDONED), StopReason.CANCELLED, now_ns
                     )
@@ -579,7 +580,7 @@ class ShmSupervisor(Service):
                 arena.step(channel, word, idle_word(word))
             if client.is_done_with(channel) and self.is_free(channel) and not self._is_claimed(channel):
                 arena.reset_channel(channel)
-                # point: supervisor.reclaiming
+                failpoint("supervisor.reclaiming")
                 self._clients.freed(client, channel)
                 freed = True
         if freed:  # after all of them: granting one to who waits comes back here

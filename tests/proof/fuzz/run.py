@@ -1,6 +1,7 @@
 """Runs the coverage-guided fuzzers: those in C under libFuzzer, those in Python under atheris.
 
-They start from tests/proof/fuzz/corpus, which only `--keep` adds to. An input that fails is left in the working directory;
+They start from tests/proof/fuzz/corpus, which only `--keep` adds to. An input that fails is left in the working
+directory;
 under a name that says what it found it belongs into the corpus of its target, where every test run replays it.
 """
 

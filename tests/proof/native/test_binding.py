@@ -1,6 +1,7 @@
 """Every method of the binding, with its ends and errors: no reference, memory or buffer is kept or given away.
 
-As a program, `python -m tests.proof.native.test_binding EXTENSION TIMES`, it does the same with a binding that was built with
+As a program, `python -m tests.proof.native.test_binding EXTENSION TIMES`, it does the same with a binding that was
+built with
 AddressSanitizer; `sanitize.py` runs it.
 """
 

@@ -1,4 +1,6 @@
-"""Deaths after each instruction of the core, on some short paths; `tests/proof/native/sanitize.py` steps through all."""
+"""Deaths after each instruction of the core,
+on some short paths; `tests/proof/native/sanitize.py` steps through all.
+"""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "--build",
         type=Path,
         metavar="FOLDER",
-        help="where the native core with crash points is, or will be, built",
+        help="where the native core with failpoints is, or will be, built",
     )
     parser.add_argument("--list", action="store_true", help="name the cells and exit")
     return parser
@@ -173,13 +173,13 @@ class Matrix:
 
 
 def _environ(library: Path) -> None:
-    """Processes that are started from now on have crash points; this one has none."""
-    from tests.system.crash.points.build import HERE
+    """Processes that are started from now on have failpoints; this one has none."""
+    from tests.system.crash.failpoints.build import HERE
 
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(HERE / "hook"), str(ROOT), os.environ.get("PYTHONPATH")])
     )
-    os.environ["MOLT_POINTS_NATIVE"] = str(library)
+    os.environ["MOLT_FAILPOINTS_NATIVE"] = str(library)
     os.chdir(ROOT)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
@@ -255,7 +255,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0 if every run was passed."""
-    from tests.system.crash.points.build import build
+    from tests.system.crash.failpoints.build import build
 
     options = _parser().parse_args(arguments)
     cells = chosen(options.only, sample=options.sample)

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from molt_accel import Client, MoltError
 from molt_accel.ipc.shm import attach
 from tests.system.crash import matrix_entries
-from tests.system.crash.points.table import Script
+from tests.system.crash.failpoints.table import Script
 
 #: Longer than anything takes on a slow machine; who reaches it hangs.
 PATIENCE_S: Final = 30.0

@@ -23,10 +23,10 @@ from molt_accel.ipc.shm.attach import connect, observe
 from molt_accel.ipc.shm.layout import ChannelState, state_of
 from tests.support.processes import logged_worker
 from tests.system.crash import matrix_entries
+from tests.system.crash.failpoints.build import environ
+from tests.system.crash.failpoints.control import Control, Hit
+from tests.system.crash.failpoints.table import POINTS, Actor, Point, Script
 from tests.system.crash.matrix_client import PATIENCE_S, ClientProcess, Gone, Outcome, kinds
-from tests.system.crash.points.build import environ
-from tests.system.crash.points.control import Control, Hit
-from tests.system.crash.points.table import POINTS, Actor, Point, Script
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import ArenaView
@@ -141,8 +141,8 @@ class Stage:
     """A pool with a client that keeps its calls and one that may lose them; used for one cell after the other.
 
     Args:
-        context: Where clients are forked, with crash points.
-        library: The native core with crash points.
+        context: Where clients are forked, with failpoints.
+        library: The native core with failpoints.
     """
 
     def __init__(self, context: ForkServerContext, library: Path) -> None:

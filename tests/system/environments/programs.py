@@ -1,4 +1,6 @@
-"""What is run in those places: ``python -m tests.system.environments.programs NAME ARGUMENT...`` prints a line of JSON."""
+"""What is run in those places:
+``python -m tests.system.environments.programs NAME ARGUMENT...`` prints a line of JSON.
+"""
 
 from __future__ import annotations
 

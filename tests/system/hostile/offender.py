@@ -1,6 +1,7 @@
 """A client that harms: a process of its own, with a program of attacks on the arena and on the control socket.
 
-As a program: ``python -m tests.system.hostile.offender SOCKET ATTACK SECONDS SEED``. It attacks for so long, and writes how
+As a program: ``python -m tests.system.hostile.offender SOCKET ATTACK SECONDS SEED``. It attacks for so long, and
+writes how
 often it did; it lets go of nothing, its end has to do.
 """
 
@@ -56,7 +57,8 @@ class Offender:
                 self.mine = codec.decode(Codec.MSGPACK, message.payload)["channels"]
         self.sock.setblocking(False)  # it reads nothing from here on, and must not wait for who answers
         self.kept: list[socket.socket] = []
-        # What is aimed at is there: a channel's number follows its doorbell, an executor's pid its doorbell and two words.
+        # What is aimed at is there: a channel's number follows its doorbell, an executor's pid follows its doorbell
+        # and two words.
         assert struct.unpack_from("<Q", self.memory, self.channel_at(self.mine[-1]) + 64)[0] == self.mine[-1]
         pid = self.arena.slot_gauge(0, SlotGauge.PID)
         assert struct.unpack_from("<Q", self.memory, self.slots_at + 128)[0] == pid

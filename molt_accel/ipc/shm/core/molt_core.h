@@ -44,11 +44,11 @@ static inline uint64_t molt_now_ns(void) {
 
 static inline uint64_t molt_earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-/* A moment between two steps, at which a test build lets a process die or stop; see tests/system/crash/points. Otherwise nothing. */
-#ifdef MOLT_POINTS
-#include <points.h>
+/* A moment between two steps, at which a test build lets a process die or stop; see tests/system/crash/failpoints. Otherwise nothing. */
+#ifdef MOLT_FAILPOINTS
+#include <failpoints.h>
 #else
-#define MOLT_POINT(name) ((void)0)
+#define MOLT_FAILPOINT(name) ((void)0)
 #endif
 
 /* -- doorbell -------------------------------------------------------------------------------------------------- */
@@ -85,7 +85,7 @@ static inline void molt_doorbell_repair(molt_doorbell *doorbell) {
 static inline int molt_doorbell_wake(molt_doorbell *doorbell) {
     if (!atomic_load(&doorbell->parked) || !atomic_exchange(&doorbell->parked, 0))
         return 0;
-    MOLT_POINT(doorbell.ringing);
+    MOLT_FAILPOINT(doorbell.ringing);
     molt_doorbell_repair(doorbell);
     sem_post(&doorbell->sem);
     return 1;
@@ -118,10 +118,10 @@ static inline int molt_park(molt_doorbell *doorbell, const molt_word *watched, u
             sem_init(&doorbell->sem, 1, 0);
     }
     atomic_store(&doorbell->parked, 1);
-    MOLT_POINT(doorbell.parked);
+    MOLT_FAILPOINT(doorbell.parked);
     if (atomic_load(watched) == seen && sem_clockwait(&doorbell->sem, CLOCK_MONOTONIC, &until) != 0)
         outcome = errno == EINTR ? MOLT_INTERRUPTED : MOLT_TIMED_OUT;
-    MOLT_POINT(doorbell.woken);
+    MOLT_FAILPOINT(doorbell.woken);
     atomic_store(&doorbell->parked, 0);
     return outcome;
 }
@@ -385,7 +385,7 @@ static inline int molt_arena_create(molt_arena *a) {
     unfinished.magic = 0;
     a->header->geometry = unfinished;
     atomic_thread_fence(memory_order_seq_cst);
-    MOLT_POINT(supervisor.arena);
+    MOLT_FAILPOINT(supervisor.arena);
     a->header->geometry.magic = MOLT_MAGIC;
     return 0;
 }
@@ -542,7 +542,7 @@ static inline int molt_send_more(molt_arena *a, molt_call *c) {
             return MOLT_CORRUPT;
         c->part[i] += n, c->left[i] -= (uint64_t)n, any |= n > 0;
         if (c->left[i]) {
-            MOLT_POINT(client.mid_payload);
+            MOLT_FAILPOINT(client.mid_payload);
             break;
         }
     }
@@ -598,9 +598,9 @@ static inline int molt_publish(molt_arena *a, molt_call *c) {
 /* Let executors know. One that spins sees it by itself; only if it doesn't soon is another woken, by molt_await, since
  * waking somebody is what costs most of a call. */
 static inline void molt_announce(molt_arena *a, molt_call *c) {
-    MOLT_POINT(client.published);
+    MOLT_FAILPOINT(client.published);
     atomic_fetch_add(&a->header->published, 1);
-    MOLT_POINT(client.announced);
+    MOLT_FAILPOINT(client.announced);
     c->deferred = molt_spinning(a->executor_spins, a->geometry.slots) > 0;
     if (!c->deferred)
         molt_wake_executor(a);
@@ -631,7 +631,7 @@ static inline uint32_t molt_give_up(molt_arena *a, molt_call *c, int only_queued
             return state;
         uint64_t to = state == MOLT_READY ? MOLT_WITH_STATE(word, MOLT_IDLE) : MOLT_WITH_STATE(word, MOLT_ABANDONED);
         if (molt_step(a, c->channel, word, to)) {
-            MOLT_POINT(client.gave_up);
+            MOLT_FAILPOINT(client.gave_up);
             if (state == MOLT_CLAIMED)
                 molt_ring_executor(a, word); /* it may be waiting for bytes */
             molt_doorbell_ring(&molt_channel_at(a, c->channel)->doorbell); /* and a thread of this client for it */
@@ -660,7 +660,7 @@ static inline int molt_take_more(molt_arena *a, molt_call *c) {
         return MOLT_CORRUPT;
     c->into += n, c->wanted -= (uint64_t)n;
     if (c->wanted)
-        MOLT_POINT(client.mid_reply);
+        MOLT_FAILPOINT(client.mid_reply);
     return n > 0;
 }
 
@@ -813,7 +813,7 @@ static inline int molt_claim(molt_arena *a, molt_executor *e) {
         }
         /* Before the claim: a claim that was not told of is a forged one. */
         molt_tell_claim(e, (uint64_t)best << 32 | MOLT_GENERATION(best_word));
-        MOLT_POINT(executor.scanned);
+        MOLT_FAILPOINT(executor.scanned);
         e->word = MOLT_CLAIMED | (uint64_t)e->slot << 8 | (uint64_t)(e->epoch & 0xff) << 24 |
                   (uint64_t)MOLT_GENERATION(best_word) << 32;
         if (molt_step(a, best, best_word, e->word)) {
@@ -840,7 +840,7 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
         if (atomic_load(&slot->retire))
             return MOLT_NEXT_RETIRE;
         if (molt_claim(a, e)) {
-            MOLT_POINT(executor.claimed);
+            MOLT_FAILPOINT(executor.claimed);
             atomic_store(&slot->state, MOLT_SLOT_BUSY);
             if (start_ns)
                 molt_learn(&e->patience, molt_now_ns() - start_ns);
@@ -911,9 +911,9 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
         if (*done == n && !moved_ns)
             return MOLT_TRANSFERRED; /* it all fitted: the client doesn't wait for room */
         if (to)
-            MOLT_POINT(executor.mid_request);
+            MOLT_FAILPOINT(executor.mid_request);
         else
-            MOLT_POINT(executor.mid_reply);
+            MOLT_FAILPOINT(executor.mid_reply);
         if (molt_look(a, e->channel) != e->word)
             return MOLT_TRANSFER_LOST;
         uint64_t now_ns = molt_now_ns();
@@ -946,10 +946,10 @@ static inline int molt_finish(molt_arena *a, molt_executor *e, uint32_t state, u
     atomic_store(&a->slots[e->slot].state, MOLT_SLOT_IDLE);
     if (state == MOLT_FAILED)
         atomic_store_explicit(&a->failure[e->channel], reason, memory_order_relaxed);
-    MOLT_POINT(executor.replied);
+    MOLT_FAILPOINT(executor.replied);
     int answered = molt_step(a, e->channel, e->word, MOLT_WITH_STATE(e->word, state));
     if (answered) {
-        MOLT_POINT(executor.done);
+        MOLT_FAILPOINT(executor.done);
         molt_ring_client(a, e->channel);
     } else if (!molt_step(a, e->channel, MOLT_WITH_STATE(e->word, MOLT_ABANDONED),
                           MOLT_IDLE_WORD(MOLT_GENERATION(e->word)))) {

@@ -1,4 +1,6 @@
-"""Runs one Python target under atheris: `python -m tests.proof.fuzz.coverage_guided.guided TARGET [libFuzzer options]`."""
+"""Runs one Python target under atheris:
+`python -m tests.proof.fuzz.coverage_guided.guided TARGET [libFuzzer options]`.
+"""
 
 from __future__ import annotations
 

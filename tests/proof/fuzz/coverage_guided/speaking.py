@@ -1,4 +1,6 @@
-"""Fuzz targets of what is said on sockets: clients to the supervisor, the fork server to it, a worker to its clients."""
+"""Fuzz targets of what is said on sockets: clients to the supervisor, the fork server to it,
+a worker to its clients.
+"""
 
 from __future__ import annotations
 

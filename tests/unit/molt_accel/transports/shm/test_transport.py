@@ -1,4 +1,6 @@
-"""molt_accel.transports.shm.transport: a call's outcome is decided once, by whoever decides it, and its channel comes back once."""
+"""molt_accel.transports.shm.transport: a call's outcome is decided once, by whoever decides it,
+and its channel comes back once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every crash point: who passes it, which moment it is, and how the matrix gets somebody there.
+"""Every failpoint: who passes it, which moment it is, and how the matrix gets somebody there.
 
 The one table of them; a test holds it against the sources.
 """
@@ -106,7 +106,7 @@ POINTS: Final[tuple[Point, ...]] = (
         ("reaped", Script.CRASH, "the executor is reaped, its request is still CLAIMED"),
         ("repairing", Script.CRASH, "the reason is stored, FAILED is not"),
         ("failed", Script.CRASH, "FAILED is stored, the client was not rung"),
-        ("resloting", Script.CRASH, "the slot is free again, its epoch is the old one"),
+        ("resetting_slot", Script.CRASH, "the slot is free again, its epoch is the old one"),
         ("abandoning", Script.DIE, "a dead client's request is ABANDONED, its executor not told"),
         ("reclaiming", Script.DIE, "a dead client's channel is as new, and not free"),
         ("leaving", Script.DRAIN, "the socket's name is gone, the lock is held"),

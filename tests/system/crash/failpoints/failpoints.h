@@ -1,9 +1,9 @@
-/* What MOLT_POINT does in a test build: the process that passes an armed point sends itself a signal there.
+/* What MOLT_FAILPOINT does in a test build: the process that passes an armed point sends itself a signal there.
  *
  * Points are armed by a file that control.py maps too. Nothing is looked up unless one is armed, so that the moments
  * between two steps stay about as short as they are. */
-#ifndef MOLT_POINTS_H
-#define MOLT_POINTS_H
+#ifndef MOLT_FAILPOINTS_H
+#define MOLT_FAILPOINTS_H
 
 #include <signal.h>
 #include <stdio.h>
@@ -17,16 +17,16 @@ typedef struct {
     _Atomic int64_t signal;
     _Atomic int64_t pid, hit_ns; /* who was hit, and when */
     int64_t reserved[6];
-} molt_point_record;
+} molt_failpoint_record;
 
-_Static_assert(sizeof(molt_point_record) == 128, "the record of control.py");
+_Static_assert(sizeof(molt_failpoint_record) == 128, "the record of control.py");
 
 /* The first record has no name: its countdown says whether any point is armed. NULL: the file isn't known yet. */
-static molt_point_record *molt_points;
-static size_t molt_points_count;
+static molt_failpoint_record *molt_failpoints;
+static size_t molt_failpoints_count;
 
-static inline void molt_points_map(void) {
-    const char *path = getenv("MOLT_POINTS_FILE");
+static inline void molt_failpoints_map(void) {
+    const char *path = getenv("MOLT_FAILPOINTS_FILE");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
     struct stat found;
     if (fd < 0)
@@ -34,19 +34,19 @@ static inline void molt_points_map(void) {
     if (!fstat(fd, &found)) {
         void *base = mmap(NULL, (size_t)found.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (base != MAP_FAILED)
-            molt_points = base, molt_points_count = (size_t)found.st_size / sizeof(molt_point_record);
+            molt_failpoints = base, molt_failpoints_count = (size_t)found.st_size / sizeof(molt_failpoint_record);
     }
     close(fd);
 }
 
 /* Exported, for the points in Python modules. */
-__attribute__((visibility("default"), noinline)) void molt_point(const char *name) {
+__attribute__((visibility("default"), noinline)) void molt_failpoint(const char *name) {
     int saved = errno;
-    if (!molt_points)
-        molt_points_map();
-    if (molt_points && atomic_load(&molt_points[0].countdown)) {
-        for (size_t i = 1; i < molt_points_count; i++) {
-            molt_point_record *p = &molt_points[i];
+    if (!molt_failpoints)
+        molt_failpoints_map();
+    if (molt_failpoints && atomic_load(&molt_failpoints[0].countdown)) {
+        for (size_t i = 1; i < molt_failpoints_count; i++) {
+            molt_failpoint_record *p = &molt_failpoints[i];
             if (strcmp(p->name, name) || atomic_load(&p->countdown) <= 0)
                 continue;
             int64_t only = atomic_load(&p->only);
@@ -60,6 +60,6 @@ __attribute__((visibility("default"), noinline)) void molt_point(const char *nam
     errno = saved;
 }
 
-#define MOLT_POINT(name) molt_point(#name)
+#define MOLT_FAILPOINT(name) molt_failpoint(#name)
 
 #endif

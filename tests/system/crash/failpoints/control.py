@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-#: Of molt_point_record in points.h, in words of 64 bits.
+#: Of molt_failpoint_record in failpoints.h, in words of 64 bits.
 _RECORD: Final = 16
 _NAME_BYTES: Final = 40
 _COUNTDOWN, _ONLY, _SIGNAL, _PID, _HIT_NS = range(5, 10)
@@ -23,7 +23,7 @@ class Hit:
 
 
 class Control:
-    """Arms points for the processes whose MOLT_POINTS_FILE is this file.
+    """Arms points for the processes whose MOLT_FAILPOINTS_FILE is this file.
 
     Args:
         path: Where the file is made.

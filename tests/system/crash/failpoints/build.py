@@ -1,4 +1,4 @@
-"""Builds the native core with crash points, in a folder of its own; the one in the source tree stays as it is."""
+"""Builds the native core with failpoints, in a folder of its own; the one in the source tree stays as it is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT: Final = HERE.parents[3]
 
 
 def build(folder: Path) -> Path:
-    """The native core with crash points, built in `folder` unless it is there.
+    """The native core with failpoints, built in `folder` unless it is there.
 
     One process of those that share the folder builds it, the others wait.
     """
@@ -24,7 +24,7 @@ def build(folder: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         built = list(folder.glob("lib/**/_native*.so"))
         if not built:
-            flags = f"{os.environ.get('CFLAGS', '')} -DMOLT_POINTS -I{shlex.quote(str(HERE))}"
+            flags = f"{os.environ.get('CFLAGS', '')} -DMOLT_FAILPOINTS -I{shlex.quote(str(HERE))}"
             command = [sys.executable, "setup.py", "-q", "build_ext"]
             command += ["--build-lib", str(folder / "lib"), "--build-temp", str(folder / "temp")]
             subprocess.run(command, cwd=ROOT, env={**os.environ, "CFLAGS": flags}, check=True)
@@ -34,10 +34,10 @@ def build(folder: Path) -> Path:
 
 
 def environ(library: Path, control: Path) -> dict[str, str]:
-    """What makes crash points work in a process and all that it starts: a native core with them, and a control file."""
+    """What makes failpoints work in a process and all that it starts: a native core with them, and a control file."""
     paths = [str(HERE / "hook"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "MOLT_POINTS_NATIVE": str(library),
-        "MOLT_POINTS_FILE": str(control),
+        "MOLT_FAILPOINTS_NATIVE": str(library),
+        "MOLT_FAILPOINTS_FILE": str(control),
     }
