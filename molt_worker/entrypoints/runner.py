@@ -203,7 +203,6 @@ class Runner:
                 raise _BadPayload(f"the payload is {exc}") from exc
         decoded_ns = time.monotonic_ns()
         response.decode_us = _us(start_ns, decoded_ns)
-        failpoint("executor.running")
         try:
             result = export.function(payload)
         finally:

@@ -180,7 +180,6 @@ class ShmCall:
             while True:
                 code = channel.wait(min(until_ns, self._look_ns))
                 if code == _OUTCOME:
-                    failpoint("client.answered")
                     self._take()
                     return
                 if code == _CLOSED:
@@ -297,7 +296,6 @@ class ShmCall:
         except IndexError:
             return
         connection = self._connection
-        failpoint("client.taken")
         connection.channels.give_back(channel)
         if not connection.open:
             connection.call_ended()
@@ -408,7 +406,6 @@ class ShmTransport:
         if wait_ms == WORKER_DEFAULT_WAIT:
             wait_ms = connection.max_wait_ms
         waiting = max(1, connection.capacity) if wait_ms else 0
-        failpoint("client.leased")
         try:
             verdict = channel.publish(frame, connection.capacity, waiting)
         except BaseException:
