@@ -1,0 +1,1 @@
+"""What both benchmarks need, written once: statistics, criteria, tables, reports, progress, processes."""
