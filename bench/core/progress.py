@@ -7,7 +7,6 @@ what the slowest hundredth of the calls would then show.
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -20,13 +19,13 @@ LOG_COLUMNS = 160
 class Reporter:
     """What the user sees while a benchmark runs. Leaving its context takes the bar down.
 
-    Progress is counted in the seconds that were planned (`expect`). The time left is what remains of them, stretched by
-    how much longer than planned the run has taken so far.
+    Progress is counted in the seconds that were planned (`expect`); the time left is what remains of them. It is not
+    stretched by how long the run has taken so far: on a busy machine set-up takes longer than planned, but what follows
+    is measured for fixed times.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or console_for(sys.stdout)
-        self._started = time.monotonic()
         self._total_s = 0.0
         self._done_s = 0.0
         self._bar: Progress | None = None
@@ -34,9 +33,9 @@ class Reporter:
 
     def __enter__(self) -> Reporter:
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[share]}"))
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
             self._bar = Progress(*columns, console=self.console, transient=True, auto_refresh=False)
-            self._task = self._bar.add_task("starting", total=None, share="")
+            self._task = self._bar.add_task("starting", total=None, told="")
             self._bar.start()
         return self
 
@@ -46,8 +45,7 @@ class Reporter:
             self._bar = None
 
     def expect(self, seconds: float) -> None:
-        """Says how many seconds the whole run is planned to take; they begin now."""
-        self._started = time.monotonic()
+        """Says how many seconds the whole run is planned to take."""
         self._total_s = seconds
         self._update(total=seconds)
 
@@ -64,19 +62,16 @@ class Reporter:
     def done(self, seconds: float, text: str = "") -> None:
         """Tells that so many planned seconds are behind; `text` is a result that stays on the screen."""
         self._done_s = min(self._done_s + seconds, self._total_s)
-        share = f"{self._done_s / self._total_s if self._total_s else 1.0:.0%}"
-        self._update(completed=self._done_s, share=f"{share:>4}, {self._left()} left")
+        share = self._done_s / self._total_s if self._total_s else 1.0
+        told = f"{share:4.0%}, {clock(self._total_s - self._done_s)} left"
+        self._update(completed=self._done_s, told=told)
         if text:
-            self.note(f"[{share:>4}, {self._left()} left] {text}")
+            self.note(f"[{told}] {text}")
 
     def note(self, text: str) -> None:
         """Prints a line that stays."""
         # As Text: brackets in a message are not markup. Soft wrapping: a log keeps its lines whole.
         self.console.print(Text(text), soft_wrap=True)
-
-    def _left(self) -> str:
-        pace = (time.monotonic() - self._started) / self._done_s if self._done_s else 1.0
-        return clock((self._total_s - self._done_s) * max(1.0, pace))
 
     def _update(self, **fields: Any) -> None:
         if self._bar is not None:

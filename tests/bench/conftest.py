@@ -1,4 +1,4 @@
-"""Makes the benchmark harness importable, and serves what several of its tests share."""
+"""Fixtures that several tests of the benchmarks share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(__file__).resolve().parent / "data"
+from bench.core.errors import BenchError
+from bench.demo.load.k6 import K6, find_k6
 
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+DATA = Path(__file__).resolve().parent / "data"
 
 
 @pytest.fixture
@@ -23,10 +22,18 @@ def sample() -> Callable[[str], dict[str, Any]]:
     """Reads a summary that k6 1.1.0 wrote, by name."""
 
     def read(name: str) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads((DATA / f"k6_1_1_0_{name}.json").read_text(encoding="utf-8"))
-        return loaded
+        return json.loads((DATA / f"k6_1_1_0_{name}.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
     return read
+
+
+@pytest.fixture
+def k6() -> K6:
+    """The k6 that loads servers; a test that needs it is skipped where there is none."""
+    try:
+        return find_k6()
+    except BenchError as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.fixture
