@@ -327,7 +327,7 @@ class Session:
                     sections[study.name] = study.run(testbed)
         finally:
             self._stopped += testbed.stopped
-        return sections, testbed.warnings
+        return sections, testbed.warnings()
 
     def _stop(self) -> None:
         if self._running:

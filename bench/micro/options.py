@@ -26,7 +26,7 @@ FRAME_LIMIT = 60 * MIB
 """The default frame limits of this project and of gunicorn's dirty apps are 64 MiB, headers included."""
 MOST_CALLS = 500_000
 """Of one batch, for its memory."""
-CALL_OVERHEAD_S, START_S = 0.1, 1.0
+CALL_OVERHEAD_S, START_S = 0.04, 0.5
 """For the estimate: what a batch or window costs beside its own time, and what starting a client process costs."""
 
 

@@ -20,11 +20,7 @@ DATA = Path(__file__).resolve().parent / "data"
 @pytest.fixture
 def sample() -> Callable[[str], dict[str, Any]]:
     """Reads a summary that k6 1.1.0 wrote, by name."""
-
-    def read(name: str) -> dict[str, Any]:
-        return json.loads((DATA / f"k6_1_1_0_{name}.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-
-    return read
+    return lambda name: json.loads((DATA / f"k6_1_1_0_{name}.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -36,33 +32,48 @@ def k6() -> K6:
         pytest.skip(str(missing))
 
 
-@pytest.fixture
-def spawn() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts Python programs that talk over pipes, and ends them after the test."""
-    started: list[subprocess.Popen[str]] = []
+class Program(subprocess.Popen[str]):
+    """A Python program that talks over pipes."""
 
-    def start(
-        program: str, name: str = sys.executable, arguments: Sequence[str] = (), **extra: Any
-    ) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [name, "-c", program, *arguments],
-            executable=sys.executable,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            **extra,
-        )
-        started.append(process)
-        return process
+    def __init__(
+        self, program: str, name: str = sys.executable, arguments: Sequence[str] = (), **extra: Any
+    ) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        super().__init__([name, "-c", program, *arguments], executable=sys.executable, **pipes, **extra)
+
+    def says(self) -> str:
+        """The next line of its output."""
+        assert self.stdout is not None
+        return self.stdout.readline().strip()
+
+    def is_told(self, line: str) -> None:
+        """Writes a line to its input."""
+        assert self.stdin is not None
+        self.stdin.write(f"{line}\n")
+        self.stdin.flush()
+
+    def end(self) -> None:
+        """Closes its input, at whose end it ends, and waits for that."""
+        assert self.stdin is not None
+        assert self.stdout is not None
+        self.stdin.close()
+        try:
+            self.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self.wait()
+        self.stdout.close()
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., Program]]:
+    """Starts Python programs that talk over pipes, and ends them after the test."""
+    started: list[Program] = []
+
+    def start(*words: str, **extra: Any) -> Program:
+        started.append(Program(*words, **extra))
+        return started[-1]
 
     yield start
     for process in started:
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        process.end()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +101,18 @@ class Usage:
         }
         parts: dict[str, Any] = {name: part.as_json(self.elapsed_s) for name, part in self.parts.items()}
         return {**parts, **{name: rounded(value) for name, value in percentages.items()}}
+
+
+def disturbance(usages: Iterable[Usage]) -> str | None:
+    """A sentence where other programs took so much during some of the runs that figures are doubtful; else None."""
+    taken = [usage.other_percent for usage in usages]
+    disturbed = [percent for percent in taken if percent > DISTURBED_PERCENT]
+    if not disturbed:
+        return None
+    return (
+        f"Other programs took more than {DISTURBED_PERCENT:.0f} % of a core in {len(disturbed)} of {len(taken)} runs, "
+        f"up to {max(disturbed):.0f} %: figures of this machine at rest will differ."
+    )
 
 
 class Sampler:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bench.core.statistics import ratio, rounded, spread, spread_json
 from bench.demo.load.k6 import LoadResult
-from bench.demo.load.sampling import DISTURBED_PERCENT, Usage
+from bench.demo.load.sampling import Usage, disturbance
 from bench.demo.load.worker_metrics import MetricsSample, pooled
 from bench.demo.scenarios import Scenario
 
@@ -180,12 +180,8 @@ def find_warnings(runs: Sequence[Run], scenarios: Mapping[str, Any]) -> Iterator
     bad_lines = sum(run.metrics.bad_lines for run in runs)
     if bad_lines:
         yield f"{bad_lines} lines of the metrics files could not be read and were passed over."
-    disturbed = [run.usage.other_percent for run in runs if run.usage.other_percent > DISTURBED_PERCENT]
-    if disturbed:
-        yield (
-            f"Other programs took more than {DISTURBED_PERCENT:.0f} % of a core in {len(disturbed)} of "
-            f"{len(runs)} runs, up to {max(disturbed):.0f} %: figures of this machine at rest will differ."
-        )
+    if (disturbed := disturbance(run.usage for run in runs)) is not None:
+        yield disturbed
     idle = max((run.usage.percent(run.usage.idle_cpu_seconds) for run in runs), default=0.0)
     if idle > IDLE_BUT_BUSY_PERCENT:
         yield f"Servers that should have been idle took up to {idle:.0f} % of a core during a run."

@@ -18,7 +18,7 @@ from bench.core.progress import Reporter
 from bench.core.statistics import ratio, spread_json
 from bench.core.tables import Table
 from bench.demo.load.k6 import K6, Load, LoadResult, LoadSpec
-from bench.demo.load.sampling import DISTURBED_PERCENT, Sampler, Usage
+from bench.demo.load.sampling import Sampler, Usage, disturbance
 from bench.demo.load.servers import Server, ServerSpec, StopReport
 from bench.demo.options import Options
 from bench.demo.settings import server_settings
@@ -27,7 +27,7 @@ from bench.demo.settings import server_settings
 IDLE_SHARE = 0.1
 IDLE_S = 0.3
 LONGEST_S = 60.0
-RUN_OVERHEAD_S = 0.4
+RUN_OVERHEAD_S = 0.3
 """What a run costs beyond its own seconds: to start k6 and to read its summary."""
 WSGI = "demo.django_app.wsgi:application"
 ASGI = "demo.django_app.asgi:application"
@@ -153,7 +153,6 @@ class Testbed(AbstractContextManager["Testbed"]):
 
     Attributes:
         stopped: How the servers stopped, once the context is left.
-        warnings: What made figures doubtful.
     """
 
     def __init__(
@@ -169,7 +168,7 @@ class Testbed(AbstractContextManager["Testbed"]):
         self.reporter = reporter
         self.directory = directory
         self.stopped: list[StopReport] = []
-        self.warnings: list[str] = []
+        self._usages: dict[str, list[Usage]] = {}
         self._k6 = k6
         self._builds = builds
         self._count = 0
@@ -213,6 +212,11 @@ class Testbed(AbstractContextManager["Testbed"]):
             asgi=variant.asgi,
         )
         return Server(spec, self.directory)
+
+    def warnings(self) -> list[str]:
+        """What makes the figures of the studies doubtful, a sentence for each."""
+        told = {name: disturbance(usages) for name, usages in self._usages.items()}
+        return [f"{name}: {sentence}" for name, sentence in told.items() if sentence is not None]
 
     def able(self, variants: Sequence[Variant]) -> list[Variant]:
         """The variants that can run here: compiled ones need compiled handler cores."""
@@ -263,9 +267,7 @@ class Testbed(AbstractContextManager["Testbed"]):
             result = load.wait()
         self._all_answered = not result.failed and not result.heavy_failed
         sample = Sample(result, sampler.usage)
-        elsewhere = sampler.usage.other_percent
-        if elsewhere > DISTURBED_PERCENT:
-            self.warnings.append(f"{what}: other programs took {elsewhere:.0f} % of a core.")
+        self._usages.setdefault(study.name, []).append(sampler.usage)
         p99 = sample.figures()["p99_ms"]
         text = f"{what}: {result.req_s:.0f} req/s" + (f", p99 {p99:.1f} ms" if p99 is not None else "")
         self.reporter.done(spec.duration_s + RUN_OVERHEAD_S, text)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
-import subprocess
 from collections.abc import Callable
 
 import psutil
 import pytest
 
 from bench.core.processes import MARK_VARIABLE, Family, is_worker_command
+from tests.bench.conftest import Program
 
-Spawn = Callable[..., "subprocess.Popen[str]"]
+Spawn = Callable[..., Program]
 
 # Prints its pid and those of what it starts, then lives until its standard input ends.
 PLAIN = "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"
@@ -48,47 +49,29 @@ with Client(transport=sys.argv[1], executors=2, log_level="error") as client:
 """
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["molt-worker", "--stdio"],
-        ["/some/bin/python", "/some/bin/molt-worker", "--shm", "name"],
-        ["python", "-m", "molt_worker", "--stdio"],
-        ["python", "-m", "molt_worker.cli"],
-        ["python", "-c", "from molt_worker.cli import main; main()"],
-        ["python", "/some/place/molt_worker/__main__.py"],
-        ["molt-worker: executor 3"],
-        ["molt_worker supervisor", ""],
-    ],
-)
-def test_worker_commands(command: list[str]) -> None:
-    assert is_worker_command(command)
+WORKERS = (
+    "molt-worker --stdio", "/some/bin/python /some/bin/molt-worker --shm name", "python -m molt_worker --stdio",
+    "python -m molt_worker.cli", "python -c 'from molt_worker.cli import main; main()'",
+    "python /some/place/molt_worker/__main__.py", "'molt-worker: executor 3'", "'molt_worker supervisor' ''",
+)  # fmt: skip
+OTHERS = (
+    "", "''", "'gunicorn: worker [demo]'", "python -m gunicorn --chdir /srv/molt_worker",
+    "/home/molt_worker/env/bin/python -m gunicorn demo.django_app.wsgi:application",
+    "python -m demo.molt_worker_app.make_table", "python -m molt_workers", "vi molt_worker",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [],
-        [""],
-        ["gunicorn: worker [demo]"],
-        ["/home/molt_worker/env/bin/python", "-m", "gunicorn", "demo.django_app.wsgi:application"],
-        ["python", "-m", "gunicorn", "--chdir", "/srv/molt_worker"],
-        ["python", "-m", "demo.molt_worker_app.make_table"],
-        ["python", "-m", "molt_workers"],
-        ["vi", "molt_worker"],
-    ],
-)
-def test_other_commands(command: list[str]) -> None:
-    assert not is_worker_command(command)
+@pytest.mark.parametrize("command", [*WORKERS, *OTHERS])
+def test_a_worker_is_known_by_its_command_line(command: str) -> None:
+    assert is_worker_command(shlex.split(command)) == (command in WORKERS)
 
 
 def parts(family: Family) -> dict[int, str]:
     return {member.process.pid: member.part for member in family.members()}
 
 
-def pids(process: subprocess.Popen[str]) -> list[int]:
-    assert process.stdout is not None
-    return [int(pid) for pid in process.stdout.readline().split()]
+def pids(process: Program) -> list[int]:
+    return [int(pid) for pid in process.says().split()]
 
 
 def test_a_worker_below_its_server(spawn: Spawn) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import psutil
@@ -11,6 +10,7 @@ import pytest
 
 from bench.core.cpu import cpu_ns, spent_ns
 from bench.micro.burners import Burners, by_session, cores_to_burn
+from tests.conftest import wait_until
 
 
 def test_conditions_say_which_cores_burn() -> None:
@@ -26,10 +26,7 @@ def test_a_burner_keeps_its_core_busy_and_goes() -> None:
         (pid,) = burners.pids
         assert psutil.Process(pid).cpu_affinity() == [core]
         before = cpu_ns([pid])
-        until = time.monotonic() + 20
-        while spent_ns(before, cpu_ns([pid])) < 20_000_000 and time.monotonic() < until:
-            time.sleep(0.005)
-        assert spent_ns(before, cpu_ns([pid])) >= 20_000_000
+        wait_until(lambda: spent_ns(before, cpu_ns([pid])) >= 20_000_000)
     assert not psutil.pid_exists(pid)
     assert burners.pids == []
 

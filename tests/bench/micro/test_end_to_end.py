@@ -13,19 +13,7 @@ from tests.bench.support.commands import start
 from tests.conftest import ROOT
 
 SCRIPT = "bench/scripts/run_micro_bench.py"
-LITTLE = [
-    "--quick",
-    "--rounds",
-    "1",
-    "--window",
-    "0.05",
-    "--idle",
-    "0.2",
-    "--sizes",
-    "64,1MiB",
-    "--calls",
-    "20",
-]
+LITTLE = ["--quick", "--rounds=1", "--window=0.05", "--idle=0.2", "--sizes=64,1MiB", "--calls=20"]
 
 pytestmark = [pytest.mark.bench, pytest.mark.slow, pytest.mark.timeout(240)]
 

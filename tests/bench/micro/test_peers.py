@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ from bench.micro.peers.native import HEADER, SOURCE
 from bench.micro.peers.table import PEERS, load
 from molt_accel.ipc import arena
 from molt_worker import spinning
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_until
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(120)]
 WAIT_S = 60.0
+Make = Callable[..., ClientProcess]
+RAW = [name for name, info in PEERS.items() if info.raw]
 
 
 @pytest.fixture
-def make_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ClientProcess]]:
+def make_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     """Makes client processes in a directory whose path is short enough for Unix sockets."""
     made: list[ClientProcess] = []
     directory = tmp_path_factory.mktemp("m")
@@ -57,7 +60,7 @@ def measure(client: ClientProcess, size: int, calls: int = 5, *, raw: bool = Fal
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_a_peer_answers_with_what_it_was_sent(name: str, make_client: Callable[..., ClientProcess]) -> None:
+def test_a_peer_answers_with_what_it_was_sent(name: str, make_client: Make) -> None:
     """The warm-up compares; without pauses a peer that loses an answer would hang here."""
     client = make_client(name)
     for size in (64, 4096, MIB) if PEERS[name].sized else (64,):
@@ -66,29 +69,35 @@ def test_a_peer_answers_with_what_it_was_sent(name: str, make_client: Callable[.
         assert 0 < answer["ordered_ns"][0] <= answer["mean_ns"] <= answer["ordered_ns"][-1]
 
 
-@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.raw])
-def test_a_peer_carries_bytes_as_they_are_and_objects_again(
-    name: str, make_client: Callable[..., ClientProcess]
-) -> None:
+@pytest.mark.parametrize("name", RAW)
+def test_a_peer_carries_bytes_as_they_are_and_objects_again(name: str, make_client: Make) -> None:
     """What is larger than any ring included; the warm-up compares."""
     client = make_client(name)
     for size, raw in ((64, False), (MIB, True), (4 * MIB, True), (MIB, False), (64, False)):
         assert measure(client, size, raw=raw)["calls"] == 5
 
 
-@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.raw])
+@contextmanager
+def loaded(name: str, scratch: Path) -> Iterator[Any]:
+    """A peer in this process, not started yet; stopped in the end."""
+    try:
+        peer = load(name, Setup(scratch))
+    except Unavailable as error:
+        pytest.skip(str(error))
+    try:
+        yield peer
+    finally:
+        peer.stop()
+
+
+@pytest.mark.parametrize("name", RAW)
 def test_nothing_is_packed_where_bytes_travel_as_they_are(
     name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bytes that are no msgpack come back; who would take them apart on either side would fail."""
-    monkeypatch.chdir(ROOT)
+    """Bytes that are no msgpack come back; a side that took them apart would fail."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    try:
-        peer = load(name, Setup(tmp_path_factory.mktemp("r")))
-    except Unavailable as error:
-        pytest.skip(str(error))
     data = b"\xc1" * MIB
-    try:
+    with loaded(name, tmp_path_factory.mktemp("r")) as peer:
         peer.start()
         peer.carry_raw(True)
         answer: Any = peer.call_raw(data)
@@ -99,42 +108,32 @@ def test_nothing_is_packed_where_bytes_travel_as_they_are(
         kept.release()
         peer.carry_raw(False)
         assert peer.call({"id": 7}) == {"id": 7}
-    finally:
-        peer.stop()
 
 
 def test_a_peer_of_objects_only_says_so(tmp_path: Path) -> None:
-    (name,) = {name for name, info in PEERS.items() if not info.raw} & {"executor"}
+    assert "executor" not in RAW
     with pytest.raises(NotImplementedError, match="Executor carries objects only"):
-        load(name, Setup(tmp_path)).call_raw(b"")
+        load("executor", Setup(tmp_path)).call_raw(b"")
 
 
-def test_a_ring_waits_as_a_worker_would(tmp_path: Path) -> None:
+def test_a_ring_waits_as_a_worker_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bare, it still has to know processors and limits, or it would spin where a worker doesn't."""
-    try:
-        peer: Any = load("ring", Setup(tmp_path))
-    except Unavailable as error:
-        pytest.skip(str(error))
     told: list[int] = []
+    with loaded("ring", tmp_path) as peer:
 
-    class Told(arena.native().Arena):  # type: ignore[misc]
-        def set_cpus(self, cpus: int) -> None:
-            told.append(cpus)
-            super().set_cpus(cpus)
+        class Told(arena.native().Arena):  # type: ignore[misc]
+            def set_cpus(self, cpus: int) -> None:
+                told.append(cpus)
+                super().set_cpus(cpus)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arena.native(), "Arena", Told)
-        patch.setenv("MOLT_SPIN_US", "17")
-        try:
-            peer.start()
-            limits = spinning.measure()
-            ring = peer._arena
-            assert told == [limits.cpus]
-            assert ring.spin_ns == 17_000
-            assert (ring.client_spinners, ring.executor_spinners) == (limits.clients, limits.executors)
-            assert peer.call({"id": 7}) == {"id": 7}
-        finally:
-            peer.stop()
+        monkeypatch.setattr(arena.native(), "Arena", Told)
+        monkeypatch.setenv("MOLT_SPIN_US", "17")
+        peer.start()
+        limits, ring = spinning.measure(), peer._arena
+        assert told == [limits.cpus]
+        assert ring.spin_ns == 17_000
+        assert (ring.client_spinners, ring.executor_spinners) == (limits.clients, limits.executors)
+        assert peer.call({"id": 7}) == {"id": 7}
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -144,7 +143,7 @@ def test_the_native_program_compiles_without_warnings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.threaded])
-def test_a_threaded_peer_serves_several_threads(name: str, make_client: Callable[..., ClientProcess]) -> None:
+def test_a_threaded_peer_serves_several_threads(name: str, make_client: Make) -> None:
     client = make_client(name, workers=2)
     answer = client.ask(
         "throughput", timeout_s=WAIT_S, size=64, threads=4, start_at_ns=time.monotonic_ns(), window_s=0.2
@@ -154,23 +153,18 @@ def test_a_threaded_peer_serves_several_threads(name: str, make_client: Callable
 
 
 @pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.shared])
-def test_a_shared_peer_serves_several_client_processes(
-    name: str, make_client: Callable[..., ClientProcess]
-) -> None:
+def test_a_shared_peer_serves_several_client_processes(name: str, make_client: Make) -> None:
     first, second = make_client(name, workers=2), make_client(name, workers=2, first=False)
     assert measure(first, 64)["calls"] == measure(second, 64)["calls"] == 5
 
 
 @pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.polls])
-def test_a_polling_peer_rests_and_wakes(name: str, make_client: Callable[..., ClientProcess]) -> None:
+def test_a_polling_peer_rests_and_wakes(name: str, make_client: Make) -> None:
     client = make_client(name)
     client.ask("rest", timeout_s=WAIT_S)
     (server,) = psutil.Process(client.pid).children()
     assert server.environ()[MARK_VARIABLE] == "micro-test"
-    until = time.monotonic() + 20
-    while server.status() != psutil.STATUS_STOPPED and time.monotonic() < until:
-        time.sleep(0.005)
-    assert server.status() == psutil.STATUS_STOPPED
+    wait_until(lambda: server.status() == psutil.STATUS_STOPPED)
     client.ask("wake", timeout_s=WAIT_S)
     assert measure(client, 64)["calls"] == 5
 
@@ -217,9 +211,7 @@ def test_an_answer_that_is_another_one_is_told(tmp_path: Path) -> None:
         Liar(Setup(tmp_path)).warm_up({"id": 7}, 1)
 
 
-def test_an_error_is_an_answer_and_the_client_process_goes_on(
-    make_client: Callable[..., ClientProcess],
-) -> None:
+def test_an_error_is_an_answer_and_the_client_process_goes_on(make_client: Make) -> None:
     client = make_client()
     with pytest.raises(PeerFailed, match="no peer was started"):
         measure(client, 64)

@@ -12,13 +12,10 @@ import pytest
 
 from tests.conftest import ROOT
 
+STUBBORN = ("busy_loop", "sleep", "stuck_in_c")
 CASES = (
-    "cancel busy_loop: executor free again",
-    "cancel sleep: executor free again",
-    "cancel stuck_in_c: executor free again",
-    "deadline of busy_loop: overrun",
-    "deadline of sleep: overrun",
-    "deadline of stuck_in_c: overrun",
+    *(f"cancel {entry}: executor free again" for entry in STUBBORN),
+    *(f"deadline of {entry}: overrun" for entry in STUBBORN),
     "kill -9 an executor: pool whole again",
     "kill -9 the supervisor: new worker, pool whole",
 )

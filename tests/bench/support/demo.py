@@ -103,56 +103,40 @@ def with_everything() -> dict[str, Any]:
         runs += [run(name, load(100 + len(name)), round_=number) for number in range(2)]
     made = document(runs)
     figure = {"median": 5.0, "min": 4.0, "max": 6.0, "rounds": [4.0, 5.0, 6.0]}
-    variant = {f"{name}_ms": figure for name in ("p50", "p95", "p99")} | {
-        "req_s": figure,
-        "cpu_ms_per_request": figure,
-        "errors": 0,
-    }
-    point = {"runs": {"baseline": variant, "offload": variant, "compiled": variant}}
-    ratios = {"offload": figure, "compiled": figure}
+    names = (
+        "p50_ms",
+        "p95_ms",
+        "p99_ms",
+        "req_s",
+        "cpu_ms_per_request",
+        "goodput_req_s",
+        "busy_share",
+        "heavy_req_s",
+    )
+    names += ("free_after_ms", "cpu_ms_after", "idle_after_ms")
+    variant = dict.fromkeys(names, figure) | {"errors": 0, "heavy_failed": 0}
+    ratios = dict.fromkeys(("offload", "compiled"), figure)
+
+    def runs_of(*variants: str) -> dict[str, Any]:
+        return {"runs": dict.fromkeys(variants, variant)}
+
+    point = runs_of("baseline", "offload", "compiled") | {"ratio_req_s": ratios, "ratio_cpu": ratios}
     made["studies"] = {
         "sweep": {
             "title": "Sweep",
-            "points": [
-                point | {"handler_ms": ms, "ratio_req_s": ratios, "ratio_cpu": ratios} for ms in (0, 0.1, 1)
-            ],
+            "points": [point | {"handler_ms": ms} for ms in (0, 0.1, 1)],
             "break_even_ms": {"offload": None, "compiled": 0.07},
         },
-        "neighbour": {
-            "title": "Neighbour",
-            "light_rate": 50,
-            "heavy_clients": 4,
-            "runs": {
-                name: variant | {"heavy_req_s": figure, "heavy_failed": 0}
-                for name in ("alone", "baseline", "offload")
-            },
-            "ratio_p99": ratios,
-        },
+        "neighbour": runs_of("alone", "baseline", "offload")
+        | {"title": "Neighbour", "light_rate": 50, "heavy_clients": 4, "ratio_p99": ratios},
         "goodput": {
             "title": "Goodput",
             "slo_ms": 250,
             "capacity_req_s": {"bounded": 80, "baseline": 40},
-            "points": [
-                {
-                    "share": share,
-                    "runs": {
-                        name: variant | {"goodput_req_s": figure, "busy_share": figure}
-                        for name in ("bounded", "baseline")
-                    },
-                }
-                for share in (1, 2)
-            ],
+            "points": [runs_of("bounded", "baseline") | {"share": share} for share in (1, 2)],
             "kept": {"bounded": 0.95, "baseline": 0.05},
         },
-        "abort": {
-            "title": "Abort",
-            "clients": 12,
-            "cost_ms": 300,
-            "runs": {
-                name: dict.fromkeys(("free_after_ms", "cpu_ms_after", "idle_after_ms"), figure)
-                for name in ("baseline", "offload")
-            },
-        },
+        "abort": runs_of("baseline", "offload") | {"title": "Abort", "clients": 12, "cost_ms": 300},
     }
     made["criteria"] = judge(CRITERIA, made)
     return made

@@ -147,22 +147,20 @@ def test_load_hands_its_spec_over_and_no_setting_of_the_caller(
     assert "--no-usage-report" in (tmp_path / "args").read_text(encoding="utf-8")
 
 
-def test_a_failing_k6_is_quoted(tmp_path: Path) -> None:
-    path = program(tmp_path / "k6", "echo no such scenario >&2; exit 107")
-    spec = LoadSpec("http://127.0.0.1:9/", "closed", 0.2, 1)
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        ("echo no such scenario >&2; exit 107", r"exit code 107(?s:.*)no such scenario"),
+        ("true", "no readable summary"),
+    ],
+)
+def test_a_k6_that_fails_or_leaves_no_summary_is_quoted(tmp_path: Path, script: str, complaint: str) -> None:
+    path = program(tmp_path / "k6", script)
     with (
-        Load(K6(str(path), "test", "1"), spec, tmp_path, "one") as load,
-        pytest.raises(BenchError, match=r"exit code 107(?s:.*)no such scenario"),
-    ):
-        load.wait()
-
-
-def test_a_k6_without_a_summary_is_an_error(tmp_path: Path) -> None:
-    path = program(tmp_path / "k6", "true")
-    spec = LoadSpec("http://127.0.0.1:9/", "closed", 0.2, 1)
-    with (
-        Load(K6(str(path), "test", "1"), spec, tmp_path, "one") as load,
-        pytest.raises(BenchError, match="no readable summary"),
+        Load(
+            K6(str(path), "test", "1"), LoadSpec("http://127.0.0.1:9/", "closed", 0.2, 1), tmp_path, "one"
+        ) as load,
+        pytest.raises(BenchError, match=complaint),
     ):
         load.wait()
 

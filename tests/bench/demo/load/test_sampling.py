@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Callable
 
@@ -10,8 +9,9 @@ import pytest
 
 from bench.core.processes import Family
 from bench.demo.load.sampling import MIB, Sampler, Usage
+from tests.bench.conftest import Program
 
-Spawn = Callable[..., "subprocess.Popen[str]"]
+Spawn = Callable[..., Program]
 
 NO_MARK = "a mark that nothing carries"
 # Uses up as much processor time as it is told, holds some memory, and says when it is done.
@@ -32,17 +32,13 @@ worker.wait()
 """
 
 
-def burn(process: subprocess.Popen[str], seconds: float) -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(f"{seconds}\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "done\n"
+def burn(process: Program, seconds: float) -> None:
+    process.is_told(f"{seconds}")
+    assert process.says() == "done"
 
 
-def ready(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
-    assert process.stdout is not None
-    assert process.stdout.readline() == "up\n"
+def ready(process: Program) -> Program:
+    assert process.says() == "up"
     return process
 
 
@@ -69,9 +65,7 @@ def test_a_process_that_comes_and_goes_is_counted(spawn: Spawn) -> None:
     root = ready(spawn(BURNER))
     with Sampler(Family(root.pid, NO_MARK), interval_s=0.05) as sampler:
         burn(root, 0.2)
-        assert root.stdin is not None
-        root.stdin.close()
-        root.wait()
+        root.end()
     assert sampler.usage.parts["server"].cpu_seconds > 0
     assert sampler.usage.parts["server"].processes == 1
 
@@ -89,9 +83,7 @@ def test_the_load_generator_is_the_child_that_was_reaped_meanwhile(spawn: Spawn)
     with Sampler(Family(target.pid, NO_MARK), interval_s=5) as sampler:
         load = ready(spawn(BURNER))
         burn(load, 0.2)
-        assert load.stdin is not None
-        load.stdin.close()
-        load.wait()
+        load.end()
     assert sampler.usage.load_cpu_seconds >= 0.19
 
 

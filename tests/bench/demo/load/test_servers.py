@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,16 +53,24 @@ def spec(**changes: object) -> ServerSpec:
     return ServerSpec(**(fields | changes))  # type: ignore[arg-type]
 
 
+@contextmanager
+def served(place: Path, **changes: object) -> Iterator[Server]:
+    """A server that was started; stopped in the end, with nothing left."""
+    server = Server(spec(**changes), place, root=place)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+    assert carrying(server.mark) == []
+
+
 @pytest.fixture
 def server(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("GUNICORN_CMD_ARGS", "--workers 7")
-    started = Server(spec(), place, root=place)
-    try:
-        started.start()
+    with served(place) as started:
         started.wait_ready()
         yield started
-    finally:
-        started.stop()
 
 
 def get(server: Server, path: str) -> str:
@@ -108,24 +117,19 @@ def test_what_ignores_its_end_is_killed(server: Server) -> None:
 
 
 def test_a_server_that_ends_at_once_is_quoted(place: Path) -> None:
-    failing = Server(spec(app="nowhere:application"), place, root=place)
-    try:
-        failing.start()
-        with pytest.raises(BenchError, match=r"tried ended with code(?s:.*)No module named 'nowhere'"):
-            failing.wait_ready()
-    finally:
-        failing.stop()
-    assert carrying(failing.mark) == []
+    with (
+        served(place, app="nowhere:application") as failing,
+        pytest.raises(BenchError, match=r"tried ended with code(?s:.*)No module named 'nowhere'"),
+    ):
+        failing.wait_ready()
 
 
 def test_a_broken_application_is_not_waited_for(place: Path) -> None:
-    broken = Server(spec(ready_path="/broken"), place, root=place)
-    try:
-        broken.start()
-        with pytest.raises(BenchError, match=r"didn't answer /broken well \(status 500"):
-            broken.wait_ready(600)
-    finally:
-        broken.stop()
+    with (
+        served(place, ready_path="/broken") as broken,
+        pytest.raises(BenchError, match=r"didn't answer /broken well \(status 500"),
+    ):
+        broken.wait_ready(600)
 
 
 def test_a_server_that_is_never_started_can_be_stopped(place: Path) -> None:

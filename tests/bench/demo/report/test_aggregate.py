@@ -49,21 +49,21 @@ def test_ratios_are_taken_within_each_round() -> None:
     assert comparison["open"] is None
 
 
+def pairs_of(*names: str) -> list[tuple[str, str]]:
+    compared = compare([run(name, load(10)) for name in names])
+    return [(entry["candidate"], entry["baseline"]) for entry in compared]
+
+
 def test_a_headline_meets_baselines_and_alternatives_of_its_group_and_its_twin_over_stdio() -> None:
-    names = (
+    listed = (
         "baseline-threads",
         "baseline-cores",
         "offload",
         "offload-stdio",
         "offload-python",
         "process-pool",
-        "data-baseline",
-        "data-offload",
     )
-    pairs = {
-        (entry["candidate"], entry["baseline"]) for entry in compare([run(name, load(10)) for name in names])
-    }
-    assert pairs == {
+    assert set(pairs_of(*listed, "data-baseline", "data-offload")) == {
         ("offload", "baseline-threads"),
         ("offload", "baseline-cores"),
         ("offload", "offload-stdio"),
@@ -73,11 +73,7 @@ def test_a_headline_meets_baselines_and_alternatives_of_its_group_and_its_twin_o
 
 
 def test_twins_have_equally_many_server_processes() -> None:
-    names = ("offload", "offload-cores", "offload-stdio")
-    pairs = [
-        (entry["candidate"], entry["baseline"]) for entry in compare([run(name, load(10)) for name in names])
-    ]
-    assert pairs == [("offload", "offload-stdio")]
+    assert pairs_of("offload", "offload-cores", "offload-stdio") == [("offload", "offload-stdio")]
 
 
 def test_a_round_without_good_answers_gives_no_ratio() -> None:

@@ -51,15 +51,6 @@ def test_idle_time_is_a_share_of_a_core() -> None:
     assert Idle("shm", 4, 10.0, 20_000_000).percent == pytest.approx(0.2)
 
 
-def test_ratios_are_taken_within_rounds() -> None:
-    """The second round is slower for both: the ratio of the medians would be another one."""
-    made = Measured([batch("a", 30), batch("a", 100, round_=1), batch("b", 10), batch("b", 50, round_=1)])
-    found = made.latency_ratio("p50_us", "a", "b", "idle", SMALL)
-    assert found is not None
-    assert found.rounds == (3.0, 2.0)
-    assert made.latency_ratio("p50_us", "a", "c", "idle", SMALL) is None
-
-
 def test_a_curve_is_that_of_all_rounds_together() -> None:
     values = curve([batch("a", 10), batch("a", 20, round_=1)])
     assert len(values) == len(CURVE)
