@@ -15,8 +15,8 @@ from tests.conftest import ROOT
 
 SCRIPT = ["bench/scripts/run_demo_bench.py", "-m", "bench.scripts.run_demo_bench"]
 LITTLE = [
-    "--quick", "--duration=1", "--warmup=20", "--concurrency=4", "--server-threads=4", "--executors=1", "--data-rows=200",
-    "--scenarios=baseline-threads,offload,offload-stdio,data-baseline,data-offload",
+    "--quick", "--duration=1", "--warmup=20", "--concurrency=4", "--server-threads=4", "--executors=1",
+    "--data-rows=200", "--scenarios=baseline-threads,offload,offload-stdio,data-baseline,data-offload",
 ]  # fmt: skip
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(180), pytest.mark.usefixtures("k6")]

@@ -158,11 +158,9 @@ def test_layouts() -> None:
     assert layout(by_name["offload"], replace(options, transport="inline")).workers == 0
 
 
-@pytest.mark.parametrize(
-    ("text", "pair"), [("A=b", ("A", "b")), ("A=", ("A", "")), ("A_1=b=c", ("A_1", "b=c"))]
-)
-def test_assignments(text: str, pair: tuple[str, str]) -> None:
-    assert parse_assignment(text) == pair
+@pytest.mark.parametrize("text", ["A=b", "A=", "A_1=b=c"])
+def test_assignments(text: str) -> None:
+    assert parse_assignment(text) == tuple(text.split("=", 1))
 
 
 @pytest.mark.parametrize("text", ["", "A", "=b", "1A=b", "A B=c"])

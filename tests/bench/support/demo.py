@@ -61,25 +61,17 @@ def run(
     return Run(BY_NAME[name], mode, round_, 0, "2026-01-01T00:00:00+00:00", rate, result, usage, metrics)
 
 
-def document(
-    runs: list[Run],
-    stopped: list[StopReport] | None = None,
-    logs: dict[str, str] | None = None,
-    workers: dict[str, dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """A whole results document about `runs`."""
-    return build(
-        heading(KIND),
-        Options(executors=2),
-        runs,
-        tools={"python": "CPython 3.11.7", "k6": "1.1.0"},
-        settings={item.scenario.name: {"MOLT_FAKE_DB_DELAY_MS": "3"} for item in runs},
-        workers=workers or {"offload": {"version": "0.1.0", "executors": 2, "transport": "shm"}},
-        client={"executors": 2},
-        verified={},
-        stopped=stopped if stopped is not None else [StopReport()],
-        logs=logs,
-    )
+def document(runs: list[Run], **changes: Any) -> dict[str, Any]:
+    """A whole results document about `runs`; `changes` are put over what `build` is given."""
+    given: dict[str, Any] = {
+        "tools": {"python": "CPython 3.11.7", "k6": "1.1.0"},
+        "settings": {each.scenario.name: {"MOLT_FAKE_DB_DELAY_MS": "3"} for each in runs},
+        "workers": {"offload": {"version": "0.1.0", "executors": 2, "transport": "shm"}},
+        "client": {"executors": 2},
+        "verified": {},
+        "stopped": [StopReport()],
+    }
+    return build(heading(KIND), Options(executors=2), runs, **(given | changes))
 
 
 def whole(*, failed: dict[str, int] | None = None) -> dict[str, Any]:

@@ -62,25 +62,8 @@ def options(**changes: Any) -> Options:
     )
 
 
-def document(
-    figures: Measured,
-    *,
-    not_run: dict[str, str] | None = None,
-    failed: dict[str, str] | None = None,
-    surroundings: dict[str, Surroundings] | None = None,
-    left_over: list[str] | None = None,
-    by_session: bool = False,
-    chosen: Options | None = None,
-) -> dict[str, Any]:
-    """A whole results document about `figures`."""
-    return build(
-        heading(KIND),
-        chosen or options(),
-        figures,
-        settings={"MOLT_SPIN_US": "20"},
-        not_run=not_run or {},
-        failed=failed or {},
-        surroundings=surroundings or {"idle": Surroundings(10.0, 0.0, 0.0)},
-        left_over=left_over or [],
-        by_session=by_session,
-    )
+def document(figures: Measured, *, chosen: Options | None = None, **changes: Any) -> dict[str, Any]:
+    """A whole results document about `figures`; `changes` are put over what `build` is given."""
+    given: dict[str, Any] = {"settings": {"MOLT_SPIN_US": "20"}, "not_run": {}, "failed": {}, "left_over": []}
+    given["surroundings"] = {"idle": Surroundings(10.0, 0.0, 0.0)}
+    return build(heading(KIND), chosen or options(), figures, **(given | changes))

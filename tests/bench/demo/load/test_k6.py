@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,20 +86,13 @@ def test_an_explicit_k6_goes_before_path(tmp_path: Path, monkeypatch: pytest.Mon
     assert find_k6(str(mine)).version == "0.9.1"
 
 
-class _Distribution:
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.files = [metadata.PackagePath("k6/__init__.py"), metadata.PackagePath("bin/k6")]
-
-    def locate_file(self, entry: metadata.PackagePath) -> Path:
-        return self._directory / entry
-
-
 def test_the_package_is_taken_where_path_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
     path = fake_k6(tmp_path / "bin" / "k6")
     monkeypatch.setattr(k6.shutil, "which", lambda _name: None)
-    monkeypatch.setattr(k6.metadata, "distribution", lambda _name: _Distribution(tmp_path))
+    files = [metadata.PackagePath("k6/__init__.py"), metadata.PackagePath("bin/k6")]
+    found = SimpleNamespace(files=files, locate_file=lambda entry: tmp_path / entry)
+    monkeypatch.setattr(k6.metadata, "distribution", lambda _name: found)
     assert find_k6() == K6(str(path.resolve()), "k6 package", "1.1.0")
 
 
@@ -155,13 +149,9 @@ def test_load_hands_its_spec_over_and_no_setting_of_the_caller(
     ],
 )
 def test_a_k6_that_fails_or_leaves_no_summary_is_quoted(tmp_path: Path, script: str, complaint: str) -> None:
-    path = program(tmp_path / "k6", script)
-    with (
-        Load(
-            K6(str(path), "test", "1"), LoadSpec("http://127.0.0.1:9/", "closed", 0.2, 1), tmp_path, "one"
-        ) as load,
-        pytest.raises(BenchError, match=complaint),
-    ):
+    k6 = K6(str(program(tmp_path / "k6", script)), "test", "1")
+    spec = LoadSpec("http://127.0.0.1:9/", "closed", 0.2, 1)
+    with Load(k6, spec, tmp_path, "one") as load, pytest.raises(BenchError, match=complaint):
         load.wait()
 
 

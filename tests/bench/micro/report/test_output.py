@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
-from rich.console import Console
-
 from bench.core.cpu import Surroundings
-from bench.core.report import markdown, show
 from bench.micro.peers.table import PEERS
 from bench.micro.report import output
 from bench.micro.report.figures import Measured
@@ -19,6 +15,7 @@ from bench.micro.report.output import report_of
 from bench.micro.report.plots import picture
 from bench.micro.report.tables import tables
 from tests.bench.support.micro import MIB, batch, document, measured, options
+from tests.bench.support.reports import in_file, on_terminal
 
 FAST = {"ring": 5.0, "shm": 10.0, "pipe": 50.0, "executor": 300.0}
 
@@ -82,19 +79,17 @@ def test_what_did_not_run_is_named_with_the_reason() -> None:
     made = document(measured(**FAST), not_run={"zmq": "zmq isn't installed"})
     assert made["errors"] == []
     assert made["peers"]["zmq"]["not_run"] == "zmq isn't installed"
-    assert "| zmq isn't installed |" in markdown(report_of(made), "chart.svg")
+    assert "| zmq isn't installed |" in in_file(report_of(made))
     assert set(made["peers"]) == set(PEERS)
 
 
 def test_what_failed_is_an_error_in_front() -> None:
     made = document(measured(**FAST), not_run={"zmq": "it broke"}, failed={"zmq": "it broke"})
-    text = markdown(report_of(made), "chart.svg")
+    text = in_file(report_of(made))
     assert text.index("There were errors") < text.index("zmq failed: it broke") < text.index("Criteria")
-    stream = io.StringIO()
-    show(Console(file=stream, width=200), report_of(made), [Path("a.json")])
-    assert stream.getvalue().startswith("THERE WERE ERRORS")
-    assert stream.getvalue().index("zmq failed: it broke") < stream.getvalue().index("Peers")
-    assert stream.getvalue().rstrip().endswith("Wrote a.json")
+    text = on_terminal(report_of(made))
+    assert text.startswith("THERE WERE ERRORS")
+    assert text.index("zmq failed: it broke") < text.index("Peers")
 
 
 def test_other_programs_few_rounds_and_what_had_to_be_killed_are_warnings() -> None:
@@ -110,18 +105,17 @@ def test_other_programs_few_rounds_and_what_had_to_be_killed_are_warnings() -> N
 
 def test_criteria_come_first_in_the_file_and_last_on_the_terminal() -> None:
     made = document(measured(**FAST))
-    text = markdown(report_of(made), "chart.svg")
+    shown = on_terminal(report_of(made))
+    assert shown.index("Peers") < shown.index("Criteria")
+    text = in_file(report_of(made))
     assert text.index("## Criteria") < text.index("## Peers")
-    stream = io.StringIO()
-    show(Console(file=stream, width=200), report_of(made), [])
-    assert stream.getvalue().index("Peers") < stream.getvalue().index("Criteria")
     assert "NOT reached" not in text
     assert "not measured" in text  # gunicorn took no part
 
 
 def test_the_report_and_the_picture_of_nothing_can_be_made() -> None:
     made = document(Measured(), not_run=dict.fromkeys(PEERS, "nothing works"))
-    assert "nothing works" in markdown(report_of(made), "chart.svg")
+    assert "nothing works" in in_file(report_of(made))
     assert ElementTree.fromstring(picture(made)).tag == "{http://www.w3.org/2000/svg}svg"
 
 
