@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bench.core.errors import BenchError
+from bench.core import BenchError
 
 if TYPE_CHECKING:
     from bench.core.progress import Reporter

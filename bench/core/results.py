@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.core import BenchError
 from bench.core.environment import ROOT, git_state, machine
-from bench.core.errors import BenchError
 
 RESULTS = ROOT / "bench" / "results"
 

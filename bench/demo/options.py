@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.core import BenchError
 from bench.core.command import check_bounds, check_names
 from bench.core.environment import available_cores
-from bench.core.errors import BenchError
 from bench.core.results import RESULTS
 
 TRANSPORTS = ("auto", "shm", "stdio", "inline")

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.core import BenchError
 from bench.core.environment import ROOT
-from bench.core.errors import BenchError
 
 DEMO_EXPORTS = "demo/molt_worker_app/molt_exports.json"
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bench.core import BenchError
 from bench.core.command import check_names
 from bench.core.environment import available_cores
-from bench.core.errors import BenchError
 from bench.demo.options import Options
 
 Role = Literal["baseline", "alternative", "offload"]

@@ -18,8 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.core import environment
-from bench.core.errors import BenchError
+from bench.core import BenchError, environment
 from bench.core.progress import Reporter
 from bench.core.results import Heading
 from bench.demo.load.k6 import K6, Load, LoadSpec, find_k6

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.core import BenchError
 from bench.core.command import check_bounds, check_names, names_in
-from bench.core.errors import BenchError
 from bench.core.results import RESULTS
 from bench.micro.payloads import KIB, LARGE_BYTES, MIB, SMALLEST, parse_size
 from bench.micro.peers.table import PEERS, RAW_FROM, PeerInfo

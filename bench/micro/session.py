@@ -20,9 +20,8 @@ from typing import Any
 
 import psutil
 
-from bench.core import environment
+from bench.core import BenchError, environment
 from bench.core.cpu import Surroundings, Watch, cpu_ns, pids_of, spent_ns
-from bench.core.errors import BenchError
 from bench.core.processes import Family, wait_gone
 from bench.core.progress import Reporter, clock
 from bench.core.results import Heading

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from bench.core import BenchError
 from bench.core.command import USAGE, argument_parser  # after the root is on the path
 from bench.core.criteria import criteria_table
-from bench.core.errors import BenchError
 from bench.core.progress import console_for
 from bench.core.report import markdown_table, show_table
 from bench.core.results import read

@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from bench.core import BenchError
 from bench.core.command import USAGE, argument_parser  # after the root is on the path
-from bench.core.errors import BenchError
 from bench.core.results import read
 from bench.demo.report import output as demo
 from bench.demo.report.document import KIND as DEMO

@@ -24,7 +24,7 @@ from bench.core import command
 
 command.need("bench", "django", "gunicorn", "jinja2", "matplotlib", "orjson", "psutil", "rich")
 
-from bench.core.errors import BenchError  # noqa: E402
+from bench.core import BenchError  # noqa: E402
 from bench.core.results import RESULTS  # noqa: E402
 from bench.demo.options import PRESETS, TRANSPORTS, Options, parse_assignment  # noqa: E402
 from bench.demo.report import output  # noqa: E402

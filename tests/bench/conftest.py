@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.core.errors import BenchError
+from bench.core import BenchError
 from bench.demo.load.k6 import K6, find_k6
 
 DATA = Path(__file__).resolve().parent / "data"

@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+from bench.core import BenchError
 from bench.core.environment import ROOT
-from bench.core.errors import BenchError
 
 SCRIPT = ROOT / "bench" / "k6" / "demo.js"
 PINNED_VERSION = "1.1.0"

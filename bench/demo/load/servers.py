@@ -17,8 +17,8 @@ from typing import IO
 
 import psutil
 
+from bench.core import BenchError
 from bench.core.environment import ROOT
-from bench.core.errors import BenchError
 from bench.core.processes import MARK_VARIABLE, Family, gunicorn_flags, wait_gone
 
 READY_S = 30.0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.core.errors import BenchError
+from bench.core import BenchError
 
 TIMEOUT_S = 30.0
 

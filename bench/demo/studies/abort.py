@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bench.core import BenchError
 from bench.core.environment import ROOT
-from bench.core.errors import BenchError
 from bench.core.plots import bar, name_bars
 from bench.core.processes import Family
 from bench.core.statistics import spread_json

@@ -11,8 +11,8 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from bench.core import BenchError
 from bench.core.cpu import cpu_seconds, pids_of
-from bench.core.errors import BenchError
 from bench.core.processes import Family
 from bench.core.progress import Reporter
 from bench.core.statistics import ratio, spread_json

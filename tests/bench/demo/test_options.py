@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from bench.core import BenchError
 from bench.core.command import USAGE
 from bench.core.environment import available_cores
-from bench.core.errors import BenchError
 from bench.demo.options import PRESETS, Options, Rounds, parse_assignment
 from bench.demo.plan import Plan
 from bench.demo.report.ablation import STEPS

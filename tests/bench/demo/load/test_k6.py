@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.core.errors import BenchError
+from bench.core import BenchError
 from bench.demo.load import k6
 from bench.demo.load.k6 import K6, Load, LoadSpec, find_k6, parse_summary
 

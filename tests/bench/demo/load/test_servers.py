@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.core.errors import BenchError
+from bench.core import BenchError
 from bench.core.processes import MARK_VARIABLE
 from bench.demo.load.servers import Server, ServerSpec
 from tests.processes import marked

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from bench.core.errors import BenchError
+from bench.core import BenchError
 from bench.demo.load.warmup import Target, verify_alike, warm_up
 
 Answer = Callable[[str, bytes], tuple[int, bytes]]
