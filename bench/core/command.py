@@ -38,10 +38,7 @@ def need(extra: str, *packages: str) -> None:
 def argument_parser(program: str, about: str | None, **settings: Any) -> argparse.ArgumentParser:
     """A parser whose help keeps the lines of the command's description."""
     return argparse.ArgumentParser(
-        prog=program,
-        description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        **settings,
+        prog=program, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, **settings
     )
 
 

@@ -94,11 +94,7 @@ class Host:
         samples = self.peer.latency(
             payload, calls=request["calls"], limit_s=request["limit_s"], pause_s=request["pause_s"], raw=raw
         )
-        return {
-            "calls": len(samples),
-            "mean_ns": sum(samples) / len(samples),
-            "ordered_ns": thinned(samples),
-        }
+        return {"calls": len(samples), "mean_ns": sum(samples) / len(samples), "ordered_ns": thinned(samples)}
 
     def _throughput(self, request: Request) -> Answer:
         self._carry(False)

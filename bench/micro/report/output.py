@@ -47,8 +47,5 @@ def write(document: Mapping[str, Any], directory: Path) -> list[Path]:
     return results.write(
         document,
         stem,
-        {
-            "svg": lambda: picture(document),
-            "md": lambda: markdown(report_of(document), f"{stem.name}.svg"),
-        },
+        {"svg": lambda: picture(document), "md": lambda: markdown(report_of(document), f"{stem.name}.svg")},
     )

@@ -36,16 +36,9 @@ def load(ok: int, *, p: float = 5.0, failed: dict[str, int] | None = None, dropp
     )
 
 
-def run(
-    name: str,
-    result: LoadResult,
-    *,
-    mode: Mode = "closed",
-    round_: int = 0,
-    rate: int | None = None,
-    rows: int = 1,
-) -> Run:
-    """A run with usage figures and some metrics rows."""
+def run(name: str, result: LoadResult, *, round_: int = 0, rate: int | None = None, rows: int = 1) -> Run:
+    """A run with usage figures and some metrics rows; with a rate, of the open loop."""
+    mode: Mode = "closed" if rate is None else "open"
     usage = Usage(elapsed_s=1.0, busy_cpu_seconds=1.0)
     usage.parts["server"].cpu_seconds = 0.5
     usage.parts["server"].processes = 2
@@ -81,8 +74,8 @@ def whole(*, failed: dict[str, int] | None = None) -> dict[str, Any]:
             run("baseline-threads", load(100, p=10), round_=number),
             run("baseline-cores", load(160, p=6), round_=number),
             run("offload", load(150 + 10 * number, p=5, failed=failed), round_=number),
-            run("baseline-threads", load(60, p=8), mode="open", rate=60, round_=number),
-            run("offload", load(60, p=4), mode="open", rate=60, round_=number),
+            run("baseline-threads", load(60, p=8), rate=60, round_=number),
+            run("offload", load(60, p=4), rate=60, round_=number),
         ]
     runs += [run("data-baseline", load(10)), run("data-offload", load(20))]
     return document(runs)
@@ -95,17 +88,8 @@ def with_everything() -> dict[str, Any]:
         runs += [run(name, load(100 + len(name)), round_=number) for number in range(2)]
     made = document(runs)
     figure = {"median": 5.0, "min": 4.0, "max": 6.0, "rounds": [4.0, 5.0, 6.0]}
-    names = (
-        "p50_ms",
-        "p95_ms",
-        "p99_ms",
-        "req_s",
-        "cpu_ms_per_request",
-        "goodput_req_s",
-        "busy_share",
-        "heavy_req_s",
-    )
-    names += ("free_after_ms", "cpu_ms_after", "idle_after_ms")
+    names = ["p50_ms", "p95_ms", "p99_ms", "req_s", "cpu_ms_per_request", "goodput_req_s", "busy_share"]
+    names += ["heavy_req_s", "free_after_ms", "cpu_ms_after", "idle_after_ms"]
     variant = dict.fromkeys(names, figure) | {"errors": 0, "heavy_failed": 0}
     ratios = dict.fromkeys(("offload", "compiled"), figure)
 

@@ -16,17 +16,10 @@ MIB = 1024 * 1024
 
 
 def batch(
-    peer: str,
-    us: float,
-    *,
-    condition: str = "idle",
-    size: int = SMALL,
-    round_: int = 0,
-    p99_us: float | None = None,
+    peer: str, us: float, *, condition: str = "idle", size: int = SMALL, round_: int = 0, slow: int = 1
 ) -> Batch:
-    """A batch whose median is `us`; a tenth of its calls take `p99_us`."""
-    slow = round((us if p99_us is None else p99_us) * 1000)
-    samples = [round(us * 1000)] * 360 + [slow] * 40
+    """A batch whose median is `us`; a tenth of its calls take `slow` times as long."""
+    samples = [round(us * 1000)] * 360 + [round(slow * us * 1000)] * 40
     return Batch(peer, condition, size, round_, len(samples), sum(samples) / len(samples), samples)
 
 
@@ -43,9 +36,7 @@ def measured(rounds: int = 2, **factors: float) -> Measured:
         pace = 1 + number
         for peer, us in factors.items():
             for condition in ("idle", "one", "all"):
-                made.batches.append(
-                    batch(peer, us * pace, condition=condition, round_=number, p99_us=2 * us * pace)
-                )
+                made.batches.append(batch(peer, us * pace, condition=condition, round_=number, slow=2))
             made.batches.append(batch(peer, 100 * us * pace, size=MIB, round_=number))
             if PEERS[peer].raw:
                 made.batches.append(batch(row(peer, raw=True), 40 * us * pace, size=MIB, round_=number))
@@ -57,9 +48,7 @@ def measured(rounds: int = 2, **factors: float) -> Measured:
 
 def options(**changes: Any) -> Options:
     """Options whose run measures what `measured` makes."""
-    return Options(
-        **{"sizes": (SMALL, MIB), "conditions": ("idle", "one", "all"), "rounds": 3, **changes},
-    )
+    return Options(**{"sizes": (SMALL, MIB), "conditions": ("idle", "one", "all"), "rounds": 3, **changes})
 
 
 def document(figures: Measured, *, chosen: Options | None = None, **changes: Any) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def test_failures_and_drops_are_told_by_kind() -> None:
     made = document(
         [
             run("offload", load(90, failed={"busy_429": 8, "transport": 2})),
-            run("baseline-threads", load(50, dropped=50), mode="open", rate=100),
+            run("baseline-threads", load(50, dropped=50), rate=100),
         ]
     )
     errors = find_errors(made["scenarios"])
@@ -93,7 +93,7 @@ def test_failures_and_drops_are_told_by_kind() -> None:
 
 
 def test_a_clean_run_has_no_errors_and_no_warnings() -> None:
-    runs = [run("offload", load(100)), run("offload", load(100), mode="open", rate=100)]
+    runs = [run("offload", load(100)), run("offload", load(100), rate=100)]
     made = document(runs)
     assert made["errors"] == []
     runs[0].usage.busy_cpu_seconds = 1.0
@@ -101,7 +101,7 @@ def test_a_clean_run_has_no_errors_and_no_warnings() -> None:
 
 
 def test_what_makes_figures_doubtful() -> None:
-    slow = run("offload", load(80), mode="open", rate=100, rows=0)
+    slow = run("offload", load(80), rate=100, rows=0)
     noisy = run("baseline-threads", load(100))
     noisy.usage.busy_cpu_seconds = 1.9
     noisy.usage.idle_cpu_seconds = 0.2
