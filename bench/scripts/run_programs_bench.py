@@ -136,7 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         geometric_mean=mean,
     )
     stem = given.out / f"{KIND.prefix}_{results.stamp_of(document)}"
-    results.write(document, stem, {"md": lambda: "\n".join([summary, "", *markdown_table(table)]) + "\n"})
+    title = f"# Compiled against Python, {document['created_utc']}"
+    lines = [title, "", summary, "", *markdown_table(table)]
+    results.write(document, stem, {"md": lambda: "\n".join(lines) + "\n"})
     return 0
 
 
