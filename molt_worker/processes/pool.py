@@ -19,7 +19,7 @@ from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerCrashed
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, Kind
-from molt_accel.ipc.shm.layout import exit_facts, exit_text
+from molt_accel.ipc.outcomes import crashed, exit_text
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes import forkserver as wire
@@ -119,10 +119,10 @@ class Pool(ABC):
     def _served(self, executor: Executor) -> int:
         """How many requests it has served."""
 
-    def _running(self, executor: Executor) -> str:
-        """What it runs, for messages."""
+    def _running(self, executor: Executor) -> str | None:
+        """The entry that it runs, for messages."""
         del executor
-        return "this request"
+        return None
 
     # -- start, reload, stop ----------------------------------------------------------------------------
 
@@ -361,13 +361,11 @@ class Pool(ABC):
         self._announce_exports()
         self._fill()
 
-    def _on_exited(self, executor: Executor, how: str, facts: dict[str, int | str]) -> None:
+    def _on_exited(self, executor: Executor, exit_code: int | None) -> None:
         """It was reaped. An answer may still be on its socket."""
         self.poll(executor)
         self._on_eof(executor)
-        running = self._running(executor)
-        crash = MoltWorkerCrashed(f"the executor died while it ran {running}: {how}", facts=facts)
-        self._on_reaped(executor, crash)
+        self._on_reaped(executor, crashed(self._running(executor), exit_code))
         executor.sock.close()
         del self._executors[executor.number]
         self._words.give_back(executor.slot)
@@ -428,8 +426,7 @@ class Pool(ABC):
             if report.entry == wire.SPAWNED:
                 executor.pid = decode_report(report)
             elif report.entry == wire.EXITED:
-                code = decode_report(report)
-                self._on_exited(executor, exit_text(code), exit_facts(code))
+                self._on_exited(executor, decode_report(report))
                 self._retire_forkservers()
 
     def _on_forkserver_ready(self, forkserver: Forkserver, report: Frame) -> None:
@@ -470,7 +467,7 @@ class Pool(ABC):
         code = self._end_forkserver(forkserver)
         text = forkserver.failure or f"the fork server died: {exit_text(code)}"
         for executor in [item for item in self._executors.values() if item.forkserver is forkserver]:
-            self._on_exited(executor, "with its fork server", {})
+            self._on_exited(executor, None)
         if forkserver.exports is not None:
             self._log.log("error", "forkserver_died", error=text)
             if was_newest:

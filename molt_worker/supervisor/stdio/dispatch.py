@@ -203,8 +203,8 @@ class DispatchPool(Pool):
         desk = self._desks.get(executor)
         return desk.served if desk is not None else 0
 
-    def _running(self, executor: Executor) -> str:
+    def _running(self, executor: Executor) -> str | None:
         desk = self._desks.get(executor)
         if desk is None or desk.request is None:
             return super()._running(executor)
-        return repr(desk.request.frame.entry)
+        return desk.request.frame.entry

@@ -19,7 +19,6 @@ from molt_accel.errors import (
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
-    MoltTimeout,
     MoltWorkerCrashed,
     MoltWorkerUnavailable,
     Status,
@@ -37,6 +36,7 @@ from molt_accel.ipc.frame import (
     Kind,
     format_id,
 )
+from molt_accel.ipc.outcomes import expired_in_queue, queue_full, timed_out_running
 from molt_accel.ipc.stream import FrameStream
 from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportTable
@@ -227,7 +227,7 @@ class Supervisor(Service):
         """Hand a new request out, or queue it, or let it wait for a place. Raises MoltTimeout, MoltBusy."""
         frame = request.frame
         if frame.deadline_ns and frame.deadline_ns <= now_ns:
-            raise _expired()
+            raise expired_in_queue()
         if self._may_hand_out() and self._queue.empty:
             self._hand_out(request)
             return
@@ -236,7 +236,7 @@ class Supervisor(Service):
             wait_ms = self._config.max_wait_ms
         verdict = self._queue.offer(frame.request_id, request, len(frame.payload), may_wait=wait_ms > 0)
         if verdict is Verdict.BUSY:
-            raise _busy()
+            raise queue_full()
         if verdict is Verdict.WAITING:
             request.advance(RequestEvent.WAIT)
             give_up_ns = now_ns + wait_ms * _MS
@@ -251,7 +251,7 @@ class Supervisor(Service):
         while self._may_hand_out() and (request := self._queue.take()) is not None:
             deadline_ns = request.frame.deadline_ns
             if deadline_ns and deadline_ns <= time.monotonic_ns():
-                self._finish(request, _expired())
+                self._finish(request, expired_in_queue())
             else:
                 self._hand_out(request)
         while (waiting := self._queue.promote()) is not None:
@@ -349,10 +349,11 @@ class Supervisor(Service):
         if request.state in (RequestState.WAITING, RequestState.QUEUED):
             self._queue.remove(request.frame.request_id)
             deadline_ns = request.frame.deadline_ns
-            self._finish(request, _expired() if deadline_ns and deadline_ns <= now_ns else _busy())
+            self._finish(
+                request, expired_in_queue() if deadline_ns and deadline_ns <= now_ns else queue_full()
+            )
         elif request.state is RequestState.RUNNING:
-            late = MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
-            self._stop(request, StopReason.TIMED_OUT, late)
+            self._stop(request, StopReason.TIMED_OUT, timed_out_running())
         elif request.state is RequestState.STOPPING:
             self._kill(request)
         elif request.state is RequestState.LOST:
@@ -413,11 +414,3 @@ class Supervisor(Service):
     def on_start_failed(self, why: str) -> None:
         self._send(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(why)))
         super().on_start_failed(why)
-
-
-def _expired() -> MoltTimeout:
-    return MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
-
-
-def _busy() -> MoltBusy:
-    return MoltBusy("the queue is full", facts={"retry_after_s": 1})
