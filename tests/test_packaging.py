@@ -22,7 +22,7 @@ import setuptools
 
 from molt_accel import Config, __version__
 from molt_accel.ipc.shm import arena as arenas
-from molt_accel.transports.base import open_transport
+from molt_accel.transports.opening import open_transport
 from molt_accel.transports.stdio import StdioTransport
 from tests.conftest import ROOT
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from molt_worker.compile.importer import find_source
 from molt_worker.compile.record import CompiledError
+from molt_worker.entrypoints.importer import find_source
 
 
 @dataclass

@@ -18,8 +18,8 @@ from typing import Final
 import msgspec
 
 from molt_accel.config import COMPILED_MODES
-from molt_worker.compile.importer import BuildFinder, find_source, is_compiled
 from molt_worker.entrypoints import exports
+from molt_worker.entrypoints.importer import BuildFinder, find_source, is_compiled
 
 #: Of records. One of another version is as good as none.
 VERSION: Final = 1

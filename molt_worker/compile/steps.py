@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from molt_worker.compile.importer import BuildFinder, is_compiled
+from molt_worker.entrypoints.importer import BuildFinder, is_compiled
 
 #: What is printed before what: C was made, so errors from here on are the C compiler's; the answer of a trial.
 MADE_C = "molt: made C"

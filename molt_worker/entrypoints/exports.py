@@ -19,8 +19,8 @@ from typing import Any, Final, TypeVar, overload
 from molt_accel import codec
 from molt_accel.errors import MoltInvalidInput
 from molt_accel.ipc.frame import MAX_ENTRY_BYTES, RESERVED_PREFIX, Codec, Frame
-from molt_worker.compile.importer import is_compiled
 from molt_worker.entrypoints import typed
+from molt_worker.entrypoints.importer import is_compiled
 
 ABI_VERSION: Final = "0.1"
 PACKAGED: Final = Path(__file__).with_name("molt_exports.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from molt_worker.compile.importer import BuildFinder, find_source, installed, is_compiled, sources
+from molt_worker.entrypoints.importer import BuildFinder, find_source, installed, is_compiled, sources
 from tests.support import build_project as project
 from tests.support.builds import Built
 
