@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgpack
 import msgspec
 
-from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.messages import Codec
 
 _BYTES = (bytes, bytearray, memoryview)
 #: A packer keeps a buffer as large as the largest value it ever packed: not one of more than this.

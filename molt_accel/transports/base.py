@@ -13,10 +13,10 @@ from typing import Final, Protocol
 
 from molt_accel.config import Config
 from molt_accel.errors import MoltError
-from molt_accel.ipc.frame import Frame
+from molt_accel.ipc.messages import Request, Response
 from molt_accel.ipc.shm import arena as arenas
 
-Result = Frame | MoltError
+Result = Response | MoltError
 
 
 class PendingCall(Protocol):
@@ -111,7 +111,7 @@ class Transport(Protocol):
         May block; raises MoltWorkerUnavailable.
         """
 
-    def submit(self, frame: Frame) -> PendingCall | None:
+    def submit(self, request: Request) -> PendingCall | None:
         """Send a request, without blocking.
 
         Returns:

@@ -18,7 +18,8 @@ from typing import Any, Final, TypeVar, overload
 
 from molt_accel import codec
 from molt_accel.errors import MoltInvalidInput
-from molt_accel.ipc.frame import MAX_ENTRY_BYTES, RESERVED_PREFIX, Codec, Frame
+from molt_accel.ipc.frame import MAX_ENTRY_BYTES
+from molt_accel.ipc.messages import RESERVED_PREFIX, Codec, Request
 from molt_worker.compile.importer import is_compiled
 from molt_worker.entrypoints import typed
 
@@ -75,14 +76,14 @@ class ExportTable:
         """The names of those that are native code."""
         return [export.name for export in self._by_name.values() if export.compiled]
 
-    def find(self, frame: Frame) -> Export:
+    def find(self, request: Request) -> Export:
         """The entrypoint that a request asks for. Raises MoltInvalidInput: unknown, or with another codec."""
-        export = self._by_name.get(frame.entry)
+        export = self._by_name.get(request.entry)
         if export is None:
-            raise MoltInvalidInput(f"unknown entry {frame.entry!r}")
-        if frame.codec is not export.codec_in:
+            raise MoltInvalidInput(f"unknown entry {request.entry!r}")
+        if request.codec is not export.codec_in:
             raise MoltInvalidInput(
-                f"entry {frame.entry!r} takes {export.codec_in.label} payloads, not {frame.codec.label}"
+                f"entry {request.entry!r} takes {export.codec_in.label} payloads, not {request.codec.label}"
             )
         return export
 

@@ -1,4 +1,4 @@
-"""Runs one request: decode, call the entrypoint, encode, and map whatever happens to one response frame."""
+"""Runs one request: decode, call the entrypoint, encode, and map whatever happens to one response."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from molt_accel.errors import (
     wire_status,
 )
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import FLAG_COMPILED, U32_MAX, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, format_id
+from molt_accel.ipc.frame import format_id
+from molt_accel.ipc.messages import FLAG_COMPILED, U32_MAX, Codec, Request, Response
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import (
     STOP_EXCEPTIONS,
@@ -40,19 +41,18 @@ _UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, Att
 LogTraceback = Callable[[str, str, str], object]
 
 # Looking a member up in an enumeration costs as much as a call.
-_RESPONSE: Final = Kind.RESPONSE
 _MSGPACK: Final = Codec.MSGPACK
 _OK: Final = Status.OK
 
 
-def error_response(request: Frame, error: MoltError) -> Frame:
-    """The response frame that carries an error."""
-    response = Frame(Kind.RESPONSE, request.request_id, generation=request.generation)
+def error_response(request: Request, error: MoltError) -> Response:
+    """The response that carries an error."""
+    response = Response(request.request_id, generation=request.generation)
     set_error(response, error)
     return response
 
 
-def set_error(response: Frame, error: MoltError) -> None:
+def set_error(response: Response, error: MoltError) -> None:
     """Make a response carry an error instead of what it carries."""
     response.status = wire_status(error)
     response.codec = Codec.MSGPACK
@@ -120,24 +120,19 @@ class Runner:
             failpoint("executor.interrupted")
             raise STOP_EXCEPTIONS[reason]
 
-    def run(self, request: Frame, serial: int) -> Frame:
+    def run(self, request: Request, serial: int) -> Response:
         """The response to a request, which the stop word calls `serial`.
 
         Never raises because of what the request or its entrypoint does.
         """
         started_ns = time.monotonic_ns()
-        response = Frame(
-            _RESPONSE,
+        response = Response(
             request.request_id,
-            "",
+            _OK,
             b"",
             _MSGPACK,
-            _OK,
             0,  # flags
             request.generation,
-            0,  # deadline_ns
-            0,  # sent_ns
-            WORKER_DEFAULT_WAIT,
             request.queue_depth,
             request.in_flight,
             _us(request.sent_ns or started_ns, started_ns),
@@ -164,7 +159,7 @@ class Runner:
         response.exec_us = _us(started_ns, time.monotonic_ns())
         return response
 
-    def _work(self, export: Export, request: Frame, response: Frame, serial: int) -> None:
+    def _work(self, export: Export, request: Request, response: Response, serial: int) -> None:
         """Fill in the result. Raises MoltError, or RequestStopped at any point."""
         own_clock = self._own_clock
         stop_reason = self._word.reason
@@ -191,7 +186,7 @@ class Runner:
         if failure is not None:
             raise self._mapped(failure, export, request) from failure
 
-    def _call(self, export: Export, request: Frame, response: Frame) -> None:
+    def _call(self, export: Export, request: Request, response: Response) -> None:
         assert export.function is not None  # resolved before any executor started
         start_ns = time.monotonic_ns()
         if export.decode is not None:
@@ -220,7 +215,7 @@ class Runner:
         response.codec = export.codec_out
         response.encode_us = _us(handled_ns, time.monotonic_ns())
 
-    def _mapped(self, failure: BaseException, export: Export, request: Frame) -> MoltError:
+    def _mapped(self, failure: BaseException, export: Export, request: Request) -> MoltError:
         if isinstance(failure, (InvalidInput, _BadPayload)):
             return MoltInvalidInput(_text_of(failure))
         text = "".join(traceback.format_exception(failure))

@@ -14,23 +14,17 @@ from typing import Final
 
 import psutil
 
-from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.errors import MoltWorkerCrashed
+from molt_accel.errors import MoltWorkerCrashed, Status, from_wire
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.frame import FrameError, Item
+from molt_accel.ipc.messages import Hello, Request, StartFailed
 from molt_accel.ipc.shm.layout import exit_facts, exit_text
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import StopReason
-from molt_worker.processes import forkserver as wire
+from molt_worker.processes.commands import Command, Exited, Interrupt, Kill, Ready, Sources, Spawned
 from molt_worker.processes.endpoint import MakeEndpoint
-from molt_worker.processes.handles import (
-    Executor,
-    ExecutorState,
-    Forkserver,
-    StopWords,
-    decode_report,
-)
+from molt_worker.processes.handles import ExecutorHandle, ExecutorState, ForkserverHandle, StopWords
 from molt_worker.processes.replacement import Replacements
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, WRITE, EventLoop
@@ -53,7 +47,7 @@ class Pool(ABC):
     """`config.pool_size` executors, forked from the newest fork server.
 
     Args:
-        make_port: Makes an executor's endpoint, in the executor.
+        make_endpoint: Makes an executor's endpoint, in the executor.
         slots: How many executors there may be at a time, with those that are not reaped yet. Some more than
             a pool and its successors, so that a reload need not wait.
     """
@@ -74,10 +68,10 @@ class Pool(ABC):
         self._make_endpoint = make_endpoint
         self.size: Final = config.pool_size
         self._words = StopWords(slots)
-        self._executors: dict[int, Executor] = {}
-        self._replacements: Replacements[Executor] = Replacements()
+        self._executors: dict[int, ExecutorHandle] = {}
+        self._replacements: Replacements[ExecutorHandle] = Replacements()
         self._numbers = 0
-        self._forkservers: list[Forkserver] = []  # the newest last; older ones still have executors
+        self._forkservers: list[ForkserverHandle] = []  # the newest last; older ones still have executors
         self._boot_deaths = 0
         self._spawn_not_before_ns = 0
         self._starved = False  # of descriptors, so that no executor can be started
@@ -88,23 +82,23 @@ class Pool(ABC):
     # -- what a subclass is told, and asked -------------------------------------------------------------
 
     @abstractmethod
-    def _on_ready(self, executor: Executor) -> None:
+    def _on_ready(self, executor: ExecutorHandle) -> None:
         """It has started and may be given requests."""
 
     @abstractmethod
-    def _on_message(self, executor: Executor, message: Frame) -> bool:
+    def _on_message(self, executor: ExecutorHandle, message: Item) -> bool:
         """A frame came from a ready executor. False if it broke the protocol, which is its end."""
 
     @abstractmethod
-    def _on_closed(self, executor: Executor) -> None:
+    def _on_closed(self, executor: ExecutorHandle) -> None:
         """It has closed its socket or broken the protocol. It was killed, but `_on_reaped` is yet to come."""
 
     @abstractmethod
-    def _on_reaped(self, executor: Executor, crash: MoltWorkerCrashed) -> None:
+    def _on_reaped(self, executor: ExecutorHandle, crash: MoltWorkerCrashed) -> None:
         """It is dead, whatever led to that. `crash` is what to tell a caller that waits for it."""
 
     @abstractmethod
-    def _on_replaced(self, executor: Executor) -> None:
+    def _on_replaced(self, executor: ExecutorHandle) -> None:
         """Its successor is ready: `_dismiss` it as soon as it has no request."""
 
     @abstractmethod
@@ -116,10 +110,10 @@ class Pool(ABC):
         """The exports can't be imported, so there will never be an executor."""
 
     @abstractmethod
-    def _served(self, executor: Executor) -> int:
+    def _served(self, executor: ExecutorHandle) -> int:
         """How many requests it has served."""
 
-    def _running(self, executor: Executor) -> str:
+    def _running(self, executor: ExecutorHandle) -> str:
         """What it runs, for messages."""
         del executor
         return "this request"
@@ -131,7 +125,7 @@ class Pool(ABC):
         now_ns = time.monotonic_ns()
         self._forkserver_at_ns = 0
         try:
-            forkserver = Forkserver(self._config, self._words, self._make_endpoint, now_ns)
+            forkserver = ForkserverHandle.start(self._config, self._words, self._make_endpoint, now_ns)
         except OSError as exc:  # no memory or no descriptor for it; there may be later
             self._log.log("error", "forkserver_not_started", error=str(exc))
             self._forkserver_at_ns = self._loop.at(self._back_off())
@@ -170,7 +164,7 @@ class Pool(ABC):
         for executor in list(self._executors.values()):
             if executor.kill_ns and executor.kill_ns <= now_ns:
                 executor.kill_ns = now_ns + _EXIT_NS
-                self._tell(executor, wire.KILL)
+                self._tell(executor, Kill(executor.number))
             self._loop.at(executor.kill_ns)
         if self._forkserver_at_ns and self._forkserver_at_ns <= now_ns:
             self._forkserver_at_ns = 0
@@ -189,21 +183,21 @@ class Pool(ABC):
 
     # -- what is done to an executor --------------------------------------------------------------------
 
-    def poll(self, executor: Executor) -> None:
+    def poll(self, executor: ExecutorHandle) -> None:
         """Take in a message that may have come in this moment."""
         while executor.state is not ExecutorState.GONE and executor.stream.wait_readable(0):
             if not self._read(executor):
                 self._on_eof(executor)
 
-    def kill(self, executor: Executor) -> None:
+    def kill(self, executor: ExecutorHandle) -> None:
         """SIGKILL an executor and replace it. It must have no request any more, and get none."""
         executor.state = ExecutorState.GONE
-        self._tell(executor, wire.KILL)
+        self._tell(executor, Kill(executor.number))
         failpoint("supervisor.killed")
         self._drop(executor)
 
-    def _send(self, executor: Executor, message: Frame) -> None:
-        """Send it a frame. If it has just died, `_on_closed` is called in here."""
+    def _send(self, executor: ExecutorHandle, message: Request) -> None:
+        """Send it a request. If it has just died, `_on_closed` is called in here."""
         try:
             executor.stream.send(message)
         except BrokenPipeError:
@@ -212,13 +206,13 @@ class Pool(ABC):
         if executor.stream.pending_bytes:
             self._watch(executor)
 
-    def _interrupt(self, executor: Executor, serial: int, reason: StopReason) -> None:
+    def _interrupt(self, executor: ExecutorHandle, serial: int, reason: StopReason) -> None:
         """Raise in the request that has this serial, if it is the one that runs."""
         executor.word.stop(serial, reason)
         failpoint("supervisor.interrupting")
-        self._tell(executor, wire.INTERRUPT)
+        self._tell(executor, Interrupt(executor.number))
 
-    def _recycle(self, executor: Executor, why: str) -> None:
+    def _recycle(self, executor: ExecutorHandle, why: str) -> None:
         """Have a worn-out executor replaced, without a gap."""
         if executor.state is not ExecutorState.GONE and self._replacements.wear_out(executor):
             self._counters.recycled += 1
@@ -226,7 +220,7 @@ class Pool(ABC):
             self._log.log("info", "executor_recycled", executor=executor.number, why=why, served=served)
             self._fill()
 
-    def _dismiss(self, executor: Executor) -> None:
+    def _dismiss(self, executor: ExecutorHandle) -> None:
         """Close its socket, which makes it exit."""
         self._replacements.forget(executor)
         executor.kill_ns = self._loop.at(time.monotonic_ns() + _EXIT_NS)
@@ -246,7 +240,7 @@ class Pool(ABC):
             self._loop.at(self._spawn_not_before_ns)
             return
         counted = self._counted()
-        missing: list[Executor | None] = [None] * (self.size - len(counted))
+        missing: list[ExecutorHandle | None] = [None] * (self.size - len(counted))
         outdated = [
             executor
             for executor in counted
@@ -268,17 +262,17 @@ class Pool(ABC):
             if old is not None:
                 self._replacements.prepare(old, new)
 
-    def _living(self) -> list[Executor]:
+    def _living(self) -> list[ExecutorHandle]:
         return [item for item in self._executors.values() if item.state is not ExecutorState.GONE]
 
-    def _counted(self) -> list[Executor]:
+    def _counted(self) -> list[ExecutorHandle]:
         """Those that are of the pool's number, now or when they have started."""
         return [executor for executor in self._living() if self._replacements.counts(executor)]
 
-    def _newest_ready(self) -> Forkserver | None:
+    def _newest_ready(self) -> ForkserverHandle | None:
         return next((each for each in reversed(self._forkservers) if each.exports is not None), None)
 
-    def _spawn(self, forkserver: Forkserver) -> Executor | None:
+    def _spawn(self, forkserver: ForkserverHandle) -> ExecutorHandle | None:
         executor = forkserver.spawn(self._numbers + 1) if self._words.left else None
         if executor is None:
             return None
@@ -290,11 +284,11 @@ class Pool(ABC):
         self._watch(executor)
         return executor
 
-    def _watch(self, executor: Executor) -> None:
+    def _watch(self, executor: ExecutorHandle) -> None:
         events = READ | (WRITE if executor.stream.pending_bytes else 0)
         self._loop.watch(executor.sock.fileno(), events, lambda mask: self._on_executor(executor, mask))
 
-    def _on_executor(self, executor: Executor, mask: int) -> None:
+    def _on_executor(self, executor: ExecutorHandle, mask: int) -> None:
         if mask & WRITE:
             with contextlib.suppress(BrokenPipeError):  # its end of file will say the same
                 executor.stream.flush()
@@ -302,7 +296,7 @@ class Pool(ABC):
         if mask & READ and not self._read(executor):
             self._on_eof(executor)
 
-    def _read(self, executor: Executor) -> bool:
+    def _read(self, executor: ExecutorHandle) -> bool:
         """Take in what an executor sent. False when nothing more will come."""
         if executor.state is ExecutorState.GONE:
             return False
@@ -316,16 +310,16 @@ class Pool(ABC):
                 return False
         return got is not None
 
-    def _on_frame(self, executor: Executor, frame: Frame) -> bool:
+    def _on_frame(self, executor: ExecutorHandle, item: Item) -> bool:
         """False if the executor can't be trusted any more."""
         if executor.state is ExecutorState.READY:
-            return self._on_message(executor, frame)
-        if executor.state is ExecutorState.GONE or frame.kind is Kind.RESPONSE:
+            return self._on_message(executor, item)
+        if executor.state is ExecutorState.GONE or not isinstance(item, Hello):
             return False
         self._on_started(executor)
         return True
 
-    def _on_started(self, executor: Executor) -> None:
+    def _on_started(self, executor: ExecutorHandle) -> None:
         self._boot_deaths = 0
         executor.kill_ns = 0
         executor.state = ExecutorState.READY
@@ -335,14 +329,14 @@ class Pool(ABC):
             self._on_replaced(old)
         self._announce_exports()
 
-    def _on_eof(self, executor: Executor) -> None:
+    def _on_eof(self, executor: ExecutorHandle) -> None:
         """Its socket closed. That is not its death: make sure of it, and wait for the exit code."""
         if executor.state is ExecutorState.GONE:
             return
         if executor.state is ExecutorState.STARTING:
             self._spawn_not_before_ns = self._back_off()
         executor.state = ExecutorState.GONE
-        self._tell(executor, wire.KILL)
+        self._tell(executor, Kill(executor.number))
         self._on_closed(executor)
         self._drop(executor)
 
@@ -352,7 +346,7 @@ class Pool(ABC):
         delay_ns = min(_MAX_RESPAWN_NS, _FIRST_RESPAWN_NS << min(self._boot_deaths - 1, 16))
         return time.monotonic_ns() + delay_ns
 
-    def _drop(self, executor: Executor) -> None:
+    def _drop(self, executor: ExecutorHandle) -> None:
         """It is as good as dead: nothing is read from it any more, and another takes its place."""
         self._loop.watch(executor.sock.fileno(), 0)
         if not self._replacements.replaced(executor):
@@ -361,7 +355,7 @@ class Pool(ABC):
         self._announce_exports()
         self._fill()
 
-    def _on_exited(self, executor: Executor, how: str, facts: dict[str, int | str]) -> None:
+    def _on_exited(self, executor: ExecutorHandle, how: str, facts: dict[str, int | str]) -> None:
         """It was reaped. An answer may still be on its socket."""
         self.poll(executor)
         self._on_eof(executor)
@@ -387,18 +381,18 @@ class Pool(ABC):
 
     # -- fork servers --------------------------------------------------------------------------------------
 
-    def _watch_forkserver(self, forkserver: Forkserver) -> None:
+    def _watch_forkserver(self, forkserver: ForkserverHandle) -> None:
         if forkserver.control.fileno() >= 0:
             events = READ | (WRITE if forkserver.stream.pending_bytes else 0)
             self._loop.watch(
                 forkserver.control.fileno(), events, lambda mask: self._on_forkserver(forkserver, mask)
             )
 
-    def _tell(self, executor: Executor, command: str) -> None:
-        executor.forkserver.tell(command, executor)
+    def _tell(self, executor: ExecutorHandle, command: Command) -> None:
+        executor.forkserver.tell(command)
         self._watch_forkserver(executor.forkserver)
 
-    def _on_forkserver(self, forkserver: Forkserver, mask: int) -> None:
+    def _on_forkserver(self, forkserver: ForkserverHandle, mask: int) -> None:
         if mask & WRITE:
             with contextlib.suppress(BrokenPipeError):  # its end of file will say the same
                 forkserver.stream.flush()
@@ -414,28 +408,25 @@ class Pool(ABC):
         if not still_open:
             self._on_forkserver_gone(forkserver)
 
-    def _on_report(self, forkserver: Forkserver, report: Frame) -> None:
-        if report.kind is Kind.RESPONSE:  # why it can't import the exports
-            forkserver.failure = str(codec.decode(Codec.MSGPACK, report.payload)["detail"])
-        elif report.entry == wire.SOURCES:
-            forkserver.sources = [
-                (path, mtime) for path, mtime in codec.decode(Codec.MSGPACK, report.payload)
-            ]
-        elif report.entry == HELLO:
+    def _on_report(self, forkserver: ForkserverHandle, report: Item) -> None:
+        if isinstance(report, StartFailed):
+            forkserver.failure = from_wire(Status.INTERNAL_ERROR, report.error).detail
+        elif isinstance(report, Sources):
+            forkserver.sources = report.files
+        elif isinstance(report, Ready):
             self._on_forkserver_ready(forkserver, report)
-        elif report.request_id in self._executors:
-            executor = self._executors[report.request_id]
-            if report.entry == wire.SPAWNED:
-                executor.pid = decode_report(report)
-            elif report.entry == wire.EXITED:
-                code = decode_report(report)
-                self._on_exited(executor, exit_text(code), exit_facts(code))
+        elif isinstance(report, Spawned | Exited) and report.executor in self._executors:
+            executor = self._executors[report.executor]
+            if isinstance(report, Spawned):
+                executor.pid = report.pid
+            else:
+                self._on_exited(executor, exit_text(report.exit_code), exit_facts(report.exit_code))
                 self._retire_forkservers()
 
-    def _on_forkserver_ready(self, forkserver: Forkserver, report: Frame) -> None:
+    def _on_forkserver_ready(self, forkserver: ForkserverHandle, report: Ready) -> None:
         forkserver.exports = ExportTable(
-            Export(name, target, codec.parse(codec_in), codec.parse(codec_out), compiled=is_compiled)
-            for name, codec_in, codec_out, target, is_compiled in codec.decode(Codec.MSGPACK, report.payload)
+            Export(row.name, row.target, row.codec_in, row.codec_out, compiled=row.compiled)
+            for row in report.exports
         )
         compiled = len(forkserver.exports.compiled)
         self._log.log(
@@ -464,7 +455,7 @@ class Pool(ABC):
             newest.announced = True
             self._on_exports(newest.exports)
 
-    def _on_forkserver_gone(self, forkserver: Forkserver) -> None:
+    def _on_forkserver_gone(self, forkserver: ForkserverHandle) -> None:
         """Its end of file: it exited or was killed, and its executors die with it."""
         was_newest = forkserver is self._newest_ready()
         code = self._end_forkserver(forkserver)
@@ -483,7 +474,7 @@ class Pool(ABC):
             self._on_start_failed(text)
         self._fill()
 
-    def _end_forkserver(self, forkserver: Forkserver) -> int:
+    def _end_forkserver(self, forkserver: ForkserverHandle) -> int:
         """Have done with a fork server, dead or not. Returns its exit code."""
         self._loop.watch(forkserver.control.fileno(), 0)
         self._forkservers.remove(forkserver)

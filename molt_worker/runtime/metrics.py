@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from molt_accel.ipc.frame import FLAG_COMPILED, Frame, format_id
+from molt_accel.ipc.frame import format_id
+from molt_accel.ipc.messages import FLAG_COMPILED, Request, Response
 
 
 class Counters:
@@ -33,7 +34,7 @@ class Counters:
         }
 
 
-def request_fields(request: Frame, response: Frame, status: str) -> dict[str, object]:
+def request_fields(request: Request, response: Response, status: str) -> dict[str, object]:
     """The fields of a request's log line."""
     return {
         "request_id": format_id(request.request_id),

@@ -15,7 +15,7 @@ from typing import Final
 from molt_accel.config import Config
 from molt_accel.errors import MoltError, MoltWorkerUnavailable
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, check
-from molt_worker.processes import forkserver as wire
+from molt_worker.processes.commands import EXIT_BAD_EXPORTS
 from molt_worker.processes.pool import Pool
 from molt_worker.runtime.log import STDERR_FD, LogSink
 from molt_worker.runtime.loop import READ, WRITE, EventLoop
@@ -121,7 +121,7 @@ class Service(ABC):
 
     def on_start_failed(self, why: str) -> None:
         """The exports can't be imported, so there will never be an executor."""
-        self._exit_code = wire.EXIT_BAD_EXPORTS
+        self._exit_code = EXIT_BAD_EXPORTS
         self._log.log("error", "start_failed", error=why)
         self._stop_all(MoltWorkerUnavailable(f"the worker can't start: {why}"))
 

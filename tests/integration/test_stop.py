@@ -14,7 +14,8 @@ import pytest
 
 from molt_accel import codec
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameParser, Kind, encode
+from molt_accel.ipc.frame import HELLO, Frame, FrameParser, Kind, encode
+from molt_accel.ipc.messages import Codec, Request
 from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import Driver, error_of, value_of
 
@@ -216,8 +217,8 @@ def _unchanged(driver: Driver) -> bool:
 
 def test_frames_can_come_from_a_regular_file_and_go_to_one(tmp_path: Path) -> None:
     requests, responses = tmp_path / "requests", tmp_path / "responses"
-    frames = [Frame(Kind.REQUEST, number, "echo", codec.encode("msgpack", number)) for number in range(1, 30)]
-    ping = Frame(Kind.REQUEST, 1000, "__ping__", codec.encode("msgpack", None))
+    frames = [Request(number, "echo", codec.encode("msgpack", number)) for number in range(1, 30)]
+    ping = Request(1000, "__ping__", codec.encode("msgpack", None))
     requests.write_bytes(b"".join(map(encode, [*frames, ping])))
     with requests.open("rb") as stdin, responses.open("wb") as stdout:
         done = subprocess.run(
@@ -261,7 +262,7 @@ def test_the_terminal_s_or_parent_s_descriptors_are_left_as_they_were(make_drive
 
 @pytest.mark.parametrize("closed", ["2>&-", "2>&- 3<&-"])
 def test_a_worker_without_stderr_works(closed: str) -> None:
-    request = encode(Frame(Kind.REQUEST, 5, "echo", codec.encode("msgpack", "hi")))
+    request = encode(Request(5, "echo", codec.encode("msgpack", "hi")))
     command = f"exec {sys.executable} -m molt_worker --stdio --executors 1 {closed}"
     process = subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None

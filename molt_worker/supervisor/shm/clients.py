@@ -14,15 +14,29 @@ import resource
 import socket
 import time
 from collections.abc import Iterable, Iterator
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
-from molt_accel import codec
-from molt_accel.errors import MoltError, MoltWorkerUnavailable
+from molt_accel.errors import MoltError, MoltWorkerUnavailable, to_wire
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.frame import FrameError, Item
+from molt_accel.ipc.messages import (
+    PING,
+    SHM_FROM_CLIENT,
+    Attach,
+    Attached,
+    CancelChannel,
+    Detach,
+    Grant,
+    Lease,
+    Message,
+    Recall,
+    Refused,
+    Request,
+    Response,
+    Return,
+)
 from molt_accel.version import __version__
-from molt_worker.entrypoints.runner import error_response
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, EventLoop
 from molt_worker.runtime.metrics import Counters
@@ -45,24 +59,6 @@ def most_clients() -> int:
     if limit == resource.RLIM_INFINITY:
         return _MAX_CLIENTS
     return max(8, min(_MAX_CLIENTS, (limit - _OTHER_FDS) // 2))
-
-
-class _BadMessage(ValueError):
-    """A message that no honest client sends."""
-
-
-_Payload = TypeVar("_Payload")
-
-
-def _payload(message: Frame, kind: type[_Payload]) -> _Payload:
-    """What a message carries. Raises _BadMessage if it is of another kind."""
-    try:
-        payload = codec.decode(Codec.MSGPACK, message.payload)
-    except codec.DecodeError as exc:
-        raise _BadMessage(str(exc)) from exc
-    if not isinstance(payload, kind):
-        raise _BadMessage(f"its payload is no {kind.__name__}")
-    return payload
 
 
 class Channels:
@@ -116,8 +112,8 @@ class Attachment:
 class ClientsOwner(Protocol):
     """What is asked of whoever keeps the arena."""
 
-    def grant_facts(self) -> dict[str, object]:
-        """What a client has to know of the pool."""
+    def admission(self, channels: list[int]) -> Attached:
+        """What a client is told that gets these channels at first."""
 
     def is_leaving(self) -> bool:
         """A client comes. True if the worker stops rather than serve it, as its code is of yesterday."""
@@ -137,7 +133,7 @@ class ClientsOwner(Protocol):
     def on_clients_changed(self) -> None:
         """There are more or fewer, channels change hands, or somebody waits for some."""
 
-    def pong(self, ping: Frame) -> Frame:
+    def pong(self, ping: Request) -> Response:
         """The answer to a ping."""
 
 
@@ -206,13 +202,13 @@ class Clients:
             self._drop_pidfd(client)
         self._clients.clear()
 
-    def tell_all(self, message: Frame) -> None:
+    def tell_all(self, message: Message) -> None:
         """Send a message to everybody who is attached."""
         for client in self:
             if client.attached and client.connected:
                 self.tell(client, message)
 
-    def tell(self, client: Attachment, message: Frame, fds: tuple[int, ...] = ()) -> None:
+    def tell(self, client: Attachment, message: Message | Response, fds: tuple[int, ...] = ()) -> None:
         """Send a message; a client that doesn't read is let go of."""
         try:
             control.send(client.sock, message, fds)
@@ -272,7 +268,7 @@ class Clients:
 
     def _on_readable(self, client: Attachment) -> None:
         try:
-            message, fds = control.receive(client.sock)
+            message, fds = control.receive(client.sock, SHM_FROM_CLIENT)
         except BlockingIOError:
             return
         except FrameError as exc:
@@ -286,25 +282,20 @@ class Clients:
         if message is None:
             self._disconnect(client, "")
             return
-        try:
-            self._obey(client, message)
-        except _BadMessage as exc:
-            self._counters.bad_frames += 1
-            self._disconnect(client, f"it sent a bad {message.entry!r}: {exc}")
+        self._obey(client, message)
 
-    def _obey(self, client: Attachment, message: Frame) -> None:
-        entry = message.entry
-        if message.kind is Kind.REQUEST and entry == PING:
+    def _obey(self, client: Attachment, message: Item) -> None:
+        if isinstance(message, Request) and message.entry == PING:
             self.tell(client, self._owner.pong(message))
-        elif entry == control.ATTACH and not client.attached:
+        elif isinstance(message, Attach) and not client.attached:
             self._attach(client, message)
-        elif entry == control.LEASE and client.attached and not client.observer:
+        elif isinstance(message, Lease) and client.attached and not client.observer:
             client.waits = True
-            self._want(client, message.request_id)
-        elif entry == control.RETURN:
+            self._want(client, message.count)
+        elif isinstance(message, Return):
             client.recalled = False
-            for channel in _payload(message, list):
-                if isinstance(channel, int) and channel in client.channels:
+            for channel in message.channels:
+                if channel in client.channels:
                     if self._owner.is_free(channel):
                         client.channels.discard(channel)
                         self._channels.give_back(channel)
@@ -312,43 +303,41 @@ class Clients:
                         client.returned.add(channel)
             self.serve_waiting()
             self._owner.on_clients_changed()
-        elif entry == CANCEL:
-            if message.request_id in client.channels:
-                self._owner.on_cancel(message.request_id, message.generation)
-        elif entry == control.DETACH:
+        elif isinstance(message, CancelChannel):
+            if message.channel in client.channels:
+                self._owner.on_cancel(message.channel, message.generation)
+        elif isinstance(message, Detach):
             client.certain = True
             self._disconnect(client, "")
         else:
-            raise _BadMessage("nobody expects this here")
+            self._counters.bad_frames += 1
+            self._disconnect(client, f"it sent a {type(message).__name__} that nobody expects here")
 
-    def _attach(self, client: Attachment, message: Frame) -> None:
-        told = _payload(message, dict)
-        if not told.get("observer") and self._owner.is_leaving():
+    def _attach(self, client: Attachment, message: Attach) -> None:
+        if not message.observer and self._owner.is_leaving():
             self._disconnect(client, "")  # it finds the name free, and starts a successor
             return
         refusal = self._owner.refusal()
-        if told.get("version") != __version__:
+        if message.version != __version__:
             refusal = MoltWorkerUnavailable(
-                f"this pool runs version {__version__}, the client is {told.get('version')}; restart the worker, "
+                f"this pool runs version {__version__}, the client is {message.version}; restart the worker, "
                 "or give the new version another MOLT_WORKER_NAME"
             )
         if refusal is not None:
-            self.tell(client, error_response(Frame(Kind.REQUEST, 0), refusal))
+            self.tell(client, Refused(to_wire(refusal)))
             return
         client.attached = True
-        client.observer = bool(told.get("observer"))
-        granted = [] if client.observer else self._take(message.request_id)
+        client.observer = message.observer
+        granted = [] if client.observer else self._take(message.channels)
         client.channels.update(granted)
-        facts = {"channels": granted, **self._owner.grant_facts()}
-        grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
         self._owner.on_clients_changed()  # before it can publish: executors look at channels in use only
         failpoint("supervisor.granting")
-        self.tell(client, grant, (self._arena_fd,))
+        self.tell(client, self._owner.admission(granted), (self._arena_fd,))
         failpoint("supervisor.granted")
         self._log.log("debug", "client_attached", pid=client.pid, channels=len(granted))
         self._owner.on_attached(client)
         if not granted and not client.observer:
-            self._want(client, message.request_id)  # its first call should not have to ask
+            self._want(client, message.channels)  # its first call should not have to ask
 
     def _want(self, client: Attachment, count: int) -> None:
         client.wants = min(count, self._channels.count)
@@ -379,7 +368,7 @@ class Clients:
         client.waits = False
         client.channels.update(granted)
         self._owner.on_clients_changed()
-        self.tell(client, control.message(control.GRANT, codec.encode(Codec.MSGPACK, {"channels": granted})))
+        self.tell(client, Grant(granted))
 
     def _recall(self, wanting: Attachment) -> None:
         """None is free: ask those who hold more than their share for what they don't use.
@@ -396,7 +385,7 @@ class Clients:
         for client in over:
             if not client.recalled:  # else it may be stopped, and would be flooded
                 client.recalled = True
-                self.tell(client, control.message(control.RECALL, number=len(client.channels) - share))
+                self.tell(client, Recall(len(client.channels) - share))
 
     @property
     def anybody_waits(self) -> bool:

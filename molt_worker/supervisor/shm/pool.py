@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerCrashed
-from molt_accel.ipc.control import RECYCLE, WAKE
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import Frame
+from molt_accel.ipc.frame import Item
 from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.layout import MAX_WORD, Outcome, SlotGauge
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
-from molt_worker.processes.handles import Executor
+from molt_worker.processes.commands import Recycle, Wake
+from molt_worker.processes.handles import ExecutorHandle
 from molt_worker.processes.pool import Pool
 from molt_worker.processes.shm_endpoint import ShmEndpoint
 from molt_worker.runtime.log import LogSink
@@ -93,7 +93,7 @@ class ShmPool(Pool):
             self._log.log("warning", "executor_killed", executor=executor.number, **about)
             self.kill(executor)
 
-    def _in_slot(self, slot: int, serial: int) -> Executor | None:
+    def _in_slot(self, slot: int, serial: int) -> ExecutorHandle | None:
         found = (item for item in self._living() if item.slot == slot)
         return next(found, None) if self.claims().get(slot) == serial else None
 
@@ -119,22 +119,22 @@ class ShmPool(Pool):
 
     # -- what Pool tells and asks -----------------------------------------------------------------------
 
-    def _on_ready(self, executor: Executor) -> None:
+    def _on_ready(self, executor: ExecutorHandle) -> None:
         self._owner.on_executor_ready()
 
-    def _on_message(self, executor: Executor, message: Frame) -> bool:
-        if message.entry == WAKE:
+    def _on_message(self, executor: ExecutorHandle, message: Item) -> bool:
+        if isinstance(message, Wake):
             self._owner.on_deadline_set()
-        elif message.entry == RECYCLE:
+        elif isinstance(message, Recycle):
             self._recycle(executor, "max_requests")
         else:
             return False
         return True
 
-    def _on_closed(self, executor: Executor) -> None:
+    def _on_closed(self, executor: ExecutorHandle) -> None:
         """What it may still do to the arena is over when it is reaped, and not before."""
 
-    def _on_reaped(self, executor: Executor, crash: MoltWorkerCrashed) -> None:
+    def _on_reaped(self, executor: ExecutorHandle, crash: MoltWorkerCrashed) -> None:
         code = crash.facts.get("exit_code", -int(crash.facts.get("signal", 0)))
         arena, slot = self._arena, executor.slot
         failpoint("supervisor.reaped")
@@ -148,7 +148,7 @@ class ShmPool(Pool):
         if arena.ready():
             arena.wake_executor()
 
-    def _on_replaced(self, executor: Executor) -> None:
+    def _on_replaced(self, executor: ExecutorHandle) -> None:
         self._arena.retire(executor.slot)
 
     def _on_exports(self, exports: ExportTable) -> None:
@@ -157,7 +157,7 @@ class ShmPool(Pool):
     def _on_start_failed(self, why: str) -> None:
         self._owner.on_start_failed(why)
 
-    def _served(self, executor: Executor) -> int:
+    def _served(self, executor: ExecutorHandle) -> int:
         before: int = self._arena.slot_gauge(executor.slot, SlotGauge.SERVED_BEFORE)
         return self._ended_in(executor.slot) - before
 

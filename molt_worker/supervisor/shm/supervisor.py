@@ -15,10 +15,11 @@ from typing import Final
 
 from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status
+from molt_accel.errors import MoltError, MoltWorkerUnavailable, to_wire
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import HELLO, PEEK_BYTES, Codec, Frame, Kind, format_id, peek
+from molt_accel.ipc.frame import PEEK_BYTES, format_id, peek
+from molt_accel.ipc.messages import Attached, Codec, Draining, Hello, Request, Response, StartFailed
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import (
     HELD,
@@ -41,8 +42,7 @@ from molt_accel.ipc.shm.layout import (
 )
 from molt_accel.version import __version__
 from molt_worker.entrypoints.request import StopReason
-from molt_worker.entrypoints.runner import error_response
-from molt_worker.processes import forkserver as wire
+from molt_worker.processes.commands import EXIT_BAD_EXPORTS
 from molt_worker.runtime.log import LogSink
 from molt_worker.supervisor.base import Service
 from molt_worker.supervisor.shm import spinning
@@ -211,7 +211,7 @@ class ShmSupervisor(Service):
         self._log.log("info", "worker_draining", requests=sum(1 for _ in self._held()))
         self._set_gauge(Gauge.SERVING, 2)
         self._let_go_of_name()
-        self._clients.tell_all(control.message(control.DRAINING))
+        self._clients.tell_all(Draining())
         now_ns = time.monotonic_ns()
         self._drained_ns = now_ns + _LEAVE_NS
         self._loop.at(now_ns + _RECLAIM_NS)
@@ -355,7 +355,7 @@ class ShmSupervisor(Service):
         if not self._ready:
             self._ready = True
             self._set_gauge(Gauge.SERVING, 1)
-            self._clients.tell_all(control.message(HELLO))
+            self._clients.tell_all(Hello())
 
     def on_deadline_set(self) -> None:
         self._look_at_deadlines(time.monotonic_ns())
@@ -413,11 +413,11 @@ class ShmSupervisor(Service):
         return {"request_id": format_id(request.request_id), "entry": request.entry}
 
     def on_start_failed(self, why: str) -> None:
-        self._clients.tell_all(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(why)))
+        self._clients.tell_all(StartFailed(to_wire(MoltWorkerUnavailable(why))))
         if self._linger and not self._clients.count:
             # It failed before whoever started this has attached: stay to say why.
             self._log.log("error", "start_failed", error=why)
-            self._exit_code = wire.EXIT_BAD_EXPORTS
+            self._exit_code = EXIT_BAD_EXPORTS
             self._start_failure = why
             self._leave_ns = self._loop.at(time.monotonic_ns() + _TELL_NS)
         else:
@@ -425,16 +425,17 @@ class ShmSupervisor(Service):
 
     # -- what the clients tell --------------------------------------------------------------------------
 
-    def grant_facts(self) -> dict[str, object]:
+    def admission(self, channels: list[int]) -> Attached:
         config = self._config
-        return {
-            "max_frame_bytes": config.max_frame_bytes,
-            "max_wait_ms": config.max_wait_ms,
-            "grace_ms": config.grace_ms,
-            "capacity": self._capacity,
-            "spin_ns": self._facts[Gauge.SPIN_NS],
-            "client_spinners": self._facts[Gauge.CLIENT_SPINNERS],
-        }
+        return Attached(
+            channels,
+            max_frame_bytes=config.max_frame_bytes,
+            max_wait_ms=config.max_wait_ms,
+            grace_ms=config.grace_ms,
+            capacity=self._capacity,
+            spin_ns=self._facts[Gauge.SPIN_NS],
+            client_spinners=self._facts[Gauge.CLIENT_SPINNERS],
+        )
 
     def is_leaving(self) -> bool:
         # Servers are restarted, or restart themselves, because their code was changed; who starts the pool by hand
@@ -457,7 +458,7 @@ class ShmSupervisor(Service):
 
     def on_attached(self, client: Attachment) -> None:
         if self._ready:
-            self._clients.tell(client, control.message(HELLO))
+            self._clients.tell(client, Hello())
 
     def is_free(self, channel: int) -> bool:
         return state_of(self._arena.word(channel)) is ChannelState.IDLE
@@ -587,7 +588,7 @@ class ShmSupervisor(Service):
             self._clients.serve_waiting()
         return any(client.is_done_with(channel) for client, channel in self._clients.orphaned())
 
-    def pong(self, ping: Frame) -> Frame:
+    def pong(self, ping: Request) -> Response:
         arena = self._arena
         self._stop_abandoned(time.monotonic_ns())  # pings can fill a socket too
         held = self._held()
@@ -608,7 +609,7 @@ class ShmSupervisor(Service):
             "clients": self._clients.count,
             **counters,
         }
-        answer = Frame(Kind.RESPONSE, ping.request_id, status=Status.OK, generation=ping.generation)
+        answer = Response(ping.request_id, generation=ping.generation)
         answer.payload = codec.encode(Codec.MSGPACK, report)
         answer.queue_depth, answer.in_flight = arena.ready(), len(held)
         return answer

@@ -10,11 +10,12 @@ from typing import Final, Protocol
 
 from molt_accel.config import Config
 from molt_accel.errors import MoltError, MoltWorkerCrashed
-from molt_accel.ipc.frame import U32_MAX, Frame, Kind
+from molt_accel.ipc.frame import Item
+from molt_accel.ipc.messages import U32_MAX, Hello, Response
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes.endpoint import SocketEndpoint
-from molt_worker.processes.handles import Executor, ExecutorState
+from molt_worker.processes.handles import ExecutorHandle, ExecutorState
 from molt_worker.processes.pool import Pool
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
@@ -31,7 +32,7 @@ class PoolOwner(Protocol):
     def on_executor_ready(self) -> None:
         """An executor has started and is idle."""
 
-    def on_response(self, request: Request, response: Frame) -> None:
+    def on_response(self, request: Request, response: Response) -> None:
         """An executor answered."""
 
     def on_not_started(self, request: Request) -> None:
@@ -52,7 +53,7 @@ class _Desk:
 
     __slots__ = ("executor", "leaving", "request", "serial", "served")
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: ExecutorHandle) -> None:
         self.executor: Final = executor
         self.request: Request | None = None
         self.serial = 0  #: of the request it was given last; the frame's generation on its socket
@@ -71,13 +72,13 @@ class DispatchPool(Pool):
         self, config: Config, loop: EventLoop, log: LogSink, counters: Counters, owner: PoolOwner
     ) -> None:
         def make_endpoint(sock: socket.socket, number: int, slot: int) -> SocketEndpoint:
-            del slot  # nothing but the stop word is shared
-            return SocketEndpoint(sock, number, config.max_frame_bytes)
+            del number, slot  # nothing but the stop word is shared
+            return SocketEndpoint(sock, config.max_frame_bytes)
 
         # Slots for a whole pool being replaced while one more generation is being reaped.
         super().__init__(config, loop, log, counters, make_endpoint, slots=4 * config.pool_size + 16)
         self._owner = owner
-        self._desks: dict[Executor, _Desk] = {}
+        self._desks: dict[ExecutorHandle, _Desk] = {}
         self._idle: list[_Desk] = []  # the one used last is used next: its caches are warm
         self._busy = 0
 
@@ -112,7 +113,7 @@ class DispatchPool(Pool):
         finally:
             frame.generation = client_generation
 
-    def release(self, executor: Executor) -> None:
+    def release(self, executor: ExecutorHandle) -> None:
         """Take the request off an executor; it has ended."""
         desk = self._desks[executor]
         if desk.request is not None:
@@ -120,7 +121,7 @@ class DispatchPool(Pool):
             desk.request = None
             self._busy -= 1
 
-    def interrupt(self, executor: Executor, reason: StopReason) -> None:
+    def interrupt(self, executor: ExecutorHandle, reason: StopReason) -> None:
         """Raise in the request that the executor runs; a later one is not touched."""
         self._interrupt(executor, self._desks[executor].serial, reason)
 
@@ -138,14 +139,14 @@ class DispatchPool(Pool):
 
     # -- what Pool tells --------------------------------------------------------------------------------
 
-    def _on_ready(self, executor: Executor) -> None:
+    def _on_ready(self, executor: ExecutorHandle) -> None:
         desk = self._desks[executor] = _Desk(executor)
         self._idle.append(desk)
         self._owner.on_executor_ready()
 
-    def _on_message(self, executor: Executor, message: Frame) -> bool:
-        if message.kind is not Kind.RESPONSE:
-            return True  # it greets again, which is nothing to act on
+    def _on_message(self, executor: ExecutorHandle, message: Item) -> bool:
+        if not isinstance(message, Response):
+            return isinstance(message, Hello)  # it greets again, which is nothing to act on
         desk = self._desks[executor]
         request = desk.request
         if request is None or message.generation != desk.serial:
@@ -161,14 +162,14 @@ class DispatchPool(Pool):
             self._recycle(executor, "max_requests")
         return True
 
-    def _on_replaced(self, executor: Executor) -> None:
+    def _on_replaced(self, executor: ExecutorHandle) -> None:
         desk = self._desks[executor]
         desk.leaving = True
         if desk in self._idle:
             self._idle.remove(desk)
             self._dismiss(executor)
 
-    def _on_closed(self, executor: Executor) -> None:
+    def _on_closed(self, executor: ExecutorHandle) -> None:
         desk = self._desks.get(executor)
         if desk is None:
             return  # it never was ready
@@ -186,7 +187,7 @@ class DispatchPool(Pool):
         else:
             self._owner.on_silent(request)
 
-    def _on_reaped(self, executor: Executor, crash: MoltWorkerCrashed) -> None:
+    def _on_reaped(self, executor: ExecutorHandle, crash: MoltWorkerCrashed) -> None:
         desk = self._desks.get(executor)
         if desk is not None and desk.request is not None:
             self._log.log("error", "executor_crashed", executor=executor.number, error=crash.detail)
@@ -199,11 +200,11 @@ class DispatchPool(Pool):
     def _on_start_failed(self, why: str) -> None:
         self._owner.on_start_failed(why)
 
-    def _served(self, executor: Executor) -> int:
+    def _served(self, executor: ExecutorHandle) -> int:
         desk = self._desks.get(executor)
         return desk.served if desk is not None else 0
 
-    def _running(self, executor: Executor) -> str:
+    def _running(self, executor: ExecutorHandle) -> str:
         desk = self._desks.get(executor)
         if desk is None or desk.request is None:
             return super()._running(executor)

@@ -11,11 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import (
-    FLAG_COMPILED,
     HEADER_BYTES,
     MAX_ENTRY_BYTES,
     PREFIX_BYTES,
-    Codec,
     Fault,
     Frame,
     FrameError,
@@ -24,6 +22,7 @@ from molt_accel.ipc.frame import (
     decode,
     encode,
 )
+from molt_accel.ipc.messages import FLAG_COMPILED, Codec
 
 LIMIT = 400
 #: What an error says of itself, for comparing.

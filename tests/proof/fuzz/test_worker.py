@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from molt_accel import codec
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import HEADER_BYTES, Codec, Frame, FrameError, FrameParser, Kind, encode
+from molt_accel.ipc.frame import HEADER_BYTES, Frame, FrameError, FrameParser, Kind, encode
+from molt_accel.ipc.messages import Codec, Request
 from tests.support.driver import COMMAND, Driver, value_of
 
 FUZZING = os.environ.get("MOLT_HYPOTHESIS_PROFILE") == "fuzz"
@@ -103,7 +104,7 @@ class Frames:
 
     def _valid(self, request_id: int) -> Frame:
         payload = codec.encode(Codec.MSGPACK, "x" * self._chance.randrange(40))
-        return Frame(Kind.REQUEST, request_id, self._chance.choice(("echo", "nothing")), payload)
+        return Request(request_id, self._chance.choice(("echo", "nothing")), payload)
 
     @staticmethod
     def _prefixed(body: bytes) -> bytes:
@@ -124,7 +125,7 @@ def test_a_worker_withstands_broken_frames_and_answers_each_valid_one_once(
     for batch in range(FRAMES // BATCH):
         good = {FIRST_ID + batch * BATCH + index for index in range(0, BATCH, 20)}
         data = b"".join(
-            encode(Frame(Kind.REQUEST, request_id, "echo", codec.encode(Codec.MSGPACK, request_id)))
+            encode(Request(request_id, "echo", codec.encode(Codec.MSGPACK, request_id)))
             if (request_id := FIRST_ID + batch * BATCH + index) in good
             else frames.broken()
             for index in range(BATCH)
@@ -151,7 +152,7 @@ streams = st.lists(
     st.binary(max_size=200)
     | st.binary(max_size=150).map(lambda body: struct.pack("<I", len(body)) + body)
     | st.integers(0, 255).map(lambda seed: Frames(seed).broken())
-    | st.integers(1, 9).map(lambda number: encode(Frame(Kind.REQUEST, number, "echo", b"\x01"))),
+    | st.integers(1, 9).map(lambda number: encode(Request(number, "echo", b"\x01"))),
     max_size=12,
 ).map(b"".join)
 

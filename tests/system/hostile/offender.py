@@ -21,7 +21,8 @@ from typing import Any
 
 from molt_accel import __version__, codec
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, Kind, encode
+from molt_accel.ipc.frame import CANCEL, encode
+from molt_accel.ipc.messages import PING, Codec, Request
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm import attach
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, SlotGauge, generation_of, state_of, with_state
@@ -164,7 +165,7 @@ class Offender:
         geometry = self.arena.channels, self.arena.slots, self.arena.ring_bytes
         stride = (size(geometry[0], *geometry[1:]) - size(1, *geometry[1:])) // max(1, geometry[0] - 1)
         ring = self.memory.size() - (geometry[0] - channel) * stride + stride - 2 * geometry[2]
-        lies = encode(Frame(Kind.REQUEST, 1, "echo", b"x" * self.chance.randrange(200)))
+        lies = encode(Request(1, "echo", b"x" * self.chance.randrange(200)))
         lies = lies[:4] + self.chance.randbytes(self.chance.randrange(90)) + lies[100:]
         self.memory[ring : ring + len(lies)] = lies
         for at in (ring - 256, ring - 192):  # request.head and tail, just before the data
@@ -255,7 +256,7 @@ class Offender:
             what = self.chance.choice([PING, CANCEL])
             if what == PING:
                 with contextlib.suppress(OSError):
-                    control.send(self.sock, Frame(Kind.REQUEST, 7, PING))
+                    control.send(self.sock, Request(7, PING))
             self.say(what if what != PING else CANCEL, number=self.chance.randrange(200))
 
     def descriptors(self) -> None:

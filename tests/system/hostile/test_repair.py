@@ -10,7 +10,8 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("there are no shared pools", allow_module_level=True)
 
-from molt_accel.ipc.frame import CANCEL, PING, Frame, Kind
+from molt_accel.ipc.frame import CANCEL
+from molt_accel.ipc.messages import PING, Request
 from molt_accel.ipc.shm.layout import (
     NEVER,
     ChannelState,
@@ -105,7 +106,7 @@ def test_counts_beyond_all_numbers_stop_neither_the_reaping_nor_the_report(stage
         stage.arena.set_gauge(Gauge.OUTCOMES + outcome, NEVER)
     player.die()
     assert stage.supervisor._pool._words.left == stage.arena.slots - 2  # another has taken the place
-    assert stage.supervisor.pong(Frame(Kind.REQUEST, 1, PING)).payload
+    assert stage.supervisor.pong(Request(1, PING)).payload
 
 
 def test_what_only_the_supervisor_writes_is_written_again(stage: ShmStage) -> None:

@@ -499,7 +499,7 @@ typedef struct __attribute__((packed)) {
     uint32_t reserved;
 } molt_frame;
 
-enum { MOLT_FRAME_VERSION = 1, MOLT_REQUEST = 1, MOLT_RESPONSE = 2, MOLT_ENTRY_BYTES = 255, MOLT_FLAG_COMPILED = 1 };
+enum { MOLT_FRAME_VERSION = 2, MOLT_REQUEST = 1, MOLT_RESPONSE = 2, MOLT_ENTRY_BYTES = 255, MOLT_FLAG_COMPILED = 1 };
 
 /* A frame before its payload, as it travels. */
 typedef struct __attribute__((packed)) {

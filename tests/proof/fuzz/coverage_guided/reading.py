@@ -20,15 +20,14 @@ from molt_accel.ipc import control
 from molt_accel.ipc.frame import (
     PEEK_BYTES,
     PREFIX_BYTES,
-    Codec,
     Frame,
     FrameError,
     FrameParser,
-    Kind,
     decode,
     encode,
     peek,
 )
+from molt_accel.ipc.messages import Codec, Response
 from molt_accel.ipc.shm.attach import handshake
 from molt_accel.ipc.shm.layout import (
     bucket_bounds,
@@ -90,7 +89,7 @@ def codecs(data: bytes) -> None:
 def errors(data: bytes) -> None:
     """Whatever stands in an error response, the caller gets one of this library's errors, and can show it."""
     statuses = [each for each in Status if each is not Status.OK]
-    response = Frame(Kind.RESPONSE, 7, payload=data[1:], status=statuses[data[0] % 5 if data else 0])
+    response = Response(7, statuses[data[0] % 5 if data else 0], data[1:])
     error = _error_of(response)
     assert isinstance(error, MoltError)
     _show(error)

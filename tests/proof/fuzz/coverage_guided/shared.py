@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 from molt_accel.ipc.frame import PREFIX_BYTES, Frame, FrameError, Kind, decode
+from molt_accel.ipc.messages import Request
 from molt_accel.ipc.shm.layout import Gauge, SlotGauge
 from molt_worker.cli import status
 from molt_worker.processes import pool as pool_module
@@ -180,7 +181,7 @@ class _Supervised:
         limits = spinning.SpinLimits(0, 0, 0, 1)
         with (
             mock.patch.dict(os.environ, MOLT_RUNTIME_DIR=self._directory.name),
-            mock.patch.object(pool_module, "Forkserver", make_forkserver),
+            mock.patch.object(pool_module.ForkserverHandle, "start", make_forkserver),
             mock.patch.object(spinning, "measure", return_value=limits),
         ):
             self.stage = ShmStage(arena_mb=1, log_level="error")
@@ -225,7 +226,7 @@ def supervision(data: bytes) -> None:
         supervisor._audit(now_ns)
         supervisor._after_turn()
         supervisor._finished()
-        assert supervisor.pong(Frame(Kind.REQUEST, 1, "__ping__")).payload
+        assert supervisor.pong(Request(1, "__ping__")).payload
         supervisor._on_timers(now_ns)
     supervisor._stops.clear()
     supervisor._orphans.clear()

@@ -12,7 +12,8 @@ from typing import Any
 from molt_accel import __version__, codec
 from molt_accel.errors import MoltError, Status
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, Kind, encode
+from molt_accel.ipc.frame import CANCEL, Frame, Kind, encode
+from molt_accel.ipc.messages import PING, Codec, Response
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, EventLoop
 from molt_worker.runtime.metrics import Counters
@@ -51,8 +52,8 @@ class _Owner:
     def on_clients_changed(self) -> None:
         pass
 
-    def pong(self, ping: Frame) -> Frame:
-        return Frame(Kind.RESPONSE, ping.request_id, status=Status.OK)
+    def pong(self, ping: Request) -> Response:
+        return Response(ping.request_id, Status.OK)
 
 
 class _Desk:

@@ -12,7 +12,7 @@ import pytest
 import molt_accel.ipc.shm
 from molt_accel.config import Config
 from molt_accel.errors import MoltTimeout, MoltWorkerUnavailable, Status
-from molt_accel.ipc.frame import Frame, Kind
+from molt_accel.ipc.messages import Response
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.transports.auto import AutoTransport
 from molt_accel.transports.base import Pending, open_transport
@@ -22,7 +22,7 @@ from molt_worker.inline import InlineTransport
 if sys.platform == "linux":
     from molt_accel.transports.shm.transport import ShmTransport
 
-ANSWER = Frame(Kind.RESPONSE, 7, status=Status.OK)
+ANSWER = Response(7, Status.OK)
 
 # -- the seam -------------------------------------------------------------------------------------------
 

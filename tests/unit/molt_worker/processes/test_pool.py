@@ -11,11 +11,12 @@ import psutil
 import pytest
 
 from molt_accel.errors import MoltWorkerCrashed, Status
-from molt_accel.ipc.frame import HELLO, Frame, FrameError, Kind, encode
+from molt_accel.ipc.frame import FrameError, Item, encode
+from molt_accel.ipc.messages import Hello, Request, Response
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
-from molt_worker.processes import forkserver as wire
-from molt_worker.processes.handles import Executor, ExecutorState
+from molt_worker.processes.commands import Interrupt, Kill, Spawn, Wake
+from molt_worker.processes.handles import ExecutorHandle, ExecutorState
 from molt_worker.processes.pool import Pool
 from tests.support.scripted_forkserver import FakeForkserver, Stage
 
@@ -42,28 +43,28 @@ class Recorder(Pool):
         """The numbers of the living executors."""
         return [executor.number for executor in self._living()]
 
-    def executor(self, number: int) -> Executor:
+    def executor(self, number: int) -> ExecutorHandle:
         """One of the executors."""
         return self._executors[number]
 
-    def _on_ready(self, executor: Executor) -> None:
+    def _on_ready(self, executor: ExecutorHandle) -> None:
         assert executor.state is ExecutorState.READY
         self.told.append(("ready", executor.number))
 
-    def _on_message(self, executor: Executor, message: Frame) -> bool:
-        self.told.append(("message", executor.number, message.request_id))
+    def _on_message(self, executor: ExecutorHandle, message: Item) -> bool:
+        self.told.append(("message", executor.number, message))
         return self.accepts
 
-    def _on_closed(self, executor: Executor) -> None:
+    def _on_closed(self, executor: ExecutorHandle) -> None:
         self.stage.forkservers[-1].obey()
-        killed = any((wire.KILL, executor.number) in forkserver.told for forkserver in self.stage.forkservers)
+        killed = any(Kill(executor.number) in forkserver.told for forkserver in self.stage.forkservers)
         self.told.append(("closed", executor.number, executor.state, killed))
 
-    def _on_reaped(self, executor: Executor, crash: MoltWorkerCrashed) -> None:
+    def _on_reaped(self, executor: ExecutorHandle, crash: MoltWorkerCrashed) -> None:
         self.told.append(("reaped", executor.number))
         self.crashes.append(crash)
 
-    def _on_replaced(self, executor: Executor) -> None:
+    def _on_replaced(self, executor: ExecutorHandle) -> None:
         self.told.append(("replaced", executor.number))
 
     def _on_exports(self, exports: ExportTable) -> None:
@@ -72,7 +73,7 @@ class Recorder(Pool):
     def _on_start_failed(self, why: str) -> None:
         self.told.append(("start failed", why))
 
-    def _served(self, executor: Executor) -> int:
+    def _served(self, executor: ExecutorHandle) -> int:
         return self.served.get(executor.number, 0)
 
 
@@ -88,7 +89,7 @@ def started(stage: Stage) -> FakeForkserver:
 def test_a_full_pool_starts_and_the_exports_are_told_once(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
     forkserver = stage.load()
-    assert forkserver.told == [(wire.SPAWN, 1), (wire.SPAWN, 2)]
+    assert forkserver.told == [Spawn(1, 0), Spawn(2, 1)]
     assert [child.slot for child in forkserver.children.values()] == [0, 1]
     assert stage.pool.seen() == [("exports", 1)]
     forkserver.children[2].greet()
@@ -102,13 +103,13 @@ def test_messages_come_from_ready_executors_only(make_stage: MakeStage) -> None:
     stage = make_stage(Recorder)
     forkserver = stage.load()
     stage.pool.seen()
-    forkserver.children[1].send(Frame(Kind.CONTROL, 8, HELLO))  # this is its greeting
-    forkserver.children[1].send(Frame(Kind.CONTROL, 9, HELLO))
-    forkserver.children[2].send(Frame(Kind.RESPONSE, 8, status=Status.OK))
+    forkserver.children[1].send(Hello())  # this is its greeting
+    forkserver.children[1].send(Wake())
+    forkserver.children[2].send(Response(8, Status.OK))
     stage.turn()
     assert stage.pool.seen() == [
         ("ready", 1),
-        ("message", 1, 9),
+        ("message", 1, Wake()),
         ("closed", 2, ExecutorState.GONE, True),
     ]
     assert "executor_broke_protocol executor=2" in stage.log()
@@ -123,15 +124,17 @@ def test_one_that_breaks_the_protocol_or_hangs_up_is_closed_once_killed_and_repl
     child = forkserver.children[1]
     stage.pool.accepts = False
     if how == "refused":
-        child.send(Frame(Kind.RESPONSE, 5, status=Status.OK))
-        child.send(Frame(Kind.RESPONSE, 6, status=Status.OK))
+        child.send(Response(5, Status.OK))
+        child.send(Response(6, Status.OK))
     elif how == "malformed":
-        child.sock.sendall(encode(Frame(Kind.CONTROL, 5, HELLO)).replace(b"\x01", b"\x09", 1))
+        child.sock.sendall(encode(Hello()).replace(b"\x01", b"\x09", 1))
     else:
         child.sock.close()
     stage.turn()
     closed = ("closed", 1, ExecutorState.GONE, True)
-    assert stage.pool.seen() == ([("message", 1, 5), closed] if how == "refused" else [closed])
+    assert stage.pool.seen() == (
+        [("message", 1, Response(5, Status.OK)), closed] if how == "refused" else [closed]
+    )
     assert ("executor_broke_protocol" in stage.log()) == (how != "end")
     assert stage.counters.executor_deaths == 1
     assert stage.pool.numbers() == [2, 3]
@@ -147,10 +150,14 @@ def test_what_it_still_said_is_heard_before_its_death(make_stage: MakeStage) -> 
     stage = make_stage(Recorder)
     forkserver = started(stage)
     stage.loop.watch(stage.pool.executor(1).sock.fileno(), 0)  # the report of its exit is seen first
-    forkserver.children[1].send(Frame(Kind.RESPONSE, 5, status=Status.OK))
+    forkserver.children[1].send(Response(5, Status.OK))
     forkserver.exited(1, 3)
     stage.turn()
-    assert stage.pool.seen() == [("message", 1, 5), ("closed", 1, ExecutorState.GONE, True), ("reaped", 1)]
+    assert stage.pool.seen() == [
+        ("message", 1, Response(5, Status.OK)),
+        ("closed", 1, ExecutorState.GONE, True),
+        ("reaped", 1),
+    ]
 
 
 def test_a_killed_executor_is_replaced_and_reaped_without_being_closed(make_stage: MakeStage) -> None:
@@ -158,7 +165,7 @@ def test_a_killed_executor_is_replaced_and_reaped_without_being_closed(make_stag
     forkserver = started(stage)
     stage.pool.kill(stage.pool.executor(2))
     stage.turn()
-    assert (wire.KILL, 2) in forkserver.told
+    assert Kill(2) in forkserver.told
     assert stage.pool.numbers() == [1, 3]
     stage.reap(forkserver, 2, -9)
     assert stage.pool.seen() == [("reaped", 2)]
@@ -168,7 +175,7 @@ def test_a_message_to_one_that_has_just_died_closes_it(make_stage: MakeStage) ->
     stage = make_stage(Recorder)
     forkserver = started(stage)
     forkserver.children[1].sock.close()
-    stage.pool._send(stage.pool.executor(1), Frame(Kind.CONTROL, 1, HELLO))
+    stage.pool._send(stage.pool.executor(1), Request(1, "echo"))
     assert stage.pool.seen() == [("closed", 1, ExecutorState.GONE, True)]
 
 
@@ -176,14 +183,12 @@ def test_a_large_message_goes_out_as_the_executor_takes_it(make_stage: MakeStage
     stage = make_stage(Recorder)
     forkserver = started(stage)
     payload = b"x" * 3_000_000
-    stage.pool._send(stage.pool.executor(1), Frame(Kind.REQUEST, 1, "echo", payload))
-    frames: list[Frame | FrameError] = []
+    stage.pool._send(stage.pool.executor(1), Request(1, "echo", payload))
+    frames: list[Item | FrameError] = []
     while not frames:
         stage.turn()
         frames = forkserver.children[1].received()
-    (frame,) = frames
-    assert isinstance(frame, Frame)
-    assert frame.payload == payload
+    assert frames == [Request(1, "echo", payload)]
 
 
 def test_an_interrupt_names_the_request_and_tells_the_forkserver(make_stage: MakeStage) -> None:
@@ -192,7 +197,7 @@ def test_an_interrupt_names_the_request_and_tells_the_forkserver(make_stage: Mak
     executor = stage.pool.executor(2)
     stage.pool._interrupt(executor, 41, StopReason.TIMED_OUT)
     stage.turn()
-    assert forkserver.told[-1] == (wire.INTERRUPT, 2)
+    assert forkserver.told[-1] == Interrupt(2)
     assert (executor.word.reason(41), executor.word.reason(42)) == (StopReason.TIMED_OUT, 0)
 
 
@@ -225,9 +230,9 @@ def test_one_that_was_dismissed_and_stays_is_killed(make_stage: MakeStage) -> No
     forkserver = started(stage)
     stage.pool._dismiss(stage.pool.executor(1))
     stage.pass_time(1.0)
-    assert (wire.KILL, 1) not in forkserver.told
+    assert Kill(1) not in forkserver.told
     stage.pass_time(2.5)
-    assert (wire.KILL, 1) in forkserver.told
+    assert Kill(1) in forkserver.told
 
 
 def test_when_the_successor_dies_the_worn_one_stays_until_another_is_ready(make_stage: MakeStage) -> None:
@@ -303,7 +308,7 @@ def test_executors_that_still_start_with_the_old_exports_are_not_waited_for(make
     older = stage.load()
     stage.pool.seen()
     stage.load()
-    assert {(wire.KILL, 1), (wire.KILL, 2)} <= set(older.told)
+    assert all(Kill(number) in older.told for number in (1, 2))
     assert stage.pool.numbers() == [3, 4]
     assert stage.pool.seen() == [("exports", 1)]
 

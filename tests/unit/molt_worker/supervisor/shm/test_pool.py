@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from molt_accel.ipc.control import RECYCLE, WAKE, message
-from molt_accel.ipc.frame import HELLO, Frame, Kind
+from molt_accel.ipc.messages import Hello
 from molt_accel.ipc.shm.layout import Outcome, SlotGauge
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
-from molt_worker.processes import forkserver as wire
 from molt_worker.processes import handles as process
+from molt_worker.processes.commands import Interrupt, Kill, Spawn
 from molt_worker.supervisor.shm.pool import ShmPool
 from tests.support.handover import core, new_arena
 from tests.support.scripted_forkserver import FakeForkserver, Stage
@@ -103,16 +103,16 @@ def test_messages_of_executors_are_passed_on(slots: Slots) -> None:
     assert slots.owner.seen() == [("deadline",)]
     forkserver.children[2].send(message(RECYCLE, number=2))
     slots.turn()
-    assert (wire.SPAWN, 3) in forkserver.told
+    assert any(isinstance(told, Spawn) and told.executor == 3 for told in forkserver.told)
     assert slots.stage.counters.recycled == 1
     assert slots.owner.seen() == []
 
 
 def test_one_that_says_anything_else_is_killed(slots: Slots) -> None:
     forkserver = slots.start()
-    forkserver.children[1].send(Frame(Kind.CONTROL, 1, HELLO))
+    forkserver.children[1].send(Hello())
     slots.turn()
-    assert (wire.KILL, 1) in forkserver.told
+    assert Kill(1) in forkserver.told
     assert "executor_broke_protocol" in slots.stage.log()
     assert slots.owner.seen() == []  # its requests are its own until it is reaped
 
@@ -124,7 +124,7 @@ def test_a_stop_is_for_the_one_in_the_slot_and_for_one_request(slots: Slots) -> 
     slots.pool.stop_request(1, 42, StopReason.CANCELLED)  # another
     slots.pool.stop_request(7, 41, StopReason.CANCELLED)  # nobody's
     slots.turn()
-    assert forkserver.told == [(wire.INTERRUPT, 2)]
+    assert forkserver.told == [Interrupt(2)]
     reasons = [[slots.pool._words.word_of(slot).reason(serial) for serial in (41, 42)] for slot in (0, 1, 7)]
     assert reasons == [[0, 0], [StopReason.CANCELLED, 0], [0, 0]]
 
@@ -134,7 +134,7 @@ def test_a_kill_is_for_the_one_in_the_slot(slots: Slots) -> None:
     slots.pool._words.claim_of(1)[0] = 41
     slots.pool.kill_slot(1, 41, entry="work")
     slots.turn()
-    assert [told for told in forkserver.told if told[0] == wire.KILL] == [(wire.KILL, 2)]
+    assert [told for told in forkserver.told if isinstance(told, Kill)] == [Kill(2)]
     assert "executor_killed executor=2 entry=work" in slots.stage.log()
     slots.pool.kill_slot(1, 41)  # it is being killed, and not reaped yet
     assert slots.stage.log().count("executor_killed") == 1
@@ -184,7 +184,7 @@ def test_one_that_was_replaced_retires_when_it_likes(slots: Slots) -> None:
     forkserver.children[3].greet()
     slots.turn()
     assert leaving.next() == core.RETIRE
-    assert wire.KILL not in [command for command, _ in forkserver.told]
+    assert not any(isinstance(told, Kill) for told in forkserver.told)
     slots.stage.reap(forkserver, 1, 0)
     assert slots.stage.counters.executor_deaths == 0
 

@@ -16,8 +16,21 @@ if sys.platform != "linux":
 
 from molt_accel import codec
 from molt_accel.errors import MoltWorkerUnavailable, Status
-from molt_accel.ipc import control
-from molt_accel.ipc.frame import CANCEL, HELLO, PING, Codec, Frame, Kind
+from molt_accel.ipc.messages import (
+    PING,
+    Attached,
+    CancelChannel,
+    Codec,
+    Detach,
+    Draining,
+    Grant,
+    Hello,
+    Lease,
+    Refused,
+    Request,
+    Response,
+    StartFailed,
+)
 from molt_accel.ipc.shm.attach import ANSWER_S
 from molt_accel.ipc.shm.layout import (
     NEVER,
@@ -233,9 +246,9 @@ def test_what_a_client_gave_up_is_stopped_and_killed_after_the_grace_time(stage:
     channel = caller.publish()
     player.claim()
     assert channel.give_up() == ChannelState.CLAIMED
-    caller.send(CANCEL, number=channel.index, generation=channel.generation)
+    caller.send(CancelChannel(channel.index, channel.generation))
     assert player.interrupted() == [StopReason.CANCELLED]
-    caller.send(CANCEL, number=channel.index, generation=channel.generation)
+    caller.send(CancelChannel(channel.index, channel.generation))
     assert player.interrupted() == []
     stage.pass_time(GRACE_MS / 2)
     assert not player.killed()
@@ -254,7 +267,7 @@ def test_a_cancel_that_was_lost_is_made_up_for_by_the_next_one(stage: ShmStage) 
     second.claim()
     for channel in channels:
         assert channel.give_up() == ChannelState.CLAIMED
-    caller.send(CANCEL, number=channels[1].index, generation=channels[1].generation)
+    caller.send(CancelChannel(channels[1].index, channels[1].generation))
     assert (first.interrupted(), second.interrupted()) == ([StopReason.CANCELLED], [StopReason.CANCELLED])
 
 
@@ -279,7 +292,7 @@ def test_a_channel_that_is_used_again_while_the_grace_time_of_the_last_request_r
     channel = caller.publish()
     first.claim()
     channel.give_up()
-    caller.send(CANCEL, number=channel.index, generation=channel.generation)
+    caller.send(CancelChannel(channel.index, channel.generation))
     assert first.interrupted() == [StopReason.CANCELLED]
     assert reply(first.slot, response()) == core.LOST  # it heeds that
     assert stage.state(channel) is ChannelState.IDLE
@@ -287,7 +300,7 @@ def test_a_channel_that_is_used_again_while_the_grace_time_of_the_last_request_r
     caller.publish(channel.index)
     player.claim()
     claimed = stage.arena.word(channel.index)
-    caller.send(CANCEL, number=channel.index, generation=channel.generation)  # late, of the last one
+    caller.send(CancelChannel(channel.index, channel.generation))  # late, of the last one
     stage.pass_time(GRACE_MS + 100)
     assert stage.arena.word(channel.index) == claimed
     assert (player.interrupted(), player.killed()) == ([], False)
@@ -307,7 +320,7 @@ def test_a_cancel_of_what_was_not_given_up_does_nothing(stage: ShmStage, state: 
     if state is ChannelState.DONE:
         reply(player.slot, response())
     before = stage.arena.word(channel.index)
-    caller.send(CANCEL, number=channel.index, generation=channel.generation)
+    caller.send(CancelChannel(channel.index, channel.generation))
     stage.pass_time(GRACE_MS + 100)
     assert stage.arena.word(channel.index) == before
     assert (player.interrupted(), player.killed()) == ([], False)
@@ -480,7 +493,7 @@ def test_the_kill_is_the_executor_s_that_made_the_claim(stage: ShmStage) -> None
     ]
     for index, word in zip(caller.channels, forged, strict=False):
         put(stage.arena, index, word)
-    caller.send(CANCEL, number=caller.channels[0], generation=1)
+    caller.send(CancelChannel(caller.channels[0], 1))
     stage.pass_time(GRACE_MS + 100)
     assert not player.killed()
     assert not other.killed()
@@ -537,7 +550,7 @@ def test_channels_of_one_that_said_it_is_done_are_free_when_they_are_idle(stage:
     caller = Caller(stage, 3)
     running = caller.publish(caller.channels[1])
     player.claim()
-    caller.send(control.DETACH)
+    caller.send(Detach())
     assert stage.supervisor._channels._free[:3] == [0, 2, 3]
     reply(player.slot, response())
     stage.pass_time(20)
@@ -552,8 +565,8 @@ def test_freed_channels_are_granted_once_to_whoever_waits(stage: ShmStage) -> No
     leaving = Caller(stage, total - 2)
     waiting = [Caller(stage, 1), Caller(stage, 1)]
     for caller in waiting:
-        caller.send(control.LEASE, number=5)
-    leaving.send(control.DETACH)
+        caller.send(Lease(5))
+    leaving.send(Detach())
     got = [index for caller in waiting for index in Caller.granted(caller.received())]
     assert len(got) == len(set(got))
     rest = stage.supervisor._channels.take(total)
@@ -573,9 +586,9 @@ def test_words_that_can_not_be_hurt_nobody_else_and_go_with_their_client(stage: 
     assert player.interrupted() == [StopReason.TIMED_OUT]
     reply(player.slot, response(status=Status.TIMEOUT))
     assert channel.take().status is Status.TIMEOUT
-    ping = stage.supervisor.pong(Frame(Kind.REQUEST, 1, PING))
+    ping = stage.supervisor.pong(Request(1, PING))
     assert codec.decode(Codec.MSGPACK, ping.payload)["in_flight"] == 0
-    scribbler.send(control.DETACH)
+    scribbler.send(Detach())
     assert [stage.arena.word(index) for index in scribbler.channels] == [5 << 32] * 4
     assert stage.supervisor._channels._free[:4] == scribbler.channels
 
@@ -586,7 +599,7 @@ def test_a_claim_that_no_executor_made_does_not_keep_a_worker_from_stopping(stag
     put(stage.arena, scribbler.channels[0], ChannelState.CLAIMED | (stage.arena.slots - 1) << 8 | 5 << 32)
     put(stage.arena, scribbler.channels[1], 5 << 32 | 99)
     drain(stage)
-    scribbler.send(control.DETACH)
+    scribbler.send(Detach())
     assert stage.supervisor._finished()
 
 
@@ -596,7 +609,7 @@ def test_whoever_waits_for_channels_is_told_in_time_that_there_are_none(stage: S
     total = stage.supervisor._channels.count
     Caller(stage, total - 1)
     waiting = Caller(stage, 1)
-    waiting.send(control.LEASE, number=5)
+    waiting.send(Lease(5))
     assert waiting.received() == []
     patience_ms = shm_supervisor._RECALL_NS / _MS
     assert patience_ms < ANSWER_S * 1000 / 2
@@ -604,7 +617,7 @@ def test_whoever_waits_for_channels_is_told_in_time_that_there_are_none(stage: S
     stage.pass_time(0)
     assert waiting.received() == []
     stage.pass_time(patience_ms + 1)
-    assert waiting.received() == [(control.GRANT, {"channels": []})]
+    assert waiting.received() == [Grant([])]
 
 
 def test_channels_are_looked_at_once_they_are_granted(stage: ShmStage) -> None:
@@ -615,7 +628,7 @@ def test_channels_are_looked_at_once_they_are_granted(stage: ShmStage) -> None:
     second = Caller(stage, 2)
     assert stage.arena.in_use == 5
     for caller in (first, second):
-        caller.send(control.DETACH)
+        caller.send(Detach())
     assert stage.arena.in_use == 5  # never fewer: an executor may be looking
     assert Caller(stage, 1).channels == [0]
 
@@ -630,7 +643,7 @@ def test_one_of_several_clients_may_not_fill_the_queue(stage: ShmStage) -> None:
     assert (stage.arena.gauge(Gauge.CLIENT_LIMIT), stage.arena.gauge(Gauge.CLIENTS)) == (total, 1)
     Caller(stage, 1)
     assert (stage.arena.gauge(Gauge.CLIENT_LIMIT), stage.arena.gauge(Gauge.CLIENTS)) == (2 + 6, 2)
-    first.send(control.DETACH)
+    first.send(Detach())
     assert (stage.arena.gauge(Gauge.CLIENT_LIMIT), stage.arena.gauge(Gauge.CLIENTS)) == (total, 1)
 
 
@@ -639,20 +652,18 @@ def test_one_of_several_clients_may_not_fill_the_queue(stage: ShmStage) -> None:
 
 def test_clients_are_greeted_when_an_executor_is_ready_or_when_they_come_later(stage: ShmStage) -> None:
     early = Caller(stage, 1)
-    assert [entry for entry, _ in early.heard] == [control.GRANT]
+    assert [type(message) for message in early.heard] == [Attached]
     assert stage.arena.gauge(Gauge.SERVING) == 0
     stage.start()
-    assert early.received() == [(HELLO, 0)]  # once, though there are two executors
+    assert early.received() == [Hello()]  # once, though there are two executors
     assert stage.arena.gauge(Gauge.SERVING) == 1
-    assert [entry for entry, _ in Caller(stage, 1).heard] == [control.GRANT, HELLO]
+    assert [type(message) for message in Caller(stage, 1).heard] == [Attached, Hello]
 
 
 def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(stage: ShmStage) -> None:
     caller = Caller(stage, 1)
     stage.supervisor.on_start_failed("no module")
-    assert caller.received() == [
-        ("RESPONSE", {"error": "MoltWorkerUnavailable", "detail": "no module"}),
-    ]
+    assert caller.received() == [StartFailed({"error": "MoltWorkerUnavailable", "detail": "no module"})]
     assert stage.supervisor._finished()
 
 
@@ -662,8 +673,8 @@ def test_a_pool_that_nobody_came_to_yet_stays_to_say_why_it_can_not_start(
     stage = make_shm_stage(linger=True)
     stage.supervisor.on_start_failed("no module")
     assert not stage.supervisor._finished()
-    heard = Caller(stage, 1).heard
-    assert [payload["detail"] for _, payload in heard] == ["the worker can't start: no module"]
+    why = {"error": "MoltWorkerUnavailable", "detail": "the worker can't start: no module", "start_failed": 1}
+    assert Caller(stage, 1).heard == [Refused(why)]
     stage.pass_time(3000)
     assert stage.supervisor._finished()
 
@@ -674,14 +685,14 @@ def test_a_drained_pool_takes_nobody_and_ends_with_what_it_has(stage: ShmStage) 
     channel = caller.publish()
     player.claim()
     drain(stage)
-    assert caller.received() == [(control.DRAINING, 0)]
+    assert caller.received() == [Draining()]
     assert stage.arena.gauge(Gauge.SERVING) == 2
     assert not os.path.exists(stage.supervisor._path)
     with pytest.raises(FileNotFoundError):
         Caller(stage, 1)
     reply(player.slot, response())
     assert not stage.supervisor._finished()  # its client may be about to publish, before it has heard
-    caller.send(control.DETACH)
+    caller.send(Detach())
     assert stage.supervisor._finished()
     assert channel.index == 0
 
@@ -710,7 +721,7 @@ def test_a_pool_that_clients_started_ends_some_time_after_the_last_has_left(
         caller = Caller(stage, 1)
         stage.pass_time(60_000)
         assert not stage.supervisor._finished()
-        caller.send(control.DETACH)
+        caller.send(Detach())
         stage.pass_time(60_000)
         assert not stage.supervisor._finished()
     stage.pass_time(121_000)
@@ -762,10 +773,11 @@ def test_what_it_says_of_itself(stage: ShmStage) -> None:
     for index in caller.channels[:2]:
         caller.publish(index)
     player.claim()
-    control.send(caller.sock, Frame(Kind.REQUEST, 77, PING))
-    stage.turn()
-    ((entry, report),) = caller.received()
-    assert entry == "RESPONSE"
+    caller.send(Request(77, PING))
+    (answer,) = caller.received()
+    assert isinstance(answer, Response)
+    assert (answer.request_id, answer.status) == (77, Status.OK)
+    report = codec.decode(Codec.MSGPACK, answer.payload)
     assert {name: report[name] for name in ("transport", "name", "pid", "ready", "exports")} == {
         "transport": "shm",
         "name": "pool",

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from molt_accel.errors import MoltError, Status
-from molt_accel.ipc.frame import Frame, Kind
+from molt_accel.ipc import messages
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
-from molt_worker.processes import forkserver as wire
-from molt_worker.processes.handles import Executor
+from molt_worker.processes.commands import Interrupt, Kill
+from molt_worker.processes.handles import ExecutorHandle
 from molt_worker.supervisor.stdio.dispatch import DispatchPool
 from molt_worker.supervisor.stdio.lifecycle import Request
 from tests.support.scripted_forkserver import FakeExecutor, FakeForkserver, Stage
@@ -40,7 +40,7 @@ class Owner:
     def on_executor_ready(self) -> None:
         self.told.append(("ready",))
 
-    def on_response(self, request: Request, response: Frame) -> None:
+    def on_response(self, request: Request, response: Response) -> None:
         self.told.append(("response", request.frame.request_id, response.payload))
 
     def on_not_started(self, request: Request) -> None:
@@ -77,7 +77,7 @@ class Scene:
 
     def hand_out(self, request_id: int, **fields: Any) -> Request:
         """Give a request to an idle executor."""
-        frame = Frame(Kind.REQUEST, request_id, "echo", generation=CLIENT_GENERATION, **fields)
+        frame = Request(request_id, "echo", generation=CLIENT_GENERATION, **fields)
         request = Request(frame)
         self.pool.hand_out(request, 3)
         return request
@@ -87,28 +87,20 @@ class Scene:
         return self.forkserver.children[self.executor(request).number]
 
     @staticmethod
-    def executor(request: Request) -> Executor:
+    def executor(request: Request) -> ExecutorHandle:
         """The pool's handle of it."""
         assert request.executor is not None
         return request.executor
 
-    def take(self, child: FakeExecutor) -> Frame:
+    def take(self, child: FakeExecutor) -> messages.Request:
         """What an executor was given."""
-        (frame,) = child.received()
-        assert isinstance(frame, Frame)
-        return frame
+        (asked,) = child.received()
+        assert isinstance(asked, messages.Request)
+        return asked
 
-    def answer(self, child: FakeExecutor, asked: Frame, payload: bytes = b"") -> None:
+    def answer(self, child: FakeExecutor, asked: messages.Request, payload: bytes = b"") -> None:
         """Let an executor answer."""
-        child.send(
-            Frame(
-                Kind.RESPONSE,
-                asked.request_id,
-                payload=payload,
-                status=Status.OK,
-                generation=asked.generation,
-            )
-        )
+        child.send(Response(asked.request_id, Status.OK, payload, generation=asked.generation))
         self.stage.turn()
 
     def serve(self, request_id: int) -> int:
@@ -176,7 +168,7 @@ def test_an_interrupt_is_for_the_request_that_runs(make_stage: MakeStage) -> Non
     asked = scene.take(scene.child(request))
     scene.pool.interrupt(executor, StopReason.CANCELLED)
     scene.stage.turn()
-    assert scene.forkserver.told[-1] == (wire.INTERRUPT, executor.number)
+    assert scene.forkserver.told[-1] == Interrupt(executor.number)
     assert executor.word.reason(asked.generation) == StopReason.CANCELLED
 
 
@@ -196,7 +188,7 @@ def test_an_answer_to_nothing_it_was_given_ends_the_executor(what: str, make_sta
         scene.answer(child, asked)
         assert scene.owner.seen() == [("response", 1, b"")]
     scene.stage.turn()
-    assert (wire.KILL, number) in scene.forkserver.told
+    assert Kill(number) in scene.forkserver.told
     assert "executor_broke_protocol" in scene.stage.log()
     assert number not in [executor.number for executor in scene.pool._living()]
 
