@@ -33,7 +33,8 @@ from molt_accel.errors import (
     status_label,
 )
 from molt_accel.hangup import hangups
-from molt_accel.ipc.frame import Codec, Fault, Frame, FrameError, Kind, format_id
+from molt_accel.ipc.frame import Fault, FrameError, format_id
+from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.options import CallInfo, CallMetrics, CallOptions, CallPlan
 from molt_accel.transports.base import PendingCall, Transport
 
@@ -51,7 +52,6 @@ _ROUNDS: Final = 12
 _ROUNDS_WITHOUT_PAUSE: Final = 3
 _FIRST_PAUSE_S: Final = 0.001
 # Looking a member up in an enumeration costs more than the call that it is for.
-_REQUEST: Final = Kind.REQUEST
 _OK: Final = Status.OK
 _OK_LABEL: Final = Status.OK.label
 _FOREVER: Final = float("inf")
@@ -78,8 +78,8 @@ class Reply(msgspec.Struct, frozen=True):
 
     value: Any
     codec: Codec
-    _request: Frame
-    _response: Frame
+    _request: Request
+    _response: Response
     _ended_ns: int
 
     @property
@@ -268,7 +268,7 @@ def exchange(
     """
     plan = options.plan
     request = _request(options, plan)
-    response: Frame | None = None
+    response: Response | None = None
     try:
         data = request.payload = _encode(plan.codec, payload)
         if options.before_send is not None:
@@ -301,18 +301,15 @@ def exchange(
     return reply
 
 
-def _request(options: CallOptions, plan: CallPlan) -> Frame:
+def _request(options: CallOptions, plan: CallPlan) -> Request:
     """A call's request, still without its payload. The call's time begins here."""
     started_ns = time.monotonic_ns()
     deadline_ns = started_ns + plan.timeout_ns if plan.timeout_ns else 0
-    return Frame(
-        _REQUEST,
+    return Request(
         next(_ids),
         options.entry,
         b"",
         plan.codec,
-        None,
-        0,  # flags
         0,  # generation
         deadline_ns,
         started_ns,
@@ -327,7 +324,7 @@ def _encode(encoding: Codec, payload: object) -> bytes:
         raise MoltInvalidInput(f"the payload {exc}") from exc
 
 
-def _metrics(status: str, request: Frame, response: Frame | None, ended_ns: int) -> CallMetrics:
+def _metrics(status: str, request: Request, response: Response | None, ended_ns: int) -> CallMetrics:
     client_us = (ended_ns - request.sent_ns) // 1000
     payload_bytes = len(request.payload)
     return CallMetrics.of(
@@ -336,13 +333,13 @@ def _metrics(status: str, request: Frame, response: Frame | None, ended_ns: int)
 
 
 #: A call's end: the response, if one came, and the error, if it is one.
-_Outcome = tuple[Frame | None, MoltError | None]
+_Outcome = tuple[Response | None, MoltError | None]
 #: What another try may not meet again.
 _PASSING: Final = (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable)
 
 
 def _tries(
-    transport: Transport, plan: CallPlan, request: Frame, check: CancelCheck | None
+    transport: Transport, plan: CallPlan, request: Request, check: CancelCheck | None
 ) -> Generator[Wait, Any, _Outcome]:
     """Send the request, again where that may help and time is left."""
     tries_left = plan.retries
@@ -358,14 +355,14 @@ def _tries(
         pause_s *= 2
 
 
-def _seconds_left(request: Frame) -> float:
+def _seconds_left(request: Request) -> float:
     if not request.deadline_ns:
         return _FOREVER
     return (request.deadline_ns - time.monotonic_ns()) / 1e9
 
 
 def _attempt(
-    transport: Transport, request: Frame, check: CancelCheck | None
+    transport: Transport, request: Request, check: CancelCheck | None
 ) -> Generator[Wait, Any, _Outcome]:
     """Get the request to a worker, and wait for what comes of it."""
     rounds = 0
@@ -390,7 +387,7 @@ def _attempt(
                 transport.abandon(pending, MoltCancelled("the caller stopped waiting"))
                 raise
             result = pending.result
-            if isinstance(result, Frame):
+            if isinstance(result, Response):
                 return result, None if result.status is _OK else _error_of(result)
             if result is not None:
                 return None, result
@@ -416,7 +413,7 @@ def _not_started_in_time() -> MoltTimeout:
 
 
 def _wait(
-    transport: Transport, request: Frame, pending: PendingCall, check: CancelCheck | None
+    transport: Transport, request: Request, pending: PendingCall, check: CancelCheck | None
 ) -> Generator[Wait, Any, None]:
     """What isn't needed for most: wait on until `pending` ends, and see to it that it does."""
     if check is not None:
@@ -438,7 +435,7 @@ def _wait(
     yield from _wait_out(transport, request, pending)
 
 
-def _wait_out(transport: Transport, request: Frame, pending: PendingCall) -> Generator[Wait, Any, None]:
+def _wait_out(transport: Transport, request: Request, pending: PendingCall) -> Generator[Wait, Any, None]:
     left_s = _seconds_left(request) + transport.patience_s
     ended = yield _Answer(pending, None if left_s == _FOREVER else left_s)
     if not ended:
@@ -454,9 +451,8 @@ def _abandoner(
     return lambda: transport.abandon(pending, error) if check() else None
 
 
-def _error_of(response: Frame) -> MoltError:
+def _error_of(response: Response) -> MoltError:
     request_id = format_id(response.request_id)
-    assert response.status is not None  # the parser lets no response without one through
     try:
         body = codec.decode(Codec.MSGPACK, response.payload)
     except codec.DecodeError as exc:

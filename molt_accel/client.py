@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from molt_accel.call import Exchange, Reply, adrive, drive, exchange
 from molt_accel.config import Config
-from molt_accel.ipc.frame import PING
+from molt_accel.ipc.messages import PING
 from molt_accel.options import HOOKS, CallOptions
 from molt_accel.transports.base import Transport
 from molt_accel.transports.opening import open_transport

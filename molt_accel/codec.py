@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgpack
 import msgspec
 
-from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.messages import Codec
 
 _BYTES = (bytes, bytearray, memoryview)
 #: A packer's buffer never shrinks, so a packer that has packed more bytes than this is not kept.

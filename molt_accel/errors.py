@@ -189,7 +189,7 @@ def error_body(error: MoltError, request_id: str | None = None) -> dict[str, str
     }
 
 
-def to_wire(error: MoltError) -> dict[str, object]:
+def to_wire(error: MoltError) -> dict[str, int | str]:
     """What the payload of an error response says."""
     # Texts made from file names and by user code may hold surrogates, which no codec can encode.
     detail = error.detail[:MAX_DETAIL].encode(errors="replace").decode()

@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from molt_accel import codec as codecs
-from molt_accel.ipc.frame import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Frame, format_id
+from molt_accel.ipc.frame import format_id
+from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Response
 
 #: As long as gunicorn lets a worker be silent: a call without a deadline of its own can't hold it longer.
 DEFAULT_TIMEOUT_MS: Final = 30_000
@@ -60,7 +61,7 @@ class CallMetrics(msgspec.Struct, frozen=True):
         entry: str,
         status: str,
         request_id: int,
-        response: Frame | None,
+        response: Response | None,
         payload_bytes: int,
         client_us: int,
         ended_ns: int,

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from typing import TypeVar
 
 from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltInternalError, MoltWorkerUnavailable, Status
-from molt_accel.ipc.frame import PING, PREFIX_BYTES, Codec, Frame, FrameError, Kind, decode, encode
+from molt_accel.errors import MoltError, MoltInternalError, MoltWorkerUnavailable
+from molt_accel.ipc.frame import PREFIX_BYTES, FrameError, decode, encode
+from molt_accel.ipc.messages import PING, Codec, Request, Response
 from molt_accel.transports.base import Pending, PendingCall
 from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
@@ -21,6 +23,16 @@ from molt_worker.entrypoints.request import StopWord
 from molt_worker.entrypoints.runner import Runner, error_response
 
 log = logging.getLogger("molt_worker")
+
+
+_Sent = TypeVar("_Sent", Request, Response)
+
+
+def _transmitted(item: _Sent, limit: int) -> _Sent:
+    """What a peer would read. Raises FrameError for what could not be sent."""
+    received = decode(encode(item, limit)[PREFIX_BYTES:])
+    assert type(received) is type(item)
+    return received
 
 
 class InlineTransport:
@@ -54,25 +66,24 @@ class InlineTransport:
         del timeout_s  # importing blocks; there is nobody to stop waiting for it
         self.start()
 
-    def submit(self, frame: Frame) -> Pending | None:
+    def submit(self, request: Request) -> Pending | None:
         if self._exports is None or self._closed:
             return None
         limit = self._config.max_frame_bytes
-        request = decode(encode(frame, limit)[PREFIX_BYTES:])
+        request = _transmitted(request, limit)
         pending = Pending(request.request_id)
         if request.entry == PING:
             report = {"version": __version__, "pid": os.getpid(), "ready": True, "transport": "inline"}
             answer = codec.encode(Codec.MSGPACK, report)
-            pending.resolve(Frame(Kind.RESPONSE, request.request_id, payload=answer, status=Status.OK))
+            pending.resolve(Response(request.request_id, payload=answer))
             return pending
         word = StopWord(memoryview(bytearray(8)).cast("Q"), 0)
         runner = Runner(self._exports, word, self._log_traceback, own_clock=True)
         response = runner.run(request, serial=1)  # nobody writes the stop word
         try:
-            answer = encode(response, limit)
+            pending.resolve(_transmitted(response, limit))
         except FrameError as exc:
-            answer = encode(error_response(request, MoltInternalError(f"the result is {exc.detail}")))
-        pending.resolve(decode(answer[PREFIX_BYTES:]))
+            pending.resolve(error_response(request, MoltInternalError(f"the result is {exc.detail}")))
         return pending
 
     def _log_traceback(self, request_id: str, entry: str, text: str) -> None:

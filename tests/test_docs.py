@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 
@@ -25,9 +25,10 @@ import molt_worker
 from molt_accel import CallInfo, CallMetrics, CallOptions, Client, Config
 from molt_accel.config import ConfigError
 from molt_accel.errors import ERROR_TABLE
-from molt_accel.ipc import control, frame
+from molt_accel.ipc import messages
 from molt_accel.ipc.shm import layout
 from molt_worker.entrypoints import exports
+from molt_worker.processes import commands
 from molt_worker.supervisor.shm.snapshot import Running
 from tests.conftest import ROOT, TRANSPORTS
 
@@ -516,12 +517,20 @@ def test_the_steps_of_a_channel_are_the_table_of_transitions() -> None:
     }
 
 
-def test_the_control_messages_are_described() -> None:
-    documented = {name for row in rows(PROTOCOL, "message") for name in code(row["message"])}
-    named = {value for name, value in vars(control).items() if name.isupper() and isinstance(value, str)}
-    executors = {control.WAKE, control.RECYCLE}
-    assert executors <= set(code(section(PROTOCOL, "The control socket")))
-    assert documented == (named - executors) | {frame.HELLO, frame.CANCEL, frame.PING}
+@pytest.mark.parametrize(
+    ("heading", "directions"),
+    [
+        ("stdio", (messages.STDIO_FROM_CLIENT, messages.STDIO_FROM_WORKER)),
+        ("control socket", (messages.SHM_FROM_CLIENT, messages.SHM_FROM_WORKER)),
+        ("inside", (commands.TO_FORKSERVER, commands.FROM_FORKSERVER, commands.FROM_EXECUTOR)),
+    ],
+)
+def test_the_messages_are_described_with_their_fields(heading: str, directions: tuple[Any, ...]) -> None:
+    documented = {code(row[heading])[0]: code(row["fields"]) for row in rows(PROTOCOL, heading)}
+    spoken = {kind for direction in directions for kind in get_args(direction.type) or (direction.type,)}
+    if heading != "stdio":  # where these two are described
+        spoken -= {messages.Hello, messages.StartFailed}
+    assert documented == {kind.__name__: list(kind.__struct_fields__) for kind in spoken}
 
 
 CORE = {

@@ -9,7 +9,7 @@ from typing import Any, Final
 from django.http import HttpRequest
 
 from molt_accel import codec as codecs
-from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.messages import Codec
 
 # What may go from a header into logs and bodies: no spaces, quotes or control characters.
 _ID: Final = re.compile(r"[A-Za-z0-9_.:/+=-]{1,128}")

@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from molt_accel import codec
 from molt_accel.call import Reply, decode_result
 from molt_accel.errors import MoltBusy, MoltCancelled, MoltError, MoltInternalError, error_body, http_status
-from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.messages import Codec
 
 _JSON = "application/json"
 

@@ -1,4 +1,4 @@
-"""The control socket of a pool: where it is, who may speak on it, and what is said.
+"""The control socket of a pool: where it is, who may speak on it, and how. What is said is in `messages`.
 
 One message a packet (SOCK_SEQPACKET), so nothing has to be cut out of a stream, and each is a frame. Requests
 never come this way, but for `__ping__`.
@@ -15,27 +15,8 @@ import struct
 from array import array
 from typing import Final
 
-import msgspec
-
 from molt_accel.errors import MoltWorkerUnavailable
-from molt_accel.ipc.frame import PREFIX_BYTES, Frame, FrameError, Kind, decode, encode
-
-#: Client: what it is. Payload: {"version": str, "observer": bool}. Answered by GRANT or by a refusal.
-ATTACH: Final = "__attach__"
-#: Worker: payload as `Grant`; the first one brings the arena's descriptor.
-GRANT: Final = "__grant__"
-#: Client: more channels, please; request_id says how many. Answered by GRANT.
-LEASE: Final = "__lease__"
-#: Worker: give back channels that are free; request_id says how many. Answered by RETURN: a list of them.
-RECALL: Final = "__recall__"
-RETURN: Final = "__return__"
-#: Client: it has stopped using its channels and will close the socket.
-DETACH: Final = "__detach__"
-#: Worker: it finishes what it has and takes nothing new; attach to its successor.
-DRAINING: Final = "__draining__"
-#: Executor to supervisor: look at the deadlines; or: replace me, I have served enough.
-WAKE: Final = "__wake__"
-RECYCLE: Final = "__recycle__"
+from molt_accel.ipc.frame import PREFIX_BYTES, Decoder, FrameError, Item, decode, encode
 
 #: Longest message; a health report with some thousand entrypoints fits.
 MAX_MESSAGE_BYTES: Final = 128 * 1024
@@ -101,7 +82,7 @@ def peer(sock: socket.socket) -> tuple[int, int]:
     return pid, uid
 
 
-def send(sock: socket.socket, message: Frame, fds: tuple[int, ...] = ()) -> None:
+def send(sock: socket.socket, message: Item, fds: tuple[int, ...] = ()) -> None:
     """Send a message at once.
 
     Raises:
@@ -113,11 +94,11 @@ def send(sock: socket.socket, message: Frame, fds: tuple[int, ...] = ()) -> None
     sock.sendmsg([data], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
-def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Frame | None, list[int]]:
-    """The next message, and the descriptors that came with it; None at the end.
+def receive(sock: socket.socket, messages: Decoder, max_fds: int = 0) -> tuple[Item | None, list[int]]:
+    """The next of the messages that may come, and the descriptors that came with it; None at the end.
 
     Raises:
-        FrameError: it is not a frame; its descriptors are closed.
+        FrameError: it is something else; its descriptors are closed.
         OSError: as the socket is set: nothing there yet, or broken.
     """
     room = socket.CMSG_LEN(max_fds * _FD_BYTES)
@@ -135,7 +116,7 @@ def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Frame | None, list[i
         close_all(fds)
         return None, []
     try:
-        return decode(data[PREFIX_BYTES:]), fds
+        return decode(data[PREFIX_BYTES:], messages), fds
     except FrameError:
         close_all(fds)
         raise
@@ -146,23 +127,3 @@ def close_all(fds: list[int]) -> None:
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)
-
-
-def message(entry: str, payload: bytes = b"", number: int = 0, generation: int = 0) -> Frame:
-    """A control message."""
-    return Frame(Kind.CONTROL, number, entry, payload, generation=generation)
-
-
-class Grant(msgspec.Struct, frozen=True):
-    """What a client gets when it attaches: its first channels, and what it has to know of the pool.
-
-    The arena says most of it too; but there, other clients may have scribbled over it.
-    """
-
-    channels: list[int]
-    max_frame_bytes: int
-    max_wait_ms: int
-    grace_ms: int
-    capacity: int
-    spin_ns: int
-    client_spinners: int

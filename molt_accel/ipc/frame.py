@@ -1,4 +1,4 @@
-"""Frames: the unit that client, supervisor and executors exchange. Bytes in, frames out; no I/O here.
+"""Frames: how requests, responses and control messages become bytes and are read again. No I/O here.
 
 A frame is a u32 length, a fixed header of 80 bytes, the entry name and the payload, all little-endian;
 docs/reference/protocol.md has the byte table. A length prefix always says where the next frame begins, so
@@ -8,63 +8,45 @@ a malformed frame costs one typed error and the stream goes on behind it.
 from __future__ import annotations
 
 import enum
+import operator
 import struct
 from collections.abc import Iterable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from molt_accel.errors import MoltProtocolError, Status
+from molt_accel.ipc.fields import FIELDS, FORMAT, Of
+from molt_accel.ipc.messages import FLAG_COMPILED, Codec, Message, Request, Response
 
-VERSION: Final = 1
+VERSION: Final = 2
 #: Default and largest configurable frame: header, entry name and payload, without the length prefix.
 DEFAULT_MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 MAX_ENTRY_BYTES: Final = 255
-#: "As the worker is configured", in the field `max_wait_ms`.
-WORKER_DEFAULT_WAIT: Final = 0xFFFF_FFFF
-FLAG_COMPILED: Final = 1
 
-U32_MAX: Final = 0xFFFF_FFFF
 _LENGTH: Final = struct.Struct("<I")
-_HEADER: Final = struct.Struct("<BBBBHHQIIQQ10I")
+_HEADER: Final = struct.Struct(FORMAT)
 _PREFIXED_HEADER: Final = struct.Struct("<I" + _HEADER.format[1:])
 HEADER_BYTES: Final = _HEADER.size
 _VERSION_BYTE: Final = bytes([VERSION])
 PREFIX_BYTES: Final = _LENGTH.size
 #: How much of a frame `peek` needs at most.
 PEEK_BYTES: Final = PREFIX_BYTES + HEADER_BYTES + MAX_ENTRY_BYTES
+#: Longest text of an error that quotes what the other side sent.
+_QUOTED: Final = 200
+
+#: What a frame carries.
+Item = Request | Response | Message
+#: Decodes the control messages of one direction; `messages` has them.
+Decoder = msgspec.msgpack.Decoder[Any]
 
 
 class Kind(enum.IntEnum):
-    """What a frame is for."""
+    """What a frame carries."""
 
     REQUEST = 1
     RESPONSE = 2
-    #: For the peer itself, never for an entrypoint, and without a response; the entry name says what.
     CONTROL = 3
-
-
-class Codec(enum.IntEnum):
-    """How a payload is encoded."""
-
-    MSGPACK = 1
-    JSON = 2
-    RAW = 3
-
-    @property
-    def label(self) -> str:
-        """The codec's name in manifests and options, for example ``msgpack``."""
-        return self.name.lower()
-
-
-#: Control: a worker or executor is ready.
-HELLO: Final = "__hello__"
-#: Control: end the request of this id and generation.
-CANCEL: Final = "__cancel__"
-#: A request that the supervisor answers itself.
-PING: Final = "__ping__"
-#: Names that begin so are not for entrypoints.
-RESERVED_PREFIX: Final = "__"
 
 
 class Fault(enum.StrEnum):
@@ -80,6 +62,7 @@ class Fault(enum.StrEnum):
     STATUS = "unknown status"
     FLAGS = "unknown flags"
     ENTRY = "bad entry name"
+    MESSAGE = "not a message that is expected here"
     RANGE = "a field is out of range"
 
 
@@ -106,91 +89,92 @@ def format_id(request_id: int) -> str:
     return f"{request_id:016x}"
 
 
-class Frame(msgspec.Struct, gc=False):
-    """One frame. Times are nanoseconds of CLOCK_MONOTONIC (absolute) or microseconds (spans).
+class _Rest:
+    """What a kind of message has of the header behind `payload_bytes`: some fields in a row; the others are 0."""
 
-    Requests use `deadline_ns` (0: none), `sent_ns` and `max_wait_ms`; responses use `status`, `flags` and
-    everything from `queue_us` on; `queue_depth` and `in_flight` are stamped when a request is handed out.
-    """
-
-    kind: Kind
-    request_id: int
-    entry: str = ""
-    payload: bytes | memoryview = b""
-    codec: Codec = Codec.MSGPACK
-    status: Status | None = None
-    flags: int = 0
-    generation: int = 0
-    deadline_ns: int = 0
-    sent_ns: int = 0
-    max_wait_ms: int = WORKER_DEFAULT_WAIT
-    queue_depth: int = 0
-    in_flight: int = 0
-    queue_us: int = 0
-    decode_us: int = 0
-    handler_us: int = 0
-    encode_us: int = 0
-    exec_us: int = 0
-    executor: int = 0
+    def __init__(self, kind: Of) -> None:
+        rest = range([field.name for field in FIELDS].index("payload_bytes") + 1, len(FIELDS))
+        own = [at for at in rest if FIELDS[at].of & kind]
+        assert own == [*range(own[0], own[-1] + 1)], "the fields of a message stand in a row"
+        self.span: Final = slice(own[0], own[-1] + 1)
+        self.values: Final = operator.attrgetter(*(FIELDS[at].name for at in own))
+        self.before: Final = (0,) * (own[0] - rest[0])
+        self.after: Final = (0,) * (rest[-1] - own[-1])
 
 
-def encode_head(frame: Frame, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> bytes:
+_OF_REQUEST: Final = _Rest(Of.REQUEST)
+_OF_RESPONSE: Final = _Rest(Of.RESPONSE)
+
+
+def encode_head(item: Request | Response, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> bytes:
     """Everything of a frame before its payload: length prefix, header and entry name.
 
     Raises:
         FrameError: over the limit, a bad entry name, or a field that doesn't fit its width.
     """
-    try:
-        entry = frame.entry.encode()
-    except UnicodeEncodeError as exc:
-        raise FrameError(Fault.ENTRY, "not valid Unicode", frame.request_id, frame.generation) from exc
-    if len(entry) > MAX_ENTRY_BYTES:
-        text = f"{len(entry)} bytes, {MAX_ENTRY_BYTES} at most"
-        raise FrameError(Fault.ENTRY, text, frame.request_id, frame.generation)
-    if not entry and frame.kind is not _RESPONSE:
-        raise FrameError(Fault.ENTRY, "empty", frame.request_id, frame.generation)
-    payload_bytes = len(frame.payload)
-    total = HEADER_BYTES + len(entry) + payload_bytes
+    payload_bytes = len(item.payload)
+    if isinstance(item, Request):
+        try:
+            entry = item.entry.encode()
+        except UnicodeEncodeError as exc:
+            raise FrameError(Fault.ENTRY, "not valid Unicode", item.request_id, item.generation) from exc
+        if not 0 < len(entry) <= MAX_ENTRY_BYTES:
+            raise FrameError(Fault.ENTRY, _entry_fault(len(entry)), item.request_id, item.generation)
+        total = HEADER_BYTES + len(entry) + payload_bytes
+        kind, status, flags, rest = _REQUEST, 0, 0, _OF_REQUEST
+    else:
+        entry = b""
+        total = HEADER_BYTES + payload_bytes
+        kind, status, flags, rest = _RESPONSE, item.status, item.flags, _OF_RESPONSE
     if total > max_frame_bytes:
         text = f"{total} bytes, {max_frame_bytes} at most"
-        raise FrameError(Fault.TOO_LARGE, text, frame.request_id, frame.generation)
+        raise FrameError(Fault.TOO_LARGE, text, item.request_id, item.generation)
     try:
         header = _PREFIXED_HEADER.pack(
-            total,
-            VERSION,
-            frame.kind,
-            frame.codec,
-            frame.status or 0,
-            len(entry),
-            frame.flags,
-            frame.request_id,
-            frame.generation,
-            payload_bytes,
-            frame.deadline_ns,
-            frame.sent_ns,
-            frame.max_wait_ms,
-            frame.queue_depth,
-            frame.in_flight,
-            frame.queue_us,
-            frame.decode_us,
-            frame.handler_us,
-            frame.encode_us,
-            frame.exec_us,
-            frame.executor,
-            0,
+            *(total, VERSION, kind, item.codec, status, len(entry), flags, item.request_id, item.generation),
+            *(payload_bytes, *rest.before, *rest.values(item), *rest.after),
         )
     except struct.error as exc:
         raise FrameError(Fault.RANGE, str(exc)) from exc
     return header + entry
 
 
-def encode(frame: Frame, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> bytes:
+def _entry_fault(entry_bytes: int) -> str:
+    return f"{entry_bytes} bytes, {MAX_ENTRY_BYTES} at most" if entry_bytes else "empty"
+
+
+def encode_parts(
+    item: Item, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES
+) -> tuple[bytes, bytes | memoryview]:
+    """A frame's head and its payload; a control message has all of it in the head. Raises as `encode_head` does."""
+    if isinstance(item, Message):
+        return _encode_message(item, max_frame_bytes), b""
+    return encode_head(item, max_frame_bytes), item.payload
+
+
+def _encode_message(message: Message, max_frame_bytes: int) -> bytes:
+    try:
+        payload = msgspec.msgpack.encode(message)
+    except (ValueError, TypeError, OverflowError) as exc:
+        raise FrameError(Fault.RANGE, str(exc)) from exc
+    total = HEADER_BYTES + len(payload)
+    if total > max_frame_bytes:
+        raise FrameError(Fault.TOO_LARGE, f"{total} bytes, {max_frame_bytes} at most")
+    header = (total, VERSION, Kind.CONTROL, Codec.MSGPACK, 0, 0, 0, 0, 0, len(payload))
+    return _PREFIXED_HEADER.pack(*header, *(0,) * 12) + payload
+
+
+def encode(item: Item, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> bytes:
     """A whole frame as bytes, length prefix included. Raises FrameError as `encode_head` does."""
-    return encode_head(frame, max_frame_bytes) + frame.payload
+    head, payload = encode_parts(item, max_frame_bytes)
+    return head + payload
 
 
-def decode(body: bytes | bytearray | memoryview) -> Frame:
-    """The frame of `body`, which is what a length prefix counted. The payload is copied out.
+def decode(body: bytes | bytearray | memoryview, messages: Decoder | None = None) -> Item:
+    """What the frame of `body` carries, which is what a length prefix counted. The payload is copied out.
+
+    Args:
+        messages: The control messages that may come here; None: none may.
 
     Raises:
         FrameError: for anything that is not exactly one valid frame.
@@ -200,84 +184,52 @@ def decode(body: bytes | bytearray | memoryview) -> Frame:
         raise FrameError(Fault.EMPTY)
     if size < HEADER_BYTES:
         raise FrameError(Fault.TRUNCATED, f"{size} bytes, the header alone has {HEADER_BYTES}")
-    (
-        version,
-        kind,
-        codec,
-        status,
-        entry_bytes,
-        flags,
-        request_id,
-        generation,
-        payload_bytes,
-        deadline_ns,
-        sent_ns,
-        max_wait_ms,
-        queue_depth,
-        in_flight,
-        queue_us,
-        decode_us,
-        handler_us,
-        encode_us,
-        exec_us,
-        executor,
-        reserved,
-    ) = _HEADER.unpack_from(body)
+    header = _HEADER.unpack_from(body)
+    version, kind, codec, status, entry_bytes, flags, request_id, generation, payload_bytes = header[:9]
     if version != VERSION:
         raise FrameError(Fault.VERSION, f"{version}, this side speaks {VERSION}")
     kind_value = KINDS[kind]
     if kind_value is None:
         raise FrameError(Fault.KIND, str(kind), request_id, generation)
     codec_value = CODECS[codec]
-    if codec_value is None:
+    if codec_value is None or (kind_value is _CONTROL and codec_value is not _MSGPACK):
         raise FrameError(Fault.CODEC, str(codec), request_id, generation)
     status_value = STATUSES[status]
     if status_value is None if kind_value is _RESPONSE else status:
         raise FrameError(Fault.STATUS, f"{status} in a {kind_value.name} frame", request_id, generation)
-    if reserved or flags & _UNKNOWN_FLAGS:
-        raise FrameError(Fault.FLAGS, f"{flags:#x}, reserved {reserved:#x}", request_id, generation)
+    if header[-1] or flags & (_UNKNOWN_FLAGS if kind_value is _RESPONSE else _ALL_FLAGS):
+        raise FrameError(Fault.FLAGS, f"{flags:#x}, reserved {header[-1]:#x}", request_id, generation)
     payload_at = HEADER_BYTES + entry_bytes
     expected = payload_at + payload_bytes
     if size != expected:
         fault = Fault.TRUNCATED if size < expected else Fault.TRAILING
         raise FrameError(fault, f"{size} bytes, the header says {expected}", request_id, generation)
-    if not entry_bytes:
-        if kind_value is not _RESPONSE:
-            raise FrameError(Fault.ENTRY, "empty", request_id, generation)
-        entry = ""
-    elif entry_bytes > MAX_ENTRY_BYTES:
-        text = f"{entry_bytes} bytes, {MAX_ENTRY_BYTES} at most"
-        raise FrameError(Fault.ENTRY, text, request_id, generation)
-    else:
+    payload = bytes(body[payload_at:])
+    if kind_value is _REQUEST:
+        if not 0 < entry_bytes <= MAX_ENTRY_BYTES:
+            raise FrameError(Fault.ENTRY, _entry_fault(entry_bytes), request_id, generation)
         try:
             entry = str(body[HEADER_BYTES:payload_at], "utf-8")
         except UnicodeDecodeError as exc:
             raise FrameError(Fault.ENTRY, "not valid UTF-8", request_id, generation) from exc
-    return Frame(
-        kind_value,
-        request_id,
-        entry,
-        bytes(body[payload_at:]),
-        codec_value,
-        status_value,
-        flags,
-        generation,
-        deadline_ns,
-        sent_ns,
-        max_wait_ms,
-        queue_depth,
-        in_flight,
-        queue_us,
-        decode_us,
-        handler_us,
-        encode_us,
-        exec_us,
-        executor,
-    )
+        return Request(request_id, entry, payload, codec_value, generation, *header[_OF_REQUEST.span])
+    if entry_bytes:
+        raise FrameError(Fault.ENTRY, f"a {kind_value.name} frame has none", request_id, generation)
+    if status_value is not None:
+        return Response(
+            request_id, status_value, payload, codec_value, flags, generation, *header[_OF_RESPONSE.span]
+        )
+    if messages is None:
+        raise FrameError(Fault.MESSAGE, "none is", request_id, generation)
+    try:
+        message: Message = messages.decode(payload)
+    except (ValueError, RecursionError, OverflowError) as exc:  # msgspec's own are ValueErrors
+        raise FrameError(Fault.MESSAGE, str(exc)[:_QUOTED], request_id, generation) from exc
+    return message
 
 
-def peek(data: bytes) -> Frame | None:
-    """The frame that these bytes begin with, without its payload, however much of that is there; None: there is none.
+def peek(data: bytes) -> Request | None:
+    """The request that these bytes begin with, without its payload, however much of that is there; None: there is none.
 
     For looking at a request while others work on it.
     """
@@ -290,9 +242,10 @@ def peek(data: bytes) -> Frame | None:
         return None
     fields[8] = 0
     try:
-        return decode(_HEADER.pack(*fields) + data[PREFIX_BYTES + HEADER_BYTES : PREFIX_BYTES + end])
+        item = decode(_HEADER.pack(*fields) + data[PREFIX_BYTES + HEADER_BYTES : PREFIX_BYTES + end])
     except FrameError:
         return None
+    return item if isinstance(item, Request) else None
 
 
 def _owner(header: bytearray) -> tuple[int, int]:
@@ -315,8 +268,13 @@ def _by_byte(members: Iterable[_Member]) -> tuple[_Member | None, ...]:
 KINDS: Final = _by_byte(Kind)
 CODECS: Final = _by_byte(Codec)
 STATUSES: Final = _by_byte(Status)
+# Looking a member up in an enumeration costs more than the rest of a decision.
+_REQUEST: Final = Kind.REQUEST
 _RESPONSE: Final = Kind.RESPONSE
+_CONTROL: Final = Kind.CONTROL
+_MSGPACK: Final = Codec.MSGPACK
 _UNKNOWN_FLAGS: Final = ~FLAG_COMPILED
+_ALL_FLAGS: Final = ~0
 
 
 class FrameParser:
@@ -324,10 +282,16 @@ class FrameParser:
 
     Never holds more than one frame's limit of undecoded bytes beyond what one `feed` brought: an oversized
     frame is reported once, when its header is there, and its bytes are dropped as they come.
+
+    Args:
+        messages: The control messages that may come here; None: none may.
     """
 
-    def __init__(self, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> None:
+    def __init__(
+        self, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES, messages: Decoder | None = None
+    ) -> None:
         self._max = max_frame_bytes
+        self._messages = messages
         self._buffer = bytearray()
         self._skip = 0  # bytes of an oversized frame still to come
 
@@ -357,10 +321,10 @@ class FrameParser:
         """Whether the stream stands inside a frame; if it ends here, that frame is lost."""
         return bool(self._buffer or self._skip)
 
-    def frames(self) -> list[Frame | FrameError]:
-        """Every frame that is complete by now, and in the place of each malformed one its error."""
+    def frames(self) -> list[Item | FrameError]:
+        """What every frame carries that is complete by now, and in the place of each malformed one its error."""
         buffer = self._buffer
-        items: list[Frame | FrameError] = []
+        items: list[Item | FrameError] = []
         at = 0
         end = len(buffer)
         with memoryview(buffer) as view:
@@ -381,7 +345,7 @@ class FrameParser:
                 at = start + size
                 with view[start:at] as body:
                     try:
-                        items.append(decode(body))
+                        items.append(decode(body, self._messages))
                     except FrameError as exc:
                         items.append(exc)
         if at:

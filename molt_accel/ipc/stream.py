@@ -11,7 +11,7 @@ import select
 from collections import deque
 from typing import Final
 
-from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, Frame, FrameError, FrameParser, encode_head
+from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, Decoder, FrameError, FrameParser, Item, encode_parts
 
 _READ_BYTES: Final = 64 * 1024
 _LARGE_READ_BYTES: Final = 1024 * 1024
@@ -25,13 +25,23 @@ class FrameStream:
     """Frames in from one descriptor, frames out to another (which may be the same socket).
 
     Not thread-safe: its owner serialises `send` and `flush`; `fill` and `frames` may run beside them.
+
+    Args:
+        max_frame_bytes: Largest frame in either direction.
+        messages: The control messages that may come; None: none may.
     """
 
-    def __init__(self, read_fd: int, write_fd: int, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> None:
+    def __init__(
+        self,
+        read_fd: int,
+        write_fd: int,
+        max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES,
+        messages: Decoder | None = None,
+    ) -> None:
         self.read_fd = read_fd
         self.write_fd = write_fd
         self._max = max_frame_bytes
-        self._parser = FrameParser(max_frame_bytes)
+        self._parser = FrameParser(max_frame_bytes, messages)
         self._out: deque[bytes | memoryview] = deque()
         self._flushing = False
         self.pending_bytes = 0  #: bytes that wait to be written
@@ -61,8 +71,8 @@ class FrameStream:
         poll.register(self.read_fd, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))
 
-    def frames(self) -> list[Frame | FrameError]:
-        """The frames that `fill` has completed; in the place of each malformed one its error."""
+    def frames(self) -> list[Item | FrameError]:
+        """What the frames carry that `fill` has completed; in the place of each malformed one its error."""
         return self._parser.frames()
 
     @property
@@ -70,15 +80,14 @@ class FrameStream:
         """Whether part of a frame was read."""
         return self._parser.mid_frame
 
-    def send(self, frame: Frame) -> None:
-        """Queue a frame and write as much as goes.
+    def send(self, item: Item) -> None:
+        """Queue what a frame shall carry, and write as much as goes.
 
         Raises:
             FrameError: the frame is not valid or over the limit; nothing was queued.
             BrokenPipeError: the other end is gone.
         """
-        head = encode_head(frame, self._max)
-        payload = frame.payload
+        head, payload = encode_parts(item, self._max)
         if len(payload) <= _JOIN_BYTES:
             self._queue(head + payload)
         else:

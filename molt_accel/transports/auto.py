@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from molt_accel.errors import MoltError
-from molt_accel.ipc.frame import Frame
+from molt_accel.ipc.messages import Request
 from molt_accel.ipc.shm.arena import NoSharedMemory
 from molt_accel.transports.base import PendingCall, Transport
 
@@ -22,7 +22,7 @@ class AutoTransport:
         open_second: Makes the one to go on with.
     """
 
-    submit: Callable[[Frame], PendingCall | None]
+    submit: Callable[[Request], PendingCall | None]
 
     def __init__(self, first: Transport, open_second: Callable[[], Transport]) -> None:
         self._open_second = open_second

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from molt_accel.errors import MoltError
-from molt_accel.ipc.frame import Frame
+from molt_accel.ipc.messages import Request, Response
 
-Result = Frame | MoltError
+Result = Response | MoltError
 
 
 class PendingCall(Protocol):
@@ -108,7 +108,7 @@ class Transport(Protocol):
         May block; raises MoltWorkerUnavailable.
         """
 
-    def submit(self, frame: Frame) -> PendingCall | None:
+    def submit(self, request: Request) -> PendingCall | None:
         """Send a request, without blocking.
 
         Returns:

@@ -14,12 +14,12 @@ import sys
 import time
 from typing import Final
 
-from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.errors import MoltWorkerUnavailable, Status, from_wire
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import Frame, FrameParser
+from molt_accel.ipc.frame import FrameParser
+from molt_accel.ipc.messages import STDIO_FROM_WORKER, StartFailed
 from molt_accel.ipc.shm.arena import NoSharedMemory
 from molt_accel.ipc.shm.attach import WorkerVanished, connect
 
@@ -196,18 +196,17 @@ def _start_pool(config: Config, name: str) -> None:
 
 
 def _refusal(words: bytes, code: int) -> MoltWorkerUnavailable:
-    parser = FrameParser()
+    parser = FrameParser(messages=STDIO_FROM_WORKER)
     parser.feed(words)
     for item in parser.frames():
-        if isinstance(item, Frame):
-            body = codec.decode(item.codec, item.payload)
-            if isinstance(body, dict):
-                kind: type[MoltWorkerUnavailable] = MoltWorkerUnavailable
-                if body.get("no_shared_memory"):
-                    kind = NoSharedMemory
-                elif body.get("already_served"):
-                    kind = _AlreadyServed
-                return kind(f"the worker can't start: {body.get('detail')}")
+        if isinstance(item, StartFailed):
+            error = from_wire(Status.INTERNAL_ERROR, item.error)
+            kind: type[MoltWorkerUnavailable] = MoltWorkerUnavailable
+            if error.facts.get("no_shared_memory"):
+                kind = NoSharedMemory
+            elif error.facts.get("already_served"):
+                kind = _AlreadyServed
+            return kind(f"the worker can't start: {error.detail}")
     return MoltWorkerUnavailable(f"the worker can't start: it exited with code {code}; see its log")
 
 

@@ -20,7 +20,6 @@ import time
 import weakref
 from typing import Final
 
-from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
@@ -29,8 +28,18 @@ from molt_accel.errors import (
     MoltProtocolError,
     MoltWorkerUnavailable,
     Status,
+    from_wire,
 )
-from molt_accel.ipc.frame import CANCEL, HELLO, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.frame import FrameError, Item
+from molt_accel.ipc.messages import (
+    STDIO_FROM_WORKER,
+    BadFrame,
+    Cancel,
+    Hello,
+    Request,
+    Response,
+    StartFailed,
+)
 from molt_accel.ipc.stream import FrameStream
 from molt_accel.transports import monkeypatch as greenlets
 from molt_accel.transports.base import Pending, PendingCall
@@ -78,7 +87,10 @@ class _Connection:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stream = FrameStream(
-            self._process.stdout.fileno(), self._process.stdin.fileno(), config.max_frame_bytes
+            self._process.stdout.fileno(),
+            self._process.stdin.fileno(),
+            config.max_frame_bytes,
+            STDIO_FROM_WORKER,
         )
         self._wake_r = self._wake_w = -1
         self.receiver = threading.Thread(target=self._receive, name="molt-receiver", daemon=True)
@@ -99,23 +111,23 @@ class _Connection:
 
     # -- calls ------------------------------------------------------------------------------------------
 
-    def submit(self, frame: Frame) -> Pending | None:
+    def submit(self, request: Request) -> Pending | None:
         """Send a request; None if the connection has ended, and then the worker has not got it."""
-        frame.generation = self.generation
-        pending = Pending(frame.request_id, self.generation)
+        request.generation = self.generation
+        pending = Pending(request.request_id, self.generation)
         with self._lock:
             if not self.takes_requests:
                 return None
             if self._stream.pending_bytes > self._config.max_frame_bytes:
                 raise MoltBusy("the worker doesn't take requests as fast as they come")
-            self._pending[frame.request_id] = pending
+            self._pending[request.request_id] = pending
             try:
-                sent = self._send(frame)
+                sent = self._send(request)
             except BaseException:
-                self._pending.pop(frame.request_id, None)
+                self._pending.pop(request.request_id, None)
                 raise
             if not sent:
-                self._pending.pop(frame.request_id, None)
+                self._pending.pop(request.request_id, None)
             unsent = self._stream.pending_bytes
         if unsent:
             self._wake()
@@ -127,21 +139,21 @@ class _Connection:
             if pending is None:
                 return False
             if self.takes_requests:
-                self._send(Frame(Kind.CONTROL, request_id, CANCEL, generation=self.generation))
+                self._send(Cancel(request_id, self.generation))
             unsent = self._stream.pending_bytes
         if unsent:
             self._wake()
         pending.resolve(error)
         return True
 
-    def _send(self, frame: Frame) -> bool:
+    def _send(self, item: Request | Cancel) -> bool:
         """Send, with the lock held. False if the worker reads no more: it can't have got the whole frame.
 
         Raises:
             FrameError: the frame is not valid; nothing was sent.
         """
         try:
-            self._stream.send(frame)
+            self._stream.send(item)
         except FrameError:
             raise
         except BrokenPipeError:
@@ -216,24 +228,25 @@ class _Connection:
                     else:
                         os.read(self._wake_r, 4096)
 
-    def _take(self, item: Frame | FrameError) -> None:
-        if isinstance(item, FrameError):
-            self._take_malformed(item)
-            return
-        if item.kind is Kind.RESPONSE and item.request_id:
+    def _take(self, item: Item | FrameError) -> None:
+        if isinstance(item, Response) and item.request_id:
             if item.generation != self.generation:
                 return  # another connection's
             with self._lock:
                 pending = self._pending.pop(item.request_id, None)
             if pending is not None:  # else it is late: the call has ended on this side
                 pending.resolve(item)
-        elif item.kind is Kind.RESPONSE:
-            self._take_notice(item)
-        elif item.kind is Kind.CONTROL and item.entry == HELLO:
+        elif isinstance(item, FrameError):
+            self._take_malformed(item)
+        elif isinstance(item, Hello):
             self.was_ready = True
             self.greeted.set()
+        elif isinstance(item, StartFailed):
+            self._fatal = from_wire(Status.INTERNAL_ERROR, item.error).detail
+        elif isinstance(item, BadFrame):
+            log.error("the worker could not read a frame: %s", item.detail)
         else:
-            raise MoltProtocolError(f"unexpected {item.kind.name} frame {item.entry!r} from the worker")
+            raise MoltProtocolError(f"unexpected {type(item).__name__} from the worker")
 
     def _take_malformed(self, error: FrameError) -> None:
         """One call's response can't be read: that call's error. A frame that is nobody's ends the connection."""
@@ -242,18 +255,6 @@ class _Connection:
         if pending is None or error.raw_generation != self.generation:
             raise error
         pending.resolve(_copy(error))
-
-    def _take_notice(self, item: Frame) -> None:
-        """A response to no request in particular: why the worker can't start, or what it couldn't read."""
-        try:
-            body = codec.decode(Codec.MSGPACK, item.payload)
-        except codec.DecodeError as exc:
-            raise MoltProtocolError(f"the worker sent a notice that is {exc}") from exc
-        detail = str(body.get("detail")) if isinstance(body, dict) else ""
-        if item.status is Status.INTERNAL_ERROR:
-            self._fatal = detail
-        else:
-            log.error("the worker could not read a frame: %s", detail)
 
     def _farewell(self) -> MoltError:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -387,9 +388,9 @@ class StdioTransport:
                 raise MoltWorkerUnavailable("the client is closed")
             return connection
 
-    def submit(self, frame: Frame) -> Pending | None:
+    def submit(self, request: Request) -> Pending | None:
         connection = self._connection
-        return None if connection is None else connection.submit(frame)
+        return None if connection is None else connection.submit(request)
 
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:
         connection = self._connection

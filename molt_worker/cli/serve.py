@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 
 from molt_accel.config import Config, ConfigError
-from molt_accel.errors import MoltWorkerUnavailable
-from molt_accel.ipc.frame import Frame, Kind, encode
+from molt_accel.errors import MoltWorkerUnavailable, to_wire
+from molt_accel.ipc.frame import encode
+from molt_accel.ipc.messages import StartFailed
 from molt_accel.ipc.shm.arena import NoSharedMemory
 from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportsError, check, resolve
-from molt_worker.entrypoints.runner import error_response
-from molt_worker.processes.forkserver import EXIT_BAD_EXPORTS
+from molt_worker.processes.commands import EXIT_BAD_EXPORTS
 from molt_worker.runtime.log import STDERR_FD, LogSink
 from molt_worker.supervisor.base import STOP_SIGNALS
 from molt_worker.supervisor.shm.supervisor import ShmSupervisor
@@ -110,7 +110,7 @@ def _notify(exc: Exception) -> None:
     facts = dict(exc.facts) if isinstance(exc, MoltWorkerUnavailable) else {}
     if isinstance(exc, NoSharedMemory):
         facts["no_shared_memory"] = 1
-    notice = error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(str(exc), facts=facts))
+    notice = StartFailed(to_wire(MoltWorkerUnavailable(str(exc), facts=facts)))
     with contextlib.suppress(OSError):  # or else nobody is there
         os.write(1, encode(notice))
 

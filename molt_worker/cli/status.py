@@ -21,6 +21,7 @@ from molt_accel.config import Config, ConfigError
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import FrameError
+from molt_accel.ipc.messages import SHM_FROM_WORKER
 from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.attach import connect, observe
 from molt_accel.ipc.shm.layout import Gauge
@@ -182,7 +183,7 @@ class Observer:
         until = time.monotonic() + seconds
         while select.select([self._sock], [], [], max(0.0, until - time.monotonic()))[0]:
             try:
-                message, _ = control.receive(self._sock)
+                message, _ = control.receive(self._sock, SHM_FROM_WORKER)
             except (OSError, FrameError):
                 return False
             if message is None:

@@ -17,7 +17,8 @@ from typing import Any, Final, TypeVar, overload
 
 from molt_accel import codec
 from molt_accel.errors import MoltInvalidInput
-from molt_accel.ipc.frame import MAX_ENTRY_BYTES, RESERVED_PREFIX, Codec, Frame
+from molt_accel.ipc.frame import MAX_ENTRY_BYTES
+from molt_accel.ipc.messages import RESERVED_PREFIX, Codec, Request
 from molt_worker.entrypoints import typed
 from molt_worker.entrypoints.importer import is_compiled
 
@@ -74,14 +75,14 @@ class ExportTable:
         """The names of the exports that are native code."""
         return [export.name for export in self._by_name.values() if export.compiled]
 
-    def find(self, frame: Frame) -> Export:
+    def find(self, request: Request) -> Export:
         """Return the export that a request names. Raises MoltInvalidInput: no such name, or another codec."""
-        export = self._by_name.get(frame.entry)
+        export = self._by_name.get(request.entry)
         if export is None:
-            raise MoltInvalidInput(f"unknown entry {frame.entry!r}")
-        if frame.codec is not export.codec_in:
+            raise MoltInvalidInput(f"unknown entry {request.entry!r}")
+        if request.codec is not export.codec_in:
             raise MoltInvalidInput(
-                f"entry {frame.entry!r} takes {export.codec_in.label} payloads, not {frame.codec.label}"
+                f"entry {request.entry!r} takes {export.codec_in.label} payloads, not {request.codec.label}"
             )
         return export
 

@@ -20,7 +20,8 @@ from molt_accel.errors import (
     wire_status,
 )
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import FLAG_COMPILED, U32_MAX, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, format_id
+from molt_accel.ipc.frame import format_id
+from molt_accel.ipc.messages import FLAG_COMPILED, U32_MAX, Codec, Request, Response
 from molt_accel.ipc.outcomes import expired_in_queue, timed_out_running
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import (
@@ -40,19 +41,18 @@ _UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, Att
 LogTraceback = Callable[[str, str, str], object]
 
 # Looked up once: looking up a member of an enumeration costs as much as a function call.
-_RESPONSE: Final = Kind.RESPONSE
 _MSGPACK: Final = Codec.MSGPACK
 _OK: Final = Status.OK
 
 
-def error_response(request: Frame, error: MoltError) -> Frame:
-    """Return the response frame that carries an error to the client."""
-    response = Frame(Kind.RESPONSE, request.request_id, generation=request.generation)
+def error_response(request: Request, error: MoltError) -> Response:
+    """Return the response that carries an error to the client."""
+    response = Response(request.request_id, generation=request.generation)
     set_error(response, error)
     return response
 
 
-def set_error(response: Frame, error: MoltError) -> None:
+def set_error(response: Response, error: MoltError) -> None:
     """Replace the status, codec and payload of a response by those of an error."""
     response.status = wire_status(error)
     response.codec = Codec.MSGPACK
@@ -120,24 +120,19 @@ class Runner:
             failpoint("executor.interrupted")
             raise STOP_EXCEPTIONS[reason]
 
-    def run(self, request: Frame, serial: int) -> Frame:
+    def run(self, request: Request, serial: int) -> Response:
         """Run a request, which the stop word names by `serial`, and return its response.
 
         Nothing that the request or its entrypoint does makes this raise.
         """
         started_ns = time.monotonic_ns()
-        response = Frame(
-            _RESPONSE,
+        response = Response(
             request.request_id,
-            "",
+            _OK,
             b"",
             _MSGPACK,
-            _OK,
             0,  # flags
             request.generation,
-            0,  # deadline_ns
-            0,  # sent_ns
-            WORKER_DEFAULT_WAIT,
             request.queue_depth,
             request.in_flight,
             _us(request.sent_ns or started_ns, started_ns),
@@ -163,7 +158,7 @@ class Runner:
         response.exec_us = _us(started_ns, time.monotonic_ns())
         return response
 
-    def _work(self, export: Export, request: Frame, response: Frame, serial: int) -> None:
+    def _work(self, export: Export, request: Request, response: Response, serial: int) -> None:
         """Write the result into `response`. Raises MoltError; may raise RequestStopped at any point."""
         own_clock = self._own_clock
         stop_reason = self._word.reason
@@ -190,7 +185,7 @@ class Runner:
         if failure is not None:
             raise self._mapped(failure, export, request) from failure
 
-    def _call(self, export: Export, request: Frame, response: Frame) -> None:
+    def _call(self, export: Export, request: Request, response: Response) -> None:
         assert export.function is not None  # `resolve` sets it, before any executor is forked
         start_ns = time.monotonic_ns()
         if export.decode is not None:
@@ -218,7 +213,7 @@ class Runner:
         response.codec = export.codec_out
         response.encode_us = _us(handled_ns, time.monotonic_ns())
 
-    def _mapped(self, failure: BaseException, export: Export, request: Frame) -> MoltError:
+    def _mapped(self, failure: BaseException, export: Export, request: Request) -> MoltError:
         if isinstance(failure, (InvalidInput, _BadPayload)):
             return MoltInvalidInput(_text_of(failure))
         text = "".join(traceback.format_exception(failure))

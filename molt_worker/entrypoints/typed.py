@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.messages import Codec
 from molt_worker.entrypoints.importer import find_source, is_compiled
 from molt_worker.entrypoints.request import InvalidInput
 

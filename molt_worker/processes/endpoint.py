@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from molt_accel.errors import MoltInternalError
-from molt_accel.ipc.frame import HELLO, Fault, Frame, FrameError, Kind
+from molt_accel.ipc.frame import Fault, FrameError, Item
+from molt_accel.ipc.messages import Hello, Request, Response
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.runner import error_response
 
@@ -24,13 +25,13 @@ class Endpoint(Protocol):
     def announce(self) -> None:
         """Say that the executor is ready."""
 
-    def receive(self) -> Frame | FrameError | None:
+    def receive(self) -> Request | FrameError | None:
         """The next request, or what is wrong with it; None when the executor shall exit."""
 
-    def serial(self, request: Frame) -> int:
+    def serial(self, request: Request) -> int:
         """What the stop word calls this request: a number from 1 on that no recent request had."""
 
-    def answer(self, request: Frame, response: Frame) -> None:
+    def answer(self, request: Request, response: Response) -> None:
         """Send the response to a request."""
 
 
@@ -43,33 +44,32 @@ class SocketEndpoint:
 
     Args:
         sock: The executor's socket; blocking.
-        number: The executor's number.
         max_frame_bytes: Largest frame in either direction.
     """
 
-    def __init__(self, sock: socket.socket, number: int, max_frame_bytes: int) -> None:
+    def __init__(self, sock: socket.socket, max_frame_bytes: int) -> None:
         self._sock = sock  # kept open by this reference
-        self._number = number
         self._stream = FrameStream(sock.fileno(), sock.fileno(), max_frame_bytes)
-        self._received: deque[Frame | FrameError] = deque()
+        self._received: deque[Item | FrameError] = deque()
 
     def announce(self) -> None:
-        self._stream.send(Frame(Kind.CONTROL, self._number, HELLO))
+        self._stream.send(Hello())
 
-    def receive(self) -> Frame | None:
+    def receive(self) -> Request | None:
         while not self._received:
             if self._stream.fill() is None:
                 return None
             self._received.extend(self._stream.frames())
         item = self._received.popleft()
-        if isinstance(item, FrameError):
-            raise item  # a bug of ours: the supervisor only sends frames it has parsed
-        return item
+        if isinstance(item, Request):
+            return item
+        # A bug of ours: the supervisor only sends requests that it has parsed.
+        raise item if isinstance(item, FrameError) else FrameError(Fault.KIND, "it is no request")
 
-    def serial(self, request: Frame) -> int:
+    def serial(self, request: Request) -> int:
         return request.generation  # on this socket the supervisor's number of the request
 
-    def answer(self, request: Frame, response: Frame) -> None:
+    def answer(self, request: Request, response: Response) -> None:
         try:
             self._stream.send(response)
         except FrameError as exc:

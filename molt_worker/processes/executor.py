@@ -11,7 +11,8 @@ from typing import Final
 from molt_accel.config import Config
 from molt_accel.errors import MoltInvalidInput
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import Frame, FrameError, Kind
+from molt_accel.ipc.frame import FrameError
+from molt_accel.ipc.messages import Request
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.entrypoints.runner import Runner, error_response
@@ -70,7 +71,7 @@ def _keep_freed_memory() -> None:
 
 def _refuse(endpoint: Endpoint, error: FrameError) -> None:
     """Answer a frame that can't be read: under the id that it claims."""
-    claimed = Frame(Kind.REQUEST, error.raw_id, generation=error.raw_generation)
+    claimed = Request(error.raw_id, "", generation=error.raw_generation)
     endpoint.answer(claimed, error_response(claimed, MoltInvalidInput(error.detail)))
 
 

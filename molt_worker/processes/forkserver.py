@@ -21,31 +21,31 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.errors import MoltWorkerUnavailable, to_wire
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, FrameParser, Kind, encode
+from molt_accel.ipc.frame import FrameError, FrameParser, encode
+from molt_accel.ipc.messages import Message, StartFailed
 from molt_worker.compile import record as compiled
 from molt_worker.entrypoints import importer
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.entrypoints.runner import error_response
 from molt_worker.processes import executor
+from molt_worker.processes.commands import (
+    EXIT_BAD_EXPORTS,
+    TO_FORKSERVER,
+    Exited,
+    ExportRow,
+    Interrupt,
+    Kill,
+    Ready,
+    Sources,
+    Spawn,
+    Spawned,
+)
 from molt_worker.processes.endpoint import MakeEndpoint
 from molt_worker.runtime import log
 
-#: Commands to the fork server, as entry names of control frames; `request_id` is the executor's number.
-SPAWN: Final = "__spawn__"  #: fork an executor on the socket sent along; generation is its slot
-INTERRUPT: Final = "__interrupt__"
-KILL: Final = "__kill__"
-#: Reports of the fork server. Their payload: the pid; the exit code, negative for a signal.
-#: Before its HELLO: the files of the project's own modules that it has imported, as [path, mtime in ns].
-SOURCES: Final = "__sources__"
-SPAWNED: Final = "__spawned__"
-EXITED: Final = "__exited__"
-
-EXIT_BAD_EXPORTS: Final = 2
 _PR_SET_PDEATHSIG: Final = 1
 _CONTROL_FD: Final = 3
 _MAX_FDS: Final = 64
@@ -88,7 +88,7 @@ def main(
         control: The socket to the supervisor.
         config: The worker's configuration.
         word_of: The stop word of a slot.
-        make_port: Makes an executor's endpoint; each executor gets it by the fork.
+        make_endpoint: Makes an executor's endpoint; each executor gets it by the fork.
         parent_pid: The supervisor's.
     """
     code = 1
@@ -100,7 +100,7 @@ def main(
             signal.signal(number, _ignore)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         control = _keep_only(control)
-        code = _Forkserver(control, config, word_of, make_endpoint).run()
+        code = Forkserver(control, config, word_of, make_endpoint).run()
     except BaseException as exc:
         fields: dict[str, object] = {"error": f"{type(exc).__name__}: {exc}"}
         log.write_blocking(config, "error", "forkserver_failed", fields)
@@ -121,7 +121,9 @@ def _keep_only(control: socket.socket) -> socket.socket:
     return socket.socket(fileno=_CONTROL_FD)
 
 
-class _Forkserver:
+class Forkserver:
+    """The fork server itself. Its supervisor has a `handles.ForkserverHandle` of it."""
+
     def __init__(
         self,
         control: socket.socket,
@@ -133,7 +135,7 @@ class _Forkserver:
         self._config = config
         self._word_of = word_of
         self._make_endpoint = make_endpoint
-        self._parser = FrameParser()
+        self._parser = FrameParser(messages=TO_FORKSERVER)
         self._sockets: deque[int] = deque()  # descriptors that came before their SPAWN was parsed
         self._pids: dict[int, int] = {}  # executor number -> pid
         self._exports = ExportTable(())
@@ -160,12 +162,12 @@ class _Forkserver:
         gc.collect()
         gc.freeze()
         failpoint("forkserver.imported")
-        self._send(Frame(Kind.CONTROL, 0, SOURCES, codec.encode(Codec.MSGPACK, sources())))
+        self._send(Sources(sources()))
         rows = [
-            (item.name, item.codec_in.label, item.codec_out.label, item.target, item.compiled)
+            ExportRow(item.name, item.codec_in, item.codec_out, item.target, item.compiled)
             for item in self._exports
         ]
-        self._send(Frame(Kind.CONTROL, 0, HELLO, codec.encode(Codec.MSGPACK, rows)))
+        self._send(Ready(rows))
         self._loop()
         return 0
 
@@ -173,15 +175,14 @@ class _Forkserver:
         if error.__cause__ is not None and not isinstance(error.__cause__, OSError):
             text = "".join(traceback.format_exception(error.__cause__))
             self._log("error", "import_failed", traceback=text)
-        notice = error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(str(error)))
-        self._send(notice)
+        self._send(StartFailed(to_wire(MoltWorkerUnavailable(str(error)))))
 
     def _log(self, level: str, event: str, **fields: object) -> None:
         log.write_blocking(self._config, level, event, fields)
 
-    def _send(self, frame: Frame) -> None:
+    def _send(self, report: Message) -> None:
         with contextlib.suppress(ConnectionError):  # the supervisor stops; its end of file comes next
-            self._control.sendall(encode(frame))
+            self._control.sendall(encode(report))
 
     def _loop(self) -> None:
         wake_r, wake_w = socket.socketpair()
@@ -216,17 +217,13 @@ class _Forkserver:
         for item in self._parser.frames():
             if isinstance(item, FrameError):
                 raise item
-            self._obey(item)
+            if isinstance(item, Spawn):
+                self._spawn(item.executor, item.slot)
+            elif isinstance(item, Interrupt):
+                self._signal(item.executor, executor.INTERRUPT_SIGNAL)
+            elif isinstance(item, Kill):
+                self._signal(item.executor, signal.SIGKILL)
         return True
-
-    def _obey(self, command: Frame) -> None:
-        number = command.request_id
-        if command.entry == SPAWN:
-            self._spawn(number, command.generation)
-        elif command.entry == INTERRUPT:
-            self._signal(number, executor.INTERRUPT_SIGNAL)
-        elif command.entry == KILL:
-            self._signal(number, signal.SIGKILL)
 
     def _spawn(self, number: int, slot: int) -> None:
         sock = socket.socket(fileno=self._sockets.popleft())
@@ -237,7 +234,7 @@ class _Forkserver:
         except OSError as exc:  # no memory or no process left: this one start failed, the others live on
             sock.close()
             self._log("error", "executor_not_started", error=str(exc))
-            self._report_exit(number, 1)
+            self._send(Exited(number, 1))
             return
         if pid == 0:
             self._become_executor(sock, number, slot, parent_pid)
@@ -246,7 +243,7 @@ class _Forkserver:
         sock.close()
         self._pids[number] = pid
         failpoint("forkserver.forked")
-        self._send(Frame(Kind.CONTROL, number, SPAWNED, codec.encode(Codec.MSGPACK, pid)))
+        self._send(Spawned(number, pid))
 
     def _become_executor(self, sock: socket.socket, number: int, slot: int, parent_pid: int) -> NoReturn:
         code = 1
@@ -295,10 +292,7 @@ class _Forkserver:
                 continue
             del self._pids[number]
             failpoint("forkserver.reaped")
-            self._report_exit(number, os.waitstatus_to_exitcode(status))
-
-    def _report_exit(self, number: int, code: int) -> None:
-        self._send(Frame(Kind.CONTROL, number, EXITED, codec.encode(Codec.MSGPACK, code)))
+            self._send(Exited(number, os.waitstatus_to_exitcode(status)))
 
     def _kill_all(self) -> None:
         for number in list(self._pids):

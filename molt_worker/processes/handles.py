@@ -12,13 +12,13 @@ import socket
 import time
 from typing import Final
 
-from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.ipc.frame import Codec, Frame, Kind, encode
+from molt_accel.ipc.frame import encode
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.processes import forkserver as forkserver
+from molt_worker.processes import forkserver
+from molt_worker.processes.commands import FROM_EXECUTOR, FROM_FORKSERVER, Command, Spawn
 from molt_worker.processes.endpoint import MakeEndpoint
 
 
@@ -85,30 +85,36 @@ class ExecutorState(enum.Enum):
     GONE = enum.auto()  #: told to exit, killed, or its socket closed; waits to be reaped
 
 
-class Executor:
+class ExecutorHandle:
     """One executor, as its supervisor sees it."""
 
     def __init__(
-        self, number: int, parent: Forkserver, sock: socket.socket, slot: int, config: Config
+        self, number: int, parent: ForkserverHandle, sock: socket.socket, slot: int, config: Config
     ) -> None:
         self.number: Final = number
         self.forkserver: Final = parent
         self.slot: Final = slot
         self.word: Final = parent.words.word_of(slot)
         self.sock: Final = sock
-        self.stream: Final = FrameStream(sock.fileno(), sock.fileno(), config.max_frame_bytes)
+        self.stream: Final = FrameStream(sock.fileno(), sock.fileno(), config.max_frame_bytes, FROM_EXECUTOR)
         self.state = ExecutorState.STARTING
         self.pid = 0  #: known once the fork server has forked it
         self.asked_ns: Final = time.monotonic_ns()  #: when the fork server was told to
         self.kill_ns = 0  #: when to kill it if it isn't gone by then; 0: never
 
 
-class Forkserver:
-    """A fork server: one import of the exports, and the parent of the executors forked from it."""
+class ForkserverHandle:
+    """A fork server, as its supervisor sees it; made by `start`.
+
+    It stands for one import of the exports, and is the parent of the executors forked from it.
+    """
 
     def __init__(
-        self, config: Config, words: StopWords, make_endpoint: MakeEndpoint, started_ns: int
+        self, pid: int, control: socket.socket, config: Config, words: StopWords, started_ns: int
     ) -> None:
+        self.pid: Final = pid
+        self.control: Final = control
+        self.stream: Final = FrameStream(control.fileno(), control.fileno(), messages=FROM_FORKSERVER)
         self.words: Final = words
         self.config: Final = config
         self.exports: ExportTable | None = None  #: known once it is ready
@@ -118,18 +124,27 @@ class Forkserver:
         self.started_ns: Final = started_ns
         self.heard_ns = started_ns  #: when it reported something last
         self.failure = ""
+
+    @classmethod
+    def start(
+        cls, config: Config, words: StopWords, make_endpoint: MakeEndpoint, started_ns: int
+    ) -> ForkserverHandle:
+        """Fork a fork server from this process. Returns in this one only.
+
+        Raises:
+            OSError: there is no memory, process or descriptor for it. There may be later.
+        """
         control, child_end = socket.socketpair()
         supervisor_pid = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
+        pid = os.fork()
+        if pid == 0:
             control.close()
             forkserver.main(child_end, config, words.word_of, make_endpoint, supervisor_pid)
         child_end.close()
         control.setblocking(False)
-        self.control: Final = control
-        self.stream: Final = FrameStream(control.fileno(), control.fileno())
+        return cls(pid, control, config, words, started_ns)
 
-    def spawn(self, number: int) -> Executor | None:
+    def spawn(self, number: int) -> ExecutorHandle | None:
         """Have an executor forked, which builds its endpoint there; None if the fork server has just gone.
 
         Raises:
@@ -138,23 +153,22 @@ class Forkserver:
         sock, executor_end = socket.socketpair()
         slot = self.words.lend()
         sock.setblocking(False)
-        command = encode(Frame(Kind.CONTROL, number, forkserver.SPAWN, generation=slot))
         try:
-            socket.send_fds(self.control, [command], [executor_end.fileno()])
+            socket.send_fds(self.control, [encode(Spawn(number, slot))], [executor_end.fileno()])
         except OSError:  # its end of file is about to be seen
             sock.close()
             self.words.give_back(slot)
             return None
         finally:
             executor_end.close()
-        return Executor(number, self, sock, slot, self.config)
+        return ExecutorHandle(number, self, sock, slot, self.config)
 
-    def tell(self, command: str, executor: Executor) -> None:
-        """Send INTERRUPT or KILL for an executor."""
+    def tell(self, command: Command) -> None:
+        """Send a command for one of its executors."""
         if self.control.fileno() < 0:
             return  # stopped, and its executors die with it; the number may be another descriptor's by now
         with contextlib.suppress(BrokenPipeError):  # its end of file is about to be seen
-            self.stream.send(Frame(Kind.CONTROL, executor.number, command))
+            self.stream.send(command)
 
     def stop(self) -> None:
         """Close the control socket: the fork server kills its executors and exits."""
@@ -168,8 +182,3 @@ class Forkserver:
     def reap(self) -> int:
         """Wait for its end. Returns the exit code, negative for a signal."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-def decode_report(frame: Frame) -> int:
-    """The pid or exit code in a fork server's report."""
-    return int(codec.decode(Codec.MSGPACK, frame.payload))

@@ -20,16 +20,17 @@ from typing import Final
 
 import psutil
 
-from molt_accel import codec
 from molt_accel.config import Config
+from molt_accel.errors import Status, from_wire
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.frame import FrameError, Item
+from molt_accel.ipc.messages import Hello, Request, StartFailed
 from molt_accel.ipc.outcomes import exit_text
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import StopReason
-from molt_worker.processes import forkserver as wire
+from molt_worker.processes.commands import Command, Exited, Interrupt, Kill, Ready, Sources, Spawned
 from molt_worker.processes.delivery import Delivery, PoolOwner
-from molt_worker.processes.handles import Executor, ExecutorState, Forkserver, StopWords, decode_report
+from molt_worker.processes.handles import ExecutorHandle, ExecutorState, ForkserverHandle, StopWords
 from molt_worker.processes.replacement import Replacements
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, WRITE, EventLoop
@@ -78,10 +79,10 @@ class Pool:
         self.size: Final = config.pool_size
         #: What all executors that get new requests have; None until they are imported.
         self.exports: ExportTable | None = None
-        self._executors: dict[int, Executor] = {}
-        self._replacements: Replacements[Executor] = Replacements()
+        self._executors: dict[int, ExecutorHandle] = {}
+        self._replacements: Replacements[ExecutorHandle] = Replacements()
         self._numbers = 0
-        self._forkservers: list[Forkserver] = []  # the newest last; older ones still have executors
+        self._forkservers: list[ForkserverHandle] = []  # the newest last; older ones still have executors
         self._boot_deaths = 0
         self._start_not_before_ns = 0
         self._starved = False  # of descriptors, so that no executor can be started
@@ -96,7 +97,9 @@ class Pool:
         now_ns = time.monotonic_ns()
         self._forkserver_at_ns = 0
         try:
-            forkserver = Forkserver(self._config, self.words, self._delivery.make_endpoint, now_ns)
+            forkserver = ForkserverHandle.start(
+                self._config, self.words, self._delivery.make_endpoint, now_ns
+            )
         except OSError as exc:  # no memory or no descriptor for it; there may be later
             self._log.log("error", "forkserver_not_started", error=str(exc))
             self._forkserver_at_ns = self._loop.at(self._back_off())
@@ -135,7 +138,7 @@ class Pool:
         for executor in list(self._executors.values()):
             if executor.kill_ns and executor.kill_ns <= now_ns:
                 executor.kill_ns = now_ns + _EXIT_NS
-                self._tell(executor, wire.KILL)
+                self._tell(executor, Kill(executor.number))
             self._loop.at(executor.kill_ns)
         if self._forkserver_at_ns and self._forkserver_at_ns <= now_ns:
             self._forkserver_at_ns = 0
@@ -146,13 +149,13 @@ class Pool:
         self._check_rss(now_ns)
         self._fill()
 
-    def holder(self, slot: int, serial: int) -> Executor | None:
+    def holder(self, slot: int, serial: int) -> ExecutorHandle | None:
         """The living executor in a slot, if it says that it has the request with this serial."""
         if self.words.claims().get(slot) != serial:
             return None
         return next((executor for executor in self.living() if executor.slot == slot), None)
 
-    def replaced(self) -> list[Executor]:
+    def replaced(self) -> list[ExecutorHandle]:
         """Executors whose successors are ready, and that have not exited yet."""
         return [executor for executor in self.living() if self._replacements.replaced(executor)]
 
@@ -164,21 +167,21 @@ class Pool:
 
     # -- what is done to an executor --------------------------------------------------------------------
 
-    def poll(self, executor: Executor) -> None:
+    def poll(self, executor: ExecutorHandle) -> None:
         """Take in a message that may have come in this moment."""
         while executor.state is not ExecutorState.GONE and executor.stream.wait_readable(0):
             if not self._read(executor):
                 self._on_eof(executor)
 
-    def kill(self, executor: Executor) -> None:
+    def kill(self, executor: ExecutorHandle) -> None:
         """SIGKILL an executor and replace it. It must have no request any more; `on_closed` is not called for it."""
         executor.state = ExecutorState.GONE
-        self._tell(executor, wire.KILL)
+        self._tell(executor, Kill(executor.number))
         failpoint("supervisor.killed")
         self._drop(executor)
 
-    def send(self, executor: Executor, message: Frame) -> None:
-        """Send an executor a frame. If it has just died, the owner's `on_closed` is called in here."""
+    def send(self, executor: ExecutorHandle, message: Request) -> None:
+        """Send an executor a request. If it has just died, the owner's `on_closed` is called in here."""
         try:
             executor.stream.send(message)
         except BrokenPipeError:
@@ -187,13 +190,13 @@ class Pool:
         if executor.stream.pending_bytes:
             self._watch(executor)
 
-    def interrupt(self, executor: Executor, serial: int, reason: StopReason) -> None:
+    def interrupt(self, executor: ExecutorHandle, serial: int, reason: StopReason) -> None:
         """Raise in the request that has this serial, if it is the one that runs."""
         executor.word.stop(serial, reason)
         failpoint("supervisor.interrupting")
-        self._tell(executor, wire.INTERRUPT)
+        self._tell(executor, Interrupt(executor.number))
 
-    def recycle(self, executor: Executor, why: str) -> None:
+    def recycle(self, executor: ExecutorHandle, why: str) -> None:
         """Have an executor replaced. It serves on until its successor is ready."""
         if executor.state is not ExecutorState.GONE and self._replacements.recycle(executor):
             self._counters.recycled += 1
@@ -201,7 +204,7 @@ class Pool:
             self._log.log("info", "executor_recycled", executor=executor.number, why=why, served=served)
             self._fill()
 
-    def retire(self, executor: Executor) -> None:
+    def retire(self, executor: ExecutorHandle) -> None:
         """Close the socket of an executor that has no request, which makes it exit."""
         self._replacements.forget(executor)
         executor.kill_ns = self._loop.at(time.monotonic_ns() + _EXIT_NS)
@@ -221,7 +224,7 @@ class Pool:
             self._loop.at(self._start_not_before_ns)
             return
         counted = self._counted()
-        missing: list[Executor | None] = [None] * (self.size - len(counted))
+        missing: list[ExecutorHandle | None] = [None] * (self.size - len(counted))
         outdated = [
             executor
             for executor in counted
@@ -243,18 +246,18 @@ class Pool:
             if old is not None:
                 self._replacements.prepare(old, new)
 
-    def living(self) -> list[Executor]:
+    def living(self) -> list[ExecutorHandle]:
         """Executors that start or serve, with those that will retire when they have no request."""
         return [item for item in self._executors.values() if item.state is not ExecutorState.GONE]
 
-    def _counted(self) -> list[Executor]:
+    def _counted(self) -> list[ExecutorHandle]:
         """Those that are of the pool's number, now or when they have started."""
         return [executor for executor in self.living() if self._replacements.counts(executor)]
 
-    def _newest_ready(self) -> Forkserver | None:
+    def _newest_ready(self) -> ForkserverHandle | None:
         return next((each for each in reversed(self._forkservers) if each.exports is not None), None)
 
-    def _start(self, forkserver: Forkserver) -> Executor | None:
+    def _start(self, forkserver: ForkserverHandle) -> ExecutorHandle | None:
         if not self.words.left or (executor := forkserver.spawn(self._numbers + 1)) is None:
             return None
         self._numbers += 1
@@ -265,11 +268,11 @@ class Pool:
         self._watch(executor)
         return executor
 
-    def _watch(self, executor: Executor) -> None:
+    def _watch(self, executor: ExecutorHandle) -> None:
         events = READ | (WRITE if executor.stream.pending_bytes else 0)
         self._loop.watch(executor.sock.fileno(), events, lambda mask: self._on_executor(executor, mask))
 
-    def _on_executor(self, executor: Executor, mask: int) -> None:
+    def _on_executor(self, executor: ExecutorHandle, mask: int) -> None:
         if mask & WRITE:
             with contextlib.suppress(BrokenPipeError):  # its end of file will say the same
                 executor.stream.flush()
@@ -277,7 +280,7 @@ class Pool:
         if mask & READ and not self._read(executor):
             self._on_eof(executor)
 
-    def _read(self, executor: Executor) -> bool:
+    def _read(self, executor: ExecutorHandle) -> bool:
         """Take in what an executor sent. False when nothing more will come."""
         if executor.state is ExecutorState.GONE:
             return False
@@ -291,16 +294,16 @@ class Pool:
                 return False
         return got is not None
 
-    def _on_frame(self, executor: Executor, frame: Frame) -> bool:
+    def _on_frame(self, executor: ExecutorHandle, item: Item) -> bool:
         """False if the executor can't be trusted any more."""
         if executor.state is ExecutorState.READY:
-            return self._owner.on_message(executor, frame)
-        if executor.state is ExecutorState.GONE or frame.kind is Kind.RESPONSE:
+            return self._owner.on_message(executor, item)
+        if executor.state is ExecutorState.GONE or not isinstance(item, Hello):
             return False
         self._on_started(executor)
         return True
 
-    def _on_started(self, executor: Executor) -> None:
+    def _on_started(self, executor: ExecutorHandle) -> None:
         self._boot_deaths = 0
         executor.kill_ns = 0
         executor.state = ExecutorState.READY
@@ -310,14 +313,14 @@ class Pool:
             self.retire(old)
         self._announce_exports()
 
-    def _on_eof(self, executor: Executor) -> None:
+    def _on_eof(self, executor: ExecutorHandle) -> None:
         """An executor closed its socket. It may live on, so have it killed; its exit code is still to come."""
         if executor.state is ExecutorState.GONE:
             return
         if executor.state is ExecutorState.STARTING:
             self._start_not_before_ns = self._back_off()
         executor.state = ExecutorState.GONE
-        self._tell(executor, wire.KILL)
+        self._tell(executor, Kill(executor.number))
         self._owner.on_closed(executor)
         self._drop(executor)
 
@@ -327,7 +330,7 @@ class Pool:
         delay_ns = min(_MAX_RESPAWN_NS, _FIRST_RESPAWN_NS << min(self._boot_deaths - 1, 16))
         return time.monotonic_ns() + delay_ns
 
-    def _drop(self, executor: Executor) -> None:
+    def _drop(self, executor: ExecutorHandle) -> None:
         """Read nothing from an executor that is being killed any more, and have another take its place."""
         self._loop.watch(executor.sock.fileno(), 0)
         if not self._replacements.replaced(executor):
@@ -336,7 +339,7 @@ class Pool:
         self._announce_exports()
         self._fill()
 
-    def _on_exited(self, executor: Executor, exit_code: int | None) -> None:
+    def _on_exited(self, executor: ExecutorHandle, exit_code: int | None) -> None:
         """An executor was reaped. An answer may still be on its socket."""
         self.poll(executor)
         self._on_eof(executor)
@@ -360,18 +363,18 @@ class Pool:
 
     # -- fork servers --------------------------------------------------------------------------------------
 
-    def _watch_forkserver(self, forkserver: Forkserver) -> None:
+    def _watch_forkserver(self, forkserver: ForkserverHandle) -> None:
         if forkserver.control.fileno() >= 0:
             events = READ | (WRITE if forkserver.stream.pending_bytes else 0)
             self._loop.watch(
                 forkserver.control.fileno(), events, lambda mask: self._on_forkserver(forkserver, mask)
             )
 
-    def _tell(self, executor: Executor, command: str) -> None:
-        executor.forkserver.tell(command, executor)
+    def _tell(self, executor: ExecutorHandle, command: Command) -> None:
+        executor.forkserver.tell(command)
         self._watch_forkserver(executor.forkserver)
 
-    def _on_forkserver(self, forkserver: Forkserver, mask: int) -> None:
+    def _on_forkserver(self, forkserver: ForkserverHandle, mask: int) -> None:
         if mask & WRITE:
             with contextlib.suppress(BrokenPipeError):  # its end of file will say the same
                 forkserver.stream.flush()
@@ -387,27 +390,25 @@ class Pool:
         if not still_open:
             self._on_forkserver_gone(forkserver)
 
-    def _on_report(self, forkserver: Forkserver, report: Frame) -> None:
-        if report.kind is Kind.RESPONSE:  # why it can't import the exports
-            forkserver.failure = str(codec.decode(Codec.MSGPACK, report.payload)["detail"])
-        elif report.entry == wire.SOURCES:
-            forkserver.sources = [
-                (path, mtime) for path, mtime in codec.decode(Codec.MSGPACK, report.payload)
-            ]
-        elif report.entry == HELLO:
+    def _on_report(self, forkserver: ForkserverHandle, report: Item) -> None:
+        if isinstance(report, StartFailed):
+            forkserver.failure = from_wire(Status.INTERNAL_ERROR, report.error).detail
+        elif isinstance(report, Sources):
+            forkserver.sources = report.files
+        elif isinstance(report, Ready):
             self._on_forkserver_ready(forkserver, report)
-        elif report.request_id in self._executors:
-            executor = self._executors[report.request_id]
-            if report.entry == wire.SPAWNED:
-                executor.pid = decode_report(report)
-            elif report.entry == wire.EXITED:
-                self._on_exited(executor, decode_report(report))
+        elif isinstance(report, Spawned | Exited) and report.executor in self._executors:
+            executor = self._executors[report.executor]
+            if isinstance(report, Spawned):
+                executor.pid = report.pid
+            else:
+                self._on_exited(executor, report.exit_code)
                 self._retire_forkservers()
 
-    def _on_forkserver_ready(self, forkserver: Forkserver, report: Frame) -> None:
+    def _on_forkserver_ready(self, forkserver: ForkserverHandle, report: Ready) -> None:
         forkserver.exports = ExportTable(
-            Export(name, target, codec.parse(codec_in), codec.parse(codec_out), compiled=is_compiled)
-            for name, codec_in, codec_out, target, is_compiled in codec.decode(Codec.MSGPACK, report.payload)
+            Export(row.name, row.target, row.codec_in, row.codec_out, compiled=row.compiled)
+            for row in report.exports
         )
         counts = {"count": len(forkserver.exports), "compiled": len(forkserver.exports.compiled)}
         self._log.log("info", "exports_loaded", **counts, forkserver=forkserver.pid)
@@ -433,7 +434,7 @@ class Pool:
             self.exports = newest.exports
             self._owner.on_exports(newest.exports)
 
-    def _on_forkserver_gone(self, forkserver: Forkserver) -> None:
+    def _on_forkserver_gone(self, forkserver: ForkserverHandle) -> None:
         """A fork server exited or was killed, and its executors die with it."""
         was_newest = forkserver is self._newest_ready()
         code = self._end_forkserver(forkserver)
@@ -452,7 +453,7 @@ class Pool:
             self._owner.on_start_failed(text)
         self._fill()
 
-    def _end_forkserver(self, forkserver: Forkserver) -> int:
+    def _end_forkserver(self, forkserver: ForkserverHandle) -> int:
         """Have done with a fork server, dead or not. Returns its exit code."""
         self._loop.watch(forkserver.control.fileno(), 0)
         self._forkservers.remove(forkserver)

@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from molt_accel.config import Config
 from molt_accel.errors import MoltInternalError, Status
-from molt_accel.ipc.control import RECYCLE, WAKE, message
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import (
-    HEADER_BYTES,
-    HELLO,
-    PREFIX_BYTES,
-    Frame,
-    FrameError,
-    decode,
-    encode,
-    encode_head,
-)
+from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES, FrameError, decode, encode, encode_head
+from molt_accel.ipc.messages import Hello, Message, Request, Response
 from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.layout import (
     MAX_WORD,
@@ -35,6 +26,7 @@ from molt_accel.ipc.shm.layout import (
     state_of,
 )
 from molt_worker.entrypoints.runner import error_response
+from molt_worker.processes.commands import Recycle, Wake
 from molt_worker.runtime import log
 from molt_worker.runtime.metrics import request_fields, request_level
 
@@ -90,43 +82,43 @@ class ShmEndpoint:
         self._arena.set_slot_gauge(self._index, SlotGauge.READY_NS, time.monotonic_ns())
         self._slot.open()
         failpoint("executor.opened")
-        self._tell(HELLO)
+        self._tell(Hello())
 
-    def _tell(self, what: str) -> bool:
+    def _tell(self, message: Message) -> bool:
         """Send the supervisor a message, without waiting for it: one that is stopped must not stop requests.
 
         Returns False if it has not read so many others that there is no room.
         """
         try:
             # Small enough to be taken as a whole or not at all.
-            self._sock.send(encode(message(what, number=self._number)), socket.MSG_DONTWAIT)
+            self._sock.send(encode(message), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except ConnectionError:
             pass  # the supervisor is gone, and so is this process in a moment
         return True
 
-    def receive(self) -> Frame | FrameError | None:
+    def receive(self) -> Request | FrameError | None:
         slot = self._slot
         while slot.next() != self._retire:
             try:
-                frame = slot.receive(self._max)
+                item = slot.receive(self._max)
             except self._corrupt as exc:
                 self._give_up(Failure.CORRUPT, str(exc))
                 continue
-            if type(frame) is Frame:
-                in_ring = PREFIX_BYTES + HEADER_BYTES + len(frame.payload) <= self._arena.ring_bytes
+            if type(item) is Request:
+                in_ring = PREFIX_BYTES + HEADER_BYTES + len(item.payload) <= self._arena.ring_bytes
                 if not in_ring or self._shows_entry:
-                    self._show_entry("" if in_ring else frame.entry)
-                if slot.begin(_SERIAL, frame.deadline_ns, _WAKE_NS):
-                    self._tell(WAKE)  # or it will look anyway when it reads the others
-                return frame
-            if type(frame) is not bytes:
+                    self._show_entry("" if in_ring else item.entry)
+                if slot.begin(_SERIAL, item.deadline_ns, _WAKE_NS):
+                    self._tell(Wake())  # or it will look anyway when it reads the others
+                return item
+            if type(item) is not bytes:
                 self._give_up(Failure.STALLED, "the request was not sent on")
                 continue
             slot.begin(_SERIAL, 0, _WAKE_NS)
             try:
-                decode(frame)
+                decode(item)
             except FrameError as exc:
                 return exc
             self._give_up(Failure.CORRUPT, "it is no request")
@@ -138,12 +130,12 @@ class ShmEndpoint:
         for at, word in enumerate(entry_words(entry)):
             self._arena.set_slot_gauge(self._index, SlotGauge.ENTRY + at, word)
 
-    def serial(self, request: Frame) -> int:
+    def serial(self, request: Request) -> int:
         del request
         serial: int = self._slot.serial
         return serial
 
-    def answer(self, request: Frame, response: Frame) -> None:
+    def answer(self, request: Request, response: Response) -> None:
         response = self._fitting(request, response)
         status = response.status
         assert status is not None  # a response has one
@@ -161,10 +153,10 @@ class ShmEndpoint:
                 self._give_up(Failure.STALLED, "the reply was not taken", counted)
         if self._left:
             self._left -= 1
-            if not self._left and not self._tell(RECYCLE):
+            if not self._left and not self._tell(Recycle()):
                 self._left = 1  # it is told after the next request
 
-    def _fitting(self, request: Frame, response: Frame) -> Frame:
+    def _fitting(self, request: Request, response: Response) -> Response:
         """The response, or what to answer in its place where it is over the frame limit."""
         if HEADER_BYTES + len(response.payload) <= self._max:
             return response

@@ -6,7 +6,8 @@ import time
 from collections import Counter
 
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import FLAG_COMPILED, Frame, format_id
+from molt_accel.ipc.frame import format_id
+from molt_accel.ipc.messages import FLAG_COMPILED, Request, Response
 
 
 class Counters:
@@ -39,7 +40,7 @@ def request_level(status: str) -> str:
     return "debug" if status == Status.OK.label else "warning"
 
 
-def request_fields(request: Frame, response: Frame, status: str) -> dict[str, object]:
+def request_fields(request: Request, response: Response, status: str) -> dict[str, object]:
     return {
         "request_id": format_id(request.request_id),
         "entry": request.entry,

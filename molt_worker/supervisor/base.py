@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from molt_accel.config import Config
 from molt_accel.errors import MoltError, MoltWorkerUnavailable
 from molt_worker.entrypoints.exports import ExportsError, check
-from molt_worker.processes import forkserver as wire
+from molt_worker.processes.commands import EXIT_BAD_EXPORTS
 from molt_worker.processes.pool import Pool
 from molt_worker.runtime.log import STDERR_FD, LogSink
 from molt_worker.runtime.loop import READ, WRITE, EventLoop
@@ -119,7 +119,7 @@ class Worker:
 
     def start_failed(self, why: str) -> MoltWorkerUnavailable:
         """Note that the exports can't be imported. Returns the error that requests end with."""
-        self.exit_code = wire.EXIT_BAD_EXPORTS
+        self.exit_code = EXIT_BAD_EXPORTS
         self.log.log("error", "start_failed", error=why)
         return MoltWorkerUnavailable(f"the worker can't start: {why}")
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 
 from molt_accel import codec
-from molt_accel.errors import Status
-from molt_accel.ipc.frame import Codec, Frame, Kind
+from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.version import __version__
 from molt_worker.processes.pool import Pool
 from molt_worker.runtime.metrics import Counters
 
 
 def pong(
-    ping: Frame,
+    ping: Request,
     pool: Pool,
     counters: Counters,
     *,
@@ -21,7 +20,7 @@ def pong(
     queue_depth: int,
     in_flight: int,
     **others: object,
-) -> Frame:
+) -> Response:
     """The answer to a ping.
 
     Args:
@@ -45,7 +44,7 @@ def pong(
         **counters.as_dict(),
         **others,
     }
-    answer = Frame(Kind.RESPONSE, ping.request_id, status=Status.OK, generation=ping.generation)
+    answer = Response(ping.request_id, generation=ping.generation)
     answer.payload = codec.encode(Codec.MSGPACK, report)
     answer.queue_depth, answer.in_flight = queue_depth, in_flight
     return answer

@@ -13,7 +13,8 @@ import pytest
 
 from molt_accel import Client, MoltCancelled
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import Frame, Kind, encode
+from molt_accel.ipc.frame import encode
+from molt_accel.ipc.messages import Cancel, Response
 from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import STOPPED, Driver, error_of, value_of
 
@@ -82,7 +83,7 @@ def test_a_cancel_twice_or_after_the_end_touches_nothing(make_driver: MakeDriver
     assert error_of(driver.response(request_id)) == ASKED
     driver.cancel(request_id)
     assert value_of(driver.call("echo", "next")) == "next"
-    assert [frame for frame in driver.received if frame.kind is Kind.RESPONSE] == []
+    assert [frame for frame in driver.received if isinstance(frame, Response)] == []
     assert driver.ping()["executor_deaths"] == 0
 
 
@@ -100,7 +101,7 @@ def test_a_cancel_never_hits_another_request(make_driver: MakeDriver) -> None:
         if number % 2:
             victim = request.request_id - 2 * chance.randrange(0, min(8, number // 2 + 1))
             cancelled.add(victim)
-            batch += encode(Frame(Kind.CONTROL, victim, "__cancel__"))
+            batch += encode(Cancel(victim, 0))
         if len(batch) > 2000:
             driver.send_bytes(batch)
             batch = b""
@@ -126,7 +127,7 @@ def test_cancels_that_race_with_the_end_of_their_request_hit_nobody_else(make_dr
     for number in range(1500):
         victim = driver.request("sleep", 0.0002 * (number % 4))
         other = driver.request("echo", number)
-        cancel = Frame(Kind.CONTROL, victim.request_id, "__cancel__")
+        cancel = Cancel(victim.request_id, 0)
         driver.send(victim)
         driver.send_bytes(encode(cancel) + encode(other))
         assert value_of(driver.response(other.request_id)) == number

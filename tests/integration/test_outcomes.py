@@ -19,7 +19,7 @@ from molt_accel import (
     MoltWorkerUnavailable,
 )
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.messages import Codec
 from tests.conftest import wait_until
 from tests.support.driver import Driver, error_of, value_of
 

@@ -8,7 +8,8 @@ import pytest
 
 from molt_accel import Client, MoltInternalError, MoltInvalidInput
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import HEADER_BYTES, Codec
+from molt_accel.ipc.frame import HEADER_BYTES
+from molt_accel.ipc.messages import Codec
 from tests.support.driver import Driver, error_of, value_of
 
 MakeClient = Callable[..., Client]

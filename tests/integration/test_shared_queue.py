@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from molt_accel import Client, MoltBusy, MoltError, MoltTimeout, MoltWorkerUnavailable
-from molt_accel.ipc.frame import PING, Frame, Kind
+from molt_accel.ipc.messages import PING, Request
 from molt_accel.ipc.shm.layout import ChannelState
 from tests.conftest import wait_for_file, wait_until
 from tests.support.peer import PATIENCE_S, Peer, loading
@@ -126,7 +126,7 @@ def test_a_deadline_of_what_runs_holds_for_the_caller_and_the_request_is_stopped
 
 def _ping_until_refused(client: Client) -> None:
     for number in range(1, 100_000):  # until its socket is full
-        client._transport.submit(Frame(Kind.REQUEST, number, PING))
+        client._transport.submit(Request(number, PING))
 
 
 def test_a_cancel_that_found_no_room_in_the_socket_is_heeded_all_the_same(

@@ -14,7 +14,8 @@ import pytest
 
 from molt_accel import codec
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameParser, Kind, encode
+from molt_accel.ipc.frame import FrameParser, encode
+from molt_accel.ipc.messages import STDIO_FROM_WORKER, Codec, Hello, Request, Response
 from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import Driver, error_of, value_of
 
@@ -96,7 +97,7 @@ def test_when_its_input_ends_the_worker_and_all_it_started_are_gone(
     wait_for_file(marker)
     driver.remember_descendants()
     driver.end_input()
-    frames = {frame.request_id: frame for frame in driver.drain() if frame.kind is Kind.RESPONSE}
+    frames = {frame.request_id: frame for frame in driver.drain() if isinstance(frame, Response)}
     assert error_of(frames[running])[1]["detail"] == "the client is gone"
     assert error_of(frames[queued])[0] is Status.CANCELLED
     assert driver.wait() == 0
@@ -216,8 +217,8 @@ def _unchanged(driver: Driver) -> bool:
 
 def test_frames_can_come_from_a_regular_file_and_go_to_one(tmp_path: Path) -> None:
     requests, responses = tmp_path / "requests", tmp_path / "responses"
-    frames = [Frame(Kind.REQUEST, number, "echo", codec.encode("msgpack", number)) for number in range(1, 30)]
-    ping = Frame(Kind.REQUEST, 1000, "__ping__", codec.encode("msgpack", None))
+    frames = [Request(number, "echo", codec.encode("msgpack", number)) for number in range(1, 30)]
+    ping = Request(1000, "__ping__", codec.encode("msgpack", None))
     requests.write_bytes(b"".join(map(encode, [*frames, ping])))
     with requests.open("rb") as stdin, responses.open("wb") as stdout:
         done = subprocess.run(
@@ -228,12 +229,12 @@ def test_frames_can_come_from_a_regular_file_and_go_to_one(tmp_path: Path) -> No
             check=False,
         )
     assert done.returncode == 0
-    parser = FrameParser()
+    parser = FrameParser(messages=STDIO_FROM_WORKER)
     parser.feed(responses.read_bytes())
-    answers: dict[int, Frame] = {}
+    answers: dict[int, Response] = {}
     for frame in parser.frames():
-        assert isinstance(frame, Frame)
-        if frame.entry != HELLO:
+        if frame != Hello():
+            assert isinstance(frame, Response)
             assert frame.request_id not in answers
             answers[frame.request_id] = frame
     assert set(answers) == {*range(1, 30), 1000}
@@ -261,12 +262,12 @@ def test_the_terminal_s_or_parent_s_descriptors_are_left_as_they_were(make_drive
 
 @pytest.mark.parametrize("closed", ["2>&-", "2>&- 3<&-"])
 def test_a_worker_without_stderr_works(closed: str) -> None:
-    request = encode(Frame(Kind.REQUEST, 5, "echo", codec.encode("msgpack", "hi")))
+    request = encode(Request(5, "echo", codec.encode("msgpack", "hi")))
     command = f"exec {sys.executable} -m molt_worker --stdio --executors 1 {closed}"
     process = subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
-    parser = FrameParser()
+    parser = FrameParser(messages=STDIO_FROM_WORKER)
     seen: list[object] = []
     try:
         process.stdin.write(request)
@@ -283,7 +284,6 @@ def test_a_worker_without_stderr_works(closed: str) -> None:
         process.kill()
         process.wait()
     hello, answer = seen
-    assert isinstance(hello, Frame)
-    assert isinstance(answer, Frame)
-    assert hello.entry == HELLO
+    assert hello == Hello()
+    assert isinstance(answer, Response)
     assert codec.decode(Codec.MSGPACK, answer.payload) == "hi"

@@ -10,29 +10,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psutil
 import pytest
 
 from molt_accel import codec
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import (
-    CANCEL,
-    DEFAULT_MAX_FRAME_BYTES,
-    HELLO,
-    PING,
-    Codec,
-    Frame,
-    FrameError,
-    Kind,
-    encode,
-)
+from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, FrameError, Item, encode
+from molt_accel.ipc.messages import PING, STDIO_FROM_WORKER, Cancel, Codec, Hello, Request, Response
 from molt_accel.ipc.stream import FrameStream
 from tests.conftest import EXPORTS, wait_until
 
 #: Longer than anything here takes on a slow machine; reaching it is a failure.
 PATIENCE_S = 30.0
+Taken = TypeVar("Taken", bound=Item)
 COMMAND = [sys.executable, "-m", "molt_worker", "--stdio"]
 #: Entrypoints that run until they are stopped, and whether their executor survives that.
 STOPPED = [
@@ -68,14 +60,16 @@ class Driver:
                 bufsize=0,
             )
         self.pid = self.process.pid
-        self.received: list[Frame] = []
+        self.received: list[Item] = []
         self.ended = False
         self._ids = 0
         self._known: set[psutil.Process] = set()  # its descendants
         pipes = [pipe.fileno() for pipe in (self.process.stdout, self.process.stdin) if pipe is not None]
         for fd in pipes:
             os.set_blocking(fd, False)
-        self.stream = FrameStream(pipes[0], pipes[-1], DEFAULT_MAX_FRAME_BYTES) if len(pipes) == 2 else None
+        self.stream: FrameStream | None = None
+        if len(pipes) == 2:
+            self.stream = FrameStream(*pipes, DEFAULT_MAX_FRAME_BYTES, STDIO_FROM_WORKER)
 
     # -- bytes and frames -------------------------------------------------------------------------------
 
@@ -86,29 +80,29 @@ class Driver:
         while not self.stream.flush():
             self._pump(PATIENCE_S, writing=True)
 
-    def send(self, frame: Frame) -> int:
+    def send(self, item: Request | Response | Cancel) -> int:
         """Send a frame; returns its request id."""
-        self.send_bytes(encode(frame))
-        return frame.request_id
+        self.send_bytes(encode(item))
+        return item.request_id
 
-    def request(self, entry: str, payload: object = None, **fields: Any) -> Frame:
+    def request(self, entry: str, payload: object = None, **fields: Any) -> Request:
         """A request frame with an id of its own; the payload is encoded."""
         self._ids += 1
         fields = {"request_id": self._ids, "sent_ns": time.monotonic_ns(), **fields}
         data = codec.encode(fields.get("codec", Codec.MSGPACK), payload)
-        return Frame(Kind.REQUEST, entry=entry, payload=data, **fields)
+        return Request(entry=entry, payload=data, **fields)
 
     def start(self, entry: str, payload: object = None, **fields: Any) -> int:
         """Send a request; returns its id."""
         return self.send(self.request(entry, payload, **fields))
 
-    def call(self, entry: str, payload: object = None, **fields: Any) -> Frame:
+    def call(self, entry: str, payload: object = None, **fields: Any) -> Response:
         """Send a request and wait for its response."""
         return self.response(self.start(entry, payload, **fields))
 
     def cancel(self, request_id: int, generation: int = 0) -> None:
-        """Send the control frame that ends a request."""
-        self.send(Frame(Kind.CONTROL, request_id, CANCEL, generation=generation))
+        """Send the message that ends a request."""
+        self.send(Cancel(request_id, generation))
 
     def _pump(self, timeout_s: float, *, writing: bool = False) -> None:
         assert self.stream is not None
@@ -123,24 +117,26 @@ class Driver:
                 assert not isinstance(item, FrameError), f"the worker sent a bad frame: {item}"
                 self.received.append(item)
 
-    def take(self, wanted: Callable[[Frame], bool]) -> Frame:
-        """Remove and return the first frame of this kind, waiting for it."""
+    def take(self, kind: type[Taken], wanted: Callable[[Taken], bool] = lambda item: True) -> Taken:
+        """Remove and return the first such item, waiting for it."""
         until = time.monotonic() + PATIENCE_S
         seen = 0
         while True:
             for index in range(seen, len(self.received)):
-                if wanted(self.received[index]):
-                    return self.received.pop(index)
+                item = self.received[index]
+                if isinstance(item, kind) and wanted(item):
+                    del self.received[index]
+                    return item
             seen = len(self.received)
             assert not self.ended, f"the worker closed its stdout: {self.log()}"
             assert time.monotonic() < until, f"no such frame came: {self.log()}"
             self._pump(until - time.monotonic())
 
-    def response(self, request_id: int) -> Frame:
+    def response(self, request_id: int) -> Response:
         """The response to a request, waiting for it."""
-        return self.take(lambda frame: frame.kind is Kind.RESPONSE and frame.request_id == request_id)
+        return self.take(Response, lambda response: response.request_id == request_id)
 
-    def drain(self) -> list[Frame]:
+    def drain(self) -> list[Item]:
         """Everything that comes until the worker closes its stdout."""
         until = time.monotonic() + PATIENCE_S
         while not self.ended:
@@ -152,7 +148,7 @@ class Driver:
 
     def wait_ready(self) -> Self:
         """Wait for the greeting and for the whole pool to be idle."""
-        self.take(lambda frame: frame.kind is Kind.CONTROL and frame.entry == HELLO)
+        self.take(Hello)
         self.wait_idle()
         return self
 
@@ -241,17 +237,19 @@ def dead(process: psutil.Process) -> bool:
         return True
 
 
-def value_of(frame: Frame) -> Any:
+def value_of(response: Item) -> Any:
     """The decoded payload of an Ok response."""
-    body = codec.decode(frame.codec, frame.payload)
-    assert frame.status is Status.OK, body
+    assert isinstance(response, Response)
+    body = codec.decode(response.codec, response.payload)
+    assert response.status is Status.OK, body
     return body
 
 
-def error_of(frame: Frame) -> tuple[Status | None, dict[str, Any]]:
+def error_of(response: Item) -> tuple[Status, dict[str, Any]]:
     """Status and decoded body of an error response."""
-    assert frame.status is not Status.OK
-    return frame.status, codec.decode(Codec.MSGPACK, frame.payload)
+    assert isinstance(response, Response)
+    assert response.status is not Status.OK
+    return response.status, codec.decode(Codec.MSGPACK, response.payload)
 
 
 def deadline(ms: float) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import pytest
 
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import Frame, Kind
+from molt_accel.ipc.messages import Request, Response
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState
 
@@ -57,14 +57,14 @@ def slot_of(arena: Any, index: int = 0, epoch: int = 0) -> Any:
     return slot
 
 
-def request(number: int = 1, payload: bytes = b"x", entry: str = "echo", **fields: Any) -> Frame:
-    """A request frame."""
-    return Frame(Kind.REQUEST, number, entry, payload, **fields)
+def request(number: int = 1, payload: bytes = b"x", entry: str = "echo", **fields: Any) -> Request:
+    """A request."""
+    return Request(number, entry, payload, **fields)
 
 
-def response(number: int = 1, payload: bytes = b"y", status: Status = Status.OK, **fields: Any) -> Frame:
-    """A response frame; the core leaves out what only requests have."""
-    return Frame(Kind.RESPONSE, number, "", payload, status=status, max_wait_ms=0, **fields)
+def response(number: int = 1, payload: bytes = b"y", status: Status = Status.OK, **fields: Any) -> Response:
+    """A response."""
+    return Response(number, status, payload, **fields)
 
 
 def publish(channel: Any, number: int = 1, payload: bytes = b"x") -> None:
@@ -72,9 +72,9 @@ def publish(channel: Any, number: int = 1, payload: bytes = b"x") -> None:
     assert channel.publish(request(number, payload), 1000, 0) == core.ADMITTED
 
 
-def reply(slot: Any, frame: Frame) -> int:
+def reply(slot: Any, answer: Response) -> int:
     """Answer what a slot has claimed."""
-    code: int = slot.reply(frame, MAX_BYTES, COUNTER)
+    code: int = slot.reply(answer, MAX_BYTES, COUNTER)
     return code
 
 

@@ -10,38 +10,28 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, FrameParser, Kind, encode
-from molt_accel.ipc.stream import FrameStream
-from molt_worker.processes import forkserver as wire
-from molt_worker.processes.handles import Executor, Forkserver, StopWords
+from molt_accel.ipc.frame import FrameError, FrameParser, Item, encode
+from molt_accel.ipc.messages import Codec, Hello
+from molt_worker.processes.commands import TO_FORKSERVER, Command, Exited, ExportRow, Ready, Spawn, Spawned
+from molt_worker.processes.handles import ExecutorHandle, ForkserverHandle, StopWords
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 
 
-class FakeForkserver(Forkserver):
+class FakeForkserver(ForkserverHandle):
     """What the pool holds of a fork server whose other end is the test's."""
 
     def __init__(self, config: Config, words: StopWords, make_endpoint: object, started_ns: int) -> None:
-        self.words = words  # type: ignore[misc]
-        self.config = config  # type: ignore[misc]
-        self.exports = None
-        self.sources = []
-        self.announced = False
-        self.started_ns = started_ns  # type: ignore[misc]
-        self.heard_ns = started_ns
-        self.failure = ""
-        self.pid = os.getpid()
-        self.killed = False
-        self.control, self.other_end = socket.socketpair()  # type: ignore[misc]
-        self.control.setblocking(False)
+        control, self.other_end = socket.socketpair()
+        control.setblocking(False)
         self.other_end.setblocking(False)
-        self.stream = FrameStream(self.control.fileno(), self.control.fileno())  # type: ignore[misc]
-        self._parser = FrameParser()
+        super().__init__(os.getpid(), control, config, words, started_ns)
+        self.killed = False
+        self._parser = FrameParser(messages=TO_FORKSERVER)
         self._fds: deque[int] = deque()
-        self.told: list[tuple[str, int]] = []  # what it was told: the command and the executor's number
+        self.told: list[Command] = []
         self.children: dict[int, FakeExecutor] = {}  # those it was told to fork
 
     def kill(self) -> None:
@@ -51,18 +41,17 @@ class FakeForkserver(Forkserver):
     def reap(self) -> int:
         return -9 if self.killed else 0
 
-    def report(self, frame: Frame) -> None:
+    def report(self, message: Item) -> None:
         """Tell the pool something."""
-        self.other_end.sendall(encode(frame))
+        self.other_end.sendall(encode(message))
 
     def loaded(self) -> None:
         """Say that the exports were imported."""
-        rows = [("echo", "msgpack", "msgpack", "m:echo", False)]
-        self.report(Frame(Kind.CONTROL, 0, HELLO, codec.encode(Codec.MSGPACK, rows)))
+        self.report(Ready([ExportRow("echo", Codec.MSGPACK, Codec.MSGPACK, "m:echo", False)]))
 
     def exited(self, number: int, code: int) -> None:
         """Say that an executor was reaped."""
-        self.report(Frame(Kind.CONTROL, number, wire.EXITED, codec.encode(Codec.MSGPACK, code)))
+        self.report(Exited(number, code))
 
     def obey(self) -> None:
         """Take in what it was told, and fork what it shall."""
@@ -76,13 +65,12 @@ class FakeForkserver(Forkserver):
             self._fds.extend(fds)
             self._parser.feed(data)
             for item in self._parser.frames():
-                assert isinstance(item, Frame)
-                self.told.append((item.entry, item.request_id))
-                if item.entry == wire.SPAWN:
-                    child = FakeExecutor(socket.socket(fileno=self._fds.popleft()), item.generation)
-                    self.children[item.request_id] = child
-                    pid = codec.encode(Codec.MSGPACK, os.getpid())
-                    self.report(Frame(Kind.CONTROL, item.request_id, wire.SPAWNED, pid))
+                assert isinstance(item, Command)
+                self.told.append(item)
+                if isinstance(item, Spawn):
+                    child = FakeExecutor(socket.socket(fileno=self._fds.popleft()), item.slot)
+                    self.children[item.executor] = child
+                    self.report(Spawned(item.executor, os.getpid()))
 
     def close(self) -> None:
         """Let go of the test's ends."""
@@ -104,13 +92,13 @@ class FakeExecutor:
 
     def greet(self) -> None:
         """Say that it is ready."""
-        self.send(Frame(Kind.CONTROL, 1, HELLO))
+        self.send(Hello())
 
-    def send(self, frame: Frame) -> None:
+    def send(self, item: Item) -> None:
         """Send the supervisor something."""
-        self.sock.sendall(encode(frame))
+        self.sock.sendall(encode(item))
 
-    def received(self) -> list[Frame | FrameError]:
+    def received(self) -> list[Item | FrameError]:
         """What the supervisor has sent since it was asked last."""
         while True:
             try:
@@ -148,9 +136,9 @@ class Stage:
         """The numbers of the living executors."""
         return [executor.number for executor in self.pool.living()]
 
-    def executor(self, number: int) -> Executor:
+    def executor(self, number: int) -> ExecutorHandle:
         """One of the executors."""
-        executor: Executor = self.pool._executors[number]
+        executor: ExecutorHandle = self.pool._executors[number]
         return executor
 
     def log(self) -> str:

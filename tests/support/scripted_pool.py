@@ -12,7 +12,18 @@ from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import MoltError, Status, to_wire, wire_status
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import HELLO, Codec, Frame, Kind
+from molt_accel.ipc.frame import Item
+from molt_accel.ipc.messages import (
+    SHM_FROM_CLIENT,
+    Attach,
+    Attached,
+    Codec,
+    Grant,
+    Hello,
+    Request,
+    Response,
+    StartFailed,
+)
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, idle_word, state_of
 from molt_accel.transports.shm.connection import Connection
@@ -60,22 +71,21 @@ class FakePool:
         self._ends.append(far)
 
         def attach() -> None:
-            asked, _ = control.receive(far)
+            asked, _ = control.receive(far, SHM_FROM_CLIENT)
             if asked is None:  # it was closed before
                 return
-            assert asked.entry == control.ATTACH
+            assert isinstance(asked, Attach)
             arena = self.arena
-            facts = {
-                "channels": self.granted,
-                "max_frame_bytes": 100_000,
-                "max_wait_ms": 0,
-                "grace_ms": 50,
-                "capacity": arena.gauge(Gauge.CAPACITY),
-                "spin_ns": arena.gauge(Gauge.SPIN_NS),
-                "client_spinners": arena.gauge(Gauge.CLIENT_SPINNERS),
-            }
-            grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
-            control.send(far, grant, (self._arena_fd,))
+            attached = Attached(
+                self.granted,
+                max_frame_bytes=100_000,
+                max_wait_ms=0,
+                grace_ms=50,
+                capacity=arena.gauge(Gauge.CAPACITY),
+                spin_ns=arena.gauge(Gauge.SPIN_NS),
+                client_spinners=arena.gauge(Gauge.CLIENT_SPINNERS),
+            )
+            control.send(far, attached, (self._arena_fd,))
 
         self._attaching.append(threading.Thread(target=attach))
         self._attaching[-1].start()
@@ -98,40 +108,31 @@ class FakePool:
 
     # -- the supervisor's side --------------------------------------------------------------------------
 
-    def tell(self, message: Frame) -> None:
+    def tell(self, message: Item) -> None:
         """Send the client a message."""
         assert self.sock is not None
         control.send(self.sock, message)
 
-    def say(self, entry: str, number: int = 0) -> None:
-        """Send the client a control message without a payload."""
-        self.tell(control.message(entry, number=number))
-
     def greet(self) -> None:
         """It is ready."""
-        self.say(HELLO)
+        self.tell(Hello())
 
     def grant(self, *channels: int) -> None:
         """Grant more channels."""
-        payload = codec.encode(Codec.MSGPACK, {"channels": list(channels)})
-        self.tell(control.message(control.GRANT, payload))
+        self.tell(Grant(list(channels)))
 
     def fail_start(self, why: str) -> None:
         """Tell that it can't start."""
-        payload = codec.encode(Codec.MSGPACK, {"error": "MoltWorkerUnavailable", "detail": why})
-        self.tell(Frame(Kind.RESPONSE, 0, payload=payload, status=Status.INTERNAL_ERROR))
+        self.tell(StartFailed({"error": "MoltWorkerUnavailable", "detail": why}))
 
-    def hear(self) -> Frame | None:
+    def hear(self) -> Item | None:
         """The client's next message; None at its end."""
         assert self.sock is not None
-        return control.receive(self.sock)[0]
+        return control.receive(self.sock, SHM_FROM_CLIENT)[0]
 
-    def heard(self) -> list[str]:
+    def heard(self) -> list[Item]:
         """What the client says until it closes the connection."""
-        entries = []
-        while (message := self.hear()) is not None:
-            entries.append(message.entry)
-        return entries
+        return list(iter(self.hear, None))
 
     def hang_up(self) -> None:
         """Close the connection."""
@@ -150,27 +151,27 @@ class FakePool:
 
     # -- the executors' side ----------------------------------------------------------------------------
 
-    def claim(self, slot: int = 0) -> Frame:
+    def claim(self, slot: int = 0) -> Request:
         """Take a request up."""
         taken = self.slots[slot]
         assert taken.next() == arenas.native().REQUEST
-        frame: Frame = taken.receive(100_000)
-        assert isinstance(frame, Frame)
-        return frame
+        request: Request = taken.receive(100_000)
+        assert isinstance(request, Request)
+        return request
 
-    def reply(self, request: Frame, value: object = None, slot: int = 0, **fields: Any) -> bool:
+    def reply(self, request: Request, value: object = None, slot: int = 0, **fields: Any) -> bool:
         """Answer a request that was claimed. False if it isn't this executor's to answer any more."""
         payload = codec.encode(Codec.MSGPACK, value)
         known = {"payload": payload, "status": Status.OK, **fields}
-        response = Frame(Kind.RESPONSE, known.pop("request_id", request.request_id), **known)
+        response = Response(known.pop("request_id", request.request_id), **known)
         code: int = self.slots[slot].reply(response, 100_000, 16)
         return code == arenas.native().TRANSFERRED
 
-    def reply_error(self, request: Frame, error: MoltError, slot: int = 0) -> bool:
+    def reply_error(self, request: Request, error: MoltError, slot: int = 0) -> bool:
         """Answer a request with an error."""
         return self.reply(request, to_wire(error), slot, status=wire_status(error))
 
-    def serving(self, answer: Callable[[Frame], object], requests: int) -> threading.Thread:
+    def serving(self, answer: Callable[[Request], object], requests: int) -> threading.Thread:
         """Serve so many requests on a thread, with what `answer` makes of them."""
 
         def work() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from molt_accel import codec
 from molt_accel.errors import MoltError, Status, to_wire, wire_status
-from molt_accel.ipc.frame import Codec, Frame, Kind
+from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.transports.base import Pending, PendingCall
 
 
@@ -38,15 +38,15 @@ class ScriptedCall(Pending):
 
 
 #: One submitted request's fate: may raise, end the call now or later, or do nothing; or return `UNSENT`.
-Act = Callable[[Frame, ScriptedCall], object]
+Act = Callable[[Request, ScriptedCall], object]
 #: It could not be sent.
 UNSENT = object()
 
 
-def response(request: Frame, value: object = None, status: Status = Status.OK, **fields: Any) -> Frame:
+def response(request: Request, value: object = None, status: Status = Status.OK, **fields: Any) -> Response:
     """A response with a msgpack payload."""
     payload = codec.encode(Codec.MSGPACK, value)
-    return Frame(Kind.RESPONSE, request.request_id, payload=payload, status=status, **fields)
+    return Response(request.request_id, status, payload, **fields)
 
 
 def answer(value: object = None, status: Status = Status.OK, **fields: Any) -> Act:
@@ -62,7 +62,7 @@ def answer_error(error: MoltError) -> Act:
 def answer_in(seconds: float, value: object = None) -> Act:
     """The worker answers from another thread, after a time."""
 
-    def act(request: Frame, pending: Pending) -> None:
+    def act(request: Request, pending: Pending) -> None:
         threading.Timer(seconds, pending.resolve, (response(request, value),)).start()
 
     return act
@@ -76,13 +76,13 @@ def end(error: MoltError) -> Act:
 def refuse(error: MoltError) -> Act:
     """Submitting raises."""
 
-    def act(request: Frame, pending: Pending) -> None:
+    def act(request: Request, pending: Pending) -> None:
         raise error
 
     return act
 
 
-def lose(request: Frame, pending: ScriptedCall) -> None:
+def lose(request: Request, pending: ScriptedCall) -> None:
     """The worker dies before anybody takes the request up."""
     pending.lose()
 
@@ -92,12 +92,12 @@ def lose_in(seconds: float) -> Act:
     return lambda request, pending: threading.Timer(seconds, pending.lose).start()
 
 
-def unsent(request: Frame, pending: ScriptedCall) -> object:
+def unsent(request: Request, pending: ScriptedCall) -> object:
     """The transport can't send it."""
     return UNSENT
 
 
-def silence(request: Frame, pending: Pending) -> None:
+def silence(request: Request, pending: Pending) -> None:
     """Nothing ever comes."""
 
 
@@ -109,7 +109,7 @@ class ScriptedTransport:
         self.ready = ready
         self.patience_s = patience_s
         self.starts = 0
-        self.submitted: list[Frame] = []
+        self.submitted: list[Request] = []
         self.calls: list[ScriptedCall] = []
         self.abandoned: list[MoltError] = []
 
@@ -117,14 +117,14 @@ class ScriptedTransport:
         self.starts += 1
         self.ready = True
 
-    def submit(self, frame: Frame) -> PendingCall | None:
+    def submit(self, request: Request) -> PendingCall | None:
         if not self.ready:
             return None
-        pending = ScriptedCall(frame.request_id)
-        self.submitted.append(frame)
+        pending = ScriptedCall(request.request_id)
+        self.submitted.append(request)
         self.calls.append(pending)
         act = self.script[min(len(self.submitted), len(self.script)) - 1]
-        return None if act(frame, pending) is UNSENT else pending
+        return None if act(request, pending) is UNSENT else pending
 
     def abandon(self, pending: ScriptedCall, error: MoltError) -> bool:
         if pending.done:

@@ -9,11 +9,12 @@ import sys
 _PRELUDE = """
 import os, signal, sys, time
 from molt_accel import codec
-from molt_accel.errors import MoltInvalidInput, MoltWorkerUnavailable, Status, to_wire
-from molt_accel.ipc.frame import CANCEL, HELLO, Frame, Kind, encode
+from molt_accel.errors import MoltWorkerUnavailable, Status, to_wire
+from molt_accel.ipc.frame import encode
+from molt_accel.ipc.messages import *
 from molt_accel.ipc.stream import FrameStream
 
-stream = FrameStream(0, 1)
+stream = FrameStream(0, 1, messages=STDIO_FROM_CLIENT)
 
 def requests():
     while stream.fill() is not None:
@@ -21,17 +22,17 @@ def requests():
 
 def answer(request, value=None, **fields):
     known = {"status": Status.OK, "generation": request.generation, "payload": codec.encode("msgpack", value)}
-    stream.send(Frame(Kind.RESPONSE, request.request_id, **{**known, **fields}))
+    stream.send(Response(request.request_id, **{**known, **fields}))
 
-def notice(error, status):
-    stream.send(Frame(Kind.RESPONSE, 0, status=status, payload=codec.encode("msgpack", to_wire(error))))
+def fail_start(why):
+    stream.send(StartFailed(to_wire(MoltWorkerUnavailable(why))))
 
 def decoded(request):
     return codec.decode("msgpack", request.payload)
 
 def echo():
     for request in requests():
-        if request.kind is Kind.REQUEST:
+        if isinstance(request, Request):
             answer(request, decoded(request))
 
 def first_time(path):
@@ -41,7 +42,7 @@ def first_time(path):
         return False
     return True
 """
-_GREETING = "\nstream.send(Frame(Kind.CONTROL, 0, HELLO))\n"
+_GREETING = "\nstream.send(Hello())\n"
 
 
 def worker(script: str, *arguments: object, before: str = "") -> str:

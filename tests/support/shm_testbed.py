@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from molt_accel import __version__, codec
+from molt_accel import __version__
 from molt_accel.config import Config
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.frame import Item
+from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach, Attached, Grant, Message, Request
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, Outcome, SlotGauge
-from molt_worker.processes import forkserver as wire
 from molt_worker.processes import pool as pool_module
+from molt_worker.processes.commands import Command, Interrupt, Kill, Wake
 from molt_worker.runtime.log import LogSink
 from molt_worker.supervisor.shm import spinning
 from molt_worker.supervisor.shm.supervisor import ShmSupervisor
@@ -90,16 +91,16 @@ class Player:
     def begin(self, deadline_ns: int) -> None:
         """Say what runs; the supervisor is told of the deadline if it has to be."""
         if self.slot.begin(SlotGauge.SERIAL, deadline_ns, Gauge.WAKE_NS):
-            self.child.send(control.message(control.WAKE, number=self.number))
+            self.child.send(Wake())
 
     def interrupted(self) -> list[int]:
         """Why it was told to stop what it has, and has not been before."""
-        told = self.stage.told(self, wire.INTERRUPT)
+        told = self.stage.told(self, Interrupt)
         return [self.stage.supervisor.pool.words.word_of(self.index).reason(self.slot.serial)] * told
 
     def killed(self) -> bool:
         """Whether it was told to die since it was asked last."""
-        return self.stage.told(self, wire.KILL) > 0
+        return self.stage.told(self, Kill) > 0
 
     def die(self, code: int = -signal.SIGKILL) -> None:
         """It is dead, and its fork server has reaped it."""
@@ -111,43 +112,42 @@ class Player:
 class Caller:
     """A client in this process."""
 
-    def __init__(self, stage: ShmStage, channels: int, **told: object) -> None:
+    def __init__(
+        self, stage: ShmStage, channels: int, version: str = __version__, *, observer: bool = False
+    ) -> None:
         self.stage = stage
         self.sock = control.new_socket()
         stage.callers.append(self)
         self.sock.setblocking(False)
         self.sock.connect(stage.supervisor._name.path)
-        payload = codec.encode(Codec.MSGPACK, {"version": __version__, "observer": False, **told})
-        control.send(self.sock, control.message(control.ATTACH, payload, channels))
+        control.send(self.sock, Attach(version, observer, channels))
         stage.turn()
         self.heard = self.received()
         self.channels = self.granted(self.heard)
 
-    def received(self) -> list[tuple[str, Any]]:
-        """What has come since: entries and payloads, "the end" last."""
-        found: list[tuple[str, Any]] = []
+    def received(self) -> list[Item | None]:
+        """What has come since; None for the end."""
+        found: list[Item | None] = []
         while True:
             try:
-                message, fds = control.receive(self.sock, max_fds=1)
+                message, fds = control.receive(self.sock, SHM_FROM_WORKER, max_fds=1)
             except BlockingIOError:
                 return found
             except ConnectionResetError:
                 message, fds = None, []
             control.close_all(fds)
+            found.append(message)
             if message is None:
-                return [*found, ("the end", None)]
-            has_payload = bool(message.payload)
-            payload = codec.decode(Codec.MSGPACK, message.payload) if has_payload else message.request_id
-            found.append((message.entry or message.kind.name, payload))
+                return found
 
     @staticmethod
-    def granted(heard: list[tuple[str, Any]]) -> list[int]:
+    def granted(heard: list[Item | None]) -> list[int]:
         """The channels granted in what was heard."""
-        return [index for entry, payload in heard if entry == control.GRANT for index in payload["channels"]]
+        return [index for item in heard if isinstance(item, Attached | Grant) for index in item.channels]
 
-    def send(self, entry: str, payload: bytes = b"", number: int = 0, generation: int = 0) -> None:
+    def send(self, message: Message | Request) -> None:
         """Send a message, and have it heard."""
-        control.send(self.sock, control.message(entry, payload, number, generation))
+        control.send(self.sock, message)
         self.stage.turn()
 
     def publish(self, index: int | None = None, deadline_ns: int = 0, payload: bytes = b"x") -> Any:
@@ -184,7 +184,7 @@ class ShmStage:
         self.arena: Any = self.supervisor._ledger.arena
         self.players: list[Player] = []
         self.callers: list[Caller] = []
-        self._told: dict[tuple[int, str], int] = {}
+        self._told: dict[tuple[int, type[Command]], int] = {}
 
     @property
     def forkserver(self) -> FakeForkserver:
@@ -236,10 +236,10 @@ class ShmStage:
         self.players += new
         return new
 
-    def told(self, player: Player, command: str) -> int:
+    def told(self, player: Player, command: type[Command]) -> int:
         """How often a fork server was told this about an executor, since that was asked last."""
         self.turn()
-        total = sum(forkserver.told.count((command, player.number)) for forkserver in self.forkservers)
+        total = sum(forkserver.told.count(command(player.number)) for forkserver in self.forkservers)
         before = self._told.get((player.number, command), 0)
         self._told[player.number, command] = total
         return total - before
@@ -290,7 +290,7 @@ def make_shm_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sh
         stages.append(ShmStage(**options))
         return stages[-1]
 
-    monkeypatch.setattr(pool_module, "Forkserver", make_forkserver)
+    monkeypatch.setattr(pool_module.ForkserverHandle, "start", make_forkserver)
     monkeypatch.setattr(spinning, "measure", lambda: spinning.SpinLimits(0, 0, 0, 1))
     yield make
     bugs = [line for stage in stages for line in stage.log().splitlines() if "supervisor_bug" in line]

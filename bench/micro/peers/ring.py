@@ -17,7 +17,8 @@ from bench.micro.peers.base import Peer, Setup
 from bench.micro.wire import pack, unpack
 from molt_accel import Config, MoltWorkerUnavailable
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, Codec, Frame, Kind
+from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, Kind
+from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.ipc.shm import arena
 from molt_accel.ipc.shm.layout import Outcome, SlotGauge
 from molt_worker.supervisor.shm import spinning
@@ -42,7 +43,7 @@ def _answer(shared: Any) -> None:
         data = request.payload
         if request.codec is _MSGPACK:
             data = pack(unpack(data))
-        response = Frame(_RESPONSE, request.request_id, "", data, request.codec, _OK)
+        response = Response(request.request_id, _OK, data, request.codec)
         if slot.reply(response, MAX_BYTES, SERVED) != transferred:
             raise RuntimeError("a reply that is not taken")
 
@@ -90,7 +91,7 @@ class Ring(Peer):
 
     def _exchange(self, data: bytes, codec: Codec) -> bytes:
         channel = self._channel
-        request = Frame(_REQUEST, next(self._ids), "echo", data, codec)
+        request = Request(next(self._ids), "echo", data, codec)
         if channel.publish(request, PLACES, 0) != self._admitted:
             raise RuntimeError("the request was not published")
         if channel.wait(time.monotonic_ns() + CALL_NS) != self._outcome:

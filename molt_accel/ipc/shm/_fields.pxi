@@ -54,9 +54,15 @@ cdef int fill_response(molt_frame *h, object message) except -1:
     return 0
 
 
-cdef object frame_of(const molt_frame *h, kind, entry, payload, codec, status):
-    return _Frame(
-        kind, h.request_id, entry, payload, codec, status, h.flags, h.generation, h.deadline_ns, h.sent_ns,
-        h.max_wait_ms, h.queue_depth, h.in_flight, h.queue_us, h.decode_us, h.handler_us, h.encode_us,
-        h.exec_us, h.executor
+cdef object request_of(const molt_frame *h, entry, payload, codec):
+    return _Request(
+        h.request_id, entry, payload, codec, h.generation, h.deadline_ns, h.sent_ns, h.max_wait_ms,
+        h.queue_depth, h.in_flight
+    )
+
+
+cdef object response_of(const molt_frame *h, status, payload, codec):
+    return _Response(
+        h.request_id, status, payload, codec, h.flags, h.generation, h.queue_depth, h.in_flight, h.queue_us,
+        h.decode_us, h.handler_us, h.encode_us, h.exec_us, h.executor
     )

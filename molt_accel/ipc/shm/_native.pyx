@@ -155,70 +155,102 @@ cdef enum:
     STAGE_PAYLOAD = 3
 
 
-# Of frame.py, by `use_frames`: the class, and what the bytes of its enumerations stand for.
-cdef object _Frame = None
-cdef tuple _kinds = (), _codecs = (), _statuses = ()
+# Of messages.py and frame.py, by `use_frames`: the classes, and what the bytes of their enumerations stand for.
+cdef object _Request = None, _Response = None
+cdef tuple _codecs = (), _statuses = ()
 
 
-def use_frames(frame_class, tuple kinds not None, tuple codecs not None, tuple statuses not None):
-    """Frames are made of this class, with the members that 256 byte values stand for in each table."""
-    global _Frame, _kinds, _codecs, _statuses
-    if not len(kinds) == len(codecs) == len(statuses) == 256:
+def use_frames(request_class, response_class, tuple codecs not None, tuple statuses not None):
+    """Frames are made of these classes, with the members that 256 byte values stand for in each table."""
+    global _Request, _Response, _codecs, _statuses
+    if not len(codecs) == len(statuses) == 256:
         raise ValueError("a table has 256 values")
-    _Frame, _kinds, _codecs, _statuses = frame_class, kinds, codecs, statuses
+    _Request, _Response, _codecs, _statuses = request_class, response_class, codecs, statuses
 
 
-cdef int _fill_head(molt_head *head, object frame, uint64_t max_bytes) except -1:
-    """The head of a frame that is plainly good: 1; 0: let frame.py say what is wrong with it."""
-    cdef molt_frame *h = &head.header
-    cdef Py_ssize_t entry_bytes
-    cdef str entry = frame.entry
-    cdef const char *text
-    cdef bytes payload = frame.payload
-    cdef uint64_t total
+cdef bytes _payload_of(object item):
+    cdef bytes payload = item.payload
     if payload is None:
         raise TypeError("a payload is bytes, and not None")
+    return payload
+
+
+cdef uint64_t _begin_head(molt_head *head, object item, int kind, Py_ssize_t entry_bytes) except 0:
+    """Write what the frame itself sets, and zeros. The size of the frame in bytes."""
+    cdef molt_frame *h = &head.header
+    cdef Py_ssize_t payload_bytes = PyBytes_GET_SIZE(_payload_of(item))
+    cdef uint64_t total = sizeof(molt_frame) + entry_bytes + payload_bytes
+    memset(h, 0, sizeof(molt_frame))
+    h.version = MOLT_FRAME_VERSION
+    h.kind = kind
+    h.entry_bytes = <uint16_t>entry_bytes
+    h.payload_bytes = <uint32_t>payload_bytes
+    head.size = <uint32_t>total
+    return total
+
+
+cdef int _fill_request(molt_head *head, object request, uint64_t max_bytes) except -1:
+    """The head of a request that is plainly good: 1; 0: let frame.py say what is wrong with it."""
+    cdef Py_ssize_t entry_bytes
+    cdef str entry = request.entry
+    cdef const char *text
     try:
         text = PyUnicode_AsUTF8AndSize(entry, &entry_bytes)
     except UnicodeEncodeError:
         return 0
-    total = sizeof(molt_frame) + entry_bytes + PyBytes_GET_SIZE(payload)
-    memset(h, 0, sizeof(molt_frame))
-    h.version = MOLT_FRAME_VERSION
-    h.kind = frame.kind
-    if entry_bytes > MOLT_ENTRY_BYTES or total > max_bytes or (entry_bytes == 0 and h.kind != MOLT_RESPONSE):
+    if not 0 < entry_bytes <= MOLT_ENTRY_BYTES:
         return 0
-    h.entry_bytes = <uint16_t>entry_bytes
-    h.payload_bytes = <uint32_t>PyBytes_GET_SIZE(payload)
-    if h.kind == MOLT_RESPONSE:
-        fill_response(h, frame)
-    else:
-        fill_request(h, frame)
-        h.flags = frame.flags
-    head.size = <uint32_t>total
+    if _begin_head(head, request, MOLT_REQUEST, entry_bytes) > max_bytes:
+        return 0
+    fill_request(&head.header, request)
     memcpy(head.entry, text, entry_bytes)
     return 1
 
 
-cdef object _frame_of(const molt_head *head, bytes payload):
-    """The frame of a head and its payload if it is plainly good, else None: let frame.py say what is wrong with it."""
+cdef int _fill_response(molt_head *head, object response, uint64_t max_bytes) except -1:
+    """The head of a response that is plainly good: 1; 0: let frame.py say what is wrong with it."""
+    if _begin_head(head, response, MOLT_RESPONSE, 0) > max_bytes:
+        return 0
+    fill_response(&head.header, response)
+    return 1
+
+
+cdef object _request_of(const molt_head *head, bytes payload):
+    """The request of a head and its payload if it is plainly good, else None: let frame.py say what is wrong with it."""
     cdef const molt_frame *h = &head.header
-    kind, codec, status = _kinds[h.kind], _codecs[h.codec], _statuses[h.status]
+    codec = _codecs[h.codec]
     if (
         h.version != MOLT_FRAME_VERSION
-        or kind is None
+        or h.kind != MOLT_REQUEST
         or codec is None
-        or (status is None if h.kind == MOLT_RESPONSE else h.status != 0)
-        or (h.entry_bytes == 0 and h.kind != MOLT_RESPONSE)
-        or h.flags & ~MOLT_FLAG_COMPILED
+        or h.status
+        or h.entry_bytes == 0
+        or h.flags
         or h.reserved
     ):
         return None
     try:
-        entry = PyUnicode_DecodeUTF8(<const char *>head.entry, h.entry_bytes, NULL) if h.entry_bytes else ""
+        entry = PyUnicode_DecodeUTF8(<const char *>head.entry, h.entry_bytes, NULL)
     except UnicodeDecodeError:
         return None
-    return frame_of(h, kind, entry, payload, codec, status)
+    return request_of(h, entry, payload, codec)
+
+
+cdef object _response_of(const molt_head *head, bytes payload):
+    """The response of a head and its payload; None if it is not a good one."""
+    cdef const molt_frame *h = &head.header
+    codec, status = _codecs[h.codec], _statuses[h.status]
+    if (
+        h.version != MOLT_FRAME_VERSION
+        or h.kind != MOLT_RESPONSE
+        or codec is None
+        or status is None
+        or h.entry_bytes
+        or h.flags & ~MOLT_FLAG_COMPILED
+        or h.reserved
+    ):
+        return None
+    return response_of(h, status, payload, codec)
 
 
 cdef bint _consistent(const molt_head *head):
@@ -495,11 +527,11 @@ cdef class Channel:
     def state(self):
         return MOLT_STATE(molt_look(&self.arena.a, self.index))
 
-    def publish(self, frame not None, uint32_t capacity, uint32_t waiting):
+    def publish(self, request not None, uint32_t capacity, uint32_t waiting):
         """Offer a request to the executors: IDLE -> READY.
 
         Args:
-            frame: The request, its payload bytes. What of it doesn't fit the ring is sent on by `wait`.
+            request: Its payload is bytes. What of it doesn't fit the ring is sent on by `wait`.
             capacity: Places in the queue.
             waiting: How many may wait for a place behind it.
 
@@ -508,13 +540,13 @@ cdef class Channel:
             NOT_IDLE: it was not published; BAD_FRAME: nor was this, and `frame.encode_head` says why.
 
         Raises:
-            TypeError, OverflowError: a field of the frame is not what it should be.
+            TypeError, OverflowError: a field of the request is not what it should be.
         """
         cdef molt_arena *a = &self.arena.a
         cdef uint32_t over
-        if not _fill_head(&self.out, frame, self.max_bytes):
+        if not _fill_request(&self.out, request, self.max_bytes):
             return BAD_FRAME
-        self.payload, self.reply, self.stage = frame.payload, None, STAGE_NONE
+        self.payload, self.reply, self.stage = request.payload, None, STAGE_NONE
         self.c.part[0] = <const uint8_t *>&self.out
         self.c.left[0] = molt_head_bytes(&self.out)
         self.c.part[1] = <const uint8_t *>PyBytes_AS_STRING(self.payload)
@@ -606,9 +638,9 @@ cdef class Channel:
                 raise Corrupt("a shorter reply than it says")
             if not self.next_buffer():
                 break
-        response = _frame_of(&self.head, self.reply)
+        response = _response_of(&self.head, self.reply)
         self.reply = None
-        if response is None or self.head.header.kind != MOLT_RESPONSE or molt_reply_there(a, &self.c):
+        if response is None or molt_reply_there(a, &self.c):
             raise Corrupt("a reply that is no response")
         if not molt_free(a, self.index, word):
             raise Corrupt(f"channel {self.index} was taken away")
@@ -736,10 +768,10 @@ cdef class Slot:
             PyErr_CheckSignals()
 
     def receive(self, uint64_t max_bytes):
-        """The claimed request, or its bytes without the length prefix where it is no good frame.
+        """The claimed request, or its bytes without the length prefix where it is no good one.
 
         Returns:
-            A frame; bytes for `frame.decode` to say what is wrong with them; LOST or STALLED where they don't come.
+            A `Request`; bytes for `frame.decode` to say what is wrong with them; LOST or STALLED where they don't come.
 
         Raises:
             Corrupt: the client wrote what can't be.
@@ -758,19 +790,19 @@ cdef class Slot:
             code = self.transfer(<uint8_t *>PyBytes_AS_STRING(payload), NULL, h.payload_bytes)
             if code == MOLT_TRANSFERRED:
                 h.queue_depth, h.in_flight = self.e.queued, self.e.running
-                frame = _frame_of(head, payload)
-                if frame is None:
+                request = _request_of(head, payload)
+                if request is None:
                     return (<const char *>h)[:sizeof(molt_frame) + h.entry_bytes] + payload
-                return frame
+                return request
         if code == MOLT_TRANSFER_CORRUPT:
             raise Corrupt(f"the request ring of channel {self.e.channel}")
         return code
 
-    def reply(self, frame not None, uint64_t max_bytes, uint32_t gauge):
+    def reply(self, response not None, uint64_t max_bytes, uint32_t gauge):
         """Count the request, write the response and end it.
 
         Args:
-            frame: The response, its payload bytes.
+            response: Its payload is bytes.
             max_bytes: Its longest size.
             gauge: The gauge of this slot that counts it; before the reply, so who has that finds it counted.
 
@@ -782,9 +814,9 @@ cdef class Slot:
         """
         cdef molt_slot *slot = &self.arena.a.slots[self.e.slot]
         cdef molt_word *counter = slot_word(slot, gauge)
-        cdef bytes payload = frame.payload
+        cdef bytes payload = response.payload
         cdef int code
-        if not _fill_head(&self.head, frame, max_bytes):
+        if not _fill_response(&self.head, response, max_bytes):
             return BAD_FRAME
         if not molt_holds(&self.e, molt_look(&self.arena.a, self.e.channel)):
             return MOLT_TRANSFER_LOST  # it was taken away against the rules: the ring may be another request's

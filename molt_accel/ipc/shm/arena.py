@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from molt_accel.errors import MoltWorkerUnavailable
-from molt_accel.ipc import frame
+from molt_accel.ipc import frame, messages
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena, ArenaView
@@ -48,7 +48,7 @@ def native() -> Any:
         raise NoSharedMemory(
             f"the native core is missing ({exc}); with glibc 2.30 or newer, reinstall molt-accel"
         ) from exc
-    _native.use_frames(frame.Frame, frame.KINDS, frame.CODECS, frame.STATUSES)
+    _native.use_frames(messages.Request, messages.Response, frame.CODECS, frame.STATUSES)
     return _native
 
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from molt_accel import codec
-from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.errors import MoltWorkerUnavailable, Status, from_wire
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import Codec, FrameError
+from molt_accel.ipc.frame import FrameError
+from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach, Attached, Refused
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.version import __version__
 
@@ -73,19 +71,14 @@ def _connect(sock: socket.socket, path: str) -> None:
             time.sleep(_CROWD_S)
 
 
-def handshake(sock: socket.socket) -> tuple[Arena, control.Grant]:
+def handshake(sock: socket.socket) -> tuple[Arena, Attached]:
     """Attach as a client, on a connected control socket.
 
     Raises:
         MoltWorkerUnavailable: the worker refused, is another version's, or doesn't answer.
     """
-    fd, body = _ask(sock, observer=False)
-    try:
-        grant = msgspec.convert(body, control.Grant)
-    except msgspec.ValidationError as exc:
-        os.close(fd)
-        raise MoltWorkerUnavailable(f"the worker speaks another protocol: {exc}") from exc
-    return arenas.attach(fd), grant
+    fd, granted = _ask(sock, observer=False)
+    return arenas.attach(fd), granted
 
 
 def observe(sock: socket.socket) -> ArenaView:
@@ -94,29 +87,27 @@ def observe(sock: socket.socket) -> ArenaView:
     return arenas.view(fd)
 
 
-def _ask(sock: socket.socket, *, observer: bool) -> tuple[int, dict[str, Any]]:
+def _ask(sock: socket.socket, *, observer: bool) -> tuple[int, Attached]:
     """The arena's descriptor, and what else was granted."""
     fds: list[int] = []
     try:
         sock.settimeout(ANSWER_S)
-        told = codec.encode(Codec.MSGPACK, {"version": __version__, "observer": observer})
-        control.send(sock, control.message(control.ATTACH, told, 0 if observer else FIRST_BATCH))
+        control.send(sock, Attach(__version__, observer, 0 if observer else FIRST_BATCH))
         failpoint("client.attaching")
-        message, fds = control.receive(sock, max_fds=1)
+        answer, fds = control.receive(sock, SHM_FROM_WORKER, max_fds=1)
         sock.settimeout(None)
-        if message is None:
+        if answer is None:
             raise WorkerVanished("the worker closed the connection")
-        body = codec.decode(Codec.MSGPACK, message.payload)
-        if message.entry != control.GRANT or len(fds) != 1:
-            detail = body.get("detail") if isinstance(body, dict) else None
-            detail = detail if isinstance(detail, str) else None  # the text of another may be endless
-            if isinstance(body, dict) and body.get("start_failed"):
-                raise MoltWorkerUnavailable(str(detail))
-            if isinstance(body, dict) and body.get("stopping"):
-                raise WorkerVanished(f"the worker refused: {detail}")
-            raise MoltWorkerUnavailable(f"the worker refused: {detail or 'it speaks another protocol'}")
-        return fds.pop(), body
-    except (FrameError, codec.DecodeError) as exc:
+        if isinstance(answer, Attached) and len(fds) == 1:
+            return fds.pop(), answer
+        if not isinstance(answer, Refused):
+            raise MoltWorkerUnavailable("the worker speaks another protocol")
+        error = from_wire(Status.INTERNAL_ERROR, answer.error)
+        if error.facts.get("start_failed"):
+            raise MoltWorkerUnavailable(error.detail)
+        refused = WorkerVanished if error.facts.get("stopping") else MoltWorkerUnavailable
+        raise refused(f"the worker refused: {error.detail}")
+    except FrameError as exc:
         raise MoltWorkerUnavailable(f"the worker speaks another protocol: {exc}") from exc
     except ConnectionError as exc:
         raise WorkerVanished(f"the worker closed the connection: {exc}") from exc

@@ -13,7 +13,6 @@ import threading
 import time
 from typing import Final
 
-from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
@@ -22,10 +21,26 @@ from molt_accel.errors import (
     MoltProtocolError,
     MoltWorkerUnavailable,
     Status,
+    from_wire,
 )
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import CANCEL, HELLO, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.frame import FrameError, Item
+from molt_accel.ipc.messages import (
+    SHM_FROM_WORKER,
+    CancelChannel,
+    Detach,
+    Draining,
+    Grant,
+    Hello,
+    Lease,
+    Message,
+    Recall,
+    Request,
+    Response,
+    Return,
+    StartFailed,
+)
 from molt_accel.ipc.shm.attach import ANSWER_S, handshake
 from molt_accel.ipc.shm.layout import Gauge, SlotGauge
 from molt_accel.transports.base import Pending
@@ -102,22 +117,22 @@ class Connection:
         """Have the supervisor stop a request that was ABANDONED."""
         # Lost only with the worker itself, or where it reads nothing just now; it sees that by itself, once a second.
         with contextlib.suppress(OSError):
-            self._send(control.message(CANCEL, number=channel, generation=generation))
+            self._send(CancelChannel(channel, generation))
 
-    def ping(self, frame: Frame) -> Pending | None:
+    def ping(self, request: Request) -> Pending | None:
         """Send a request that the supervisor answers itself; None if the connection has ended."""
-        pending = Pending(frame.request_id, self.generation)
+        pending = Pending(request.request_id, self.generation)
         with self.lock:
             if not self.open:
                 return None
-            self._pings[frame.request_id] = pending
+            self._pings[request.request_id] = pending
             try:
-                self._send(frame)
+                self._send(request)
             except BlockingIOError as exc:
-                del self._pings[frame.request_id]
+                del self._pings[request.request_id]
                 raise MoltWorkerUnavailable("the worker doesn't listen") from exc
             except OSError:  # its end is about to be seen
-                del self._pings[frame.request_id]
+                del self._pings[request.request_id]
                 self.open = False
                 return None
         return pending
@@ -142,7 +157,7 @@ class Connection:
             self._refused = False
             self._granted.clear()
             with contextlib.suppress(OSError):
-                self._send(control.message(control.LEASE, number=BATCH))
+                self._send(Lease(BATCH))
                 failpoint("client.leasing")
                 if not self._granted.wait(ANSWER_S):
                     self.channels.refused()
@@ -168,7 +183,7 @@ class Connection:
         elif self.retired and not self._pings:
             self.close()
 
-    def _send(self, message: Frame) -> None:
+    def _send(self, message: Message | Request) -> None:
         with self.lock:
             control.send(self._sock, message)
 
@@ -178,7 +193,7 @@ class Connection:
         error: MoltError
         try:
             while True:
-                message, _ = control.receive(self._sock)
+                message, _ = control.receive(self._sock, SHM_FROM_WORKER)
                 if message is None:
                     break
                 self._take(message)
@@ -200,36 +215,31 @@ class Connection:
             return MoltWorkerUnavailable(f"the worker can't start: {self._fatal}")
         return MoltWorkerUnavailable("the worker is gone: its control socket was closed")
 
-    def _take(self, message: Frame) -> None:
-        if message.kind is Kind.RESPONSE and message.request_id:
+    def _take(self, message: Item) -> None:
+        if isinstance(message, Response) and message.request_id:
             with self.lock:
                 pending = self._pings.pop(message.request_id, None)
             if pending is not None:
                 pending.resolve(message)
             if not self.open:
                 self.call_ended()
-        elif message.kind is Kind.RESPONSE and message.status is Status.INTERNAL_ERROR:
-            body = codec.decode(Codec.MSGPACK, message.payload)
-            self._fatal = str(body.get("detail")) if isinstance(body, dict) else "?"
-        elif message.entry == HELLO:
+        elif isinstance(message, StartFailed):
+            self._fatal = from_wire(Status.INTERNAL_ERROR, message.error).detail
+        elif isinstance(message, Hello):
             self.was_ready = True
             self.greeted.set()
-        elif message.entry == control.GRANT:
-            granted = codec.decode(Codec.MSGPACK, message.payload)["channels"]
-            self._refused = not granted
-            self.channels.add(granted)
+        elif isinstance(message, Grant):
+            self._refused = not message.channels
+            self.channels.add(message.channels)
             self._granted.set()
-        elif message.entry == control.RECALL:
-            spare = codec.encode(Codec.MSGPACK, self.channels.spare(message.request_id))
-            self._send(control.message(control.RETURN, spare))
-        elif message.entry == control.DRAINING:
+        elif isinstance(message, Recall):
+            self._send(Return(self.channels.spare(message.count)))
+        elif isinstance(message, Draining):
             self.retired = True
             self.open = False
             self.call_ended()
         else:
-            raise MoltProtocolError(
-                f"unexpected {message.kind.name} message {message.entry!r} from the worker"
-            )
+            raise MoltProtocolError(f"unexpected {type(message).__name__} from the worker")
 
     def _end(self, error: MoltError) -> None:
         # A request may be run before the greeting has come: executors don't wait for the supervisor to send it.
@@ -277,7 +287,7 @@ class Connection:
         if quiet and (completion_thread is None or completion_thread.quiet(_QUIET_S)):
             failpoint("client.detaching")
             with contextlib.suppress(OSError):
-                self._send(control.message(control.DETACH))
+                self._send(Detach())
             failpoint("client.detached")
         self._shut_down()
         if self.monitor is not threading.current_thread():

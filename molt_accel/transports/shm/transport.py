@@ -28,7 +28,8 @@ from molt_accel.errors import (
     wire_status,
 )
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import PING, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, encode_head
+from molt_accel.ipc.frame import encode_head
+from molt_accel.ipc.messages import PING, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.attach import WorkerVanished
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, failed_executor, failure_error
@@ -60,15 +61,14 @@ _BAD_FRAME: Final = _core.BAD_FRAME
 _Corrupt: Final[type[Exception]] = _core.Corrupt
 
 
-def _failed(word: int, entry: str, request_id: int) -> Frame:
+def _failed(word: int, entry: str, request_id: int) -> Response:
     """The response that a failure word stands for."""
     error = failure_error(word, entry)
     payload = codec.encode(Codec.MSGPACK, to_wire(error))
-    return Frame(
-        Kind.RESPONSE,
+    return Response(
         request_id,
-        payload=payload,
-        status=wire_status(error),
+        wire_status(error),
+        payload,
         executor=failed_executor(word),
         in_flight=1,
     )
@@ -97,18 +97,18 @@ class ShmCall:
         "result",
     )
 
-    def __init__(self, connection: Connection, channel: Channel, frame: Frame, place_ns: int) -> None:
-        self.request_id = frame.request_id
+    def __init__(self, connection: Connection, channel: Channel, request: Request, place_ns: int) -> None:
+        self.request_id = request.request_id
         self.channel = channel
         #: Which of the channel's requests it is: it has another as soon as this one has given it back.
         self._published = channel.generation
-        self._entry = frame.entry
-        self.result: Frame | MoltError | None = None
+        self._entry = request.entry
+        self.result: Response | MoltError | None = None
         self.lost = False
         self._connection = connection
         # Taken out by whoever gives the channel back, so that it is done once.
         self._lease = [channel]
-        self._deadline_ns = frame.deadline_ns or NEVER
+        self._deadline_ns = request.deadline_ns or NEVER
         self._place_ns = place_ns
         #: When it must be looked at while it is queued; its deadline, or the end of its wait for a place.
         self._look_ns = min(self._deadline_ns, place_ns)
@@ -201,7 +201,7 @@ class ShmCall:
         except _Corrupt as exc:
             self._distrust(exc)
             return
-        if type(got) is Frame:
+        if type(got) is Response:
             if got.request_id == self.request_id:
                 self.result = got
             else:
@@ -388,42 +388,42 @@ class ShmTransport:
                 if not tries_left:
                     raise
 
-    def submit(self, frame: Frame, tries: int = _PUBLISH_TRIES) -> PendingCall | None:
+    def submit(self, request: Request, tries: int = _PUBLISH_TRIES) -> PendingCall | None:
         connection = self._connection
         if connection is None or not connection.open:
             if self._closed:
                 raise MoltWorkerUnavailable("the client is closed")
             return None
-        if frame.entry == PING:
-            return connection.ping(frame)
+        if request.entry == PING:
+            return connection.ping(request)
         channel = connection.channels.lease()
         if channel is None:
             if connection.channels.wants_more or not connection.open:
                 return None
             connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
             raise MoltBusy("this client has as many calls in flight as it may", facts={"retry_after_s": 1})
-        wait_ms = frame.max_wait_ms
+        wait_ms = request.max_wait_ms
         if wait_ms == WORKER_DEFAULT_WAIT:
             wait_ms = connection.max_wait_ms
         waiting = max(1, connection.capacity) if wait_ms else 0
         try:
-            verdict = channel.publish(frame, connection.capacity, waiting)
+            verdict = channel.publish(request, connection.capacity, waiting)
         except BaseException:
             connection.channels.give_back(channel)
             raise
         if verdict == _ADMITTED:
-            return ShmCall(connection, channel, frame, NEVER)
+            return ShmCall(connection, channel, request, NEVER)
         if verdict == _WAITING:
-            return ShmCall(connection, channel, frame, time.monotonic_ns() + wait_ms * _MS)
+            return ShmCall(connection, channel, request, time.monotonic_ns() + wait_ms * _MS)
         connection.channels.give_back(channel)
         connection.call_ended()
         if verdict == _BUSY:
             connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
             raise _busy()
         if verdict == _BAD_FRAME:
-            encode_head(frame, connection.max_frame_bytes)  # raises, and says what is wrong
+            encode_head(request, connection.max_frame_bytes)  # raises, and says what is wrong
         if tries:  # somebody has scribbled over it; `give_back` knows by now when it may be used again
-            return self.submit(frame, tries - 1)
+            return self.submit(request, tries - 1)
         error = MoltProtocolError("a channel is in use that should be free")
         connection.fail(error)
         raise error

@@ -16,15 +16,30 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
-from molt_accel import codec
-from molt_accel.errors import MoltError, MoltWorkerUnavailable
+from molt_accel.errors import MoltError, MoltWorkerUnavailable, to_wire
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import CANCEL, HELLO, PING, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.frame import FrameError, Item
+from molt_accel.ipc.messages import (
+    PING,
+    SHM_FROM_CLIENT,
+    Attach,
+    Attached,
+    CancelChannel,
+    Detach,
+    Grant,
+    Hello,
+    Lease,
+    Message,
+    Recall,
+    Refused,
+    Request,
+    Response,
+    Return,
+)
 from molt_accel.version import __version__
-from molt_worker.entrypoints.runner import error_response
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, EventLoop
 from molt_worker.runtime.metrics import Counters
@@ -47,24 +62,6 @@ def max_clients() -> int:
     if limit == resource.RLIM_INFINITY:
         return _MAX_CLIENTS
     return max(8, min(_MAX_CLIENTS, (limit - _OTHER_FDS) // 2))
-
-
-class _BadMessage(ValueError):
-    """A message that no honest client sends."""
-
-
-_Payload = TypeVar("_Payload")
-
-
-def _payload(message: Frame, kind: type[_Payload]) -> _Payload:
-    """What a message carries. Raises _BadMessage if it is of another kind."""
-    try:
-        payload = codec.decode(Codec.MSGPACK, message.payload)
-    except codec.DecodeError as exc:
-        raise _BadMessage(str(exc)) from exc
-    if not isinstance(payload, kind):
-        raise _BadMessage(f"its payload is no {kind.__name__}")
-    return payload
 
 
 class Channels:
@@ -135,7 +132,7 @@ class ClientsOwner(Protocol):
     def on_clients_changed(self) -> None:
         """There are more or fewer, channels change hands, or somebody waits for some."""
 
-    def pong(self, ping: Frame) -> Frame:
+    def pong(self, ping: Request) -> Response:
         """The answer to a ping."""
 
 
@@ -154,7 +151,7 @@ class Clients:
         listener: socket.socket,
         arena_fd: int,
         channels: Channels,
-        facts: dict[str, object],
+        facts: dict[str, int],
         loop: EventLoop,
         log: LogSink,
         counters: Counters,
@@ -208,7 +205,7 @@ class Clients:
             self._drop_pidfd(client)
         self._clients.clear()
 
-    def tell_all(self, message: Frame) -> None:
+    def tell_all(self, message: Message) -> None:
         """Send a message to everybody who is attached."""
         for client in self:
             if client.attached and client.connected:
@@ -218,9 +215,9 @@ class Clients:
         """The first executor is ready: tell everybody who is attached, and who attaches from now on."""
         if not self.greets:
             self.greets = True
-            self.tell_all(control.message(HELLO))
+            self.tell_all(Hello())
 
-    def tell(self, client: Attachment, message: Frame, fds: tuple[int, ...] = ()) -> None:
+    def tell(self, client: Attachment, message: Message | Response, fds: tuple[int, ...] = ()) -> None:
         """Send a message; a client that doesn't read is let go of."""
         try:
             control.send(client.sock, message, fds)
@@ -280,7 +277,7 @@ class Clients:
 
     def _on_readable(self, client: Attachment) -> None:
         try:
-            message, fds = control.receive(client.sock)
+            message, fds = control.receive(client.sock, SHM_FROM_CLIENT)
         except BlockingIOError:
             return
         except FrameError as exc:
@@ -294,25 +291,20 @@ class Clients:
         if message is None:
             self._disconnect(client, "")
             return
-        try:
-            self._obey(client, message)
-        except _BadMessage as exc:
-            self._counters.bad_frames += 1
-            self._disconnect(client, f"it sent a bad {message.entry!r}: {exc}")
+        self._obey(client, message)
 
-    def _obey(self, client: Attachment, message: Frame) -> None:
-        entry = message.entry
-        if message.kind is Kind.REQUEST and entry == PING:
+    def _obey(self, client: Attachment, message: Item) -> None:
+        if isinstance(message, Request) and message.entry == PING:
             self.tell(client, self._owner.pong(message))
-        elif entry == control.ATTACH and not client.attached:
+        elif isinstance(message, Attach) and not client.attached:
             self._attach(client, message)
-        elif entry == control.LEASE and client.attached and not client.observer:
+        elif isinstance(message, Lease) and client.attached and not client.observer:
             client.awaits_grant = True
-            self._want(client, message.request_id)
-        elif entry == control.RETURN:
+            self._want(client, message.count)
+        elif isinstance(message, Return):
             client.recalled = False
-            for channel in _payload(message, list):
-                if isinstance(channel, int) and channel in client.channels:
+            for channel in message.channels:
+                if channel in client.channels:
                     if self._channels.is_idle(channel):
                         client.channels.discard(channel)
                         self._channels.give_back(channel)
@@ -320,44 +312,42 @@ class Clients:
                         client.returned.add(channel)
             self.serve_waiting()
             self._owner.on_clients_changed()
-        elif entry == CANCEL:
-            if message.request_id in client.channels:
+        elif isinstance(message, CancelChannel):
+            if message.channel in client.channels:
                 self._owner.on_cancel()
-        elif entry == control.DETACH:
+        elif isinstance(message, Detach):
             client.has_left = True
             self._disconnect(client, "")
         else:
-            raise _BadMessage("nobody expects this here")
+            self._counters.bad_frames += 1
+            self._disconnect(client, f"it sent a {type(message).__name__} that nobody expects here")
 
-    def _attach(self, client: Attachment, message: Frame) -> None:
-        told = _payload(message, dict)
-        if not told.get("observer") and self._owner.make_way():
+    def _attach(self, client: Attachment, message: Attach) -> None:
+        if not message.observer and self._owner.make_way():
             self._disconnect(client, "")  # it finds the name free, and starts a successor
             return
         refusal = self._owner.refusal()
-        if told.get("version") != __version__:
+        if message.version != __version__:
             refusal = MoltWorkerUnavailable(
-                f"this pool runs version {__version__}, the client is {told.get('version')}; restart the worker, "
+                f"this pool runs version {__version__}, the client is {message.version}; restart the worker, "
                 "or give the new version another MOLT_WORKER_NAME"
             )
         if refusal is not None:
-            self.tell(client, error_response(Frame(Kind.REQUEST, 0), refusal))
+            self.tell(client, Refused(to_wire(refusal)))
             return
         client.attached = True
-        client.observer = bool(told.get("observer"))
-        granted = [] if client.observer else self._channels.take(message.request_id)
+        client.observer = message.observer
+        granted = [] if client.observer else self._channels.take(message.channels)
         client.channels.update(granted)
-        facts = {"channels": granted, **self._facts}
-        grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
         self._owner.on_clients_changed()  # before it can publish: executors look at channels in use only
         failpoint("supervisor.granting")
-        self.tell(client, grant, (self._arena_fd,))
+        self.tell(client, Attached(channels=granted, **self._facts), (self._arena_fd,))
         failpoint("supervisor.granted")
         self._log.log("debug", "client_attached", pid=client.pid, channels=len(granted))
         if self.greets:
-            self.tell(client, control.message(HELLO))
+            self.tell(client, Hello())
         if not granted and not client.observer:
-            self._want(client, message.request_id)  # its first call should not have to ask
+            self._want(client, message.channels)  # its first call should not have to ask
 
     def _want(self, client: Attachment, count: int) -> None:
         client.wanted = min(count, self._channels.count)
@@ -377,7 +367,7 @@ class Clients:
         client.awaits_grant = False
         client.channels.update(granted)
         self._owner.on_clients_changed()
-        self.tell(client, control.message(control.GRANT, codec.encode(Codec.MSGPACK, {"channels": granted})))
+        self.tell(client, Grant(granted))
 
     def _recall(self, wanting: Attachment) -> None:
         """No channel is free: ask clients that hold more than their share to return what they don't use.
@@ -394,7 +384,7 @@ class Clients:
         for client in excess:
             if not client.recalled:  # else it may be stopped, and would be flooded
                 client.recalled = True
-                self.tell(client, control.message(control.RECALL, number=len(client.channels) - share))
+                self.tell(client, Recall(len(client.channels) - share))
 
     @property
     def anybody_waits(self) -> bool:

@@ -10,7 +10,7 @@ from molt_accel.config import Config
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.layout import MAX_WORD, Outcome, SlotGauge
-from molt_worker.processes.handles import Executor, StopWords
+from molt_worker.processes.handles import ExecutorHandle, StopWords
 from molt_worker.processes.shm_endpoint import ShmEndpoint
 
 if TYPE_CHECKING:
@@ -32,15 +32,15 @@ class Slots:
     def make_endpoint(self, sock: socket.socket, number: int, slot: int) -> ShmEndpoint:
         return ShmEndpoint(sock, number, slot, self._arena, self._config, self._words.claim_of(slot))
 
-    def withdraw(self, executor: Executor) -> bool:
+    def withdraw(self, executor: ExecutorHandle) -> bool:
         self._arena.retire(executor.slot)
         return False  # it exits by itself when it has no request
 
-    def served(self, executor: Executor) -> int:
+    def served(self, executor: ExecutorHandle) -> int:
         before: int = self._arena.slot_gauge(executor.slot, SlotGauge.SERVED_BEFORE)
         return self._ended_in(executor.slot) - before
 
-    def retire_again(self, replaced: Iterable[Executor]) -> None:
+    def retire_again(self, replaced: Iterable[ExecutorHandle]) -> None:
         """Tell executors whose successors are ready once more to exit: that word may have been scribbled over."""
         for executor in replaced:
             if not self._arena.retires(executor.slot):
@@ -58,7 +58,7 @@ class Slots:
         if arena.ready():
             arena.wake_executor()
 
-    def describe(self, living: Iterable[Executor]) -> dict[str, object]:
+    def describe(self, living: Iterable[ExecutorHandle]) -> dict[str, object]:
         """How many executors are idle, busy and starting, as their slots say.
 
         The pool does not know that: an executor may have a request before its greeting was read.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
-from molt_accel.ipc.frame import PEEK_BYTES, Kind, peek
+from molt_accel.ipc.frame import PEEK_BYTES, peek
 from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.layout import (
     ENTRY_WORDS,
@@ -246,9 +246,7 @@ def _running(arena: ArenaView, slot: int, channel: int, word: int, now_ns: int) 
         return None
     if begun and shown:
         entry: str | None = shown
-    elif (
-        request is None or request.kind is not Kind.REQUEST or (begun and request.deadline_ns != deadline_ns)
-    ):
+    elif request is None or (begun and request.deadline_ns != deadline_ns):
         entry = None
     else:
         entry = request.entry

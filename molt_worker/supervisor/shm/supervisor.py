@@ -12,15 +12,15 @@ import time
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltWorkerUnavailable
-from molt_accel.ipc import control
+from molt_accel.errors import MoltError, MoltWorkerUnavailable, to_wire
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import Frame, Kind
+from molt_accel.ipc.frame import Item
+from molt_accel.ipc.messages import Draining, Request, Response, StartFailed
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import HELD, MAX_WORD, NEVER, ChannelState, Gauge, Outcome, state_of
 from molt_worker.entrypoints.exports import ExportTable
-from molt_worker.entrypoints.runner import error_response
-from molt_worker.processes.handles import Executor, StopWords
+from molt_worker.processes.commands import Recycle, Wake
+from molt_worker.processes.handles import ExecutorHandle, StopWords
 from molt_worker.processes.pool import Pool
 from molt_worker.runtime.log import LogSink
 from molt_worker.supervisor import report
@@ -102,7 +102,7 @@ class ShmSupervisor:
         grace_ns = config.grace_ms * _MS
         self._deadlines = Deadlines(grace_ns, self._loop, log, self.pool, ledger)
         self._audit = Audit(grace_ns, self._loop, log, self.pool, self._slots, ledger, self._deadlines)
-        facts: dict[str, object] = {
+        facts: dict[str, int] = {
             "max_frame_bytes": config.max_frame_bytes,
             "max_wait_ms": config.max_wait_ms,
             "grace_ms": config.grace_ms,
@@ -183,7 +183,7 @@ class ShmSupervisor:
         self._log.log("info", "worker_draining", requests=len(self._ledger.held()))
         self._ledger[Gauge.SERVING] = 2
         self._let_go_of_name()
-        self._clients.tell_all(control.message(control.DRAINING))
+        self._clients.tell_all(Draining())
         now_ns = time.monotonic_ns()
         self._drained_ns = now_ns + _CLIENTS_LEAVE_NS
         self._loop.at(now_ns + _RECLAIM_NS)
@@ -214,7 +214,7 @@ class ShmSupervisor:
         self._ledger[Gauge.COMPILED] = len(exports.compiled)
 
     def on_start_failed(self, why: str) -> None:
-        self._clients.tell_all(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(why)))
+        self._clients.tell_all(StartFailed(to_wire(MoltWorkerUnavailable(why))))
         error = self._worker.start_failed(why)
         if self._linger and not self._clients.count:
             # It failed before whoever started this has attached: stay to say why.
@@ -223,24 +223,24 @@ class ShmSupervisor:
         else:
             self.stop(error)
 
-    def on_executor_ready(self, executor: Executor) -> None:
+    def on_executor_ready(self, executor: ExecutorHandle) -> None:
         del executor
         self._ledger[Gauge.SERVING] = max(self._ledger[Gauge.SERVING], 1)
         self._clients.greet()
 
-    def on_message(self, executor: Executor, message: Frame) -> bool:
-        if message.entry == control.WAKE:  # its deadline comes before the next look
+    def on_message(self, executor: ExecutorHandle, message: Item) -> bool:
+        if isinstance(message, Wake):  # its deadline comes before the next look
             self._deadlines.look(time.monotonic_ns())
-        elif message.entry == control.RECYCLE:
+        elif isinstance(message, Recycle):
             self.pool.recycle(executor, "max_requests")
         else:
             return False
         return True
 
-    def on_closed(self, executor: Executor) -> None:
+    def on_closed(self, executor: ExecutorHandle) -> None:
         """Nothing yet: until it is reaped, an executor may still write to the arena."""
 
-    def on_reaped(self, executor: Executor, exit_code: int | None) -> None:
+    def on_reaped(self, executor: ExecutorHandle, exit_code: int | None) -> None:
         failpoint("supervisor.reaped")
         self._audit.end_of_dead(executor.slot, exit_code)
         self._slots.reset(executor.slot)
@@ -288,7 +288,7 @@ class ShmSupervisor:
             self._loop.at(now_ns + _RECLAIM_NS)
         self._audit.run(now_ns, clients)
 
-    def pong(self, ping: Frame) -> Frame:
+    def pong(self, ping: Request) -> Response:
         self._deadlines.stop_abandoned(time.monotonic_ns())  # pings can fill a socket too
         return report.pong(
             ping,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import socket
 
-from molt_accel.ipc.frame import U32_MAX
+from molt_accel.ipc.messages import U32_MAX
 from molt_worker.processes.endpoint import SocketEndpoint
-from molt_worker.processes.handles import Executor
+from molt_worker.processes.handles import ExecutorHandle
 from molt_worker.supervisor.stdio.lifecycle import Request
 
 
@@ -34,8 +34,8 @@ class HandOut:
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max_frame_bytes = max_frame_bytes
-        self._assignments: dict[Executor, _Assignment] = {}
-        self._idle: list[Executor] = []  # the one used last is used next: its caches are warm
+        self._assignments: dict[ExecutorHandle, _Assignment] = {}
+        self._idle: list[ExecutorHandle] = []  # the one used last is used next: its caches are warm
         self.busy = 0  #: executors that have a request
 
     @property
@@ -44,23 +44,23 @@ class HandOut:
         return len(self._idle)
 
     def make_endpoint(self, sock: socket.socket, number: int, slot: int) -> SocketEndpoint:
-        del slot  # nothing but the stop word is shared
-        return SocketEndpoint(sock, number, self._max_frame_bytes)
+        del number, slot  # nothing but the stop word is shared
+        return SocketEndpoint(sock, self._max_frame_bytes)
 
-    def withdraw(self, executor: Executor) -> bool:
+    def withdraw(self, executor: ExecutorHandle) -> bool:
         self._assignments[executor].leaving = True
         return self._forget_idle(executor)
 
-    def served(self, executor: Executor) -> int:
+    def served(self, executor: ExecutorHandle) -> int:
         assignment = self._assignments.get(executor)
         return assignment.served if assignment is not None else 0
 
-    def add(self, executor: Executor) -> None:
+    def add(self, executor: ExecutorHandle) -> None:
         """An executor is ready, and idle."""
         self._assignments[executor] = _Assignment()
         self._idle.append(executor)
 
-    def assign(self, request: Request) -> tuple[Executor, int]:
+    def assign(self, request: Request) -> tuple[ExecutorHandle, int]:
         """Give a request to an idle executor. Returns that, and the serial that its answer has to have.
 
         Raises:
@@ -74,16 +74,16 @@ class HandOut:
         self.busy += 1
         return executor, assignment.serial
 
-    def serial(self, executor: Executor) -> int:
+    def serial(self, executor: ExecutorHandle) -> int:
         """What the stop word calls the request that an executor was given last."""
         return self._assignments[executor].serial
 
-    def request_of(self, executor: Executor) -> Request | None:
+    def request_of(self, executor: ExecutorHandle) -> Request | None:
         """The request that an executor has."""
         assignment = self._assignments.get(executor)
         return assignment.request if assignment is not None else None
 
-    def release(self, executor: Executor) -> None:
+    def release(self, executor: ExecutorHandle) -> None:
         """Take the request off an executor; it has ended, or goes to another."""
         assignment = self._assignments[executor]
         if assignment.request is not None:
@@ -91,7 +91,7 @@ class HandOut:
             assignment.request = None
             self.busy -= 1
 
-    def answered(self, executor: Executor) -> bool:
+    def answered(self, executor: ExecutorHandle) -> bool:
         """An executor's answer was passed on. True if it is idle now; False if it is to be retired."""
         assignment = self._assignments[executor]
         assignment.served += 1
@@ -99,15 +99,15 @@ class HandOut:
             self._idle.append(executor)
         return not assignment.leaving
 
-    def closed(self, executor: Executor) -> None:
+    def closed(self, executor: ExecutorHandle) -> None:
         """An executor gets no request any more. The one it has stays its own until it was reaped."""
         self._forget_idle(executor)
 
-    def reaped(self, executor: Executor) -> None:
+    def reaped(self, executor: ExecutorHandle) -> None:
         """An executor is dead, and its request has ended."""
         self._assignments.pop(executor, None)
 
-    def _forget_idle(self, executor: Executor) -> bool:
+    def _forget_idle(self, executor: ExecutorHandle) -> bool:
         if executor not in self._idle:
             return False
         self._idle.remove(executor)

@@ -10,10 +10,10 @@ import enum
 from typing import TYPE_CHECKING, Final
 
 from molt_accel.errors import MoltError
-from molt_accel.ipc.frame import Frame
+from molt_accel.ipc import messages
 
 if TYPE_CHECKING:
-    from molt_worker.processes.handles import Executor
+    from molt_worker.processes.handles import ExecutorHandle
 
 
 class RequestState(enum.Enum):
@@ -78,10 +78,10 @@ class Request:
 
     __slots__ = ("executor", "frame", "handed_back", "state", "stop_error", "wake_ns")
 
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: messages.Request) -> None:
         self.frame = frame
         self.state = RequestState.ARRIVED
-        self.executor: Executor | None = None  #: while it is in one of the HELD states
+        self.executor: ExecutorHandle | None = None  #: while it is in one of the HELD states
         self.handed_back = 0  #: how many executors have died before they had read this request
         self.stop_error: MoltError | None = None  #: the outcome if the executor doesn't answer any more
         self.wake_ns = 0  #: when its state has to be looked at; 0: never

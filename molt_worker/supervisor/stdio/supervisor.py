@@ -22,24 +22,28 @@ from molt_accel.errors import (
     MoltWorkerUnavailable,
     Status,
     status_label,
+    to_wire,
 )
-from molt_accel.ipc.frame import (
-    CANCEL,
-    HELLO,
+from molt_accel.ipc import messages
+from molt_accel.ipc.frame import FrameError, Item, format_id
+from molt_accel.ipc.messages import (
     PING,
+    STDIO_FROM_CLIENT,
     U32_MAX,
     WORKER_DEFAULT_WAIT,
-    Frame,
-    FrameError,
-    Kind,
-    format_id,
+    BadFrame,
+    Cancel,
+    Hello,
+    Message,
+    Response,
+    StartFailed,
 )
 from molt_accel.ipc.outcomes import crashed, expired_in_queue, queue_full, timed_out_running
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.entrypoints.runner import error_response, set_error
-from molt_worker.processes.handles import Executor, ExecutorState, StopWords
+from molt_worker.processes.handles import ExecutorHandle, ExecutorState, StopWords
 from molt_worker.processes.pool import Pool
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, WRITE
@@ -82,7 +86,7 @@ class StdioSupervisor:
         # Slots for a whole pool being replaced while one more generation is being reaped.
         words = StopWords(4 * config.pool_size + 16)
         self.pool: Final = Pool(config, worker.loop, log, worker.counters, words, self._handout, self)
-        self._client = FrameStream(read_fd, write_fd, config.max_frame_bytes)
+        self._client = FrameStream(read_fd, write_fd, config.max_frame_bytes, STDIO_FROM_CLIENT)
         self._client_open = True
         self._requests: dict[int, Request] = {}
         self._queue: BoundedQueue[Request] = BoundedQueue(
@@ -179,41 +183,46 @@ class StdioSupervisor:
         self._client.discard()
         self._client_gone()
 
-    def _on_frame(self, item: Frame | FrameError) -> None:
-        if isinstance(item, FrameError):
-            claimed = Frame(Kind.REQUEST, item.raw_id, generation=item.raw_generation)
-            self._refuse(claimed, item.detail)
-        elif item.kind is Kind.REQUEST:
+    def _on_frame(self, item: Item | FrameError) -> None:
+        if isinstance(item, messages.Request):
             self._on_request(item)
-        elif item.kind is Kind.CONTROL and item.entry == CANCEL:
+        elif isinstance(item, FrameError):
+            self._refuse(item.raw_id, item.raw_generation, item.detail)
+        elif isinstance(item, Cancel):
             request = self._requests.get(item.request_id)
             if request is not None and request.frame.generation == item.generation:
                 self._cancel(request, MoltCancelled("the client asked to stop"))
-        else:
-            self._refuse(item, f"a {item.kind.name} frame {item.entry!r} is not for a worker")
+        elif isinstance(item, Response):
+            self._refuse(item.request_id, item.generation, "a response is not for a worker")
 
-    def _refuse(self, frame: Frame, why: str) -> None:
-        """Answer a frame that is no request of its own: under its id, unless that has an outcome to come."""
-        if frame.request_id in self._requests:
-            frame = Frame(Kind.REQUEST, 0)
+    def _refuse(self, request_id: int, generation: int, why: str) -> None:
+        """Answer a frame that is no request of its own: under its id, if it has one without an outcome to come."""
         self._counters.bad_frames += 1
         self._log.log("warning", "bad_frame", error=why)
-        self._send(error_response(frame, MoltInvalidInput(why)))
+        if request_id and request_id not in self._requests:
+            error = MoltInvalidInput(why)
+            self._send(error_response(messages.Request(request_id, "", generation=generation), error))
+        else:
+            self._send(BadFrame(why))
 
-    def _send(self, response: Frame) -> None:
+    def _send(self, item: Response | Message) -> None:
         try:
-            self._client.send(response)
+            self._client.send(item)
         except BrokenPipeError:
             self._client_unreachable()
-        except FrameError as exc:  # a health report that outgrew a small frame limit
-            set_error(response, MoltInternalError(f"the result is {exc.detail}"))
-            self._send(response)
+        except FrameError as exc:
+            if isinstance(item, Message):
+                raise
+            # A health report that outgrew a small frame limit.
+            set_error(item, MoltInternalError(f"the result is {exc.detail}"))
+            self._send(item)
 
     # -- requests: placed, handed out, stopped, ended ---------------------------------------------------
 
-    def _on_request(self, frame: Frame) -> None:
+    def _on_request(self, frame: messages.Request) -> None:
         if frame.request_id in self._requests:
-            self._refuse(frame, f"request id {format_id(frame.request_id)} is in flight already")
+            why = f"request id {format_id(frame.request_id)} is in flight already"
+            self._refuse(frame.request_id, frame.generation, why)
             return
         request = self._requests[frame.request_id] = Request(frame)
         try:
@@ -300,7 +309,9 @@ class StdioSupervisor:
         self.pool.interrupt(request.executor, self._handout.serial(request.executor), reason)
         request.wake_ns = self._loop.at(time.monotonic_ns() + self._config.grace_ms * _MS)
 
-    def _finish(self, request: Request, outcome: Frame | MoltError, error: MoltError | None = None) -> None:
+    def _finish(
+        self, request: Request, outcome: Response | MoltError, error: MoltError | None = None
+    ) -> None:
         """The one end of every request: out of the table, response to the client, line in the log.
 
         `error` replaces what the executor's response in `outcome` says, but not its metrics.
@@ -317,7 +328,6 @@ class StdioSupervisor:
             response.generation = frame.generation
         if error is not None:
             set_error(response, error)
-        assert response.status is not None  # set_error sets it, and the parser lets none through without
         label = response.status.label if error is None else status_label(error)
         self._send(response)
         self._counters.outcomes[label] += 1
@@ -325,10 +335,10 @@ class StdioSupervisor:
         if self._log.wants(level):
             self._log.log(level, "request", **request_fields(frame, response, label))
 
-    def _own_response(self, request: Request) -> Frame:
+    def _own_response(self, request: Request) -> Response:
         """A response that no executor sent, with what is known of the request here."""
         frame = request.frame
-        response = Frame(Kind.RESPONSE, frame.request_id, generation=frame.generation)
+        response = Response(frame.request_id, generation=frame.generation)
         response.queue_depth = len(self._queue)
         response.in_flight = self._handout.busy
         if request.executor is not None:
@@ -339,7 +349,7 @@ class StdioSupervisor:
             response.queue_us = min(max(0, waited_us), U32_MAX)
         return response
 
-    def _pong(self, ping: Frame) -> Frame:
+    def _pong(self, ping: messages.Request) -> Response:
         living = self.pool.living()
         ready = sum(executor.state is ExecutorState.READY for executor in living)
         idle = self._handout.idle
@@ -395,17 +405,17 @@ class StdioSupervisor:
                 self._finish(request, exc)
 
     def on_start_failed(self, why: str) -> None:
-        self._send(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(why)))
+        self._send(StartFailed(to_wire(MoltWorkerUnavailable(why))))
         self.stop(self._worker.start_failed(why))
 
-    def on_executor_ready(self, executor: Executor) -> None:
+    def on_executor_ready(self, executor: ExecutorHandle) -> None:
         self._handout.add(executor)
         if not self._greeted:
             self._greeted = True
-            self._send(Frame(Kind.CONTROL, 0, HELLO))
+            self._send(Hello())
 
-    def on_message(self, executor: Executor, message: Frame) -> bool:
-        if message.kind is not Kind.RESPONSE:
+    def on_message(self, executor: ExecutorHandle, message: Item) -> bool:
+        if not isinstance(message, Response):
             return True  # it greets again, which is nothing to act on
         request = self._handout.request_of(executor)
         if request is None or message.generation != self._handout.serial(executor):
@@ -421,7 +431,7 @@ class StdioSupervisor:
             self.pool.recycle(executor, "max_requests")
         return True
 
-    def on_closed(self, executor: Executor) -> None:
+    def on_closed(self, executor: ExecutorHandle) -> None:
         self._handout.closed(executor)
         request = self._handout.request_of(executor)
         if request is None:
@@ -441,7 +451,7 @@ class StdioSupervisor:
             request.advance(RequestEvent.LOSE)
             request.wake_ns = self._loop.at(time.monotonic_ns() + _EXIT_REPORT_NS)
 
-    def on_reaped(self, executor: Executor, exit_code: int | None) -> None:
+    def on_reaped(self, executor: ExecutorHandle, exit_code: int | None) -> None:
         request = self._handout.request_of(executor)
         if request is not None:
             crash = crashed(request.frame.entry, exit_code)

@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass
 
 from tests.conftest import ROOT
-from tests.processes import marked
+from tests.support.processes import marked
 
 MARK = "MOLT_BENCH_TEST"
 

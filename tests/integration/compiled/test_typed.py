@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.messages import Codec
 from molt_worker import InvalidInput
 from molt_worker.entrypoints import exports
 from molt_worker.entrypoints.exports import Export, ExportsError

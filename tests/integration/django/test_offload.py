@@ -24,7 +24,7 @@ from django.views.decorators.http import require_GET
 from molt_accel import CallInfo, CallMetrics, CallOptions, Client, codec, molt_offload
 from molt_accel.client import default_client
 from molt_accel.django import request_id_of
-from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.messages import Codec
 from tests.conftest import wait_until
 
 JSON = "application/json"

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
-from molt_accel.ipc.frame import Frame
+from molt_accel.ipc.messages import Response
 from molt_accel.ipc.shm.layout import HELD, ChannelState, SlotGauge, generation_of, idle_word, with_state
 from tests.support.handover import (
     MAX_BYTES,
@@ -52,7 +52,7 @@ class ChannelModel:
     ticket: int = -1
     number: int = 0  #: of the request
     size: int = 0  #: of its payload
-    outcome: Frame | int | None = None  #: what `take` shall give
+    outcome: Response | int | None = None  #: what `take` shall give
     open: bool = False  #: the client has not taken, nor given up
 
     @property

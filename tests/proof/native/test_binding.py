@@ -30,7 +30,8 @@ if __name__ == "__main__":  # before anybody imports another
 
     molt_accel.ipc.shm._native = sys.modules[spec.name]
 
-from molt_accel.ipc.frame import CODECS, KINDS, STATUSES, Frame
+from molt_accel.ipc.frame import CODECS, STATUSES
+from molt_accel.ipc.messages import Request, Response
 from molt_accel.ipc.shm.layout import ChannelState
 from tests.support.handover import (
     MAX_BYTES,
@@ -80,12 +81,13 @@ class Stage:
             self.request,
             self.response,
             self.large,
-            Frame,
+            Request,
+            Response,
             core.Corrupt,
             None,
         ]
 
-    def claimed(self, frame: Frame | None = None) -> None:
+    def claimed(self, frame: Request | None = None) -> None:
         assert self.channel.publish(frame or self.request, 9, 0) == core.ADMITTED
         assert self.slot.next() == core.REQUEST
 
@@ -374,9 +376,9 @@ def _module(s: Stage) -> None:
     assert core.arena_size(4, 2, 4096) == len(s.memory)
     raises(ValueError, core.arena_size, 0, 0, 0)
     raises(OverflowError, core.arena_size, -1, 0, 0)
-    raises(ValueError, core.use_frames, Frame, (), (), ())
-    raises(TypeError, core.use_frames, Frame, None, (), ())
-    core.use_frames(Frame, KINDS, CODECS, STATUSES)
+    raises(ValueError, core.use_frames, Request, Response, (), ())
+    raises(TypeError, core.use_frames, Request, Response, None, ())
+    core.use_frames(Request, Response, CODECS, STATUSES)
 
 
 OPERATIONS: dict[str, Callable[[Stage], None]] = {

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from molt_accel import Client, MoltWorkerUnavailable
+from molt_accel import Client, MoltWorkerUnavailable, __version__
 from molt_accel.ipc import control
+from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach
 from molt_accel.ipc.shm.attach import FIRST_BATCH, connect
 from tests.conftest import exit_code, fork
 from tests.support.pools import health, path_of
@@ -77,10 +78,10 @@ def test_where_the_directory_is_open_the_worker_refuses_another_user(share: Shar
         with control.new_socket() as sock:
             sock.settimeout(60)
             sock.connect(path_of())
-            hello = control.message(control.ATTACH, b"\x80", FIRST_BATCH)
+            hello = Attach(__version__, False, FIRST_BATCH)
             try:
                 control.send(sock, hello)
-                assert control.receive(sock, max_fds=1) == (None, [])
+                assert control.receive(sock, SHM_FROM_WORKER, max_fds=1) == (None, [])
             except (BrokenPipeError, ConnectionResetError):
                 return  # it was closed even sooner
 

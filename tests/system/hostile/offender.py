@@ -19,12 +19,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from molt_accel import __version__, codec
+from molt_accel import __version__
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, Kind, encode
+from molt_accel.ipc.frame import Item, encode
+from molt_accel.ipc.messages import (
+    PING,
+    SHM_FROM_WORKER,
+    Attach,
+    CancelChannel,
+    Detach,
+    Draining,
+    Grant,
+    Lease,
+    Request,
+    Return,
+)
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm import attach
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, SlotGauge, generation_of, state_of, with_state
+from tests.support.frames import message_of, message_saying
 
 _WORD = 2**64
 _PAGE = 4096
@@ -48,13 +61,13 @@ class Offender:
         fd, self.grant = attach._ask(self.sock, observer=False)
         self.memory = mmap.mmap(fd, os.fstat(fd).st_size)
         self.arena: Any = arenas.attach(fd)
-        self.mine: list[int] = self.grant["channels"]
+        self.mine: list[int] = self.grant.channels
         while not self.mine:  # others have them all just now, and are asked for some
-            control.send(self.sock, control.message(control.LEASE, number=attach.FIRST_BATCH))
-            message, _ = control.receive(self.sock)
+            control.send(self.sock, Lease(attach.FIRST_BATCH))
+            message, _ = control.receive(self.sock, SHM_FROM_WORKER)
             assert message is not None
-            if message.entry == control.GRANT:
-                self.mine = codec.decode(Codec.MSGPACK, message.payload)["channels"]
+            if isinstance(message, Grant):
+                self.mine = message.channels
         self.sock.setblocking(False)  # it reads nothing from here on, and must not wait for who answers
         self.kept: list[socket.socket] = []
         # What is aimed at is there: a channel's number follows its doorbell, an executor's pid follows its doorbell
@@ -126,7 +139,7 @@ class Offender:
             generation = generation_of(self.arena.word(channel)) or 1
             state = self.chance.choice([ChannelState.CLAIMED, ChannelState.ABANDONED, ChannelState.KILLING])
             self.put(channel, state | slot << 8 | inc << 24 | generation << 32)
-        self.say(CANCEL, number=self.mine[0], generation=1)
+        self.say(CancelChannel(self.mine[0], 1))
 
     def doorbells(self) -> None:
         """Counts, who sleeps, and every byte of the semaphores."""
@@ -164,7 +177,7 @@ class Offender:
         geometry = self.arena.channels, self.arena.slots, self.arena.ring_bytes
         stride = (size(geometry[0], *geometry[1:]) - size(1, *geometry[1:])) // max(1, geometry[0] - 1)
         ring = self.memory.size() - (geometry[0] - channel) * stride + stride - 2 * geometry[2]
-        lies = encode(Frame(Kind.REQUEST, 1, "echo", b"x" * self.chance.randrange(200)))
+        lies = encode(Request(1, "echo", b"x" * self.chance.randrange(200)))
         lies = lies[:4] + self.chance.randbytes(self.chance.randrange(90)) + lies[100:]
         self.memory[ring : ring + len(lies)] = lies
         for at in (ring - 256, ring - 192):  # request.head and tail, just before the data
@@ -203,10 +216,10 @@ class Offender:
 
     # -- the control socket ---------------------------------------------------------------------------------
 
-    def say(self, entry: str, payload: bytes = b"", number: int = 0, generation: int = 0) -> None:
+    def say(self, message: Item) -> None:
         """A message, on the connection that has attached; another one if that was ended."""
         try:
-            control.send(self.sock, control.message(entry, payload, number, generation))
+            control.send(self.sock, message)
         except BlockingIOError:
             return
         except OSError:
@@ -223,13 +236,12 @@ class Offender:
 
     def garbage(self) -> None:
         """Packets that are no messages: cut, too long, of any bytes."""
-        good = encode(control.message(control.ATTACH, codec.encode(Codec.MSGPACK, {"version": __version__})))
+        good = encode(Attach(__version__, False, 1))
         cut = good[: self.chance.randrange(1, len(good))]
         self.raw(self.chance.choice([cut, good + b"x", self.chance.randbytes(200), b"\0" * 140_000]))
 
     def bad_payloads(self) -> None:
         """Messages whose payload is not what it should be, or is nested deeply."""
-        entry = self.chance.choice([control.ATTACH, control.RETURN, control.LEASE, control.RECALL, "?", PING])
         payloads = [
             b"",
             b"\xc1",
@@ -238,25 +250,36 @@ class Offender:
             self.chance.randbytes(50),
             b"\xcf" + b"\xff" * 8,
         ]
-        self.raw(encode(control.message(entry, self.chance.choice(payloads), self.anything())))
+        names = ["Attach", "Return", "Lease", "Recall", "?", PING]
+        wrong = {
+            self.chance.choice(["channels", "count", "version"]): self.chance.choice(
+                [[0, True, -1], 2**63, {}]
+            )
+        }
+        named = message_saying(type=self.chance.choice(names), **wrong)
+        self.raw(self.chance.choice([named, message_of(self.chance.choice(payloads))]))
 
     def wrong_order(self) -> None:
         """Each message before and after attaching, twice, and with numbers of all sizes."""
-        entry = self.chance.choice(
-            [control.LEASE, control.RETURN, control.DETACH, control.GRANT, control.DRAINING, CANCEL]
-        )
-        self.raw(
-            encode(control.message(entry, codec.encode(Codec.MSGPACK, [0, True, -1, 2**63]), self.anything()))
-        )
+        number = self.anything() % 2**32
+        channels = [0, number]
+        others = [
+            Lease(number),
+            Return(channels),
+            Detach(),
+            Grant(channels),
+            Draining(),
+            CancelChannel(number, number),
+        ]
+        self.raw(encode(self.chance.choice(others)))
 
     def floods(self) -> None:
         """Pings and cancels, whose answers are not read."""
         for _ in range(50):
-            what = self.chance.choice([PING, CANCEL])
-            if what == PING:
+            if self.chance.random() < 0.5:
                 with contextlib.suppress(OSError):
-                    control.send(self.sock, Frame(Kind.REQUEST, 7, PING))
-            self.say(what if what != PING else CANCEL, number=self.chance.randrange(200))
+                    control.send(self.sock, Request(7, PING))
+            self.say(CancelChannel(self.chance.randrange(200), 0))
 
     def descriptors(self) -> None:
         """Descriptors that nobody asked for, its own socket among them."""
@@ -277,9 +300,7 @@ class Offender:
             os.wait()
             return
         sock = self.connected()
-        control.send(
-            sock, control.message(control.ATTACH, codec.encode(Codec.MSGPACK, {"version": __version__}), 1)
-        )
+        control.send(sock, Attach(__version__, False, 1))
         if not os.fork():
             time.sleep(0.05)
         os._exit(0)

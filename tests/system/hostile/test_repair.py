@@ -10,7 +10,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("there are no shared pools", allow_module_level=True)
 
-from molt_accel.ipc.frame import CANCEL, PING, Frame, Kind
+from molt_accel.ipc.messages import PING, CancelChannel, Request
 from molt_accel.ipc.shm.layout import (
     NEVER,
     ChannelState,
@@ -44,7 +44,7 @@ def test_a_forged_claim_does_not_kill_the_executor_that_it_names(
     claimed = stage.arena.word(victim.index)
     offender = Caller(stage, 2)
     put(stage.arena, offender.channels[0], with_state(claimed, state))
-    offender.send(CANCEL, number=offender.channels[0], generation=generation_of(claimed))
+    offender.send(CancelChannel(offender.channels[0], generation_of(claimed)))
     stage.pass_time(1000)
     stage.pass_time(2 * GRACE_MS)
     assert (player.interrupted(), player.killed(), other.killed()) == ([], False, False)
@@ -105,7 +105,7 @@ def test_counts_beyond_all_numbers_stop_neither_the_reaping_nor_the_report(stage
         stage.arena.set_gauge(Gauge.OUTCOMES + outcome, NEVER)
     player.die()
     assert stage.supervisor.pool.words.left == stage.arena.slots - 2  # another has taken the place
-    assert stage.supervisor.pong(Frame(Kind.REQUEST, 1, PING)).payload
+    assert stage.supervisor.pong(Request(1, PING)).payload
 
 
 def test_what_only_the_supervisor_writes_is_written_again(stage: ShmStage) -> None:

@@ -30,7 +30,8 @@ from molt_accel.errors import (
     MoltWorkerUnavailable,
     Status,
 )
-from molt_accel.ipc.frame import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Fault, Frame, FrameError, Kind
+from molt_accel.ipc.frame import Fault, FrameError
+from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.options import CallInfo, CallMetrics, CallOptions
 from molt_accel.transports.base import Pending
 from tests.conftest import exit_code, fork
@@ -103,7 +104,7 @@ def test_the_request_says_what_the_options_say(run: Run, name: str) -> None:
     before_ns = time.monotonic_ns()
     run(call(transport, b'"payload"', codec=name, timeout_ms=1500.5))
     (request,) = transport.submitted
-    assert (request.kind, request.entry, request.codec) == (Kind.REQUEST, "echo", codec.parse(name))
+    assert (request.entry, request.codec) == ("echo", codec.parse(name))
     assert codec.decode(name, request.payload) == ("payload" if name == "json" else b'"payload"')
     assert before_ns <= request.sent_ns <= time.monotonic_ns()
     assert request.deadline_ns - request.sent_ns == 1_500_500_000
@@ -234,8 +235,8 @@ def test_a_failure_raises_its_exception_with_facts_and_request_id(
     ],
 )
 def test_an_unreadable_answer_is_the_peer_s_fault(run: Run, fields: dict[str, Any], text: str) -> None:
-    def act(request: Frame, pending: Pending) -> None:
-        pending.resolve(Frame(Kind.RESPONSE, request.request_id, **fields))
+    def act(request: Request, pending: Pending) -> None:
+        pending.resolve(Response(request.request_id, **fields))
 
     with pytest.raises(MoltProtocolError, match=f"^the worker sent {text}") as caught:
         run(call(ScriptedTransport(act)))
@@ -654,7 +655,7 @@ def test_a_hang_up_that_the_check_denies_does_not(
     server, client = connection
     check = _Connection(server, alive=True)
 
-    def act(request: Frame, pending: Pending) -> None:
+    def act(request: Request, pending: Pending) -> None:
         def answer_once_asked() -> None:
             client.close()
             assert check.asked.wait(60)

@@ -19,7 +19,7 @@ from molt_accel import client as module
 from molt_accel.call import Reply, adrive, drive
 from molt_accel.client import default_client
 from molt_accel.errors import MoltCancelled, MoltError, MoltInvalidInput, MoltWorkerUnavailable
-from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.messages import Codec
 from molt_accel.transports import opening as transports
 from molt_accel.transports.base import Transport
 from tests.conftest import EXPORTS, ROOT, exit_code, fork, wait_for_file

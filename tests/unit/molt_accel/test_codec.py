@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from molt_accel import codec
 from molt_accel.codec import DecodeError, EncodeError
-from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.messages import Codec
 
 _integers = st.integers(-(2**63), 2**64 - 1)
 _scalars = st.none() | st.booleans() | _integers | st.text() | st.floats(allow_nan=False)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Frame, Kind
+from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Response
 from molt_accel.options import HOOKS, CallInfo, CallMetrics, CallOptions, CallPlan
 
 
@@ -119,11 +119,10 @@ def test_options_infos_and_metrics_are_frozen(thing: Any) -> None:
 
 
 def test_metrics_of_an_answered_call_are_those_of_its_response() -> None:
-    response = Frame(
-        Kind.RESPONSE,
+    response = Response(
         255,
-        payload=b"12345",
-        status=Status.OK,
+        Status.OK,
+        b"12345",
         flags=FLAG_COMPILED,
         queue_depth=1,
         in_flight=2,

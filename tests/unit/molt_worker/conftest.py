@@ -32,7 +32,7 @@ def make_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]
         stage.pool = make_pool(stage)
         return stage
 
-    monkeypatch.setattr(pool_module, "Forkserver", make_forkserver)
+    monkeypatch.setattr(pool_module.ForkserverHandle, "start", make_forkserver)
     yield make
     bugs = [line for stage in stages for line in stage.log().splitlines() if "supervisor_bug" in line]
     for stage in stages:

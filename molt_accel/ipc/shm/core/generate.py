@@ -16,10 +16,12 @@ from molt_accel.ipc.fields import FIELDS, Of
 
 CORE: Final = Path(__file__).resolve().parent
 _NOTE: Final = "Made by generate.py from molt_accel/ipc/fields.py: change the table, not this."
-#: What each message's class takes before the fields that are plain numbers. The caller of the code below has made an
-#: enumeration's member of a byte, and text of the entry.
-_MADE: Final = {"frame": (Of.BOTH, "kind, h.request_id, entry, payload, codec, status")}
-_FILLED: Final = {"request": Of.REQUEST, "response": Of.RESPONSE}
+#: By message: its fields, and what its class takes before those that are plain numbers. The caller of the code below
+#: has made an enumeration's member of a byte, and text of the entry.
+_MESSAGES: Final = {
+    "request": (Of.REQUEST, "h.request_id, entry, payload, codec"),
+    "response": (Of.RESPONSE, "h.request_id, status, payload, codec"),
+}
 
 
 def c_header() -> str:
@@ -35,11 +37,11 @@ def cython() -> str:
     """_fields.pxi: the struct as Cython sees it, and how a message is written to one and made of one."""
     text = f'# {_NOTE}\n\ncdef extern from "frame_fields.h" nogil:\n    ctypedef struct molt_frame:\n'
     text += "".join(f"        uint{field.bits}_t {field.name}\n" for field in FIELDS)
-    for name, kind in _FILLED.items():
+    for name, (kind, _) in _MESSAGES.items():
         text += f"\n\ncdef int fill_{name}(molt_frame *h, object message) except -1:\n"
         text += "".join(f"    h.{field.name} = message.{field.name}\n" for field in FIELDS if field.of & kind)
         text += "    return 0\n"
-    for name, (kind, before) in _MADE.items():
+    for name, (kind, before) in _MESSAGES.items():
         first = before.split(", ")
         given = [argument for argument in first if not argument.startswith("h.")]
         taken = {argument.removeprefix("h.") for argument in first}

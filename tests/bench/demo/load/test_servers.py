@@ -12,7 +12,7 @@ import pytest
 from bench.core import BenchError
 from bench.core.processes import MARK_VARIABLE
 from bench.demo.load.servers import Server, ServerSpec
-from tests.processes import marked
+from tests.support.processes import marked
 
 APP = """
 import os, subprocess, sys

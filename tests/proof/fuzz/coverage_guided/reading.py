@@ -20,15 +20,14 @@ from molt_accel.ipc import control, outcomes
 from molt_accel.ipc.frame import (
     PEEK_BYTES,
     PREFIX_BYTES,
-    Codec,
-    Frame,
     FrameError,
     FrameParser,
-    Kind,
+    Item,
     decode,
     encode,
     peek,
 )
+from molt_accel.ipc.messages import Codec, Response
 from molt_accel.ipc.shm.attach import handshake
 from molt_accel.ipc.shm.layout import (
     bucket_bounds,
@@ -63,15 +62,17 @@ def frames(data: bytes) -> None:
     assert [_shown(item) for item in items] == [_shown(item) for item in same]
     assert cut.mid_frame == whole.mid_frame
     for item in same:
-        if isinstance(item, Frame):
+        if not isinstance(item, FrameError):
             body = encode(item)
             assert body in stream
             assert decode(body[PREFIX_BYTES:]) == item
     peek(stream[:PEEK_BYTES])
 
 
-def _shown(item: Frame | FrameError) -> object:
-    return item if isinstance(item, Frame) else (item.fault, item.detail, item.raw_id, item.raw_generation)
+def _shown(item: Item | FrameError) -> object:
+    if isinstance(item, FrameError):
+        return item.fault, item.detail, item.raw_id, item.raw_generation
+    return item
 
 
 def codecs(data: bytes) -> None:
@@ -89,7 +90,7 @@ def codecs(data: bytes) -> None:
 def errors(data: bytes) -> None:
     """Whatever stands in an error response, the caller gets one of this library's errors, and can show it."""
     statuses = [each for each in Status if each is not Status.OK]
-    response = Frame(Kind.RESPONSE, 7, payload=data[1:], status=statuses[data[0] % 5 if data else 0])
+    response = Response(7, statuses[data[0] % 5 if data else 0], data[1:])
     error = _error_of(response)
     assert isinstance(error, MoltError)
     _show(error)

@@ -11,7 +11,8 @@ import time
 from typing import Any
 from unittest import mock
 
-from molt_accel.ipc.frame import PREFIX_BYTES, Frame, FrameError, Kind, decode
+from molt_accel.ipc.frame import PREFIX_BYTES, FrameError, Item, decode
+from molt_accel.ipc.messages import Request, Response
 from molt_accel.ipc.shm.layout import Gauge, SlotGauge
 from molt_worker.cli import status
 from molt_worker.processes import pool as pool_module
@@ -60,7 +61,7 @@ class _HandedOver:
 _handed_over = functools.cache(_HandedOver)
 
 
-def _judge(data: bytes) -> Frame | None:
+def _judge(data: bytes) -> Item | None:
     """What frame.py says of bytes behind a length prefix; None if they are no frame of just that size."""
     size = int.from_bytes(data[:PREFIX_BYTES], "little")
     if size > len(data) - PREFIX_BYTES:
@@ -82,12 +83,12 @@ def requests(data: bytes) -> None:
     except core.Corrupt:
         got = None
     expected = _judge(data)
-    if type(got) is Frame:
-        assert expected is not None
+    if type(got) is Request:
+        assert isinstance(expected, Request)
         expected.queue_depth, expected.in_flight = 0, 1  # the core's to say
         assert got == expected
     else:
-        assert expected is None, (got, expected)
+        assert not isinstance(expected, Request), (got, expected)
         assert got is None or type(got) is bytes
     assert there.slot.fail(7)
     assert there.channel.wait(0) == core.OUTCOME
@@ -109,7 +110,7 @@ def replies(data: bytes) -> None:
         got = None
     expected = _judge(data)
     whole = expected is not None and int.from_bytes(data[:PREFIX_BYTES], "little") == len(data) - PREFIX_BYTES
-    if whole and expected is not None and expected.kind is Kind.RESPONSE:
+    if whole and isinstance(expected, Response):
         assert got == expected
     else:
         assert got is None
@@ -180,7 +181,7 @@ class _Supervised:
         limits = spinning.SpinLimits(0, 0, 0, 1)
         with (
             mock.patch.dict(os.environ, MOLT_RUNTIME_DIR=self._directory.name),
-            mock.patch.object(pool_module, "Forkserver", make_forkserver),
+            mock.patch.object(pool_module.ForkserverHandle, "start", make_forkserver),
             mock.patch.object(spinning, "measure", return_value=limits),
         ):
             self.stage = ShmStage(arena_mb=1, log_level="error")
@@ -225,7 +226,7 @@ def supervision(data: bytes) -> None:
         supervisor._audit.run(now_ns, supervisor._clients)
         supervisor.settle()
         supervisor.finished()
-        assert supervisor.pong(Frame(Kind.REQUEST, 1, "__ping__")).payload
+        assert supervisor.pong(Request(1, "__ping__")).payload
         supervisor.on_timers(now_ns)
     supervisor._deadlines._stops.clear()
     supervisor._audit._orphans.clear()

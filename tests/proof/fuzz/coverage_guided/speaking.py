@@ -9,20 +9,25 @@ import os
 import socket
 from typing import Any
 
-from molt_accel import __version__, codec
+from molt_accel import __version__
 from molt_accel.errors import MoltError, Status
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, Kind, encode
+from molt_accel.ipc.frame import encode
+from molt_accel.ipc.messages import PING, Request, Response
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, EventLoop
 from molt_worker.runtime.metrics import Counters
 from molt_worker.supervisor.shm.clients import Attachment, Channels, Clients
 from tests.proof.fuzz.coverage_guided.taking import Bytes
+from tests.support.frames import message_saying
 
 _CHANNELS = 12
-_ENTRIES = (
-    *(control.ATTACH, control.LEASE, control.RETURN, CANCEL, PING, control.DETACH, control.GRANT),
-    *(control.RECALL, control.WAKE, "echo"),
+#: Names of messages, fields and requests, right and wrong ones.
+_TYPES = ("Attach", "Lease", "Return", "CancelChannel", "Detach", "Grant", "Recall", "Wake", "echo")
+_FIELDS = ("version", "observer", "channels", "count", "channel", "generation", "type", "else")
+#: What the pool tells a client of itself.
+_FACTS = dict.fromkeys(
+    ("max_frame_bytes", "max_wait_ms", "grace_ms", "capacity", "spin_ns", "client_spinners"), 1
 )
 
 
@@ -41,8 +46,8 @@ class _Owner:
     def on_clients_changed(self) -> None:
         pass
 
-    def pong(self, ping: Frame) -> Frame:
-        return Frame(Kind.RESPONSE, ping.request_id, status=Status.OK)
+    def pong(self, ping: Request) -> Response:
+        return Response(ping.request_id, Status.OK)
 
 
 class _Desk:
@@ -55,7 +60,7 @@ class _Desk:
         self._listener = control.new_socket()
         self._arena_fd = os.memfd_create("molt-fuzz")
         self.clients = Clients(
-            self._listener, self._arena_fd, self.channels, {}, self.loop, log, Counters(), _Owner()
+            self._listener, self._arena_fd, self.channels, _FACTS, self.loop, log, Counters(), _Owner()
         )
 
     def close(self) -> None:
@@ -85,19 +90,23 @@ _desk = functools.cache(_Desk)
 
 
 def _value(taken: Bytes, depth: int = 0) -> Any:
-    """A payload that a client might send, or something like it."""
+    """A field of a message, or something like it."""
     what = taken.number(1) % 8
     if what == 0:
-        return {"version": __version__, "observer": bool(taken.number(1) & 1)}
+        return __version__
     if what == 1 or depth > 3:
         return [taken.number(1) % 16 for _ in range(taken.number(1) % 16)]
     if what == 2:
         return taken.number(1 + taken.number(1) % 8)
     if what == 3:
         return [_value(taken, depth + 1) for _ in range(taken.number(1) % 4)]
-    if what == 4:
-        return {"version": _value(taken, depth + 1), "observer": _value(taken, depth + 1)}
-    return [None, True, False, taken.some(5), taken.some(5).decode(errors="replace"), -1, 1.5][what - 5]
+    return [None, True, False, taken.some(5).decode(errors="replace")][what - 4]
+
+
+def _message(taken: Bytes) -> bytes:
+    """A control message: a name and some fields, that fit together or don't."""
+    fields = {_FIELDS[taken.number(1) % len(_FIELDS)]: _value(taken) for _ in range(taken.number(1) % 5)}
+    return message_saying(**{"type": _TYPES[taken.number(1) % len(_TYPES)], **fields})
 
 
 def clients(data: bytes) -> None:
@@ -110,11 +119,9 @@ def clients(data: bytes) -> None:
         if how & 2:
             raw = taken.some(taken.number(1))
         else:
-            payload = taken.some(8) if how & 4 else codec.encode(Codec.MSGPACK, _value(taken))
-            kind = Kind.REQUEST if how & 8 else Kind.CONTROL
-            number = taken.number(1 if how & 16 else 8)
-            entry = _ENTRIES[taken.number(1) % len(_ENTRIES)]
-            raw = encode_message(kind, number, entry, payload, taken.number(2))
+            raw = (
+                encode(Request(taken.number(8), PING if how & 4 else "echo")) if how & 8 else _message(taken)
+            )
         if client.connected and raw:
             try:
                 far.send(raw)
@@ -131,11 +138,6 @@ def clients(data: bytes) -> None:
     desk.check()
     assert not list(desk.clients)
     desk.loop._dropped.clear()
-
-
-def encode_message(kind: Kind, number: int, entry: str, payload: bytes, generation: int) -> bytes:
-    """A packet as a client sends it."""
-    return encode(Frame(kind, number, entry, payload, generation=generation))
 
 
 def release() -> None:

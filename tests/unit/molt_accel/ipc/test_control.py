@@ -15,7 +15,8 @@ import pytest
 
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import PREFIX_BYTES, Fault, Frame, FrameError, Kind, encode
+from molt_accel.ipc.frame import PREFIX_BYTES, Fault, FrameError, encode
+from molt_accel.ipc.messages import SHM_FROM_CLIENT, CancelChannel, Lease, Request, Return
 from tests.conftest import exit_code, fork, wait_for_file
 from tests.support.handover import PATIENCE_S, Running
 
@@ -161,24 +162,25 @@ def pair() -> Iterator[Pair]:
 def test_messages_keep_their_bounds_and_their_order(pair: Pair) -> None:
     here, there = pair
     sent = [
-        control.message(control.LEASE, number=16),
-        control.message(control.RETURN, b"\x90", 2**64 - 1, 2**32 - 1),
-        Frame(Kind.REQUEST, 7, "__ping__", b"x" * 100_000, deadline_ns=5, sent_ns=6),
+        Lease(16),
+        Return([0, 2**32 - 1]),
+        CancelChannel(2**32 - 1, 2**32 - 1),
+        Request(7, "__ping__", b"x" * 100_000, deadline_ns=5, sent_ns=6),
     ]
     for message in sent:
         control.send(here, message)
-    assert [control.receive(there) for _ in sent] == [(message, []) for message in sent]
+    assert [control.receive(there, SHM_FROM_CLIENT) for _ in sent] == [(message, []) for message in sent]
     here.close()
-    assert control.receive(there) == (None, [])
+    assert control.receive(there, SHM_FROM_CLIENT) == (None, [])
 
 
 def test_descriptors_come_with_their_message_and_close_in_a_new_program(pair: Pair, tmp_path: Path) -> None:
     here, there = pair
     (tmp_path / "file").write_text("hello")
     with (tmp_path / "file").open() as file:
-        control.send(here, control.message(control.GRANT), (file.fileno(),))
-    message, found = control.receive(there, max_fds=1)
-    assert message == control.message(control.GRANT)
+        control.send(here, Return([]), (file.fileno(),))
+    message, found = control.receive(there, SHM_FROM_CLIENT, max_fds=1)
+    assert message == Return([])
     (fd,) = found
     assert os.read(fd, 10) == b"hello"
     assert not os.get_inheritable(fd)
@@ -189,9 +191,9 @@ def test_descriptors_come_with_their_message_and_close_in_a_new_program(pair: Pa
 def test_descriptors_that_nobody_asked_for_are_not_kept(pair: Pair, sent: int, asked: int) -> None:
     here, there = pair
     before = fds()
-    control.send(here, control.message(control.LEASE), (0,) * sent)
-    message, found = control.receive(there, max_fds=asked)
-    assert message == control.message(control.LEASE)
+    control.send(here, Lease(1), (0,) * sent)
+    message, found = control.receive(there, SHM_FROM_CLIENT, max_fds=asked)
+    assert message == Lease(1)
     assert len(found) == asked
     control.close_all(found)
     assert fds() == before
@@ -203,9 +205,9 @@ def test_descriptors_that_nobody_asked_for_are_not_kept(pair: Pair, sent: int, a
         (b"\0", Fault.EMPTY),
         (b"\0\0\0\0", Fault.EMPTY),
         (b"garbage, but long enough to be more than a prefix", Fault.TRUNCATED),
-        (encode(control.message(control.LEASE))[:-1], Fault.TRUNCATED),
-        (encode(control.message(control.LEASE)) + b"x", Fault.TRAILING),
-        (encode(Frame(Kind.CONTROL, 1, "x" * 100, b"x" * 200_000)), Fault.TRUNCATED),  # cut off
+        (encode(Lease(1))[:-1], Fault.TRUNCATED),
+        (encode(Lease(1)) + b"x", Fault.TRAILING),
+        (encode(Return([0] * 200_000)), Fault.TRUNCATED),  # cut off
     ],
 )
 def test_what_is_no_frame_is_an_error_and_its_descriptors_are_closed(
@@ -216,18 +218,18 @@ def test_what_is_no_frame_is_an_error_and_its_descriptors_are_closed(
     here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     socket.send_fds(here, [data], [0, 1])
     with pytest.raises(FrameError) as caught:
-        control.receive(there, max_fds=2)
+        control.receive(there, SHM_FROM_CLIENT, max_fds=2)
     assert caught.value.fault is fault
     assert fds() == before
-    control.send(here, control.message(control.LEASE))  # the socket is as good as before
-    assert control.receive(there) == (control.message(control.LEASE), [])
+    control.send(here, Lease(1))  # the socket is as good as before
+    assert control.receive(there, SHM_FROM_CLIENT) == (Lease(1), [])
 
 
 def test_the_prefix_is_not_needed_to_find_the_end_of_a_message(pair: Pair) -> None:
     here, there = pair
-    message = control.message(control.LEASE, number=3)
+    message = Lease(3)
     here.send(b"\xff" * PREFIX_BYTES + encode(message)[PREFIX_BYTES:])
-    assert control.receive(there) == (message, [])
+    assert control.receive(there, SHM_FROM_CLIENT) == (message, [])
 
 
 @pytest.mark.parametrize("fds_along", [(), (0,)])
@@ -236,24 +238,24 @@ def test_who_does_not_read_is_not_waited_for(pair: Pair, fds_along: tuple[int, .
 
     def fill() -> None:
         for _ in range(100_000):
-            control.send(here, control.message(control.LEASE), fds_along)
+            control.send(here, Lease(1), fds_along)
 
     with pytest.raises(BlockingIOError):
         fill()
     there.close()
     for _ in range(2):  # the second would be a SIGPIPE
         with pytest.raises(ConnectionError):
-            control.send(here, control.message(control.LEASE), fds_along)
+            control.send(here, Lease(1), fds_along)
 
 
 def test_a_message_that_is_too_large_is_not_sent(pair: Pair) -> None:
     here, there = pair
     with pytest.raises(FrameError) as caught:
-        control.send(here, control.message(control.RETURN, b"x" * control.MAX_MESSAGE_BYTES))
+        control.send(here, Return([0] * control.MAX_MESSAGE_BYTES))
     assert caught.value.fault is Fault.TOO_LARGE
     there.setblocking(False)
     with pytest.raises(BlockingIOError):
-        control.receive(there)
+        control.receive(there, SHM_FROM_CLIENT)
 
 
 def test_the_kernel_says_who_is_at_the_other_end(tmp_path: Path) -> None:

@@ -16,18 +16,33 @@ from molt_accel.ipc.frame import (
     DEFAULT_MAX_FRAME_BYTES,
     HEADER_BYTES,
     PREFIX_BYTES,
-    Codec,
     Fault,
-    Frame,
     FrameError,
     FrameParser,
+    Item,
     Kind,
     decode,
     encode,
     encode_head,
     format_id,
 )
+from molt_accel.ipc.messages import (
+    PING,
+    RESERVED_PREFIX,
+    SHM_FROM_CLIENT,
+    STDIO_FROM_CLIENT,
+    STDIO_FROM_WORKER,
+    BadFrame,
+    Cancel,
+    Codec,
+    Hello,
+    Message,
+    Request,
+    Response,
+    StartFailed,
+)
 from tests.conftest import ROOT
+from tests.support.frames import message_of
 
 REFERENCE = ROOT / "docs" / "reference"
 VECTORS: dict[str, Any] = json.loads((REFERENCE / "protocol_vectors.json").read_text(encoding="utf-8"))
@@ -37,16 +52,21 @@ each_valid = pytest.mark.parametrize("vector", VECTORS["valid"], ids=lambda vect
 each_invalid = pytest.mark.parametrize("vector", VECTORS["invalid"], ids=lambda vector: vector["name"])
 
 
-def frame_of(fields: dict[str, Any]) -> Frame:
-    """The frame that a vector describes."""
-    fields = dict(fields)
-    return Frame(
-        kind=Kind[fields.pop("kind")],
-        codec=Codec[fields.pop("codec")],
-        status=Status[name] if (name := fields.pop("status")) else None,
-        payload=bytes.fromhex(fields.pop("payload_hex")),
-        **fields,
-    )
+#: The control messages that may come from each side.
+MESSAGES = {"client": STDIO_FROM_CLIENT, "worker": STDIO_FROM_WORKER}
+
+
+def item_of(vector: dict[str, Any]) -> Item:
+    """What a vector describes."""
+    fields = dict(vector["frame"])
+    kind = fields.pop("kind")
+    if kind == "CONTROL":
+        message: Message = msgspec.convert(fields["message"], MESSAGES[vector["from"]].type)
+        return message
+    fields |= {"codec": Codec[fields["codec"]], "payload": bytes.fromhex(fields.pop("payload_hex"))}
+    if kind == "REQUEST":
+        return Request(**fields)
+    return Response(**fields | {"status": Status[fields["status"]]})
 
 
 # -- vectors --------------------------------------------------------------------------------------------
@@ -54,18 +74,20 @@ def frame_of(fields: dict[str, Any]) -> Frame:
 
 def test_the_vectors_are_of_this_version_and_cover_everything() -> None:
     assert VECTORS["version"] == module.VERSION
-    frames = [frame_of(vector["frame"]) for vector in VECTORS["valid"]]
-    assert {frame.kind for frame in frames} == set(Kind)
-    assert {frame.codec for frame in frames} == set(Codec)
-    assert {frame.status for frame in frames} == {*Status, None}
+    items = [item_of(vector) for vector in VECTORS["valid"]]
+    responses = [item for item in items if isinstance(item, Response)]
+    assert {type(item) for item in items} == {Request, Response, Hello, StartFailed, BadFrame, Cancel}
+    assert {item.codec for item in items if not isinstance(item, Message)} == set(Codec)
+    assert {response.status for response in responses} == set(Status)
     assert {Fault[vector["fault"]] for vector in VECTORS["invalid"]} == set(Fault) - {Fault.RANGE}
-    fields = set(Frame.__struct_fields__) - {"payload"} | {"payload_hex"}
-    assert all(set(vector["frame"]) == fields for vector in VECTORS["valid"])
+    for vector, item in zip(VECTORS["valid"], items, strict=True):
+        fields = {"message"} if isinstance(item, Message) else {*item.__struct_fields__} - {"payload"}
+        assert {*vector["frame"]} - {"payload_hex"} == {"kind", *fields}
 
 
 @each_valid
 def test_a_vector_s_fields_encode_to_its_bytes(vector: dict[str, Any]) -> None:
-    assert encode(frame_of(vector["frame"])).hex() == vector["hex"]
+    assert encode(item_of(vector)).hex() == vector["hex"]
 
 
 @each_valid
@@ -73,13 +95,40 @@ def test_a_vector_s_bytes_decode_to_its_fields(vector: dict[str, Any]) -> None:
     data = bytes.fromhex(vector["hex"])
     assert int.from_bytes(data[:4], "little") == len(data) - 4
     for wrap in (bytes, bytearray, memoryview):
-        assert decode(wrap(data[4:])) == frame_of(vector["frame"])
+        assert decode(wrap(data[4:]), MESSAGES[vector["from"]]) == item_of(vector)
+
+
+@pytest.mark.parametrize("messages", [None, STDIO_FROM_CLIENT])
+def test_a_message_where_it_is_not_expected_is_malformed(messages: Any) -> None:
+    with pytest.raises(FrameError) as caught:
+        decode(encode(Hello())[PREFIX_BYTES:], messages)
+    assert caught.value.fault is Fault.MESSAGE
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x91" * 100_000,
+        b"\x81\xa1x" + b"\x91" * 100_000,
+        b"\xdd" + b"\xff" * 4,
+        b"\xdf" + b"\xff" * 4,
+        b"\x83\xa4type\xa6Return\xa8channels\xdd" + b"\xff" * 4,
+        b"\x81\xa4type\xdb\x00\x01\x00\x00" + b"x" * 65536,
+        b"\x81\xa4type\xa1\xff",
+    ],
+    ids=["deep", "deep in a field", "long", "large", "long field", "long name", "no Unicode"],
+)
+def test_a_deep_or_huge_message_costs_one_short_error(payload: bytes) -> None:
+    with pytest.raises(FrameError) as caught:
+        decode(message_of(payload)[PREFIX_BYTES:], SHM_FROM_CLIENT)
+    assert caught.value.fault is Fault.MESSAGE
+    assert len(caught.value.detail) < 300
 
 
 @each_invalid
 def test_a_malformed_vector_is_one_error_and_the_stream_goes_on(vector: dict[str, Any]) -> None:
-    parser = FrameParser(vector["max_frame_bytes"])
-    good = Frame(Kind.CONTROL, 1, "x")
+    parser = FrameParser(vector["max_frame_bytes"], STDIO_FROM_CLIENT)
+    good = Request(1, "x")
     parser.feed(bytes.fromhex(vector["hex"]) + encode(good))
     error, following = parser.frames()
     assert isinstance(error, FrameError)
@@ -126,16 +175,18 @@ def test_the_documented_offsets_and_sizes_add_up() -> None:
     assert end == HEADER_BYTES
 
 
-_COUNTED = ("version", "entry_bytes", "payload_bytes", "reserved")
+_COUNTED = ("version", "kind", "entry_bytes", "payload_bytes", "reserved")
 
 
 @pytest.mark.parametrize(
     ("offset", "size", "name"), [(row[0], row[1], row[3]) for row in TABLE if row[3] not in _COUNTED]
 )
 def test_a_field_lies_where_the_document_says(offset: int, size: int, name: str) -> None:
-    special = {"kind": Kind.CONTROL, "codec": Codec.RAW, "status": Status.INTERNAL_ERROR}
+    special = {"codec": Codec.RAW, "status": Status.INTERNAL_ERROR}
     value = special.get(name, 2 ** (8 * size) - 2)
-    plain = Frame(Kind.REQUEST, 0, "e", max_wait_ms=0)
+    plain: Request | Response = Request(0, "e", max_wait_ms=0)
+    if name not in Request.__struct_fields__:
+        plain = Response(0)
     header = encode(msgspec.structs.replace(plain, **{name: value}))[PREFIX_BYTES:]
     assert int.from_bytes(header[offset : offset + size], "little") == value
     unchanged = encode(plain)[PREFIX_BYTES:]
@@ -143,10 +194,11 @@ def test_a_field_lies_where_the_document_says(offset: int, size: int, name: str)
 
 
 def test_the_counted_fields_lie_where_the_document_says() -> None:
-    header = encode(Frame(Kind.REQUEST, 0, "größe", b"x" * 300))[PREFIX_BYTES:]
+    header = encode(Request(0, "größe", b"x" * 300))[PREFIX_BYTES:]
     at = {row[3]: header[row[0] : row[0] + row[1]] for row in TABLE}
     assert {name: int.from_bytes(at[name], "little") for name in _COUNTED} == {
         "version": module.VERSION,
+        "kind": Kind.REQUEST,
         "entry_bytes": len("größe".encode()),
         "payload_bytes": 300,
         "reserved": 0,
@@ -162,9 +214,8 @@ def test_the_document_lists_every_kind_codec_status_and_fault_with_its_value() -
         assert f"| {int(status)} | `{status.label}` |" in PROTOCOL
     for fault in Fault:
         assert f"`{fault.name}` |" in PROTOCOL or fault is Fault.RANGE
-    for name in (module.HELLO, module.CANCEL, module.PING):
-        assert f"| `{name}` |" in PROTOCOL
-        assert name.startswith(module.RESERVED_PREFIX)
+    assert f"| `{PING}` |" in PROTOCOL
+    assert PING.startswith(RESERVED_PREFIX)
 
 
 # -- encoding -------------------------------------------------------------------------------------------
@@ -174,7 +225,6 @@ def test_the_document_lists_every_kind_codec_status_and_fault_with_its_value() -
     ("changes", "fault", "text"),
     [
         ({"entry": ""}, Fault.ENTRY, "bad entry name: empty"),
-        ({"entry": "", "kind": Kind.CONTROL}, Fault.ENTRY, "bad entry name: empty"),
         ({"entry": "e" * 256}, Fault.ENTRY, "bad entry name: 256 bytes, 255 at most"),
         ({"entry": "ß" * 128}, Fault.ENTRY, "bad entry name: 256 bytes, 255 at most"),
         ({"entry": "\udc80"}, Fault.ENTRY, "bad entry name: not valid Unicode"),
@@ -182,7 +232,7 @@ def test_the_document_lists_every_kind_codec_status_and_fault_with_its_value() -
     ],
 )
 def test_what_no_receiver_would_take_is_not_encoded(changes: dict[str, Any], fault: Fault, text: str) -> None:
-    frame = msgspec.structs.replace(Frame(Kind.REQUEST, 7, "echo", generation=2), **changes)
+    frame = msgspec.structs.replace(Request(7, "echo", generation=2), **changes)
     with pytest.raises(FrameError) as caught:
         encode(frame, 200)
     error = caught.value
@@ -203,20 +253,36 @@ def test_what_no_receiver_would_take_is_not_encoded(changes: dict[str, Any], fau
     ],
 )
 def test_a_number_that_does_not_fit_is_a_range_error(changes: dict[str, Any]) -> None:
+    plain = Request(7, "echo") if {*changes} <= {*Request.__struct_fields__} else Response(7)
     with pytest.raises(FrameError) as caught:
-        encode(msgspec.structs.replace(Frame(Kind.REQUEST, 7, "echo"), **changes))
+        encode(msgspec.structs.replace(plain, **changes))
     assert caught.value.fault is Fault.RANGE
 
 
+@pytest.mark.parametrize("message", [Cancel(2**64, 1), BadFrame("\udc80")])
+def test_a_message_that_msgpack_has_no_form_for_is_a_range_error(message: Message) -> None:
+    with pytest.raises(FrameError) as caught:
+        encode(message)
+    assert caught.value.fault is Fault.RANGE
+
+
+def test_a_message_over_the_limit_is_not_encoded() -> None:
+    size = len(encode(BadFrame("why"))) - PREFIX_BYTES
+    assert encode(BadFrame("why"), size)
+    with pytest.raises(FrameError) as caught:
+        encode(BadFrame("why"), size - 1)
+    assert caught.value.fault is Fault.TOO_LARGE
+
+
 def test_a_frame_of_exactly_the_limit_goes_through() -> None:
-    frame = Frame(Kind.REQUEST, 1, "e", b"x" * (200 - HEADER_BYTES - 1))
+    frame = Request(1, "e", b"x" * (200 - HEADER_BYTES - 1))
     parser = FrameParser(200)
     parser.feed(encode(frame, 200))
     assert parser.frames() == [frame]
 
 
 def test_the_head_is_everything_before_the_payload() -> None:
-    frame = Frame(Kind.REQUEST, 1, "echo", memoryview(b"payload"))
+    frame = Request(1, "echo", memoryview(b"payload"))
     assert encode_head(frame) + b"payload" == encode(frame)
 
 
@@ -233,14 +299,15 @@ def test_the_default_limit_is_64_mib() -> None:
 
 
 def test_a_decoded_payload_is_a_copy_of_its_own() -> None:
-    body = bytearray(encode(Frame(Kind.REQUEST, 1, "e", b"payload"))[PREFIX_BYTES:])
+    body = bytearray(encode(Request(1, "e", b"payload"))[PREFIX_BYTES:])
     frame = decode(body)
+    assert isinstance(frame, Request)
     body[-7:] = b"changed"
     assert (frame.payload, type(frame.payload)) == (b"payload", bytes)
 
 
 def test_missing_says_how_much_the_frame_under_way_still_needs() -> None:
-    data = encode(Frame(Kind.REQUEST, 1, "e", b"x" * 1000))
+    data = encode(Request(1, "e", b"x" * 1000))
     parser = FrameParser()
     needed = []
     for at, size in ((0, 2), (2, 2), (4, 500)):
@@ -250,14 +317,14 @@ def test_missing_says_how_much_the_frame_under_way_still_needs() -> None:
     assert [*needed, parser.missing] == [4, 2, len(data) - 4, len(data) - 504]
     assert parser.mid_frame
     parser.feed(data[504:])
-    assert [frame.payload for frame in parser.frames() if isinstance(frame, Frame)] == [b"x" * 1000]
+    assert [item.payload for item in parser.frames() if isinstance(item, Request)] == [b"x" * 1000]
     assert (parser.missing, parser.mid_frame, parser.buffered) == (4, False, 0)
 
 
 @pytest.mark.parametrize("step", [1, 7, 100, 5000])
 def test_an_oversized_frame_is_reported_once_and_its_bytes_are_dropped(step: int) -> None:
-    large = encode(Frame(Kind.REQUEST, 5, "e", b"x" * 4000, generation=3))
-    good = Frame(Kind.CONTROL, 6, "after")
+    large = encode(Request(5, "e", b"x" * 4000, generation=3))
+    good = Request(6, "after")
     data = large + encode(good)
     parser = FrameParser(200)
     items = []
@@ -273,7 +340,7 @@ def test_an_oversized_frame_is_reported_once_and_its_bytes_are_dropped(step: int
 
 def test_an_oversized_frame_is_known_by_its_header_before_its_payload_comes() -> None:
     parser = FrameParser(200)
-    parser.feed(encode(Frame(Kind.REQUEST, 5, "e", b"x" * 4000))[: PREFIX_BYTES + HEADER_BYTES])
+    parser.feed(encode(Request(5, "e", b"x" * 4000))[: PREFIX_BYTES + HEADER_BYTES])
     (error,) = parser.frames()
     assert isinstance(error, FrameError)
     assert error.raw_id == 5

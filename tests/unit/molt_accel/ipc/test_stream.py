@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from molt_accel.ipc.frame import Fault, Frame, FrameError, Kind, encode
+from molt_accel.ipc.frame import Fault, FrameError, Item, encode
+from molt_accel.ipc.messages import Request
 from molt_accel.ipc.stream import FrameStream
 
 LIMIT = 8 * 1024 * 1024
@@ -31,11 +32,11 @@ def ends(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
             os.close(fd)
 
 
-def frames(*sizes: int) -> list[Frame]:
-    return [Frame(Kind.REQUEST, number, "e", os.urandom(size)) for number, size in enumerate(sizes, 1)]
+def frames(*sizes: int) -> list[Request]:
+    return [Request(number, "e", os.urandom(size)) for number, size in enumerate(sizes, 1)]
 
 
-def read_all(stream: FrameStream) -> list[Frame | FrameError]:
+def read_all(stream: FrameStream) -> list[Item | FrameError]:
     """Every frame until the stream's end."""
     items = []
     while stream.fill() is not None:
@@ -74,7 +75,7 @@ def test_a_full_descriptor_queues_whole_frames_and_flush_goes_on_with_them(ends:
     assert not writer.flush()
     assert total - writer.pending_bytes == held
 
-    received: list[Frame | FrameError] = []
+    received: list[Item | FrameError] = []
     while len(received) < len(sent):
         assert reader.fill()
         received += reader.frames()
@@ -177,13 +178,13 @@ def test_discard_drops_what_waits_to_be_written(ends: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("frame", "fault"),
     [
-        (Frame(Kind.REQUEST, 1, "e", b"x" * 5000), Fault.TOO_LARGE),
-        (Frame(Kind.REQUEST, 1, ""), Fault.ENTRY),
-        (Frame(Kind.REQUEST, 2**64, "e"), Fault.RANGE),
+        (Request(1, "e", b"x" * 5000), Fault.TOO_LARGE),
+        (Request(1, ""), Fault.ENTRY),
+        (Request(2**64, "e"), Fault.RANGE),
     ],
 )
 def test_a_frame_that_can_t_be_sent_leaves_the_stream_as_it_was(
-    ends: tuple[int, int], frame: Frame, fault: Fault
+    ends: tuple[int, int], frame: Request, fault: Fault
 ) -> None:
     read_fd, write_fd = ends
     writer, reader = FrameStream(-1, write_fd, 4096), FrameStream(read_fd, -1, 4096)
@@ -226,6 +227,6 @@ def test_a_memoryview_is_sent_like_bytes(ends: tuple[int, int]) -> None:
     writer, reader = FrameStream(-1, write_fd, LIMIT), FrameStream(read_fd, -1, LIMIT)
     for size in (10, 20_000):
         data = os.urandom(size)
-        writer.send(Frame(Kind.REQUEST, 1, "e", memoryview(data)))
+        writer.send(Request(1, "e", memoryview(data)))
         assert reader.fill()
-        assert reader.frames() == [Frame(Kind.REQUEST, 1, "e", data)]
+        assert reader.frames() == [Request(1, "e", data)]

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from molt_accel.errors import MoltCancelled, MoltWorkerUnavailable
-from molt_accel.ipc.frame import Frame, Kind
+from molt_accel.ipc.messages import Request
 from molt_accel.ipc.shm.arena import NoSharedMemory
 from molt_accel.transports.auto import AutoTransport
 from tests.support.scripted_transport import ScriptedTransport, answer, silence
 
-REQUEST = Frame(Kind.REQUEST, 1, "echo")
+REQUEST = Request(1, "echo")
 WARNING = "no shared memory, so each server process starts a worker of its own: the disk is full"
 
 

@@ -8,13 +8,13 @@ import threading
 import pytest
 
 from molt_accel.errors import MoltTimeout, Status
-from molt_accel.ipc.frame import Frame, Kind
+from molt_accel.ipc.messages import Response
 from molt_accel.transports.base import Pending
 
 if sys.platform == "linux":
     pass
 
-ANSWER = Frame(Kind.RESPONSE, 7, status=Status.OK)
+ANSWER = Response(7, Status.OK)
 
 # -- a call in flight -----------------------------------------------------------------------------------
 

@@ -125,14 +125,12 @@ _linux_only = pytest.mark.skipif(sys.platform != "linux", reason="there are no p
 #: What the programs here begin with, in place of a worker: `fail()` says why it can't start, as a worker does.
 _WORKER = """
 import os, socket, sys, time
-from molt_accel import codec
-from molt_accel.errors import Status
 from molt_accel.ipc.control import new_socket
-from molt_accel.ipc.frame import Frame, Kind, encode
+from molt_accel.ipc.frame import encode
+from molt_accel.ipc.messages import StartFailed
 
 def fail(**body):
-    payload = codec.encode("msgpack", {"error": "MoltWorkerUnavailable", **body})
-    os.write(1, encode(Frame(Kind.RESPONSE, 0, payload=payload, status=Status.INTERNAL_ERROR)))
+    os.write(1, encode(StartFailed({"error": "MoltWorkerUnavailable", **body})))
     os._exit(2)
 
 def listen():

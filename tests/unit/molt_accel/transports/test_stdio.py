@@ -31,7 +31,7 @@ from molt_accel.errors import (
     MoltTimeout,
     MoltWorkerUnavailable,
 )
-from molt_accel.ipc.frame import Frame, Kind
+from molt_accel.ipc.messages import Request
 from molt_accel.transports import launcher, stdio
 from molt_accel.transports.launcher import RestartPolicy
 from molt_accel.transports.stdio import StdioTransport
@@ -151,8 +151,8 @@ def test_a_late_answer_is_dropped_and_the_worker_was_told_to_stop(make: Make) ->
     late = """
 held = None
 for request in requests():
-    if request.kind is Kind.CONTROL:
-        told = [request.entry, request.request_id == held.request_id, request.generation]
+    if isinstance(request, Cancel):
+        told = ["cancelled", request.request_id == held.request_id, request.generation]
         answer(held, "too late")
     elif held is None:
         held = request
@@ -162,15 +162,15 @@ for request in requests():
     client = make(worker(late))
     client.start()
     assert failure_of(client, timeout_ms=20).facts == {"phase": "transport"}
-    assert client.call("echo", timeout_ms=FAR_MS) == ["__cancel__", True, 1]
+    assert client.call("echo", timeout_ms=FAR_MS) == ["cancelled", True, 1]
 
 
 STRAY = {
     "answered twice": "answer(request, 'first'); answer(request, 'second')",
-    "for an unknown id": "answer(Frame(Kind.REQUEST, 99, generation=1), 'stray'); answer(request, 'first')",
+    "for an unknown id": "answer(Request(99, '', generation=1), 'stray'); answer(request, 'first')",
     "of another generation": "answer(request, 'stray', generation=2); answer(request, 'first')",
     "of no generation": "answer(request, 'stray', generation=0); answer(request, 'first')",
-    "a notice for the log": "notice(MoltInvalidInput('why'), Status.INVALID_INPUT); answer(request, 'first')",
+    "a notice for the log": "stream.send(BadFrame('why')); answer(request, 'first')",
 }
 
 
@@ -199,16 +199,17 @@ BROKEN = {
     "text": ("os.write(1, b'Traceback: something else was printed here')", "over the frame limit"),
     "an empty frame": ("os.write(1, bytes(4))", "zero length"),
     "a request": (
-        "stream.send(Frame(Kind.REQUEST, 1, 'do'))",
-        "unexpected REQUEST frame 'do' from the worker",
+        "stream.send(Request(1, 'do'))",
+        "unexpected Request from the worker",
     ),
-    "an unknown control frame": (
-        "stream.send(Frame(Kind.CONTROL, 0, '__dance__'))",
-        "unexpected CONTROL frame '__dance__' from the worker",
+    "a response to nothing": ("stream.send(Response(0))", "unexpected Response from the worker"),
+    "a message of a client": (
+        "stream.send(Cancel(1, 1))",
+        "not a message that is expected here: Invalid value 'Cancel' - at `$.type`",
     ),
-    "a notice of garbage": (
-        "stream.send(Frame(Kind.RESPONSE, 0, payload=b'\\xc1', status=Status.INTERNAL_ERROR))",
-        "the worker sent a notice that is not valid msgpack",
+    "a message of garbage": (
+        "os.write(1, encode(Hello()).replace(b'\\x81', b'\\xc1'))",
+        "not a message that is expected here: MessagePack data is malformed",
     ),
 }
 
@@ -289,11 +290,11 @@ GONE = {
         f"the worker is gone: it was killed by signal {signal.SIGRTMIN + 1}",
     ),
     "exits with a notice": (
-        "notice(MoltWorkerUnavailable('no module app'), Status.INTERNAL_ERROR); sys.exit(2)",
+        "fail_start('no module app'); sys.exit(2)",
         "the worker can't start: no module app",
     ),
     "tears its answer in two": (
-        "os.write(1, encode(Frame(Kind.RESPONSE, 1, status=Status.OK))[:50]); sys.exit(4)",
+        "os.write(1, encode(Response(1))[:50]); sys.exit(4)",
         "the worker is gone: it exited with code 4",
     ),
 }
@@ -636,7 +637,7 @@ def test_an_interrupt_in_the_middle_of_a_send_never_lets_a_request_be_sent_twice
     log = tmp_path / "log"
     script = """
 for request in requests():
-    if request.kind is Kind.REQUEST:
+    if isinstance(request, Request):
         with open(sys.argv[1], "a") as log:
             log.write(decoded(request) + " ")
         answer(request)
@@ -813,12 +814,12 @@ def test_abandoning_is_accepted_once_and_refused_for_what_has_ended() -> None:
     transport = StdioTransport(Config.load(worker_cmd=worker("for request in requests(): pass")))
     try:
         transport.start()
-        pending = transport.submit(Frame(Kind.REQUEST, 5, "echo"))
+        pending = transport.submit(Request(5, "echo"))
         error = MoltCancelled("enough")
         assert transport.abandon(pending, error)
         assert not transport.abandon(pending, MoltCancelled("again"))
         assert pending.result is error
-        other = transport.submit(Frame(Kind.REQUEST, 6, "echo"))
+        other = transport.submit(Request(6, "echo"))
     finally:
         transport.close()
     assert not transport.abandon(other, error)

@@ -7,14 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import msgpack
 import pytest
 
 from molt_accel import Config, __version__
-from molt_accel.errors import Status
-from molt_accel.ipc.frame import Frame, FrameParser, Kind
+from molt_accel.ipc.frame import FrameParser
+from molt_accel.ipc.messages import STDIO_FROM_WORKER, StartFailed
 from molt_worker.cli import serve as cli
 
 FLAGGED = [field for field in dataclasses.fields(Config) if field.metadata["flag"]]
@@ -40,14 +38,14 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def notice(data: bytes) -> tuple[Frame, dict[str, Any]]:
-    """The one frame of an output, and its body."""
-    parser = FrameParser()
+def notice(data: bytes) -> dict[str, int | str]:
+    """The body of the one message of an output."""
+    parser = FrameParser(messages=STDIO_FROM_WORKER)
     parser.feed(data)
-    (frame,) = parser.frames()
-    assert isinstance(frame, Frame)
+    (message,) = parser.frames()
+    assert isinstance(message, StartFailed)
     assert not parser.mid_frame
-    return frame, msgpack.unpackb(frame.payload)
+    return message.error
 
 
 @pytest.fixture
@@ -144,9 +142,7 @@ def test_a_bad_value_or_manifest_is_one_line_code_2_and_a_notice_for_the_client(
     done = run("--stdio", *arguments)
     assert done.returncode == 2
     assert done.stderr.decode() == f"molt-worker: {what}\n"
-    frame, body = notice(done.stdout)
-    assert (frame.kind, frame.request_id, frame.status) == (Kind.RESPONSE, 0, Status.INTERNAL_ERROR)
-    assert body == {"error": "MoltWorkerUnavailable", "detail": what}
+    assert notice(done.stdout) == {"error": "MoltWorkerUnavailable", "detail": what}
 
 
 def test_a_bad_environment_variable_is_named() -> None:
@@ -154,7 +150,7 @@ def test_a_bad_environment_variable_is_named() -> None:
     what = "MOLT_WORKER_MAX_QUEUE: 'lots' is not allowed; it must be a whole number from 0 to 65536"
     assert done.returncode == 2
     assert done.stderr.decode() == f"molt-worker: {what}\n"
-    assert notice(done.stdout)[1]["detail"] == what
+    assert notice(done.stdout)["detail"] == what
 
 
 def test_a_path_that_is_no_utf_8_is_reported_like_any_other(tmp_path: Path) -> None:
@@ -162,7 +158,7 @@ def test_a_path_that_is_no_utf_8_is_reported_like_any_other(tmp_path: Path) -> N
     done = run("--stdio", "--exports", path)
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
-    assert notice(done.stdout)[1]["detail"] == f"{tmp_path}/?.json: can't be read: No such file or directory"
+    assert notice(done.stdout)["detail"] == f"{tmp_path}/?.json: can't be read: No such file or directory"
 
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
@@ -173,7 +169,7 @@ def test_a_bad_manifest_is_code_2_whatever_descriptor_is_closed(closed: str) -> 
     what = "missing.json: can't be read: No such file or directory"
     assert done.stderr.decode() == ("" if closed == "2>&-" else f"molt-worker: {what}\n")
     if closed != "1>&-":
-        assert notice(done.stdout)[1]["detail"] == what
+        assert notice(done.stdout)["detail"] == what
 
 
 def test_check_imports_the_exports_and_lists_them() -> None:

@@ -18,7 +18,8 @@ import pytest
 from molt_accel import __version__
 from molt_accel.errors import Status
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES, Frame, Kind, encode, peek
+from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES, Kind, encode, peek
+from molt_accel.ipc.messages import Request, Response
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, Outcome, SlotGauge, with_state
 from molt_worker.cli import serve as cli
@@ -57,7 +58,7 @@ class Stage:
 
     def request(self, channel: int, entry: str = "work", payload: bytes = b"x", deadline_ns: int = 0) -> None:
         """Publish a request."""
-        frame = Frame(Kind.REQUEST, 1 + channel, entry, payload, deadline_ns=deadline_ns)
+        frame = Request(1 + channel, entry, payload, deadline_ns=deadline_ns)
         assert self.core.Channel(self.arena, channel, 2**20).publish(frame, 16, 0) == self.core.ADMITTED
 
     def executor(self, slot: int, number: int, epoch: int = 0) -> Any:
@@ -69,16 +70,16 @@ class Stage:
         executor.open()
         return executor
 
-    def run(self, executor: Any) -> Frame:
+    def run(self, executor: Any) -> Request:
         """Have an executor claim, read and begin the oldest request."""
         assert executor.next() == self.core.REQUEST
-        request: Frame = executor.receive(2**20)
+        request: Request = executor.receive(2**20)
         executor.begin(SlotGauge.SERIAL, request.deadline_ns, Gauge.WAKE_NS)
         return request
 
     def answer(self, executor: Any, status: Status = Status.OK, **spans: int) -> None:
         """Answer what an executor runs."""
-        response = Frame(Kind.RESPONSE, 1, payload=b"y", status=status, **spans)  # type: ignore[arg-type]
+        response = Response(1, status, b"y", **spans)  # type: ignore[arg-type]
         fact = SlotGauge.OUTCOMES + Outcome[status.label]
         assert executor.reply(response, 2**20, fact) == self.core.TRANSFERRED
 
@@ -287,7 +288,7 @@ def test_the_entry_of_a_request_larger_than_its_ring_is_not_to_be_seen_any_more(
     executor = stage.executor(0, 1)
     channel = stage.core.Channel(stage.arena, 0, 2**20)
     payload = b"\0" * (2 * RING)
-    frame = Frame(Kind.REQUEST, 1, "large", payload, deadline_ns=time.monotonic_ns() + 60 * _S)
+    frame = Request(1, "large", payload, deadline_ns=time.monotonic_ns() + 60 * _S)
     assert channel.publish(frame, 16, 0) == stage.core.ADMITTED
     sender = threading.Thread(target=channel.wait, args=(time.monotonic_ns() + 30 * _S,))
     sender.start()  # the rest follows as the executor reads
@@ -417,12 +418,12 @@ def test_a_view_stores_nothing() -> None:
     "cut", [0, 3, PREFIX_BYTES, PREFIX_BYTES + HEADER_BYTES - 1, PREFIX_BYTES + HEADER_BYTES + 3]
 )
 def test_a_beginning_that_is_too_short_is_no_frame(cut: int) -> None:
-    assert peek(encode(Frame(Kind.REQUEST, 1, "work", b"payload"))[:cut]) is None
+    assert peek(encode(Request(1, "work", b"payload"))[:cut]) is None
 
 
 @pytest.mark.parametrize("there", [0, 1, 7, 100])
 def test_a_frame_is_known_by_its_beginning_whatever_of_the_payload_is_there(there: int) -> None:
-    frame = Frame(Kind.REQUEST, 2**64 - 1, "w\u00f6rk", b"payload", deadline_ns=3, sent_ns=4, max_wait_ms=5)
+    frame = Request(2**64 - 1, "w\u00f6rk", b"payload", deadline_ns=3, sent_ns=4, max_wait_ms=5)
     data = encode(frame)
     begun = data[: len(data) - len(frame.payload)] + (frame.payload + b"x" * 100)[:there]
     frame.payload = b""

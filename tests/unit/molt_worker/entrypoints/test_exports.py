@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from molt_accel.errors import MoltInvalidInput
-from molt_accel.ipc.frame import Codec, Frame, Kind
+from molt_accel.ipc.messages import Codec, Request
 from molt_worker import export
 from molt_worker.entrypoints import builtin
 from molt_worker.entrypoints.exports import (
@@ -363,9 +363,9 @@ def test_a_reference_is_a_path_or_a_module_by_its_looks(reference: str, is_path:
 )
 def test_a_request_for_something_else_is_refused_by_name(entry: str, codec: Codec, what: str) -> None:
     table = ExportTable([Export("echo", "a:b")])
-    assert table.find(Frame(Kind.REQUEST, 1, "echo")).target == "a:b"
+    assert table.find(Request(1, "echo")).target == "a:b"
     with pytest.raises(MoltInvalidInput) as caught:
-        table.find(Frame(Kind.REQUEST, 1, entry, codec=codec))
+        table.find(Request(1, entry, codec=codec))
     assert caught.value.detail == what
 
 

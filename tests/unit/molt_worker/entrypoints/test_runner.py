@@ -13,7 +13,7 @@ import pytest
 
 from molt_accel import codec
 from molt_accel.errors import MoltBusy, MoltError, MoltWorkerCrashed, Status
-from molt_accel.ipc.frame import FLAG_COMPILED, Codec, Frame, Kind
+from molt_accel.ipc.messages import FLAG_COMPILED, Codec, Request, Response
 from molt_worker import InvalidInput, RequestCancelled, RequestStopped, current_request
 from molt_worker.entrypoints import typed
 from molt_worker.entrypoints.exports import Export, ExportTable
@@ -47,11 +47,11 @@ class Bench:
             exports, self.word, lambda *row: self.tracebacks.append(row), number=3, **options
         )
 
-    def run(self, payload: object = None, **fields: Any) -> Frame:
+    def run(self, payload: object = None, **fields: Any) -> Response:
         data = fields.pop("data", codec.encode(Codec.MSGPACK, payload))
         serial = fields.pop("serial", SERIAL)
         fields = {"entry": "f", "generation": 5, **fields}
-        return self.runner.run(Frame(Kind.REQUEST, 0xABC, payload=data, **fields), serial)
+        return self.runner.run(Request(0xABC, "", data, **fields), serial)
 
     def interrupt(self) -> None:
         self.runner.interrupt(signal.SIGUSR1, None)
@@ -60,7 +60,7 @@ class Bench:
         self.word.stop(serial, reason)
 
 
-def body(response: Frame) -> dict[str, Any]:
+def body(response: Response) -> dict[str, Any]:
     return dict(msgpack.unpackb(response.payload))
 
 
@@ -89,7 +89,6 @@ def test_a_result_comes_back_encoded_with_its_metrics() -> None:
         return payload + 1
 
     response = Bench(work).run(41, sent_ns=sent_ns, queue_depth=4, in_flight=5)
-    assert response.kind is Kind.RESPONSE
     assert response.status is Status.OK
     assert msgpack.unpackb(response.payload) == 42
     assert (response.request_id, response.generation, response.executor) == (0xABC, 5, 3)
@@ -360,8 +359,8 @@ def test_with_a_clock_of_its_own_a_late_result_is_a_timeout() -> None:
 def test_an_error_response_names_the_request_and_carries_the_facts(
     error: MoltError, status: Status, expected: dict[str, object]
 ) -> None:
-    response = error_response(Frame(Kind.REQUEST, 9, "f", generation=4), error)
-    assert (response.kind, response.request_id, response.generation) == (Kind.RESPONSE, 9, 4)
+    response = error_response(Request(9, "f", generation=4), error)
+    assert (response.request_id, response.generation) == (9, 4)
     assert response.status is status
     assert body(response) == expected
 

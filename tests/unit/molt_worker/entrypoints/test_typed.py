@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from molt_accel import codec
-from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.messages import Codec
 from molt_worker import InvalidInput
 from molt_worker.entrypoints import typed
 from molt_worker.entrypoints.typed import NoCodec

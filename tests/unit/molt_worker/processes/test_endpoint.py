@@ -9,7 +9,9 @@ import pytest
 
 from molt_accel import codec
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import HELLO, Codec, Fault, Frame, FrameError, FrameParser, Kind, encode
+from molt_accel.ipc.frame import Fault, FrameError, FrameParser, Item, encode
+from molt_accel.ipc.messages import Codec, Hello, Request, Response
+from molt_worker.processes.commands import FROM_EXECUTOR
 from molt_worker.processes.endpoint import SocketEndpoint
 
 MAX_BYTES = 4096
@@ -20,15 +22,15 @@ class Ends:
 
     def __init__(self) -> None:
         self.supervisor, self._executor = socket.socketpair()
-        self.endpoint = SocketEndpoint(self._executor, 3, MAX_BYTES)
+        self.endpoint = SocketEndpoint(self._executor, MAX_BYTES)
 
-    def received(self) -> Frame:
-        """The one frame that the endpoint has sent."""
-        parser = FrameParser()
+    def received(self) -> Item:
+        """The one thing that the endpoint has sent."""
+        parser = FrameParser(messages=FROM_EXECUTOR)
         parser.feed(self.supervisor.recv(65536))
-        (frame,) = parser.frames()
-        assert isinstance(frame, Frame)
-        return frame
+        (item,) = parser.frames()
+        assert not isinstance(item, FrameError)
+        return item
 
     def close(self) -> None:
         """Close both ends."""
@@ -43,14 +45,13 @@ def ends() -> Iterator[Ends]:
     ends.close()
 
 
-def request(serial: int, payload: bytes = b"\xc0") -> Frame:
-    return Frame(Kind.REQUEST, serial << 8, "echo", payload, generation=serial)
+def request(serial: int, payload: bytes = b"\xc0") -> Request:
+    return Request(serial << 8, "echo", payload, generation=serial)
 
 
-def test_it_announces_the_executor_by_its_number(ends: Ends) -> None:
+def test_it_announces_the_executor(ends: Ends) -> None:
     ends.endpoint.announce()
-    hello = ends.received()
-    assert (hello.kind, hello.entry, hello.request_id) == (Kind.CONTROL, HELLO, 3)
+    assert ends.received() == Hello()
 
 
 def test_requests_come_in_order_and_then_the_end(ends: Ends) -> None:
@@ -79,11 +80,19 @@ def test_a_frame_that_cant_be_read_is_a_bug(ends: Ends) -> None:
         ends.endpoint.receive()
 
 
+@pytest.mark.parametrize("item", [Response(1), Hello()])
+def test_what_is_no_request_is_a_bug(ends: Ends, item: Item) -> None:
+    ends.supervisor.sendall(encode(item))
+    with pytest.raises(FrameError):
+        ends.endpoint.receive()
+
+
 def test_a_result_that_is_too_large_is_replaced_by_an_error(ends: Ends) -> None:
     asked = request(7)
-    answer = Frame(Kind.RESPONSE, asked.request_id, payload=b"x" * MAX_BYTES, status=Status.OK, generation=7)
+    answer = Response(asked.request_id, Status.OK, b"x" * MAX_BYTES, generation=7)
     ends.endpoint.answer(asked, answer)
     got = ends.received()
+    assert isinstance(got, Response)
     assert (got.request_id, got.generation, got.status) == (asked.request_id, 7, Status.INTERNAL_ERROR)
     assert codec.decode(Codec.MSGPACK, got.payload)["detail"].startswith("the result is ")
 
@@ -91,9 +100,7 @@ def test_a_result_that_is_too_large_is_replaced_by_an_error(ends: Ends) -> None:
 def test_a_response_that_is_wrong_otherwise_is_a_bug(ends: Ends) -> None:
     asked = request(7)
     with pytest.raises(FrameError) as caught:
-        ends.endpoint.answer(
-            asked, Frame(Kind.RESPONSE, asked.request_id, entry="x" * 70_000, status=Status.OK)
-        )
+        ends.endpoint.answer(asked, Response(asked.request_id, Status.OK, queue_us=2**32))
     assert caught.value.fault is not Fault.TOO_LARGE
 
 
@@ -101,4 +108,4 @@ def test_when_the_supervisor_is_gone_an_answer_is_a_broken_pipe(ends: Ends) -> N
     ends.supervisor.close()
     asked = request(7)
     with pytest.raises(BrokenPipeError):
-        ends.endpoint.answer(asked, Frame(Kind.RESPONSE, asked.request_id, status=Status.OK))
+        ends.endpoint.answer(asked, Response(asked.request_id, Status.OK))

@@ -12,7 +12,8 @@ import pytest
 from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import Codec, Fault, Frame, FrameError, Kind
+from molt_accel.ipc.frame import Fault, FrameError
+from molt_accel.ipc.messages import Codec, Request, Response
 from molt_worker import current_request
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import StopReason, StopWord
@@ -30,29 +31,29 @@ SERIAL = 77
 class ScriptedEndpoint:
     """Gives out what it was made with, and keeps the answers."""
 
-    def __init__(self, *items: Frame | FrameError) -> None:
+    def __init__(self, *items: Request | FrameError) -> None:
         self.items = deque(items)
-        self.answers: list[tuple[int, Frame]] = []
+        self.answers: list[tuple[int, Response]] = []
         self.announced = 0
         self.gone = False
 
     def announce(self) -> None:
         self.announced += 1
 
-    def receive(self) -> Frame | FrameError | None:
+    def receive(self) -> Request | FrameError | None:
         return self.items.popleft() if self.items else None
 
-    def serial(self, request: Frame) -> int:
+    def serial(self, request: Request) -> int:
         return SERIAL
 
-    def answer(self, request: Frame, response: Frame) -> None:
+    def answer(self, request: Request, response: Response) -> None:
         if self.gone:
             raise BrokenPipeError
         self.answers.append((request.request_id, response))
 
 
-def request(request_id: int, entry: str, payload: object = None) -> Frame:
-    return Frame(Kind.REQUEST, request_id, entry, codec.encode(Codec.MSGPACK, payload))
+def request(request_id: int, entry: str, payload: object = None) -> Request:
+    return Request(request_id, entry, codec.encode(Codec.MSGPACK, payload))
 
 
 def in_child(check: Callable[[], object]) -> None:

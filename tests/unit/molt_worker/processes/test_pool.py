@@ -12,13 +12,14 @@ import psutil
 import pytest
 
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import HELLO, Frame, FrameError, Kind, encode
+from molt_accel.ipc.frame import FrameError, Item, encode
+from molt_accel.ipc.messages import Hello, Request, Response
 from molt_accel.ipc.shm.layout import serial_of
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
-from molt_worker.processes import forkserver as wire
+from molt_worker.processes.commands import Interrupt, Kill, Spawn, Wake
 from molt_worker.processes.endpoint import Endpoint
-from molt_worker.processes.handles import Executor, ExecutorState, StopWords
+from molt_worker.processes.handles import ExecutorHandle, ExecutorState, StopWords
 from molt_worker.processes.pool import Pool
 from tests.support.scripted_forkserver import FakeForkserver, Stage
 
@@ -41,27 +42,27 @@ class Recorder:
     def make_endpoint(self, sock: socket.socket, number: int, slot: int) -> Endpoint:
         pytest.fail("forked")
 
-    def withdraw(self, executor: Executor) -> bool:
+    def withdraw(self, executor: ExecutorHandle) -> bool:
         self.told.append(("withdrawn", executor.number))
         return self.is_idle
 
-    def served(self, executor: Executor) -> int:
+    def served(self, executor: ExecutorHandle) -> int:
         return self.counts.get(executor.number, 0)
 
-    def on_executor_ready(self, executor: Executor) -> None:
+    def on_executor_ready(self, executor: ExecutorHandle) -> None:
         assert executor.state is ExecutorState.READY
         self.told.append(("ready", executor.number))
 
-    def on_message(self, executor: Executor, message: Frame) -> bool:
-        self.told.append(("message", executor.number, message.request_id))
+    def on_message(self, executor: ExecutorHandle, message: Item) -> bool:
+        self.told.append(("message", executor.number, message))
         return self.accepts
 
-    def on_closed(self, executor: Executor) -> None:
+    def on_closed(self, executor: ExecutorHandle) -> None:
         self.stage.forkservers[-1].obey()
-        killed = any((wire.KILL, executor.number) in forkserver.told for forkserver in self.stage.forkservers)
+        killed = any(Kill(executor.number) in forkserver.told for forkserver in self.stage.forkservers)
         self.told.append(("closed", executor.number, executor.state, killed))
 
-    def on_reaped(self, executor: Executor, exit_code: int | None) -> None:
+    def on_reaped(self, executor: ExecutorHandle, exit_code: int | None) -> None:
         assert executor.slot in self.stage.pool.words._lent  # nobody else is in it yet
         self.told.append(("reaped", executor.number, exit_code))
 
@@ -93,7 +94,7 @@ def started(stage: Stage) -> FakeForkserver:
 def test_a_full_pool_starts_and_the_exports_are_told_once(make_stage: MakeStage) -> None:
     stage = make_stage(record)
     forkserver = stage.load()
-    assert forkserver.told == [(wire.SPAWN, 1), (wire.SPAWN, 2)]
+    assert forkserver.told == [Spawn(1, 0), Spawn(2, 1)]
     assert [child.slot for child in forkserver.children.values()] == [0, 1]
     assert stage.owner.seen() == [("exports", 1, 0)]
     forkserver.children[2].greet()
@@ -107,13 +108,13 @@ def test_messages_come_from_ready_executors_only(make_stage: MakeStage) -> None:
     stage = make_stage(record)
     forkserver = stage.load()
     stage.owner.seen()
-    forkserver.children[1].send(Frame(Kind.CONTROL, 8, HELLO))  # this is its greeting
-    forkserver.children[1].send(Frame(Kind.CONTROL, 9, HELLO))
-    forkserver.children[2].send(Frame(Kind.RESPONSE, 8, status=Status.OK))
+    forkserver.children[1].send(Hello())  # this is its greeting
+    forkserver.children[1].send(Wake())
+    forkserver.children[2].send(Response(8, Status.OK))
     stage.turn()
     assert stage.owner.seen() == [
         ("ready", 1),
-        ("message", 1, 9),
+        ("message", 1, Wake()),
         ("closed", 2, ExecutorState.GONE, True),
     ]
     assert "executor_broke_protocol executor=2" in stage.log()
@@ -128,15 +129,17 @@ def test_one_that_breaks_the_protocol_or_hangs_up_is_closed_once_killed_and_repl
     child = forkserver.children[1]
     stage.owner.accepts = False
     if how == "refused":
-        child.send(Frame(Kind.RESPONSE, 5, status=Status.OK))
-        child.send(Frame(Kind.RESPONSE, 6, status=Status.OK))
+        child.send(Response(5, Status.OK))
+        child.send(Response(6, Status.OK))
     elif how == "malformed":
-        child.sock.sendall(encode(Frame(Kind.CONTROL, 5, HELLO)).replace(b"\x01", b"\x09", 1))
+        child.sock.sendall(encode(Hello()).replace(b"\x01", b"\x09", 1))
     else:
         child.sock.close()
     stage.turn()
     closed = ("closed", 1, ExecutorState.GONE, True)
-    assert stage.owner.seen() == ([("message", 1, 5), closed] if how == "refused" else [closed])
+    assert stage.owner.seen() == (
+        [("message", 1, Response(5, Status.OK)), closed] if how == "refused" else [closed]
+    )
     assert ("executor_broke_protocol" in stage.log()) == (how != "end")
     assert stage.counters.executor_deaths == 1
     assert stage.numbers() == [2, 3]
@@ -149,11 +152,11 @@ def test_what_it_still_said_is_heard_before_its_death(make_stage: MakeStage) -> 
     stage = make_stage(record)
     forkserver = started(stage)
     stage.loop.watch(stage.executor(1).sock.fileno(), 0)  # the report of its exit is seen first
-    forkserver.children[1].send(Frame(Kind.RESPONSE, 5, status=Status.OK))
+    forkserver.children[1].send(Response(5, Status.OK))
     forkserver.exited(1, 3)
     stage.turn()
     assert stage.owner.seen() == [
-        ("message", 1, 5),
+        ("message", 1, Response(5, Status.OK)),
         ("closed", 1, ExecutorState.GONE, True),
         ("reaped", 1, 3),
     ]
@@ -164,7 +167,7 @@ def test_a_killed_executor_is_replaced_and_reaped_without_being_closed(make_stag
     forkserver = started(stage)
     stage.pool.kill(stage.executor(2))
     stage.turn()
-    assert (wire.KILL, 2) in forkserver.told
+    assert Kill(2) in forkserver.told
     assert stage.numbers() == [1, 3]
     stage.reap(forkserver, 2, -9)
     assert stage.owner.seen() == [("reaped", 2, -9)]
@@ -174,7 +177,7 @@ def test_a_message_to_one_that_has_just_died_closes_it(make_stage: MakeStage) ->
     stage = make_stage(record)
     forkserver = started(stage)
     forkserver.children[1].sock.close()
-    stage.pool.send(stage.executor(1), Frame(Kind.CONTROL, 1, HELLO))
+    stage.pool.send(stage.executor(1), Request(1, "echo"))
     assert stage.owner.seen() == [("closed", 1, ExecutorState.GONE, True)]
 
 
@@ -182,14 +185,12 @@ def test_a_large_message_goes_out_as_the_executor_takes_it(make_stage: MakeStage
     stage = make_stage(record)
     forkserver = started(stage)
     payload = b"x" * 3_000_000
-    stage.pool.send(stage.executor(1), Frame(Kind.REQUEST, 1, "echo", payload))
-    frames: list[Frame | FrameError] = []
+    stage.pool.send(stage.executor(1), Request(1, "echo", payload))
+    frames: list[Item | FrameError] = []
     while not frames:
         stage.turn()
         frames = forkserver.children[1].received()
-    (frame,) = frames
-    assert isinstance(frame, Frame)
-    assert frame.payload == payload
+    assert frames == [Request(1, "echo", payload)]
 
 
 def test_an_interrupt_names_the_request_and_tells_the_forkserver(make_stage: MakeStage) -> None:
@@ -198,7 +199,7 @@ def test_an_interrupt_names_the_request_and_tells_the_forkserver(make_stage: Mak
     executor = stage.executor(2)
     stage.pool.interrupt(executor, 41, StopReason.TIMED_OUT)
     stage.turn()
-    assert forkserver.told[-1] == (wire.INTERRUPT, 2)
+    assert forkserver.told[-1] == Interrupt(2)
     assert (executor.word.reason(41), executor.word.reason(42)) == (StopReason.TIMED_OUT, 0)
 
 
@@ -231,9 +232,9 @@ def test_one_that_was_retired_and_stays_is_killed(make_stage: MakeStage) -> None
     forkserver = started(stage)
     stage.pool.retire(stage.executor(1))
     stage.pass_time(1.0)
-    assert (wire.KILL, 1) not in forkserver.told
+    assert Kill(1) not in forkserver.told
     stage.pass_time(2.5)
-    assert (wire.KILL, 1) in forkserver.told
+    assert Kill(1) in forkserver.told
 
 
 def test_when_the_successor_dies_the_recycled_one_stays_until_another_is_ready(make_stage: MakeStage) -> None:
@@ -339,7 +340,7 @@ def test_executors_that_still_start_with_the_old_exports_are_not_waited_for(make
     older = stage.load()
     stage.owner.seen()
     stage.load()
-    assert {(wire.KILL, 1), (wire.KILL, 2)} <= set(older.told)
+    assert all(Kill(number) in older.told for number in (1, 2))
     assert stage.numbers() == [3, 4]
     assert stage.owner.seen() == [("exports", 1, 1)]
 

@@ -15,8 +15,8 @@ import pytest
 from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import Status
-from molt_accel.ipc.control import RECYCLE, WAKE
-from molt_accel.ipc.frame import HELLO, Codec, Fault, Frame, FrameError, FrameParser, Kind, encode
+from molt_accel.ipc.frame import Fault, FrameError, FrameParser, Item, encode
+from molt_accel.ipc.messages import Codec, Hello, Request
 from molt_accel.ipc.shm.layout import (
     NEVER,
     ChannelState,
@@ -28,6 +28,7 @@ from molt_accel.ipc.shm.layout import (
     serial_of,
     with_state,
 )
+from molt_worker.processes.commands import FROM_EXECUTOR, Recycle, Wake
 from molt_worker.processes.shm_endpoint import ShmEndpoint
 from tests.conftest import exit_code, fork, wait_for_file, wait_until
 from tests.support.handover import (
@@ -62,10 +63,10 @@ class Ends:
         config = Config.load(environ={}, **{"max_frame_bytes": MAX_BYTES, "log_level": "warning", **options})
         self.endpoint = ShmEndpoint(self._executor, NUMBER, SLOT, self.arena, config)
         self.endpoint.announce()
-        self._parser = FrameParser()
-        assert self.told() == [(HELLO, NUMBER)]
+        self._parser = FrameParser(messages=FROM_EXECUTOR)
+        assert self.told() == [Hello()]
 
-    def told(self) -> list[tuple[str, int]]:
+    def told(self) -> list[Item | FrameError]:
         """What the supervisor was told since it was asked last."""
         while True:
             try:
@@ -75,18 +76,13 @@ class Ends:
             if not data:
                 break
             self._parser.feed(data)
-        found = []
-        for item in self._parser.frames():
-            assert isinstance(item, Frame)
-            assert item.kind is Kind.CONTROL
-            found.append((item.entry, item.request_id))
-        return found
+        return self._parser.frames()
 
-    def take(self, **fields: Any) -> Frame:
+    def take(self, **fields: Any) -> Request:
         """Publish a request and have the endpoint take it."""
         assert self.channel.publish(request(**fields), 9, 0) == core.ADMITTED
         got = self.endpoint.receive()
-        assert isinstance(got, Frame)
+        assert isinstance(got, Request)
         return got
 
     def outcome(self) -> Any:
@@ -153,14 +149,14 @@ def test_a_request_is_claimed_in_the_slot_s_name(ends: Ends) -> None:
     ("deadline_ns", "wake_ns", "expected"),
     [
         (0, NEVER, []),
-        (5000, NEVER, [(WAKE, NUMBER)]),
-        (5000, 5001, [(WAKE, NUMBER)]),
+        (5000, NEVER, [Wake()]),
+        (5000, 5001, [Wake()]),
         (5000, 5000, []),
         (5000, 4999, []),
     ],
 )
 def test_a_deadline_is_told_where_the_supervisor_would_look_too_late(
-    ends: Ends, deadline_ns: int, wake_ns: int, expected: list[tuple[str, int]]
+    ends: Ends, deadline_ns: int, wake_ns: int, expected: list[Item]
 ) -> None:
     ends.arena.set_gauge(Gauge.WAKE_NS, wake_ns)
     ends.take(deadline_ns=deadline_ns)
@@ -224,7 +220,7 @@ def test_a_frame_that_can_not_be_read_is_answered_under_the_id_that_it_claims(en
     error = ends.endpoint.receive()
     assert isinstance(error, FrameError)
     assert (error.fault, error.raw_id) == (Fault.VERSION, 0)
-    ends.endpoint.answer(Frame(Kind.REQUEST, 77), response(77, b"", Status.INVALID_INPUT))
+    ends.endpoint.answer(Request(77, ""), response(77, b"", Status.INVALID_INPUT))
     assert ends.outcome().status is Status.INVALID_INPUT
 
 
@@ -237,7 +233,7 @@ def test_sizes_that_do_not_agree_end_the_request_and_the_next_is_taken(
     other = channel_of(ends.arena, 1)
     publish(other, 78)
     got = ends.endpoint.receive()
-    assert isinstance(got, Frame)
+    assert isinstance(got, Request)
     assert got.request_id == 78
     assert ends.outcome() == failure_word(Failure.CORRUPT, NUMBER)
     assert "transfer_failed channel=0" in capfd.readouterr().err
@@ -288,7 +284,7 @@ def test_a_request_that_was_given_up_while_it_came_is_ended_and_the_next_taken(e
     wait_until(ends.channel.clear)
     publish(ends.channel, 78)
     got = taking.result()
-    assert isinstance(got, Frame)
+    assert isinstance(got, Request)
     assert got.request_id == 78
 
 
@@ -304,7 +300,7 @@ def test_an_executor_that_is_being_killed_does_nothing_more(ends: Ends, when: st
     def in_child() -> None:
         signal.pause = pause_and_tell
         got = ends.endpoint.receive()
-        assert isinstance(got, Frame)
+        assert isinstance(got, Request)
         wait_until(lambda: state_on(ends.arena) is ChannelState.KILLING)
         ends.endpoint.answer(got, response())
         ends.endpoint.receive()
@@ -340,7 +336,7 @@ def test_one_that_has_served_enough_says_so_once_and_goes_on(make_ends: MakeEnds
         ends.endpoint.answer(got, response(number))
         assert ends.outcome() == response(number)
         told.append(ends.told())
-    assert told == [[], [], [(RECYCLE, NUMBER)], [], []]
+    assert told == [[], [], [Recycle()], [], []]
 
 
 def test_a_supervisor_that_does_not_read_stops_no_request(make_ends: MakeEnds) -> None:
@@ -350,11 +346,11 @@ def test_a_supervisor_that_does_not_read_stops_no_request(make_ends: MakeEnds) -
         ends.endpoint.answer(got, response(number))
         assert ends.outcome() == response(number)
     assert 50 < len(told := ends.told()) < 2000
-    assert set(told) == {(WAKE, NUMBER)}
+    assert all(message == Wake() for message in told)
     # It was not told that this executor has served enough; now there is room for it.
     got = ends.take()
     ends.endpoint.answer(got, response())
-    assert ends.told() == [(RECYCLE, NUMBER)]
+    assert ends.told() == [Recycle()]
 
 
 def test_without_a_supervisor_it_goes_on_until_it_is_killed(make_ends: MakeEnds) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import FLAG_COMPILED, Frame, Kind
+from molt_accel.ipc.messages import FLAG_COMPILED, Request, Response
 from molt_worker.runtime.metrics import Counters, request_fields
 
 
 def test_a_request_s_fields_come_from_request_and_response() -> None:
-    request = Frame(Kind.REQUEST, 0xAB, "list_items", b"12345")
-    response = Frame(
-        Kind.RESPONSE,
+    request = Request(0xAB, "list_items", b"12345")
+    response = Response(
         0xAB,
-        payload=b"123",
-        status=Status.OK,
+        Status.OK,
+        b"123",
         flags=FLAG_COMPILED,
         queue_depth=1,
         in_flight=2,

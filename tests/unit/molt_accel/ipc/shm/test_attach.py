@@ -14,13 +14,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from molt_accel import __version__, codec
+from molt_accel import __version__
 from molt_accel.errors import MoltWorkerUnavailable, to_wire
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import Codec, Frame, Kind
+from molt_accel.ipc.messages import SHM_FROM_CLIENT, Attach, Attached, Hello, Lease, Message, Refused
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm import attach
 from molt_accel.ipc.shm.attach import WorkerVanished, connect, handshake, observe
+from tests.support.frames import message_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
@@ -33,18 +34,18 @@ class Worker:
 
     def __init__(self) -> None:
         self.near, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.asked: Frame | None = None
+        self.asked: object = None
         self._thread: threading.Thread | None = None
 
-    def answer(self, message: Frame | bytes | None, *fds: int) -> socket.socket:
+    def answer(self, message: Message | bytes | None, *fds: int) -> socket.socket:
         """Answer so, or close the socket; returns the end to ask on."""
 
         def serve() -> None:
-            self.asked, _ = control.receive(self._far)
-            if isinstance(message, Frame):
+            self.asked, _ = control.receive(self._far, SHM_FROM_CLIENT)
+            if isinstance(message, Message):
                 control.send(self._far, message, fds)
             elif message is not None:
-                self._far.send(message)
+                socket.send_fds(self._far, [message], fds)
             else:
                 self._far.close()
 
@@ -80,38 +81,30 @@ def arena_fd() -> Iterator[int]:
     os.close(fd)
 
 
-#: All that a grant says.
-GRANTED = dict.fromkeys(control.Grant.__struct_fields__, 9) | {"channels": []}
+#: All that a client is told that is attached.
+FACTS: dict[str, Any] = dict.fromkeys(Attached.__struct_fields__, 9) | {"channels": []}
 
 
-def grant(**facts: object) -> Frame:
-    return control.message(control.GRANT, codec.encode(Codec.MSGPACK, GRANTED | facts))
+def attached(*channels: int) -> Attached:
+    return Attached(**FACTS | {"channels": list(channels)})
 
 
-def refusal(detail: str, **facts: int) -> Frame:
-    payload = codec.encode(Codec.MSGPACK, to_wire(MoltWorkerUnavailable(detail, facts=facts)))
-    return control.message("refused", payload)
+def refusal(detail: str, **facts: int) -> Refused:
+    return Refused(to_wire(MoltWorkerUnavailable(detail, facts=facts)))
 
 
 def test_a_client_asks_for_channels_and_gets_the_arena_and_the_grant(worker: Worker, arena_fd: int) -> None:
-    arena, granted = handshake(worker.answer(grant(channels=[2, 3]), arena_fd))
-    assert worker.asked is not None
-    assert (worker.asked.kind, worker.asked.entry) == (Kind.CONTROL, "__attach__")
-    assert worker.asked.request_id == attach.FIRST_BATCH
-    asked = codec.decode(Codec.MSGPACK, worker.asked.payload)
-    assert asked == {"version": __version__, "observer": False}
-    assert msgspec.to_builtins(granted) == GRANTED | {"channels": [2, 3]}
+    arena, granted = handshake(worker.answer(attached(2, 3), arena_fd))
+    assert worker.asked == Attach(__version__, False, attach.FIRST_BATCH)
+    assert granted == attached(2, 3)
     assert arena.gauge(3) == 7
     arena.set_gauge(3, 8)
     assert arena.gauge(3) == 8
 
 
 def test_an_observer_asks_for_nothing_and_gets_a_view(worker: Worker, arena_fd: int) -> None:
-    view = observe(worker.answer(grant(channels=[]), arena_fd))
-    assert worker.asked is not None
-    assert worker.asked.request_id == 0
-    asked = codec.decode(Codec.MSGPACK, worker.asked.payload)
-    assert asked == {"version": __version__, "observer": True}
+    view = observe(worker.answer(attached(), arena_fd))
+    assert worker.asked == Attach(__version__, True, 0)
     assert type(view) is arenas.native().ArenaView
     assert view.gauge(3) == 7
     shown = Path("/proc/self/maps").read_text().splitlines()
@@ -121,7 +114,7 @@ def test_an_observer_asks_for_nothing_and_gets_a_view(worker: Worker, arena_fd: 
 
 @BOTH
 def test_it_waits_without_a_limit_for_what_comes_later(worker: Worker, arena_fd: int, ask: Ask) -> None:
-    sock = worker.answer(grant(channels=[]), arena_fd)
+    sock = worker.answer(attached(), arena_fd)
     ask(sock)
     assert sock.gettimeout() is None
 
@@ -159,11 +152,17 @@ def test_a_worker_that_has_closed_before_has_vanished(worker: Worker, ask: Ask) 
     ("answer", "text"),
     [
         (b"no frame at all", "the worker speaks another protocol: shorter than its header says"),
-        (grant(channels=[]), "the worker refused: it speaks another protocol"),
-        (control.message(control.GRANT, b"\xc1"), "the worker speaks another protocol: not valid msgpack"),
-        (control.message("other", b"\x01"), "the worker refused: it speaks another protocol"),
+        (attached(), "the worker speaks another protocol"),
+        (message_of(b"\xc1"), "the worker speaks another protocol: not a message that is expected here: "),
+        (Lease(1), "the worker speaks another protocol: not a message that is expected here: "),
+        (Hello(), "the worker speaks another protocol"),
+        (Refused({"detail": "no error"}), "the worker refused: no error"),
+        (
+            Refused({"error": "MoltWorkerUnavailable"}),
+            "the worker refused: the worker sent a malformed InternalError",
+        ),
     ],
-    ids=["garbage", "no descriptor", "no msgpack", "another message"],
+    ids=["garbage", "no descriptor", "no msgpack", "a client's", "another message", "no class", "no detail"],
 )
 def test_an_answer_that_is_none_is_another_protocol(worker: Worker, ask: Ask, answer: Any, text: str) -> None:
     with pytest.raises(MoltWorkerUnavailable) as caught:
@@ -171,11 +170,24 @@ def test_an_answer_that_is_none_is_another_protocol(worker: Worker, ask: Ask, an
     assert caught.value.detail.startswith(text)
 
 
-@pytest.mark.parametrize("body", [None, [1], {"channels": [1]}, GRANTED | {"capacity": "many"}])
-def test_a_grant_that_is_none_is_another_protocol(worker: Worker, arena_fd: int, body: object) -> None:
-    answer = control.message(control.GRANT, codec.encode(Codec.MSGPACK, body))
+@BOTH
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        [1],
+        {"type": "Attached", "channels": [1]},
+        *(
+            {"type": "Attached"} | FACTS | wrong
+            for wrong in ({"capacity": "many"}, {"grace_ms": -1}, {"channels": [-1]}, {"channels": [2**32]})
+        ),
+    ],
+)
+def test_an_answer_of_wrong_values_is_another_protocol(
+    worker: Worker, arena_fd: int, ask: Ask, body: object
+) -> None:
     with pytest.raises(MoltWorkerUnavailable, match=r"^the worker speaks another protocol: "):
-        handshake(worker.answer(answer, arena_fd))
+        ask(worker.answer(message_of(msgspec.msgpack.encode(body)), arena_fd))
 
 
 @BOTH
@@ -184,7 +196,7 @@ def test_memory_that_is_no_arena_is_refused(worker: Worker, ask: Ask) -> None:
     os.ftruncate(fd, 2**16)
     try:
         with pytest.raises(MoltWorkerUnavailable) as caught:
-            ask(worker.answer(grant(channels=[]), fd))
+            ask(worker.answer(attached(), fd))
     finally:
         os.close(fd)
     assert caught.value.detail == (

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from molt_accel.ipc.frame import Codec, Frame, Kind
+from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
 from tests.support.handover import (
     MAX_BYTES,
@@ -128,7 +128,7 @@ def test_memory_does_not_grow_with_the_number_of_calls(way: Callable[[Calls], No
 @pytest.mark.parametrize("way", [way for way, _ in WAYS.values()], ids=WAYS)
 def test_no_object_is_kept_or_given_away(way: Callable[[Calls], None]) -> None:
     calls = Calls()
-    watched = [None, True, Frame, Kind.REQUEST, Codec.MSGPACK, calls.request, calls.response, calls.arena]
+    watched = [None, True, Request, Response, Codec.MSGPACK, calls.request, calls.response, calls.arena]
     watched += [calls.request.payload, calls.response.payload, calls.request.entry, core.Corrupt]
     way(calls)
     calls.channel.clear()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from molt_accel.ipc.frame import Frame, Kind
+from molt_accel.ipc.messages import Request
 from molt_accel.ipc.shm.layout import ChannelState, Gauge
 from molt_accel.transports.shm import channels as pools
 from molt_accel.transports.shm.channels import ChannelPool
@@ -21,7 +21,7 @@ from tests.support.scripted_pool import FakePool
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 MakePool = Callable[..., FakePool]
-REQUEST = Frame(Kind.REQUEST, 1, "echo", b"payload")
+REQUEST = Request(1, "echo", b"payload")
 
 
 @pytest.fixture

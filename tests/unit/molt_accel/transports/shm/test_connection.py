@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
@@ -22,7 +21,18 @@ from molt_accel.errors import (
     Status,
 )
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, Kind
+from molt_accel.ipc.frame import Item
+from molt_accel.ipc.messages import (
+    PING,
+    CancelChannel,
+    Detach,
+    Draining,
+    Lease,
+    Recall,
+    Request,
+    Response,
+    Return,
+)
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, SlotGauge
 from molt_accel.transports.shm import connection as connections
@@ -37,7 +47,7 @@ pytestmark = [
 ]
 
 MakePool = Callable[..., FakePool]
-REQUEST = Frame(Kind.REQUEST, 1, "echo", b"payload")
+REQUEST = Request(1, "echo", b"payload")
 
 
 @pytest.fixture
@@ -45,12 +55,12 @@ def fake(make_pool: MakePool) -> FakePool:
     return make_pool()
 
 
-def ping(number: int = 7) -> Frame:
-    return Frame(Kind.REQUEST, number, PING)
+def ping(number: int = 7) -> Request:
+    return Request(number, PING)
 
 
-def pong(number: int = 7) -> Frame:
-    return Frame(Kind.RESPONSE, number, status=Status.OK)
+def pong(number: int = 7) -> Response:
+    return Response(number, Status.OK)
 
 
 def busy(connection: Connection) -> Any:
@@ -123,12 +133,11 @@ def test_a_ping_goes_by_the_socket_and_its_answer_resolves_it(fake: FakePool) ->
     pending = connection.ping(ping())
     assert pending is not None
     asked = fake.hear()
-    assert asked is not None
-    assert (asked.entry, asked.request_id) == (PING, 7)
+    assert asked == ping()
     fake.tell(pong(8))  # of one that nobody waits for
     fake.tell(pong())
     assert pending.wait(PATIENCE_S)
-    assert isinstance(pending.result, Frame)
+    assert isinstance(pending.result, Response)
     assert not connection.forget_ping(pending)
 
 
@@ -185,9 +194,7 @@ def _ping_for_ever(connection: Connection) -> None:
 
 def test_a_cancel_names_channel_and_generation(fake: FakePool) -> None:
     fake.connection().cancel(3, 9)
-    heard = fake.hear()
-    assert heard is not None
-    assert (heard.entry, heard.request_id, heard.generation) == (CANCEL, 3, 9)
+    assert fake.hear() == CancelChannel(3, 9)
 
 
 # -- channels -----------------------------------------------------------------------------------------------
@@ -198,15 +205,13 @@ def test_more_channels_are_asked_for_and_used(fake: FakePool) -> None:
     connection = fake.connection()
     with ThreadPoolExecutor(3) as threads:
         asking = [threads.submit(connection.lease_more) for _ in range(3)]
-        asked = fake.hear()
-        assert asked is not None
-        assert (asked.entry, asked.request_id) == (control.LEASE, BATCH)
+        assert fake.hear() == Lease(BATCH)
         fake.grant(4, 5)
         for each in asking:
             each.result(PATIENCE_S)
     assert connection.channels.any_free
     connection.close()
-    assert fake.heard() == [control.DETACH]  # one has asked for all
+    assert fake.heard() == [Detach()]  # one has asked for all
 
 
 def test_none_left_is_busy_and_not_asked_again_for_a_while(fake: FakePool) -> None:
@@ -235,11 +240,8 @@ def test_a_worker_that_doesn_t_answer_is_waited_for_for_a_time_only(
 def test_spare_channels_are_given_back_when_asked_for(fake: FakePool) -> None:
     connection = fake.connection()
     assert connection.channels.lease() is not None
-    fake.say(control.RECALL, 3)
-    returned = fake.hear()
-    assert returned is not None
-    assert returned.entry == control.RETURN
-    assert codec.decode(Codec.MSGPACK, returned.payload) == [7, 6, 5]
+    fake.tell(Recall(3))
+    assert fake.hear() == Return([7, 6, 5])
 
 
 # -- the worker's end ---------------------------------------------------------------------------------------
@@ -285,15 +287,15 @@ def test_what_a_worker_said_before_it_went_is_heard_though_it_did_not_read_every
     assert connection.ended.detail == "the worker can't start: no module named shop"
 
 
-@pytest.mark.parametrize("message", [control.message("__what__"), Frame(Kind.REQUEST, 1, "echo")])
+@pytest.mark.parametrize("message", [Lease(1), Request(1, "echo"), Response(0)])
 def test_a_message_that_nobody_expects_ends_the_connection(
-    fake: FakePool, message: Frame, caplog: pytest.LogCaptureFixture
+    fake: FakePool, message: Item, caplog: pytest.LogCaptureFixture
 ) -> None:
     connection = fake.connection()
     fake.tell(message)
     wait_until(lambda: ended(connection))
     assert isinstance(connection.ended, MoltProtocolError)
-    assert "unexpected" in caplog.text
+    assert "the worker broke the protocol: " in caplog.text
     assert fake.hear() is None
 
 
@@ -319,8 +321,8 @@ def test_a_bug_of_its_own_ends_it_rather_than_leave_its_calls_waiting(
 
 def test_a_drain_with_nothing_under_way_is_left_at_once(fake: FakePool) -> None:
     connection = fake.connection()
-    fake.say(control.DRAINING)
-    assert fake.heard() == [control.DETACH]
+    fake.tell(Draining())
+    assert fake.heard() == [Detach()]
     wait_until(lambda: ended(connection))
     assert (connection.retired, connection.open) == (True, False)
 
@@ -331,18 +333,18 @@ def test_a_drain_is_left_after_the_last_call_and_the_last_ping(fake: FakePool) -
     pending = connection.ping(ping())
     assert pending is not None
     fake.hear()
-    fake.say(control.DRAINING)
+    fake.tell(Draining())
     wait_until(lambda: connection.retired)
     assert not connection.open
     fake.reply(fake.claim())
-    assert isinstance(channel.take(), Frame)
+    assert isinstance(channel.take(), Response)
     connection.channels.give_back(channel)
     connection.call_ended()
     assert not connection.closing
     fake.tell(pong())
-    assert fake.heard() == [control.DETACH]
+    assert fake.heard() == [Detach()]
     assert pending.wait(0)
-    assert isinstance(pending.result, Frame)
+    assert isinstance(pending.result, Response)
 
 
 def test_a_ping_that_is_forgotten_is_none_to_wait_for(fake: FakePool) -> None:
@@ -350,10 +352,10 @@ def test_a_ping_that_is_forgotten_is_none_to_wait_for(fake: FakePool) -> None:
     pending = connection.ping(ping())
     assert pending is not None
     fake.hear()
-    fake.say(control.DRAINING)
+    fake.tell(Draining())
     wait_until(lambda: connection.retired)
     assert connection.forget_ping(pending)
-    assert fake.heard() == [control.DETACH]
+    assert fake.heard() == [Detach()]
 
 
 # -- this side's end ----------------------------------------------------------------------------------------
@@ -362,7 +364,7 @@ def test_a_ping_that_is_forgotten_is_none_to_wait_for(fake: FakePool) -> None:
 def test_close_tells_the_worker_that_it_has_done_with_its_channels(fake: FakePool) -> None:
     connection = fake.connection()
     connection.close()
-    assert fake.heard() == [control.DETACH]
+    assert fake.heard() == [Detach()]
     assert ended(connection)
     assert isinstance(connection.ended, MoltCancelled)
     assert connection.channels.lease() is None
@@ -379,7 +381,7 @@ def test_close_waits_for_calls_that_are_about_to_end(fake: FakePool) -> None:
         connection.channels.give_back(channel)
         connection.call_ended()
         closing.result(PATIENCE_S)
-    assert fake.heard() == [control.DETACH]
+    assert fake.heard() == [Detach()]
 
 
 def test_close_does_not_say_so_while_a_thread_may_still_write(
@@ -458,7 +460,7 @@ def test_a_connection_whose_memory_can_t_be_trusted_says_that_it_is_done_when_it
     connection.channels.give_back(channel)
     connection.call_ended()
     wait_until(lambda: ended(connection))
-    assert fake.heard() == [control.DETACH]
+    assert fake.heard() == [Detach()]
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
@@ -484,7 +486,7 @@ def test_a_forked_child_lets_go_without_a_word_and_its_copies_touch_nothing(fake
         channel.give_up()
         connection.channels.give_back(channel)
     connection.close()
-    assert fake.heard() == [control.DETACH]
+    assert fake.heard() == [Detach()]
 
 
 def test_everybody_raises_an_error_object_of_his_own() -> None:

@@ -26,8 +26,18 @@ from molt_accel.errors import (
     MoltWorkerUnavailable,
     from_wire,
 )
-from molt_accel.ipc import control
-from molt_accel.ipc.frame import CANCEL, PING, WORKER_DEFAULT_WAIT, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.frame import FrameError
+from molt_accel.ipc.messages import (
+    PING,
+    WORKER_DEFAULT_WAIT,
+    CancelChannel,
+    Codec,
+    Detach,
+    Draining,
+    Lease,
+    Request,
+    Response,
+)
 from molt_accel.ipc.shm.arena import NoSharedMemory
 from molt_accel.ipc.shm.attach import WorkerVanished
 from molt_accel.ipc.shm.layout import ChannelState, Failure, Gauge, Outcome, failure_word, with_state
@@ -45,11 +55,11 @@ MakePool = Callable[..., FakePool]
 ids = count(1)
 
 
-def request(payload: object = None, **fields: Any) -> Frame:
+def request(payload: object = None, **fields: Any) -> Request:
     """A request frame of its own."""
     data = codec.encode(Codec.MSGPACK, payload)
     known = {"payload": data, "max_wait_ms": WORKER_DEFAULT_WAIT, "sent_ns": time.monotonic_ns()}
-    return Frame(Kind.REQUEST, next(ids), "echo", **{**known, **fields})
+    return Request(next(ids), "echo", **{**known, **fields})
 
 
 def in_ms(ms: float) -> int:
@@ -73,7 +83,7 @@ def transport(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShmTr
     opened.close()
 
 
-def submit(transport: ShmTransport, frame: Frame | None = None) -> ShmCall:
+def submit(transport: ShmTransport, frame: Request | None = None) -> ShmCall:
     """A request that is published."""
     pending = transport.submit(frame or request())
     assert isinstance(pending, ShmCall)
@@ -89,7 +99,7 @@ def in_calls(transport: ShmTransport) -> int:
 def outcome(pending: PendingCall) -> Any:
     """The decoded value of a response, or the error; there must be one."""
     result = pending.result
-    if isinstance(result, Frame):
+    if isinstance(result, Response):
         value = codec.decode(result.codec, result.payload)
         return value if result.status and result.status.label == "Ok" else from_wire(result.status, value)  # type: ignore[arg-type]
     assert result is not None
@@ -185,7 +195,7 @@ def test_a_failure_is_the_response_that_it_stands_for(
     assert pending.wait(PATIENCE_S)
     error = outcome(pending)
     assert (type(error), error.facts) == (kind, facts)
-    assert isinstance(pending.result, Frame)
+    assert isinstance(pending.result, Response)
     assert pending.result.executor == executor
     assert (in_calls(transport), fake.states()) == (0, [])
 
@@ -306,10 +316,7 @@ def test_what_runs_is_given_up_and_the_worker_told(transport: ShmTransport, fake
     pending = submit(transport)
     taken = fake.claim()
     assert transport.abandon(pending, MoltCancelled("enough"))
-    told = fake.hear()
-    assert told is not None
-    assert (told.entry, told.request_id) == (CANCEL, pending.channel.index)
-    assert told.generation == pending.channel.generation
+    assert fake.hear() == CancelChannel(pending.channel.index, pending.channel.generation)
     assert fake.states() == [ChannelState.ABANDONED]
     assert in_calls(transport) == 0
     assert fake.reply(taken, 1) is False
@@ -325,7 +332,7 @@ def test_what_is_being_killed_is_given_up_without_a_word(transport: ShmTransport
     assert fake.arena.step(index, word, with_state(word, ChannelState.KILLING))
     assert transport.abandon(pending, MoltTimeout("late"))
     transport.close()
-    assert fake.heard() == [control.DETACH]
+    assert fake.heard() == [Detach()]
     assert fake.states() == [ChannelState.KILLING]
 
 
@@ -523,9 +530,7 @@ def test_without_a_free_channel_more_are_leased(transport: ShmTransport, fake: F
     assert transport.submit(request()) is None
     with ThreadPoolExecutor(1) as threads:
         starting = threads.submit(transport.start)
-        asked = fake.hear()
-        assert asked is not None
-        assert asked.entry == control.LEASE
+        assert isinstance(fake.hear(), Lease)
         fake.grant()
         with pytest.raises(MoltBusy):
             starting.result(PATIENCE_S)
@@ -565,11 +570,11 @@ def test_a_worker_that_drains_is_succeeded_and_its_calls_go_on(
     transport: ShmTransport, fake: FakePool
 ) -> None:
     pending = submit(transport)
-    ping = transport.submit(Frame(Kind.REQUEST, next(ids), PING))
+    ping = transport.submit(Request(next(ids), PING))
     assert ping is not None
     taken, old = fake.claim(), fake.sock
     fake.granted = [4, 5]
-    fake.say(control.DRAINING)
+    fake.tell(Draining())
     wait_until(lambda: not transport.ready)
     assert transport.submit(request()) is None
     transport.start()
@@ -588,7 +593,7 @@ def test_a_worker_that_drains_is_succeeded_and_its_calls_go_on(
 def test_close_ends_the_calls_of_a_worker_that_drains_too(transport: ShmTransport, fake: FakePool) -> None:
     pending = submit(transport)
     fake.claim()
-    fake.say(control.DRAINING)
+    fake.tell(Draining())
     wait_until(lambda: not transport.ready)
     transport.start()
     transport.close()
@@ -602,7 +607,7 @@ def test_a_drain_is_no_death(
     monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
     for _ in range(3):
         fake.greet()
-        fake.say(control.DRAINING)
+        fake.tell(Draining())
         wait_until(lambda: not transport.ready)
         transport.start()
         assert transport.ready
@@ -612,7 +617,7 @@ def test_waiting_until_it_is_ready_outlasts_a_drain(transport: ShmTransport, fak
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(transport.wait_ready, PATIENCE_S)
         first = fake.sock
-        fake.say(control.DRAINING)
+        fake.tell(Draining())
         wait_until(lambda: fake.sock is not first and transport.ready)
         fake.greet()
         waiting.result(PATIENCE_S)
@@ -621,7 +626,7 @@ def test_waiting_until_it_is_ready_outlasts_a_drain(transport: ShmTransport, fak
 
 
 def _wait_for_another(transport: ShmTransport, fake: FakePool) -> None:
-    fake.say(control.DRAINING)
+    fake.tell(Draining())
     wait_until(lambda: not transport.ready)
     transport.wait_ready(0.01)
 
@@ -761,7 +766,7 @@ def test_close_does_not_wait_for_a_start_and_what_it_makes_is_closed(
         go.set()
         with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
             starting.result(PATIENCE_S)
-    assert fake.heard() == [control.DETACH]
+    assert fake.heard() == [Detach()]
 
 
 def test_many_threads_that_start_at_once_make_one_connection(

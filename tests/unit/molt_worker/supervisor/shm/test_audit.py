@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
+from molt_accel.ipc.messages import CancelChannel
+
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
-from molt_accel.ipc.frame import CANCEL
 from molt_accel.ipc.shm.layout import (
     ChannelState,
     Failure,
@@ -146,7 +147,7 @@ def test_the_kill_is_the_executor_s_that_made_the_claim(stage: ShmStage) -> None
     ]
     for index, word in zip(caller.channels, forged, strict=False):
         put(stage.arena, index, word)
-    caller.send(CANCEL, number=caller.channels[0], generation=1)
+    caller.send(CancelChannel(caller.channels[0], 1))
     stage.pass_time(GRACE_MS + 100)
     assert not player.killed()
     assert not other.killed()

@@ -15,28 +15,42 @@ from typing import Any
 
 import pytest
 
-from molt_accel import __version__, codec
+from molt_accel import __version__
 from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import CANCEL, HELLO, PING, Codec, Frame, Kind, encode
+from molt_accel.ipc.frame import Item, encode
+from molt_accel.ipc.messages import (
+    PING,
+    SHM_FROM_WORKER,
+    Attach,
+    Attached,
+    CancelChannel,
+    Detach,
+    Draining,
+    Grant,
+    Hello,
+    Lease,
+    Message,
+    Recall,
+    Refused,
+    Request,
+    Response,
+    Return,
+)
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 from molt_worker.supervisor.shm import clients as clients_module
 from molt_worker.supervisor.shm.clients import Channels, Clients, max_clients
 from tests.conftest import exit_code, fork, wait_for_file, wait_until
+from tests.support.frames import message_of, message_saying
 
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
 
-def pack(value: object) -> bytes:
-    return codec.encode(Codec.MSGPACK, value)
-
-
-def unpack(frame: Frame | None) -> Any:
-    assert frame is not None
-    return codec.decode(Codec.MSGPACK, frame.payload)
+#: What a client has to know of the pool.
+FACTS = (50_000, 60, 70, 80, 90, 2)
 
 
 class Peer:
@@ -51,36 +65,34 @@ class Peer:
             self.sock.close()
             raise
 
-    def send(self, entry: str, payload: bytes = b"", number: int = 0, generation: int = 0) -> None:
-        control.send(self.sock, control.message(entry, payload, number, generation))
+    def send(self, message: Message | Request) -> None:
+        control.send(self.sock, message)
 
-    def ask(self, channels: int, **told: object) -> None:
+    def ask(self, channels: int, version: str = __version__, *, observer: bool = False) -> None:
         """Ask to attach."""
-        self.send(control.ATTACH, pack({"version": __version__, "observer": False, **told}), channels)
+        self.send(Attach(version, observer, channels))
 
-    def received(self) -> list[tuple[str, Any]]:
-        """What has come since: entry names and payloads; "the end" last."""
-        found: list[tuple[str, Any]] = []
+    def received(self) -> list[Item | str]:
+        """What has come since, with what the descriptors stand for that came along; "the end" last."""
+        found: list[Item | str] = []
         while True:
             try:
-                message, fds = control.receive(self.sock, max_fds=4)
+                message, fds = control.receive(self.sock, SHM_FROM_WORKER, max_fds=4)
             except BlockingIOError:
                 return found
             except ConnectionResetError:
                 message, fds = None, []
             if message is None:
-                return [*found, ("the end", None)]
-            payload = unpack(message) if message.payload else message.request_id
-            found.append((message.entry or message.kind.name, payload))
+                return [*found, "the end"]
+            found.append(message)
             for fd in fds:
-                found.append(("descriptor", os.readlink(f"/proc/self/fd/{fd}")))
+                found.append(os.readlink(f"/proc/self/fd/{fd}"))
                 os.close(fd)
 
     def granted(self) -> list[int]:
         """The channels of the one grant that has come."""
-        ((entry, payload),) = [each for each in self.received() if each[0] == control.GRANT]
-        assert entry == control.GRANT
-        return list(payload["channels"])
+        (grant,) = [each for each in self.received() if isinstance(each, Attached | Grant)]
+        return grant.channels
 
     def close(self) -> None:
         self.sock.close()
@@ -126,8 +138,8 @@ class Desk:
     def on_clients_changed(self) -> None:
         self.on_change()
 
-    def pong(self, ping: Frame) -> Frame:
-        return Frame(Kind.RESPONSE, ping.request_id, payload=pack("pong"), status=Status.OK)
+    def pong(self, ping: Request) -> Response:
+        return Response(ping.request_id, Status.OK, b"pong")
 
     # What the test does.
 
@@ -144,7 +156,7 @@ class Desk:
         self.turn(1)
         return peer
 
-    def attached(self, channels: int, **told: object) -> Peer:
+    def attached(self, channels: int, **told: Any) -> Peer:
         """A client with so many channels, which has read its grant."""
         peer = self.peer()
         peer.ask(channels, **told)
@@ -246,11 +258,7 @@ def test_a_client_gets_channels_the_arena_and_a_greeting(desk: Desk) -> None:
     assert (len(list(desk.clients)), desk.clients.count) == (1, 0)
     peer.ask(4)
     desk.turn()
-    assert peer.received() == [
-        (control.GRANT, {"channels": [0, 1, 2, 3], "a fact": 5}),
-        ("descriptor", "/memfd:the arena (deleted)"),
-        (HELLO, 0),
-    ]
+    assert peer.received() == [Attached([0, 1, 2, 3], *FACTS), "/memfd:the arena (deleted)", Hello()]
     assert desk.clients.count == 1
     assert f"client_attached pid={os.getpid()} channels=4" in desk.log()
 
@@ -261,7 +269,7 @@ def test_channels_are_in_use_before_their_client_knows_that_it_has_them(desk: De
 
     def look() -> None:
         held = sorted(channel for client in desk.clients for channel in client.channels)
-        seen.append((held, [entry for peer in desk.peers for entry, _ in peer.received()]))
+        seen.append((held, [each for peer in desk.peers for each in peer.received()]))
 
     peer = desk.peer()
     desk.on_change = look
@@ -270,7 +278,7 @@ def test_channels_are_in_use_before_their_client_knows_that_it_has_them(desk: De
     assert seen[0] == ([0, 1, 2], [])
     peer.received()
     seen.clear()
-    peer.send(control.LEASE, number=2)
+    peer.send(Lease(2))
     desk.turn()
     assert seen[0] == ([0, 1, 2, 3, 4], [])
 
@@ -281,9 +289,9 @@ def test_an_observer_gets_no_channels_and_does_not_count(desk: Desk) -> None:
     desk.turn()
     assert peer.granted() == []
     assert desk.clients.count == 0
-    peer.send(control.LEASE, number=4)
+    peer.send(Lease(4))
     desk.turn()
-    assert peer.received() == [("the end", None)]
+    assert peer.received() == ["the end"]
     assert "client_gone" not in desk.log()
 
 
@@ -300,13 +308,13 @@ def test_an_observer_gets_no_channels_and_does_not_count(desk: Desk) -> None:
     ],
 )
 def test_one_that_is_refused_is_told_why_and_holds_nothing(
-    desk: Desk, told: dict[str, object], refuses: MoltError | None, detail: str
+    desk: Desk, told: dict[str, Any], refuses: MoltError | None, detail: str
 ) -> None:
     desk.refuses = refuses
     peer = desk.peer()
     peer.ask(4, **told)
     desk.turn()
-    assert peer.received() == [("RESPONSE", {"error": "MoltWorkerUnavailable", "detail": detail})]
+    assert peer.received() == [Refused({"error": "MoltWorkerUnavailable", "detail": detail})]
     assert (desk.clients.count, desk.channels.take(1)) == (0, [0])
 
 
@@ -317,7 +325,7 @@ def test_one_that_comes_to_a_worker_of_yesterday_is_sent_away(desk: Desk) -> Non
     peer.ask(4)
     desk.turn()
     assert observer.granted() == []  # it needs no successor
-    assert peer.received() == [("the end", None)]
+    assert peer.received() == ["the end"]
 
 
 def test_one_that_comes_when_all_channels_are_held_gets_some_as_soon_as_there_are(desk: Desk) -> None:
@@ -325,8 +333,8 @@ def test_one_that_comes_when_all_channels_are_held_gets_some_as_soon_as_there_ar
     late.ask(4)
     desk.turn()
     assert late.granted() == []
-    assert holder.received() == [(control.RECALL, 6)]
-    holder.send(control.RETURN, pack([11, 3, 4]))
+    assert holder.received() == [Recall(6)]
+    holder.send(Return([11, 3, 4]))
     desk.turn()
     assert late.granted() == [3, 4, 11]
 
@@ -336,18 +344,18 @@ def test_one_that_comes_when_all_channels_are_held_gets_some_as_soon_as_there_ar
 
 def test_more_channels_are_granted_while_there_are_some(desk: Desk) -> None:
     first, second = desk.attached(4), desk.attached(4)
-    first.send(control.LEASE, number=3)
+    first.send(Lease(3))
     desk.turn()
     assert first.granted() == [8, 9, 10]
-    second.send(control.LEASE, number=3)
+    second.send(Lease(3))
     desk.turn()
     assert second.granted() == [11]
 
 
-@pytest.mark.parametrize("number", [0, 1, 2**64 - 1])
+@pytest.mark.parametrize("number", [0, 1, 2**32 - 1])
 def test_one_that_holds_its_share_gets_no_more_than_are_free(desk: Desk, number: int) -> None:
     peer = desk.attached(12)
-    peer.send(control.LEASE, number=number)
+    peer.send(Lease(number))
     desk.turn()
     desk.clients.refuse_waiting()
     assert peer.granted() == []
@@ -355,12 +363,12 @@ def test_one_that_holds_its_share_gets_no_more_than_are_free(desk: Desk, number:
 
 def test_who_holds_more_than_its_share_is_asked_to_give_some_back(desk: Desk) -> None:
     greedy, modest = desk.attached(10), desk.attached(2)
-    modest.send(control.LEASE, number=3)
+    modest.send(Lease(3))
     desk.turn()
     assert modest.received() == []
-    assert greedy.received() == [(control.RECALL, 4)]
+    assert greedy.received() == [Recall(4)]
     assert desk.clients.anybody_waits
-    greedy.send(control.RETURN, pack([9, 8]))
+    greedy.send(Return([9, 8]))
     desk.turn()
     assert modest.granted() == [8, 9]
     assert not desk.clients.anybody_waits
@@ -372,7 +380,7 @@ def test_whoever_waits_for_channels_is_known_to_be_waiting_at_once(desk: Desk) -
     modest = desk.attached(2)
     waited = []
     desk.on_change = lambda: waited.append(desk.clients.anybody_waits)
-    modest.send(control.LEASE, number=3)
+    modest.send(Lease(3))
     desk.turn()
     assert waited == [True]
     desk.clients.refuse_waiting()
@@ -383,35 +391,35 @@ def test_whoever_waits_for_channels_is_known_to_be_waiting_at_once(desk: Desk) -
 def test_one_that_does_not_give_back_is_asked_once_and_not_flooded(desk: Desk) -> None:
     stopped, modest = desk.attached(10), desk.attached(2)
     for _ in range(1000):
-        modest.send(control.LEASE, number=3)
+        modest.send(Lease(3))
         desk.turn(2)
     desk.clients.refuse_waiting()
-    assert [entry for entry, _ in modest.received()] == [control.GRANT]
-    assert stopped.received() == [(control.RECALL, 4)]
-    stopped.send(control.RETURN, pack([]))  # it goes on, and has none to spare
+    assert modest.received() == [Grant([])]
+    assert stopped.received() == [Recall(4)]
+    stopped.send(Return([]))  # it goes on, and has none to spare
     desk.turn()
-    modest.send(control.LEASE, number=3)
+    modest.send(Lease(3))
     desk.turn()
-    assert stopped.received() == [(control.RECALL, 4)]
+    assert stopped.received() == [Recall(4)]
 
 
 def test_what_comes_back_late_is_granted_then(desk: Desk) -> None:
     slow, modest = desk.attached(10), desk.attached(2)
-    modest.send(control.LEASE, number=3)
+    modest.send(Lease(3))
     desk.turn()
     desk.clients.refuse_waiting()
     assert modest.granted() == []
-    slow.send(control.RETURN, pack([9]))
+    slow.send(Return([9]))
     desk.turn()
     assert modest.granted() == [9]
 
 
 def test_returned_channels_are_granted_once(desk: Desk) -> None:
     first, second = desk.attached(6), desk.attached(6)
-    first.send(control.RETURN, pack([0, 0, 6, "6", None, [1], -1, 2**63]))  # 6 is the other's
+    first.send(Return([0, 0, 6, 12, 2**32 - 1]))  # 6 is the other's
     desk.turn()
     for peer, expected in ((second, [0]), (first, [])):
-        peer.send(control.LEASE, number=9)
+        peer.send(Lease(9))
         desk.turn()
         desk.clients.refuse_waiting()
         assert peer.granted() == expected
@@ -421,16 +429,16 @@ def test_a_channel_that_is_returned_in_use_is_granted_when_nothing_is_on_it(desk
     """It may be a lie, or a word that somebody else has scribbled over: then its client did no wrong."""
     peer, other = desk.attached(6), desk.attached(2)
     desk.in_use = {2}
-    peer.send(control.RETURN, pack([1, 2, 3]))
+    peer.send(Return([1, 2, 3]))
     desk.turn()
     assert desk.orphaned() == {2: True}
-    other.send(control.LEASE, number=12)
+    other.send(Lease(12))
     desk.turn()
     assert other.granted() == [1, 3, 8, 9, 10, 11]
     desk.in_use = set()
     desk.reclaim()
     assert desk.orphaned() == {}
-    peer.send(control.LEASE, number=1)
+    peer.send(Lease(1))
     desk.turn()
     assert peer.granted() == [2]
 
@@ -440,8 +448,14 @@ def test_a_channel_that_is_returned_in_use_is_granted_when_nothing_is_on_it(desk
 
 def test_cancels_of_its_own_channels_are_passed_on(desk: Desk) -> None:
     peer, other = desk.attached(2), desk.attached(2)
-    for sender, number, passed in ((peer, 1, 1), (peer, 2, 1), (peer, 2**64 - 1, 1), (other, 2, 2)):
-        sender.send(CANCEL, number=number, generation=2**32 - 1)
+    sent = (
+        (peer, 1, 1),
+        (peer, 2, 1),
+        (peer, 2**32 - 1, 1),
+        (other, 2, 2),
+    )  # the second one's is the other's
+    for sender, channel, passed in sent:
+        sender.send(CancelChannel(channel, 2**32 - 1))
         desk.turn()
         assert desk.told == ["cancel"] * passed
     assert (peer.received(), other.received()) == ([], [])
@@ -449,44 +463,36 @@ def test_cancels_of_its_own_channels_are_passed_on(desk: Desk) -> None:
 
 def test_pings_are_answered_whoever_asks(desk: Desk) -> None:
     peer = desk.peer()
-    control.send(peer.sock, Frame(Kind.REQUEST, 77, PING))
+    peer.send(Request(77, PING))
     desk.turn()
-    assert peer.received() == [("RESPONSE", "pong")]
+    assert peer.received() == [Response(77, Status.OK, b"pong")]
 
 
-def good(entry: str, payload: bytes = b"", number: int = 0) -> bytes:
-    return encode(control.message(entry, payload, number))
-
-
+NOT_EXPECTED = "a bad message: not a message that is expected here: "
 #: What no honest client says, and why it is wrong.
 LIES = {
     "a byte": (b"\0", "a bad message: zero length"),
     "noise": (b"x" * 50, "a bad message: shorter than its header says"),
-    "cut off": (good(control.LEASE)[:-1], "a bad message: shorter than its header says"),
+    "cut off": (encode(Lease(1))[:-1], "a bad message: shorter than its header says"),
     "too large": (b"x" * 150_000, "a bad message: unknown version"),
-    "unknown": (good("no such thing"), "a bad 'no such thing': nobody expects this here"),
-    "the worker's greeting": (good(HELLO), "a bad '__hello__': nobody expects this here"),
-    "the worker's grant": (
-        good(control.GRANT, pack({"channels": [1]})),
-        "a bad '__grant__': nobody expects this here",
-    ),
-    "the worker's recall": (good(control.RECALL), "a bad '__recall__': nobody expects this here"),
-    "a return of nothing": (good(control.RETURN, b""), "a bad '__return__': "),
-    "a return that is no msgpack": (good(control.RETURN, b"\xc1"), "a bad '__return__': "),
-    "a return of a number": (good(control.RETURN, pack(5)), "a bad '__return__': its payload is no list"),
-    "a return of a dict": (good(control.RETURN, pack({1: 1})), "a bad '__return__': its payload is no list"),
-    "a request": (
-        encode(Frame(Kind.REQUEST, 1, "echo", pack(1))),
-        "a bad 'echo': nobody expects this here",
-    ),
-    "a ping that is no request": (
-        encode(Frame(Kind.CONTROL, 1, PING)),
-        "a bad '__ping__': nobody expects this here",
-    ),
-    "a response": (
-        encode(Frame(Kind.RESPONSE, 1, "", status=Status.OK)),
-        "a bad '': nobody expects this here",
-    ),
+    "unknown": (message_saying(type="NoSuchThing"), NOT_EXPECTED),
+    "nothing": (message_of(b""), NOT_EXPECTED),
+    "no msgpack": (message_of(b"\xc1"), NOT_EXPECTED),
+    "no name": (message_saying(count=1), NOT_EXPECTED),
+    "deep": (message_of(b"\x91" * 100_000), NOT_EXPECTED),
+    "the worker's greeting": (encode(Hello()), NOT_EXPECTED),
+    "the worker's grant": (encode(Grant([1])), NOT_EXPECTED),
+    "the worker's recall": (encode(Recall(1)), NOT_EXPECTED),
+    "a return of nothing": (message_saying(type="Return"), NOT_EXPECTED),
+    "a return of a number": (message_saying(type="Return", channels=5), NOT_EXPECTED),
+    "a return of a dict": (message_saying(type="Return", channels={1: 1}), NOT_EXPECTED),
+    "a return of no numbers": (message_saying(type="Return", channels=[0, True]), NOT_EXPECTED),
+    "a negative channel": (message_saying(type="Return", channels=[-1]), NOT_EXPECTED),
+    "a channel of 64 bits": (message_saying(type="CancelChannel", channel=2**32, generation=1), NOT_EXPECTED),
+    "a negative count": (message_saying(type="Lease", count=-1), NOT_EXPECTED),
+    "a count of 64 bits": (message_saying(type="Lease", count=2**64 - 1), NOT_EXPECTED),
+    "a request": (encode(Request(1, "echo", b"\x01")), "a Request that nobody expects here"),
+    "a response": (encode(Response(1, Status.OK)), "a Response that nobody expects here"),
 }
 
 
@@ -500,29 +506,38 @@ def test_whoever_says_what_can_not_be_is_sent_away_and_others_are_not(
     peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     peer.sock.send(data)
     desk.turn()
-    assert peer.received() == [("the end", None)]
+    assert peer.received() == ["the end"]
     assert desk.counters.bad_frames == 1
     assert (f"it sent {why}" in desk.log()) == attached
-    other.send(control.LEASE, number=1)
+    other.send(Lease(1))
     desk.turn()
     assert len(other.granted()) == 1
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xc1", pack([]), pack("version"), pack(None)])
-def test_one_that_does_not_say_what_it_is_is_sent_away(desk: Desk, payload: bytes) -> None:
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"version": __version__},
+        {"version": __version__, "observer": 0},
+        {"version": 1, "observer": False},
+        {"version": __version__, "observer": False, "channels": -1},
+    ],
+)
+def test_one_that_does_not_say_what_it_is_is_sent_away(desk: Desk, told: dict[str, object]) -> None:
     peer = desk.peer()
-    peer.send(control.ATTACH, payload, 2)
+    peer.sock.send(message_saying(type="Attach", **{"channels": 2} | told))
     desk.turn()
-    assert peer.received() == [("the end", None)]
+    assert peer.received() == ["the end"]
     assert (desk.clients.count, list(desk.clients)) == (0, [])
 
 
 def test_one_that_attaches_twice_or_leases_before_is_sent_away(desk: Desk) -> None:
     twice, early = desk.attached(2), desk.peer()
     twice.ask(2)
-    early.send(control.LEASE, number=2)
+    early.send(Lease(2))
     desk.turn()
-    assert (twice.received(), early.received()) == ([("the end", None)], [("the end", None)])
+    assert (twice.received(), early.received()) == (["the end"], ["the end"])
     assert set(desk.orphaned()) == {0, 1}
 
 
@@ -530,7 +545,7 @@ def test_descriptors_that_are_sent_along_are_not_kept(desk: Desk) -> None:
     peer = desk.attached(2)
     before = set(os.listdir("/proc/self/fd"))
     for _ in range(20):
-        control.send(peer.sock, control.message(control.RETURN, pack([])), (0,) * 50)
+        control.send(peer.sock, Return([]), (0,) * 50)
         desk.turn(2)
     assert set(os.listdir("/proc/self/fd")) == before
     assert peer.received() == []
@@ -540,7 +555,7 @@ def test_one_that_asks_and_does_not_read_is_let_go_of(desk: Desk) -> None:
     peer, other = desk.attached(2), desk.attached(2)
     for _ in range(5000):
         try:
-            control.send(peer.sock, Frame(Kind.REQUEST, 1, PING))
+            control.send(peer.sock, Request(1, PING))
         except BrokenPipeError:
             break
         desk.turn(1)
@@ -548,24 +563,24 @@ def test_one_that_asks_and_does_not_read_is_let_go_of(desk: Desk) -> None:
         pytest.fail("it is still there")
     assert "it doesn't read" in desk.log()
     assert set(desk.orphaned()) == {0, 1}
-    control.send(other.sock, Frame(Kind.REQUEST, 1, PING))
+    control.send(other.sock, Request(1, PING))
     desk.turn()
-    assert other.received() == [("RESPONSE", "pong")]
+    assert other.received() == [Response(1, Status.OK, b"pong")]
 
 
 def test_everybody_who_is_attached_is_told_and_who_does_not_read_costs_nobody_else(desk: Desk) -> None:
     deaf, peer, stranger = desk.attached(2), desk.attached(2), desk.peer()
-    for number in range(5000):
-        desk.clients.tell_all(control.message(control.DRAINING, number=number))
+    for _ in range(5000):
+        desk.clients.tell_all(Draining())
         peer.received()
         if "it doesn't read" in desk.log():
             break
     else:
         pytest.fail("it is still there")
-    desk.clients.tell_all(control.message(control.DRAINING, number=7777))
-    assert peer.received() == [(control.DRAINING, 7777)]
+    desk.clients.tell_all(Draining())
+    assert peer.received() == [Draining()]
     assert stranger.received() == []
-    assert ("the end", None) in deaf.received()
+    assert "the end" in deaf.received()
 
 
 # -- the end of a connection ------------------------------------------------------------------------------
@@ -573,12 +588,12 @@ def test_everybody_who_is_attached_is_told_and_who_does_not_read_costs_nobody_el
 
 def test_channels_of_one_that_said_it_is_done_are_free(desk: Desk) -> None:
     peer = desk.attached(2)
-    peer.send(control.DETACH)
+    peer.send(Detach())
     desk.turn()
     assert desk.orphaned() == {0: True, 1: True}
     desk.reclaim()
     assert (desk.orphaned(), list(desk.clients), desk.channels.take(3)) == ({}, [], [0, 1, 2])
-    assert peer.received() == [("the end", None)]
+    assert peer.received() == ["the end"]
 
 
 def test_the_end_of_a_connection_is_not_the_end_of_its_process(desk: Desk) -> None:
@@ -647,9 +662,9 @@ def test_where_a_process_can_not_be_watched_the_connection_has_to_do(
 
 def test_freed_channels_go_to_who_waits(desk: Desk) -> None:
     leaving, waiting = desk.attached(8), desk.attached(4)
-    waiting.send(control.LEASE, number=3)
+    waiting.send(Lease(3))
     desk.turn()
-    leaving.send(control.DETACH)
+    leaving.send(Detach())
     desk.turn()
     client, channels = next(iter(desk.clients)), [0, 1, 2, 3, 4, 5, 6, 7]
     assert [channel for _, channel in desk.clients.orphaned()] == channels
@@ -661,13 +676,13 @@ def test_freed_channels_go_to_who_waits(desk: Desk) -> None:
 
 def test_one_that_waits_and_goes_is_not_waited_for(desk: Desk) -> None:
     holder, waiting = desk.attached(10), desk.attached(2)
-    waiting.send(control.LEASE, number=3)
+    waiting.send(Lease(3))
     desk.turn()
     assert desk.clients.anybody_waits
     waiting.close()
     desk.turn()
     assert not desk.clients.anybody_waits
-    holder.send(control.RETURN, pack([9]))
+    holder.send(Return([9]))
     desk.turn()
     assert desk.channels.take(9) == [9]
 
@@ -694,17 +709,17 @@ def test_more_connections_than_a_worker_can_have_end_those_that_never_attached(
     served = desk.attached(2)
     others = [desk.peer() for _ in range(20)]
     desk.turn()
-    ends = [other.received() == [("the end", None)] for other in others]
+    ends = [other.received() == ["the end"] for other in others]
     assert ends == [True] * 16 + [False] * 4
     assert desk.log().count("it never attached") == 16
-    served.send(control.LEASE, number=1)
+    served.send(Lease(1))
     desk.turn()
     assert served.granted() == [2]
     attached = [desk.attached(1) for _ in range(4)]  # in the place of those that say nothing
     assert [len(each.received()) for each in attached] == [0] * 4
     late = desk.peer()
     desk.turn()
-    assert late.received() == [("the end", None)]
+    assert late.received() == ["the end"]
     assert desk.log().count("too many connections") == 1
 
 
@@ -713,7 +728,7 @@ def test_who_belongs_to_another_user_is_refused(desk: Desk, monkeypatch: pytest.
     monkeypatch.setattr(os, "getuid", lambda: user + 1)
     peer = desk.peer()
     desk.turn()
-    assert peer.received() == [("the end", None)]
+    assert peer.received() == ["the end"]
     assert f"user {user} is not {user + 1}" in desk.log()
 
 
@@ -731,7 +746,7 @@ def test_without_a_descriptor_for_another_connection_it_pauses_and_goes_on(desk:
             desk.loop.turn(desk.clients.on_timers)
             turns += 1
         refused = desk.log().count("client_refused")
-        served.send(control.LEASE, number=1)
+        served.send(Lease(1))
         desk.turn()
         assert served.granted() == [2]
     finally:
@@ -757,6 +772,6 @@ def test_when_it_stops_listening_nobody_is_accepted_and_who_is_there_is_served(d
     with pytest.raises(ConnectionRefusedError):
         Peer(desk.path)
     desk.clients.on_timers(time.monotonic_ns())
-    peer.send(control.LEASE, number=1)
+    peer.send(Lease(1))
     desk.turn()
     assert peer.granted() == [2]

@@ -7,11 +7,13 @@ import time
 
 import pytest
 
+from molt_accel.ipc.messages import CancelChannel
+from molt_worker.processes.commands import Interrupt
+
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import CANCEL
 from molt_accel.ipc.shm.layout import (
     NEVER,
     ChannelState,
@@ -20,7 +22,6 @@ from molt_accel.ipc.shm.layout import (
     failure_word,
 )
 from molt_worker.entrypoints.request import StopReason
-from molt_worker.processes import forkserver as wire
 from tests.support.handover import core, reply, response
 from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage, in_ms
 
@@ -189,9 +190,9 @@ def test_what_a_client_gave_up_is_stopped_and_killed_after_the_grace_time(stage:
     channel = caller.publish()
     player.claim()
     assert channel.give_up() == ChannelState.CLAIMED
-    caller.send(CANCEL, number=channel.index, generation=channel.generation)
+    caller.send(CancelChannel(channel.index, channel.generation))
     assert player.interrupted() == [StopReason.CANCELLED]
-    caller.send(CANCEL, number=channel.index, generation=channel.generation)
+    caller.send(CancelChannel(channel.index, channel.generation))
     assert player.interrupted() == []
     stage.pass_time(GRACE_MS / 2)
     assert not player.killed()
@@ -210,7 +211,7 @@ def test_a_cancel_that_was_lost_is_made_up_for_by_the_next_one(stage: ShmStage) 
     second.claim()
     for channel in channels:
         assert channel.give_up() == ChannelState.CLAIMED
-    caller.send(CANCEL, number=channels[1].index, generation=channels[1].generation)
+    caller.send(CancelChannel(channels[1].index, channels[1].generation))
     assert (first.interrupted(), second.interrupted()) == ([StopReason.CANCELLED], [StopReason.CANCELLED])
 
 
@@ -235,7 +236,7 @@ def test_a_channel_that_is_used_again_while_the_grace_time_of_the_last_request_r
     channel = caller.publish()
     first.claim()
     channel.give_up()
-    caller.send(CANCEL, number=channel.index, generation=channel.generation)
+    caller.send(CancelChannel(channel.index, channel.generation))
     assert first.interrupted() == [StopReason.CANCELLED]
     assert reply(first.slot, response()) == core.LOST  # it heeds that
     assert stage.state(channel) is ChannelState.IDLE
@@ -243,7 +244,7 @@ def test_a_channel_that_is_used_again_while_the_grace_time_of_the_last_request_r
     caller.publish(channel.index)
     player.claim()
     claimed = stage.arena.word(channel.index)
-    caller.send(CANCEL, number=channel.index, generation=channel.generation)  # late, of the last one
+    caller.send(CancelChannel(channel.index, channel.generation))  # late, of the last one
     stage.pass_time(GRACE_MS + 100)
     assert stage.arena.word(channel.index) == claimed
     assert (player.interrupted(), player.killed()) == ([], False)
@@ -263,7 +264,7 @@ def test_a_cancel_of_what_was_not_given_up_does_nothing(stage: ShmStage, state: 
     if state is ChannelState.DONE:
         reply(player.slot, response())
     before = stage.arena.word(channel.index)
-    caller.send(CANCEL, number=channel.index, generation=channel.generation)
+    caller.send(CancelChannel(channel.index, channel.generation))
     stage.pass_time(GRACE_MS + 100)
     assert stage.arena.word(channel.index) == before
     assert (player.interrupted(), player.killed()) == ([], False)
@@ -294,10 +295,10 @@ def test_a_stop_and_a_kill_are_for_one_request_of_the_one_in_the_slot(stage: Shm
     for slot, serial in ((other.index, 42), (player.index, 41), (player.index, 0), (7, 41), (0xFFFF, 41)):
         deadlines.interrupt(slot, serial, StopReason.CANCELLED)
         deadlines.kill(slot, serial)
-    assert [stage.told(each, wire.INTERRUPT) for each in (player, other)] == [0, 0]
+    assert [stage.told(each, Interrupt) for each in (player, other)] == [0, 0]
     assert [words.word_of(slot).reason(serial) for slot in (0, 1, 7) for serial in (41, 42)] == [0] * 6
     deadlines.interrupt(other.index, 41, StopReason.CANCELLED)
-    assert [stage.told(each, wire.INTERRUPT) for each in (player, other)] == [0, 1]
+    assert [stage.told(each, Interrupt) for each in (player, other)] == [0, 1]
     assert [words.word_of(1).reason(serial) for serial in (41, 42)] == [StopReason.CANCELLED, 0]
     assert not player.killed()
     assert not other.killed()

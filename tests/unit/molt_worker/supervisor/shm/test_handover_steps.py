@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from molt_accel.ipc.messages import Detach
+
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
-from molt_accel.ipc import control
 from molt_accel.ipc.shm.layout import (
     CHANNEL_TRANSITIONS,
     Actor,
@@ -135,7 +136,7 @@ class Scene:
         self.caller.close()
 
     def reclaim(self) -> None:
-        self.caller.send(control.DETACH)
+        self.caller.send(Detach())
 
     def drain(self) -> None:
         self.stage.supervisor.drain()

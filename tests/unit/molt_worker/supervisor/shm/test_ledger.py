@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
+from molt_accel.ipc.messages import Detach
+
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
-from molt_accel.ipc import control
 from tests.support.shm_testbed import Caller, ShmStage
 
 
@@ -21,6 +22,6 @@ def test_channels_are_looked_at_once_they_are_granted(stage: ShmStage) -> None:
     second = Caller(stage, 2)
     assert stage.arena.in_use == 5
     for caller in (first, second):
-        caller.send(control.DETACH)
+        caller.send(Detach())
     assert stage.arena.in_use == 5  # never fewer: an executor may be looking
     assert Caller(stage, 1).channels == [0]

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
+from molt_accel.ipc.messages import PING, Codec, Detach, Lease, Request
+
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
 from molt_accel import codec
 from molt_accel.errors import Status
-from molt_accel.ipc import control
-from molt_accel.ipc.frame import PING, Codec, Frame, Kind
 from molt_accel.ipc.shm.layout import (
     ChannelState,
     generation_of,
@@ -51,7 +51,7 @@ def test_channels_of_one_that_said_it_is_done_are_free_when_they_are_idle(stage:
     caller = Caller(stage, 3)
     running = caller.publish(caller.channels[1])
     player.claim()
-    caller.send(control.DETACH)
+    caller.send(Detach())
     assert stage.supervisor._channels._free[:3] == [0, 2, 3]
     reply(player.slot, response())
     stage.pass_time(20)
@@ -66,8 +66,8 @@ def test_freed_channels_are_granted_once_to_whoever_waits(stage: ShmStage) -> No
     leaving = Caller(stage, total - 2)
     waiting = [Caller(stage, 1), Caller(stage, 1)]
     for caller in waiting:
-        caller.send(control.LEASE, number=5)
-    leaving.send(control.DETACH)
+        caller.send(Lease(5))
+    leaving.send(Detach())
     got = [index for caller in waiting for index in Caller.granted(caller.received())]
     assert len(got) == len(set(got))
     rest = stage.supervisor._channels.take(total)
@@ -87,8 +87,8 @@ def test_words_that_can_not_be_hurt_nobody_else_and_go_with_their_client(stage: 
     assert player.interrupted() == [StopReason.TIMED_OUT]
     reply(player.slot, response(status=Status.TIMEOUT))
     assert channel.take().status is Status.TIMEOUT
-    ping = stage.supervisor.pong(Frame(Kind.REQUEST, 1, PING))
+    ping = stage.supervisor.pong(Request(1, PING))
     assert codec.decode(Codec.MSGPACK, ping.payload)["in_flight"] == 0
-    scribbler.send(control.DETACH)
+    scribbler.send(Detach())
     assert [stage.arena.word(index) for index in scribbler.channels] == [5 << 32] * 4
     assert stage.supervisor._channels._free[:4] == scribbler.channels

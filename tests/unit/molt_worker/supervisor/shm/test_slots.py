@@ -9,11 +9,11 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
-from molt_accel.ipc.control import RECYCLE, message
 from molt_accel.ipc.shm.layout import (
     Outcome,
     SlotGauge,
 )
+from molt_worker.processes.commands import Recycle
 from tests.support.handover import core
 from tests.support.shm_testbed import Caller, ShmStage
 
@@ -69,7 +69,7 @@ def test_a_reaped_executor_s_slot_is_cleared_for_the_next(stage: ShmStage) -> No
 
 def test_one_that_was_replaced_exits_when_it_has_no_request(stage: ShmStage) -> None:
     player, _ = stage.start()
-    player.child.send(message(RECYCLE, number=player.number))
+    player.child.send(Recycle())
     stage.turn()
     assert stage.supervisor._counters.recycled == 1
     stage.play_those_that_start()

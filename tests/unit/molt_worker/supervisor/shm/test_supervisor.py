@@ -8,11 +8,26 @@ from collections.abc import Callable
 
 import pytest
 
+from molt_accel import codec
+from molt_accel.errors import Status
+
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
-from molt_accel.ipc import control
-from molt_accel.ipc.frame import HELLO, PING, Frame, Kind
+from molt_accel.ipc.messages import (
+    PING,
+    Attached,
+    Codec,
+    Detach,
+    Draining,
+    Grant,
+    Hello,
+    Lease,
+    Refused,
+    Request,
+    Response,
+    StartFailed,
+)
 from molt_accel.ipc.shm.attach import ANSWER_S
 from molt_accel.ipc.shm.layout import (
     NEVER,
@@ -42,7 +57,7 @@ def test_a_claim_that_no_executor_made_does_not_keep_a_worker_from_stopping(stag
     put(stage.arena, scribbler.channels[0], ChannelState.CLAIMED | (stage.arena.slots - 1) << 8 | 5 << 32)
     put(stage.arena, scribbler.channels[1], 5 << 32 | 99)
     drain(stage)
-    scribbler.send(control.DETACH)
+    scribbler.send(Detach())
     assert stage.supervisor.finished()
 
 
@@ -52,7 +67,7 @@ def test_whoever_waits_for_channels_is_told_in_time_that_there_are_none(stage: S
     total = stage.supervisor._channels.count
     Caller(stage, total - 1)
     waiting = Caller(stage, 1)
-    waiting.send(control.LEASE, number=5)
+    waiting.send(Lease(5))
     assert waiting.received() == []
     patience_ms = shm_supervisor._RECALL_NS / _MS
     assert patience_ms < ANSWER_S * 1000 / 2
@@ -60,7 +75,7 @@ def test_whoever_waits_for_channels_is_told_in_time_that_there_are_none(stage: S
     stage.pass_time(0)
     assert waiting.received() == []
     stage.pass_time(patience_ms + 1)
-    assert waiting.received() == [(control.GRANT, {"channels": []})]
+    assert waiting.received() == [Grant([])]
 
 
 def test_one_of_several_clients_may_not_fill_the_queue(stage: ShmStage) -> None:
@@ -73,26 +88,24 @@ def test_one_of_several_clients_may_not_fill_the_queue(stage: ShmStage) -> None:
     assert (stage.arena.gauge(Gauge.CLIENT_LIMIT), stage.arena.gauge(Gauge.CLIENTS)) == (total, 1)
     Caller(stage, 1)
     assert (stage.arena.gauge(Gauge.CLIENT_LIMIT), stage.arena.gauge(Gauge.CLIENTS)) == (2 + 6, 2)
-    first.send(control.DETACH)
+    first.send(Detach())
     assert (stage.arena.gauge(Gauge.CLIENT_LIMIT), stage.arena.gauge(Gauge.CLIENTS)) == (total, 1)
 
 
 def test_clients_are_greeted_when_an_executor_is_ready_or_when_they_come_later(stage: ShmStage) -> None:
     early = Caller(stage, 1)
-    assert [entry for entry, _ in early.heard] == [control.GRANT]
+    assert [type(message) for message in early.heard] == [Attached]
     assert stage.arena.gauge(Gauge.SERVING) == 0
     stage.start()
-    assert early.received() == [(HELLO, 0)]  # once, though there are two executors
+    assert early.received() == [Hello()]  # once, though there are two executors
     assert stage.arena.gauge(Gauge.SERVING) == 1
-    assert [entry for entry, _ in Caller(stage, 1).heard] == [control.GRANT, HELLO]
+    assert [type(message) for message in Caller(stage, 1).heard] == [Attached, Hello]
 
 
 def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(stage: ShmStage) -> None:
     caller = Caller(stage, 1)
     stage.supervisor.on_start_failed("no module")
-    assert caller.received() == [
-        ("RESPONSE", {"error": "MoltWorkerUnavailable", "detail": "no module"}),
-    ]
+    assert caller.received() == [StartFailed({"error": "MoltWorkerUnavailable", "detail": "no module"})]
     assert stage.supervisor.finished()
 
 
@@ -102,8 +115,8 @@ def test_a_pool_that_nobody_came_to_yet_stays_to_say_why_it_can_not_start(
     stage = make_shm_stage(linger=True)
     stage.supervisor.on_start_failed("no module")
     assert not stage.supervisor.finished()
-    heard = Caller(stage, 1).heard
-    assert [payload["detail"] for _, payload in heard] == ["the worker can't start: no module"]
+    why = {"error": "MoltWorkerUnavailable", "detail": "the worker can't start: no module", "start_failed": 1}
+    assert Caller(stage, 1).heard == [Refused(why)]
     stage.pass_time(3000)
     assert stage.supervisor.finished()
 
@@ -114,14 +127,14 @@ def test_a_drained_pool_takes_nobody_and_ends_with_what_it_has(stage: ShmStage) 
     channel = caller.publish()
     player.claim()
     drain(stage)
-    assert caller.received() == [(control.DRAINING, 0)]
+    assert caller.received() == [Draining()]
     assert stage.arena.gauge(Gauge.SERVING) == 2
     assert not os.path.exists(stage.supervisor._name.path)
     with pytest.raises(FileNotFoundError):
         Caller(stage, 1)
     reply(player.slot, response())
     assert not stage.supervisor.finished()  # its client may be about to publish, before it has heard
-    caller.send(control.DETACH)
+    caller.send(Detach())
     assert stage.supervisor.finished()
     assert channel.index == 0
 
@@ -150,7 +163,7 @@ def test_a_pool_that_clients_started_ends_some_time_after_the_last_has_left(
         caller = Caller(stage, 1)
         stage.pass_time(60_000)
         assert not stage.supervisor.finished()
-        caller.send(control.DETACH)
+        caller.send(Detach())
         stage.pass_time(60_000)
         assert not stage.supervisor.finished()
     stage.pass_time(121_000)
@@ -172,10 +185,11 @@ def test_what_it_says_of_itself(stage: ShmStage) -> None:
     for index in caller.channels[:2]:
         caller.publish(index)
     player.claim()
-    control.send(caller.sock, Frame(Kind.REQUEST, 77, PING))
-    stage.turn()
-    ((entry, report),) = caller.received()
-    assert entry == "RESPONSE"
+    caller.send(Request(77, PING))
+    (answer,) = caller.received()
+    assert isinstance(answer, Response)
+    assert (answer.request_id, answer.status) == (77, Status.OK)
+    report = codec.decode(Codec.MSGPACK, answer.payload)
     assert {name: report[name] for name in ("transport", "name", "pid", "ready", "exports")} == {
         "transport": "shm",
         "name": "pool",

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from molt_accel.ipc.frame import U32_MAX, Frame, Kind
+from molt_accel.ipc import messages
+from molt_accel.ipc.messages import U32_MAX
 from molt_worker.supervisor.stdio.handout import HandOut
 from molt_worker.supervisor.stdio.lifecycle import Request
 
 
 def request() -> Request:
-    return Request(Frame(Kind.REQUEST, 1, "echo"))
+    return Request(messages.Request(1, "echo"))
 
 
 @pytest.fixture

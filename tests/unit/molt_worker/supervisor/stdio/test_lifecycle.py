@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molt_accel.ipc.frame import Frame, Kind
+from molt_accel.ipc import messages
 from molt_worker.supervisor.stdio.lifecycle import (
     HELD,
     REQUEST_TRANSITIONS,
@@ -46,7 +46,7 @@ def test_an_executor_gets_a_request_only_by_hand_out_and_loses_it_only_by_hand_b
 def test_whatever_is_tried_a_request_follows_the_table_and_ends_at_most_once(
     steps: list[RequestEvent],
 ) -> None:
-    request = Request(Frame(Kind.REQUEST, 1, "echo"))
+    request = Request(messages.Request(1, "echo"))
     ends = 0
     for step in steps:
         before = request.state

@@ -13,9 +13,20 @@ import pytest
 
 from molt_accel import codec
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import CANCEL, HELLO, PING, Codec, Frame, FrameParser, Kind, encode
+from molt_accel.ipc.frame import FrameParser, Item, encode
+from molt_accel.ipc.messages import (
+    PING,
+    STDIO_FROM_WORKER,
+    BadFrame,
+    Cancel,
+    Codec,
+    Detach,
+    Hello,
+    Request,
+    Response,
+)
 from molt_worker.entrypoints.request import StopReason
-from molt_worker.processes import forkserver as wire
+from molt_worker.processes.commands import Interrupt, Kill
 from molt_worker.processes.pool import Pool
 from molt_worker.supervisor.stdio import supervisor as stdio_supervisor
 from molt_worker.supervisor.stdio.supervisor import EXIT_UNSENT, StdioSupervisor
@@ -32,8 +43,7 @@ class Scene:
 
     def __init__(self, make_stage: Callable[..., Stage], *, start: bool = True, **options: Any) -> None:
         self.near, self.client = socket.socketpair()
-        self._parser = FrameParser()
-        self._heard: list[Frame] = []
+        self._parser = FrameParser(messages=STDIO_FROM_WORKER)
         defaults = {"max_queue": 2, "grace_ms": GRACE_MS, "max_frame_bytes": 64 * 1024}
         self.stage = make_stage(self._make_pool, **{**defaults, **options})
         self.client.setblocking(False)
@@ -42,7 +52,7 @@ class Scene:
         if start:
             self.forkserver: FakeForkserver = self.stage.start()
             (greeting,) = self.heard()
-            assert (greeting.kind, greeting.entry) == (Kind.CONTROL, HELLO)
+            assert greeting == Hello()
 
     def _make_pool(self, stage: Stage) -> Pool:
         fd = self.near.fileno()
@@ -62,21 +72,21 @@ class Scene:
 
     def ask(self, request_id: int, entry: str = "echo", payload: bytes = b"", **fields: Any) -> None:
         """Send a request."""
-        frame = Frame(Kind.REQUEST, request_id, entry, payload, generation=GENERATION)
+        frame = Request(request_id, entry, payload, generation=GENERATION)
         for name, value in fields.items():
             setattr(frame, name, value)
         self.say(frame)
 
-    def say(self, frame: Frame) -> None:
+    def say(self, frame: Item) -> None:
         """Send a frame."""
         self.client.sendall(encode(frame))
         self.turn()
 
     def cancel(self, request_id: int, generation: int = GENERATION) -> None:
         """Ask to stop a request."""
-        self.say(Frame(Kind.CONTROL, request_id, CANCEL, generation=generation))
+        self.say(Cancel(request_id, generation))
 
-    def heard(self) -> list[Frame]:
+    def heard(self) -> list[Any]:
         """What the client was sent since it was asked last."""
         while True:
             try:
@@ -87,16 +97,16 @@ class Scene:
                 break
             self._parser.feed(data)
             self.turn()
-        frames = self._parser.frames()
-        assert all(isinstance(frame, Frame) for frame in frames)
-        return frames  # type: ignore[return-value]
+        return self._parser.frames()
 
     def outcomes(self) -> list[tuple[int, str, Any]]:
         """Responses that came: request id, status or error, payload or text. Each under the client's generation."""
-        found = []
+        found: list[tuple[int, str, Any]] = []
         for frame in self.heard():
-            assert frame.status is not None
-            assert frame.generation == (GENERATION if frame.request_id else 0)
+            if isinstance(frame, BadFrame):
+                found.append((0, "BadFrame", frame.detail))
+                continue
+            assert frame.generation == GENERATION
             payload: Any = codec.decode(Codec.MSGPACK, frame.payload) if frame.payload else None
             if frame.status is Status.OK:
                 found.append((frame.request_id, "Ok", payload))
@@ -113,9 +123,7 @@ class Scene:
         """An executor answers what it was given."""
         payload: object = text if status is Status.OK else {"error": "MoltCancelled", "detail": text}
         child = self.forkserver.children[number]
-        response = Frame(Kind.RESPONSE, 0, payload=codec.encode(Codec.MSGPACK, payload), status=status)
-        response.generation = serial
-        child.send(response)
+        child.send(Response(0, status, codec.encode(Codec.MSGPACK, payload), generation=serial))
         self.turn()
 
     def child(self, number: int) -> FakeExecutor:
@@ -186,7 +194,7 @@ def test_unknown_entries_are_refused_also_if_they_came_before_the_exports(make_s
     scene.forkserver = scene.stage.start()
     assert scene.given(2) == [(2, 1, 0, 1)]
     first, greeting = scene.heard()
-    assert (first.request_id, first.status, greeting.entry) == (1, Status.INVALID_INPUT, HELLO)
+    assert (first.request_id, first.status, greeting) == (1, Status.INVALID_INPUT, Hello())
     scene.ask(3, "nothing")
     assert scene.outcomes() == [(3, "MoltInvalidInput", "unknown entry 'nothing'")]
 
@@ -218,7 +226,7 @@ def test_a_deadline_that_passes_ends_a_queued_request_and_stops_a_running_one(ma
     scene.pass_ms(21_000)
     assert scene.outcomes() == [(2, "MoltTimeout", late)]
     assert scene.stage.executor(1).word.reason(1) == StopReason.TIMED_OUT
-    assert (wire.INTERRUPT, 1) in scene.forkserver.told
+    assert Interrupt(1) in scene.forkserver.told
     scene.answer(1, 1, Status.TIMEOUT, "it gave in")
     assert scene.outcomes() == [(1, "MoltTimeout", "the deadline passed while the request ran")]
 
@@ -244,12 +252,12 @@ def test_what_does_not_stop_in_the_grace_time_is_killed(make_scene: MakeScene) -
     scene.cancel(1)
     scene.cancel(1)
     assert scene.stage.executor(1).word.reason(1) == StopReason.CANCELLED
-    assert scene.forkserver.told.count((wire.INTERRUPT, 1)) == 1
+    assert scene.forkserver.told.count(Interrupt(1)) == 1
     scene.pass_ms(GRACE_MS / 2)
     assert scene.outcomes() == []
     scene.pass_ms(GRACE_MS + 1000)
     assert scene.outcomes() == [(1, "MoltCancelled", cancelled)]
-    assert (wire.KILL, 1) in scene.forkserver.told
+    assert Kill(1) in scene.forkserver.told
     assert "executor_killed executor=1 entry=echo" in scene.stage.log()
     assert scene.stage.numbers() == [2]
 
@@ -262,7 +270,7 @@ def test_an_answer_that_comes_as_it_is_to_be_killed_spares_the_executor(make_sce
     scene.answer(1, 1, Status.CANCELLED, "it gave in")
     scene.pass_ms(GRACE_MS + 1000)
     assert scene.outcomes() == [(1, "MoltCancelled", "the client asked to stop")]
-    assert (wire.KILL, 1) not in scene.forkserver.told
+    assert Kill(1) not in scene.forkserver.told
 
 
 # -- executors that die or lie ----------------------------------------------------------------------------
@@ -278,7 +286,7 @@ def test_an_answer_to_nothing_it_was_given_ends_the_executor(what: str, make_sce
     assert scene.outcomes() == ([(1, "Ok", "done")] if what == "twice" else [])
     if what != "another serial":
         scene.answer(2, 1)
-    assert (wire.KILL, 2) in scene.forkserver.told
+    assert Kill(2) in scene.forkserver.told
     assert "executor_broke_protocol executor=2" in scene.stage.log()
     assert scene.stage.numbers() == [1, 3]
 
@@ -375,10 +383,11 @@ def test_frames_that_are_no_requests_are_refused_under_their_id_unless_that_is_i
     scene.ask(1)
     scene.ask(1)
     taken = "request id 0000000000000001 is in flight already"
-    assert scene.outcomes() == [(0, "MoltInvalidInput", taken)]
-    scene.say(Frame(Kind.CONTROL, 6, "what", generation=GENERATION))
-    assert scene.outcomes() == [(6, "MoltInvalidInput", "a CONTROL frame 'what' is not for a worker")]
-    raw = bytearray(encode(Frame(Kind.REQUEST, 7, "echo", generation=GENERATION)))
+    assert scene.outcomes() == [(0, "BadFrame", taken)]
+    scene.say(Detach())
+    ((_, what, text),) = scene.outcomes()
+    assert (what, "Detach" in text) == ("BadFrame", True)
+    raw = bytearray(encode(Request(7, "echo", generation=GENERATION)))
     raw[raw.index(b"echo")] = 0xFF
     scene.client.sendall(raw)
     scene.turn()
@@ -399,7 +408,7 @@ def test_a_client_that_does_not_read_is_not_read_from(
     scene.answer(1, 1, text="x" * 100_000)
     assert scene.supervisor._client.pending_bytes > 1
     assert scene.given(1) == []  # an executor is idle, and would only make more of it
-    scene.client.sendall(encode(Frame(Kind.REQUEST, 3, "echo", generation=GENERATION)))
+    scene.client.sendall(encode(Request(3, "echo", generation=GENERATION)))
     scene.turn()
     assert len(scene.supervisor._requests) == 1
     assert [row[:2] for row in scene.outcomes()] == [(1, "Ok")]
