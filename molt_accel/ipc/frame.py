@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from molt_accel.errors import MoltProtocolError, Status
+from molt_accel.ipc.fields import FORMAT
 
 VERSION: Final = 1
 #: Default and largest configurable frame: header, entry name and payload, without the length prefix.
@@ -26,7 +27,7 @@ FLAG_COMPILED: Final = 1
 
 U32_MAX: Final = 0xFFFF_FFFF
 _LENGTH: Final = struct.Struct("<I")
-_HEADER: Final = struct.Struct("<BBBBHHQIIQQ10I")
+_HEADER: Final = struct.Struct(FORMAT)
 _PREFIXED_HEADER: Final = struct.Struct("<I" + _HEADER.format[1:])
 HEADER_BYTES: Final = _HEADER.size
 _VERSION_BYTE: Final = bytes([VERSION])

@@ -37,8 +37,9 @@ def _answer(shared: Any) -> None:
     slot = core.Slot(shared, 0, 1)
     slot.open()
     while slot.next() == core.REQUEST:
-        # Anything but a frame has no payload: this process ends, and the caller is told by the time.
         request = slot.receive(MAX_BYTES)
+        if not isinstance(request, Frame):
+            raise RuntimeError("a request that can't be read")
         data = request.payload
         if request.codec is _MSGPACK:
             data = pack(unpack(data))
