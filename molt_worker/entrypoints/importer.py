@@ -1,4 +1,4 @@
-"""The import machinery of builds: modules that come from a folder of native libraries, ahead of their sources."""
+"""Imports modules from a build, a folder of native libraries, instead of from their sources."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Final
 
 
 def find_source(name: str) -> Path | None:
-    """The source file that an import of `name` would run; None if there is none, or it isn't Python.
+    """Return the source file that an import of `name` would run; None if there is none, or it isn't Python.
 
-    Imports nothing, unlike `importlib.util.find_spec`, which runs the packages above the module: these must not
-    import others of its modules before they can come from a build.
+    Nothing is imported. `importlib.util.find_spec` would import the packages above the module, and these could import
+    modules from source that a build has.
     """
     path: Sequence[str] | None = None
     parts = name.split(".")
@@ -33,7 +33,7 @@ def find_source(name: str) -> Path | None:
 
 
 def _find_spec(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
-    """What the finders say, those of editable installations too, but for builds."""
+    """Ask all finders except those of builds. Editable installations have finders of their own."""
     for finder in sys.meta_path:
         if not isinstance(finder, BuildFinder) and (spec := finder.find_spec(name, path)) is not None:
             return spec
@@ -41,11 +41,11 @@ def _find_spec(name: str, path: Sequence[str] | None) -> importlib.machinery.Mod
 
 
 class BuildFinder:
-    """Finds modules in a build.
+    """Finds the modules of a build.
 
     Args:
-        libraries: The files of its libraries by the names that they are imported by. A library for several modules
-            is among them; it finds the other files by its own place, so they lie as they were made.
+        libraries: The build's library files, by the names that they are imported by. One of them is shared by several
+            modules. It finds the other files relative to its own, so no file may be moved alone.
     """
 
     def __init__(self, libraries: Mapping[str, Path]) -> None:
@@ -54,13 +54,13 @@ class BuildFinder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """The spec of a module that is in the build, or None. See `importlib.abc.MetaPathFinder`."""
+        """Return the spec of a module that is in the build, or None. See `importlib.abc.MetaPathFinder`."""
         del path, target
         library = self.libraries.get(name)
         return importlib.util.spec_from_file_location(name, library) if library else None
 
     def install(self) -> None:
-        """Be asked first, in place of an earlier build of the same modules."""
+        """Make this the first finder, and remove finders of earlier builds that share a module with it."""
         for other in installed():
             if not self.libraries.keys().isdisjoint(other.libraries):
                 sys.meta_path.remove(other)
@@ -68,14 +68,14 @@ class BuildFinder:
 
 
 def installed() -> list[BuildFinder]:
-    """The builds that modules come from in this process."""
+    """Return the finders of builds that this process has installed."""
     return [finder for finder in sys.meta_path if isinstance(finder, BuildFinder)]
 
 
 def is_compiled(name: str) -> bool:
     """Whether the imported module of this name came from a build.
 
-    By its file, as modules of a build that import each other don't ask finders.
+    The module's file tells: modules of one build import each other without asking a finder.
     """
     file = getattr(sys.modules.get(name), "__file__", None)
     return file is not None and any(str(finder.libraries.get(name)) == file for finder in installed())

@@ -38,7 +38,7 @@ def _answer(shared: Any) -> None:
     slot.open()
     while slot.next() == core.REQUEST:
         request = slot.receive(MAX_BYTES)
-        if not isinstance(request, Frame):
+        if not isinstance(request, Frame):  # this process ends, and the caller's wait runs out
             raise RuntimeError("a request that can't be read")
         data = request.payload
         if request.codec is _MSGPACK:
