@@ -38,8 +38,9 @@ def _answer(shared: Any) -> None:
     slot = core.Slot(shared, 0, 1)
     slot.open()
     while slot.next() == core.REQUEST:
-        # Anything but a frame has no payload: then this process fails and ends, and the caller's wait runs out.
         request = slot.receive(MAX_BYTES)
+        if not isinstance(request, Request):  # this process ends, and the caller's wait runs out
+            raise RuntimeError("a request that can't be read")
         data = request.payload
         if request.codec is _MSGPACK:
             data = pack(unpack(data))

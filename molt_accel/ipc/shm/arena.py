@@ -15,12 +15,13 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import frame, messages
 
 if TYPE_CHECKING:
+    from molt_accel.ipc.shm import _native as types
     from molt_accel.ipc.shm._native import Arena, ArenaView
 
 #: A container's /dev/shm has 64 MiB; a quarter of that is what the arena takes by default, at most.
@@ -35,9 +36,40 @@ class NoSharedMemory(MoltWorkerUnavailable):
     """Shared memory can't serve here; the text says why. stdio can."""
 
 
+class Native(Protocol):
+    """What others use of the native core, `_native.pyi`; mypy holds the two against each other."""
+
+    MAX_CHANNELS: int
+    BUCKETS: int
+    STATES: tuple[int, ...]
+    SLOT_FREE: int
+    SLOT_BUSY: int
+    SLOT_IDLE: int
+    ADMITTED: int
+    WAITING: int
+    BUSY: int
+    BAD_FRAME: int
+    OUTCOME: int
+    CLOSED: int
+    REQUEST: int
+    RETIRE: int
+    TRANSFERRED: int
+    Corrupt: type[types.Corrupt]
+    Arena: type[types.Arena]
+    ArenaView: type[types.ArenaView]
+    Channel: type[types.Channel]
+    Slot: type[types.Slot]
+    ParkMeter: type[types.ParkMeter]
+
+    def arena_size(self, channels: int, slots: int, ring_bytes: int) -> int: ...
+
+
+_View = TypeVar("_View", bound="ArenaView")
+
+
 @functools.cache
-def native() -> Any:
-    """The native core. Raises NoSharedMemory where there is none."""
+def native() -> Native:
+    """The native core, as `_native.pyi` describes it. Raises NoSharedMemory where there is none."""
     if sys.platform != "linux":
         raise NoSharedMemory("shared memory is served on Linux only")
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
@@ -133,17 +165,15 @@ def attach(fd: int) -> Arena:
     Raises:
         MoltWorkerUnavailable: it is not an arena of this version.
     """
-    arena: Arena = _attach(fd, native().Arena, mmap.PROT_READ | mmap.PROT_WRITE)
-    return arena
+    return _attach(fd, native().Arena, mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def view(fd: int) -> ArenaView:
     """Map an arena to look at, and nothing else, by its descriptor, which is closed. Raises as `attach` does."""
-    arena: ArenaView = _attach(fd, native().ArenaView, mmap.PROT_READ)
-    return arena
+    return _attach(fd, native().ArenaView, mmap.PROT_READ)
 
 
-def _attach(fd: int, kind: Callable[[mmap.mmap], Any], access: int) -> Any:
+def _attach(fd: int, kind: Callable[[mmap.mmap], _View], access: int) -> _View:
     try:
         return kind(_map(fd, os.fstat(fd).st_size, access))
     except (OSError, ValueError) as exc:

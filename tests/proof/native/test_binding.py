@@ -156,6 +156,8 @@ def _look(s: Stage) -> None:
         raises(IndexError, arena.slot_gauge, 99, 0)
         raises(IndexError, arena.request_bytes, 99, 1)
         raises(OverflowError, arena.gauge, -1)
+        raises(IndexError, arena.gauge, core.GAUGES)
+        raises(IndexError, arena.slot_gauge, 1, core.SLOT_GAUGES)
 
 
 def _store(s: Stage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,19 @@ def test_every_check_of_the_program_is_run() -> None:
     defined = re.findall(r"^static void (test_\w+)\(void\) {$", text, re.MULTILINE)
     assert re.findall(r"^    (test_\w+)\(\);$", text, re.MULTILINE) == defined
     assert len(defined) > 25
+
+
+@pytest.mark.parametrize("header", sorted(file.name for file in programs.CORE.glob("*.h")))
+def test_each_header_stands_by_itself_however_often_it_is_included(header: str, tmp_path: Path) -> None:
+    try:
+        command = programs.compiler()
+    except programs.Missing as exc:
+        pytest.skip(str(exc))
+    source = tmp_path / "alone.c"
+    source.write_text(f'#include "{header}"\n#include "{header}"\nint main(void) {{ return 0; }}\n')
+    flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{programs.CORE}"]
+    done = subprocess.run([*command, *flags, str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("mood", ["patient", "impatient", "mortal"])

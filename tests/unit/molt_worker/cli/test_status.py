@@ -157,8 +157,8 @@ def test_a_pool_in_which_nothing_has_happened(stage: Stage) -> None:
         (Gauge.EXECUTOR_SPINNERS, ("spin", "executors")),
     ],
 )
-def test_a_fact_of_the_header_is_shown_as_it_is(stage: Stage, fact: Gauge, path: tuple[str, ...]) -> None:
-    stage.arena.set_gauge(fact, 41)
+def test_a_gauge_of_the_header_is_shown_as_it_is(stage: Stage, gauge: Gauge, path: tuple[str, ...]) -> None:
+    stage.arena.set_gauge(gauge, 41)
     value: Any = stage.take().as_dict()
     for name in path:
         value = value[name]

@@ -524,6 +524,44 @@ def test_a_claim_names_slot_epoch_and_generation() -> None:
     assert (slot.word, slot.channel, slot.serial) == (arena.word(3), 3, 3 << 32 | 1)
 
 
+@given(st.integers(0, 5), U32)
+def test_a_serial_is_the_same_in_both_languages(index: int, generation: int) -> None:
+    arena = new_arena(channels=6)
+    claim = memoryview(bytearray(8))
+    slot = core.Slot(arena, 0, 0, claim)
+    put(arena, index, generation << 32 | ChannelState.READY)
+    assert slot.next() == core.REQUEST
+    slot.begin(SlotGauge.SERIAL, 0, Gauge.WAKE_NS)
+    serial = serial_of(index, generation)
+    assert (slot.serial, arena.slot_gauge(0, SlotGauge.SERIAL), claim.cast("Q")[0]) == (serial,) * 3
+
+
+@pytest.mark.parametrize("index", [core.GAUGES, 2**32 - 1])
+def test_a_gauge_that_is_none_is_an_error_and_not_another(index: int) -> None:
+    arena = new_arena()
+    channel, slot = channel_of(arena), slot_of(arena)
+    publish(channel)
+    slot.next()
+    slot.receive(MAX_BYTES)
+    for use in (
+        lambda: arena.gauge(index),
+        lambda: arena.set_gauge(index, 1),
+        lambda: arena.add_counter(index),
+        lambda: slot.begin(SlotGauge.SERIAL, 0, index),
+        lambda: arena.slot_gauge(0, index),
+        lambda: arena.set_slot_gauge(0, index, 1),
+        lambda: slot.reply(response(), MAX_BYTES, index),
+        lambda: slot.begin(index, 0, 0),
+        lambda: arena.slot_gauge(0, core.SLOT_GAUGES),
+        lambda: slot.begin(core.SLOT_GAUGES - 2, 0, 0),  # it stores three
+    ):
+        with pytest.raises(IndexError, match="no gauge"):
+            use()
+    assert not any(arena.gauge(each) for each in range(core.GAUGES))
+    assert not any(arena.slot_gauge(0, each) for each in range(core.SLOT_GAUGES))
+    assert state_on(arena) is ChannelState.CLAIMED
+
+
 def test_what_runs_is_told_in_facts_of_the_slot() -> None:
     arena = new_arena()
     channel, slot = channel_of(arena), slot_of(arena, 1)
