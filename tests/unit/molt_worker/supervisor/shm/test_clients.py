@@ -50,7 +50,7 @@ if sys.platform != "linux":
 
 
 #: What a client has to know of the pool.
-FACTS = (50_000, 60, 70, 80, 90, 2)
+FACTS = dict(max_frame_bytes=50_000, max_wait_ms=60, grace_ms=70, capacity=80, spin_ns=90, client_spinners=2)
 
 
 class Peer:
@@ -113,7 +113,7 @@ class Desk:
         listener.setblocking(False)
         listener.bind(self.path)
         self.clients = Clients(
-            listener, self.arena_fd, self.channels, {"a fact": 5}, self.loop, self.sink, self.counters, self
+            listener, self.arena_fd, self.channels, FACTS, self.loop, self.sink, self.counters, self
         )
         self.clients.greet()
         self.clients.listen()
@@ -258,7 +258,7 @@ def test_a_client_gets_channels_the_arena_and_a_greeting(desk: Desk) -> None:
     assert (len(list(desk.clients)), desk.clients.count) == (1, 0)
     peer.ask(4)
     desk.turn()
-    assert peer.received() == [Attached([0, 1, 2, 3], *FACTS), "/memfd:the arena (deleted)", Hello()]
+    assert peer.received() == [Attached([0, 1, 2, 3], **FACTS), "/memfd:the arena (deleted)", Hello()]
     assert desk.clients.count == 1
     assert f"client_attached pid={os.getpid()} channels=4" in desk.log()
 
