@@ -20,16 +20,15 @@ import msgspec
 
 from molt_accel import codec
 from molt_accel.errors import (
-    MoltBusy,
     MoltCancelled,
     MoltError,
     MoltInvalidInput,
     MoltProtocolError,
     MoltTimeout,
-    MoltWorkerCrashed,
     MoltWorkerUnavailable,
     Status,
     from_wire,
+    row_of,
     status_label,
 )
 from molt_accel.hangup import hangups
@@ -337,8 +336,6 @@ def _metrics(status: str, request: Frame, response: Frame | None, ended_ns: int)
 
 #: A call's end: the response, if one came, and the error, if it is one.
 _Outcome = tuple[Frame | None, MoltError | None]
-#: What another try may not meet again.
-_PASSING: Final = (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable)
 
 
 def _tries(
@@ -349,7 +346,8 @@ def _tries(
     pause_s = plan.pause_s
     while True:
         response, error = yield from _attempt(transport, request, check)
-        if not tries_left or not isinstance(error, _PASSING) or _seconds_left(request) <= pause_s:
+        passing = error is not None and row_of(error).passing
+        if not tries_left or not passing or _seconds_left(request) <= pause_s:
             return response, error
         if check is not None and check():
             return response, MoltCancelled("the client went away")

@@ -17,7 +17,14 @@ from molt_accel.config import Config
 from molt_accel.django import disconnect
 from molt_accel.django.payload import default_payload, request_id_of
 from molt_accel.django.responses import error_response, result_response
-from molt_accel.errors import MoltBusy, MoltError, MoltInvalidInput, MoltWorkerUnavailable, http_status
+from molt_accel.errors import (
+    MoltBusy,
+    MoltError,
+    MoltInvalidInput,
+    MoltWorkerUnavailable,
+    http_status,
+    row_of,
+)
 from molt_accel.options import CallOptions
 
 log = logging.getLogger("molt_accel")
@@ -150,9 +157,10 @@ class _OffloadedView:
         return disconnect.check_for(request)
 
     def falls_back(self, error: MoltError) -> bool:
-        if not self._allow_fallback or not isinstance(error, MoltWorkerUnavailable):
+        if not self._allow_fallback or not row_of(error).falls_back:
             return False
-        if not error.may_have_run or (self._merged is not None and self._merged.idempotent):
+        may_have_run = isinstance(error, MoltWorkerUnavailable) and error.may_have_run
+        if not may_have_run or (self._merged is not None and self._merged.idempotent):
             log.warning("no worker, the view runs here: %s", error.detail)
             return True
         return False

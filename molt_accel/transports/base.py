@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltError
+from molt_accel.errors import MoltError, NoSharedMemory
 from molt_accel.ipc.frame import Frame
 from molt_accel.ipc.shm import arena as arenas
 
@@ -27,8 +27,8 @@ class PendingCall(Protocol):
         """The request's."""
 
     @property
-    def generation(self) -> int:
-        """Of the connection that the request was sent on."""
+    def connection_number(self) -> int:
+        """Which of the transport's connections the request was sent on."""
 
     @property
     def done(self) -> bool:
@@ -52,14 +52,14 @@ class PendingCall(Protocol):
 class Pending:
     """The `PendingCall` of transports in which another thread brings the outcome: it resolves it once."""
 
-    __slots__ = ("_callback", "_gate", "generation", "request_id", "result")
+    __slots__ = ("_callback", "_gate", "connection_number", "request_id", "result")
 
     #: Who resolves a call has an outcome for it.
     lost: Final = False
 
-    def __init__(self, request_id: int, generation: int = 0) -> None:
+    def __init__(self, request_id: int, connection_number: int = 0) -> None:
         self.request_id = request_id
-        self.generation = generation
+        self.connection_number = connection_number
         self.result: Result | None = None
         # A bare lock is the cheapest thing a thread can wait for with a timeout and still see signals.
         self._gate = threading.Lock()
@@ -158,7 +158,7 @@ def _open_auto(config: Config) -> Transport:
 
     try:
         return AutoTransport(_open_shm(config), lambda: _open_stdio(config))
-    except arenas.NoSharedMemory:
+    except NoSharedMemory:
         return _open_stdio(config)
 
 

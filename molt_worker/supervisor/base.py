@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltWorkerUnavailable
+from molt_accel.errors import MoltError, MoltStartFailed, MoltWorkerUnavailable
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, check
 from molt_worker.processes import forkserver as wire
 from molt_worker.processes.pool import Pool
@@ -123,7 +123,7 @@ class Service(ABC):
         """The exports can't be imported, so there will never be an executor."""
         self._exit_code = wire.EXIT_BAD_EXPORTS
         self._log.log("error", "start_failed", error=why)
-        self._stop_all(MoltWorkerUnavailable(f"the worker can't start: {why}"))
+        self._stop_all(MoltStartFailed(f"the worker can't start: {why}"))
 
     # -- signals and timers -----------------------------------------------------------------------------
 

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from molt_accel import codec
-from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.errors import (
+    MoltIncompatible,
+    MoltStartFailed,
+    MoltWorkerUnavailable,
+    WorkerVanished,
+    unavailable_class,
+)
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Codec, FrameError
@@ -29,10 +35,6 @@ FIRST_BATCH: Final = 32
 ANSWER_S: Final = 10.0
 #: How long to wait before another try where others connect, too.
 _CROWD_S: Final = 0.002
-
-
-class WorkerVanished(MoltWorkerUnavailable):
-    """The worker went away while this process attached; another one can be attached to at once."""
 
 
 def connect(path: str) -> socket.socket | None:
@@ -77,14 +79,15 @@ def handshake(sock: socket.socket) -> tuple[Arena, control.Grant]:
     """Attach as a client, on a connected control socket.
 
     Raises:
-        MoltWorkerUnavailable: the worker refused, is another version's, or doesn't answer.
+        MoltStartFailed, MoltIncompatible, WorkerVanished: why the worker refused.
+        MoltWorkerUnavailable: it doesn't answer.
     """
     fd, body = _ask(sock, observer=False)
     try:
         grant = msgspec.convert(body, control.Grant)
     except msgspec.ValidationError as exc:
         os.close(fd)
-        raise MoltWorkerUnavailable(f"the worker speaks another protocol: {exc}") from exc
+        raise MoltIncompatible(f"the worker speaks another protocol: {exc}") from exc
     return arenas.attach(fd), grant
 
 
@@ -108,19 +111,22 @@ def _ask(sock: socket.socket, *, observer: bool) -> tuple[int, dict[str, Any]]:
             raise WorkerVanished("the worker closed the connection")
         body = codec.decode(Codec.MSGPACK, message.payload)
         if message.entry != control.GRANT or len(fds) != 1:
-            detail = body.get("detail") if isinstance(body, dict) else None
-            detail = detail if isinstance(detail, str) else None  # the text of another may be endless
-            if isinstance(body, dict) and body.get("start_failed"):
-                raise MoltWorkerUnavailable(str(detail))
-            if isinstance(body, dict) and body.get("stopping"):
-                raise WorkerVanished(f"the worker refused: {detail}")
-            raise MoltWorkerUnavailable(f"the worker refused: {detail or 'it speaks another protocol'}")
+            raise _refusal(body)
         return fds.pop(), body
     except (FrameError, codec.DecodeError) as exc:
-        raise MoltWorkerUnavailable(f"the worker speaks another protocol: {exc}") from exc
+        raise MoltIncompatible(f"the worker speaks another protocol: {exc}") from exc
     except ConnectionError as exc:
         raise WorkerVanished(f"the worker closed the connection: {exc}") from exc
     except OSError as exc:
         raise MoltWorkerUnavailable(f"no connection to the worker: {exc}") from exc
     finally:
         control.close_all(fds)
+
+
+def _refusal(body: object) -> MoltWorkerUnavailable:
+    """The error for an answer other than a grant."""
+    detail = body.get("detail") if isinstance(body, dict) else None
+    if not isinstance(body, dict) or not isinstance(detail, str):
+        return MoltIncompatible("the worker refused: it speaks another protocol")
+    kind = unavailable_class(body.get("code"))
+    return kind(detail if issubclass(kind, MoltStartFailed) else f"the worker refused: {detail}")

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Protocol, TypeVar
 
 from molt_accel import codec
-from molt_accel.errors import MoltError, MoltWorkerUnavailable
+from molt_accel.errors import MoltError, MoltIncompatible
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, FrameError, Kind
@@ -328,7 +328,7 @@ class Clients:
             return
         refusal = self._owner.refusal()
         if told.get("version") != __version__:
-            refusal = MoltWorkerUnavailable(
+            refusal = MoltIncompatible(
                 f"this pool runs version {__version__}, the client is {told.get('version')}; restart the worker, "
                 "or give the new version another MOLT_WORKER_NAME"
             )

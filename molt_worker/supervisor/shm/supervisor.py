@@ -15,7 +15,14 @@ from typing import Final
 
 from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status
+from molt_accel.errors import (
+    AlreadyServed,
+    MoltError,
+    MoltStartFailed,
+    MoltWorkerUnavailable,
+    Status,
+    WorkerVanished,
+)
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import HELLO, PEEK_BYTES, Codec, Frame, Kind, format_id, peek
@@ -102,7 +109,8 @@ class ShmSupervisor(Service):
 
     Raises:
         NoSharedMemory: there is no room for the arena, or no shared memory at all.
-        MoltWorkerUnavailable: somebody serves this name already, or the socket's directory can't be used.
+        AlreadyServed: somebody serves this name already.
+        MoltWorkerUnavailable: the socket's directory can't be used.
     """
 
     def __init__(self, config: Config, log: LogSink, *, linger: bool) -> None:
@@ -113,8 +121,7 @@ class ShmSupervisor(Service):
         self._path = control.socket_path(directory, self._name)
         lock_fd = control.lock(directory, self._name, "lock", wait=False)
         if lock_fd is None:
-            why = f"another worker serves the pool {self._name!r} already"
-            raise MoltWorkerUnavailable(why, facts={"already_served": 1})
+            raise AlreadyServed(f"another worker serves the pool {self._name!r} already")
         self._lock_fd = lock_fd
         self._linger = linger
         self._leave_ns = time.monotonic_ns() + _FIRST_CLIENT_NS if linger else NEVER
@@ -413,7 +420,7 @@ class ShmSupervisor(Service):
         return {"request_id": format_id(request.request_id), "entry": request.entry}
 
     def on_start_failed(self, why: str) -> None:
-        self._clients.tell_all(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(why)))
+        self._clients.tell_all(error_response(Frame(Kind.REQUEST, 0), MoltStartFailed(why)))
         if self._linger and not self._clients.count:
             # It failed before whoever started this has attached: stay to say why.
             self._log.log("error", "start_failed", error=why)
@@ -449,10 +456,9 @@ class ShmSupervisor(Service):
 
     def refusal(self) -> MoltError | None:
         if self._draining or self._stopping:
-            return MoltWorkerUnavailable("the worker is stopping", facts={"stopping": 1})
+            return WorkerVanished("the worker is stopping")
         if self._start_failure:
-            why = f"the worker can't start: {self._start_failure}"
-            return MoltWorkerUnavailable(why, facts={"start_failed": 1})
+            return MoltStartFailed(f"the worker can't start: {self._start_failure}")
         return None
 
     def on_attached(self, client: Attachment) -> None:

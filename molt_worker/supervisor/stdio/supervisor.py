@@ -19,6 +19,7 @@ from molt_accel.errors import (
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
+    MoltStartFailed,
     MoltTimeout,
     MoltWorkerCrashed,
     MoltWorkerUnavailable,
@@ -411,7 +412,7 @@ class Supervisor(Service):
         self._finish(request, request.stop_error or crash)
 
     def on_start_failed(self, why: str) -> None:
-        self._send(error_response(Frame(Kind.REQUEST, 0), MoltWorkerUnavailable(why)))
+        self._send(error_response(Frame(Kind.REQUEST, 0), MoltStartFailed(why)))
         super().on_start_failed(why)
 
 

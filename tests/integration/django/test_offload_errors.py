@@ -22,6 +22,7 @@ from django.test import RequestFactory
 from molt_accel import (
     Client,
     MoltBusy,
+    MoltClientClosed,
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
@@ -198,22 +199,22 @@ def test_a_crashed_executor_is_500(offloaded: MakeView, get: HttpRequest, how: d
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "name"),
     [
-        {"worker_cmd": "/nonexistent/secret-worker --flag"},
-        {"worker_cmd": "false"},
-        {"exports": "no.such.module"},
-        {"exports": "/nonexistent/secret.json"},
+        ({"worker_cmd": "/nonexistent/secret-worker --flag"}, "MoltWorkerUnavailable"),
+        ({"worker_cmd": "false"}, "MoltWorkerUnavailable"),
+        ({"exports": "no.such.module"}, "MoltStartFailed"),
+        ({"exports": "/nonexistent/secret.json"}, "MoltStartFailed"),
     ],
 )
 def test_a_worker_that_cant_start_is_503_without_a_word_of_why(
-    offloaded: MakeView, get: HttpRequest, config: dict[str, str], caplog: pytest.LogCaptureFixture
+    offloaded: MakeView, get: HttpRequest, config: dict[str, str], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with stdio_client(**config) as client:
         response = offloaded(entry="echo", client=client)(get)
     assert response.status_code == 503
     assert "Retry-After" not in response
-    assert body_of(response) == {"error": "MoltWorkerUnavailable", "detail": "the service is not available"}
+    assert body_of(response) == {"error": name, "detail": "the service is not available"}
     assert [record.levelname for record in caplog.records if record.name == "molt_accel"] == ["ERROR"]
 
 
@@ -385,8 +386,8 @@ def test_a_factory_that_finds_no_worker_is_no_reason_to_run_the_view_too(
 
 
 def test_no_other_error_falls_back(offloaded: MakeView, get: HttpRequest, inline_client: Client) -> None:
-    others = [row.exception for row in ERROR_TABLE if row.exception is not MoltWorkerUnavailable]
-    assert MoltInternalError in others
+    others = [row.exception for row in ERROR_TABLE if not issubclass(row.exception, MoltWorkerUnavailable)]
+    assert {MoltInternalError, MoltClientClosed} < set(others)
     for exception in others:
 
         def fail(request: HttpRequest, exception: type[MoltError] = exception) -> None:

@@ -18,7 +18,13 @@ from molt_accel import CallInfo, CallMetrics, CallOptions, Client, Config, Confi
 from molt_accel import client as module
 from molt_accel.call import Reply, adrive, drive
 from molt_accel.client import default_client
-from molt_accel.errors import MoltCancelled, MoltError, MoltInvalidInput, MoltWorkerUnavailable
+from molt_accel.errors import (
+    MoltCancelled,
+    MoltClientClosed,
+    MoltError,
+    MoltInvalidInput,
+    MoltWorkerUnavailable,
+)
 from molt_accel.ipc.frame import Codec
 from molt_accel.transports import base as transports
 from molt_accel.transports.base import Transport
@@ -200,7 +206,7 @@ def test_a_ping_needs_no_executor(make_client: Callable[..., Client], tmp_path: 
 def test_leaving_the_context_closes(make_client: Callable[..., Client]) -> None:
     with make_client() as client:
         assert client.call("echo", 1) == 1
-    with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
+    with pytest.raises(MoltClientClosed, match=r"^the client is closed$"):
         client.call("echo", 1)
 
 

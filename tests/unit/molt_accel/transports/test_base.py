@@ -83,7 +83,12 @@ def test_shared_memory_that_is_asked_for_by_name_has_no_substitute(no_shared_mem
 
 def test_a_call_in_flight_has_no_outcome_until_it_is_resolved() -> None:
     pending = Pending(7, 3)
-    assert (pending.request_id, pending.generation, pending.result, pending.done) == (7, 3, None, False)
+    assert (pending.request_id, pending.connection_number, pending.result, pending.done) == (
+        7,
+        3,
+        None,
+        False,
+    )
     pending.resolve(ANSWER)
     assert (pending.result, pending.done) == (ANSWER, True)
 

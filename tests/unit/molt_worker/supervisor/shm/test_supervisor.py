@@ -15,7 +15,7 @@ if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
 from molt_accel import codec
-from molt_accel.errors import MoltWorkerUnavailable, Status
+from molt_accel.errors import AlreadyServed, Status
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import CANCEL, HELLO, PING, Codec, Frame, Kind
 from molt_accel.ipc.shm.attach import ANSWER_S
@@ -651,7 +651,7 @@ def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(stage: ShmStage) 
     caller = Caller(stage, 1)
     stage.supervisor.on_start_failed("no module")
     assert caller.received() == [
-        ("RESPONSE", {"error": "MoltWorkerUnavailable", "detail": "no module"}),
+        ("RESPONSE", {"error": "MoltStartFailed", "detail": "no module", "code": "start_failed"}),
     ]
     assert stage.supervisor._finished()
 
@@ -663,7 +663,10 @@ def test_a_pool_that_nobody_came_to_yet_stays_to_say_why_it_can_not_start(
     stage.supervisor.on_start_failed("no module")
     assert not stage.supervisor._finished()
     heard = Caller(stage, 1).heard
-    assert [payload["detail"] for _, payload in heard] == ["the worker can't start: no module"]
+    what = "the worker can't start: no module"
+    assert [payload for _, payload in heard] == [
+        {"error": "MoltStartFailed", "detail": what, "code": "start_failed"}
+    ]
     stage.pass_time(3000)
     assert stage.supervisor._finished()
 
@@ -729,10 +732,9 @@ def test_a_pool_that_nobody_comes_to_ends(make_shm_stage: MakeShmStage) -> None:
 
 def test_a_name_has_one_worker(stage: ShmStage, make_shm_stage: MakeShmStage) -> None:
     before = set(os.listdir("/proc/self/fd"))
-    with pytest.raises(MoltWorkerUnavailable) as caught:
+    with pytest.raises(AlreadyServed) as caught:
         shm_supervisor.ShmSupervisor(stage.config, stage.sink, linger=False)
     assert caught.value.detail == "another worker serves the pool 'pool' already"
-    assert caught.value.facts["already_served"] == 1
     # The other one's event loop has a descriptor of its own where the system's poll is one.
     assert set(os.listdir("/proc/self/fd")) == before
     other = make_shm_stage(worker_name="other")
