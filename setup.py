@@ -7,6 +7,7 @@ is a failure, and says what to install. Elsewhere nothing is built, and the pack
 import os
 import sys
 import sysconfig
+from glob import glob
 from importlib.util import find_spec
 
 from setuptools import Extension, setup
@@ -60,7 +61,7 @@ def extensions() -> list[Extension]:
         "molt_accel.ipc.shm._native",
         ["molt_accel/ipc/shm/_native.pyx"],
         include_dirs=["molt_accel/ipc/shm/core"],
-        depends=["molt_accel/ipc/shm/core/molt_core.h", "setup.py"],
+        depends=[*sorted(glob("molt_accel/ipc/shm/core/*.h")), "molt_accel/ipc/shm/_fields.pxi", "setup.py"],
         extra_compile_args=[
             *("-std=c11", "-O3", "-fvisibility=hidden"),
             *("-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror=implicit-function-declaration"),

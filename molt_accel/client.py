@@ -14,7 +14,8 @@ from molt_accel.call import Exchange, Reply, adrive, drive, exchange
 from molt_accel.config import Config
 from molt_accel.ipc.frame import PING
 from molt_accel.options import HOOKS, CallOptions
-from molt_accel.transports.base import Transport, open_transport
+from molt_accel.transports.base import Transport
+from molt_accel.transports.opening import open_transport
 
 
 class Client:

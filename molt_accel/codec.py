@@ -1,7 +1,7 @@
-"""Objects to bytes and back: msgpack, json and raw.
+"""Encodes objects as msgpack, json or raw bytes, and decodes them.
 
-JSON text is taken as it is where a caller hands over bytes for `json`: an HTTP body that is JSON already
-needs no decoding and encoding on its way to the worker.
+The json codec passes bytes unchanged, as the JSON text that they are. So a view can send an HTTP body of JSON to the
+worker without decoding and encoding it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import msgspec
 from molt_accel.ipc.frame import Codec
 
 _BYTES = (bytes, bytearray, memoryview)
-#: A packer keeps a buffer as large as the largest value it ever packed: not one of more than this.
+#: A packer's buffer never shrinks, so a packer that has packed more bytes than this is not kept.
 _KEPT_BYTES: Final = 256 * 1024
 
 
 class EncodeError(ValueError):
-    """The value can't be written in this codec."""
+    """The codec can't encode the value."""
 
 
 class DecodeError(ValueError):
@@ -42,13 +42,13 @@ def _decode_msgpack(data: bytes) -> object:
 
 
 def _encode_msgpack(value: object) -> bytes:
-    # Making a packer costs twice as much as packing a small value. Each use takes one out of the list: other
-    # threads may pack meanwhile, and so may a value that is being packed, in its own `items`.
+    # Packers are kept: making one costs twice as much as packing a small value. Each use takes one out of the list,
+    # because another thread may pack meanwhile, and so may the `items` method of the value itself.
     try:
         packer = _packers.pop()
     except IndexError:
         packer = msgpack.Packer()
-    data: bytes = packer.pack(value)  # after an error it may keep half a value, so then it isn't put back
+    data: bytes = packer.pack(value)  # after an error it may hold half a value, so it isn't put back
     if len(data) <= _KEPT_BYTES:
         _packers.append(packer)
     return data
@@ -73,7 +73,7 @@ _NAMES: Final = {codec.label: codec for codec in Codec}
 
 
 def parse(name: Codec | str) -> Codec:
-    """The codec of a name. Raises ValueError for an unknown one, naming what is allowed."""
+    """Return the codec of this name. Raises ValueError for an unknown name; the text lists those allowed."""
     codec = _NAMES.get(name) if isinstance(name, str) else name
     if not isinstance(codec, Codec):
         raise ValueError(f"unknown codec {name!r}; allowed: {', '.join(_NAMES)}")
@@ -81,13 +81,13 @@ def parse(name: Codec | str) -> Codec:
 
 
 def encode(codec: Codec | str, value: object) -> bytes:
-    """The value as bytes.
+    """Return the value as bytes.
 
     Args:
-        codec: ``msgpack``, ``json`` (bytes pass as the JSON text they are) or ``raw`` (bytes only).
+        codec: ``msgpack``, ``json`` (bytes pass unchanged, as JSON text) or ``raw`` (bytes only).
 
     Raises:
-        EncodeError: the codec has no form for this value.
+        EncodeError: the codec can't encode this value.
     """
     if type(codec) is not Codec:
         codec = parse(codec)
@@ -98,7 +98,7 @@ def encode(codec: Codec | str, value: object) -> bytes:
 
 
 def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:
-    """The object that the bytes stand for. Raises DecodeError where they stand for none."""
+    """Return the object that the bytes encode. Raises DecodeError if they are not valid in this codec."""
     if type(codec) is not Codec:
         codec = parse(codec)
     try:

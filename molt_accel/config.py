@@ -1,7 +1,7 @@
-"""The configuration: one frozen `Config`, and the only reader of environment variables and settings.
+"""The configuration: one frozen `Config`. Only this module reads environment variables and settings.
 
-Each field carries its environment name, command line flag, parser and help text, so the environment, the
-Django settings, the worker's command line and the reference table all come from the same lines.
+Each field carries its environment name, command line flag, parser and help text. The environment, the Django
+settings, the worker's command line and the reference table are all made from these.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 class ConfigError(ValueError):
-    """A setting has a value it can't have; the text names the setting, the value and what is allowed."""
+    """A setting has a value that isn't allowed. The text names the setting, the value and what is allowed."""
 
 
 def _whole(low: int, high: int) -> Parser:
@@ -91,19 +91,19 @@ def _command(value: object) -> str:
     return text
 
 
-#: Settings of clients only: processes that differ in these can share a pool.
+#: Settings that only clients read. Processes that differ in nothing else share a pool.
 _NOT_THE_WORKERS: Final = frozenset({"MOLT_TRANSPORT", "MOLT_WORKER_AUTOSTART", "MOLT_BUSY_HTTP_STATUS"})
 
 
 def default_executors() -> int:
-    """The CPUs this process may run on."""
+    """Return the number of CPUs that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _setting(env: str, parser: Parser, default: object, help_text: str, *, flag: str = "") -> Any:
-    """A field of Config. `flag`: the worker's command line flag, where the worker takes it."""
+    """Make a field of Config. `flag` is the worker's command line flag; empty: the worker has none for it."""
     return dataclasses.field(
         default=default, metadata={"env": env, "parser": parser, "help": help_text, "flag": flag}
     )
@@ -258,11 +258,11 @@ class Config:
         settings: object | None = None,
         **overrides: object,
     ) -> Config:
-        """Read and check the configuration: overrides, then Django settings, then environment, then defaults.
+        """Read and check the configuration. First wins: overrides, Django settings, environment, defaults.
 
         Args:
-            environ: Environment variables; this process's by default.
-            settings: An object whose attributes are settings; Django's by default, where Django is set up.
+            environ: Environment variables. Default: those of this process.
+            settings: An object whose attributes are settings. Default: Django's settings, if Django is set up.
             overrides: Fields by name, for example ``executors=2``; None means "not given".
 
         Raises:
@@ -292,19 +292,19 @@ class Config:
         return cls(**values)
 
     def environ(self) -> dict[str, str]:
-        """The environment variables from which a worker reads this same configuration.
+        """Return the environment variables from which a worker reads this same configuration.
 
-        Empty texts are among them: they take precedence over what the environment may say beside.
+        Empty texts are among them, so that they override variables that the worker inherits.
         """
         values = {field.metadata["env"]: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {env: str(value) for env, value in values.items() if value is not None}
 
     @property
     def pool_name(self) -> str:
-        """The name of the pool to attach to: `worker_name`, else one that this project's processes share.
+        """The name of the pool to attach to: `worker_name`; if that is empty, a name made from the configuration.
 
-        The same for all processes of this directory, Python and configuration, and another one for any other,
-        so that nobody attaches by accident to executors that run something else.
+        Processes with the same directory, Python and worker settings get the same name; all others get another one.
+        So no client attaches by accident to executors that run something else.
         """
         if self.worker_name:
             return self.worker_name
@@ -316,17 +316,17 @@ class Config:
 
     @property
     def pool_directory(self) -> str:
-        """The directory of the pools' sockets. The same whatever session or service asks."""
+        """The directory of the pools' sockets. Login sessions and services of one user get the same."""
         return self.runtime_dir or f"/tmp/molt-{os.getuid()}"  # noqa: S108  # its owner and mode are checked
 
     @property
     def pool_size(self) -> int:
-        """How many executors to run: `executors`, or the usable CPUs where that is 0."""
+        """The number of executors to run: `executors`, or the number of usable CPUs if that is 0."""
         return self.executors or default_executors()
 
 
 def _django_settings() -> object | None:
-    # Not an import: without Django in the process there are no settings to read.
+    # Django is not imported for this: a process that hasn't imported it has no settings to read.
     conf = sys.modules.get("django.conf")
     if conf is None:
         return None

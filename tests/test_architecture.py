@@ -27,8 +27,12 @@ ALLOWED |= {
     "molt_accel.hangup": (),
     "molt_accel.transports": FLOOR,
     "molt_accel.transports.shm": (*FLOOR, "molt_accel.transports"),
+    "molt_accel.transports.opening": (*FLOOR, "molt_accel.transports", "molt_accel.transports.shm"),
     "molt_accel.call": (*FLOOR, "molt_accel.options", "molt_accel.hangup", "molt_accel.transports"),
-    "molt_accel.client": (*FLOOR, "molt_accel.options", "molt_accel.transports", "molt_accel.call"),
+    "molt_accel.client": (
+        *(*FLOOR, "molt_accel.options", "molt_accel.transports", "molt_accel.transports.opening"),
+        "molt_accel.call",
+    ),
     "molt_accel.django": (*FLOOR, "molt_accel.options", "molt_accel.call", "molt_accel.client"),
     "molt_worker.runtime": FLOOR,
     "molt_worker.entrypoints": FLOOR,
@@ -47,14 +51,11 @@ ALLOWED |= {
     "molt_worker.cli": (
         *FLOOR,
         *_WORKER,
-        "molt_worker.supervisor.stdio",
-        "molt_worker.supervisor.shm",
-        "molt_worker",
+        *(f"molt_worker.supervisor{each}" for each in ("", ".stdio", ".shm")),
     ),
-    # The faces: they import from inside, and the inside never imports them.
-    "molt_accel": tuple(ALLOWED),
-    "molt_worker": tuple(ALLOWED),
 }
+# The faces: they import from inside, and the inside never imports them.
+ALLOWED["molt_accel"] = ALLOWED["molt_worker"] = tuple(ALLOWED)
 #: Packages of others that only these may import.
 KNOWN_TO = {"django": ("molt_accel.django",), "asgiref": ("molt_accel.django",)}
 
@@ -71,19 +72,20 @@ MODULES = {
 }
 
 
-def _imports(node: ast.AST) -> Iterator[str]:
-    """The modules that are imported in this tree, but for type checkers."""
+def _imports(node: ast.AST, module: str) -> Iterator[str]:
+    """The modules that are imported in this module's tree, but for type checkers."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             continue
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
-            assert not child.level, "imports are absolute"
-            whole = [f"{child.module}.{alias.name}" for alias in child.names]
-            yield from (each if each in MODULES else str(child.module) for each in whole)
+            parent = module.rpartition(".")[0] + "." if child.level else ""
+            base = (parent + (child.module or "")).rstrip(".")
+            whole = [f"{base}.{alias.name}" for alias in child.names]
+            yield from (each if each in MODULES else base for each in whole)
         else:
-            yield from _imports(child)
+            yield from _imports(child, module)
 
 
 def _package(module: str, packages: dict[str, tuple[str, ...]] = ALLOWED) -> str:
@@ -93,7 +95,9 @@ def _package(module: str, packages: dict[str, tuple[str, ...]] = ALLOWED) -> str
     return module
 
 
-ARROWS = sorted({(module, imported) for module, tree in MODULES.items() for imported in _imports(tree)})
+ARROWS = sorted(
+    {(module, imported) for module, tree in MODULES.items() for imported in _imports(tree, module)}
+)
 
 
 def test_the_imports_were_found() -> None:

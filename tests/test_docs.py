@@ -526,11 +526,8 @@ def test_the_control_messages_are_described() -> None:
 
 CORE = {
     name: int(value)
-    for name, value in re.findall(
-        r"^#define (MOLT_\w+) (\d+)u$",
-        (ROOT / "molt_accel/ipc/shm/core/molt_core.h").read_text(encoding="utf-8"),
-        re.M,
-    )
+    for header in (ROOT / "molt_accel/ipc/shm/core").glob("*.h")
+    for name, value in re.findall(r"^#define (MOLT_\w+) (\d+)u$", header.read_text(encoding="utf-8"), re.M)
 }
 
 

@@ -23,7 +23,7 @@ import setuptools
 from molt_accel import Config, __version__
 from molt_accel.errors import NoSharedMemory
 from molt_accel.ipc.shm import arena as arenas
-from molt_accel.transports.base import open_transport
+from molt_accel.transports.opening import open_transport
 from molt_accel.transports.stdio import StdioTransport
 from tests.conftest import ROOT
 
@@ -35,7 +35,10 @@ SOURCES = (
 #: What the archive has and git has not.
 MADE_BY_SDIST = {"PKG-INFO"}
 #: What git has and the wheel has not: they are for building it.
-ONLY_FOR_BUILDING = {"molt_accel/ipc/shm/core/moltmolt_core.h", "molt_accel/ipc/shm/_native.pyx"}
+ONLY_FOR_BUILDING = {
+    *(str(file.relative_to(ROOT)) for file in (ROOT / "molt_accel/ipc/shm/core").glob("*.*")),
+    *("molt_accel/ipc/shm/_native.pyx", "molt_accel/ipc/shm/_fields.pxi"),
+}
 CORE = f"molt_accel/ipc/shm/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
 HINT = "apt install gcc libc6-dev python3-dev"
 
@@ -104,7 +107,7 @@ def test_a_wheel_made_from_the_source_archive_alone_serves(
 
     # Makes the archive, and then the wheel from what is in the archive.
     printed = run(sys.executable, "-m", "build", cwd=sources)
-    assert not re.findall(r"_(?:native\.c|core\.h):\d+.*warning.*", printed)
+    assert not re.findall(r"(?:_native\.c|core/\w+\.h):\d+.*warning.*", printed)
 
     archive, wheel = sorted((sources / "dist").iterdir(), key=lambda path: path.suffix)
     assert archive.name == f"molt_accel-{__version__}.tar.gz"
@@ -144,13 +147,13 @@ def test_an_editable_install_is_built_in_place_whatever_was_there(sources: Path,
     def facts() -> str:
         pip(python, "install", "--no-deps", "-e", ".", cwd=sources)
         return run(
-            python, "-c", "from molt_accel.ipc.shm import _native; print(_native.FACTS)", cwd=Path("/")
+            python, "-c", "from molt_accel.ipc.shm import _native; print(_native.GAUGES)", cwd=Path("/")
         )
 
     assert facts() == "64\n"
     new = {name for name in files_below(sources) - before if ".egg-info/" not in name}
     assert not new, "an intermediate was left in the checkout"
-    header = sources / "molt_accel" / "ipc" / "shm" / "core" / "molt_core.h"
+    header = sources / "molt_accel" / "ipc" / "shm" / "core" / "arena.h"
     header.write_text(header.read_text().replace("#define MOLT_GAUGES 64", "#define MOLT_GAUGES 96"))
     assert facts() == "96\n"
     assert (sources / "molt_accel/ipc/shm/_native.c").read_text() == "something that is stale"
@@ -236,7 +239,7 @@ def test_an_archive_made_where_nothing_is_built_has_the_core_and_its_wheel_is_pu
     assert names > ONLY_FOR_BUILDING
     assert wheel.name == f"molt_accel-{__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as packed:
-        assert not [name for name in packed.namelist() if name.endswith((".so", ".c", ".h", ".pyx"))]
+        assert not [name for name in packed.namelist() if name.endswith((".so", ".c", ".h", ".pyx", ".pxi"))]
 
 
 def with_libc(monkeypatch: pytest.MonkeyPatch, told: str | Exception | None) -> None:

@@ -1,4 +1,4 @@
-"""The list endpoint as a dirty app: gunicorn's own way to run work beside its HTTP workers. For comparison."""
+"""The list endpoint as a dirty app, which gunicorn runs outside of its HTTP workers. For comparison."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class ListItems(DirtyApp):  # type: ignore[misc]  # gunicorn has no type hints
     """Runs in gunicorn's dirty workers."""
 
     def list_items(self, payload: Any) -> bytes:
-        """The page as JSON."""
+        """Return the page as JSON."""
         return orjson.dumps(list_items(typed.convert(payload, ListParameters)))
 
 
 def call(payload: Any) -> bytes:
-    """The page, from a dirty worker."""
+    """Return the page as JSON, made by a dirty worker."""
     page: bytes = get_dirty_client().execute(APP, "list_items", payload)
     return page

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Django's command line for the demo, run from the project root, where the worker finds its exports too."""
+"""Django's command line for the demo. Run it from the project root, where the worker finds its exports too."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 def main() -> None:
     """Run the command that the arguments name."""
-    # Python put this file's directory there; the packages are found from the project root.
+    # Python has put this file's folder first in sys.path, but the demo is imported from the project root.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo.django_app.settings")
 

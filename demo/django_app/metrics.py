@@ -1,4 +1,4 @@
-"""Per-request metrics: one JSON line for each request, appended to a file that processes may share."""
+"""Metrics of requests: one JSON line for each request, appended to a file that processes may share."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = logging.getLogger("demo.metrics")
 
 
 class JsonLines:
-    """Appends rows to a file as JSON lines; with an empty path it does nothing.
+    """Appends rows to a file as JSON lines. An empty path switches it off.
 
-    A row is one write to a descriptor opened for appending, so lines of different threads and processes never
-    mix. Failing to write must not fail the request that is measured: only the first failure is logged.
+    Each row is one write to a descriptor opened for appending, so lines of different threads and processes never
+    mix. A failed write must not fail the request that is measured, so it is only logged, and only the first one.
     """
 
     def __init__(self, path: str) -> None:
@@ -30,7 +30,7 @@ class JsonLines:
         self._complained = False
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one row. A file that can't be written raises nothing."""
+        """Append one row. Raises nothing if the file can't be written."""
         if not self.path:
             return
         line = codec.encode("json", row) + b"\n"
@@ -43,8 +43,8 @@ class JsonLines:
                 self._complain(f"only {written} of {len(line)} bytes were taken")
 
     def reset(self) -> None:
-        """Close the file; the next write opens it again. For a forked child, before it has other threads."""
-        # The lock may be held by a thread that the child doesn't have.
+        """Close the file; the next write opens it again. A forked child calls this before it starts threads."""
+        # A thread of the parent may hold the lock, and the child has no such thread to release it.
         self._lock = threading.Lock()
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -68,7 +68,7 @@ os.register_at_fork(after_in_child=SINK.reset)
 
 
 def recorder(endpoint: str) -> Callable[[CallMetrics], None]:
-    """A metrics hook that writes the call's metrics with the name of the endpoint that made it."""
+    """Return a metrics hook that writes a call's metrics with the name of its endpoint."""
 
     def record(metrics: CallMetrics) -> None:
         SINK.write({"endpoint": endpoint, **metrics.as_dict()})

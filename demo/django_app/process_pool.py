@@ -1,4 +1,4 @@
-"""The list endpoint in a ProcessPoolExecutor: what the standard library offers for this. For comparison."""
+"""The list endpoint in a ProcessPoolExecutor, the standard library's way to do this. For comparison."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def _work(payload: Any) -> bytes:
 
 
 def call(payload: Any, timeout_s: float) -> bytes:
-    """The page as JSON, from a process of this process's pool, which starts with the first call."""
+    """Return the page as JSON, made by a process pool. The first call starts the pool."""
     global _pool
     with _lock:
         if _pool is None:
             workers = int(os.environ.get("MOLT_WORKER_EXECUTORS") or 0) or os.cpu_count()
-            # Not forked from a server with threads: the documentation warns of that.
+            # The server has threads, and Python's documentation warns of forking such a process.
             _pool = ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
     return _pool.submit(_work, payload).result(timeout_s)
 
 
 def stop() -> None:
-    """End the pool's processes, its servant included."""
+    """Shut down the pool, if it was started, and wait until its processes have ended."""
     global _pool
     with _lock:
         if _pool is not None:

@@ -1,4 +1,4 @@
-"""The demo's addresses."""
+"""The demo's URLs: one for each way to run a handler core, and a health check."""
 
 from django.urls import URLPattern, path
 

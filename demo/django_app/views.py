@@ -1,6 +1,6 @@
 """The demo's views: each handler core served in process and through the worker, and the worker's health.
 
-Both ways build the same payload, run the same function and encode with the same codec; the place differs.
+Both ways build the same payload, run the same function and answer with the same content as JSON.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from molt_worker.entrypoints import typed
 
 log = logging.getLogger("demo.views")
 
-# Long enough that a saturated demo queues rather than fails: what a benchmark then sees is the wait.
+# Long timeouts: a saturated demo queues requests and doesn't fail them, so a benchmark measures the wait.
 LIST_TIMEOUT_MS: Final = 5_000
 DATA_TIMEOUT_MS: Final = 10_000
 HEALTH_TIMEOUT_MS: Final = 2_000
 
 
 def list_payload(request: HttpRequest) -> dict[str, list[str]]:
-    """The list endpoint's payload: every parameter's name with its values."""
+    """Return the list endpoint's payload: each parameter's name with its values."""
     return {name: [str(value) for value in values] for name, values in request.GET.lists()}
 
 
 def data_payload(request: HttpRequest) -> bytes:
-    """The data path's payload: the body as it came, for the worker to decode."""
+    """Return the data path's payload: the request's body, not yet decoded."""
     return request.body
 
 
@@ -54,7 +54,7 @@ def baseline(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def baseline_orjson(request: HttpRequest) -> HttpResponse:
-    """The list endpoint, run in this process, with a fast JSON library."""
+    """The list endpoint, run in this process and encoded with orjson."""
     payload = list_payload(request)
     return _run_here(request, "baseline", "list_items", list_items, payload, _parameters, _orjson)
 
@@ -69,20 +69,20 @@ def in_process_pool(request: HttpRequest) -> HttpResponse:
 @require_safe
 def in_dirty_app(request: HttpRequest) -> HttpResponse:
     """The list endpoint in a dirty app of gunicorn."""
-    from demo.django_app import dirty  # older versions of gunicorn have none
+    from demo.django_app import dirty  # older versions of gunicorn have no dirty apps
 
     return HttpResponse(dirty.call(list_payload(request)), content_type="application/json")
 
 
 @require_safe
 def light(request: HttpRequest) -> HttpResponse:
-    """What a small view does. For measuring what its neighbours do to it."""
+    """A view that costs little, to measure how other views slow it down."""
     return JsonResponse({"status": "ok", "path": request.path, "items": [1, 2, 3]})
 
 
 @require_safe
 def cost_baseline(request: HttpRequest) -> HttpResponse:
-    """A handler of any cost, run in this process."""
+    """A handler that costs as many iterations as the query says, run in this process."""
     return HttpResponse(
         codec.encode("json", spend(Cost(_iterations(request)))), content_type="application/json"
     )
@@ -95,7 +95,7 @@ def cost_baseline(request: HttpRequest) -> HttpResponse:
     payload_builder=lambda request: {"iterations": _iterations(request)},
 )
 def cost_offload(request: HttpRequest) -> HttpResponse:
-    """A handler of any cost, run by the worker. This body would run only if a fallback were allowed."""
+    """The same handler, run by the worker. The body is a fallback, which is not enabled."""
     return cost_baseline(request)
 
 
@@ -107,7 +107,7 @@ def cost_offload(request: HttpRequest) -> HttpResponse:
     metrics_hook=metrics.recorder("offload"),
 )
 def offload(request: HttpRequest) -> HttpResponse:
-    """The list endpoint, run by the worker. This body would run only if a fallback were allowed."""
+    """The list endpoint, run by the worker. The body is a fallback, which is not enabled."""
     return baseline(request)
 
 
@@ -119,7 +119,7 @@ def offload(request: HttpRequest) -> HttpResponse:
     metrics_hook=metrics.recorder("offload-async"),
 )
 async def offload_async(request: HttpRequest) -> HttpResponse:
-    """The list endpoint, run by the worker while this process's event loop serves others."""
+    """The list endpoint, run by the worker while this event loop serves other requests."""
     return await sync_to_async(baseline)(request)
 
 
@@ -139,13 +139,13 @@ def data_baseline(request: HttpRequest) -> HttpResponse:
     metrics_hook=metrics.recorder("data-offload"),
 )
 def data_offload(request: HttpRequest) -> HttpResponse:
-    """The data path, run by the worker. This body would run only if a fallback were allowed."""
+    """The data path, run by the worker. The body is a fallback, which is not enabled."""
     return data_baseline(request)
 
 
 @require_safe
 def healthz(request: HttpRequest) -> HttpResponse:
-    """Whether the worker answers end to end: executor by a trivial call, supervisor by a ping."""
+    """Report whether the worker answers: an executor a trivial call, the supervisor a ping."""
     try:
         client = default_client()
         executor = client.call("health", timeout_ms=HEALTH_TIMEOUT_MS)
@@ -153,7 +153,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
     except MoltError as exc:
         log.warning("not healthy: %s: %s", type(exc).__name__, exc.detail)
         response = error_response(exc, request_id=request_id_of(request))
-        # Whatever the reason: to a load balancer this server can't do its work now.
+        # Always 503: whatever the error, a load balancer must send no requests here now.
         response.status_code = 503
         return response
     return json_response({"status": "ok", "worker": worker, "executor": executor})
@@ -166,7 +166,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
     payload_builder=lambda request: {"iterations": _iterations(request)},
 )
 async def cost_offload_async(request: HttpRequest) -> HttpResponse:
-    """A handler of any cost, run by the worker while this process's event loop serves others."""
+    """The handler of `cost_baseline`, run by the worker while this event loop serves other requests."""
     return await sync_to_async(cost_baseline)(request)
 
 
@@ -180,7 +180,7 @@ def _orjson(result: Any) -> HttpResponse:
 
 
 def _parameters(payload: Any) -> ListParameters:
-    """What the worker makes of the payload."""
+    """Convert the payload as the worker does."""
     parameters: ListParameters = typed.convert(payload, ListParameters)
     return parameters
 
@@ -201,7 +201,7 @@ def _run_here(
     decode: Callable[[Any], object],
     respond: Callable[[Any], HttpResponse] = JsonResponse,
 ) -> HttpResponse:
-    """Answer with what `core` makes of the payload, as an offloaded view would, with the same metrics."""
+    """Run `core` in this process, and answer and record metrics as an offloaded view does."""
     request_id = request_id_of(request)
     started = decoded = handled = time.monotonic_ns()
     status = Status.OK
@@ -216,7 +216,7 @@ def _run_here(
         status = Status.INVALID_INPUT
         response = error_response(MoltInvalidInput(str(exc)), request_id=request_id)
     except Exception as exc:
-        # The worker tells its log what happened and the sender only that something did.
+        # As in the worker, the log gets the traceback, and the client only the exception's type.
         log.exception("%s failed for request %s", entry, request_id)
         handled = time.monotonic_ns()
         status = Status.INTERNAL_ERROR

@@ -1,6 +1,6 @@
 """The list endpoint's handler core: parse, fetch, filter, rank, sort, page and count.
 
-One function, run by the server itself for the baseline and by the worker for the offloaded twin.
+For the baseline the server process runs `list_items` itself; for the offloaded endpoint the worker runs it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .settings import FAKE_DB
 from .wire import Item
 
 _CHECK_EVERY: Final = 64
-# Greater than any index, so that bisecting by (key, id) lands behind that row.
+# Greater than any index: bisecting for (key, id, _BEHIND) ends behind the row with this key and id.
 _BEHIND: Final = 1 << 62
 
 
 def list_items(parameters: ListParameters) -> ItemPage:
-    """List catalogue items: the request's parameters in, a page with counts and totals out.
+    """Return the page of items that the parameters ask for, with counts and totals.
 
-    Raises InvalidInput when a parameter is not allowed.
+    Raises InvalidInput if a parameter is not allowed.
     """
     query = parse_query(parameters)
     items = fake_db.fetch_items(fake_db.ROWS, FAKE_DB)
@@ -49,7 +49,7 @@ def list_items(parameters: ListParameters) -> ItemPage:
 
 
 def select(items: list[Item], query: ItemQuery) -> tuple[list[Item], list[int]]:
-    """The items that pass every filter, and beside them their search scores (0 without a search)."""
+    """Return the items that pass every filter, and a list of their search scores (0 without a search)."""
     request = current_request()
     found: list[Item] = []
     scores: list[int] = []
@@ -78,7 +78,7 @@ def select(items: list[Item], query: ItemQuery) -> tuple[list[Item], list[int]]:
 
 
 def has_tags(item: Item, tags: list[str]) -> bool:
-    """Whether the item carries every one of the tags."""
+    """Whether the item has all of the tags."""
     for tag in tags:  # noqa: SIM110 - a plain loop compiles to one; all() over a generator does not
         if tag not in item.tags:
             return False
@@ -86,7 +86,7 @@ def has_tags(item: Item, tags: list[str]) -> bool:
 
 
 def sort_order(items: list[Item], scores: list[int], sort: str) -> list[tuple[int, int, int]]:
-    """The items' places in sorted order, as (sort key, id, index); the id breaks every tie the same way."""
+    """Return (sort key, id, index) for each item, in sorted order. The id breaks ties."""
     order: list[tuple[int, int, int]] = []
     for index, item in enumerate(items):
         order.append((sort_key(item, scores[index], sort), item.item_id, index))
@@ -95,7 +95,7 @@ def sort_order(items: list[Item], scores: list[int], sort: str) -> list[tuple[in
 
 
 def sort_key(item: Item, score: int, sort: str) -> int:
-    """The number that `sort` orders by, negated where the greatest comes first; no rating is the worst."""
+    """Return the number to sort by, negated if the greatest comes first. No rating counts as the worst."""
     if sort == "relevance":
         return -score
     if sort == "price":
@@ -111,7 +111,7 @@ def sort_key(item: Item, score: int, sort: str) -> int:
 
 
 def count(found: list[Item], rows: int) -> Counts:
-    """How many rows there are, how many were found, and how the found ones divide by status and by tag."""
+    """Count all rows, the rows found, and the found rows by status and by tag."""
     by_status: dict[str, int] = dict.fromkeys(fake_db.STATUSES, 0)
     by_tag: dict[str, int] = dict.fromkeys(fake_db.TAGS, 0)
     for item in found:
@@ -122,7 +122,7 @@ def count(found: list[Item], rows: int) -> Counts:
 
 
 def total(found: list[Item]) -> Totals:
-    """Stock, stock value and price range of everything found, on whatever page it is."""
+    """Return stock, stock value and price range of all items found, not only of those on the page."""
     stock = 0
     value_cents = 0
     lowest = -1
@@ -143,7 +143,7 @@ def total(found: list[Item]) -> Totals:
 
 
 def present(item: Item, score: int, searching: bool) -> ShownItem:
-    """One item as the response shows it; the score only when something was searched for."""
+    """Return an item as the response shows it. It has a score only if the request searched for words."""
     shown: ShownItem = {
         "id": item.item_id,
         "user_id": item.user_id,
@@ -162,5 +162,5 @@ def present(item: Item, score: int, searching: bool) -> ShownItem:
 
 
 def money(cents: int) -> str:
-    """Cents as a decimal text with two places: 1999 is "19.99"."""
+    """Return cents as a decimal text with two places: 1999 is "19.99"."""
     return f"{cents // 100}.{cents % 100:02d}"

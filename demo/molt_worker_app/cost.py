@@ -1,4 +1,4 @@
-"""A handler of any cost: so many edit distances between made-up words. For measuring what offloading costs."""
+"""A handler whose cost the request sets, as a number of edit distances. It measures what offloading costs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WORDS = ("amber", "basket", "lantern", "garden", "silver", "marble", "chair", "
 
 
 def spend(cost: Cost) -> Spent:
-    """Compute the distances, and give their sum."""
+    """Compute `cost.iterations` edit distances and return their sum."""
     request = current_request()
     total = 0
     for number in range(cost.iterations):

@@ -1,6 +1,6 @@
-"""The fake database: a fixed catalogue of items in wire format, fetched at a price that the settings fix.
+"""The fake database: a fixed catalogue of items in wire format. The settings say how much a fetch costs.
 
-The rows are made once, at import, from a constant seed: every process and every run holds the same catalogue.
+The rows are made once, at import, from a constant seed, so every process and every run has the same catalogue.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TAGS: Final = (
     "vintage",
 )
 
-# Drawn from in these proportions: most of a shop's catalogue is on sale.
+# A status is drawn in these proportions: most items of a shop are on sale.
 _STATUS_DRAW: Final = (
     "active",
     "active",
@@ -73,15 +73,15 @@ _FOR: Final = (
 )
 _FIRST_DAY: Final = datetime.fromisoformat("2023-01-01T00:00:00+00:00")
 
-# Rows between two looks at the deadline: enough of them to stop within a millisecond, few enough to be cheap.
+# Rows or steps between two checks. A stop takes effect within a millisecond, and the checks cost little.
 _CHECK_EVERY: Final = 64
 _CHECK_EVERY_ITERS: Final = 4096
 
 
 def make_rows(count: int, seed: int) -> list[bytes]:
-    """Make `count` wire rows; the same arguments give the same bytes on every Python version.
+    """Make `count` wire rows. The same arguments give the same bytes on every Python version.
 
-    Only Random.random() is drawn from: it alone is documented to repeat its sequence across versions.
+    Only Random.random() is used: no other method is documented to repeat its sequence across versions.
     """
     rng = Random(seed)
     rows: list[bytes] = []
@@ -107,9 +107,9 @@ def make_rows(count: int, seed: int) -> list[bytes]:
 
 
 def fetch_items(rows: list[bytes], settings: FakeDbSettings) -> list[Item]:
-    """Fetch and decode every row, at the settings' latency and cost per row.
+    """Decode every row, with the latency and the cost for each row that the settings give.
 
-    Raises whatever the running request's check() raises once that request is cancelled or out of time.
+    Raises RequestCancelled or RequestTimedOut if the request that runs this is stopped.
     """
     request = current_request()
     request.check()
@@ -131,8 +131,8 @@ def fetch_items(rows: list[bytes], settings: FakeDbSettings) -> list[Item]:
 def burn_cpu(microseconds: int) -> None:
     """Use up this much CPU time of the calling thread.
 
-    Thread CPU time, not the wall clock: while a thread waits for the GIL or for a core its share must not run
-    off, or a crowded process would seem to do the work for nothing.
+    The thread's CPU clock measures it. By the wall clock, time in which the thread waits for the GIL or for a core
+    would count as work, and a crowded process would seem to do the work for nothing.
     """
     end = time.thread_time() + microseconds / 1_000_000
     while time.thread_time() < end:
@@ -140,7 +140,7 @@ def burn_cpu(microseconds: int) -> None:
 
 
 def spin_iterations(count: int) -> int:
-    """Run `count` steps of an integer recurrence; the last value is returned so that the loop counts."""
+    """Run `count` steps of an integer recurrence. Returns the last value, so that no compiler drops the loop."""
     request = current_request()
     value = 1
     done = 0

@@ -21,8 +21,8 @@ _CHANNELS = ("phone", "shop", "web", "web", "web")
 
 
 def make_table(rows: int, seed: int = DEFAULT_SEED) -> dict[str, object]:
-    """The body as a JSON-ready object with this many rows."""
-    rng = Random(seed)  # only random() is drawn from: it alone repeats its sequence on every Python version
+    """Return a body with this many rows, as an object that JSON can encode."""
+    rng = Random(seed)  # only random() is used: no other method repeats its sequence on every Python version
     table: list[list[object]] = []
     for order in range(1, rows + 1):
         region = _REGIONS[int(rng.random() * len(_REGIONS))] if rng.random() < 0.98 else None
@@ -52,7 +52,7 @@ def make_table(rows: int, seed: int = DEFAULT_SEED) -> dict[str, object]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the body to standard output; returns the exit code."""
+    """Write the body to standard output. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m demo.molt_worker_app.make_table", description=__doc__)
     parser.add_argument(
         "--rows", type=int, default=DEFAULT_ROWS, help=f"rows of the table (default {DEFAULT_ROWS})"

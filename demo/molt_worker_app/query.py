@@ -1,7 +1,7 @@
-"""What one list request asks for: its parameters parsed and validated, and the cursor that continues it.
+"""Parses and validates the parameters of a list request, and makes the cursor that continues it.
 
-Every refusal is an InvalidInput that names the parameter, the value and what is allowed; nothing that
-`ListParameters` can hold raises anything else.
+A bad parameter raises InvalidInput, which names the parameter, the value and what is allowed. No content of
+`ListParameters` raises anything else.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _CURSOR: Final = re.compile(r"1:([0-9a-f]{8}):(-?[0-9]{1,15}):([0-9]{1,12})")
 class ItemQuery:
     """A validated list request.
 
-    Prices are in cents; `user_id` 0 means everybody; `after` is the sort key and id of the last row seen.
+    Prices are in cents. `user_id` 0 selects all users. `after` is the sort key and id of the last row seen.
     """
 
     words: list[str]
@@ -66,7 +66,7 @@ class ItemQuery:
 def parse_query(parameters: ListParameters) -> ItemQuery:
     """Parse a request's parameters into an ItemQuery.
 
-    Raises InvalidInput when a parameter is repeated or not allowed.
+    Raises InvalidInput if a parameter is repeated or not allowed.
     """
     given = _parameters(parameters)
     words = _search_words(_single(given, "q"))
@@ -97,20 +97,20 @@ def parse_query(parameters: ListParameters) -> ItemQuery:
 
 
 def make_cursor(fingerprint: str, key: int, item_id: int) -> str:
-    """The opaque cursor that continues a query after the row with this sort key and id."""
+    """Return the opaque cursor that continues a query after the row with this sort key and id."""
     plain = f"1:{fingerprint}:{key}:{item_id}"
     return base64.urlsafe_b64encode(plain.encode("ascii")).decode("ascii").rstrip("=")
 
 
 def show(value: object) -> str:
-    """`value` as an error message quotes it: escaped, and short whatever was sent."""
+    """Return `value` as an error text quotes it: escaped, and always short."""
     if isinstance(value, str):
         text = repr(value if len(value) <= _LONGEST_SHOWN else value[:_LONGEST_SHOWN] + "...")
-        # Escapes may be ten times as long as what they stand for.
+        # An escape may be ten times as long as the character that it stands for, so cut again.
         return text if len(text) <= 2 * _LONGEST_SHOWN else text[: 2 * _LONGEST_SHOWN] + "..."
     if isinstance(value, (list, dict)):
         return f"a {type(value).__name__} of {len(value)}"
-    # Not through repr() in one go: it refuses huge integers with an error of its own.
+    # repr() raises an error of its own for a huge integer, so the size is shown instead.
     if isinstance(value, int) and not -_LARGEST_SHOWN <= value <= _LARGEST_SHOWN:
         return f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, (bool, int, float)):
@@ -138,7 +138,7 @@ def _parameters(parameters: ListParameters) -> dict[str, list[str]]:
 def _as_text(name: str, value: object) -> str:
     if isinstance(value, str):
         return value
-    # One kind at a time: compiled ahead of time "int or float" is a float, too small for a huge integer.
+    # int and float need a branch each: mypyc makes one branch for both a float, and a huge integer overflows it.
     if isinstance(value, int) and not isinstance(value, bool) and -_LARGEST_NUMBER < value < _LARGEST_NUMBER:
         return str(value)
     if isinstance(value, float) and -_LARGEST_NUMBER < value < _LARGEST_NUMBER:
@@ -152,7 +152,7 @@ def _single(given: dict[str, list[str]], name: str) -> str | None:
 
 
 def _search_words(text: str | None) -> list[str]:
-    # A search form that is sent empty sends q= and means no search.
+    # An empty search form sends q=, which means no search.
     if text is None or not text.strip():
         return []
     words = words_of(text)
@@ -229,7 +229,7 @@ def _fingerprint(
     max_cents: int,
     sort: str,
 ) -> str:
-    """A short name of what is listed and in which order; the page size may change from page to page."""
+    """Return a hash of filters and order, 8 hexadecimal digits. The page size may change, so it isn't in it."""
     plain = repr((words, user_id, statuses, tags, min_cents, max_cents, sort))
     return f"{zlib.crc32(plain.encode('utf-8', 'backslashreplace')):08x}"
 
@@ -248,7 +248,7 @@ def _cursor(text: str | None, fingerprint: str) -> tuple[int, int] | None:
 
 
 def _unwrap(text: str) -> str:
-    """The plain text inside a cursor, or "" when it is not one."""
+    """Return the plain text inside a cursor, or "" if `text` is no cursor."""
     if len(text) > _LONGEST_CURSOR or not text.isascii():
         return ""
     try:

@@ -1,36 +1,36 @@
-"""How well an item's name answers the words somebody searched for."""
+"""Scores how well an item's name matches the words of a search."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:  # a machine integer when compiled, and an int like any other when not
+if TYPE_CHECKING:  # i64 is a machine integer in compiled code, and an int in Python
     from mypy_extensions import i64
 
 EXACT: Final = 100
 PREFIX: Final = 60
 INSIDE: Final = 30
-#: A misspelt word, and what each wrong letter takes off it.
+#: The score of a misspelt word, and what each wrong letter takes off it.
 FUZZY: Final = 25
 EDIT: Final = 5
 # An early word of a name says more about the thing than a late one.
 PLACE_BONUS: Final = 8
 
 _WORD: Final = re.compile(r"[^\W_]+")
-# As search engines allow by default: a few edits turn any short word into any other.
+# A short word may have fewer edits than a long one: two edits turn it into almost any other. Search engines do so too.
 # Source: https://www.elastic.co/guide/en/elasticsearch/reference/current/common-options.html#fuzziness (AUTO).
 _LETTERS_FOR_ONE_EDIT: Final = 3
 _LETTERS_FOR_TWO_EDITS: Final = 6
 
 
 def words_of(text: str) -> list[str]:
-    """The words of `text` in lower case: runs of letters and digits of any script."""
+    """Return the words of `text` in lower case: runs of letters and digits of any script."""
     return _WORD.findall(text.casefold())
 
 
 def score_name(wanted: list[str], name: str) -> int:
-    """Score `name` against the wanted words: higher is better, 0 when a wanted word is found nowhere."""
+    """Score `name` against the wanted words. Higher is better; 0: a wanted word is not in it."""
     words = words_of(name)
     total = 0
     for target in wanted:
@@ -64,13 +64,13 @@ def score_word(wanted: str, word: str) -> int:
 
 
 def edit_distance(left: str, right: str) -> int:
-    """How many letters must be added, dropped, changed or swapped with their neighbour to get the other word.
+    """Return how many letters must be added, dropped, changed or swapped with a neighbour to get the other word.
 
-    The optimal string alignment distance: no letter is edited twice, so "ca" to "abc" takes three.
+    This is the optimal string alignment distance: no letter is edited twice, so "ca" to "abc" takes three.
     """
     width: i64 = len(right)
     others = [ord(letter) for letter in right]
-    # The rows of the table for one letter less, two letters less, and this one, which take turns.
+    # Three rows of the table take turns: `last` is for one letter less, `before` for two less, `row` for this one.
     last = list(range(width + 1))
     before, row = last[:], last[:]
     previous: i64 = -1
@@ -81,7 +81,7 @@ def edit_distance(left: str, right: str) -> int:
         row[0] = edits
         other_before: i64 = -1
         for j in range(width):
-            # Conditions rather than min(): in an inner loop a call costs more than all of the rest.
+            # Conditions and no min(): a call would cost more than the rest of this inner loop.
             other: i64 = others[j]
             above: i64 = last[j + 1]
             best = diagonal

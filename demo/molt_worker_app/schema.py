@@ -1,6 +1,6 @@
-"""What the list endpoint takes and gives. The worker decodes and validates by these types, straight from the bytes.
+"""The types of payloads and results. The worker decodes and validates payloads by them.
 
-Not compiled, and so a module of its own: mypyc ignores a Struct's options.
+They have a module of their own, which is not compiled, because mypyc ignores the options of a Struct.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import NotRequired, TypeAlias, TypedDict
 import msgspec
 from msgspec import UNSET, UnsetType
 
-#: As a query string has it, which repeats a name for several values, or as a program would say it.
+#: A query string gives lists of texts; a program may give single values and numbers.
 Value: TypeAlias = str | int | float
 Values: TypeAlias = Value | list[Value] | UnsetType
 
 
 class ListParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A request's parameters as they came; `query.parse_query` says what they may be."""
+    """A request's parameters, not yet checked. `query.parse_query` checks them."""
 
     q: Values = UNSET
     user_id: Values = UNSET
@@ -30,7 +30,7 @@ class ListParameters(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class ShownItem(TypedDict):
-    """One item. Money is a decimal text; the score is there only when something was searched for."""
+    """One item. The price is a decimal text. It has a score only if the request searched for words."""
 
     id: int
     user_id: int
@@ -46,7 +46,7 @@ class ShownItem(TypedDict):
 
 
 class PageFacts(TypedDict):
-    """Which page it is, and how to get the next one."""
+    """The page's size and order, and the cursor of the next page (None: there is no next page)."""
 
     limit: int
     returned: int
@@ -55,7 +55,7 @@ class PageFacts(TypedDict):
 
 
 class Counts(TypedDict):
-    """Rows that there are, that were found, and how those divide."""
+    """All rows, the rows found, and the found rows by status and by tag."""
 
     rows: int
     found: int
@@ -64,7 +64,7 @@ class Counts(TypedDict):
 
 
 class Totals(TypedDict):
-    """Of everything found, on whatever page it is."""
+    """Figures of all items found, not only of those on the page. Money is a decimal text."""
 
     stock: int
     value: str
@@ -73,7 +73,7 @@ class Totals(TypedDict):
 
 
 class ItemPage(TypedDict):
-    """The answer."""
+    """The result of `core.list_items`."""
 
     items: list[ShownItem]
     page: PageFacts
@@ -82,13 +82,13 @@ class ItemPage(TypedDict):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What `cost.spend` takes: how much work; nothing is next to none."""
+    """The payload of `cost.spend`: how many edit distances it computes."""
 
     iterations: int = 0
 
 
 class Spent(TypedDict):
-    """What `cost.spend` gives."""
+    """The result of `cost.spend`: iterations done, and the sum of the distances."""
 
     iterations: int
     total: int

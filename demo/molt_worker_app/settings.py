@@ -1,4 +1,4 @@
-"""The fake database's settings: read from the environment once, at import, and refused there if wrong."""
+"""The fake database's settings. Importing this reads them from the environment, and fails if one is wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LARGEST_DECODE_US: Final = 1_000_000
 
 
 class SettingError(ValueError):
-    """A setting holds a value that is not allowed; the text names setting, value and what is allowed."""
+    """A setting has a value that is not allowed. The text names setting, value and what is allowed."""
 
 
 @final
@@ -32,9 +32,9 @@ class FakeDbSettings:
 
 
 def read_settings(environ: Mapping[str, str]) -> FakeDbSettings:
-    """Read the fake database's settings from `environ`; what is unset or blank is 0.
+    """Read the fake database's settings from `environ`. An unset or blank one is 0.
 
-    Raises SettingError when a value is not a whole number inside its range.
+    Raises SettingError if a value is not a whole number inside its range.
     """
     return FakeDbSettings(
         delay_ms=_whole_number(environ, "MOLT_FAKE_DB_DELAY_MS", _LARGEST_DELAY_MS),
@@ -47,7 +47,7 @@ def _whole_number(environ: Mapping[str, str], name: str, largest: int) -> int:
     text = environ.get(name, "").strip()
     if not text:
         return 0
-    # The length limit comes first: int() refuses very long digit strings with an error of its own.
+    # Check the length before int(), which raises an error of its own for very long digit strings.
     if text.isascii() and text.isdigit() and len(text) <= 12 and int(text) <= largest:
         return int(text)
     shown = repr(text if len(text) <= 60 else text[:60] + "...")

@@ -1,6 +1,6 @@
 """The data path's handler core: filter, group and aggregate a table that the request carries.
 
-Every refusal is an InvalidInput that names the place ("rows[3].units") and what is allowed there.
+A bad payload raises InvalidInput, which names the place ("rows[3].units") and what is allowed there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Row: TypeAlias = list[object]
 
 @final
 class Condition:
-    """One filter step: keep the rows whose cell in this column stands in this relation to the value."""
+    """A filter: it keeps the rows for which `cell operator value` is true; the cell is the one in `column`."""
 
     __slots__ = ("column", "operator", "value")
 
@@ -43,7 +43,7 @@ class Condition:
 
 @final
 class Aggregate:
-    """One figure for each group; a count without a column (-1) counts rows."""
+    """A figure that each group gets. `column` is an index; a count with column -1 counts rows."""
 
     __slots__ = ("column", "function", "title")
 
@@ -55,7 +55,7 @@ class Aggregate:
 
 @final
 class Group:
-    """The rows that share one key: how many, and for each aggregate the numbers it is made of."""
+    """The rows that share one key: how many there are, and the numbers for each aggregate."""
 
     __slots__ = ("key", "numbers", "rows")
 
@@ -70,12 +70,11 @@ def data_summary(payload: object) -> dict[str, object]:
 
     The payload is {"columns": [name, ...], "rows": [[cell, ...], ...], "where": [{"column", "op", "value"},
     ...], "group_by": [name, ...], "aggregates": [{"op", "column"}, ...]}.
-    The last three may be left out: then every row is kept, all rows form one group, and the rows are counted.
-    Conditions all have to hold. A null cell meets only `= null` and `!=` another value, and is left out of
-    aggregates. p95 is the nearest-rank percentile.
+    Without "where" every row is kept, without "group_by" all rows form one group, without "aggregates" the rows are
+    counted. A row must meet all conditions. A null cell meets only `= null` and `!=` another value; aggregates leave
+    it out. p95 is the nearest-rank percentile.
 
-    Raises InvalidInput when the payload has another shape, or a cell is not what a condition, grouping or
-    aggregate needs.
+    Raises InvalidInput if the payload has another shape, or a condition, group or aggregate can't use a cell.
     """
     table = _map(payload, "payload", _PARTS)
     columns = _columns(table.get("columns"))
@@ -100,7 +99,7 @@ def _collect(
     keys: list[int],
     aggregates: list[Aggregate],
 ) -> tuple[dict[tuple[str, ...], Group], int]:
-    """One pass over the rows; groups are named by key texts with a mark that sorts null before every text."""
+    """Filter and group the rows in one pass. Key texts get a "=" in front, so that null sorts before them."""
     request = current_request()
     groups: dict[tuple[str, ...], Group] = {}
     kept = 0
@@ -186,7 +185,7 @@ def _key(row: Row, number: int, columns: list[str], keys: list[int]) -> list[str
 
 
 def _number(cell: object, number: int, column: str) -> Number:
-    # bool is an int to isinstance, but true is no amount.
+    # isinstance takes a bool for an int, but true is no number here.
     if isinstance(cell, bool) or not isinstance(cell, (int, float)):
         raise _bad_cell(cell, number, column, "a number or null")
     if not -LARGEST_NUMBER <= cell <= LARGEST_NUMBER:
@@ -214,10 +213,10 @@ def _present(
 
 
 def aggregate_numbers(function: str, numbers: list[Number]) -> Number | None:
-    """One aggregate over numbers; over none, count and sum are 0 and the others None.
+    """Return an aggregate of numbers. Of no numbers, count and sum are 0, and the others are None.
 
-    Sums are exact before they are rounded once (math.fsum), so neither the order of the rows nor the version
-    of Python shows in the result; a sum of whole numbers stays one.
+    A sum is exact and then rounded once (math.fsum), so it doesn't depend on the order of the rows or on the Python
+    version. A sum of whole numbers is a whole number.
     """
     if function == "count":
         return len(numbers)
@@ -231,7 +230,7 @@ def aggregate_numbers(function: str, numbers: list[Number]) -> Number | None:
         return min(numbers)
     if function == "max":
         return max(numbers)
-    # Nearest rank, in whole numbers: the ceiling of 0.95 n, counted from 1.
+    # The nearest rank is the ceiling of 0.95 n, counted from 1; whole numbers keep it exact.
     return sorted(numbers)[(95 * len(numbers) + 99) // 100 - 1]
 
 

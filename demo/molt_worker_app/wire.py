@@ -1,8 +1,8 @@
 """The fake database's wire format: an item as a row of length-prefixed text columns, and back.
 
 A row is laid out as the body of PostgreSQL's DataRow message: a 16-bit column count, then for each column
-a 32-bit length (-1 for NULL) and that many bytes of text, all integers big-endian. So a driver must walk it
-column by column and turn each text into a value, which is where the time of a real list endpoint goes.
+a 32-bit length (-1 for NULL) and that many bytes of text. All integers are big-endian. A real driver, too, must walk
+a row column by column and turn each text into a value, and a list endpoint spends most of its time there.
 Source: https://www.postgresql.org/docs/current/protocol-message-formats.html (DataRow).
 """
 
@@ -12,20 +12,20 @@ import struct
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, final
 
-if TYPE_CHECKING:  # a machine integer when compiled, and an int like any other when not
+if TYPE_CHECKING:  # i64 is a machine integer in compiled code, and an int in Python
     from mypy_extensions import i64
 
 COLUMNS: Final = ("id", "user_id", "sku", "name", "status", "price", "stock", "rating", "tags", "created_at")
 
 _COUNT: Final = struct.Struct(">h")
 _LENGTH: Final = struct.Struct(">I")
-#: -1, read as if it were unsigned: a length with that bit is impossible in a row anyway.
+#: The length -1, read as an unsigned number. No row is long enough for it to be a real length.
 _NULL: Final = 0xFFFF_FFFF
 
 
 @final
 class Item:
-    """One decoded row. Prices are in cents; `rating` is in tenths, or -1 where the column is NULL."""
+    """One decoded row. `price_cents` is in cents; `rating_tenths` in tenths, or -1 if the column is NULL."""
 
     __slots__ = (
         "created",
@@ -81,7 +81,7 @@ def encode_row(columns: list[str | None]) -> bytes:
 def split_row(wire: bytes) -> list[str | None]:
     """Split one wire row into its column texts (None is NULL).
 
-    Raises ValueError when the row is cut short, has bytes left over, or holds a length that is impossible.
+    Raises ValueError if the row is cut short, has bytes left over, or contains an impossible length.
     """
     end: i64 = len(wire)
     if end < 2:
@@ -112,7 +112,7 @@ def split_row(wire: bytes) -> list[str | None]:
 def decode_item(wire: bytes) -> Item:
     """Decode one wire row into an Item.
 
-    Raises ValueError when the row is malformed, or a column is NULL or unreadable that must not be.
+    Raises ValueError if the row is malformed, a required column is NULL, or a text can't be read.
     """
     columns = split_row(wire)
     if len(columns) != len(COLUMNS):
@@ -140,7 +140,7 @@ def _text(columns: list[str | None], index: int) -> str:
 
 
 def _fixed_point(text: str, digits: int) -> int:
-    """A numeric column with exactly `digits` decimals, as a whole number of its smallest unit."""
+    """Read a number with exactly `digits` decimals, as a whole number of its smallest unit."""
     point = len(text) - digits - 1
     if point < 1 or text[point] != ".":
         raise ValueError(f"{text!r} has not {digits} decimals")
@@ -148,7 +148,7 @@ def _fixed_point(text: str, digits: int) -> int:
 
 
 def _text_array(text: str) -> list[str]:
-    """A text[] column such as {new,eco}; its elements are plain words, so nothing in it is quoted."""
+    """Read a text[] column such as {new,eco}. Its elements are plain words, so none is quoted."""
     if len(text) < 2 or text[0] != "{" or text[-1] != "}":
         raise ValueError(f"{text!r} is not an array")
     return text[1:-1].split(",") if len(text) > 2 else []

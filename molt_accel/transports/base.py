@@ -1,4 +1,4 @@
-"""The seam between a call and how its bytes travel; `open_transport` is the one place that chooses.
+"""The seam between a call and how its bytes travel: what a transport is, and a call in flight on one.
 
 A transport takes a request frame (`submit`) and hands back a `PendingCall`, which ends exactly once: with the
 response frame, with the error that stands for it, or lost, when certainly nobody ever took the request up.
@@ -6,15 +6,12 @@ response frame, with the error that stands for it, or lost, when certainly nobod
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from molt_accel.config import Config
-from molt_accel.errors import MoltError, NoSharedMemory
+from molt_accel.errors import MoltError
 from molt_accel.ipc.frame import Frame
-from molt_accel.ipc.shm import arena as arenas
 
 Result = Frame | MoltError
 
@@ -131,49 +128,3 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Stop what was started; calls in flight end as cancelled."""
-
-
-def _open_stdio(config: Config) -> Transport:
-    from molt_accel.transports.stdio import StdioTransport
-
-    return StdioTransport(config)
-
-
-def _open_inline(config: Config) -> Transport:
-    # By name and only here: the client library doesn't depend on the worker's, except to stand in for it.
-    inline = importlib.import_module("molt_worker.inline")
-    transport: Transport = inline.InlineTransport(config)
-    return transport
-
-
-def _open_shm(config: Config) -> Transport:
-    arenas.native()  # where it can't run, say so now
-    from molt_accel.transports.shm.transport import ShmTransport
-
-    return ShmTransport(config)
-
-
-def _open_auto(config: Config) -> Transport:
-    from molt_accel.transports.auto import AutoTransport
-
-    try:
-        return AutoTransport(_open_shm(config), lambda: _open_stdio(config))
-    except NoSharedMemory:
-        return _open_stdio(config)
-
-
-_OPENERS: Final[dict[str, Callable[[Config], Transport]]] = {
-    "auto": _open_auto,
-    "shm": _open_shm,
-    "stdio": _open_stdio,
-    "inline": _open_inline,
-}
-
-
-def open_transport(config: Config) -> Transport:
-    """The transport that the configuration asks for.
-
-    Raises:
-        MoltWorkerUnavailable: it can't run here; the text says why.
-    """
-    return _OPENERS[config.transport](config)

@@ -1,4 +1,4 @@
-"""The command ``molt-worker build``: compiles exports ahead of time, and tells what became of each module."""
+"""The command ``molt-worker build``: compiles exports ahead of time, and reports on each module."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run ``molt-worker build``. Returns its exit code."""
+    """Run ``molt-worker build`` and return its exit code."""
     given = _parser().parse_args(arguments)
-    sys.path.insert(0, os.getcwd())  # as in the worker
+    sys.path.insert(0, os.getcwd())  # the worker imports from there too
     is_new = False
     try:
         config = Config.load(exports=given.exports, build_dir=given.build_dir)
@@ -83,7 +83,7 @@ def _say(text: str) -> None:
 
 
 def report(record: Record, *, is_new: bool) -> str:
-    """What became of each module, as lines."""
+    """Return the report: a line for each module with its notes, and a summary."""
     width = max((len(module.where) for module in record.modules), default=0)
     lines = []
     for module in record.modules:

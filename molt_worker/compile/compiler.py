@@ -1,7 +1,7 @@
-"""Compiles modules to native code with mypyc, into a folder of builds that workers take them from.
+"""Compiles modules with mypyc into a folder of builds, from which workers import them.
 
-What can't be compiled is left out, with the reason, until the rest can; then all of it is imported once, in a process
-of its own. The record is written last and replaced as a whole, so a build that is cut short leaves the one before.
+A module that can't be compiled stays in Python, with the reason, and the others are tried again. A process of its own
+then imports all of them once. The record is replaced last and whole, so a build that is cut short changes nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from molt_worker.compile.record import ABI, VERSION, CompiledError, Module, Reco
 Say = Callable[[str], None]
 
 OPT_LEVEL: Final = "3"
-#: Builds of a reference that are kept beside the one in use: workers that run may be about to load them.
+#: Unused builds that stay in the folder: a worker that is starting may be about to load them.
 _KEPT: Final = 1
 _MISSING: Final = "molt-worker build needs mypyc, the extra 'compile': pip install 'mypy[mypyc]' setuptools"
 _NO_COMPILER: Final = "a C compiler and Python's headers are needed: on Debian, apt install gcc python3-dev"
@@ -40,14 +40,14 @@ _MESSAGE: Final = re.compile(r"(?P<path>[^:\n]+\.py):(?:(?P<line>\d+):)? error: 
 
 
 class BuildError(Exception):
-    """The build failed as a whole; the text says what to do."""
+    """The whole build failed. The text says what to do."""
 
 
 def compiler() -> str:
-    """What compiles here: mypyc, the C compiler, and the optimisation.
+    """Return the versions of mypyc and of the C compiler, and the optimisation.
 
     Raises:
-        BuildError: there is none.
+        BuildError: one of the two is missing.
     """
     if None in map(importlib.util.find_spec, ("mypyc", "setuptools")):
         raise BuildError(_MISSING)
@@ -61,13 +61,13 @@ def compiler() -> str:
 
 
 def key_of(sources: dict[str, str], modules: Sequence[Source], compiled_by: str) -> str:
-    """What a build is known by: of the same key it would come out the same."""
+    """Return the key of a build, 16 hexadecimal digits. Builds of the same key are the same."""
     whole = [VERSION, ABI, sys.version, compiled_by, sorted(sources.items()), [each.name for each in modules]]
     return compiled.digest(json.dumps(whole).encode())[:16]
 
 
 def _run(step: str, given: object, roots: Sequence[str], work: Path) -> subprocess.CompletedProcess[str]:
-    # Where the modules' packages are is where mypy and the trial have to look first, as the caller's sys.path says.
+    # mypy looks for modules in the folders of their packages; the trial import uses the caller's sys.path.
     environment = {**os.environ, "MYPYPATH": os.pathsep.join(roots), "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.run(
         [sys.executable, "-m", build_steps.__name__, step],
@@ -82,7 +82,7 @@ def _run(step: str, given: object, roots: Sequence[str], work: Path) -> subproce
 
 
 def _root_of(source: Source) -> str:
-    """The folder that a module's top-level package is in."""
+    """Return the folder that contains the module's top-level package."""
     depth = source.name.count(".") + (source.path.name == "__init__.py")
     return str(source.path.parents[depth])
 
@@ -90,10 +90,10 @@ def _root_of(source: Source) -> str:
 def _compile(
     modules: list[Source], group: str, work: Path, left: dict[str, Module], say: Say
 ) -> dict[str, Path]:
-    """Compile what can be. What can't is told in `left`. Returns the libraries by the names they are imported by.
+    """Compile what can be, and add the other modules to `left`. Returns the libraries by their import names.
 
     Raises:
-        BuildError: it fails for a reason that isn't in the modules.
+        BuildError: the compiler fails for a reason that is not in the modules.
     """
     roots = sorted({_root_of(source) for source in modules})
     while modules:
@@ -117,7 +117,7 @@ def _compile(
             failed = _tried(libraries, [source.name for source in modules], roots, work)
             if not failed:
                 return libraries
-            # Those that only import one that fails may do without it being compiled.
+            # A module that imports a failed one may work once that one is left in Python, so try it again.
             causes = [
                 each.name
                 for each in modules
@@ -154,19 +154,19 @@ def _tried(
 def build(
     reference: str, build_dir: str = "", include: Sequence[str] = (), *, force: bool = False, say: Say
 ) -> tuple[Record, bool]:
-    """Build what a reference names, unless there is a build of the same already.
+    """Build the exports of a reference, unless the build in use has the same sources and compiler.
 
     Args:
-        reference, build_dir: As for `compiled.record_path`.
-        include: Modules and packages to compile besides.
-        force: Build it anew in any case.
-        say: Is told what is being done.
+        reference, build_dir: As for `record.record_path`.
+        include: Further modules and packages to compile, if the exports import them.
+        force: Build even if nothing has changed.
+        say: Called with a line for each step.
 
     Returns:
-        The record of the build that is in use now, and whether it is a new one.
+        The record of the build that is now in use, and whether it is new.
 
     Raises:
-        BuildError: there is no compiler, or it fails as a whole.
+        BuildError: there is no compiler, or it fails for a reason that is not in the modules.
         ExportsError: the exports are not in order, or a module isn't found.
     """
     started = time.monotonic()
@@ -198,7 +198,7 @@ def build(
             target = fresh / library.relative_to(work / "lib")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(library, target)
-        if folder.exists():  # of the same key, so the same; one that runs may have it open
+        if folder.exists():  # the same build; move it, since a worker may have its files open
             folder.rename(work / "before")
         fresh.rename(folder)
         record = Record(
@@ -222,7 +222,7 @@ def build(
 
 
 def _prune(path: Path, record: Record) -> None:
-    """Remove the builds that no record in the folder names, but for the youngest."""
+    """Remove builds that no record in the folder names. The youngest `_KEPT` of them stay."""
     used = {record.key}
     for each in path.parent.glob("*.json"):
         with contextlib.suppress(CompiledError):

@@ -1,4 +1,4 @@
-"""Which modules belong to exports, and what stands against compiling them: read off the sources, nothing is run."""
+"""Which modules to compile for exports, and what speaks against one. Reads the sources and runs nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from molt_worker.compile.importer import find_source
 from molt_worker.compile.record import CompiledError
+from molt_worker.entrypoints.importer import find_source
 
 
 @dataclass
@@ -20,22 +20,22 @@ class Source:
     path: Path
     data: bytes
     tree: ast.Module
-    imports: list[str] = field(default_factory=list)  #: modules that may be of the project
+    imports: list[str] = field(default_factory=list)  #: names that it may import as modules
 
 
 def _is_installed(path: Path) -> bool:
-    """Whether a file is part of Python or installed in its environment, and not of the project."""
+    """Whether a file belongs to Python or to an installed package, and not to the project."""
     folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     return any(path.is_relative_to(place) for place in folders)
 
 
 def _is_own(name: str) -> bool:
-    """Whether a module comes with this package."""
+    """Whether a module is part of molt_accel or molt_worker."""
     return name.partition(".")[0] in ("molt_accel", "molt_worker")
 
 
 def _imported(tree: ast.Module, name: str, *, is_package: bool) -> list[str]:
-    """The modules that a module may import, be they modules or names in one."""
+    """Return what a module may import. `from a import b` gives a and a.b, since b may be a module or a name."""
     found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -51,10 +51,10 @@ def _imported(tree: ast.Module, name: str, *, is_package: bool) -> list[str]:
 
 
 def closure(entries: Sequence[str]) -> dict[str, Source]:
-    """The modules of the project that some modules import, directly or not, with the packages they are in.
+    """Return the modules of the project that the entry modules import, directly or not, and their packages.
 
     Raises:
-        CompiledError: an entry module isn't found, or its source is no Python.
+        CompiledError: an entry module isn't found, or a source isn't valid Python.
     """
     found: dict[str, Source] = {}
     waiting = list(entries)
@@ -84,10 +84,10 @@ def closure(entries: Sequence[str]) -> dict[str, Source]:
 def belonging(
     sources: dict[str, Source], entries: Sequence[str], include: Sequence[str] = ()
 ) -> list[Source]:
-    """Those to compile: entry modules, modules beside and below them that they need, and what is asked for.
+    """Return the sources to compile: entry modules, modules beside and below them, and what `include` names.
 
-    Not all that is imported: a project's models, settings and the like are not of the computation, and may rely on
-    what compiled code doesn't have.
+    Other imported modules stay in Python. A project's models and settings are no part of the computation, and may
+    rely on what compiled code doesn't have.
     """
     entries = [entry for entry in entries if not _is_own(entry)]
     packages = {entry.rpartition(".")[0] for entry in entries}
@@ -103,7 +103,7 @@ def belonging(
 
 
 def blockers(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """What compiled code would silently do otherwise than Python: line and reason."""
+    """Yield the line and the reason where compiled code would silently differ from Python."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id == "__file__":
             yield node.lineno, "uses __file__, which is the library's when compiled"
@@ -122,7 +122,7 @@ def blockers(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def notes(tree: ast.Module) -> list[str]:
-    """What compiles to code that is hardly faster, with lines."""
+    """Return a note, with its line, for each function without types: compiled, it is hardly faster."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):

@@ -1,8 +1,8 @@
-"""Entrypoints as native code: what `molt-worker build` has made, taken only where it is of the very same sources.
+"""Records of builds: a worker uses what `molt-worker build` has made only if the sources are still the same.
 
-A build lies in a folder, with a record beside it (`Record`): which modules were compiled, and the hash of every source
-file that they depend on. `enable` compares these with the sources that Python would import now, and then has imports of
-those modules come from the build. Nothing here compiles anything; that is `build.py`.
+A build is a folder with a record beside it (`Record`): which modules were compiled, and the hash of every source file
+that they depend on. `enable` compares the hashes with the sources that Python would import now. If all are the same,
+this process imports the modules from the build. Nothing here compiles; that is `compiler.py`.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from typing import Final
 import msgspec
 
 from molt_accel.config import COMPILED_MODES
-from molt_worker.compile.importer import BuildFinder, find_source, is_compiled
 from molt_worker.entrypoints import exports
+from molt_worker.entrypoints.importer import BuildFinder, find_source, is_compiled
 
-#: Of records. One of another version is as good as none.
+#: Version of the record's format. A record of another version is not used.
 VERSION: Final = 1
 FOLDER: Final = ".molt-build"
-#: What a library must be made for to be loaded here; part of its file's name (PEP 3149).
+#: The ABI that a library must have to be loaded in this process. Part of its file's name (PEP 3149).
 ABI: Final = str(sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag)
 
 
 class CompiledError(exports.ExportsError):
-    """There is no build that can be used; one line that says why, and what to do."""
+    """No build can be used. The text is one line that says why and what to do."""
 
 
 class Module(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What became of one module.
+    """What the build has done with one module.
 
     Attributes:
         compiled: Whether it is native code.
-        reason: Why it was left in Python.
-        line: Of its source, where the reason is; 0: it isn't about a line.
-        notes: What costs it speed, and where.
+        reason: Why it was left in Python; empty if it is compiled.
+        line: The source line of the reason; 0: the reason is not about a line.
+        notes: What makes it slow when compiled, with lines.
     """
 
     name: str
@@ -50,20 +50,20 @@ class Module(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def where(self) -> str:
-        """The module, and the line that matters."""
+        """The module's name, with the line of the reason if there is one."""
         return f"{self.name}:{self.line}" if self.line else self.name
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a build is of, and what is in it.
+    """What a build was made from, and what is in it.
 
     Attributes:
-        key: Of sources, ABI and compiler; the name of the build's folder.
-        exports: The reference it was built for, as it was given.
+        key: A hash of sources, ABI and compiler; the name of the build's folder.
+        exports: The exports reference, as it was given.
         compiler: The versions of mypyc and of the C compiler, and the optimisation.
-        seconds: How long it took.
-        sources: Each module that the build depends on, with the hash of its source. Compiled modules hold constants
-            of modules that are not, so these count too.
+        seconds: How long the build took.
+        sources: Each module that the build depends on, with the hash of its source. Modules left in Python are among
+            them, because compiled modules hold their constants.
         libraries: The files in the build's folder, by the names that they are imported by.
     """
 
@@ -79,12 +79,12 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def digest(data: bytes) -> str:
-    """The hash of a source file's bytes, as records have it."""
+    """Return the SHA-256 of a source file, as a record holds it."""
     return hashlib.sha256(data).hexdigest()
 
 
 def entry_modules(reference: str) -> list[str]:
-    """The modules that the entrypoints of a reference are in; nothing is imported.
+    """Return the modules that define the entrypoints of a reference. Nothing is imported.
 
     Raises:
         ExportsError: the manifest is not in order.
@@ -96,7 +96,7 @@ def entry_modules(reference: str) -> list[str]:
 
 
 def record_path(reference: str, build_dir: str = "") -> Path:
-    """Where the record of a reference's build is on this Python, whether there is one or not.
+    """Return the path of the record of a reference's build for this Python. The file need not exist.
 
     Args:
         reference: Exports, as `--exports` takes them.
@@ -117,15 +117,15 @@ def record_path(reference: str, build_dir: str = "") -> Path:
 
 
 def read_record(path: Path) -> Record:
-    """A record.
+    """Read the record of a build.
 
     Raises:
-        CompiledError: there is none, it can't be read, or somebody else could have written it.
+        CompiledError: it is missing, can't be read, is of another version, or other users could have written it.
     """
     try:
         for each in (path.parent, path):
             found = each.stat()
-            # Code is loaded from there; as safe as the sources if it is beside them, but it may be anywhere.
+            # The worker runs code from this folder, which may be anywhere. So only the user and root may write there.
             if found.st_uid not in (os.geteuid(), 0) or found.st_mode & stat.S_IWOTH:
                 raise CompiledError(f"{each}: others can write there, so it isn't used")
         record = msgspec.json.decode(path.read_bytes(), type=Record)
@@ -139,10 +139,10 @@ def read_record(path: Path) -> Record:
 
 
 def changes(record: Record, folder: Path) -> list[str]:
-    """What has changed since a build was made, a text each; none: it can be used.
+    """Return a text for each change since a build was made. None: the build can be used.
 
     Args:
-        folder: Where the record is.
+        folder: The folder that contains the record.
     """
     found = []
     for name, wanted in record.sources.items():
@@ -159,18 +159,18 @@ def changes(record: Record, folder: Path) -> list[str]:
 
 
 def enable(reference: str, mode: str = "prefer", build_dir: str = "") -> str:
-    """Have the entrypoints' modules imported from their build from now on, in this process.
+    """Make this process import the entrypoints' modules from their build from now on.
 
     Args:
         reference: Exports, as `--exports` takes them.
-        mode: `require`: there must be a build of these sources; `prefer`: use it if there is one; `off`.
+        mode: `require`: fail without a build of these sources; `prefer`: use one if there is one; `off`.
         build_dir: As for `record_path`.
 
     Returns:
-        What is worth a warning: there is a build, but it can't be used, and why. Empty: there is nothing to say.
+        A warning that says why the existing build can't be used; empty: there is nothing to warn of.
 
     Raises:
-        CompiledError: `require`, and there is no build of these sources, or their modules are imported already.
+        CompiledError: for `require`: no build is of these sources, or a module of it was imported before.
         ExportsError: the manifest is not in order.
         ValueError: the mode is unknown.
     """
@@ -199,10 +199,10 @@ def enable(reference: str, mode: str = "prefer", build_dir: str = "") -> str:
 
 
 def require(table: exports.ExportTable, reference: str, build_dir: str = "") -> None:
-    """See to it that every entrypoint is compiled, but for those that come with this package.
+    """Check that every entrypoint is compiled. Those of this package are exempt.
 
     Raises:
-        CompiledError: one is not; the text says why.
+        CompiledError: one is not compiled; the text says why.
     """
     for export in table:
         module = export.target.partition(":")[0]
@@ -216,10 +216,10 @@ def require(table: exports.ExportTable, reference: str, build_dir: str = "") -> 
 
 
 def how_to(reference: str) -> str:
-    """What makes a build that can be used."""
+    """Return the advice that names the command for a build."""
     return f"make one by: molt-worker build {reference}".rstrip()
 
 
 def some(texts: list[str]) -> str:
-    """The first of some texts, and how many more there are."""
+    """Join the first three texts, and say how many more there are."""
     return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")

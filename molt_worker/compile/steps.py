@@ -1,7 +1,7 @@
 """The steps of a build that run in a process of their own: ``python -m molt_worker.compile.steps STEP``, JSON on stdin.
 
-mypyc exits where types are wrong and keeps all it has read in memory; and a compiled module that crashes the process
-that imports it must crash another one than that of the build.
+mypyc exits if types are wrong, and keeps in memory all that it has read. A compiled module may crash the process that
+imports it. Neither may harm the process of the build.
 """
 
 from __future__ import annotations
@@ -12,25 +12,24 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from molt_worker.compile.importer import BuildFinder, is_compiled
+from molt_worker.entrypoints.importer import BuildFinder, is_compiled
 
-#: What is printed before what: C was made, so errors from here on are the C compiler's; the answer of a trial.
-MADE_C = "molt: made C"
-ANSWER = "molt: "
+MADE_C = "molt: made C"  #: printed once the C code is made: errors below it are the C compiler's
+ANSWER = "molt: "  #: begins the line with the result of a trial import
 
 
 def compile_modules(work: str, group: str, level: str, paths: Sequence[str]) -> None:
-    """Make C of modules, and libraries of that in ``work/lib``.
+    """Translate modules to C, and compile that to libraries in ``work/lib``.
 
     Args:
-        group: A name for the library that all of them share.
-        level: How much the C compiler optimises.
+        group: The name of the library that all modules share.
+        level: The optimisation level of the C compiler.
     """
     from mypyc.build import mypycify
     from setuptools import Distribution
 
     flags = [
-        "--config-file=",  # a project's own may be stricter than it takes to compile
+        "--config-file=",  # the project's mypy settings may refuse what mypyc can compile
         "--ignore-missing-imports",
         "--follow-imports=silent",
         "--namespace-packages",
@@ -46,18 +45,18 @@ def compile_modules(work: str, group: str, level: str, paths: Sequence[str]) -> 
     command.ensure_finalized()
     try:
         command.run()
-    except Exception as exc:  # the C compiler has said all there is to say
+    except Exception as exc:  # the C compiler has printed the reason
         sys.exit(f"{type(exc).__name__}: {exc}")
 
 
 def import_modules(libraries: Mapping[str, str], names: Sequence[str]) -> None:
-    """Import modules from their libraries, and print which can't be, and why."""
+    """Import modules from their libraries, and print the reason for each that fails, as JSON."""
     BuildFinder({name: Path(path) for name, path in libraries.items()}).install()
     failed = {}
     for name in names:
         try:
             importlib.import_module(name)
-        except BaseException as exc:  # whatever a module does when imported, SystemExit included
+        except BaseException as exc:  # a module may raise anything when imported, also SystemExit
             failed[name] = f"it can't be imported when compiled: {type(exc).__name__}: {exc}"
         else:
             if not is_compiled(name):

@@ -1,4 +1,4 @@
-"""The packaged exports: enough to see that a worker works."""
+"""The exports that a worker serves if it is given none: enough to see that it works."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def health(payload: object) -> dict[str, Any]:
-    """Says which executor answered. Takes anything."""
+    """Return the process id and Python version of the executor that answers. Accepts any payload."""
     return {"ok": True, "pid": os.getpid(), "python": sys.version.split()[0]}
 
 
 def echo(payload: Any) -> Any:
-    """Returns what it is given."""
+    """Return the payload unchanged."""
     return payload

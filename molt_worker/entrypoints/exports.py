@@ -1,7 +1,6 @@
-"""What a worker offers: the manifest, its checks, and the functions behind its names.
+"""The exports of a worker: the manifest, its checks, and the functions behind its names.
 
-Reading and checking a manifest runs none of the user's code; `resolve` imports it and is called in the
-fork server only (or in a test's own process, for the inline transport).
+Only `resolve` imports user code. The fork server calls it; so does the inline transport, in its caller's process.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from typing import Any, Final, TypeVar, overload
 from molt_accel import codec
 from molt_accel.errors import MoltInvalidInput
 from molt_accel.ipc.frame import MAX_ENTRY_BYTES, RESERVED_PREFIX, Codec, Frame
-from molt_worker.compile.importer import is_compiled
 from molt_worker.entrypoints import typed
+from molt_worker.entrypoints.importer import is_compiled
 
 ABI_VERSION: Final = "0.1"
 PACKAGED: Final = Path(__file__).with_name("molt_exports.json")
 _MARK: Final = "__molt_export__"
-#: Marked functions that take no attributes, as compiled ones don't: by id, with the function itself, so that it stays.
+#: Marks of compiled functions, which take no attributes, by id. The function is kept so that its id isn't reused.
 _marked_compiled: Final[dict[int, tuple[Any, Export]]] = {}
 _FIELDS: Final = ("name", "target", "codec_in", "codec_out")
 _TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -35,7 +34,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class ExportsError(ValueError):
-    """The exports can't be served; one line that says where and what."""
+    """The exports can't be served. The text is one line that says where and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,8 @@ class Export:
 
     Attributes:
         compiled: Whether its module is native code.
-        decode: Makes a typed parameter from the payload; None: the codec does.
-        encode: Makes bytes of a typed result; None: the codec does.
+        decode: Turns the payload's bytes into the typed parameter. None: the codec decodes the payload.
+        encode: Turns the typed result into bytes. None: the codec encodes the result.
     """
 
     name: str
@@ -59,7 +58,7 @@ class Export:
 
 
 class ExportTable:
-    """Exports by name."""
+    """The exports of a worker, by name."""
 
     def __init__(self, exports: Iterable[Export]) -> None:
         self._by_name = {export.name: export for export in exports}
@@ -72,11 +71,11 @@ class ExportTable:
 
     @property
     def compiled(self) -> list[str]:
-        """The names of those that are native code."""
+        """The names of the exports that are native code."""
         return [export.name for export in self._by_name.values() if export.compiled]
 
     def find(self, frame: Frame) -> Export:
-        """The entrypoint that a request asks for. Raises MoltInvalidInput: unknown, or with another codec."""
+        """Return the export that a request names. Raises MoltInvalidInput: no such name, or another codec."""
         export = self._by_name.get(frame.entry)
         if export is None:
             raise MoltInvalidInput(f"unknown entry {frame.entry!r}")
@@ -100,11 +99,11 @@ def export(
 def export(
     function: Any = None, *, name: str | None = None, codec_in: str = "msgpack", codec_out: str = "msgpack"
 ) -> Any:
-    """Mark a function as an entrypoint, for ``--exports package.module``. The function stays as it is.
+    """Mark a function as an entrypoint, for ``--exports package.module``. The function can be called as before.
 
     Args:
-        name: The public name; the function's by default.
-        codec_in, codec_out: Codec of payload and result: ``msgpack``, ``json`` or ``raw``.
+        name: The public name. Default: the function's name.
+        codec_in, codec_out: Codecs of the payload and of the result: ``msgpack``, ``json`` or ``raw``.
 
     Raises:
         ExportsError: the name is not allowed.
@@ -135,15 +134,15 @@ def _check_name(name: object, where: str) -> str:
 
 
 def is_manifest_path(reference: str) -> bool:
-    """Whether an exports reference is a file's path, rather than a module's name."""
+    """Whether an exports reference is the path of a file and not the name of a module."""
     return reference.endswith(".json") or os.sep in reference or not _MODULE.fullmatch(reference)
 
 
 def read_manifest(path: Path) -> list[Export]:
-    """The exports of a manifest file, checked, with nothing imported.
+    """Read and check a manifest file, and return its exports. Nothing is imported.
 
     Raises:
-        ExportsError: the file can't be read or says something that isn't allowed.
+        ExportsError: the file can't be read, or a value in it isn't allowed.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -198,16 +197,16 @@ def _check_unique(exports: list[Export], where: str) -> None:
 
 
 def check(reference: str) -> None:
-    """Check what can be checked of a reference without importing anything. Raises ExportsError."""
+    """Check a reference as far as that needs no import. Raises ExportsError."""
     if not reference or is_manifest_path(reference):
         read_manifest(Path(reference) if reference else PACKAGED)
 
 
 def resolve(reference: str) -> ExportTable:
-    """Import what a reference names: a manifest's path, a module with marked functions, or "" (packaged).
+    """Import the exports of a reference: a manifest's path, a module with marked functions, or "" (packaged).
 
     Raises:
-        ExportsError: a check failed, or an import did; its one line says where, and the cause is chained.
+        ExportsError: a check or an import failed. The text is one line that says where; the cause is chained.
     """
     if reference and not is_manifest_path(reference):
         return ExportTable(_marked(reference))
@@ -223,7 +222,7 @@ def _import(module: str, where: str) -> Any:
         return importlib.import_module(module)
     except KeyboardInterrupt:
         raise
-    except BaseException as exc:  # whatever a module does when imported, SystemExit included
+    except BaseException as exc:  # a module may raise anything when imported, also SystemExit
         raise ExportsError(f"{where}: can't import {module}: {type(exc).__name__}: {exc}") from exc
 
 
@@ -262,9 +261,9 @@ def _with_function(item: Export, function: Any, where: str) -> Export:
 
 def _marked(module: str) -> list[Export]:
     exports = []
-    # By identity: one function under two names of the module is exported once.
+    # Keyed by id: a function that has two names in the module is exported once.
     for value in {id(value): value for value in vars(_import(module, module)).values()}.values():
-        # Static: a lazy object in the module (Django's settings) must not wake up for this.
+        # Looked up statically: a lazy object in the module (Django's settings) must not be evaluated.
         mark = inspect.getattr_static(value, _MARK, None) or _marked_compiled.get(id(value), (None, None))[1]
         if isinstance(mark, Export):
             exports.append(_with_function(mark, value, module))

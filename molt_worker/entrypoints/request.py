@@ -1,7 +1,7 @@
-"""What an entrypoint may know of the request it serves: `current_request()` and how a request is stopped.
+"""The request as its entrypoint sees it: `current_request()`, and the exceptions that stop it.
 
-A request is stopped by its stop word, a 64-bit word shared with the supervisor that names the request by
-its serial number; so a stop that comes too late finds another serial and touches nothing.
+The supervisor stops a request through the executor's stop word, which names the request by its serial. A stop that
+comes too late names a request that no longer runs, and does nothing.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from molt_accel.ipc.frame import format_id
 
 
 class InvalidInput(ValueError):
-    """Raise it in an entrypoint to refuse its input; the text goes to the sender of the request."""
+    """An entrypoint raises this to refuse its input. The client receives the text."""
 
 
 class RequestStopped(BaseException):
-    """The request must end now. Not an Exception, so that `except Exception` doesn't swallow it."""
+    """The request must end now. It is no Exception, so that `except Exception` doesn't swallow it."""
 
 
 class RequestCancelled(RequestStopped):
-    """The client went away or asked to stop."""
+    """The client went away or cancelled the request."""
 
 
 class RequestTimedOut(RequestStopped):
@@ -33,13 +33,13 @@ class RequestTimedOut(RequestStopped):
 
 
 class StopReason(enum.IntEnum):
-    """Why a request is stopped; the low byte of the stop word."""
+    """Why a request is stopped: the low byte of the stop word."""
 
     CANCELLED = 1
     TIMED_OUT = 2
 
 
-#: What a stop raises inside the entrypoint.
+#: The exception that a stop raises inside the entrypoint, by its reason.
 STOP_EXCEPTIONS: Final[dict[int, type[RequestStopped]]] = {
     StopReason.CANCELLED: RequestCancelled,
     StopReason.TIMED_OUT: RequestTimedOut,
@@ -47,10 +47,10 @@ STOP_EXCEPTIONS: Final[dict[int, type[RequestStopped]]] = {
 
 
 class StopWord:
-    """One aligned 64-bit word in memory that supervisor and executor share: serial << 8 | reason.
+    """One aligned 64-bit word of memory that supervisor and executor share: serial << 8 | reason.
 
-    Stores and loads of an aligned word are single instructions on every platform CPython supports, so a
-    reader sees the old word or the new one, never half of each.
+    Every platform that CPython supports stores and loads an aligned word by a single instruction. So a reader
+    sees the old word or the new one, never half of each.
     """
 
     __slots__ = ("_index", "_words")
@@ -60,41 +60,41 @@ class StopWord:
         self._index = index
 
     def stop(self, serial: int, reason: StopReason) -> None:
-        """Tell the request `serial`, and no other, to stop."""
+        """Tell the request `serial` to stop. No other request is affected."""
         self._words[self._index] = serial << 8 | reason
 
     def clear(self) -> None:
-        """Forget an old stop, before the word gets a new owner."""
+        """Remove an old stop, before another executor gets the word."""
         self._words[self._index] = 0
 
     def reason(self, serial: int) -> int:
-        """Why `serial` shall stop, or 0."""
+        """Return the StopReason of the request `serial`; 0: it was not told to stop."""
         word: int = self._words[self._index]
         return word & 0xFF if word >> 8 == serial else 0
 
 
 class CurrentRequest(msgspec.Struct, frozen=True, eq=False):
-    """The request being served. Outside a worker it stands for no request: no deadline, never cancelled."""
+    """The request that an entrypoint serves. Outside a worker, it has no deadline and is never cancelled."""
 
-    # One is made for every request, and few entrypoints ask for it: it holds what the request's frame says.
+    # Every request makes one, and few entrypoints read it. So it holds the frame's values, and formats them when read.
     _raw_id: int | None = None
     _deadline_ns: int = 0
     _word: StopWord | None = None
     _serial: int = 0
-    _own_clock: bool = False  # nobody else watches the deadline, so `check` must
+    _own_clock: bool = False  # no supervisor watches the deadline, so `check` reads the clock
 
     @property
     def request_id(self) -> str:
-        """16 hexadecimal digits, the same as in logs and metrics; empty outside a worker."""
+        """Identifies the call in logs and metrics: 16 hexadecimal digits; empty outside a worker."""
         return "" if self._raw_id is None else format_id(self._raw_id)
 
     @property
     def deadline(self) -> float | None:
-        """Seconds of `time.monotonic()`, or None."""
+        """When the request times out, in seconds of `time.monotonic()`; None: never."""
         return self._deadline_ns / 1e9 if self._deadline_ns else None
 
     def remaining_ms(self) -> float | None:
-        """Milliseconds until the deadline, 0 when it has passed; None without a deadline."""
+        """Return the milliseconds until the deadline: 0 if it has passed, None if there is no deadline."""
         if not self._deadline_ns:
             return None
         return max(0.0, (self._deadline_ns - time.monotonic_ns()) / 1e6)
@@ -105,10 +105,10 @@ class CurrentRequest(msgspec.Struct, frozen=True, eq=False):
         return self._stop_reason() != 0
 
     def check(self) -> None:
-        """Raise if the request must stop. Costs a memory read; call it as often as you like.
+        """Raise if the request must stop. This costs one memory read, so call it as often as you like.
 
         Raises:
-            RequestCancelled: the client went away or asked to stop.
+            RequestCancelled: the client went away or cancelled the request.
             RequestTimedOut: the deadline passed.
         """
         reason = self._stop_reason()
@@ -125,14 +125,14 @@ class CurrentRequest(msgspec.Struct, frozen=True, eq=False):
 
 
 _NO_REQUEST: Final = CurrentRequest()
-#: An executor's one request, which threads that its entrypoint starts see too.
+#: The request of this executor. A global, so that threads which the entrypoint starts see it too.
 _in_process: CurrentRequest = _NO_REQUEST
-#: Where several run at once (the inline transport): each thread's or task's own.
+#: The inline transport runs several requests at once, so each thread or task has its own.
 _in_context: ContextVar[CurrentRequest | None] = ContextVar("molt_request", default=None)
 
 
 def current_request() -> CurrentRequest:
-    """The request that is being served."""
+    """Return the request that this process, thread or task serves; outside a worker, one that never stops."""
     return _in_context.get() or _in_process
 
 
@@ -140,7 +140,7 @@ Serving = Token[CurrentRequest | None] | None
 
 
 def begin_serving(request: CurrentRequest, *, this_context_only: bool) -> Serving:
-    """For the runner: `request` is the current one, until `end_serving` is given what this returns."""
+    """For the runner: make `request` the current one. Pass what this returns to `end_serving`."""
     global _in_process
     if this_context_only:
         return _in_context.set(request)
@@ -149,7 +149,7 @@ def begin_serving(request: CurrentRequest, *, this_context_only: bool) -> Servin
 
 
 def end_serving(serving: Serving) -> None:
-    """For the runner: the request before is the current one again; in an executor that is none."""
+    """For the runner: make the request before it current again; in an executor there is none."""
     global _in_process
     if serving is not None:
         _in_context.reset(serving)

@@ -1,4 +1,4 @@
-"""Runs one request: decode, call the entrypoint, encode, and map whatever happens to one response frame."""
+"""Runs one request: decodes, calls the entrypoint, encodes, and turns every outcome into one response frame."""
 
 from __future__ import annotations
 
@@ -34,43 +34,43 @@ from molt_worker.entrypoints.request import (
     end_serving,
 )
 
-#: What a typed result's encoder raises where the result is not what its annotation says.
+#: What a typed encoder raises for a result that it can't encode.
 _UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
 
 LogTraceback = Callable[[str, str, str], object]
 
-# Looking a member up in an enumeration costs as much as a call.
+# Looked up once: looking up a member of an enumeration costs as much as a function call.
 _RESPONSE: Final = Kind.RESPONSE
 _MSGPACK: Final = Codec.MSGPACK
 _OK: Final = Status.OK
 
 
 def error_response(request: Frame, error: MoltError) -> Frame:
-    """The response frame that carries an error."""
+    """Return the response frame that carries an error to the client."""
     response = Frame(Kind.RESPONSE, request.request_id, generation=request.generation)
     set_error(response, error)
     return response
 
 
 def set_error(response: Frame, error: MoltError) -> None:
-    """Make a response carry an error instead of what it carries."""
+    """Replace the status, codec and payload of a response by those of an error."""
     response.status = wire_status(error)
     response.codec = Codec.MSGPACK
     response.payload = codec.encode(Codec.MSGPACK, to_wire(error))
 
 
 class _BadPayload(Exception):
-    """The payload is not what its codec says. Not a DecodeError: an entrypoint may raise that too."""
+    """The payload can't be decoded. Not a DecodeError: an entrypoint may raise that itself."""
 
 
 class _BadResult(Exception):
-    """The entrypoint's result can't be encoded. Not an EncodeError, for the same reason."""
+    """The result can't be encoded. Not an EncodeError: an entrypoint may raise that itself."""
 
 
 def _text_of(failure: Exception) -> str:
     try:
         return str(failure)
-    except Exception:  # user code can fail even at that
+    except Exception:  # user code defines __str__, and may fail there too
         return "the input is not valid"
 
 
@@ -91,9 +91,9 @@ class Runner:
     Args:
         exports: The entrypoints.
         word: The stop word that this runner's supervisor writes.
-        log_traceback: Called with request id, entry and traceback text when an entrypoint raised.
+        log_traceback: Called with request id, entry and traceback text when an entrypoint has raised.
         number: This executor's number, for the metrics.
-        own_clock: Nobody else watches deadlines, so `current_request().check()` looks at the clock.
+        own_clock: No supervisor watches the deadlines, so `current_request().check()` reads the clock.
     """
 
     def __init__(
@@ -113,17 +113,17 @@ class Runner:
         self._armed = 0
 
     def interrupt(self, signum: int, stack: object) -> None:
-        """Signal handler: raise in the entrypoint if the stop word names the request it serves."""
+        """Signal handler: raise inside the entrypoint if the stop word names the request that it serves."""
         reason = self._word.reason(self._armed) if self._armed else 0
         if reason:
-            self._armed = 0  # once: a second one would tear the entrypoint out of its own clean-up
+            self._armed = 0  # raise only once: a second time would interrupt the entrypoint's clean-up
             failpoint("executor.interrupted")
             raise STOP_EXCEPTIONS[reason]
 
     def run(self, request: Frame, serial: int) -> Frame:
-        """The response to a request, which the stop word calls `serial`.
+        """Run a request, which the stop word names by `serial`, and return its response.
 
-        Never raises because of what the request or its entrypoint does.
+        Nothing that the request or its entrypoint does makes this raise.
         """
         started_ns = time.monotonic_ns()
         response = Frame(
@@ -141,7 +141,7 @@ class Runner:
             request.queue_depth,
             request.in_flight,
             _us(request.sent_ns or started_ns, started_ns),
-            0,  # decode_us, and the others that are known later
+            0,  # decode_us; this and the next three are set when they are known
             0,
             0,
             0,
@@ -165,7 +165,7 @@ class Runner:
         return response
 
     def _work(self, export: Export, request: Frame, response: Frame, serial: int) -> None:
-        """Fill in the result. Raises MoltError, or RequestStopped at any point."""
+        """Write the result into `response`. Raises MoltError; may raise RequestStopped at any point."""
         own_clock = self._own_clock
         stop_reason = self._word.reason
         current = CurrentRequest(request.request_id, request.deadline_ns, self._word, serial, own_clock)
@@ -173,16 +173,16 @@ class Runner:
         serving = begin_serving(current, this_context_only=own_clock)
         try:
             self._armed = serial
-            # It may have been stopped before the handler was armed. `check` itself only where it says more.
+            # A stop that came before the handler was armed has raised nothing. Reading the word first saves a call.
             if own_clock or stop_reason(serial):
                 current.check()
             try:
                 self._call(export, request, response)
             except RequestStopped:
                 raise
-            except BaseException as exc:  # user code may raise anything, SystemExit included
+            except BaseException as exc:  # user code may raise anything, also SystemExit
                 failure = exc
-            # A stop that user code swallowed, or that came too late to interrupt it.
+            # User code may have swallowed the stop, or have ended before the stop could interrupt it.
             if own_clock or stop_reason(serial):
                 current.check()
         finally:
@@ -192,7 +192,7 @@ class Runner:
             raise self._mapped(failure, export, request) from failure
 
     def _call(self, export: Export, request: Frame, response: Frame) -> None:
-        assert export.function is not None  # resolved before any executor started
+        assert export.function is not None  # `resolve` sets it, before any executor is forked
         start_ns = time.monotonic_ns()
         if export.decode is not None:
             payload = export.decode(request.payload)
@@ -203,7 +203,6 @@ class Runner:
                 raise _BadPayload(f"the payload is {exc}") from exc
         decoded_ns = time.monotonic_ns()
         response.decode_us = _us(start_ns, decoded_ns)
-        failpoint("executor.running")
         try:
             result = export.function(payload)
         finally:

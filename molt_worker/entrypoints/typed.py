@@ -1,8 +1,7 @@
-"""Entrypoints with types: payloads decoded and validated straight from the bytes, results encoded straight to them.
+"""Typed entrypoints: msgspec decodes and validates payloads, and encodes results, by the function's annotations.
 
-The types are those of the function's annotations, found once, when the exports are resolved. A parameter or result
-counts as typed if its annotation has a msgspec.Struct, a dataclass or a TypedDict in it; whatever else it says, it goes
-through the codec as it is.
+The annotations are read once, when the exports are resolved. A parameter or result is typed if its annotation
+contains a msgspec.Struct, a dataclass or a TypedDict. Any other value goes through the codec without validation.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from molt_accel.ipc.frame import Codec
-from molt_worker.compile.importer import find_source, is_compiled
+from molt_worker.entrypoints.importer import find_source, is_compiled
 from molt_worker.entrypoints.request import InvalidInput
 
 Decode = Callable[[bytes | memoryview], Any]
 Encode = Callable[[Any], bytes]
 
-#: Names and values that the sender chose can be in it.
+#: Characters of an error text. It quotes names and values that the client chose, so it is cut.
 _LONGEST_TEXT: Final = 400
 _DECODERS: Final[dict[Codec, Any]] = {
     Codec.MSGPACK: msgspec.msgpack.Decoder,
     Codec.JSON: msgspec.json.Decoder,
 }
-#: What msgspec raises for an input, besides its own ValidationError and DecodeError, which are ValueErrors.
+#: What msgspec raises for a bad input. Its own ValidationError and DecodeError are ValueErrors.
 _REFUSALS: Final = (ValueError, TypeError, OverflowError, RecursionError)
-#: Where annotations are evaluated only when asked for, one that can't be must not keep the others from it.
+#: Python 3.14 evaluates annotations when they are read. With FORWARDREF, one that fails doesn't hide the others.
 _AS_WRITTEN: Final[dict[str, Any]] = {}
 if sys.version_info >= (3, 14):
     import annotationlib
@@ -43,27 +42,27 @@ if sys.version_info >= (3, 14):
 
 
 class NoCodec(TypeError):
-    """Values of a type can't be decoded or encoded; the text says which and why."""
+    """Values of a type can't be decoded or encoded. The text says which type, and why."""
 
 
 # -- what a function's annotations say -------------------------------------------------------------------
 
 
 def hints(function: Any, module: str) -> tuple[Any, Any]:
-    """The types of the argument that a call with one fills, and of the result; None for what isn't annotated.
+    """Return the types of the first parameter and of the result; None for each that isn't annotated.
 
-    A compiled function has no annotations; they are read from its source.
+    A compiled function has no annotations, so they are read from its source.
 
     Args:
-        module: Where the function was found; it may be defined in another one.
+        module: Where the function was found. The function may be defined in another module.
 
     Raises:
-        NoCodec: the parameter's annotation can't be evaluated. A result's says nothing then; but a parameter's would
-            be a validation that never happens, and nobody is told.
+        NoCodec: the parameter's annotation can't be evaluated, so its payloads would silently not be validated.
+            A result with such an annotation counts as not annotated.
     """
     try:
         signature = inspect.signature(function, **_AS_WRITTEN)
-    except (TypeError, ValueError):  # of C, with nothing to read it from
+    except (TypeError, ValueError):  # a function of C that doesn't tell its signature
         return None, None
     first = next((each for each in signature.parameters.values() if each.kind is not each.KEYWORD_ONLY), None)
     parameter = signature.empty if first is None or first.kind is first.VAR_KEYWORD else first.annotation
@@ -84,7 +83,7 @@ def hints(function: Any, module: str) -> tuple[Any, Any]:
         ) from exc
     try:
         return takes, _evaluated(result, namespace)
-    except Exception:  # whatever it means to others
+    except Exception:  # only other tools can read it
         return takes, None
 
 
@@ -96,7 +95,7 @@ def _evaluated(hint: Any, namespace: dict[str, Any]) -> Any:
 
 
 def _in_source(module: str, qualname: str, parameter: str) -> tuple[Any, Any]:
-    """The annotations of a parameter and of the result, as texts."""
+    """Read the annotations of a parameter and of the result from the source, as texts."""
     path = find_source(module)
     node: ast.AST | None = None if path is None else ast.parse(path.read_bytes())
     for name in qualname.split("."):
@@ -113,7 +112,7 @@ def _text(annotation: ast.expr | None) -> Any:
 
 
 def _definition(node: ast.AST, name: str) -> ast.AST | None:
-    """The function or class of a name in the body of a module or class, be it inside of an `if` or `try`."""
+    """Return the last function or class of this name in the body of a module or class, also below `if` or `try`."""
     found = None
     for each in ast.iter_child_nodes(node):
         if not isinstance(each, (ast.FunctionDef, ast.ClassDef)):
@@ -124,7 +123,7 @@ def _definition(node: ast.AST, name: str) -> ast.AST | None:
 
 
 def is_typed(hint: Any) -> bool:
-    """Whether a type is a msgspec.Struct, a dataclass or a TypedDict, or has one in it."""
+    """Whether a type is, or contains, a msgspec.Struct, a dataclass or a TypedDict."""
     return any(
         issubclass(each, msgspec.Struct) or dataclasses.is_dataclass(each) or typing.is_typeddict(each)
         for each in _classes(hint)
@@ -150,13 +149,13 @@ def _classes(hint: Any) -> Iterator[type]:
 
 
 def decoder(hint: Any, codec: Codec) -> Decode | None:
-    """What makes a parameter of this type from a payload; None if it isn't typed.
+    """Return the function that decodes a payload into this type; None if the type isn't a typed one.
 
-    Its errors: InvalidInput that names the field, and whatever user code raises when an object is made. A ValueError of
-    its `__post_init__` is a refusal too.
+    For a bad payload the function raises InvalidInput, which names the field. A ValueError of a `__post_init__` becomes
+    InvalidInput too. Any other exception of user code passes unchanged.
 
     Raises:
-        NoCodec: there can't be one.
+        NoCodec: the codec has no objects, or msgspec can't decode the type.
     """
     if not is_typed(hint):
         return None
@@ -175,11 +174,11 @@ def decoder(hint: Any, codec: Codec) -> Decode | None:
 
 
 def encoder(hint: Any, codec: Codec) -> Encode | None:
-    """What makes bytes of a result of this type; None if the codec itself does. Raises NoCodec: there can't be one.
+    """Return the function that encodes results of this type; None if the codec does. Raises NoCodec if neither can.
 
-    What is returned need not be of that type, as far as it can be encoded.
+    The function doesn't check that a result is of the type. It encodes whatever msgspec can.
     """
-    if not is_typed(hint) or codec is Codec.JSON:  # it knows these types, and bytes that are JSON already
+    if not is_typed(hint) or codec is Codec.JSON:  # the json codec knows these types, and passes JSON bytes
         return None
     if codec is not Codec.MSGPACK:
         raise NoCodec(f"codec_out {codec.label} has no objects, but the result is {_name(hint)}")
@@ -188,10 +187,10 @@ def encoder(hint: Any, codec: Codec) -> Encode | None:
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """The parameter that a payload of this value gives, for running an entrypoint without a worker.
+    """Convert a decoded payload to the type `hint`, as a worker does. For calling an entrypoint without a worker.
 
     Raises:
-        InvalidInput: as the worker would.
+        InvalidInput: the value isn't valid; the text is as in a worker.
     """
     try:
         return msgspec.convert(value, hint)
@@ -200,31 +199,31 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def _refuse(exc: Exception, prefix: str) -> NoReturn:
-    """Raise InvalidInput for what is wrong with an input; but what user code has raised as it is."""
-    # msgspec has no frames of its own, so where there is one behind that of the caller, it is user code's.
+    """Raise InvalidInput for a bad input. An exception that user code raised is raised again as it is."""
+    # msgspec adds no frames to a traceback, so a frame below the caller's is user code's.
     if exc.__traceback__ is not None and exc.__traceback__.tb_next is not None:
         raise exc
-    if isinstance(exc.__cause__, TypeError):  # a bug in a `__post_init__`, which msgspec takes for a refusal
+    if isinstance(exc.__cause__, TypeError):  # a bug in a `__post_init__`; msgspec takes it for a bad input
         raise exc.__cause__ from None
     text = str(exc) if isinstance(exc, msgspec.ValidationError) else prefix + (str(exc) or type(exc).__name__)
     text = f"the payload is {text}" if text.startswith("not ") else f"the payload: {text}"
-    # Names that the sender chose may hold anything.
+    # The client chose some of the names, so the text may hold any character: escape those that don't print.
     text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: _LONGEST_TEXT + 1])
     raise InvalidInput(text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "...") from exc
 
 
 def _check(hint: Any) -> None:
-    """Raise NoCodec for a type that msgspec can't decode."""
+    """Raise NoCodec if msgspec can't decode a type."""
     try:
         kinds = list(_walk(msgspec.inspect.type_info(hint)))
         for each in kinds:
             cls = getattr(each, "cls", object)
-            # What it doesn't know it takes for the application's own, and fails at it when such a value comes.
+            # msgspec accepts a type that it doesn't know as a custom one, and fails only when such a value comes.
             if isinstance(each, msgspec.inspect.CustomType) and cls is not object:
                 raise TypeError(f"it contains {_name(cls)}")
             if is_compiled(cls.__module__):
                 raise TypeError(f"{_name(cls)} is in a compiled module, where types of fields get lost")
-    except Exception as exc:  # also NameError, where a field's type is there for type checkers only
+    except Exception as exc:  # also NameError: a field's type may exist for type checkers only
         text = " ".join(str(exc).split())
         raise NoCodec(f"the parameter {_name(hint)} can't be decoded: {text}") from exc
 
@@ -237,7 +236,7 @@ def _walk(info: Any, seen: set[int] | None = None) -> Iterator[msgspec.inspect.T
     elif isinstance(info, msgspec.inspect.Field):
         yield from _walk(info.type, seen)
     elif isinstance(info, msgspec.inspect.Type) and id(info) not in seen:
-        seen.add(id(info))  # types may contain themselves
+        seen.add(id(info))  # a type may contain itself
         yield info
         for name in info.__struct_fields__:
             yield from _walk(getattr(info, name), seen)

@@ -26,8 +26,8 @@ from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, FrameParser, Kind, encode
-from molt_worker.compile import importer
 from molt_worker.compile import record as compiled
+from molt_worker.entrypoints import importer
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.entrypoints.runner import error_response

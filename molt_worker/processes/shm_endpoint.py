@@ -118,9 +118,7 @@ class ShmEndpoint:
                 in_ring = PREFIX_BYTES + HEADER_BYTES + len(frame.payload) <= self._arena.ring_bytes
                 if not in_ring or self._shows_entry:
                     self._show_entry("" if in_ring else frame.entry)
-                tells = slot.begin(_SERIAL, frame.deadline_ns, _WAKE_NS)
-                failpoint("executor.begun")
-                if tells:
+                if slot.begin(_SERIAL, frame.deadline_ns, _WAKE_NS):
                     self._tell(WAKE)  # or it will look anyway when it reads the others
                 return frame
             if type(frame) is not bytes:

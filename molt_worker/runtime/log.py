@@ -1,8 +1,8 @@
-"""The worker's log on stderr: one line an event, as text or as JSON.
+"""The worker's log on stderr: one line for each event, as text or as JSON.
 
-`format_line` makes lines for every process of the worker. `LogSink` is the supervisor's: it never blocks,
-because a full stderr pipe must not stop requests; what can't be written is dropped and counted. Whether a
-pipe has room is not enough to know: executors write to it too, and may be faster.
+Executors and fork server log by `write_blocking`, the supervisor by `LogSink`. `LogSink` never blocks, because a full
+stderr pipe must not stop requests. It drops and counts the lines that it can't write. A poll before the write is not
+enough: an executor may fill the pipe in between.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Final
 from molt_accel.config import Config
 
 STDERR_FD: Final = 2
-#: POSIX: a pipe that polls writable takes this many bytes without blocking.
+#: A pipe that polls writable takes this many bytes without blocking (POSIX).
 _ATOMIC_BYTES: Final = select.PIPE_BUF
 _MAX_LINES: Final = 1000
-#: Longest value in a line; of a longer one, half as much is kept of its beginning and of its end.
+#: Characters of the longest value in a line. A longer value keeps its first and its last half of this.
 _MAX_VALUE: Final = 16_384
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 def format_line(as_json: bool, level: str, event: str, fields: dict[str, object]) -> bytes:
-    """One log line. Values are cut so that no line can flood the log."""
+    """Return one log line. Long values are cut, so that no line can flood the log."""
     now = time.time()
     fields = {key: _cut(value) if isinstance(value, str) else value for key, value in fields.items()}
     if as_json:
@@ -52,16 +52,16 @@ def _plain(value: object) -> str:
 
 
 def write_blocking(config: Config, level: str, event: str, fields: dict[str, object]) -> None:
-    """Log from an executor or fork server, which may wait for stderr."""
+    """Log from an executor or the fork server. Both may block on stderr."""
     if _LEVELS[level] < _LEVELS[config.log_level]:
         return
     line = format_line(config.log_json, level, event, fields)
-    with contextlib.suppress(OSError):  # stderr is gone: there is nowhere left to say so
+    with contextlib.suppress(OSError):  # stderr is gone, so nobody can be told
         os.write(STDERR_FD, line)
 
 
 def _own_end(fd: int) -> int:
-    """The pipe behind `fd` opened once more, so that O_NONBLOCK is for this end alone; else `fd` itself."""
+    """Open the pipe at `fd` again, so that O_NONBLOCK applies to this process only. If not possible, return `fd`."""
     try:
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
             return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
@@ -71,7 +71,7 @@ def _own_end(fd: int) -> int:
 
 
 class LogSink:
-    """The supervisor's log. `fd` is written only when it takes a piece at once."""
+    """The supervisor's log. It writes to `fd` only what `fd` takes without blocking."""
 
     def __init__(self, *, as_json: bool, level: str, fd: int = STDERR_FD) -> None:
         self.as_json = as_json
@@ -88,7 +88,7 @@ class LogSink:
         return _LEVELS[level] >= self._threshold
 
     def log(self, level: str, event: str, /, **fields: object) -> None:
-        """Queue a line and write what goes at once."""
+        """Queue a line, and write as much as stderr takes without blocking."""
         if not self.wants(level):
             return
         if len(self._lines) >= _MAX_LINES:
@@ -105,7 +105,7 @@ class LogSink:
         return bool(self._lines)
 
     def flush(self) -> None:
-        """Write while stderr takes whole pieces."""
+        """Write queued pieces until stderr takes no more."""
         while self._lines and self._poll.poll(0):
             try:
                 os.write(self._fd, self._lines[0])
@@ -120,6 +120,6 @@ class LogSink:
             self.log("warning", "log_lines_dropped", count=dropped)
 
     def close(self) -> None:
-        """Let go of the descriptor, if it is this object's own."""
+        """Close the descriptor, if this object has opened it."""
         if self._fd != self._given_fd:
             os.close(self._fd)

@@ -1,4 +1,4 @@
-"""The supervisor's event loop: descriptors, one timer bound, and errors that cost one event only."""
+"""The supervisor's event loop: it watches descriptors and one timer. A bug in a callback costs one event only."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from molt_worker.runtime.log import LogSink
 
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
-#: Longest wait in one go; poll(2) takes 24 days at most, and a deadline may lie beyond.
+#: Longest wait in one turn. poll(2) waits 24 days at most, and a deadline may be later.
 _MAX_WAIT_S: Final = 3600.0
 
 Action = Callable[[int], object]
 
 
 class EventLoop:
-    """Calls back when descriptors are ready, and says when timers may be due.
+    """Calls back when descriptors are ready, and when a timer may be due.
 
-    There is no heap of timers: each object keeps its own next time and tells the loop by `at`; the loop
-    keeps the earliest, and when that is due, everything with a time is looked at. The pool and the queue
+    There is no heap of timers. Each object keeps its own next time and passes it to `at`. The loop keeps only the
+    earliest; when that is due, the supervisor looks at every object that has a time. This is cheap: pool and queue
     are small, and most requests end long before their deadline.
     """
 
     def __init__(self, log: LogSink) -> None:
         self._log = log
-        # Unlike epoll, poll takes whatever stdin may be, also a regular file; the pool is small.
+        # poll takes any stdin; epoll refuses a regular file. The pool is small, so poll is fast enough.
         self._selector = selectors.PollSelector()
         self._events: dict[int, int] = {}
-        self._dropped: set[int] = set()  # descriptors that ceased to be watched in this turn
+        self._dropped: set[int] = set()  # descriptors that this turn stopped watching
         self._timer_ns = 0
 
     def at(self, when_ns: int) -> int:
-        """Note that something is due at `when_ns` of CLOCK_MONOTONIC (0: never). Returns it."""
+        """Note that a timer is due at `when_ns`, in ns of CLOCK_MONOTONIC (0: never). Returns `when_ns`."""
         if when_ns and (not self._timer_ns or when_ns < self._timer_ns):
             self._timer_ns = when_ns
         return when_ns
 
     def watch(self, fd: int, events: int, action: Action | None = None) -> None:
-        """Watch a descriptor for these events from now on; 0: no longer. `action` is kept if not given."""
+        """Watch a descriptor for `events`; 0 stops watching it. Without `action`, the earlier one stays."""
         known = self._events.get(fd)
         if known == events or (known is None and not events):
             return
@@ -57,14 +57,14 @@ class EventLoop:
         self._events[fd] = events
 
     def turn(self, on_timers: Callable[[int], object]) -> None:
-        """Wait for something to happen and handle it; `on_timers` is called with the time when one is due."""
+        """Wait for events and handle them. When a timer is due, call `on_timers` with the time in ns."""
         timeout_s = None
         if self._timer_ns:
             timeout_s = min(max(0.0, (self._timer_ns - time.monotonic_ns()) / 1e9), _MAX_WAIT_S)
         events = self._selector.select(timeout_s)
         self._dropped.clear()
         for key, mask in events:
-            # An earlier event of this turn may have closed it, and the number may be another's by now.
+            # An earlier event of this turn may have closed the descriptor, and another file may have its number now.
             if key.fd not in self._dropped:
                 self.guard(key.data, mask)
         if self._timer_ns:
@@ -74,14 +74,14 @@ class EventLoop:
                 self.guard(on_timers, now_ns)
 
     def guard(self, action: Callable[..., object], *args: object) -> None:
-        """Call; a bug in there is logged with its place and costs this one event, not the worker."""
+        """Call `action`. A bug in it is logged with its place, and costs this one event instead of the worker."""
         try:
             action(*args)
         except Exception as exc:
             self._log.log("error", "supervisor_bug", error=f"{type(exc).__name__}: {exc}", at=_place_of(exc))
 
     def close(self) -> None:
-        """Stop watching everything."""
+        """Stop watching all descriptors."""
         self._selector.close()
 
 

@@ -1,4 +1,4 @@
-"""What the supervisor counts, and the fields of its request log."""
+"""The supervisor's counters, and the fields of a request's log line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from molt_accel.ipc.frame import FLAG_COMPILED, Frame, format_id
 
 
 class Counters:
-    """Counts since the start of the worker."""
+    """What has happened since the worker started."""
 
     def __init__(self) -> None:
         self.started_s = time.monotonic()
@@ -21,7 +21,7 @@ class Counters:
         self.bad_frames = 0
 
     def as_dict(self) -> dict[str, object]:
-        """The counters, ready for msgpack."""
+        """Return the counters as msgpack can encode them."""
         return {
             "uptime_s": round(time.monotonic() - self.started_s, 3),
             "outcomes": dict(self.outcomes),
@@ -34,7 +34,6 @@ class Counters:
 
 
 def request_fields(request: Frame, response: Frame, status: str) -> dict[str, object]:
-    """The fields of a request's log line."""
     return {
         "request_id": format_id(request.request_id),
         "entry": request.entry,

@@ -6,7 +6,7 @@ import os
 import sys
 
 from molt_worker.compile import record as compiled
-from molt_worker.compile.importer import installed, is_compiled
+from molt_worker.entrypoints.importer import installed, is_compiled
 
 compiled.enable("demo/molt_worker_app/molt_exports.json", "require", os.environ["MOLT_BUILD_DIR"])
 

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The binding of core/molt_core.h: copying and waiting with the GIL released, and nothing that Python could do itself.
+"""The binding of core/: copying and waiting with the GIL released, and nothing that Python could do itself.
 
-The objects here hold raw memory of the arena; indexes are checked, what a word means is decided by the callers.
+The objects here hold raw memory of the arena; they check indexes, and their callers decide what a word means.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -12,6 +12,8 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap
+
+include "_fields.pxi"
 
 cdef extern from "molt_core.h" nogil:
     # Atomic in C; here only their addresses are used.
@@ -74,14 +76,6 @@ cdef extern from "molt_core.h" nogil:
         uint32_t queued
         uint32_t running
         molt_word *claim
-    ctypedef struct molt_frame:
-        uint8_t version, kind, codec, status
-        uint16_t entry_bytes, flags
-        uint64_t request_id
-        uint32_t generation, payload_bytes
-        uint64_t deadline_ns, sent_ns
-        uint32_t max_wait_ms, queue_depth, in_flight, queue_us, decode_us, handler_us, encode_us, exec_us
-        uint32_t executor, reserved
     ctypedef struct molt_head:
         uint32_t size
         molt_frame header
@@ -111,10 +105,10 @@ cdef extern from "molt_core.h" nogil:
     const uint8_t *molt_request_data(const molt_arena *, uint32_t)
     uint64_t molt_look(const molt_arena *, uint32_t)
     int molt_step(molt_arena *, uint32_t, uint64_t, uint64_t)
+    uint64_t molt_serial(uint32_t, uint64_t)
+    void molt_ring_client(molt_arena *, uint32_t)
     uint32_t MOLT_STATE(uint64_t)
     uint32_t MOLT_GENERATION(uint64_t)
-    uint64_t MOLT_WITH_STATE(uint64_t, uint64_t)
-    uint64_t MOLT_IDLE_WORD(uint64_t)
     int molt_wake_executor(molt_arena *)
     uint32_t molt_in_use(const molt_arena *)
     uint32_t molt_excess(const molt_arena *, const molt_call *, uint32_t)
@@ -122,11 +116,14 @@ cdef extern from "molt_core.h" nogil:
     void molt_announce(molt_arena *, molt_call *)
     void molt_redirect(molt_arena *, molt_call *, uint32_t)
     uint32_t molt_give_up(molt_arena *, molt_call *, int)
+    int molt_outcome(const molt_arena *, const molt_call *, uint64_t *)
+    int molt_free(molt_arena *, uint32_t, uint64_t)
     int molt_await(molt_arena *, molt_call *, uint64_t, uint64_t, uint32_t, const molt_flag *)
     int molt_glance(molt_arena *, molt_call *, uint64_t)
     int molt_take_more(molt_arena *, molt_call *)
     uint64_t molt_reply_there(const molt_arena *, const molt_call *)
     int molt_next_request(molt_arena *, molt_executor *, uint64_t, uint32_t)
+    void molt_begin(molt_executor *, molt_word *, uint64_t)
     int molt_fits(const molt_arena *, const molt_executor *, int, uint64_t)
     int molt_transfer(molt_arena *, molt_executor *, uint8_t *, const uint8_t *, uint64_t, uint64_t *, uint64_t)
     int molt_holds(const molt_executor *, uint64_t)
@@ -167,7 +164,7 @@ def use_frames(frame_class, tuple kinds not None, tuple codecs not None, tuple s
     """Frames are made of this class, with the members that 256 byte values stand for in each table."""
     global _Frame, _kinds, _codecs, _statuses
     if not len(kinds) == len(codecs) == len(statuses) == 256:
-        raise ValueError("a table has 256 capacity")
+        raise ValueError("a table has 256 values")
     _Frame, _kinds, _codecs, _statuses = frame_class, kinds, codecs, statuses
 
 
@@ -186,29 +183,18 @@ cdef int _fill_head(molt_head *head, object frame, uint64_t max_bytes) except -1
     except UnicodeEncodeError:
         return 0
     total = sizeof(molt_frame) + entry_bytes + PyBytes_GET_SIZE(payload)
+    memset(h, 0, sizeof(molt_frame))
     h.version = MOLT_FRAME_VERSION
     h.kind = frame.kind
     if entry_bytes > MOLT_ENTRY_BYTES or total > max_bytes or (entry_bytes == 0 and h.kind != MOLT_RESPONSE):
         return 0
-    h.codec = frame.codec
     h.entry_bytes = <uint16_t>entry_bytes
     h.payload_bytes = <uint32_t>PyBytes_GET_SIZE(payload)
-    h.request_id = frame.request_id
-    h.generation = frame.generation
-    h.flags = frame.flags
-    h.queue_depth = frame.queue_depth
-    h.in_flight = frame.in_flight
-    h.reserved = 0
     if h.kind == MOLT_RESPONSE:
-        h.status = frame.status
-        h.deadline_ns = h.sent_ns = 0
-        h.max_wait_ms = 0
-        h.queue_us, h.decode_us, h.handler_us = frame.queue_us, frame.decode_us, frame.handler_us
-        h.encode_us, h.exec_us, h.executor = frame.encode_us, frame.exec_us, frame.executor
+        fill_response(h, frame)
     else:
-        h.status = 0
-        h.deadline_ns, h.sent_ns, h.max_wait_ms = frame.deadline_ns, frame.sent_ns, frame.max_wait_ms
-        h.queue_us = h.decode_us = h.handler_us = h.encode_us = h.exec_us = h.executor = 0
+        fill_request(h, frame)
+        h.flags = frame.flags
     head.size = <uint32_t>total
     memcpy(head.entry, text, entry_bytes)
     return 1
@@ -232,11 +218,7 @@ cdef object _frame_of(const molt_head *head, bytes payload):
         entry = PyUnicode_DecodeUTF8(<const char *>head.entry, h.entry_bytes, NULL) if h.entry_bytes else ""
     except UnicodeDecodeError:
         return None
-    return _Frame(
-        kind, h.request_id, entry, payload, codec, status, h.flags, h.generation, h.deadline_ns, h.sent_ns,
-        h.max_wait_ms, h.queue_depth, h.in_flight, h.queue_us, h.decode_us, h.handler_us, h.encode_us, h.exec_us,
-        h.executor,
-    )
+    return frame_of(h, kind, entry, payload, codec, status)
 
 
 cdef bint _consistent(const molt_head *head):
@@ -260,6 +242,13 @@ def arena_size(uint32_t channels, uint32_t slots, uint64_t ring_bytes):
     if size == 0:
         raise ValueError(f"impossible geometry: {channels} channels, {slots} slots, rings of {ring_bytes} bytes")
     return size
+
+
+cdef molt_word *slot_word(molt_slot *slot, uint32_t gauge, uint32_t count=1) except NULL:
+    """The first of so many gauges of a slot. Raises IndexError: it has not so many."""
+    if gauge + <uint64_t>count > MOLT_SLOT_GAUGES:
+        raise IndexError(f"no gauge {gauge} of a slot")
+    return &slot.gauges[gauge]
 
 
 cdef class ArenaView:
@@ -310,13 +299,18 @@ cdef class ArenaView:
             raise IndexError(f"no slot {index}")
         return &self.a.slots[index]
 
+    cdef molt_word *word_of(self, uint32_t gauge) except NULL:
+        if gauge >= MOLT_GAUGES:
+            raise IndexError(f"no gauge {gauge}")
+        return &self.a.header.gauges[gauge]
+
     # Words of the header and of slots, by the indexes of layout.py.
 
     def gauge(self, uint32_t index):
-        return atomic_load(&self.a.header.gauges[index % MOLT_GAUGES])
+        return atomic_load(self.word_of(index))
 
     def slot_gauge(self, uint32_t slot, uint32_t index):
-        return atomic_load(&self.slot(slot).gauges[index % MOLT_SLOT_GAUGES])
+        return atomic_load(slot_word(self.slot(slot), index))
 
     def slot_state(self, uint32_t slot):
         return atomic_load(&self.slot(slot).state)
@@ -404,13 +398,13 @@ cdef class Arena(ArenaView):
         atomic_store(&self.a.header.cpus, cpus)
 
     def set_gauge(self, uint32_t index, uint64_t value):
-        atomic_store(&self.a.header.gauges[index % MOLT_GAUGES], value)
+        atomic_store(self.word_of(index), value)
 
     def add_counter(self, uint32_t index, uint64_t n=1):
-        atomic_fetch_add(&self.a.header.gauges[index % MOLT_GAUGES], n)
+        atomic_fetch_add(self.word_of(index), n)
 
     def set_slot_gauge(self, uint32_t slot, uint32_t index, uint64_t value):
-        atomic_store(&self.slot(slot).gauges[index % MOLT_SLOT_GAUGES], value)
+        atomic_store(slot_word(self.slot(slot), index), value)
 
     @property
     def in_use(self):
@@ -437,9 +431,7 @@ cdef class Arena(ArenaView):
     def ring_client(self, uint32_t index):
         """Wake whoever waits for this channel, to look again."""
         self.channel(index)
-        cdef uint64_t at = atomic_load(&molt_channel_at(&self.a, index).doorbell_of)
-        if at < self.a.geometry.channels:
-            molt_doorbell_ring(&molt_channel_at(&self.a, <uint32_t>at).doorbell)
+        molt_ring_client(&self.a, index)
 
     def reset_channel(self, uint32_t index):
         """Make a channel ready for another client. Only while nobody can be using it."""
@@ -599,14 +591,15 @@ cdef class Channel:
             Corrupt: what is there is not a response.
         """
         cdef molt_arena *a = &self.arena.a
-        cdef uint64_t word = molt_look(a, self.index), reason
-        if MOLT_GENERATION(word) != MOLT_GENERATION(self.c.word):
-            raise Corrupt(f"channel {self.index} has another's generation")
-        if MOLT_STATE(word) == MOLT_FAILED:
+        cdef uint64_t word, reason
+        cdef int outcome = molt_outcome(a, &self.c, &word)
+        if outcome == MOLT_FAILED:
             reason = atomic_load(&a.failure[self.index])
-            molt_step(a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word)))
+            molt_free(a, self.index, word)
             return reason
-        if MOLT_STATE(word) != MOLT_DONE:
+        if outcome != MOLT_DONE:
+            if outcome:
+                raise Corrupt(f"channel {self.index} has another's generation")
             return None
         while True:
             if self.c.wanted and (molt_take_more(a, &self.c) < 0 or self.c.wanted):
@@ -617,7 +610,7 @@ cdef class Channel:
         self.reply = None
         if response is None or self.head.header.kind != MOLT_RESPONSE or molt_reply_there(a, &self.c):
             raise Corrupt("a reply that is no response")
-        if not molt_step(a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word))):
+        if not molt_free(a, self.index, word):
             raise Corrupt(f"channel {self.index} was taken away")
         return response
 
@@ -640,7 +633,7 @@ cdef class Channel:
         self.c.left[0] = self.c.left[1] = self.c.wanted = 0
         self.payload, self.reply = None, None
         if MOLT_STATE(word) == MOLT_DONE or MOLT_STATE(word) == MOLT_FAILED:
-            molt_step(&self.arena.a, self.index, word, MOLT_IDLE_WORD(MOLT_GENERATION(word)))
+            molt_free(&self.arena.a, self.index, word)
         return MOLT_STATE(molt_look(&self.arena.a, self.index)) == MOLT_IDLE
 
     def redirect(self, Channel doorbell not None):
@@ -707,7 +700,7 @@ cdef class Slot:
     @property
     def serial(self):
         """What a stop word names the claimed request by; layout.serial_of."""
-        return <uint64_t>self.e.channel << 32 | MOLT_GENERATION(self.e.word)
+        return molt_serial(self.e.channel, self.e.word)
 
     @property
     def word(self):
@@ -788,13 +781,14 @@ cdef class Slot:
         Raises as `receive` does.
         """
         cdef molt_slot *slot = &self.arena.a.slots[self.e.slot]
+        cdef molt_word *counter = slot_word(slot, gauge)
         cdef bytes payload = frame.payload
         cdef int code
         if not _fill_head(&self.head, frame, max_bytes):
             return BAD_FRAME
         if not molt_holds(&self.e, molt_look(&self.arena.a, self.e.channel)):
             return MOLT_TRANSFER_LOST  # it was taken away against the rules: the ring may be another request's
-        atomic_fetch_add(&slot.gauges[gauge % MOLT_SLOT_GAUGES], 1)
+        atomic_fetch_add(counter, 1)
         atomic_fetch_add(&slot.queue_us[molt_bucket(self.head.header.queue_us)], 1)
         atomic_fetch_add(&slot.exec_us[molt_bucket(self.head.header.exec_us)], 1)
         code = self.transfer(NULL, <const uint8_t *>&self.head, molt_head_bytes(&self.head))
@@ -816,13 +810,9 @@ cdef class Slot:
         Returns True if the deadline comes before the time in the arena's gauge `wake_gauge`: if that was stored after
         these, who stored it will find them; if before, it has to be told.
         """
-        cdef molt_arena *a = &self.arena.a
-        cdef molt_word *gauges = a.slots[self.e.slot].gauges
-        cdef uint32_t at = gauge % (MOLT_SLOT_GAUGES - 2)
-        atomic_store(&gauges[at + 1], deadline_ns)
-        atomic_store(&gauges[at + 2], molt_now_ns())
-        atomic_store(&gauges[at], <uint64_t>self.e.channel << 32 | MOLT_GENERATION(self.e.word))
-        return deadline_ns != 0 and deadline_ns < atomic_load(&a.header.gauges[wake_gauge % MOLT_GAUGES])
+        cdef molt_word *wake = self.arena.word_of(wake_gauge)
+        molt_begin(&self.e, slot_word(&self.arena.a.slots[self.e.slot], gauge, 3), deadline_ns)
+        return deadline_ns != 0 and deadline_ns < atomic_load(wake)
 
 
 cdef class ParkMeter:

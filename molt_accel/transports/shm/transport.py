@@ -173,7 +173,6 @@ class ShmCall:
             while True:
                 code = channel.wait(min(until_ns, self._look_ns))
                 if code == _OUTCOME:
-                    failpoint("client.answered")
                     self._take()
                     return
                 if code == _CLOSED:
@@ -292,7 +291,6 @@ class ShmCall:
         except IndexError:
             return
         connection = self._connection
-        failpoint("client.taken")
         connection.channels.give_back(channel)
         if not connection.open:
             connection.call_ended()
@@ -348,7 +346,6 @@ class ShmTransport(ConnectedTransport[Connection]):
         if wait_ms == WORKER_DEFAULT_WAIT:
             wait_ms = connection.max_wait_ms
         waiting = max(1, connection.capacity) if wait_ms else 0
-        failpoint("client.leased")
         try:
             verdict = channel.publish(frame, connection.capacity, waiting)
         except BaseException:

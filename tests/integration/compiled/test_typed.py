@@ -12,9 +12,9 @@ import pytest
 
 from molt_accel.ipc.frame import Codec
 from molt_worker import InvalidInput
-from molt_worker.compile.importer import BuildFinder
 from molt_worker.entrypoints import exports
 from molt_worker.entrypoints.exports import Export, ExportsError
+from molt_worker.entrypoints.importer import BuildFinder
 from tests.support.builds import Built
 
 pytestmark = pytest.mark.usefixtures("import_state")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[3]
-CORPUS: Final = Path(__file__).with_name("corpus")
 _SOURCES: Final = Path(__file__).with_name("native")
 _INCLUDES: Final = [
     f"-I{ROOT / 'molt_accel' / 'ipc' / 'shm' / 'core'}",

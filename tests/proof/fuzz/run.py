@@ -1,8 +1,8 @@
 """Runs the coverage-guided fuzzers: those in C under libFuzzer, those in Python under atheris.
 
-They start from tests/proof/fuzz/corpus, which only `--keep` adds to. An input that fails is left in the working
-directory;
-under a name that says what it found it belongs into the corpus of its target, where every test run replays it.
+They start from the archives in tests/proof/fuzz/corpus, which only `--keep` adds to. An input that fails is left in the
+working directory; under a name that says what it found, with a hyphen in it, it belongs into the archive of its target,
+where every test run replays it: `python tests/proof/fuzz/corpora.py TARGET --add FILE`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import argparse
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from tests.proof.fuzz.building import CORPUS, ROOT, TARGETS, build, clang
+from tests.proof.fuzz import corpora
+from tests.proof.fuzz.building import ROOT, TARGETS, build, clang
 from tests.proof.fuzz.coverage_guided.targets import TARGETS as PYTHON_TARGETS
 
 _PYTHON_MAX_BYTES = 1200
@@ -36,13 +36,17 @@ class Fuzzing:
     command: list[str]
     work: Path
 
+    @property
+    def found(self) -> Path:
+        """The folder for inputs that reach something new."""
+        return self.work / "found" / self.name
+
     def run(self, limit: list[str]) -> list[str]:
         """Fuzz, and give a row of the table; the last cell is empty if nothing was found."""
         print(f"{self.name}: begins", flush=True)
         began_s = time.monotonic()
-        seeds = CORPUS / self.name
-        found = self.work / "corpus" / self.name
-        found.mkdir(parents=True)
+        seeds = corpora.unpack(self.name, self.work / "seeds")
+        self.found.mkdir(parents=True)
         log = self.work / f"{self.name}.log"
         options = [
             "-timeout=20",
@@ -50,7 +54,7 @@ class Fuzzing:
             "-print_final_stats=1",
             f"-artifact_prefix={self.name}-",
         ]
-        command = [*self.command, *options, *limit, str(found), *([str(seeds)] if seeds.is_dir() else [])]
+        command = [*self.command, *options, *limit, str(self.found), str(seeds)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with log.open("wb") as out:
             code = subprocess.run(command, stdout=out, stderr=out, env=environment, check=False).returncode
@@ -67,19 +71,9 @@ class Fuzzing:
         return [self.name, f"{runs:,}", f"{runs / seconds:,.0f}", coverage, finding]
 
     def keep(self) -> None:
-        """Add what was found to the corpus; of the C targets' no more than covers all that was reached."""
-        seeds, found = CORPUS / self.name, self.work / "corpus" / self.name
-        seeds.mkdir(parents=True, exist_ok=True)
-        if self.name in TARGETS:  # atheris can't start itself again, as a merge has to
-            merged = self.work / "merged" / self.name
-            merged.mkdir(parents=True)
-            command = [*self.command, "-merge=1", str(merged), str(seeds), str(found)]
-            subprocess.run(command, capture_output=True, check=True)
-            for path in [path for path in seeds.iterdir() if "-" not in path.name]:  # findings have names
-                path.unlink()
-            found = merged
-        for path in found.iterdir():
-            shutil.copy(path, seeds)
+        """Add what was found to the archive, as far as it reaches something new."""
+        inputs = {**corpora.read(self.name), **corpora.files_in(self.found.iterdir())}
+        corpora.write(self.name, corpora.minimised(self.name, inputs))
 
 
 def _prepare(names: list[str], work: Path) -> list[Fuzzing]:
@@ -118,7 +112,7 @@ def main() -> int:
     how_long.add_argument("--runs", type=int, help="executions of each target")
     parser.add_argument("--jobs", type=int, default=1, help="targets at a time (1)")
     parser.add_argument(
-        "--keep", action="store_true", help="minimize what was found into tests/proof/fuzz/corpus"
+        "--keep", action="store_true", help="minimise what was found into tests/proof/fuzz/corpus"
     )
     options = parser.parse_args()
     limit = [f"-runs={options.runs}"] if options.runs else [f"-max_total_time={options.seconds}"]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
-from tests.proof.fuzz import building
+from tests.proof.fuzz import building, corpora
 from tests.proof.fuzz.coverage_guided import shared, speaking
 from tests.proof.fuzz.coverage_guided.targets import TARGETS, Target
 
@@ -34,8 +34,28 @@ def _released(nothing_left_behind: None) -> Iterator[None]:
     speaking.release()
 
 
-def _corpus(target: str) -> list[Path]:
-    return sorted((building.CORPUS / target).iterdir())
+@pytest.mark.parametrize("target", [*building.TARGETS, *TARGETS])
+def test_an_archive_is_what_its_inputs_make_of_it(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, stored = corpora.read(target), corpora.path_of(target).read_bytes()
+    assert inputs
+    monkeypatch.setattr(corpora, "FOLDER", tmp_path)
+    corpora.write(target, {**inputs, "another": next(iter(inputs.values()))})
+    assert corpora.path_of(target).read_bytes() == stored
+    unpacked = corpora.unpack(target, tmp_path / "files")
+    assert corpora.files_in(unpacked.iterdir()) == inputs
+
+
+def test_a_minimised_corpus_reaches_as_much_and_keeps_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def toy(data: bytes) -> int | str:
+        if data.startswith(b"a"):
+            return len(data)
+        return data.decode("ascii")
+
+    monkeypatch.setitem(corpora.PYTHON_TARGETS, "toy", toy)
+    inputs = {"0": b"", "1": b"a", "2": b"aa", "3": b"b", "a-finding": b"aaa"}
+    assert corpora.minimised("toy", inputs) == {"0": b"", "1": b"a", "a-finding": b"aaa"}
 
 
 @pytest.mark.parametrize("target", building.TARGETS)
@@ -49,7 +69,7 @@ def test_no_kept_input_makes_the_core_do_what_it_must_not(target: str, tmp_path:
         if "sanitize" in str(exc) or "san" in str(exc):
             pytest.skip("the compiler has no sanitizers")
         raise
-    inputs = _corpus(target)
+    inputs = sorted(corpora.unpack(target, tmp_path / "files").iterdir())
     done = subprocess.run(
         [str(program), *map(str, inputs)], capture_output=True, text=True, timeout=200, check=False
     )
@@ -59,7 +79,7 @@ def test_no_kept_input_makes_the_core_do_what_it_must_not(target: str, tmp_path:
 
 @pytest.mark.parametrize(("name", "target"), TARGETS.items())
 def test_no_kept_input_makes_a_reader_fail_or_hoard(name: str, target: Target) -> None:
-    inputs = [path.read_bytes() for path in _corpus(name)]
+    inputs = list(corpora.read(name).values())
     target(b"")  # what it sets up once is not an input's
     tracemalloc.start()
     try:
@@ -74,15 +94,12 @@ def test_no_kept_input_makes_a_reader_fail_or_hoard(name: str, target: Target) -
 
 @pytest.mark.parametrize(("name", "target"), TARGETS.items())
 def test_no_input_makes_a_reader_fail(name: str, target: Target) -> None:
-    kept = [path.read_bytes() for path in _corpus(name)]
-    inputs = st.binary(max_size=300)
-    if kept:
-        near = st.tuples(st.sampled_from(kept), st.binary(max_size=20), st.integers(0, 300))
-        inputs |= near.map(
-            lambda drawn: drawn[0][: drawn[2]] + drawn[1] + drawn[0][drawn[2] + len(drawn[1]) :]
-        )
+    kept = list(corpora.read(name).values())
+    near = st.tuples(st.sampled_from(kept), st.binary(max_size=20), st.integers(0, 300)).map(
+        lambda drawn: drawn[0][: drawn[2]] + drawn[1] + drawn[0][drawn[2] + len(drawn[1]) :]
+    )
 
-    @given(inputs)
+    @given(st.binary(max_size=300) | near)
     def search(data: bytes) -> None:
         target(data)
 

@@ -1,7 +1,7 @@
 /* The hand-over of requests in shared memory, with processes that die or are stopped between any two steps.
  *
  * Each step here is one access to shared memory of the code, named after the function that makes it: molt_* are of
- * molt_accel/ipc/shm/core/molt_core.h, the supervisor's of molt_worker/supervisor/shm/supervisor.py, shm_pool.py and clients.py, the client's
+ * molt_accel/ipc/shm/core, the supervisor's of molt_worker/supervisor/shm/supervisor.py, shm_pool.py and clients.py, the client's
  * of molt_accel/transports/shm/transport.py and link.py. States and actors have the names of molt_accel/ipc/shm/layout.py, and every step on a
  * state word is a `step(...)` with state before, state after and actor: a test holds them against layout.TRANSITIONS.
  *

@@ -1,4 +1,4 @@
-/* molt_core.h under load: clients, executors and a supervisor as threads on one mapping, patient, impatient, or each with a chance to die.
+/* The core under load: clients, executors and a supervisor as threads on one mapping, patient, impatient, or each with a chance to die.
  *
  *     core_stress (patient | impatient | mortal) SECONDS SEED
  *

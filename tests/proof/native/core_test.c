@@ -1,4 +1,4 @@
-/* molt_core.h on one thread: geometry, attaching to what is damaged, rings, doorbells, every step of a state word, queueing. */
+/* The core on one thread: geometry, attaching to what is damaged, rings, doorbells, every step of a state word, queueing. */
 #include "testing.h"
 
 #include <pthread.h>

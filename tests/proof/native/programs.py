@@ -53,7 +53,7 @@ def build(
         into: The directory for it.
         flags: For instance of `SANITIZERS`.
         command: The compiler; by default the one at hand.
-        core: The directory of `molt_core.h`.
+        core: The directory of the core's headers.
 
     Raises:
         Missing: there is no such compiler or sanitizer, or what it makes doesn't run here.

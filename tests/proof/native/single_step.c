@@ -2,7 +2,7 @@
  *
  *     single_step [PATH...]        all paths where none is named
  *
- * A victim, a real process, is single-stepped through a path of molt_core.h by ptrace(2), and after k instructions it is
+ * A victim, a real process, is single-stepped through a path of the core by ptrace(2), and after k instructions it is
  * killed, or held there while others go on, for every k until the path ends. Client, executors and whoever comes after
  * the victim are processes too, and run freely; this one does what the supervisor does about it. Whatever k was, each
  * request must have one outcome with the right bytes, all words must be IDLE, and the channel and the slot must serve
@@ -23,7 +23,7 @@
 #include <time.h>
 
 static int sleep_on(sem_t *sem, clockid_t clock, const struct timespec *until);
-#define sem_clockwait sleep_on /* as it is called in molt_core.h: who sleeps says so */
+#define sem_clockwait sleep_on /* as it is called in doorbell.h: who sleeps says so */
 #define MOLT_PARK_NS 60000000000u
 #include "testing.h"
 #undef sem_clockwait
@@ -484,7 +484,7 @@ static void repair(uint32_t slot) {
         for (;;) {
             uint64_t word = molt_look(&arena, i), after = MOLT_IDLE_WORD(MOLT_GENERATION(word));
             if (!held(word) || MOLT_SLOT(word) != slot ||
-                atomic_load(&told->claims[slot]) != ((uint64_t)i << 32 | MOLT_GENERATION(word)))
+                atomic_load(&told->claims[slot]) != molt_serial(i, word))
                 break;
             EXPECT((word >> 24 & 0xff) == epoch[slot]);
             if (MOLT_STATE(word) != MOLT_ABANDONED) {

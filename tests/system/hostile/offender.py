@@ -28,9 +28,9 @@ from molt_accel.ipc.shm.layout import ChannelState, Gauge, SlotGauge, generation
 
 _WORD = 2**64
 _PAGE = 4096
-#: Where the header has its words; molt_core.h, molt_header.
+#: Where the header has its words; arena.h, molt_header.
 _TICKETS, _PUBLISHED, _CPUS, _IN_USE = 64, 128, 192, 256
-#: molt_core.h, molt_slot.
+#: arena.h, molt_slot.
 _SLOT_BYTES = 64 + 64 + 32 * 8 + 2 * 128 * 8
 
 

@@ -26,7 +26,7 @@ from molt_accel.errors import (
     MoltWorkerUnavailable,
 )
 from molt_accel.ipc.frame import Codec
-from molt_accel.transports import base as transports
+from molt_accel.transports import opening as transports
 from molt_accel.transports.base import Transport
 from tests.conftest import EXPORTS, ROOT, exit_code, fork, wait_for_file
 

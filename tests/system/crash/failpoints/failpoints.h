@@ -5,10 +5,14 @@
 #ifndef MOLT_FAILPOINTS_H
 #define MOLT_FAILPOINTS_H
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 typedef struct {
     char name[40];

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from molt_worker.compile import record as compiled
-from molt_worker.compile.importer import installed, is_compiled
 from molt_worker.compile.record import CompiledError
 from molt_worker.entrypoints import exports
 from molt_worker.entrypoints.exports import ExportsError
+from molt_worker.entrypoints.importer import installed, is_compiled
 from tests.support import build_project as project
 from tests.support.builds import Built
 

@@ -1,0 +1,325 @@
+/* The client's side of a call: it publishes a request, waits for the outcome, takes it, or gives the call up. */
+#ifndef MOLT_CLIENT_H
+#define MOLT_CLIENT_H
+
+#include "spin.h"
+
+/* A channel as its client holds it; private memory. */
+typedef struct {
+    uint32_t channel;
+    uint64_t word;                 /* READY, as published */
+    const uint8_t *part[2];        /* what is still to be sent: header, payload */
+    uint64_t left[2], sent, taken; /* `sent` and `taken`: own counts of the two rings */
+    uint8_t *into;                 /* where the next part of the reply goes */
+    uint64_t wanted;               /* bytes of it still to come */
+    int deferred;                  /* no sleeping executor was woken, because one spins */
+    int untold;                    /* bytes were moved, and no executor had the request to be told of it */
+    molt_patience patience;
+} molt_call;
+
+/* -- publishing ------------------------------------------------------------------------------------------------ */
+
+/* Write on while there is room. Returns 1 if anything was written, 0, or MOLT_CORRUPT. */
+static inline int molt_send_more(molt_arena *a, molt_call *c) {
+    int any = 0;
+    for (int i = 0; i < 2; i++) {
+        if (!c->left[i])
+            continue; /* there may be no such part */
+        int64_t n = molt_ring_write(&molt_channel_at(a, c->channel)->request, molt_request_data(a, c->channel),
+                                    a->geometry.ring_bytes, &c->sent, c->part[i], c->left[i]);
+        if (n < 0)
+            return MOLT_CORRUPT;
+        c->part[i] += n, c->left[i] -= (uint64_t)n, any |= n > 0;
+        if (c->left[i]) {
+            MOLT_FAILPOINT(client.mid_payload);
+            break;
+        }
+    }
+    return any;
+}
+
+/* READY requests that were published before ticket. */
+static inline uint32_t molt_ahead_of(const molt_arena *a, uint64_t ticket) {
+    uint32_t ahead = 0, n = molt_in_use(a);
+    for (uint32_t i = 0; i < n; i++)
+        ahead += MOLT_STATE(molt_look(a, i)) == MOLT_READY &&
+                 (int64_t)(atomic_load_explicit(&a->ticket_of[i], memory_order_relaxed) - ticket) < 0;
+    return ahead;
+}
+
+static inline uint32_t molt_idle_executors(const molt_arena *a) {
+    uint32_t idle = 0;
+    for (uint32_t i = 0; i < a->geometry.slots; i++)
+        idle += atomic_load(&a->slots[i].state) == MOLT_SLOT_IDLE;
+    return idle;
+}
+
+/* How far behind the last place of a queue of `capacity` the request stands: 0: it has a place. */
+static inline uint32_t molt_excess(const molt_arena *a, const molt_call *c, uint32_t capacity) {
+    uint32_t ahead = molt_ahead_of(a, atomic_load_explicit(&a->ticket_of[c->channel], memory_order_relaxed));
+    if (ahead < capacity)
+        return 0;
+    capacity += molt_idle_executors(a);
+    return ahead < capacity ? 0 : ahead - capacity + 1;
+}
+
+/* Start a request on a channel that is IDLE: IDLE -> READY, with as much of it in the ring as fits. Returns 1, or 0: the
+ * channel is not IDLE. Nobody is woken yet. */
+static inline int molt_publish(molt_arena *a, molt_call *c) {
+    MOLT_FAILPOINT(client.leased);
+    molt_channel *ch = molt_channel_at(a, c->channel);
+    uint64_t idle = molt_look(a, c->channel);
+    if (MOLT_STATE(idle) != MOLT_IDLE)
+        return 0;
+    atomic_store_explicit(&ch->request.head, 0, memory_order_relaxed);
+    atomic_store_explicit(&ch->request.tail, 0, memory_order_relaxed);
+    atomic_store_explicit(&ch->reply.head, 0, memory_order_relaxed);
+    atomic_store_explicit(&ch->reply.tail, 0, memory_order_relaxed);
+    atomic_store_explicit(&ch->doorbell_of, c->channel, memory_order_relaxed);
+    c->sent = c->taken = c->wanted = 0;
+    c->deferred = c->untold = 0;
+    molt_send_more(a, c);
+    uint32_t generation = MOLT_GENERATION(idle) + 1;
+    c->word = MOLT_WITH_STATE(MOLT_IDLE_WORD(generation ? generation : 1), MOLT_READY);
+    atomic_store_explicit(&a->ticket_of[c->channel], atomic_fetch_add(&a->header->tickets, 1), memory_order_relaxed);
+    return molt_step(a, c->channel, idle, c->word);
+}
+
+/* Tell the executors. One that spins sees it by itself. Only if it doesn't soon, molt_await wakes another, since waking a
+ * process is what costs most of a call. */
+static inline void molt_announce(molt_arena *a, molt_call *c) {
+    MOLT_FAILPOINT(client.published);
+    atomic_fetch_add(&a->header->published, 1);
+    MOLT_FAILPOINT(client.announced);
+    c->deferred = molt_spinning(a->executor_spins, a->geometry.slots) > 0;
+    if (!c->deferred)
+        molt_wake_executor(a);
+}
+
+/* Wake the executor that was not woken because one was spinning. */
+static inline void molt_catch_up(molt_arena *a, molt_call *c) {
+    c->deferred = 0;
+    if (MOLT_STATE(molt_look(a, c->channel)) == MOLT_READY)
+        molt_wake_executor(a);
+}
+
+/* Have the doorbell of another channel rung for this one, where a thread of the same client waits for many. The caller
+ * looks at the channel afterwards: what happened before may have rung the channel's own doorbell. */
+static inline void molt_redirect(molt_arena *a, molt_call *c, uint32_t doorbell_of) {
+    atomic_store(&molt_channel_at(a, c->channel)->doorbell_of, doorbell_of);
+    if (c->deferred)
+        molt_catch_up(a, c);
+}
+
+/* -- ending ---------------------------------------------------------------------------------------------------- */
+
+/* End a call from the client's side, or only if it is still queued. Returns the state it was found in: READY (it is IDLE
+ * now, and nobody will run it), CLAIMED (it is ABANDONED now, unless `only_queued`), or one that can't be ended. */
+static inline uint32_t molt_give_up(molt_arena *a, molt_call *c, int only_queued) {
+    for (;;) {
+        uint64_t word = molt_look(a, c->channel);
+        uint32_t state = MOLT_STATE(word);
+        if (MOLT_GENERATION(word) != MOLT_GENERATION(c->word) || (state != MOLT_READY && (state != MOLT_CLAIMED || only_queued)))
+            return state;
+        uint64_t to = state == MOLT_READY ? MOLT_WITH_STATE(word, MOLT_IDLE) : MOLT_WITH_STATE(word, MOLT_ABANDONED);
+        if (molt_step(a, c->channel, word, to)) {
+            MOLT_FAILPOINT(client.gave_up);
+            if (state == MOLT_CLAIMED)
+                molt_ring_executor(a, word); /* it may be waiting for bytes */
+            molt_doorbell_ring(&molt_channel_at(a, c->channel)->doorbell); /* and a thread of this client for it */
+            return state;
+        }
+    }
+}
+
+/* Look for an outcome that the client may take. Returns DONE or FAILED and the state word; 0: there is none; MOLT_CORRUPT:
+ * the channel has another request. */
+static inline int molt_outcome(const molt_arena *a, const molt_call *c, uint64_t *word) {
+    *word = molt_look(a, c->channel);
+    if (MOLT_GENERATION(*word) != MOLT_GENERATION(c->word))
+        return MOLT_CORRUPT;
+    if (MOLT_STATE(*word) != MOLT_DONE && MOLT_STATE(*word) != MOLT_FAILED)
+        return 0;
+    MOLT_FAILPOINT(client.answered);
+    return (int)MOLT_STATE(*word);
+}
+
+/* Free the channel of an outcome that was taken: DONE or FAILED -> IDLE. 1, or 0: it was taken away meanwhile. */
+static inline int molt_free(molt_arena *a, uint32_t channel, uint64_t word) {
+    int freed = molt_step(a, channel, word, MOLT_IDLE_WORD(MOLT_GENERATION(word)));
+    MOLT_FAILPOINT(client.taken);
+    return freed;
+}
+
+/* -- waiting --------------------------------------------------------------------------------------------------- */
+
+enum molt_await {
+    MOLT_AWAIT_OUTCOME = 0, /* DONE, FAILED, or given up by another thread */
+    MOLT_AWAIT_TIME = 1,
+    MOLT_AWAIT_SIGNAL = 2, /* there may be one; the caller is sent to look at least as often as parks end */
+    MOLT_AWAIT_CLOSED = 3, /* the connection has ended */
+    MOLT_AWAIT_BUFFER = 4, /* the reply is larger than the ring: it needs another `into` to go on */
+    MOLT_AWAIT_CORRUPT = 5
+};
+
+/* How long a spinning executor has for a request before a sleeping one is woken too. */
+#define MOLT_DEFER_NS 30000u
+
+/* Read what is there of a reply. Returns 1 if anything was, 0, or MOLT_CORRUPT. */
+static inline int molt_take_more(molt_arena *a, molt_call *c) {
+    int64_t n = molt_ring_read(&molt_channel_at(a, c->channel)->reply, molt_reply_data(a, c->channel),
+                               a->geometry.ring_bytes, &c->taken, c->into, c->wanted);
+    if (n < 0)
+        return MOLT_CORRUPT;
+    c->into += n, c->wanted -= (uint64_t)n;
+    if (c->wanted)
+        MOLT_FAILPOINT(client.mid_reply);
+    return n > 0;
+}
+
+static inline uint64_t molt_reply_there(const molt_arena *a, const molt_call *c) {
+    return atomic_load_explicit(&molt_channel_at(a, c->channel)->reply.head, memory_order_acquire) - c->taken;
+}
+
+/* Spin for an answer that usually comes within microseconds, and no longer than that. 1 if the call has an outcome. For a
+ * caller who would have to give up something to wait properly: with other threads after Python's lock, having it back
+ * costs more than this look. */
+#define MOLT_GLANCE_NS 15000u
+
+static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
+    if (!spin_ns || c->patience.hogged || 2 * c->patience.usual_ns > MOLT_GLANCE_NS || c->left[0] || c->left[1])
+        return 0;
+    molt_doorbell *doorbell = &molt_channel_at(a, c->channel)->doorbell;
+    uint64_t start_ns = molt_now_ns(), now_ns = start_ns, until_ns = start_ns + molt_earlier(spin_ns, MOLT_GLANCE_NS);
+    if (molt_contended(a, start_ns))
+        return 0;
+    uint32_t state = MOLT_READY;
+    atomic_store_explicit(&a->client_spins[c->channel], 1, memory_order_relaxed);
+    while ((state == MOLT_READY || state == MOLT_CLAIMED) && now_ns < until_ns) {
+        uint64_t seen = atomic_load(&doorbell->count);
+        state = MOLT_STATE(molt_look(a, c->channel));
+        for (unsigned turn = 0; turn < 16 && atomic_load_explicit(&doorbell->count, memory_order_acquire) == seen; turn++)
+            molt_pause();
+        now_ns = molt_now_ns();
+    }
+    atomic_store_explicit(&a->client_spins[c->channel], 0, memory_order_relaxed);
+    if (now_ns - start_ns > MOLT_HOGGED_NS)
+        molt_note_hog(&c->patience);
+    if (state != MOLT_DONE)
+        return 0;
+    molt_learn(&c->patience, now_ns - start_ns);
+    return 1;
+}
+
+/* One wait of a client. */
+typedef struct {
+    uint64_t start_ns, spin_until_ns; /* `start_ns`: when it first found nothing to do; 0: not yet */
+    int may_spin, flows;              /* `flows`: bytes were moved */
+} molt_waiting;
+
+/* Whether the word can be that of this call. */
+static inline int molt_is_of(const molt_call *c, uint64_t word) {
+    return MOLT_GENERATION(word) == MOLT_GENERATION(c->word) && MOLT_STATE(word) <= MOLT_KILLING;
+}
+
+/* Whether no executor has the request, or will have it. */
+static inline int molt_is_over(uint64_t word) {
+    uint32_t state = MOLT_STATE(word);
+    return state == MOLT_DONE || state == MOLT_FAILED || state == MOLT_IDLE || state == MOLT_ABANDONED;
+}
+
+#define MOLT_NO_BUFFER (-2)
+
+/* Move on what fits of the request and what is there of the reply, and tell the executor. Returns 1 if bytes were moved, 0,
+ * MOLT_CORRUPT, or MOLT_NO_BUFFER: the reply has filled half the ring, and nobody said where it goes. */
+static inline int molt_move_on(molt_arena *a, molt_call *c, uint64_t word) {
+    int moved = c->left[0] || c->left[1] ? molt_send_more(a, c) : 0, claimed = MOLT_STATE(word) == MOLT_CLAIMED;
+    if (moved >= 0 && claimed && molt_reply_there(a, c) >= a->geometry.ring_bytes / 2) {
+        if (!c->wanted)
+            return MOLT_NO_BUFFER;
+        int more = molt_take_more(a, c);
+        moved = more < 0 ? more : moved | more;
+    }
+    if (moved < 0)
+        return MOLT_CORRUPT;
+    c->untold |= moved;
+    if (c->untold && claimed) {
+        molt_ring_executor(a, word);
+        c->untold = 0;
+    }
+    return moved;
+}
+
+/* Bytes flow: the next ones are microseconds away, however long such calls take as a whole. */
+static inline void molt_expect_bytes(molt_arena *a, molt_call *c, molt_waiting *w, uint64_t spin_ns) {
+    if (!w->flows)
+        w->may_spin = molt_may_spin(&c->patience, spin_ns) && !molt_contended(a, molt_now_ns());
+    w->flows = 1;
+    w->spin_until_ns = molt_now_ns() + spin_ns;
+}
+
+/* For the first time there is nothing to do but to wait. */
+static inline void molt_start_waiting(molt_arena *a, molt_call *c, molt_waiting *w, uint64_t now_ns, uint64_t spin_ns,
+                                      uint32_t spinners) {
+    w->start_ns = now_ns;
+    w->spin_until_ns = now_ns + spin_ns;
+    if (!w->flows)
+        w->may_spin = molt_worth_spinning(&c->patience, spin_ns) && !molt_contended(a, now_ns) &&
+                      molt_spinning(a->client_spins, molt_in_use(a)) < spinners;
+}
+
+/* Spin until the doorbell is no longer at `seen`, the time is up, or a sleeping executor has to be woken. */
+static inline void molt_spin_for_outcome(molt_arena *a, molt_call *c, molt_waiting *w, uint64_t seen, uint64_t until_ns) {
+    until_ns = molt_earlier(until_ns, w->spin_until_ns);
+    if (c->deferred)
+        until_ns = molt_earlier(until_ns, w->start_ns + MOLT_DEFER_NS);
+    atomic_store_explicit(&a->client_spins[c->channel], 1, memory_order_relaxed);
+    if (!molt_spin(&c->patience, &molt_channel_at(a, c->channel)->doorbell.count, seen, until_ns))
+        w->may_spin &= !c->patience.hogged;
+    atomic_store_explicit(&a->client_spins[c->channel], 0, memory_order_relaxed);
+}
+
+/* Move the call on until it has an outcome, at most until `until_ns` (0: don't wait). Spins at most `spin_ns`, if no more
+ * than `spinners` clients do. */
+static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uint64_t spin_ns, uint32_t spinners,
+                             const molt_flag *closed) {
+    molt_doorbell *doorbell = &molt_channel_at(a, c->channel)->doorbell;
+    molt_waiting w = {0};
+    for (;;) {
+        uint64_t seen = atomic_load(&doorbell->count), word = molt_look(a, c->channel);
+        if (!molt_is_of(c, word))
+            return MOLT_AWAIT_CORRUPT;
+        if (molt_is_over(word)) {
+            if (w.start_ns && !w.flows)
+                molt_learn(&c->patience, molt_now_ns() - w.start_ns);
+            return MOLT_AWAIT_OUTCOME;
+        }
+        int moved = molt_move_on(a, c, word);
+        if (moved < 0)
+            return moved == MOLT_NO_BUFFER ? MOLT_AWAIT_BUFFER : MOLT_AWAIT_CORRUPT;
+        if (moved) {
+            molt_expect_bytes(a, c, &w, spin_ns);
+            continue;
+        }
+        if (atomic_load(closed))
+            return MOLT_AWAIT_CLOSED;
+        if (!until_ns)
+            return MOLT_AWAIT_TIME;
+        uint64_t now_ns = molt_now_ns();
+        if (!w.start_ns)
+            molt_start_waiting(a, c, &w, now_ns, spin_ns, spinners);
+        if (now_ns >= until_ns)
+            return MOLT_AWAIT_TIME;
+        int spins = w.may_spin && now_ns < w.spin_until_ns;
+        /* A sleeping executor must be on the way before this waiter sleeps itself, or soon if it spins. */
+        if (c->deferred && (!spins || now_ns >= w.start_ns + MOLT_DEFER_NS))
+            molt_catch_up(a, c);
+        if (spins)
+            molt_spin_for_outcome(a, c, &w, seen, until_ns);
+        /* The caller looks for signals also when the time is up: one that came before the park has interrupted nothing. */
+        else if (molt_park(doorbell, &doorbell->count, seen, molt_earlier(until_ns, now_ns + MOLT_PARK_NS)) != MOLT_CHANGED)
+            return MOLT_AWAIT_SIGNAL;
+    }
+}
+
+#endif

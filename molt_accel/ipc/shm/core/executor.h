@@ -1,0 +1,223 @@
+/* The executor's side of a call: it claims a request, reads it, answers it. */
+#ifndef MOLT_EXECUTOR_H
+#define MOLT_EXECUTOR_H
+
+#include "spin.h"
+
+/* An executor in its slot; private memory. */
+typedef struct {
+    uint32_t slot, epoch, channel;
+    uint64_t word; /* CLAIMED */
+    uint64_t taken, sent;
+    uint32_t queued, running; /* seen at the last claim, without and with this request */
+    molt_word *claim; /* where it says what it claims, in memory that no client can map; NULL: nowhere */
+    molt_patience patience, transfer_patience;
+} molt_executor;
+
+/* -- claiming -------------------------------------------------------------------------------------------------- */
+
+/* Say which request this executor may be storing to, by its serial; 0: none. */
+static inline void molt_tell_claim(molt_executor *e, uint64_t serial) {
+    if (e->claim && atomic_load_explicit(e->claim, memory_order_relaxed) != serial)
+        atomic_store(e->claim, serial);
+}
+
+/* Find the READY request that was published first, and count what is queued and what runs. 1, or 0: there is none. */
+static inline int molt_find_oldest(const molt_arena *a, molt_executor *e, uint32_t *oldest, uint64_t *oldest_word) {
+    uint32_t n = molt_in_use(a);
+    uint64_t oldest_ticket = 0;
+    e->queued = e->running = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t word = molt_look(a, i);
+        uint32_t state = MOLT_STATE(word);
+        e->running += state == MOLT_CLAIMED || state == MOLT_ABANDONED || state == MOLT_KILLING;
+        if (state != MOLT_READY)
+            continue;
+        uint64_t ticket = atomic_load_explicit(&a->ticket_of[i], memory_order_relaxed);
+        if (!e->queued++ || (int64_t)(ticket - oldest_ticket) < 0)
+            *oldest = i, *oldest_word = word, oldest_ticket = ticket;
+    }
+    return e->queued > 0;
+}
+
+/* Claim the READY request that was published first; 1, or 0: there is none. */
+static inline int molt_claim(molt_arena *a, molt_executor *e) {
+    uint32_t oldest = 0;
+    uint64_t word = 0;
+    while (molt_find_oldest(a, e, &oldest, &word)) {
+        /* Before the claim: a claim that was not told of is a forged one. */
+        molt_tell_claim(e, molt_serial(oldest, word));
+        MOLT_FAILPOINT(executor.scanned);
+        e->word = MOLT_CLAIMED | (uint64_t)e->slot << 8 | (uint64_t)(e->epoch & 0xff) << 24 |
+                  (uint64_t)MOLT_GENERATION(word) << 32;
+        if (molt_step(a, oldest, word, e->word)) {
+            e->channel = oldest;
+            e->queued--, e->running++;
+            e->taken = e->sent = 0;
+            return 1;
+        }
+    }
+    molt_tell_claim(e, 0);
+    return 0;
+}
+
+/* Whether the word is still of this executor's claim. */
+static inline int molt_holds(const molt_executor *e, uint64_t word) {
+    uint32_t state = MOLT_STATE(word);
+    return word >> 8 == e->word >> 8 && (state == MOLT_CLAIMED || state == MOLT_ABANDONED || state == MOLT_KILLING);
+}
+
+enum molt_next { MOLT_NEXT_REQUEST = 0, MOLT_NEXT_SIGNAL = 1, MOLT_NEXT_RETIRE = 2 };
+
+/* Whether to spin for a request, now that a wait begins: it pays, and fewer than `spinners` executors do so. */
+static inline int molt_spins_for_request(molt_arena *a, molt_executor *e, uint64_t now_ns, uint64_t spin_ns, uint32_t spinners) {
+    return molt_worth_spinning(&e->patience, spin_ns) && !molt_contended(a, now_ns) &&
+           molt_spinning(a->executor_spins, a->geometry.slots) < spinners;
+}
+
+/* Spin until something was published since `seen` (1) or the time is up (0). */
+static inline int molt_spin_for_request(molt_arena *a, molt_executor *e, uint64_t seen, uint64_t until_ns) {
+    atomic_store_explicit(&a->executor_spins[e->slot], 1, memory_order_relaxed);
+    int changed = molt_spin(&e->patience, &a->header->published, seen, until_ns);
+    atomic_store_explicit(&a->executor_spins[e->slot], 0, memory_order_relaxed);
+    return changed;
+}
+
+/* Wait for the next request and claim it. Spins at most `spin_ns`, if fewer than `spinners` executors do. */
+static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t spin_ns, uint32_t spinners) {
+    molt_slot *slot = &a->slots[e->slot];
+    uint64_t start_ns = 0, spin_until_ns = 0;
+    for (;;) {
+        uint64_t seen = atomic_load(&a->header->published);
+        if (atomic_load(&slot->retire))
+            return MOLT_NEXT_RETIRE;
+        if (molt_claim(a, e)) {
+            MOLT_FAILPOINT(executor.claimed);
+            atomic_store(&slot->state, MOLT_SLOT_BUSY);
+            molt_learn(&e->patience, start_ns ? molt_now_ns() - start_ns : 0);
+            return MOLT_NEXT_REQUEST;
+        }
+        if (atomic_load(&slot->state) != MOLT_SLOT_IDLE)
+            atomic_store(&slot->state, MOLT_SLOT_IDLE); /* its last request was taken away from it */
+        uint64_t now_ns = molt_now_ns();
+        if (!start_ns) {
+            start_ns = now_ns;
+            if (molt_spins_for_request(a, e, now_ns, spin_ns, spinners))
+                spin_until_ns = now_ns + spin_ns;
+        }
+        if (now_ns < spin_until_ns) {
+            if (molt_spin_for_request(a, e, seen, spin_until_ns))
+                continue;
+            spin_until_ns = 0;
+        }
+        if (molt_park(&slot->doorbell, &a->header->published, seen, now_ns + MOLT_PARK_NS) == MOLT_INTERRUPTED)
+            return MOLT_NEXT_SIGNAL;
+    }
+}
+
+/* Say what runs from now on, in three gauges: serial, deadline (0: none), start. Whoever sees the serial sees the others. */
+static inline void molt_begin(molt_executor *e, molt_word *gauges, uint64_t deadline_ns) {
+    atomic_store(&gauges[1], deadline_ns);
+    atomic_store(&gauges[2], molt_now_ns());
+    atomic_store(&gauges[0], molt_serial(e->channel, e->word));
+    MOLT_FAILPOINT(executor.begun);
+}
+
+/* -- moving bytes ---------------------------------------------------------------------------------------------- */
+
+enum molt_transfer {
+    MOLT_TRANSFERRED = 0,
+    MOLT_TRANSFER_SIGNAL = 1,
+    MOLT_TRANSFER_LOST = 2,    /* the request is no longer this executor's to answer */
+    MOLT_TRANSFER_STALLED = 3, /* the client has not moved for MOLT_STALL_NS */
+    MOLT_TRANSFER_CORRUPT = 4
+};
+
+/* A client that is alive moves bytes within milliseconds; one that was stopped must not hold an executor. */
+#ifndef MOLT_STALL_NS
+#define MOLT_STALL_NS 5000000000u
+#endif
+
+/* Whether n bytes can be moved without waiting for the client. */
+static inline int molt_fits(const molt_arena *a, const molt_executor *e, int out_of_request, uint64_t n) {
+    molt_channel *ch = molt_channel_at(a, e->channel);
+    if (out_of_request)
+        return atomic_load_explicit(&ch->request.head, memory_order_acquire) - e->taken >= n;
+    return n <= a->geometry.ring_bytes - (e->sent - atomic_load_explicit(&ch->reply.tail, memory_order_acquire));
+}
+
+/* Move what can be moved of n bytes, out of the request (`to`) or into the reply (`from`). How many, or MOLT_CORRUPT. */
+static inline int64_t molt_move(molt_arena *a, molt_executor *e, uint8_t *to, const uint8_t *from, uint64_t n) {
+    molt_channel *ch = molt_channel_at(a, e->channel);
+    if (to)
+        return molt_ring_read(&ch->request, molt_request_data(a, e->channel), a->geometry.ring_bytes, &e->taken, to, n);
+    return molt_ring_write(&ch->reply, molt_reply_data(a, e->channel), a->geometry.ring_bytes, &e->sent, from, n);
+}
+
+/* Move n bytes out of the request (`to`) or into the reply (`from`), waiting for the client where the ring is empty or full.
+ * *done counts them over repeated calls, after a signal. */
+static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, const uint8_t *from, uint64_t n,
+                                uint64_t *done, uint64_t spin_ns) {
+    molt_doorbell *doorbell = &a->slots[e->slot].doorbell;
+    uint64_t moved_ns = 0;
+    int may_spin = molt_may_spin(&e->transfer_patience, spin_ns) && !molt_contended(a, molt_now_ns());
+    for (;;) {
+        uint64_t seen = atomic_load(&doorbell->count);
+        int64_t moved = molt_move(a, e, to ? to + *done : NULL, to ? NULL : from + *done, n - *done);
+        if (moved < 0)
+            return MOLT_TRANSFER_CORRUPT;
+        *done += (uint64_t)moved;
+        if (*done == n && !moved_ns)
+            return MOLT_TRANSFERRED; /* it all fitted: the client doesn't wait for room */
+        if (to)
+            MOLT_FAILPOINT(executor.mid_request);
+        else
+            MOLT_FAILPOINT(executor.mid_reply);
+        if (molt_look(a, e->channel) != e->word)
+            return MOLT_TRANSFER_LOST;
+        uint64_t now_ns = molt_now_ns();
+        if (moved || !moved_ns) {
+            moved_ns = now_ns;
+            molt_ring_client(a, e->channel);
+            if (*done == n)
+                return MOLT_TRANSFERRED;
+        } else if (now_ns - moved_ns > MOLT_STALL_NS) {
+            return MOLT_TRANSFER_STALLED;
+        }
+        if (may_spin && now_ns - moved_ns < spin_ns) {
+            if (!molt_spin(&e->transfer_patience, &doorbell->count, seen, moved_ns + spin_ns))
+                may_spin &= !e->transfer_patience.hogged;
+        } else if (molt_park(doorbell, &doorbell->count, seen, now_ns + MOLT_PARK_NS) == MOLT_INTERRUPTED) {
+            return MOLT_TRANSFER_SIGNAL;
+        }
+    }
+}
+
+/* -- ending ---------------------------------------------------------------------------------------------------- */
+
+/* End the request: CLAIMED -> DONE, or FAILED with a reason. Returns 1, or 0: it was not this executor's to answer any more
+ * (ABANDONED, which it ends; KILLING; or ended before). The slot is IDLE before that: whoever sees the outcome sees that
+ * too. */
+static inline int molt_finish(molt_arena *a, molt_executor *e, uint32_t state, uint64_t reason) {
+    if (!molt_holds(e, molt_look(a, e->channel))) {
+        molt_tell_claim(e, 0);
+        return 0; /* the channel may be in use again */
+    }
+    atomic_store(&a->slots[e->slot].state, MOLT_SLOT_IDLE);
+    if (state == MOLT_FAILED)
+        atomic_store_explicit(&a->failure[e->channel], reason, memory_order_relaxed);
+    MOLT_FAILPOINT(executor.replied);
+    int answered = molt_step(a, e->channel, e->word, MOLT_WITH_STATE(e->word, state));
+    if (answered) {
+        MOLT_FAILPOINT(executor.done);
+        molt_ring_client(a, e->channel);
+    } else if (!molt_step(a, e->channel, MOLT_WITH_STATE(e->word, MOLT_ABANDONED),
+                          MOLT_IDLE_WORD(MOLT_GENERATION(e->word)))) {
+        atomic_store(&a->slots[e->slot].state, MOLT_SLOT_BUSY); /* it is about to be killed */
+        return 0;
+    }
+    molt_tell_claim(e, 0);
+    return answered;
+}
+
+#endif

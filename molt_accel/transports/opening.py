@@ -1,0 +1,58 @@
+"""Opening the transport that the configuration asks for: the one place that chooses, and says why none fits."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Final
+
+from molt_accel.config import Config
+from molt_accel.errors import NoSharedMemory
+from molt_accel.ipc.shm import arena as arenas
+from molt_accel.transports.base import Transport
+
+
+def _open_stdio(config: Config) -> Transport:
+    from molt_accel.transports.stdio import StdioTransport
+
+    return StdioTransport(config)
+
+
+def _open_inline(config: Config) -> Transport:
+    # By name and only here: the client library doesn't depend on the worker's, except to stand in for it.
+    inline = importlib.import_module("molt_worker.inline")
+    transport: Transport = inline.InlineTransport(config)
+    return transport
+
+
+def _open_shm(config: Config) -> Transport:
+    arenas.native()  # where it can't run, say so now
+    from molt_accel.transports.shm.transport import ShmTransport
+
+    return ShmTransport(config)
+
+
+def _open_auto(config: Config) -> Transport:
+    from molt_accel.transports.auto import AutoTransport
+
+    try:
+        return AutoTransport(_open_shm(config), lambda: _open_stdio(config))
+    except NoSharedMemory:
+        return _open_stdio(config)
+
+
+_OPENERS: Final[dict[str, Callable[[Config], Transport]]] = {
+    "auto": _open_auto,
+    "shm": _open_shm,
+    "stdio": _open_stdio,
+    "inline": _open_inline,
+}
+
+
+def open_transport(config: Config) -> Transport:
+    """The transport that the configuration asks for.
+
+    Raises:
+        MoltWorkerUnavailable: it can't run here; the text says why.
+    """
+    return _OPENERS[config.transport](config)

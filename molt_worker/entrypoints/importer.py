@@ -1,0 +1,87 @@
+"""Imports modules from a build, a folder of native libraries, instead of from their sources."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+
+def find_source(name: str) -> Path | None:
+    """Return the source file that an import of `name` would run; None if there is none, or it isn't Python.
+
+    Nothing is imported. `importlib.util.find_spec` would import the packages above the module, and these could import
+    modules from source that a build has.
+    """
+    path: Sequence[str] | None = None
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        spec = _find_spec(".".join(parts[:depth]), path)
+        if spec is None:
+            return None
+        if depth == len(parts):
+            is_python = spec.has_location and str(spec.origin).endswith(".py")
+            return Path(str(spec.origin)).absolute() if is_python else None
+        path = spec.submodule_search_locations
+        if path is None:
+            return None
+    return None
+
+
+def _find_spec(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
+    """Ask all finders except those of builds. Editable installations have finders of their own."""
+    for finder in sys.meta_path:
+        if not isinstance(finder, BuildFinder) and (spec := finder.find_spec(name, path)) is not None:
+            return spec
+    return None
+
+
+class BuildFinder:
+    """Finds the modules of a build.
+
+    Args:
+        libraries: The build's library files, by the names that they are imported by. One of them is shared by several
+            modules. It finds the other files relative to its own, so no file may be moved alone.
+    """
+
+    def __init__(self, libraries: Mapping[str, Path]) -> None:
+        self.libraries: Final = dict(libraries)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return the spec of a module that is in the build, or None. See `importlib.abc.MetaPathFinder`."""
+        del path, target
+        library = self.libraries.get(name)
+        return importlib.util.spec_from_file_location(name, library) if library else None
+
+    def install(self) -> None:
+        """Make this the first finder, and remove finders of earlier builds that share a module with it."""
+        for other in installed():
+            if not self.libraries.keys().isdisjoint(other.libraries):
+                sys.meta_path.remove(other)
+        sys.meta_path.insert(0, self)
+
+
+def installed() -> list[BuildFinder]:
+    """Return the finders of builds that this process has installed."""
+    return [finder for finder in sys.meta_path if isinstance(finder, BuildFinder)]
+
+
+def is_compiled(name: str) -> bool:
+    """Whether the imported module of this name came from a build.
+
+    The module's file tells: modules of one build import each other without asking a finder.
+    """
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and any(str(finder.libraries.get(name)) == file for finder in installed())
+
+
+def sources() -> list[Path]:
+    """The sources of the modules that can come from a build here."""
+    found = [find_source(name) for finder in installed() for name in finder.libraries]
+    return [path for path in found if path is not None]
