@@ -128,8 +128,8 @@ def test_the_document_tells_what_the_pool_itself_tells(make_pool: Callable[..., 
     assert sorted(memory) == [
         "arena_bytes",
         "executors_rss_bytes",
-        "supervisor_rss_bytes",
         "forkserver_rss_bytes",
+        "supervisor_rss_bytes",
     ]
     assert all(size > 2**20 for size in memory.values())
     assert memory["executors_rss_bytes"] == sum(executor["rss_bytes"] for executor in executors)
