@@ -54,21 +54,21 @@ class Burners:
 
     @property
     def pids(self) -> list[int]:
-        """Of the processes that burn."""
+        """The ids of the processes that burn."""
         return [process.pid for process in self._processes]
 
 
 def cores_to_burn(condition: str) -> tuple[int, ...]:
-    """The cores that a condition keeps busy: `one` the last of the usable ones, `all` all, others none."""
+    """The cores that a condition keeps busy: `one` the last usable core, `all` all of them, other conditions none."""
     usable = tuple(sorted(os.sched_getaffinity(0)))
     return {"one": usable[-1:], "all": usable}.get(condition, ())
 
 
 def by_session() -> bool:
-    """Whether the scheduler may share processors out among sessions, and only within them among processes.
+    """Whether the scheduler divides processors among sessions first, and then among the processes of each (autogroup).
 
-    Then, on busy cores, a worker in a session of its own has a share of its own beside its client's, and a process
-    that was forked by its client shares with it.
+    If so, on busy cores a worker in a session of its own has a share beside its client's, while a process that the
+    client forked divides the client's share with it.
     """
     try:
         return AUTOGROUP.read_text().strip() == "1"

@@ -1,7 +1,6 @@
-"""A client process: hosts one peer, and does what the runner asks in lines of JSON on stdin.
+"""A client process: hosts one peer, and does what the runner asks in lines of JSON on stdin. It ends when stdin does.
 
-Each peer has client processes of its own, so that no peer's threads and garbage are in another's way, and
-none of them draws progress bars. It ends when stdin does.
+Each peer has client processes of its own, so that no peer's threads and garbage disturb another peer's calls.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.micro.payloads import payload_of
-from bench.micro.peers import load
 from bench.micro.peers.base import Peer, Setup, Unavailable
+from bench.micro.peers.table import load
 from bench.micro.timing import thinned, throughput
 
 Request = Mapping[str, Any]
@@ -42,7 +41,7 @@ class Host:
         }
 
     def handle(self, request: Request) -> Answer:
-        """The answer to one request; what went wrong is an answer too."""
+        """The answer to one request. A failure is an answer, too: `unavailable` or `error`, with the reason."""
         try:
             return self._acts[request["do"]](request)
         except Unavailable as error:
@@ -78,7 +77,7 @@ class Host:
         setup = Setup(scratch=Path(request["scratch"]), workers=request["workers"], first=request["first"])
         self._peer = load(request["peer"], setup)
         self._peer.start()
-        # What importing left behind is nothing that a collection in the middle of a call has to look at.
+        # What importing left behind is out of the way: a collection in the middle of a call need not look at it.
         gc.collect()
         gc.freeze()
         return {}
@@ -95,11 +94,7 @@ class Host:
         samples = self.peer.latency(
             payload, calls=request["calls"], limit_s=request["limit_s"], pause_s=request["pause_s"], raw=raw
         )
-        return {
-            "calls": len(samples),
-            "mean_ns": sum(samples) / len(samples),
-            "ordered_ns": thinned(samples),
-        }
+        return {"calls": len(samples), "mean_ns": sum(samples) / len(samples), "ordered_ns": thinned(samples)}
 
     def _throughput(self, request: Request) -> Answer:
         self._carry(False)
@@ -123,7 +118,7 @@ class Host:
 
 def main() -> None:
     """Serves requests until stdin ends."""
-    # Whatever else writes to stdout, children included, must not write between answers.
+    # Nothing else may write between the answers, so stdout becomes stderr for this process and its children.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     host = Host()

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.harness.processes import MARK_VARIABLE
-from bench.harness.servers import ROOT
+from bench.core.environment import ROOT
+from bench.core.processes import MARK_VARIABLE
 from bench.micro.peers.base import Unavailable
 
 STOP_S = 15.0
@@ -96,16 +96,16 @@ class ClientProcess:
         return f"End of its log: {text[-LOG_TAIL:]}" if text else "Its log is empty."
 
     def ask_to_stop(self) -> None:
-        """Lets it end without waiting, so that several end side by side."""
+        """Closes its stdin, at whose end it ends, and does not wait: several can end side by side."""
         if not self._stdin.closed:
             try:
                 self._stdin.close()
             except OSError:
-                # It is gone already; what was not read by it needs no flushing.
+                # It is gone already; there is nobody to flush the rest to.
                 return
 
     def close(self) -> bool:
-        """Waits for its end, and kills it where that takes too long. Whether it ended by itself."""
+        """Waits for its end, and kills it if that takes too long. Returns whether it ended by itself."""
         self.ask_to_stop()
         try:
             self._process.wait(STOP_S)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.harness.errors import BenchError
+from bench.core import BenchError
+from bench.core.command import check_bounds, check_names, names_in
+from bench.core.results import RESULTS
 from bench.micro.payloads import KIB, LARGE_BYTES, MIB, SMALLEST, parse_size
-from bench.micro.peers import PEERS, RAW_FROM
+from bench.micro.peers.table import PEERS, RAW_FROM, PeerInfo
 
 CONDITIONS = {
     "idle": "an idle machine",
@@ -19,22 +20,22 @@ CONDITIONS = {
 BUSY = ("one", "all")
 """The conditions with other processes that compute."""
 SPACED = "spaced"
-"""The condition under which who answers has gone to sleep, as between the requests of a web server; under the
-others the next call comes at once."""
+"""The condition with pauses, in which the side that answers has gone to sleep, as between the requests of a web server.
+Under the others the next call comes at once."""
 FRAME_LIMIT = 60 * MIB
 """The default frame limits of this project and of gunicorn's dirty apps are 64 MiB, headers included."""
-
-
 MOST_CALLS = 500_000
 """Of one batch, for its memory."""
+CALL_OVERHEAD_S, START_S = 0.04, 0.5
+"""For the estimate: what a batch or window costs beside its own time, and what starting a client process costs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How many calls one batch makes at most, for about how long, after how many that aren't timed.
+    """How many calls one batch makes at most, for about how long, after how many calls that aren't timed.
 
-    Time is what ends it, and is the same for all peers: a thousand calls of a fast one fit into one slice of
-    the scheduler and would know nothing of the other programs on a busy core.
+    As a rule the time ends a batch, and it is the same for all peers. A thousand calls of a fast peer fit into one
+    slice of the scheduler, and would know nothing of the other programs on a busy core.
     """
 
     calls: int
@@ -44,7 +45,12 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A named trade between time and certainty."""
+    """A named trade between time and certainty.
+
+    Attributes:
+        busy: Longer, because on busy cores a call can take several slices of the scheduler, and the slowest hundredth
+            shall still be many calls.
+    """
 
     sizes: tuple[int, ...]
     rounds: int
@@ -52,7 +58,6 @@ class Preset:
     medium: Budget
     large: Budget
     busy: Budget
-    """On busy cores, where a call can take several slices of the scheduler: the slowest hundredth shall be many."""
     window_s: float
     idle_s: float
 
@@ -102,7 +107,7 @@ LAYOUTS = (Layout(1, 1), Layout(4, 1), Layout(16, 1), Layout(1, 4))
 class Options:
     """The options of one run; None means: as the preset says."""
 
-    out: Path
+    out: Path = RESULTS
     preset: str = "default"
     peers: tuple[str, ...] | None = None
     sizes: tuple[int, ...] | None = None
@@ -119,28 +124,22 @@ class Options:
 
     def validate(self) -> None:
         """Raises BenchError that names the first option out of bounds, its value and what is allowed."""
-        _known("--peers", self.chosen_peers, PEERS)
-        _known("--conditions", self.conditions, CONDITIONS)
+        check_names("--peers", self.chosen_peers, PEERS)
+        check_names("--conditions", self.conditions, CONDITIONS)
+        sizes = f"{SMALLEST} bytes to {FRAME_LIMIT // MIB} MiB"
         for size in self.payload_sizes:
-            if not SMALLEST <= size <= FRAME_LIMIT:
-                raise BenchError(
-                    f"--sizes has {size}, allowed are {SMALLEST} bytes to {FRAME_LIMIT // MIB} MiB"
-                )
-        at_least_one = {
-            "--rounds": self.round_count,
-            "--calls": self.calls,
-            "--executors": self.executors,
-            "--latency-executors": self.latency_executors,
-        }
-        for name, count in at_least_one.items():
-            if count is not None and count < 1:
-                raise BenchError(f"{name} is {count}, allowed are whole numbers from 1")
-        if not 0.01 <= self.window <= 600:
-            raise BenchError(f"--window is {self.window:g}, allowed are 0.01 to 600 seconds")
-        if not 0 <= self.idle_seconds <= 600:
-            raise BenchError(f"--idle is {self.idle_seconds:g}, allowed are 0 (leave it out) to 600 seconds")
-        if not 1 <= self.pause_us <= 100_000:
-            raise BenchError(f"--pause-us is {self.pause_us}, allowed are 1 to 100000 microseconds")
+            check_bounds({"--sizes": size}, SMALLEST, FRAME_LIMIT, sizes)
+        check_bounds(
+            {
+                "--rounds": self.round_count,
+                "--calls": self.calls,
+                "--executors": self.executors,
+                "--latency-executors": self.latency_executors,
+            }
+        )
+        check_bounds({"--window": self.window}, 0.01, 600, "0.01 to 600 seconds")
+        check_bounds({"--idle": self.idle_seconds}, 0, 600, "0 (leave it out) to 600 seconds")
+        check_bounds({"--pause-us": self.pause_us}, 1, 100_000, "1 to 100000 microseconds")
 
     @property
     def _preset(self) -> Preset:
@@ -165,7 +164,7 @@ class Options:
         return self.payload_sizes if condition == "idle" else self.payload_sizes[:1]
 
     def raw_too(self, size: int) -> tuple[bool, ...]:
-        """Whether calls carry bytes as they are: never, or both without and with."""
+        """Whether calls of a size carry bytes as they are: never, or once without and once with."""
         return (False, True) if size >= RAW_FROM else (False,)
 
     @property
@@ -194,25 +193,46 @@ class Options:
             return base
         return Budget(self.calls, base.limit_s, min(base.warmup, self.calls))
 
+    def taking_part(self, size: int, raw: bool) -> list[PeerInfo]:
+        """The peers that are measured with a size; a peer whose cost knows no size only with the smallest."""
+        infos = [PEERS[name] for name in self.chosen_peers]
+        return [
+            info for info in infos if (info.sized or size == self.payload_sizes[0]) and (info.raw or not raw)
+        ]
 
-def _known(option: str, given: Sequence[str], known: Iterable[str]) -> None:
-    names = list(known)
-    if not given:
-        raise BenchError(f"{option} names nothing, known are {', '.join(names)}")
-    for name in given:
-        if name not in names:
-            raise BenchError(f"{option} has {name!r}, known are {', '.join(names)}")
+    @property
+    def callers_at_once(self) -> list[str]:
+        """The peers that take part in throughput."""
+        return [name for name in self.chosen_peers if PEERS[name].threaded] if self.throughput else []
 
+    def batch_s(self, size: int, condition: str) -> float:
+        """About how long a batch takes, its warm-up and the asking included."""
+        return self.budget(size, condition).limit_s + CALL_OVERHEAD_S
 
-def parse_list(text: str) -> tuple[str, ...]:
-    """The parts of ``a,b,c``, each once."""
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    @property
+    def window_cost_s(self) -> float:
+        """About how long a throughput window takes, the asking included."""
+        return self.window + CALL_OVERHEAD_S
+
+    def expected_s(self) -> float:
+        """About how long the whole run takes."""
+        starts = len(self.chosen_peers) + len(self.callers_at_once) * max(
+            layout.clients for layout in LAYOUTS
+        )
+        batches = sum(
+            self.batch_s(size, condition) * len(self.taking_part(size, raw))
+            for condition in self.conditions
+            for size in self.sizes_under(condition)
+            for raw in self.raw_too(size)
+        )
+        windows = len(self.callers_at_once) * len(LAYOUTS) * self.window_cost_s
+        return starts * START_S + self.idle_seconds + (batches + windows) * self.round_count
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
     """The sizes of ``64,4KiB``. Raises BenchError."""
     try:
-        sizes = tuple(parse_size(part) for part in parse_list(text))
+        sizes = tuple(parse_size(part) for part in names_in(text))
     except ValueError as error:
         raise BenchError(f"--sizes: {error}") from error
     if not sizes:

@@ -7,7 +7,7 @@ import random
 from bench.micro.wire import pack
 
 LARGE_BYTES = 256 * 1024
-"""From here on a payload is plain bytes: what a small dict around them costs is lost in the copying."""
+"""From here on a payload is plain bytes: a small dict around them would cost next to nothing beside the copying."""
 KIB = 1024
 MIB = 1024 * 1024
 SMALLEST = 32
@@ -21,7 +21,7 @@ def payload_of(size: int) -> object:
     """
     if size < SMALLEST:
         raise ValueError(f"{size} bytes are too few for a payload, the least is {SMALLEST}")
-    # Not zeros: a page that was never written, or one that is compressed, would travel for nothing.
+    # Not zeros: pages that were never written, or that are compressed, would cost nothing to carry.
     content = random.Random(size).randbytes(size)
     if size >= LARGE_BYTES:
         return content

@@ -1,7 +1,7 @@
 """Runs the benchmark from start to stop: peers up, measured in turn under each condition, stopped.
 
-All peers stay up through all rounds and one at a time is asked; those that would poll meanwhile are stopped
-until it is their turn. In each round and size the order is another one, drawn from a seed.
+All peers stay up through all rounds and one at a time is asked. A peer that polls rests until its turn. The order is
+drawn anew for each round and size, from a seed.
 """
 
 from __future__ import annotations
@@ -14,30 +14,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from bench.harness import environment
-from bench.harness.errors import BenchError
-from bench.harness.processes import Family
-from bench.harness.servers import ROOT, wait_gone
-from bench.micro import document
+from bench.core import BenchError, environment
+from bench.core.cpu import Surroundings, Watch, cpu_ns, pids_of, spent_ns
+from bench.core.processes import Family, wait_gone
+from bench.core.progress import Reporter, clock
+from bench.core.results import Heading
 from bench.micro.burners import Burners, by_session, cores_to_burn
 from bench.micro.client_process import ClientProcess, PeerFailed
-from bench.micro.cpu import Surroundings, Watch, cpu_ns, pids_of, spent_ns
-from bench.micro.figures import Batch, Idle, Measured, Window
-from bench.micro.options import CONDITIONS, LAYOUTS, Layout, Options
+from bench.micro.options import CONDITIONS, LAYOUTS, START_S, Layout, Options
 from bench.micro.payloads import size_name
-from bench.micro.peers import PEERS, row
 from bench.micro.peers.base import Unavailable
-from bench.micro.progress import Reporter
-from bench.micro.tables import REFERENCES
+from bench.micro.peers.table import PEERS, REFERENCES, row
+from bench.micro.report.document import KIND, build
+from bench.micro.report.figures import Batch, Idle, Measured, Window
 
-START_S = 60.0
 PATIENCE_S = 60.0
 """How much longer than planned an answer may take, on a machine whose cores are all busy."""
 GONE_S = 5.0
@@ -45,12 +41,6 @@ HEAD_START_NS = 20_000_000
 """Time for all client processes to stand ready before a window begins."""
 POLLER_S = 1.0
 """How long the idle processor time of a peer that polls is watched: it takes all of a core."""
-
-
-def _takes_part(name: str, place: int, raw: bool) -> bool:
-    """Whether a peer is measured with the size at this place among a condition's sizes."""
-    info = PEERS[name]
-    return (info.sized or not place) and (info.raw or not raw)
 
 
 @dataclass(slots=True)
@@ -69,9 +59,9 @@ class Running:
 
 
 def turns(running: Sequence[Running], chance: random.Random) -> list[Running]:
-    """The peers in an order that chance gives, but those that the others are compared with one after another.
+    """The peers in a random order, but with the references one after another: the others are compared with them.
 
-    What else happens on the machine changes within seconds, and a turn of all peers takes some.
+    What else happens on the machine changes within seconds, and a turn of all peers takes longer than that.
     """
     drawn = chance.sample(running, len(running))
     others = [peer for peer in drawn if peer.name not in REFERENCES]
@@ -100,10 +90,8 @@ class Session:
         """
         self.options.validate()
         self._chance = random.Random(self.options.seed)
-        started = time.monotonic()
-        created = datetime.now(UTC)
-        where = {"git": environment.git_state(ROOT), "machine": environment.machine()}
-        self.reporter.expect(self._steps())
+        heading = Heading(KIND, command)
+        self._announce()
         # Short: Unix sockets below it have little more than a hundred bytes for their path.
         with tempfile.TemporaryDirectory(prefix="molt-micro-") as scratch:
             directory = Path(scratch)
@@ -111,42 +99,40 @@ class Session:
             if not self._measured.batches:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in self._not_run.items())
                 raise BenchError(f"no peer can run here: {reasons}")
-            if self.options.throughput:
+            if self.options.callers_at_once:
                 self._measure_throughput(directory)
-        made = document.build(
-            options=self.options,
-            command=command,
-            created=created,
-            elapsed_s=time.monotonic() - started,
-            where=where,
+        made = build(
+            heading,
+            self.options,
+            self._measured,
             settings=environment.settings(os.environ),
-            measured=self._measured,
             not_run=self._not_run,
             failed=self._failed,
             surroundings=self._surroundings,
             left_over=self._left_over,
             by_session=by_session(),
         )
-        places = {scratch: "<scratch>", str(self.options.out): "<out>", str(ROOT): ".", str(Path.home()): "~"}
-        cleaned: dict[str, Any] = environment.without_paths(made, places)
+        cleaned: dict[str, Any] = environment.without_paths(
+            made, environment.places(directory, self.options.out)
+        )
         return cleaned
 
-    def _steps(self) -> int:
-        batches = sum(
-            len([name for name in self.options.chosen_peers if _takes_part(name, place, raw)])
-            for condition in self.options.conditions
-            for place, size in enumerate(self.options.sizes_under(condition))
-            for raw in self.options.raw_too(size)
+    def _announce(self) -> None:
+        options, seconds = self.options, self.options.expected_s()
+        self.reporter.expect(seconds)
+        self.reporter.note(
+            f"{len(options.chosen_peers)} peers, {options.round_count} rounds; sizes "
+            f"{', '.join(map(size_name, options.payload_sizes))}; conditions {', '.join(options.conditions)}; "
+            f"several callers: {len(options.callers_at_once)} peers. About {clock(seconds)} minutes."
         )
-        threaded = [name for name in self.options.chosen_peers if PEERS[name].threaded]
-        windows = len(threaded) * len(LAYOUTS) if self.options.throughput else 0
-        return (batches + windows) * self.options.round_count
 
     # -- peers ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _up(self, directory: Path, names: list[str], workers: int, clients: int) -> Iterator[list[Running]]:
-        """The peers of those names that can run, started; stopped in the end."""
+    def _up(
+        self, directory: Path, names: Sequence[str], workers: int, clients: int
+    ) -> Iterator[list[Running]]:
+        """Starts the peers that can run, and stops them in the end."""
         running: list[Running] = []
         with ExitStack() as stack:
             stack.callback(self._stop, running)
@@ -154,6 +140,7 @@ class Session:
                 if name not in self._not_run:
                     self.reporter.running(f"starting {name}")
                     self._start(name, directory, workers, clients, running)
+                self.reporter.done(START_S * clients)
             yield running
 
     def _start(self, name: str, directory: Path, workers: int, clients: int, running: list[Running]) -> None:
@@ -161,20 +148,20 @@ class Session:
         mark = f"{name}-{secrets.token_hex(6)}"
         made = [ClientProcess(scratch / f"client-{number}.log", mark) for number in range(clients)]
         peer = Running(name, made, Family(made[0].pid, mark), mark)
-        # In the list before it is asked anything, so that it is stopped whatever happens.
+        # In the list before it is asked anything: whatever happens then, it is stopped.
         running.append(peer)
         try:
             for number, client in enumerate(made):
                 client.ask(
                     "start",
-                    timeout_s=START_S,
+                    timeout_s=PATIENCE_S,
                     peer=name,
                     scratch=str(scratch),
                     workers=workers,
                     first=number == 0,
                 )
                 if peer.polls:
-                    client.ask("rest", timeout_s=START_S)
+                    client.ask("rest", timeout_s=PATIENCE_S)
         except Unavailable as error:
             self._drop(peer, running, str(error))
         except PeerFailed as error:
@@ -211,7 +198,7 @@ class Session:
 
     @contextmanager
     def _turn(self, peer: Running) -> Iterator[None]:
-        """A peer that rests is awake in between."""
+        """The peer's turn: one that rests is awake until it ends."""
         if peer.polls:
             self._each(peer, "wake")
         yield
@@ -222,8 +209,10 @@ class Session:
         for client in peer.clients:
             client.ask(do, timeout_s=PATIENCE_S)
 
-    def _in_turns(self, running: list[Running], what: str, measure: Callable[[Running], None]) -> None:
-        """Has each peer measured, in an order that chance gives; one that fails is left out from then on."""
+    def _in_turns(
+        self, running: list[Running], what: str, measure: Callable[[Running], None], seconds: float = 0.0
+    ) -> None:
+        """Measures each peer, in a random order, planned to take `seconds` each; leaves out from then on what fails."""
         for peer in turns(running, self._chance):
             self.reporter.running(f"{what}: {peer.name}")
             try:
@@ -231,13 +220,12 @@ class Session:
                     measure(peer)
             except PeerFailed as error:
                 self._drop(peer, running, str(error), failed=True)
-            self.reporter.step()
+            self.reporter.done(seconds)
 
     # -- latency -------------------------------------------------------------------------------------------
 
     def _measure_latency(self, directory: Path) -> None:
-        names = list(self.options.chosen_peers)
-        with self._up(directory, names, self.options.latency_executors, 1) as running:
+        with self._up(directory, self.options.chosen_peers, self.options.latency_executors, 1) as running:
             if not running:
                 return
             if self.options.idle_seconds:
@@ -249,14 +237,16 @@ class Session:
                         self._latency_round(running, condition, number)
 
     def _latency_round(self, running: list[Running], condition: str, number: int) -> None:
-        for place, size in enumerate(self.options.sizes_under(condition)):
+        for size in self.options.sizes_under(condition):
             for raw in self.options.raw_too(size):
-                # What failed with one size is not asked with the next.
+                # A peer that failed with one size is not asked with the next.
                 running[:] = [peer for peer in running if peer.name not in self._failed]
+                names = [info.name for info in self.options.taking_part(size, raw)]
                 self._in_turns(
-                    [peer for peer in running if _takes_part(peer.name, place, raw)],
+                    [peer for peer in running if peer.name in names],
                     f"{condition}, round {number + 1}, {size_name(size)}{' raw' if raw else ''}",
                     partial(self._batch, condition, size, raw, number),
+                    self.options.batch_s(size, condition),
                 )
 
     def _batch(self, condition: str, size: int, raw: bool, number: int, peer: Running) -> None:
@@ -285,12 +275,13 @@ class Session:
         return [pid for peer in running for pid in pids_of(peer.family)]
 
     def _measure_idle(self, running: list[Running]) -> None:
-        """All peers at once, after some calls: nothing is asked of any of them."""
+        """Watches all peers at once, after a few calls, while nothing is asked of them."""
         seconds = self.options.idle_seconds
         self.reporter.note(f"nothing asked for {seconds:g} s: idle processor time")
         self._in_turns(list(running), "calls before idling", self._call_a_little)
         quiet = [peer for peer in running if not peer.polls and PEERS[peer.name].sized]
         self._watch_idle(quiet, seconds)
+        self.reporter.done(seconds)
         for peer in running:
             if peer.polls:
                 with self._turn(peer):
@@ -318,9 +309,8 @@ class Session:
     # -- throughput ----------------------------------------------------------------------------------------
 
     def _measure_throughput(self, directory: Path) -> None:
-        names = [name for name in self.options.chosen_peers if PEERS[name].threaded]
         clients = max(layout.clients for layout in LAYOUTS)
-        with self._up(directory, names, self.options.executors, clients) as running:
+        with self._up(directory, self.options.callers_at_once, self.options.executors, clients) as running:
             if not running:
                 return
             watch = Watch(lambda: [os.getpid(), *self._pids(running)])
@@ -332,6 +322,7 @@ class Session:
                         running,
                         f"round {number + 1}, {layout.name}",
                         partial(self._window, layout, number),
+                        self.options.window_cost_s,
                     )
             self._surroundings["throughput"] = watch.end()
 

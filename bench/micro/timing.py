@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 Call = Callable[[object], object]
 
 LEAST_CALLS = 3
-"""However slow a call is: fewer are no measurement."""
+"""So many calls are made however slow they are: fewer are no measurement."""
 KEPT = 4001
 """Samples of a batch that are passed on: enough for its percentiles."""
 
@@ -57,7 +57,7 @@ def throughput(call: Call, payload: object, *, threads: int, start_at_ns: int, w
             time.sleep(max(0, start_at_ns - clock()) / 1e9)
             while clock() < until:
                 call(payload)
-                # One that ends behind the window belongs to no window.
+                # A call that ends behind the window belongs to no window.
                 if clock() <= until:
                     done += 1
         except BaseException as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgpack
 
 END = b""
-"""Tells who answers to end."""
+"""Tells the process that answers to end."""
 PACKED, RAW = b"\x00", b"\x01"
-"""Tell who answers whether it takes apart and puts together what comes, as at first, or sends it back as it is. Both
-are answered with themselves. No payload is as short, so a look at the length tells them apart."""
+"""Tell the process that answers what to do from now on: unpack and pack what comes (as at the start), or send it back
+as it is. Each is answered with itself. No payload is one byte long, so the length tells a command from a payload."""
 
 
 def pack(value: object) -> bytes:

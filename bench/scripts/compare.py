@@ -13,19 +13,24 @@ Exit codes: 0 no gate failed; 1 one did; 2 wrong usage, or the results can't be 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-KIND = "molt-accel demo benchmark"
+from bench.core import BenchError
+from bench.core.command import USAGE, argument_parser  # after the root is on the path
+from bench.core.criteria import criteria_table
+from bench.core.progress import console_for
+from bench.core.report import markdown_table, show_table
+from bench.core.results import read
+from bench.core.tables import Table
+from bench.demo.report.document import KIND
+
+PROGRAM = "compare.py"
 TOLERANCE = 0.15
-#: A log has no width of its own.
-LOG_COLUMNS = 140
 
 
 class Figure(NamedTuple):
@@ -61,25 +66,6 @@ class Gate(NamedTuple):
         """Worse by more than the tolerance, and in every round worse than every round of the reference."""
         apart = self.new.high < self.reference.low if self.new.more else self.new.low > self.reference.high
         return self.change < -self.tolerance and apart
-
-
-class Unusable(Exception):
-    """A file is no result, or two are of different kinds."""
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A result. Raises Unusable."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise Unusable(f"{path}: can't be read: {exc}") from exc
-    if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise Unusable(f"{path}: is no result of the demo benchmark")
-    if document.get("schema_version") != 2:
-        raise Unusable(
-            f"{path}: has schema_version {document.get('schema_version')}, not 2; run the benchmark anew"
-        )
-    return document
 
 
 def _figure(found: Any, *, more: bool) -> Figure | None:
@@ -150,17 +136,24 @@ def _text(figure: Figure) -> str:
     return f"{figure.median:.2f} ({figure.low:.2f}-{figure.high:.2f})"
 
 
-def _rows(held: Sequence[Gate]) -> Iterator[tuple[str, str, str, str, str]]:
-    for gate in held:
-        verdict = "FAILED" if gate.failed else "ok"
-        yield gate.name, _text(gate.reference), _text(gate.new), f"{gate.change:+.0%}", verdict
+def _gate_table(held: Sequence[Gate], missing: Sequence[str]) -> Table:
+    rows = [
+        (
+            gate.name,
+            _text(gate.reference),
+            _text(gate.new),
+            f"{gate.change:+.0%}",
+            "FAILED" if gate.failed else "ok",
+        )
+        for gate in held
+    ]
+    rows += [(name, "there", "missing", "", "not compared") for name in missing]
+    return Table("Against the reference", ("figure", "reference", "new", "better by", ""), tuple(rows))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="compare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = argument_parser(PROGRAM, __doc__)
     made.add_argument(
         "results", nargs="+", type=Path, metavar="JSON", help="the reference and the new result"
     )
@@ -180,62 +173,33 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables. Returns the exit code."""
     given = parser().parse_args(arguments)
-    if len(given.results) > 2 or not 0 <= given.tolerance < 1:
-        print("compare.py: give one or two results, and a tolerance from 0 to 1", file=sys.stderr)
-        return 2
-    try:
-        documents = [read(path) for path in given.results]
-    except Unusable as exc:
-        print(f"compare.py: {exc}", file=sys.stderr)
-        return 2
-    new = documents[-1]
-    tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
-    rows: list[tuple[str, ...]]
+    tables: list[Table] = []
     failed = False
-    if len(documents) == 2:
-        held, missing = gates(documents[0], new, given.tolerance, dict(given.threshold))
-        if not held:
-            print("compare.py: the results have no figure in common", file=sys.stderr)
-            return 2
-        failed = any(gate.failed for gate in held)
-        rows = [*_rows(held), *((name, "there", "missing", "", "not compared") for name in missing)]
-        tables.append(("Against the reference", ("figure", "reference", "new", "better by", ""), rows))
-    wanted = [entry for entry in new["criteria"] if entry["reached"] is not None]
-    failed = failed or (
-        (given.criteria or len(documents) == 1) and not all(entry["reached"] for entry in wanted)
-    )
-    tables.append(
-        ("Criteria of the new result", ("figure", "wanted", "seen", ""), [*map(_criterion, wanted)])
-    )
-    console = Console(width=None if sys.stdout.isatty() else LOG_COLUMNS)
-    for title, columns, rows in tables:
-        shown = Table(*columns, title=title, title_justify="left")
-        for row in rows:
-            shown.add_row(*row)
-        console.print(shown)
+    try:
+        if len(given.results) > 2 or not 0 <= given.tolerance < 1:
+            raise BenchError("give one or two results, and a tolerance from 0 to 1")
+        documents = [read(path, KIND)[1] for path in given.results]
+        if len(documents) == 2:
+            held, missing = gates(documents[0], documents[1], given.tolerance, dict(given.threshold))
+            if not held:
+                raise BenchError("the results have no figure in common")
+            failed = any(gate.failed for gate in held)
+            tables.append(_gate_table(held, missing))
+    except BenchError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return USAGE
+    judged = [entry for entry in documents[-1]["criteria"] if entry["reached"] is not None]
+    if given.criteria or len(documents) == 1:
+        failed = failed or not all(entry["reached"] for entry in judged)
+    tables.append(criteria_table("Criteria of the new result", judged))
+    console = console_for(sys.stdout)
+    for table in tables:
+        show_table(console, table)
     if given.markdown is not None:
-        given.markdown.write_text("\n".join(_markdown(tables)) + "\n", encoding="utf-8")
+        lines = [line for table in tables for line in markdown_table(table)]
+        given.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
     console.print("A gate FAILED." if failed else "No gate failed.")
     return int(failed)
-
-
-def _criterion(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    wanted = (
-        f"at least {entry['at_least']:g}"
-        if entry["at_least"] is not None
-        else f"at most {entry['at_most']:g}"
-    )
-    seen = entry["seen"]
-    figure = _figure(seen, more=True)
-    text = str(seen) if figure is None else _text(figure)
-    return entry["title"], wanted, text, "reached" if entry["reached"] else "NOT reached"
-
-
-def _markdown(tables: Sequence[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]) -> Iterator[str]:
-    for title, columns, rows in tables:
-        yield from (f"## {title}", "", f"| {' | '.join(columns)} |", "|" + ":--|" * len(columns))
-        yield from (f"| {' | '.join(row)} |" for row in rows)
-        yield ""
 
 
 if __name__ == "__main__":

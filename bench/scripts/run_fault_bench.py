@@ -23,14 +23,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-_ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(_ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.harness.stats import percentile  # noqa: E402  # after the root is on the path
-from molt_accel import Client, MoltError  # noqa: E402
+from bench.core.command import argument_parser  # after the root is on the path
+from bench.core.environment import ROOT
+from bench.core.report import show_table
+from bench.core.statistics import percentile
+from bench.core.tables import Table
+from molt_accel import Client, MoltError
 
+PROGRAM = "run_fault_bench.py"
 _STUBBORN = ("busy_loop", "sleep", "stuck_in_c")
 _GRACE_MS = 100
 _DEADLINE_MS = 200
@@ -120,9 +123,7 @@ def _transports(text: str) -> tuple[str, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(PROGRAM, __doc__)
     parser.add_argument("--rounds", type=int, default=25, metavar="N", help="rounds of all cases (25)")
     parser.add_argument(
         "--transport",
@@ -179,27 +180,29 @@ def main() -> int:
     given = parser.parse_args()
     if given.rounds < 1:
         parser.error(f"--rounds is {given.rounds}, allowed are whole numbers from 1")
-    os.chdir(_ROOT)
+    os.chdir(ROOT)
     console = Console()
     try:
         times = _measure_all(given.transport, given.rounds, console)
     except (MoltError, TimeoutError) as exc:
-        print(f"run_fault_bench.py: {exc}", file=sys.stderr)
+        print(f"{PROGRAM}: {exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    table = Table(title=f"{given.rounds} rounds; grace time {_GRACE_MS} ms; all figures in ms")
-    table.add_column("case")
-    for transport in given.transport:
-        for column in (f"{transport}\nmedian", "\np90", "\nmax"):
-            table.add_column(column, justify="right")
+    columns = [
+        f"{transport} {column}" for transport in given.transport for column in ("median", "p90", "max")
+    ]
+    rows = []
     for name, by_transport in times.items():
-        cells: list[float] = []
+        cells = [name]
         for transport in given.transport:
             values = sorted(by_transport[transport])
-            cells += percentile(values, 50), percentile(values, 90), values[-1]
-        table.add_row(name, *(f"{value:.1f}" for value in cells))
-    console.print(table)
+            cells += (
+                f"{value:.1f}" for value in (percentile(values, 50), percentile(values, 90), values[-1])
+            )
+        rows.append(tuple(cells))
+    title = f"{given.rounds} rounds; grace time {_GRACE_MS} ms; all figures in ms"
+    show_table(console, Table(title, ("case", *columns), tuple(rows)))
     return 0
 
 

@@ -14,33 +14,24 @@ Exit codes: 0 done, 1 can't run, 2 wrong usage, 3 done but a peer failed, 130 in
 from __future__ import annotations
 
 import argparse
-import shlex
-import signal
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 
-ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-# Named before the first of them fails to import deep inside: this script is run by people new to the project.
-_MISSING = [
-    name for name in ("matplotlib", "molt_accel", "msgpack", "psutil", "rich") if find_spec(name) is None
-]
-if _MISSING:
-    sys.exit(f"The benchmark needs {', '.join(_MISSING)}: pip install -e '.[bench-micro]'")
+from bench.core import command
 
-from bench.harness.errors import BenchError  # noqa: E402
-from bench.micro import artifacts, progress  # noqa: E402
-from bench.micro.options import CONDITIONS, PRESETS, Options, parse_list, parse_sizes  # noqa: E402
+command.need("bench-micro", "matplotlib", "molt_accel", "msgpack", "psutil", "rich")
+
+from bench.core.results import RESULTS  # noqa: E402
+from bench.micro.options import CONDITIONS, PRESETS, Options, parse_sizes  # noqa: E402
 from bench.micro.payloads import size_name  # noqa: E402
-from bench.micro.peers import PEERS  # noqa: E402
+from bench.micro.peers.table import PEERS  # noqa: E402
+from bench.micro.report import output  # noqa: E402
 from bench.micro.session import Session  # noqa: E402
 
-DONE, CANNOT_RUN, USAGE, HAD_ERRORS, INTERRUPTED = 0, 1, 2, 3, 130
+PROGRAM = "run_micro_bench.py"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,73 +39,53 @@ def parser() -> argparse.ArgumentParser:
     preset = PRESETS["default"]
     width = max(map(len, PEERS))
     peers = "\n".join(f"  {name:{width}}  {info.title}; {info.carries}" for name, info in PEERS.items())
-    made = argparse.ArgumentParser(
-        prog="run_micro_bench.py",
-        description=__doc__,
-        epilog=f"peers (name, what, payload as):\n{peers}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    sizes = ",".join(size_name(size).replace(" ", "") for size in preset.sizes)
+    made = command.argument_parser(PROGRAM, __doc__, epilog=f"peers (name, what, payload as):\n{peers}")
+
     what = made.add_argument_group("what")
-    what.add_argument("--peers", metavar="A,B,...", help="only these")
-    what.add_argument(
-        "--sizes",
-        metavar="N,N,...",
-        help=f"payload sizes ({','.join(size_name(size).replace(' ', '') for size in preset.sizes)})",
-    )
-    what.add_argument(
-        "--conditions",
-        metavar="A,B,...",
-        default=",".join(CONDITIONS),
-        help="of %(default)s; all sizes are measured under idle only",
-    )
     what.add_argument("--no-throughput", action="store_true", help="leave several callers at once out")
+    command.add_options(
+        what,
+        ("--peers", command.names_in, "A,B,...", "only these"),
+        ("--sizes", str, "N,N,...", f"payload sizes ({sizes})"),
+        (
+            "--conditions", str, "A,B,...",
+            "all sizes are measured under idle only", ",".join(CONDITIONS),
+        ),
+    )  # fmt: skip
     how = made.add_argument_group("how long")
     how.add_argument("--quick", action="store_true", help="two short rounds, three sizes")
-    how.add_argument("--rounds", type=int, metavar="N", help=f"rounds ({preset.rounds})")
-    how.add_argument(
-        "--calls", type=int, metavar="N",
-        help=f"most calls of a batch, which its time ends as a rule ({preset.small.calls})",
-    )  # fmt: skip
-    how.add_argument(
-        "--window", type=float, metavar="S", help=f"seconds of a throughput window ({preset.window_s:g})"
+    most = f"most calls of a batch, which its time ends as a rule ({preset.small.calls})"
+    idle = f"seconds for which idle processor time is watched, 0: not at all ({preset.idle_s:g})"
+    command.add_options(
+        how,
+        ("--rounds", int, "N", f"rounds ({preset.rounds})"),
+        ("--calls", int, "N", most),
+        ("--window", float, "S", f"seconds of a throughput window ({preset.window_s:g})"),
+        ("--idle", float, "S", idle),
     )
-    how.add_argument(
-        "--idle", type=float, metavar="S",
-        help=f"seconds for which idle processor time is watched, 0: not at all ({preset.idle_s:g})",
-    )  # fmt: skip
-    load = made.add_argument_group("load")
-    load.add_argument(
-        "--executors", type=int, default=2, metavar="N", help="processes of each pool, several callers (2)"
+    command.add_options(
+        made.add_argument_group("load"),
+        ("--executors", int, "N", "processes of each pool, several callers", 2),
+        ("--latency-executors", int, "N", "processes of each pool, one caller", 1),
+        ("--pause-us", int, "N", "of the condition `spaced`: between two calls", 1000),
+        ("--seed", int, "N", "of the order within rounds", 1),
     )
-    load.add_argument(
-        "--latency-executors", type=int, default=1, metavar="N", help="processes of each pool, one caller (1)"
-    )
-    load.add_argument(
-        "--pause-us",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="of the condition `spaced`: between two calls (1000)",
-    )
-    load.add_argument("--seed", type=int, default=1, metavar="N", help="of the order within rounds (1)")
     made.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "bench" / "results",
-        metavar="DIR",
-        help="where the results go (bench/results)",
+        "--out", type=Path, default=RESULTS, metavar="DIR", help="where the results go (bench/results)"
     )
     return made
 
 
-def options_of(given: argparse.Namespace) -> Options:
+def options_of(arguments: Sequence[str] | None) -> Options:
     """The options a command line asks for; raises BenchError when they aren't allowed."""
+    given = parser().parse_args(arguments)
     options = Options(
         out=given.out,
         preset="quick" if given.quick else "default",
-        peers=None if given.peers is None else parse_list(given.peers),
+        peers=given.peers,
         sizes=None if given.sizes is None else parse_sizes(given.sizes),
-        conditions=parse_list(given.conditions),
+        conditions=command.names_in(given.conditions),
         rounds=given.rounds,
         calls=given.calls,
         executors=given.executors,
@@ -131,47 +102,14 @@ def options_of(given: argparse.Namespace) -> Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns the exit code."""
-    given = parser().parse_args(arguments)
-    try:
-        options = options_of(given)
-    except BenchError as error:
-        print(f"run_micro_bench.py: {error}", file=sys.stderr)
-        return USAGE
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    command = shlex.join(["python", "bench/scripts/run_micro_bench.py", *words])
-    _interrupt_once()
-    reporter = progress.Reporter()
-    try:
-        with reporter:
-            document = Session(options, reporter).run(command)
-            reporter.running("writing the results")
-            stamp = document["created_utc"].replace("-", "").replace(":", "").replace("+0000", "Z")
-            written = artifacts.write(document, options.out, stamp)
-    except BenchError as error:
-        print(f"run_micro_bench.py: {error}", file=sys.stderr)
-        return CANNOT_RUN
-    except OSError as error:
-        print(f"run_micro_bench.py: {type(error).__name__}: {error}", file=sys.stderr)
-        return CANNOT_RUN
-    except KeyboardInterrupt:
-        print(
-            "run_micro_bench.py: interrupted; all it started is stopped, nothing is written", file=sys.stderr
-        )
-        return INTERRUPTED
-    progress.show(reporter.console, document, written)
-    return HAD_ERRORS if document["errors"] else DONE
-
-
-def _interrupt_once() -> None:
-    """The first interrupt or termination ends the run; later ones must not cut its cleaning up short."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    return command.run(
+        PROGRAM,
+        arguments,
+        options_of,
+        lambda options, reporter, words: Session(options, reporter).run(words),
+        lambda options, document: output.write(document, options.out),
+        output.report_of,
+    )
 
 
 if __name__ == "__main__":

@@ -8,31 +8,32 @@ those of the handlers, as the calls' metrics tell them. Exit codes: 0 done; 1 ca
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-_ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(_ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.harness import environment  # noqa: E402  # after the root is on the path
-from bench.harness.stats import Spread, spread  # noqa: E402
-from bench.programs.sizes import EXPORTS, FULL  # noqa: E402
-from molt_accel import Client  # noqa: E402
-from molt_accel.options import CallMetrics  # noqa: E402
+from bench.core import results  # after the root is on the path
+from bench.core.command import argument_parser
+from bench.core.environment import ROOT
+from bench.core.progress import console_for
+from bench.core.report import markdown_table, show_table
+from bench.core.statistics import Spread, ratio, spread
+from bench.core.tables import Table, with_range
+from bench.programs.sizes import EXPORTS, FULL
+from molt_accel import Client
+from molt_accel.options import CallMetrics
 
+PROGRAM = "run_programs_bench.py"
+KIND = results.Kind("molt-accel programs benchmark", "programs", 1)
 _TIMEOUT_MS = 120_000
 
 
@@ -72,96 +73,73 @@ def _measure(rounds: int, build_dir: str) -> dict[str, dict[bool, list[float]]]:
     return times
 
 
-def _text(found: Spread, digits: int = 1) -> str:
-    return f"{found.median:.{digits}f} ({found.min:.{digits}f}-{found.max:.{digits}f})"
+def _build(folder: str) -> str | None:
+    """Compiles the programs; the last line that the build printed, or None if it failed."""
+    command = ["build", EXPORTS, "--strict", "--build-dir", folder]
+    done = subprocess.run(
+        [sys.executable, "-m", "molt_worker", *command],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    return None if done.returncode else done.stdout.strip().splitlines()[-1]
+
+
+def _rows(times: dict[str, dict[bool, list[float]]]) -> Iterator[Row]:
+    for name, found in times.items():
+        python, compiled = spread(found[False]), spread(found[True])
+        gain = ratio(*(dict(enumerate(found[which])) for which in (False, True)))
+        assert python is not None
+        assert compiled is not None
+        assert gain is not None
+        yield Row(name, python, compiled, gain)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it, print the table and write the files. Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(PROGRAM, __doc__)
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds (7)")
     parser.add_argument(
-        "--out",
-        type=Path,
-        default=_ROOT / "bench" / "results",
-        metavar="DIR",
-        help="for the files (bench/results)",
+        "--out", type=Path, default=results.RESULTS, metavar="DIR", help="for the files (bench/results)"
     )
     given = parser.parse_args(arguments)
-    console = Console()
+    console = console_for(sys.stdout)
+    heading = results.Heading(KIND, PROGRAM)
     with tempfile.TemporaryDirectory(prefix="molt-programs-") as build_dir:
-        command = [
-            sys.executable,
-            "-m",
-            "molt_worker",
-            "build",
-            EXPORTS,
-            "--strict",
-            "--build-dir",
-            build_dir,
-        ]
         with console.status("compiling the programs"):
-            done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
+            built = _build(build_dir)
+        if built is None:
             return 1
-        times = _measure(given.rounds, build_dir)
-    rows: list[Row] = []
-    for name, found in times.items():
-        python, compiled = spread(found[False]), spread(found[True])
-        ratio = spread(slow / fast for slow, fast in zip(found[False], found[True], strict=True))
-        assert python is not None
-        assert compiled is not None
-        assert ratio is not None
-        rows.append(Row(name, python, compiled, ratio))
+        rows = list(_rows(_measure(given.rounds, build_dir)))
     mean = geometric_mean(row.ratio.median for row in rows)
-    table = Table("program", "Python ms", "compiled ms", "times as fast", title="compiled against Python")
-    cells = [(row.name, *map(_text, (row.python_ms, row.compiled_ms, row.ratio))) for row in rows]
-    for line in cells:
-        table.add_row(*line)
-    console.print(table)
-    console.print(
-        f"Medians of {given.rounds} interleaved rounds (least-greatest). Geometric mean: {mean:.1f}."
+    spreads = ("python_ms", "compiled_ms", "ratio")
+    table = Table(
+        "Compiled against Python",
+        ("program", "Python ms", "compiled ms", "times as fast"),
+        tuple((row.name, *(with_range(getattr(row, name).as_json(), 1) for name in spreads)) for row in rows),
     )
-    _write(given.out, rows, cells, mean, given.rounds, done.stdout)
-    return 0
-
-
-def _write(
-    out: Path, rows: list[Row], cells: list[tuple[str, ...]], mean: float, rounds: int, built: str
-) -> None:
-    created = datetime.now(UTC)
-    stamp = created.strftime("%Y%m%dT%H%M%SZ")
-    out.mkdir(parents=True, exist_ok=True)
-    document = {
-        "schema_version": 1,
-        "kind": "molt-accel programs benchmark",
-        "created_utc": created.isoformat(timespec="seconds"),
-        "git": environment.git_state(_ROOT),
-        "machine": environment.machine(),
-        "rounds": rounds,
-        "build": built.strip().splitlines()[-1],
-        "programs": [
-            {"name": row.name}
-            | {key: getattr(row, key).as_json() for key in ("python_ms", "compiled_ms", "ratio")}
-            for row in rows
+    summary = (
+        f"Handler times in executors, medians of {given.rounds} interleaved rounds (least-greatest). "
+        f"Geometric mean of the ratios: {mean:.1f}. {built}."
+    )
+    show_table(console, table)
+    console.print(summary)
+    document = heading.document(
+        errors=[],
+        warnings=[],
+        rounds=given.rounds,
+        build=built,
+        programs=[
+            {"name": row.name} | {name: getattr(row, name).as_json() for name in spreads} for row in rows
         ],
-        "geometric_mean": mean,
-    }
-    lines = [
-        f"# Compiled against Python, {document['created_utc']}",
-        "",
-        f"Handler times in executors, medians of {rounds} interleaved rounds (least-greatest). "
-        f"Geometric mean of the ratios: {mean:.1f}. {document['build']}.",
-        "",
-        "| program | Python ms | compiled ms | times as fast |",
-        "|:--|--:|--:|--:|",
-        *("| " + " | ".join(line) + " |" for line in cells),
-        "",
-    ]
-    (out / f"programs_{stamp}.md").write_text("\n".join(lines), encoding="utf-8")
-    (out / f"programs_{stamp}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        geometric_mean=mean,
+    )
+    stem = given.out / f"{KIND.prefix}_{results.stamp_of(document)}"
+    title = f"# Compiled against Python, {document['created_utc']}"
+    lines = [title, "", summary, "", *markdown_table(table)]
+    results.write(document, stem, {"md": lambda: "\n".join(lines) + "\n"})
+    return 0
 
 
 if __name__ == "__main__":

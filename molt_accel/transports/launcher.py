@@ -27,8 +27,8 @@ from molt_accel.errors import (
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Frame, FrameParser
+from molt_accel.ipc.outcomes import exit_text
 from molt_accel.ipc.shm.attach import connect
-from molt_accel.ipc.shm.layout import exit_text
 
 #: A worker that was ready and lived this long was healthy; its successor starts at once.
 STABLE_S: Final = 1.0

@@ -20,7 +20,7 @@ from molt_worker.processes.forkserver import EXIT_BAD_EXPORTS
 from molt_worker.runtime.log import STDERR_FD, LogSink
 from molt_worker.supervisor.base import STOP_SIGNALS
 from molt_worker.supervisor.shm.supervisor import ShmSupervisor
-from molt_worker.supervisor.stdio.supervisor import Supervisor
+from molt_worker.supervisor.stdio.supervisor import StdioSupervisor
 
 _EPILOG = """\
 Every option has an environment variable (in brackets); the option wins. Signals: SIGTERM finishes what was
@@ -118,7 +118,7 @@ def _serve_stdio(config: Config) -> int:
     os.dup2(STDERR_FD, 1)
     log = LogSink(as_json=config.log_json, level=config.log_level)
     try:
-        return Supervisor(config, read_fd, write_fd, log).run()
+        return StdioSupervisor(config, read_fd, write_fd, log).run()
     finally:
         log.close()
 

@@ -15,13 +15,13 @@ from molt_accel.errors import (
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
-    MoltTimeout,
     Status,
     to_wire,
     wire_status,
 )
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FLAG_COMPILED, U32_MAX, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, format_id
+from molt_accel.ipc.outcomes import expired_in_queue, timed_out_running
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import (
     STOP_EXCEPTIONS,
@@ -152,15 +152,14 @@ class Runner:
             if export.compiled:
                 response.flags = FLAG_COMPILED
             if request.deadline_ns and started_ns >= request.deadline_ns:
-                raise MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
+                raise expired_in_queue()
             self._work(export, request, response, serial)
         except MoltError as exc:
             set_error(response, exc)
         except RequestCancelled:
             set_error(response, MoltCancelled("the request was cancelled while it ran"))
         except RequestStopped:
-            late = MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
-            set_error(response, late)
+            set_error(response, timed_out_running())
         response.exec_us = _us(started_ns, time.monotonic_ns())
         return response
 

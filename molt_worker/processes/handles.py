@@ -35,6 +35,7 @@ class StopWords:
     def __init__(self, slots: int) -> None:
         self.memory: Final = memoryview(mmap.mmap(-1, max(mmap.PAGESIZE, slots * self._STRIDE * 8))).cast("Q")
         self._free = list(range(slots))  # a heap
+        self._lent: set[int] = set()
 
     def word_of(self, slot: int) -> StopWord:
         """The stop word of a slot."""
@@ -45,9 +46,22 @@ class StopWords:
         at = slot * self._STRIDE + 1
         return self.memory[at : at + 1]
 
+    def claims(self) -> dict[int, int]:
+        """By slot: the request that its executor says it has, until it was reaped (`layout.serial_of`).
+
+        An executor says so before it claims a request and until it looks for the next one. So what is not in here is no
+        executor's, whatever the arena says; what is may have just ended.
+        """
+        return {slot: serial for slot in self._lent if (serial := self.claim_of(slot)[0])}
+
+    def is_claimed(self, channel: int) -> bool:
+        """Whether an executor may still write to a channel of shared memory, whatever its state word says."""
+        return any(serial >> 32 == channel for serial in self.claims().values())
+
     def lend(self) -> int:
         """The lowest free slot, its words cleared."""
         slot = heapq.heappop(self._free)
+        self._lent.add(slot)
         self.word_of(slot).clear()
         self.claim_of(slot)[0] = 0
         return slot
@@ -55,6 +69,7 @@ class StopWords:
     def give_back(self, slot: int) -> None:
         """Take a slot back, once its executor has been reaped."""
         heapq.heappush(self._free, slot)
+        self._lent.discard(slot)
 
     @property
     def left(self) -> int:

@@ -1,7 +1,14 @@
 """The pool of executors: how many there are, how they start, and when one is replaced.
 
-Knows fork servers and executors and nothing of requests. Who gives executors their requests, and what becomes
-of a request because its executor answered or died, differs with the transport: that is for a subclass.
+It knows fork servers and executors and nothing of requests: how those reach an executor is a `Delivery`, and what
+becomes of them because it answered or died is for the `PoolOwner`. What is done to an executor, and when:
+
+| verb | what is done | when |
+|---|---|---|
+| start | the fork server forks it, in a free slot | fewer than `config.pool_size` live, or one is recycled |
+| recycle | it serves until the successor that is started is ready | it served enough or grew, or exports are newer |
+| retire | its socket is closed, so that it exits | its successor is ready and it has no request |
+| kill | SIGKILL | it hung up, broke the protocol, did not start or exit in time, or its request did not stop |
 """
 
 from __future__ import annotations
@@ -9,28 +16,20 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from abc import ABC, abstractmethod
 from typing import Final
 
 import psutil
 
 from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.errors import MoltWorkerCrashed
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, Kind
-from molt_accel.ipc.shm.layout import exit_facts, exit_text
+from molt_accel.ipc.outcomes import exit_text
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes import forkserver as wire
-from molt_worker.processes.endpoint import MakeEndpoint
-from molt_worker.processes.handles import (
-    Executor,
-    ExecutorState,
-    Forkserver,
-    StopWords,
-    decode_report,
-)
+from molt_worker.processes.delivery import Delivery, PoolOwner
+from molt_worker.processes.handles import Executor, ExecutorState, Forkserver, StopWords, decode_report
 from molt_worker.processes.replacement import Replacements
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, WRITE, EventLoop
@@ -49,13 +48,14 @@ _MAX_RESPAWN_NS: Final = 5 * _S
 _STOP_S: Final = 2.0
 
 
-class Pool(ABC):
+class Pool:
     """`config.pool_size` executors, forked from the newest fork server.
 
     Args:
-        make_port: Makes an executor's endpoint, in the executor.
-        slots: How many executors there may be at a time, with those that are not reaped yet. Some more than
-            a pool and its successors, so that a reload need not wait.
+        words: One slot for each executor that there may be at a time, with those that are not reaped yet: some more
+            than a pool and its successors, so that a reload need not wait.
+        delivery: How requests reach the executors.
+        owner: Is told what happens.
     """
 
     def __init__(
@@ -64,65 +64,30 @@ class Pool(ABC):
         loop: EventLoop,
         log: LogSink,
         counters: Counters,
-        make_endpoint: MakeEndpoint,
-        slots: int,
+        words: StopWords,
+        delivery: Delivery,
+        owner: PoolOwner,
     ) -> None:
         self._config = config
         self._loop = loop
         self._log = log
         self._counters = counters
-        self._make_endpoint = make_endpoint
+        self.words: Final = words
+        self._delivery = delivery
+        self._owner = owner
         self.size: Final = config.pool_size
-        self._words = StopWords(slots)
+        #: What all executors that get new requests have; None until they are imported.
+        self.exports: ExportTable | None = None
         self._executors: dict[int, Executor] = {}
         self._replacements: Replacements[Executor] = Replacements()
         self._numbers = 0
         self._forkservers: list[Forkserver] = []  # the newest last; older ones still have executors
         self._boot_deaths = 0
-        self._spawn_not_before_ns = 0
+        self._start_not_before_ns = 0
         self._starved = False  # of descriptors, so that no executor can be started
         self._forkserver_at_ns = 0  # when to start another fork server; 0: not planned
         self._next_rss_ns = 0
         self._stopping = False
-
-    # -- what a subclass is told, and asked -------------------------------------------------------------
-
-    @abstractmethod
-    def _on_ready(self, executor: Executor) -> None:
-        """It has started and may be given requests."""
-
-    @abstractmethod
-    def _on_message(self, executor: Executor, message: Frame) -> bool:
-        """A frame came from a ready executor. False if it broke the protocol, which is its end."""
-
-    @abstractmethod
-    def _on_closed(self, executor: Executor) -> None:
-        """It has closed its socket or broken the protocol. It was killed, but `_on_reaped` is yet to come."""
-
-    @abstractmethod
-    def _on_reaped(self, executor: Executor, crash: MoltWorkerCrashed) -> None:
-        """It is dead, whatever led to that. `crash` is what to tell a caller that waits for it."""
-
-    @abstractmethod
-    def _on_replaced(self, executor: Executor) -> None:
-        """Its successor is ready: `_dismiss` it as soon as it has no request."""
-
-    @abstractmethod
-    def _on_exports(self, exports: ExportTable) -> None:
-        """Exports were imported, at start or at a reload, and no executor with others gets new requests."""
-
-    @abstractmethod
-    def _on_start_failed(self, why: str) -> None:
-        """The exports can't be imported, so there will never be an executor."""
-
-    @abstractmethod
-    def _served(self, executor: Executor) -> int:
-        """How many requests it has served."""
-
-    def _running(self, executor: Executor) -> str:
-        """What it runs, for messages."""
-        del executor
-        return "this request"
 
     # -- start, reload, stop ----------------------------------------------------------------------------
 
@@ -131,7 +96,7 @@ class Pool(ABC):
         now_ns = time.monotonic_ns()
         self._forkserver_at_ns = 0
         try:
-            forkserver = Forkserver(self._config, self._words, self._make_endpoint, now_ns)
+            forkserver = Forkserver(self._config, self.words, self._delivery.make_endpoint, now_ns)
         except OSError as exc:  # no memory or no descriptor for it; there may be later
             self._log.log("error", "forkserver_not_started", error=str(exc))
             self._forkserver_at_ns = self._loop.at(self._back_off())
@@ -181,6 +146,16 @@ class Pool(ABC):
         self._check_rss(now_ns)
         self._fill()
 
+    def holder(self, slot: int, serial: int) -> Executor | None:
+        """The living executor in a slot, if it says that it has the request with this serial."""
+        if self.words.claims().get(slot) != serial:
+            return None
+        return next((executor for executor in self.living() if executor.slot == slot), None)
+
+    def replaced(self) -> list[Executor]:
+        """Executors whose successors are ready, and that have not exited yet."""
+        return [executor for executor in self.living() if self._replacements.replaced(executor)]
+
     @property
     def forkserver_pid(self) -> int:
         """The process that executors are forked from, or will be when it has imported the exports; 0: none."""
@@ -196,14 +171,14 @@ class Pool(ABC):
                 self._on_eof(executor)
 
     def kill(self, executor: Executor) -> None:
-        """SIGKILL an executor and replace it. It must have no request any more, and get none."""
+        """SIGKILL an executor and replace it. It must have no request any more; `on_closed` is not called for it."""
         executor.state = ExecutorState.GONE
         self._tell(executor, wire.KILL)
         failpoint("supervisor.killed")
         self._drop(executor)
 
-    def _send(self, executor: Executor, message: Frame) -> None:
-        """Send it a frame. If it has just died, `_on_closed` is called in here."""
+    def send(self, executor: Executor, message: Frame) -> None:
+        """Send an executor a frame. If it has just died, the owner's `on_closed` is called in here."""
         try:
             executor.stream.send(message)
         except BrokenPipeError:
@@ -212,22 +187,22 @@ class Pool(ABC):
         if executor.stream.pending_bytes:
             self._watch(executor)
 
-    def _interrupt(self, executor: Executor, serial: int, reason: StopReason) -> None:
+    def interrupt(self, executor: Executor, serial: int, reason: StopReason) -> None:
         """Raise in the request that has this serial, if it is the one that runs."""
         executor.word.stop(serial, reason)
         failpoint("supervisor.interrupting")
         self._tell(executor, wire.INTERRUPT)
 
-    def _recycle(self, executor: Executor, why: str) -> None:
-        """Have a worn-out executor replaced, without a gap."""
-        if executor.state is not ExecutorState.GONE and self._replacements.wear_out(executor):
+    def recycle(self, executor: Executor, why: str) -> None:
+        """Have an executor replaced. It serves on until its successor is ready."""
+        if executor.state is not ExecutorState.GONE and self._replacements.recycle(executor):
             self._counters.recycled += 1
-            served = self._served(executor)
+            served = self._delivery.served(executor)
             self._log.log("info", "executor_recycled", executor=executor.number, why=why, served=served)
             self._fill()
 
-    def _dismiss(self, executor: Executor) -> None:
-        """Close its socket, which makes it exit."""
+    def retire(self, executor: Executor) -> None:
+        """Close the socket of an executor that has no request, which makes it exit."""
         self._replacements.forget(executor)
         executor.kill_ns = self._loop.at(time.monotonic_ns() + _EXIT_NS)
         executor.state = ExecutorState.GONE
@@ -237,13 +212,13 @@ class Pool(ABC):
     # -- executors --------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Spawn what is missing, and a replacement for whatever is outdated."""
+        """Start what is missing, and successors of executors that are to be recycled or outdated."""
         newest = self._newest_ready()
         if newest is None or self._stopping:
             return
         now_ns = time.monotonic_ns()
-        if now_ns < self._spawn_not_before_ns:
-            self._loop.at(self._spawn_not_before_ns)
+        if now_ns < self._start_not_before_ns:
+            self._loop.at(self._start_not_before_ns)
             return
         counted = self._counted()
         missing: list[Executor | None] = [None] * (self.size - len(counted))
@@ -251,11 +226,11 @@ class Pool(ABC):
             executor
             for executor in counted
             if not self._replacements.has_successor(executor)
-            and (self._replacements.worn(executor) or executor.forkserver is not newest)
+            and (self._replacements.is_recycled(executor) or executor.forkserver is not newest)
         ]
         for old in missing + outdated:
             try:
-                new = self._spawn(newest)
+                new = self._start(newest)
             except OSError as exc:
                 new = None
                 if not self._starved:  # once, and not ten times a second
@@ -268,19 +243,19 @@ class Pool(ABC):
             if old is not None:
                 self._replacements.prepare(old, new)
 
-    def _living(self) -> list[Executor]:
+    def living(self) -> list[Executor]:
+        """Executors that start or serve, with those that will retire when they have no request."""
         return [item for item in self._executors.values() if item.state is not ExecutorState.GONE]
 
     def _counted(self) -> list[Executor]:
         """Those that are of the pool's number, now or when they have started."""
-        return [executor for executor in self._living() if self._replacements.counts(executor)]
+        return [executor for executor in self.living() if self._replacements.counts(executor)]
 
     def _newest_ready(self) -> Forkserver | None:
         return next((each for each in reversed(self._forkservers) if each.exports is not None), None)
 
-    def _spawn(self, forkserver: Forkserver) -> Executor | None:
-        executor = forkserver.spawn(self._numbers + 1) if self._words.left else None
-        if executor is None:
+    def _start(self, forkserver: Forkserver) -> Executor | None:
+        if not self.words.left or (executor := forkserver.spawn(self._numbers + 1)) is None:
             return None
         self._numbers += 1
         self._counters.executor_starts += 1
@@ -319,7 +294,7 @@ class Pool(ABC):
     def _on_frame(self, executor: Executor, frame: Frame) -> bool:
         """False if the executor can't be trusted any more."""
         if executor.state is ExecutorState.READY:
-            return self._on_message(executor, frame)
+            return self._owner.on_message(executor, frame)
         if executor.state is ExecutorState.GONE or frame.kind is Kind.RESPONSE:
             return False
         self._on_started(executor)
@@ -330,20 +305,20 @@ class Pool(ABC):
         executor.kill_ns = 0
         executor.state = ExecutorState.READY
         old = self._replacements.take_over(executor)
-        self._on_ready(executor)
-        if old is not None:
-            self._on_replaced(old)
+        self._owner.on_executor_ready(executor)
+        if old is not None and self._delivery.withdraw(old):
+            self.retire(old)
         self._announce_exports()
 
     def _on_eof(self, executor: Executor) -> None:
-        """Its socket closed. That is not its death: make sure of it, and wait for the exit code."""
+        """An executor closed its socket. It may live on, so have it killed; its exit code is still to come."""
         if executor.state is ExecutorState.GONE:
             return
         if executor.state is ExecutorState.STARTING:
-            self._spawn_not_before_ns = self._back_off()
+            self._start_not_before_ns = self._back_off()
         executor.state = ExecutorState.GONE
         self._tell(executor, wire.KILL)
-        self._on_closed(executor)
+        self._owner.on_closed(executor)
         self._drop(executor)
 
     def _back_off(self) -> int:
@@ -353,7 +328,7 @@ class Pool(ABC):
         return time.monotonic_ns() + delay_ns
 
     def _drop(self, executor: Executor) -> None:
-        """It is as good as dead: nothing is read from it any more, and another takes its place."""
+        """Read nothing from an executor that is being killed any more, and have another take its place."""
         self._loop.watch(executor.sock.fileno(), 0)
         if not self._replacements.replaced(executor):
             self._counters.executor_deaths += 1
@@ -361,28 +336,26 @@ class Pool(ABC):
         self._announce_exports()
         self._fill()
 
-    def _on_exited(self, executor: Executor, how: str, facts: dict[str, int | str]) -> None:
-        """It was reaped. An answer may still be on its socket."""
+    def _on_exited(self, executor: Executor, exit_code: int | None) -> None:
+        """An executor was reaped. An answer may still be on its socket."""
         self.poll(executor)
         self._on_eof(executor)
-        running = self._running(executor)
-        crash = MoltWorkerCrashed(f"the executor died while it ran {running}: {how}", facts=facts)
-        self._on_reaped(executor, crash)
+        self._owner.on_reaped(executor, exit_code)
         executor.sock.close()
         del self._executors[executor.number]
-        self._words.give_back(executor.slot)
+        self.words.give_back(executor.slot)
 
     def _check_rss(self, now_ns: int) -> None:
         if not self._config.max_rss_mb or self._stopping:
             return
         if now_ns >= self._next_rss_ns:
             self._next_rss_ns = now_ns + _RSS_CHECK_NS
-            for executor in self._living():
-                if self._served(executor):
+            for executor in self.living():
+                if self._delivery.served(executor):
                     with contextlib.suppress(psutil.Error):
                         rss = psutil.Process(executor.pid).memory_info().rss
                         if rss > self._config.max_rss_mb * 1024 * 1024:
-                            self._recycle(executor, "max_rss_mb")
+                            self.recycle(executor, "max_rss_mb")
         self._loop.at(self._next_rss_ns)
 
     # -- fork servers --------------------------------------------------------------------------------------
@@ -428,8 +401,7 @@ class Pool(ABC):
             if report.entry == wire.SPAWNED:
                 executor.pid = decode_report(report)
             elif report.entry == wire.EXITED:
-                code = decode_report(report)
-                self._on_exited(executor, exit_text(code), exit_facts(code))
+                self._on_exited(executor, decode_report(report))
                 self._retire_forkservers()
 
     def _on_forkserver_ready(self, forkserver: Forkserver, report: Frame) -> None:
@@ -437,16 +409,10 @@ class Pool(ABC):
             Export(name, target, codec.parse(codec_in), codec.parse(codec_out), compiled=is_compiled)
             for name, codec_in, codec_out, target, is_compiled in codec.decode(Codec.MSGPACK, report.payload)
         )
-        compiled = len(forkserver.exports.compiled)
-        self._log.log(
-            "info",
-            "exports_loaded",
-            count=len(forkserver.exports),
-            compiled=compiled,
-            forkserver=forkserver.pid,
-        )
+        counts = {"count": len(forkserver.exports), "compiled": len(forkserver.exports.compiled)}
+        self._log.log("info", "exports_loaded", **counts, forkserver=forkserver.pid)
         if forkserver is self._newest_ready():  # else a later reload has overtaken this one
-            for executor in self._living():
+            for executor in self.living():
                 if executor.forkserver is not forkserver and executor.state is ExecutorState.STARTING:
                     self.kill(executor)  # its code is outdated before it has begun
             self._announce_exports()
@@ -462,15 +428,18 @@ class Pool(ABC):
             return
         if all(executor.forkserver is newest for executor in self._counted()):
             newest.announced = True
-            self._on_exports(newest.exports)
+            if self.exports is not None:
+                self._counters.reloads += 1
+            self.exports = newest.exports
+            self._owner.on_exports(newest.exports)
 
     def _on_forkserver_gone(self, forkserver: Forkserver) -> None:
-        """Its end of file: it exited or was killed, and its executors die with it."""
+        """A fork server exited or was killed, and its executors die with it."""
         was_newest = forkserver is self._newest_ready()
         code = self._end_forkserver(forkserver)
         text = forkserver.failure or f"the fork server died: {exit_text(code)}"
         for executor in [item for item in self._executors.values() if item.forkserver is forkserver]:
-            self._on_exited(executor, "with its fork server", {})
+            self._on_exited(executor, None)
         if forkserver.exports is not None:
             self._log.log("error", "forkserver_died", error=text)
             if was_newest:
@@ -480,7 +449,7 @@ class Pool(ABC):
         elif self._newest_ready() is not None:
             self._log.log("error", "reload_failed", error=text)
         elif not self._forkservers:
-            self._on_start_failed(text)
+            self._owner.on_start_failed(text)
         self._fill()
 
     def _end_forkserver(self, forkserver: Forkserver) -> int:

@@ -1,7 +1,7 @@
 """Who takes whose place in the pool: bookkeeping only, no processes.
 
-A worn-out executor serves on until its successor is ready, so the pool never has fewer executors than
-it should. Meanwhile the two of them count as one.
+An executor that is recycled serves on until its successor is ready, so the pool never has fewer executors than it
+should. Meanwhile the two of them count as one.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ class Replacements(Generic[Member]):
 
     def __init__(self) -> None:
         self._successors: dict[Member, Member] = {}  # old one -> the new one that is still starting
-        self._worn: set[Member] = set()  # shall be replaced
-        self._replaced: set[Member] = set()  # will leave as soon as they can
+        self._recycled: set[Member] = set()  # are to be replaced
+        self._replaced: set[Member] = set()  # retire as soon as they have no request
 
     def counts(self, member: Member) -> bool:
         """Whether it is one of the pool's number, now or when it has started."""
         return member not in self._replaced and member not in self._successors.values()
 
-    def wear_out(self, member: Member) -> bool:
-        """Have it replaced. False if that is under way or done already, or if it isn't in a place yet."""
-        if member in self._worn or not self.counts(member):
+    def recycle(self, member: Member) -> bool:
+        """Have a member replaced. False if that is under way or done already, or if it is still starting."""
+        if member in self._recycled or not self.counts(member):
             return False
-        self._worn.add(member)
+        self._recycled.add(member)
         return True
 
-    def worn(self, member: Member) -> bool:
-        """Whether it shall be replaced."""
-        return member in self._worn
+    def is_recycled(self, member: Member) -> bool:
+        """Whether it is to be replaced."""
+        return member in self._recycled
 
     def replaced(self, member: Member) -> bool:
-        """Whether another has taken its place, so that it shall leave."""
+        """Whether its successor has taken its place, so that it is to retire."""
         return member in self._replaced
 
     def has_successor(self, member: Member) -> bool:
@@ -48,7 +48,7 @@ class Replacements(Generic[Member]):
         self._successors[old] = new
 
     def take_over(self, new: Member) -> Member | None:
-        """It is ready. Returns the one that must leave now, whose place it has taken; None if it was free."""
+        """A new one is ready. Returns the one whose place it has taken, which must retire; None if there is none."""
         old = self._predecessor(new)
         self.forget(new)
         if old is not None:
@@ -56,12 +56,12 @@ class Replacements(Generic[Member]):
         return old
 
     def forget(self, member: Member) -> None:
-        """It is gone. Whoever was to replace it counts for itself; whom it was to replace needs another."""
+        """A member is gone. Its successor counts for itself now; its predecessor needs another successor."""
         self._successors.pop(member, None)
         predecessor = self._predecessor(member)
         if predecessor is not None:
             del self._successors[predecessor]
-        self._worn.discard(member)
+        self._recycled.discard(member)
         self._replaced.discard(member)
 
     def _predecessor(self, member: Member) -> Member | None:

@@ -36,7 +36,7 @@ from molt_accel.ipc.shm.layout import (
 )
 from molt_worker.entrypoints.runner import error_response
 from molt_worker.runtime import log
-from molt_worker.runtime.metrics import request_fields
+from molt_worker.runtime.metrics import request_fields, request_level
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena
@@ -149,9 +149,8 @@ class ShmEndpoint:
         assert status is not None  # a response has one
         # Before the reply, as it is counted: who has it finds the line.
         if status is not Status.OK or self._logs_all:
-            level = "debug" if status is Status.OK else "warning"
             fields = request_fields(request, response, status.label)
-            log.write_blocking(self._config, level, "request", fields)
+            log.write_blocking(self._config, request_level(status.label), "request", fields)
         counted = _OUTCOME_FACTS[status]
         try:
             code = self._slot.reply(response, self._max, counted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
+from molt_accel.errors import Status
 from molt_accel.ipc.frame import FLAG_COMPILED, Frame, format_id
 
 
@@ -31,6 +32,11 @@ class Counters:
             "reloads": self.reloads,
             "bad_frames": self.bad_frames,
         }
+
+
+def request_level(status: str) -> str:
+    """The log level of a request's line."""
+    return "debug" if status == Status.OK.label else "warning"
 
 
 def request_fields(request: Frame, response: Frame, status: str) -> dict[str, object]:

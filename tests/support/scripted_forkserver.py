@@ -7,6 +7,7 @@ import socket
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from molt_accel import codec
@@ -14,7 +15,7 @@ from molt_accel.config import Config
 from molt_accel.ipc.frame import HELLO, Codec, Frame, FrameError, FrameParser, Kind, encode
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.processes import forkserver as wire
-from molt_worker.processes.handles import Forkserver, StopWords
+from molt_worker.processes.handles import Executor, Forkserver, StopWords
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
@@ -121,7 +122,7 @@ class FakeExecutor:
             self._parser.feed(data)
         return self._parser.frames()
 
-    def dismissed(self) -> bool:
+    def retired(self) -> bool:
         """Whether its socket was closed by the other end."""
         try:
             return self.sock.recv(1, socket.MSG_PEEK) == b""
@@ -140,6 +141,17 @@ class Stage:
         self.counters = Counters()
         self.forkservers: list[FakeForkserver] = []
         self.pool: Any = None
+        self.owner: Any = None
+        self.settle: Callable[[], object] = lambda: None  # called before each turn
+
+    def numbers(self) -> list[int]:
+        """The numbers of the living executors."""
+        return [executor.number for executor in self.pool.living()]
+
+    def executor(self, number: int) -> Executor:
+        """One of the executors."""
+        executor: Executor = self.pool._executors[number]
+        return executor
 
     def log(self) -> str:
         """What was logged."""
@@ -151,6 +163,7 @@ class Stage:
         for _ in range(20):
             for forkserver in self.forkservers:
                 forkserver.obey()
+            self.settle()
             self.loop.at(1)  # something is due at once, so that a turn never waits
             self.loop.turn(lambda now_ns: None)
 
@@ -181,6 +194,10 @@ class Stage:
         self.turn()
         forkserver.exited(number, code)
         self.turn()
+
+    def forget_log(self) -> None:
+        """What was logged so far was meant."""
+        self._log_file.truncate(0)
 
     def close(self) -> None:
         """Let go of everything."""

@@ -15,7 +15,7 @@ from molt_accel import __version__, codec
 from molt_accel.config import Config
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import Codec
-from molt_accel.ipc.shm.layout import ChannelState, Gauge, SlotGauge
+from molt_accel.ipc.shm.layout import ChannelState, Gauge, Outcome, SlotGauge
 from molt_worker.processes import forkserver as wire
 from molt_worker.processes import pool as pool_module
 from molt_worker.runtime.log import LogSink
@@ -28,6 +28,11 @@ from tests.support.scripted_forkserver import FakeForkserver
 _MS = 1_000_000
 #: Time passes as the test says; a slow machine must not come near any of these.
 GRACE_MS = 100_000
+
+
+def in_ms(ms: float) -> int:
+    """The time in so many milliseconds."""
+    return time.monotonic_ns() + int(ms * _MS)
 
 
 class Watched:
@@ -64,7 +69,7 @@ class Player:
         self.stage = stage
         self.number = number
         self.index = slot
-        claim = stage.supervisor._pool._words.claim_of(slot)
+        claim = stage.supervisor.pool.words.claim_of(slot)
         self.slot = core.Slot(stage.arena, slot, stage.arena.slot_gauge(slot, SlotGauge.EPOCH), claim)
         stage.arena.set_slot_gauge(slot, SlotGauge.NUMBER, number)
         self.slot.open()
@@ -90,7 +95,7 @@ class Player:
     def interrupted(self) -> list[int]:
         """Why it was told to stop what it has, and has not been before."""
         told = self.stage.told(self, wire.INTERRUPT)
-        return [self.stage.supervisor._pool._words.word_of(self.index).reason(self.slot.serial)] * told
+        return [self.stage.supervisor.pool.words.word_of(self.index).reason(self.slot.serial)] * told
 
     def killed(self) -> bool:
         """Whether it was told to die since it was asked last."""
@@ -111,7 +116,7 @@ class Caller:
         self.sock = control.new_socket()
         stage.callers.append(self)
         self.sock.setblocking(False)
-        self.sock.connect(stage.supervisor._path)
+        self.sock.connect(stage.supervisor._name.path)
         payload = codec.encode(Codec.MSGPACK, {"version": __version__, "observer": False, **told})
         control.send(self.sock, control.message(control.ATTACH, payload, channels))
         stage.turn()
@@ -176,7 +181,7 @@ class ShmStage:
         self.forkservers: list[FakeForkserver] = []
         self.supervisor = ShmSupervisor(self.config, self.sink, linger=linger)
         self.supervisor.listen()
-        self.arena: Any = self.supervisor._arena
+        self.arena: Any = self.supervisor._ledger.arena
         self.players: list[Player] = []
         self.callers: list[Caller] = []
         self._told: dict[tuple[int, str], int] = {}
@@ -189,8 +194,7 @@ class ShmStage:
     def watch(self, *names: str) -> Watched:
         """Write down what supervisor and pool do to the arena."""
         watched = Watched(self.arena, *names)
-        supervisor: Any = self.supervisor
-        supervisor._arena = supervisor._pool._arena = watched
+        self.supervisor._ledger.arena = self.supervisor._slots._arena = watched  # type: ignore[assignment]
         return watched
 
     def turn(self) -> None:
@@ -203,14 +207,19 @@ class ShmStage:
 
     def pass_time(self, ms: float = 0) -> int:
         """Have the supervisor look at everything that has a time, as if so much had passed. Returns that time."""
-        now_ns = time.monotonic_ns() + int(ms * _MS)
-        self.supervisor._on_timers(now_ns)
+        now_ns = in_ms(ms)
+        self.supervisor.on_timers(now_ns)
         self.turn()
         return now_ns
 
+    def look_at_stops(self, now_ns: int) -> None:
+        """What the supervisor does at this time with what it has told to stop."""
+        for channel, word in self.supervisor._deadlines.look_at_stops(now_ns):
+            self.supervisor._audit.end_forged(channel, word)
+
     def start(self) -> list[Player]:
         """Start a fork server and all executors that it forks."""
-        self.supervisor._pool.start_forkserver()
+        self.supervisor.pool.start_forkserver()
         self.forkserver.loaded()
         self.turn()
         return self.play_those_that_start()
@@ -239,10 +248,19 @@ class ShmStage:
         """Where a channel is."""
         return ChannelState(self.arena.word(channel.index) & 0xFF)
 
+    def outcomes(self) -> dict[str, int]:
+        """Outcomes that no executor decided."""
+        counts = {outcome.name: self.arena.gauge(Gauge.OUTCOMES + outcome) for outcome in Outcome}
+        return {name: count for name, count in counts.items() if count}
+
     def log(self) -> str:
         """What was logged."""
         self._log_file.seek(0)
         return self._log_file.read().decode()
+
+    def forget_log(self) -> None:
+        """What was logged so far was meant."""
+        self._log_file.truncate(0)
 
     def close(self) -> None:
         """Let go of everything."""
@@ -250,9 +268,9 @@ class ShmStage:
             caller.sock.close()
         for forkserver in self.forkservers:
             forkserver.close()
-        for executor in self.supervisor._pool._executors.values():
+        for executor in self.supervisor.pool._executors.values():
             executor.sock.close()
-        self.supervisor._on_close()
+        self.supervisor.close()
         self.supervisor._loop.close()
         self.sink.close()
         self._log_file.close()

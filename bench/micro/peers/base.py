@@ -1,4 +1,4 @@
-"""What all peers have in common, seen from who calls."""
+"""What all peers have in common, seen from the caller."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Setup:
 class Peer(ABC):
     """One way to have an object carried to another process and back.
 
-    The other process takes the object apart and puts it together again (unpack, pack), as any that does
-    something with it would have to. Peers that carry bytes can also be told to carry them as they are.
+    The other process takes the object apart and puts it together again (unpack, pack), as any process that works with
+    it has to. Peers that carry bytes can also be told to carry them as they are.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -53,14 +53,14 @@ class Peer(ABC):
         """Sends the payload, waits for the answer, and returns it."""
 
     def call_raw(self, data: bytes) -> object:
-        """Has the bytes carried there and back as they are, and returns them in memory that may be kept.
+        """Carries the bytes there and back as they are, and returns them in memory that the caller may keep.
 
-        Only of peers with `raw` in their table, and after `carry_raw`.
+        Only for peers with `raw` in the table, and after `carry_raw`.
         """
         raise NotImplementedError(f"{type(self).__name__} carries objects only")
 
-    def carry_raw(self, raw: bool) -> None:  # noqa: B027  # many say it with each call
-        """Says whether `call_raw` or, as at first, `call` comes next."""
+    def carry_raw(self, raw: bool) -> None:  # noqa: B027  # most tell it with each call
+        """Tells the other process whether `call_raw` or, as at the start, `call` comes next."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -73,7 +73,7 @@ class Peer(ABC):
         """Is ready for calls again."""
 
     def warm_up(self, payload: object, calls: int, *, raw: bool = False) -> None:
-        """Makes calls that nobody times, and sees that the answer is what was sent."""
+        """Makes calls that are not timed. Raises ValueError if the last answer is not what was sent."""
         call, answer = self._call(raw), payload
         for _ in range(calls):
             answer = call(payload)

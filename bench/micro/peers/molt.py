@@ -18,7 +18,7 @@ class _Molt(Peer):
         self._client: Client | None = None
 
     def available(self) -> str | None:
-        """Asks the transport itself, which knows what it needs."""
+        """Makes the client: the transport itself knows what it needs."""
         try:
             self._client = Client(
                 transport=self.transport,

@@ -74,12 +74,12 @@ class _PingPong(Peer):
 
 
 class Park(_PingPong):
-    """Whoever waits sleeps at once."""
+    """A side that waits sleeps at once."""
 
     mode = "park"
 
 
 class Spin(_PingPong):
-    """Whoever waits spins, and yields."""
+    """A side that waits spins, and yields."""
 
     mode = "spin"

@@ -33,7 +33,7 @@ class BytesPipe(Peer):
         super().__init__(setup)
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
-        # One caller and one process need no turns; several lease a connection, as from any pool.
+        # With one process there is nothing to share; of several, a caller leases a connection, as from any pool.
         self._only: Connection | None = None
         self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
 
@@ -64,7 +64,7 @@ class BytesPipe(Peer):
         return unpack(connection.recv_bytes())
 
     def call_raw(self, data: bytes) -> object:
-        # Measured with one caller only: to have turns would tell nothing more.
+        # Measured with one caller only, so the first connection is always free.
         connection = self._connections[0]
         connection.send_bytes(data)
         return connection.recv_bytes()
@@ -73,7 +73,7 @@ class BytesPipe(Peer):
         self.call_raw(RAW if raw else PACKED)
 
     def end(self, connection: Connection) -> None:
-        """Tells the process at the other end to end: it may hold copies of other connections."""
+        """Tells the other process to end. Closing is not enough: it may hold copies of other connections."""
         connection.send_bytes(END)
 
     def stop(self) -> None:

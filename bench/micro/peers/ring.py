@@ -37,7 +37,7 @@ def _answer(shared: Any) -> None:
     slot = core.Slot(shared, 0, 1)
     slot.open()
     while slot.next() == core.REQUEST:
-        # Anything but a frame has no payload: this process ends, and the caller is told by the time.
+        # Anything but a frame has no payload: then this process fails and ends, and the caller's wait runs out.
         request = slot.receive(MAX_BYTES)
         data = request.payload
         if request.codec is _MSGPACK:

@@ -7,12 +7,12 @@ two against each other.
 from __future__ import annotations
 
 import enum
-import signal
 import struct
 from collections.abc import Sequence
 from typing import Final
 
-from molt_accel.errors import MoltError, MoltProtocolError, MoltTimeout, MoltWorkerCrashed
+from molt_accel.errors import MoltError, MoltProtocolError
+from molt_accel.ipc import outcomes
 
 
 class ChannelState(enum.IntEnum):
@@ -204,31 +204,13 @@ def failure_error(word: int, entry: str) -> MoltError:
     code = word >> 8 & 0xFFFF_FFFF
     code = code - 2**32 if code >> 31 else code
     reason = word & 0xFF
-    died = f"the executor died while it ran {entry!r}: "
-    if reason == Failure.CRASHED:
-        return MoltWorkerCrashed(died + exit_text(code), facts=exit_facts(code))
-    if reason == Failure.FORKSERVER_DIED:
-        return MoltWorkerCrashed(died + "with its fork server")
+    if reason in (Failure.CRASHED, Failure.FORKSERVER_DIED):
+        return outcomes.crashed(entry, code if reason == Failure.CRASHED else None)
     if reason == Failure.TIMED_OUT:
-        return MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
+        return outcomes.timed_out_running()
     if reason == Failure.STALLED:
-        return MoltTimeout("the payload or the result was not moved on for 5 s", facts={"phase": "transport"})
+        return outcomes.stalled()
     return MoltProtocolError("the worker couldn't read the request from shared memory")
-
-
-def exit_facts(code: int) -> dict[str, int | str]:
-    """An exit code, negative for a signal, as the facts of a crash report."""
-    return {"signal": -code} if code < 0 else {"exit_code": code}
-
-
-def exit_text(code: int) -> str:
-    """An exit code in words."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {-code} ({signal.Signals(-code).name})"
-    except ValueError:
-        return f"signal {-code}"
 
 
 _SUB: Final = 4  # buckets to each power of two, as molt_bucket has them

@@ -16,13 +16,13 @@ from molt_accel.errors import (
     MoltClientClosed,
     MoltError,
     MoltProtocolError,
-    MoltTimeout,
     MoltWorkerUnavailable,
     WorkerVanished,
     status_label,
     to_wire,
     wire_status,
 )
+from molt_accel.ipc import outcomes
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import PING, WORKER_DEFAULT_WAIT, Codec, Frame, Kind, encode_head
 from molt_accel.ipc.shm import arena as arenas
@@ -65,10 +65,6 @@ def _failed(word: int, entry: str, request_id: int) -> Frame:
         executor=failed_executor(word),
         in_flight=1,
     )
-
-
-def _busy() -> MoltBusy:
-    return MoltBusy("the queue is full", facts={"retry_after_s": 1})
 
 
 class ShmCall:
@@ -229,10 +225,9 @@ class ShmCall:
         """A time has come that only matters while the request is queued."""
         self._look_ns = NEVER
         if now_ns >= self._deadline_ns:
-            late = MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
-            self.abandon(late, only_queued=True)
+            self.abandon(outcomes.expired_in_queue(), only_queued=True)
         elif self.channel.excess(self._connection.capacity):
-            self.abandon(_busy(), only_queued=True)
+            self.abandon(outcomes.queue_full(), only_queued=True)
         else:  # it has its place by now
             self._look_ns = self._deadline_ns
 
@@ -359,7 +354,7 @@ class ShmTransport(ConnectedTransport[Connection]):
         connection.call_ended()
         if verdict == _BUSY:
             connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
-            raise _busy()
+            raise outcomes.queue_full()
         if verdict == _BAD_FRAME:
             encode_head(frame, connection.max_frame_bytes)  # raises, and says what is wrong
         if tries:  # somebody has scribbled over it; `give_back` knows by now when it may be used again

@@ -1,7 +1,8 @@
 """The clients of a pool: who is attached, which channels each holds, and when a channel is nobody's again.
 
-End of file is not death: a forked child may hold the socket, or a thread still write. A channel is granted again
-only when its last client said that it is done, or is known to be dead.
+The end of a connection does not say that nobody writes to its channels any more: a thread of the client may still run.
+And a client may be dead though its connection has not ended: a child that it forked holds the socket. So a channel is
+granted again only when its last client said that it is done with it, or when its process is known to be dead.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import bisect
 import contextlib
 import errno
+import itertools
 import os
 import resource
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol, TypeVar
 
 from molt_accel import codec
 from molt_accel.errors import MoltError, MoltIncompatible
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import CANCEL, PING, Codec, Frame, FrameError, Kind
+from molt_accel.ipc.frame import CANCEL, HELLO, PING, Codec, Frame, FrameError, Kind
 from molt_accel.version import __version__
 from molt_worker.entrypoints.runner import error_response
 from molt_worker.runtime.log import LogSink
@@ -39,7 +41,7 @@ _BACKLOG: Final = 128
 _ACCEPTED_AT_ONCE: Final = 16
 
 
-def most_clients() -> int:
+def max_clients() -> int:
     """How many connections this process can afford."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
@@ -66,19 +68,25 @@ def _payload(message: Frame, kind: type[_Payload]) -> _Payload:
 
 
 class Channels:
-    """Which channels are free. The lowest are granted first, so that few have to be looked at."""
+    """Which channels are free. The lowest are granted first, so that few have to be looked at.
 
-    def __init__(self, count: int) -> None:
+    Args:
+        is_idle: Whether no request is on a channel, so that it can be another client's.
+    """
+
+    def __init__(self, count: int, is_idle: Callable[[int], bool]) -> None:
         self.count: Final = count
+        self.is_idle: Final = is_idle
         self._free = list(range(count))
 
     def take(self, count: int) -> list[int]:
-        """Up to so many free channels."""
-        taken, self._free = self._free[:count], self._free[count:]
+        """Up to so many free channels; not those that somebody has scribbled over, until they are repaired."""
+        taken = list(itertools.islice(filter(self.is_idle, self._free), min(count, self.count)))
+        self._free = sorted({*self._free}.difference(taken))
         return taken
 
     def give_back(self, channel: int) -> None:
-        """It is IDLE, and nobody's."""
+        """A channel is IDLE, and nobody's."""
         bisect.insort(self._free, channel)
 
 
@@ -92,12 +100,11 @@ class Attachment:
         self.returned: set[int] = set()  #: those of them that it returned with something on them
         self.attached = False
         self.observer = False
-        self.wants = 0  #: channels that it gets as soon as there are some
-        self.waits = False  #: it waits for the answer, be it that there are none
+        self.wanted = 0  #: channels that it gets as soon as there are some
+        self.awaits_grant = False  #: it waits for an answer, be it that there are none
         self.recalled = False  #: was asked for channels, and has not answered
         self.connected = True
-        #: It can't touch the arena any more: it said so, or is dead.
-        self.certain = False
+        self.has_left = False  #: it can't touch the arena any more: it said so, or its process is dead
         self.pidfd = -1
         # It may be dead already, or of another pid namespace: then the socket's end has to do.
         with contextlib.suppress(OSError):
@@ -105,7 +112,7 @@ class Attachment:
 
     def is_done_with(self, channel: int) -> bool:
         """Whether it can't touch a channel any more, or said that it doesn't."""
-        return self.certain or channel in self.returned
+        return self.has_left or channel in self.returned
 
     @property
     def counts(self) -> bool:
@@ -114,25 +121,16 @@ class Attachment:
 
 
 class ClientsOwner(Protocol):
-    """What is asked of whoever keeps the arena."""
+    """Who keeps the pool that clients attach to."""
 
-    def grant_facts(self) -> dict[str, object]:
-        """What a client has to know of the pool."""
-
-    def is_leaving(self) -> bool:
-        """A client comes. True if the worker stops rather than serve it, as its code is of yesterday."""
+    def make_way(self) -> bool:
+        """A client asks to attach. Stop the worker if it runs outdated code and has no clients; True if so."""
 
     def refusal(self) -> MoltError | None:
         """Why nobody may attach just now."""
 
-    def on_attached(self, client: Attachment) -> None:
-        """It has the arena now."""
-
-    def is_free(self, channel: int) -> bool:
-        """Whether no request is on a channel, so that it can be another's."""
-
-    def on_cancel(self, channel: int, generation: int) -> None:
-        """The client gave up a request that an executor may have."""
+    def on_cancel(self) -> None:
+        """A client gave up a request that an executor may have; its state word says which."""
 
     def on_clients_changed(self) -> None:
         """There are more or fewer, channels change hands, or somebody waits for some."""
@@ -145,8 +143,9 @@ class Clients:
     """Accepts connections and serves what is asked on them.
 
     Args:
-        listener: Bound and listening, non-blocking.
+        listener: Bound but not listening yet, non-blocking.
         arena_fd: The descriptor that clients are given.
+        facts: What a client has to know of the pool.
         owner: Decides, and is told.
     """
 
@@ -155,6 +154,7 @@ class Clients:
         listener: socket.socket,
         arena_fd: int,
         channels: Channels,
+        facts: dict[str, object],
         loop: EventLoop,
         log: LogSink,
         counters: Counters,
@@ -163,13 +163,15 @@ class Clients:
         self._listener = listener
         self._arena_fd = arena_fd
         self._channels = channels
+        self._facts = facts
         self._loop = loop
         self._log = log
         self._counters = counters
         self._owner = owner
         self._clients: list[Attachment] = []
-        self._most = most_clients()
+        self._limit = max_clients()
         self._accept_ns = 0  #: when to accept again; 0: it does
+        self.greets = False  #: an executor was ready once, and those who attach are told so
 
     def __iter__(self) -> Iterator[Attachment]:
         return iter(list(self._clients))
@@ -212,6 +214,12 @@ class Clients:
             if client.attached and client.connected:
                 self.tell(client, message)
 
+    def greet(self) -> None:
+        """The first executor is ready: tell everybody who is attached, and who attaches from now on."""
+        if not self.greets:
+            self.greets = True
+            self.tell_all(control.message(HELLO))
+
     def tell(self, client: Attachment, message: Frame, fds: tuple[int, ...] = ()) -> None:
         """Send a message; a client that doesn't read is let go of."""
         try:
@@ -223,8 +231,8 @@ class Clients:
         except OSError as exc:
             self._disconnect(client, str(exc))
 
-    def freed(self, client: Attachment, channel: int) -> None:
-        """A channel that its client won't use again is IDLE."""
+    def take_back(self, client: Attachment, channel: int) -> None:
+        """A channel that its client won't use again is IDLE: it is free."""
         client.channels.discard(channel)
         client.returned.discard(channel)
         self._channels.give_back(channel)
@@ -247,9 +255,9 @@ class Clients:
             failpoint("supervisor.accepted")
             sock.setblocking(False)
             pid, uid = control.peer(sock)
-            if len(self._clients) >= self._most:
+            if len(self._clients) >= self._limit:
                 self._make_room()
-            if uid != os.getuid() or len(self._clients) >= self._most:
+            if uid != os.getuid() or len(self._clients) >= self._limit:
                 why = "too many connections" if uid == os.getuid() else f"user {uid} is not {os.getuid()}"
                 self._log.log("warning", "client_refused", pid=pid, error=why)
                 sock.close()
@@ -259,7 +267,7 @@ class Clients:
             self._watch(client)
 
     def _make_room(self) -> None:
-        """Drop the oldest connection that has not said what it is. Who means to be served does so at once."""
+        """Drop the oldest connection that has not asked to attach; a client does so as soon as it has connected."""
         silent = next((client for client in self._clients if client.connected and not client.attached), None)
         if silent is not None:
             self._log.log("warning", "client_refused", pid=silent.pid, error="it never attached")
@@ -299,13 +307,13 @@ class Clients:
         elif entry == control.ATTACH and not client.attached:
             self._attach(client, message)
         elif entry == control.LEASE and client.attached and not client.observer:
-            client.waits = True
+            client.awaits_grant = True
             self._want(client, message.request_id)
         elif entry == control.RETURN:
             client.recalled = False
             for channel in _payload(message, list):
                 if isinstance(channel, int) and channel in client.channels:
-                    if self._owner.is_free(channel):
+                    if self._channels.is_idle(channel):
                         client.channels.discard(channel)
                         self._channels.give_back(channel)
                     else:  # it lies, or somebody else has scribbled over the word
@@ -314,16 +322,16 @@ class Clients:
             self._owner.on_clients_changed()
         elif entry == CANCEL:
             if message.request_id in client.channels:
-                self._owner.on_cancel(message.request_id, message.generation)
+                self._owner.on_cancel()
         elif entry == control.DETACH:
-            client.certain = True
+            client.has_left = True
             self._disconnect(client, "")
         else:
             raise _BadMessage("nobody expects this here")
 
     def _attach(self, client: Attachment, message: Frame) -> None:
         told = _payload(message, dict)
-        if not told.get("observer") and self._owner.is_leaving():
+        if not told.get("observer") and self._owner.make_way():
             self._disconnect(client, "")  # it finds the name free, and starts a successor
             return
         refusal = self._owner.refusal()
@@ -337,63 +345,53 @@ class Clients:
             return
         client.attached = True
         client.observer = bool(told.get("observer"))
-        granted = [] if client.observer else self._take(message.request_id)
+        granted = [] if client.observer else self._channels.take(message.request_id)
         client.channels.update(granted)
-        facts = {"channels": granted, **self._owner.grant_facts()}
+        facts = {"channels": granted, **self._facts}
         grant = control.message(control.GRANT, codec.encode(Codec.MSGPACK, facts))
         self._owner.on_clients_changed()  # before it can publish: executors look at channels in use only
         failpoint("supervisor.granting")
         self.tell(client, grant, (self._arena_fd,))
         failpoint("supervisor.granted")
         self._log.log("debug", "client_attached", pid=client.pid, channels=len(granted))
-        self._owner.on_attached(client)
+        if self.greets:
+            self.tell(client, control.message(HELLO))
         if not granted and not client.observer:
             self._want(client, message.request_id)  # its first call should not have to ask
 
     def _want(self, client: Attachment, count: int) -> None:
-        client.wants = min(count, self._channels.count)
+        client.wanted = min(count, self._channels.count)
         self.serve_waiting()
-        if client.wants:
+        if client.wanted:
             self._recall(client)
             self._owner.on_clients_changed()
-
-    def _take(self, count: int) -> list[int]:
-        """Free channels to grant; not those that somebody has scribbled over, until they were put right."""
-        granted: list[int] = []
-        spoiled: list[int] = []
-        while len(granted) < count and (taken := self._channels.take(count - len(granted))):
-            for channel in taken:
-                (granted if self._owner.is_free(channel) else spoiled).append(channel)
-        for channel in spoiled:
-            self._channels.give_back(channel)
-        return granted
 
     def serve_waiting(self) -> None:
         """Grant free channels to those who want some."""
         for client in self:
-            if client.wants and client.connected and (granted := self._take(client.wants)):
-                client.wants = 0
+            if client.wanted and client.connected and (granted := self._channels.take(client.wanted)):
+                client.wanted = 0
                 self._grant(client, granted)
 
     def _grant(self, client: Attachment, granted: list[int]) -> None:
-        client.waits = False
+        client.awaits_grant = False
         client.channels.update(granted)
         self._owner.on_clients_changed()
         self.tell(client, control.message(control.GRANT, codec.encode(Codec.MSGPACK, {"channels": granted})))
 
     def _recall(self, wanting: Attachment) -> None:
-        """None is free: ask those who hold more than their share for what they don't use.
+        """No channel is free: ask clients that hold more than their share to return what they don't use.
 
-        Who waits and gets nothing from that is told so by `refuse_waiting`; what comes later is granted then.
+        A client that gets nothing from that in time is told so by `refuse_waiting`; what comes later is granted then.
         """
         share = self._channels.count // max(1, self.count)
-        over = [client for client in self if client.counts and len(client.channels) > share]
-        if not over or len(wanting.channels) >= share:
-            wanting.wants = 0
-            if wanting.waits:
+        excess = [client for client in self if client.counts and len(client.channels) > share]
+        if not excess or len(wanting.channels) >= share:
+            wanting.wanted = 0
+            if wanting.awaits_grant:
                 self._grant(wanting, [])
             return
-        for client in over:
+        for client in excess:
             if not client.recalled:  # else it may be stopped, and would be flooded
                 client.recalled = True
                 self.tell(client, control.message(control.RECALL, number=len(client.channels) - share))
@@ -401,18 +399,18 @@ class Clients:
     @property
     def anybody_waits(self) -> bool:
         """Whether a client waits to be granted channels, or told that there are none."""
-        return any(client.waits for client in self._clients)
+        return any(client.awaits_grant for client in self._clients)
 
     def refuse_waiting(self) -> None:
         """Tell those who still wait for channels that there are none."""
         for client in self:
-            if client.waits:
+            if client.awaits_grant:
                 self._grant(client, [])
 
     # -- the end of a connection ------------------------------------------------------------------------
 
     def _on_death(self, client: Attachment) -> None:
-        client.certain = True
+        client.has_left = True
         self._drop_pidfd(client)
         if client.connected:  # a child that it forked holds the socket
             self._disconnect(client, "its process is gone")
@@ -424,12 +422,12 @@ class Clients:
         if not client.connected:
             return
         client.connected = False
-        client.wants, client.waits = 0, False
+        client.wanted, client.awaits_grant = 0, False
         self._loop.watch(client.sock.fileno(), 0)
         client.sock.close()
         if client.pidfd < 0:
-            client.certain = True
-        if client.certain:
+            client.has_left = True
+        if client.has_left:
             self._drop_pidfd(client)
         if client.attached and not client.observer:
             level, fields = ("info", {}) if not why else ("warning", {"error": why})
@@ -449,7 +447,7 @@ class Clients:
             client.pidfd = -1
 
     def orphaned(self) -> Iterable[tuple[Attachment, int]]:
-        """Channels that their clients won't use again, and that something may be on: of those who are gone, all."""
+        """Channels that clients returned with something on them, and all those of clients that are gone."""
         return [
             (client, channel)
             for client in self

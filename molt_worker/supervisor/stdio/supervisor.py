@@ -11,7 +11,6 @@ import os
 import time
 from typing import Final
 
-from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
@@ -19,9 +18,8 @@ from molt_accel.errors import (
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
-    MoltStartFailed,
-    MoltTimeout,
     MoltWorkerCrashed,
+    MoltStartFailed,
     MoltWorkerUnavailable,
     Status,
     status_label,
@@ -32,22 +30,24 @@ from molt_accel.ipc.frame import (
     PING,
     U32_MAX,
     WORKER_DEFAULT_WAIT,
-    Codec,
     Frame,
     FrameError,
     Kind,
     format_id,
 )
+from molt_accel.ipc.outcomes import crashed, expired_in_queue, queue_full, timed_out_running
 from molt_accel.ipc.stream import FrameStream
-from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.entrypoints.runner import error_response, set_error
+from molt_worker.processes.handles import Executor, ExecutorState, StopWords
+from molt_worker.processes.pool import Pool
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, WRITE
-from molt_worker.runtime.metrics import request_fields
-from molt_worker.supervisor.base import Service
-from molt_worker.supervisor.stdio.dispatch import DispatchPool
+from molt_worker.runtime.metrics import request_fields, request_level
+from molt_worker.supervisor import report
+from molt_worker.supervisor.base import Worker
+from molt_worker.supervisor.stdio.handout import HandOut
 from molt_worker.supervisor.stdio.lifecycle import HELD, Request, RequestEvent, RequestState
 from molt_worker.supervisor.stdio.queue import BoundedQueue, Verdict
 
@@ -67,7 +67,7 @@ _FLUSH_NS: Final = _S
 EXIT_UNSENT: Final = 1
 
 
-class Supervisor(Service):
+class StdioSupervisor:
     """Serves one client over a pair of descriptors, with a pool of executors.
 
     Args:
@@ -77,8 +77,12 @@ class Supervisor(Service):
     """
 
     def __init__(self, config: Config, read_fd: int, write_fd: int, log: LogSink) -> None:
-        super().__init__(config, log)
-        self._pool: DispatchPool = DispatchPool(config, self._loop, log, self._counters, self)
+        self._worker = worker = Worker(config, log)
+        self._config, self._log, self._loop, self._counters = config, log, worker.loop, worker.counters
+        self._handout = HandOut(config.max_frame_bytes)
+        # Slots for a whole pool being replaced while one more generation is being reaped.
+        words = StopWords(4 * config.pool_size + 16)
+        self.pool: Final = Pool(config, worker.loop, log, worker.counters, words, self._handout, self)
         self._client = FrameStream(read_fd, write_fd, config.max_frame_bytes)
         self._client_open = True
         self._requests: dict[int, Request] = {}
@@ -89,26 +93,26 @@ class Supervisor(Service):
         self._flush_until_ns = 0
         self._blocking: dict[int, bool] = {}  # what the descriptors were before `run`
 
-    # -- Service ----------------------------------------------------------------------------------------
-
-    def _on_start(self) -> None:
+    def run(self) -> int:
+        """Serve until the client is gone or a signal says so. Returns the exit code."""
         for fd in (self._client.read_fd, self._client.write_fd):
             self._blocking.setdefault(fd, os.get_blocking(fd))
             os.set_blocking(fd, False)
+        return self._worker.run(self)
 
-    def _before_turn(self) -> None:
+    # -- Supervisor -------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        self._loop.guard(self._dispatch)
         self._watch_client()
 
-    def _after_turn(self) -> None:
-        self._dispatch()
-
-    def _on_close(self) -> None:
+    def close(self) -> None:
         for fd, was_blocking in self._blocking.items():
             with contextlib.suppress(OSError):
                 os.set_blocking(fd, was_blocking)
 
-    def _finished(self) -> bool:
-        if self._requests or not (self._stopping or self._draining):
+    def finished(self) -> bool:
+        if self._requests or not (self._worker.stopping or self._worker.draining):
             return False
         if not self._client.pending_bytes:
             return True
@@ -117,22 +121,23 @@ class Supervisor(Service):
         self._loop.at(self._flush_until_ns)
         if now_ns < self._flush_until_ns:
             return False
-        self._exit_code = self._exit_code or EXIT_UNSENT
+        self._worker.exit_code = self._worker.exit_code or EXIT_UNSENT
         return True
 
-    def _on_drain(self) -> None:
+    def drain(self) -> None:
         self._log.log("info", "worker_draining", requests=len(self._requests))
 
-    def _stop_all(self, why: MoltError) -> None:
+    def stop(self, why: MoltError) -> None:
         """End every request with this error, the running ones through their interrupt and grace time."""
-        super()._stop_all(why)
+        self._worker.stopping = True
+        self.pool.stop()
         for request in list(self._requests.values()):
             error = why
             if request.state in HELD and isinstance(why, MoltWorkerUnavailable):
                 error = MoltWorkerUnavailable(why.detail, facts={"may_have_run": 1})
             self._cancel(request, error)
 
-    def _on_timers(self, now_ns: int) -> None:
+    def on_timers(self, now_ns: int) -> None:
         for request in list(self._requests.values()):
             if request.wake_ns and request.wake_ns <= now_ns:
                 request.wake_ns = 0
@@ -169,7 +174,7 @@ class Supervisor(Service):
         if self._client_open:
             self._client_open = False
             self._log.log("info", "client_gone", requests=len(self._requests))
-            self._stop_all(MoltCancelled("the client is gone"))
+            self.stop(MoltCancelled("the client is gone"))
 
     def _client_unreachable(self) -> None:
         self._client.discard()
@@ -216,10 +221,10 @@ class Supervisor(Service):
             if frame.entry == PING:
                 self._finish(request, self._pong(frame))
                 return
-            if self._draining or self._stopping:
+            if self._worker.draining or self._worker.stopping:
                 raise MoltBusy("the worker is stopping")
-            if self._exports is not None:
-                self._exports.find(frame)
+            if self.pool.exports is not None:
+                self.pool.exports.find(frame)
             self._place(request, time.monotonic_ns())
         except MoltError as exc:
             self._finish(request, exc)
@@ -228,7 +233,7 @@ class Supervisor(Service):
         """Hand a new request out, or queue it, or let it wait for a place. Raises MoltTimeout, MoltBusy."""
         frame = request.frame
         if frame.deadline_ns and frame.deadline_ns <= now_ns:
-            raise _expired()
+            raise expired_in_queue()
         if self._may_hand_out() and self._queue.empty:
             self._hand_out(request)
             return
@@ -237,7 +242,7 @@ class Supervisor(Service):
             wait_ms = self._config.max_wait_ms
         verdict = self._queue.offer(frame.request_id, request, len(frame.payload), may_wait=wait_ms > 0)
         if verdict is Verdict.BUSY:
-            raise _busy()
+            raise queue_full()
         if verdict is Verdict.WAITING:
             request.advance(RequestEvent.WAIT)
             give_up_ns = now_ns + wait_ms * _MS
@@ -252,7 +257,7 @@ class Supervisor(Service):
         while self._may_hand_out() and (request := self._queue.take()) is not None:
             deadline_ns = request.frame.deadline_ns
             if deadline_ns and deadline_ns <= time.monotonic_ns():
-                self._finish(request, _expired())
+                self._finish(request, expired_in_queue())
             else:
                 self._hand_out(request)
         while (waiting := self._queue.promote()) is not None:
@@ -261,12 +266,23 @@ class Supervisor(Service):
 
     def _may_hand_out(self) -> bool:
         """Whether an executor is free, and the client takes what it has been answered so far."""
-        return self._pool.idle and self._client.pending_bytes < _HIGH_WATER_BYTES
+        return self._handout.idle > 0 and self._client.pending_bytes < _HIGH_WATER_BYTES
 
     def _hand_out(self, request: Request) -> None:
         request.advance(RequestEvent.HAND_OUT)
         request.wake_ns = self._loop.at(request.frame.deadline_ns)
-        self._pool.hand_out(request, len(self._queue))
+        executor, serial = self._handout.assign(request)
+        frame = request.frame
+        client_generation = frame.generation
+        frame.queue_depth = len(self._queue)
+        frame.in_flight = self._handout.busy
+        frame.generation = serial  # on this socket; the client's own comes back with the response
+        try:
+            self.pool.send(
+                executor, frame
+            )  # if the executor has just died, `on_closed` puts the request back
+        finally:
+            frame.generation = client_generation
 
     def _cancel(self, request: Request, error: MoltError) -> None:
         if request.state is RequestState.ENDED:
@@ -282,7 +298,7 @@ class Supervisor(Service):
         assert request.executor is not None  # RUNNING
         request.advance(RequestEvent.STOP)
         request.stop_error = error
-        self._pool.interrupt(request.executor, reason)
+        self.pool.interrupt(request.executor, self._handout.serial(request.executor), reason)
         request.wake_ns = self._loop.at(time.monotonic_ns() + self._config.grace_ms * _MS)
 
     def _finish(self, request: Request, outcome: Frame | MoltError, error: MoltError | None = None) -> None:
@@ -306,7 +322,7 @@ class Supervisor(Service):
         label = response.status.label if error is None else status_label(error)
         self._send(response)
         self._counters.outcomes[label] += 1
-        level = "debug" if label == Status.OK.label else "warning"
+        level = request_level(label)
         if self._log.wants(level):
             self._log.log(level, "request", **request_fields(frame, response, label))
 
@@ -315,34 +331,30 @@ class Supervisor(Service):
         frame = request.frame
         response = Frame(Kind.RESPONSE, frame.request_id, generation=frame.generation)
         response.queue_depth = len(self._queue)
-        response.in_flight = self._pool.busy
+        response.in_flight = self._handout.busy
         if request.executor is not None:
             response.executor = request.executor.number
-            self._pool.release(request.executor)
+            self._handout.release(request.executor)
         elif frame.sent_ns:
             waited_us = (time.monotonic_ns() - frame.sent_ns) // 1000
             response.queue_us = min(max(0, waited_us), U32_MAX)
         return response
 
-    def _pong(self, frame: Frame) -> Frame:
-        report = {
-            "version": __version__,
-            "transport": "stdio",
-            "pid": os.getpid(),
-            "ready": self._exports is not None,
-            "exports": [export.name for export in self._exports] if self._exports is not None else [],
-            "compiled": self._exports.compiled if self._exports is not None else [],
-            "executors": self._pool.describe(),
-            "queue_depth": len(self._queue),
-            "max_queue": self._queue.capacity,
-            "in_flight": self._pool.busy,
-            **self._counters.as_dict(),
-        }
-        answer = Frame(Kind.RESPONSE, frame.request_id, status=Status.OK)
-        answer.payload = codec.encode(Codec.MSGPACK, report)
-        answer.queue_depth = len(self._queue)
-        answer.in_flight = self._pool.busy
-        return answer
+    def _pong(self, ping: Frame) -> Frame:
+        living = self.pool.living()
+        ready = sum(executor.state is ExecutorState.READY for executor in living)
+        idle = self._handout.idle
+        return report.pong(
+            ping,
+            self.pool,
+            self._counters,
+            executors={"idle": idle, "busy": ready - idle, "starting": len(living) - ready},
+            queue_depth=len(self._queue),
+            in_flight=self._handout.busy,
+            transport="stdio",
+            ready=self.pool.exports is not None,
+            max_queue=self._queue.capacity,
+        )
 
     # -- requests: what is due ---------------------------------------------------------------------------
 
@@ -350,10 +362,11 @@ class Supervisor(Service):
         if request.state in (RequestState.WAITING, RequestState.QUEUED):
             self._queue.remove(request.frame.request_id)
             deadline_ns = request.frame.deadline_ns
-            self._finish(request, _expired() if deadline_ns and deadline_ns <= now_ns else _busy())
+            self._finish(
+                request, expired_in_queue() if deadline_ns and deadline_ns <= now_ns else queue_full()
+            )
         elif request.state is RequestState.RUNNING:
-            late = MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
-            self._stop(request, StopReason.TIMED_OUT, late)
+            self._stop(request, StopReason.TIMED_OUT, timed_out_running())
         elif request.state is RequestState.STOPPING:
             self._kill(request)
         elif request.state is RequestState.LOST:
@@ -364,16 +377,15 @@ class Supervisor(Service):
         executor = request.executor
         assert executor is not None  # STOPPING
         assert request.stop_error is not None
-        self._pool.poll(executor)  # if its answer came in this very moment, there is nothing to kill
+        self.pool.poll(executor)  # if its answer came in this very moment, there is nothing to kill
         if request.state is RequestState.STOPPING:
             self._log.log("warning", "executor_killed", executor=executor.number, entry=request.frame.entry)
             self._finish(request, request.stop_error)
-            self._pool.kill(executor)
+            self.pool.kill(executor)
 
-    # -- what the pool tells (PoolOwner) ----------------------------------------------------------------
+    # -- what the pool tells ------------------------------------------------------------------------------
 
     def on_exports(self, exports: ExportTable) -> None:
-        super().on_exports(exports)
         for request in list(self._queue):  # they came before it was known what is exported
             if request.state is RequestState.ENDED:
                 continue  # while the others were refused, the client turned out to be gone
@@ -383,42 +395,57 @@ class Supervisor(Service):
                 self._queue.remove(request.frame.request_id)
                 self._finish(request, exc)
 
-    def on_executor_ready(self) -> None:
+    def on_start_failed(self, why: str) -> None:
+        self._send(error_response(Frame(Kind.REQUEST, 0), MoltStartFailed(why)))
+        self.stop(self._worker.start_failed(why))
+
+    def on_executor_ready(self, executor: Executor) -> None:
+        self._handout.add(executor)
         if not self._greeted:
             self._greeted = True
             self._send(Frame(Kind.CONTROL, 0, HELLO))
 
-    def on_response(self, request: Request, response: Frame) -> None:
+    def on_message(self, executor: Executor, message: Frame) -> bool:
+        if message.kind is not Kind.RESPONSE:
+            return True  # it greets again, which is nothing to act on
+        request = self._handout.request_of(executor)
+        if request is None or message.generation != self._handout.serial(executor):
+            return False  # an answer to nothing it was given
+        self._handout.release(executor)
         # An executor that gave in says only that it was stopped; why it was is known here.
-        gave_in = request.state is RequestState.STOPPING and response.status in (
-            Status.CANCELLED,
-            Status.TIMEOUT,
-        )
-        self._finish(request, response, request.stop_error if gave_in else None)
+        stopped = message.status in (Status.CANCELLED, Status.TIMEOUT)
+        gave_in = request.state is RequestState.STOPPING and stopped
+        self._finish(request, message, request.stop_error if gave_in else None)
+        if not self._handout.answered(executor):
+            self.pool.retire(executor)
+        elif 0 < self._config.max_requests <= self._handout.served(executor):
+            self.pool.recycle(executor, "max_requests")
+        return True
 
-    def on_not_started(self, request: Request) -> None:
-        if request.stop_error is not None:  # it was to be stopped anyway
-            self._finish(request, request.stop_error)
+    def on_closed(self, executor: Executor) -> None:
+        self._handout.closed(executor)
+        request = self._handout.request_of(executor)
+        if request is None:
             return
-        request.advance(RequestEvent.HAND_BACK)
-        request.handed_back += 1
-        self._queue.put_back(request.frame.request_id, request, len(request.frame.payload))
+        unread = executor.stream.was_reset or executor.stream.pending_bytes
+        if unread and request.handed_back < self.pool.size:
+            # It died before it had read its request, so that has not begun. That may be chance, for each
+            # executor of the pool once; if it goes on, it is the request that kills them.
+            self._handout.release(executor)
+            if request.stop_error is not None:  # it was to be stopped anyway
+                self._finish(request, request.stop_error)
+                return
+            request.advance(RequestEvent.HAND_BACK)
+            request.handed_back += 1
+            self._queue.put_back(request.frame.request_id, request, len(request.frame.payload))
+        else:
+            request.advance(RequestEvent.LOSE)
+            request.wake_ns = self._loop.at(time.monotonic_ns() + _EXIT_REPORT_NS)
 
-    def on_silent(self, request: Request) -> None:
-        request.advance(RequestEvent.LOSE)
-        request.wake_ns = self._loop.at(time.monotonic_ns() + _EXIT_REPORT_NS)
-
-    def on_crash(self, request: Request, crash: MoltError) -> None:
-        self._finish(request, request.stop_error or crash)
-
-    def on_start_failed(self, why: str) -> None:
-        self._send(error_response(Frame(Kind.REQUEST, 0), MoltStartFailed(why)))
-        super().on_start_failed(why)
-
-
-def _expired() -> MoltTimeout:
-    return MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
-
-
-def _busy() -> MoltBusy:
-    return MoltBusy("the queue is full", facts={"retry_after_s": 1})
+    def on_reaped(self, executor: Executor, exit_code: int | None) -> None:
+        request = self._handout.request_of(executor)
+        if request is not None:
+            crash = crashed(request.frame.entry, exit_code)
+            self._log.log("error", "executor_crashed", executor=executor.number, error=crash.detail)
+            self._finish(request, request.stop_error or crash)
+        self._handout.reaped(executor)

@@ -93,9 +93,9 @@ def test_a_reply_to_a_request_that_was_taken_away_is_not_written(stage: ShmStage
     next_one = Caller(stage, 0).publish(channel.index)
     assert reply(player.slot, response(payload=b"of the first")) == core.LOST
     assert next_one.wait(0) == core.TIME
-    assert stage.supervisor._pool.claims() != {}  # until it has given up
+    assert stage.supervisor.pool.words.claims() != {}  # until it has given up
     player.slot.fail(7)
-    assert stage.supervisor._pool.claims() == {}
+    assert stage.supervisor.pool.words.claims() == {}
 
 
 def test_counts_beyond_all_numbers_stop_neither_the_reaping_nor_the_report(stage: ShmStage) -> None:
@@ -104,7 +104,7 @@ def test_counts_beyond_all_numbers_stop_neither_the_reaping_nor_the_report(stage
         stage.arena.set_slot_gauge(player.index, SlotGauge.OUTCOMES + outcome, NEVER)
         stage.arena.set_gauge(Gauge.OUTCOMES + outcome, NEVER)
     player.die()
-    assert stage.supervisor._pool._words.left == stage.arena.slots - 2  # another has taken the place
+    assert stage.supervisor.pool.words.left == stage.arena.slots - 2  # another has taken the place
     assert stage.supervisor.pong(Frame(Kind.REQUEST, 1, PING)).payload
 
 
@@ -112,7 +112,7 @@ def test_what_only_the_supervisor_writes_is_written_again(stage: ShmStage) -> No
     stage.start()
     Caller(stage, 3)
     arena = stage.arena
-    stage.supervisor._after_turn()
+    stage.supervisor.settle()
     wanted = {fact: arena.gauge(fact) for fact in Gauge if fact < Gauge.OUTCOMES and fact != Gauge.WAKE_NS}
     for fact in wanted:
         arena.set_gauge(fact, 12345)

@@ -16,7 +16,7 @@ from pathlib import Path
 from molt_accel import codec
 from molt_accel.call import _error_of
 from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status, error_body, to_wire
-from molt_accel.ipc import control
+from molt_accel.ipc import control, outcomes
 from molt_accel.ipc.frame import (
     PEEK_BYTES,
     PREFIX_BYTES,
@@ -33,7 +33,6 @@ from molt_accel.ipc.shm.attach import handshake
 from molt_accel.ipc.shm.layout import (
     bucket_bounds,
     epoch_of,
-    exit_text,
     failed_executor,
     failure_error,
     generation_of,
@@ -113,7 +112,7 @@ def words(data: bytes) -> None:
     state_of(word), slot_of(word), epoch_of(word), failed_executor(word)
     assert generation_of(idle_word(word)) == generation_of(word)
     _show(failure_error(word, taken.text(8)))
-    exit_text(taken.number(4) - 2**31)
+    outcomes.exit_text(taken.number(4) - 2**31)
     counts = [taken.number(taken.number(1) % 9) for _ in range(128)]
     low, high = bucket_bounds(taken.number(1) % 128)
     assert 0 <= low < high

@@ -191,7 +191,7 @@ class _Supervised:
         self.stage.sink._threshold = 100  # it has much to tell
         self.supervisor: Any = self.stage.supervisor
         self.memory = mmap.mmap(self.supervisor._arena_fd, 0)
-        arena = self.supervisor._arena
+        arena = self.supervisor._ledger.arena
         rings = arena.channels * (2 * arena.ring_bytes)
         self.words = len(self.memory) - rings  # all of them are before this, as is the first channel
         self.clean = self.memory[: self.words]
@@ -211,25 +211,25 @@ def supervision(data: bytes) -> None:
     there = _supervised()
     supervisor, taken = there.supervisor, Bytes(data)
     kills = taken.number(1)
-    _scribble(taken, supervisor._arena, there.memory, there.words)
+    _scribble(taken, supervisor._ledger.arena, there.memory, there.words)
     with (
-        mock.patch.object(supervisor._pool, "kill_slot", return_value=bool(kills & 1)),
-        mock.patch.object(supervisor._pool, "stop_request"),
+        mock.patch.object(supervisor._deadlines, "kill", return_value=bool(kills & 1)),
+        mock.patch.object(supervisor._deadlines, "interrupt"),
     ):
         now_ns = time.monotonic_ns()
-        supervisor._look_at_deadlines(now_ns)
-        supervisor._look_at_stops(now_ns + (1 << 50 if kills & 2 else 0))
-        supervisor.on_cancel(0, 0)
-        supervisor._look_at_stops(now_ns + (1 << 50))
-        supervisor.on_executor_reaped(kills >> 2 & 3, -9 if kills & 16 else None)
+        supervisor._deadlines.look(now_ns)
+        there.stage.look_at_stops(now_ns + (1 << 50 if kills & 2 else 0))
+        supervisor.on_cancel()
+        there.stage.look_at_stops(now_ns + (1 << 50))
+        supervisor._audit.end_of_dead(kills >> 2 & 3, -9 if kills & 16 else None)
         supervisor._reclaim(now_ns)
-        supervisor._audit(now_ns)
-        supervisor._after_turn()
-        supervisor._finished()
+        supervisor._audit.run(now_ns, supervisor._clients)
+        supervisor.settle()
+        supervisor.finished()
         assert supervisor.pong(Frame(Kind.REQUEST, 1, "__ping__")).payload
-        supervisor._on_timers(now_ns)
-    supervisor._stops.clear()
-    supervisor._orphans.clear()
+        supervisor.on_timers(now_ns)
+    supervisor._deadlines._stops.clear()
+    supervisor._audit._orphans.clear()
     there.memory[: there.words] = there.clean
     assert os.fstat(supervisor._arena_fd).st_size == len(there.memory)
 

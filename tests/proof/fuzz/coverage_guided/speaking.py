@@ -29,24 +29,14 @@ _ENTRIES = (
 class _Owner:
     """A pool that agrees to everything; every third channel is in use."""
 
-    def grant_facts(self) -> dict[str, object]:
-        return {}
-
-    def is_leaving(self) -> bool:
+    def make_way(self) -> bool:
         return False
 
     def refusal(self) -> MoltError | None:
         return None
 
-    def on_attached(self, client: Attachment) -> None:
-        del client
-
-    def is_free(self, channel: int) -> bool:
-        return channel % 3 != 0
-
-    def on_cancel(self, channel: int, generation: int) -> None:
-        assert 0 <= channel < _CHANNELS
-        assert 0 <= generation < 1 << 32
+    def on_cancel(self) -> None:
+        pass
 
     def on_clients_changed(self) -> None:
         pass
@@ -61,11 +51,11 @@ class _Desk:
     def __init__(self) -> None:
         log = LogSink(as_json=True, level="error", fd=2)
         self.loop = EventLoop(log)
-        self.channels = Channels(_CHANNELS)
+        self.channels = Channels(_CHANNELS, lambda channel: channel % 3 != 0)
         self._listener = control.new_socket()
         self._arena_fd = os.memfd_create("molt-fuzz")
         self.clients = Clients(
-            self._listener, self._arena_fd, self.channels, self.loop, log, Counters(), _Owner()
+            self._listener, self._arena_fd, self.channels, {}, self.loop, log, Counters(), _Owner()
         )
 
     def close(self) -> None:
@@ -137,7 +127,7 @@ def clients(data: bytes) -> None:
         while client.connected:
             desk.clients._on_readable(client)
         for channel in list(client.channels):
-            desk.clients.freed(client, channel)
+            desk.clients.take_back(client, channel)
     desk.check()
     assert not list(desk.clients)
     desk.loop._dropped.clear()

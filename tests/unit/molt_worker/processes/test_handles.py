@@ -1,10 +1,7 @@
-"""Handles of child processes: the page of stop words and exit codes in words."""
+"""Handles of child processes: the page of stop words."""
 
 from __future__ import annotations
 
-import pytest
-
-from molt_accel.ipc.shm.layout import exit_facts, exit_text
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes.handles import StopWords
 
@@ -42,18 +39,3 @@ def test_each_word_has_a_cache_line_of_its_own() -> None:
     words.word_of(1).stop(1, StopReason.CANCELLED)
     line = 64 // words.memory.itemsize
     assert [index for index, word in enumerate(words.memory) if word] == [line]
-
-
-@pytest.mark.parametrize(
-    ("code", "text", "facts"),
-    [
-        (0, "exit code 0", {"exit_code": 0}),
-        (3, "exit code 3", {"exit_code": 3}),
-        (-9, "signal 9 (SIGKILL)", {"signal": 9}),
-        (-11, "signal 11 (SIGSEGV)", {"signal": 11}),
-        (-35, "signal 35", {"signal": 35}),
-    ],
-)
-def test_an_exit_code_in_words_and_facts(code: int, text: str, facts: dict[str, int]) -> None:
-    assert exit_text(code) == text
-    assert exit_facts(code) == facts

@@ -33,25 +33,25 @@ def test_a_successor_of_one_that_died_counts_for_itself() -> None:
 
 def test_when_its_successor_died_it_needs_another() -> None:
     table: Replacements[str] = Replacements()
-    assert table.wear_out("old")
+    assert table.recycle("old")
     table.prepare("old", "new")
     table.forget("new")
-    assert (table.counts("old"), table.worn("old"), table.has_successor("old")) == (True, True, False)
+    assert (table.counts("old"), table.is_recycled("old"), table.has_successor("old")) == (True, True, False)
 
 
-def test_one_is_worn_out_once_and_only_in_a_place_of_its_own() -> None:
+def test_one_is_recycled_once_and_only_in_a_place_of_its_own() -> None:
     table: Replacements[str] = Replacements()
-    assert table.wear_out("old")
-    assert not table.wear_out("old")
+    assert table.recycle("old")
+    assert not table.recycle("old")
     table.prepare("old", "new")
-    assert not table.wear_out("new")  # not in its place yet
+    assert not table.recycle("new")  # not in its place yet
     table.take_over("new")
-    assert not table.wear_out("old")  # on its way out
-    assert table.wear_out("new")
+    assert not table.recycle("old")  # on its way out
+    assert table.recycle("new")
 
 
 _MEMBERS = st.integers(0, 4)
-_STEPS = st.lists(st.tuples(st.sampled_from(["wear_out", "prepare", "take_over", "forget"]), _MEMBERS))
+_STEPS = st.lists(st.tuples(st.sampled_from(["recycle", "prepare", "take_over", "forget"]), _MEMBERS))
 
 
 @given(_STEPS)
@@ -62,8 +62,8 @@ def test_however_executors_come_and_go_as_many_count_as_there_should_be(steps: l
     starting: list[int] = []
     for step, index in steps:
         member = ready[index % len(ready)] if ready else None
-        if step == "wear_out" and member is not None:
-            table.wear_out(member)
+        if step == "recycle" and member is not None:
+            table.recycle(member)
         elif step == "prepare" and member is not None:
             if table.counts(member) and not table.has_successor(member):
                 starting.append(next(numbers))

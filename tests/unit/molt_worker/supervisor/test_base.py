@@ -1,4 +1,4 @@
-"""A supervisor's life: signals, the order of its hooks, and what it closes."""
+"""A worker's life: signals, the order of its steps, and what it closes."""
 
 from __future__ import annotations
 
@@ -6,82 +6,67 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from molt_accel.config import Config
 from molt_accel.errors import MoltError
-from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.processes.forkserver import EXIT_BAD_EXPORTS
 from molt_worker.runtime.log import LogSink
-from molt_worker.supervisor.base import Service
+from molt_worker.supervisor.base import Worker
 from tests.conftest import EXPORTS
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class FakePool:
-    """Writes down what the service has it do."""
-
-    def __init__(self, told: list[Any]) -> None:
-        self._told = told
-
-    def start_forkserver(self) -> None:
-        self._told.append("forkserver")
-
-    def stop(self) -> None:
-        self._told.append("stop")
-
-    def close(self) -> None:
-        self._told.append("close")
-
-    def on_timers(self, now_ns: int) -> None:
-        self._told.append("pool timers")
-
-
-class Scripted(Service):
-    """Does in each turn what the script says, and is finished when it ends."""
+class Scripted:
+    """A supervisor that does in each turn what the script says, and is finished when it ends; and its pool."""
 
     def __init__(self, log: LogSink, *script: Callable[[Scripted], object], exports: str = EXPORTS) -> None:
-        super().__init__(Config.load(environ={}, exports=exports), log)
+        self.worker = Worker(Config.load(environ={}, exports=exports), log)
         self.told: list[Any] = []
-        self._pool = FakePool(self.told)  # type: ignore[assignment]
+        self.pool: Any = SimpleNamespace(
+            start_forkserver=lambda: self.told.append("forkserver"),
+            close=lambda: self.told.append("close"),
+            on_timers=lambda now_ns: self.told.append("pool timers"),
+        )
         self._script = list(script)
 
-    def _finished(self) -> bool:
-        return not self._script
+    def run(self) -> int:
+        return self.worker.run(self)
 
-    def _on_start(self) -> None:
-        self.told.append("start")
+    def settle(self) -> None:
+        self.told.append("settle")
 
-    def _before_turn(self) -> None:
-        self._loop.at(1)  # a turn never waits
+    def finished(self) -> bool:
+        if not self._script:
+            return True
+        self.worker.loop.at(1)  # a turn never waits
         self._script.pop(0)(self)
+        return False
 
-    def _after_turn(self) -> None:
-        self.told.append("after")
-
-    def _on_timers(self, now_ns: int) -> None:
+    def on_timers(self, now_ns: int) -> None:
         assert 0 <= time.monotonic_ns() - now_ns < 60e9
         self.told.append("timers")
 
-    def _on_drain(self) -> None:
+    def drain(self) -> None:
         self.told.append("drain")
 
-    def _stop_all(self, why: MoltError) -> None:
-        super()._stop_all(why)
+    def stop(self, why: MoltError) -> None:
+        self.worker.stopping = True
         self.told.append(why.detail)
 
-    def _on_close(self) -> None:
-        self.told.append("on close")
+    def close(self) -> None:
+        self.told.append("supervisor closes")
 
     def state(self) -> tuple[bool, bool]:
-        return self._draining, self._stopping
+        return self.worker.draining, self.worker.stopping
 
     def news(self) -> list[Any]:
         """What happened but for the turns themselves."""
-        return [each for each in self.told if each not in ("after", "timers", "pool timers")]
+        return [each for each in self.told if each not in ("settle", "timers", "pool timers")]
 
 
 @pytest.fixture(autouse=True)
@@ -108,13 +93,16 @@ def nothing(service: Scripted) -> None:
     pass
 
 
-STOPPED = ["stop", "the worker was told to stop"]
+STOPPED = ["the worker was told to stop"]
 
 
-def test_its_hooks_come_in_order_and_everything_is_closed(sink: LogSink, tmp_path: Path) -> None:
+def test_its_steps_come_in_order_and_everything_is_closed(sink: LogSink, tmp_path: Path) -> None:
     service = Scripted(sink, nothing)
     assert service.run() == 0
-    assert service.told == ["start", "forkserver", "timers", "pool timers", "after", "close", "on close"]
+    assert service.told == [
+        *("forkserver", "settle", "timers", "pool timers", "settle"),
+        *("close", "supervisor closes"),
+    ]
     assert "worker_stopped code=0" in (tmp_path / "log").read_text()
     assert signal.set_wakeup_fd(-1) == -1
 
@@ -139,7 +127,7 @@ def test_what_signals_do(
 ) -> None:
     service = Scripted(sink, *script)
     service.run()
-    assert service.news() == ["start", "forkserver", *expected, "close", "on close"]
+    assert service.news() == ["forkserver", *expected, "close", "supervisor closes"]
     assert service.state() == state
 
 
@@ -148,7 +136,7 @@ def test_a_signal_that_comes_before_the_loop_waits_wakes_it(sink: LogSink) -> No
 
     def send_and_sleep(_: Scripted) -> None:
         signal.raise_signal(signal.SIGINT)
-        service._loop._timer_ns = time.monotonic_ns() + 3_600_000_000_000
+        service.worker.loop._timer_ns = time.monotonic_ns() + 3_600_000_000_000
 
     service._script = [send_and_sleep]
     service.run()
@@ -160,35 +148,18 @@ def test_a_reload_with_a_broken_manifest_starts_nothing(sink: LogSink, tmp_path:
     manifest.write_text("{")
     service = Scripted(sink, sends(signal.SIGHUP), exports=str(manifest))
     service.run()
-    assert service.news() == ["start", "forkserver", "close", "on close"]
+    assert service.news() == ["forkserver", "close", "supervisor closes"]
     assert "error reload_failed" in (tmp_path / "log").read_text()
 
 
-def test_exports_after_the_first_are_reloads(sink: LogSink) -> None:
-    service = Scripted(sink)
-    for reloads in range(3):
-        service.on_exports(ExportTable(()))
-        assert service._counters.reloads == reloads
-
-
-def test_a_failed_start_stops_it_with_an_exit_code_of_its_own(sink: LogSink, tmp_path: Path) -> None:
-    service = Scripted(sink, lambda service: service.on_start_failed("no module"))
+def test_a_failed_start_has_an_exit_code_of_its_own(sink: LogSink, tmp_path: Path) -> None:
+    service = Scripted(sink, lambda service: service.stop(service.worker.start_failed("no module")))
     assert service.run() == EXIT_BAD_EXPORTS
     assert "the worker can't start: no module" in service.told
-    assert service.state() == (False, True)
     assert 'start_failed error="no module"' in (tmp_path / "log").read_text()
 
 
-def test_an_error_after_a_turn_costs_that_turn_only(
-    sink: LogSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    service = Scripted(sink, nothing, nothing)
-    monkeypatch.setattr(service, "_after_turn", lambda: [][0])
-    assert service.run() == 0
-    assert (tmp_path / "log").read_text().count("supervisor_bug") == 2
-
-
-@pytest.mark.parametrize("where", ["_on_start", "_before_turn"])
+@pytest.mark.parametrize("where", ["settle", "finished"])
 def test_whatever_ends_it_everything_is_closed(
     where: str, sink: LogSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,5 +171,5 @@ def test_whatever_ends_it_everything_is_closed(
     monkeypatch.setattr(service, where, fail)
     with pytest.raises(OSError, match=f"^{where}$"):
         service.run()
-    assert service.told[-2:] == ["close", "on close"]
+    assert service.told[-2:] == ["close", "supervisor closes"]
     assert signal.set_wakeup_fd(-1) == -1

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from molt_accel.errors import MoltError, MoltProtocolError, MoltTimeout, MoltWorkerCrashed, Status
+from molt_accel.ipc import outcomes
 from molt_accel.ipc.shm.layout import (
     CHANNEL_TRANSITIONS,
     HELD,
@@ -20,8 +21,6 @@ from molt_accel.ipc.shm.layout import (
     SlotGauge,
     bucket_bounds,
     epoch_of,
-    exit_facts,
-    exit_text,
     failed_executor,
     failure_error,
     failure_word,
@@ -150,7 +149,7 @@ def test_a_failure_word_fits_and_names_the_executor(reason: Failure, executor: i
     assert failed_executor(word) == executor
     error = failure_error(word, "work")
     if reason is Failure.CRASHED:
-        assert error.facts == exit_facts(code)
+        assert error.facts == outcomes.exit_facts(code)
 
 
 @pytest.mark.parametrize(
@@ -201,14 +200,6 @@ def test_a_failure_is_the_error_it_stands_for(
 ) -> None:
     error = failure_error(word, "work")
     assert (type(error), error.detail, error.facts) == (kind, detail, facts)
-
-
-@pytest.mark.parametrize(
-    ("code", "text"),
-    [(0, "exit code 0"), (3, "exit code 3"), (-9, "signal 9 (SIGKILL)"), (-99, "signal 99")],
-)
-def test_exit_codes_in_words(code: int, text: str) -> None:
-    assert exit_text(code) == text
 
 
 # -- histograms -------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 from molt_worker.supervisor.shm import clients as clients_module
-from molt_worker.supervisor.shm.clients import Attachment, Channels, Clients, most_clients
+from molt_worker.supervisor.shm.clients import Channels, Clients, max_clients
 from tests.conftest import exit_code, fork, wait_for_file, wait_until
 
 if sys.platform != "linux":
@@ -95,14 +95,15 @@ class Desk:
         self.sink = LogSink(as_json=False, level="debug", fd=self._log_file.fileno())
         self.loop = EventLoop(self.sink)
         self.counters = Counters()
-        self.channels = Channels(channels)
+        self.channels = Channels(channels, lambda channel: channel not in self.in_use)
         self.arena_fd = os.memfd_create("the arena")
         listener = control.new_socket()
         listener.setblocking(False)
         listener.bind(self.path)
         self.clients = Clients(
-            listener, self.arena_fd, self.channels, self.loop, self.sink, self.counters, self
+            listener, self.arena_fd, self.channels, {"a fact": 5}, self.loop, self.sink, self.counters, self
         )
+        self.clients.greet()
         self.clients.listen()
         self.told: list[Any] = []
         self.in_use: set[int] = set()
@@ -113,23 +114,14 @@ class Desk:
 
     # What `Clients` asks and tells.
 
-    def grant_facts(self) -> dict[str, object]:
-        return {"a fact": 5}
-
-    def is_leaving(self) -> bool:
+    def make_way(self) -> bool:
         return self.leaving
 
     def refusal(self) -> MoltError | None:
         return self.refuses
 
-    def on_attached(self, client: Attachment) -> None:
-        self.clients.tell(client, control.message(HELLO))
-
-    def is_free(self, channel: int) -> bool:
-        return channel not in self.in_use
-
-    def on_cancel(self, channel: int, generation: int) -> None:
-        self.told.append(("cancel", channel, generation))
+    def on_cancel(self) -> None:
+        self.told.append("cancel")
 
     def on_clients_changed(self) -> None:
         self.on_change()
@@ -168,7 +160,7 @@ class Desk:
         """What the pool does with channels that are nobody's."""
         for client, channel in self.clients.orphaned():
             if client.is_done_with(channel) and channel in client.channels:
-                self.clients.freed(client, channel)
+                self.clients.take_back(client, channel)
 
     def log(self) -> str:
         self._log_file.seek(0)
@@ -236,7 +228,7 @@ class ForkedPeer:
 
 
 def test_the_lowest_free_channels_are_taken_first() -> None:
-    channels = Channels(6)
+    channels = Channels(6, lambda channel: True)
     assert channels.take(4) == [0, 1, 2, 3]
     for channel in (2, 0):
         channels.give_back(channel)
@@ -454,12 +446,10 @@ def test_a_channel_that_is_returned_in_use_is_granted_when_nothing_is_on_it(desk
 
 def test_cancels_of_its_own_channels_are_passed_on(desk: Desk) -> None:
     peer, other = desk.attached(2), desk.attached(2)
-    peer.send(CANCEL, number=1, generation=7)
-    peer.send(CANCEL, number=2, generation=7)  # the other's
-    peer.send(CANCEL, number=2**64 - 1, generation=7)
-    other.send(CANCEL, number=2, generation=2**32 - 1)
-    desk.turn()
-    assert sorted(desk.told) == [("cancel", 1, 7), ("cancel", 2, 2**32 - 1)]
+    for sender, number, passed in ((peer, 1, 1), (peer, 2, 1), (peer, 2**64 - 1, 1), (other, 2, 2)):
+        sender.send(CANCEL, number=number, generation=2**32 - 1)
+        desk.turn()
+        assert desk.told == ["cancel"] * passed
     assert (peer.received(), other.received()) == ([], [])
 
 
@@ -669,7 +659,7 @@ def test_freed_channels_go_to_who_waits(desk: Desk) -> None:
     desk.turn()
     client, channels = next(iter(desk.clients)), [0, 1, 2, 3, 4, 5, 6, 7]
     assert [channel for _, channel in desk.clients.orphaned()] == channels
-    desk.clients.freed(client, 5)
+    desk.clients.take_back(client, 5)
     desk.clients.serve_waiting()
     assert waiting.granted() == [5]
     assert set(desk.orphaned()) == {0, 1, 2, 3, 4, 6, 7}
@@ -699,13 +689,13 @@ def test_connections_leave_descriptors_to_the_rest_of_the_worker(
     limit: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
-    assert most_clients() == expected
+    assert max_clients() == expected
 
 
 def test_more_connections_than_a_worker_can_have_end_those_that_never_attached(
     make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clients_module, "most_clients", lambda: 5)
+    monkeypatch.setattr(clients_module, "max_clients", lambda: 5)
     desk = make_desk()
     served = desk.attached(2)
     others = [desk.peer() for _ in range(20)]

@@ -118,18 +118,18 @@ class Scene:
     # -- the supervisor's ----------------------------------------------------------------------------------
 
     def look_at_deadlines(self) -> None:
-        self.stage.supervisor._look_at_deadlines(time.monotonic_ns() + 2000 * GRACE_MS * _MS)
+        self.stage.supervisor._deadlines.look(time.monotonic_ns() + 2000 * GRACE_MS * _MS)
 
     def kill(self) -> None:
-        supervisor, now_ns = self.stage.supervisor, time.monotonic_ns()
-        supervisor._stop(self.channel.index, self.stopped, StopReason.TIMED_OUT, now_ns)
-        supervisor._look_at_stops(now_ns + 2 * GRACE_MS * _MS)
+        deadlines, now_ns = self.stage.supervisor._deadlines, time.monotonic_ns()
+        deadlines.stop(self.channel.index, self.stopped, StopReason.TIMED_OUT, now_ns)
+        self.stage.look_at_stops(now_ns + 2 * GRACE_MS * _MS)
 
     def cancel(self) -> None:
-        self.stage.supervisor.on_cancel(self.channel.index, generation_of(self.word))
+        self.stage.supervisor.on_cancel()
 
     def reap(self) -> None:
-        self.stage.supervisor.on_executor_reaped(self.player.index, -9)
+        self.stage.supervisor._audit.end_of_dead(self.player.index, -9)
 
     def lose_the_client(self) -> None:
         self.caller.close()
@@ -138,8 +138,8 @@ class Scene:
         self.caller.send(control.DETACH)
 
     def drain(self) -> None:
-        self.stage.supervisor._on_drain()
-        self.stage.supervisor._finished()
+        self.stage.supervisor.drain()
+        self.stage.supervisor.finished()
 
 
 OPERATIONS: dict[Actor, list[Callable[[Scene], None]]] = {

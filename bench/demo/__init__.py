@@ -1,0 +1,1 @@
+"""The benchmark of the demo: scenarios, servers, load, studies, reports."""

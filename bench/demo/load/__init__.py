@@ -1,0 +1,1 @@
+"""Servers, the load on them, and what is measured meanwhile."""

@@ -1,1 +1,0 @@
-"""What the benchmark commands are made of: scenarios, servers, load, sampling, aggregation, reports."""

@@ -1,0 +1,1 @@
+"""From what was measured to what is shown: figures, criteria, results document, tables, picture."""

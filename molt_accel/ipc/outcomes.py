@@ -1,0 +1,55 @@
+"""The errors that calls end with for reasons of the pool's, worded once for both transports and both sides."""
+
+from __future__ import annotations
+
+import signal
+
+from molt_accel.errors import MoltBusy, MoltTimeout, MoltWorkerCrashed
+
+
+def expired_in_queue() -> MoltTimeout:
+    """The deadline passed before an executor had the request, which was not run."""
+    return MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
+
+
+def timed_out_running() -> MoltTimeout:
+    """The deadline passed while an executor had the request."""
+    return MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
+
+
+def stalled() -> MoltTimeout:
+    """One side of a channel did not move the bytes of a payload or result on, so the other gave up."""
+    return MoltTimeout("the payload or the result was not moved on for 5 s", facts={"phase": "transport"})
+
+
+def queue_full() -> MoltBusy:
+    """There was no room in the queue for as long as the request may wait for it. It was not run."""
+    return MoltBusy("the queue is full", facts={"retry_after_s": 1})
+
+
+def crashed(entry: str | None, exit_code: int | None) -> MoltWorkerCrashed:
+    """An executor died while it had a request.
+
+    Args:
+        entry: What it ran; None where that is not known.
+        exit_code: Negative for a signal; None if the executor died because its fork server did.
+    """
+    what = "this request" if entry is None else repr(entry)
+    how = "with its fork server" if exit_code is None else exit_text(exit_code)
+    facts = {} if exit_code is None else exit_facts(exit_code)
+    return MoltWorkerCrashed(f"the executor died while it ran {what}: {how}", facts=facts)
+
+
+def exit_facts(code: int) -> dict[str, int | str]:
+    """An exit code, negative for a signal, as the facts of a crash report."""
+    return {"signal": -code} if code < 0 else {"exit_code": code}
+
+
+def exit_text(code: int) -> str:
+    """An exit code, negative for a signal, in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {-code} ({signal.Signals(-code).name})"
+    except ValueError:  # a real-time signal has no name
+        return f"signal {-code}"

@@ -1,0 +1,46 @@
+"""What the pool asks of a transport, and what it tells its owner."""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol
+
+from molt_accel.ipc.frame import Frame
+from molt_worker.entrypoints.exports import ExportTable
+from molt_worker.processes.endpoint import Endpoint
+from molt_worker.processes.handles import Executor
+
+
+class PoolOwner(Protocol):
+    """Who is told what happens in the pool."""
+
+    def on_exports(self, exports: ExportTable) -> None:
+        """Exports were imported, at start or at a reload, and no executor with others gets new requests."""
+
+    def on_start_failed(self, why: str) -> None:
+        """The exports can't be imported, so there will never be an executor."""
+
+    def on_executor_ready(self, executor: Executor) -> None:
+        """An executor has started and may be given requests."""
+
+    def on_message(self, executor: Executor, message: Frame) -> bool:
+        """A frame came from a ready executor. False if it broke the protocol: then the pool kills it."""
+
+    def on_closed(self, executor: Executor) -> None:
+        """An executor closed its socket or broke the protocol. It is being killed; `on_reaped` will follow."""
+
+    def on_reaped(self, executor: Executor, exit_code: int | None) -> None:
+        """An executor is dead, whatever led to that; None: because its fork server is."""
+
+
+class Delivery(Protocol):
+    """How requests reach executors: what the pool has to know of it."""
+
+    def make_endpoint(self, sock: socket.socket, number: int, slot: int) -> Endpoint:
+        """An executor's way to its requests; called in the executor."""
+
+    def withdraw(self, executor: Executor) -> bool:
+        """Its successor is ready: give it no more requests. True if it has none, so that it can be retired now."""
+
+    def served(self, executor: Executor) -> int:
+        """How many requests it has served."""

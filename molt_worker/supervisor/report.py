@@ -1,0 +1,51 @@
+"""What a worker answers to a ping: its report, the same for every transport."""
+
+from __future__ import annotations
+
+import os
+
+from molt_accel import codec
+from molt_accel.errors import Status
+from molt_accel.ipc.frame import Codec, Frame, Kind
+from molt_accel.version import __version__
+from molt_worker.processes.pool import Pool
+from molt_worker.runtime.metrics import Counters
+
+
+def pong(
+    ping: Frame,
+    pool: Pool,
+    counters: Counters,
+    *,
+    executors: dict[str, object],
+    queue_depth: int,
+    in_flight: int,
+    **others: object,
+) -> Frame:
+    """The answer to a ping.
+
+    Args:
+        executors: How many there are and what they do, and their process ids.
+        queue_depth: Requests that wait for an executor.
+        in_flight: Requests that executors have.
+        others: What the transport adds, or knows better than the counters.
+    """
+    report = {
+        "version": __version__,
+        "pid": os.getpid(),
+        "exports": [export.name for export in pool.exports or ()],
+        "compiled": pool.exports.compiled if pool.exports is not None else [],
+        "executors": {
+            "size": pool.size,
+            **executors,
+            "pids": [executor.pid for executor in pool.living() if executor.pid],
+        },
+        "queue_depth": queue_depth,
+        "in_flight": in_flight,
+        **counters.as_dict(),
+        **others,
+    }
+    answer = Frame(Kind.RESPONSE, ping.request_id, status=Status.OK, generation=ping.generation)
+    answer.payload = codec.encode(Codec.MSGPACK, report)
+    answer.queue_depth, answer.in_flight = queue_depth, in_flight
+    return answer

@@ -1,0 +1,62 @@
+"""What only the supervisor writes to the arena, kept here too: any client can write over the arena."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from molt_accel.ipc.frame import PEEK_BYTES, format_id, peek
+from molt_accel.ipc.shm.layout import HELD, Gauge, state_of
+
+if TYPE_CHECKING:
+    from molt_accel.ipc.shm._native import Arena
+
+
+class Ledger:
+    """The gauges of the arena's header, and which channels are in use.
+
+    Args:
+        cpus: Processors of this machine, for those who may spin.
+    """
+
+    def __init__(self, arena: Arena, cpus: int) -> None:
+        self.arena = arena
+        self._cpus = cpus
+        self._gauges: dict[int, int] = {}  # by `Gauge`
+        self._in_use = 0  # channels from this one on were never granted
+
+    def __getitem__(self, gauge: Gauge) -> int:
+        return self._gauges[gauge]
+
+    def __setitem__(self, gauge: Gauge, value: int) -> None:
+        self._gauges[gauge] = value
+        self.arena.set_gauge(gauge, value)
+
+    def use(self, channel: int) -> None:
+        """A channel was granted: look at it from now on, as executors do."""
+        self._in_use = max(self._in_use, channel + 1)
+
+    def repair(self) -> None:
+        """Write all of it again, because somebody may have written over it."""
+        arena = self.arena
+        arena.repair()
+        arena.set_cpus(self._cpus)
+        arena.in_use = self._in_use
+        for gauge, value in self._gauges.items():
+            if gauge != Gauge.WAKE_NS:  # each look at deadlines writes it
+                arena.set_gauge(gauge, value)
+
+    def words(self) -> Iterator[tuple[int, int]]:
+        """Channels in use and their state words, each read when its turn comes."""
+        return ((channel, self.arena.word(channel)) for channel in range(self._in_use))
+
+    def held(self) -> list[tuple[int, int]]:
+        """Channels and state words of the requests that executors have."""
+        return [(channel, word) for channel, word in self.words() if state_of(word) in HELD]
+
+    def request_on(self, channel: int) -> dict[str, object]:
+        """What a log line says of a channel's request, if it can be seen: a large one is overwritten by its rest."""
+        request = peek(self.arena.request_bytes(channel, PEEK_BYTES))
+        if request is None:
+            return {}
+        return {"request_id": format_id(request.request_id), "entry": request.entry}

@@ -1,0 +1,153 @@
+"""The audit: requests of the dead and forged ones are ended, and nothing else is touched."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
+
+from molt_accel.ipc.frame import CANCEL
+from molt_accel.ipc.shm.layout import (
+    ChannelState,
+    Failure,
+    failure_word,
+    generation_of,
+    serial_of,
+    with_state,
+)
+from tests.support.handover import core, put, reply, response
+from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(-signal.SIGSEGV, "signal 11 (SIGSEGV)"), (3, "exit code 3"), (0, "exit code 0")]
+)
+def test_a_request_whose_executor_died_has_crashed(stage: ShmStage, code: int, text: str) -> None:
+    player, _ = stage.start()
+    channel = Caller(stage, 2).publish()
+    player.claim()
+    player.die(code)
+    assert channel.wait(0) == core.OUTCOME
+    assert channel.take() == failure_word(Failure.CRASHED, player.number, code)
+    assert stage.outcomes() == {"WorkerCrashed": 1}
+    line = next(line for line in stage.log().splitlines() if "executor_crashed" in line)
+    assert f"executor={player.number}" in line
+    assert f"the executor died while it ran 'echo': {text}" in line
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize(
+    ("state", "after", "outcome"),
+    [
+        (ChannelState.CLAIMED, ChannelState.FAILED, "WorkerCrashed"),
+        (ChannelState.KILLING, ChannelState.FAILED, "WorkerCrashed"),
+        (ChannelState.ABANDONED, ChannelState.IDLE, "Cancelled"),
+        (ChannelState.DONE, ChannelState.DONE, None),
+        (ChannelState.FAILED, ChannelState.FAILED, None),
+    ],
+)
+def test_the_dead_let_go_of_what_they_held_and_of_nothing_else(
+    stage: ShmStage, state: ChannelState, after: ChannelState, outcome: str | None, begun: bool
+) -> None:
+    first, second = stage.start()
+    caller = Caller(stage, 4)
+    mine, other, queued = [caller.publish(index) for index in caller.channels[:3]]
+    first.claim(begin=begun)
+    second.claim()
+    put(stage.arena, mine.index, with_state(stage.arena.word(mine.index), state))
+    before = [stage.arena.word(channel.index) for channel in (other, queued)]
+    generation = generation_of(stage.arena.word(mine.index))
+    first.die()
+    assert stage.state(mine) is after
+    assert generation_of(stage.arena.word(mine.index)) == generation
+    assert [stage.arena.word(channel.index) for channel in (other, queued)] == before
+    assert stage.outcomes() == ({outcome: 1} if outcome else {})
+
+
+def test_a_claim_that_is_about_to_be_made_is_not_stopped(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    channel = Caller(stage, 1).publish()
+    # It has told of its claim, and was not given a processor to make it.
+    stage.supervisor.pool.words.claim_of(player.index)[0] = serial_of(channel.index, channel.generation)
+    for after_ms in (1100, 2200, 2200 + GRACE_MS):
+        stage.pass_time(after_ms)
+    player.claim()
+    assert (player.interrupted(), player.killed()) == ([], False)
+    assert reply(player.slot, response()) == core.TRANSFERRED
+    assert stage.state(channel) is ChannelState.DONE
+
+
+def test_the_request_that_the_dead_was_about_to_claim_is_left_to_the_one_that_was_faster(
+    stage: ShmStage,
+) -> None:
+    faster, slower = stage.start()
+    channel = Caller(stage, 1).publish()
+    faster.claim()
+    # It had told of its claim, and died before it could make it.
+    claim_of = stage.supervisor.pool.words.claim_of
+    claim_of(slower.index)[0] = claim_of(faster.index)[0]
+    slower.die()
+    assert stage.state(channel) is ChannelState.CLAIMED
+    assert reply(faster.slot, response()) == core.TRANSFERRED
+    assert stage.state(channel) is ChannelState.DONE
+
+
+def test_a_request_whose_word_was_forged_ends_with_the_executor_that_has_it(stage: ShmStage) -> None:
+    """Which that is, it has told where no client can write."""
+    player, _ = stage.start()
+    channel = Caller(stage, 2).publish()
+    player.claim()
+    forged = stage.arena.word(channel.index) ^ 1 << 24  # of another epoch
+    put(stage.arena, channel.index, forged)
+    player.die()
+    assert stage.arena.word(channel.index) == with_state(forged, ChannelState.FAILED)
+    assert stage.outcomes() == {"WorkerCrashed": 1}
+
+
+def test_a_client_that_gives_up_while_its_request_is_put_right_gets_its_channel_back(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    channel = Caller(stage, 2).publish()
+    player.claim()
+    watched = stage.watch("step")
+    watched.just_before["step"] = channel.give_up
+    player.die()
+    assert stage.state(channel) is ChannelState.IDLE
+    assert stage.outcomes() == {"Cancelled": 1}
+
+
+def test_executors_that_died_with_their_forkserver_say_so(stage: ShmStage) -> None:
+    first, second = stage.start()
+    caller = Caller(stage, 2)
+    channels = [caller.publish(index) for index in caller.channels]
+    first.claim()
+    second.claim()
+    stage.forkserver.kill()
+    stage.turn()
+    assert [channel.take() for channel in channels] == [
+        failure_word(Failure.FORKSERVER_DIED, player.number) for player in (first, second)
+    ]
+    assert stage.outcomes() == {"WorkerCrashed": 2}
+    assert [stage.arena.slot_state(player.index) for player in (first, second)] == [core.SLOT_FREE] * 2
+
+
+def test_the_kill_is_the_executor_s_that_made_the_claim(stage: ShmStage) -> None:
+    """A word that names nobody who lives or is dying is nobody's: it is put right at once."""
+    player, other = stage.start()
+    caller = Caller(stage, 4)
+    free_slot = stage.arena.slots - 1
+    forged = [
+        ChannelState.ABANDONED | free_slot << 8 | 1 << 32,
+        ChannelState.ABANDONED | 0xFFFF << 8 | 1 << 32,
+        ChannelState.ABANDONED | player.index << 8 | 77 << 24 | 1 << 32,  # another epoch
+    ]
+    for index, word in zip(caller.channels, forged, strict=False):
+        put(stage.arena, index, word)
+    caller.send(CANCEL, number=caller.channels[0], generation=1)
+    stage.pass_time(GRACE_MS + 100)
+    assert not player.killed()
+    assert not other.killed()
+    assert [stage.arena.word(index) & 0xFF for index in caller.channels[:3]] == [ChannelState.IDLE] * 3

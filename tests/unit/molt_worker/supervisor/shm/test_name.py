@@ -1,0 +1,49 @@
+"""The name of a pool: one worker has it at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
+
+from molt_accel.errors import AlreadyServed
+from molt_worker.supervisor.shm import supervisor as shm_supervisor
+from tests.conftest import exit_code, fork, wait_for_file
+from tests.support.shm_testbed import Caller, ShmStage
+
+MakeShmStage = Callable[..., ShmStage]
+
+
+def test_a_name_has_one_worker(stage: ShmStage, make_shm_stage: MakeShmStage) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(AlreadyServed) as caught:
+        shm_supervisor.ShmSupervisor(stage.config, stage.sink, linger=False)
+    assert caught.value.detail == "another worker serves the pool 'pool' already"
+    # The other one's event loop has a descriptor of its own where the system's poll is one.
+    assert set(os.listdir("/proc/self/fd")) == before
+    other = make_shm_stage(worker_name="other")
+    assert Caller(other, 1).channels == [0]
+
+
+def test_what_a_killed_worker_left_is_replaced(make_shm_stage: MakeShmStage, tmp_path: Any) -> None:
+    marker = tmp_path / "marker"
+
+    def serve() -> None:
+        make_shm_stage()
+        marker.write_text("here")
+        signal.pause()
+
+    pid = fork(serve)
+    wait_for_file(marker)
+    os.kill(pid, signal.SIGKILL)
+    assert exit_code(pid) == -signal.SIGKILL
+    stage = make_shm_stage()
+    assert os.path.exists(stage.supervisor._name.path)
+    assert Caller(stage, 1).channels == [0]

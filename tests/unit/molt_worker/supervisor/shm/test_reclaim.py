@@ -1,0 +1,94 @@
+"""Channels of clients that are gone are ended and granted to others, each once."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
+
+from molt_accel import codec
+from molt_accel.errors import Status
+from molt_accel.ipc import control
+from molt_accel.ipc.frame import PING, Codec, Frame, Kind
+from molt_accel.ipc.shm.layout import (
+    ChannelState,
+    generation_of,
+)
+from molt_worker.entrypoints.request import StopReason
+from tests.support.handover import put, reply, response
+from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage, in_ms
+
+
+def test_what_a_gone_client_had_under_way_is_ended_also_while_its_process_lives(stage: ShmStage) -> None:
+    player, other = stage.start()
+    caller = Caller(stage, 6)
+    running = caller.publish(caller.channels[0])
+    player.claim()
+    done = caller.publish(caller.channels[1])
+    other.claim()
+    reply(other.slot, response())
+    queued = caller.publish(caller.channels[2])
+    caller.close()
+    assert [stage.state(channel) for channel in (running, queued, done)] == [
+        ChannelState.ABANDONED,
+        ChannelState.IDLE,
+        ChannelState.IDLE,
+    ]
+    assert player.interrupted() == [StopReason.CANCELLED]
+    stage.pass_time(GRACE_MS + 1)
+    assert player.killed()
+    player.die()
+    assert stage.state(running) is ChannelState.IDLE or stage.state(running) is ChannelState.FAILED
+    stage.pass_time(GRACE_MS + 100)
+    assert stage.supervisor._channels.take(99)[0] == 6  # this process could still touch the others
+
+
+def test_channels_of_one_that_said_it_is_done_are_free_when_they_are_idle(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    caller = Caller(stage, 3)
+    running = caller.publish(caller.channels[1])
+    player.claim()
+    caller.send(control.DETACH)
+    assert stage.supervisor._channels._free[:3] == [0, 2, 3]
+    reply(player.slot, response())
+    stage.pass_time(20)
+    assert stage.supervisor._channels._free[:4] == [0, 1, 2, 3]
+    assert generation_of(stage.arena.word(running.index)) == 1
+
+
+def test_freed_channels_are_granted_once_to_whoever_waits(stage: ShmStage) -> None:
+    """Granting one has the supervisor look for freed channels again, in the middle of freeing them."""
+    stage.start()
+    total = stage.supervisor._channels.count
+    leaving = Caller(stage, total - 2)
+    waiting = [Caller(stage, 1), Caller(stage, 1)]
+    for caller in waiting:
+        caller.send(control.LEASE, number=5)
+    leaving.send(control.DETACH)
+    got = [index for caller in waiting for index in Caller.granted(caller.received())]
+    assert len(got) == len(set(got))
+    rest = stage.supervisor._channels.take(total)
+    held = [index for caller in waiting for index in caller.channels]
+    assert sorted(got + rest + held) == list(range(total))
+
+
+def test_words_that_can_not_be_hurt_nobody_else_and_go_with_their_client(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    scribbler, honest = Caller(stage, 4), Caller(stage, 2)
+    for index, low in zip(scribbler.channels, (7, 77, 200, 255), strict=True):
+        put(stage.arena, index, 5 << 32 | low)
+    channel = honest.publish(deadline_ns=in_ms(10))
+    player.claim()
+    stage.turn()
+    stage.pass_time(20)
+    assert player.interrupted() == [StopReason.TIMED_OUT]
+    reply(player.slot, response(status=Status.TIMEOUT))
+    assert channel.take().status is Status.TIMEOUT
+    ping = stage.supervisor.pong(Frame(Kind.REQUEST, 1, PING))
+    assert codec.decode(Codec.MSGPACK, ping.payload)["in_flight"] == 0
+    scribbler.send(control.DETACH)
+    assert [stage.arena.word(index) for index in scribbler.channels] == [5 << 32] * 4
+    assert stage.supervisor._channels._free[:4] == scribbler.channels
