@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,16 @@ from molt_accel import Client, molt_offload
 from tests.conftest import EXPORTS
 
 View = Callable[..., Any]
+
+
+def body_of(response: HttpResponse) -> dict[str, str]:
+    """The error body; its request id is checked and left out."""
+    assert response["Content-Type"] == "application/json"
+    body = json.loads(response.content)
+    request_id = body.pop("request_id")
+    assert len(request_id) == 16
+    assert int(request_id, 16) >= 0
+    return dict(body)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.test import RequestFactory
 
 from molt_accel import (
@@ -23,6 +22,7 @@ from molt_accel import (
 from molt_accel.call import CANCEL_AFTER_S
 from molt_accel.errors import ERROR_TABLE
 from tests.conftest import EXPORTS, wait_for_file, wait_until
+from tests.support.views import body_of
 
 MakeView = Callable[..., Callable[..., Any]]
 
@@ -49,16 +49,6 @@ def occupied(client: Client, path: Path) -> Iterator[None]:
     finally:
         path.touch()
         thread.join()
-
-
-def body_of(response: HttpResponse) -> dict[str, str]:
-    """The error body; its request id is checked and left out."""
-    assert response["Content-Type"] == "application/json"
-    body = json.loads(response.content)
-    request_id = body.pop("request_id")
-    assert len(request_id) == 16
-    assert int(request_id, 16) >= 0
-    return dict(body)
 
 
 def test_a_payload_over_the_frame_limit_is_400(offloaded: MakeView) -> None:

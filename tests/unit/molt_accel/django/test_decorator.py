@@ -32,22 +32,13 @@ from molt_accel import (
 )
 from molt_accel.errors import ERROR_TABLE
 from molt_accel.ipc.frame import Codec
+from tests.support.views import body_of
 
 MakeView = Callable[..., Callable[..., Any]]
 
 
 def posted(body: bytes, content_type: str = "application/octet-stream") -> HttpRequest:
     return RequestFactory().post("/items/", data=body, content_type=content_type)
-
-
-def body_of(response: HttpResponse) -> dict[str, str]:
-    """The error body; its request id is checked and left out."""
-    assert response["Content-Type"] == "application/json"
-    body = json.loads(response.content)
-    request_id = body.pop("request_id")
-    assert len(request_id) == 16
-    assert int(request_id, 16) >= 0
-    return dict(body)
 
 
 def test_the_decorated_view_keeps_name_doc_and_attributes() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,18 +10,9 @@ import pytest
 from django.http import HttpRequest, HttpResponse
 
 from molt_accel import Client
+from tests.support.views import body_of
 
 MakeView = Callable[..., Callable[..., Any]]
-
-
-def body_of(response: HttpResponse) -> dict[str, str]:
-    """The error body; its request id is checked and left out."""
-    assert response["Content-Type"] == "application/json"
-    body = json.loads(response.content)
-    request_id = body.pop("request_id")
-    assert len(request_id) == 16
-    assert int(request_id, 16) >= 0
-    return dict(body)
 
 
 @pytest.mark.parametrize(

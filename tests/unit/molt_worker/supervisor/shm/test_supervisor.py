@@ -104,7 +104,9 @@ def test_a_pool_that_nobody_came_to_yet_stays_to_say_why_it_can_not_start(
     assert not stage.supervisor.finished()
     heard = Caller(stage, 1).heard
     what = "the worker can't start: no module"
-    assert [payload for _, payload in heard] == [{"error": "MoltStartFailed", "detail": what, "code": "start_failed"}]
+    assert [payload for _, payload in heard] == [
+        {"error": "MoltStartFailed", "detail": what, "code": "start_failed"}
+    ]
     stage.pass_time(3000)
     assert stage.supervisor.finished()
 
