@@ -1,35 +1,31 @@
 """One call, from its payload to its outcome: encode, send, wait, map, retry, report.
 
-Written once as a generator that yields what it has to wait for; `drive` blocks for each wait and
-`adrive` awaits it, so that `call` and `acall` can't differ.
+Written once as a generator (`make_call`) that yields what it has to wait for, so that `Client.call` and
+`Client.acall`, which wait in different ways, can't differ.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Generator
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
 from molt_accel import codec
 from molt_accel.errors import (
-    MoltBusy,
     MoltCancelled,
     MoltError,
     MoltInvalidInput,
     MoltProtocolError,
     MoltTimeout,
-    MoltWorkerCrashed,
     MoltWorkerUnavailable,
     Status,
     from_wire,
+    row_of,
     status_label,
 )
 from molt_accel.hangup import hangups
@@ -37,6 +33,7 @@ from molt_accel.ipc.frame import Fault, FrameError, format_id
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.options import CallInfo, CallMetrics, CallOptions, CallPlan
 from molt_accel.transports.base import PendingCall, Transport
+from molt_accel.waits import FOREVER, CallEnd, Pause, Wait, WorkerStart, not_started_in_time
 
 log = logging.getLogger("molt_accel")
 
@@ -54,7 +51,6 @@ _FIRST_PAUSE_S: Final = 0.001
 # Looking a member up in an enumeration costs more than the call that it is for.
 _OK: Final = Status.OK
 _OK_LABEL: Final = Status.OK.label
-_FOREVER: Final = float("inf")
 
 # Ids of different processes and clients should not meet in one log: count on from a random start.
 _ids = itertools.count(int.from_bytes(os.urandom(7)) | 1)
@@ -91,177 +87,17 @@ class Reply(msgspec.Struct, frozen=True):
         return f"Reply(value={self.value!r}, codec={self.codec!r}, metrics={self.metrics!r})"
 
 
-class Wait(Protocol):
-    """Something an exchange waits for, in both ways of waiting."""
-
-    def block(self) -> object:
-        """Wait on this thread."""
-
-    async def wait(self) -> object:
-        """Wait in the running event loop."""
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    """Wait for a call's end; False if the time is over first."""
-
-    pending: PendingCall
-    timeout_s: float | None
-
-    def block(self) -> bool:
-        return self.pending.wait(self.timeout_s)
-
-    async def wait(self) -> bool:
-        pending = self.pending
-        if pending.done:
-            await asyncio.sleep(0)  # other tasks get their turn, however fast the answers are
-            return True
-        loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-
-        def settle() -> None:
-            if not ended.done():
-                ended.set_result(None)
-
-        def wake() -> None:
-            try:
-                loop.call_soon_threadsafe(settle)
-            except RuntimeError:  # the loop was closed: nobody waits any more
-                log.debug("call %s ended after its event loop", format_id(pending.request_id))
-
-        pending.on_done(wake)
-        timer = None if self.timeout_s is None else loop.call_later(self.timeout_s, settle)
-        try:
-            await ended
-        finally:
-            if timer is not None:
-                timer.cancel()
-        return pending.done
-
-
-def _start_aside(transport: Transport, then: Callable[[Exception | None], object]) -> None:
-    """Start a transport on a thread of its own, which goes on when its caller waits no longer.
-
-    Others need the worker too, and the next call finds it started.
-    """
-
-    def start() -> None:
-        try:
-            transport.start()
-        except Exception as exc:
-            then(exc)
-        else:
-            then(None)
-
-    # Not in an event loop's pool of threads, where views may hold every place for long.
-    threading.Thread(target=start, name="molt-starter", daemon=True).start()
-
-
-class _Start(msgspec.Struct, frozen=True):
-    """Wait until the transport can take a request, or the time is over."""
-
-    transport: Transport
-    timeout_s: float
-
-    def block(self) -> None:
-        if self.timeout_s == _FOREVER:
-            self.transport.start()
-            return
-        started = threading.Event()
-        errors: list[Exception] = []
-
-        def settle(error: Exception | None) -> None:
-            if error is not None:
-                errors.append(error)
-            started.set()
-
-        try:
-            _start_aside(self.transport, settle)
-        except RuntimeError:  # no more threads are allowed
-            self.transport.start()
-            return
-        if not started.wait(min(self.timeout_s, threading.TIMEOUT_MAX)):
-            raise _not_started_in_time()
-        if errors:
-            raise errors.pop()
-
-    async def wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        started = loop.create_future()
-
-        def settle(error: Exception | None) -> None:
-            if not started.done():
-                started.set_result(None) if error is None else started.set_exception(error)
-
-        def tell(error: Exception | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, error)
-
-        _start_aside(self.transport, tell)
-        try:
-            async with asyncio.timeout(None if self.timeout_s == _FOREVER else self.timeout_s):
-                await started
-        except TimeoutError:
-            raise _not_started_in_time() from None
-
-
-class _Pause(msgspec.Struct, frozen=True):
-    """Wait for a time."""
-
-    seconds: float
-
-    def block(self) -> None:
-        time.sleep(self.seconds)
-
-    async def wait(self) -> None:
-        await asyncio.sleep(self.seconds)
-
-
-Exchange = Generator[Wait, Any, Reply]
+#: A call under way, for `waits.drive` or `waits.adrive`.
+Call = Generator[Wait, Any, Reply]
 CancelCheck = Callable[[], bool]
 
 
-def drive(exchange: Exchange) -> Reply:
-    """Run an exchange to its end on this thread."""
-    try:
-        step = next(exchange)
-        while True:
-            try:
-                outcome = step.block()
-            except BaseException as exc:
-                del step  # it knows the call's outcome: an error's traceback must not lead back to the error
-                step = exchange.throw(exc)
-            else:
-                del step
-                step = exchange.send(outcome)
-    except StopIteration as stop:
-        reply: Reply = stop.value
-        return reply
-
-
-async def adrive(exchange: Exchange) -> Reply:
-    """Run an exchange to its end in the running event loop. Cancelling the task cancels the call."""
-    try:
-        step = next(exchange)
-        while True:
-            try:
-                outcome = await step.wait()
-            except BaseException as exc:
-                del step
-                step = exchange.throw(exc)
-            else:
-                del step
-                step = exchange.send(outcome)
-    except StopIteration as stop:
-        reply: Reply = stop.value
-        return reply
-
-
-def exchange(
+def make_call(
     transport: Transport,
     options: CallOptions,
     payload: object,
     cancel_check: CancelCheck | None = None,
-) -> Exchange:
+) -> Call:
     """One call. Ends with its `Reply` or raises a MoltError (or what a `before_send` hook raised).
 
     `cancel_check` is this call's own, in place of the options'.
@@ -283,9 +119,8 @@ def exchange(
             try:
                 raise failure
             finally:
-                del (
-                    failure
-                )  # its traceback refers to this frame: together they would stay until they are collected
+                # Its traceback refers to this frame: together they would stay until they are collected.
+                del failure
         value = response.payload
         if options.decode_response:
             value = decode_result(response.codec, value)
@@ -334,8 +169,6 @@ def _metrics(status: str, request: Request, response: Response | None, ended_ns:
 
 #: A call's end: the response, if one came, and the error, if it is one.
 _Outcome = tuple[Response | None, MoltError | None]
-#: What another try may not meet again.
-_PASSING: Final = (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable)
 
 
 def _tries(
@@ -346,18 +179,19 @@ def _tries(
     pause_s = plan.pause_s
     while True:
         response, error = yield from _attempt(transport, request, check)
-        if not tries_left or not isinstance(error, _PASSING) or _seconds_left(request) <= pause_s:
+        passing = error is not None and row_of(error).passing
+        if not tries_left or not passing or _seconds_left(request) <= pause_s:
             return response, error
         if check is not None and check():
             return response, MoltCancelled("the client went away")
-        yield _Pause(pause_s)
+        yield Pause(pause_s)
         tries_left -= 1
         pause_s *= 2
 
 
 def _seconds_left(request: Request) -> float:
     if not request.deadline_ns:
-        return _FOREVER
+        return FOREVER
     return (request.deadline_ns - time.monotonic_ns()) / 1e9
 
 
@@ -379,7 +213,7 @@ def _attempt(
                 left_s = _seconds_left(request)
                 if check is not None:
                     left_s = min(CANCEL_AFTER_S, left_s)
-                ended = yield _Answer(pending, None if left_s == _FOREVER else left_s)
+                ended = yield CallEnd(pending, None if left_s == FOREVER else left_s)
                 if not ended:
                     yield from _wait(transport, request, pending, check)
             except BaseException:
@@ -394,22 +228,17 @@ def _attempt(
             assert pending.lost  # which is what is left
         left_s = _seconds_left(request)
         if left_s <= 0:
-            return None, _not_started_in_time()
+            return None, not_started_in_time()
         if rounds == _ROUNDS:
             return None, MoltWorkerUnavailable("the worker is gone")
         rounds += 1
         if rounds > _ROUNDS_WITHOUT_PAUSE:
-            yield _Pause(min(pause_s, left_s))
+            yield Pause(min(pause_s, left_s))
             pause_s *= 2
         try:
-            yield _Start(transport, left_s)
+            yield WorkerStart(transport, left_s)
         except MoltError as exc:
             return None, exc
-
-
-def _not_started_in_time() -> MoltTimeout:
-    late = "the worker was not started within the deadline"
-    return MoltTimeout(late, facts={"phase": "transport"})
 
 
 def _wait(
@@ -427,7 +256,7 @@ def _wait(
             left_s = _seconds_left(request) + transport.patience_s
             if left_s <= 0:
                 break
-            ended = yield _Answer(pending, min(CANCEL_POLL_S, left_s))
+            ended = yield CallEnd(pending, min(CANCEL_POLL_S, left_s))
             if ended:
                 return
         else:
@@ -437,12 +266,12 @@ def _wait(
 
 def _wait_out(transport: Transport, request: Request, pending: PendingCall) -> Generator[Wait, Any, None]:
     left_s = _seconds_left(request) + transport.patience_s
-    ended = yield _Answer(pending, None if left_s == _FOREVER else left_s)
+    ended = yield CallEnd(pending, None if left_s == FOREVER else left_s)
     if not ended:
         late = MoltTimeout("no answer within deadline and grace time", facts={"phase": "transport"})
         transport.abandon(pending, late)
         # If it was answered in this very moment, that answer is being handed over: there is one outcome.
-        yield _Answer(pending, None)
+        yield CallEnd(pending, None)
 
 
 def _abandoner(

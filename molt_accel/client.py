@@ -10,12 +10,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
-from molt_accel.call import Exchange, Reply, adrive, drive, exchange
+from molt_accel.call import Call, Reply, make_call
 from molt_accel.config import Config
 from molt_accel.ipc.messages import PING
 from molt_accel.options import HOOKS, CallOptions
 from molt_accel.transports.base import Transport
 from molt_accel.transports.opening import open_transport
+from molt_accel.waits import adrive, drive
 
 
 class Client:
@@ -58,34 +59,34 @@ class Client:
         Raises:
             MoltError: the subclass says what happened; see `molt_accel.errors`.
         """
-        return drive(self._exchange(entry, payload, options)).value
+        return drive(self._call_with(entry, payload, options)).value
 
     async def acall(self, entry: str, payload: object = None, **options: Any) -> Any:
         """`call` for asyncio. Cancelling the task cancels the request in the worker."""
-        return (await adrive(self._exchange(entry, payload, options))).value
+        return (await adrive(self._call_with(entry, payload, options))).value
 
     def reply(self, entry: str, payload: object = None, **options: Any) -> Reply:
         """`call`, but returns the whole `Reply`: value, codec, metrics."""
-        return drive(self._exchange(entry, payload, options))
+        return drive(self._call_with(entry, payload, options))
 
     async def areply(self, entry: str, payload: object = None, **options: Any) -> Reply:
         """`reply` for asyncio."""
-        return await adrive(self._exchange(entry, payload, options))
+        return await adrive(self._call_with(entry, payload, options))
 
-    def _exchange(self, entry: str, payload: object, options: dict[str, Any]) -> Exchange:
+    def _call_with(self, entry: str, payload: object, options: dict[str, Any]) -> Call:
         if not options:
             merged = self._options_of(entry)
         elif not HOOKS.isdisjoint(options):  # a call's own hook must not live on in the cache
             merged = _merge(self.options, entry, *options.items())
         else:
             merged = self._options_of(entry, *options.items())
-        return exchange(self._transport, merged, payload)
+        return make_call(self._transport, merged, payload)
 
-    def exchange(
+    def make_call(
         self, options: CallOptions, payload: object, cancel_check: Callable[[], bool] | None = None
-    ) -> Exchange:
-        """A call as a generator, for `exchange.drive` or `exchange.adrive`."""
-        return exchange(self._transport, options, payload, cancel_check)
+    ) -> Call:
+        """A call as a generator, for `molt_accel.waits.drive` or `adrive`."""
+        return make_call(self._transport, options, payload, cancel_check)
 
     def start(self, timeout_ms: float | None = None) -> None:
         """Start the worker and wait until an executor is ready, so that the first call needn't.

@@ -1,8 +1,8 @@
 """Every way a call can fail, and the one table that maps wire status, exception and HTTP status.
 
-An error knows whose fault it was: the caller's (`MoltInvalidInput`), the load's (`MoltBusy`), the clock's
-(`MoltTimeout`), the client's (`MoltCancelled`), the entrypoint's (`MoltInternalError`), the worker's
-(`MoltWorkerUnavailable`, `MoltWorkerCrashed`) or the peer's (`MoltProtocolError`).
+An error knows whose fault it was: the caller's (`MoltInvalidInput`, `MoltClientClosed`), the load's (`MoltBusy`),
+the clock's (`MoltTimeout`), the client's (`MoltCancelled`), the entrypoint's (`MoltInternalError`), the worker's
+(`MoltWorkerUnavailable` and its subclasses, `MoltWorkerCrashed`) or the peer's (`MoltProtocolError`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 #: What an error may carry on the wire beside its text: small facts such as ``{"signal": 9}``.
 Facts = Mapping[str, "int | str"]
@@ -108,14 +108,77 @@ class MoltWorkerCrashed(MoltInternalError):
 class MoltWorkerUnavailable(MoltError):
     """No worker could be started or reached, or it died with the request's outcome unknown."""
 
+    #: Which kind of this it is; None: no particular one.
+    code: ClassVar[Reason | None] = None
+
     @property
     def may_have_run(self) -> bool:
         """Whether the request may have been run; False: it was certainly not."""
         return bool(self._int_fact("may_have_run"))
 
 
+class Reason(enum.StrEnum):
+    """Why there is no worker: the key ``code`` of an error's body on the wire."""
+
+    START_FAILED = "start_failed"
+    INCOMPATIBLE = "incompatible"
+    STOPPING = "stopping"
+    ALREADY_SERVED = "already_served"
+    NO_SHARED_MEMORY = "no_shared_memory"
+
+
+class MoltStartFailed(MoltWorkerUnavailable):
+    """The worker says why it could not start: bad manifest, import error, no memory. The text is its reason."""
+
+    code = Reason.START_FAILED
+
+
+class MoltIncompatible(MoltWorkerUnavailable):
+    """The worker is of another version, or its memory of another layout."""
+
+    code = Reason.INCOMPATIBLE
+
+
+class WorkerVanished(MoltWorkerUnavailable):
+    """The worker stopped while this process attached to it. The client attaches to its successor at once."""
+
+    code = Reason.STOPPING
+
+
+class AlreadyServed(MoltWorkerUnavailable):
+    """Another worker has begun to serve the pool. The client attaches to that one as soon as it listens."""
+
+    code = Reason.ALREADY_SERVED
+
+
+class NoSharedMemory(MoltStartFailed):
+    """Shared memory can't serve here; the text says why. The transport `auto` goes on with stdio."""
+
+    code = Reason.NO_SHARED_MEMORY
+
+
+class MoltClientClosed(MoltError):
+    """The client was closed before the call began. Nothing was sent; it is neither retried nor run by the view."""
+
+    def __init__(
+        self, detail: str = "the client is closed", *, request_id: str = "", facts: Facts | None = None
+    ) -> None:
+        super().__init__(detail, request_id=request_id, facts=facts)
+
+
 class MoltProtocolError(MoltError):
     """The peer broke the protocol."""
+
+
+def unavailable_class(code: object) -> type[MoltWorkerUnavailable]:
+    """The exception that a `Reason` on the wire stands for; MoltWorkerUnavailable where there is no known one."""
+    return _BY_REASON.get(code, MoltWorkerUnavailable) if isinstance(code, str) else MoltWorkerUnavailable
+
+
+_BY_REASON: Final[dict[str, type[MoltWorkerUnavailable]]] = {
+    cls.code: cls
+    for cls in (MoltStartFailed, MoltIncompatible, WorkerVanished, AlreadyServed, NoSharedMemory)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,23 +190,33 @@ class ErrorRow:
         exception: What a client raises.
         http_status: What a view answers.
         public: The text for an HTTP body, where the error's own is for operators only.
+        passing: Whether another try may end otherwise, so that an idempotent call is sent again.
+        falls_back: Whether a view that allows it runs its own body instead.
     """
 
     status: Status | None
     exception: type[MoltError]
     http_status: int
     public: str | None = None
+    passing: bool = False
+    falls_back: bool = False
 
+
+_FAILED: Final = "the request failed"
+_UNAVAILABLE: Final = "the service is not available"
 
 #: The only place that maps status, exception and HTTP. The first row of a status is its default exception.
 ERROR_TABLE: Final = (
     ErrorRow(Status.INVALID_INPUT, MoltInvalidInput, 400),
-    ErrorRow(Status.BUSY, MoltBusy, 429),
+    ErrorRow(Status.BUSY, MoltBusy, 429, passing=True),
     ErrorRow(Status.TIMEOUT, MoltTimeout, 504),
     ErrorRow(Status.CANCELLED, MoltCancelled, 499),
-    ErrorRow(Status.INTERNAL_ERROR, MoltInternalError, 500, "the request failed"),
-    ErrorRow(Status.INTERNAL_ERROR, MoltWorkerCrashed, 500, "the request failed"),
-    ErrorRow(Status.INTERNAL_ERROR, MoltWorkerUnavailable, 503, "the service is not available"),
+    ErrorRow(Status.INTERNAL_ERROR, MoltInternalError, 500, _FAILED),
+    ErrorRow(Status.INTERNAL_ERROR, MoltWorkerCrashed, 500, _FAILED, passing=True),
+    ErrorRow(Status.INTERNAL_ERROR, MoltWorkerUnavailable, 503, _UNAVAILABLE, passing=True, falls_back=True),
+    ErrorRow(Status.INTERNAL_ERROR, MoltStartFailed, 503, _UNAVAILABLE, passing=True, falls_back=True),
+    ErrorRow(Status.INTERNAL_ERROR, MoltIncompatible, 503, _UNAVAILABLE, passing=True, falls_back=True),
+    ErrorRow(None, MoltClientClosed, 503, _UNAVAILABLE),
     ErrorRow(None, MoltProtocolError, 502, "the service gave no valid answer"),
 )
 
@@ -193,7 +266,10 @@ def to_wire(error: MoltError) -> dict[str, int | str]:
     """What the payload of an error response says."""
     # Texts made from file names and by user code may hold surrogates, which no codec can encode.
     detail = error.detail[:MAX_DETAIL].encode(errors="replace").decode()
-    return {"error": row_of(error).exception.__name__, "detail": detail, **error.facts}
+    body: dict[str, int | str] = {"error": row_of(error).exception.__name__, "detail": detail, **error.facts}
+    if isinstance(error, MoltWorkerUnavailable) and error.code is not None:
+        body["code"] = error.code.value
+    return body
 
 
 def from_wire(status: Status, body: object, request_id: str = "") -> MoltError:
@@ -202,10 +278,12 @@ def from_wire(status: Status, body: object, request_id: str = "") -> MoltError:
         return MoltProtocolError(f"the worker sent a malformed {status.label} error", request_id=request_id)
     name = body.get("error")
     known = _BY_STATUS_AND_NAME.get((status, name)) if isinstance(name, str) else None
-    row = known or _DEFAULT_BY_STATUS[status]
+    exception = (known or _DEFAULT_BY_STATUS[status]).exception
+    if issubclass(exception, MoltWorkerUnavailable) and "code" in body:
+        exception = unavailable_class(body["code"])
     facts = {
         str(key): value
         for key, value in body.items()
-        if key not in ("error", "detail") and isinstance(value, (int, str))
+        if key not in ("error", "detail", "code") and isinstance(value, (int, str))
     }
-    return row.exception(body["detail"], request_id=request_id, facts=facts)
+    return exception(body["detail"], request_id=request_id, facts=facts)

@@ -2,6 +2,6 @@
 
 import sys
 
-from molt_worker.cli.serve import main
+from molt_worker.cli.main import main
 
 sys.exit(main())

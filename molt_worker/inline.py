@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltInternalError, MoltWorkerUnavailable
+from molt_accel.errors import MoltClientClosed, MoltError, MoltInternalError, MoltStartFailed
 from molt_accel.ipc.frame import PREFIX_BYTES, FrameError, decode, encode
 from molt_accel.ipc.messages import PING, Codec, Request, Response
 from molt_accel.transports.base import Pending, PendingCall
@@ -55,12 +55,12 @@ class InlineTransport:
     def start(self) -> None:
         with self._lock:
             if self._closed:
-                raise MoltWorkerUnavailable("the client is closed")
+                raise MoltClientClosed
             if self._exports is None:
                 try:
                     self._exports = resolve(self._config.exports)
                 except ExportsError as exc:
-                    raise MoltWorkerUnavailable(f"the worker can't start: {exc}") from exc
+                    raise MoltStartFailed(f"the worker can't start: {exc}") from exc
 
     def wait_ready(self, timeout_s: float) -> None:
         del timeout_s  # importing blocks; there is nobody to stop waiting for it

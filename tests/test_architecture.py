@@ -28,12 +28,17 @@ ALLOWED |= {
     "molt_accel.transports": FLOOR,
     "molt_accel.transports.shm": (*FLOOR, "molt_accel.transports"),
     "molt_accel.transports.opening": (*FLOOR, "molt_accel.transports", "molt_accel.transports.shm"),
-    "molt_accel.call": (*FLOOR, "molt_accel.options", "molt_accel.hangup", "molt_accel.transports"),
+    "molt_accel.waits": (*FLOOR, "molt_accel.transports"),
+    "molt_accel.call": (
+        *(*FLOOR, "molt_accel.options", "molt_accel.hangup", "molt_accel.transports", "molt_accel.waits"),
+    ),
     "molt_accel.client": (
         *(*FLOOR, "molt_accel.options", "molt_accel.transports", "molt_accel.transports.opening"),
-        "molt_accel.call",
+        *("molt_accel.waits", "molt_accel.call"),
     ),
-    "molt_accel.django": (*FLOOR, "molt_accel.options", "molt_accel.call", "molt_accel.client"),
+    "molt_accel.django": (
+        *(*FLOOR, "molt_accel.options", "molt_accel.waits", "molt_accel.call", "molt_accel.client"),
+    ),
     "molt_worker.runtime": FLOOR,
     "molt_worker.entrypoints": FLOOR,
     "molt_worker.compile": (*FLOOR, "molt_worker.entrypoints"),

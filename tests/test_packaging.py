@@ -21,6 +21,7 @@ import pytest
 import setuptools
 
 from molt_accel import Config, __version__
+from molt_accel.errors import NoSharedMemory
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.transports.opening import open_transport
 from molt_accel.transports.stdio import StdioTransport
@@ -281,7 +282,7 @@ def test_other_systems_build_nothing_and_auto_means_stdio(
 ) -> None:
     monkeypatch.setattr(sys, "platform", platform)
     assert project_setup.extensions() == []
-    with pytest.raises(arenas.NoSharedMemory, match="on Linux only"):
+    with pytest.raises(NoSharedMemory, match="on Linux only"):
         fresh_native()
     assert isinstance(open_transport(Config.load(transport="auto")), StdioTransport)
 
@@ -292,10 +293,10 @@ def test_free_threaded_python_builds_nothing_and_auto_means_stdio(
     monkeypatch.setattr(sys, "platform", "linux")
     without_gil(monkeypatch)
     assert project_setup.extensions() == []
-    with pytest.raises(arenas.NoSharedMemory, match="free-threaded Python"):
+    with pytest.raises(NoSharedMemory, match="free-threaded Python"):
         fresh_native()
     assert isinstance(open_transport(Config.load(transport="auto")), StdioTransport)
-    with pytest.raises(arenas.NoSharedMemory, match="free-threaded Python"):
+    with pytest.raises(NoSharedMemory, match="free-threaded Python"):
         open_transport(Config.load(transport="shm"))
 
 
@@ -307,7 +308,7 @@ def test_a_package_without_its_core_says_so(
 
     monkeypatch.delattr(molt_accel.ipc.shm, "_native", raising=False)
     monkeypatch.setitem(sys.modules, "molt_accel.ipc.shm._native", None)
-    with pytest.raises(arenas.NoSharedMemory, match=r"core is missing .* reinstall"):
+    with pytest.raises(NoSharedMemory, match=r"core is missing .* reinstall"):
         fresh_native()
 
 

@@ -10,15 +10,23 @@ from typing import Any
 from asgiref.sync import iscoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
 
-from molt_accel.call import Exchange, Reply, adrive
+from molt_accel.call import Call, Reply
 from molt_accel.client import Client, default_client
 from molt_accel.codec import EncodeError
 from molt_accel.config import Config
 from molt_accel.django import disconnect
 from molt_accel.django.payload import default_payload, request_id_of
 from molt_accel.django.responses import error_response, result_response
-from molt_accel.errors import MoltBusy, MoltError, MoltInvalidInput, MoltWorkerUnavailable, http_status
+from molt_accel.errors import (
+    MoltBusy,
+    MoltError,
+    MoltInvalidInput,
+    MoltWorkerUnavailable,
+    http_status,
+    row_of,
+)
 from molt_accel.options import CallOptions
+from molt_accel.waits import adrive
 
 log = logging.getLogger("molt_accel")
 
@@ -65,7 +73,7 @@ def molt_offload(
     CallOptions().replace(options)  # wrong options fail where they are written, not at the first request
 
     def decorate(view: View) -> View:
-        call = _OffloadedView(
+        offload = _OffloadedView(
             client, payload_builder, response_factory, allow_fallback, cancel_check, options
         )
         if iscoroutinefunction(view):  # Django's notion of it: views only marked as async are known too
@@ -73,24 +81,24 @@ def molt_offload(
             @functools.wraps(view)
             async def aview(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
                 try:
-                    reply = await adrive(call.exchange(request, args, kwargs))
+                    reply = await adrive(offload.make_call(request, args, kwargs))
                 except MoltError as error:
-                    if call.falls_back(error):
+                    if offload.falls_back(error):
                         return await view(request, *args, **kwargs)
-                    return call.refuse(request, error)
-                return call.answer(request, reply)
+                    return offload.refuse(request, error)
+                return offload.answer(request, reply)
 
             return aview
 
         @functools.wraps(view)
         def sync_view(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             try:
-                reply = disconnect.drive_for(request, call.exchange(request, args, kwargs))
+                reply = disconnect.drive_for(request, offload.make_call(request, args, kwargs))
             except MoltError as error:
-                if call.falls_back(error):
+                if offload.falls_back(error):
                     return view(request, *args, **kwargs)
-                return call.refuse(request, error)
-            return call.answer(request, reply)
+                return offload.refuse(request, error)
+            return offload.answer(request, reply)
 
         return sync_view
 
@@ -131,7 +139,7 @@ class _OffloadedView:
     def _client(self) -> Client:
         return self._given_client or default_client()
 
-    def exchange(self, request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Exchange:
+    def make_call(self, request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         client = self._client
         options = self._merged
         if options is None:
@@ -142,7 +150,7 @@ class _OffloadedView:
             payload = self._payload_builder(request, *args, **kwargs)
         else:
             payload = default_payload(request, options.codec, args, kwargs)
-        return client.exchange(options, payload, self._check_of(request))
+        return client.make_call(options, payload, self._check_of(request))
 
     def _check_of(self, request: HttpRequest) -> Callable[[], bool] | None:
         if self._cancel_check is not None:
@@ -150,9 +158,10 @@ class _OffloadedView:
         return disconnect.check_for(request)
 
     def falls_back(self, error: MoltError) -> bool:
-        if not self._allow_fallback or not isinstance(error, MoltWorkerUnavailable):
+        if not self._allow_fallback or not row_of(error).falls_back:
             return False
-        if not error.may_have_run or (self._merged is not None and self._merged.idempotent):
+        may_have_run = isinstance(error, MoltWorkerUnavailable) and error.may_have_run
+        if not may_have_run or (self._merged is not None and self._merged.idempotent):
             log.warning("no worker, the view runs here: %s", error.detail)
             return True
         return False

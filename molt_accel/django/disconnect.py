@@ -17,7 +17,8 @@ from asgiref.sync import async_to_sync
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 
-from molt_accel.call import Exchange, Reply, adrive, drive
+from molt_accel.call import Call, Reply
+from molt_accel.waits import adrive, drive
 
 #: The peer's end, also behind data that nobody has read yet. Elsewhere unread data hides the end.
 _RDHUP: Final = getattr(select, "POLLRDHUP", 0)
@@ -58,12 +59,12 @@ def check_for(request: HttpRequest) -> Callable[[], bool] | None:
     return SocketHangup(connection) if connection is not None else None
 
 
-def drive_for(request: HttpRequest, exchange: Exchange) -> Reply:
+def drive_for(request: HttpRequest, call: Call) -> Reply:
     """Run a sync view's call to its end, where it can be cancelled when this request's client goes away."""
     if isinstance(request, ASGIRequest) and not _in_event_loop():
-        reply: Reply = async_to_sync(adrive)(exchange)
+        reply: Reply = async_to_sync(adrive)(call)
         return reply
-    return drive(exchange)
+    return drive(call)
 
 
 def _in_event_loop() -> bool:

@@ -6,9 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from molt_accel.errors import MoltError
+from molt_accel.errors import MoltError, NoSharedMemory
 from molt_accel.ipc.messages import Request
-from molt_accel.ipc.shm.arena import NoSharedMemory
 from molt_accel.transports.base import PendingCall, Transport
 
 log = logging.getLogger("molt_accel")

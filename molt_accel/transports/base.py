@@ -24,8 +24,8 @@ class PendingCall(Protocol):
         """The request's."""
 
     @property
-    def generation(self) -> int:
-        """Of the connection that the request was sent on."""
+    def connection_number(self) -> int:
+        """Which of the transport's connections the request was sent on."""
 
     @property
     def done(self) -> bool:
@@ -49,14 +49,14 @@ class PendingCall(Protocol):
 class Pending:
     """The `PendingCall` of transports in which another thread brings the outcome: it resolves it once."""
 
-    __slots__ = ("_callback", "_gate", "generation", "request_id", "result")
+    __slots__ = ("_callback", "_gate", "connection_number", "request_id", "result")
 
     #: Who resolves a call has an outcome for it.
     lost: Final = False
 
-    def __init__(self, request_id: int, generation: int = 0) -> None:
+    def __init__(self, request_id: int, connection_number: int = 0) -> None:
         self.request_id = request_id
-        self.generation = generation
+        self.connection_number = connection_number
         self.result: Result | None = None
         # A bare lock is the cheapest thing a thread can wait for with a timeout and still see signals.
         self._gate = threading.Lock()

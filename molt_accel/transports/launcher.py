@@ -15,13 +15,21 @@ import time
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltWorkerUnavailable, Status, from_wire
+from molt_accel.errors import (
+    AlreadyServed,
+    MoltError,
+    MoltStartFailed,
+    MoltWorkerUnavailable,
+    Status,
+    WorkerVanished,
+    from_wire,
+)
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameParser
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, StartFailed
-from molt_accel.ipc.shm.arena import NoSharedMemory
-from molt_accel.ipc.shm.attach import WorkerVanished, connect
+from molt_accel.ipc.outcomes import exit_text
+from molt_accel.ipc.shm.attach import connect
 
 #: A worker that was ready and lived this long was healthy; its successor starts at once.
 STABLE_S: Final = 1.0
@@ -79,10 +87,6 @@ def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
     return process
 
 
-class _AlreadyServed(MoltWorkerUnavailable):
-    """Another process has begun to serve the pool; it listens in a moment."""
-
-
 def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
     """A connected control socket of the configured pool, which is started if nobody serves it.
 
@@ -94,7 +98,8 @@ def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
         not_before_s: The pool must not be started sooner; until then it is only looked whether somebody else has.
 
     Raises:
-        MoltWorkerUnavailable: it can't be reached or started; NoSharedMemory where only another transport can help.
+        MoltStartFailed: the worker says why it can't start; NoSharedMemory where only another transport can help.
+        MoltWorkerUnavailable: it can't be reached or started.
     """
     directory, name = config.pool_directory, config.pool_name
     control.ensure_directory(directory)
@@ -117,7 +122,7 @@ def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
             failpoint("client.starting")
             try:
                 _start_pool(config, name)
-            except _AlreadyServed:
+            except AlreadyServed:
                 if time.monotonic() >= until_s:
                     raise
                 not_before_s = time.monotonic() + _TAKEOVER_S
@@ -201,13 +206,16 @@ def _refusal(words: bytes, code: int) -> MoltWorkerUnavailable:
     for item in parser.frames():
         if isinstance(item, StartFailed):
             error = from_wire(Status.INTERNAL_ERROR, item.error)
-            kind: type[MoltWorkerUnavailable] = MoltWorkerUnavailable
-            if error.facts.get("no_shared_memory"):
-                kind = NoSharedMemory
-            elif error.facts.get("already_served"):
-                kind = _AlreadyServed
+            kind: type[MoltWorkerUnavailable] = MoltStartFailed
+            if isinstance(error, MoltWorkerUnavailable) and error.code is not None:
+                kind = type(error)
             return kind(f"the worker can't start: {error.detail}")
-    return MoltWorkerUnavailable(f"the worker can't start: it exited with code {code}; see its log")
+    return MoltWorkerUnavailable(f"the worker can't start: {how_it_exited(code)}; see its log")
+
+
+def how_it_exited(code: int) -> str:
+    """A process's exit code, negative for a signal, as a sentence."""
+    return f"it exited with code {code}" if code >= 0 else f"it was killed by {exit_text(code)}"
 
 
 def _not_runnable(command: list[str], exc: OSError) -> MoltWorkerUnavailable:
@@ -230,17 +238,19 @@ class RestartPolicy:
         self.failed_starts = 0
         #: Before this time nothing may be started.
         self.not_before_s = 0.0
+        self._kind = MoltWorkerUnavailable  # of the error that the last worker ended with
         self._reason = ""
 
     def check(self, now_s: float) -> None:
-        """Raises MoltWorkerUnavailable while it is too early for another start."""
+        """Raise the last worker's kind of MoltWorkerUnavailable while it is too early for another start."""
         if now_s < self.not_before_s:
             left_s = self.not_before_s - now_s
-            raise MoltWorkerUnavailable(f"the worker is started again in {left_s:.1f} s: {self._reason}")
+            raise self._kind(f"the worker is started again in {left_s:.1f} s: {self._reason}")
 
-    def died(self, now_s: float, lived_s: float, reason: str, *, was_ready: bool) -> None:
+    def died(self, now_s: float, lived_s: float, error: MoltError, *, was_ready: bool) -> None:
         """A worker ended `lived_s` seconds after its start, having been ready for requests or not."""
-        self._reason = reason
+        self._kind = type(error) if isinstance(error, MoltWorkerUnavailable) else MoltWorkerUnavailable
+        self._reason = error.detail
         if was_ready:
             self.failed_starts = 0
             delay = 0.0 if lived_s >= STABLE_S else FIRST_BACKOFF_S

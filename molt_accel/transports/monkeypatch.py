@@ -11,8 +11,7 @@ import sys
 import threading
 from typing import Final
 
-from molt_accel.errors import MoltWorkerUnavailable
-from molt_accel.ipc.shm.arena import NoSharedMemory
+from molt_accel.errors import MoltWorkerUnavailable, NoSharedMemory
 
 _LOCK_AT_IMPORT: Final = threading.Lock
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from molt_accel.config import Config
+from molt_accel.errors import NoSharedMemory
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.transports.base import Transport
 
@@ -36,7 +37,7 @@ def _open_auto(config: Config) -> Transport:
 
     try:
         return AutoTransport(_open_shm(config), lambda: _open_stdio(config))
-    except arenas.NoSharedMemory:
+    except NoSharedMemory:
         return _open_stdio(config)
 
 

@@ -3,27 +3,23 @@
 Any number of calls are in flight on one `_Connection`. Whoever takes a call out of the connection's table (the
 receiver thread with its response, `abandon`, or the connection's end) is the one who resolves it, so a call has
 one outcome and a late response finds nobody. A connection that ended is never used again; the next call starts a
-new worker, whose frames carry the next generation.
+new worker, and its frames carry the next connection's number as their generation.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import selectors
-import signal
 import subprocess
 import threading
-import time
-import weakref
 from typing import Final
 
 from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
-    MoltCancelled,
+    MoltClientClosed,
     MoltError,
     MoltProtocolError,
     MoltWorkerUnavailable,
@@ -41,48 +37,32 @@ from molt_accel.ipc.messages import (
     StartFailed,
 )
 from molt_accel.ipc.stream import FrameStream
+from molt_accel.transports import forks
 from molt_accel.transports import monkeypatch as greenlets
 from molt_accel.transports.base import Pending, PendingCall
-from molt_accel.transports.launcher import RestartPolicy, start_stdio_worker
+from molt_accel.transports.connected import SLACK_S, ConnectedTransport
+from molt_accel.transports.connection import (
+    BaseConnection,
+    ConnectionState,
+    cancelled_by_close,
+    copy_error,
+)
+from molt_accel.transports.launcher import how_it_exited, start_stdio_worker
 
 log = logging.getLogger("molt_accel")
 
-#: How long past deadline and grace an answer may take before this side gives up on it.
-_SLACK_S: Final = 0.25
 #: How long a worker that was told to stop may take, beyond its grace time.
 _STOP_S: Final = 2.0
 
 
-def _exit_text(process: subprocess.Popen[bytes]) -> str:
-    code = process.returncode
-    if code is None:
-        return "it closed its stdout"
-    if code >= 0:
-        return f"it exited with code {code}"
-    names = {int(known): f" ({known.name})" for known in signal.Signals}  # real-time signals have none
-    return f"it was killed by signal {-code}{names.get(-code, '')}"
-
-
-class _Connection:
+class _Connection(BaseConnection):
     """One worker process and the calls in flight on it."""
 
-    def __init__(self, config: Config, generation: int) -> None:
-        self.generation = generation
-        self.started_s = time.monotonic()
-        self.greeted = threading.Event()  # set by the worker's greeting and by the connection's end
+    def __init__(self, config: Config, number: int) -> None:
+        super().__init__(number)
         self.over = threading.Event()  # set when the connection has ended and every call on it with it
-        self.ended: MoltError | None = None
-        self.ended_s = 0.0
-        self.was_ready = False
-        self.drained = False  # it ended by itself, with nothing left to answer
         self._config = config
-        # Guards _pending, the sending half of _stream, and ended. Reentrant, because a signal handler or the
-        # garbage collector may close the client on a thread that holds it.
-        self._lock = threading.RLock()
-        self._pending: dict[int, Pending] = {}
-        self._fatal = ""
-        self._closing = False
-        self._deaf = False  # the worker closed its stdin: nothing can be sent any more
+        self._pending: dict[int, Pending] = {}  # guarded by the lock, as is the sending half of _stream
         self._process = start_stdio_worker(config)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -93,7 +73,7 @@ class _Connection:
             STDIO_FROM_WORKER,
         )
         self._wake_r = self._wake_w = -1
-        self.receiver = threading.Thread(target=self._receive, name="molt-receiver", daemon=True)
+        self.receiver = threading.Thread(target=self._attend, name="molt-receiver", daemon=True)
         try:
             self._wake_r, self._wake_w = os.pipe()
             os.set_blocking(self._wake_w, False)
@@ -105,18 +85,18 @@ class _Connection:
             raise MoltWorkerUnavailable(f"can't attend to a worker: {exc}") from exc
 
     @property
-    def takes_requests(self) -> bool:
-        """Whether a request can be sent, as far as is known."""
-        return self.ended is None and not self._closing and not self._deaf
+    def usable(self) -> bool:
+        # Until its end: its successor is started only then, so that a client has one worker.
+        return self.end_error is None
 
     # -- calls ------------------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> Pending | None:
         """Send a request; None if the connection has ended, and then the worker has not got it."""
-        request.generation = self.generation
-        pending = Pending(request.request_id, self.generation)
-        with self._lock:
-            if not self.takes_requests:
+        request.generation = self.number
+        pending = Pending(request.request_id, self.number)
+        with self.lock:
+            if not self.open:
                 return None
             if self._stream.pending_bytes > self._config.max_frame_bytes:
                 raise MoltBusy("the worker doesn't take requests as fast as they come")
@@ -134,12 +114,12 @@ class _Connection:
         return pending if sent else None
 
     def abandon(self, request_id: int, error: MoltError) -> bool:
-        with self._lock:
+        with self.lock:
             pending = self._pending.pop(request_id, None)
             if pending is None:
                 return False
-            if self.takes_requests:
-                self._send(Cancel(request_id, self.generation))
+            if self.open:
+                self._send(Cancel(request_id, self.number))
             unsent = self._stream.pending_bytes
         if unsent:
             self._wake()
@@ -157,7 +137,7 @@ class _Connection:
         except FrameError:
             raise
         except BrokenPipeError:
-            self._deaf = True
+            self.move_to(ConnectionState.DEAF)
             return False
         except BaseException:
             # A signal handler raised (Ctrl-C) in the middle of it. How much was written is not known, so
@@ -169,25 +149,17 @@ class _Connection:
     # -- the receiver thread ----------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        with self._lock, contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
+        with self.lock, contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
             os.write(self._wake_w, b"w")
 
-    def _receive(self) -> None:
-        error: MoltError
+    def _listen(self) -> MoltError:
         try:
-            error = self._pump()
-        except MoltProtocolError as exc:
-            log.error("the worker broke the protocol and is stopped: %s", exc)
-            self._process.kill()
-            error = exc
-        except Exception as exc:  # a bug here must end the calls in flight, not leave them waiting
-            log.exception("the receiver failed; the worker is stopped")
-            self._process.kill()
-            error = MoltWorkerUnavailable(f"the connection failed: {type(exc).__name__}")
-        self._end(error)
+            return self._pump()
+        except BaseException:
+            self._process.kill()  # it would go on without anybody who listens
+            raise
 
     def _pump(self) -> MoltError:
-        """Move frames until the worker closes its end; returns what that means for the calls in flight."""
         stream = self._stream
         writing = False
         # Unlike epoll, poll has no descriptor of its own, which forked children would inherit.
@@ -195,21 +167,22 @@ class _Connection:
             selector.register(stream.read_fd, selectors.EVENT_READ)
             selector.register(self._wake_r, selectors.EVENT_READ)
             while True:
-                with self._lock:
-                    if self._closing and self._process.stdin is not None and not self._process.stdin.closed:
+                with self.lock:
+                    if self.closing and self._process.stdin is not None and not self._process.stdin.closed:
                         if writing:
                             selector.unregister(stream.write_fd)
                             writing = False
                         self._process.stdin.close()
-                    want = stream.pending_bytes > 0 and not self._closing and not self._deaf
+                    want = stream.pending_bytes > 0 and self.open
+                    deaf = self.state is ConnectionState.DEAF
                 if want != writing:
                     if want:
                         selector.register(stream.write_fd, selectors.EVENT_WRITE)
                     else:
                         selector.unregister(stream.write_fd)
                     writing = want
-                ready = selector.select(_SLACK_S if self._deaf else None)
-                if not ready and self._deaf:
+                ready = selector.select(SLACK_S if deaf else None)
+                if not ready and deaf:
                     return MoltWorkerUnavailable("the worker is gone: it closed its stdin")
                 for key, _ in ready:
                     if key.fd == stream.read_fd:
@@ -217,22 +190,22 @@ class _Connection:
                         for item in stream.frames():
                             self._take(item)
                         if got is None:
-                            return self._farewell()
+                            return self._ended_itself()
                     elif key.fd == stream.write_fd:
-                        with self._lock:
+                        with self.lock:
                             try:
-                                if not self._closing:
+                                if self.open:
                                     stream.flush()
                             except BrokenPipeError:
-                                self._deaf = True
+                                self.move_to(ConnectionState.DEAF)
                     else:
                         os.read(self._wake_r, 4096)
 
     def _take(self, item: Item | FrameError) -> None:
         if isinstance(item, Response) and item.request_id:
-            if item.generation != self.generation:
+            if item.generation != self.number:
                 return  # another connection's
-            with self._lock:
+            with self.lock:
                 pending = self._pending.pop(item.request_id, None)
             if pending is not None:  # else it is late: the call has ended on this side
                 pending.resolve(item)
@@ -242,7 +215,7 @@ class _Connection:
             self.was_ready = True
             self.greeted.set()
         elif isinstance(item, StartFailed):
-            self._fatal = from_wire(Status.INTERNAL_ERROR, item.error).detail
+            self._start_failure = from_wire(Status.INTERNAL_ERROR, item.error).detail
         elif isinstance(item, BadFrame):
             log.error("the worker could not read a frame: %s", item.detail)
         else:
@@ -250,36 +223,29 @@ class _Connection:
 
     def _take_malformed(self, error: FrameError) -> None:
         """One call's response can't be read: that call's error. A frame that is nobody's ends the connection."""
-        with self._lock:
+        with self.lock:
             pending = self._pending.pop(error.raw_id, None) if error.raw_id else None
-        if pending is None or error.raw_generation != self.generation:
+        if pending is None or error.raw_generation != self.number:
             raise error
-        pending.resolve(_copy(error))
+        pending.resolve(copy_error(error))
 
-    def _farewell(self) -> MoltError:
+    def _ended_itself(self) -> MoltError:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_SLACK_S)
-        if self._closing:
-            return MoltCancelled("the client was closed")
-        if self._fatal:
-            return MoltWorkerUnavailable(f"the worker can't start: {self._fatal}")
-        return MoltWorkerUnavailable(f"the worker is gone: {_exit_text(self._process)}")
+            self._process.wait(SLACK_S)
+        code = self._process.returncode
+        return self._farewell("it closed its stdout" if code is None else how_it_exited(code))
 
     def _resolve_all(self, error: MoltError) -> None:
-        with self._lock:
+        with self.lock:
             left = list(self._pending.values())
             self._pending.clear()
         for pending in left:
-            pending.resolve(_copy(error))
+            pending.resolve(copy_error(error))
 
     def _end(self, error: MoltError) -> None:
-        # A worker that drained has answered all that it read, so what is left here it never read.
-        self.drained = self.was_ready and self._process.returncode == 0
-        if isinstance(error, MoltWorkerUnavailable) and self.was_ready and not self.drained:
-            error.facts["may_have_run"] = 1
-        with self._lock:
-            self.ended_s = time.monotonic()
-            self.ended = error
+        with self.lock:
+            # A worker that exits with 0 has drained: it has answered all that it read, so what is left it never read.
+            self._note_end(error, drained=self.was_ready and self._process.returncode == 0)
         self._resolve_all(error)
         self.over.set()
         self.greeted.set()
@@ -292,7 +258,7 @@ class _Connection:
             self._process.wait()
 
     def _close_pipes(self) -> None:
-        with self._lock:
+        with self.lock:
             assert self._process.stdin is not None
             assert self._process.stdout is not None
             self._process.stdin.close()
@@ -306,9 +272,8 @@ class _Connection:
 
     def close(self) -> None:
         """Close the worker's stdin, which stops it, and wait for that."""
-        with self._lock:
-            self._closing = True
-        self._resolve_all(MoltCancelled("the client was closed"))
+        self.move_to(ConnectionState.CLOSING)
+        self._resolve_all(cancelled_by_close())
         self._wake()
         if self.receiver is not threading.current_thread():
             self.receiver.join(self._config.grace_ms / 1000 + 2 * _STOP_S)
@@ -317,76 +282,37 @@ class _Connection:
                 self.receiver.join(_STOP_S)
 
     def forget(self) -> None:
-        """In a forked child: let go of the parent's worker without a word to it."""
-        self._lock = threading.RLock()  # its holder may not exist in this process
+        self.lock = threading.RLock()  # its holder may not exist in this process
+        self.move_to(ConnectionState.FORGOTTEN)
         self._close_pipes()
         self._process.returncode = 0  # not this process's child: nothing to reap here
 
 
-def _copy(error: MoltError) -> MoltError:
-    """Each caller raises an exception object of its own: tracebacks must not pile up on a shared one."""
-    cls = MoltProtocolError if isinstance(error, FrameError) else type(error)
-    return cls(error.detail, facts=error.facts)
-
-
-class StdioTransport:
+class StdioTransport(ConnectedTransport[_Connection]):
     """Starts a worker at the first call and again when it died; see `molt_accel.transports.base.Transport`."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._closed = False
-        self._generation = 0
-        self._connection: _Connection | None = None
-        self._policy = RestartPolicy()
-        _transports.add(self)
-
-    @property
-    def ready(self) -> bool:
-        connection = self._connection
-        return connection is not None and connection.ended is None
+    shares_worker = False
 
     @property
     def patience_s(self) -> float:
-        return self._config.grace_ms / 1000 + _SLACK_S
+        return self._config.grace_ms / 1000 + SLACK_S
 
     def start(self) -> None:
         connection = self._connection
-        if connection is not None and not connection.takes_requests:
+        if connection is not None and not connection.open:
             if self._closed:
-                raise MoltWorkerUnavailable("the client is closed")
+                raise MoltClientClosed
             # It died unnoticed till now. Its receiver is about to say so; then there is a new one to start.
-            connection.over.wait(2 * _SLACK_S)
+            connection.over.wait(2 * SLACK_S)
         self._ready_connection()
 
     def _ready_connection(self) -> _Connection:
-        connection = self._connection
-        if connection is not None and connection.ended is None:
-            return connection
-        greenlets.check_for_pipes()
-        with _start_lock:
-            if self._closed:
-                raise MoltWorkerUnavailable("the client is closed")
-            connection = self._connection
-            if connection is not None:
-                if connection.ended is None:
-                    return connection  # another thread has started it
-                lived_s = math.inf if connection.drained else connection.ended_s - connection.started_s
-                self._policy.died(
-                    connection.ended_s, lived_s, connection.ended.detail, was_ready=connection.was_ready
-                )
-                self._connection = None
-            now = time.monotonic()
-            self._policy.check(now)
-            self._generation += 1
-            try:
-                connection = self._connection = _Connection(self._config, self._generation)
-            except MoltWorkerUnavailable as exc:
-                self._policy.died(now, 0.0, exc.detail, was_ready=False)
-                raise
-            if self._closed:  # by a signal handler on this thread, which found no connection to close
-                connection.close()
-                raise MoltWorkerUnavailable("the client is closed")
-            return connection
+        if not self.ready:
+            greenlets.check_for_pipes()
+        return super()._ready_connection()
+
+    def _connect(self, number: int) -> _Connection:
+        return _Connection(self._config, number)
 
     def submit(self, request: Request) -> Pending | None:
         connection = self._connection
@@ -394,48 +320,11 @@ class StdioTransport:
 
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:
         connection = self._connection
-        if connection is None or connection.generation != pending.generation:
+        if connection is None or connection.number != pending.connection_number:
             return False  # its connection has ended, and with it the call
         return connection.abandon(pending.request_id, error)
 
-    def wait_ready(self, timeout_s: float) -> None:
-        connection = self._ready_connection()
-        if not connection.greeted.wait(timeout_s):
-            raise MoltWorkerUnavailable(f"the worker was not ready within {timeout_s:g} s")
-        if connection.ended is not None:
-            raise _copy(connection.ended)
-
     def close(self) -> None:
-        with _start_lock:
+        with forks.start_lock():  # a start is short here, and what it makes must be gone when this returns
             self._closed = True
-            connection = self._connection
-        if connection is not None:
-            connection.close()
-
-    def after_fork_in_child(self) -> None:
-        """Forget the parent's worker; the next call starts one of this process's own."""
-        self._policy = RestartPolicy()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.forget()
-
-
-_transports: Final[weakref.WeakSet[StdioTransport]] = weakref.WeakSet()
-# Held while a worker is started, and by a fork: the pipes of a worker that is being started just then are
-# known to nobody who could close them in the child. Reentrant, because a signal handler or the garbage
-# collector may fork or close a client on a thread that holds it.
-_start_lock = threading.RLock()
-
-
-def _after_fork_in_child() -> None:
-    global _start_lock
-    _start_lock = threading.RLock()
-    for transport in list(_transports):
-        transport.after_fork_in_child()
-
-
-os.register_at_fork(
-    before=lambda: _start_lock.acquire(),
-    after_in_parent=lambda: _start_lock.release(),
-    after_in_child=_after_fork_in_child,
-)
+        super().close()

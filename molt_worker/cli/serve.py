@@ -1,4 +1,4 @@
-"""The command ``molt-worker``: arguments over environment into one `Config`, then run."""
+"""``molt-worker`` without a command: serves a pool, on stdin and stdout or in shared memory, or checks exports."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from molt_accel.config import Config, ConfigError
-from molt_accel.errors import MoltWorkerUnavailable, to_wire
+from molt_accel.errors import MoltStartFailed, MoltWorkerUnavailable, to_wire
 from molt_accel.ipc.frame import encode
 from molt_accel.ipc.messages import StartFailed
-from molt_accel.ipc.shm.arena import NoSharedMemory
 from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportsError, check, resolve
 from molt_worker.processes.commands import EXIT_BAD_EXPORTS
@@ -71,18 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns its exit code: 0 stopped as asked, 2 wrong usage or exports."""
-    _ensure_stderr()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments and arguments[0] == "status":
-        from molt_worker.cli import status  # a program of its own, which a worker has no use for
-
-        return status.main(arguments[1:])
-    if arguments and arguments[0] == "build":
-        from molt_worker.cli import build  # and this one even less
-
-        return build.main(arguments[1:])
+def main(arguments: Sequence[str]) -> int:
+    """Run a worker until it stops. Returns its exit code: 0 stopped as asked, 2 wrong usage or exports."""
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     stdio, only_check = options.pop("stdio"), options.pop("check")
@@ -107,10 +96,8 @@ def _notify(exc: Exception) -> None:
     """Tell a client that waits on the other end of stdout, so that its calls fail with this text."""
     if os.isatty(1):
         return
-    facts = dict(exc.facts) if isinstance(exc, MoltWorkerUnavailable) else {}
-    if isinstance(exc, NoSharedMemory):
-        facts["no_shared_memory"] = 1
-    notice = StartFailed(to_wire(MoltWorkerUnavailable(str(exc), facts=facts)))
+    error = exc if isinstance(exc, MoltWorkerUnavailable) and exc.code else MoltStartFailed(str(exc))
+    notice = StartFailed(to_wire(error))
     with contextlib.suppress(OSError):  # or else nobody is there
         os.write(1, encode(notice))
 
@@ -120,15 +107,6 @@ def _list_exports(config: Config) -> int:
     for item in resolve(config.exports):
         print(f"{item.name}  {item.target}  {item.codec_in.label} -> {item.codec_out.label}")
     return 0
-
-
-def _ensure_stderr() -> None:
-    """Where this was started with stderr closed, the next descriptor opened must not become the log."""
-    try:
-        os.fstat(STDERR_FD)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR_FD)
-        sys.stderr = os.fdopen(STDERR_FD, "w", closefd=False)
 
 
 def _serve_stdio(config: Config) -> int:

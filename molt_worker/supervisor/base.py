@@ -12,7 +12,7 @@ import socket
 from typing import Final, Protocol
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltWorkerUnavailable
+from molt_accel.errors import MoltError, MoltStartFailed, MoltWorkerUnavailable
 from molt_worker.entrypoints.exports import ExportsError, check
 from molt_worker.processes.commands import EXIT_BAD_EXPORTS
 from molt_worker.processes.pool import Pool
@@ -117,11 +117,11 @@ class Worker:
         self.log.log("info", "worker_reloading", exports=self.config.exports)
         pool.start_forkserver()
 
-    def start_failed(self, why: str) -> MoltWorkerUnavailable:
+    def start_failed(self, why: str) -> MoltStartFailed:
         """Note that the exports can't be imported. Returns the error that requests end with."""
         self.exit_code = EXIT_BAD_EXPORTS
         self.log.log("error", "start_failed", error=why)
-        return MoltWorkerUnavailable(f"the worker can't start: {why}")
+        return MoltStartFailed(f"the worker can't start: {why}")
 
     def _heed(self, number: int, supervisor: Supervisor) -> None:
         if number == signal.SIGHUP:

@@ -15,8 +15,8 @@ from molt_accel import (
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
+    MoltStartFailed,
     MoltWorkerCrashed,
-    MoltWorkerUnavailable,
 )
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import Codec
@@ -215,7 +215,7 @@ def test_exports_that_can_t_be_imported_make_every_call_unavailable_with_the_rea
 ) -> None:
     client = make_client(exports="no_such_module")
     for _ in range(2):
-        with pytest.raises(MoltWorkerUnavailable) as caught:
+        with pytest.raises(MoltStartFailed) as caught:
             client.call("echo", 1)
         assert "can't import no_such_module: ModuleNotFoundError: No module named" in caught.value.detail
 
@@ -225,7 +225,7 @@ def test_a_reason_of_any_length_and_any_characters_reaches_the_client(
 ) -> None:
     make_module("wordy_exports", "raise RuntimeError('\\udc80' + 'é' * 1_000_000)")
     client = make_client(exports="wordy_exports", max_frame_bytes=4176)
-    with pytest.raises(MoltWorkerUnavailable) as caught:
+    with pytest.raises(MoltStartFailed) as caught:
         client.call("echo", 1)
     assert "can't import wordy_exports: RuntimeError: ?ééé" in caught.value.detail
 

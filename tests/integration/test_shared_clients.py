@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from molt_accel import Client, MoltBusy, MoltCancelled, MoltError, MoltTimeout, MoltWorkerUnavailable
+from molt_accel import Client, MoltBusy, MoltCancelled, MoltClientClosed, MoltError, MoltTimeout
 from molt_accel.ipc.shm.layout import ChannelState
 from tests.conftest import exit_code, fork, wait_for_file, wait_until
 from tests.support.peer import PATIENCE_S, Gone, Peer, loading
@@ -203,9 +203,8 @@ def test_close_ends_every_call_once_and_gives_the_channels_back(
     report = idle(other)
     assert set(report["executors"]["pids"]) == executors
     assert report["clients"] == 1
-    with pytest.raises(MoltWorkerUnavailable) as caught:
+    with pytest.raises(MoltClientClosed, match=r"^the client is closed$"):
         client.call("echo", 1)
-    assert caught.value.detail == "the client is closed"
 
 
 def test_close_races_with_calls_that_begin_and_end(share: Share, window: Look) -> None:
@@ -236,8 +235,8 @@ def test_close_races_with_calls_that_begin_and_end(share: Share, window: Look) -
                     outcomes["Ok"] += 1
                 except MoltCancelled:
                     outcomes["Cancelled"] += 1
-                except MoltWorkerUnavailable as exc:
-                    outcomes[exc.detail] += 1
+                except MoltClientClosed:
+                    outcomes["closed"] += 1
                     break
             seen.append(outcomes)
 
@@ -251,7 +250,7 @@ def test_close_races_with_calls_that_begin_and_end(share: Share, window: Look) -
         stop.set()
         assert len(seen) == 6
         assert all(each["Cancelled"] <= 1 for each in seen)
-        assert all(each["the client is closed"] == 1 for each in seen)
+        assert all(each["closed"] == 1 for each in seen)
         view.wait()
         wait_until(lambda: health(other)["clients"] == 1)
     assert all(other.call("echo", number) == number for number in range(40))
@@ -473,7 +472,7 @@ def test_a_client_that_is_closed_under_the_calls_of_an_event_loop_ends_them(shar
 
         ended = asyncio.run(main())
         kinds = {type(each) for each in ended}
-        assert kinds <= {MoltCancelled, MoltWorkerUnavailable}, ended
+        assert kinds <= {MoltCancelled, MoltClientClosed}, ended
 
 
 # -- forked -------------------------------------------------------------------------------------------------

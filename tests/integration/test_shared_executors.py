@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from molt_accel import Client, MoltError, MoltWorkerCrashed, MoltWorkerUnavailable
+from molt_accel import Client, MoltError, MoltStartFailed, MoltWorkerCrashed
 from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
 from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import FORK_HOOK, SLOW_EXPORTS
@@ -158,9 +158,9 @@ def test_exports_that_can_t_be_imported_tell_every_client_why(
     make_module("broken_exports", "raise RuntimeError('the reason')")
     client, peer = share(exports="broken_exports", log_level="error"), make_peer(exports="broken_exports")
     for _ in range(2):
-        with pytest.raises(MoltWorkerUnavailable) as here:
+        with pytest.raises(MoltStartFailed) as here:
             client.call("echo", 1)
-        with pytest.raises(MoltWorkerUnavailable) as there:
+        with pytest.raises(MoltStartFailed) as there:
             peer.call("echo", 1)
         for caught in (here, there):
             assert "can't import broken_exports: RuntimeError: the reason" in caught.value.detail

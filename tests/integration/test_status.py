@@ -23,7 +23,7 @@ import pytest
 
 from molt_accel import Client, MoltError, MoltInvalidInput, MoltWorkerUnavailable, __version__
 from molt_accel.config import Config
-from molt_worker.cli.status import Observer, PoolPlace, pools_in
+from molt_worker.cli.observer import Observer, PoolPlace, pools_in
 from molt_worker.supervisor.shm.snapshot import Snapshot
 from tests.conftest import EXPORTS, wait_for_file, wait_until
 
@@ -128,8 +128,8 @@ def test_the_document_tells_what_the_pool_itself_tells(make_pool: Callable[..., 
     assert sorted(memory) == [
         "arena_bytes",
         "executors_rss_bytes",
-        "supervisor_rss_bytes",
         "forkserver_rss_bytes",
+        "supervisor_rss_bytes",
     ]
     assert all(size > 2**20 for size in memory.values())
     assert memory["executors_rss_bytes"] == sum(executor["rss_bytes"] for executor in executors)
@@ -424,7 +424,7 @@ def test_a_watch_without_rich_names_the_extra_and_a_single_look_needs_none(
     script = """
 import sys
 sys.modules["rich"] = None
-from molt_worker.cli.serve import main
+from molt_worker.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
     results = [

@@ -134,7 +134,7 @@ def test_exports_that_can_t_be_imported_are_code_2_a_notice_and_a_traceback_in_t
     what = "broken_exports: can't import broken_exports: RuntimeError: first\nsecond"
     assert error_of(notice) == (
         Status.INTERNAL_ERROR,
-        {"error": "MoltWorkerUnavailable", "detail": what},
+        {"error": "MoltStartFailed", "detail": what, "code": "start_failed"},
     )
     assert driver.drain() == []
     assert driver.wait() == 2
@@ -149,7 +149,7 @@ def test_an_import_that_takes_too_long_is_given_up(make_driver: MakeDriver, make
     driver = make_driver("--exports", "hanging_exports", "--start-timeout-ms", "500", ready=False)
     queued = driver.start("echo", 1)
     body = error_of(driver.response(queued))[1]
-    assert body["error"] == "MoltWorkerUnavailable"
+    assert body["error"] == "MoltStartFailed"
     assert body["detail"] == "the worker can't start: importing the exports took longer than 500 ms"
     assert driver.wait() == 2
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.errors import MoltIncompatible, MoltWorkerUnavailable, NoSharedMemory
 from molt_accel.ipc import frame, messages
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ _MIN_RING: Final = 4 * 1024
 _MAX_RING: Final = 128 * 1024
 #: Channels beyond what queue and executors can hold: leased, but idle or just being freed.
 _SPARE_CHANNELS: Final = 32
-
-
-class NoSharedMemory(MoltWorkerUnavailable):
-    """Shared memory can't serve here; the text says why. stdio can."""
 
 
 class Native(Protocol):
@@ -163,7 +159,8 @@ def attach(fd: int) -> Arena:
     """Map an arena by its descriptor, which is closed.
 
     Raises:
-        MoltWorkerUnavailable: it is not an arena of this version.
+        MoltIncompatible: it is not an arena of this version.
+        MoltWorkerUnavailable: it can't be mapped.
     """
     return _attach(fd, native().Arena, mmap.PROT_READ | mmap.PROT_WRITE)
 
@@ -177,7 +174,8 @@ def _attach(fd: int, kind: Callable[[mmap.mmap], _View], access: int) -> _View:
     try:
         return kind(_map(fd, os.fstat(fd).st_size, access))
     except (OSError, ValueError) as exc:
-        raise MoltWorkerUnavailable(f"can't attach to the worker's memory: {exc}") from exc
+        failure = MoltIncompatible if isinstance(exc, ValueError) else MoltWorkerUnavailable
+        raise failure(f"can't attach to the worker's memory: {exc}") from exc
     finally:
         os.close(fd)
 

@@ -10,7 +10,13 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
-from molt_accel.errors import MoltWorkerUnavailable, Status, from_wire
+from molt_accel.errors import (
+    MoltIncompatible,
+    MoltStartFailed,
+    MoltWorkerUnavailable,
+    WorkerVanished,
+    unavailable_class,
+)
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError
@@ -27,10 +33,6 @@ FIRST_BATCH: Final = 32
 ANSWER_S: Final = 10.0
 #: How long to wait before another try where others connect, too.
 _CROWD_S: Final = 0.002
-
-
-class WorkerVanished(MoltWorkerUnavailable):
-    """The worker went away while this process attached; another one can be attached to at once."""
 
 
 def connect(path: str) -> socket.socket | None:
@@ -75,7 +77,8 @@ def handshake(sock: socket.socket) -> tuple[Arena, Attached]:
     """Attach as a client, on a connected control socket.
 
     Raises:
-        MoltWorkerUnavailable: the worker refused, is another version's, or doesn't answer.
+        MoltStartFailed, MoltIncompatible, WorkerVanished: why the worker refused.
+        MoltWorkerUnavailable: it doesn't answer.
     """
     fd, granted = _ask(sock, observer=False)
     return arenas.attach(fd), granted
@@ -100,18 +103,21 @@ def _ask(sock: socket.socket, *, observer: bool) -> tuple[int, Attached]:
             raise WorkerVanished("the worker closed the connection")
         if isinstance(answer, Attached) and len(fds) == 1:
             return fds.pop(), answer
-        if not isinstance(answer, Refused):
-            raise MoltWorkerUnavailable("the worker speaks another protocol")
-        error = from_wire(Status.INTERNAL_ERROR, answer.error)
-        if error.facts.get("start_failed"):
-            raise MoltWorkerUnavailable(error.detail)
-        refused = WorkerVanished if error.facts.get("stopping") else MoltWorkerUnavailable
-        raise refused(f"the worker refused: {error.detail}")
+        raise _refusal(answer.error if isinstance(answer, Refused) else None)
     except FrameError as exc:
-        raise MoltWorkerUnavailable(f"the worker speaks another protocol: {exc}") from exc
+        raise MoltIncompatible(f"the worker speaks another protocol: {exc}") from exc
     except ConnectionError as exc:
         raise WorkerVanished(f"the worker closed the connection: {exc}") from exc
     except OSError as exc:
         raise MoltWorkerUnavailable(f"no connection to the worker: {exc}") from exc
     finally:
         control.close_all(fds)
+
+
+def _refusal(body: object) -> MoltWorkerUnavailable:
+    """The error for an answer other than a grant."""
+    detail = body.get("detail") if isinstance(body, dict) else None
+    if not isinstance(body, dict) or not isinstance(detail, str):
+        return MoltIncompatible("the worker refused: it speaks another protocol")
+    kind = unavailable_class(body.get("code"))
+    return kind(detail if issubclass(kind, MoltStartFailed) else f"the worker refused: {detail}")

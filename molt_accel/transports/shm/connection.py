@@ -10,13 +10,11 @@ import contextlib
 import logging
 import socket
 import threading
-import time
 from typing import Final
 
 from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
-    MoltCancelled,
     MoltError,
     MoltProtocolError,
     MoltWorkerUnavailable,
@@ -25,7 +23,7 @@ from molt_accel.errors import (
 )
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import FrameError, Item
+from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import (
     SHM_FROM_WORKER,
     CancelChannel,
@@ -44,6 +42,7 @@ from molt_accel.ipc.messages import (
 from molt_accel.ipc.shm.attach import ANSWER_S, handshake
 from molt_accel.ipc.shm.layout import Gauge, SlotGauge
 from molt_accel.transports.base import Pending
+from molt_accel.transports.connection import BaseConnection, ConnectionState, copy_error
 from molt_accel.transports.shm.channels import BATCH, ChannelPool
 from molt_accel.transports.shm.completion import CompletionThread
 
@@ -53,39 +52,26 @@ log = logging.getLogger("molt_accel")
 _QUIET_S: Final = 1.0
 
 
-def copy_error(error: MoltError) -> MoltError:
-    """Each caller raises an exception object of its own: tracebacks must not pile up on a shared one."""
-    cls = MoltProtocolError if isinstance(error, FrameError) else type(error)
-    return cls(error.detail, facts=error.facts)
+class Connection(BaseConnection):
+    """An attachment to a pool.
 
-
-class Connection:
-    """An attachment that calls can be made on, until it has `ended`.
+    Args:
+        config: The client's configuration.
+        sock: A control socket that is connected to the pool's worker.
+        number: Which of its transport's connections it is.
 
     Raises:
         MoltWorkerUnavailable: the worker refused, or this process can't attend to it.
     """
 
-    def __init__(self, config: Config, sock: socket.socket, generation: int) -> None:
-        self.generation = generation
-        self.ended: MoltError | None = None
-        self.ended_s = 0.0
-        self.open = True  #: requests can be published here, as far as is known
-        self.was_ready = False
-        self.retired = False  #: the worker drains: no new calls here
-        self.forgotten = False  #: it is the connection of the process that this one was forked from
-        self.greeted = threading.Event()  #: set by the worker's greeting and by the connection's end
-        #: Held for what ends a call from this side, and for control messages. Reentrant, because a signal handler or
-        #: the garbage collector may close the client on a thread that holds it.
-        self.lock = threading.RLock()
+    def __init__(self, config: Config, sock: socket.socket, number: int) -> None:
+        super().__init__(number)
         self._sock = sock
         self._pings: dict[int, Pending] = {}
         self._leasing = threading.Lock()  # one asks, the others wait for what it gets
         self._granted = threading.Event()
-        self._refused = False  # the last answer granted none
-        self._closing = False
+        self._granted_none = False  # the last answer's
         self._quiet = threading.Event()  # closing, and no call is under way any more
-        self._fatal = ""
         self._completion_thread: CompletionThread | None = None
         self.arena, grant = handshake(sock)
         # As the worker says, and not as the arena does: others may have scribbled over that.
@@ -95,21 +81,16 @@ class Connection:
         self.max_wait_ms: int = grant.max_wait_ms
         self.grace_ms: int = grant.grace_ms
         self.capacity: int = grant.capacity
-        self.pool_started_s = self.arena.gauge(Gauge.STARTED_NS) / 1e9
+        self.worker_started_s = self.arena.gauge(Gauge.STARTED_NS) / 1e9
         self.channels = ChannelPool(self.arena, self.max_frame_bytes)
-        if grant.channels:  # none at all says only that others have them, who may part with some
+        if grant.channels:  # else other clients hold all; they may return some, so the first call asks again
             self.channels.add(grant.channels)
         failpoint("client.attached")
-        self.monitor = threading.Thread(target=self._watch, name="molt-monitor", daemon=True)
+        self.monitor = threading.Thread(target=self._attend, name="molt-monitor", daemon=True)
         try:
             self.monitor.start()
         except RuntimeError as exc:  # no more threads are allowed
             raise MoltWorkerUnavailable(f"can't attend to a worker: {exc}") from exc
-
-    @property
-    def closing(self) -> bool:
-        """Whether this side has closed it."""
-        return self._closing
 
     # -- what calls need --------------------------------------------------------------------------------
 
@@ -121,7 +102,7 @@ class Connection:
 
     def ping(self, request: Request) -> Pending | None:
         """Send a request that the supervisor answers itself; None if the connection has ended."""
-        pending = Pending(request.request_id, self.generation)
+        pending = Pending(request.request_id, self.number)
         with self.lock:
             if not self.open:
                 return None
@@ -131,9 +112,9 @@ class Connection:
             except BlockingIOError as exc:
                 del self._pings[request.request_id]
                 raise MoltWorkerUnavailable("the worker doesn't listen") from exc
-            except OSError:  # its end is about to be seen
+            except OSError:
                 del self._pings[request.request_id]
-                self.open = False
+                self.move_to(ConnectionState.DEAF)
                 return None
         return pending
 
@@ -154,14 +135,14 @@ class Connection:
         with self._leasing:
             if not self.channels.wants_more:
                 return  # another thread has got some
-            self._refused = False
+            self._granted_none = False
             self._granted.clear()
             with contextlib.suppress(OSError):
                 self._send(Lease(BATCH))
                 failpoint("client.leasing")
                 if not self._granted.wait(ANSWER_S):
                     self.channels.refused()
-            if self.open and self._refused:
+            if self.open and self._granted_none:
                 raise MoltBusy("the worker has no channel left for this client", facts={"retry_after_s": 1})
 
     @property
@@ -170,17 +151,17 @@ class Connection:
         with self.lock:
             if self._completion_thread is None:
                 self._completion_thread = CompletionThread(self.channels.set_aside)
-                if self._closing or self.ended is not None:
+                if self.closing or self.end_error is not None:
                     self._completion_thread.stop()
             return self._completion_thread
 
     def call_ended(self) -> None:
-        """A call or a ping has ended. After the last one, a connection whose worker drains lets go of the worker."""
+        """A call or a ping has ended. After the last one, a retired connection lets go of the worker."""
         if self.channels.in_calls:
             return
-        if self._closing:
+        if self.closing:
             self._quiet.set()
-        elif self.retired and not self._pings:
+        elif self.state in (ConnectionState.RETIRED, ConnectionState.DRAINED) and not self._pings:
             self.close()
 
     def _send(self, message: Message | Request) -> None:
@@ -189,31 +170,15 @@ class Connection:
 
     # -- the monitor thread -----------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        error: MoltError
+    def _listen(self) -> MoltError:
         try:
             while True:
                 message, _ = control.receive(self._sock, SHM_FROM_WORKER)
                 if message is None:
-                    break
+                    return self._farewell("its control socket was closed")
                 self._take(message)
-            error = self._farewell()
         except OSError as exc:
-            error = MoltWorkerUnavailable(f"the worker is gone: {exc.strerror}")
-        except MoltProtocolError as exc:
-            log.error("the worker broke the protocol: %s", exc)
-            error = exc
-        except Exception as exc:  # a bug here must end the calls in flight, not leave them waiting
-            log.exception("the monitor of a worker failed")
-            error = MoltWorkerUnavailable(f"the connection failed: {type(exc).__name__}")
-        self._end(error)
-
-    def _farewell(self) -> MoltError:
-        if self._closing:
-            return MoltCancelled("the client was closed")
-        if self._fatal:
-            return MoltWorkerUnavailable(f"the worker can't start: {self._fatal}")
-        return MoltWorkerUnavailable("the worker is gone: its control socket was closed")
+            return MoltWorkerUnavailable(f"the worker is gone: {exc.strerror}")
 
     def _take(self, message: Item) -> None:
         if isinstance(message, Response) and message.request_id:
@@ -224,19 +189,18 @@ class Connection:
             if not self.open:
                 self.call_ended()
         elif isinstance(message, StartFailed):
-            self._fatal = from_wire(Status.INTERNAL_ERROR, message.error).detail
+            self._start_failure = from_wire(Status.INTERNAL_ERROR, message.error).detail
         elif isinstance(message, Hello):
             self.was_ready = True
             self.greeted.set()
         elif isinstance(message, Grant):
-            self._refused = not message.channels
+            self._granted_none = not message.channels
             self.channels.add(message.channels)
             self._granted.set()
         elif isinstance(message, Recall):
             self._send(Return(self.channels.spare(message.count)))
         elif isinstance(message, Draining):
-            self.retired = True
-            self.open = False
+            self.move_to(ConnectionState.RETIRED)
             self.call_ended()
         else:
             raise MoltProtocolError(f"unexpected {type(message).__name__} from the worker")
@@ -244,12 +208,8 @@ class Connection:
     def _end(self, error: MoltError) -> None:
         # A request may be run before the greeting has come: executors don't wait for the supervisor to send it.
         self.was_ready = self.was_ready or bool(self.arena.gauge(Gauge.SERVING)) or self._has_executors()
-        if isinstance(error, MoltWorkerUnavailable) and self.was_ready:
-            error.facts["may_have_run"] = 1
         with self.lock:
-            self.ended_s = time.monotonic()
-            self.ended = error
-            self.open = False
+            self._note_end(error, drained=self.state is ConnectionState.RETIRED)
             pings = list(self._pings.values())
             self._pings.clear()
             self._sock.close()
@@ -269,12 +229,11 @@ class Connection:
     # -- the end ----------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Let go of the worker. Calls in flight end as cancelled."""
         with self.lock:
-            if self._closing:
+            if self.closing:
                 return
-            self._closing = True
-            self.open = False
+            if not self.move_to(ConnectionState.CLOSING):
+                self.move_to(ConnectionState.CLOSED)  # the worker had ended before
             completion_thread = self._completion_thread
         self.channels.shut()
         self.arena.close()
@@ -300,8 +259,7 @@ class Connection:
         for as long as this process lives.
         """
         log.error("the worker broke the protocol: %s", error)
-        self.retired = True
-        self.open = False
+        self.move_to(ConnectionState.RETIRED)
         self.call_ended()
 
     def _shut_down(self) -> None:
@@ -309,12 +267,10 @@ class Connection:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def forget(self) -> None:
-        """In a forked child: let go of the parent's connection without a word to the worker."""
         self.lock = threading.RLock()  # its holder may not exist in this process
         self._leasing = threading.Lock()
-        self.ended = MoltWorkerUnavailable("this is the parent's connection")
-        self.forgotten = True
-        self.open = False
+        self.end_error = MoltWorkerUnavailable("this is the parent's connection")
+        self.move_to(ConnectionState.FORGOTTEN)
         self.arena.close()
         self._sock.close()
         self.arena.let_go()  # the parent's calls are copied too, and what ends them here must not end them there

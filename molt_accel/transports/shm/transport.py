@@ -6,46 +6,39 @@ from this side. Its waiter takes it from there; nobody else reads a reply.
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from molt_accel import codec
-from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
-    MoltCancelled,
+    MoltClientClosed,
     MoltError,
     MoltProtocolError,
-    MoltTimeout,
     MoltWorkerUnavailable,
+    WorkerVanished,
     status_label,
     to_wire,
     wire_status,
 )
+from molt_accel.ipc import outcomes
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import encode_head
 from molt_accel.ipc.messages import PING, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.ipc.shm import arena as arenas
-from molt_accel.ipc.shm.attach import WorkerVanished
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, failed_executor, failure_error
 from molt_accel.transports import monkeypatch as greenlets
 from molt_accel.transports.base import Pending, PendingCall
-from molt_accel.transports.launcher import RestartPolicy, attach_or_start
-from molt_accel.transports.shm.connection import Connection, copy_error
+from molt_accel.transports.connected import SLACK_S, ConnectedTransport
+from molt_accel.transports.connection import ConnectionState, cancelled_by_close, copy_error
+from molt_accel.transports.launcher import attach_or_start
+from molt_accel.transports.shm.connection import Connection
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Channel
 
-log = logging.getLogger("molt_accel")
-
 _MS: Final = 1_000_000
-#: How long past deadline and grace an answer may take before this side gives up on it.
-_SLACK_S: Final = 0.25
 #: How often it is tried anew to attach when the worker goes away meanwhile.
 _ATTACH_TRIES: Final = 5
 #: How many channels that should be free and aren't are passed over before the arena is given up.
@@ -72,10 +65,6 @@ def _failed(word: int, entry: str, request_id: int) -> Response:
         executor=failed_executor(word),
         in_flight=1,
     )
-
-
-def _busy() -> MoltBusy:
-    return MoltBusy("the queue is full", facts={"retry_after_s": 1})
 
 
 class ShmCall:
@@ -116,9 +105,9 @@ class ShmCall:
         self._callback: Callable[[], object] | None = None
 
     @property
-    def generation(self) -> int:
-        """Of the connection."""
-        return self._connection.generation
+    def connection_number(self) -> int:
+        """Which of the transport's connections it was made on."""
+        return self._connection.number
 
     @property
     def done(self) -> bool:
@@ -217,15 +206,17 @@ class ShmCall:
             if self.done:
                 return
             if self._connection.closing:
-                self.result = MoltCancelled("the client was closed")
+                self.result = cancelled_by_close()
             else:
                 why = "the worker has let go of this client"
                 self.result = MoltWorkerUnavailable(why, facts={"may_have_run": 1})
 
     def _distrust(self, why: object) -> None:
         connection = self._connection
-        if connection.forgotten:  # this is a forked child's copy of a call of its parent's
-            self.result = copy_error(connection.ended or MoltWorkerUnavailable("this is the parent's call"))
+        if connection.state is ConnectionState.FORGOTTEN:  # a forked child's copy of a call of its parent's
+            self.result = copy_error(
+                connection.end_error or MoltWorkerUnavailable("this is the parent's call")
+            )
             return
         self.result = MoltProtocolError(str(why))
         connection.fail(MoltProtocolError(str(why)))
@@ -234,10 +225,9 @@ class ShmCall:
         """A time has come that only matters while the request is queued."""
         self._look_ns = NEVER
         if now_ns >= self._deadline_ns:
-            late = MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
-            self.abandon(late, only_queued=True)
+            self.abandon(outcomes.expired_in_queue(), only_queued=True)
         elif self.channel.excess(self._connection.capacity):
-            self.abandon(_busy(), only_queued=True)
+            self.abandon(outcomes.queue_full(), only_queued=True)
         else:  # it has its place by now
             self._look_ns = self._deadline_ns
 
@@ -251,11 +241,11 @@ class ShmCall:
             if state in (ChannelState.DONE, ChannelState.FAILED):
                 self._take()
             elif connection.closing:
-                self.result = MoltCancelled("the client was closed")
+                self.result = cancelled_by_close()
             elif state == ChannelState.READY:
                 self.lost = True
             else:
-                self.result = copy_error(connection.ended or MoltWorkerUnavailable("the worker is gone"))
+                self.result = copy_error(connection.end_error or MoltWorkerUnavailable("the worker is gone"))
                 self.result.facts["may_have_run"] = 1
 
     def abandon(self, error: MoltError, *, only_queued: bool = False) -> bool:
@@ -301,85 +291,30 @@ class ShmCall:
             connection.call_ended()
 
 
-class ShmTransport:
+class ShmTransport(ConnectedTransport[Connection]):
     """Attaches to the named pool, which it starts if nobody serves it; see `molt_accel.transports.base.Transport`."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._closed = False
-        self._generation = 0
-        self._connection: Connection | None = None
-        #: All that have not ended: one that was retired goes on with the calls that were made on it.
-        self._connections: list[Connection] = []
-        self._policy = RestartPolicy()
-        #: What the last start that failed failed with: it is the reason until the next one.
-        self._refusal: type[MoltWorkerUnavailable] = MoltWorkerUnavailable
-        _transports.add(self)
-
-    @property
-    def ready(self) -> bool:
-        connection = self._connection
-        return connection is not None and connection.open
+    shares_worker = True
 
     @property
     def patience_s(self) -> float:
         connection = self._connection
         grace_ms = self._config.grace_ms if connection is None else connection.grace_ms
-        return grace_ms / 1000 + _SLACK_S
+        return grace_ms / 1000 + SLACK_S
 
     def start(self) -> None:
         connection = self._ready_connection()
         if connection.channels.wants_more:
             connection.lease_more()
 
-    def _ready_connection(self) -> Connection:
-        connection = self._connection
-        if connection is not None and connection.open:
-            return connection
-        with _start_lock:
-            if self._closed:
-                raise MoltWorkerUnavailable("the client is closed")
-            connection = self._connection
-            if connection is not None:
-                if connection.open:
-                    return connection  # another thread has attached
-                if connection.ended is not None and not connection.retired:
-                    lived_s = connection.ended_s - connection.pool_started_s
-                    self._policy.died(
-                        connection.ended_s, lived_s, connection.ended.detail, was_ready=connection.was_ready
-                    )
-                    self._refusal = MoltWorkerUnavailable
-                connection = self._connection = (
-                    None  # also here: an error's traceback would keep its memory mapped
-                )
-            if self._policy.failed_starts:  # nobody answered: not every call has to find that out
-                try:
-                    self._policy.check(time.monotonic())
-                except MoltWorkerUnavailable as exc:
-                    raise self._refusal(exc.detail) from None
-            self._generation += 1
-            try:
-                connection = self._attach()
-            except MoltWorkerUnavailable as exc:
-                self._policy.died(time.monotonic(), 0.0, exc.detail, was_ready=False)
-                no_memory = isinstance(exc, arenas.NoSharedMemory)
-                self._refusal = arenas.NoSharedMemory if no_memory else MoltWorkerUnavailable
-                raise
-            self._connections = [connection, *(each for each in self._connections if each.ended is None)]
-            self._connection = connection
-            if self._closed:  # meanwhile, by who found no connection to close
-                connection.close()
-                raise MoltWorkerUnavailable("the client is closed")
-            return connection
-
-    def _attach(self) -> Connection:
+    def _connect(self, number: int) -> Connection:
         greenlets.check_for_shared_memory()  # each time: a server may patch the process that it forks
         tries_left = _ATTACH_TRIES
         while True:
             try:
                 sock = attach_or_start(self._config, self._policy.not_before_s)
                 try:
-                    return Connection(self._config, sock, self._generation)
+                    return Connection(self._config, sock, number)
                 except BaseException:
                     sock.close()
                     raise
@@ -392,7 +327,7 @@ class ShmTransport:
         connection = self._connection
         if connection is None or not connection.open:
             if self._closed:
-                raise MoltWorkerUnavailable("the client is closed")
+                raise MoltClientClosed
             return None
         if request.entry == PING:
             return connection.ping(request)
@@ -419,7 +354,7 @@ class ShmTransport:
         connection.call_ended()
         if verdict == _BUSY:
             connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
-            raise _busy()
+            raise outcomes.queue_full()
         if verdict == _BAD_FRAME:
             encode_head(request, connection.max_frame_bytes)  # raises, and says what is wrong
         if tries:  # somebody has scribbled over it; `give_back` knows by now when it may be used again
@@ -437,49 +372,3 @@ class ShmTransport:
             pending.resolve(error)
             return True
         return False
-
-    def wait_ready(self, timeout_s: float) -> None:
-        until_s = time.monotonic() + timeout_s
-        while True:
-            connection = self._ready_connection()
-            if not connection.greeted.wait(until_s - time.monotonic()):
-                raise MoltWorkerUnavailable(f"the worker was not ready within {timeout_s:g} s")
-            if connection.ended is None:
-                return
-            if not connection.retired:  # else it drained, and has a successor
-                raise copy_error(connection.ended)
-
-    def close(self) -> None:
-        # Without the lock: a start may take long. Who makes a connection looks whether it is still wanted, once
-        # it is listed.
-        self._closed = True
-        for connection in self._connections:
-            connection.close()
-
-    def after_fork_in_child(self) -> None:
-        """Forget the parent's connection; the next call attaches this process itself."""
-        self._policy = RestartPolicy()
-        self._connection = None
-        connections, self._connections = self._connections, []
-        for connection in connections:
-            connection.forget()
-
-
-_transports: Final[weakref.WeakSet[ShmTransport]] = weakref.WeakSet()
-# Held while a connection is made, and by a fork: sockets that are being made just then are known to nobody who could
-# close them in the child. Reentrant, because a signal handler or the garbage collector may fork or close a client.
-_start_lock = threading.RLock()
-
-
-def _after_fork_in_child() -> None:
-    global _start_lock
-    _start_lock = threading.RLock()
-    for transport in list(_transports):
-        transport.after_fork_in_child()
-
-
-os.register_at_fork(
-    before=lambda: _start_lock.acquire(),
-    after_in_parent=lambda: _start_lock.release(),
-    after_in_child=_after_fork_in_child,
-)

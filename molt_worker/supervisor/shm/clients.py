@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol
 
-from molt_accel.errors import MoltError, MoltWorkerUnavailable, to_wire
+from molt_accel.errors import MoltError, MoltIncompatible, to_wire
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError, Item
@@ -328,7 +328,7 @@ class Clients:
             return
         refusal = self._owner.refusal()
         if message.version != __version__:
-            refusal = MoltWorkerUnavailable(
+            refusal = MoltIncompatible(
                 f"this pool runs version {__version__}, the client is {message.version}; restart the worker, "
                 "or give the new version another MOLT_WORKER_NAME"
             )

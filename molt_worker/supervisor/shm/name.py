@@ -7,7 +7,7 @@ import os
 import socket
 from typing import Final
 
-from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.errors import AlreadyServed
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
 
@@ -16,7 +16,8 @@ class Name:
     """A name that this worker serves, until it lets go of it.
 
     Raises:
-        MoltWorkerUnavailable: another worker serves this name, or the socket's directory can't be used.
+        AlreadyServed: another worker serves this name.
+        MoltWorkerUnavailable: the socket's directory can't be used.
     """
 
     def __init__(self, directory: str, name: str) -> None:
@@ -24,8 +25,7 @@ class Name:
         self.path: Final = control.socket_path(directory, name)
         lock_fd = control.lock(directory, name, "lock", wait=False)
         if lock_fd is None:
-            why = f"another worker serves the pool {name!r} already"
-            raise MoltWorkerUnavailable(why, facts={"already_served": 1})
+            raise AlreadyServed(f"another worker serves the pool {name!r} already")
         self._lock_fd = lock_fd
         self._inode = -1
 

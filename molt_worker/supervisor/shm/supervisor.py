@@ -12,7 +12,7 @@ import time
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltWorkerUnavailable, to_wire
+from molt_accel.errors import MoltError, MoltStartFailed, MoltWorkerUnavailable, WorkerVanished, to_wire
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import Draining, Request, Response, StartFailed
@@ -60,7 +60,8 @@ class ShmSupervisor:
 
     Raises:
         NoSharedMemory: there is no room for the arena, or no shared memory at all.
-        MoltWorkerUnavailable: somebody serves this name already, or the socket's directory can't be used.
+        AlreadyServed: somebody serves this name already.
+        MoltWorkerUnavailable: the socket's directory can't be used.
     """
 
     def __init__(self, config: Config, log: LogSink, *, linger: bool) -> None:
@@ -71,7 +72,7 @@ class ShmSupervisor:
         self._idle_until_ns = time.monotonic_ns() + _FIRST_CLIENT_NS if linger else NEVER
         self._refuse_ns = NEVER  # when clients that wait for channels are told that there are none
         self._drained_ns = NEVER
-        self._start_failure: MoltWorkerUnavailable | None = None  # why it can't serve, until it has stopped
+        self._start_failure: MoltStartFailed | None = None  # why it can't serve, until it has stopped
         geometry = arenas.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
         arena, self._arena_fd = arenas.create(geometry)
         self._capacity = min(config.max_queue, geometry.channels - config.pool_size)
@@ -214,11 +215,11 @@ class ShmSupervisor:
         self._ledger[Gauge.COMPILED] = len(exports.compiled)
 
     def on_start_failed(self, why: str) -> None:
-        self._clients.tell_all(StartFailed(to_wire(MoltWorkerUnavailable(why))))
+        self._clients.tell_all(StartFailed(to_wire(MoltStartFailed(why))))
         error = self._worker.start_failed(why)
         if self._linger and not self._clients.count:
             # It failed before whoever started this has attached: stay to say why.
-            self._start_failure = MoltWorkerUnavailable(error.detail, facts={"start_failed": 1})
+            self._start_failure = error
             self._idle_until_ns = self._loop.at(time.monotonic_ns() + _TELL_NS)
         else:
             self.stop(error)
@@ -261,7 +262,7 @@ class ShmSupervisor:
 
     def refusal(self) -> MoltError | None:
         if self._worker.draining or self._worker.stopping:
-            return MoltWorkerUnavailable("the worker is stopping", facts={"stopping": 1})
+            return WorkerVanished("the worker is stopping")
         return self._start_failure
 
     def on_cancel(self) -> None:

@@ -18,6 +18,7 @@ from molt_accel.errors import (
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
+    MoltStartFailed,
     MoltWorkerCrashed,
     MoltWorkerUnavailable,
     Status,
@@ -405,7 +406,7 @@ class StdioSupervisor:
                 self._finish(request, exc)
 
     def on_start_failed(self, why: str) -> None:
-        self._send(StartFailed(to_wire(MoltWorkerUnavailable(why))))
+        self._send(StartFailed(to_wire(MoltStartFailed(why))))
         self.stop(self._worker.start_failed(why))
 
     def on_executor_ready(self, executor: ExecutorHandle) -> None:

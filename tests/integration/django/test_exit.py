@@ -140,7 +140,7 @@ def test_a_call_made_too_late_is_refused(tmp_path: Path) -> None:
     atexit.register(late)
     atexit.register(client.close)
     """
-    assert run(body, tmp_path) == (0, ["MoltWorkerUnavailable the client is closed"], "")
+    assert run(body, tmp_path) == (0, ["MoltClientClosed the client is closed"], "")
 
 
 def test_ctrl_c_in_a_call_ends_the_call_and_the_process(tmp_path: Path) -> None:

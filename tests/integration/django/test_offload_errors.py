@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import os
 import shlex
 import signal
@@ -14,22 +12,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import pytest
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.test import RequestFactory
 
 from molt_accel import (
     Client,
-    MoltBusy,
-    MoltError,
-    MoltInternalError,
-    MoltInvalidInput,
-    MoltWorkerUnavailable,
 )
 from molt_accel.call import CANCEL_AFTER_S
 from molt_accel.errors import ERROR_TABLE
 from tests.conftest import EXPORTS, wait_for_file, wait_until
+from tests.support.views import body_of
 
 MakeView = Callable[..., Callable[..., Any]]
 
@@ -56,56 +49,6 @@ def occupied(client: Client, path: Path) -> Iterator[None]:
     finally:
         path.touch()
         thread.join()
-
-
-def body_of(response: HttpResponse) -> dict[str, str]:
-    """The error body; its request id is checked and left out."""
-    assert response["Content-Type"] == "application/json"
-    body = json.loads(response.content)
-    request_id = body.pop("request_id")
-    assert len(request_id) == 16
-    assert int(request_id, 16) >= 0
-    return dict(body)
-
-
-@pytest.mark.parametrize(
-    ("entry", "codec", "payload", "detail"),
-    [
-        ("nothing", "msgpack", 1, "unknown entry 'nothing'"),
-        ("echo", "json", b"1", "entry 'echo' takes msgpack payloads, not json"),
-        ("echo_json", "json", b"[1,", "the payload is not valid json: Input data was truncated"),
-        ("fail", "msgpack", "invalid", "name: 'x' is not allowed"),
-        ("e" * 256, "msgpack", 1, "bad entry name: 256 bytes, 255 at most"),
-    ],
-)
-def test_invalid_input_is_400_and_says_what_is_wrong(
-    inline_client: Client,
-    offloaded: MakeView,
-    get: HttpRequest,
-    entry: str,
-    codec: str,
-    payload: Any,
-    detail: str,
-) -> None:
-    view = offloaded(entry=entry, codec=codec, client=inline_client, payload_builder=lambda request: payload)
-    response = view(get)
-    assert response.status_code == 400
-    assert body_of(response) == {"error": "MoltInvalidInput", "detail": detail}
-
-
-@pytest.mark.parametrize(
-    ("codec", "payload", "detail"),
-    [
-        ("msgpack", object(), "the payload can't be encoded as msgpack: can not serialize 'object' object"),
-        ("raw", "text", "the payload can't be encoded as raw: raw takes bytes, not str"),
-    ],
-)
-def test_a_payload_that_the_view_itself_made_wrong_is_no_bad_request(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest, codec: str, payload: Any, detail: str
-) -> None:
-    view = offloaded(entry="echo", codec=codec, client=inline_client, payload_builder=lambda request: payload)
-    with pytest.raises(MoltInvalidInput, match=detail):
-        view(get)
 
 
 def test_a_payload_over_the_frame_limit_is_400(offloaded: MakeView) -> None:
@@ -178,16 +121,6 @@ def test_a_cancelled_call_is_499(offloaded: MakeView, get: HttpRequest, tmp_path
     assert body_of(response) == {"error": "MoltCancelled", "detail": "the client went away"}
 
 
-@pytest.mark.parametrize("kind", ["value", "exit", "interrupt", "memory", "recursion", "unprintable"])
-def test_an_entrypoint_that_raises_is_500_without_a_word_of_why(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest, kind: str
-) -> None:
-    view = offloaded(entry="fail", client=inline_client, payload_builder=lambda request: kind)
-    response = view(get)
-    assert response.status_code == 500
-    assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
-
-
 @pytest.mark.parametrize("how", [{"signal": 9}, {"exit": 3}])
 def test_a_crashed_executor_is_500(offloaded: MakeView, get: HttpRequest, how: dict[str, int]) -> None:
     with stdio_client() as client:
@@ -198,36 +131,23 @@ def test_a_crashed_executor_is_500(offloaded: MakeView, get: HttpRequest, how: d
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "name"),
     [
-        {"worker_cmd": "/nonexistent/secret-worker --flag"},
-        {"worker_cmd": "false"},
-        {"exports": "no.such.module"},
-        {"exports": "/nonexistent/secret.json"},
+        ({"worker_cmd": "/nonexistent/secret-worker --flag"}, "MoltWorkerUnavailable"),
+        ({"worker_cmd": "false"}, "MoltWorkerUnavailable"),
+        ({"exports": "no.such.module"}, "MoltStartFailed"),
+        ({"exports": "/nonexistent/secret.json"}, "MoltStartFailed"),
     ],
 )
 def test_a_worker_that_cant_start_is_503_without_a_word_of_why(
-    offloaded: MakeView, get: HttpRequest, config: dict[str, str], caplog: pytest.LogCaptureFixture
+    offloaded: MakeView, get: HttpRequest, config: dict[str, str], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with stdio_client(**config) as client:
         response = offloaded(entry="echo", client=client)(get)
     assert response.status_code == 503
     assert "Retry-After" not in response
-    assert body_of(response) == {"error": "MoltWorkerUnavailable", "detail": "the service is not available"}
+    assert body_of(response) == {"error": name, "detail": "the service is not available"}
     assert [record.levelname for record in caplog.records if record.name == "molt_accel"] == ["ERROR"]
-
-
-def test_a_default_client_that_has_no_transport_is_503(
-    offloaded: MakeView, get: HttpRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_transport() -> Client:
-        raise MoltWorkerUnavailable("no transport: secret reasons")
-
-    monkeypatch.setattr("molt_accel.django.decorator.default_client", no_transport)
-    response = offloaded(entry="echo")(get)
-    assert response.status_code == 503
-    assert body_of(response) == {"error": "MoltWorkerUnavailable", "detail": "the service is not available"}
-    assert offloaded(entry="echo", allow_fallback=True)(get).content == b"here"
 
 
 def test_a_worker_that_breaks_the_protocol_is_502(offloaded: MakeView, get: HttpRequest) -> None:
@@ -238,94 +158,6 @@ def test_a_worker_that_breaks_the_protocol_is_502(offloaded: MakeView, get: Http
         "error": "MoltProtocolError",
         "detail": "the service gave no valid answer",
     }
-
-
-def test_a_result_that_is_not_what_its_codec_says_is_502(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest
-) -> None:
-    """`client.call` raises MoltProtocolError for it, so the view answers as the table says."""
-    view = offloaded(
-        entry="to_json",
-        client=inline_client,
-        payload_builder=lambda request: b"{not json",
-        response_factory=lambda request, value: HttpResponse("made"),
-    )
-    response = view(get)
-    assert response.status_code == 502
-    assert body_of(response) == {
-        "error": "MoltProtocolError",
-        "detail": "the service gave no valid answer",
-    }
-
-
-def test_a_msgpack_result_without_a_json_form_is_500(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest
-) -> None:
-    stamp = msgpack.Timestamp(1, 2)
-    response = offloaded(entry="echo", client=inline_client, payload_builder=lambda request: stamp)(get)
-    assert response.status_code == 500
-    assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
-
-
-@pytest.mark.parametrize(
-    "error", [MoltBusy("try later", facts={"retry_after_s": 7}), MoltWorkerUnavailable("a secret")]
-)
-def test_a_molt_error_of_the_views_own_functions_is_answered_alike(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest, error: MoltError
-) -> None:
-    def refuse(request: HttpRequest, value: object = None) -> Any:
-        raise error
-
-    bodies = []
-    for options in ({"payload_builder": refuse}, {"response_factory": refuse, "payload_builder": str}):
-        response = offloaded(entry="echo", client=inline_client, **options)(get)
-        bodies.append((response.status_code, response.get("Retry-After"), body_of(response)["error"]))
-    expected = (429, "7", "MoltBusy") if isinstance(error, MoltBusy) else (503, None, "MoltWorkerUnavailable")
-    assert bodies == [expected, expected]
-
-
-def test_other_exceptions_of_a_payload_builder_are_djangos_to_handle(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest
-) -> None:
-    def fail(request: HttpRequest) -> None:
-        raise LookupError("no such thing")
-
-    with pytest.raises(LookupError, match="no such thing"):
-        offloaded(entry="echo", client=inline_client, payload_builder=fail)(get)
-
-
-# -- request ids and logs -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("header", "taken"), [("upstream-7", True), ("up\nstream", False)])
-def test_an_error_names_the_request_by_the_senders_id_if_that_is_sane(
-    inline_client: Client,
-    offloaded: MakeView,
-    caplog: pytest.LogCaptureFixture,
-    header: str,
-    taken: bool,
-) -> None:
-    view = offloaded(entry="fail", client=inline_client, payload_builder=lambda request: "value")
-    request = RequestFactory().get("/", headers={"X-Request-ID": header})
-    request_id = json.loads(view(request).content)["request_id"]
-
-    assert (request_id == header) is taken
-    [logged] = [record for record in caplog.records if record.name == "molt_accel"]
-    assert request_id in logged.getMessage()
-    assert "\n" not in logged.getMessage()
-
-
-@pytest.mark.parametrize(("kind", "levels"), [("value", [logging.ERROR]), ("invalid", [])])
-def test_only_failures_of_the_service_are_logged_as_errors(
-    inline_client: Client,
-    offloaded: MakeView,
-    get: HttpRequest,
-    caplog: pytest.LogCaptureFixture,
-    kind: str,
-    levels: list[int],
-) -> None:
-    offloaded(entry="fail", client=inline_client, payload_builder=lambda request: kind)(get)
-    assert [record.levelno for record in caplog.records if record.name == "molt_accel"] == levels
 
 
 # -- fallback -----------------------------------------------------------------------------------------------
@@ -372,28 +204,6 @@ def test_a_request_that_may_have_run_falls_back_only_if_running_it_twice_does_no
             "error": "MoltWorkerUnavailable",
             "detail": "the service is not available",
         }
-
-
-def test_a_factory_that_finds_no_worker_is_no_reason_to_run_the_view_too(
-    offloaded: MakeView, get: HttpRequest, inline_client: Client
-) -> None:
-    def factory(request: HttpRequest, value: object) -> HttpResponse:
-        raise MoltWorkerUnavailable("another worker's")
-
-    view = offloaded(entry="echo", client=inline_client, allow_fallback=True, response_factory=factory)
-    assert view(get).status_code == 503
-
-
-def test_no_other_error_falls_back(offloaded: MakeView, get: HttpRequest, inline_client: Client) -> None:
-    others = [row.exception for row in ERROR_TABLE if row.exception is not MoltWorkerUnavailable]
-    assert MoltInternalError in others
-    for exception in others:
-
-        def fail(request: HttpRequest, exception: type[MoltError] = exception) -> None:
-            raise exception("not this one")
-
-        view = offloaded(entry="echo", client=inline_client, allow_fallback=True, payload_builder=fail)
-        assert json.loads(view(get).content)["error"] == exception.__name__
 
 
 # -- cancel checks ------------------------------------------------------------------------------------------

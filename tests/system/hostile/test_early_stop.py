@@ -14,7 +14,7 @@ from tests.support.pools import path_of
 #: A worker that gets a signal between binding its socket and its loop.
 _PROGRAM = """
 import os, signal, sys
-from molt_worker.cli import serve as cli
+from molt_worker.cli import main as cli
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
 
 def listen(self, listen=shm_supervisor.ShmSupervisor.listen):

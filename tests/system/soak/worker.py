@@ -6,7 +6,7 @@ import faulthandler
 import signal
 import sys
 
-from molt_worker.cli.serve import main
+from molt_worker.cli.main import main
 
 if __name__ == "__main__":
     faulthandler.register(signal.SIGUSR2, all_threads=True)  # the fork server and its executors inherit it

@@ -17,10 +17,11 @@ import pytest
 
 from molt_accel import call as module
 from molt_accel import codec
-from molt_accel.call import Exchange, Reply, adrive, drive, exchange
+from molt_accel.call import Call, Reply, make_call
 from molt_accel.errors import (
     MoltBusy,
     MoltCancelled,
+    MoltClientClosed,
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
@@ -34,6 +35,7 @@ from molt_accel.ipc.frame import Fault, FrameError
 from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.options import CallInfo, CallMetrics, CallOptions
 from molt_accel.transports.base import Pending
+from molt_accel.waits import Pause, adrive, drive
 from tests.conftest import exit_code, fork
 from tests.support.scripted_transport import (
     Act,
@@ -50,10 +52,10 @@ from tests.support.scripted_transport import (
     unsent,
 )
 
-Run = Callable[[Exchange], Reply]
+Run = Callable[[Call], Reply]
 
 
-def _run_async(call: Exchange) -> Reply:
+def _run_async(call: Call) -> Reply:
     return asyncio.run(adrive(call))
 
 
@@ -64,8 +66,8 @@ def run(request: pytest.FixtureRequest) -> Run:
     return driver
 
 
-def call(transport: ScriptedTransport, payload: object = None, **options: Any) -> Exchange:
-    return exchange(transport, CallOptions(entry="echo", **options), payload)
+def call(transport: ScriptedTransport, payload: object = None, **options: Any) -> Call:
+    return make_call(transport, CallOptions(entry="echo", **options), payload)
 
 
 class Hooks:
@@ -332,38 +334,6 @@ def test_a_start_between_two_attempts_that_fails_is_the_call_s_failure(run: Run)
     assert len(transport.submitted) == 1
 
 
-def test_submitting_again_in_an_event_loop_never_blocks_it() -> None:
-    transport = ScriptedTransport(unsent, answer("at last"))
-    release = threading.Event()
-    transport.start = release.wait  # type: ignore[method-assign,assignment]
-
-    async def main() -> object:
-        attempt = asyncio.create_task(adrive(call(transport)))
-        while not transport.submitted:
-            await asyncio.sleep(0)
-        await asyncio.sleep(0.02)  # the loop lives on while the transport starts
-        assert not attempt.done()
-        release.set()
-        return (await attempt).value
-
-    assert asyncio.run(main()) == "at last"
-
-
-def test_other_tasks_get_their_turn_however_fast_the_answers_are() -> None:
-    async def main() -> list[str]:
-        order: list[str] = []
-
-        async def calls(name: str) -> None:
-            for _ in range(3):
-                await adrive(call(ScriptedTransport(answer())))
-                order.append(name)
-
-        await asyncio.gather(calls("a"), calls("b"))
-        return order
-
-    assert asyncio.run(main()) == ["a", "b"] * 3
-
-
 # -- trying again ---------------------------------------------------------------------------------------
 
 PASSING = (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable)
@@ -386,6 +356,13 @@ def test_an_idempotent_call_is_sent_again_after_failures_that_may_pass_and_no_ot
         assert len(transport.submitted) == 1
 
 
+def test_a_call_of_a_closed_client_is_never_sent_again(run: Run) -> None:
+    transport = ScriptedTransport(refuse(MoltClientClosed()), answer("too much"))
+    with pytest.raises(MoltClientClosed, match=r"^the client is closed$"):
+        run(call(transport, idempotent=True, retries=5, retry_backoff_ms=0))
+    assert len(transport.submitted) == 1
+
+
 @each_failure
 def test_a_call_that_is_not_idempotent_is_never_sent_again(run: Run, failure: MoltError) -> None:
     transport = ScriptedTransport(answer_error(failure), answer("too much"))
@@ -403,13 +380,13 @@ def test_the_last_failure_is_raised_when_the_retries_are_used_up(run: Run, retri
     assert len(transport.submitted) == retries + 1
 
 
-def pauses_of(attempt: Exchange) -> list[float]:
+def pauses_of(attempt: Call) -> list[float]:
     """The pauses that a failing call asks for, without making them."""
     pauses = []
     try:
         step = next(attempt)
         while True:
-            if isinstance(step, module._Pause):
+            if isinstance(step, Pause):
                 pauses.append(step.seconds)
                 step = attempt.send(None)
             else:
@@ -534,30 +511,6 @@ def test_cancelling_the_task_cancels_the_call(options: dict[str, Any]) -> None:
     assert hooks.metrics.status == "Cancelled"
 
 
-def test_an_outcome_after_the_event_loop_was_closed_harms_nobody() -> None:
-    transport = ScriptedTransport(silence)
-    transport.abandon = lambda pending, error: False  # type: ignore[method-assign]
-
-    async def main() -> None:
-        async with asyncio.timeout(0.02):
-            await adrive(call(transport, timeout_ms=None))
-
-    with pytest.raises(TimeoutError):
-        asyncio.run(main())
-    transport.calls[0].resolve(response(transport.submitted[0]))
-    assert transport.calls[0].done
-
-
-def test_many_tasks_wait_in_one_loop_at_a_time() -> None:
-    transport = ScriptedTransport(lambda request, pending: answer_in(0.02, request.payload)(request, pending))
-
-    async def main() -> list[Reply]:
-        return await asyncio.gather(*(adrive(call(transport, number)) for number in range(50)))
-
-    values = [codec.decode("msgpack", reply.value) for reply in asyncio.run(main())]
-    assert values == list(range(50))
-
-
 # -- cancel checks --------------------------------------------------------------------------------------
 
 
@@ -615,7 +568,7 @@ def test_a_call_s_own_check_takes_the_place_of_the_options(run: Run) -> None:
 
     options = CallOptions(entry="echo", timeout_ms=None, cancel_check=never)
     with pytest.raises(MoltCancelled):
-        run(exchange(ScriptedTransport(silence), options, None, lambda: True))
+        run(make_call(ScriptedTransport(silence), options, None, lambda: True))
 
 
 class _Connection:
@@ -773,22 +726,3 @@ def test_nothing_is_sent_again_for_a_client_that_went_away(run: Run) -> None:
     with pytest.raises(MoltCancelled, match=r"^the client went away$"):
         run(attempt)
     assert len(transport.submitted) == 1
-
-
-def test_a_start_that_takes_longer_than_the_deadline_is_given_up_even_if_all_threads_are_taken() -> None:
-    transport = ScriptedTransport(answer(1), ready=False)
-    release = threading.Event()
-    transport.start = release.wait  # type: ignore[method-assign,assignment]
-
-    async def attempt() -> None:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-        taken = asyncio.get_running_loop().run_in_executor(None, release.wait)
-        try:
-            with pytest.raises(MoltTimeout, match="the worker was not started within the deadline"):
-                await adrive(call(transport, timeout_ms=50))
-        finally:
-            release.set()
-            await taken
-
-    asyncio.run(attempt())
-    assert transport.submitted == []

@@ -16,12 +16,19 @@ import pytest
 
 from molt_accel import CallInfo, CallMetrics, CallOptions, Client, Config, ConfigError
 from molt_accel import client as module
-from molt_accel.call import Reply, adrive, drive
+from molt_accel.call import Reply
 from molt_accel.client import default_client
-from molt_accel.errors import MoltCancelled, MoltError, MoltInvalidInput, MoltWorkerUnavailable
+from molt_accel.errors import (
+    MoltCancelled,
+    MoltClientClosed,
+    MoltError,
+    MoltInvalidInput,
+    MoltWorkerUnavailable,
+)
 from molt_accel.ipc.messages import Codec
 from molt_accel.transports import opening as transports
 from molt_accel.transports.base import Transport
+from molt_accel.waits import adrive, drive
 from tests.conftest import EXPORTS, ROOT, exit_code, fork, wait_for_file
 
 # -- making one -----------------------------------------------------------------------------------------
@@ -90,10 +97,10 @@ def test_the_codec_is_an_option(inline: Client, name: str) -> None:
     assert inline.call(f"echo_{name}", b'"x"', codec=name) == ("x" if name == "json" else b'"x"')
 
 
-def test_an_exchange_can_be_driven_by_hand(inline: Client) -> None:
+def test_a_call_can_be_driven_by_hand(inline: Client) -> None:
     options = CallOptions(entry="echo")
-    assert drive(inline.exchange(options, 1)).value == 1
-    assert asyncio.run(adrive(inline.exchange(options, 2))).value == 2
+    assert drive(inline.make_call(options, 1)).value == 1
+    assert asyncio.run(adrive(inline.make_call(options, 2))).value == 2
 
 
 def test_a_client_s_options_are_the_defaults_of_its_calls() -> None:
@@ -200,7 +207,7 @@ def test_a_ping_needs_no_executor(make_client: Callable[..., Client], tmp_path: 
 def test_leaving_the_context_closes(make_client: Callable[..., Client]) -> None:
     with make_client() as client:
         assert client.call("echo", 1) == 1
-    with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
+    with pytest.raises(MoltClientClosed, match=r"^the client is closed$"):
         client.call("echo", 1)
 
 

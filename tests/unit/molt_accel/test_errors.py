@@ -13,22 +13,30 @@ from molt_accel import codec, errors
 from molt_accel.errors import (
     ERROR_TABLE,
     MAX_DETAIL,
+    AlreadyServed,
     MoltBusy,
     MoltCancelled,
+    MoltClientClosed,
     MoltError,
+    MoltIncompatible,
     MoltInternalError,
     MoltInvalidInput,
     MoltProtocolError,
+    MoltStartFailed,
     MoltTimeout,
     MoltWorkerCrashed,
     MoltWorkerUnavailable,
+    NoSharedMemory,
+    Reason,
     Status,
+    WorkerVanished,
     error_body,
     from_wire,
     http_status,
     row_of,
     status_label,
     to_wire,
+    unavailable_class,
     wire_status,
 )
 from molt_accel.ipc.frame import Fault, FrameError
@@ -41,9 +49,15 @@ CONTRACT: dict[type[MoltError], tuple[Status, int, str]] = {
     MoltCancelled: (Status.CANCELLED, 499, "Cancelled"),
     MoltInternalError: (Status.INTERNAL_ERROR, 500, "InternalError"),
     MoltWorkerUnavailable: (Status.INTERNAL_ERROR, 503, "WorkerUnavailable"),
+    MoltStartFailed: (Status.INTERNAL_ERROR, 503, "StartFailed"),
+    MoltIncompatible: (Status.INTERNAL_ERROR, 503, "Incompatible"),
+    MoltClientClosed: (Status.INTERNAL_ERROR, 503, "ClientClosed"),
     MoltWorkerCrashed: (Status.INTERNAL_ERROR, 500, "WorkerCrashed"),
     MoltProtocolError: (Status.INTERNAL_ERROR, 502, "ProtocolError"),
 }
+
+#: Kinds of MoltWorkerUnavailable that only the library itself tells apart.
+INTERNAL = (WorkerVanished, AlreadyServed, NoSharedMemory)
 
 each_exception = pytest.mark.parametrize("cls", CONTRACT, ids=lambda cls: cls.__name__)
 
@@ -72,7 +86,7 @@ def test_the_table_has_every_exception_once_and_every_failing_status() -> None:
         for value in vars(errors).values()
         if isinstance(value, type) and issubclass(value, MoltError) and value is not MoltError
     }
-    assert public == set(CONTRACT)
+    assert public == {*CONTRACT, *INTERNAL}
     assert sorted(row.exception.__name__ for row in ERROR_TABLE) == sorted(cls.__name__ for cls in CONTRACT)
     assert {row.status for row in ERROR_TABLE} == set(Status) - {Status.OK} | {None}
 
@@ -87,6 +101,45 @@ def test_every_exception_is_a_public_name_and_derives_from_the_base(cls: type[Mo
 def test_a_crash_is_an_internal_error_and_an_unreachable_worker_is_not() -> None:
     assert issubclass(MoltWorkerCrashed, MoltInternalError)
     assert not issubclass(MoltWorkerUnavailable, MoltInternalError)
+
+
+def test_each_reason_has_one_class_and_each_class_with_a_code_comes_back_from_the_wire() -> None:
+    classes = {MoltStartFailed, MoltIncompatible, *INTERNAL}
+    assert {unavailable_class(reason.value) for reason in Reason} == classes
+    for cls in classes:
+        body = to_wire(cls("why", facts={"count": 3}))
+        assert body == {
+            "error": row_of(cls).exception.__name__,
+            "detail": "why",
+            "count": 3,
+            "code": cls.code,
+        }
+        back = from_wire(Status.INTERNAL_ERROR, body)
+        assert (type(back), back.detail, back.facts) == (cls, "why", {"count": 3})
+
+
+@pytest.mark.parametrize("code", ["no such reason", 7, None, [1]])
+def test_an_unknown_code_is_no_particular_reason(code: object) -> None:
+    body = {"error": "MoltWorkerUnavailable", "detail": "d", "code": code}
+    assert type(from_wire(Status.INTERNAL_ERROR, body)) is MoltWorkerUnavailable
+    assert type(from_wire(Status.BUSY, {"detail": "d", "code": "stopping"})) is MoltBusy
+
+
+def test_a_closed_client_is_never_retried_and_never_falls_back() -> None:
+    assert not issubclass(MoltClientClosed, MoltWorkerUnavailable)
+    assert {row.exception for row in ERROR_TABLE if row.passing} == {
+        MoltBusy,
+        MoltWorkerCrashed,
+        MoltWorkerUnavailable,
+        MoltStartFailed,
+        MoltIncompatible,
+    }
+    assert {row.exception for row in ERROR_TABLE if row.falls_back} == {
+        MoltWorkerUnavailable,
+        MoltStartFailed,
+        MoltIncompatible,
+    }
+    assert row_of(NoSharedMemory).exception is MoltStartFailed
 
 
 def test_a_subclass_has_the_row_of_its_nearest_listed_parent() -> None:
@@ -105,8 +158,9 @@ def test_the_bare_base_class_counts_as_an_internal_error() -> None:
 def test_an_error_survives_the_wire_with_its_class_detail_and_facts(cls: type[MoltError]) -> None:
     error = cls("what happened", facts={"count": 3, "text": "x"})
     back = from_wire(wire_status(error), to_wire(error), "00000000000000ff")
-    # A protocol error is found by whoever receives; coming from a worker it means that the worker failed.
-    assert type(back) is (cls if cls is not MoltProtocolError else MoltInternalError)
+    # A protocol error is found by whoever receives, and a closed client by itself: no worker sends them, and from one
+    # they would mean that it failed.
+    assert type(back) is (cls if row_of(cls).status is not None else MoltInternalError)
     assert (back.detail, back.request_id, back.facts) == (
         "what happened",
         "00000000000000ff",
@@ -170,6 +224,9 @@ HIDDEN = {
     MoltInternalError: "the request failed",
     MoltWorkerCrashed: "the request failed",
     MoltWorkerUnavailable: "the service is not available",
+    MoltStartFailed: "the service is not available",
+    MoltIncompatible: "the service is not available",
+    MoltClientClosed: "the service is not available",
     MoltProtocolError: "the service gave no valid answer",
 }
 

@@ -7,11 +7,12 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from molt_accel.hangup import HangupWatcher, hangups
-from tests.conftest import exit_code, fork
+from tests.conftest import exit_code, fork, wait_until
 
 
 @pytest.fixture
@@ -194,3 +195,42 @@ def test_a_forked_child_watches_for_itself_and_holds_nothing_of_its_parent_s(
         assert not called.is_set()
         peer.close()
         assert called.wait(60)
+
+
+def test_a_connection_that_was_watched_ends_when_its_owner_closes_it(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """Nothing of the watcher may keep it open: a browser that reads until the end would hang."""
+    served, browser = pair
+    browser.settimeout(20)
+    called = threading.Event()
+    with hangups.watching(served.fileno(), called.set):
+        watcher = hangups._thread
+        assert watcher is not None
+        wait_until(lambda: asleep(watcher))
+    served.close()
+    assert browser.recv(1) == b""
+    assert not called.is_set()
+
+
+def asleep(thread: threading.Thread) -> bool:
+    """Whether a thread waits in the kernel."""
+    stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "S"
+
+
+def test_watching_many_connections_calls_back_for_the_right_one() -> None:
+    pairs = [socket.socketpair() for _ in range(20)]
+    called = [threading.Event() for _ in pairs]
+    try:
+        with hangups.watching(pairs[0][0].fileno(), called[0].set):
+            with hangups.watching(pairs[1][0].fileno(), called[1].set):
+                pairs[1][1].close()
+                assert called[1].wait(20)
+            assert not called[0].is_set()
+            pairs[0][1].close()
+            assert called[0].wait(20)
+    finally:
+        for ends in pairs:
+            for end in ends:
+                end.close()

@@ -14,7 +14,8 @@ from unittest import mock
 from molt_accel.ipc.frame import PREFIX_BYTES, FrameError, Item, decode
 from molt_accel.ipc.messages import Request, Response
 from molt_accel.ipc.shm.layout import Gauge, SlotGauge
-from molt_worker.cli import status
+from molt_worker.cli import status_view
+from molt_worker.cli.observer import PoolPlace
 from molt_worker.processes import pool as pool_module
 from molt_worker.supervisor.shm import snapshot, spinning
 from tests.proof.fuzz.coverage_guided.taking import Bytes
@@ -117,7 +118,7 @@ def replies(data: bytes) -> None:
     assert there.channel.clear()
 
 
-_PLACE = status.PoolPlace("pool", "directory", "path")
+_PLACE = PoolPlace("pool", "directory", "path")
 
 
 @functools.cache
@@ -139,10 +140,10 @@ def snapshots(data: bytes) -> None:
     before = snapshot.take(view, processes=False)
     now = snapshot.take(view, processes=False)
     json.dumps(now.as_dict())
-    text = status.as_text(_PLACE, now)
+    text = status_view.as_text(_PLACE, now)
     assert text.replace("\n", "").isprintable()
     if now.taken_ns > before.taken_ns:
-        status.facts(_PLACE, now, before)
+        status_view.facts(_PLACE, now, before)
     memory[:] = clean
 
 

@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from molt_accel.errors import MoltCancelled, MoltWorkerUnavailable
+from molt_accel.errors import MoltCancelled, MoltWorkerUnavailable, NoSharedMemory
 from molt_accel.ipc.messages import Request
-from molt_accel.ipc.shm.arena import NoSharedMemory
 from molt_accel.transports.auto import AutoTransport
 from tests.support.scripted_transport import ScriptedTransport, answer, silence
 

@@ -17,10 +17,15 @@ import psutil
 import pytest
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.errors import (
+    MoltError,
+    MoltProtocolError,
+    MoltStartFailed,
+    MoltWorkerUnavailable,
+    NoSharedMemory,
+    WorkerVanished,
+)
 from molt_accel.ipc import control
-from molt_accel.ipc.shm.arena import NoSharedMemory
-from molt_accel.ipc.shm.attach import WorkerVanished
 from molt_accel.transports import launcher
 from molt_accel.transports.launcher import RestartPolicy, attach_or_start, start_stdio_worker, worker_command
 from tests.conftest import wait_until
@@ -198,8 +203,12 @@ serve(30)
 @pytest.mark.parametrize(
     ("script", "kind", "detail"),
     [
-        ("fail(detail='no room', no_shared_memory=1)", NoSharedMemory, "the worker can't start: no room"),
-        ("fail(detail='bad exports')", MoltWorkerUnavailable, "the worker can't start: bad exports"),
+        (
+            "fail(detail='no room', code='no_shared_memory')",
+            NoSharedMemory,
+            "the worker can't start: no room",
+        ),
+        ("fail(detail='bad exports')", MoltStartFailed, "the worker can't start: bad exports"),
         ("sys.exit(3)", MoltWorkerUnavailable, "the worker can't start: it exited with code 3; see its log"),
         (
             "print('what', flush=True); sys.exit(0)",
@@ -254,7 +263,7 @@ if os.fork() == 0:
     time.sleep(float(sys.argv[2]))
     serve(30)
     os._exit(0)
-fail(detail="another worker serves it", already_served=1)
+fail(detail="another worker serves it", code='already_served')
 """
     attach(pool_config(directory, script, starts, after_s))
     assert starts.read_text() == "x"
@@ -266,7 +275,9 @@ def test_one_whose_other_worker_never_listens_is_tried_again_and_given_up(
 ) -> None:
     monkeypatch.setattr(launcher, "_TAKEOVER_S", 0.01)
     starts = tmp_path / "starts"
-    script = "open(sys.argv[1], 'a').write('x'); fail(detail='another worker serves it', already_served=1)"
+    script = (
+        "open(sys.argv[1], 'a').write('x'); fail(detail='another worker serves it', code='already_served')"
+    )
     with pytest.raises(MoltWorkerUnavailable, match=r"^the worker can't start: another worker serves it$"):
         attach(pool_config(directory, script, starts, start_timeout_ms=2000))
     assert len(starts.read_text()) > 1
@@ -369,14 +380,14 @@ def test_a_first_start_is_never_refused() -> None:
 def test_a_worker_that_worked_for_a_while_is_replaced_at_once() -> None:
     policy = RestartPolicy()
     for now_s in (100.0, 100.1, 100.2):
-        policy.died(now_s, launcher.STABLE_S, "killed", was_ready=True)
+        policy.died(now_s, launcher.STABLE_S, MoltWorkerUnavailable("killed"), was_ready=True)
         policy.check(now_s)
 
 
 def test_a_worker_that_died_as_soon_as_it_was_ready_is_replaced_after_a_pause_that_does_not_grow() -> None:
     policy = RestartPolicy()
     for now_s in (100.0, 101.0, 102.0):
-        policy.died(now_s, launcher.STABLE_S - 0.01, "killed", was_ready=True)
+        policy.died(now_s, launcher.STABLE_S - 0.01, MoltWorkerUnavailable("killed"), was_ready=True)
         assert refused_until(policy, now_s) == launcher.FIRST_BACKOFF_S
 
 
@@ -384,7 +395,7 @@ def test_failed_starts_back_off_to_a_bound_and_then_are_tried_rarely() -> None:
     policy = RestartPolicy()
     waits = []
     for _ in range(launcher.RESTART_LIMIT + 2):
-        policy.died(100.0, 1000.0, "exit code 2", was_ready=False)
+        policy.died(100.0, 1000.0, MoltWorkerUnavailable("exit code 2"), was_ready=False)
         waits.append(refused_until(policy, 100.0))
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0, 30.0, 30.0]
     assert policy.failed_starts == launcher.RESTART_LIMIT + 2
@@ -393,18 +404,35 @@ def test_failed_starts_back_off_to_a_bound_and_then_are_tried_rarely() -> None:
 def test_a_worker_that_was_ready_forgives_the_failed_starts_before_it() -> None:
     policy = RestartPolicy()
     for _ in range(5):
-        policy.died(100.0, 0.0, "exit code 2", was_ready=False)
-    policy.died(200.0, 5.0, "killed", was_ready=True)
+        policy.died(100.0, 0.0, MoltWorkerUnavailable("exit code 2"), was_ready=False)
+    policy.died(200.0, 5.0, MoltWorkerUnavailable("killed"), was_ready=True)
     policy.check(200.0)
-    policy.died(300.0, 0.0, "exit code 2", was_ready=False)
+    policy.died(300.0, 0.0, MoltWorkerUnavailable("exit code 2"), was_ready=False)
     assert refused_until(policy, 300.0) == launcher.FIRST_BACKOFF_S
 
 
 def test_a_refusal_says_when_and_why() -> None:
     policy = RestartPolicy()
-    policy.died(100.0, 0.0, "the worker is gone: it exited with code 2", was_ready=False)
+    policy.died(
+        100.0, 0.0, MoltWorkerUnavailable("the worker is gone: it exited with code 2"), was_ready=False
+    )
     with pytest.raises(MoltWorkerUnavailable) as caught:
         policy.check(100.02)
     expected = "the worker is started again in 0.1 s: the worker is gone: it exited with code 2"
-    assert caught.value.detail == expected
+    assert (type(caught.value), caught.value.detail) == (MoltWorkerUnavailable, expected)
     assert policy.not_before_s == 100.1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MoltStartFailed("why", facts={"may_have_run": 1}), MoltStartFailed),
+        (MoltProtocolError("why"), MoltWorkerUnavailable),
+    ],
+)
+def test_a_refusal_is_of_the_last_error_s_kind(error: MoltError, kind: type[MoltWorkerUnavailable]) -> None:
+    policy = RestartPolicy()
+    policy.died(100.0, 0.0, error, was_ready=False)
+    with pytest.raises(MoltWorkerUnavailable, match=r" s: why$") as caught:
+        policy.check(100.02)
+    assert (type(caught.value), caught.value.may_have_run) == (kind, False)

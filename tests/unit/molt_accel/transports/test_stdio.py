@@ -24,15 +24,17 @@ from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
     MoltCancelled,
+    MoltClientClosed,
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
     MoltProtocolError,
+    MoltStartFailed,
     MoltTimeout,
     MoltWorkerUnavailable,
 )
 from molt_accel.ipc.messages import Request
-from molt_accel.transports import launcher, stdio
+from molt_accel.transports import connected, launcher, stdio
 from molt_accel.transports.launcher import RestartPolicy
 from molt_accel.transports.stdio import StdioTransport
 from tests.conftest import exit_code, fork, wait_for_file, wait_until
@@ -124,7 +126,7 @@ def test_many_threads_share_one_worker_and_each_gets_its_own_answers(make: Make)
         return all(client.call("echo", [number, n], timeout_ms=FAR_MS) == [number, n] for n in range(50))
 
     assert in_threads(8, calls) == [True] * 8
-    assert connection_of(client).generation == 1
+    assert connection_of(client).number == 1
 
 
 def test_answers_find_their_calls_in_whatever_order_they_come(make: Make) -> None:
@@ -190,7 +192,7 @@ def test_asyncio_calls_share_the_worker_too(make: Make) -> None:
         return await asyncio.gather(*(client.acall("echo", n, timeout_ms=FAR_MS) for n in range(30)))
 
     assert asyncio.run(main()) == list(range(30))
-    assert connection_of(client).generation == 1
+    assert connection_of(client).number == 1
 
 
 # -- a worker that breaks the protocol ------------------------------------------------------------------
@@ -225,7 +227,7 @@ def test_an_answer_over_this_side_s_limit_costs_its_call_only(make: Make) -> Non
     with pytest.raises(MoltProtocolError, match=r"^over the frame limit: 10083 bytes, 8000 at most$"):
         client.call("echo", "big", timeout_ms=FAR_MS)
     assert client.call("echo", "small", timeout_ms=FAR_MS) == 1
-    assert client._transport._generation == 1  # type: ignore[attr-defined]
+    assert client._transport._made == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("what", BROKEN)
@@ -259,7 +261,7 @@ def test_a_request_over_the_limit_is_refused_and_the_connection_is_not_touched(m
         "over the frame limit: 8087 bytes, 8000 at most",
     )
     assert client.call("echo", bytes(7000), timeout_ms=FAR_MS) == bytes(7000)
-    assert connection_of(client).generation == 1
+    assert connection_of(client).number == 1
     assert connection_of(client)._pending == {}
 
 
@@ -308,7 +310,7 @@ def test_a_worker_that_goes_away_is_unavailable_and_the_reason_is_told(
     script, text = GONE[how]
     client = make(worker(f"for request in requests():\n {script}" if "flight" in when else script))
     error = failure_of(client)
-    assert type(error) is MoltWorkerUnavailable
+    assert type(error) is (MoltStartFailed if "notice" in how else MoltWorkerUnavailable)
     # If it was gone before the request could be written, it is the next start that is refused for now.
     assert re.fullmatch(r"(the worker is started again in 0\.\d s: )?" + re.escape(text), error.detail)
 
@@ -367,7 +369,7 @@ echo()
     assert type(error) is MoltWorkerUnavailable
     assert str(error) == "the worker is gone: it closed its stdin"
     assert answer == bytes(size)
-    assert connection_of(client).generation == 2
+    assert connection_of(client).number == 2
     wait_until(lambda: not half_dead.is_running())
 
 
@@ -451,7 +453,7 @@ def test_a_worker_that_can_start_again_does_when_the_pause_is_over(
     client = make(worker("sys.exit(2) if first_time(sys.argv[1]) else echo()", tmp_path / "done"))
     assert failure_of(client).detail == "the worker is gone: it exited with code 2"
     assert client.call("echo", 1, timeout_ms=FAR_MS) == 1
-    assert connection_of(client).generation == 2
+    assert connection_of(client).number == 2
 
 
 def test_the_pause_counts_from_the_worker_s_end_and_not_from_the_next_call(
@@ -460,13 +462,13 @@ def test_the_pause_counts_from_the_worker_s_end_and_not_from_the_next_call(
     deaths: list[tuple[float, float, bool]] = []
 
     class Recorder(RestartPolicy):
-        def died(self, now_s: float, lived_s: float, reason: str, *, was_ready: bool) -> None:
+        def died(self, now_s: float, lived_s: float, error: MoltError, *, was_ready: bool) -> None:
             deaths.append((now_s, lived_s, was_ready))
 
-    monkeypatch.setattr(stdio, "RestartPolicy", Recorder)
+    monkeypatch.setattr(connected, "RestartPolicy", Recorder)
     client = make(worker("for request in requests(): sys.exit(2)"))
     client.start()
-    started_s = connection_of(client).started_s
+    started_s = connection_of(client).worker_started_s
     failure_of(client)
     known_s = time.monotonic()
     failure_of(client)
@@ -513,7 +515,7 @@ def test_start_waits_for_the_greeting(make: Make, tmp_path: Path) -> None:
     go.touch()
     client.start()
     assert client.call("echo", 1, timeout_ms=FAR_MS) == 1
-    assert connection_of(client).generation == 1
+    assert connection_of(client).number == 1
 
 
 def test_start_tells_why_the_worker_went_away(make: Make) -> None:
@@ -559,7 +561,7 @@ def test_a_closed_client_refuses_calls_and_starts_nothing(make: Make, used: bool
         client.start()
     client.close()
     for use in (client.start, client.ping, lambda: client.call("echo")):
-        with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
+        with pytest.raises(MoltClientClosed, match=r"^the client is closed$"):
             use()
     assert psutil.Process().children() == []
 
@@ -586,8 +588,11 @@ def test_closing_while_others_call_gives_everyone_an_outcome(make: Make) -> None
                 client.call("echo", number, timeout_ms=FAR_MS)
 
         errors = in_threads(6, calls)[1:]
-        assert {type(error) for error in errors} <= {MoltCancelled, MoltWorkerUnavailable}
-        assert {str(error) for error in errors} <= {"the client was closed", "the client is closed"}
+        outcomes = {(type(error), str(error)) for error in errors}
+        assert outcomes <= {
+            (MoltCancelled, "the client was closed"),
+            (MoltClientClosed, "the client is closed"),
+        }
 
 
 @pytest.mark.usefixtures("impatient")
@@ -622,7 +627,7 @@ def test_closing_in_the_middle_of_a_start_as_a_signal_handler_may_leaves_no_work
     monkeypatch.setattr(stdio, "start_stdio_worker", start_interrupted)
     for _ in range(2):
         error = failure_of(client)
-        assert (type(error), error.detail) == (MoltWorkerUnavailable, "the client is closed")
+        assert (type(error), error.detail) == (MoltClientClosed, "the client is closed")
     assert psutil.Process().children() == []
 
 
@@ -845,5 +850,5 @@ def test_a_bug_in_the_receiver_ends_the_calls_in_flight(
     assert (type(error), error.detail) == (MoltWorkerUnavailable, "the connection failed: LookupError")
     assert not isinstance(error, MoltInternalError)
     assert [record.getMessage() for record in caplog.records] == [
-        "the receiver failed; the worker is stopped"
+        "the thread that listens to a worker failed"
     ]

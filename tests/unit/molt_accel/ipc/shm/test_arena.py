@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.errors import MoltIncompatible, MoltWorkerUnavailable, NoSharedMemory
 from molt_accel.ipc.shm import arena as arenas
-from molt_accel.ipc.shm.arena import DEFAULT_BYTES, Geometry, NoSharedMemory
+from molt_accel.ipc.shm.arena import DEFAULT_BYTES, Geometry
 from molt_accel.ipc.shm.layout import Gauge
 from tests.support.handover import core
 
@@ -210,7 +210,7 @@ def test_what_is_no_arena_is_refused_and_its_descriptor_closed(how: Any, image: 
     before = fds()
     fd = os.memfd_create("damaged")
     os.write(fd, image)
-    with pytest.raises(MoltWorkerUnavailable) as caught:
+    with pytest.raises(MoltIncompatible) as caught:
         how(fd)
     assert caught.value.detail.startswith("can't attach to the worker's memory: ")
     assert caught.value.detail.endswith(why)
@@ -253,7 +253,8 @@ def test_without_the_native_core_it_says_so() -> None:
     script = """
 import sys
 sys.modules["molt_accel.ipc.shm._native"] = None
-from molt_accel.ipc.shm.arena import NoSharedMemory, native
+from molt_accel.errors import NoSharedMemory
+from molt_accel.ipc.shm.arena import native
 try:
     native()
 except NoSharedMemory as exc:

@@ -15,12 +15,19 @@ import msgspec
 import pytest
 
 from molt_accel import __version__
-from molt_accel.errors import MoltWorkerUnavailable, to_wire
+from molt_accel.errors import (
+    MoltError,
+    MoltIncompatible,
+    MoltStartFailed,
+    MoltWorkerUnavailable,
+    WorkerVanished,
+    to_wire,
+)
 from molt_accel.ipc import control
 from molt_accel.ipc.messages import SHM_FROM_CLIENT, Attach, Attached, Hello, Lease, Message, Refused
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm import attach
-from molt_accel.ipc.shm.attach import WorkerVanished, connect, handshake, observe
+from molt_accel.ipc.shm.attach import connect, handshake, observe
 from tests.support.frames import message_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
@@ -89,8 +96,8 @@ def attached(*channels: int) -> Attached:
     return Attached(**FACTS | {"channels": list(channels)})
 
 
-def refusal(detail: str, **facts: int) -> Refused:
-    return Refused(to_wire(MoltWorkerUnavailable(detail, facts=facts)))
+def refusal(error: MoltError) -> Refused:
+    return Refused(to_wire(error))
 
 
 def test_a_client_asks_for_channels_and_gets_the_arena_and_the_grant(worker: Worker, arena_fd: int) -> None:
@@ -120,18 +127,21 @@ def test_it_waits_without_a_limit_for_what_comes_later(worker: Worker, arena_fd:
 
 
 @BOTH
-def test_a_refusal_says_why(worker: Worker, ask: Ask) -> None:
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (MoltWorkerUnavailable("not you"), "the worker refused: not you"),
+        (MoltIncompatible("this pool runs version 9"), "the worker refused: this pool runs version 9"),
+        (WorkerVanished("the worker is stopping"), "the worker refused: the worker is stopping"),
+        (MoltStartFailed("the worker can't start: no module"), "the worker can't start: no module"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_refusal_says_why(worker: Worker, ask: Ask, error: MoltError, detail: str) -> None:
     with pytest.raises(MoltWorkerUnavailable) as caught:
-        ask(worker.answer(refusal("this pool runs version 9")))
-    assert type(caught.value) is MoltWorkerUnavailable
-    assert caught.value.detail == "the worker refused: this pool runs version 9"
-
-
-@BOTH
-def test_of_a_worker_that_stops_there_may_be_a_successor(worker: Worker, ask: Ask) -> None:
-    with pytest.raises(WorkerVanished) as caught:
-        ask(worker.answer(refusal("the worker is stopping", stopping=1)))
-    assert caught.value.detail == "the worker refused: the worker is stopping"
+        ask(worker.answer(refusal(error)))
+    assert type(caught.value) is type(error)
+    assert caught.value.detail == detail
 
 
 @BOTH
@@ -165,7 +175,7 @@ def test_a_worker_that_has_closed_before_has_vanished(worker: Worker, ask: Ask) 
     ids=["garbage", "no descriptor", "no msgpack", "a client's", "another message", "no class", "no detail"],
 )
 def test_an_answer_that_is_none_is_another_protocol(worker: Worker, ask: Ask, answer: Any, text: str) -> None:
-    with pytest.raises(MoltWorkerUnavailable) as caught:
+    with pytest.raises(MoltIncompatible) as caught:
         ask(worker.answer(answer))
     assert caught.value.detail.startswith(text)
 
@@ -186,7 +196,7 @@ def test_an_answer_that_is_none_is_another_protocol(worker: Worker, ask: Ask, an
 def test_an_answer_of_wrong_values_is_another_protocol(
     worker: Worker, arena_fd: int, ask: Ask, body: object
 ) -> None:
-    with pytest.raises(MoltWorkerUnavailable, match=r"^the worker speaks another protocol: "):
+    with pytest.raises(MoltIncompatible, match=r"^the worker speaks another protocol: "):
         ask(worker.answer(message_of(msgspec.msgpack.encode(body)), arena_fd))
 
 
@@ -195,7 +205,7 @@ def test_memory_that_is_no_arena_is_refused(worker: Worker, ask: Ask) -> None:
     fd = os.memfd_create("other")
     os.ftruncate(fd, 2**16)
     try:
-        with pytest.raises(MoltWorkerUnavailable) as caught:
+        with pytest.raises(MoltIncompatible) as caught:
             ask(worker.answer(attached(), fd))
     finally:
         os.close(fd)

@@ -35,9 +35,10 @@ from molt_accel.ipc.messages import (
 )
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, SlotGauge
+from molt_accel.transports.connection import ConnectionState
 from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm.channels import BATCH
-from molt_accel.transports.shm.connection import Connection, copy_error
+from molt_accel.transports.shm.connection import Connection
 from tests.conftest import exit_code, fork, wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
 
@@ -73,7 +74,7 @@ def busy(connection: Connection) -> Any:
 
 def ended(connection: Connection) -> bool:
     """Whether it has ended, and all that was to be done for it."""
-    return connection.ended is not None and not connection.monitor.is_alive()
+    return connection.end_error is not None and not connection.monitor.is_alive()
 
 
 # -- attached -----------------------------------------------------------------------------------------------
@@ -86,7 +87,7 @@ def test_what_the_worker_granted_is_what_the_connection_goes_by(make_pool: MakeP
     fake.set(Gauge.STARTED_NS, 5_000_000_000)
     connection = fake.connection(max_frame_bytes=50_000)
     assert (connection.max_frame_bytes, connection.max_wait_ms, connection.grace_ms) == (50_000, 0, 50)
-    assert (connection.capacity, connection.pool_started_s, connection.generation) == (3, 5.0, 1)
+    assert (connection.capacity, connection.worker_started_s, connection.number) == (3, 5.0, 1)
     assert (connection.arena.spin_ns, connection.arena.client_spinners) == (1234, 2)
     assert sorted(connection.channels.lease().index for _ in range(5)) == [0, 1, 2, 3, 4]  # type: ignore[union-attr]
     assert connection.open
@@ -259,9 +260,9 @@ def test_whether_a_request_may_have_run_is_whether_anything_could_run_it(fake: F
         fake.arena.set_slot_gauge(2, SlotGauge.READY_NS, 1)
     fake.hang_up()
     wait_until(lambda: ended(connection))
-    assert isinstance(connection.ended, MoltWorkerUnavailable)
-    assert connection.ended.detail == "the worker is gone: its control socket was closed"
-    assert connection.ended.may_have_run is connection.was_ready is (sign != "none")
+    assert isinstance(connection.end_error, MoltWorkerUnavailable)
+    assert connection.end_error.detail == "the worker is gone: its control socket was closed"
+    assert connection.end_error.may_have_run is connection.was_ready is (sign != "none")
     assert not connection.open
     assert connection.greeted.is_set()
 
@@ -271,8 +272,8 @@ def test_the_reason_why_a_worker_can_t_start_is_the_connection_s_end(fake: FakeP
     fake.fail_start("no module named shop")
     fake.hang_up()
     wait_until(lambda: ended(connection))
-    assert connection.ended is not None
-    assert connection.ended.detail == "the worker can't start: no module named shop"
+    assert connection.end_error is not None
+    assert connection.end_error.detail == "the worker can't start: no module named shop"
     assert not connection.was_ready
 
 
@@ -283,8 +284,8 @@ def test_what_a_worker_said_before_it_went_is_heard_though_it_did_not_read_every
     fake.fail_start("no module named shop")
     fake.hang_up()
     wait_until(lambda: ended(connection))
-    assert connection.ended is not None
-    assert connection.ended.detail == "the worker can't start: no module named shop"
+    assert connection.end_error is not None
+    assert connection.end_error.detail == "the worker can't start: no module named shop"
 
 
 @pytest.mark.parametrize("message", [Lease(1), Request(1, "echo"), Response(0)])
@@ -294,7 +295,7 @@ def test_a_message_that_nobody_expects_ends_the_connection(
     connection = fake.connection()
     fake.tell(message)
     wait_until(lambda: ended(connection))
-    assert isinstance(connection.ended, MoltProtocolError)
+    assert isinstance(connection.end_error, MoltProtocolError)
     assert "the worker broke the protocol: " in caplog.text
     assert fake.hear() is None
 
@@ -304,7 +305,7 @@ def test_a_message_that_is_no_frame_ends_the_connection(fake: FakePool) -> None:
     assert fake.sock is not None
     fake.sock.send(b"\x04\x00\x00\x00what")
     wait_until(lambda: ended(connection))
-    assert isinstance(connection.ended, MoltProtocolError)
+    assert isinstance(connection.end_error, MoltProtocolError)
 
 
 def test_a_bug_of_its_own_ends_it_rather_than_leave_its_calls_waiting(
@@ -314,9 +315,9 @@ def test_a_bug_of_its_own_ends_it_rather_than_leave_its_calls_waiting(
     monkeypatch.setattr(connection.channels, "add", _raise(ZeroDivisionError()))
     fake.grant(1)
     wait_until(lambda: ended(connection))
-    assert connection.ended is not None
-    assert connection.ended.detail == "the connection failed: ZeroDivisionError"
-    assert "the monitor of a worker failed" in caplog.text
+    assert connection.end_error is not None
+    assert connection.end_error.detail == "the connection failed: ZeroDivisionError"
+    assert "the thread that listens to a worker failed" in caplog.text
 
 
 def test_a_drain_with_nothing_under_way_is_left_at_once(fake: FakePool) -> None:
@@ -324,7 +325,7 @@ def test_a_drain_with_nothing_under_way_is_left_at_once(fake: FakePool) -> None:
     fake.tell(Draining())
     assert fake.heard() == [Detach()]
     wait_until(lambda: ended(connection))
-    assert (connection.retired, connection.open) == (True, False)
+    assert (connection.state, connection.open) == (ConnectionState.CLOSED, False)
 
 
 def test_a_drain_is_left_after_the_last_call_and_the_last_ping(fake: FakePool) -> None:
@@ -334,7 +335,7 @@ def test_a_drain_is_left_after_the_last_call_and_the_last_ping(fake: FakePool) -
     assert pending is not None
     fake.hear()
     fake.tell(Draining())
-    wait_until(lambda: connection.retired)
+    wait_until(lambda: connection.state is ConnectionState.RETIRED)
     assert not connection.open
     fake.reply(fake.claim())
     assert isinstance(channel.take(), Response)
@@ -353,7 +354,7 @@ def test_a_ping_that_is_forgotten_is_none_to_wait_for(fake: FakePool) -> None:
     assert pending is not None
     fake.hear()
     fake.tell(Draining())
-    wait_until(lambda: connection.retired)
+    wait_until(lambda: connection.state is ConnectionState.RETIRED)
     assert connection.forget_ping(pending)
     assert fake.heard() == [Detach()]
 
@@ -366,7 +367,7 @@ def test_close_tells_the_worker_that_it_has_done_with_its_channels(fake: FakePoo
     connection.close()
     assert fake.heard() == [Detach()]
     assert ended(connection)
-    assert isinstance(connection.ended, MoltCancelled)
+    assert isinstance(connection.end_error, MoltCancelled)
     assert connection.channels.lease() is None
     connection.close()
 
@@ -456,7 +457,7 @@ def test_a_connection_whose_memory_can_t_be_trusted_says_that_it_is_done_when_it
     assert channel is not None
     connection.fail(MoltProtocolError("channel 3 is in a state that can't be"))
     assert not connection.open
-    assert connection.ended is None
+    assert connection.end_error is None
     connection.channels.give_back(channel)
     connection.call_ended()
     wait_until(lambda: ended(connection))
@@ -477,7 +478,7 @@ def test_a_forked_child_lets_go_without_a_word_and_its_copies_touch_nothing(fake
             channel.ring()
         connection.channels.wake_all()
         connection.close()
-        return connection.forgotten and not connection.open
+        return connection.state is ConnectionState.FORGOTTEN and not connection.open
 
     assert exit_code(fork(child)) == 0
     assert sorted(fake.states()) == [ChannelState.READY, ChannelState.CLAIMED]
@@ -489,15 +490,7 @@ def test_a_forked_child_lets_go_without_a_word_and_its_copies_touch_nothing(fake
     assert fake.heard() == [Detach()]
 
 
-def test_everybody_raises_an_error_object_of_his_own() -> None:
-    error = MoltWorkerUnavailable("gone", facts={"may_have_run": 1})
-    copy = copy_error(error)
-    assert copy is not error
-    assert (type(copy), copy.detail, copy.facts) == (MoltWorkerUnavailable, "gone", {"may_have_run": 1})
-    assert copy.facts is not error.facts
-
-
 def test_a_pool_that_lives_long_was_started_when_it_says(fake: FakePool) -> None:
     now_ns = time.monotonic_ns()
     fake.set(Gauge.STARTED_NS, now_ns)
-    assert fake.connection().pool_started_s == now_ns / 1e9
+    assert fake.connection().worker_started_s == now_ns / 1e9

@@ -19,11 +19,14 @@ from molt_accel.config import Config
 from molt_accel.errors import (
     MoltBusy,
     MoltCancelled,
+    MoltClientClosed,
     MoltError,
     MoltProtocolError,
     MoltTimeout,
     MoltWorkerCrashed,
     MoltWorkerUnavailable,
+    NoSharedMemory,
+    WorkerVanished,
     from_wire,
 )
 from molt_accel.ipc.frame import FrameError
@@ -38,8 +41,6 @@ from molt_accel.ipc.messages import (
     Request,
     Response,
 )
-from molt_accel.ipc.shm.arena import NoSharedMemory
-from molt_accel.ipc.shm.attach import WorkerVanished
 from molt_accel.ipc.shm.layout import ChannelState, Failure, Gauge, Outcome, failure_word, with_state
 from molt_accel.transports import launcher
 from molt_accel.transports.base import PendingCall
@@ -259,7 +260,7 @@ def test_at_the_end_of_the_connection_a_call_has_the_outcome_that_is_certain(
     connection = transport._connection
     assert connection is not None
     fake.hang_up()
-    wait_until(lambda: connection.ended is not None)
+    wait_until(lambda: connection.end_error is not None)
     connection.monitor.join(PATIENCE_S)
     assert pending.wait(PATIENCE_S)
     assert pending.lost is (state == "queued")
@@ -269,7 +270,7 @@ def test_at_the_end_of_the_connection_a_call_has_the_outcome_that_is_certain(
         error = outcome(pending)
         assert type(error) is MoltWorkerUnavailable
         assert error.may_have_run
-        assert error is not connection.ended
+        assert error is not connection.end_error
     elif state == "done":
         assert outcome(pending) == "in time"
     else:
@@ -292,9 +293,9 @@ def test_a_closed_client_s_calls_are_cancelled(
     error = outcome(pending)
     assert (type(error), error.detail) == (MoltCancelled, "the client was closed")
     assert fake.states() == ([ChannelState.ABANDONED] if claimed else [])
-    with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
+    with pytest.raises(MoltClientClosed, match=r"^the client is closed$"):
         transport.submit(request())
-    with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
+    with pytest.raises(MoltClientClosed, match=r"^the client is closed$"):
         transport.start()
 
 
@@ -579,14 +580,16 @@ def test_a_worker_that_drains_is_succeeded_and_its_calls_go_on(
     assert transport.submit(request()) is None
     transport.start()
     assert fake.sock is not old
-    assert submit(transport).generation == pending.generation + 1
+    assert submit(transport).connection_number == pending.connection_number + 1
     assert transport.abandon(ping, MoltTimeout("late"))  # though it is not of this connection
     assert not transport.abandon(ping, MoltTimeout("late"))
     fake.reply(taken, "finished")
     assert pending.wait(PATIENCE_S)
     assert outcome(pending) == "finished"
     wait_until(
-        lambda: len([connection for connection in transport._connections if connection.ended is None]) == 1
+        lambda: (
+            len([connection for connection in transport._connections if connection.end_error is None]) == 1
+        )
     )
 
 
@@ -655,11 +658,11 @@ def test_a_worker_that_was_ready_and_died_young_is_started_again_a_little_later(
     monkeypatch.setattr(shm, "attach_or_start", attach)
     connection = transport._connection
     assert connection is not None
-    connection.pool_started_s = time.monotonic()
+    connection.worker_started_s = time.monotonic()
     fake.greet()
     assert connection.greeted.wait(PATIENCE_S)
     fake.hang_up()
-    wait_until(lambda: connection.ended is not None)
+    wait_until(lambda: connection.end_error is not None)
     transport.start()
     assert asked == [pytest.approx(connection.ended_s + launcher.FIRST_BACKOFF_S)]
 
@@ -673,11 +676,11 @@ def test_a_pool_that_lived_long_is_started_again_at_once_however_short_this_clie
     )
     connection = transport._connection
     assert connection is not None
-    connection.pool_started_s = time.monotonic() - 100
+    connection.worker_started_s = time.monotonic() - 100
     fake.greet()
     assert connection.greeted.wait(PATIENCE_S)
     fake.hang_up()
-    wait_until(lambda: connection.ended is not None)
+    wait_until(lambda: connection.end_error is not None)
     transport.start()
     assert asked[0] <= time.monotonic()
 
@@ -764,7 +767,7 @@ def test_close_does_not_wait_for_a_start_and_what_it_makes_is_closed(
         opened.close()
         assert not starting.done()
         go.set()
-        with pytest.raises(MoltWorkerUnavailable, match=r"^the client is closed$"):
+        with pytest.raises(MoltClientClosed, match=r"^the client is closed$"):
             starting.result(PATIENCE_S)
     assert fake.heard() == [Detach()]
 

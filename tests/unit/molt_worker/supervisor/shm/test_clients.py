@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from molt_accel import __version__
-from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status
+from molt_accel.errors import MoltError, Status, WorkerVanished
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import Item, encode
 from molt_accel.ipc.messages import (
@@ -50,7 +50,14 @@ if sys.platform != "linux":
 
 
 #: What a client has to know of the pool.
-FACTS = dict(max_frame_bytes=50_000, max_wait_ms=60, grace_ms=70, capacity=80, spin_ns=90, client_spinners=2)
+FACTS = {
+    "max_frame_bytes": 50_000,
+    "max_wait_ms": 60,
+    "grace_ms": 70,
+    "capacity": 80,
+    "spin_ns": 90,
+    "client_spinners": 2,
+}
 
 
 class Peer:
@@ -296,25 +303,31 @@ def test_an_observer_gets_no_channels_and_does_not_count(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "refuses", "detail"),
+    ("told", "refuses", "detail", "kind"),
     [
         (
             {"version": "0.0.1"},
             None,
             f"this pool runs version {__version__}, the client is 0.0.1; restart the worker, or give the new version "
             "another MOLT_WORKER_NAME",
+            {"error": "MoltIncompatible", "code": "incompatible"},
         ),
-        ({}, MoltWorkerUnavailable("the worker is stopping"), "the worker is stopping"),
+        (
+            {},
+            WorkerVanished("the worker is stopping"),
+            "the worker is stopping",
+            {"error": "MoltWorkerUnavailable", "code": "stopping"},
+        ),
     ],
 )
 def test_one_that_is_refused_is_told_why_and_holds_nothing(
-    desk: Desk, told: dict[str, Any], refuses: MoltError | None, detail: str
+    desk: Desk, told: dict[str, object], refuses: MoltError | None, detail: str, kind: dict[str, str]
 ) -> None:
     desk.refuses = refuses
     peer = desk.peer()
     peer.ask(4, **told)
     desk.turn()
-    assert peer.received() == [Refused({"error": "MoltWorkerUnavailable", "detail": detail})]
+    assert peer.received() == [Refused({"detail": detail, **kind})]
     assert (desk.clients.count, desk.channels.take(1)) == (0, [0])
 
 

@@ -105,7 +105,9 @@ def test_clients_are_greeted_when_an_executor_is_ready_or_when_they_come_later(s
 def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(stage: ShmStage) -> None:
     caller = Caller(stage, 1)
     stage.supervisor.on_start_failed("no module")
-    assert caller.received() == [StartFailed({"error": "MoltWorkerUnavailable", "detail": "no module"})]
+    assert caller.received() == [
+        StartFailed({"error": "MoltStartFailed", "detail": "no module", "code": "start_failed"})
+    ]
     assert stage.supervisor.finished()
 
 
@@ -115,7 +117,11 @@ def test_a_pool_that_nobody_came_to_yet_stays_to_say_why_it_can_not_start(
     stage = make_shm_stage(linger=True)
     stage.supervisor.on_start_failed("no module")
     assert not stage.supervisor.finished()
-    why = {"error": "MoltWorkerUnavailable", "detail": "the worker can't start: no module", "start_failed": 1}
+    why = {
+        "error": "MoltStartFailed",
+        "detail": "the worker can't start: no module",
+        "code": "start_failed",
+    }
     assert Caller(stage, 1).heard == [Refused(why)]
     stage.pass_time(3000)
     assert stage.supervisor.finished()

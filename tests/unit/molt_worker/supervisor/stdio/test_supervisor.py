@@ -440,8 +440,8 @@ def test_a_start_that_fails_ends_what_has_come(make_scene: MakeScene) -> None:
     scene.supervisor.on_start_failed("no module")
     scene.turn()
     assert scene.outcomes() == [
-        (0, "MoltWorkerUnavailable", "no module"),
-        (1, "MoltWorkerUnavailable", "the worker can't start: no module"),
+        (0, "MoltStartFailed", "no module"),
+        (1, "MoltStartFailed", "the worker can't start: no module"),
     ]
     assert scene.supervisor.finished()
 

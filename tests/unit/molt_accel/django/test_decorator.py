@@ -1,0 +1,346 @@
+"""molt_accel.django.decorator: the decorated view, its options, and which errors it answers, logs or falls back on."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import iscoroutinefunction
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncRequestFactory, RequestFactory
+from django.utils.decorators import method_decorator
+from django.views import View as ClassView
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_GET
+
+from molt_accel import (
+    CallOptions,
+    Client,
+    MoltBusy,
+    MoltClientClosed,
+    MoltError,
+    MoltInternalError,
+    MoltInvalidInput,
+    MoltWorkerUnavailable,
+    molt_offload,
+)
+from molt_accel.errors import ERROR_TABLE
+from molt_accel.ipc.frame import Codec
+from tests.support.views import body_of
+
+MakeView = Callable[..., Callable[..., Any]]
+
+
+def posted(body: bytes, content_type: str = "application/octet-stream") -> HttpRequest:
+    return RequestFactory().post("/items/", data=body, content_type=content_type)
+
+
+def test_the_decorated_view_keeps_name_doc_and_attributes() -> None:
+    def items(request: HttpRequest) -> HttpResponse:
+        """Lists items."""
+        return HttpResponse()
+
+    items.csrf_exempt = True  # type: ignore[attr-defined]
+    view = molt_offload(entry="echo")(items)
+
+    assert (view.__name__, view.__doc__, view.__module__) == ("items", "Lists items.", __name__)
+    assert view.csrf_exempt is True  # type: ignore[attr-defined]
+    assert view.__wrapped__ is items  # type: ignore[attr-defined]
+    assert inspect.signature(view) == inspect.signature(items)
+
+
+def test_a_sync_view_stays_sync_and_an_async_view_async() -> None:
+    @molt_offload(entry="echo")
+    def sync_view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+    @molt_offload(entry="echo")
+    async def async_view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+    assert [iscoroutinefunction(sync_view), iscoroutinefunction(async_view)] == [False, True]
+    assert [inspect.iscoroutinefunction(view) for view in (sync_view, async_view)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"entry": "echo", "codec": "yaml"}, ValueError, "unknown codec 'yaml'; allowed: msgpack, json, raw"),
+        ({"entry": "echo", "codec": 2}, ValueError, "unknown codec 2; allowed: msgpack, json, raw"),
+        ({"entry": "echo", "timeout_ms": -1}, ValueError, "timeout_ms: -1 is not allowed"),
+        ({"entry": "echo", "timeout_ms": 0}, ValueError, "timeout_ms: 0 is not allowed"),
+        ({"entry": "echo", "timeout_ms": float("nan")}, ValueError, "timeout_ms: nan is not allowed"),
+        ({"entry": "echo", "retries": -1}, ValueError, "retries: -1 is not allowed"),
+        ({"entry": "echo", "tiemout_ms": 5}, TypeError, "tiemout_ms"),
+        ({"entry": ""}, ValueError, "entry: '' is not allowed"),
+        ({}, TypeError, "entry"),
+    ],
+)
+def test_wrong_options_fail_where_they_are_written(
+    options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    with pytest.raises(error, match=text):
+        molt_offload(**options)
+
+
+def test_a_codec_may_be_given_as_its_enum_member(inline_client: Client, offloaded: MakeView) -> None:
+    view = offloaded(entry="to_json", codec=Codec.MSGPACK, client=inline_client)
+    assert json.loads(view(posted(b"x")).content)["method"] == "POST"
+
+
+def test_a_payload_builder_gets_request_and_url_arguments(inline_client: Client, offloaded: MakeView) -> None:
+    view = offloaded(
+        entry="echo",
+        client=inline_client,
+        payload_builder=lambda request, *args, **kwargs: [request.method, list(args), kwargs],
+    )
+    assert json.loads(view(posted(b""), 1, b="x").content) == ["POST", [1], {"b": "x"}]
+
+
+def test_a_failing_reporting_hook_changes_nothing(
+    inline_client: Client, offloaded: MakeView, get: HttpRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(report: object) -> None:
+        raise RuntimeError("a hook failed")
+
+    view = offloaded(
+        entry="echo",
+        client=inline_client,
+        payload_builder=lambda request: 1,
+        after_recv=fail,
+        metrics_hook=fail,
+    )
+    assert view(get).content == b"1"
+    assert [record.message.split(" for ")[0] for record in caplog.records] == [
+        "metrics_hook failed",
+        "after_recv failed",
+    ]
+
+
+def test_the_clients_options_are_the_views_defaults(get: HttpRequest, offloaded: MakeView) -> None:
+    options = CallOptions(codec="json", timeout_ms=1234)
+    with Client(transport="inline", exports="tests.support.entrypoints", options=options) as client:
+        view = offloaded(entry="echo_json", client=client, payload_builder=lambda request: b'{"a":1}')
+        assert view(get).content == b'{"a":1}'
+        as_msgpack = offloaded(
+            entry="echo", codec="msgpack", client=client, payload_builder=lambda request: 7
+        )
+        assert as_msgpack(get).content == b"7"
+
+
+def test_other_decorators_stack_around_and_inside(
+    inline_client: Client, get: HttpRequest, offloaded: MakeView
+) -> None:
+    @csrf_exempt
+    @require_GET
+    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1)
+    @never_cache
+    def view(request: HttpRequest) -> HttpResponse:
+        """A view."""
+        return HttpResponse("here")
+
+    assert (view.__name__, view.__doc__, view.csrf_exempt) == ("view", "A view.", True)
+    assert view(get).content == b"1"
+    assert view(posted(b"")).status_code == 405
+
+
+def test_async_views_stay_async_between_djangos_decorators(inline_client: Client) -> None:
+    @csrf_exempt
+    @require_GET
+    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1)
+    @never_cache
+    async def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("here")
+
+    assert iscoroutinefunction(view)
+    assert asyncio.run(view(AsyncRequestFactory().get("/"))).content == b"1"
+
+
+def test_methods_of_class_based_views_take_it(inline_client: Client, get: HttpRequest) -> None:
+    offload = molt_offload(
+        entry="echo", client=inline_client, payload_builder=lambda request, **kwargs: kwargs
+    )
+
+    class Sync(ClassView):
+        @method_decorator(offload)
+        def get(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+            return HttpResponse("here")
+
+    class Async(ClassView):
+        @method_decorator(offload)
+        async def get(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
+            return HttpResponse("here")
+
+    @method_decorator(offload, name="dispatch")
+    class Whole(ClassView):
+        pass
+
+    assert Sync.as_view()(get, a=1).content == b'{"a":1}'
+    assert asyncio.run(Async.as_view()(get, a=1)).content == b'{"a":1}'
+    assert Whole.as_view()(get, a=1).content == b'{"a":1}'
+
+
+def test_a_view_that_is_only_marked_as_async_is_treated_as_async(
+    inline_client: Client, get: HttpRequest
+) -> None:
+    """`as_view` of a class with async handlers is a plain function with a mark; so are partials."""
+
+    class Items(ClassView):
+        async def get(self, request: HttpRequest) -> HttpResponse:
+            return HttpResponse("here")
+
+    view = molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1)(
+        Items.as_view()
+    )
+
+    assert iscoroutinefunction(view)
+    assert asyncio.run(view(get)).content == b"1"
+
+
+@pytest.mark.parametrize(
+    ("entry", "codec", "payload", "detail"),
+    [
+        ("nothing", "msgpack", 1, "unknown entry 'nothing'"),
+        ("echo", "json", b"1", "entry 'echo' takes msgpack payloads, not json"),
+        ("echo_json", "json", b"[1,", "the payload is not valid json: Input data was truncated"),
+        ("fail", "msgpack", "invalid", "name: 'x' is not allowed"),
+        ("e" * 256, "msgpack", 1, "bad entry name: 256 bytes, 255 at most"),
+    ],
+)
+def test_invalid_input_is_400_and_says_what_is_wrong(
+    inline_client: Client,
+    offloaded: MakeView,
+    get: HttpRequest,
+    entry: str,
+    codec: str,
+    payload: Any,
+    detail: str,
+) -> None:
+    view = offloaded(entry=entry, codec=codec, client=inline_client, payload_builder=lambda request: payload)
+    response = view(get)
+    assert response.status_code == 400
+    assert body_of(response) == {"error": "MoltInvalidInput", "detail": detail}
+
+
+@pytest.mark.parametrize(
+    ("codec", "payload", "detail"),
+    [
+        ("msgpack", object(), "the payload can't be encoded as msgpack: can not serialize 'object' object"),
+        ("raw", "text", "the payload can't be encoded as raw: raw takes bytes, not str"),
+    ],
+)
+def test_a_payload_that_the_view_itself_made_wrong_is_no_bad_request(
+    inline_client: Client, offloaded: MakeView, get: HttpRequest, codec: str, payload: Any, detail: str
+) -> None:
+    view = offloaded(entry="echo", codec=codec, client=inline_client, payload_builder=lambda request: payload)
+    with pytest.raises(MoltInvalidInput, match=detail):
+        view(get)
+
+
+@pytest.mark.parametrize("kind", ["value", "exit", "interrupt", "memory", "recursion", "unprintable"])
+def test_an_entrypoint_that_raises_is_500_without_a_word_of_why(
+    inline_client: Client, offloaded: MakeView, get: HttpRequest, kind: str
+) -> None:
+    view = offloaded(entry="fail", client=inline_client, payload_builder=lambda request: kind)
+    response = view(get)
+    assert response.status_code == 500
+    assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
+
+
+def test_a_default_client_that_has_no_transport_is_503(
+    offloaded: MakeView, get: HttpRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_transport() -> Client:
+        raise MoltWorkerUnavailable("no transport: secret reasons")
+
+    monkeypatch.setattr("molt_accel.django.decorator.default_client", no_transport)
+    response = offloaded(entry="echo")(get)
+    assert response.status_code == 503
+    assert body_of(response) == {"error": "MoltWorkerUnavailable", "detail": "the service is not available"}
+    assert offloaded(entry="echo", allow_fallback=True)(get).content == b"here"
+
+
+@pytest.mark.parametrize(
+    "error", [MoltBusy("try later", facts={"retry_after_s": 7}), MoltWorkerUnavailable("a secret")]
+)
+def test_a_molt_error_of_the_views_own_functions_is_answered_alike(
+    inline_client: Client, offloaded: MakeView, get: HttpRequest, error: MoltError
+) -> None:
+    def refuse(request: HttpRequest, value: object = None) -> Any:
+        raise error
+
+    bodies = []
+    for options in ({"payload_builder": refuse}, {"response_factory": refuse, "payload_builder": str}):
+        response = offloaded(entry="echo", client=inline_client, **options)(get)
+        bodies.append((response.status_code, response.get("Retry-After"), body_of(response)["error"]))
+    expected = (429, "7", "MoltBusy") if isinstance(error, MoltBusy) else (503, None, "MoltWorkerUnavailable")
+    assert bodies == [expected, expected]
+
+
+def test_other_exceptions_of_a_payload_builder_are_djangos_to_handle(
+    inline_client: Client, offloaded: MakeView, get: HttpRequest
+) -> None:
+    def fail(request: HttpRequest) -> None:
+        raise LookupError("no such thing")
+
+    with pytest.raises(LookupError, match="no such thing"):
+        offloaded(entry="echo", client=inline_client, payload_builder=fail)(get)
+
+
+@pytest.mark.parametrize(("header", "taken"), [("upstream-7", True), ("up\nstream", False)])
+def test_an_error_names_the_request_by_the_senders_id_if_that_is_sane(
+    inline_client: Client,
+    offloaded: MakeView,
+    caplog: pytest.LogCaptureFixture,
+    header: str,
+    taken: bool,
+) -> None:
+    view = offloaded(entry="fail", client=inline_client, payload_builder=lambda request: "value")
+    request = RequestFactory().get("/", headers={"X-Request-ID": header})
+    request_id = json.loads(view(request).content)["request_id"]
+
+    assert (request_id == header) is taken
+    [logged] = [record for record in caplog.records if record.name == "molt_accel"]
+    assert request_id in logged.getMessage()
+    assert "\n" not in logged.getMessage()
+
+
+@pytest.mark.parametrize(("kind", "levels"), [("value", [logging.ERROR]), ("invalid", [])])
+def test_only_failures_of_the_service_are_logged_as_errors(
+    inline_client: Client,
+    offloaded: MakeView,
+    get: HttpRequest,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    levels: list[int],
+) -> None:
+    offloaded(entry="fail", client=inline_client, payload_builder=lambda request: kind)(get)
+    assert [record.levelno for record in caplog.records if record.name == "molt_accel"] == levels
+
+
+def test_a_factory_that_finds_no_worker_is_no_reason_to_run_the_view_too(
+    offloaded: MakeView, get: HttpRequest, inline_client: Client
+) -> None:
+    def factory(request: HttpRequest, value: object) -> HttpResponse:
+        raise MoltWorkerUnavailable("another worker's")
+
+    view = offloaded(entry="echo", client=inline_client, allow_fallback=True, response_factory=factory)
+    assert view(get).status_code == 503
+
+
+def test_no_other_error_falls_back(offloaded: MakeView, get: HttpRequest, inline_client: Client) -> None:
+    others = [row.exception for row in ERROR_TABLE if not issubclass(row.exception, MoltWorkerUnavailable)]
+    assert {MoltInternalError, MoltClientClosed} < set(others)
+    for exception in others:
+
+        def fail(request: HttpRequest, exception: type[MoltError] = exception) -> None:
+            raise exception("not this one")
+
+        view = offloaded(entry="echo", client=inline_client, allow_fallback=True, payload_builder=fail)
+        assert json.loads(view(get).content)["error"] == exception.__name__

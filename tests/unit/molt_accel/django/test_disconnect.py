@@ -1,0 +1,62 @@
+"""molt_accel.django.disconnect: whether a request's client is still there."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncRequestFactory
+
+from molt_accel import Client, molt_offload
+from molt_accel.django.disconnect import SocketHangup, check_for
+from tests.conftest import wait_until
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection: the server's end and the browser's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        browser = socket.create_connection(listener.getsockname())
+        served, _ = listener.accept()
+    with served, browser:
+        yield served, browser
+
+
+def test_the_check_tells_a_hang_up_from_silence_and_from_data(pair: Pair) -> None:
+    served, browser = pair
+    check = SocketHangup(served)
+    assert not check()
+    browser.sendall(b"pipelined")
+    wait_until(lambda: served.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    assert not check()
+    browser.close()
+    wait_until(check)
+
+
+def test_the_check_takes_a_closed_connection_for_a_hang_up(pair: Pair) -> None:
+    served, _ = pair
+    check = SocketHangup(served)
+    served.close()
+    assert check()
+
+
+def test_servers_that_hand_out_no_socket_have_no_check(get: HttpRequest) -> None:
+    assert check_for(get) is None
+
+
+def test_a_sync_view_called_in_an_event_loops_own_thread_is_answered(inline_client: Client) -> None:
+    """It can't wait there for what the loop would do."""
+
+    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1)
+    def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("here")
+
+    async def call() -> HttpResponse:
+        return view(AsyncRequestFactory().get("/"))
+
+    assert asyncio.run(call()).content == b"1"

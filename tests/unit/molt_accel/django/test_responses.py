@@ -1,0 +1,78 @@
+"""molt_accel.django.responses: what a result becomes, with and without a factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+from django.http import HttpRequest, HttpResponse
+
+from molt_accel import Client
+from tests.support.views import body_of
+
+MakeView = Callable[..., Callable[..., Any]]
+
+
+@pytest.mark.parametrize(
+    ("entry", "codec_name", "payload", "seen"),
+    [
+        ("to_json", "msgpack", {"a": [1]}, {"a": [1]}),
+        ("echo", "msgpack", {"a": b"\x00"}, {"a": b"\x00"}),
+        ("echo_raw", "raw", b"\xff", b"\xff"),
+    ],
+)
+def test_a_response_factory_gets_request_and_decoded_value(
+    inline_client: Client,
+    offloaded: MakeView,
+    get: HttpRequest,
+    entry: str,
+    codec_name: str,
+    payload: object,
+    seen: object,
+) -> None:
+    given = []
+
+    def factory(request: HttpRequest, value: object) -> HttpResponse:
+        given.append((request, value))
+        return HttpResponse("made", status=201)
+
+    view = offloaded(
+        entry=entry,
+        codec=codec_name,
+        client=inline_client,
+        payload_builder=lambda request: payload,
+        response_factory=factory,
+    )
+    response = view(get)
+
+    assert (response.status_code, response.content) == (201, b"made")
+    assert given == [(get, seen)]
+
+
+def test_a_result_that_is_not_what_its_codec_says_is_502(
+    inline_client: Client, offloaded: MakeView, get: HttpRequest
+) -> None:
+    """`client.call` raises MoltProtocolError for it, so the view answers as the table says."""
+    view = offloaded(
+        entry="to_json",
+        client=inline_client,
+        payload_builder=lambda request: b"{not json",
+        response_factory=lambda request, value: HttpResponse("made"),
+    )
+    response = view(get)
+    assert response.status_code == 502
+    assert body_of(response) == {
+        "error": "MoltProtocolError",
+        "detail": "the service gave no valid answer",
+    }
+
+
+def test_a_msgpack_result_without_a_json_form_is_500(
+    inline_client: Client, offloaded: MakeView, get: HttpRequest
+) -> None:
+    stamp = msgpack.Timestamp(1, 2)
+    response = offloaded(entry="echo", client=inline_client, payload_builder=lambda request: stamp)(get)
+    assert response.status_code == 500
+    assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}

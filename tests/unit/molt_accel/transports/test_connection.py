@@ -1,0 +1,133 @@
+"""molt_accel.transports.connection: the states of a connection and the errors that its end stands for."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from molt_accel.errors import (
+    MoltCancelled,
+    MoltError,
+    MoltProtocolError,
+    MoltStartFailed,
+    MoltWorkerUnavailable,
+)
+from molt_accel.ipc.frame import Fault, FrameError
+from molt_accel.transports.connection import (
+    CONNECTION_TRANSITIONS,
+    BaseConnection,
+    ConnectionState,
+    copy_error,
+)
+
+
+class Scripted(BaseConnection):
+    """A connection to nobody, whose worker ends as `heard` says."""
+
+    heard: MoltError | BaseException | str = "how"
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        raise NotImplementedError
+
+    def _listen(self) -> MoltError:
+        if isinstance(self.heard, str):
+            return self._farewell(self.heard)
+        raise self.heard
+
+    def _end(self, error: MoltError) -> None:
+        with self.lock:
+            self._note_end(error, drained=self.state is ConnectionState.RETIRED)
+
+    def ended(self) -> tuple[type[MoltError], str, ConnectionState]:
+        """Listen to the end, and say what came of it."""
+        self._attend()
+        assert self.end_error is not None
+        return type(self.end_error), self.end_error.detail, self.state
+
+
+def at(state: ConnectionState) -> Scripted:
+    connection = Scripted(1)
+    connection.state = state
+    return connection
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(ConnectionState, repeat=2)))
+def test_a_connection_takes_exactly_the_steps_of_the_table(
+    before: ConnectionState, after: ConnectionState
+) -> None:
+    connection = at(before)
+    assert connection.move_to(after) is (after in CONNECTION_TRANSITIONS[before])
+    assert connection.state is (after if after in CONNECTION_TRANSITIONS[before] else before)
+    assert connection.closing is (connection.state in (ConnectionState.CLOSING, ConnectionState.CLOSED))
+
+
+def test_a_connection_is_open_until_its_first_step_and_never_again() -> None:
+    for state in CONNECTION_TRANSITIONS[ConnectionState.OPEN]:
+        connection = Scripted(1)
+        assert connection.open
+        assert connection.move_to(state)
+        assert not connection.open
+    assert all(ConnectionState.OPEN not in steps for steps in CONNECTION_TRANSITIONS.values())
+
+
+@pytest.mark.parametrize(
+    ("before", "why", "kind", "detail", "after"),
+    [
+        ("OPEN", "", MoltWorkerUnavailable, "the worker is gone: how", "LOST"),
+        ("DEAF", "", MoltWorkerUnavailable, "the worker is gone: how", "LOST"),
+        ("RETIRED", "", MoltWorkerUnavailable, "the worker is gone: how", "DRAINED"),
+        ("OPEN", "no module", MoltStartFailed, "the worker can't start: no module", "LOST"),
+        ("CLOSING", "no module", MoltCancelled, "the client was closed", "CLOSED"),
+    ],
+)
+def test_the_end_of_a_connection_has_a_meaning(
+    before: str, why: str, kind: type[MoltError], detail: str, after: str
+) -> None:
+    connection = at(ConnectionState[before])
+    connection._start_failure = why
+    assert connection.ended() == (kind, detail, ConnectionState[after])
+
+
+@pytest.mark.parametrize(
+    ("heard", "kind", "detail"),
+    [
+        (MoltProtocolError("what"), MoltProtocolError, "what"),
+        (ZeroDivisionError(), MoltWorkerUnavailable, "the connection failed: ZeroDivisionError"),
+    ],
+)
+def test_a_failure_while_listening_ends_the_connection(
+    heard: Exception, kind: type[MoltError], detail: str
+) -> None:
+    connection = Scripted(1)
+    connection.heard = heard
+    assert connection.ended() == (kind, detail, ConnectionState.LOST)
+
+
+@pytest.mark.parametrize("was_ready", [False, True])
+@pytest.mark.parametrize("state", [ConnectionState.OPEN, ConnectionState.RETIRED])
+def test_a_request_may_have_run_on_a_worker_that_was_ready_and_did_not_drain(
+    was_ready: bool, state: ConnectionState
+) -> None:
+    connection = at(state)
+    connection.was_ready = was_ready
+    connection.ended()
+    assert isinstance(connection.end_error, MoltWorkerUnavailable)
+    assert connection.end_error.may_have_run is (was_ready and state is ConnectionState.OPEN)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MoltWorkerUnavailable("gone", facts={"may_have_run": 1}), MoltWorkerUnavailable),
+        (FrameError(Fault.EMPTY), MoltProtocolError),
+    ],
+)
+def test_everybody_raises_an_error_object_of_his_own(error: MoltError, kind: type[MoltError]) -> None:
+    copy = copy_error(error)
+    assert copy is not error
+    assert (type(copy), copy.detail, copy.facts) == (kind, error.detail, error.facts)
+    assert copy.facts is not error.facts
