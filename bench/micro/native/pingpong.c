@@ -6,7 +6,7 @@
  * Writes the nanoseconds of each round trip to stdout, as 64-bit words: at most CALLS, for about LIMIT_NS, after WARMUP
  * that are not written, with a pause between them.
  */
-#include "_core.h"
+#include "molt_core.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -15,7 +15,7 @@ import molt_accel.ipc
 from bench.micro.peers.base import Peer, Setup
 
 SOURCE = Path(__file__).resolve().parents[1] / "native" / "pingpong.c"
-HEADER = Path(molt_accel.ipc.__file__).parent / "_core.h"
+HEADER = Path(molt_accel.ipc.__file__).parent / "shm" / "core" / "molt_core.h"
 COMPILE_S = 60
 
 

@@ -30,7 +30,7 @@ if __name__ == "__main__":  # before anybody imports another
 
     molt_accel.ipc.shm._native = sys.modules[spec.name]
 
-from molt_accel.ipc.frame import CODECS, STATUSES
+from molt_accel.ipc.frame import CODECS, PREFIX_BYTES, STATUSES, Kind, encode
 from molt_accel.ipc.messages import Request, Response
 from molt_accel.ipc.shm.layout import ChannelState
 from tests.support.handover import (
@@ -280,9 +280,8 @@ def _refused(s: Stage) -> None:
 
 
 def _no_frame(s: Stage) -> None:
-    frame = request(7, s.payload)
-    frame.flags = 0x8000
-    s.claimed(frame)
+    s.claimed()
+    s.memory[s.memory.find(encode(s.request)) + PREFIX_BYTES + 6] = 0x80  # a flag that no request has
     assert isinstance(s.slot.receive(MAX_BYTES), bytes)
     assert s.slot.fail(1)
     assert s.channel.take() == 1
@@ -291,7 +290,8 @@ def _no_frame(s: Stage) -> None:
 
 def _no_response(s: Stage) -> None:
     s.claimed()
-    assert reply(s.slot, s.request) == core.TRANSFERRED
+    assert reply(s.slot, s.response) == core.TRANSFERRED
+    s.memory[s.memory.find(encode(s.response)) + PREFIX_BYTES + 1] = Kind.REQUEST
     raises(core.Corrupt, s.channel.take)
     s.free()
 

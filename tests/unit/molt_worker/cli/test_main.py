@@ -34,7 +34,7 @@ def test_a_bad_manifest_is_code_2_whatever_descriptor_is_closed(closed: str) -> 
     what = "missing.json: can't be read: No such file or directory"
     assert done.stderr.decode() == ("" if closed == "2>&-" else f"molt-worker: {what}\n")
     if closed != "1>&-":
-        assert notice(done.stdout)[1]["detail"] == what
+        assert notice(done.stdout)["detail"] == what
 
 
 def test_the_worker_s_help_mentions_it(capsys: pytest.CaptureFixture[str]) -> None:

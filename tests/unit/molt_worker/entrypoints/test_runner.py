@@ -51,7 +51,7 @@ class Bench:
         data = fields.pop("data", codec.encode(Codec.MSGPACK, payload))
         serial = fields.pop("serial", SERIAL)
         fields = {"entry": "f", "generation": 5, **fields}
-        return self.runner.run(Request(0xABC, "", data, **fields), serial)
+        return self.runner.run(Request(0xABC, payload=data, **fields), serial)
 
     def interrupt(self) -> None:
         self.runner.interrupt(signal.SIGUSR1, None)

@@ -24,6 +24,7 @@ from molt_accel.ipc.messages import (
     Hello,
     Request,
     Response,
+    StartFailed,
 )
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes.commands import Interrupt, Kill
@@ -105,6 +106,9 @@ class Scene:
         for frame in self.heard():
             if isinstance(frame, BadFrame):
                 found.append((0, "BadFrame", frame.detail))
+                continue
+            if isinstance(frame, StartFailed):
+                found.append((0, "StartFailed", frame.error["detail"]))
                 continue
             assert frame.generation == GENERATION
             payload: Any = codec.decode(Codec.MSGPACK, frame.payload) if frame.payload else None
@@ -440,7 +444,7 @@ def test_a_start_that_fails_ends_what_has_come(make_scene: MakeScene) -> None:
     scene.supervisor.on_start_failed("no module")
     scene.turn()
     assert scene.outcomes() == [
-        (0, "MoltStartFailed", "no module"),
+        (0, "StartFailed", "no module"),
         (1, "MoltStartFailed", "the worker can't start: no module"),
     ]
     assert scene.supervisor.finished()
