@@ -10,7 +10,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("there are no shared pools", allow_module_level=True)
 
-from molt_accel.ipc.messages import PING, CancelChannel, Request
+from molt_accel.ipc.messages import PING, CancelChannel, Detach, Request
 from molt_accel.ipc.shm.layout import (
     NEVER,
     ChannelState,
@@ -76,7 +76,7 @@ def test_one_whose_request_was_taken_away_is_stopped_and_its_channel_waits_for_i
     put(stage.arena, channel.index, stage.arena.word(channel.index) & ~0xFF | state)
     stage.pass_time(1000)
     assert player.interrupted() == [StopReason.CANCELLED]
-    caller.send("__detach__")
+    caller.send(Detach())
     assert channel.index in next(iter(stage.supervisor._clients)).channels  # it may still be written to
     stage.pass_time(2 * GRACE_MS)
     assert player.killed()
