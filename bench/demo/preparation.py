@@ -10,10 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench.core import BenchError
 from bench.core.environment import ROOT
+from bench.core.processes import wait_gone
 
 DEMO_EXPORTS = "demo/molt_worker_app/molt_exports.json"
+GONE_S = 5.0
 
 
 class Build:
@@ -49,10 +53,12 @@ class Build:
         return self._folder, {name: record[name] for name in ("compiler", "seconds", "modules")}
 
     def cancel(self) -> None:
-        """Ends it, if it still runs."""
+        """Ends it, if it still runs, and its compilers with it."""
         if self._process.poll() is None:
+            compilers = psutil.Process(self._process.pid).children(recursive=True)
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.communicate()
+            wait_gone(compilers, GONE_S)
 
 
 def make_table(path: Path, rows: int) -> Path:

@@ -166,17 +166,20 @@ class Session:
                     self._reporter.note(f"not compiled: {self._build_report['failed'][-300:]}")
             self._start_all((each for each in scenarios if each.compiled), directory, body_file)
         self._running.sort(key=lambda each: scenarios.index(each.scenario))
-        for each in self._running:
-            answer = each.server.wait_ready()
-            if each.scenario.role == "offload":
-                each.worker = worker_facts(answer)
         self._reporter.done(self._plan.start_s)
 
     def _start_all(self, scenarios: Iterable[Scenario], directory: Path, body_file: Path | None) -> None:
+        """Starts servers side by side and waits until all are ready."""
+        started = []
         for scenario in scenarios:
             body = body_file if GROUPS[scenario.group].method == "POST" else None
-            self._running.append(self._prepared(scenario, directory, body))
-            self._running[-1].server.start()
+            started.append(self._prepared(scenario, directory, body))
+            self._running.append(started[-1])
+            started[-1].server.start()
+        for each in started:
+            answer = each.server.wait_ready()
+            if each.scenario.role == "offload":
+                each.worker = worker_facts(answer)
 
     def _prepared(self, scenario: Scenario, directory: Path, body_file: Path | None) -> Running:
         laid_out = layout(scenario, self._options)

@@ -19,7 +19,7 @@ LITTLE = [
     "--data-rows=200", "--scenarios=baseline-threads,offload,offload-stdio,data-baseline,data-offload",
 ]  # fmt: skip
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(180), pytest.mark.usefixtures("k6")]
+pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("k6")]
 
 
 @pytest.mark.parametrize("how", [SCRIPT[:1], SCRIPT[1:]], ids=["file", "module"])

@@ -21,9 +21,13 @@ class Command:
     process: subprocess.Popen[str]
     mark: str
 
-    def end(self, timeout_s: float = 150) -> tuple[int, str]:
+    def end(self, timeout_s: float = 270) -> tuple[int, str]:
         """Its exit code and all that it printed, once it has ended; nothing that it started may be left then."""
-        output, _ = self.process.communicate(timeout=timeout_s)
+        try:
+            output, _ = self.process.communicate(timeout=timeout_s)
+        finally:
+            self.process.terminate()  # for one that took too long: it stops what it started
+            self.process.communicate()
         assert [f"{each.pid} {each.cmdline()}" for each in marked(MARK, self.mark)] == []
         return self.process.returncode, output
 
