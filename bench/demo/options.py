@@ -32,7 +32,7 @@ class Preset:
 
 PRESETS = {
     "quick": Preset({"list": Rounds(1, 1, 1.5), "data": Rounds(1, 1, 1.5)}, warmup_requests=60),
-    "default": Preset({"list": Rounds(3, 1, 2.5), "data": Rounds(2, 1, 2.0)}, warmup_requests=100),
+    "default": Preset({"list": Rounds(3, 1, 2.0), "data": Rounds(2, 1, 2.0)}, warmup_requests=60),
     "full": Preset({"list": Rounds(5, 5, 4.0), "data": Rounds(5, 5, 3.0)}, warmup_requests=400),
 }
 

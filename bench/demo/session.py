@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,10 +25,10 @@ from bench.core.results import Heading
 from bench.demo.load.k6 import K6, Load, LoadSpec, find_k6
 from bench.demo.load.sampling import Sampler
 from bench.demo.load.servers import Server, ServerSpec, StopReport
-from bench.demo.load.warmup import Target, verify_alike, warm_up
+from bench.demo.load.warmup import Alike, Target, warm_up
 from bench.demo.load.worker_metrics import MetricsFile
 from bench.demo.options import Options
-from bench.demo.plan import Plan
+from bench.demo.plan import Plan, slowness
 from bench.demo.preparation import Build, make_table
 from bench.demo.report.aggregate import Mode, Run, open_rate
 from bench.demo.report.document import KIND, build
@@ -89,8 +90,9 @@ class Session:
     def __init__(self, options: Options, reporter: Reporter) -> None:
         self._options = options
         self._reporter = reporter
-        self._plan = Plan(options, chosen(options), chosen_studies(options))
+        self._plan = Plan(options, chosen(options), chosen_studies(options), slowness())
         self._running: list[Running] = []
+        self._alike: defaultdict[str, Alike] = defaultdict(Alike)
         self._builds: Path | None = None
         self._build_report: dict[str, Any] = {}
         self._stopped: list[StopReport] = []
@@ -109,8 +111,7 @@ class Session:
             directory = Path(scratch)
             with ExitStack() as stack:
                 stack.callback(self._stop)
-                self._start(directory)
-                verified = {members[0].scenario.group: self._verify(members) for members in self._groups()}
+                self._set_up(directory)
                 for members in self._groups():
                     self._load(members, k6, directory)
             studies, warnings = self._study(k6, directory)
@@ -127,7 +128,7 @@ class Session:
                 },
                 workers={each.scenario.name: each.worker for each in self._running if each.worker},
                 client=effective_client_config(offloads[0].env) if offloads else None,
-                verified=verified,
+                verified={group: alike.as_json() for group, alike in self._alike.items()},
                 stopped=self._stopped,
                 logs={
                     each.scenario.name: each.server.log_tail()
@@ -146,12 +147,10 @@ class Session:
 
     # -- set-up --------------------------------------------------------------------------------------------
 
-    def _start(self, directory: Path) -> None:
-        """Starts all servers side by side; those with compiled handlers once these are built."""
+    def _set_up(self, directory: Path) -> None:
+        """Has all servers up, proved alike and warm; those that need no compiled cores while these are built."""
         scenarios = self._plan.scenarios
-        self._reporter.stage(
-            f"{'compiling the handler cores, ' if self._plan.builds else ''}starting {len(scenarios)} servers"
-        )
+        plain, compiled = ([each for each in scenarios if each.compiled == which] for which in (False, True))
         body_file = None
         with ExitStack() as stack:
             if self._plan.builds:
@@ -159,17 +158,25 @@ class Session:
                 stack.callback(building.cancel)
             if any(GROUPS[scenario.group].method == "POST" for scenario in scenarios):
                 body_file = make_table(directory / "table.json", self._options.data_rows)
-            self._start_all((each for each in scenarios if not each.compiled), directory, body_file)
+            self._start(plain, directory, body_file)
             if self._plan.builds:
+                self._reporter.stage("compiling the handler cores")
                 self._builds, self._build_report = building.wait()
                 if self._builds is None:
                     self._reporter.note(f"not compiled: {self._build_report['failed'][-300:]}")
-            self._start_all((each for each in scenarios if each.compiled), directory, body_file)
+            self._start(compiled, directory, body_file)
         self._running.sort(key=lambda each: scenarios.index(each.scenario))
-        self._reporter.done(self._plan.start_s)
+        self._reporter.done(self._plan.setup_s)
 
-    def _start_all(self, scenarios: Iterable[Scenario], directory: Path, body_file: Path | None) -> None:
-        """Starts servers side by side and waits until all are ready."""
+    def _start(self, scenarios: Sequence[Scenario], directory: Path, body_file: Path | None) -> None:
+        """Starts servers side by side; proves that they answer alike, and warms them up, one after the other."""
+        if not scenarios:
+            return
+        names = ", ".join(scenario.name for scenario in scenarios)
+        while_building = (
+            " while the handler cores are compiled" if self._builds is None and self._plan.builds else ""
+        )
+        self._reporter.stage(f"starting {names}{while_building}")
         started = []
         for scenario in scenarios:
             body = body_file if GROUPS[scenario.group].method == "POST" else None
@@ -180,6 +187,13 @@ class Session:
             answer = each.server.wait_ready()
             if each.scenario.role == "offload":
                 each.worker = worker_facts(answer)
+        for each in started:
+            self._reporter.stage(f"verifying and warming up {each.scenario.name}")
+            self._alike[each.scenario.group].prove(each.target)
+            if each.scenario.role == "offload":
+                self._prove_offloaded(each)
+            warm_up(each.target, self._options.warmups(each.scenario.group), self._options.concurrency)
+            each.metrics.read_new()
 
     def _prepared(self, scenario: Scenario, directory: Path, body_file: Path | None) -> Running:
         laid_out = layout(scenario, self._options)
@@ -213,19 +227,6 @@ class Session:
             members = [each for each in self._running if each.scenario.group == name]
             if members:
                 yield members
-
-    def _verify(self, members: list[Running]) -> dict[str, Any]:
-        names = ", ".join(each.scenario.name for each in members)
-        self._reporter.stage(f"verifying that {names} answer alike")
-        alike = verify_alike([each.target for each in members])
-        for each in members:
-            if each.scenario.role == "offload":
-                self._prove_offloaded(each)
-            self._reporter.stage(f"warming up {each.scenario.name}")
-            warm_up(each.target, self._options.warmups(each.scenario.group), self._options.concurrency)
-            each.metrics.read_new()
-            self._reporter.done(self._plan.warm_s(each.scenario))
-        return alike
 
     def _prove_offloaded(self, running: Running) -> None:
         """Raises BenchError unless the requests just sent were answered by a worker and not by a fallback."""

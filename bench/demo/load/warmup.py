@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import json
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,38 +69,47 @@ class Session:
         self._connection.close()
 
 
-def verify_alike(targets: Sequence[Target]) -> dict[str, Any]:
-    """Sends every request of the load once to each target and compares the answers.
+class Alike:
+    """Proves that the scenarios of a group answer alike: each against the first that was proved."""
 
-    Returns what was compared, for the results file. Raises BenchError that names the first scenario and
-    request whose answer is not 200, not JSON, without the expected key, or not equal to the first scenario's.
-    """
-    first = targets[0]
-    digest = hashlib.sha256()
-    bytes_equal = True
-    with Session(first) as reference_session:
-        references = [reference_session.ask(number) for number in range(len(first.queries))]
-    parsed = [_good(first, number, answer) for number, answer in enumerate(references)]
-    for answer in references:
-        digest.update(answer.body)
-    for target in targets[1:]:
+    def __init__(self) -> None:
+        self._targets: list[Target] = []
+        self._references: list[Answer] = []
+        self._bytes_equal = True
+
+    def prove(self, target: Target) -> None:
+        """Sends every request of the load once and compares the answers with the first target's.
+
+        Raises BenchError that names the scenario and the first request whose answer is not 200, not JSON, without the
+        expected key, or not equal to the first target's.
+        """
         with Session(target) as session:
-            for number, reference in enumerate(references):
-                answer = session.ask(number)
-                if _good(target, number, answer) != parsed[number]:
-                    raise BenchError(
-                        f"{target.scenario} and {first.scenario} answer {_request(target, number)} "
-                        f"differently, so there is nothing to compare:\n  {answer.body[:300]!r}\n"
-                        f"  {reference.body[:300]!r}"
-                    )
-                bytes_equal = bytes_equal and answer.body == reference.body
-    return {
-        "scenarios": [target.scenario for target in targets],
-        "requests": len(references),
-        "bytes_equal": bytes_equal,
-        "body_bytes_mean": round(sum(len(answer.body) for answer in references) / len(references)),
-        "sha256": digest.hexdigest(),
-    }
+            answers = [session.ask(number) for number in range(len(target.queries))]
+        for number, answer in enumerate(answers):
+            parsed = _good(target, number, answer)
+            if not self._targets:
+                continue
+            first, reference = self._targets[0], self._references[number]
+            if parsed != json.loads(reference.body):
+                raise BenchError(
+                    f"{target.scenario} and {first.scenario} answer {_request(target, number)} "
+                    f"differently, so there is nothing to compare:\n  {answer.body[:300]!r}\n"
+                    f"  {reference.body[:300]!r}"
+                )
+            self._bytes_equal = self._bytes_equal and answer.body == reference.body
+        self._references = self._references or answers
+        self._targets.append(target)
+
+    def as_json(self) -> dict[str, Any]:
+        """What was compared, for the results file."""
+        bodies = [answer.body for answer in self._references]
+        return {
+            "scenarios": [target.scenario for target in self._targets],
+            "requests": len(bodies),
+            "bytes_equal": self._bytes_equal,
+            "body_bytes_mean": round(sum(map(len, bodies)) / len(bodies)),
+            "sha256": hashlib.sha256(b"".join(bodies)).hexdigest(),
+        }
 
 
 def warm_up(target: Target, requests: int, clients: int) -> None:

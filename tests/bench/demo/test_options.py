@@ -12,7 +12,7 @@ from bench.core import BenchError
 from bench.core.command import USAGE
 from bench.core.environment import available_cores
 from bench.demo.options import PRESETS, Options, Rounds, parse_assignment
-from bench.demo.plan import Plan
+from bench.demo.plan import Plan, slowness
 from bench.demo.report.ablation import STEPS
 from bench.demo.scenarios import GROUPS, SCENARIOS, chosen, layout
 from bench.demo.studies.registry import STUDIES, chosen_studies
@@ -79,6 +79,7 @@ def plan(**changes: Any) -> Plan:
 
 def test_the_default_takes_some_two_minutes_and_a_look_one() -> None:
     assert plan().total_s < 135
+    assert 0 < slowness() < 100
     assert plan(preset="quick").total_s < 60
 
 
@@ -89,7 +90,7 @@ def test_the_parts_of_a_plan_are_the_whole_and_are_told() -> None:
         made.total_s, abs=3
     )
     text = "\n".join(lines)
-    for part in ("Preset default, about", "3 closed and 1 open rounds of 2.5 s: baseline-threads, offload"):
+    for part in ("Preset default, about", "3 closed and 1 open rounds of 2 s: baseline-threads, offload"):
         assert part in text
     assert "studies: sweep, abort" in text
     assert "--full runs every scenario and study" in text
@@ -101,6 +102,9 @@ def test_what_takes_part_is_in_the_plan() -> None:
     assert not alone.builds
     assert plan(scenarios=("baseline-threads",), studies=("neighbour",)).builds
     more = plan(scenarios=("baseline-threads",), studies=(), closed_rounds=PLAIN.rounds("list").closed + 2)
+    assert replace(alone, slowness=3.0).total_s == pytest.approx(
+        alone.load_s + 3 * (alone.total_s - alone.load_s)
+    )
     assert more.total_s - alone.total_s == pytest.approx(2 * alone.run_s("list"))
 
 

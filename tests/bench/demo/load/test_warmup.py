@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
 from bench.core import BenchError
-from bench.demo.load.warmup import Target, verify_alike, warm_up
+from bench.demo.load.warmup import Alike, Target, warm_up
 
 Answer = Callable[[str, bytes], tuple[int, bytes]]
 
@@ -61,6 +62,13 @@ Serve = Callable[[Answer], ThreadingHTTPServer]
 def target(name: str, server: ThreadingHTTPServer, **changes: object) -> Target:
     fields: dict[str, object] = {"method": "GET", "queries": ("a=1", "a=2"), "expect_key": "items"}
     return Target(name, server.server_address[1], "/list/", **(fields | changes))  # type: ignore[arg-type]
+
+
+def verify_alike(targets: list[Target]) -> dict[str, Any]:
+    alike = Alike()
+    for each in targets:
+        alike.prove(each)
+    return alike.as_json()
 
 
 def good(path: str, _body: bytes) -> tuple[int, bytes]:
