@@ -37,22 +37,20 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Answer], ThreadingHTTPServer]]:
-    servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+    servers: list[ThreadingHTTPServer] = []
 
     def start(answer: Answer) -> ThreadingHTTPServer:
         server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         server.daemon_threads = True
         server.answer = answer  # type: ignore[attr-defined]
         server.seen = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        servers.append((server, thread))
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        servers.append(server)
         return server
 
     yield start
-    for server, thread in servers:
+    for server in servers:
         server.shutdown()
-        thread.join()
         server.server_close()
 
 
