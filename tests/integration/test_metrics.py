@@ -13,6 +13,7 @@ import pytest
 
 from molt_accel import CallMetrics, Client, MoltError, __version__
 from molt_accel.errors import Status
+from molt_accel.ipc.messages import BadFrame
 from tests.support.driver import Driver, deadline, error_of, value_of
 
 MakeDriver = Callable[..., Driver]
@@ -131,7 +132,7 @@ def test_the_report_says_what_runs_and_what_was_counted(make_driver: MakeDriver)
     driver.call("fail", "value")
     driver.call("crash", {"exit": 1})
     driver.send_bytes(b"\x00\x00\x00\x00")
-    driver.response(0)
+    driver.take(BadFrame)
     report = driver.wait_idle()
     assert report["version"] == __version__
     assert report["pid"] == driver.pid

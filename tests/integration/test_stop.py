@@ -15,7 +15,7 @@ import pytest
 from molt_accel import codec
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import FrameParser, encode
-from molt_accel.ipc.messages import STDIO_FROM_WORKER, Codec, Hello, Request, Response
+from molt_accel.ipc.messages import STDIO_FROM_WORKER, Codec, Hello, Request, Response, StartFailed
 from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import Driver, error_of, value_of
 
@@ -130,12 +130,9 @@ def test_exports_that_can_t_be_imported_are_code_2_a_notice_and_a_traceback_in_t
 ) -> None:
     make_module("broken_exports", "raise RuntimeError('first\\nsecond')")
     driver = make_driver("--exports", "broken_exports", "--log-level", "error", ready=False)
-    notice = driver.take(lambda frame: frame.request_id == 0)
+    notice = driver.take(StartFailed)
     what = "broken_exports: can't import broken_exports: RuntimeError: first\nsecond"
-    assert error_of(notice) == (
-        Status.INTERNAL_ERROR,
-        {"error": "MoltStartFailed", "detail": what, "code": "start_failed"},
-    )
+    assert notice.error == {"error": "MoltStartFailed", "detail": what, "code": "start_failed"}
     assert driver.drain() == []
     assert driver.wait() == 2
     failed, stopped = driver.log().splitlines()

@@ -145,6 +145,8 @@ static void *run_executor(void *argument) {
             int next = molt_next_request(&arena, &e, some_spin(&state), (uint32_t)chance(&state, SLOTS));
             if (next == MOLT_NEXT_RETIRE)
                 break;
+            if (next == MOLT_NEXT_SIGNAL)
+                continue;
             CHECK(next == MOLT_NEXT_REQUEST);
             if (!serve(&e, &state, bytes) || (mortal && !chance(&state, 500)))
                 break;

@@ -206,7 +206,8 @@ def test_whoever_is_killed_in_whatever_order_nothing_hangs_and_nothing_stays(
                 doomed.start("load", until=str(tmp_path / "never"), threads=4, who=str(number))
                 doomed.start("echo_bytes", size=2_000_000)
     kinds = {outcome.split(":")[0] for each in outcomes for outcome in each}
-    assert kinds <= {"Ok", "MoltWorkerCrashed", "MoltWorkerUnavailable"}
+    # A worker whose fork server is killed while it imports has failed to start.
+    assert kinds <= {"Ok", "MoltWorkerCrashed", "MoltWorkerUnavailable", "MoltStartFailed"}
     doomed.kill()
     assert wait_until(lambda: _answers(client), PATIENCE_S)
     idle(client)

@@ -110,7 +110,8 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
                 continue;
             spin_until_ns = 0;
         }
-        if (molt_park(&slot->doorbell, &a->header->published, seen, now_ns + MOLT_PARK_NS) == MOLT_INTERRUPTED)
+        /* A signal that came just before the wait did not interrupt it: look for one after a wait in vain, too. */
+        if (molt_park(&slot->doorbell, &a->header->published, seen, now_ns + MOLT_PARK_NS) != MOLT_CHANGED)
             return MOLT_NEXT_SIGNAL;
     }
 }
