@@ -118,6 +118,6 @@ def _refusal(body: object) -> MoltWorkerUnavailable:
     """The error for an answer other than a grant."""
     detail = body.get("detail") if isinstance(body, dict) else None
     if not isinstance(body, dict) or not isinstance(detail, str):
-        return MoltIncompatible("the worker speaks another protocol: its answer is neither a grant nor a refusal")
+        return MoltIncompatible("the worker speaks another protocol: its answer is no grant")
     kind = unavailable_class(body.get("code"))
     return kind(detail if issubclass(kind, MoltStartFailed) else f"the worker refused: {detail}")

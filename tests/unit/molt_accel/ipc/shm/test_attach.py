@@ -166,7 +166,7 @@ def test_a_worker_that_has_closed_before_has_vanished(worker: Worker, ask: Ask) 
         (message_of(b"\xc1"), "the worker speaks another protocol: not a message that is expected here: "),
         (Lease(1), "the worker speaks another protocol: not a message that is expected here: "),
         (Hello(), "the worker speaks another protocol"),
-        (Refused({"error": "MoltWorkerUnavailable"}), "the worker speaks another protocol: its answer is neither"),
+        (Refused({"error": "MoltWorkerUnavailable"}), "the worker speaks another protocol: its answer is no"),
     ],
     ids=["garbage", "no descriptor", "no msgpack", "a client's", "another message", "no detail"],
 )
