@@ -27,6 +27,7 @@ RUNNING = {
 QUEUE = {"error": "MoltTimeout", "detail": "the deadline passed in the queue", "phase": "queue"}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("entry", "survives"),
     [*STOPPED, ("spawn_child", False)],
@@ -53,6 +54,7 @@ def one_executor(make_client: MakeClient, grace_ms: int) -> tuple[Client, int]:
     return client, client.call("pid", timeout_ms=60_000)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("entry", "survives"),
     [*STOPPED, ("spawn_child", False)],
@@ -70,6 +72,7 @@ def test_a_call_s_deadline_holds_whatever_the_entrypoint_does(
     assert client.ping()["outcomes"] == {"Ok": 2, "Timeout": 1}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("grace_ms", [0, 1])
 def test_without_grace_a_call_s_executor_is_killed_at_once_and_the_pool_recovers(
     make_client: MakeClient, tmp_path: Path, grace_ms: int
@@ -212,6 +215,7 @@ def test_the_client_sees_the_phase_and_is_not_held_beyond_deadline_and_grace(cli
     assert 0.2 <= time.monotonic() - started < 20
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("grace_ms", [0, 1])
 def test_without_grace_an_executor_is_killed_at_once_and_the_pool_recovers(
     make_driver: MakeDriver, tmp_path: Path, grace_ms: int

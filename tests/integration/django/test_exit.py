@@ -18,6 +18,8 @@ import asyncio, atexit, os, signal, sys, threading, time
 from pathlib import Path
 from molt_accel import Client, MoltError
 
+pytestmark = pytest.mark.sample(1)
+
 client = Client(exports={exports!r}, executors=4, log_level="error")
 client.start()
 print(client.ping()["pid"], flush=True)
@@ -71,6 +73,7 @@ def run(body: str, here: Path) -> tuple[int, list[str], str]:
     return finish(start(body, here))
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -97,6 +100,7 @@ def test_an_unhandled_exception_ends_it_with_nothing_but_its_traceback(tmp_path:
     assert err.endswith("LookupError: the end\n")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("ending", ["pass", "os._exit(0)"])
 def test_daemon_threads_may_be_in_calls_at_exit(tmp_path: Path, ending: str) -> None:
     body = f"""
@@ -155,6 +159,7 @@ def test_ctrl_c_in_a_call_ends_the_call_and_the_process(tmp_path: Path) -> None:
     wait_until(lambda: not (tmp_path / "file").exists())
 
 
+@pytest.mark.sample(1)
 def test_a_worker_that_neither_starts_nor_stops_does_not_stop_the_process_from_ending(tmp_path: Path) -> None:
     body = """
     program = "import sys, time; open(sys.argv[1], 'w'); time.sleep(5); open(sys.argv[2], 'w')"
@@ -171,6 +176,7 @@ def test_a_worker_that_neither_starts_nor_stops_does_not_stop_the_process_from_e
 # -- asyncio ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "ending",
     [

@@ -24,6 +24,8 @@ from molt_accel.errors import ERROR_TABLE
 from tests.conftest import EXPORTS, wait_for_file, wait_until
 from tests.support.views import body_of
 
+pytestmark = pytest.mark.sample(2)
+
 MakeView = Callable[..., Callable[..., Any]]
 
 #: Answers with something that is no frame, and waits for its stdin to close.

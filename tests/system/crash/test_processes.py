@@ -185,6 +185,8 @@ CLIENT = """
 import sys, threading
 from molt_accel import Client
 
+pytestmark = pytest.mark.sample(1)
+
 client = Client(transport={transport!r}, exports="tests.support.entrypoints", executors=2, log_level="error")
 client.start()
 
