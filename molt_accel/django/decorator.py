@@ -9,12 +9,13 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
+from django.utils.datastructures import MultiValueDict
 
 from molt_accel.call import Call, Reply
 from molt_accel.client import Client, default_client
 from molt_accel.codec import EncodeError
 from molt_accel.config import Config
-from molt_accel.django import disconnect
+from molt_accel.django import disconnect, placement
 from molt_accel.django.payload import default_payload, request_id_of
 from molt_accel.django.responses import error_response, result_response
 from molt_accel.errors import (
@@ -43,6 +44,7 @@ def molt_offload(
     response_factory: ResponseFactory | None = None,
     allow_fallback: bool = False,
     cancel_check: Callable[[HttpRequest], bool] | None = None,
+    replaces_wrapped: bool = False,
     **options: Any,
 ) -> Callable[[View], View]:
     """Make a sync or async view run `entry` in a worker.
@@ -61,11 +63,14 @@ def molt_offload(
             outcome unknown, only with ``idempotent=True``. Without a fallback, that is a 503.
         cancel_check: ``(request) -> bool``, asked again and again while the call waits; true cancels it. It
             takes the place of watching the connection.
+        replaces_wrapped: Replace also a view that other decorators have wrapped, or a whole class-based view. What
+            they check is lost: it never runs.
         options: Fields of `CallOptions`: ``codec, timeout_ms, idempotent, metrics_hook``, ...
 
     Raises:
         TypeError: an option is unknown.
         ValueError: an option has a value that is not allowed.
+        ImproperlyConfigured: the view is wrapped already; see `molt_accel.django.placement`.
     """
     if not entry:
         raise ValueError(f"entry: {entry!r} is not allowed; it must be an entrypoint's name")
@@ -73,6 +78,8 @@ def molt_offload(
     CallOptions().replace(options)  # wrong options fail where they are written, not at the first request
 
     def decorate(view: View) -> View:
+        if not replaces_wrapped:
+            placement.check(view)
         offload = _OffloadedView(
             client, payload_builder, response_factory, allow_fallback, cancel_check, options
         )
@@ -148,6 +155,10 @@ class _OffloadedView:
                 _warn_of_early_client(client)
         if self._payload_builder is not None:
             payload = self._payload_builder(request, *args, **kwargs)
+            if isinstance(
+                payload, MultiValueDict
+            ):  # as a dict it would lose all but the last value of a name
+                payload = dict(payload.lists())
         else:
             payload = default_payload(request, options.codec, args, kwargs)
         return client.make_call(options, payload, self._check_of(request))
@@ -155,7 +166,7 @@ class _OffloadedView:
     def _check_of(self, request: HttpRequest) -> Callable[[], bool] | None:
         if self._cancel_check is not None:
             return functools.partial(self._cancel_check, request)
-        return disconnect.check_for(request)
+        return disconnect.cancel_check(request)
 
     def falls_back(self, error: MoltError) -> bool:
         if not self._allow_fallback or not row_of(error).falls_back:
@@ -167,7 +178,12 @@ class _OffloadedView:
         return False
 
     def refuse(self, request: HttpRequest, error: MoltError) -> HttpResponseBase:
-        if isinstance(error, MoltInvalidInput) and isinstance(error.__cause__, EncodeError):
+        builder = self._payload_builder
+        if (
+            builder is not None
+            and isinstance(error, MoltInvalidInput)
+            and isinstance(error.__cause__, EncodeError)
+        ):
             raise error  # what the view's own payload builder made can't be sent: a bug here, no bad request
         request_id = request_id_of(request, error.request_id)
         if http_status(error) >= 500:

@@ -53,15 +53,25 @@ class SocketHangup:
             return True
 
 
-def check_for(request: HttpRequest) -> Callable[[], bool] | None:
-    """The best way to notice that this request's client goes away; None where the server offers none."""
-    connection = request.META.get("gunicorn.socket")
+def cancel_check(request: HttpRequest) -> Callable[[], bool] | None:
+    """How to notice that this request's browser goes away: for the option ``cancel_check`` of a direct call.
+
+    None where the server lets nobody look: under ASGI, where the task of the view is cancelled instead (make the call
+    by `Client.acall`, in a sync view through ``async_to_sync``), and under servers other than gunicorn.
+    """
+    connection = _django_s(request).META.get("gunicorn.socket")
     return SocketHangup(connection) if connection is not None else None
+
+
+def _django_s(request: HttpRequest) -> HttpRequest:
+    """The request itself, where a framework such as Django REST framework has wrapped it."""
+    wrapped = getattr(request, "_request", None)
+    return wrapped if isinstance(wrapped, HttpRequest) else request
 
 
 def drive_for(request: HttpRequest, call: Call) -> Reply:
     """Run a sync view's call to its end, where it can be cancelled when this request's client goes away."""
-    if isinstance(request, ASGIRequest) and not _in_event_loop():
+    if isinstance(_django_s(request), ASGIRequest) and not _in_event_loop():
         reply: Reply = async_to_sync(adrive)(call)
         return reply
     return drive(call)

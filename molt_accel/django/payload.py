@@ -6,6 +6,7 @@ import os
 import re
 from typing import Any, Final
 
+from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest
 
 from molt_accel import codec as codecs
@@ -36,15 +37,25 @@ def default_payload(
 
     For the codecs ``json`` and ``raw`` the body as it is. For ``msgpack`` a dict: ``method``, ``path``,
     ``query`` (name -> list of values), ``args`` and ``kwargs`` of the URL (objects made by a converter as
-    their text), ``body`` (bytes).
+    their text), ``body`` (bytes). A form that was sent as ``multipart/form-data`` is taken apart instead: ``body`` is
+    empty, ``form`` has its fields (name -> list of values), and ``files`` its files (name -> list of dicts with
+    ``name``, ``content_type`` and ``content``).
     """
     if codecs.parse(codec) is not Codec.MSGPACK:
         return request.body
-    return {
+    payload = {
         "method": request.method,
         "path": request.path,
         "query": dict(request.GET.lists()),
         "args": [_plain(value) for value in args],
         "kwargs": {name: _plain(value) for name, value in (kwargs or {}).items()},
-        "body": request.body,
     }
+    if request.content_type != "multipart/form-data":
+        return {**payload, "body": request.body}
+    # A middleware may have read the form, for its CSRF token: then the body is gone, and the parts are what is left.
+    files = {name: [_file(each) for each in sent] for name, sent in request.FILES.lists()}
+    return {**payload, "body": b"", "form": dict(request.POST.lists()), "files": files}
+
+
+def _file(sent: UploadedFile[Any]) -> dict[str, Any]:
+    return {"name": sent.name, "content_type": sent.content_type, "content": sent.read()}
