@@ -56,6 +56,10 @@ def test_each_codec_has_its_types(lasting_client: Client) -> None:
     assert lasting_client.call("echo_raw", b"\x00\xff", codec="raw") == b"\x00\xff"
 
 
+def test_each_request_has_a_context_of_its_own(lasting_client: Client) -> None:
+    assert [lasting_client.call("remember", number) for number in range(4)] == [None] * 4
+
+
 def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(lasting_client: Client) -> None:
     reply = lasting_client.reply("to_json", {"a": 1}, decode_response=False)
     assert reply.codec is Codec.JSON
