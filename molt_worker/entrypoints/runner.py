@@ -87,7 +87,7 @@ def _initialises(frame: FrameType | None) -> bool:
 
     Modules that were interrupted stay half made, and every later import of them fails or finds them incomplete.
     """
-    while frame is not None and frame.f_code is not Runner._call.__code__:
+    while frame is not None and frame.f_code is not Runner.run.__code__:
         code = frame.f_code
         if code.co_name == "<module>" or code.co_filename.startswith("<frozen importlib"):
             return True
