@@ -140,7 +140,7 @@ def test_preferred_but_stale_it_runs_the_source(connect: Connect, built: Built) 
     assert metrics_of(client, "total", [1]).compiled is False
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_reload_takes_the_new_build(connect: Connect, built: Built) -> None:
     client = connect()
     assert client.call("total", [1], timeout_ms=PATIENCE_MS) == 2

@@ -13,12 +13,12 @@ import pytest
 from tests.conftest import EXPORTS, ROOT, wait_for_file, wait_until
 from tests.integration.django.servers import gone
 
+pytestmark = pytest.mark.sample(1)
+
 _START = """
 import asyncio, atexit, os, signal, sys, threading, time
 from pathlib import Path
 from molt_accel import Client, MoltError
-
-pytestmark = pytest.mark.sample(1)
 
 client = Client(exports={exports!r}, executors=4, log_level="error")
 client.start()

@@ -15,7 +15,6 @@ from tests.system.crash.failpoints.table import Actor
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is for Linux")
 
 
-@pytest.mark.sample(3)
 @pytest.mark.parametrize("actor", [actor.value for actor in Actor])
 def test_whoever_dies_at_any_point_no_call_is_lost_and_the_pool_is_whole_again(
     actor: str, points_build: Path, tmp_path: Path

@@ -20,6 +20,8 @@ from molt_accel.errors import Status
 from tests.conftest import ROOT, wait_for_file, wait_until
 from tests.support.driver import Driver, dead, error_of, value_of
 
+pytestmark = pytest.mark.sample(1)
+
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]
 MakeModule = Callable[[str, str], Path]
@@ -184,8 +186,6 @@ def test_a_killed_supervisor_leaves_no_process_even_if_all_are_stuck(
 CLIENT = """
 import sys, threading
 from molt_accel import Client
-
-pytestmark = pytest.mark.sample(1)
 
 client = Client(transport={transport!r}, exports="tests.support.entrypoints", executors=2, log_level="error")
 client.start()
