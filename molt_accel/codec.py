@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgpack
 import msgspec
 
+from molt_accel import lenient
 from molt_accel.ipc.messages import Codec
 
 _BYTES = (bytes, bytearray, memoryview)
@@ -34,11 +35,19 @@ def _encode_raw(value: object) -> bytes:
 
 
 def _encode_json(value: object) -> bytes:
-    return bytes(value) if isinstance(value, _BYTES) else _json_encode(value)
+    if isinstance(value, _BYTES):
+        return bytes(value)
+    try:
+        return _json_encode(value)
+    except TypeError:
+        return _json_encode(lenient.with_text_keys(value))
 
 
 def _decode_msgpack(data: bytes) -> object:
-    return _unpackb(data, strict_map_key=False)
+    try:
+        return _unpackb(data, strict_map_key=False)
+    except TypeError:  # a key that is an array can't be one of a dict
+        return _unpackb(data, strict_map_key=False, object_pairs_hook=lenient.with_tuple_keys)
 
 
 def _encode_msgpack(value: object) -> bytes:
@@ -56,7 +65,7 @@ def _encode_msgpack(value: object) -> bytes:
 
 _packers: Final[list[msgpack.Packer]] = []
 _unpackb: Final = msgpack.unpackb
-_json_encode: Final = msgspec.json.Encoder().encode
+_json_encode: Final = msgspec.json.Encoder(enc_hook=lenient.plain).encode
 _json_decode: Final = msgspec.json.Decoder().decode
 
 _ENCODERS: Final[dict[Codec, Callable[[Any], bytes]]] = {
@@ -94,7 +103,8 @@ def encode(codec: Codec | str, value: object) -> bytes:
     try:
         return _ENCODERS[codec](value)
     except (TypeError, ValueError, OverflowError, RecursionError, AttributeError) as exc:
-        raise EncodeError(f"can't be encoded as {codec.label}: {exc}") from exc
+        where = "" if isinstance(exc, RecursionError) else lenient.culprit(value, _ENCODERS[codec])
+        raise EncodeError(f"can't be encoded as {codec.label}{where}: {exc}") from exc
 
 
 def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:
