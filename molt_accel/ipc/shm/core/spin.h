@@ -1,6 +1,5 @@
 /* Spinning: waiting without sleep, where the answer is microseconds away and a processor is free for it. */
-#ifndef MOLT_SPIN_H
-#define MOLT_SPIN_H
+#pragma once
 
 #include "handover.h"
 
@@ -137,5 +136,3 @@ static inline int molt_contended(molt_arena *a, uint64_t now_ns) {
     }
     return atomic_load_explicit(&h->contended, memory_order_relaxed) != 0;
 }
-
-#endif
