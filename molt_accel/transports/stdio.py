@@ -101,11 +101,13 @@ class _Connection(BaseConnection):
         Raises:
             FrameError: the frame is not valid; nothing was sent.
         """
+        sent = True
         try:
             self._stream.send(item)
         except FrameError:
             raise
         except BrokenPipeError:
+            sent = False
             self.move_to(ConnectionState.DEAF)
         except BaseException:
             # A signal handler raised (Ctrl-C) in the middle. How much was written is not known: nothing can be
@@ -114,7 +116,7 @@ class _Connection(BaseConnection):
             raise
         if self._stream.pending_bytes:
             self._wake()  # to write the rest, or to see that the worker is deaf
-        return self.open
+        return sent
 
     def _wake(self) -> None:
         with self.lock, contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
