@@ -6,6 +6,7 @@ worker without decoding and encoding it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -37,10 +38,6 @@ def _encode_json(value: object) -> bytes:
     return bytes(value) if isinstance(value, _BYTES) else _json_encode(value)
 
 
-def _decode_msgpack(data: bytes) -> object:
-    return _unpackb(data, strict_map_key=False)
-
-
 def _encode_msgpack(value: object) -> bytes:
     # Packers are kept: making one costs twice as much as packing a small value. Each use takes one out of the list,
     # because another thread may pack meanwhile, and so may the `items` method of the value itself.
@@ -55,9 +52,7 @@ def _encode_msgpack(value: object) -> bytes:
 
 
 _packers: Final[list[msgpack.Packer]] = []
-_unpackb: Final = msgpack.unpackb
 _json_encode: Final = msgspec.json.Encoder().encode
-_json_decode: Final = msgspec.json.Decoder().decode
 
 _ENCODERS: Final[dict[Codec, Callable[[Any], bytes]]] = {
     Codec.MSGPACK: _encode_msgpack,
@@ -65,8 +60,8 @@ _ENCODERS: Final[dict[Codec, Callable[[Any], bytes]]] = {
     Codec.RAW: _encode_raw,
 }
 _DECODERS: Final[dict[Codec, Callable[[bytes], Any]]] = {
-    Codec.MSGPACK: _decode_msgpack,
-    Codec.JSON: _json_decode,
+    Codec.MSGPACK: functools.partial(msgpack.unpackb, strict_map_key=False),
+    Codec.JSON: msgspec.json.Decoder().decode,
     Codec.RAW: bytes,
 }
 _NAMES: Final = {codec.label: codec for codec in Codec}

@@ -180,15 +180,9 @@ cdef object _request_of(const molt_head *head, bytes payload):
     """Make a request of a head and its payload. Returns None if it is not valid; frame.py says what is wrong with it."""
     cdef const molt_frame *h = &head.header
     codec = _codecs[h.codec]
-    if (
-        h.version != MOLT_FRAME_VERSION
-        or h.kind != MOLT_REQUEST
-        or codec is None
-        or h.status
-        or h.entry_bytes == 0
-        or h.flags
-        or h.reserved
-    ):
+    if h.version != MOLT_FRAME_VERSION or h.kind != MOLT_REQUEST or codec is None:
+        return None
+    if h.status or h.entry_bytes == 0 or h.flags or h.reserved:
         return None
     try:
         entry = PyUnicode_DecodeUTF8(<const char *>head.entry, h.entry_bytes, NULL)
@@ -201,15 +195,9 @@ cdef object _response_of(const molt_head *head, bytes payload):
     """Make a response of a head and its payload. Returns None if it is not valid."""
     cdef const molt_frame *h = &head.header
     codec, status = _codecs[h.codec], _statuses[h.status]
-    if (
-        h.version != MOLT_FRAME_VERSION
-        or h.kind != MOLT_RESPONSE
-        or codec is None
-        or status is None
-        or h.entry_bytes
-        or h.flags & ~MOLT_FLAG_COMPILED
-        or h.reserved
-    ):
+    if h.version != MOLT_FRAME_VERSION or h.kind != MOLT_RESPONSE or codec is None or status is None:
+        return None
+    if h.entry_bytes or h.flags & ~MOLT_FLAG_COMPILED or h.reserved:
         return None
     return response_of(h, status, payload, codec)
 
@@ -217,10 +205,8 @@ cdef object _response_of(const molt_head *head, bytes payload):
 cdef bint _consistent(const molt_head *head):
     """Whether the sizes in a head agree, so that its payload can be read apart from it."""
     cdef const molt_frame *h = &head.header
-    return (
-        h.entry_bytes <= MOLT_ENTRY_BYTES
-        and <uint64_t>head.size == sizeof(molt_frame) + h.entry_bytes + <uint64_t>h.payload_bytes
-    )
+    cdef uint64_t total = sizeof(molt_frame) + h.entry_bytes + <uint64_t>h.payload_bytes
+    return h.entry_bytes <= MOLT_ENTRY_BYTES and head.size == total
 
 
 class Corrupt(RuntimeError):
@@ -253,39 +239,37 @@ cdef class ArenaView:
 
     cdef molt_arena a
     cdef Py_buffer view
+    cdef readonly uint32_t channels, slots
+    cdef readonly uint64_t ring_bytes
 
     def __cinit__(self, buffer, uint32_t channels=0, uint32_t slots=0, uint64_t ring_bytes=0):
         cdef const char *wrong
         cdef bint writes = isinstance(self, Arena)
         PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE if writes else PyBUF_SIMPLE)
         self.a.base = <uint8_t *>self.view.buf
-        if not channels or not writes:
+        if channels and writes:
+            if molt_arena_plan(&self.a, channels, slots, ring_bytes) != <uint64_t>self.view.len:
+                raise ValueError("the memory has not the size of this geometry")
+            if molt_arena_create(&self.a):
+                raise ValueError("its semaphores can't be made")
+        else:
             wrong = molt_arena_attach(&self.a, <uint64_t>self.view.len)
             if wrong != NULL:
                 raise ValueError("not an arena to attach to: " + wrong.decode())
+        self.channels, self.slots = self.a.geometry.channels, self.a.geometry.slots
+        self.ring_bytes = self.a.geometry.ring_bytes
 
     def __dealloc__(self):
         PyBuffer_Release(&self.view)  # does nothing if there is none
 
-    @property
-    def channels(self):
-        return self.a.geometry.channels
-
-    @property
-    def slots(self):
-        return self.a.geometry.slots
-
-    @property
-    def ring_bytes(self):
-        return self.a.geometry.ring_bytes
-
-    cdef int channel(self, uint32_t index) except -1:
-        if index >= self.a.geometry.channels:
+    cdef int64_t channel(self, uint32_t index) except -1:
+        """Check the index of a channel, and return it."""
+        if index >= self.channels:
             raise IndexError(f"no channel {index}")
-        return 0
+        return index
 
     cdef molt_slot *slot(self, uint32_t index) except NULL:
-        if index >= self.a.geometry.slots:
+        if index >= self.slots:
             raise IndexError(f"no slot {index}")
         return &self.a.slots[index]
 
@@ -317,13 +301,12 @@ cdef class ArenaView:
         return atomic_load(&self.a.header.in_use)
 
     def word(self, uint32_t index):
-        self.channel(index)
-        return molt_look(&self.a, index)
+        return molt_look(&self.a, <uint32_t>self.channel(index))
 
     def request_bytes(self, uint32_t index, uint32_t count):
         """The first bytes in a request ring: a copy of what may be changing, for display."""
         self.channel(index)
-        return (<const char *>molt_request_data(&self.a, index))[:min(count, self.a.geometry.ring_bytes)]
+        return (<const char *>molt_request_data(&self.a, index))[:min(count, self.ring_bytes)]
 
     def ready(self):
         """How many requests are queued."""
@@ -344,14 +327,6 @@ cdef class Arena(ArenaView):
     cdef public uint64_t spin_ns
     cdef public uint32_t client_spinners, executor_spinners
 
-    def __cinit__(self, buffer, uint32_t channels=0, uint32_t slots=0, uint64_t ring_bytes=0):
-        store_flag(&self.closed, 0)
-        if channels:
-            if molt_arena_plan(&self.a, channels, slots, ring_bytes) != <uint64_t>self.view.len:
-                raise ValueError("the memory has not the size of this geometry")
-            if molt_arena_create(&self.a):
-                raise ValueError("its semaphores can't be made")
-
     def close(self):
         """Have this process's calls on this arena end with CLOSED. The caller rings their doorbells afterwards."""
         store_flag(&self.closed, 1)
@@ -369,9 +344,9 @@ cdef class Arena(ArenaView):
         cdef uint32_t index
         if memcmp(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry)):
             memcpy(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry))
-        for index in range(self.a.geometry.channels):
+        for index in range(self.channels):
             store_flag(&self.a.client_spins[index], 0)
-        for index in range(self.a.geometry.slots):
+        for index in range(self.slots):
             store_flag(&self.a.executor_spins[index], 0)
 
     def set_cpus(self, uint32_t cpus):
@@ -392,12 +367,10 @@ cdef class Arena(ArenaView):
 
     def step(self, uint32_t index, uint64_t before, uint64_t after):
         """Compare and swap a state word. True if it was `before`."""
-        self.channel(index)
-        return bool(molt_step(&self.a, index, before, after))
+        return bool(molt_step(&self.a, <uint32_t>self.channel(index), before, after))
 
     def set_failure(self, uint32_t index, uint64_t reason):
-        self.channel(index)
-        atomic_store(&self.a.failure[index], reason)
+        atomic_store(&self.a.failure[self.channel(index)], reason)
 
     def wake_executor(self):
         """Wake an executor that sleeps, if there is one."""
@@ -405,13 +378,11 @@ cdef class Arena(ArenaView):
 
     def ring_client(self, uint32_t index):
         """Wake whoever waits for this channel, to look again."""
-        self.channel(index)
-        molt_ring_client(&self.a, index)
+        molt_ring_client(&self.a, <uint32_t>self.channel(index))
 
     def reset_channel(self, uint32_t index):
         """Make a channel ready for another client. Only while nobody can be using it."""
-        self.channel(index)
-        cdef molt_channel *channel = molt_channel_at(&self.a, index)
+        cdef molt_channel *channel = molt_channel_at(&self.a, <uint32_t>self.channel(index))
         molt_doorbell_init(&channel.doorbell)
         atomic_store(&channel.doorbell_of, index)
         store_flag(&self.a.client_spins[index], 0)
