@@ -6,6 +6,8 @@ worker without decoding and encoding it.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -43,13 +45,6 @@ def _encode_json(value: object) -> bytes:
         return _json_encode(lenient.with_text_keys(value))
 
 
-def _decode_msgpack(data: bytes) -> object:
-    try:
-        return _unpackb(data, strict_map_key=False)
-    except TypeError:  # a key that is an array can't be one of a dict
-        return _unpackb(data, strict_map_key=False, object_pairs_hook=lenient.with_tuple_keys)
-
-
 def _encode_msgpack(value: object) -> bytes:
     # Packers are kept: making one costs twice as much as packing a small value. Each use takes one out of the list,
     # because another thread may pack meanwhile, and so may the `items` method of the value itself.
@@ -64,9 +59,7 @@ def _encode_msgpack(value: object) -> bytes:
 
 
 _packers: Final[list[msgpack.Packer]] = []
-_unpackb: Final = msgpack.unpackb
 _json_encode: Final = msgspec.json.Encoder(enc_hook=lenient.plain).encode
-_json_decode: Final = msgspec.json.Decoder().decode
 
 _ENCODERS: Final[dict[Codec, Callable[[Any], bytes]]] = {
     Codec.MSGPACK: _encode_msgpack,
@@ -74,10 +67,11 @@ _ENCODERS: Final[dict[Codec, Callable[[Any], bytes]]] = {
     Codec.RAW: _encode_raw,
 }
 _DECODERS: Final[dict[Codec, Callable[[bytes], Any]]] = {
-    Codec.MSGPACK: _decode_msgpack,
-    Codec.JSON: _json_decode,
+    Codec.MSGPACK: functools.partial(msgpack.unpackb, strict_map_key=False),
+    Codec.JSON: msgspec.json.Decoder().decode,
     Codec.RAW: bytes,
 }
+_UNDECODABLE: Final = (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException)
 _NAMES: Final = {codec.label: codec for codec in Codec}
 
 
@@ -113,5 +107,10 @@ def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:
         codec = parse(codec)
     try:
         return _DECODERS[codec](data if type(data) is bytes else bytes(data))
-    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as exc:
+    except _UNDECODABLE as exc:
+        if codec is Codec.MSGPACK and isinstance(
+            exc, TypeError
+        ):  # a key is an array, which can't be one of a dict
+            with contextlib.suppress(*_UNDECODABLE):
+                return msgpack.unpackb(data, strict_map_key=False, object_pairs_hook=lenient.with_tuple_keys)
         raise DecodeError(f"not valid {codec.label}: {str(exc) or type(exc).__name__}") from exc

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 _MOST_STEPS: Final = 20
-_BASES: Final = (str, int, float, bytes, dict, list, tuple)
+_BASES: Final[tuple[Any, ...]] = (str, int, float, bytes, dict, list, tuple)
 
 
 def plain(value: object) -> object:

@@ -58,7 +58,7 @@ class Stage:
     def __init__(self) -> None:
         self.memory = new_memory()
         self.arena = core.Arena(self.memory, 4, 2, 4096)
-        self.arena.in_use = 4
+        self.arena.set_in_use(4)
         self.view = core.ArenaView(self.memory)
         self.channel, self.other, self.slot = (
             channel_of(self.arena),
@@ -167,8 +167,9 @@ def _store(s: Stage) -> None:
         arena.add_counter(40, 2),
         arena.set_slot_gauge(1, 1, 2**63),
         arena.set_cpus(0),
+        arena.set_in_use(4),
     )
-    arena.in_use, arena.spin_ns, arena.client_spinners, arena.executor_spinners = 4, 0, 0, 0
+    arena.spin_ns, arena.client_spinners, arena.executor_spinners = 0, 0, 0
     assert not arena.step(3, 5, 6)
     arena.set_failure(3, 2**63), arena.ring_client(3), arena.reset_channel(3), arena.wake_executor()
     arena.reset_slot(1, 8), arena.retire(1), arena.reset_slot(1, 99)

@@ -116,7 +116,7 @@ def test_what_only_the_supervisor_writes_is_written_again(stage: ShmStage) -> No
     wanted = {fact: arena.gauge(fact) for fact in Gauge if fact < Gauge.OUTCOMES and fact != Gauge.WAKE_NS}
     for fact in wanted:
         arena.set_gauge(fact, 12345)
-    arena.in_use = 0
+    arena.set_in_use(0)
     arena.set_gauge(Gauge.WAKE_NS, 0)
     stage.pass_time(1001)
     assert {fact: arena.gauge(fact) for fact in wanted} == wanted

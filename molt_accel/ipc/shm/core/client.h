@@ -1,6 +1,5 @@
 /* The client's side of a call: it publishes a request, waits for the outcome, takes it, or gives the call up. */
-#ifndef MOLT_CLIENT_H
-#define MOLT_CLIENT_H
+#pragma once
 
 #include "spin.h"
 
@@ -321,5 +320,3 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
             return MOLT_AWAIT_SIGNAL;
     }
 }
-
-#endif

@@ -1,6 +1,5 @@
 /* The executor's side of a call: it claims a request, reads it, answers it. */
-#ifndef MOLT_EXECUTOR_H
-#define MOLT_EXECUTOR_H
+#pragma once
 
 #include "spin.h"
 
@@ -220,5 +219,3 @@ static inline int molt_finish(molt_arena *a, molt_executor *e, uint32_t state, u
     molt_tell_claim(e, 0);
     return answered;
 }
-
-#endif
