@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from molt_worker.compile.record import Record
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.support import build_project as project
 
 if sys.platform != "linux":

@@ -20,7 +20,8 @@ from molt_accel.errors import Status
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, FrameError, Item, encode
 from molt_accel.ipc.messages import PING, STDIO_FROM_WORKER, Cancel, Codec, Hello, Request, Response
 from molt_accel.ipc.stream import FrameStream
-from tests.conftest import EXPORTS, wait_until
+from tests.support import EXPORTS
+from tests.support.processes import wait_until
 
 #: Longer than anything here takes on a slow machine; reaching it is a failure.
 PATIENCE_S = 30.0

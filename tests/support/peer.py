@@ -25,7 +25,8 @@ from typing import Any
 import pytest
 
 from molt_accel import Client, MoltError, errors
-from tests.conftest import ROOT, wait_until
+from tests.support import ROOT
+from tests.support.processes import closing_all, wait_until
 
 #: Longer than anything here takes on a slow machine; reaching it is a failure.
 PATIENCE_S = 60.0
@@ -163,15 +164,8 @@ class Peer:
 @pytest.fixture
 def make_peer() -> Iterator[Callable[..., Peer]]:
     """Starts client processes, and ends them in the end."""
-    peers: list[Peer] = []
-
-    def make(**config: Any) -> Peer:
-        peers.append(Peer(**config))
-        return peers[-1]
-
-    yield make
-    for peer in peers:
-        peer.close()
+    with closing_all(Peer) as make:
+        yield make
 
 
 # -- the program --------------------------------------------------------------------------------------------

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
 
 from molt_accel.config import Config
 from molt_accel.ipc.frame import FrameError, FrameParser, Item, encode
 from molt_accel.ipc.messages import Codec, Hello
+from molt_worker.processes import pool as pool_module
 from molt_worker.processes.commands import TO_FORKSERVER, Command, Exited, ExportRow, Ready, Spawn, Spawned
 from molt_worker.processes.handles import ExecutorHandle, ForkserverHandle, StopWords
+from molt_worker.processes.pool import Pool
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
@@ -197,3 +202,38 @@ class Stage:
         self.loop.close()
         self.sink.close()
         self._log_file.close()
+
+
+@contextlib.contextmanager
+def staging(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Gives a function that makes stages, whose fork servers are fakes. In the end none may have logged a bug."""
+    stages: list[Any] = []
+
+    def make_forkserver(*args: Any) -> FakeForkserver:
+        forkserver = FakeForkserver(*args)
+        stages[-1].forkservers.append(forkserver)
+        return forkserver
+
+    def make_one(**options: Any) -> Any:
+        stages.append(make(**options))
+        return stages[-1]
+
+    monkeypatch.setattr(pool_module.ForkserverHandle, "start", make_forkserver)
+    yield make_one
+    bugs = [line for stage in stages for line in stage.log().splitlines() if "supervisor_bug" in line]
+    for stage in stages:
+        stage.close()
+    assert not bugs, bugs
+
+
+@pytest.fixture
+def make_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]]:
+    """Makes stages, each with the pool that the given function makes for it."""
+    with staging(Stage, monkeypatch) as make_one:
+
+        def make(make_pool: Callable[[Stage], Pool], **options: Any) -> Stage:
+            stage = make_one(**options)
+            stage.pool = make_pool(stage)
+            return stage
+
+        yield make

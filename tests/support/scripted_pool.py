@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
 
 from molt_accel import codec
 from molt_accel.config import Config
@@ -28,6 +30,7 @@ from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, idle_word, state_of
 from molt_accel.transports.shm.connection import Connection
 from molt_accel.transports.shm.transport import ShmTransport
+from tests.support.processes import closing_all
 
 #: Longer than anything here takes on a slow machine.
 PATIENCE_S = 30.0
@@ -192,3 +195,10 @@ class FakePool:
         for connection in self.connections:
             connection.monitor.join(PATIENCE_S)
         os.close(self._arena_fd)
+
+
+@pytest.fixture
+def make_pool() -> Iterator[Callable[..., FakePool]]:
+    """Makes pools without processes, and closes them in the end."""
+    with closing_all(FakePool) as make:
+        yield make

@@ -17,14 +17,13 @@ from molt_accel.ipc import control
 from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach, Attached, Grant, Message, Request
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, Outcome, SlotGauge
-from molt_worker.processes import pool as pool_module
 from molt_worker.processes.commands import Command, Interrupt, Kill, Wake
 from molt_worker.runtime.log import LogSink
 from molt_worker.supervisor.shm import spinning
 from molt_worker.supervisor.shm.supervisor import ShmSupervisor
-from tests.conftest import EXPORTS
+from tests.support import EXPORTS
 from tests.support.handover import MAX_BYTES, channel_of, core, request
-from tests.support.scripted_forkserver import FakeForkserver
+from tests.support.scripted_forkserver import FakeForkserver, staging
 
 _MS = 1_000_000
 #: Time passes as the test says; a slow machine must not come near any of these.
@@ -279,21 +278,6 @@ class ShmStage:
 @pytest.fixture
 def make_shm_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ShmStage]]:
     """Makes supervisors, whose fork servers are fakes."""
-    stages: list[ShmStage] = []
-
-    def make_forkserver(*args: Any) -> FakeForkserver:
-        forkserver = FakeForkserver(*args)
-        stages[-1].forkservers.append(forkserver)
-        return forkserver
-
-    def make(**options: Any) -> ShmStage:
-        stages.append(ShmStage(**options))
-        return stages[-1]
-
-    monkeypatch.setattr(pool_module.ForkserverHandle, "start", make_forkserver)
     monkeypatch.setattr(spinning, "measure", lambda: spinning.SpinLimits(0, 0, 0, 1))
-    yield make
-    bugs = [line for stage in stages for line in stage.log().splitlines() if "supervisor_bug" in line]
-    for stage in stages:
-        stage.close()
-    assert not bugs, bugs
+    with staging(ShmStage, monkeypatch) as make:
+        yield make

@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
 from molt_accel import Client, molt_offload
-from tests.conftest import EXPORTS
+from tests.support import EXPORTS
 
 View = Callable[..., Any]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from molt_accel.ipc.failpoint import failpoint
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.system.crash.failpoints.build import build
 from tests.system.crash.failpoints.build import environ as environ_of
 from tests.system.crash.failpoints.control import Control

@@ -36,7 +36,7 @@ from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, R
 from molt_accel.options import CallInfo, CallMetrics, CallOptions
 from molt_accel.transports.base import Pending
 from molt_accel.waits import Pause, adrive, drive
-from tests.conftest import exit_code, fork
+from tests.support.processes import exit_code, fork
 from tests.support.scripted_transport import (
     Act,
     ScriptedTransport,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from molt_accel.hangup import HangupWatcher, hangups
-from tests.conftest import exit_code, fork, wait_until
+from tests.support.processes import exit_code, fork, wait_until
 
 
 @pytest.fixture

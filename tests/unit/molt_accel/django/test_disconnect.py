@@ -12,7 +12,7 @@ from django.test import AsyncRequestFactory
 
 from molt_accel import Client, molt_offload
 from molt_accel.django.disconnect import SocketHangup, check_for
-from tests.conftest import wait_until
+from tests.support.processes import wait_until
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -17,8 +17,8 @@ from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import PREFIX_BYTES, Fault, FrameError, encode
 from molt_accel.ipc.messages import SHM_FROM_CLIENT, CancelChannel, Lease, Request, Return
-from tests.conftest import exit_code, fork, wait_for_file
 from tests.support.handover import PATIENCE_S, Running
+from tests.support.processes import exit_code, fork, wait_for_file
 
 if sys.platform != "linux":
     pytest.skip("sequenced packets are Linux's", allow_module_level=True)

@@ -41,7 +41,7 @@ from molt_accel.ipc.messages import (
     Response,
     StartFailed,
 )
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.support.frames import message_of
 
 REFERENCE = ROOT / "docs" / "reference"

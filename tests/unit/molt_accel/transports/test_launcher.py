@@ -28,7 +28,7 @@ from molt_accel.errors import (
 from molt_accel.ipc import control
 from molt_accel.transports import launcher
 from molt_accel.transports.launcher import RestartPolicy, attach_or_start, start_stdio_worker, worker_command
-from tests.conftest import wait_until
+from tests.support.processes import wait_until
 
 # -- the command ----------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ from molt_accel.ipc.messages import Request
 from molt_accel.transports import connected, launcher, stdio
 from molt_accel.transports.launcher import RestartPolicy
 from molt_accel.transports.stdio import StdioTransport
-from tests.conftest import exit_code, fork, wait_for_file, wait_until
+from tests.support.processes import closing_all, exit_code, fork, wait_for_file, wait_until
 from tests.support.scripted_workers import ECHO, program, worker
 
 Make = Callable[..., Client]
@@ -51,16 +51,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:Depreca
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes clients of scripted workers."""
-    clients: list[Client] = []
-
-    def make(command: str, **overrides: Any) -> Client:
-        client = Client(transport="stdio", worker_cmd=command, grace_ms=0, **overrides)
-        clients.append(client)
-        return client
-
-    yield make
-    for client in clients:
-        client.close()
+    with closing_all(
+        lambda command, **overrides: Client(transport="stdio", worker_cmd=command, grace_ms=0, **overrides)
+    ) as make:
+        yield make
 
 
 @pytest.fixture

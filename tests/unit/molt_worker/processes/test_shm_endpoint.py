@@ -30,7 +30,6 @@ from molt_accel.ipc.shm.layout import (
 )
 from molt_worker.processes.commands import FROM_EXECUTOR, Recycle, Wake
 from molt_worker.processes.shm_endpoint import ShmEndpoint
-from tests.conftest import exit_code, fork, wait_for_file, wait_until
 from tests.support.handover import (
     RING,
     Running,
@@ -44,6 +43,7 @@ from tests.support.handover import (
     response,
     state_on,
 )
+from tests.support.processes import exit_code, fork, wait_for_file, wait_until
 
 NUMBER, SLOT = 7, 1
 MAX_BYTES = 1 << 16

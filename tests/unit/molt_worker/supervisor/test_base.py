@@ -16,7 +16,7 @@ from molt_accel.errors import MoltError
 from molt_worker.processes.forkserver import EXIT_BAD_EXPORTS
 from molt_worker.runtime.log import LogSink
 from molt_worker.supervisor.base import Worker
-from tests.conftest import EXPORTS
+from tests.support import EXPORTS
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

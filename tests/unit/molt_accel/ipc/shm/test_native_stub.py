@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.support.handover import channel_of, core, new_arena, slot_of
 
 STUB = ast.parse((ROOT / "molt_accel" / "ipc" / "shm" / "_native.pyi").read_text())

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, with_state
-from tests.conftest import exit_code, fork, wait_until
 from tests.support.handover import (
     MAX_BYTES,
     RING,
@@ -29,6 +28,7 @@ from tests.support.handover import (
     slot_of,
     state_on,
 )
+from tests.support.processes import exit_code, fork, wait_until
 
 _MS = 1_000_000
 

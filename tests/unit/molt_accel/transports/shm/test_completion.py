@@ -13,7 +13,7 @@ import pytest
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.transports.shm import completion as completion_threads
 from molt_accel.transports.shm.completion import CompletionThread
-from tests.conftest import wait_until
+from tests.support.processes import wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")

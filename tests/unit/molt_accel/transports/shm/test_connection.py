@@ -39,7 +39,7 @@ from molt_accel.transports.connection import ConnectionState
 from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm.channels import BATCH
 from molt_accel.transports.shm.connection import Connection
-from tests.conftest import exit_code, fork, wait_until
+from tests.support.processes import exit_code, fork, wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
 
 pytestmark = [

@@ -47,7 +47,7 @@ from molt_accel.transports.base import PendingCall
 from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm import transport as shm
 from molt_accel.transports.shm.transport import ShmCall, ShmTransport
-from tests.conftest import wait_until
+from tests.support.processes import wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")

@@ -42,8 +42,8 @@ from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 from molt_worker.supervisor.shm import clients as clients_module
 from molt_worker.supervisor.shm.clients import Channels, Clients, max_clients
-from tests.conftest import exit_code, fork, wait_for_file, wait_until
 from tests.support.frames import message_of, message_saying
+from tests.support.processes import exit_code, fork, wait_for_file, wait_until
 
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
