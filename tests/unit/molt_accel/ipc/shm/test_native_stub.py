@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from molt_accel.ipc.shm import _native
-from tests.support.handover import channel_of, core, new_arena, new_memory, slot_of
+from tests.support.handover import arena_in, channel_of, core, new_arena, new_memory, slot_of
 
 
 def test_its_names_parameters_defaults_and_classes_are_the_module_s(tmp_path: Path) -> None:
