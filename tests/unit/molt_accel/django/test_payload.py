@@ -35,9 +35,7 @@ def test_url_arguments_that_a_converter_made_objects_of_travel_as_their_text(
 
 
 @pytest.mark.parametrize("codec_name", ["json", Codec.JSON, "raw", Codec.RAW])
-def test_the_default_payload_of_json_and_raw_is_the_body(
-    inline_client: Client, offloaded: MakeView, codec_name: str
-) -> None:
+def test_the_default_payload_is_the_body(inline_client: Client, offloaded: MakeView, codec_name: str) -> None:
     entry = f"echo_{codec.parse(codec_name).label}"
     view = offloaded(entry=entry, codec=codec_name, client=inline_client)
     assert view(posted(b"[1,2]")).content == b"[1,2]"

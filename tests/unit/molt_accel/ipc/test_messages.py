@@ -43,9 +43,7 @@ SAID: dict[Any, list[Message]] = {
 
 
 @pytest.mark.parametrize("decoder", SAID)
-def test_each_direction_takes_its_own_messages_and_no_others(
-    decoder: msgspec.msgpack.Decoder[Message],
-) -> None:
+def test_each_direction_takes_its_own_messages_only(decoder: msgspec.msgpack.Decoder[Message]) -> None:
     own = {type(message) for message in SAID[decoder]}
     for message in (each for messages in SAID.values() for each in messages):
         data = msgspec.msgpack.encode(message)

@@ -161,9 +161,7 @@ def test_both_are_closed(auto: AutoTransport, first: First, opened: list[Second]
     assert (first.closed, opened[0].closed) == (1, 1)
 
 
-def test_one_that_is_opened_after_the_end_is_closed_at_once(
-    auto: AutoTransport, first: First, opened: list[Second]
-) -> None:
+def test_who_opens_late_is_closed_at_once(auto: AutoTransport, first: First, opened: list[Second]) -> None:
     def start() -> None:
         auto.close()  # by another thread, or a signal handler
         raise NoSharedMemory("the disk is full")

@@ -110,9 +110,7 @@ def test_a_start_that_failed_is_waited_for_with_the_same_error(transport: Transp
     assert transport._ready_connection().number == 2
 
 
-def test_closing_closes_those_that_were_retired_too_and_nothing_is_made_any_more(
-    transport: Transport,
-) -> None:
+def test_closing_closes_those_that_were_retired_too_and_nothing_is_made_then(transport: Transport) -> None:
     retired = transport._ready_connection()
     retired.move_to(ConnectionState.RETIRED)
     current = transport._ready_connection()
@@ -125,9 +123,7 @@ def test_closing_closes_those_that_were_retired_too_and_nothing_is_made_any_more
             ask()
 
 
-def test_who_is_closed_while_it_connects_closes_what_it_has_made(
-    transport: Transport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closed_while_connecting_it_lets_go(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Scripted(1)
 
     def connect(number: int) -> Scripted:

@@ -46,9 +46,7 @@ def test_greenlets_are_refused_shared_memory_and_pipes_only_if_they_came_late(
         subject.check_for_pipes()
 
 
-def test_threads_that_are_threads_are_served(
-    patch: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_real_threads_are_served(patch: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     subject.check_for_shared_memory()
     monkeypatch.setattr(threading, "Lock", object)
     subject.check_for_pipes()

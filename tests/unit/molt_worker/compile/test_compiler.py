@@ -99,9 +99,7 @@ def test_the_key_is_of_sources_modules_and_compiler() -> None:
     assert len(keys) == 4
 
 
-def test_a_build_that_is_cut_short_leaves_the_one_before(
-    built: Built, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_that_is_cut_short_changes_nothing(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     path = compiled.record_path(str(built.manifest))
     before = path.read_bytes()
     monkeypatch.setattr(compiler, "_compile", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -20,9 +20,7 @@ def tried(built: Built, names: list[str], libraries: dict[str, str]) -> Any:
     return json.loads(done.stdout.splitlines()[-1].removeprefix(steps.ANSWER))
 
 
-def test_a_trial_import_takes_libraries_and_says_what_can_t_be_imported(
-    built: Built, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_import_says_what_can_t_be_imported(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(built.folder))
     build = built.manifest.parent / FOLDER / built.record.key
     libraries = {name: str(build / file) for name, file in built.record.libraries.items()}

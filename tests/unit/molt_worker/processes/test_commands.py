@@ -34,9 +34,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("decoder", SAID)
-def test_each_direction_takes_its_own_messages_and_no_others(
-    decoder: msgspec.msgpack.Decoder[Message],
-) -> None:
+def test_each_direction_takes_its_own_messages_only(decoder: msgspec.msgpack.Decoder[Message]) -> None:
     for other, messages in SAID.items():
         for message in messages:
             if other is decoder:

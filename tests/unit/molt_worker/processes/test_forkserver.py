@@ -160,9 +160,7 @@ def test_an_executor_s_end_is_reported_with_its_exit_code(
     spawn(8)
 
 
-def test_the_soft_interrupt_stops_what_the_stop_word_says(
-    loaded: ForkserverHandle, spawn: Any, tmp_path: Path
-) -> None:
+def test_the_soft_interrupt_obeys_the_stop_word(loaded: ForkserverHandle, spawn: Any, tmp_path: Path) -> None:
     executor, _ = spawn(1)
     running = tmp_path / "running"
     ask(executor, "announce_and_sleep", str(running))

@@ -147,17 +147,9 @@ def test_a_request_is_claimed_in_the_slot_s_name(ends: Ends) -> None:
 
 @pytest.mark.parametrize(
     ("deadline_ns", "wake_ns", "expected"),
-    [
-        (0, NEVER, []),
-        (5000, NEVER, [Wake()]),
-        (5000, 5001, [Wake()]),
-        (5000, 5000, []),
-        (5000, 4999, []),
-    ],
+    [(0, NEVER, []), (5000, NEVER, [Wake()]), (5000, 5001, [Wake()]), (5000, 5000, []), (5000, 4999, [])],
 )
-def test_a_deadline_is_told_where_the_supervisor_would_look_too_late(
-    ends: Ends, deadline_ns: int, wake_ns: int, expected: list[Item]
-) -> None:
+def test_a_near_deadline_is_told(ends: Ends, deadline_ns: int, wake_ns: int, expected: list[Item]) -> None:
     ends.arena.set_gauge(Gauge.WAKE_NS, wake_ns)
     ends.take(deadline_ns=deadline_ns)
     assert ends.arena.slot_gauge(SLOT, SlotGauge.DEADLINE_NS) == deadline_ns

@@ -26,9 +26,7 @@ TABLE = ExportTable(
 @pytest.mark.parametrize(
     ("exports", "names", "compiled"), [(None, [], []), (TABLE, ["plain", "fast"], ["fast"])]
 )
-def test_the_report_is_of_pool_counters_and_what_the_transport_knows(
-    exports: ExportTable | None, names: list[str], compiled: list[str]
-) -> None:
+def test_the_report_is_complete(exports: ExportTable | None, names: list[str], compiled: list[str]) -> None:
     living = [SimpleNamespace(pid=pid) for pid in (11, 0, 12)]  # 0: not forked yet
     pool: Any = SimpleNamespace(exports=exports, size=4, living=lambda: living)
     counters = Counters()

@@ -636,9 +636,7 @@ def test_a_slot_is_made_ready_for_another_executor_and_its_counts_go_on() -> Non
         lambda arena, index: core.Slot(arena, index, 0),
     ],
 )
-def test_there_is_nothing_beyond_the_last_channel_or_slot(
-    touch: Callable[[Any, int], Any], index: int
-) -> None:
+def test_nothing_is_beyond_the_last_channel_or_slot(touch: Callable[[Any, int], Any], index: int) -> None:
     with pytest.raises(IndexError):
         touch(new_arena(channels=4, slots=2), index)
 

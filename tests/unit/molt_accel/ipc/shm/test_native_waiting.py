@@ -208,9 +208,7 @@ def test_a_busy_one_retires_when_its_request_has_ended() -> None:
 
 @pytest.mark.parametrize("step", [ChannelState.ABANDONED, ChannelState.KILLING])
 @pytest.mark.parametrize("direction", ["request", "reply"])
-def test_an_executor_does_not_wait_for_bytes_of_a_request_that_was_taken_away(
-    direction: str, step: ChannelState
-) -> None:
+def test_an_executor_does_not_wait_for_a_request_taken_away(direction: str, step: ChannelState) -> None:
     arena = new_arena()
     channel, slot = channel_of(arena), slot_of(arena)
     publish(channel, payload=b"x" * (3 * RING if direction == "request" else 10))

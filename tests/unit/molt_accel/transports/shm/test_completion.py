@@ -200,9 +200,7 @@ def test_a_call_that_comes_after_the_end_is_taken_care_of_too(
         assert completion_thread.quiet(PATIENCE_S)
 
 
-def test_it_has_ended_as_far_as_its_own_last_call_is_concerned(
-    fake: FakePool, make_completion_thread: MakeCompletionThread
-) -> None:
+def test_its_own_last_call_ends_it(fake: FakePool, make_completion_thread: MakeCompletionThread) -> None:
     """What that call's end sets off may ask, on this very thread."""
     said: list[bool] = []
 
@@ -218,9 +216,7 @@ def test_it_has_ended_as_far_as_its_own_last_call_is_concerned(
     assert said == [True]
 
 
-def test_without_a_doorbell_it_looks_again_and_again_until_there_is_one(
-    fake: FakePool, make_completion_thread: MakeCompletionThread
-) -> None:
+def test_no_doorbell_means_looking(fake: FakePool, make_completion_thread: MakeCompletionThread) -> None:
     doorbells: list[Any] = []
     asked = 0
 

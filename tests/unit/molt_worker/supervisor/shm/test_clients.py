@@ -511,9 +511,7 @@ LIES = {
 
 @pytest.mark.parametrize("attached", [False, True])
 @pytest.mark.parametrize(("data", "why"), LIES.values(), ids=LIES)
-def test_whoever_says_what_can_not_be_is_sent_away_and_others_are_not(
-    desk: Desk, data: bytes, why: str, attached: bool
-) -> None:
+def test_who_says_what_can_t_be_is_sent_away_alone(desk: Desk, data: bytes, why: str, attached: bool) -> None:
     other = desk.attached(2)
     peer = desk.attached(2) if attached else desk.peer()
     peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -714,9 +712,7 @@ def test_connections_leave_descriptors_to_the_rest_of_the_worker(
     assert max_clients() == expected
 
 
-def test_more_connections_than_a_worker_can_have_end_those_that_never_attached(
-    make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_connections_end_idle_ones(make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients_module, "max_clients", lambda: 5)
     desk = make_desk()
     served = desk.attached(2)

@@ -157,9 +157,7 @@ def make_scene(make_stage: Callable[..., Stage]) -> Iterator[MakeScene]:
 # -- placed, handed out, answered -------------------------------------------------------------------------
 
 
-def test_requests_go_to_idle_executors_then_to_the_queue_and_the_rest_is_refused(
-    make_scene: MakeScene,
-) -> None:
+def test_requests_go_to_idle_executors_then_the_queue_and_others_are_refused(make_scene: MakeScene) -> None:
     scene = make_scene()
     for request_id in range(1, 6):
         scene.ask(request_id)
@@ -303,9 +301,7 @@ def test_a_second_greeting_changes_nothing(make_scene: MakeScene) -> None:
 
 
 @pytest.mark.parametrize("reaped", [True, False])
-def test_a_silent_executor_has_the_request_until_it_was_reaped_or_too_long_was_not(
-    reaped: bool, make_scene: MakeScene
-) -> None:
+def test_a_silent_executor_has_the_request_until_it_is_given_up(reaped: bool, make_scene: MakeScene) -> None:
     scene = make_scene()
     scene.ask(1)
     scene.given(2)
@@ -380,9 +376,7 @@ def test_after_so_many_requests_an_executor_is_recycled(make_scene: MakeScene) -
 # -- the client -------------------------------------------------------------------------------------------
 
 
-def test_frames_that_are_no_requests_are_refused_under_their_id_unless_that_is_in_flight(
-    make_scene: MakeScene,
-) -> None:
+def test_frames_that_are_no_requests_are_refused_unless_their_id_is_in_flight(make_scene: MakeScene) -> None:
     scene = make_scene()
     scene.ask(1)
     scene.ask(1)
@@ -401,9 +395,7 @@ def test_frames_that_are_no_requests_are_refused_under_their_id_unless_that_is_i
     assert scene.given(2) == [(1, 1, 0, 1)]
 
 
-def test_a_client_that_does_not_read_is_not_read_from(
-    make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_does_not_read_is_not_read_from(make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stdio_supervisor, "_HIGH_WATER_BYTES", 1)
     scene = make_scene(executors=1, max_frame_bytes=1 << 20)
     scene.ask(1)
@@ -492,9 +484,7 @@ def test_responses_that_nobody_reads_are_waited_for_and_then_told_by_the_exit_co
     assert scene.supervisor._worker.exit_code == EXIT_UNSENT
 
 
-def test_an_error_in_handing_out_costs_that_turn_only(
-    make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_handing_out_costs_one_turn(make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = make_scene()
     with monkeypatch.context() as patch:
         patch.setattr(scene.supervisor, "_dispatch", lambda: [][0])
