@@ -46,7 +46,6 @@ class Window:
         wait_until(lambda: self.states() == wanted, PATIENCE_S)
 
     def close(self) -> None:
-        """Let go of the pool."""
         self._sock.close()
 
 
@@ -64,7 +63,6 @@ class Gate:
             wait_for_file(f"{path}.running")
 
     def open(self) -> None:
-        """Let them go."""
         for path in self._paths:
             path.touch()
         assert [call.result(PATIENCE_S) for call in self._calls] == ["released"] * len(self._calls)
@@ -72,13 +70,11 @@ class Gate:
 
 
 def path_of(name: str = "pool") -> str:
-    """Where a pool's socket is."""
     return socket_path(os.environ["MOLT_RUNTIME_DIR"], name)
 
 
 @pytest.fixture
 def window() -> Iterator[Callable[..., Window]]:
-    """Opens windows on pools."""
     with closing_all(Window) as look:
         yield look
 
@@ -96,7 +92,6 @@ def pool_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def share(pool_log: Path) -> Iterator[Callable[..., Client]]:
-    """Makes clients of the pool in this process, and closes them in the end."""
     with closing_all(lambda **config: Client(**{**SHARED, **config})) as make:
         yield make
 
@@ -127,7 +122,6 @@ def serve(pool_log: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 
 def health(client: Client) -> dict[str, Any]:
-    """The supervisor's report, also of one that has to be started for it."""
     return client.ping(timeout_ms=PATIENCE_S * 1000)
 
 

@@ -47,19 +47,15 @@ class FakeForkserver(ForkserverHandle):
         return -9 if self.killed else 0
 
     def report(self, message: Item) -> None:
-        """Tell the pool something."""
         self.other_end.sendall(encode(message))
 
     def loaded(self) -> None:
-        """Say that the exports were imported."""
         self.report(Ready([ExportRow("echo", Codec.MSGPACK, Codec.MSGPACK, "m:echo", False)]))
 
     def exited(self, number: int, code: int) -> None:
-        """Say that an executor was reaped."""
         self.report(Exited(number, code))
 
     def obey(self) -> None:
-        """Take in what it was told, and fork what it shall."""
         while self.other_end.fileno() >= 0:
             try:
                 data, fds, _, _ = socket.recv_fds(self.other_end, 65536, 16)
@@ -78,7 +74,6 @@ class FakeForkserver(ForkserverHandle):
                     self.report(Spawned(item.executor, os.getpid()))
 
     def close(self) -> None:
-        """Let go of the test's ends."""
         self.obey()
         self.other_end.close()
         self.control.close()
@@ -87,8 +82,6 @@ class FakeForkserver(ForkserverHandle):
 
 
 class FakeExecutor:
-    """The executor's end of its socket."""
-
     def __init__(self, sock: socket.socket, slot: int) -> None:
         sock.setblocking(False)
         self.sock = sock
@@ -96,15 +89,12 @@ class FakeExecutor:
         self._parser = FrameParser()
 
     def greet(self) -> None:
-        """Say that it is ready."""
         self.send(Hello())
 
     def send(self, item: Item) -> None:
-        """Send the supervisor something."""
         self.sock.sendall(encode(item))
 
     def received(self) -> list[Item | FrameError]:
-        """What the supervisor has sent since it was asked last."""
         while True:
             try:
                 data = self.sock.recv(65536)
@@ -116,7 +106,6 @@ class FakeExecutor:
         return self._parser.frames()
 
     def retired(self) -> bool:
-        """Whether its socket was closed by the other end."""
         try:
             return self.sock.recv(1, socket.MSG_PEEK) == b""
         except BlockingIOError:
@@ -138,16 +127,13 @@ class Stage:
         self.settle: Callable[[], object] = lambda: None  # called before each turn
 
     def numbers(self) -> list[int]:
-        """The numbers of the living executors."""
         return [executor.number for executor in self.pool.living()]
 
     def executor(self, number: int) -> ExecutorHandle:
-        """One of the executors."""
         executor: ExecutorHandle = self.pool._executors[number]
         return executor
 
     def log(self) -> str:
-        """What was logged."""
         self._log_file.seek(0)
         return self._log_file.read().decode()
 
@@ -166,7 +152,6 @@ class Stage:
         self.turn()
 
     def load(self) -> FakeForkserver:
-        """Start a fork server, which imports the exports. Returns it."""
         self.pool.start_forkserver()
         forkserver = self.forkservers[-1]
         forkserver.loaded()
@@ -174,7 +159,6 @@ class Stage:
         return forkserver
 
     def start(self) -> FakeForkserver:
-        """Start a fork server, and all executors that it forks. Returns it."""
         forkserver = self.load()
         for child in list(forkserver.children.values()):
             child.greet()
@@ -182,18 +166,15 @@ class Stage:
         return forkserver
 
     def reap(self, forkserver: FakeForkserver, number: int, code: int) -> None:
-        """An executor dies."""
         forkserver.children[number].sock.close()
         self.turn()
         forkserver.exited(number, code)
         self.turn()
 
     def forget_log(self) -> None:
-        """What was logged so far was meant."""
         self._log_file.truncate(0)
 
     def close(self) -> None:
-        """Let go of everything."""
         for forkserver in self.forkservers:
             forkserver.close()
         if self.pool is not None:

@@ -61,7 +61,6 @@ def _run_async(call: Call) -> Reply:
 
 @pytest.fixture(params=[drive, _run_async], ids=["blocking", "async"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Drives a call to its end."""
     driver: Run = request.param
     return driver
 
@@ -71,8 +70,6 @@ def call(transport: ScriptedTransport, payload: object = None, **options: Any) -
 
 
 class Hooks:
-    """All hooks of a call, and what they were told."""
-
     def __init__(self) -> None:
         self.told: list[tuple[str, Any]] = []
         self.options: dict[str, Any] = {
@@ -578,7 +575,6 @@ class _Connection:
 
 @pytest.fixture
 def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Server's end and client's end of a connection."""
     server, client = socket.socketpair()
     with server, client:
         yield server, client

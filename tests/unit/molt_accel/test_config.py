@@ -46,7 +46,6 @@ each_setting = pytest.mark.parametrize("name", SETTINGS)
 
 
 def load(environ: dict[str, str] | None = None, settings: object = None, **overrides: Any) -> Config:
-    """A Config of these sources and nothing of this process's."""
     return Config.load(environ=environ or {}, settings=settings or SimpleNamespace(), **overrides)
 
 

@@ -57,7 +57,6 @@ MESSAGES = {"client": STDIO_FROM_CLIENT, "worker": STDIO_FROM_WORKER}
 
 
 def item_of(vector: dict[str, Any]) -> Item:
-    """What a vector describes."""
     fields = dict(vector["frame"])
     kind = fields.pop("kind")
     if kind == "CONTROL":

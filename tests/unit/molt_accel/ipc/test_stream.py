@@ -37,7 +37,6 @@ def frames(*sizes: int) -> list[Request]:
 
 
 def read_all(stream: FrameStream) -> list[Item | FrameError]:
-    """Every frame until the stream's end."""
     items = []
     while stream.fill() is not None:
         items += stream.frames()

@@ -18,8 +18,6 @@ WARNING = "no shared memory, so each server process starts a worker of its own: 
 
 
 class First(ScriptedTransport):
-    """One that starts, or raises what it is told to."""
-
     def __init__(self) -> None:
         super().__init__(silence, ready=False)
         self.error: Exception | None = None
@@ -37,8 +35,6 @@ class First(ScriptedTransport):
 
 
 class Second(First):
-    """The one to go on with."""
-
     def __init__(self) -> None:
         super().__init__()
         self.script = (answer("second"),)
@@ -51,7 +47,6 @@ def first() -> First:
 
 @pytest.fixture
 def opened() -> list[Second]:
-    """The second ones that were opened."""
     return []
 
 

@@ -17,8 +17,6 @@ GONE = MoltWorkerUnavailable("gone")
 
 
 class Scripted(BaseConnection):
-    """A connection to nobody."""
-
     forgotten = False
 
     def end(self, error: MoltError = GONE, *, drained: bool = False, lived_s: float = 0.0) -> None:

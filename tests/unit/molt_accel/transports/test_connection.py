@@ -43,7 +43,6 @@ class Scripted(BaseConnection):
             self._note_end(error, drained=self.state is ConnectionState.RETIRED)
 
     def ended(self) -> tuple[type[MoltError], str, ConnectionState]:
-        """Listen to the end, and say what came of it."""
         self._attend()
         assert self.end_error is not None
         return type(self.end_error), self.end_error.detail, self.state

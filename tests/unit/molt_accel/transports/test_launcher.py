@@ -73,7 +73,6 @@ def test_the_script_beside_the_interpreter_comes_first_then_path_then_the_module
 
 
 def finish(process: subprocess.Popen[bytes]) -> bytes:
-    """What the process wrote until its end."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
@@ -166,19 +165,16 @@ def directory(tmp_path: Path) -> Path:
 
 
 def pool_config(directory: Path, script: str, *arguments: object, **fields: Any) -> Config:
-    """A configuration whose pool is served by a program."""
     command = [sys.executable, "-c", _WORKER + script, *map(str, arguments)]
     known = {"worker_name": "pool", "runtime_dir": str(directory), "start_timeout_ms": 60_000}
     return Config.load(worker_cmd=command, **{**known, **fields})
 
 
 def attach(config: Config, not_before_s: float = 0.0) -> None:
-    """Attach, and let go again."""
     attach_or_start(config, not_before_s).close()
 
 
 def starting(directory: Path) -> bool:
-    """Whether somebody has the starter's lock."""
     fd = control.lock(str(directory), "pool", "starter", wait=False)
     if fd is not None:
         os.close(fd)

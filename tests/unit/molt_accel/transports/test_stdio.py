@@ -50,7 +50,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:Depreca
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes clients of scripted workers."""
     with closing_all(
         lambda command, **overrides: Client(transport="stdio", worker_cmd=command, grace_ms=0, **overrides)
     ) as make:
@@ -72,12 +71,10 @@ def connection_of(client: Client) -> stdio._Connection:
 
 
 def pid_of(client: Client) -> int:
-    """The pid of the client's worker."""
     return connection_of(client)._process.pid
 
 
 def failure_of(client: Client, payload: object = None, **options: Any) -> MoltError:
-    """The error that a call ends with."""
     with pytest.raises(MoltError) as caught:
         client.call("echo", payload, **{"timeout_ms": FAR_MS, **options})
     return caught.value

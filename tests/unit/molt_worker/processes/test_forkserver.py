@@ -55,7 +55,6 @@ def hear(stream: FrameStream, kind: type[Item]) -> Item:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts fork servers, and kills them in the end."""
     with ExitStack() as stack:
 
         def make(exports: str = EXPORTS) -> ForkserverHandle:
@@ -80,7 +79,6 @@ def reap(forkserver: ForkserverHandle) -> int | None:
 
 @pytest.fixture
 def loaded(start: Start) -> ForkserverHandle:
-    """One that has imported the exports."""
     forkserver = start()
     hear(forkserver.stream, Sources)
     hear(forkserver.stream, Ready)

@@ -35,7 +35,6 @@ class Recorder:
         self.is_idle = False
 
     def seen(self) -> list[tuple[Any, ...]]:
-        """What it was told since it was asked last."""
         told, self.told = self.told, []
         return told
 
@@ -75,7 +74,6 @@ class Recorder:
 
 
 def record(stage: Stage, slots: int = 16) -> Pool:
-    """A pool whose owner and delivery is the stage's recorder."""
     stage.owner = Recorder(stage)
     return Pool(
         *(stage.config, stage.loop, stage.sink, stage.counters, StopWords(slots), stage.owner, stage.owner)

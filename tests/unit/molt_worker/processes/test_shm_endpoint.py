@@ -67,7 +67,6 @@ class Ends:
         assert self.told() == [Hello()]
 
     def told(self) -> list[Item | FrameError]:
-        """What the supervisor was told since it was asked last."""
         while True:
             try:
                 data = self.supervisor.recv(65536)
@@ -86,7 +85,6 @@ class Ends:
         return got
 
     def outcome(self) -> Any:
-        """What the client gets."""
         assert self.channel.wait(time.monotonic_ns() + 60_000_000_000) == core.OUTCOME
         got = self.channel.take()
         self.channel.clear()
@@ -98,7 +96,6 @@ class Ends:
         return {name: count for name, count in counts.items() if count}
 
     def close(self) -> None:
-        """Close both ends."""
         self.supervisor.close()
         self._executor.close()
 

@@ -81,7 +81,6 @@ def make_sink() -> Iterator[Any]:
 
 
 def read_all(fd: int) -> bytes:
-    """Everything that is in the pipe."""
     data = b""
     while select.select([fd], [], [], 0)[0]:
         data += os.read(fd, 65536)

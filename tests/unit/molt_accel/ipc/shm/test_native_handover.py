@@ -50,7 +50,6 @@ SIZES = [0, 1, *(RING - PREFIX_BYTES - HEADER_BYTES - 4 + more for more in (-1, 
 
 
 def served(slot: Any, answer: Callable[[Request], Response]) -> Request:
-    """Serve one request; returns it."""
     assert slot.next() == core.REQUEST
     got: Request = slot.receive(MAX_BYTES)
     assert reply(slot, answer(got)) == core.TRANSFERRED
@@ -321,7 +320,6 @@ class Rings:
         assert self.slot.next() == core.REQUEST
 
     def add(self, which: str, more: int) -> None:
-        """Scribble over a count."""
         at = self._at[which]
         before = struct.unpack("<Q", self._memory[at : at + 8])[0]
         self._memory[at : at + 8] = struct.pack("<Q", (before + more) % 2**64)

@@ -57,7 +57,6 @@ def interrupts() -> Iterator[list[str]]:
 
 
 def later(work: Any, seconds: float = 0.02) -> threading.Timer:
-    """Do something while this thread waits."""
     timer = threading.Timer(seconds, work)
     timer.start()
     return timer

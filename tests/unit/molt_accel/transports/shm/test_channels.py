@@ -36,7 +36,6 @@ def pool_of(fake: FakePool, *channels: int) -> ChannelPool:
 
 
 def lease(pool: ChannelPool) -> Any:
-    """A free channel, which there must be."""
     channel = pool.lease()
     assert channel is not None
     return channel

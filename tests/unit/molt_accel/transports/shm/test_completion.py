@@ -57,7 +57,6 @@ def _no_look_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_completion_thread(fake: FakePool) -> Iterator[MakeCompletionThread]:
-    """Makes completion threads, with channel 0 for a doorbell; all have ended in the end."""
     made: list[CompletionThread] = []
 
     def make(find_doorbell: Callable[[], Any] | None = None) -> CompletionThread:
@@ -73,12 +72,10 @@ def make_completion_thread(fake: FakePool) -> Iterator[MakeCompletionThread]:
 
 
 def gone(completion_thread: CompletionThread) -> bool:
-    """Whether it takes care of nothing any more."""
     return not completion_thread._calls
 
 
 def asleep(completion_thread: CompletionThread) -> bool:
-    """Whether its thread waits in the kernel."""
     assert completion_thread._thread is not None
     stat = Path(f"/proc/self/task/{completion_thread._thread.native_id}/stat").read_text()
     return stat.rpartition(")")[2].split()[0] == "S"

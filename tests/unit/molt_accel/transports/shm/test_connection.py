@@ -59,7 +59,6 @@ def pong(number: int = 7) -> Response:
 
 
 def busy(connection: Connection) -> Any:
-    """A channel with a call on it."""
     channel = connection.channels.lease()
     assert channel is not None
     channel.publish(REQUEST, 4, 0)
@@ -67,7 +66,6 @@ def busy(connection: Connection) -> Any:
 
 
 def ended(connection: Connection) -> bool:
-    """Whether it has ended, and all that was to be done for it."""
     return connection.end_error is not None and not connection.monitor.is_alive()
 
 

@@ -57,14 +57,12 @@ ids = count(1)
 
 
 def request(payload: object = None, **fields: Any) -> Request:
-    """A request frame of its own."""
     data = codec.encode(Codec.MSGPACK, payload)
     known = {"payload": data, "max_wait_ms": WORKER_DEFAULT_WAIT, "sent_ns": time.monotonic_ns()}
     return Request(next(ids), "echo", **{**known, **fields})
 
 
 def in_ms(ms: float) -> int:
-    """The deadline so many milliseconds ahead."""
     return time.monotonic_ns() + int(ms * 1e6)
 
 
@@ -75,7 +73,6 @@ def fake(make_pool: MakePool) -> FakePool:
 
 @pytest.fixture
 def transport(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShmTransport]:
-    """Attached to the pool."""
     monkeypatch.setattr(shm, "attach_or_start", fake.attach)
     monkeypatch.setattr(connections, "_QUIET_S", 0.05)  # some tests leave calls behind
     opened = fake.transport()
@@ -85,20 +82,17 @@ def transport(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShmTr
 
 
 def submit(transport: ShmTransport, frame: Request | None = None) -> ShmCall:
-    """A request that is published."""
     pending = transport.submit(frame or request())
     assert isinstance(pending, ShmCall)
     return pending
 
 
 def in_calls(transport: ShmTransport) -> int:
-    """How many channels are leased by calls that have not ended."""
     assert transport._connection is not None
     return transport._connection.channels.in_calls
 
 
 def outcome(pending: PendingCall) -> Any:
-    """The decoded value of a response, or the error; there must be one."""
     result = pending.result
     if isinstance(result, Response):
         value = codec.decode(result.codec, result.payload)

@@ -61,8 +61,6 @@ FACTS = {
 
 
 class Peer:
-    """A client's end of the control socket."""
-
     def __init__(self, path: str) -> None:
         self.sock = control.new_socket()
         self.sock.setblocking(False)
@@ -76,7 +74,6 @@ class Peer:
         control.send(self.sock, message)
 
     def ask(self, channels: int, version: str = __version__, *, observer: bool = False) -> None:
-        """Ask to attach."""
         self.send(Attach(version, observer, channels))
 
     def received(self) -> list[Item | str]:
@@ -97,7 +94,6 @@ class Peer:
                 os.close(fd)
 
     def granted(self) -> list[int]:
-        """The channels of the one grant that has come."""
         (grant,) = [each for each in self.received() if isinstance(each, Attached | Grant)]
         return grant.channels
 
@@ -151,20 +147,17 @@ class Desk:
     # What the test does.
 
     def turn(self, turns: int = 30) -> None:
-        """Let happen what can without waiting."""
         for _ in range(turns):
             self.loop.at(1)
             self.loop.turn(self.clients.on_timers)
 
     def peer(self) -> Peer:
-        """A connection."""
         peer = Peer(self.path)
         self.peers.append(peer)
         self.turn(1)
         return peer
 
     def attached(self, channels: int, **told: Any) -> Peer:
-        """A client with so many channels, which has read its grant."""
         peer = self.peer()
         peer.ask(channels, **told)
         self.turn()
@@ -176,7 +169,6 @@ class Desk:
         return {channel: client.is_done_with(channel) for client, channel in self.clients.orphaned()}
 
     def reclaim(self) -> None:
-        """What the pool does with channels that are nobody's."""
         for client, channel in self.clients.orphaned():
             if client.is_done_with(channel) and channel in client.channels:
                 self.clients.take_back(client, channel)

@@ -67,7 +67,6 @@ class Scene:
 
     @property
     def word(self) -> int:
-        """The channel's state word."""
         return int(self.stage.arena.word(self.channel.index))
 
     # -- a client's ----------------------------------------------------------------------------------------

@@ -72,23 +72,19 @@ class Scene:
         self.turn()
 
     def ask(self, request_id: int, entry: str = "echo", payload: bytes = b"", **fields: Any) -> None:
-        """Send a request."""
         frame = Request(request_id, entry, payload, generation=GENERATION)
         for name, value in fields.items():
             setattr(frame, name, value)
         self.say(frame)
 
     def say(self, frame: Item) -> None:
-        """Send a frame."""
         self.client.sendall(encode(frame))
         self.turn()
 
     def cancel(self, request_id: int, generation: int = GENERATION) -> None:
-        """Ask to stop a request."""
         self.say(Cancel(request_id, generation))
 
     def heard(self) -> list[Any]:
-        """What the client was sent since it was asked last."""
         while True:
             try:
                 data = self.client.recv(1 << 20)
@@ -124,7 +120,6 @@ class Scene:
         return [(f.request_id, f.generation, f.queue_depth, f.in_flight) for f in frames]
 
     def answer(self, number: int, serial: int, status: Status = Status.OK, text: str = "done") -> None:
-        """An executor answers what it was given."""
         payload: object = text if status is Status.OK else {"error": "MoltCancelled", "detail": text}
         child = self.forkserver.children[number]
         child.send(Response(0, status, codec.encode(Codec.MSGPACK, payload), generation=serial))
