@@ -9,7 +9,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,12 +21,14 @@ from hypothesis import HealthCheck, settings
 
 from molt_accel import Client
 from molt_accel.hangup import hangups
-from tests.support.processes import marked
+from tests.support import EXPORTS, ROOT, TRANSPORTS
+from tests.support.processes import closing_all, marked
 
-ROOT = Path(__file__).resolve().parent.parent
-EXPORTS = "tests.support.entrypoints"
-#: The transports that run a worker.
-TRANSPORTS = ["stdio", "shm"] if sys.platform == "linux" else ["stdio"]
+pytest_plugins = [
+    *("tests.support.builds", "tests.support.driver", "tests.support.peer", "tests.support.pools"),
+    "tests.support.scripted_forkserver",
+    *(("tests.support.scripted_pool", "tests.support.shm_testbed") if sys.platform == "linux" else ()),
+]
 
 _common: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("ci", max_examples=100, derandomize=True, **_common)
@@ -160,17 +161,9 @@ def transport(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def make_client(transport: str) -> Iterator[Callable[..., Client]]:
     """Makes clients with the tests' entrypoints and two executors, and closes them in the end."""
-    clients = []
-
-    def make(**overrides: Any) -> Client:
-        defaults = {"transport": transport, "exports": EXPORTS, "executors": 2, "log_level": "error"}
-        client = Client(**{**defaults, **overrides})
-        clients.append(client)
-        return client
-
-    yield make
-    for client in clients:
-        client.close()
+    defaults = {"transport": transport, "exports": EXPORTS, "executors": 2, "log_level": "error"}
+    with closing_all(lambda **overrides: Client(**{**defaults, **overrides})) as make:
+        yield make
 
 
 @pytest.fixture
@@ -197,40 +190,3 @@ def lasting_client(request: pytest.FixtureRequest) -> Iterator[Client]:
         with client:
             client.start()
             yield client
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
-    """Ask until the condition holds and return what it said; fail after the time, generous on purpose."""
-    until = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.002)
-    return value
-
-
-def wait_for_file(path: Path | str) -> str:
-    """The content of a file once it exists and has one."""
-    path = Path(path)
-    return str(wait_until(lambda: path.exists() and path.read_text()))
-
-
-def fork(work: Callable[[], object]) -> int:
-    """Run `work` in a forked child, which ends at once whatever happens. Returns its pid.
-
-    Its exit code is 0, or 1 if `work` raised and 2 if it returned False.
-    """
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        code = 2 if work() is False else 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def exit_code(pid: int) -> int:
-    """Wait for a child; its exit code, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

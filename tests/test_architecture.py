@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 #: What each package or module may import of this project. A name stands for itself and for all that is below it,
 #: unless that has a row of its own.

@@ -30,7 +30,7 @@ from molt_accel.ipc.shm import layout
 from molt_worker.entrypoints import exports
 from molt_worker.processes import commands
 from molt_worker.supervisor.shm.snapshot import Running
-from tests.conftest import ROOT, TRANSPORTS
+from tests.support import ROOT, TRANSPORTS
 
 DOCS = ROOT / "docs"
 PAGES = sorted(

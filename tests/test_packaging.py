@@ -25,7 +25,7 @@ from molt_accel.errors import NoSharedMemory
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.transports.opening import open_transport
 from molt_accel.transports.stdio import StdioTransport
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 SOURCES = (
     *("molt_accel", "molt_worker"),

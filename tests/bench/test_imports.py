@@ -7,7 +7,7 @@ import graphlib
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -15,7 +15,7 @@ import pytest
 from demo.django_app import metrics
 from demo.django_app.metrics import JsonLines
 from molt_accel.options import CallMetrics
-from tests.conftest import exit_code, fork
+from tests.support.processes import exit_code, fork
 
 LONG = "x" * 3000
 

@@ -25,8 +25,8 @@ from demo.molt_worker_app import core, make_table
 from demo.molt_worker_app.schema import ListParameters
 from molt_accel import Client, codec
 from molt_accel import client as client_module
-from tests.conftest import ROOT, TRANSPORTS
 from tests.demo.demo_strategies import query_strings, tables
+from tests.support import ROOT, TRANSPORTS
 
 REQUEST_ID = "parity-0001"
 

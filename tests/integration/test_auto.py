@@ -19,7 +19,8 @@ from molt_accel import Client, MoltClientClosed, MoltStartFailed, MoltWorkerUnav
 from molt_accel.transports.auto import AutoTransport
 from molt_accel.transports.shm.transport import ShmTransport
 from molt_accel.transports.stdio import StdioTransport
-from tests.conftest import EXPORTS, ROOT, wait_until
+from tests.support import EXPORTS, ROOT
+from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="auto is stdio")
 

@@ -15,8 +15,8 @@ from molt_accel import Client, MoltCancelled
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import encode
 from molt_accel.ipc.messages import Cancel, Response
-from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import STOPPED, Driver, error_of, value_of
+from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(4)
 

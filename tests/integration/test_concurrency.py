@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from molt_accel import Client, MoltCancelled, MoltError, MoltWorkerCrashed
-from tests.conftest import wait_for_file, wait_until
+from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(1)
 

@@ -20,8 +20,8 @@ from molt_accel import (
 )
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import Codec
-from tests.conftest import wait_until
 from tests.support.driver import Driver, error_of, value_of
+from tests.support.processes import wait_until
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from molt_accel import Client, MoltTimeout, MoltWorkerCrashed
-from tests.conftest import EXPORTS, wait_for_file, wait_until
+from tests.support import EXPORTS
+from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from molt_accel import Client
-from tests.conftest import EXPORTS
+from tests.support import EXPORTS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no named pools")
 Serve = Callable[[], "subprocess.Popen[str]"]

@@ -11,8 +11,8 @@ import pytest
 
 from molt_accel import Client, MoltBusy
 from molt_accel.errors import Status
-from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import SLOW_EXPORTS, Driver, deadline, error_of, value_of
+from tests.support.processes import wait_for_file, wait_until
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]

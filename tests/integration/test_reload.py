@@ -16,8 +16,8 @@ import pytest
 
 from molt_accel import Client
 from molt_accel.errors import Status
-from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import Driver, error_of, value_of
+from tests.support.processes import wait_for_file, wait_until
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]

@@ -19,9 +19,9 @@ import pytest
 
 from molt_accel import Client, MoltBusy, MoltCancelled, MoltClientClosed, MoltError, MoltTimeout
 from molt_accel.ipc.shm.layout import ChannelState
-from tests.conftest import exit_code, fork, wait_for_file, wait_until
 from tests.support.peer import PATIENCE_S, Gone, Peer, loading
 from tests.support.pools import Gate, Window, health, idle
+from tests.support.processes import exit_code, fork, wait_for_file, wait_until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools"),

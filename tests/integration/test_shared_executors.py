@@ -17,10 +17,10 @@ import pytest
 
 from molt_accel import Client, MoltError, MoltStartFailed, MoltWorkerCrashed
 from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
-from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import FORK_HOOK, SLOW_EXPORTS
 from tests.support.peer import PATIENCE_S, Peer, loading
 from tests.support.pools import Gate, Window, health, idle
+from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 

@@ -21,10 +21,10 @@ from molt_accel import Client, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.ipc.shm import attach
 from molt_accel.ipc.shm.layout import ChannelState
 from molt_accel.transports import launcher
-from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import dead
 from tests.support.peer import ENTRIES, PATIENCE_S, Gone, Peer, loading
 from tests.support.pools import Window, health, idle, path_of
+from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 

@@ -19,9 +19,9 @@ from molt_accel import Client, MoltTimeout, MoltWorkerCrashed
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
-from tests.conftest import wait_for_file, wait_until
 from tests.support.peer import PATIENCE_S, Gone, Peer, pattern
 from tests.support.pools import Gate, Window, health, idle
+from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 

@@ -25,7 +25,8 @@ from molt_accel import Client, MoltError, MoltInvalidInput, MoltWorkerUnavailabl
 from molt_accel.config import Config
 from molt_worker.cli.observer import Observer, PoolPlace, pools_in
 from molt_worker.supervisor.shm.snapshot import Snapshot
-from tests.conftest import EXPORTS, wait_for_file, wait_until
+from tests.support import EXPORTS
+from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 

@@ -16,8 +16,8 @@ from molt_accel import codec
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import FrameParser, encode
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, Codec, Hello, Request, Response, StartFailed
-from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import Driver, error_of, value_of
+from tests.support.processes import wait_for_file, wait_until
 
 MakeDriver = Callable[..., Driver]
 MakeModule = Callable[[str, str], Path]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from molt_accel import Client, MoltInternalError, MoltInvalidInput
-from tests.conftest import wait_for_file
+from tests.support.processes import wait_for_file
 
 Connect = Callable[..., Client]
 

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from molt_worker.compile.record import Record
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.support import build_project as project
 
 if sys.platform != "linux":
@@ -92,14 +92,12 @@ def in_python(built: Built) -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def demo_build(shared_folder: Path) -> Path:
-    """The folder of builds with that of the demo."""
     build_once(shared_folder / "demo", ROOT, "demo/molt_worker_app/molt_exports.json")
     return shared_folder / "demo" / "build"
 
 
 @pytest.fixture(scope="session")
 def programs_build(shared_folder: Path) -> Path:
-    """The folder of builds with that of the classic programs."""
     build_once(shared_folder / "programs", ROOT, "bench/programs/molt_exports.json", "--strict")
     return shared_folder / "programs" / "build"
 

@@ -20,7 +20,8 @@ from molt_accel.errors import Status
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, FrameError, Item, encode
 from molt_accel.ipc.messages import PING, STDIO_FROM_WORKER, Cancel, Codec, Hello, Request, Response
 from molt_accel.ipc.stream import FrameStream
-from tests.conftest import EXPORTS, wait_until
+from tests.support import EXPORTS
+from tests.support.processes import wait_until
 
 #: Longer than anything here takes on a slow machine; reaching it is a failure.
 PATIENCE_S = 30.0
@@ -74,34 +75,28 @@ class Driver:
     # -- bytes and frames -------------------------------------------------------------------------------
 
     def send_bytes(self, data: bytes) -> None:
-        """Send bytes as they are, taking in what comes meanwhile."""
         assert self.stream is not None
         self.stream._queue(data)
         while not self.stream.flush():
             self._pump(PATIENCE_S, writing=True)
 
     def send(self, item: Request | Response | Cancel) -> int:
-        """Send a frame; returns its request id."""
         self.send_bytes(encode(item))
         return item.request_id
 
     def request(self, entry: str, payload: object = None, **fields: Any) -> Request:
-        """A request frame with an id of its own; the payload is encoded."""
         self._ids += 1
         fields = {"request_id": self._ids, "sent_ns": time.monotonic_ns(), **fields}
         data = codec.encode(fields.get("codec", Codec.MSGPACK), payload)
         return Request(entry=entry, payload=data, **fields)
 
     def start(self, entry: str, payload: object = None, **fields: Any) -> int:
-        """Send a request; returns its id."""
         return self.send(self.request(entry, payload, **fields))
 
     def call(self, entry: str, payload: object = None, **fields: Any) -> Response:
-        """Send a request and wait for its response."""
         return self.response(self.start(entry, payload, **fields))
 
     def cancel(self, request_id: int, generation: int = 0) -> None:
-        """Send the message that ends a request."""
         self.send(Cancel(request_id, generation))
 
     def _pump(self, timeout_s: float, *, writing: bool = False) -> None:
@@ -118,7 +113,6 @@ class Driver:
                 self.received.append(item)
 
     def take(self, kind: type[Taken], wanted: Callable[[Taken], bool] = lambda item: True) -> Taken:
-        """Remove and return the first such item, waiting for it."""
         until = time.monotonic() + PATIENCE_S
         seen = 0
         while True:
@@ -133,7 +127,6 @@ class Driver:
             self._pump(until - time.monotonic())
 
     def response(self, request_id: int) -> Response:
-        """The response to a request, waiting for it."""
         return self.take(Response, lambda response: response.request_id == request_id)
 
     def drain(self) -> list[Item]:
@@ -147,7 +140,6 @@ class Driver:
     # -- the worker -------------------------------------------------------------------------------------
 
     def wait_ready(self) -> Self:
-        """Wait for the greeting and for the whole pool to be idle."""
         self.take(Hello)
         self.wait_idle()
         return self
@@ -163,53 +155,42 @@ class Driver:
         return dict(wait_until(whole))
 
     def ping(self) -> dict[str, Any]:
-        """The supervisor's report."""
         self.remember_descendants()
         return dict(value_of(self.call(PING)))
 
     def pids(self) -> list[int]:
-        """The executors' process ids."""
         return list(self.ping()["executors"]["pids"])
 
     def remember_descendants(self) -> None:
-        """Note all its descendants, to look for them when it is gone."""
         try:
             self._known |= set(psutil.Process(self.pid).children(recursive=True))
         except psutil.NoSuchProcess:
             return
 
     def descriptors(self) -> int:
-        """How many descriptors the supervisor has open."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def children(self) -> list[psutil.Process]:
-        """The supervisor's own children: its fork servers."""
         return psutil.Process(self.pid).children()
 
     def rss(self) -> int:
-        """The supervisor's resident memory in bytes."""
         return int(psutil.Process(self.pid).memory_info().rss)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send the supervisor a signal."""
         self.process.send_signal(number)
 
     def log(self) -> str:
-        """What the worker has written to stderr."""
         return self._log_path.read_text(errors="backslashreplace")
 
     def wait_log(self, text: str) -> str:
-        """Wait until the log contains a text; returns the log."""
         wait_until(lambda: text in self.log())
         return self.log()
 
     def end_input(self) -> None:
-        """Close the worker's stdin."""
         if self.process.stdin is not None:
             self.process.stdin.close()
 
     def wait(self) -> int:
-        """Wait until the worker exits; returns its exit code."""
         return self.process.wait(PATIENCE_S)
 
     def close(self) -> None:
@@ -238,7 +219,6 @@ def dead(process: psutil.Process) -> bool:
 
 
 def value_of(response: Item) -> Any:
-    """The decoded payload of an Ok response."""
     assert isinstance(response, Response)
     body = codec.decode(response.codec, response.payload)
     assert response.status is Status.OK, body
@@ -246,7 +226,6 @@ def value_of(response: Item) -> Any:
 
 
 def error_of(response: Item) -> tuple[Status, dict[str, Any]]:
-    """Status and decoded body of an error response."""
     assert isinstance(response, Response)
     assert response.status is not Status.OK
     return response.status, codec.decode(Codec.MSGPACK, response.payload)

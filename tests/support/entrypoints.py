@@ -38,28 +38,22 @@ def to_json(payload: Any) -> Any:
 
 
 class Order(msgspec.Struct, forbid_unknown_fields=True):
-    """What `order` takes."""
-
     number: int
     lines: list[str] = []
 
 
 class Receipt(msgspec.Struct):
-    """What `order` gives."""
-
     number: int
     count: int
 
 
 @export
 def order(order: Order) -> Receipt:
-    """Typed both ways."""
     return Receipt(order.number, len(order.lines))
 
 
 @export(codec_in="json", codec_out="json")
 def order_json(order: Order) -> Receipt:
-    """Typed both ways, in JSON."""
     return Receipt(order.number, len(order.lines))
 
 
@@ -75,7 +69,6 @@ class SlowOrder(msgspec.Struct):
 
 @export
 def slow_order(order: SlowOrder) -> None:
-    """Is never reached."""
     Path(order.path).write_text("reached")
 
 
@@ -103,7 +96,6 @@ def request_facts(payload: object) -> dict[str, Any]:
 
 @export
 def sleep(seconds: float) -> str:
-    """One long sleep; a soft interrupt ends it."""
     time.sleep(seconds)
     return "slept"
 
@@ -151,7 +143,6 @@ def clean_up(path: str) -> None:
 
 @export
 def swallow_stop(path: str) -> str:
-    """Swallows the soft interrupt once and returns normally."""
     Path(path).write_text(str(os.getpid()))
     try:
         time.sleep(1e6)
@@ -171,7 +162,6 @@ def sleep_through_everything() -> NoReturn:
 
 @export
 def never_stops(path: str) -> None:
-    """Swallows every interrupt."""
     Path(path).write_text(str(os.getpid()))
     sleep_through_everything()
 
@@ -187,7 +177,6 @@ def wait_for_file(path: str) -> str:
 
 @export
 def fail(kind: str) -> None:
-    """Raises an exception of the kind asked for."""
     raise {
         "value": ValueError("the secret is 42"),
         "invalid": InvalidInput("name: 'x' is not allowed"),
@@ -252,14 +241,12 @@ _hoard: list[bytearray] = []
 
 @export
 def hoard(megabytes: int) -> int:
-    """Keeps memory."""
     _hoard.append(bytearray(b"x") * (megabytes * 1024 * 1024))
     return os.getpid()
 
 
 @export
 def fds(payload: object) -> list[str]:
-    """What descriptors this executor has."""
     return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is_open(fd))
 
 
@@ -323,7 +310,6 @@ def inherited_fds(payload: object) -> list[str]:
 
 @export
 def answer_twice(payload: object) -> int:
-    """Forks and lets both processes return."""
     os.fork()
     return os.getpid()
 

@@ -20,5 +20,4 @@ def message_of(payload: bytes) -> bytes:
 
 
 def message_saying(**fields: object) -> bytes:
-    """The frame of a control message that says anything."""
     return message_of(msgspec.msgpack.encode(fields))

@@ -29,12 +29,10 @@ T = TypeVar("T")
 
 
 def new_arena(channels: int = 4, slots: int = 2, ring_bytes: int = RING) -> Any:
-    """An arena whose waits never spin."""
     return arena_in(new_memory(channels, slots, ring_bytes), channels, slots, ring_bytes)
 
 
 def new_memory(channels: int = 4, slots: int = 2, ring_bytes: int = RING) -> mmap.mmap:
-    """Memory for an arena."""
     return mmap.mmap(-1, core.arena_size(channels, slots, ring_bytes))
 
 
@@ -46,24 +44,20 @@ def arena_in(memory: mmap.mmap, channels: int = 4, slots: int = 2, ring_bytes: i
 
 
 def channel_of(arena: Any, index: int = 0, max_bytes: int = MAX_BYTES) -> Any:
-    """A client's channel."""
     return core.Channel(arena, index, max_bytes)
 
 
 def slot_of(arena: Any, index: int = 0, epoch: int = 0) -> Any:
-    """An executor's slot, open."""
     slot = core.Slot(arena, index, epoch)
     slot.open()
     return slot
 
 
 def request(number: int = 1, payload: bytes = b"x", entry: str = "echo", **fields: Any) -> Request:
-    """A request."""
     return Request(number, entry, payload, **fields)
 
 
 def response(number: int = 1, payload: bytes = b"y", status: Status = Status.OK, **fields: Any) -> Response:
-    """A response."""
     return Response(number, status, payload, **fields)
 
 
@@ -73,25 +67,20 @@ def publish(channel: Any, number: int = 1, payload: bytes = b"x") -> None:
 
 
 def reply(slot: Any, answer: Response) -> int:
-    """Answer what a slot has claimed."""
     code: int = slot.reply(answer, MAX_BYTES, COUNTER)
     return code
 
 
 def state_on(arena: Any, index: int = 0) -> ChannelState:
-    """Where a channel is."""
     return ChannelState(arena.word(index) & 0xFF)
 
 
 def put(arena: Any, index: int, word: int) -> None:
-    """Set a state word, whatever it was."""
     while not arena.step(index, arena.word(index), word):
         pass
 
 
 class Running(Generic[T]):
-    """Something that runs on a thread of its own."""
-
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
         self._got: list[T] = []

@@ -40,7 +40,6 @@ class Stage:
             self.arena.set_gauge(fact, value)
 
     def request(self, channel: int, entry: str = "work", payload: bytes = b"x", deadline_ns: int = 0) -> None:
-        """Publish a request."""
         frame = Request(1 + channel, entry, payload, deadline_ns=deadline_ns)
         assert self.core.Channel(self.arena, channel, 2**20).publish(frame, 16, 0) == self.core.ADMITTED
 
@@ -54,14 +53,12 @@ class Stage:
         return executor
 
     def run(self, executor: Any) -> Request:
-        """Have an executor claim, read and begin the oldest request."""
         assert executor.next() == self.core.REQUEST
         request: Request = executor.receive(2**20)
         executor.begin(SlotGauge.SERIAL, request.deadline_ns, Gauge.WAKE_NS)
         return request
 
     def answer(self, executor: Any, status: Status = Status.OK, **spans: int) -> None:
-        """Answer what an executor runs."""
         response = Response(1, status, b"y", **spans)  # type: ignore[arg-type]
         fact = SlotGauge.OUTCOMES + Outcome[status.label]
         assert executor.reply(response, 2**20, fact) == self.core.TRANSFERRED
@@ -77,6 +74,5 @@ class Stage:
         return snapshot.take(self.view)
 
     def running(self) -> Running | None:
-        """What the only executor has."""
         (executor,) = self.take().executors
         return executor.running

@@ -25,7 +25,8 @@ from typing import Any
 import pytest
 
 from molt_accel import Client, MoltError, errors
-from tests.conftest import ROOT, wait_until
+from tests.support import ROOT
+from tests.support.processes import closing_all, wait_until
 
 #: Longer than anything here takes on a slow machine; reaching it is a failure.
 PATIENCE_S = 60.0
@@ -91,7 +92,6 @@ class Peer:
         self._reader.start()
 
     def start(self, do: str, **arguments: Any) -> Future[Any]:
-        """Have it do something, and don't wait."""
         answer: Future[Any] = Future()
         assert self._process.stdin is not None
         with self._lock:
@@ -103,15 +103,12 @@ class Peer:
         return answer
 
     def do(self, do: str, **arguments: Any) -> Any:
-        """Have it do something, and wait for what comes of it."""
         return self.start(do, **arguments).result(PATIENCE_S)
 
     def begin(self, entry: str, payload: Any = None, **options: Any) -> Future[Any]:
-        """Have it call an entrypoint, and don't wait."""
         return self.start("call", entry=entry, payload=payload, options=options)
 
     def call(self, entry: str, payload: Any = None, **options: Any) -> Any:
-        """Have it call an entrypoint: the value, or the error."""
         return self.begin(entry, payload, **options).result(PATIENCE_S)
 
     def _read(self) -> None:
@@ -128,7 +125,6 @@ class Peer:
             future.set_exception(Gone())
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
         os.kill(self.pid, number)
 
     def stop(self) -> None:
@@ -141,7 +137,6 @@ class Peer:
         self.signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL it, and wait for its end."""
         self._process.kill()
         self._process.wait()
         self._reader.join(PATIENCE_S)
@@ -162,16 +157,8 @@ class Peer:
 
 @pytest.fixture
 def make_peer() -> Iterator[Callable[..., Peer]]:
-    """Starts client processes, and ends them in the end."""
-    peers: list[Peer] = []
-
-    def make(**config: Any) -> Peer:
-        peers.append(Peer(**config))
-        return peers[-1]
-
-    yield make
-    for peer in peers:
-        peer.close()
+    with closing_all(Peer) as make:
+        yield make
 
 
 # -- the program --------------------------------------------------------------------------------------------
@@ -199,14 +186,12 @@ def close(client: Client) -> None:
 
 
 def echo_bytes(client: Client, size: int, seed: int = 0, options: dict[str, Any] | None = None) -> bool:
-    """Send random bytes; whether the same came back."""
     payload = pattern(size, seed)
     reply: bytes = client.call("echo_raw", payload, codec="raw", **(options or {}))
     return hashlib.sha256(reply).digest() == hashlib.sha256(payload).digest()
 
 
 def big_reply(client: Client, order: dict[str, Any]) -> bool:
-    """Call `big_when`; whether it returned what it should."""
     reply: bytes = client.call("big_when", order, timeout_ms=120_000)
     expected = (bytes(range(251)) * (order["size"] // 251 + 1))[: order["size"]]
     return hashlib.sha256(reply).digest() == hashlib.sha256(expected).digest()

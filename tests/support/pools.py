@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
@@ -20,9 +19,8 @@ from molt_accel import Client
 from molt_accel.ipc.control import socket_path
 from molt_accel.ipc.shm.attach import connect, observe
 from molt_accel.ipc.shm.layout import ChannelState, state_of
-from tests.conftest import wait_for_file, wait_until
 from tests.support.peer import ENTRIES, PATIENCE_S, SHARED
-from tests.support.processes import logged_worker
+from tests.support.processes import closing_all, logged_worker, wait_for_file, wait_until
 
 #: None of these may ever stand in a worker's log, nor a traceback that is not part of a line: they are bugs of its own.
 BUGS = re.compile(r"supervisor_bug|executor_failed|forkserver_failed|^Traceback", re.M)
@@ -48,7 +46,6 @@ class Window:
         wait_until(lambda: self.states() == wanted, PATIENCE_S)
 
     def close(self) -> None:
-        """Let go of the pool."""
         self._sock.close()
 
 
@@ -66,7 +63,6 @@ class Gate:
             wait_for_file(f"{path}.running")
 
     def open(self) -> None:
-        """Let them go."""
         for path in self._paths:
             path.touch()
         assert [call.result(PATIENCE_S) for call in self._calls] == ["released"] * len(self._calls)
@@ -74,20 +70,12 @@ class Gate:
 
 
 def path_of(name: str = "pool") -> str:
-    """Where a pool's socket is."""
     return socket_path(os.environ["MOLT_RUNTIME_DIR"], name)
 
 
 @pytest.fixture
 def window() -> Iterator[Callable[..., Window]]:
-    """Opens windows on pools."""
-    with contextlib.ExitStack() as stack:
-
-        def look(name: str = "pool") -> Window:
-            opened = Window(name)
-            stack.callback(opened.close)
-            return opened
-
+    with closing_all(Window) as look:
         yield look
 
 
@@ -104,17 +92,8 @@ def pool_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def share(pool_log: Path) -> Iterator[Callable[..., Client]]:
-    """Makes clients of the pool in this process, and closes them in the end."""
-    clients: list[Client] = []
-
-    def make(**config: Any) -> Client:
-        client = Client(**{**SHARED, **config})
-        clients.append(client)
-        return client
-
-    yield make
-    for client in clients:
-        client.close()
+    with closing_all(lambda **config: Client(**{**SHARED, **config})) as make:
+        yield make
 
 
 @pytest.fixture
@@ -143,7 +122,6 @@ def serve(pool_log: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 
 def health(client: Client) -> dict[str, Any]:
-    """The supervisor's report, also of one that has to be started for it."""
     return client.ping(timeout_ms=PATIENCE_S * 1000)
 
 

@@ -6,9 +6,20 @@ import contextlib
 import os
 import shlex
 import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+
+@contextlib.contextmanager
+def closing_all(make: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Gives a function that does what `make` does; everything it returned is closed in the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(contextlib.closing(make(*args, **kwargs)))
 
 
 def logged_worker(log: Path, module: str = "molt_worker") -> str:
@@ -25,3 +36,40 @@ def marked(variable: str, value: str) -> list[psutil.Process]:
             if process.pid != os.getpid() and process.environ().get(variable) == value:
                 found.append(process)
     return found
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
+    """Ask until the condition holds and return what it said; fail after the time, generous on purpose."""
+    until = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.002)
+    return value
+
+
+def wait_for_file(path: Path | str) -> str:
+    """The content of a file once it exists and has one."""
+    path = Path(path)
+    return str(wait_until(lambda: path.exists() and path.read_text()))
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Run `work` in a forked child, which ends at once whatever happens. Returns its pid.
+
+    Its exit code is 0, or 1 if `work` raised and 2 if it returned False.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        code = 2 if work() is False else 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def exit_code(pid: int) -> int:
+    """Wait for a child; its exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
 
 from molt_accel.config import Config
 from molt_accel.ipc.frame import FrameError, FrameParser, Item, encode
 from molt_accel.ipc.messages import Codec, Hello
+from molt_worker.processes import pool as pool_module
 from molt_worker.processes.commands import TO_FORKSERVER, Command, Exited, ExportRow, Ready, Spawn, Spawned
 from molt_worker.processes.handles import ExecutorHandle, ForkserverHandle, StopWords
+from molt_worker.processes.pool import Pool
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
@@ -42,19 +47,15 @@ class FakeForkserver(ForkserverHandle):
         return -9 if self.killed else 0
 
     def report(self, message: Item) -> None:
-        """Tell the pool something."""
         self.other_end.sendall(encode(message))
 
     def loaded(self) -> None:
-        """Say that the exports were imported."""
         self.report(Ready([ExportRow("echo", Codec.MSGPACK, Codec.MSGPACK, "m:echo", False)]))
 
     def exited(self, number: int, code: int) -> None:
-        """Say that an executor was reaped."""
         self.report(Exited(number, code))
 
     def obey(self) -> None:
-        """Take in what it was told, and fork what it shall."""
         while self.other_end.fileno() >= 0:
             try:
                 data, fds, _, _ = socket.recv_fds(self.other_end, 65536, 16)
@@ -73,7 +74,6 @@ class FakeForkserver(ForkserverHandle):
                     self.report(Spawned(item.executor, os.getpid()))
 
     def close(self) -> None:
-        """Let go of the test's ends."""
         self.obey()
         self.other_end.close()
         self.control.close()
@@ -82,8 +82,6 @@ class FakeForkserver(ForkserverHandle):
 
 
 class FakeExecutor:
-    """The executor's end of its socket."""
-
     def __init__(self, sock: socket.socket, slot: int) -> None:
         sock.setblocking(False)
         self.sock = sock
@@ -91,15 +89,12 @@ class FakeExecutor:
         self._parser = FrameParser()
 
     def greet(self) -> None:
-        """Say that it is ready."""
         self.send(Hello())
 
     def send(self, item: Item) -> None:
-        """Send the supervisor something."""
         self.sock.sendall(encode(item))
 
     def received(self) -> list[Item | FrameError]:
-        """What the supervisor has sent since it was asked last."""
         while True:
             try:
                 data = self.sock.recv(65536)
@@ -111,7 +106,6 @@ class FakeExecutor:
         return self._parser.frames()
 
     def retired(self) -> bool:
-        """Whether its socket was closed by the other end."""
         try:
             return self.sock.recv(1, socket.MSG_PEEK) == b""
         except BlockingIOError:
@@ -133,16 +127,13 @@ class Stage:
         self.settle: Callable[[], object] = lambda: None  # called before each turn
 
     def numbers(self) -> list[int]:
-        """The numbers of the living executors."""
         return [executor.number for executor in self.pool.living()]
 
     def executor(self, number: int) -> ExecutorHandle:
-        """One of the executors."""
         executor: ExecutorHandle = self.pool._executors[number]
         return executor
 
     def log(self) -> str:
-        """What was logged."""
         self._log_file.seek(0)
         return self._log_file.read().decode()
 
@@ -161,7 +152,6 @@ class Stage:
         self.turn()
 
     def load(self) -> FakeForkserver:
-        """Start a fork server, which imports the exports. Returns it."""
         self.pool.start_forkserver()
         forkserver = self.forkservers[-1]
         forkserver.loaded()
@@ -169,7 +159,6 @@ class Stage:
         return forkserver
 
     def start(self) -> FakeForkserver:
-        """Start a fork server, and all executors that it forks. Returns it."""
         forkserver = self.load()
         for child in list(forkserver.children.values()):
             child.greet()
@@ -177,18 +166,15 @@ class Stage:
         return forkserver
 
     def reap(self, forkserver: FakeForkserver, number: int, code: int) -> None:
-        """An executor dies."""
         forkserver.children[number].sock.close()
         self.turn()
         forkserver.exited(number, code)
         self.turn()
 
     def forget_log(self) -> None:
-        """What was logged so far was meant."""
         self._log_file.truncate(0)
 
     def close(self) -> None:
-        """Let go of everything."""
         for forkserver in self.forkservers:
             forkserver.close()
         if self.pool is not None:
@@ -197,3 +183,38 @@ class Stage:
         self.loop.close()
         self.sink.close()
         self._log_file.close()
+
+
+@contextlib.contextmanager
+def staging(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Gives a function that makes stages, whose fork servers are fakes. In the end none may have logged a bug."""
+    stages: list[Any] = []
+
+    def make_forkserver(*args: Any) -> FakeForkserver:
+        forkserver = FakeForkserver(*args)
+        stages[-1].forkservers.append(forkserver)
+        return forkserver
+
+    def make_one(**options: Any) -> Any:
+        stages.append(make(**options))
+        return stages[-1]
+
+    monkeypatch.setattr(pool_module.ForkserverHandle, "start", make_forkserver)
+    yield make_one
+    bugs = [line for stage in stages for line in stage.log().splitlines() if "supervisor_bug" in line]
+    for stage in stages:
+        stage.close()
+    assert not bugs, bugs
+
+
+@pytest.fixture
+def make_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]]:
+    """Makes stages, each with the pool that the given function makes for it."""
+    with staging(Stage, monkeypatch) as make_one:
+
+        def make(make_pool: Callable[[Stage], Pool], **options: Any) -> Stage:
+            stage = make_one(**options)
+            stage.pool = make_pool(stage)
+            return stage
+
+        yield make

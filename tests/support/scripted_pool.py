@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
 
 from molt_accel import codec
 from molt_accel.config import Config
@@ -28,6 +30,7 @@ from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, idle_word, state_of
 from molt_accel.transports.shm.connection import Connection
 from molt_accel.transports.shm.transport import ShmTransport
+from tests.support.processes import closing_all
 
 #: Longer than anything here takes on a slow machine.
 PATIENCE_S = 30.0
@@ -58,7 +61,6 @@ class FakePool:
         self._attaching: list[threading.Thread] = []
 
     def set(self, fact: Gauge, value: int) -> None:
-        """Set a fact of the header."""
         self.arena.set_gauge(fact, value)
 
     # -- attaching --------------------------------------------------------------------------------------
@@ -92,7 +94,6 @@ class FakePool:
         return near
 
     def connection(self, **config: Any) -> Connection:
-        """A connection to it."""
         self.connections.append(
             Connection(Config(transport="shm", **config), self.serve(), len(self.connections) + 1)
         )
@@ -103,44 +104,35 @@ class FakePool:
         return ShmTransport(Config(transport="shm", **config))
 
     def attach(self, config: Config, not_before_s: float = 0.0) -> socket.socket:
-        """In place of `attach_or_start`."""
         return self.serve()
 
     # -- the supervisor's side --------------------------------------------------------------------------
 
     def tell(self, message: Item) -> None:
-        """Send the client a message."""
         assert self.sock is not None
         control.send(self.sock, message)
 
     def greet(self) -> None:
-        """It is ready."""
         self.tell(Hello())
 
     def grant(self, *channels: int) -> None:
-        """Grant more channels."""
         self.tell(Grant(list(channels)))
 
     def fail_start(self, why: str) -> None:
-        """Tell that it can't start."""
         self.tell(StartFailed({"error": "MoltWorkerUnavailable", "detail": why}))
 
     def hear(self) -> Item | None:
-        """The client's next message; None at its end."""
         assert self.sock is not None
         return control.receive(self.sock, SHM_FROM_CLIENT)[0]
 
     def heard(self) -> list[Item]:
-        """What the client says until it closes the connection."""
         return list(iter(self.hear, None))
 
     def hang_up(self) -> None:
-        """Close the connection."""
         assert self.sock is not None
         self.sock.close()
 
     def states(self) -> list[ChannelState]:
-        """The states of the channels that are not IDLE."""
         words = [self.arena.word(channel) for channel in range(self.arena.channels)]
         return [state for state in map(state_of, words) if state is not ChannelState.IDLE]
 
@@ -152,7 +144,6 @@ class FakePool:
     # -- the executors' side ----------------------------------------------------------------------------
 
     def claim(self, slot: int = 0) -> Request:
-        """Take a request up."""
         taken = self.slots[slot]
         assert taken.next() == arenas.native().REQUEST
         request: Request = taken.receive(100_000)
@@ -160,7 +151,6 @@ class FakePool:
         return request
 
     def reply(self, request: Request, value: object = None, slot: int = 0, **fields: Any) -> bool:
-        """Answer a request that was claimed. False if it isn't this executor's to answer any more."""
         payload = codec.encode(Codec.MSGPACK, value)
         known = {"payload": payload, "status": Status.OK, **fields}
         response = Response(known.pop("request_id", request.request_id), **known)
@@ -168,7 +158,6 @@ class FakePool:
         return code == arenas.native().TRANSFERRED
 
     def reply_error(self, request: Request, error: MoltError, slot: int = 0) -> bool:
-        """Answer a request with an error."""
         return self.reply(request, to_wire(error), slot, status=wire_status(error))
 
     def serving(self, answer: Callable[[Request], object], requests: int) -> threading.Thread:
@@ -192,3 +181,9 @@ class FakePool:
         for connection in self.connections:
             connection.monitor.join(PATIENCE_S)
         os.close(self._arena_fd)
+
+
+@pytest.fixture
+def make_pool() -> Iterator[Callable[..., FakePool]]:
+    with closing_all(FakePool) as make:
+        yield make

@@ -44,24 +44,19 @@ UNSENT = object()
 
 
 def response(request: Request, value: object = None, status: Status = Status.OK, **fields: Any) -> Response:
-    """A response with a msgpack payload."""
     payload = codec.encode(Codec.MSGPACK, value)
     return Response(request.request_id, status, payload, **fields)
 
 
 def answer(value: object = None, status: Status = Status.OK, **fields: Any) -> Act:
-    """The worker answers at once."""
     return lambda request, pending: pending.resolve(response(request, value, status, **fields))
 
 
 def answer_error(error: MoltError) -> Act:
-    """The worker answers with an error."""
     return answer(to_wire(error), wire_status(error))
 
 
 def answer_in(seconds: float, value: object = None) -> Act:
-    """The worker answers from another thread, after a time."""
-
     def act(request: Request, pending: Pending) -> None:
         threading.Timer(seconds, pending.resolve, (response(request, value),)).start()
 
@@ -69,13 +64,10 @@ def answer_in(seconds: float, value: object = None) -> Act:
 
 
 def end(error: MoltError) -> Act:
-    """The connection ends the call with an error."""
     return lambda request, pending: pending.resolve(error)
 
 
 def refuse(error: MoltError) -> Act:
-    """Submitting raises."""
-
     def act(request: Request, pending: Pending) -> None:
         raise error
 
@@ -88,12 +80,10 @@ def lose(request: Request, pending: ScriptedCall) -> None:
 
 
 def lose_in(seconds: float) -> Act:
-    """The same after a time, told by another thread."""
     return lambda request, pending: threading.Timer(seconds, pending.lose).start()
 
 
 def unsent(request: Request, pending: ScriptedCall) -> object:
-    """The transport can't send it."""
     return UNSENT
 
 

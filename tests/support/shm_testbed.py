@@ -17,14 +17,13 @@ from molt_accel.ipc import control
 from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach, Attached, Grant, Message, Request
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, Outcome, SlotGauge
-from molt_worker.processes import pool as pool_module
 from molt_worker.processes.commands import Command, Interrupt, Kill, Wake
 from molt_worker.runtime.log import LogSink
 from molt_worker.supervisor.shm import spinning
 from molt_worker.supervisor.shm.supervisor import ShmSupervisor
-from tests.conftest import EXPORTS
+from tests.support import EXPORTS
 from tests.support.handover import MAX_BYTES, channel_of, core, request
-from tests.support.scripted_forkserver import FakeForkserver
+from tests.support.scripted_forkserver import FakeForkserver, staging
 
 _MS = 1_000_000
 #: Time passes as the test says; a slow machine must not come near any of these.
@@ -32,7 +31,6 @@ GRACE_MS = 100_000
 
 
 def in_ms(ms: float) -> int:
-    """The time in so many milliseconds."""
     return time.monotonic_ns() + int(ms * _MS)
 
 
@@ -77,7 +75,6 @@ class Player:
 
     @property
     def child(self) -> Any:
-        """Its end of the socket."""
         return self.stage.forkserver.children[self.number]
 
     def claim(self, *, begin: bool = True) -> int:
@@ -89,7 +86,6 @@ class Player:
         return int(self.slot.channel)
 
     def begin(self, deadline_ns: int) -> None:
-        """Say what runs; the supervisor is told of the deadline if it has to be."""
         if self.slot.begin(SlotGauge.SERIAL, deadline_ns, Gauge.WAKE_NS):
             self.child.send(Wake())
 
@@ -99,19 +95,15 @@ class Player:
         return [self.stage.supervisor.pool.words.word_of(self.index).reason(self.slot.serial)] * told
 
     def killed(self) -> bool:
-        """Whether it was told to die since it was asked last."""
         return self.stage.told(self, Kill) > 0
 
     def die(self, code: int = -signal.SIGKILL) -> None:
-        """It is dead, and its fork server has reaped it."""
         self.child.sock.close()
         self.stage.forkserver.exited(self.number, code)
         self.stage.turn()
 
 
 class Caller:
-    """A client in this process."""
-
     def __init__(
         self, stage: ShmStage, channels: int, version: str = __version__, *, observer: bool = False
     ) -> None:
@@ -126,7 +118,6 @@ class Caller:
         self.channels = self.granted(self.heard)
 
     def received(self) -> list[Item | None]:
-        """What has come since; None for the end."""
         found: list[Item | None] = []
         while True:
             try:
@@ -142,23 +133,19 @@ class Caller:
 
     @staticmethod
     def granted(heard: list[Item | None]) -> list[int]:
-        """The channels granted in what was heard."""
         return [index for item in heard if isinstance(item, Attached | Grant) for index in item.channels]
 
     def send(self, message: Message | Request) -> None:
-        """Send a message, and have it heard."""
         control.send(self.sock, message)
         self.stage.turn()
 
     def publish(self, index: int | None = None, deadline_ns: int = 0, payload: bytes = b"x") -> Any:
-        """Publish a request on one of its channels; returns that."""
         channel = channel_of(self.stage.arena, self.channels[0] if index is None else index)
         frame = request(payload=payload, deadline_ns=deadline_ns)
         assert channel.publish(frame, 1000, 0) == core.ADMITTED
         return channel
 
     def close(self) -> None:
-        """Close the connection, and have that seen."""
         self.sock.close()
         self.stage.turn()
 
@@ -188,7 +175,6 @@ class ShmStage:
 
     @property
     def forkserver(self) -> FakeForkserver:
-        """The newest one."""
         return self.forkservers[-1]
 
     def watch(self, *names: str) -> Watched:
@@ -198,7 +184,6 @@ class ShmStage:
         return watched
 
     def turn(self) -> None:
-        """Let everything happen that can without waiting for time to pass."""
         for _ in range(30):
             for forkserver in self.forkservers:
                 forkserver.obey()
@@ -218,7 +203,6 @@ class ShmStage:
             self.supervisor._audit.end_forged(channel, word)
 
     def start(self) -> list[Player]:
-        """Start a fork server and all executors that it forks."""
         self.supervisor.pool.start_forkserver()
         self.forkserver.loaded()
         self.turn()
@@ -245,25 +229,20 @@ class ShmStage:
         return total - before
 
     def state(self, channel: Any) -> ChannelState:
-        """Where a channel is."""
         return ChannelState(self.arena.word(channel.index) & 0xFF)
 
     def outcomes(self) -> dict[str, int]:
-        """Outcomes that no executor decided."""
         counts = {outcome.name: self.arena.gauge(Gauge.OUTCOMES + outcome) for outcome in Outcome}
         return {name: count for name, count in counts.items() if count}
 
     def log(self) -> str:
-        """What was logged."""
         self._log_file.seek(0)
         return self._log_file.read().decode()
 
     def forget_log(self) -> None:
-        """What was logged so far was meant."""
         self._log_file.truncate(0)
 
     def close(self) -> None:
-        """Let go of everything."""
         for caller in self.callers:
             caller.sock.close()
         for forkserver in self.forkservers:
@@ -279,21 +258,6 @@ class ShmStage:
 @pytest.fixture
 def make_shm_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ShmStage]]:
     """Makes supervisors, whose fork servers are fakes."""
-    stages: list[ShmStage] = []
-
-    def make_forkserver(*args: Any) -> FakeForkserver:
-        forkserver = FakeForkserver(*args)
-        stages[-1].forkservers.append(forkserver)
-        return forkserver
-
-    def make(**options: Any) -> ShmStage:
-        stages.append(ShmStage(**options))
-        return stages[-1]
-
-    monkeypatch.setattr(pool_module.ForkserverHandle, "start", make_forkserver)
     monkeypatch.setattr(spinning, "measure", lambda: spinning.SpinLimits(0, 0, 0, 1))
-    yield make
-    bugs = [line for stage in stages for line in stage.log().splitlines() if "supervisor_bug" in line]
-    for stage in stages:
-        stage.close()
-    assert not bugs, bugs
+    with staging(ShmStage, monkeypatch) as make:
+        yield make

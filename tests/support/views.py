@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
 from molt_accel import Client, molt_offload
-from tests.conftest import EXPORTS
+from tests.support import EXPORTS
 
 View = Callable[..., Any]
 
@@ -40,7 +40,6 @@ def _project() -> Iterator[None]:
 
 @pytest.fixture
 def inline_client() -> Iterator[Client]:
-    """A client whose entrypoints run in this process."""
     with Client(transport="inline", exports=EXPORTS) as client:
         yield client
 
@@ -74,5 +73,4 @@ def offloaded(request: pytest.FixtureRequest) -> Callable[..., View]:
 
 @pytest.fixture
 def get() -> HttpRequest:
-    """A GET request."""
     return RequestFactory().get("/items/?a=1&a=2&b=%C3%A9")

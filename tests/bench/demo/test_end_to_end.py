@@ -11,7 +11,7 @@ import pytest
 
 from bench.core.processes import MARK_VARIABLE
 from tests.bench.support.commands import start
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 SCRIPT = ["bench/scripts/run_demo_bench.py", "-m", "bench.scripts.run_demo_bench"]
 LITTLE = [

@@ -10,7 +10,7 @@ import pytest
 
 from bench.core.cpu import cpu_ns, spent_ns
 from bench.micro.burners import Burners, by_session, cores_to_burn
-from tests.conftest import wait_until
+from tests.support.processes import wait_until
 
 
 def test_conditions_say_which_cores_burn() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bench.core.processes import MARK_VARIABLE
 from tests.bench.support.commands import start
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 SCRIPT = "bench/scripts/run_micro_bench.py"
 LITTLE = ["--quick", "--rounds=1", "--window=0.05", "--idle=0.2", "--sizes=64,1MiB", "--calls=20"]

@@ -21,7 +21,8 @@ from bench.micro.peers.native import HEADER, SOURCE
 from bench.micro.peers.table import PEERS, load
 from molt_accel.ipc.shm import arena
 from molt_worker.supervisor.shm import spinning
-from tests.conftest import ROOT, wait_until
+from tests.support import ROOT
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(120)]
 WAIT_S = 60.0

@@ -13,7 +13,7 @@ from bench.core.results import read
 from bench.demo.report.document import KIND
 from bench.scripts import compare, report
 from tests.bench.support.demo import document, load, run
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 
 def made(factor: float = 1.0, spread: float = 0.0) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 STUBBORN = ("busy_loop", "sleep", "stuck_in_c")
 CASES = (

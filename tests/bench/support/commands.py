@@ -8,7 +8,7 @@ import sys
 import uuid
 from dataclasses import dataclass
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.support.processes import marked
 
 MARK = "MOLT_BENCH_TEST"

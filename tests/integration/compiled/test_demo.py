@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from molt_accel import Client, MoltError
-from tests.conftest import ROOT
 from tests.demo.demo_strategies import good_parameters, tables
+from tests.support import ROOT
 
 EXPORTS = "demo/molt_worker_app/molt_exports.json"
 #: Their tests replace parts of modules by others, which compiled code that calls them in C doesn't see.

@@ -23,8 +23,8 @@ from molt_accel import (
 )
 from molt_accel.options import CallMetrics
 from molt_worker.compile import record as compiled
-from tests.conftest import wait_for_file, wait_until
 from tests.support.builds import Built, run_build
+from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(1)
 

@@ -8,7 +8,7 @@ import pytest
 
 import molt_accel.client
 from molt_accel import Client
-from tests.conftest import EXPORTS, TRANSPORTS
+from tests.support import EXPORTS, TRANSPORTS
 from tests.support.views import _project, get, inline_client, offloaded  # noqa: F401
 
 

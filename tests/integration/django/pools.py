@@ -8,7 +8,7 @@ import sys
 import warnings
 
 from molt_accel import Client
-from tests.conftest import EXPORTS
+from tests.support import EXPORTS
 
 client = Client(exports=EXPORTS, executors=1, log_level="error")
 

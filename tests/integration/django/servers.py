@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 import psutil
 
-from tests.conftest import ROOT, wait_until
+from tests.support import ROOT
+from tests.support.processes import wait_until
 
 #: How long an answer or an exit may take on a slow machine before it counts as a hang.
 PATIENCE_S = 60

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import wait_for_file, wait_until
 from tests.integration.django.servers import (
     GTHREAD_ONE,
     SYNC,
@@ -18,6 +17,7 @@ from tests.integration.django.servers import (
     serving,
     with_path,
 )
+from tests.support.processes import wait_for_file, wait_until
 
 HANG_UP: dict[str, Callable[[Connection], None]] = {
     "close": Connection.close,

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import EXPORTS, ROOT, wait_for_file, wait_until
 from tests.integration.django.servers import gone
+from tests.support import EXPORTS, ROOT
+from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(1)
 

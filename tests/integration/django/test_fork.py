@@ -19,8 +19,9 @@ import pytest
 
 from molt_accel import Client
 from molt_accel.config import Config
-from tests.conftest import EXPORTS, exit_code, fork, wait_until
 from tests.integration.django.servers import gone
+from tests.support import EXPORTS
+from tests.support.processes import exit_code, fork, wait_until
 
 # Python 3.12 warns of forks of processes with threads: what is tested here.
 pytestmark = [pytest.mark.sample(1), pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]

@@ -14,7 +14,7 @@ from django.test import RequestFactory
 
 from molt_accel import CallInfo, CallMetrics, Client, codec
 from molt_accel.client import default_client
-from tests.conftest import wait_until
+from tests.support.processes import wait_until
 
 JSON = "application/json"
 MakeView = Callable[..., Callable[..., Any]]

@@ -21,7 +21,8 @@ from molt_accel import (
 )
 from molt_accel.call import CANCEL_AFTER_S
 from molt_accel.errors import ERROR_TABLE
-from tests.conftest import EXPORTS, wait_for_file, wait_until
+from tests.support import EXPORTS
+from tests.support.processes import wait_for_file, wait_until
 from tests.support.views import body_of
 
 pytestmark = pytest.mark.sample(2)

@@ -15,7 +15,7 @@ from django.test import override_settings
 
 from molt_accel import ConfigError
 from molt_accel.client import default_client
-from tests.conftest import wait_for_file, wait_until
+from tests.support.processes import wait_for_file, wait_until
 
 MakeView = Callable[..., Callable[..., Any]]
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import wait_for_file, wait_until
 from tests.integration.django.servers import (
     GTHREAD,
     GTHREAD_ONE,
@@ -32,6 +31,7 @@ from tests.integration.django.servers import (
     serving,
     with_path,
 )
+from tests.support.processes import wait_for_file, wait_until
 
 BUSY_BROWSERS = 6
 

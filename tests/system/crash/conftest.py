@@ -1,16 +1,11 @@
-"""Fixtures that start workers of their own, and the build with failpoints."""
+"""The build with failpoints."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from tests.support.driver import make_driver, make_module
-from tests.support.peer import make_peer
-from tests.support.pools import pool_log, serve, share, window
 from tests.system.crash.failpoints.build import build
-
-__all__ = ["make_driver", "make_module", "make_peer", "pool_log", "points_build", "serve", "share", "window"]
 
 
 @pytest.fixture(scope="session")

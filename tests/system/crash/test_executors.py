@@ -14,8 +14,8 @@ import pytest
 from molt_accel import Client
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import Codec
-from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import FORK_HOOK, Driver, dead, deadline, error_of, value_of
+from tests.support.processes import wait_for_file, wait_until
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]

@@ -17,8 +17,9 @@ import pytest
 
 from molt_accel import Client, MoltBusy, MoltError, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.errors import Status
-from tests.conftest import ROOT, wait_for_file, wait_until
+from tests.support import ROOT
 from tests.support.driver import Driver, dead, error_of, value_of
+from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(1)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from molt_accel import Client
-from tests.conftest import wait_until
 from tests.support.driver import Driver, value_of
+from tests.support.processes import wait_until
 
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]

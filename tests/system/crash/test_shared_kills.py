@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from molt_accel import Client, MoltError, MoltTimeout, MoltWorkerCrashed, MoltWorkerUnavailable
-from tests.conftest import wait_for_file, wait_until
 from tests.support.driver import dead
 from tests.support.peer import PATIENCE_S, Peer, loading
 from tests.support.pools import Window, health, idle, path_of
+from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 

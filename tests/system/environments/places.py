@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 #: Longer than anything here takes on a slow machine; reaching it is a hang.
 PATIENCE_S = 100.0

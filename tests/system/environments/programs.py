@@ -19,7 +19,8 @@ from typing import Any
 import psutil
 
 from molt_accel import Client, MoltError, MoltTimeout
-from tests.conftest import EXPORTS, wait_until
+from tests.support import EXPORTS
+from tests.support.processes import wait_until
 
 _LARGE = os.urandom(3_000_000)
 _LONG_MS = 60_000

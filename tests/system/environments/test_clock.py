@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from molt_accel import Client, MoltTimeout
-from tests.conftest import EXPORTS
+from tests.support import EXPORTS
 from tests.system.environments.places import run
 
 pytestmark = [

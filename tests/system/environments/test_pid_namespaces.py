@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from molt_accel import Client, MoltWorkerCrashed
-from tests.conftest import ROOT, wait_until
+from tests.support import ROOT
 from tests.support.pools import health, idle, path_of
+from tests.support.processes import wait_until
 from tests.system.environments.places import PATIENCE_S, processes_apart, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no namespaces")

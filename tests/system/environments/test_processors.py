@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import wait_until
+from tests.support.processes import wait_until
 from tests.system.environments.places import after, allowed, run
 
 pytestmark = [

@@ -14,8 +14,8 @@ from molt_accel import Client, MoltWorkerUnavailable, __version__
 from molt_accel.ipc import control
 from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach
 from molt_accel.ipc.shm.attach import FIRST_BATCH, connect
-from tests.conftest import exit_code, fork
 from tests.support.pools import health, path_of
+from tests.support.processes import exit_code, fork
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root can be another user"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from molt_accel import Client
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.support.peer import PATIENCE_S, SHARED, Peer, loading
 from tests.support.pools import BUGS, Window, idle
 from tests.support.processes import logged_worker

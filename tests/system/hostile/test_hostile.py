@@ -14,9 +14,10 @@ if sys.platform != "linux":
     pytest.skip("there are no shared pools", allow_module_level=True)
 
 from molt_accel import Client, MoltBusy
-from tests.conftest import ROOT, wait_until
+from tests.support import ROOT
 from tests.support.peer import PATIENCE_S, Peer, loading
 from tests.support.pools import Window, idle, path_of
+from tests.support.processes import wait_until
 from tests.system.hostile.offender import ON_MEMORY, ON_SOCKET
 
 #: What a call that was hit by a scribbler may end with: always something, and never another's answer.

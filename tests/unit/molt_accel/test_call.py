@@ -36,7 +36,7 @@ from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, R
 from molt_accel.options import CallInfo, CallMetrics, CallOptions
 from molt_accel.transports.base import Pending
 from molt_accel.waits import Pause, adrive, drive
-from tests.conftest import exit_code, fork
+from tests.support.processes import exit_code, fork
 from tests.support.scripted_transport import (
     Act,
     ScriptedTransport,
@@ -61,7 +61,6 @@ def _run_async(call: Call) -> Reply:
 
 @pytest.fixture(params=[drive, _run_async], ids=["blocking", "async"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Drives a call to its end."""
     driver: Run = request.param
     return driver
 
@@ -71,8 +70,6 @@ def call(transport: ScriptedTransport, payload: object = None, **options: Any) -
 
 
 class Hooks:
-    """All hooks of a call, and what they were told."""
-
     def __init__(self) -> None:
         self.told: list[tuple[str, Any]] = []
         self.options: dict[str, Any] = {
@@ -124,9 +121,7 @@ def test_no_timeout_is_no_deadline(run: Run) -> None:
     ("queue_timeout_ms", "max_wait_ms"),
     [(0, 0), (12.7, 12), (1e12, WORKER_DEFAULT_WAIT - 1), (None, 2**32 - 1)],
 )
-def test_the_wait_for_a_place_fits_its_field(
-    run: Run, queue_timeout_ms: float | None, max_wait_ms: int
-) -> None:
+def test_waits_for_places_fit_their_field(run: Run, queue_timeout_ms: float | None, max_wait_ms: int) -> None:
     transport = ScriptedTransport(answer())
     run(call(transport, queue_timeout_ms=queue_timeout_ms))
     assert transport.submitted[0].max_wait_ms == max_wait_ms
@@ -215,9 +210,7 @@ each_failure = pytest.mark.parametrize("failure", FAILURES, ids=lambda error: ty
 
 @each_failure
 @pytest.mark.parametrize("by", [answer_error, end, refuse], ids=["answered", "ended", "refused"])
-def test_a_failure_raises_its_exception_with_facts_and_request_id(
-    run: Run, failure: MoltError, by: Callable[[MoltError], Act]
-) -> None:
+def test_failures_carry_facts_and_ids(run: Run, failure: MoltError, by: Callable[[MoltError], Act]) -> None:
     transport = ScriptedTransport(by(type(failure)(failure.detail, facts=failure.facts)))
     with pytest.raises(type(failure)) as caught:
         run(call(transport))
@@ -396,16 +389,9 @@ def pauses_of(attempt: Call) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("timeout_ms", "pauses"),
-    [
-        (None, [20.0, 40.0, 80.0, 160.0]),
-        (60_000, [20.0, 40.0]),
-        (19_000, []),
-    ],
+    ("timeout_ms", "pauses"), [(None, [20.0, 40.0, 80.0, 160.0]), (60_000, [20.0, 40.0]), (19_000, [])]
 )
-def test_the_pauses_double_and_never_reach_past_the_deadline(
-    timeout_ms: float | None, pauses: list[float]
-) -> None:
+def test_pauses_double_and_never_pass_the_deadline(timeout_ms: float | None, pauses: list[float]) -> None:
     transport = ScriptedTransport(answer_error(MoltBusy("full")))
     attempt = call(transport, idempotent=True, retries=4, retry_backoff_ms=20_000, timeout_ms=timeout_ms)
     assert pauses_of(attempt) == pauses
@@ -589,7 +575,6 @@ class _Connection:
 
 @pytest.fixture
 def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Server's end and client's end of a connection."""
     server, client = socket.socketpair()
     with server, client:
         yield server, client
@@ -602,9 +587,7 @@ def test_a_hang_up_cancels_the_call(run: Run, connection: tuple[socket.socket, s
         run(call(transport, timeout_ms=None, cancel_check=_Connection(server, alive=False)))
 
 
-def test_a_hang_up_that_the_check_denies_does_not(
-    run: Run, connection: tuple[socket.socket, socket.socket]
-) -> None:
+def test_a_hang_up_that_is_denied_does_not(run: Run, connection: tuple[socket.socket, socket.socket]) -> None:
     server, client = connection
     check = _Connection(server, alive=True)
 
@@ -619,9 +602,7 @@ def test_a_hang_up_that_the_check_denies_does_not(
     assert run(call(ScriptedTransport(act), timeout_ms=None, cancel_check=check)).value == "still here"
 
 
-def test_the_deadline_holds_while_a_connection_is_watched(
-    run: Run, connection: tuple[socket.socket, socket.socket]
-) -> None:
+def test_the_deadline_holds_while_watching(run: Run, connection: tuple[socket.socket, socket.socket]) -> None:
     check = _Connection(connection[0], alive=True)
     with pytest.raises(MoltTimeout):
         run(call(ScriptedTransport(silence, patience_s=0), timeout_ms=40, cancel_check=check))

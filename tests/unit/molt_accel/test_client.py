@@ -29,7 +29,8 @@ from molt_accel.ipc.messages import Codec
 from molt_accel.transports import opening as transports
 from molt_accel.transports.base import Transport
 from molt_accel.waits import adrive, drive
-from tests.conftest import EXPORTS, ROOT, exit_code, fork, wait_for_file
+from tests.support import EXPORTS, ROOT
+from tests.support.processes import exit_code, fork, wait_for_file
 
 # -- making one -----------------------------------------------------------------------------------------
 

@@ -46,7 +46,6 @@ each_setting = pytest.mark.parametrize("name", SETTINGS)
 
 
 def load(environ: dict[str, str] | None = None, settings: object = None, **overrides: Any) -> Config:
-    """A Config of these sources and nothing of this process's."""
     return Config.load(environ=environ or {}, settings=settings or SimpleNamespace(), **overrides)
 
 
@@ -139,9 +138,7 @@ _NAME = "it must be 1 to 64 of letters, digits, '.', '_' and '-', not beginning 
         ("busy_http_status", 500, "it must be one of 429, 503"),
     ],
 )
-def test_a_bad_value_is_an_error_that_names_setting_value_and_what_is_allowed(
-    name: str, value: Any, allowed: str
-) -> None:
+def test_a_bad_value_is_named_with_setting_and_what_is_allowed(name: str, value: Any, allowed: str) -> None:
     env = SETTINGS[name][0]
     sources: list[tuple[str, dict[str, Any]]] = [
         (name, {name: value}),
@@ -228,9 +225,7 @@ def test_a_pool_without_a_name_is_shared_by_clients_that_would_start_the_same_wo
     assert (changed.pool_name == load().pool_name) is (name in CLIENTS_ONLY)
 
 
-def test_a_pool_without_a_name_belongs_to_the_directory_it_is_used_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pool_without_a_name_is_its_directory_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {}
     for folder in ("shop", "a b/shop", "ünsafe/../name", "y" * 100):
         path = tmp_path / folder

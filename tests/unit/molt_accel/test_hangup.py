@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from molt_accel.hangup import HangupWatcher, hangups
-from tests.conftest import exit_code, fork, wait_until
+from tests.support.processes import exit_code, fork, wait_until
 
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Two ends of a connection: the watched one and its peer."""
     ours, peer = socket.socketpair()
     with ours, peer:
         yield ours, peer
@@ -214,7 +213,6 @@ def test_a_connection_that_was_watched_ends_when_its_owner_closes_it(
 
 
 def asleep(thread: threading.Thread) -> bool:
-    """Whether a thread waits in the kernel."""
     stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
     return stat.rpartition(")")[2].split()[0] == "S"
 

@@ -10,18 +10,9 @@ import pytest
 
 from molt_accel import codec
 from molt_accel.call import Reply
-from molt_accel.errors import (
-    MoltTimeout,
-)
+from molt_accel.errors import MoltTimeout
 from molt_accel.waits import adrive
-from tests.support.scripted_transport import (
-    ScriptedTransport,
-    answer,
-    answer_in,
-    response,
-    silence,
-    unsent,
-)
+from tests.support.scripted_transport import ScriptedTransport, answer, answer_in, response, silence, unsent
 from tests.unit.molt_accel.test_call import call
 
 

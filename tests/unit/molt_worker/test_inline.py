@@ -12,7 +12,7 @@ from molt_accel.config import Config
 from molt_accel.errors import MoltCancelled
 from molt_accel.transports.base import Pending
 from molt_worker.inline import InlineTransport
-from tests.conftest import EXPORTS
+from tests.support import EXPORTS
 
 
 def client(exports: str = EXPORTS, **config: Any) -> Client:

@@ -49,9 +49,13 @@ __attribute__((visibility("default"), noinline)) void molt_failpoint(const char 
     if (!molt_failpoints)
         molt_failpoints_map();
     if (molt_failpoints && atomic_load(&molt_failpoints[0].countdown)) {
+        int known = 0;
         for (size_t i = 1; i < molt_failpoints_count; i++) {
             molt_failpoint_record *p = &molt_failpoints[i];
-            if (strcmp(p->name, name) || atomic_load(&p->countdown) <= 0)
+            if (strcmp(p->name, name))
+                continue;
+            known = 1;
+            if (atomic_load(&p->countdown) <= 0)
                 continue;
             int64_t only = atomic_load(&p->only);
             if ((only && only != getpid()) || atomic_fetch_sub(&p->countdown, 1) != 1)
@@ -60,6 +64,8 @@ __attribute__((visibility("default"), noinline)) void molt_failpoint(const char 
             atomic_store(&p->pid, getpid());
             raise((int)atomic_load(&p->signal)); /* of this thread: it is acted on before this returns */
         }
+        if (!known)
+            abort(); /* a point that the table lacks: nobody would ever be killed there */
     }
     errno = saved;
 }

@@ -1,6 +1,6 @@
 """Every failpoint: who passes it, which moment it is, and how the matrix gets somebody there.
 
-The one table of them; a test holds it against the sources.
+The one table of them. A process that passes a point which is not in it aborts, if any point is armed.
 """
 
 from __future__ import annotations

@@ -81,9 +81,7 @@ def test_a_sync_view_stays_sync_and_an_async_view_async() -> None:
         ({}, TypeError, "entry"),
     ],
 )
-def test_wrong_options_fail_where_they_are_written(
-    options: dict[str, Any], error: type[Exception], text: str
-) -> None:
+def test_wrong_options_fail_at_once(options: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         molt_offload(**options)
 
@@ -133,7 +131,7 @@ def test_the_clients_options_are_the_views_defaults(get: HttpRequest, offloaded:
         assert as_msgpack(get).content == b"7"
 
 
-def test_other_decorators_stack_around(inline_client: Client, get: HttpRequest, offloaded: MakeView) -> None:
+def test_other_decorators_stack_with_it(inline_client: Client, get: HttpRequest, offloaded: MakeView) -> None:
     @csrf_exempt
     @require_GET
     @molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1)
@@ -176,9 +174,7 @@ def test_methods_of_class_based_views_take_it(inline_client: Client, get: HttpRe
     assert asyncio.run(Async.as_view()(get, a=1)).content == b'{"a":1}'
 
 
-def test_a_view_that_is_only_marked_as_async_is_treated_as_async(
-    inline_client: Client, get: HttpRequest
-) -> None:
+def test_a_view_that_is_only_marked_as_async_is_async(inline_client: Client, get: HttpRequest) -> None:
     """`as_view` of a class with async handlers is a plain function with a mark; so are partials."""
 
     class Items(ClassView):
@@ -244,9 +240,7 @@ def test_an_entrypoint_that_raises_is_500_without_a_word_of_why(
     assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
 
 
-def test_a_default_client_that_has_no_transport_is_503(
-    offloaded: MakeView, get: HttpRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_transport_is_503(offloaded: MakeView, get: HttpRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_transport() -> Client:
         raise MoltWorkerUnavailable("no transport: secret reasons")
 
@@ -286,11 +280,7 @@ def test_other_exceptions_of_a_payload_builder_are_djangos_to_handle(
 
 @pytest.mark.parametrize(("header", "taken"), [("upstream-7", True), ("up\nstream", False)])
 def test_an_error_names_the_request_by_the_senders_id_if_that_is_sane(
-    inline_client: Client,
-    offloaded: MakeView,
-    caplog: pytest.LogCaptureFixture,
-    header: str,
-    taken: bool,
+    inline_client: Client, offloaded: MakeView, caplog: pytest.LogCaptureFixture, header: str, taken: bool
 ) -> None:
     view = offloaded(entry="fail", client=inline_client, payload_builder=lambda request: "value")
     request = RequestFactory().get("/", headers={"X-Request-ID": header})

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 
 from molt_accel import Client, molt_offload
 from molt_accel.django.disconnect import SocketHangup, cancel_check
-from tests.conftest import wait_until
+from tests.support.processes import wait_until
 
 Pair = tuple[socket.socket, socket.socket]
 

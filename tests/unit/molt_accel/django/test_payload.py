@@ -62,9 +62,7 @@ def test_an_urlencoded_form_travels_as_its_body() -> None:
 
 
 @pytest.mark.parametrize("codec_name", ["json", Codec.JSON, "raw", Codec.RAW])
-def test_the_default_payload_of_json_and_raw_is_the_body(
-    inline_client: Client, offloaded: MakeView, codec_name: str
-) -> None:
+def test_the_default_payload_is_the_body(inline_client: Client, offloaded: MakeView, codec_name: str) -> None:
     entry = f"echo_{codec.parse(codec_name).label}"
     view = offloaded(entry=entry, codec=codec_name, client=inline_client)
     assert view(posted(b"[1,2]")).content == b"[1,2]"

@@ -63,10 +63,7 @@ def test_a_result_that_is_not_what_its_codec_says_is_502(
     )
     response = view(get)
     assert response.status_code == 502
-    assert body_of(response) == {
-        "error": "MoltProtocolError",
-        "detail": "the service gave no valid answer",
-    }
+    assert body_of(response) == {"error": "MoltProtocolError", "detail": "the service gave no valid answer"}
 
 
 def test_a_msgpack_result_without_a_json_form_is_500(

@@ -17,8 +17,8 @@ from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import PREFIX_BYTES, Fault, FrameError, encode
 from molt_accel.ipc.messages import SHM_FROM_CLIENT, CancelChannel, Lease, Request, Return
-from tests.conftest import exit_code, fork, wait_for_file
 from tests.support.handover import PATIENCE_S, Running
+from tests.support.processes import exit_code, fork, wait_for_file
 
 if sys.platform != "linux":
     pytest.skip("sequenced packets are Linux's", allow_module_level=True)
@@ -64,9 +64,7 @@ def test_a_directory_that_others_can_look_into_is_refused(tmp_path: Path, mode: 
 
 
 @pytest.mark.parametrize("kind", ["connection", "file", "another user's"])
-def test_what_only_looks_like_a_directory_of_this_user_is_refused(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_isn_t_the_user_s_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place, real = tmp_path / "run", tmp_path / "real"
     real.mkdir(mode=0o700)
     if kind == "connection":
@@ -210,9 +208,7 @@ def test_descriptors_that_nobody_asked_for_are_not_kept(pair: Pair, sent: int, a
         (encode(Return([0] * 200_000)), Fault.TRUNCATED),  # cut off
     ],
 )
-def test_what_is_no_frame_is_an_error_and_its_descriptors_are_closed(
-    pair: Pair, data: bytes, fault: Fault
-) -> None:
+def test_what_is_no_frame_is_an_error_without_descriptors(pair: Pair, data: bytes, fault: Fault) -> None:
     here, there = pair
     before = fds()
     here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)

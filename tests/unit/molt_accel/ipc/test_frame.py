@@ -41,7 +41,7 @@ from molt_accel.ipc.messages import (
     Response,
     StartFailed,
 )
-from tests.conftest import ROOT
+from tests.support import ROOT
 from tests.support.frames import message_of
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -57,7 +57,6 @@ MESSAGES = {"client": STDIO_FROM_CLIENT, "worker": STDIO_FROM_WORKER}
 
 
 def item_of(vector: dict[str, Any]) -> Item:
-    """What a vector describes."""
     fields = dict(vector["frame"])
     kind = fields.pop("kind")
     if kind == "CONTROL":

@@ -37,7 +37,6 @@ def frames(*sizes: int) -> list[Request]:
 
 
 def read_all(stream: FrameStream) -> list[Item | FrameError]:
-    """Every frame until the stream's end."""
     items = []
     while stream.fill() is not None:
         items += stream.frames()
@@ -183,9 +182,7 @@ def test_discard_drops_what_waits_to_be_written(ends: tuple[int, int]) -> None:
         (Request(2**64, "e"), Fault.RANGE),
     ],
 )
-def test_a_frame_that_can_t_be_sent_leaves_the_stream_as_it_was(
-    ends: tuple[int, int], frame: Request, fault: Fault
-) -> None:
+def test_an_unsendable_frame_changes_nothing(ends: tuple[int, int], frame: Request, fault: Fault) -> None:
     read_fd, write_fd = ends
     writer, reader = FrameStream(-1, write_fd, 4096), FrameStream(read_fd, -1, 4096)
     before, after = frames(10, 20)

@@ -18,8 +18,6 @@ WARNING = "no shared memory, so each server process starts a worker of its own: 
 
 
 class First(ScriptedTransport):
-    """One that starts, or raises what it is told to."""
-
     def __init__(self) -> None:
         super().__init__(silence, ready=False)
         self.error: Exception | None = None
@@ -37,8 +35,6 @@ class First(ScriptedTransport):
 
 
 class Second(First):
-    """The one to go on with."""
-
     def __init__(self) -> None:
         super().__init__()
         self.script = (answer("second"),)
@@ -51,7 +47,6 @@ def first() -> First:
 
 @pytest.fixture
 def opened() -> list[Second]:
-    """The second ones that were opened."""
     return []
 
 
@@ -161,9 +156,7 @@ def test_both_are_closed(auto: AutoTransport, first: First, opened: list[Second]
     assert (first.closed, opened[0].closed) == (1, 1)
 
 
-def test_one_that_is_opened_after_the_end_is_closed_at_once(
-    auto: AutoTransport, first: First, opened: list[Second]
-) -> None:
+def test_who_opens_late_is_closed_at_once(auto: AutoTransport, first: First, opened: list[Second]) -> None:
     def start() -> None:
         auto.close()  # by another thread, or a signal handler
         raise NoSharedMemory("the disk is full")

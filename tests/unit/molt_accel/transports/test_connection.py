@@ -43,7 +43,6 @@ class Scripted(BaseConnection):
             self._note_end(error, drained=self.state is ConnectionState.RETIRED)
 
     def ended(self) -> tuple[type[MoltError], str, ConnectionState]:
-        """Listen to the end, and say what came of it."""
         self._attend()
         assert self.end_error is not None
         return type(self.end_error), self.end_error.detail, self.state
@@ -56,9 +55,7 @@ def at(state: ConnectionState) -> Scripted:
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(ConnectionState, repeat=2)))
-def test_a_connection_takes_exactly_the_steps_of_the_table(
-    before: ConnectionState, after: ConnectionState
-) -> None:
+def test_a_connection_takes_the_steps_of_the_table(before: ConnectionState, after: ConnectionState) -> None:
     connection = at(before)
     assert connection.move_to(after) is (after in CONNECTION_TRANSITIONS[before])
     assert connection.state is (after if after in CONNECTION_TRANSITIONS[before] else before)
@@ -109,9 +106,7 @@ def test_a_failure_while_listening_ends_the_connection(
 
 @pytest.mark.parametrize("was_ready", [False, True])
 @pytest.mark.parametrize("state", [ConnectionState.OPEN, ConnectionState.RETIRED])
-def test_a_request_may_have_run_on_a_worker_that_was_ready_and_did_not_drain(
-    was_ready: bool, state: ConnectionState
-) -> None:
+def test_a_request_may_have_run_if_it_was_ready_and_no_drain(was_ready: bool, state: ConnectionState) -> None:
     connection = at(state)
     connection.was_ready = was_ready
     connection.ended()

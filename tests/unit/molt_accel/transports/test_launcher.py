@@ -28,7 +28,7 @@ from molt_accel.errors import (
 from molt_accel.ipc import control
 from molt_accel.transports import launcher
 from molt_accel.transports.launcher import RestartPolicy, attach_or_start, start_stdio_worker, worker_command
-from tests.conftest import wait_until
+from tests.support.processes import wait_until
 
 # -- the command ----------------------------------------------------------------------------------------
 
@@ -73,7 +73,6 @@ def test_the_script_beside_the_interpreter_comes_first_then_path_then_the_module
 
 
 def finish(process: subprocess.Popen[bytes]) -> bytes:
-    """What the process wrote until its end."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
@@ -166,19 +165,16 @@ def directory(tmp_path: Path) -> Path:
 
 
 def pool_config(directory: Path, script: str, *arguments: object, **fields: Any) -> Config:
-    """A configuration whose pool is served by a program."""
     command = [sys.executable, "-c", _WORKER + script, *map(str, arguments)]
     known = {"worker_name": "pool", "runtime_dir": str(directory), "start_timeout_ms": 60_000}
     return Config.load(worker_cmd=command, **{**known, **fields})
 
 
 def attach(config: Config, not_before_s: float = 0.0) -> None:
-    """Attach, and let go again."""
     attach_or_start(config, not_before_s).close()
 
 
 def starting(directory: Path) -> bool:
-    """Whether somebody has the starter's lock."""
     fd = control.lock(str(directory), "pool", "starter", wait=False)
     if fd is not None:
         os.close(fd)
@@ -229,9 +225,7 @@ def test_a_pool_that_can_t_be_started_is_an_error_that_says_why(
 
 
 @_linux_only
-def test_a_program_that_never_listens_is_killed_after_the_start_timeout(
-    directory: Path, tmp_path: Path
-) -> None:
+def test_a_program_that_never_listens_is_killed_in_time(directory: Path, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = """
 child = os.fork()
@@ -250,9 +244,7 @@ time.sleep(1000)
 
 @_linux_only
 @pytest.mark.parametrize("after_s", [0.0, 0.3])
-def test_one_that_is_served_by_another_already_is_attached_to_when_it_listens(
-    directory: Path, tmp_path: Path, after_s: float
-) -> None:
+def test_one_that_another_serves_is_attached_to(directory: Path, tmp_path: Path, after_s: float) -> None:
     """That one had its name when this one was started, but not its socket yet."""
     starts = tmp_path / "starts"
     script = """
@@ -284,9 +276,7 @@ def test_one_whose_other_worker_never_listens_is_tried_again_and_given_up(
 
 
 @_linux_only
-def test_a_starter_that_holds_its_lock_for_long_is_waited_for_for_a_time_only(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_starter_is_waited_for_for_a_time_only(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "_STARTER_S", 0.2)
     control.ensure_directory(str(directory))
     held = control.lock(str(directory), "pool", "starter", wait=False)
@@ -318,9 +308,7 @@ def test_who_waits_for_a_starter_attaches_as_soon_as_the_pool_listens(directory:
 
 
 @_linux_only
-def test_a_start_that_is_too_early_waits_and_looks_whether_somebody_else_was_allowed_to(
-    directory: Path,
-) -> None:
+def test_a_start_that_is_too_early_waits_and_looks_whether_another_was_allowed(directory: Path) -> None:
     started_s = time.monotonic()
     attach(pool_config(directory, "serve(30)"), started_s + 0.3)
     assert time.monotonic() - started_s >= 0.3

@@ -59,9 +59,7 @@ def no_shared_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     arenas.native.cache_clear()
 
 
-def test_auto_is_stdio_where_shared_memory_can_t_be_used(
-    no_shared_memory: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_is_stdio_where_shm_can_t_be(no_shared_memory: str, caplog: pytest.LogCaptureFixture) -> None:
     assert type(open_transport(Config(transport="auto"))) is StdioTransport
     assert caplog.records == []  # it is as good as one can get there
 

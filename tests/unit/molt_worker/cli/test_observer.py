@@ -24,7 +24,6 @@ def listen(directory: Path, name: str) -> socket.socket:
 
 @pytest.fixture
 def directory() -> Path:
-    """The directory of this test's pools."""
     return Path(os.environ["MOLT_RUNTIME_DIR"])
 
 

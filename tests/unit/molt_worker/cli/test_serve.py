@@ -39,7 +39,6 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def notice(data: bytes) -> dict[str, int | str]:
-    """The body of the one message of an output."""
     parser = FrameParser(messages=STDIO_FROM_WORKER)
     parser.feed(data)
     (message,) = parser.frames()
@@ -50,7 +49,6 @@ def notice(data: bytes) -> dict[str, int | str]:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """The configurations that would have been served."""
     configs: list[Config] = []
 
     def serve(config: Config) -> int:

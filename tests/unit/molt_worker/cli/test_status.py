@@ -18,7 +18,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory i
 
 @pytest.fixture
 def directory() -> Path:
-    """The directory of this test's pools."""
     return Path(os.environ["MOLT_RUNTIME_DIR"])
 
 

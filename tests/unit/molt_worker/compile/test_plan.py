@@ -14,7 +14,6 @@ from tests.support import build_project as project
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project, where imports find it."""
     monkeypatch.syspath_prepend(str(tmp_path))
     return project.write(tmp_path)
 

@@ -90,18 +90,14 @@ def test_off_is_python(manifest: str) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_build_that_can_not_be_used_is_told_and_python_runs(
-    manifest: str, built: Built, fault: Callable[[Built], str]
-) -> None:
+def test_an_unusable_build_is_told_of(manifest: str, built: Built, fault: Callable[[Built], str]) -> None:
     why = fault(built)
     assert why in compiled.enable(manifest, "prefer")
     assert installed() == []
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_required_it_is_an_error_that_says_what_to_do(
-    manifest: str, built: Built, fault: Callable[[Built], str]
-) -> None:
+def test_required_it_says_what_to_do(manifest: str, built: Built, fault: Callable[[Built], str]) -> None:
     why = fault(built)
     with pytest.raises(CompiledError, match=why) as caught:
         compiled.enable(manifest, "require")

@@ -238,9 +238,7 @@ def test_a_target_that_is_no_plain_function_says_so(
         ("class E(BaseException): pass\nraise E('no')", "E: no"),
     ],
 )
-def test_whatever_a_module_raises_when_imported_is_reported(
-    module: Callable[[str], str], source: str, what: str
-) -> None:
+def test_whatever_an_import_raises_is_reported(module: Callable[[str], str], source: str, what: str) -> None:
     name = module(source)
     check(name)
     with pytest.raises(ExportsError) as caught:
@@ -419,9 +417,7 @@ class Point:
         ("@export\ndef f(p: Bad): ...", "the parameter Bad can't be decoded: it contains Own"),
     ],
 )
-def test_types_that_can_t_be_had_are_refused_with_the_place(
-    module: Callable[[str], str], function: str, what: str
-) -> None:
+def test_types_that_are_not_there_are_refused(module: Callable[[str], str], function: str, what: str) -> None:
     name = module(TYPED + function)
     with pytest.raises(ExportsError) as caught:
         resolve(name)

@@ -18,7 +18,6 @@ pytestmark = pytest.mark.usefixtures("import_state")
 
 @pytest.fixture
 def libraries(built: Built) -> Iterator[dict[str, Path]]:
-    """The libraries of the project's build, which can be imported from its folder."""
     sys.path.insert(0, str(built.folder))
     importlib.invalidate_caches()
     folder = built.manifest.parent / ".molt-build" / built.record.key

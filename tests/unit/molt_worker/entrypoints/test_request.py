@@ -114,9 +114,7 @@ def test_what_the_current_request_says_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize(("own_clock", "cancelled"), [(True, True), (False, False)])
-def test_only_a_request_with_its_own_clock_stops_itself_at_its_deadline(
-    own_clock: bool, cancelled: bool
-) -> None:
+def test_only_a_request_with_a_clock_stops_itself_at_its_deadline(own_clock: bool, cancelled: bool) -> None:
     request = CurrentRequest(1, 1, make_word(), 5, own_clock)
     assert request.cancelled is cancelled
     if own_clock:

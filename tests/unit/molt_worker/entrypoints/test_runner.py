@@ -142,9 +142,7 @@ def test_the_result_is_encoded_as_the_export_says() -> None:
     ],
     ids=lambda value: None if callable(value) else str(value)[:30].encode("ascii", "replace").decode(),
 )
-def test_whatever_an_entrypoint_does_becomes_one_safe_answer(
-    function: Function, status: Status, detail: str, logged: str
-) -> None:
+def test_all_it_does_becomes_one_answer(function: Function, status: Status, detail: str, logged: str) -> None:
     bench = Bench(function)
     response = bench.run(5)
     assert response.status is status
@@ -227,9 +225,7 @@ def test_an_interrupt_raises_in_the_entrypoint_that_the_stop_names(
 
 
 @pytest.mark.parametrize(("reason", "status", "facts"), STOPPED)
-def test_a_stop_that_came_before_the_start_keeps_the_entrypoint_from_running(
-    reason: StopReason, status: Status, facts: dict[str, str]
-) -> None:
+def test_a_stop_before_the_start_is_heeded(reason: StopReason, status: Status, facts: dict[str, str]) -> None:
     called: list[object] = []
     bench = Bench(called.append)
     bench.stop(reason)

@@ -174,9 +174,7 @@ def test_the_types_are_those_of_what_a_call_fills_and_of_the_result(
 
 
 @pytest.mark.parametrize("function", [parameter_for_checkers, nested_for_checkers])
-def test_a_parameter_whose_type_is_there_for_type_checkers_only_is_no_unchecked_parameter(
-    function: Callable[..., Any],
-) -> None:
+def test_a_type_that_only_type_checkers_see_does_not_go_unchecked(function: Callable[..., Any]) -> None:
     with pytest.raises(NoCodec) as caught:
         typed.hints(function, __name__)
     assert "Decimal can't be evaluated: NameError: name 'Decimal' is not defined" in str(

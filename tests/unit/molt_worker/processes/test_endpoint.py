@@ -18,14 +18,11 @@ MAX_BYTES = 4096
 
 
 class Ends:
-    """A endpoint, and the supervisor's end of its socket."""
-
     def __init__(self) -> None:
         self.supervisor, self._executor = socket.socketpair()
         self.endpoint = SocketEndpoint(self._executor, MAX_BYTES)
 
     def received(self) -> Item:
-        """The one thing that the endpoint has sent."""
         parser = FrameParser(messages=FROM_EXECUTOR)
         parser.feed(self.supervisor.recv(65536))
         (item,) = parser.frames()
@@ -33,7 +30,6 @@ class Ends:
         return item
 
     def close(self) -> None:
-        """Close both ends."""
         self.supervisor.close()
         self._executor.close()
 

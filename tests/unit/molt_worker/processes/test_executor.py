@@ -19,7 +19,7 @@ from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import StopReason, StopWord
 from molt_worker.processes.executor import INTERRUPT_SIGNAL, serve
 from molt_worker.processes.handles import StopWords
-from tests.conftest import exit_code, fork
+from tests.support.processes import exit_code, fork
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 

@@ -35,7 +35,6 @@ class Recorder:
         self.is_idle = False
 
     def seen(self) -> list[tuple[Any, ...]]:
-        """What it was told since it was asked last."""
         told, self.told = self.told, []
         return told
 
@@ -75,7 +74,6 @@ class Recorder:
 
 
 def record(stage: Stage, slots: int = 16) -> Pool:
-    """A pool whose owner and delivery is the stage's recorder."""
     stage.owner = Recorder(stage)
     return Pool(
         *(stage.config, stage.loop, stage.sink, stage.counters, StopWords(slots), stage.owner, stage.owner)
@@ -121,9 +119,7 @@ def test_messages_come_from_ready_executors_only(make_stage: MakeStage) -> None:
 
 
 @pytest.mark.parametrize("how", ["refused", "malformed", "end"])
-def test_one_that_breaks_the_protocol_or_hangs_up_is_closed_once_killed_and_replaced(
-    how: str, make_stage: MakeStage
-) -> None:
+def test_who_breaks_the_protocol_or_hangs_up_is_killed_and_replaced(how: str, make_stage: MakeStage) -> None:
     stage = make_stage(record)
     forkserver = started(stage)
     child = forkserver.children[1]
@@ -287,9 +283,7 @@ def test_when_the_recycled_one_dies_its_successor_takes_the_place(make_stage: Ma
     assert stage.numbers() == [2, 3]
 
 
-def test_a_reload_replaces_everyone_and_tells_the_exports_at_the_last(
-    make_stage: MakeStage,
-) -> None:
+def test_a_reload_replaces_everyone_and_tells_the_exports_at_the_last(make_stage: MakeStage) -> None:
     stage = make_stage(record)
     started(stage)
     newer = stage.load()
@@ -345,9 +339,7 @@ def test_executors_that_still_start_with_the_old_exports_are_not_waited_for(make
     assert stage.owner.seen() == [("exports", 1, 1)]
 
 
-def test_memory_is_looked_at_only_of_those_that_have_served(
-    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_only_of_who_has_served(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = make_stage(record, max_rss_mb=1)
     started(stage)
     stage.owner.counts = {2: 1}

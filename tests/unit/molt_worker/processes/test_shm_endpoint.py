@@ -30,7 +30,6 @@ from molt_accel.ipc.shm.layout import (
 )
 from molt_worker.processes.commands import FROM_EXECUTOR, Recycle, Wake
 from molt_worker.processes.shm_endpoint import ShmEndpoint
-from tests.conftest import exit_code, fork, wait_for_file, wait_until
 from tests.support.handover import (
     RING,
     Running,
@@ -44,6 +43,7 @@ from tests.support.handover import (
     response,
     state_on,
 )
+from tests.support.processes import exit_code, fork, wait_for_file, wait_until
 
 NUMBER, SLOT = 7, 1
 MAX_BYTES = 1 << 16
@@ -67,7 +67,6 @@ class Ends:
         assert self.told() == [Hello()]
 
     def told(self) -> list[Item | FrameError]:
-        """What the supervisor was told since it was asked last."""
         while True:
             try:
                 data = self.supervisor.recv(65536)
@@ -86,7 +85,6 @@ class Ends:
         return got
 
     def outcome(self) -> Any:
-        """What the client gets."""
         assert self.channel.wait(time.monotonic_ns() + 60_000_000_000) == core.OUTCOME
         got = self.channel.take()
         self.channel.clear()
@@ -98,7 +96,6 @@ class Ends:
         return {name: count for name, count in counts.items() if count}
 
     def close(self) -> None:
-        """Close both ends."""
         self.supervisor.close()
         self._executor.close()
 
@@ -147,17 +144,9 @@ def test_a_request_is_claimed_in_the_slot_s_name(ends: Ends) -> None:
 
 @pytest.mark.parametrize(
     ("deadline_ns", "wake_ns", "expected"),
-    [
-        (0, NEVER, []),
-        (5000, NEVER, [Wake()]),
-        (5000, 5001, [Wake()]),
-        (5000, 5000, []),
-        (5000, 4999, []),
-    ],
+    [(0, NEVER, []), (5000, NEVER, [Wake()]), (5000, 5001, [Wake()]), (5000, 5000, []), (5000, 4999, [])],
 )
-def test_a_deadline_is_told_where_the_supervisor_would_look_too_late(
-    ends: Ends, deadline_ns: int, wake_ns: int, expected: list[Item]
-) -> None:
+def test_a_near_deadline_is_told(ends: Ends, deadline_ns: int, wake_ns: int, expected: list[Item]) -> None:
     ends.arena.set_gauge(Gauge.WAKE_NS, wake_ns)
     ends.take(deadline_ns=deadline_ns)
     assert ends.arena.slot_gauge(SLOT, SlotGauge.DEADLINE_NS) == deadline_ns

@@ -81,7 +81,6 @@ def make_sink() -> Iterator[Any]:
 
 
 def read_all(fd: int) -> bytes:
-    """Everything that is in the pipe."""
     data = b""
     while select.select([fd], [], [], 0)[0]:
         data += os.read(fd, 65536)
@@ -119,9 +118,7 @@ def test_executors_write_only_lines_of_the_level_or_above(
     assert text.endswith(" molt-worker warning threads n=2\n") if written else text == ""
 
 
-def test_a_full_pipe_never_blocks_and_what_was_dropped_is_counted(
-    pipe: tuple[int, int], make_sink: Any
-) -> None:
+def test_a_full_pipe_never_blocks_and_what_it_drops_is_counted(pipe: tuple[int, int], make_sink: Any) -> None:
     sink = make_sink(pipe[1])
     sent = 3000
     for number in range(sent):
@@ -138,9 +135,7 @@ def test_a_full_pipe_never_blocks_and_what_was_dropped_is_counted(
     assert counts[0] > 0
 
 
-def test_lines_longer_than_a_pipe_takes_at_once_arrive_whole_and_in_order(
-    pipe: tuple[int, int], make_sink: Any
-) -> None:
+def test_lines_longer_than_a_pipe_s_room_arrive_in_order(pipe: tuple[int, int], make_sink: Any) -> None:
     sink = make_sink(pipe[1])
     texts = [str(digit) * 15_000 for digit in range(9)]
     for text in texts:

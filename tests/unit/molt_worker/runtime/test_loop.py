@@ -58,9 +58,7 @@ def test_an_action_is_called_with_what_its_descriptor_is_ready_for(loop: EventLo
     assert seen == [READ | WRITE, READ]
 
 
-def test_what_is_no_longer_watched_is_not_called_even_in_the_same_turn(
-    loop: EventLoop, sockets: Pairs
-) -> None:
+def test_what_is_no_longer_watched_isn_t_called_even_in_that_turn(loop: EventLoop, sockets: Pairs) -> None:
     called: list[int] = []
 
     def action(index: int) -> None:
@@ -75,9 +73,7 @@ def test_what_is_no_longer_watched_is_not_called_even_in_the_same_turn(
     assert called == [0]
 
 
-def test_a_stale_event_is_not_taken_for_one_of_the_descriptor_that_has_its_number_now(
-    loop: EventLoop, sockets: Pairs
-) -> None:
+def test_a_stale_event_is_not_taken_for_one_of_the_next_descriptor(loop: EventLoop, sockets: Pairs) -> None:
     (first, first_peer), (second, second_peer), (third, third_peer) = sockets
     called: list[str] = []
 
@@ -99,9 +95,7 @@ def test_a_stale_event_is_not_taken_for_one_of_the_descriptor_that_has_its_numbe
     assert called == ["replace", "new"]
 
 
-def test_a_bug_in_an_action_is_logged_with_its_place_and_costs_one_event(
-    loop: EventLoop, sockets: Pairs, log_pipe: tuple[int, int]
-) -> None:
+def test_a_failing_action_costs_one_event(loop: EventLoop, sockets: Pairs, log_pipe: tuple[int, int]) -> None:
     called: list[int] = []
 
     def broken(_: int) -> None:
@@ -135,9 +129,7 @@ def test_the_earliest_time_counts_and_is_given_once(loop: EventLoop) -> None:
 
 
 @pytest.mark.parametrize("ahead_ns", [10**15, 2**62, 2**64])
-def test_a_time_beyond_what_poll_can_wait_for_is_no_error(
-    loop: EventLoop, sockets: Pairs, ahead_ns: int
-) -> None:
+def test_a_time_beyond_poll_s_limit_is_no_error(loop: EventLoop, sockets: Pairs, ahead_ns: int) -> None:
     ours, theirs = sockets[0]
     seen: list[int] = []
     loop.watch(ours.fileno(), READ, seen.append)

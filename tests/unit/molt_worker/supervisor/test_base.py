@@ -16,7 +16,7 @@ from molt_accel.errors import MoltError
 from molt_worker.processes.forkserver import EXIT_BAD_EXPORTS
 from molt_worker.runtime.log import LogSink
 from molt_worker.supervisor.base import Worker
-from tests.conftest import EXPORTS
+from tests.support import EXPORTS
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -120,10 +120,7 @@ def test_its_steps_come_in_order_and_everything_is_closed(sink: LogSink, tmp_pat
     ],
 )
 def test_what_signals_do(
-    script: list[Callable[[Scripted], object]],
-    expected: list[str],
-    state: tuple[bool, bool],
-    sink: LogSink,
+    script: list[Callable[[Scripted], object]], expected: list[str], state: tuple[bool, bool], sink: LogSink
 ) -> None:
     service = Scripted(sink, *script)
     service.run()
@@ -160,9 +157,7 @@ def test_a_failed_start_has_an_exit_code_of_its_own(sink: LogSink, tmp_path: Pat
 
 
 @pytest.mark.parametrize("where", ["settle", "finished"])
-def test_whatever_ends_it_everything_is_closed(
-    where: str, sink: LogSink, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whatever_ends_it_all_is_closed(where: str, sink: LogSink, monkeypatch: pytest.MonkeyPatch) -> None:
     service = Scripted(sink, nothing)
 
     def fail() -> None:

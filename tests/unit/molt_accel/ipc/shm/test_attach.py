@@ -189,9 +189,7 @@ def test_an_answer_that_is_none_is_another_protocol(worker: Worker, ask: Ask, an
         ),
     ],
 )
-def test_an_answer_of_wrong_values_is_another_protocol(
-    worker: Worker, arena_fd: int, ask: Ask, body: object
-) -> None:
+def test_wrong_values_are_another_protocol(worker: Worker, arena_fd: int, ask: Ask, body: object) -> None:
     with pytest.raises(MoltIncompatible, match=r"^the worker speaks another protocol: "):
         ask(worker.answer(message_of(msgspec.msgpack.encode(body)), arena_fd))
 
@@ -211,9 +209,7 @@ def test_memory_that_is_no_arena_is_refused(worker: Worker, ask: Ask) -> None:
 
 
 @BOTH
-def test_a_worker_that_does_not_answer_is_not_waited_for_for_ever(
-    worker: Worker, ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_worker_ends_the_wait(worker: Worker, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attach, "ANSWER_S", 0.05)
     with pytest.raises(MoltWorkerUnavailable, match=r"^no connection to the worker: timed out$"):
         ask(worker.near)

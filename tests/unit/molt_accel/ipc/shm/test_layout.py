@@ -51,9 +51,7 @@ def test_a_step_changes_the_state_and_nothing_else(word: int, state: ChannelStat
 @given(
     st.sampled_from(ChannelState), st.integers(0, 0xFFFF), st.integers(0, 0xFF), st.integers(0, 0xFFFF_FFFF)
 )
-def test_a_word_is_state_slot_epoch_and_generation(
-    state: ChannelState, slot: int, epoch: int, generation: int
-) -> None:
+def test_a_word_has_all_four_parts(state: ChannelState, slot: int, epoch: int, generation: int) -> None:
     word = state | slot << 8 | epoch << 24 | generation << 32
     assert (state_of(word), slot_of(word), epoch_of(word), generation_of(word)) == (
         state,

@@ -50,7 +50,6 @@ SIZES = [0, 1, *(RING - PREFIX_BYTES - HEADER_BYTES - 4 + more for more in (-1, 
 
 
 def served(slot: Any, answer: Callable[[Request], Response]) -> Request:
-    """Serve one request; returns it."""
     assert slot.next() == core.REQUEST
     got: Request = slot.receive(MAX_BYTES)
     assert reply(slot, answer(got)) == core.TRANSFERRED
@@ -321,7 +320,6 @@ class Rings:
         assert self.slot.next() == core.REQUEST
 
     def add(self, which: str, more: int) -> None:
-        """Scribble over a count."""
         at = self._at[which]
         before = struct.unpack("<Q", self._memory[at : at + 8])[0]
         self._memory[at : at + 8] = struct.pack("<Q", (before + more) % 2**64)
@@ -636,9 +634,7 @@ def test_a_slot_is_made_ready_for_another_executor_and_its_counts_go_on() -> Non
         lambda arena, index: core.Slot(arena, index, 0),
     ],
 )
-def test_there_is_nothing_beyond_the_last_channel_or_slot(
-    touch: Callable[[Any, int], Any], index: int
-) -> None:
+def test_nothing_is_beyond_the_last_channel_or_slot(touch: Callable[[Any, int], Any], index: int) -> None:
     with pytest.raises(IndexError):
         touch(new_arena(channels=4, slots=2), index)
 

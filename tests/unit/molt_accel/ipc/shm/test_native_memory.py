@@ -15,16 +15,7 @@ import pytest
 
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
-from tests.support.handover import (
-    MAX_BYTES,
-    channel_of,
-    core,
-    new_arena,
-    reply,
-    request,
-    response,
-    slot_of,
-)
+from tests.support.handover import MAX_BYTES, channel_of, core, new_arena, reply, request, response, slot_of
 
 CALLS = 200_000
 #: Less than a byte a call.

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, with_state
-from tests.conftest import exit_code, fork, wait_until
 from tests.support.handover import (
     MAX_BYTES,
     RING,
@@ -29,6 +28,7 @@ from tests.support.handover import (
     slot_of,
     state_on,
 )
+from tests.support.processes import exit_code, fork, wait_until
 
 _MS = 1_000_000
 
@@ -57,7 +57,6 @@ def interrupts() -> Iterator[list[str]]:
 
 
 def later(work: Any, seconds: float = 0.02) -> threading.Timer:
-    """Do something while this thread waits."""
     timer = threading.Timer(seconds, work)
     timer.start()
     return timer
@@ -208,9 +207,7 @@ def test_a_busy_one_retires_when_its_request_has_ended() -> None:
 
 @pytest.mark.parametrize("step", [ChannelState.ABANDONED, ChannelState.KILLING])
 @pytest.mark.parametrize("direction", ["request", "reply"])
-def test_an_executor_does_not_wait_for_bytes_of_a_request_that_was_taken_away(
-    direction: str, step: ChannelState
-) -> None:
+def test_an_executor_does_not_wait_for_a_request_taken_away(direction: str, step: ChannelState) -> None:
     arena = new_arena()
     channel, slot = channel_of(arena), slot_of(arena)
     publish(channel, payload=b"x" * (3 * RING if direction == "request" else 10))

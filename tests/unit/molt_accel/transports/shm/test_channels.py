@@ -36,7 +36,6 @@ def pool_of(fake: FakePool, *channels: int) -> ChannelPool:
 
 
 def lease(pool: ChannelPool) -> Any:
-    """A free channel, which there must be."""
     channel = pool.lease()
     assert channel is not None
     return channel
@@ -107,9 +106,7 @@ def test_a_lingering_channel_whose_request_ended_after_all_is_free(fake: FakePoo
     assert channel.state == ChannelState.IDLE
 
 
-def test_that_there_are_no_more_is_an_answer_for_a_while(
-    fake: FakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_that_there_are_no_more_holds_for_a_while(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "_REFUSED_S", 0.2)
     pool = ChannelPool(fake.arena, 10_000)
     assert pool.wants_more
@@ -175,9 +172,7 @@ def test_what_lingers_when_it_is_shut_is_not_touched_any_more(fake: FakePool) ->
 
 
 @pytest.mark.parametrize("given_up", [False, True])
-def test_what_is_given_back_after_the_end_is_not_leased_by_who_came_too_late(
-    fake: FakePool, given_up: bool
-) -> None:
+def test_what_is_given_back_after_the_end_is_not_leased_any_more(fake: FakePool, given_up: bool) -> None:
     """The worker may have granted it to somebody else, whose answer it holds."""
     pool = pool_of(fake, 0)
     channel = lease(pool)

@@ -13,7 +13,7 @@ import pytest
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.transports.shm import completion as completion_threads
 from molt_accel.transports.shm.completion import CompletionThread
-from tests.conftest import wait_until
+from tests.support.processes import wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
@@ -57,7 +57,6 @@ def _no_look_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_completion_thread(fake: FakePool) -> Iterator[MakeCompletionThread]:
-    """Makes completion threads, with channel 0 for a doorbell; all have ended in the end."""
     made: list[CompletionThread] = []
 
     def make(find_doorbell: Callable[[], Any] | None = None) -> CompletionThread:
@@ -73,12 +72,10 @@ def make_completion_thread(fake: FakePool) -> Iterator[MakeCompletionThread]:
 
 
 def gone(completion_thread: CompletionThread) -> bool:
-    """Whether it takes care of nothing any more."""
     return not completion_thread._calls
 
 
 def asleep(completion_thread: CompletionThread) -> bool:
-    """Whether its thread waits in the kernel."""
     assert completion_thread._thread is not None
     stat = Path(f"/proc/self/task/{completion_thread._thread.native_id}/stat").read_text()
     return stat.rpartition(")")[2].split()[0] == "S"
@@ -200,9 +197,7 @@ def test_a_call_that_comes_after_the_end_is_taken_care_of_too(
         assert completion_thread.quiet(PATIENCE_S)
 
 
-def test_it_has_ended_as_far_as_its_own_last_call_is_concerned(
-    fake: FakePool, make_completion_thread: MakeCompletionThread
-) -> None:
+def test_its_own_last_call_ends_it(fake: FakePool, make_completion_thread: MakeCompletionThread) -> None:
     """What that call's end sets off may ask, on this very thread."""
     said: list[bool] = []
 
@@ -218,9 +213,7 @@ def test_it_has_ended_as_far_as_its_own_last_call_is_concerned(
     assert said == [True]
 
 
-def test_without_a_doorbell_it_looks_again_and_again_until_there_is_one(
-    fake: FakePool, make_completion_thread: MakeCompletionThread
-) -> None:
+def test_no_doorbell_means_looking(fake: FakePool, make_completion_thread: MakeCompletionThread) -> None:
     doorbells: list[Any] = []
     asked = 0
 

@@ -13,13 +13,7 @@ from typing import Any
 import pytest
 
 from molt_accel.config import Config
-from molt_accel.errors import (
-    MoltBusy,
-    MoltCancelled,
-    MoltProtocolError,
-    MoltWorkerUnavailable,
-    Status,
-)
+from molt_accel.errors import MoltBusy, MoltCancelled, MoltProtocolError, MoltWorkerUnavailable, Status
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import (
@@ -39,7 +33,7 @@ from molt_accel.transports.connection import ConnectionState
 from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm.channels import BATCH
 from molt_accel.transports.shm.connection import Connection
-from tests.conftest import exit_code, fork, wait_until
+from tests.support.processes import exit_code, fork, wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
 
 pytestmark = [
@@ -65,7 +59,6 @@ def pong(number: int = 7) -> Response:
 
 
 def busy(connection: Connection) -> Any:
-    """A channel with a call on it."""
     channel = connection.channels.lease()
     assert channel is not None
     channel.publish(REQUEST, 4, 0)
@@ -73,7 +66,6 @@ def busy(connection: Connection) -> Any:
 
 
 def ended(connection: Connection) -> bool:
-    """Whether it has ended, and all that was to be done for it."""
     return connection.end_error is not None and not connection.monitor.is_alive()
 
 
@@ -164,9 +156,7 @@ def test_pings_end_with_the_connection_and_later_ones_are_not_sent(fake: FakePoo
     assert connection.ping(ping()) is None
 
 
-def test_a_ping_to_a_worker_that_has_just_gone_is_not_sent(
-    fake: FakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_ping_to_a_worker_just_gone_is_not_sent(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     connection = fake.connection()
     monkeypatch.setattr(control, "send", _raise(BrokenPipeError()))
     assert connection.ping(ping()) is None
@@ -289,9 +279,7 @@ def test_what_a_worker_said_before_it_went_is_heard_though_it_did_not_read_every
 
 
 @pytest.mark.parametrize("message", [Lease(1), Request(1, "echo"), Response(0)])
-def test_a_message_that_nobody_expects_ends_the_connection(
-    fake: FakePool, message: Item, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unexpected_messages_end_it(fake: FakePool, message: Item, caplog: pytest.LogCaptureFixture) -> None:
     connection = fake.connection()
     fake.tell(message)
     wait_until(lambda: ended(connection))
@@ -396,9 +384,7 @@ def test_close_does_not_say_so_while_a_thread_may_still_write(
     assert fake.heard() == []
 
 
-def test_close_does_not_say_so_while_a_thread_listens_to_a_channel_s_doorbell(
-    fake: FakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_close_waits_for_who_listens_to_a_doorbell(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_QUIET_S", 0.05)
     connection = fake.connection()
 

@@ -47,7 +47,7 @@ from molt_accel.transports.base import PendingCall
 from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm import transport as shm
 from molt_accel.transports.shm.transport import ShmCall, ShmTransport
-from tests.conftest import wait_until
+from tests.support.processes import wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
@@ -57,14 +57,12 @@ ids = count(1)
 
 
 def request(payload: object = None, **fields: Any) -> Request:
-    """A request frame of its own."""
     data = codec.encode(Codec.MSGPACK, payload)
     known = {"payload": data, "max_wait_ms": WORKER_DEFAULT_WAIT, "sent_ns": time.monotonic_ns()}
     return Request(next(ids), "echo", **{**known, **fields})
 
 
 def in_ms(ms: float) -> int:
-    """The deadline so many milliseconds ahead."""
     return time.monotonic_ns() + int(ms * 1e6)
 
 
@@ -75,7 +73,6 @@ def fake(make_pool: MakePool) -> FakePool:
 
 @pytest.fixture
 def transport(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShmTransport]:
-    """Attached to the pool."""
     monkeypatch.setattr(shm, "attach_or_start", fake.attach)
     monkeypatch.setattr(connections, "_QUIET_S", 0.05)  # some tests leave calls behind
     opened = fake.transport()
@@ -85,20 +82,17 @@ def transport(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShmTr
 
 
 def submit(transport: ShmTransport, frame: Request | None = None) -> ShmCall:
-    """A request that is published."""
     pending = transport.submit(frame or request())
     assert isinstance(pending, ShmCall)
     return pending
 
 
 def in_calls(transport: ShmTransport) -> int:
-    """How many channels are leased by calls that have not ended."""
     assert transport._connection is not None
     return transport._connection.channels.in_calls
 
 
 def outcome(pending: PendingCall) -> Any:
-    """The decoded value of a response, or the error; there must be one."""
     result = pending.result
     if isinstance(result, Response):
         value = codec.decode(result.codec, result.payload)
@@ -126,18 +120,14 @@ def test_a_request_is_taken_up_and_its_reply_is_the_outcome(transport: ShmTransp
 
 
 @pytest.mark.parametrize("timeout_s", [None, 0, -1, 0.001, 1e9])
-def test_waiting_for_what_is_there_returns_at_once(
-    transport: ShmTransport, fake: FakePool, timeout_s: float | None
-) -> None:
+def test_a_wait_for_an_outcome_ends(transport: ShmTransport, fake: FakePool, timeout_s: float | None) -> None:
     pending = submit(transport)
     fake.reply(fake.claim(), 1)
     assert pending.wait(timeout_s) is True
     assert outcome(pending) == 1
 
 
-def test_requests_larger_than_a_ring_pass_while_somebody_waits(
-    transport: ShmTransport, fake: FakePool
-) -> None:
+def test_requests_larger_than_a_ring_pass_while_one_waits(transport: ShmTransport, fake: FakePool) -> None:
     payload = b"x" * 20_000
     pending = submit(transport, request(payload))
     serving = fake.serving(lambda frame: codec.decode(Codec.MSGPACK, frame.payload)[::-1] + b"!", 1)
@@ -280,9 +270,7 @@ def test_at_the_end_of_the_connection_a_call_has_the_outcome_that_is_certain(
 
 
 @pytest.mark.parametrize("claimed", [False, True])
-def test_a_closed_client_s_calls_are_cancelled(
-    transport: ShmTransport, fake: FakePool, claimed: bool
-) -> None:
+def test_closing_cancels_calls_under_way(transport: ShmTransport, fake: FakePool, claimed: bool) -> None:
     pending = submit(transport)
     if claimed:
         fake.claim()
@@ -371,9 +359,7 @@ def test_a_thread_that_waits_is_woken_and_gives_the_channel_back(
         assert in_calls(transport) == 0
 
 
-def test_a_call_that_was_given_up_while_its_waiter_was_interrupted_gives_its_channel_back(
-    transport: ShmTransport,
-) -> None:
+def test_a_call_given_up_while_its_waiter_is_interrupted_gives_it_back(transport: ShmTransport) -> None:
     """Another thread gives up, and leaves the channel to the waiter, who raises in that moment."""
     pending = submit(transport)
 
@@ -394,9 +380,7 @@ def test_a_call_that_was_given_up_while_its_waiter_was_interrupted_gives_its_cha
     assert in_calls(transport) == 0
 
 
-def test_a_call_of_an_event_loop_that_is_given_up_is_called_back(
-    transport: ShmTransport, fake: FakePool
-) -> None:
+def test_a_given_up_call_of_an_event_loop_is_called_back(transport: ShmTransport, fake: FakePool) -> None:
     pending, called = submit(transport), threading.Event()
     pending.on_done(called.set)
     assert transport.abandon(pending, MoltCancelled("enough"))
@@ -467,9 +451,7 @@ def test_a_deadline_passes_in_the_queue(transport: ShmTransport, fake: FakePool)
     assert (in_calls(transport), fake.states()) == (0, [])
 
 
-def test_a_deadline_is_the_worker_s_to_watch_once_the_request_runs(
-    transport: ShmTransport, fake: FakePool
-) -> None:
+def test_a_deadline_is_the_worker_s_to_watch_once_it_runs(transport: ShmTransport, fake: FakePool) -> None:
     pending = submit(transport, request(deadline_ns=in_ms(30)))
     taken = fake.claim()
     assert not pending.wait(0.1)
@@ -492,9 +474,7 @@ def test_a_full_queue_is_busy_at_once(transport: ShmTransport, fake: FakePool) -
     submit(transport)
 
 
-def test_a_wait_for_a_place_ends_when_its_time_is_over_unless_it_has_one(
-    transport: ShmTransport, fake: FakePool
-) -> None:
+def test_a_wait_for_a_place_ends_in_time_unless_it_has_one(transport: ShmTransport, fake: FakePool) -> None:
     for _ in range(5):
         submit(transport)
     in_vain, in_time = (submit(transport, request(max_wait_ms=ms)) for ms in (50, 60_000))
@@ -567,9 +547,7 @@ class _Foreign:
         return
 
 
-def test_a_worker_that_drains_is_succeeded_and_its_calls_go_on(
-    transport: ShmTransport, fake: FakePool
-) -> None:
+def test_a_draining_worker_is_succeeded_and_its_calls_go_on(transport: ShmTransport, fake: FakePool) -> None:
     pending = submit(transport)
     ping = transport.submit(Request(next(ids), PING))
     assert ping is not None
@@ -604,9 +582,7 @@ def test_close_ends_the_calls_of_a_worker_that_drains_too(transport: ShmTranspor
     assert type(outcome(pending)) is MoltCancelled
 
 
-def test_a_drain_is_no_death(
-    transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drain_isnt_death(transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
     for _ in range(3):
         fake.greet()
@@ -634,9 +610,7 @@ def _wait_for_another(transport: ShmTransport, fake: FakePool) -> None:
     transport.wait_ready(0.01)
 
 
-def test_waiting_until_it_is_ready_raises_why_it_never_will_be(
-    transport: ShmTransport, fake: FakePool
-) -> None:
+def test_waiting_until_it_is_ready_raises_why_it_isn_t(transport: ShmTransport, fake: FakePool) -> None:
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(transport.wait_ready, PATIENCE_S)
         fake.fail_start("no module named shop")
@@ -711,9 +685,7 @@ def test_a_start_that_failed_is_not_tried_again_at_once_and_told_as_what_it_was(
     opened.close()
 
 
-def test_a_worker_that_vanishes_while_it_is_attached_to_is_looked_for_again(
-    fake: FakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_vanishes_is_looked_for_again(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     tries = 0
 
     def attach(config: Config, not_before_s: float) -> Any:
@@ -749,9 +721,7 @@ def test_one_that_always_vanishes_is_given_up(fake: FakePool, monkeypatch: pytes
     opened.close()
 
 
-def test_close_does_not_wait_for_a_start_and_what_it_makes_is_closed(
-    fake: FakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_close_does_not_wait_for_a_start_but_ends_it(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     reached, go = threading.Event(), threading.Event()
 
     def attach(config: Config, not_before_s: float) -> Any:
@@ -772,9 +742,7 @@ def test_close_does_not_wait_for_a_start_and_what_it_makes_is_closed(
     assert fake.heard() == [Detach()]
 
 
-def test_many_threads_that_start_at_once_make_one_connection(
-    fake: FakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_starts_at_once_make_one_connection(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     attached = []
 
     def attach(config: Config, not_before_s: float) -> Any:

@@ -82,9 +82,7 @@ def test_a_claim_that_is_about_to_be_made_is_not_stopped(stage: ShmStage) -> Non
     assert stage.state(channel) is ChannelState.DONE
 
 
-def test_the_request_that_the_dead_was_about_to_claim_is_left_to_the_one_that_was_faster(
-    stage: ShmStage,
-) -> None:
+def test_the_request_that_the_dead_was_about_to_claim_is_left_to_a_faster_one(stage: ShmStage) -> None:
     faster, slower = stage.start()
     channel = Caller(stage, 1).publish()
     faster.claim()

@@ -42,8 +42,8 @@ from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 from molt_worker.supervisor.shm import clients as clients_module
 from molt_worker.supervisor.shm.clients import Channels, Clients, max_clients
-from tests.conftest import exit_code, fork, wait_for_file, wait_until
 from tests.support.frames import message_of, message_saying
+from tests.support.processes import exit_code, fork, wait_for_file, wait_until
 
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
@@ -61,9 +61,8 @@ FACTS = {
 
 
 class Peer:
-    """A client's end of the control socket."""
-
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, turn: Callable[[], None] = lambda: None) -> None:
+        self._turn = turn  # so that what was sent is heard
         self.sock = control.new_socket()
         self.sock.setblocking(False)
         try:
@@ -74,9 +73,9 @@ class Peer:
 
     def send(self, message: Message | Request) -> None:
         control.send(self.sock, message)
+        self._turn()
 
     def ask(self, channels: int, version: str = __version__, *, observer: bool = False) -> None:
-        """Ask to attach."""
         self.send(Attach(version, observer, channels))
 
     def received(self) -> list[Item | str]:
@@ -97,7 +96,6 @@ class Peer:
                 os.close(fd)
 
     def granted(self) -> list[int]:
-        """The channels of the one grant that has come."""
         (grant,) = [each for each in self.received() if isinstance(each, Attached | Grant)]
         return grant.channels
 
@@ -151,23 +149,19 @@ class Desk:
     # What the test does.
 
     def turn(self, turns: int = 30) -> None:
-        """Let happen what can without waiting."""
         for _ in range(turns):
             self.loop.at(1)
             self.loop.turn(self.clients.on_timers)
 
     def peer(self) -> Peer:
-        """A connection."""
-        peer = Peer(self.path)
+        peer = Peer(self.path, self.turn)
         self.peers.append(peer)
         self.turn(1)
         return peer
 
     def attached(self, channels: int, **told: Any) -> Peer:
-        """A client with so many channels, which has read its grant."""
         peer = self.peer()
         peer.ask(channels, **told)
-        self.turn()
         assert len(peer.granted()) == channels
         return peer
 
@@ -176,7 +170,6 @@ class Desk:
         return {channel: client.is_done_with(channel) for client, channel in self.clients.orphaned()}
 
     def reclaim(self) -> None:
-        """What the pool does with channels that are nobody's."""
         for client, channel in self.clients.orphaned():
             if client.is_done_with(channel) and channel in client.channels:
                 self.clients.take_back(client, channel)
@@ -264,7 +257,6 @@ def test_a_client_gets_channels_the_arena_and_a_greeting(desk: Desk) -> None:
     peer = desk.peer()
     assert (len(list(desk.clients)), desk.clients.count) == (1, 0)
     peer.ask(4)
-    desk.turn()
     assert peer.received() == [Attached([0, 1, 2, 3], **FACTS), "/memfd:the arena (deleted)", Hello()]
     assert desk.clients.count == 1
     assert f"client_attached pid={os.getpid()} channels=4" in desk.log()
@@ -281,23 +273,19 @@ def test_channels_are_in_use_before_their_client_knows_that_it_has_them(desk: De
     peer = desk.peer()
     desk.on_change = look
     peer.ask(3)
-    desk.turn()
     assert seen[0] == ([0, 1, 2], [])
     peer.received()
     seen.clear()
     peer.send(Lease(2))
-    desk.turn()
     assert seen[0] == ([0, 1, 2, 3, 4], [])
 
 
 def test_an_observer_gets_no_channels_and_does_not_count(desk: Desk) -> None:
     peer = desk.peer()
     peer.ask(4, observer=True)
-    desk.turn()
     assert peer.granted() == []
     assert desk.clients.count == 0
     peer.send(Lease(4))
-    desk.turn()
     assert peer.received() == ["the end"]
     assert "client_gone" not in desk.log()
 
@@ -326,7 +314,6 @@ def test_one_that_is_refused_is_told_why_and_holds_nothing(
     desk.refuses = refuses
     peer = desk.peer()
     peer.ask(4, **told)
-    desk.turn()
     assert peer.received() == [Refused({"detail": detail, **kind})]
     assert (desk.clients.count, desk.channels.take(1)) == (0, [0])
 
@@ -336,7 +323,6 @@ def test_one_that_comes_to_a_worker_of_yesterday_is_sent_away(desk: Desk) -> Non
     observer, peer = desk.peer(), desk.peer()
     observer.ask(0, observer=True)
     peer.ask(4)
-    desk.turn()
     assert observer.granted() == []  # it needs no successor
     assert peer.received() == ["the end"]
 
@@ -344,11 +330,9 @@ def test_one_that_comes_to_a_worker_of_yesterday_is_sent_away(desk: Desk) -> Non
 def test_one_that_comes_when_all_channels_are_held_gets_some_as_soon_as_there_are(desk: Desk) -> None:
     holder, late = desk.attached(12), desk.peer()
     late.ask(4)
-    desk.turn()
     assert late.granted() == []
     assert holder.received() == [Recall(6)]
     holder.send(Return([11, 3, 4]))
-    desk.turn()
     assert late.granted() == [3, 4, 11]
 
 
@@ -358,10 +342,8 @@ def test_one_that_comes_when_all_channels_are_held_gets_some_as_soon_as_there_ar
 def test_more_channels_are_granted_while_there_are_some(desk: Desk) -> None:
     first, second = desk.attached(4), desk.attached(4)
     first.send(Lease(3))
-    desk.turn()
     assert first.granted() == [8, 9, 10]
     second.send(Lease(3))
-    desk.turn()
     assert second.granted() == [11]
 
 
@@ -369,7 +351,6 @@ def test_more_channels_are_granted_while_there_are_some(desk: Desk) -> None:
 def test_one_that_holds_its_share_gets_no_more_than_are_free(desk: Desk, number: int) -> None:
     peer = desk.attached(12)
     peer.send(Lease(number))
-    desk.turn()
     desk.clients.refuse_waiting()
     assert peer.granted() == []
 
@@ -377,12 +358,10 @@ def test_one_that_holds_its_share_gets_no_more_than_are_free(desk: Desk, number:
 def test_who_holds_more_than_its_share_is_asked_to_give_some_back(desk: Desk) -> None:
     greedy, modest = desk.attached(10), desk.attached(2)
     modest.send(Lease(3))
-    desk.turn()
     assert modest.received() == []
     assert greedy.received() == [Recall(4)]
     assert desk.clients.anybody_waits
     greedy.send(Return([9, 8]))
-    desk.turn()
     assert modest.granted() == [8, 9]
     assert not desk.clients.anybody_waits
 
@@ -394,7 +373,6 @@ def test_whoever_waits_for_channels_is_known_to_be_waiting_at_once(desk: Desk) -
     waited = []
     desk.on_change = lambda: waited.append(desk.clients.anybody_waits)
     modest.send(Lease(3))
-    desk.turn()
     assert waited == [True]
     desk.clients.refuse_waiting()
     assert modest.granted() == []
@@ -410,30 +388,24 @@ def test_one_that_does_not_give_back_is_asked_once_and_not_flooded(desk: Desk) -
     assert modest.received() == [Grant([])]
     assert stopped.received() == [Recall(4)]
     stopped.send(Return([]))  # it goes on, and has none to spare
-    desk.turn()
     modest.send(Lease(3))
-    desk.turn()
     assert stopped.received() == [Recall(4)]
 
 
 def test_what_comes_back_late_is_granted_then(desk: Desk) -> None:
     slow, modest = desk.attached(10), desk.attached(2)
     modest.send(Lease(3))
-    desk.turn()
     desk.clients.refuse_waiting()
     assert modest.granted() == []
     slow.send(Return([9]))
-    desk.turn()
     assert modest.granted() == [9]
 
 
 def test_returned_channels_are_granted_once(desk: Desk) -> None:
     first, second = desk.attached(6), desk.attached(6)
     first.send(Return([0, 0, 6, 12, 2**32 - 1]))  # 6 is the other's
-    desk.turn()
     for peer, expected in ((second, [0]), (first, [])):
         peer.send(Lease(9))
-        desk.turn()
         desk.clients.refuse_waiting()
         assert peer.granted() == expected
 
@@ -443,16 +415,13 @@ def test_a_channel_that_is_returned_in_use_is_granted_when_nothing_is_on_it(desk
     peer, other = desk.attached(6), desk.attached(2)
     desk.in_use = {2}
     peer.send(Return([1, 2, 3]))
-    desk.turn()
     assert desk.orphaned() == {2: True}
     other.send(Lease(12))
-    desk.turn()
     assert other.granted() == [1, 3, 8, 9, 10, 11]
     desk.in_use = set()
     desk.reclaim()
     assert desk.orphaned() == {}
     peer.send(Lease(1))
-    desk.turn()
     assert peer.granted() == [2]
 
 
@@ -469,7 +438,6 @@ def test_cancels_of_its_own_channels_are_passed_on(desk: Desk) -> None:
     )  # the second one's is the other's
     for sender, channel, passed in sent:
         sender.send(CancelChannel(channel, 2**32 - 1))
-        desk.turn()
         assert desk.told == ["cancel"] * passed
     assert (peer.received(), other.received()) == ([], [])
 
@@ -477,7 +445,6 @@ def test_cancels_of_its_own_channels_are_passed_on(desk: Desk) -> None:
 def test_pings_are_answered_whoever_asks(desk: Desk) -> None:
     peer = desk.peer()
     peer.send(Request(77, PING))
-    desk.turn()
     assert peer.received() == [Response(77, Status.OK, b"pong")]
 
 
@@ -511,9 +478,7 @@ LIES = {
 
 @pytest.mark.parametrize("attached", [False, True])
 @pytest.mark.parametrize(("data", "why"), LIES.values(), ids=LIES)
-def test_whoever_says_what_can_not_be_is_sent_away_and_others_are_not(
-    desk: Desk, data: bytes, why: str, attached: bool
-) -> None:
+def test_who_says_what_can_t_be_is_sent_away_alone(desk: Desk, data: bytes, why: str, attached: bool) -> None:
     other = desk.attached(2)
     peer = desk.attached(2) if attached else desk.peer()
     peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -523,7 +488,6 @@ def test_whoever_says_what_can_not_be_is_sent_away_and_others_are_not(
     assert desk.counters.bad_frames == 1
     assert (f"it sent {why}" in desk.log()) == attached
     other.send(Lease(1))
-    desk.turn()
     assert len(other.granted()) == 1
 
 
@@ -549,7 +513,6 @@ def test_one_that_attaches_twice_or_leases_before_is_sent_away(desk: Desk) -> No
     twice, early = desk.attached(2), desk.peer()
     twice.ask(2)
     early.send(Lease(2))
-    desk.turn()
     assert (twice.received(), early.received()) == (["the end"], ["the end"])
     assert set(desk.orphaned()) == {0, 1}
 
@@ -576,8 +539,7 @@ def test_one_that_asks_and_does_not_read_is_let_go_of(desk: Desk) -> None:
         pytest.fail("it is still there")
     assert "it doesn't read" in desk.log()
     assert set(desk.orphaned()) == {0, 1}
-    control.send(other.sock, Request(1, PING))
-    desk.turn()
+    other.send(Request(1, PING))
     assert other.received() == [Response(1, Status.OK, b"pong")]
 
 
@@ -602,7 +564,6 @@ def test_everybody_who_is_attached_is_told_and_who_does_not_read_costs_nobody_el
 def test_channels_of_one_that_said_it_is_done_are_free(desk: Desk) -> None:
     peer = desk.attached(2)
     peer.send(Detach())
-    desk.turn()
     assert desk.orphaned() == {0: True, 1: True}
     desk.reclaim()
     assert (desk.orphaned(), list(desk.clients), desk.channels.take(3)) == ({}, [], [0, 1, 2])
@@ -676,9 +637,7 @@ def test_where_a_process_can_not_be_watched_the_connection_has_to_do(
 def test_freed_channels_go_to_who_waits(desk: Desk) -> None:
     leaving, waiting = desk.attached(8), desk.attached(4)
     waiting.send(Lease(3))
-    desk.turn()
     leaving.send(Detach())
-    desk.turn()
     client, channels = next(iter(desk.clients)), [0, 1, 2, 3, 4, 5, 6, 7]
     assert [channel for _, channel in desk.clients.orphaned()] == channels
     desk.clients.take_back(client, 5)
@@ -690,13 +649,11 @@ def test_freed_channels_go_to_who_waits(desk: Desk) -> None:
 def test_one_that_waits_and_goes_is_not_waited_for(desk: Desk) -> None:
     holder, waiting = desk.attached(10), desk.attached(2)
     waiting.send(Lease(3))
-    desk.turn()
     assert desk.clients.anybody_waits
     waiting.close()
     desk.turn()
     assert not desk.clients.anybody_waits
     holder.send(Return([9]))
-    desk.turn()
     assert desk.channels.take(9) == [9]
 
 
@@ -714,9 +671,7 @@ def test_connections_leave_descriptors_to_the_rest_of_the_worker(
     assert max_clients() == expected
 
 
-def test_more_connections_than_a_worker_can_have_end_those_that_never_attached(
-    make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_connections_end_idle_ones(make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients_module, "max_clients", lambda: 5)
     desk = make_desk()
     served = desk.attached(2)
@@ -726,7 +681,6 @@ def test_more_connections_than_a_worker_can_have_end_those_that_never_attached(
     assert ends == [True] * 16 + [False] * 4
     assert desk.log().count("it never attached") == 16
     served.send(Lease(1))
-    desk.turn()
     assert served.granted() == [2]
     attached = [desk.attached(1) for _ in range(4)]  # in the place of those that say nothing
     assert [len(each.received()) for each in attached] == [0] * 4
@@ -748,7 +702,7 @@ def test_who_belongs_to_another_user_is_refused(desk: Desk, monkeypatch: pytest.
 def test_without_a_descriptor_for_another_connection_it_pauses_and_goes_on(desk: Desk) -> None:
     served = desk.attached(2)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    peer = Peer(desk.path)
+    peer = Peer(desk.path, desk.turn)
     desk.peers.append(peer)
     highest = max(int(fd) for fd in os.listdir("/proc/self/fd") if int(fd) < before[0])
     resource.setrlimit(resource.RLIMIT_NOFILE, (_lowest_free(highest), before[1]))
@@ -760,7 +714,6 @@ def test_without_a_descriptor_for_another_connection_it_pauses_and_goes_on(desk:
             turns += 1
         refused = desk.log().count("client_refused")
         served.send(Lease(1))
-        desk.turn()
         assert served.granted() == [2]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
@@ -768,7 +721,6 @@ def test_without_a_descriptor_for_another_connection_it_pauses_and_goes_on(desk:
     assert turns < 100
     wait_until(lambda: desk.turn(1) or len(list(desk.clients)) == 2)
     peer.ask(1)
-    desk.turn()
     assert peer.granted() == [3]
 
 
@@ -786,5 +738,4 @@ def test_when_it_stops_listening_nobody_is_accepted_and_who_is_there_is_served(d
         Peer(desk.path)
     desk.clients.on_timers(time.monotonic_ns())
     peer.send(Lease(1))
-    desk.turn()
     assert peer.granted() == [2]

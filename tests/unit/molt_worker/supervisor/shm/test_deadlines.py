@@ -14,13 +14,7 @@ if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
 from molt_accel.errors import Status
-from molt_accel.ipc.shm.layout import (
-    NEVER,
-    ChannelState,
-    Failure,
-    Gauge,
-    failure_word,
-)
+from molt_accel.ipc.shm.layout import NEVER, ChannelState, Failure, Gauge, failure_word
 from molt_worker.entrypoints.request import StopReason
 from tests.support.handover import core, reply, response
 from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage, in_ms
@@ -228,9 +222,7 @@ def test_a_cancel_that_was_lost_is_noticed_in_a_second(stage: ShmStage) -> None:
 
 
 @pytest.mark.parametrize("reused_by", ["the same executor", "another"])
-def test_a_channel_that_is_used_again_while_the_grace_time_of_the_last_request_runs_is_left_alone(
-    stage: ShmStage, reused_by: str
-) -> None:
+def test_a_channel_used_again_within_the_grace_time_is_left_alone(stage: ShmStage, reused_by: str) -> None:
     first, second = stage.start()
     caller = Caller(stage, 2)
     channel = caller.publish()
@@ -270,9 +262,7 @@ def test_a_cancel_of_what_was_not_given_up_does_nothing(stage: ShmStage, state: 
     assert (player.interrupted(), player.killed()) == ([], False)
 
 
-def test_one_that_closed_its_socket_is_being_killed_and_the_request_waits_for_its_end(
-    stage: ShmStage,
-) -> None:
+def test_one_that_closed_its_socket_is_killed_and_the_request_waits_for_its_end(stage: ShmStage) -> None:
     player, _ = stage.start()
     channel = Caller(stage, 2).publish(deadline_ns=in_ms(10))
     player.claim()

@@ -15,7 +15,7 @@ if sys.platform != "linux":
 
 from molt_accel.errors import AlreadyServed
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
-from tests.conftest import exit_code, fork, wait_for_file
+from tests.support.processes import exit_code, fork, wait_for_file
 from tests.support.shm_testbed import Caller, ShmStage
 
 MakeShmStage = Callable[..., ShmStage]

@@ -13,10 +13,7 @@ if sys.platform != "linux":
 
 from molt_accel import codec
 from molt_accel.errors import Status
-from molt_accel.ipc.shm.layout import (
-    ChannelState,
-    generation_of,
-)
+from molt_accel.ipc.shm.layout import ChannelState, generation_of
 from molt_worker.entrypoints.request import StopReason
 from tests.support.handover import put, reply, response
 from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage, in_ms

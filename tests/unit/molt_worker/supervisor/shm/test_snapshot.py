@@ -144,9 +144,7 @@ def test_a_deadline_that_has_passed_is_negative_and_none_is_none(stage: Stage) -
 
 
 @pytest.mark.parametrize("state", [ChannelState.ABANDONED, ChannelState.KILLING])
-def test_a_request_that_was_given_up_or_is_being_killed_shows_as_stopping(
-    stage: Stage, state: ChannelState
-) -> None:
+def test_a_request_given_up_or_being_killed_shows_as_stopping(stage: Stage, state: ChannelState) -> None:
     executor = stage.executor(0, 1)
     stage.request(3)
     stage.run(executor)

@@ -29,13 +29,7 @@ from molt_accel.ipc.messages import (
     StartFailed,
 )
 from molt_accel.ipc.shm.attach import ANSWER_S
-from molt_accel.ipc.shm.layout import (
-    NEVER,
-    ChannelState,
-    Gauge,
-    Outcome,
-    SlotGauge,
-)
+from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, SlotGauge
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
 from tests.support.handover import put, reply, response
 from tests.support.shm_testbed import Caller, ShmStage, in_ms
@@ -111,17 +105,11 @@ def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(stage: ShmStage) 
     assert stage.supervisor.finished()
 
 
-def test_a_pool_that_nobody_came_to_yet_stays_to_say_why_it_can_not_start(
-    make_shm_stage: MakeShmStage,
-) -> None:
+def test_a_pool_that_nobody_came_to_yet_stays_to_say_why_it_can_t_start(make_shm_stage: MakeShmStage) -> None:
     stage = make_shm_stage(linger=True)
     stage.supervisor.on_start_failed("no module")
     assert not stage.supervisor.finished()
-    why = {
-        "error": "MoltStartFailed",
-        "detail": "the worker can't start: no module",
-        "code": "start_failed",
-    }
+    why = {"error": "MoltStartFailed", "detail": "the worker can't start: no module", "code": "start_failed"}
     assert Caller(stage, 1).heard == [Refused(why)]
     stage.pass_time(3000)
     assert stage.supervisor.finished()
@@ -206,13 +194,7 @@ def test_what_it_says_of_itself(stage: ShmStage) -> None:
     assert report["executors"] == {"size": 2, "idle": 1, "busy": 1, "starting": 0, "pids": [os.getpid()] * 2}
     assert {
         name: report[name] for name in ("queue_depth", "max_queue", "in_flight", "clients", "outcomes")
-    } == {
-        "queue_depth": 1,
-        "max_queue": 8,
-        "in_flight": 1,
-        "clients": 1,
-        "outcomes": {},
-    }
+    } == {"queue_depth": 1, "max_queue": 8, "in_flight": 1, "clients": 1, "outcomes": {}}
 
 
 def test_outcomes_are_those_of_all_executors_and_its_own(stage: ShmStage) -> None:
@@ -257,9 +239,7 @@ def test_one_that_says_anything_unexpected_is_killed(stage: ShmStage) -> None:
     assert stage.state(channel) is ChannelState.CLAIMED  # its request is its own until it is reaped
 
 
-def test_an_error_before_the_loop_waits_costs_that_turn_only(
-    stage: ShmStage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_before_the_wait_costs_that_turn(stage: ShmStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage.supervisor, "_counters", None)
     stage.supervisor.settle()
     assert "supervisor_bug" in stage.log()

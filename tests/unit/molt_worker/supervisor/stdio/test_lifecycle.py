@@ -43,9 +43,7 @@ def test_an_executor_gets_a_request_only_by_hand_out_and_loses_it_only_by_hand_b
 
 
 @given(st.lists(st.sampled_from(RequestEvent)))
-def test_whatever_is_tried_a_request_follows_the_table_and_ends_at_most_once(
-    steps: list[RequestEvent],
-) -> None:
+def test_whatever_is_tried_a_request_follows_the_table_and_ends_once(steps: list[RequestEvent]) -> None:
     request = Request(messages.Request(1, "echo"))
     ends = 0
     for step in steps:

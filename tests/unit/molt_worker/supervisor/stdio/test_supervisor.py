@@ -72,23 +72,19 @@ class Scene:
         self.turn()
 
     def ask(self, request_id: int, entry: str = "echo", payload: bytes = b"", **fields: Any) -> None:
-        """Send a request."""
         frame = Request(request_id, entry, payload, generation=GENERATION)
         for name, value in fields.items():
             setattr(frame, name, value)
         self.say(frame)
 
     def say(self, frame: Item) -> None:
-        """Send a frame."""
         self.client.sendall(encode(frame))
         self.turn()
 
     def cancel(self, request_id: int, generation: int = GENERATION) -> None:
-        """Ask to stop a request."""
         self.say(Cancel(request_id, generation))
 
     def heard(self) -> list[Any]:
-        """What the client was sent since it was asked last."""
         while True:
             try:
                 data = self.client.recv(1 << 20)
@@ -124,7 +120,6 @@ class Scene:
         return [(f.request_id, f.generation, f.queue_depth, f.in_flight) for f in frames]
 
     def answer(self, number: int, serial: int, status: Status = Status.OK, text: str = "done") -> None:
-        """An executor answers what it was given."""
         payload: object = text if status is Status.OK else {"error": "MoltCancelled", "detail": text}
         child = self.forkserver.children[number]
         child.send(Response(0, status, codec.encode(Codec.MSGPACK, payload), generation=serial))
@@ -157,9 +152,7 @@ def make_scene(make_stage: Callable[..., Stage]) -> Iterator[MakeScene]:
 # -- placed, handed out, answered -------------------------------------------------------------------------
 
 
-def test_requests_go_to_idle_executors_then_to_the_queue_and_the_rest_is_refused(
-    make_scene: MakeScene,
-) -> None:
+def test_requests_go_to_idle_executors_then_the_queue_and_others_are_refused(make_scene: MakeScene) -> None:
     scene = make_scene()
     for request_id in range(1, 6):
         scene.ask(request_id)
@@ -303,9 +296,7 @@ def test_a_second_greeting_changes_nothing(make_scene: MakeScene) -> None:
 
 
 @pytest.mark.parametrize("reaped", [True, False])
-def test_a_silent_executor_has_the_request_until_it_was_reaped_or_too_long_was_not(
-    reaped: bool, make_scene: MakeScene
-) -> None:
+def test_a_silent_executor_has_the_request_until_it_is_given_up(reaped: bool, make_scene: MakeScene) -> None:
     scene = make_scene()
     scene.ask(1)
     scene.given(2)
@@ -380,9 +371,7 @@ def test_after_so_many_requests_an_executor_is_recycled(make_scene: MakeScene) -
 # -- the client -------------------------------------------------------------------------------------------
 
 
-def test_frames_that_are_no_requests_are_refused_under_their_id_unless_that_is_in_flight(
-    make_scene: MakeScene,
-) -> None:
+def test_frames_that_are_no_requests_are_refused_unless_their_id_is_in_flight(make_scene: MakeScene) -> None:
     scene = make_scene()
     scene.ask(1)
     scene.ask(1)
@@ -401,9 +390,7 @@ def test_frames_that_are_no_requests_are_refused_under_their_id_unless_that_is_i
     assert scene.given(2) == [(1, 1, 0, 1)]
 
 
-def test_a_client_that_does_not_read_is_not_read_from(
-    make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_does_not_read_is_not_read_from(make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stdio_supervisor, "_HIGH_WATER_BYTES", 1)
     scene = make_scene(executors=1, max_frame_bytes=1 << 20)
     scene.ask(1)
@@ -492,9 +479,7 @@ def test_responses_that_nobody_reads_are_waited_for_and_then_told_by_the_exit_co
     assert scene.supervisor._worker.exit_code == EXIT_UNSENT
 
 
-def test_an_error_in_handing_out_costs_that_turn_only(
-    make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_handing_out_costs_one_turn(make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = make_scene()
     with monkeypatch.context() as patch:
         patch.setattr(scene.supervisor, "_dispatch", lambda: [][0])

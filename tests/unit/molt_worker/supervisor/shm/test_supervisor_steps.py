@@ -67,7 +67,6 @@ class Scene:
 
     @property
     def word(self) -> int:
-        """The channel's state word."""
         return int(self.stage.arena.word(self.channel.index))
 
     # -- a client's ----------------------------------------------------------------------------------------
@@ -164,9 +163,7 @@ def _each() -> Iterator[tuple[Actor, Callable[[Scene], None], ChannelState]]:
                 yield actor, operation, state
 
 
-def test_every_step_is_the_table_s_and_every_one_of_the_table_is_taken(
-    make_shm_stage: Callable[..., ShmStage],
-) -> None:
+def test_the_steps_taken_are_those_of_the_table(make_shm_stage: Callable[..., ShmStage]) -> None:
     taken: dict[tuple[ChannelState, ChannelState], set[Actor]] = defaultdict(set)
     for actor, operation, state in _each():
         stage = make_shm_stage(worker_name=f"{operation.__name__}-{state.name}")
@@ -184,10 +181,9 @@ def test_every_step_is_the_table_s_and_every_one_of_the_table_is_taken(
             if after in (ChannelState.IDLE, ChannelState.READY):
                 assert scene.word & 0xFFFF_FF00 == 0, what  # nobody's
             elif state is not ChannelState.READY:
-                assert (slot_of(scene.word), epoch_of(scene.word)) == (
-                    slot_of(before),
-                    epoch_of(before),
-                ), what
+                assert (slot_of(scene.word), epoch_of(scene.word)) == (slot_of(before), epoch_of(before)), (
+                    what
+                )
     assert {step: frozenset(actors) for step, actors in taken.items()} == CHANNEL_TRANSITIONS
 
 

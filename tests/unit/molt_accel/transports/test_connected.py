@@ -1,0 +1,183 @@
+"""A transport that keeps a connection: when it makes one, which end means what, and what it says meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from molt_accel.config import Config
+from molt_accel.errors import MoltClientClosed, MoltError, MoltStartFailed, MoltWorkerUnavailable
+from molt_accel.transports.connected import ConnectedTransport
+from molt_accel.transports.connection import BaseConnection, ConnectionState
+from molt_accel.transports.launcher import STABLE_S
+
+GONE = MoltWorkerUnavailable("gone")
+
+
+class Scripted(BaseConnection):
+    forgotten = False
+
+    def end(self, error: MoltError = GONE, *, drained: bool = False, lived_s: float = 0.0) -> None:
+        with self.lock:
+            self._note_end(error, drained=drained)
+        self.worker_started_s = self.ended_s - lived_s
+        self.greeted.set()
+
+    def greet(self) -> None:
+        self.was_ready = True
+        self.greeted.set()
+
+    def close(self) -> None:
+        self.move_to(ConnectionState.CLOSING)
+        self.greeted.set()
+
+    def forget(self) -> None:
+        self.forgotten = True
+
+    def _listen(self) -> MoltError:
+        raise NotImplementedError
+
+    def _end(self, error: MoltError) -> None:
+        raise NotImplementedError
+
+
+class Transport(ConnectedTransport[Scripted]):
+    """Connects to nobody, or fails as it is told."""
+
+    shares_worker = False
+    failure: MoltWorkerUnavailable | None = None
+
+    def _connect(self, number: int) -> Scripted:
+        if self.failure is not None:
+            raise self.failure
+        return Scripted(number)
+
+
+class Sharing(Transport):
+    shares_worker = True
+
+
+@pytest.fixture(params=[Transport, Sharing])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    made: Transport = request.param(Config())
+    return made
+
+
+def test_the_first_call_connects_and_the_next_ones_use_that(transport: Transport) -> None:
+    assert not transport.ready
+    connection = transport._ready_connection()
+    assert connection.number == 1
+    assert transport.ready
+    assert transport._ready_connection() is connection
+
+
+@pytest.mark.parametrize(
+    ("lived_s", "drained", "waits"),
+    [(0.0, False, True), (STABLE_S, False, False), (0.0, True, False)],
+    ids=["died young", "worked", "drained"],
+)
+def test_after_a_worker_that_died_young_only_a_shared_one_is_looked_for_at_once(
+    transport: Transport, lived_s: float, drained: bool, waits: bool
+) -> None:
+    first = transport._ready_connection()
+    first.greet()
+    first.end(drained=drained, lived_s=lived_s)
+    assert not transport.ready
+    if waits and not transport.shares_worker:
+        with pytest.raises(MoltWorkerUnavailable, match=r"started again in 0\.\d s: gone"):
+            transport._ready_connection()
+    else:
+        assert transport._ready_connection().number == 2
+
+
+@pytest.mark.parametrize("at", ["connecting", "its start"])
+def test_a_start_that_failed_is_waited_for_with_the_same_error(transport: Transport, at: str) -> None:
+    failure = MoltStartFailed("no module")
+    if at == "connecting":
+        transport.failure = failure
+        with pytest.raises(MoltStartFailed, match=r"^no module$"):
+            transport._ready_connection()
+        transport.failure = None
+    else:
+        transport._ready_connection().end(failure)
+    with pytest.raises(MoltStartFailed, match=r"started again in 0\.\d s: no module"):
+        transport._ready_connection()
+    transport._policy.not_before_s = time.monotonic()
+    assert transport._ready_connection().number == 2
+
+
+def test_closing_closes_those_that_were_retired_too_and_nothing_is_made_then(transport: Transport) -> None:
+    retired = transport._ready_connection()
+    retired.move_to(ConnectionState.RETIRED)
+    current = transport._ready_connection()
+    assert current is not retired
+    transport.close()
+    assert retired.closing
+    assert current.closing
+    for ask in (transport._ready_connection, lambda: transport.wait_ready(20)):
+        with pytest.raises(MoltClientClosed):
+            ask()
+
+
+def test_closed_while_connecting_it_lets_go(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Scripted(1)
+
+    def connect(number: int) -> Scripted:
+        transport.close()
+        return made
+
+    monkeypatch.setattr(transport, "_connect", connect)
+    with pytest.raises(MoltClientClosed):
+        transport._ready_connection()
+    assert made.closing
+
+
+def test_a_child_forgets_every_connection_and_makes_its_own(transport: Transport) -> None:
+    transport.failure = MoltWorkerUnavailable("no")
+    with pytest.raises(MoltWorkerUnavailable):
+        transport._ready_connection()
+    transport.failure = None
+    transport._policy.not_before_s = 0.0
+    connections = [transport._ready_connection()]
+    connections[0].move_to(ConnectionState.RETIRED)
+    connections.append(transport._ready_connection())
+    transport.after_fork_in_child()
+    assert all(each.forgotten for each in connections)
+    assert not transport.ready
+    assert transport._policy.failed_starts == 0
+    assert transport._ready_connection() not in connections
+
+
+@pytest.mark.parametrize(
+    ("before", "kind", "text"),
+    [
+        (lambda first: first.greet(), None, ""),
+        (lambda first: first.end(MoltStartFailed("no module")), MoltStartFailed, "no module"),
+        (lambda first: None, MoltWorkerUnavailable, "the worker was not ready within 0.01 s"),
+        (lambda first: first.end(drained=True), MoltWorkerUnavailable, "not ready within 0.01 s"),
+    ],
+    ids=["greets", "can't start", "is slow", "drains, and its successor is slow"],
+)
+def test_waiting_until_a_worker_is_ready(
+    transport: Transport,
+    before: Callable[[Scripted], object],
+    kind: type[MoltError] | None,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connect = transport._connect
+
+    def connect_and_play(number: int) -> Scripted:
+        connection = connect(number)
+        if number == 1:
+            before(connection)
+        return connection
+
+    monkeypatch.setattr(transport, "_connect", connect_and_play)
+    if kind is None:
+        transport.wait_ready(20)
+        return
+    with pytest.raises(kind, match=text):
+        transport.wait_ready(0.01)

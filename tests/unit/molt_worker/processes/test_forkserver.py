@@ -1,0 +1,185 @@
+"""A real fork server, as its supervisor sees it: it imports, forks, signals and reaps, and ends with the supervisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+
+from molt_accel import codec
+from molt_accel.config import Config
+from molt_accel.errors import Status
+from molt_accel.ipc.messages import Codec, Hello, Request, Response, StartFailed
+from molt_accel.ipc.stream import FrameStream
+from molt_worker.entrypoints.request import StopReason
+from molt_worker.processes.commands import (
+    EXIT_BAD_EXPORTS,
+    Exited,
+    ExportRow,
+    Interrupt,
+    Kill,
+    Ready,
+    Sources,
+    Spawned,
+)
+from molt_worker.processes.endpoint import SocketEndpoint
+from molt_worker.processes.handles import ExecutorHandle, ForkserverHandle, StopWords
+from tests.support import EXPORTS, entrypoints
+from tests.support.driver import PATIENCE_S, dead
+from tests.support.processes import wait_for_file, wait_until
+
+Item = TypeVar("Item")
+Start = Callable[..., ForkserverHandle]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+
+
+def hear(stream: FrameStream, kind: type[Item]) -> Item:
+    """The next message, which must be of this kind. Those that came along with it wait in `stream`."""
+    waiting: list[Any] = stream.__dict__.setdefault("waiting", [])
+    while not waiting:
+        assert stream.wait_readable(PATIENCE_S)
+        assert stream.fill() is not None, "it has ended"
+        waiting += stream.frames()
+    message = waiting.pop(0)
+    assert isinstance(message, kind)
+    return message
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with ExitStack() as stack:
+
+        def make(exports: str = EXPORTS) -> ForkserverHandle:
+            config = Config.load(environ={}, exports=exports, log_level="error")
+            words = StopWords(4)
+            started = ForkserverHandle.start(
+                config, words, lambda sock, number, slot: SocketEndpoint(sock, 4096), time.monotonic_ns()
+            )
+            stack.callback(reap, started)
+            return started
+
+        yield make
+
+
+def reap(forkserver: ForkserverHandle) -> int | None:
+    """Its exit code once it has ended, which it does at the latest now; None: it was reaped before."""
+    forkserver.stop()
+    with suppress(ChildProcessError):
+        return forkserver.reap()
+    return None
+
+
+@pytest.fixture
+def loaded(start: Start) -> ForkserverHandle:
+    forkserver = start()
+    hear(forkserver.stream, Sources)
+    hear(forkserver.stream, Ready)
+    return forkserver
+
+
+@pytest.fixture
+def spawn(loaded: ForkserverHandle) -> Iterator[Callable[[int], tuple[ExecutorHandle, int]]]:
+    """Has executors forked; returns each with its pid when it is ready."""
+    with ExitStack() as stack:
+
+        def fork_one(number: int) -> tuple[ExecutorHandle, int]:
+            executor = loaded.spawn(number)
+            assert executor is not None
+            stack.callback(executor.sock.close)
+            spawned = hear(loaded.stream, Spawned)
+            assert spawned.executor == number
+            hear(executor.stream, Hello)
+            return executor, spawned.pid
+
+        yield fork_one
+
+
+def ask(executor: ExecutorHandle, entry: str, payload: object) -> None:
+    request = Request(5, entry, codec.encode(Codec.MSGPACK, payload), generation=9)
+    executor.stream.send(request)
+
+
+def test_it_says_what_it_has_imported_and_from_which_files(start: Start) -> None:
+    forkserver = start()
+    source = os.path.abspath(entrypoints.__file__)
+    files = dict(hear(forkserver.stream, Sources).files)
+    assert files[source] == os.stat(source).st_mtime_ns
+    assert not any(path.startswith(os.path.dirname(os.__file__)) for path in files)
+    rows = hear(forkserver.stream, Ready).exports
+    assert ExportRow("echo", Codec.MSGPACK, Codec.MSGPACK, f"{EXPORTS}:echo", False) in rows
+    assert reap(forkserver) == 0
+
+
+def test_exports_that_can_t_be_imported_are_reported_and_it_exits(start: Start) -> None:
+    forkserver = start("no.such.module")
+    error = hear(forkserver.stream, StartFailed).error
+    assert error["detail"] == (
+        "no.such.module: can't import no.such.module: ModuleNotFoundError: No module named 'no'"
+    )
+    assert forkserver.reap() == EXIT_BAD_EXPORTS
+
+
+def test_executors_are_its_children_and_answer(loaded: ForkserverHandle, spawn: Any) -> None:
+    for number in (3, 4):
+        executor, pid = spawn(number)
+        assert psutil.Process(pid).ppid() == loaded.pid
+        assert os.getpgid(pid) == pid
+        ask(executor, "pid", None)
+        answer = hear(executor.stream, Response)
+        assert (answer.status, answer.executor) == (Status.OK, number)
+        assert codec.decode(Codec.MSGPACK, answer.payload) == pid
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (lambda forkserver, executor: forkserver.tell(Kill(7)), -signal.SIGKILL),
+        (lambda forkserver, executor: ask(executor, "crash", {"exit": 3}), 3),
+        (lambda forkserver, executor: executor.sock.close(), 0),
+    ],
+    ids=["killed", "exits", "retired"],
+)
+def test_an_executor_s_end_is_reported_with_its_exit_code(
+    loaded: ForkserverHandle, spawn: Any, end: Callable[[ForkserverHandle, ExecutorHandle], None], code: int
+) -> None:
+    executor, pid = spawn(7)
+    end(loaded, executor)
+    assert hear(loaded.stream, Exited) == Exited(7, code)
+    assert not psutil.pid_exists(pid)
+    loaded.tell(Kill(7))  # nobody any more
+    spawn(8)
+
+
+def test_the_soft_interrupt_obeys_the_stop_word(loaded: ForkserverHandle, spawn: Any, tmp_path: Path) -> None:
+    executor, _ = spawn(1)
+    running = tmp_path / "running"
+    ask(executor, "announce_and_sleep", str(running))
+    wait_for_file(running)
+    executor.word.stop(9, StopReason.CANCELLED)
+    loaded.tell(Interrupt(1))
+    assert hear(executor.stream, Response).status is Status.CANCELLED
+
+
+def test_signals_to_the_whole_group_are_the_supervisor_s(loaded: ForkserverHandle, spawn: Any) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(loaded.pid, number)
+    spawn(1)
+
+
+def test_it_kills_its_executors_and_exits_when_the_supervisor_lets_go(
+    loaded: ForkserverHandle, spawn: Any, tmp_path: Path
+) -> None:
+    executor, pid = spawn(1)
+    ask(executor, "never_stops", str(tmp_path / "running"))
+    wait_for_file(tmp_path / "running")
+    child = psutil.Process(pid)
+    assert reap(loaded) == 0
+    wait_until(lambda: dead(child))

@@ -1,0 +1,56 @@
+"""The answer to a ping."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from molt_accel import __version__, codec
+from molt_accel.errors import Status
+from molt_accel.ipc.messages import PING, Codec, Request
+from molt_worker.entrypoints.exports import Export, ExportTable
+from molt_worker.runtime.metrics import Counters
+from molt_worker.supervisor.report import pong
+
+TABLE = ExportTable(
+    [
+        Export("plain", "m:f", Codec.MSGPACK, Codec.MSGPACK, print),
+        Export("fast", "m:g", Codec.MSGPACK, Codec.MSGPACK, print, compiled=True),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("exports", "names", "compiled"), [(None, [], []), (TABLE, ["plain", "fast"], ["fast"])]
+)
+def test_the_report_is_complete(exports: ExportTable | None, names: list[str], compiled: list[str]) -> None:
+    living = [SimpleNamespace(pid=pid) for pid in (11, 0, 12)]  # 0: not forked yet
+    pool: Any = SimpleNamespace(exports=exports, size=4, living=lambda: living)
+    counters = Counters()
+    answer = pong(
+        Request(7, PING, generation=3),
+        pool,
+        counters,
+        executors={"idle": 1},
+        queue_depth=5,
+        in_flight=2,
+        ready=True,
+        outcomes={"Ok": 9},
+    )
+    assert (answer.request_id, answer.generation, answer.status) == (7, 3, Status.OK)
+    assert (answer.queue_depth, answer.in_flight) == (5, 2)
+    assert codec.decode(answer.codec, answer.payload) == {
+        **counters.as_dict(),
+        "version": __version__,
+        "pid": os.getpid(),
+        "exports": names,
+        "compiled": compiled,
+        "executors": {"size": 4, "idle": 1, "pids": [11, 12]},
+        "queue_depth": 5,
+        "in_flight": 2,
+        "ready": True,
+        "outcomes": {"Ok": 9},
+    }
