@@ -9,12 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from molt_accel.ipc.shm._native import Arena, Channel
 from molt_accel.ipc.shm.layout import Gauge
-
-if TYPE_CHECKING:
-    from molt_accel.ipc.shm._native import Arena, Channel
 
 #: How many channels a client asks for when all of its own are in use.
 BATCH: Final = 16
@@ -41,8 +39,6 @@ class ChannelPool:
 
     def add(self, indices: Iterable[int]) -> None:
         """Take over channels that were granted. No channel means that other clients hold all for now."""
-        from molt_accel.ipc.shm._native import Channel
-
         new = [Channel(self._arena, index, self._max_frame_bytes) for index in indices]
         if not new:
             self.refused()

@@ -10,10 +10,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from molt_accel.ipc.shm._native import Channel
+from molt_accel.ipc.shm._native import Channel
 
 log = logging.getLogger("molt_accel")
 
@@ -55,17 +54,15 @@ class CompletionThread:
     def add(self, call: Completing) -> None:
         """Wait for a call. No other thread may wait for it from now on."""
         with self._lock:
+            self._calls[id(call)] = call  # before a new thread looks whether there are any
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="molt-completion", daemon=True)
-                self._calls[id(call)] = call  # before the thread looks whether there are any
                 try:
                     thread.start()
                 except BaseException:  # no more threads are allowed
                     del self._calls[id(call)]
                     raise
                 self._thread = thread
-            else:
-                self._calls[id(call)] = call
         if self._doorbell is not None:
             call.channel.redirect(self._doorbell)
         self._some.set()

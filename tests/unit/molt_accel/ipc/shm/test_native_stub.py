@@ -91,7 +91,8 @@ def test_only_what_the_stub_says_can_be_set(name: str) -> None:
     read_only, settable = set(), set()
     for node in CLASSES[name].body:
         if isinstance(node, ast.AnnAssign):
-            settable |= set(stubbed([node]))
+            is_final = ast.unparse(node.annotation).startswith("Final")
+            (read_only if is_final else settable).update(stubbed([node]))
         elif isinstance(node, ast.FunctionDef) and node.decorator_list:
             is_property = ast.unparse(node.decorator_list[0]) == "property"
             (read_only if is_property else settable).add(node.name)
