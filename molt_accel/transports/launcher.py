@@ -42,8 +42,7 @@ _PIPE_BYTES: Final = 1024 * 1024
 #: How long to wait for another process that starts the pool, and for another worker that has begun to serve it.
 _STARTER_S: Final = 10.0
 _TAKEOVER_S: Final = 1.0
-#: How often to look whether a worker listens by now.
-_LOOK_S: Final = 0.01
+_LOOK_S: Final = 0.01  #: how often to look whether a worker listens by now
 
 
 def worker_command(config: Config) -> list[str]:

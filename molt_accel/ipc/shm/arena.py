@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from molt_accel.errors import MoltIncompatible, MoltWorkerUnavailable, NoSharedMemory
-from molt_accel.ipc import frame, messages
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena, ArenaView
@@ -36,7 +35,7 @@ _View = TypeVar("_View", bound="ArenaView")
 
 @functools.cache
 def native() -> ModuleType:
-    """Return the native core, made ready. Raises NoSharedMemory if it can't run here.
+    """Return the native core. Raises NoSharedMemory if it can't run here.
 
     Modules that are imported only afterwards import `_native` itself, whose stub type checkers know.
     """
@@ -50,7 +49,6 @@ def native() -> ModuleType:
         raise NoSharedMemory(
             f"the native core is missing ({exc}); with glibc 2.30 or newer, reinstall molt-accel"
         ) from exc
-    _native.use_frames(messages.Request, messages.Response, frame.CODECS, frame.STATUSES)
     return _native
 
 

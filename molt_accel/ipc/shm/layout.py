@@ -135,8 +135,7 @@ class SlotGauge(enum.IntEnum):
 
 
 MAX_WORD: Final = 2**64 - 1
-#: A time later than all others.
-NEVER: Final = MAX_WORD
+NEVER: Final = MAX_WORD  #: a time later than all others
 
 #: The number of words that `SlotGauge.ENTRY` has.
 ENTRY_WORDS: Final = 8

@@ -20,8 +20,7 @@ log = logging.getLogger("molt_accel")
 _LOOK_NS: Final = 100_000_000
 #: How long the thread listens without a call before it sleeps until the next one.
 _IDLE_NS: Final = 1_000_000_000
-#: How long it sleeps between two looks while it has no doorbell.
-_BLIND_S: Final = 0.001
+_BLIND_S: Final = 0.001  #: how long it sleeps between two looks while it has no doorbell
 
 
 class Completing(Protocol):
@@ -100,7 +99,10 @@ class CompletionThread:
                         self._some.wait()
             else:
                 last_call_ns = time.monotonic_ns()
-                self._ensure_doorbell()
+                if self._doorbell is None and (doorbell := self._find_doorbell()) is not None:
+                    self._doorbell = doorbell  # before the redirections: `add` sees it for any later call
+                    for call in list(self._calls.values()):
+                        call.channel.redirect(doorbell)
             until_ns = time.monotonic_ns() + _LOOK_NS
             for key, call in list(self._calls.items()):
                 again_ns = self._poll(call)
@@ -114,12 +116,6 @@ class CompletionThread:
                 heard = self._doorbell.listen(heard, until_ns)
             else:
                 time.sleep(_BLIND_S)
-
-    def _ensure_doorbell(self) -> None:
-        if self._doorbell is None and (doorbell := self._find_doorbell()) is not None:
-            self._doorbell = doorbell  # before the redirections: `add` sees it for any later call
-            for call in list(self._calls.values()):
-                call.channel.redirect(doorbell)
 
     def _over(self) -> bool:
         """Whether the thread ends now. If so, `add` finds no thread and starts another."""

@@ -36,8 +36,7 @@ from molt_accel.transports.launcher import attach_or_start
 from molt_accel.transports.shm.connection import Connection
 
 _MS: Final = 1_000_000
-#: How often the client tries to attach when the worker goes away meanwhile.
-_ATTACH_TRIES: Final = 5
+_ATTACH_TRIES: Final = 5  #: how often the client tries to attach when the worker goes away meanwhile
 #: How many channels that should be free and are not a request may meet before the arena is given up.
 _PUBLISH_TRIES: Final = 40
 
