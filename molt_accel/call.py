@@ -37,12 +37,10 @@ from molt_accel.waits import FOREVER, CallEnd, Pause, Wait, WorkerStart, not_sta
 
 log = logging.getLogger("molt_accel")
 
-#: A call that is answered sooner never looks whether its client is still there.
-CANCEL_AFTER_S: Final = 0.01
+CANCEL_AFTER_S: Final = 0.01  #: a call that is answered sooner never looks whether its client is still there
 #: Faults of a frame that can only come from what the caller gave.
 _CALLERS_FAULTS: Final = (Fault.TOO_LARGE, Fault.ENTRY)
-#: How often a cancel check without a descriptor is asked.
-CANCEL_POLL_S: Final = 0.02
+CANCEL_POLL_S: Final = 0.02  #: how often a cancel check without a descriptor is asked
 #: How often a request that no worker has got is sent again. Callers race for what a start has brought, and may lose a
 #: few times; after that they pause before each round, twice as long each time.
 _ROUNDS: Final = 12

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, Final, Self
@@ -13,6 +11,7 @@ from molt_accel.call import Call, Reply, make_call
 from molt_accel.config import Config
 from molt_accel.ipc.messages import PING
 from molt_accel.options import HOOKS, CallOptions
+from molt_accel.transports import forks
 from molt_accel.transports.base import Transport
 from molt_accel.transports.opening import open_transport
 from molt_accel.waits import adrive, drive
@@ -126,22 +125,13 @@ def _merge(defaults: CallOptions, entry: str, *changes: tuple[str, Any]) -> Call
 
 
 _default: Client | None = None
-_default_lock = threading.Lock()
-
-
-def _after_fork_in_child() -> None:
-    global _default_lock
-    _default_lock = threading.Lock()  # its holder may not exist in this process
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def default_client() -> Client:
     """Return the client that decorated views share, made at first use from settings and environment."""
     global _default
     if _default is None:
-        with _default_lock:
+        with forks.start_lock():
             if _default is None:
                 _default = Client()
     return _default

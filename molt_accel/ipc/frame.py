@@ -32,8 +32,7 @@ _VERSION_BYTE: Final = bytes([VERSION])
 PREFIX_BYTES: Final = _LENGTH.size
 #: How many bytes of a frame `peek` needs at most.
 PEEK_BYTES: Final = PREFIX_BYTES + HEADER_BYTES + MAX_ENTRY_BYTES
-#: Longest quotation, in characters, of what the other side sent.
-_QUOTED: Final = 200
+_QUOTED: Final = 200  #: longest quotation, in characters, of what the other side sent
 
 #: What a frame carries.
 Item = Request | Response | Message

@@ -18,10 +18,8 @@ from molt_accel.errors import Status
 WORKER_DEFAULT_WAIT: Final = 0xFFFF_FFFF
 FLAG_COMPILED: Final = 1
 U32_MAX: Final = 0xFFFF_FFFF
-#: No entrypoint's name begins so.
-RESERVED_PREFIX: Final = "__"
-#: A request that the supervisor answers itself.
-PING: Final = "__ping__"
+RESERVED_PREFIX: Final = "__"  #: no entrypoint's name begins so
+PING: Final = "__ping__"  #: a request that the supervisor answers itself
 
 
 class Codec(enum.IntEnum):

@@ -15,8 +15,7 @@ from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, Decoder, FrameError, F
 
 _READ_BYTES: Final = 64 * 1024
 _LARGE_READ_BYTES: Final = 1024 * 1024
-#: writev takes at most IOV_MAX parts a call; 1024 on Linux and macOS, 16 by POSIX.
-_PARTS: Final = 16
+_PARTS: Final = 16  #: writev takes at most IOV_MAX parts a call; 1024 on Linux and macOS, 16 by POSIX
 #: Payloads up to this size are joined to their header: one part costs less than a longer writev.
 _JOIN_BYTES: Final = 16 * 1024
 

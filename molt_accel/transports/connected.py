@@ -16,8 +16,7 @@ from molt_accel.transports import forks
 from molt_accel.transports.connection import BaseConnection, ConnectionState, copy_error
 from molt_accel.transports.launcher import RestartPolicy
 
-#: How long after deadline and grace time a client still waits for the answer.
-SLACK_S = 0.25
+SLACK_S = 0.25  #: how long after deadline and grace time a client still waits for the answer
 
 C = TypeVar("C", bound=BaseConnection)
 

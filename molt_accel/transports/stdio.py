@@ -30,8 +30,7 @@ from molt_accel.transports.launcher import how_it_exited, start_stdio_worker
 
 log = logging.getLogger("molt_accel")
 
-#: How long a worker may take to stop, beyond its grace time.
-_STOP_S: Final = 2.0
+_STOP_S: Final = 2.0  #: how long a worker may take to stop, beyond its grace time
 
 
 class _Connection(BaseConnection):

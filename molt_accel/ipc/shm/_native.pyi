@@ -1,6 +1,6 @@
 """The binding of core/molt_core.h, as type checkers see it; _native.pyx says what the names mean."""
 
-from typing import Final, Self, TypeAlias
+from typing import Final, Self
 
 from typing_extensions import Buffer
 
@@ -34,14 +34,8 @@ TRANSFERRED: Final[int]
 LOST: Final[int]
 STALLED: Final[int]
 
-#: What 256 byte values stand for.
-_ByByte: TypeAlias = tuple[object | None, ...]
-
 class Corrupt(RuntimeError): ...
 
-def use_frames(
-    request_class: type[Request], response_class: type[Response], codecs: _ByByte, statuses: _ByByte
-) -> None: ...
 def arena_size(channels: int, slots: int, ring_bytes: int) -> int: ...
 
 class ArenaView:
@@ -86,8 +80,6 @@ class Channel:
     def __new__(cls, arena: Arena, index: int, max_bytes: int) -> Self: ...
     @property
     def generation(self) -> int: ...
-    @property
-    def state(self) -> int: ...
     def publish(self, request: Request, capacity: int, waiting: int) -> int: ...
     def excess(self, capacity: int) -> int: ...
     def wait(self, until_ns: int) -> int: ...

@@ -13,6 +13,12 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap
 
+# C variables, which cost less than names of the module. The tables have the member for each of 256 byte values, or None.
+cdef object _Request, _Response
+cdef tuple _codecs, _statuses
+from molt_accel.ipc.frame import CODECS as _codecs, STATUSES as _statuses
+from molt_accel.ipc.messages import Request as _Request, Response as _Response
+
 include "_fields.pxi"
 
 cdef extern from "molt_core.h" nogil:
@@ -126,19 +132,6 @@ cdef enum:
 # The parts of a reply, in the order in which they are read.
 cdef enum:
     STAGE_NONE, STAGE_HEADER, STAGE_ENTRY, STAGE_PAYLOAD
-
-
-# Of messages.py and frame.py, by `use_frames`: the classes, and what the bytes of their enumerations stand for.
-cdef object _Request = None, _Response = None
-cdef tuple _codecs = (), _statuses = ()
-
-
-def use_frames(request_class, response_class, tuple codecs not None, tuple statuses not None):
-    """Name the classes that frames are read into, and the member that each of 256 byte values stands for."""
-    global _Request, _Response, _codecs, _statuses
-    if not len(codecs) == len(statuses) == 256:
-        raise ValueError("a table has 256 values")
-    _Request, _Response, _codecs, _statuses = request_class, response_class, codecs, statuses
 
 
 cdef uint64_t _begin_head(molt_head *head, object item, int kind, Py_ssize_t entry_bytes) except 0:
@@ -436,10 +429,6 @@ cdef class Channel:
     def generation(self):
         """The generation of the request published last."""
         return MOLT_GENERATION(self.c.word)
-
-    @property
-    def state(self):
-        return MOLT_STATE(molt_look(&self.arena.a, self.index))
 
     def publish(self, request not None, uint32_t capacity, uint32_t waiting):
         """Offer a request to the executors: IDLE -> READY.

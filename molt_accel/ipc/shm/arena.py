@@ -14,13 +14,12 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from molt_accel.errors import MoltIncompatible, MoltWorkerUnavailable, NoSharedMemory
-from molt_accel.ipc import frame, messages
 
 if TYPE_CHECKING:
-    from molt_accel.ipc.shm import _native as types
     from molt_accel.ipc.shm._native import Arena, ArenaView
 
 #: A quarter of what a container's /dev/shm has by default.
@@ -31,40 +30,15 @@ _MAX_RING: Final = 128 * 1024
 _SPARE_CHANNELS: Final = 32
 
 
-class Native(Protocol):
-    """What other modules use of the native core; mypy compares it with `_native.pyi`."""
-
-    MAX_CHANNELS: int
-    BUCKETS: int
-    STATES: tuple[int, ...]
-    SLOT_FREE: int
-    SLOT_BUSY: int
-    SLOT_IDLE: int
-    ADMITTED: int
-    WAITING: int
-    BUSY: int
-    BAD_FRAME: int
-    OUTCOME: int
-    CLOSED: int
-    REQUEST: int
-    RETIRE: int
-    TRANSFERRED: int
-    Corrupt: type[types.Corrupt]
-    Arena: type[types.Arena]
-    ArenaView: type[types.ArenaView]
-    Channel: type[types.Channel]
-    Slot: type[types.Slot]
-    ParkMeter: type[types.ParkMeter]
-
-    def arena_size(self, channels: int, slots: int, ring_bytes: int) -> int: ...
-
-
 _View = TypeVar("_View", bound="ArenaView")
 
 
 @functools.cache
-def native() -> Native:
-    """Return the native core. Raises NoSharedMemory if it can't run here."""
+def native() -> ModuleType:
+    """Return the native core. Raises NoSharedMemory if it can't run here.
+
+    Modules that are imported only afterwards import `_native` itself, whose stub type checkers know.
+    """
     if sys.platform != "linux":
         raise NoSharedMemory("shared memory is served on Linux only")
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
@@ -75,7 +49,6 @@ def native() -> Native:
         raise NoSharedMemory(
             f"the native core is missing ({exc}); with glibc 2.30 or newer, reinstall molt-accel"
         ) from exc
-    _native.use_frames(messages.Request, messages.Response, frame.CODECS, frame.STATUSES)
     return _native
 
 
@@ -160,12 +133,14 @@ def attach(fd: int) -> Arena:
         MoltIncompatible: it is not an arena of this version.
         MoltWorkerUnavailable: it can't be mapped.
     """
-    return _attach(fd, native().Arena, mmap.ACCESS_WRITE)
+    kind: type[Arena] = native().Arena
+    return _attach(fd, kind, mmap.ACCESS_WRITE)
 
 
 def view(fd: int) -> ArenaView:
     """Map an arena read-only by its descriptor, and close that. Raises as `attach` does."""
-    return _attach(fd, native().ArenaView, mmap.ACCESS_READ)
+    kind: type[ArenaView] = native().ArenaView
+    return _attach(fd, kind, mmap.ACCESS_READ)
 
 
 def _attach(fd: int, kind: Callable[[mmap.mmap], _View], access: int) -> _View:

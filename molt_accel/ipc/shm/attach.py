@@ -27,12 +27,10 @@ from molt_accel.version import __version__
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena, ArenaView
 
-#: How many channels a client asks for at first; enough for most servers.
-FIRST_BATCH: Final = 32
+FIRST_BATCH: Final = 32  #: how many channels a client asks for at first; enough for most servers
 #: How long the supervisor may take to accept and to answer. It never blocks.
 ANSWER_S: Final = 10.0
-#: How long to wait before another try if too many others connect.
-_CROWD_S: Final = 0.002
+_CROWD_S: Final = 0.002  #: how long to wait before another try if too many others connect
 
 
 def connect(path: str) -> socket.socket | None:

@@ -9,17 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from molt_accel.ipc.shm._native import Arena, Channel
 from molt_accel.ipc.shm.layout import Gauge
 
-if TYPE_CHECKING:
-    from molt_accel.ipc.shm._native import Arena, Channel
-
-#: How many channels a client asks for when all of its own are in use.
-BATCH: Final = 16
-#: How long a client does not ask again after it was refused more channels.
-_REFUSED_S: Final = 1.0
+BATCH: Final = 16  #: how many channels a client asks for when all of its own are in use
+_REFUSED_S: Final = 1.0  #: how long a client does not ask again after it was refused more channels
 
 
 class ChannelPool:
@@ -41,8 +37,6 @@ class ChannelPool:
 
     def add(self, indices: Iterable[int]) -> None:
         """Take over channels that were granted. No channel means that other clients hold all for now."""
-        from molt_accel.ipc.shm._native import Channel
-
         new = [Channel(self._arena, index, self._max_frame_bytes) for index in indices]
         if not new:
             self.refused()
@@ -99,7 +93,9 @@ class ChannelPool:
     def lease(self) -> Channel | None:
         """Return a free channel; None if there is none, or this client has as many in use as it may."""
         if self._lingering:
-            self._sweep()
+            lingering, self._lingering = self._lingering, []
+            for each in lingering:
+                self.give_back(each)
         if self._usable - len(self._free) >= self._arena.gauge(Gauge.CLIENT_LIMIT):
             return None
         try:
@@ -117,11 +113,6 @@ class ChannelPool:
             self._free.append(channel)
         else:
             self._lingering.append(channel)
-
-    def _sweep(self) -> None:
-        lingering, self._lingering = self._lingering, []
-        for channel in lingering:
-            self.give_back(channel)
 
     def wake_all(self) -> None:
         """Ring every channel's doorbell, so that all threads that wait look again."""

@@ -10,10 +10,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from molt_accel.ipc.shm._native import Channel
+from molt_accel.ipc.shm._native import Channel
 
 log = logging.getLogger("molt_accel")
 
@@ -21,8 +20,7 @@ log = logging.getLogger("molt_accel")
 _LOOK_NS: Final = 100_000_000
 #: How long the thread listens without a call before it sleeps until the next one.
 _IDLE_NS: Final = 1_000_000_000
-#: How long it sleeps between two looks while it has no doorbell.
-_BLIND_S: Final = 0.001
+_BLIND_S: Final = 0.001  #: how long it sleeps between two looks while it has no doorbell
 
 
 class Completing(Protocol):
@@ -55,17 +53,15 @@ class CompletionThread:
     def add(self, call: Completing) -> None:
         """Wait for a call. No other thread may wait for it from now on."""
         with self._lock:
+            self._calls[id(call)] = call  # before a new thread looks whether there are any
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="molt-completion", daemon=True)
-                self._calls[id(call)] = call  # before the thread looks whether there are any
                 try:
                     thread.start()
                 except BaseException:  # no more threads are allowed
                     del self._calls[id(call)]
                     raise
                 self._thread = thread
-            else:
-                self._calls[id(call)] = call
         if self._doorbell is not None:
             call.channel.redirect(self._doorbell)
         self._some.set()
@@ -103,7 +99,10 @@ class CompletionThread:
                         self._some.wait()
             else:
                 last_call_ns = time.monotonic_ns()
-                self._ensure_doorbell()
+                if self._doorbell is None and (doorbell := self._find_doorbell()) is not None:
+                    self._doorbell = doorbell  # before the redirections: `add` sees it for any later call
+                    for call in list(self._calls.values()):
+                        call.channel.redirect(doorbell)
             until_ns = time.monotonic_ns() + _LOOK_NS
             for key, call in list(self._calls.items()):
                 again_ns = self._poll(call)
@@ -117,12 +116,6 @@ class CompletionThread:
                 heard = self._doorbell.listen(heard, until_ns)
             else:
                 time.sleep(_BLIND_S)
-
-    def _ensure_doorbell(self) -> None:
-        if self._doorbell is None and (doorbell := self._find_doorbell()) is not None:
-            self._doorbell = doorbell  # before the redirections: `add` sees it for any later call
-            for call in list(self._calls.values()):
-                call.channel.redirect(doorbell)
 
     def _over(self) -> bool:
         """Whether the thread ends now. If so, `add` finds no thread and starts another."""

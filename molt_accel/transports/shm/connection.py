@@ -38,8 +38,7 @@ from molt_accel.transports.shm.completion import CompletionThread
 
 log = logging.getLogger("molt_accel")
 
-#: How long `close` waits for threads that are in the middle of a call.
-_QUIET_S: Final = 1.0
+_QUIET_S: Final = 1.0  #: how long `close` waits for threads that are in the middle of a call
 
 
 class Connection(BaseConnection):
@@ -181,7 +180,8 @@ class Connection(BaseConnection):
 
     def _end(self, error: MoltError) -> None:
         # An executor may run a request before the supervisor has sent its greeting.
-        self.was_ready = self.was_ready or bool(self.arena.gauge(Gauge.SERVING)) or self._has_executors()
+        executors = (self.arena.slot_gauge(slot, SlotGauge.READY_NS) for slot in range(self.arena.slots))
+        self.was_ready = self.was_ready or bool(self.arena.gauge(Gauge.SERVING)) or any(executors)
         with self.lock:
             self._note_end(error, drained=self.state is ConnectionState.RETIRED)
             self._sock.close()
@@ -193,9 +193,6 @@ class Connection(BaseConnection):
             completion_thread.stop()
         self._granted.set()
         self.greeted.set()
-
-    def _has_executors(self) -> bool:
-        return any(self.arena.slot_gauge(slot, SlotGauge.READY_NS) for slot in range(self.arena.slots))
 
     def close(self) -> None:
         with self.lock:

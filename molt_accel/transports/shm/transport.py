@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from molt_accel import codec
 from molt_accel.errors import (
@@ -26,7 +26,7 @@ from molt_accel.ipc import outcomes
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import encode_head
 from molt_accel.ipc.messages import PING, WORKER_DEFAULT_WAIT, Codec, Request, Response
-from molt_accel.ipc.shm import arena as arenas
+from molt_accel.ipc.shm._native import ADMITTED, BAD_FRAME, BUSY, CLOSED, OUTCOME, WAITING, Channel, Corrupt
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, failed_executor, failure_error
 from molt_accel.transports import monkeypatch as greenlets
 from molt_accel.transports.base import Pending, PendingCall
@@ -35,23 +35,10 @@ from molt_accel.transports.connection import ConnectionState, cancelled_by_close
 from molt_accel.transports.launcher import attach_or_start
 from molt_accel.transports.shm.connection import Connection
 
-if TYPE_CHECKING:
-    from molt_accel.ipc.shm._native import Channel
-
 _MS: Final = 1_000_000
-#: How often the client tries to attach when the worker goes away meanwhile.
-_ATTACH_TRIES: Final = 5
+_ATTACH_TRIES: Final = 5  #: how often the client tries to attach when the worker goes away meanwhile
 #: How many channels that should be free and are not a request may meet before the arena is given up.
 _PUBLISH_TRIES: Final = 40
-
-_core = arenas.native()
-_OUTCOME: Final = _core.OUTCOME
-_CLOSED: Final = _core.CLOSED
-_ADMITTED: Final = _core.ADMITTED
-_WAITING: Final = _core.WAITING
-_BUSY: Final = _core.BUSY
-_BAD_FRAME: Final = _core.BAD_FRAME
-_Corrupt: Final[type[Exception]] = _core.Corrupt
 
 
 def _failed(word: int, entry: str, request_id: int) -> Response:
@@ -153,10 +140,10 @@ class ShmCall:
         try:
             while True:
                 code = channel.wait(min(until_ns, self._look_ns))
-                if code == _OUTCOME:
+                if code == OUTCOME:
                     self._take()
                     return
-                if code == _CLOSED:
+                if code == CLOSED:
                     self._orphaned()
                     return
                 now_ns = time.monotonic_ns()
@@ -166,13 +153,13 @@ class ShmCall:
                         return
                 if now_ns >= until_ns:
                     return
-        except _Corrupt as exc:
+        except Corrupt as exc:
             self._distrust(exc)
 
     def _take(self) -> None:
         try:
             got = self.channel.take()
-        except _Corrupt as exc:
+        except Corrupt as exc:
             self._distrust(exc)
             return
         if type(got) is Response:
@@ -331,16 +318,16 @@ class ShmTransport(ConnectedTransport[Connection]):
         except BaseException:
             connection.channels.give_back(channel)
             raise
-        if verdict == _ADMITTED:
+        if verdict == ADMITTED:
             return ShmCall(connection, channel, request, NEVER)
-        if verdict == _WAITING:
+        if verdict == WAITING:
             return ShmCall(connection, channel, request, time.monotonic_ns() + wait_ms * _MS)
         connection.channels.give_back(channel)
         connection.call_ended()
-        if verdict == _BUSY:
+        if verdict == BUSY:
             connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
             raise outcomes.queue_full()
-        if verdict == _BAD_FRAME:
+        if verdict == BAD_FRAME:
             encode_head(request, connection.max_frame_bytes)  # raises, and says what is wrong
         if (
             tries

@@ -16,8 +16,6 @@ typedef struct {
     molt_patience patience;
 } molt_call;
 
-/* -- publishing ------------------------------------------------------------------------------------------------ */
-
 /* Write on while there is room. Returns 1 if anything was written, 0, or MOLT_CORRUPT. */
 static inline int molt_send_more(molt_arena *a, molt_call *c) {
     int any = 0;
@@ -110,8 +108,6 @@ static inline void molt_redirect(molt_arena *a, molt_call *c, uint32_t doorbell_
         molt_catch_up(a, c);
 }
 
-/* -- ending ---------------------------------------------------------------------------------------------------- */
-
 /* End a call from the client's side, or only if it is still queued. Returns the state it was found in: READY (it is IDLE
  * now, and nobody will run it), CLAIMED (it is ABANDONED now, unless `only_queued`), or one that can't be ended. */
 static inline uint32_t molt_give_up(molt_arena *a, molt_call *c, int only_queued) {
@@ -149,8 +145,6 @@ static inline int molt_free(molt_arena *a, uint32_t channel, uint64_t word) {
     MOLT_FAILPOINT(client.taken);
     return freed;
 }
-
-/* -- waiting --------------------------------------------------------------------------------------------------- */
 
 enum molt_await {
     MOLT_AWAIT_OUTCOME = 0, /* DONE, FAILED, or given up by another thread */
