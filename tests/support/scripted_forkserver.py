@@ -165,10 +165,19 @@ class Stage:
         self.turn()
         return forkserver
 
-    def reap(self, forkserver: FakeForkserver, number: int, code: int) -> None:
-        forkserver.children[number].sock.close()
+    @property
+    def forkserver(self) -> FakeForkserver:
+        """The newest one."""
+        return self.forkservers[-1]
+
+    def greet(self, number: int) -> None:
+        self.forkserver.children[number].greet()
         self.turn()
-        forkserver.exited(number, code)
+
+    def reap(self, number: int, code: int) -> None:
+        self.forkserver.children[number].sock.close()
+        self.turn()
+        self.forkserver.exited(number, code)
         self.turn()
 
     def forget_log(self) -> None:

@@ -85,6 +85,13 @@ class Player:
             self.begin(frame.deadline_ns)
         return int(self.slot.channel)
 
+    def take(self, caller: Caller | None = None, *args: Any, **request: Any) -> Any:
+        """Have a client, else a new one, publish a request, and begin with it. Returns its channel."""
+        channel = (caller or Caller(self.stage, 2)).publish(*args, **request)
+        self.claim()
+        self.stage.turn()
+        return channel
+
     def begin(self, deadline_ns: int) -> None:
         if self.slot.begin(SlotGauge.SERIAL, deadline_ns, Gauge.WAKE_NS):
             self.child.send(Wake())

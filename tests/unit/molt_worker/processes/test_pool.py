@@ -21,7 +21,7 @@ from molt_worker.processes.commands import Interrupt, Kill, Spawn, Wake
 from molt_worker.processes.endpoint import Endpoint
 from molt_worker.processes.handles import ExecutorHandle, ExecutorState, StopWords
 from molt_worker.processes.pool import Pool
-from tests.support.scripted_forkserver import FakeForkserver, Stage
+from tests.support.scripted_forkserver import Stage
 
 
 class Recorder:
@@ -83,46 +83,52 @@ def record(stage: Stage, slots: int = 16) -> Pool:
 MakeStage = Callable[..., Stage]
 
 
-def started(stage: Stage) -> FakeForkserver:
-    forkserver = stage.start()
+def started(stage: Stage) -> Stage:
+    stage.start()
     stage.owner.seen()
-    return forkserver
+    return stage
 
 
-def test_a_full_pool_starts_and_the_exports_are_told_once(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = stage.load()
+@pytest.fixture
+def fresh(make_stage: MakeStage) -> Stage:
+    return make_stage(record)
+
+
+@pytest.fixture
+def stage(fresh: Stage) -> Stage:
+    return started(fresh)
+
+
+def test_a_full_pool_starts_and_the_exports_are_told_once(fresh: Stage) -> None:
+    forkserver = fresh.load()
     assert forkserver.told == [Spawn(1, 0), Spawn(2, 1)]
     assert [child.slot for child in forkserver.children.values()] == [0, 1]
-    assert stage.owner.seen() == [("exports", 1, 0)]
+    assert fresh.owner.seen() == [("exports", 1, 0)]
     forkserver.children[2].greet()
     forkserver.children[1].greet()
-    stage.turn()
-    assert sorted(stage.owner.seen()) == [("ready", 1), ("ready", 2)]
-    assert [stage.executor(number).pid for number in (1, 2)] == [os.getpid()] * 2
+    fresh.turn()
+    assert sorted(fresh.owner.seen()) == [("ready", 1), ("ready", 2)]
+    assert [fresh.executor(number).pid for number in (1, 2)] == [os.getpid()] * 2
 
 
-def test_messages_come_from_ready_executors_only(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = stage.load()
-    stage.owner.seen()
+def test_messages_come_from_ready_executors_only(fresh: Stage) -> None:
+    forkserver = fresh.load()
+    fresh.owner.seen()
     forkserver.children[1].send(Hello())  # this is its greeting
     forkserver.children[1].send(Wake())
     forkserver.children[2].send(Response(8, Status.OK))
-    stage.turn()
-    assert stage.owner.seen() == [
+    fresh.turn()
+    assert fresh.owner.seen() == [
         ("ready", 1),
         ("message", 1, Wake()),
         ("closed", 2, ExecutorState.GONE, True),
     ]
-    assert "executor_broke_protocol executor=2" in stage.log()
+    assert "executor_broke_protocol executor=2" in fresh.log()
 
 
 @pytest.mark.parametrize("how", ["refused", "malformed", "end"])
-def test_who_breaks_the_protocol_or_hangs_up_is_killed_and_replaced(how: str, make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
-    child = forkserver.children[1]
+def test_who_breaks_the_protocol_or_hangs_up_is_killed_and_replaced(how: str, stage: Stage) -> None:
+    child = stage.forkserver.children[1]
     stage.owner.accepts = False
     if how == "refused":
         child.send(Response(5, Status.OK))
@@ -139,17 +145,15 @@ def test_who_breaks_the_protocol_or_hangs_up_is_killed_and_replaced(how: str, ma
     assert ("executor_broke_protocol" in stage.log()) == (how != "end")
     assert stage.counters.executor_deaths == 1
     assert stage.numbers() == [2, 3]
-    forkserver.exited(1, -9)
+    stage.forkserver.exited(1, -9)
     stage.turn()
     assert stage.owner.seen() == [("reaped", 1, -9)]
 
 
-def test_what_it_still_said_is_heard_before_its_death(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
+def test_what_it_still_said_is_heard_before_its_death(stage: Stage) -> None:
     stage.loop.watch(stage.executor(1).sock.fileno(), 0)  # the report of its exit is seen first
-    forkserver.children[1].send(Response(5, Status.OK))
-    forkserver.exited(1, 3)
+    stage.forkserver.children[1].send(Response(5, Status.OK))
+    stage.forkserver.exited(1, 3)
     stage.turn()
     assert stage.owner.seen() == [
         ("message", 1, Response(5, Status.OK)),
@@ -158,50 +162,40 @@ def test_what_it_still_said_is_heard_before_its_death(make_stage: MakeStage) -> 
     ]
 
 
-def test_a_killed_executor_is_replaced_and_reaped_without_being_closed(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
+def test_a_killed_executor_is_replaced_and_reaped_without_being_closed(stage: Stage) -> None:
     stage.pool.kill(stage.executor(2))
     stage.turn()
-    assert Kill(2) in forkserver.told
+    assert Kill(2) in stage.forkserver.told
     assert stage.numbers() == [1, 3]
-    stage.reap(forkserver, 2, -9)
+    stage.reap(2, -9)
     assert stage.owner.seen() == [("reaped", 2, -9)]
 
 
-def test_a_message_to_one_that_has_just_died_closes_it(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
-    forkserver.children[1].sock.close()
+def test_a_message_to_one_that_has_just_died_closes_it(stage: Stage) -> None:
+    stage.forkserver.children[1].sock.close()
     stage.pool.send(stage.executor(1), Request(1, "echo"))
     assert stage.owner.seen() == [("closed", 1, ExecutorState.GONE, True)]
 
 
-def test_a_large_message_goes_out_as_the_executor_takes_it(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
+def test_a_large_message_goes_out_as_the_executor_takes_it(stage: Stage) -> None:
     payload = b"x" * 3_000_000
     stage.pool.send(stage.executor(1), Request(1, "echo", payload))
     frames: list[Item | FrameError] = []
     while not frames:
         stage.turn()
-        frames = forkserver.children[1].received()
+        frames = stage.forkserver.children[1].received()
     assert frames == [Request(1, "echo", payload)]
 
 
-def test_an_interrupt_names_the_request_and_tells_the_forkserver(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
+def test_an_interrupt_names_the_request_and_tells_the_forkserver(stage: Stage) -> None:
     executor = stage.executor(2)
     stage.pool.interrupt(executor, 41, StopReason.TIMED_OUT)
     stage.turn()
-    assert forkserver.told[-1] == Interrupt(2)
+    assert stage.forkserver.told[-1] == Interrupt(2)
     assert (executor.word.reason(41), executor.word.reason(42)) == (StopReason.TIMED_OUT, 0)
 
 
-def test_a_recycled_executor_is_replaced_when_its_successor_is_ready(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
+def test_a_recycled_executor_is_replaced_when_its_successor_is_ready(stage: Stage) -> None:
     old = stage.executor(1)
     stage.owner.counts = {1: 12}
     stage.pool.recycle(old, "max_requests")
@@ -209,57 +203,49 @@ def test_a_recycled_executor_is_replaced_when_its_successor_is_ready(make_stage:
     stage.turn()
     assert stage.owner.seen() == []
     assert stage.numbers() == [1, 2, 3]
-    forkserver.children[3].greet()
-    stage.turn()
+    stage.greet(3)
     assert stage.owner.seen() == [("ready", 3), ("withdrawn", 1)]
     assert stage.numbers() == [1, 2, 3]  # when it leaves is for the delivery to say
     stage.pool.retire(old)
     stage.turn()
-    assert forkserver.children[1].retired()
-    stage.reap(forkserver, 1, 0)
+    assert stage.forkserver.children[1].retired()
+    stage.reap(1, 0)
     assert stage.owner.seen() == [("reaped", 1, 0)]
     assert (stage.counters.recycled, stage.counters.executor_deaths) == (1, 0)
     assert "executor_recycled executor=1 why=max_requests served=12" in stage.log()
     assert stage.numbers() == [2, 3]
 
 
-def test_one_that_was_retired_and_stays_is_killed(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
+def test_one_that_was_retired_and_stays_is_killed(stage: Stage) -> None:
     stage.pool.retire(stage.executor(1))
     stage.pass_time(1.0)
-    assert Kill(1) not in forkserver.told
+    assert Kill(1) not in stage.forkserver.told
     stage.pass_time(2.5)
-    assert Kill(1) in forkserver.told
+    assert Kill(1) in stage.forkserver.told
 
 
-def test_when_the_successor_dies_the_recycled_one_stays_until_another_is_ready(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
+def test_when_the_successor_dies_the_recycled_one_stays_until_another_is_ready(stage: Stage) -> None:
     stage.pool.recycle(stage.executor(1), "max_requests")
     stage.turn()
-    stage.reap(forkserver, 3, 1)
+    stage.reap(3, 1)
     assert ("withdrawn", 1) not in stage.owner.seen()
     assert stage.numbers() == [1, 2]
     stage.pool._start_not_before_ns = 0  # the time after a start that failed is over
     stage.pass_time(0)
-    forkserver.children[4].greet()
-    stage.turn()
+    stage.greet(4)
     assert stage.owner.seen() == [("ready", 4), ("withdrawn", 1)]
 
 
 def test_without_a_descriptor_an_executor_is_started_later_and_that_is_said_once(
-    make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
 
     def none_left() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     with monkeypatch.context() as patch:
         patch.setattr("molt_worker.processes.handles.socket.socketpair", none_left)
-        stage.reap(forkserver, 1, 1)
+        stage.reap(1, 1)
         for _ in range(3):
             stage.pass_time(0.2)
         assert stage.numbers() == [2]
@@ -270,22 +256,17 @@ def test_without_a_descriptor_an_executor_is_started_later_and_that_is_said_once
     assert stage.numbers() == [2, 3]
 
 
-def test_when_the_recycled_one_dies_its_successor_takes_the_place(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
+def test_when_the_recycled_one_dies_its_successor_takes_the_place(stage: Stage) -> None:
     stage.pool.recycle(stage.executor(1), "max_requests")
     stage.turn()
-    stage.reap(forkserver, 1, -11)
+    stage.reap(1, -11)
     assert stage.numbers() == [2, 3]
-    forkserver.children[3].greet()
-    stage.turn()
+    stage.greet(3)
     assert ("ready", 3) in stage.owner.seen()
     assert stage.numbers() == [2, 3]
 
 
-def test_a_reload_replaces_everyone_and_tells_the_exports_at_the_last(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    started(stage)
+def test_a_reload_replaces_everyone_and_tells_the_exports_at_the_last(stage: Stage) -> None:
     newer = stage.load()
     assert stage.owner.seen() == []
     assert list(newer.children) == [3, 4]
@@ -301,21 +282,16 @@ def test_a_reload_replaces_everyone_and_tells_the_exports_at_the_last(make_stage
     assert last[2] == ("exports", 1, 1)
 
 
-def test_one_that_is_idle_when_its_successor_is_ready_is_retired_at_once(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
+def test_one_that_is_idle_when_its_successor_is_ready_is_retired_at_once(stage: Stage) -> None:
     stage.owner.is_idle = True
     stage.pool.recycle(stage.executor(1), "max_requests")
     stage.turn()
-    forkserver.children[3].greet()
-    stage.turn()
-    assert forkserver.children[1].retired()
+    stage.greet(3)
+    assert stage.forkserver.children[1].retired()
     assert stage.numbers() == [2, 3]
 
 
-def test_a_request_s_holder_is_the_living_executor_that_says_so(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
+def test_a_request_s_holder_is_the_living_executor_that_says_so(stage: Stage) -> None:
     claim = serial_of(5, 7)
     stage.pool.words.claim_of(1)[0] = claim
     assert stage.pool.holder(1, claim) is stage.executor(2)
@@ -325,23 +301,21 @@ def test_a_request_s_holder_is_the_living_executor_that_says_so(make_stage: Make
     stage.pool.kill(stage.executor(2))
     assert stage.pool.holder(1, claim) is None
     assert stage.pool.words.claims() == {1: claim}  # it may still write
-    stage.reap(forkserver, 2, -9)
+    stage.reap(2, -9)
     assert stage.pool.words.claims() == {}
 
 
-def test_executors_that_still_start_with_the_old_exports_are_not_waited_for(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    older = stage.load()
-    stage.owner.seen()
-    stage.load()
+def test_executors_that_still_start_with_the_old_exports_are_not_waited_for(fresh: Stage) -> None:
+    older = fresh.load()
+    fresh.owner.seen()
+    fresh.load()
     assert all(Kill(number) in older.told for number in (1, 2))
-    assert stage.numbers() == [3, 4]
-    assert stage.owner.seen() == [("exports", 1, 1)]
+    assert fresh.numbers() == [3, 4]
+    assert fresh.owner.seen() == [("exports", 1, 1)]
 
 
 def test_memory_is_only_of_who_has_served(make_stage: MakeStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = make_stage(record, max_rss_mb=1)
-    started(stage)
+    stage = started(make_stage(record, max_rss_mb=1))
     stage.owner.counts = {2: 1}
     assert psutil.Process().memory_info().rss > 1024 * 1024  # the fake executors have this process's pid
     stage.pass_time(2)
@@ -349,35 +323,32 @@ def test_memory_is_only_of_who_has_served(make_stage: MakeStage, monkeypatch: py
     assert "executor_recycled executor=2 why=max_rss_mb served=1" in stage.log()
 
 
-def test_one_that_dies_while_it_starts_makes_the_next_wait(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = stage.load()
-    stage.owner.seen()
-    stage.reap(forkserver, 1, 1)
-    assert stage.owner.seen() == [("closed", 1, ExecutorState.GONE, True), ("reaped", 1, 1)]
-    assert stage.numbers() == [2]
-    stage.pool._start_not_before_ns = 0
-    stage.pass_time(0)
-    assert stage.numbers() == [2, 3]
+def test_one_that_dies_while_it_starts_makes_the_next_wait(fresh: Stage) -> None:
+    forkserver = fresh.load()
+    fresh.owner.seen()
+    fresh.reap(1, 1)
+    assert fresh.owner.seen() == [("closed", 1, ExecutorState.GONE, True), ("reaped", 1, 1)]
+    assert fresh.numbers() == [2]
+    fresh.pool._start_not_before_ns = 0
+    fresh.pass_time(0)
+    assert fresh.numbers() == [2, 3]
     assert forkserver.children[3].slot == 0  # the lowest that is free
 
 
 def test_no_more_are_started_than_there_are_slots(make_stage: MakeStage) -> None:
-    stage = make_stage(lambda stage: record(stage, slots=3))
-    forkserver = started(stage)
+    stage = started(make_stage(lambda stage: record(stage, slots=3)))
     for number in (1, 2):
         stage.pool.kill(stage.executor(number))
     stage.turn()
     assert stage.numbers() == [3]
-    stage.reap(forkserver, 2, -9)
+    stage.reap(2, -9)
     stage.pass_time(0.2)
     assert stage.numbers() == [3, 4]
-    assert forkserver.children[4].slot == 1
+    assert stage.forkserver.children[4].slot == 1
 
 
-def test_when_the_forkserver_dies_its_executors_do_and_another_is_started(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    started(stage).kill()
+def test_when_the_forkserver_dies_its_executors_do_and_another_is_started(stage: Stage) -> None:
+    stage.forkserver.kill()
     stage.turn()
     assert [row for row in stage.owner.seen() if row[0] == "reaped"] == [
         ("reaped", 1, None),
@@ -396,8 +367,7 @@ def test_exports_that_cant_be_imported_are_told_when_there_are_no_others(make_st
     stage.forkservers[0].kill()
     stage.turn()
     assert stage.owner.seen() == [("start failed", "the fork server died: signal 9 (SIGKILL)")]
-    stage = make_stage(record)
-    started(stage)
+    stage = started(make_stage(record))
     stage.pool.start_forkserver()
     stage.forkservers[-1].kill()
     stage.turn()
@@ -405,10 +375,8 @@ def test_exports_that_cant_be_imported_are_told_when_there_are_no_others(make_st
     assert "reload_failed" in stage.log()
 
 
-def test_a_stopped_pool_starts_nothing(make_stage: MakeStage) -> None:
-    stage = make_stage(record)
-    forkserver = started(stage)
+def test_a_stopped_pool_starts_nothing(stage: Stage) -> None:
     stage.pool.stop()
-    stage.reap(forkserver, 1, -9)
+    stage.reap(1, -9)
     stage.pass_time(10)
     assert stage.numbers() == [2]

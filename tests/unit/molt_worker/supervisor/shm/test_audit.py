@@ -29,8 +29,7 @@ from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage
 )
 def test_a_request_whose_executor_died_has_crashed(stage: ShmStage, code: int, text: str) -> None:
     player, _ = stage.start()
-    channel = Caller(stage, 2).publish()
-    player.claim()
+    channel = player.take()
     player.die(code)
     assert channel.wait(0) == core.OUTCOME
     assert channel.take() == failure_word(Failure.CRASHED, player.number, code)
@@ -84,8 +83,7 @@ def test_a_claim_that_is_about_to_be_made_is_not_stopped(stage: ShmStage) -> Non
 
 def test_the_request_that_the_dead_was_about_to_claim_is_left_to_a_faster_one(stage: ShmStage) -> None:
     faster, slower = stage.start()
-    channel = Caller(stage, 1).publish()
-    faster.claim()
+    channel = faster.take(Caller(stage, 1))
     # It had told of its claim, and died before it could make it.
     claim_of = stage.supervisor.pool.words.claim_of
     claim_of(slower.index)[0] = claim_of(faster.index)[0]
@@ -98,8 +96,7 @@ def test_the_request_that_the_dead_was_about_to_claim_is_left_to_a_faster_one(st
 def test_a_request_whose_word_was_forged_ends_with_the_executor_that_has_it(stage: ShmStage) -> None:
     """Which that is, it has told where no client can write."""
     player, _ = stage.start()
-    channel = Caller(stage, 2).publish()
-    player.claim()
+    channel = player.take()
     forged = stage.arena.word(channel.index) ^ 1 << 24  # of another epoch
     put(stage.arena, channel.index, forged)
     player.die()
@@ -109,8 +106,7 @@ def test_a_request_whose_word_was_forged_ends_with_the_executor_that_has_it(stag
 
 def test_a_client_that_gives_up_while_its_request_is_put_right_gets_its_channel_back(stage: ShmStage) -> None:
     player, _ = stage.start()
-    channel = Caller(stage, 2).publish()
-    player.claim()
+    channel = player.take()
     watched = stage.watch("step")
     watched.just_before["step"] = channel.give_up
     player.die()

@@ -22,9 +22,7 @@ from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage, in_ms
 
 def test_a_deadline_is_looked_at_when_it_comes_and_not_before(stage: ShmStage) -> None:
     player, _ = stage.start()
-    channel = Caller(stage, 2).publish(deadline_ns=(deadline := in_ms(100_000)))
-    player.claim()
-    stage.turn()
+    channel = player.take(deadline_ns=(deadline := in_ms(100_000)))
     assert stage.arena.gauge(Gauge.WAKE_NS) == deadline
     assert stage.supervisor._loop._timer_ns <= deadline
     stage.pass_time(50_000)
@@ -36,8 +34,7 @@ def test_a_deadline_is_looked_at_when_it_comes_and_not_before(stage: ShmStage) -
 
 def test_without_deadlines_there_is_nothing_to_look_at(stage: ShmStage) -> None:
     player, _ = stage.start()
-    Caller(stage, 2).publish()
-    player.claim()
+    player.take()
     stage.pass_time(10_000_000)
     assert stage.arena.gauge(Gauge.WAKE_NS) == NEVER
     assert player.interrupted() == []
@@ -47,9 +44,7 @@ def test_the_earliest_deadline_counts_whoever_tells_of_it_last(stage: ShmStage) 
     first, second = stage.start()
     caller = Caller(stage, 2)
     for player, ms in ((first, 500_000), (second, 100_000)):
-        caller.publish(caller.channels[player is second], deadline_ns=in_ms(ms))
-        player.claim()
-        stage.turn()
+        player.take(caller, caller.channels[player is second], deadline_ns=in_ms(ms))
     assert in_ms(0) < stage.arena.gauge(Gauge.WAKE_NS) <= in_ms(100_000)
     stage.pass_time(100_001)
     assert (first.interrupted(), second.interrupted()) == ([], [StopReason.TIMED_OUT])
@@ -60,9 +55,7 @@ def test_a_deadline_that_is_set_during_the_look_is_told_of(stage: ShmStage) -> N
     """First of all the look is announced, so an executor that begins meanwhile tells, or is seen."""
     first, second = stage.start()
     caller = Caller(stage, 2)
-    caller.publish(caller.channels[0], deadline_ns=in_ms(1000))
-    first.claim()
-    stage.turn()
+    first.take(caller, caller.channels[0], deadline_ns=in_ms(1000))
     watched = stage.watch("set_gauge")
     caller.publish(caller.channels[1], deadline_ns=in_ms(2000))
     wakes = []
@@ -87,8 +80,7 @@ def test_a_deadline_that_is_set_during_the_look_is_told_of(stage: ShmStage) -> N
 def test_the_deadline_of_an_earlier_request_does_not_stop_the_next_in_its_slot(stage: ShmStage) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 2)
-    caller.publish(caller.channels[0], deadline_ns=in_ms(500))
-    player.claim()
+    player.take(caller, caller.channels[0], deadline_ns=in_ms(500))
     reply(player.slot, response())
     caller.publish(caller.channels[1], deadline_ns=in_ms(60_000))
     player.claim(begin=False)  # it still comes: the facts are the last one's
@@ -114,9 +106,7 @@ def test_a_request_whose_deadline_came_while_it_came_is_stopped_when_it_begins(s
 
 def test_whatever_does_not_stop_in_the_grace_time_is_killed_and_has_timed_out(stage: ShmStage) -> None:
     player, other = stage.start()
-    channel = Caller(stage, 2).publish(deadline_ns=in_ms(10))
-    player.claim()
-    stage.turn()
+    channel = player.take(deadline_ns=in_ms(10))
     stage.pass_time(20)
     assert player.interrupted() == [StopReason.TIMED_OUT]
     stage.pass_time(GRACE_MS / 2)
@@ -133,9 +123,7 @@ def test_whatever_does_not_stop_in_the_grace_time_is_killed_and_has_timed_out(st
 def test_one_that_ends_in_the_grace_time_is_not_killed_nor_is_its_next_request(stage: ShmStage) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 2)
-    channel = caller.publish(deadline_ns=in_ms(10))
-    player.claim()
-    stage.turn()
+    channel = player.take(caller, deadline_ns=in_ms(10))
     stage.pass_time(20)
     assert player.interrupted() == [StopReason.TIMED_OUT]
     reply(player.slot, response(status=Status.TIMEOUT))
@@ -149,9 +137,7 @@ def test_one_that_ends_in_the_grace_time_is_not_killed_nor_is_its_next_request(s
 
 def test_one_that_ends_while_it_is_about_to_be_killed_is_not_killed(stage: ShmStage) -> None:
     player, _ = stage.start()
-    channel = Caller(stage, 2).publish(deadline_ns=in_ms(10))
-    player.claim()
-    stage.turn()
+    channel = player.take(deadline_ns=in_ms(10))
     stage.pass_time(20)
     watched = stage.watch("step")
     watched.just_before["step"] = lambda: reply(player.slot, response())
@@ -164,9 +150,7 @@ def test_one_that_ends_while_it_is_about_to_be_killed_is_not_killed(stage: ShmSt
 
 def test_whoever_gives_up_what_is_being_stopped_changes_nothing(stage: ShmStage) -> None:
     player, _ = stage.start()
-    channel = Caller(stage, 2).publish(deadline_ns=in_ms(10))
-    player.claim()
-    stage.turn()
+    channel = player.take(deadline_ns=in_ms(10))
     stage.pass_time(20)
     assert channel.give_up() == ChannelState.CLAIMED
     stage.pass_time(GRACE_MS / 2)
@@ -181,8 +165,7 @@ def test_whoever_gives_up_what_is_being_stopped_changes_nothing(stage: ShmStage)
 def test_what_a_client_gave_up_is_stopped_and_killed_after_the_grace_time(stage: ShmStage) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 2)
-    channel = caller.publish()
-    player.claim()
+    channel = player.take(caller)
     assert channel.give_up() == ChannelState.CLAIMED
     caller.send(CancelChannel(channel.index, channel.generation))
     assert player.interrupted() == [StopReason.CANCELLED]
@@ -211,8 +194,7 @@ def test_a_cancel_that_was_lost_is_made_up_for_by_the_next_one(stage: ShmStage) 
 
 def test_a_cancel_that_was_lost_is_noticed_in_a_second(stage: ShmStage) -> None:
     player, _ = stage.start()
-    channel = Caller(stage, 1).publish()
-    player.claim()
+    channel = player.take(Caller(stage, 1))
     assert channel.give_up() == ChannelState.CLAIMED
     assert player.interrupted() == []
     stage.pass_time(1100)
@@ -225,16 +207,14 @@ def test_a_cancel_that_was_lost_is_noticed_in_a_second(stage: ShmStage) -> None:
 def test_a_channel_used_again_within_the_grace_time_is_left_alone(stage: ShmStage, reused_by: str) -> None:
     first, second = stage.start()
     caller = Caller(stage, 2)
-    channel = caller.publish()
-    first.claim()
+    channel = first.take(caller)
     channel.give_up()
     caller.send(CancelChannel(channel.index, channel.generation))
     assert first.interrupted() == [StopReason.CANCELLED]
     assert reply(first.slot, response()) == core.LOST  # it heeds that
     assert stage.state(channel) is ChannelState.IDLE
     player = first if reused_by == "the same executor" else second
-    caller.publish(channel.index)
-    player.claim()
+    player.take(caller, channel.index)
     claimed = stage.arena.word(channel.index)
     caller.send(CancelChannel(channel.index, channel.generation))  # late, of the last one
     stage.pass_time(GRACE_MS + 100)
@@ -264,9 +244,7 @@ def test_a_cancel_of_what_was_not_given_up_does_nothing(stage: ShmStage, state: 
 
 def test_one_that_closed_its_socket_is_killed_and_the_request_waits_for_its_end(stage: ShmStage) -> None:
     player, _ = stage.start()
-    channel = Caller(stage, 2).publish(deadline_ns=in_ms(10))
-    player.claim()
-    stage.turn()
+    channel = player.take(deadline_ns=in_ms(10))
     player.child.sock.close()
     stage.turn()
     assert player.killed()

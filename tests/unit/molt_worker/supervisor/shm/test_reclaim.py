@@ -22,10 +22,8 @@ from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage, in_ms
 def test_what_a_gone_client_had_under_way_is_ended_also_while_its_process_lives(stage: ShmStage) -> None:
     player, other = stage.start()
     caller = Caller(stage, 6)
-    running = caller.publish(caller.channels[0])
-    player.claim()
-    done = caller.publish(caller.channels[1])
-    other.claim()
+    running = player.take(caller, caller.channels[0])
+    done = other.take(caller, caller.channels[1])
     reply(other.slot, response())
     queued = caller.publish(caller.channels[2])
     caller.close()
@@ -46,8 +44,7 @@ def test_what_a_gone_client_had_under_way_is_ended_also_while_its_process_lives(
 def test_channels_of_one_that_said_it_is_done_are_free_when_they_are_idle(stage: ShmStage) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 3)
-    running = caller.publish(caller.channels[1])
-    player.claim()
+    running = player.take(caller, caller.channels[1])
     caller.send(Detach())
     assert stage.supervisor._channels._free[:3] == [0, 2, 3]
     reply(player.slot, response())
@@ -77,9 +74,7 @@ def test_words_that_can_not_be_hurt_nobody_else_and_go_with_their_client(stage: 
     scribbler, honest = Caller(stage, 4), Caller(stage, 2)
     for index, low in zip(scribbler.channels, (7, 77, 200, 255), strict=True):
         put(stage.arena, index, 5 << 32 | low)
-    channel = honest.publish(deadline_ns=in_ms(10))
-    player.claim()
-    stage.turn()
+    channel = player.take(honest, deadline_ns=in_ms(10))
     stage.pass_time(20)
     assert player.interrupted() == [StopReason.TIMED_OUT]
     reply(player.slot, response(status=Status.TIMEOUT))

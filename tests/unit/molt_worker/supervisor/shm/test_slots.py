@@ -17,8 +17,7 @@ from tests.support.shm_testbed import Caller, ShmStage
 
 def test_a_slot_is_given_to_another_epoch_after_everything_was_put_right(stage: ShmStage) -> None:
     player, _ = stage.start()
-    Caller(stage, 2).publish()
-    player.claim()
+    player.take()
     watched = stage.watch(
         "set_failure", "step", "ring_client", "reset_slot", "set_slot_gauge", "wake_executor"
     )
@@ -98,6 +97,5 @@ def test_what_is_said_of_executors_is_what_the_slots_say(stage: ShmStage) -> Non
     stage.turn()
     assert said() == {"idle": 0, "busy": 0, "starting": 2}
     player, _ = stage.play_those_that_start()
-    Caller(stage, 1).publish()
-    player.claim()
+    player.take(Caller(stage, 1))
     assert said() == {"idle": 1, "busy": 1, "starting": 0}

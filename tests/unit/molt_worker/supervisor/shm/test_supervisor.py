@@ -118,8 +118,7 @@ def test_a_pool_that_nobody_came_to_yet_stays_to_say_why_it_can_t_start(make_shm
 def test_a_drained_pool_takes_nobody_and_ends_with_what_it_has(stage: ShmStage) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 2)
-    channel = caller.publish()
-    player.claim()
+    channel = player.take(caller)
     drain(stage)
     assert caller.received() == [Draining()]
     assert stage.arena.gauge(Gauge.SERVING) == 2
@@ -231,8 +230,7 @@ def test_facts_follow_what_happens(stage: ShmStage) -> None:
 
 def test_one_that_says_anything_unexpected_is_killed(stage: ShmStage) -> None:
     player, _ = stage.start()
-    channel = Caller(stage, 1).publish()
-    player.claim()
+    channel = player.take(Caller(stage, 1))
     player.child.greet()
     assert player.killed()
     assert "executor_broke_protocol" in stage.log()

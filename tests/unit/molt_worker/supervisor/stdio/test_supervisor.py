@@ -290,8 +290,7 @@ def test_an_answer_to_nothing_it_was_given_ends_the_executor(what: str, make_sce
 
 def test_a_second_greeting_changes_nothing(make_scene: MakeScene) -> None:
     scene = make_scene()
-    scene.child(1).greet()
-    scene.turn()
+    scene.stage.greet(1)
     assert (scene.heard(), scene.supervisor._handout.idle) == ([], 2)
 
 
@@ -320,7 +319,7 @@ def test_one_that_was_to_be_stopped_and_dies_was_stopped(make_scene: MakeScene) 
         scene.cancel(request_id)
     scene.given(2)  # it has read its request; the other one has not
     for number in (1, 2):
-        scene.stage.reap(scene.forkserver, number, -signal.SIGSEGV)
+        scene.stage.reap(number, -signal.SIGSEGV)
     assert sorted(scene.outcomes()) == [
         (each, "MoltCancelled", "the client asked to stop") for each in (1, 2)
     ]
@@ -328,7 +327,7 @@ def test_one_that_was_to_be_stopped_and_dies_was_stopped(make_scene: MakeScene) 
 
 def test_an_idle_executor_s_death_is_nobody_s_request(make_scene: MakeScene) -> None:
     scene = make_scene()
-    scene.stage.reap(scene.forkserver, 2, -9)
+    scene.stage.reap(2, -9)
     assert "executor_crashed" not in scene.stage.log()
     scene.ask(1)
     assert scene.given(1) == [(1, 1, 0, 1)]
@@ -339,8 +338,7 @@ def test_a_request_that_was_not_read_goes_to_another_but_not_for_ever(make_scene
     scene.child(1).sock.close()
     scene.stage.loop.watch(scene.stage.executor(1).sock.fileno(), 0)  # seen as the request is sent
     scene.ask(1)
-    scene.child(2).greet()
-    scene.turn()
+    scene.stage.greet(2)
     scene.child(2).sock.close()  # with the request unread, so the supervisor's end is reset
     scene.turn()
     assert scene.outcomes() == []
@@ -358,8 +356,7 @@ def test_after_so_many_requests_an_executor_is_recycled(make_scene: MakeScene) -
     assert "executor_recycled executor=1 why=max_requests served=2" in scene.stage.log()
     scene.ask(4)
     scene.given(1)
-    scene.child(2).greet()
-    scene.turn()
+    scene.stage.greet(2)
     assert not scene.child(1).retired()
     scene.answer(1, 4)  # a replaced executor leaves after its answer
     assert [row[:2] for row in scene.outcomes()] == [(each, "Ok") for each in (1, 2, 3, 4)]
