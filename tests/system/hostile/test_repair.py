@@ -24,7 +24,6 @@ from molt_accel.ipc.shm.layout import (
 from molt_worker.entrypoints.request import StopReason
 from tests.support.handover import core, put, reply, response
 from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage
-from tests.unit.molt_worker.conftest import make_shm_stage
 
 __all__ = ["make_shm_stage"]
 
