@@ -25,11 +25,9 @@ from molt_worker.entrypoints.request import StopReason
 from tests.support.handover import core, put, reply, response
 from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage
 
-__all__ = ["make_shm_stage"]
-
 
 @pytest.fixture
-def stage(make_shm_stage: Callable[..., ShmStage]) -> ShmStage:  # the fixture
+def stage(make_shm_stage: Callable[..., ShmStage]) -> ShmStage:
     return make_shm_stage()
 
 
