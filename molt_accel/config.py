@@ -7,7 +7,6 @@ settings, the worker's command line and the reference table are all made from th
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import re
 import shlex
@@ -16,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from molt_accel import identity
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES
-from molt_accel.version import __version__
 
 Parser = Callable[[object], Any]
 
@@ -90,7 +89,9 @@ def _command(value: object) -> str:
 
 
 #: Settings that only clients read. Processes that differ in nothing else share a pool.
-_NOT_THE_WORKERS: Final = frozenset({"MOLT_TRANSPORT", "MOLT_WORKER_AUTOSTART", "MOLT_BUSY_HTTP_STATUS"})
+_NOT_THE_WORKERS: Final = frozenset(
+    {"MOLT_TRANSPORT", "MOLT_WORKER_AUTOSTART", "MOLT_BUSY_HTTP_STATUS", "MOLT_IGNORED_ENV"}
+)
 
 
 def default_executors() -> int:
@@ -124,6 +125,10 @@ class Config:
         "start the named pool if nobody serves it (shm); 0 where systemd or another supervisor does")
     linger_ms: int = _setting("MOLT_WORKER_LINGER_MS", "", _whole(0, 86_400_000), 5000,
         "how long a pool that a client started stays after the last one has left, in ms (shm)")
+    import_path: str = _setting("MOLT_IMPORT_PATH", "", _text, "",
+        "folders that the exports are imported from, separated by colons; empty: as in the client's sys.path")
+    ignored_env: str = _setting("MOLT_IGNORED_ENV", "", _text, "",
+        "environment variables in which processes that share a pool may differ, separated by commas (shm)")
     runtime_dir: str = _setting("MOLT_RUNTIME_DIR", "", _text, "",
         "directory of the pools' sockets, of mode 0700 (shm); empty: /tmp/molt-<uid>")
     arena_mb: int = _setting("MOLT_WORKER_ARENA_MB", "--arena-mb", _whole(1, 65536), 16,
@@ -208,22 +213,35 @@ class Config:
         Empty texts are among them, so that they override variables that the worker inherits.
         """
         values = {field.metadata["env"]: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["MOLT_IMPORT_PATH"] = os.pathsep.join(self.path)
         return {env: str(value) for env, value in values.items() if value is not None}
+
+    @property
+    def path(self) -> list[str]:
+        """The folders that the exports are imported from, besides the working directory and Python's own."""
+        return self.import_path.split(os.pathsep) if self.import_path else identity.import_path()
+
+    def identity(self) -> dict[str, str]:
+        """Return what processes must have in common to share a pool; see `molt_accel.identity`.
+
+        Raises:
+            MoltStartFailed: the working directory was deleted.
+        """
+        return identity.of_this_process(self.exports, self.path, self.ignored_env)
 
     @property
     def pool_name(self) -> str:
         """The name of the pool to attach to: `worker_name`; if that is empty, a name made from the configuration.
 
-        Processes with the same directory, Python and worker settings get the same name; all others get another one.
+        Processes of the same identity and with the same worker settings get the same name; all others get another one.
         So no client attaches by accident to executors that run something else.
         """
         if self.worker_name:
             return self.worker_name
-        here = os.getcwd()
         settings = {env: value for env, value in self.environ().items() if env not in _NOT_THE_WORKERS}
-        told = repr((here, sys.prefix, sys.version, __version__, sorted(settings.items())))
-        project = re.sub(r"[^A-Za-z0-9_]", "_", os.path.basename(here))[:32] or "root"
-        return f"{project}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+        told = identity.digest([self.identity(), settings])
+        project = re.sub(r"[^A-Za-z0-9_]", "_", os.path.basename(os.getcwd()))[:32] or "root"
+        return f"{project}-{told[:12]}"
 
     @property
     def pool_directory(self) -> str:

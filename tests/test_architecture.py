@@ -20,7 +20,8 @@ ALLOWED = {
     "molt_accel.ipc.shm": ("molt_accel.errors", "molt_accel.version", "molt_accel.ipc", "molt_accel.codec"),
     "molt_accel.lenient": (),
     "molt_accel.codec": ("molt_accel.ipc", "molt_accel.lenient"),
-    "molt_accel.config": ("molt_accel.version", "molt_accel.ipc"),
+    "molt_accel.identity": ("molt_accel.errors", "molt_accel.version"),
+    "molt_accel.config": ("molt_accel.errors", "molt_accel.identity", "molt_accel.ipc"),
 }
 FLOOR = tuple(ALLOWED)
 ALLOWED |= {

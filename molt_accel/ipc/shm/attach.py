@@ -71,29 +71,29 @@ def _connect(sock: socket.socket, path: str) -> None:
             time.sleep(_CROWD_S)
 
 
-def handshake(sock: socket.socket) -> tuple[Arena, Attached]:
-    """Attach as a client, on a connected control socket.
+def handshake(sock: socket.socket, identity: dict[str, str]) -> tuple[Arena, Attached]:
+    """Attach as a client of this identity, on a connected control socket.
 
     Raises:
         MoltStartFailed, MoltIncompatible, WorkerVanished: the worker refused.
         MoltWorkerUnavailable: the worker doesn't answer.
     """
-    fd, granted = _ask(sock, observer=False)
+    fd, granted = _ask(sock, Attach(__version__, False, FIRST_BATCH, identity))
     return arenas.attach(fd), granted
 
 
 def observe(sock: socket.socket) -> ArenaView:
     """Attach as an observer, which doesn't keep the pool alive. Raises as `handshake` does."""
-    fd, _ = _ask(sock, observer=True)
+    fd, _ = _ask(sock, Attach(__version__, True, 0))
     return arenas.view(fd)
 
 
-def _ask(sock: socket.socket, *, observer: bool) -> tuple[int, Attached]:
+def _ask(sock: socket.socket, question: Attach) -> tuple[int, Attached]:
     """Ask to attach. Returns the arena's descriptor and the worker's answer."""
     fds: list[int] = []
     try:
         sock.settimeout(ANSWER_S)
-        control.send(sock, Attach(__version__, observer, 0 if observer else FIRST_BATCH))
+        control.send(sock, question)
         failpoint("client.attaching")
         answer, fds = control.receive(sock, SHM_FROM_WORKER, max_fds=1)
         sock.settimeout(None)

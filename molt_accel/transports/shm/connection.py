@@ -61,7 +61,7 @@ class Connection(BaseConnection):
         self._granted_none = False  # whether the last answer was empty
         self._quiet = threading.Event()  # set when the connection closes and no call is under way any more
         self._completion_thread: CompletionThread | None = None
-        self.arena, grant = handshake(sock)
+        self.arena, grant = handshake(sock, config.identity())
         # From the worker's answer, not from the arena: another client may have scribbled over that.
         self.arena.client_spinners = grant.client_spinners
         self.arena.spin_ns = grant.spin_ns if config.spin_us is None else config.spin_us * 1000

@@ -146,7 +146,7 @@ def messages(data: bytes) -> None:
             far.sendmsg([taken.rest()], rights)
         far.shutdown(socket.SHUT_WR)
         with contextlib.suppress(MoltWorkerUnavailable):
-            handshake(near)
+            handshake(near, {})
         assert len(os.listdir("/proc/self/fd")) == before
     finally:
         near.close()

@@ -134,7 +134,7 @@ class Desk:
     def make_way(self) -> bool:
         return self.leaving
 
-    def refusal(self) -> MoltError | None:
+    def refusal(self, message: Attach) -> MoltError | None:
         return self.refuses
 
     def on_cancel(self) -> None:
