@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, Self
 
+from molt_accel import role
 from molt_accel.call import Call, Reply, make_call
 from molt_accel.config import Config
 from molt_accel.ipc.messages import PING
@@ -91,12 +92,17 @@ class Client:
     def start(self, timeout_ms: float | None = None) -> None:
         """Start the worker and wait until an executor is ready, so that the first call need not.
 
+        In a worker that imports the exports there is nothing to be made ready, so it does nothing: it may stand in an
+        ``AppConfig.ready``.
+
         Args:
             timeout_ms: How long to wait at most; by default the configured ``start_timeout_ms``.
 
         Raises:
             MoltWorkerUnavailable: the worker could not start; the text says why.
         """
+        if role.imports_exports():
+            return
         limit_ms = self.config.start_timeout_ms if timeout_ms is None else timeout_ms
         self._transport.wait_ready(limit_ms / 1000)
 

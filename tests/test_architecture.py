@@ -23,6 +23,7 @@ ALLOWED = {
     "molt_accel.identity": ("molt_accel.errors", "molt_accel.version"),
     "molt_accel.config": ("molt_accel.errors", "molt_accel.identity", "molt_accel.ipc"),
 }
+ALLOWED |= {"molt_accel.role": ("molt_accel.errors", "molt_accel.config")}
 FLOOR = tuple(ALLOWED)
 ALLOWED |= {
     "molt_accel.options": FLOOR,

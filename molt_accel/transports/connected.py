@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, TypeVar
 
+from molt_accel import role
 from molt_accel.config import Config
 from molt_accel.errors import MoltClientClosed, MoltWorkerUnavailable
 from molt_accel.transports import forks
@@ -66,11 +67,15 @@ class ConnectedTransport(ABC, Generic[C]):
                 self._note_end_of(connection)
                 # Both names: an error's traceback would keep the old connection and its memory alive.
                 connection = self._connection = None
+            role.check(self._config)
             if self._policy.failed_starts or not self.shares_worker:
                 self._policy.check(time.monotonic())
             self._made += 1
             try:
-                connection = self._connect(self._made)
+                try:
+                    connection = self._connect(self._made)
+                except OSError as exc:  # no descriptor, no memory, a directory that is gone, ...
+                    raise MoltWorkerUnavailable(f"can't reach or start the worker: {exc}") from exc
             except MoltWorkerUnavailable as exc:
                 self._policy.died(time.monotonic(), 0.0, exc, was_ready=False)
                 raise

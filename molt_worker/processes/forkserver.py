@@ -26,6 +26,7 @@ from molt_accel.errors import MoltWorkerUnavailable, to_wire
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError, FrameParser, encode
 from molt_accel.ipc.messages import Message, StartFailed
+from molt_accel.role import Role, become
 from molt_worker.compile import record as compiled
 from molt_worker.entrypoints import importer
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
@@ -142,6 +143,7 @@ class Forkserver:
 
     def run(self) -> int:
         sys.path[:0] = [os.getcwd(), *self._config.path]
+        become(Role.FORKSERVER, self._config.pool_name)
         for output in (sys.stdout, sys.stderr):
             output.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # executors may be killed
         config = self._config
@@ -261,6 +263,7 @@ class Forkserver:
                 os.close(fd)
             sock.setblocking(True)
             sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
+            become(Role.EXECUTOR, self._config.pool_name)
             endpoint = self._make_endpoint(sock, number, slot)
             code = executor.serve(endpoint, self._exports, self._word_of(slot), number, self._config)
         except BaseException as exc:

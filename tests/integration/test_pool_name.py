@@ -108,7 +108,7 @@ def test_a_named_pool_refuses_a_process_that_differs_and_says_in_what(
     client.start()
     monkeypatch.setenv("DATABASE_URL", "sqlite:///other")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MoltIncompatible, match="DATABASE_URL, sys[.]path, working"):
+    with pytest.raises(MoltIncompatible, match=r"DATABASE_URL, sys\.path, working"):
         share().call("echo", 1)
     monkeypatch.undo()
     assert client.call("echo", 1) == 1
