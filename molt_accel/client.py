@@ -109,8 +109,7 @@ class Client:
     def ping(self, timeout_ms: float = 1000) -> dict[str, Any]:
         """Ask the worker's supervisor for its report: pids, pool, queue, counters. No executor is needed.
 
-        Raises:
-            MoltError: the supervisor did not answer.
+        Raises MoltError if the supervisor did not answer.
         """
         answer: dict[str, Any] = self.call(PING, timeout_ms=timeout_ms)
         return answer

@@ -108,8 +108,7 @@ class MoltWorkerCrashed(MoltInternalError):
 class MoltWorkerUnavailable(MoltError):
     """No worker could be started or reached, or it died with the request's outcome unknown."""
 
-    #: The key ``code`` of the error's body on the wire; None: it has none.
-    code: ClassVar[str | None] = None
+    code: ClassVar[str | None] = None  #: the key ``code`` of the error's body on the wire; None: it has none
 
     @property
     def may_have_run(self) -> bool:

@@ -81,8 +81,7 @@ def peer(sock: socket.socket) -> tuple[int, int]:
 def send(sock: socket.socket, message: Item, fds: tuple[int, ...] = ()) -> None:
     """Send a message without blocking.
 
-    Raises:
-        OSError: the other end is gone, or reads nothing any more (BlockingIOError).
+    Raises OSError if the other end is gone, or reads nothing any more (BlockingIOError).
     """
     data = encode(message, MAX_MESSAGE_BYTES)
     # Not socket.send_fds, nor recv_fds below: they take flags but ignore them.

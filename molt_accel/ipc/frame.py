@@ -106,8 +106,7 @@ _OF_RESPONSE: Final = _Rest(Of.RESPONSE)
 def encode_head(item: Request | Response, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> bytes:
     """Return the part of a frame before its payload: length prefix, header and entry name.
 
-    Raises:
-        FrameError: over the limit, a bad entry name, or a field that doesn't fit its width.
+    Raises FrameError for a frame over the limit, a bad entry name, or a field that doesn't fit its width.
     """
     payload_bytes = len(item.payload)
     if isinstance(item, Request):

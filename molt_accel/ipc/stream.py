@@ -74,10 +74,6 @@ class FrameStream:
         """The items of the frames that `fill` has completed, and an error for each malformed one."""
         return self._parser.frames()
 
-    @property
-    def mid_frame(self) -> bool:
-        return self._parser.mid_frame
-
     def send(self, item: Item) -> None:
         """Queue an item's frame, and write as much as the descriptor takes.
 
@@ -99,8 +95,7 @@ class FrameStream:
     def flush(self) -> bool:
         """Write queued bytes until none is left (True) or the descriptor takes no more (False).
 
-        Raises:
-            BrokenPipeError: the other end is gone.
+        Raises BrokenPipeError if the other end is gone.
         """
         if self._flushing:
             return False  # a signal handler sends: the flush that it interrupted writes its frame too

@@ -33,8 +33,7 @@ class ConnectedTransport(ABC, Generic[C]):
         self._closed = False
         self._made = 0  # how many connections were made
         self._connection: C | None = None  # the one for new calls
-        #: All that have not ended: a retired one goes on with its calls.
-        self._connections: list[C] = []
+        self._connections: list[C] = []  #: all that have not ended: a retired one goes on with its calls
         self._policy = RestartPolicy()
         forks.register(self)
 

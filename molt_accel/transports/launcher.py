@@ -61,8 +61,7 @@ def worker_command(config: Config) -> list[str]:
 def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
     """Start a worker that speaks frames on its stdin and stdout. Its stderr is this process's.
 
-    Raises:
-        MoltWorkerUnavailable: the command can't be run.
+    Raises MoltWorkerUnavailable if the command can't be run.
     """
     environ = {**config.environ(), "MOLT_TRANSPORT": "stdio"}
     process = _run(worker_command(config), subprocess.PIPE, environ)
@@ -220,8 +219,7 @@ class RestartPolicy:
 
     def __init__(self) -> None:
         self.failed_starts = 0
-        #: Before this time nothing may be started.
-        self.not_before_s = 0.0
+        self.not_before_s = 0.0  #: before this time nothing may be started
         self._kind = MoltWorkerUnavailable  # of the error that the last worker ended with
         self._reason = ""
 

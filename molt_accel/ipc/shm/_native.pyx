@@ -226,8 +226,7 @@ cdef molt_word *slot_word(molt_slot *slot, uint32_t gauge, uint32_t count=1) exc
 cdef class ArenaView:
     """A mapped arena to look at. It never stores anything, so the memory may be mapped read-only.
 
-    Raises:
-        ValueError: it is not an arena of this version, or doesn't fit its memory.
+    Raises ValueError if it is not an arena of this version, or doesn't fit its memory.
     """
 
     cdef molt_arena a
@@ -442,8 +441,7 @@ cdef class Channel:
             ADMITTED; WAITING: it is over the queue's capacity, and is claimed or given up like any other. Not published
             are BUSY, NOT_IDLE (the channel has a request), and BAD_FRAME (`frame.encode_head` says why).
 
-        Raises:
-            TypeError, OverflowError: a field of the request is not what it should be.
+        Raises TypeError or OverflowError if a field of the request has a wrong value.
         """
         cdef molt_arena *a = &self.arena.a
         cdef uint32_t over
@@ -494,9 +492,7 @@ cdef class Channel:
         Args:
             until_ns: Nanoseconds of CLOCK_MONOTONIC; 0: don't wait.
 
-        Raises:
-            Corrupt: the arena can't be trusted.
-            Exception: what a signal handler raises.
+        Raises Corrupt if the arena can't be trusted, and what a signal handler raises.
         """
         cdef Arena arena = self.arena
         cdef int code
@@ -522,8 +518,7 @@ cdef class Channel:
 
         Returns None if there is no outcome, because the request was given up.
 
-        Raises:
-            Corrupt: what is there is not a response.
+        Raises Corrupt if there is something else than a response.
         """
         cdef molt_arena *a = &self.arena.a
         cdef uint64_t word, reason
@@ -675,9 +670,7 @@ cdef class Slot:
             The `Request`. The bytes behind the length prefix if they are not valid; `frame.decode` says what is wrong
             with them. LOST or STALLED if they don't come.
 
-        Raises:
-            Corrupt: the client wrote what can't be.
-            Exception: what a signal handler raises.
+        Raises Corrupt if the client can't have written this honestly, and what a signal handler raises.
         """
         cdef molt_head *head = &self.head
         cdef molt_frame *h = &head.header
@@ -757,8 +750,8 @@ cdef class ParkMeter:
     cdef molt_doorbell doorbells[2]
 
     def __cinit__(self):
-        for i in range(2):
-            molt_doorbell_init(&self.doorbells[i])
+        molt_doorbell_init(&self.doorbells[0])
+        molt_doorbell_init(&self.doorbells[1])
 
     def run(self, int side, int rounds):
         """Ring and wait in turns, on two threads at once with sides 0 and 1. Returns nanoseconds for one way."""

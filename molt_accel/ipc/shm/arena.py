@@ -96,8 +96,7 @@ class Geometry:
 def create(geometry: Geometry) -> tuple[Arena, int]:
     """Make an arena. Returns it and the descriptor by which clients map it.
 
-    Raises:
-        NoSharedMemory: there is no /dev/shm, or no room in it.
+    Raises NoSharedMemory if there is no /dev/shm, or no room in it.
     """
     import posix_ipc
 

@@ -36,8 +36,7 @@ _CROWD_S: Final = 0.002  #: how long to wait before another try if too many othe
 def connect(path: str) -> socket.socket | None:
     """Connect to the worker that serves this path. Returns None if none does.
 
-    Raises:
-        MoltWorkerUnavailable: another user's process serves it, or this one may not connect.
+    Raises MoltWorkerUnavailable if another user's process serves it, or this one may not connect.
     """
     sock = control.new_socket()
     try:

@@ -62,7 +62,6 @@ def state_of(word: int) -> int:
 
 
 def slot_of(word: int) -> int:
-    """The executor's slot in a state word."""
     return word >> 8 & 0xFFFF
 
 
@@ -72,7 +71,6 @@ def epoch_of(word: int) -> int:
 
 
 def generation_of(word: int) -> int:
-    """The number of the channel's request."""
     return word >> 32
 
 
@@ -114,8 +112,7 @@ class Gauge(enum.IntEnum):
     GRACE_MS = 17
     EXPORTS = 18  #: entrypoints
     COMPILED = 19  #: entrypoints that are native code
-    #: Outcomes that no executor decided, by `Outcome`: 32 to 47.
-    OUTCOMES = 32
+    OUTCOMES = 32  #: outcomes that no executor decided, by `Outcome`: 32 to 47
 
 
 class SlotGauge(enum.IntEnum):
@@ -128,10 +125,8 @@ class SlotGauge(enum.IntEnum):
     DEADLINE_NS = 5
     BEGAN_NS = 6
     SERVED_BEFORE = 7  #: requests that earlier executors had ended in this slot
-    #: The entry of what runs if its ring no longer shows it, see `shown_entry`: 8 to 15.
-    ENTRY = 8
-    #: Requests ended in this slot, by `Outcome`: 16 to 31.
-    OUTCOMES = 16
+    ENTRY = 8  #: the entry of what runs if its ring no longer shows it, see `shown_entry`: 8 to 15
+    OUTCOMES = 16  #: requests ended in this slot, by `Outcome`: 16 to 31
 
 
 MAX_WORD: Final = 2**64 - 1

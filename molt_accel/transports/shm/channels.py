@@ -54,7 +54,6 @@ class ChannelPool:
         return channel
 
     def refused(self) -> None:
-        """Note that there are no more channels for now."""
         self._refused_until_s = time.monotonic() + _REFUSED_S
 
     def spare(self, count: int) -> list[int]:

@@ -105,7 +105,11 @@ class CompletionThread:
                         call.channel.redirect(doorbell)
             until_ns = time.monotonic_ns() + _LOOK_NS
             for key, call in list(self._calls.items()):
-                again_ns = self._poll(call)
+                try:
+                    again_ns = call.poll()
+                except Exception:  # a bug in one call must not take the others along
+                    log.exception("a call could not be moved on")
+                    again_ns = 0
                 if again_ns:
                     until_ns = min(until_ns, again_ns)
                 else:
@@ -124,10 +128,3 @@ class CompletionThread:
                 return False
             self._thread = None
             return True
-
-    def _poll(self, call: Completing) -> int:
-        try:
-            return call.poll()
-        except Exception:  # a bug in one call must not take the others along
-            log.exception("a call could not be moved on")
-            return 0

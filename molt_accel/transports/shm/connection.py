@@ -115,8 +115,7 @@ class Connection(BaseConnection):
     def lease_more(self) -> None:
         """Ask the worker for more channels, unless one is free by now.
 
-        Raises:
-            MoltBusy: there are none left.
+        Raises MoltBusy if there are none left.
         """
         with self._leasing:
             if not self.channels.wants_more:

@@ -83,7 +83,7 @@ def test_a_full_descriptor_queues_whole_frames_and_flush_goes_on_with_them(ends:
     assert writer.pending_bytes == 0
     assert writer.flush()
     assert reader.fill() == 0
-    assert not reader.mid_frame
+    assert not reader._parser.mid_frame
 
 
 def test_a_frame_torn_into_single_bytes_arrives(ends: tuple[int, int]) -> None:
@@ -95,9 +95,9 @@ def test_a_frame_torn_into_single_bytes_arrives(ends: tuple[int, int]) -> None:
         assert reader.frames() == []
         os.write(write_fd, data[at : at + 1])
         assert reader.fill() == 1
-        assert reader.mid_frame
+        assert reader._parser.mid_frame
     assert reader.frames() == [frame]
-    assert not reader.mid_frame
+    assert not reader._parser.mid_frame
 
 
 def test_the_end_in_the_middle_of_a_frame_is_told_apart_from_a_clean_end(ends: tuple[int, int]) -> None:
@@ -107,7 +107,7 @@ def test_the_end_in_the_middle_of_a_frame_is_told_apart_from_a_clean_end(ends: t
     os.write(write_fd, encode(first) + encode(second)[:-1])
     os.close(write_fd)
     assert read_all(reader) == [first]
-    assert reader.mid_frame
+    assert reader._parser.mid_frame
     assert reader.fill() is None
 
 
@@ -118,7 +118,7 @@ def test_a_clean_end_is_none_and_leaves_nothing_half_read(ends: tuple[int, int])
     os.close(write_fd)
     reader = FrameStream(read_fd, -1)
     assert read_all(reader) == [frame]
-    assert not reader.mid_frame
+    assert not reader._parser.mid_frame
 
 
 def test_nothing_to_read_is_0_on_a_non_blocking_end(ends: tuple[int, int]) -> None:
