@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,10 @@ from molt_accel.errors import (
     MoltWorkerUnavailable,
 )
 from molt_accel.ipc.messages import Request
-from molt_accel.transports import connected, launcher, stdio
-from molt_accel.transports.launcher import RestartPolicy
+from molt_accel.transports import launcher, stdio
 from molt_accel.transports.stdio import StdioTransport
 from tests.support.processes import closing_all, exit_code, fork, wait_for_file, wait_until
-from tests.support.scripted_workers import ECHO, program, worker
+from tests.support.scripted_workers import ECHO, worker
 
 Make = Callable[..., Client]
 
@@ -412,58 +410,6 @@ def test_an_idempotent_call_is_tried_again_when_too_much_waits_for_the_worker(ma
 # -- restarts -------------------------------------------------------------------------------------------
 
 
-def test_a_failed_start_is_let_rest(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
-    monkeypatch.setattr(launcher, "MAX_BACKOFF_S", 1000)
-    starts = tmp_path / "starts"
-    client = make(program("import sys; open(sys.argv[1], 'a').write('x'); sys.exit(2)", starts))
-    reason = "the worker is gone: it exited with code 2"
-    assert failure_of(client).detail == reason
-    for _ in range(3):
-        refusal = failure_of(client)
-        assert type(refusal) is MoltWorkerUnavailable
-        assert refusal.detail.startswith("the worker is started again in ")
-        assert refusal.detail.endswith(f" s: {reason}")
-    assert starts.read_text() == "x"
-
-
-def test_a_worker_that_can_start_again_does_when_the_pause_is_over(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 0)
-    client = make(worker("sys.exit(2) if first_time(sys.argv[1]) else echo()", tmp_path / "done"))
-    assert failure_of(client).detail == "the worker is gone: it exited with code 2"
-    assert client.call("echo", 1, timeout_ms=FAR_MS) == 1
-    assert connection_of(client).number == 2
-
-
-def test_the_pause_counts_from_the_worker_s_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    deaths: list[tuple[float, float, bool]] = []
-
-    class Recorder(RestartPolicy):
-        def died(self, now_s: float, lived_s: float, error: MoltError, *, was_ready: bool) -> None:
-            deaths.append((now_s, lived_s, was_ready))
-
-    monkeypatch.setattr(connected, "RestartPolicy", Recorder)
-    client = make(worker("for request in requests(): sys.exit(2)"))
-    client.start()
-    started_s = connection_of(client).worker_started_s
-    failure_of(client)
-    known_s = time.monotonic()
-    failure_of(client)
-    ((now_s, lived_s, was_ready),) = deaths
-    assert started_s < now_s <= known_s
-    assert (lived_s, was_ready) == (now_s - started_s, True)
-
-
-def test_a_command_that_can_t_run_is_a_failed_start(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
-    monkeypatch.setattr(launcher, "MAX_BACKOFF_S", 1000)
-    client = make("/no/such/worker")
-    assert failure_of(client).detail.startswith("can't start the worker with '/no/such/worker': ")
-    assert failure_of(client).detail.startswith("the worker is started again in 1000.0 s: can't start")
-
-
 def test_a_process_that_is_not_allowed_another_thread_says_so_and_leaves_no_worker(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -495,12 +441,6 @@ def test_start_waits_for_the_greeting(make: Make, tmp_path: Path) -> None:
     assert connection_of(client).number == 1
 
 
-def test_start_tells_why_the_worker_went_away(make: Make) -> None:
-    client = make(program("import sys; sys.exit(7)"))
-    with pytest.raises(MoltWorkerUnavailable, match=r"^the worker is gone: it exited with code 7$"):
-        client.start()
-
-
 # -- the end --------------------------------------------------------------------------------------------
 
 
@@ -522,12 +462,6 @@ def test_close_stops_the_worker_and_may_be_called_again(make: Make) -> None:
     process = psutil.Process(pid_of(client))
     client.close()
     assert not process.is_running()
-    client.close()
-
-
-def test_a_client_that_was_never_used_closes(make: Make) -> None:
-    client = make(ECHO)
-    client.close()
     client.close()
 
 
@@ -586,24 +520,6 @@ def test_closing_in_the_middle_of_a_send_does_not_hang(make: Make, monkeypatch: 
     error = failure_of(client)
     assert (type(error), error.detail) == (MoltCancelled, "the client was closed")
     wait_until(lambda: not process.is_running())
-
-
-def test_closing_in_the_middle_of_a_start_as_a_signal_handler_may_leaves_no_worker(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = make(ECHO)
-    start = stdio.start_stdio_worker
-
-    def start_interrupted(config: Config) -> subprocess.Popen[bytes]:
-        process = start(config)
-        client.close()
-        return process
-
-    monkeypatch.setattr(stdio, "start_stdio_worker", start_interrupted)
-    for _ in range(2):
-        error = failure_of(client)
-        assert (type(error), error.detail) == (MoltClientClosed, "the client is closed")
-    assert psutil.Process().children() == []
 
 
 class _Interrupt(BaseException):

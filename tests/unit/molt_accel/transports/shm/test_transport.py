@@ -25,7 +25,6 @@ from molt_accel.errors import (
     MoltTimeout,
     MoltWorkerCrashed,
     MoltWorkerUnavailable,
-    NoSharedMemory,
     WorkerVanished,
     from_wire,
 )
@@ -582,43 +581,6 @@ def test_close_ends_the_calls_of_a_worker_that_drains_too(transport: ShmTranspor
     assert type(outcome(pending)) is MoltCancelled
 
 
-def test_a_drain_isnt_death(transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
-    for _ in range(3):
-        fake.greet()
-        fake.tell(Draining())
-        wait_until(lambda: not transport.ready)
-        transport.start()
-        assert transport.ready
-
-
-def test_waiting_until_it_is_ready_outlasts_a_drain(transport: ShmTransport, fake: FakePool) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(transport.wait_ready, PATIENCE_S)
-        first = fake.sock
-        fake.tell(Draining())
-        wait_until(lambda: fake.sock is not first and transport.ready)
-        fake.greet()
-        waiting.result(PATIENCE_S)
-    with pytest.raises(MoltWorkerUnavailable, match=r"^the worker was not ready within 0.01 s$"):
-        _wait_for_another(transport, fake)
-
-
-def _wait_for_another(transport: ShmTransport, fake: FakePool) -> None:
-    fake.tell(Draining())
-    wait_until(lambda: not transport.ready)
-    transport.wait_ready(0.01)
-
-
-def test_waiting_until_it_is_ready_raises_why_it_isn_t(transport: ShmTransport, fake: FakePool) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(transport.wait_ready, PATIENCE_S)
-        fake.fail_start("no module named shop")
-        fake.hang_up()
-        with pytest.raises(MoltWorkerUnavailable, match=r"^the worker can't start: no module named shop$"):
-            waiting.result(PATIENCE_S)
-
-
 def test_a_worker_that_was_ready_and_died_young_is_started_again_a_little_later(
     transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -657,32 +619,6 @@ def test_a_pool_that_lived_long_is_started_again_at_once_however_short_this_clie
     wait_until(lambda: connection.end_error is not None)
     transport.start()
     assert asked[0] <= time.monotonic()
-
-
-@pytest.mark.parametrize("kind", [MoltWorkerUnavailable, NoSharedMemory])
-def test_a_start_that_failed_is_not_tried_again_at_once_and_told_as_what_it_was(
-    fake: FakePool, monkeypatch: pytest.MonkeyPatch, kind: type[MoltWorkerUnavailable]
-) -> None:
-    tries = 0
-
-    def fail(config: Config, not_before_s: float) -> Any:
-        nonlocal tries
-        tries += 1
-        raise kind("there is no room")
-
-    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
-    monkeypatch.setattr(shm, "attach_or_start", fail)
-    opened = fake.transport()
-    with pytest.raises(kind, match=r"^there is no room$"):
-        opened.start()
-    for _ in range(3):
-        with pytest.raises(
-            MoltWorkerUnavailable, match=r"^the worker is started again in .*: there is no room$"
-        ) as caught:
-            opened.start()
-        assert type(caught.value) is kind
-    assert tries == 1
-    opened.close()
 
 
 def test_a_worker_that_vanishes_is_looked_for_again(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
