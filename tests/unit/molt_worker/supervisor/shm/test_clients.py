@@ -7,7 +7,6 @@ import resource
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,13 +36,13 @@ from molt_accel.ipc.messages import (
     Response,
     Return,
 )
-from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 from molt_worker.supervisor.shm import clients as clients_module
 from molt_worker.supervisor.shm.clients import Channels, Clients, max_clients
 from tests.support.frames import message_of, message_saying
 from tests.support.processes import exit_code, fork, wait_for_file, wait_until
+from tests.support.scripted_forkserver import Logged
 
 if sys.platform != "linux":
     pytest.skip("shared memory is served on Linux only", allow_module_level=True)
@@ -103,13 +102,12 @@ class Peer:
         self.sock.close()
 
 
-class Desk:
+class Desk(Logged):
     """The clients of a pool whose owner is the test."""
 
     def __init__(self, directory: str, channels: int = 12) -> None:
         self.path = os.path.join(directory, "desk")
-        self._log_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
-        self.sink = LogSink(as_json=False, level="debug", fd=self._log_file.fileno())
+        super().__init__()
         self.loop = EventLoop(self.sink)
         self.counters = Counters()
         self.channels = Channels(channels, lambda channel: channel not in self.in_use)
@@ -174,17 +172,12 @@ class Desk:
             if client.is_done_with(channel) and channel in client.channels:
                 self.clients.take_back(client, channel)
 
-    def log(self) -> str:
-        self._log_file.seek(0)
-        return self._log_file.read().decode()
-
     def close(self) -> None:
         for peer in self.peers:
             peer.close()
         self.clients.close()
         self.loop.close()
-        self.sink.close()
-        self._log_file.close()
+        super().close()
         os.close(self.arena_fd)
 
 
