@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import mmap
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
-
-import pytest
 
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import Request, Response
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState
-
-if sys.platform != "linux":
-    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
 core: Any = arenas.native()
 RING = 4096

@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +18,6 @@ from molt_accel.ipc.frame import PREFIX_BYTES, Fault, FrameError, encode
 from molt_accel.ipc.messages import SHM_FROM_CLIENT, CancelChannel, Lease, Request, Return
 from tests.support.handover import PATIENCE_S, Running
 from tests.support.processes import exit_code, fork, wait_for_file
-
-if sys.platform != "linux":
-    pytest.skip("sequenced packets are Linux's", allow_module_level=True)
 
 
 def fds() -> set[str]:

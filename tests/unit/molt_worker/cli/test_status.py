@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ from molt_accel.errors import NoSharedMemory
 from molt_worker.cli import main as cli
 from molt_worker.cli import status
 from tests.unit.molt_worker.cli.test_observer import listen
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 
 @pytest.fixture

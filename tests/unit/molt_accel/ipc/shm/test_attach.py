@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,8 +28,6 @@ from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm import attach
 from molt_accel.ipc.shm.attach import connect, handshake, observe
 from tests.support.frames import message_of
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 Ask = Callable[[socket.socket], object]
 BOTH = pytest.mark.parametrize("ask", [handshake, observe])

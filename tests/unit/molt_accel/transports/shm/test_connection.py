@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -36,10 +35,7 @@ from molt_accel.transports.shm.connection import Connection
 from tests.support.processes import exit_code, fork, wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only"),
-    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 MakePool = Callable[..., FakePool]
 REQUEST = Request(1, "echo", b"payload")

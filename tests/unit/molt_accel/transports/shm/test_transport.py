@@ -4,7 +4,6 @@ and its channel comes back once.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -48,8 +47,6 @@ from molt_accel.transports.shm import transport as shm
 from molt_accel.transports.shm.transport import ShmCall, ShmTransport
 from tests.support.processes import wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 MakePool = Callable[..., FakePool]
 ids = count(1)

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,10 +42,6 @@ from molt_worker.supervisor.shm.clients import Channels, Clients, max_clients
 from tests.support.frames import message_of, message_saying
 from tests.support.processes import exit_code, fork, wait_for_file, wait_until
 from tests.support.scripted_forkserver import Logged
-
-if sys.platform != "linux":
-    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
-
 
 #: What a client has to know of the pool.
 FACTS = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import struct
-import sys
 import threading
 import time
 from typing import Any
@@ -21,8 +20,6 @@ from molt_accel.ipc.shm.layout import ChannelState, Gauge, Outcome, SlotGauge, w
 from molt_worker.supervisor.shm import snapshot
 from molt_worker.supervisor.shm.snapshot import Running
 from tests.support.observed_arena import RING, Stage
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 _S = 1_000_000_000
 
