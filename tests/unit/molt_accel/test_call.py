@@ -36,6 +36,7 @@ from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, R
 from molt_accel.options import CallInfo, CallMetrics, CallOptions
 from molt_accel.transports.base import Pending
 from molt_accel.waits import Pause, adrive, drive
+from tests.support.errors import raised
 from tests.support.processes import exit_code, fork
 from tests.support.scripted_transport import (
     Act,
@@ -136,15 +137,13 @@ def test_a_payload_that_cannot_be_encoded_is_invalid_input_and_is_not_sent(run: 
 
 @pytest.mark.parametrize("fault", [Fault.TOO_LARGE, Fault.ENTRY])
 def test_a_frame_refused_for_what_the_caller_gave_is_invalid_input(run: Run, fault: Fault) -> None:
-    with pytest.raises(MoltInvalidInput) as caught:
-        run(call(ScriptedTransport(refuse(FrameError(fault, "why")))))
-    assert caught.value.detail == f"{fault.value}: why"
+    error = raised(MoltInvalidInput, run, call(ScriptedTransport(refuse(FrameError(fault, "why")))))
+    assert error.detail == f"{fault.value}: why"
 
 
 def test_a_frame_refused_for_another_reason_stays_a_protocol_error(run: Run) -> None:
-    with pytest.raises(FrameError) as caught:
-        run(call(ScriptedTransport(refuse(FrameError(Fault.RANGE, "why")))))
-    assert caught.value.fault is Fault.RANGE
+    error = raised(FrameError, run, call(ScriptedTransport(refuse(FrameError(Fault.RANGE, "why")))))
+    assert error.fault is Fault.RANGE
 
 
 def test_ids_are_never_used_twice_by_threads_of_one_process() -> None:
@@ -212,9 +211,7 @@ each_failure = pytest.mark.parametrize("failure", FAILURES, ids=lambda error: ty
 @pytest.mark.parametrize("by", [answer_error, end, refuse], ids=["answered", "ended", "refused"])
 def test_failures_carry_facts_and_ids(run: Run, failure: MoltError, by: Callable[[MoltError], Act]) -> None:
     transport = ScriptedTransport(by(type(failure)(failure.detail, facts=failure.facts)))
-    with pytest.raises(type(failure)) as caught:
-        run(call(transport))
-    error = caught.value
+    error = raised(type(failure), run, call(transport))
     assert type(error) is type(failure)
     assert (error.detail, error.facts) == (failure.detail, failure.facts)
     assert error.request_id == f"{transport.submitted[0].request_id:016x}"
@@ -296,9 +293,7 @@ def test_callers_that_race_for_what_a_start_has_brought_all_get_their_turn(run: 
 
 def test_the_deadline_ends_the_attempts_to_send(run: Run) -> None:
     transport = ScriptedTransport(lambda request, pending: time.sleep(0.03) or unsent(request, pending))
-    with pytest.raises(MoltTimeout) as caught:
-        run(call(transport, timeout_ms=20))
-    assert caught.value.phase == "transport"
+    assert raised(MoltTimeout, run, call(transport, timeout_ms=20)).phase == "transport"
     assert (len(transport.submitted), transport.starts) == (1, 0)
 
 
@@ -309,9 +304,7 @@ def test_a_call_that_is_lost_while_it_is_given_up_is_the_timeout_that_it_was(run
             return False
 
     transport = Losing(silence, patience_s=0.01)
-    with pytest.raises(MoltTimeout) as caught:
-        run(call(transport, timeout_ms=20))
-    assert caught.value.phase == "transport"
+    assert raised(MoltTimeout, run, call(transport, timeout_ms=20)).phase == "transport"
     assert len(transport.submitted) == 1
 
 

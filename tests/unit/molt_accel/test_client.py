@@ -30,6 +30,7 @@ from molt_accel.transports import opening as transports
 from molt_accel.transports.base import Transport
 from molt_accel.waits import adrive, drive
 from tests.support import EXPORTS, ROOT
+from tests.support.errors import raised
 from tests.support.processes import exit_code, fork, wait_for_file
 
 # -- making one -----------------------------------------------------------------------------------------
@@ -191,9 +192,7 @@ def test_a_ping_needs_no_executor(make_client: Callable[..., Client], tmp_path: 
     errors: list[MoltError] = []
 
     def call() -> None:
-        with pytest.raises(MoltError) as caught:
-            client.call("announce_and_sleep", str(running), timeout_ms=None)
-        errors.append(caught.value)
+        errors.append(raised(MoltError, client.call, "announce_and_sleep", str(running), timeout_ms=None))
 
     stuck = threading.Thread(target=call)
     stuck.start()

@@ -28,6 +28,7 @@ from molt_accel.errors import (
 from molt_accel.ipc import control
 from molt_accel.transports import launcher
 from molt_accel.transports.launcher import RestartPolicy, attach_or_start, start_stdio_worker, worker_command
+from tests.support.errors import raised
 from tests.support.processes import wait_until
 
 # -- the command ----------------------------------------------------------------------------------------
@@ -108,9 +109,8 @@ def test_our_ends_of_the_pipes_do_not_block_and_the_worker_s_do() -> None:
     ("command", "error"), [("/no/such/worker --flag", errno.ENOENT), ("/", errno.EACCES)]
 )
 def test_a_command_that_cannot_run_is_an_unavailable_worker_with_a_hint(command: str, error: int) -> None:
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        start_stdio_worker(Config(worker_cmd=command))
-    assert caught.value.detail == (
+    caught = raised(MoltWorkerUnavailable, start_stdio_worker, Config(worker_cmd=command))
+    assert caught.detail == (
         f"can't start the worker with {command!r}: {os.strerror(error)}; set MOLT_WORKER_CMD, "
         "or install molt-accel where molt-worker is on PATH"
     )
@@ -217,10 +217,9 @@ serve(30)
 def test_a_pool_that_can_t_be_started_is_an_error_that_says_why(
     directory: Path, script: str, kind: type[MoltWorkerUnavailable], detail: str
 ) -> None:
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        attach(pool_config(directory, script))
-    assert type(caught.value) is kind
-    assert caught.value.detail.startswith(detail)
+    error = raised(MoltWorkerUnavailable, attach, pool_config(directory, script))
+    assert type(error) is kind
+    assert error.detail.startswith(detail)
     assert not starting(directory)
 
 
@@ -235,9 +234,8 @@ if child:
 time.sleep(1000)
 """
     config = pool_config(directory, script, pids, start_timeout_ms=1500)
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        attach(config)
-    assert caught.value.detail.endswith(" did not listen within 1500 ms; see its log")
+    error = raised(MoltWorkerUnavailable, attach, config)
+    assert error.detail.endswith(" did not listen within 1500 ms; see its log")
     assert len(pids.read_text().split()) == 2
     wait_until(lambda: not any(psutil.pid_exists(int(pid)) for pid in pids.read_text().split()))
 
@@ -341,9 +339,8 @@ def test_a_directory_that_is_open_to_others_is_not_used(directory: Path) -> None
 def test_a_lock_that_can_t_be_made_is_an_error_that_names_it(directory: Path) -> None:
     control.ensure_directory(str(directory))
     (directory / "pool.starter").mkdir()
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        attach(pool_config(directory, "serve(30)"))
-    assert caught.value.detail == f"can't lock {directory}/pool.starter: Is a directory"
+    error = raised(MoltWorkerUnavailable, attach, pool_config(directory, "serve(30)"))
+    assert error.detail == f"can't lock {directory}/pool.starter: Is a directory"
 
 
 # -- restarts, by a clock of the test's own -------------------------------------------------------------
@@ -404,10 +401,9 @@ def test_a_refusal_says_when_and_why() -> None:
     policy.died(
         100.0, 0.0, MoltWorkerUnavailable("the worker is gone: it exited with code 2"), was_ready=False
     )
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        policy.check(100.02)
+    error = raised(MoltWorkerUnavailable, policy.check, 100.02)
     expected = "the worker is started again in 0.1 s: the worker is gone: it exited with code 2"
-    assert (type(caught.value), caught.value.detail) == (MoltWorkerUnavailable, expected)
+    assert (type(error), error.detail) == (MoltWorkerUnavailable, expected)
     assert policy.not_before_s == 100.1
 
 

@@ -35,6 +35,7 @@ from molt_accel.errors import (
 from molt_accel.ipc.messages import Request
 from molt_accel.transports import launcher, stdio
 from molt_accel.transports.stdio import StdioTransport
+from tests.support.errors import raised
 from tests.support.processes import closing_all, exit_code, fork, wait_for_file, wait_until
 from tests.support.scripted_workers import ECHO, worker
 
@@ -73,9 +74,7 @@ def pid_of(client: Client) -> int:
 
 
 def failure_of(client: Client, payload: object = None, **options: Any) -> MoltError:
-    with pytest.raises(MoltError) as caught:
-        client.call("echo", payload, **{"timeout_ms": FAR_MS, **options})
-    return caught.value
+    return raised(MoltError, client.call, "echo", payload, **{"timeout_ms": FAR_MS, **options})
 
 
 def in_threads(count: int, work: Callable[[int], object]) -> list[object]:
@@ -252,9 +251,7 @@ def test_a_request_over_the_limit_is_refused_and_the_connection_is_not_touched(m
     ("entry", "text"), [("", "bad entry name: empty"), ("e" * 256, "bad entry name: 256 bytes, 255 at most")]
 )
 def test_an_impossible_entry_name_is_refused_at_once(make: Make, entry: str, text: str) -> None:
-    with pytest.raises(MoltInvalidInput) as caught:
-        make(ECHO).call(entry, timeout_ms=FAR_MS)
-    assert caught.value.detail == text
+    assert raised(MoltInvalidInput, make(ECHO).call, entry, timeout_ms=FAR_MS).detail == text
 
 
 def test_a_request_over_the_worker_s_own_limit_is_answered_to_its_caller(make: Make) -> None:

@@ -14,6 +14,7 @@ from molt_accel import Config
 from molt_accel.ipc.frame import FrameParser
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, StartFailed
 from molt_worker.cli import main as cli
+from tests.support.errors import raised
 
 FLAGGED = [field for field in dataclasses.fields(Config) if field.metadata["flag"]]
 SAMPLES = {
@@ -62,9 +63,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 
 
 def test_help_names_every_flag_and_its_environment_variable(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["--help"])
-    assert caught.value.code == 0
+    assert raised(SystemExit, cli.main, ["--help"]).code == 0
     text = " ".join(capsys.readouterr().out.split())
     for field in FLAGGED:
         assert field.metadata["flag"] in text
@@ -107,9 +106,7 @@ def test_the_transport_variable_can_stand_in_for_the_stdio_flag(
 def test_wrong_usage_says_what_is_wrong_and_exits_with_2(
     capsys: pytest.CaptureFixture[str], served: list[Config], arguments: tuple[str, ...], last_line: str
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == 2
+    assert raised(SystemExit, cli.main, arguments).code == 2
     assert capsys.readouterr().err.splitlines()[-1] == last_line
     assert served == []
 

@@ -16,6 +16,7 @@ from molt_accel.errors import MoltIncompatible, MoltWorkerUnavailable, NoSharedM
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.arena import DEFAULT_BYTES, Geometry
 from molt_accel.ipc.shm.layout import Gauge
+from tests.support.errors import raised
 from tests.support.handover import core
 
 GEOMETRY = Geometry(4, 2, 4096)
@@ -73,9 +74,8 @@ def test_whatever_is_asked_for_the_limit_holds_or_it_is_an_error(
 
 
 def test_where_the_smallest_does_not_fit_the_error_says_what_to_do() -> None:
-    with pytest.raises(NoSharedMemory) as caught:
-        Geometry.fitting(200, 64, 1 << 20)
-    assert caught.value.detail == (
+    error = raised(NoSharedMemory, Geometry.fitting, 200, 64, 1 << 20)
+    assert error.detail == (
         "1 MiB are too little for 200 executors; raise MOLT_WORKER_ARENA_MB, or use MOLT_TRANSPORT=stdio"
     )
 
@@ -154,9 +154,8 @@ def test_where_there_is_no_room_it_is_an_error_and_nothing_stays(monkeypatch: py
 
     before = fds()
     monkeypatch.setattr(os, "posix_fallocate", no_room)
-    with pytest.raises(NoSharedMemory) as caught:
-        arenas.create(GEOMETRY)
-    assert caught.value.detail == (
+    error = raised(NoSharedMemory, arenas.create, GEOMETRY)
+    assert error.detail == (
         "no room in /dev/shm for the 0.0 MiB of this pool (No space left on device); make it larger "
         "(docker run --shm-size), lower MOLT_WORKER_MAX_QUEUE, or use MOLT_TRANSPORT=stdio"
     )
@@ -210,10 +209,9 @@ def test_what_is_no_arena_is_refused_and_its_descriptor_closed(how: Any, image: 
     before = fds()
     fd = os.memfd_create("damaged")
     os.write(fd, image)
-    with pytest.raises(MoltIncompatible) as caught:
-        how(fd)
-    assert caught.value.detail.startswith("can't attach to the worker's memory: ")
-    assert caught.value.detail.endswith(why)
+    error = raised(MoltIncompatible, how, fd)
+    assert error.detail.startswith("can't attach to the worker's memory: ")
+    assert error.detail.endswith(why)
     assert fds() == before
 
 

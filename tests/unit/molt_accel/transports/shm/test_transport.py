@@ -45,6 +45,7 @@ from molt_accel.transports.base import PendingCall
 from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm import transport as shm
 from molt_accel.transports.shm.transport import ShmCall, ShmTransport
+from tests.support.errors import raised
 from tests.support.processes import wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
 
@@ -458,9 +459,8 @@ def test_a_deadline_is_the_worker_s_to_watch_once_it_runs(transport: ShmTranspor
 
 def test_a_full_queue_is_busy_at_once(transport: ShmTransport, fake: FakePool) -> None:
     queued = [submit(transport) for _ in range(5)]  # four places, and an idle executor
-    with pytest.raises(MoltBusy) as caught:
-        transport.submit(request())
-    assert (caught.value.detail, caught.value.retry_after_s) == ("the queue is full", 1)
+    error = raised(MoltBusy, transport.submit, request())
+    assert (error.detail, error.retry_after_s) == ("the queue is full", 1)
     assert fake.arena.gauge(Gauge.OUTCOMES + Outcome.Busy) == 1
     assert in_calls(transport) == len(queued)
     fake.claim()
