@@ -65,6 +65,20 @@ def reply(slot: Any, answer: Response) -> int:
     return code
 
 
+def one_of_each() -> tuple[Any, Any, Any]:
+    """A new arena, a channel of it and a slot."""
+    arena = new_arena()
+    return arena, channel_of(arena), slot_of(arena)
+
+
+def claimed(payload: bytes = b"x") -> tuple[Any, Any, Any]:
+    """The same; the channel has a request, and the slot has claimed it."""
+    arena, channel, slot = one_of_each()
+    publish(channel, payload=payload)
+    assert slot.next() == core.REQUEST
+    return arena, channel, slot
+
+
 def state_on(arena: Any, index: int = 0) -> ChannelState:
     return ChannelState(arena.word(index) & 0xFF)
 

@@ -32,9 +32,11 @@ from tests.support.handover import (
     Running,
     arena_in,
     channel_of,
+    claimed,
     core,
     new_arena,
     new_memory,
+    one_of_each,
     publish,
     put,
     reply,
@@ -113,8 +115,7 @@ responses = st.builds(
 
 @given(requests, responses)
 def test_every_field_arrives_as_frame_py_would_have_it(asked: Request, answer: Response) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    _, channel, slot = one_of_each()
     assert channel.publish(asked, 1000, 0) == core.ADMITTED
     got = served(slot, lambda _: answer)
     assert (got.queue_depth, got.in_flight) == (0, 1)  # stamped at the claim
@@ -184,10 +185,7 @@ def test_what_is_no_frame_at_all_raises_and_is_not_published(bad: Any, error: ty
 
 
 def test_a_reply_that_is_too_large_is_not_begun_and_can_be_replaced() -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel)
-    slot.next()
+    arena, channel, slot = claimed()
     slot.receive(MAX_BYTES)
     assert slot.reply(response(payload=b"x" * 1000), 1000, COUNTER) == core.BAD_FRAME
     assert (state_on(arena), arena.slot_gauge(0, COUNTER)) == (ChannelState.CLAIMED, 0)
@@ -197,10 +195,7 @@ def test_a_reply_that_is_too_large_is_not_begun_and_can_be_replaced() -> None:
 
 
 def test_a_request_over_the_worker_s_limit_is_not_read() -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel, payload=b"x" * 500)
-    slot.next()
+    _, channel, slot = claimed(b"x" * 500)
     with pytest.raises(core.Corrupt, match="a request of 584 bytes, 583 at most"):
         slot.receive(583)
     assert slot.fail(4)
@@ -397,8 +392,7 @@ def test_giving_up_says_how_it_stood(state: ChannelState, only_queued: bool) -> 
 
 @pytest.mark.parametrize("reason", [None, 0, 2**64 - 1])
 def test_an_outcome_is_taken_once(reason: int | None) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    arena, channel, slot = one_of_each()
     publish(channel)
     if reason is None:
         served(slot, lambda _: response())
@@ -411,8 +405,7 @@ def test_an_outcome_is_taken_once(reason: int | None) -> None:
 
 
 def test_a_client_takes_its_own_generation_only() -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    arena, channel, slot = one_of_each()
     publish(channel)
     served(slot, lambda _: response())
     put(arena, 0, arena.word(0) + (1 << 32))  # of a request that this client never made
@@ -424,10 +417,7 @@ def test_a_client_takes_its_own_generation_only() -> None:
 
 @pytest.mark.parametrize("how", ["reply", "fail"])
 def test_a_request_that_was_given_up_is_ended_by_its_executor_which_is_idle_then(how: str) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel)
-    slot.next()
+    arena, channel, slot = claimed()
     slot.receive(MAX_BYTES)
     assert arena.slot_state(0) == core.SLOT_BUSY
     assert channel.give_up() == ChannelState.CLAIMED
@@ -536,10 +526,7 @@ def test_a_serial_is_the_same_in_both_languages(index: int, generation: int) -> 
 
 @pytest.mark.parametrize("index", [core.GAUGES, 2**32 - 1])
 def test_a_gauge_that_is_none_is_an_error_and_not_another(index: int) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel)
-    slot.next()
+    arena, _, slot = claimed()
     slot.receive(MAX_BYTES)
     for use in (
         lambda: arena.gauge(index),
@@ -579,8 +566,7 @@ def test_what_runs_is_told_in_facts_of_the_slot() -> None:
 @settings(max_examples=30)
 @given(st.lists(st.tuples(U32, U32), min_size=1, max_size=20))
 def test_answers_are_counted_with_their_times(times: list[tuple[int, int]]) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    arena, channel, slot = one_of_each()
     queue, runs = arena.histograms(0)
     assert (set(queue), set(runs), len(queue)) == ({0}, {0}, core.BUCKETS)
     for number, (queue_us, exec_us) in enumerate(times):
@@ -599,8 +585,7 @@ def test_answers_are_counted_with_their_times(times: list[tuple[int, int]]) -> N
 
 
 def test_a_slot_is_made_ready_for_another_executor_and_its_counts_go_on() -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    arena, channel, slot = one_of_each()
     publish(channel)
     served(slot, lambda _: response())
     arena.retire(0)

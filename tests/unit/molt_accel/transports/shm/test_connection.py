@@ -46,6 +46,11 @@ def fake(make_pool: MakePool) -> FakePool:
     return make_pool()
 
 
+@pytest.fixture
+def connection(fake: FakePool) -> Connection:
+    return fake.connection()
+
+
 def ping(number: int = 7) -> Request:
     return Request(number, PING)
 
@@ -85,8 +90,7 @@ def test_what_the_worker_granted_is_what_the_connection_goes_by(make_pool: MakeP
     assert fake.connection(spin_us=7).arena.spin_ns == 7000
 
 
-def test_its_greeting_says_that_the_worker_is_ready(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_its_greeting_says_that_the_worker_is_ready(fake: FakePool, connection: Connection) -> None:
     assert not connection.greeted.is_set()
     fake.greet()
     assert connection.greeted.wait(PATIENCE_S)
@@ -117,8 +121,7 @@ def _refuse_thread(thread: threading.Thread) -> None:
 # -- pings and cancels --------------------------------------------------------------------------------------
 
 
-def test_a_ping_goes_by_the_socket_and_its_answer_resolves_it(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_a_ping_goes_by_the_socket_and_its_answer_resolves_it(fake: FakePool, connection: Connection) -> None:
     pending = connection.ping(ping())
     assert pending is not None
     asked = fake.hear()
@@ -130,8 +133,7 @@ def test_a_ping_goes_by_the_socket_and_its_answer_resolves_it(fake: FakePool) ->
     assert not connection.forget_ping(pending)
 
 
-def test_a_ping_that_is_forgotten_is_not_answered(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_a_ping_that_is_forgotten_is_not_answered(fake: FakePool, connection: Connection) -> None:
     pending = connection.ping(ping())
     assert pending is not None
     assert connection.forget_ping(pending)
@@ -166,8 +168,7 @@ def _raise(error: BaseException) -> Callable[..., None]:
     return act
 
 
-def test_a_worker_that_reads_nothing_is_told_no_more(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_a_worker_that_reads_nothing_is_told_no_more(connection: Connection) -> None:
     with pytest.raises(MoltWorkerUnavailable, match=r"^the worker doesn't listen$"):
         _ping_for_ever(connection)
     connection.cancel(3, 1)  # lost, and that is all
@@ -224,8 +225,7 @@ def test_a_worker_that_doesn_t_answer_is_waited_for_for_a_time_only(
     assert not connection.channels.wants_more
 
 
-def test_spare_channels_are_given_back_when_asked_for(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_spare_channels_are_given_back_when_asked_for(fake: FakePool, connection: Connection) -> None:
     assert connection.channels.lease() is not None
     fake.tell(Recall(3))
     assert fake.hear() == Return([7, 6, 5])
@@ -284,8 +284,7 @@ def test_unexpected_messages_end_it(fake: FakePool, message: Item, caplog: pytes
     assert fake.hear() is None
 
 
-def test_a_message_that_is_no_frame_ends_the_connection(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_a_message_that_is_no_frame_ends_the_connection(fake: FakePool, connection: Connection) -> None:
     assert fake.sock is not None
     fake.sock.send(b"\x04\x00\x00\x00what")
     wait_until(lambda: ended(connection))
@@ -304,8 +303,7 @@ def test_a_bug_of_its_own_ends_it_rather_than_leave_its_calls_waiting(
     assert "the thread that listens to a worker failed" in caplog.text
 
 
-def test_a_drain_with_nothing_under_way_is_left_at_once(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_a_drain_with_nothing_under_way_is_left_at_once(fake: FakePool, connection: Connection) -> None:
     fake.tell(Draining())
     assert fake.heard() == [Detach()]
     wait_until(lambda: ended(connection))
@@ -332,8 +330,7 @@ def test_a_drain_is_left_after_the_last_call_and_the_last_ping(fake: FakePool) -
     assert isinstance(pending.result, Response)
 
 
-def test_a_ping_that_is_forgotten_is_none_to_wait_for(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_a_ping_that_is_forgotten_is_none_to_wait_for(fake: FakePool, connection: Connection) -> None:
     pending = connection.ping(ping())
     assert pending is not None
     fake.hear()
@@ -356,8 +353,7 @@ def test_close_tells_the_worker_that_it_has_done_with_its_channels(fake: FakePoo
     connection.close()
 
 
-def test_close_waits_for_calls_that_are_about_to_end(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_close_waits_for_calls_that_are_about_to_end(fake: FakePool, connection: Connection) -> None:
     channel = busy(connection)
     with ThreadPoolExecutor(1) as threads:
         closing = threads.submit(connection.close)
@@ -404,8 +400,7 @@ def test_close_waits_for_who_listens_to_a_doorbell(fake: FakePool, monkeypatch: 
 
 
 @pytest.mark.parametrize("end", ["closed", "hung up"])
-def test_threads_that_wait_are_woken_by_the_end(fake: FakePool, end: str) -> None:
-    connection = fake.connection()
+def test_threads_that_wait_are_woken_by_the_end(fake: FakePool, connection: Connection, end: str) -> None:
     channel = busy(connection)
     with ThreadPoolExecutor(2) as threads:
         waiting = threads.submit(channel.wait, 2**63)
@@ -417,8 +412,7 @@ def test_threads_that_wait_are_woken_by_the_end(fake: FakePool, end: str) -> Non
         ending.result(PATIENCE_S)
 
 
-def test_the_completion_thread_of_a_connection_ends_with_it(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_the_completion_thread_of_a_connection_ends_with_it(fake: FakePool, connection: Connection) -> None:
     completion_thread = connection.completion_thread
     assert connection.completion_thread is completion_thread
     fake.hang_up()
