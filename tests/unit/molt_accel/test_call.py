@@ -96,8 +96,6 @@ class Hooks:
 
 
 # -- what is sent ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["msgpack", "json", "raw"])
 def test_the_request_says_what_the_options_say(run: Run, name: str) -> None:
     transport = ScriptedTransport(answer())
@@ -178,8 +176,6 @@ def test_a_forked_child_has_ids_of_its_own() -> None:
 
 
 # -- what comes back ------------------------------------------------------------------------------------
-
-
 def test_a_result_is_decoded_and_comes_with_its_metrics(run: Run) -> None:
     transport = ScriptedTransport(answer({"a": 1}, flags=FLAG_COMPILED, queue_us=5, executor=2))
     reply = run(call(transport, [1, 2]))
@@ -255,8 +251,6 @@ def test_a_start_that_fails_is_the_call_s_failure(run: Run, monkeypatch: pytest.
 
 
 # -- getting it to a worker -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("fate", [unsent, lose, lose_in(0.03)], ids=["unsent", "lost", "lost later"])
 @pytest.mark.parametrize("times", [1, 3, 6])
 def test_what_no_worker_has_got_is_sent_again_after_a_start(run: Run, fate: Act, times: int) -> None:
@@ -400,8 +394,6 @@ def test_a_pause_is_made(run: Run) -> None:
 
 
 # -- deadlines and races --------------------------------------------------------------------------------
-
-
 def test_a_worker_that_never_answers_is_given_up_after_deadline_and_patience(run: Run) -> None:
     transport = ScriptedTransport(silence, patience_s=0.03)
     before_s = time.monotonic()
@@ -491,8 +483,6 @@ def test_cancelling_the_task_cancels_the_call(options: dict[str, Any]) -> None:
 
 
 # -- cancel checks --------------------------------------------------------------------------------------
-
-
 def test_a_check_that_says_so_cancels_the_call(run: Run) -> None:
     transport = ScriptedTransport(silence)
     with pytest.raises(MoltCancelled, match=r"^the client went away$") as caught:
@@ -603,8 +593,6 @@ def test_the_deadline_holds_while_watching(run: Run, connection: tuple[socket.so
 
 
 # -- hooks ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("act", "status"),
     [

@@ -33,9 +33,8 @@ from tests.support import EXPORTS, ROOT
 from tests.support.errors import raised
 from tests.support.processes import exit_code, fork, wait_for_file
 
+
 # -- making one -----------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def inline() -> Iterator[Client]:
     with Client(transport="inline", exports=EXPORTS) as client:
@@ -77,8 +76,6 @@ def test_a_transport_that_cannot_run_fails_at_once(monkeypatch: pytest.MonkeyPat
 
 
 # -- calling --------------------------------------------------------------------------------------------
-
-
 def test_call_returns_the_result_and_reply_all_of_it(inline: Client) -> None:
     assert inline.call("echo", [1, "a"]) == [1, "a"]
     reply = inline.reply("to_json", {"a": 1})
@@ -167,8 +164,6 @@ def test_errors_are_raised(inline: Client) -> None:
 
 
 # -- a worker of its own --------------------------------------------------------------------------------
-
-
 def test_start_makes_the_worker_ready(client: Client, transport: str) -> None:
     report = client.ping(timeout_ms=60_000)
     assert report["ready"] is True
@@ -212,8 +207,6 @@ def test_leaving_the_context_closes(make_client: Callable[..., Client]) -> None:
 
 
 # -- the shared one -------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def no_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_default", None)

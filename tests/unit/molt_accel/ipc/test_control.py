@@ -26,8 +26,6 @@ def fds() -> set[str]:
 
 
 # -- the place --------------------------------------------------------------------------------------------
-
-
 def test_a_path_fits_the_address_of_a_socket_or_is_an_error(tmp_path: Path) -> None:
     longest = "/" + "d" * (107 - len("/") - len("/n.sock"))
     path = control.socket_path(longest, "n")
@@ -80,8 +78,6 @@ def test_where_no_directory_can_be_made_it_says_why(tmp_path: Path) -> None:
 
 
 # -- names ------------------------------------------------------------------------------------------------
-
-
 def test_one_has_a_name_for_a_purpose(tmp_path: Path) -> None:
     mine = control.lock(str(tmp_path), "pool", "lock", wait=False)
     assert mine is not None

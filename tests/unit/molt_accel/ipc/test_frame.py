@@ -70,8 +70,6 @@ def item_of(vector: dict[str, Any]) -> Item:
 
 
 # -- vectors --------------------------------------------------------------------------------------------
-
-
 def test_the_vectors_are_of_this_version_and_cover_everything() -> None:
     assert VECTORS["version"] == module.VERSION
     items = [item_of(vector) for vector in VECTORS["valid"]]
@@ -216,8 +214,6 @@ def test_the_document_lists_every_kind_codec_status_and_fault_with_its_value() -
 
 
 # -- encoding -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("changes", "fault", "text"),
     [
@@ -285,8 +281,6 @@ def test_the_default_limit_is_64_mib() -> None:
 
 
 # -- the parser -----------------------------------------------------------------------------------------
-
-
 def test_a_decoded_payload_is_a_copy_of_its_own() -> None:
     body = bytearray(encode(Request(1, "e", b"payload"))[PREFIX_BYTES:])
     frame = decode(body)

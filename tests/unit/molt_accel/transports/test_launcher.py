@@ -31,9 +31,8 @@ from molt_accel.transports.launcher import RestartPolicy, attach_or_start, start
 from tests.support.errors import raised
 from tests.support.processes import wait_until
 
+
 # -- the command ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("configured", "command"),
     [
@@ -71,8 +70,6 @@ def test_the_script_beside_the_interpreter_comes_first_then_path_then_the_module
 
 
 # -- starting -------------------------------------------------------------------------------------------
-
-
 def finish(process: subprocess.Popen[bytes]) -> bytes:
     assert process.stdin is not None
     assert process.stdout is not None
@@ -344,8 +341,6 @@ def test_a_lock_that_can_t_be_made_is_an_error_that_names_it(directory: Path) ->
 
 
 # -- restarts, by a clock of the test's own -------------------------------------------------------------
-
-
 def refused_until(policy: RestartPolicy, now_s: float) -> float:
     """Until when a start is refused: the first time, in steps of 1 ms, that it is not."""
     steps = 0

@@ -97,8 +97,6 @@ def in_threads(count: int, work: Callable[[int], object]) -> list[object]:
 
 
 # -- answers --------------------------------------------------------------------------------------------
-
-
 def test_nothing_is_started_before_the_first_call(make: Make, tmp_path: Path) -> None:
     started = tmp_path / "started"
     client = make(worker("open(sys.argv[1], 'w'); echo()", started))
@@ -405,8 +403,6 @@ def test_an_idempotent_call_is_tried_again_when_too_much_waits_for_the_worker(ma
 
 
 # -- restarts -------------------------------------------------------------------------------------------
-
-
 def test_a_process_that_is_not_allowed_another_thread_says_so_and_leaves_no_worker(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,8 +421,6 @@ def test_a_process_that_is_not_allowed_another_thread_says_so_and_leaves_no_work
 
 
 # -- readiness ------------------------------------------------------------------------------------------
-
-
 def test_start_waits_for_the_greeting(make: Make, tmp_path: Path) -> None:
     go = tmp_path / "go"
     client = make(worker("echo()", go, before="while not os.path.exists(sys.argv[1]): time.sleep(0.001)"))
@@ -439,8 +433,6 @@ def test_start_waits_for_the_greeting(make: Make, tmp_path: Path) -> None:
 
 
 # -- the end --------------------------------------------------------------------------------------------
-
-
 def test_close_ends_the_calls_in_flight_as_cancelled(make: Make) -> None:
     client = make(worker("for request in requests(): pass"))
     client.start()
@@ -701,8 +693,6 @@ def test_forking_while_a_worker_is_being_started_leaks_none_of_its_pipes(make: M
 
 
 # -- the transport by itself ----------------------------------------------------------------------------
-
-
 def test_abandoning_is_accepted_once_and_refused_for_what_has_ended() -> None:
     transport = StdioTransport(Config.load(worker_cmd=worker("for request in requests(): pass")))
     try:

@@ -200,8 +200,6 @@ def test_a_result_over_the_limit_is_replaced_by_an_error(ends: Ends) -> None:
 
 
 # -- what is no request -----------------------------------------------------------------------------------
-
-
 def test_a_frame_that_can_not_be_read_is_answered_under_the_id_that_it_claims(ends: Ends) -> None:
     assert ends.channel.publish(request(77, generation=5), 9, 0) == core.ADMITTED
     at = ends.memory.find(encode(request(77, generation=5))[4:])
@@ -251,8 +249,6 @@ def test_a_client_that_does_not_send_the_rest_is_given_up(
 
 
 # -- what was taken away ----------------------------------------------------------------------------------
-
-
 def test_a_request_that_was_given_up_while_it_ran_is_ended_and_the_executor_idle(
     ends: Ends, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,8 +304,6 @@ def test_an_executor_that_is_being_killed_does_nothing_more(ends: Ends, when: st
 
 
 # -- the end ----------------------------------------------------------------------------------------------
-
-
 def test_one_that_retires_takes_nothing_more(ends: Ends) -> None:
     ends.arena.retire(SLOT)
     publish(ends.channel)

@@ -31,8 +31,6 @@ def fds() -> set[str]:
 
 
 # -- geometry ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("executors", "capacity", "limit", "expected"),
     [
@@ -100,8 +98,6 @@ def test_impossible_geometries_have_no_size(channels: int, slots: int, ring: int
 
 
 # -- making and attaching ---------------------------------------------------------------------------------
-
-
 def test_all_who_map_it_see_the_same() -> None:
     arena, fd = arenas.create(GEOMETRY)
     try:
@@ -233,8 +229,6 @@ def test_read_only_memory_is_not_worked_with() -> None:
 
 
 # -- where it can't run -----------------------------------------------------------------------------------
-
-
 def test_without_linux_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(NoSharedMemory, match="shared memory is served on Linux only"):

@@ -211,8 +211,6 @@ def test_a_silent_worker_ends_the_wait(worker: Worker, ask: Ask, monkeypatch: py
 
 
 # -- connecting -------------------------------------------------------------------------------------------
-
-
 def test_nobody_serves_a_path_that_is_not_there_or_was_left(tmp_path: Path) -> None:
     path = str(tmp_path / "left.sock")
     assert connect(path) is None

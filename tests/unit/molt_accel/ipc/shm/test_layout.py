@@ -138,8 +138,6 @@ def test_each_status_is_an_outcome() -> None:
 
 
 # -- failures ---------------------------------------------------------------------------------------------
-
-
 @given(st.sampled_from(Failure), st.integers(0, 2**24 - 1), st.integers(-(2**31), 2**31 - 1))
 def test_a_failure_word_fits_and_names_the_executor(reason: Failure, executor: int, code: int) -> None:
     word = failure_word(reason, executor, code)
@@ -201,8 +199,6 @@ def test_a_failure_is_the_error_it_stands_for(
 
 
 # -- histograms -------------------------------------------------------------------------------------------
-
-
 def test_buckets_lie_side_by_side_and_are_no_wider_than_a_quarter() -> None:
     assert bucket_bounds(0) == (0, 1)
     for bucket in range(127):

@@ -68,8 +68,6 @@ def call(channel: Any, slot: Any, asked: Request, answer: Response) -> tuple[Req
 
 
 # -- what arrives -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("spin_ns", [0, 50_000])
 @pytest.mark.parametrize("back", SIZES)
 @pytest.mark.parametrize("there", SIZES)
@@ -138,8 +136,6 @@ def test_a_request_is_told_how_many_are_queued_behind_and_run_beside_it() -> Non
 
 
 # -- what is refused --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "bad",
     [
@@ -344,8 +340,6 @@ def test_a_client_does_not_follow_counts_that_cant_be(more: int) -> None:
 
 
 # -- who may end what -------------------------------------------------------------------------------------
-
-
 def test_the_states_are_layout_s() -> None:
     assert tuple(map(int, ChannelState)) == core.STATES
 
@@ -473,8 +467,6 @@ def test_clearing_frees_what_nobody_takes_and_leaves_what_an_executor_may_touch(
 
 
 # -- order ------------------------------------------------------------------------------------------------
-
-
 def test_first_come_first_served_whatever_the_channel() -> None:
     arena = new_arena(channels=6)
     order = [4, 0, 5, 2, 1, 3]
@@ -501,8 +493,6 @@ def test_generations_go_round_and_never_are_0() -> None:
 
 
 # -- the executor's slot ----------------------------------------------------------------------------------
-
-
 def test_a_claim_names_slot_epoch_and_generation() -> None:
     arena = new_arena(channels=4, slots=300)
     channel, slot = channel_of(arena, 3), slot_of(arena, 299, 0xAB)

@@ -75,8 +75,6 @@ def spinning_arena(spin_ns: int, **geometry: int) -> Any:
 
 
 # -- how long ---------------------------------------------------------------------------------------------
-
-
 def test_a_wait_that_shall_not_wait_does_not() -> None:
     channel = channel_of(new_arena())
     publish(channel)
@@ -196,8 +194,6 @@ def test_a_busy_one_retires_when_its_request_has_ended() -> None:
 
 
 # -- bytes that flow --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("step", [ChannelState.ABANDONED, ChannelState.KILLING])
 @pytest.mark.parametrize("direction", ["request", "reply"])
 def test_an_executor_does_not_wait_for_a_request_taken_away(direction: str, step: ChannelState) -> None:
@@ -243,8 +239,6 @@ def test_while_bytes_flow_the_wait_can_end_and_go_on() -> None:
 
 
 # -- one thread for many calls ----------------------------------------------------------------------------
-
-
 def test_a_redirected_channel_rings_another_s_doorbell() -> None:
     arena = new_arena(channels=4)
     doorbell = channel_of(arena, 3)
@@ -282,8 +276,6 @@ def test_a_reset_channel_has_its_own_doorbell_again() -> None:
 
 
 # -- signals ----------------------------------------------------------------------------------------------
-
-
 def test_a_signal_interrupts_a_wait_which_can_be_taken_up_again(interrupts: list[str]) -> None:
     _, channel, slot = one_of_each()
     publish(channel)
@@ -338,8 +330,6 @@ def test_a_signal_interrupts_every_wait(where: str, interrupts: list[str]) -> No
 
 
 # -- forks ------------------------------------------------------------------------------------------------
-
-
 def test_a_child_that_has_let_go_touches_nothing_of_its_parent_s() -> None:
     arena = new_arena()
     arena.set_gauge(Gauge.CAPACITY, 5)
@@ -358,8 +348,6 @@ def test_a_child_that_has_let_go_touches_nothing_of_its_parent_s() -> None:
 
 
 # -- what sleeping costs here -----------------------------------------------------------------------------
-
-
 def test_the_price_of_a_park_is_measured_by_two_threads() -> None:
     meter = core.ParkMeter()
     other = Running(lambda: meter.run(1, 20))

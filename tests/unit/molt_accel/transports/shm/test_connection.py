@@ -71,8 +71,6 @@ def ended(connection: Connection) -> bool:
 
 
 # -- attached -----------------------------------------------------------------------------------------------
-
-
 def test_what_the_worker_granted_is_what_the_connection_goes_by(make_pool: MakePool) -> None:
     fake = make_pool(channels=5, capacity=3)
     fake.set(Gauge.SPIN_NS, 1234)
@@ -119,8 +117,6 @@ def _refuse_thread(thread: threading.Thread) -> None:
 
 
 # -- pings and cancels --------------------------------------------------------------------------------------
-
-
 def test_a_ping_goes_by_the_socket_and_its_answer_resolves_it(fake: FakePool, connection: Connection) -> None:
     pending = connection.ping(ping())
     assert pending is not None
@@ -186,8 +182,6 @@ def test_a_cancel_names_channel_and_generation(fake: FakePool) -> None:
 
 
 # -- channels -----------------------------------------------------------------------------------------------
-
-
 def test_more_channels_are_asked_for_and_used(fake: FakePool) -> None:
     fake.granted = []
     connection = fake.connection()
@@ -232,8 +226,6 @@ def test_spare_channels_are_given_back_when_asked_for(fake: FakePool, connection
 
 
 # -- the worker's end ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("sign", ["none", "greeting", "serving", "an executor"])
 def test_whether_a_request_may_have_run_is_whether_anything_could_run_it(fake: FakePool, sign: str) -> None:
     """Executors serve before the supervisor has told so."""
@@ -341,8 +333,6 @@ def test_a_ping_that_is_forgotten_is_none_to_wait_for(fake: FakePool, connection
 
 
 # -- this side's end ----------------------------------------------------------------------------------------
-
-
 def test_close_tells_the_worker_that_it_has_done_with_its_channels(fake: FakePool) -> None:
     connection = fake.connection()
     connection.close()

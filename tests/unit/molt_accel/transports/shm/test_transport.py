@@ -99,8 +99,6 @@ def outcome(pending: PendingCall) -> Any:
 
 
 # -- good ends ----------------------------------------------------------------------------------------------
-
-
 def test_a_request_is_taken_up_and_its_reply_is_the_outcome(transport: ShmTransport, fake: FakePool) -> None:
     pending = submit(transport, request({"a": 1}))
     assert (pending.done, pending.wait(0), pending.lost) == (False, False, False)
@@ -158,8 +156,6 @@ def test_a_callback_can_be_replaced_while_it_waits(transport: ShmTransport, fake
 
 
 # -- failures -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("word", "kind", "facts", "executor"),
     [
@@ -231,8 +227,6 @@ def test_a_channel_that_the_worker_has_taken_away_is_an_unavailable_worker(
 
 
 # -- the end of the connection ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("state", ["queued", "claimed", "done", "failed"])
 def test_at_the_end_of_the_connection_a_call_has_the_outcome_that_is_certain(
     transport: ShmTransport, fake: FakePool, state: str
@@ -285,8 +279,6 @@ def test_closing_cancels_calls_under_way(transport: ShmTransport, fake: FakePool
 
 
 # -- giving up ----------------------------------------------------------------------------------------------
-
-
 def test_what_is_queued_is_given_up_and_nobody_runs_it(transport: ShmTransport, fake: FakePool) -> None:
     pending, error = submit(transport), MoltCancelled("enough")
     assert transport.abandon(pending, error)
@@ -438,8 +430,6 @@ def test_a_call_that_ends_as_it_is_given_up_does_not_take_the_next_one_of_its_ch
 
 
 # -- the queue ----------------------------------------------------------------------------------------------
-
-
 def test_a_deadline_passes_in_the_queue(transport: ShmTransport, fake: FakePool) -> None:
     pending = submit(transport, request(deadline_ns=in_ms(30)))
     assert pending.wait(None)
@@ -517,8 +507,6 @@ def test_without_a_free_channel_more_are_leased(transport: ShmTransport, fake: F
 
 
 # -- one connection after the other -------------------------------------------------------------------------------
-
-
 def test_nothing_is_sent_before_it_has_started(fake: FakePool) -> None:
     opened = fake.transport()
     assert not opened.ready

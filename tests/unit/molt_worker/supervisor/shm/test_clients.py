@@ -225,8 +225,6 @@ class ForkedPeer:
 
 
 # -- channels ---------------------------------------------------------------------------------------------
-
-
 def test_the_lowest_free_channels_are_taken_first() -> None:
     channels = Channels(6, lambda channel: True)
     assert channels.take(4) == [0, 1, 2, 3]
@@ -239,8 +237,6 @@ def test_the_lowest_free_channels_are_taken_first() -> None:
 
 
 # -- attaching --------------------------------------------------------------------------------------------
-
-
 def test_a_client_gets_channels_the_arena_and_a_greeting(desk: Desk) -> None:
     peer = desk.peer()
     assert (len(list(desk.clients)), desk.clients.count) == (1, 0)
@@ -325,8 +321,6 @@ def test_one_that_comes_when_all_channels_are_held_gets_some_as_soon_as_there_ar
 
 
 # -- more channels, and fewer -----------------------------------------------------------------------------
-
-
 def test_more_channels_are_granted_while_there_are_some(desk: Desk) -> None:
     first, second = desk.attached(4), desk.attached(4)
     first.send(Lease(3))
@@ -414,8 +408,6 @@ def test_a_channel_that_is_returned_in_use_is_granted_when_nothing_is_on_it(desk
 
 
 # -- what is said ----------------------------------------------------------------------------------------
-
-
 def test_cancels_of_its_own_channels_are_passed_on(desk: Desk) -> None:
     peer, other = desk.attached(2), desk.attached(2)
     sent = (
@@ -547,8 +539,6 @@ def test_everybody_who_is_attached_is_told_and_who_does_not_read_costs_nobody_el
 
 
 # -- the end of a connection ------------------------------------------------------------------------------
-
-
 def test_channels_of_one_that_said_it_is_done_are_free(desk: Desk) -> None:
     peer = desk.attached(2)
     peer.send(Detach())
@@ -646,8 +636,6 @@ def test_one_that_waits_and_goes_is_not_waited_for(desk: Desk) -> None:
 
 
 # -- how many ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("limit", "expected"),
     [(64, 8), (1024, 384), (2304, 1024), (1_000_000, 1024), (resource.RLIM_INFINITY, 1024)],

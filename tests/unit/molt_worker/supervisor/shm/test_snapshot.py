@@ -202,8 +202,6 @@ def test_quantiles_are_of_all_slots_together(stage: Stage) -> None:
 
 
 # -- memory that changes, or lies ---------------------------------------------------------------------------
-
-
 def test_the_entry_of_a_request_larger_than_its_ring_is_not_to_be_seen_any_more(stage: Stage) -> None:
     executor = stage.executor(0, 1)
     channel = stage.core.Channel(stage.arena, 0, 2**20)

@@ -155,8 +155,6 @@ def scene(make_scene: MakeScene) -> Scene:
 
 
 # -- placed, handed out, answered -------------------------------------------------------------------------
-
-
 def test_requests_go_to_idle_executors_then_the_queue_and_others_are_refused(scene: Scene) -> None:
     for request_id in range(1, 6):
         scene.ask(request_id)
@@ -214,8 +212,6 @@ def test_a_ping_says_what_the_worker_does(make_scene: MakeScene) -> None:
 
 
 # -- stopped ----------------------------------------------------------------------------------------------
-
-
 def test_a_deadline_that_passes_ends_a_queued_request_and_stops_a_running_one(make_scene: MakeScene) -> None:
     scene = make_scene(executors=1)
     now_ns = time.monotonic_ns()
@@ -275,8 +271,6 @@ def test_an_answer_that_comes_as_it_is_to_be_killed_spares_the_executor(make_sce
 
 
 # -- executors that die or lie ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("what", ["another serial", "twice", "unasked"])
 def test_an_answer_to_nothing_it_was_given_ends_the_executor(what: str, scene: Scene) -> None:
     if what != "unasked":
@@ -365,8 +359,6 @@ def test_after_so_many_requests_an_executor_is_recycled(make_scene: MakeScene) -
 
 
 # -- the client -------------------------------------------------------------------------------------------
-
-
 def test_frames_that_are_no_requests_are_refused_unless_their_id_is_in_flight(scene: Scene) -> None:
     scene.ask(1)
     scene.ask(1)
@@ -418,8 +410,6 @@ def test_a_client_that_goes_has_everything_stopped(make_scene: MakeScene) -> Non
 
 
 # -- start and stop ---------------------------------------------------------------------------------------
-
-
 def test_a_start_that_fails_ends_what_has_come(make_scene: MakeScene) -> None:
     scene = make_scene(start=False)
     scene.ask(1)
