@@ -275,9 +275,7 @@ def test_a_molt_error_of_the_views_own_functions_is_answered_alike(
     assert bodies == [expected, expected]
 
 
-def test_other_exceptions_of_a_payload_builder_are_djangos_to_handle(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest
-) -> None:
+def test_other_exceptions_are_djangos(inline_client: Client, offloaded: MakeView, get: HttpRequest) -> None:
     def fail(request: HttpRequest) -> None:
         raise LookupError("no such thing")
 

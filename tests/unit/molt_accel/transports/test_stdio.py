@@ -403,9 +403,7 @@ def test_an_idempotent_call_is_tried_again_when_too_much_waits_for_the_worker(ma
 
 
 # -- restarts -------------------------------------------------------------------------------------------
-def test_a_process_that_is_not_allowed_another_thread_says_so_and_leaves_no_worker(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_thread_to_attend_there_is_no_worker(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 

@@ -86,9 +86,7 @@ def test_flag_and_environment_variable_set_the_same_and_the_flag_wins(
     assert [getattr(config, field.name) for config in served] == [value] * 3
 
 
-def test_the_transport_variable_can_stand_in_for_the_stdio_flag(
-    served: list[Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_variable_replaces_the_stdio_flag(served: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOLT_TRANSPORT", "stdio")
     assert cli.main([]) == 0
     assert len(served) == 1

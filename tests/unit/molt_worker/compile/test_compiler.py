@@ -124,9 +124,7 @@ def test_without_mypyc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
         compiler.compiler()
 
 
-def test_a_c_compiler_that_fails_is_no_reason_to_leave_a_module_out(
-    built: Built, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_c_compiler_that_fails_ends_the_build(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 1, f"{steps.MADE_C}\nno Python.h\n")
     monkeypatch.setattr(compiler, "_run", lambda *_: failed)
     monkeypatch.syspath_prepend(str(built.folder))

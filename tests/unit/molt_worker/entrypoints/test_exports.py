@@ -112,9 +112,7 @@ BAD_MANIFESTS = [
 
 
 @pytest.mark.parametrize(("content", "what"), BAD_MANIFESTS)
-def test_a_bad_manifest_is_one_line_that_says_where_and_what(
-    write: Callable[[object], Path], content: object, what: str
-) -> None:
+def test_a_bad_manifest_says_where_it_is(write: Callable[[object], Path], content: object, what: str) -> None:
     path = write(content)
     for read in (lambda: read_manifest(path), lambda: check(str(path)), lambda: resolve(str(path))):
         error = raised(ExportsError, read)
@@ -218,9 +216,7 @@ BAD_TARGETS = [
 
 
 @pytest.mark.parametrize(("target", "what"), BAD_TARGETS)
-def test_a_target_that_is_no_plain_function_says_so(
-    write: Callable[[object], Path], target: str, what: str
-) -> None:
+def test_a_target_that_can_t_be_says_so(write: Callable[[object], Path], target: str, what: str) -> None:
     path = write(manifest(exports=[GOOD, {"name": "bad", "target": target}]))
     check(str(path))  # nothing is imported for this
     assert str(raised(ExportsError, resolve, str(path))) == f"{path}: exports[1] (bad): {what}"
@@ -286,9 +282,7 @@ def test_a_module_exports_its_marked_functions_each_once(module: Callable[[str],
         ),
     ],
 )
-def test_a_module_without_or_with_clashing_marks_is_refused(
-    module: Callable[[str], str], source: str, what: str
-) -> None:
+def test_a_module_with_bad_marks_is_refused(module: Callable[[str], str], source: str, what: str) -> None:
     name = module(source)
     assert str(raised(ExportsError, resolve, name)) == f"{name}: {what}"
 

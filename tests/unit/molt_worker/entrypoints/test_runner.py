@@ -203,9 +203,7 @@ STOPPED = [
 
 
 @pytest.mark.parametrize(("reason", "status", "facts"), STOPPED)
-def test_an_interrupt_raises_in_the_entrypoint_that_the_stop_names(
-    reason: StopReason, status: Status, facts: dict[str, str]
-) -> None:
+def test_an_interrupt_raises_as_told(reason: StopReason, status: Status, facts: dict[str, str]) -> None:
     reached: list[str] = []
 
     def function(payload: object) -> None:

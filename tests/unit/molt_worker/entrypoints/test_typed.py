@@ -168,9 +168,7 @@ def outside(*args: Any, **kwargs: Any) -> Any: ...
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_the_types_are_those_of_what_a_call_fills_and_of_the_result(
-    function: Callable[..., Any], parameter: Any, result: Any
-) -> None:
+def test_the_types_are_those_of_a_call(function: Callable[..., Any], parameter: Any, result: Any) -> None:
     assert typed.hints(function, __name__) == (parameter, result)
 
 

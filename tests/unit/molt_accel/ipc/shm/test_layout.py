@@ -191,9 +191,7 @@ def test_a_failure_word_fits_and_names_the_executor(reason: Failure, executor: i
         (0xFF, MoltProtocolError, "the worker couldn't read the request from shared memory", {}),
     ],
 )
-def test_a_failure_is_the_error_it_stands_for(
-    word: int, kind: type[MoltError], detail: str, facts: dict[str, object]
-) -> None:
+def test_failures_are_errors(word: int, kind: type[MoltError], detail: str, facts: dict[str, object]) -> None:
     error = failure_error(word, "work")
     assert (type(error), error.detail, error.facts) == (kind, detail, facts)
 

@@ -454,9 +454,7 @@ def test_an_executor_that_comes_late_does_not_touch_the_next_request() -> None:
         (ChannelState.KILLING, False),
     ],
 )
-def test_clearing_frees_what_nobody_takes_and_leaves_what_an_executor_may_touch(
-    state: ChannelState, freed: bool
-) -> None:
+def test_clearing_frees_only_what_no_executor_may_touch(state: ChannelState, freed: bool) -> None:
     arena = new_arena()
     channel = channel_of(arena)
     publish(channel)

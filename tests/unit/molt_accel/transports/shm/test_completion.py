@@ -83,9 +83,7 @@ def asleep(completion_thread: CompletionThread) -> bool:
     return stat.rpartition(")")[2].split()[0] == "S"
 
 
-def test_a_call_is_looked_at_when_it_is_rung_for_until_it_ends(
-    fake: FakePool, thread: CompletionThread
-) -> None:
+def test_a_call_is_looked_at_when_it_is_rung_for(fake: FakePool, thread: CompletionThread) -> None:
     call = Call(fake, 1)
     thread.add(call)
     wait_until(lambda: call.polls > 0 and asleep(thread))
@@ -159,9 +157,7 @@ def test_without_calls_its_thread_sleeps_until_there_is_one(
     wait_until(lambda: gone(thread))
 
 
-def test_it_ends_when_it_is_stopped_and_its_last_call_has_ended(
-    fake: FakePool, thread: CompletionThread
-) -> None:
+def test_it_ends_once_stopped_and_after_its_last_call(fake: FakePool, thread: CompletionThread) -> None:
     call = Call(fake, 1)
     thread.add(call)
     thread.stop()
@@ -177,9 +173,7 @@ def test_one_that_was_never_used_has_ended(thread: CompletionThread) -> None:
     assert thread.quiet(0)
 
 
-def test_a_call_that_comes_after_the_end_is_taken_care_of_too(
-    fake: FakePool, thread: CompletionThread
-) -> None:
+def test_a_call_that_comes_after_the_end_is_looked_at_too(fake: FakePool, thread: CompletionThread) -> None:
     for _ in range(30):
         call = Call(fake, 1)
         thread.stop()

@@ -209,9 +209,7 @@ def test_none_left_is_busy_and_not_asked_again_for_a_while(fake: FakePool) -> No
     connection.lease_more()
 
 
-def test_a_worker_that_doesn_t_answer_is_waited_for_for_a_time_only(
-    fake: FakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_worker_is_not_waited_for_for_ever(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "ANSWER_S", 0.05)
     fake.granted = []
     connection = fake.connection()
@@ -355,9 +353,7 @@ def test_close_waits_for_calls_that_are_about_to_end(fake: FakePool, connection:
     assert fake.heard() == [Detach()]
 
 
-def test_close_does_not_say_so_while_a_thread_may_still_write(
-    fake: FakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_close_says_nothing_while_a_thread_may_write(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then only its death makes sure."""
     monkeypatch.setattr(connections, "_QUIET_S", 0.05)
     connection = fake.connection()

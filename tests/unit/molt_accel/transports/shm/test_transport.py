@@ -196,9 +196,7 @@ def test_a_reply_to_another_request_ends_the_connection(
     wait_until(lambda: not transport.ready)
 
 
-def test_a_channel_in_an_impossible_state_ends_the_connection(
-    transport: ShmTransport, fake: FakePool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_bad_states_end_it(transport: ShmTransport, fake: FakePool, caplog: pytest.LogCaptureFixture) -> None:
     pending = submit(transport)
     index = pending.channel.index
     word = fake.arena.word(index)
@@ -228,9 +226,7 @@ def test_a_channel_that_the_worker_has_taken_away_is_an_unavailable_worker(
 
 # -- the end of the connection ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("state", ["queued", "claimed", "done", "failed"])
-def test_at_the_end_of_the_connection_a_call_has_the_outcome_that_is_certain(
-    transport: ShmTransport, fake: FakePool, state: str
-) -> None:
+def test_at_the_end_a_call_has_what_is_certain(transport: ShmTransport, fake: FakePool, state: str) -> None:
     pending = submit(transport)
     if state != "queued":
         taken = fake.claim()

@@ -640,9 +640,7 @@ def test_one_that_waits_and_goes_is_not_waited_for(desk: Desk) -> None:
     ("limit", "expected"),
     [(64, 8), (1024, 384), (2304, 1024), (1_000_000, 1024), (resource.RLIM_INFINITY, 1024)],
 )
-def test_connections_leave_descriptors_to_the_rest_of_the_worker(
-    limit: int, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_max_clients_leaves_descriptors(limit: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
     assert max_clients() == expected
 
