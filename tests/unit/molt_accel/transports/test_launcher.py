@@ -122,7 +122,6 @@ def test_the_installed_command_is_a_worker() -> None:
 
 # -- pools ----------------------------------------------------------------------------------------------
 
-_linux_only = pytest.mark.skipif(sys.platform != "linux", reason="there are no pools")
 #: What the programs here begin with, in place of a worker: `fail()` says why it can't start, as a worker does.
 _WORKER = """
 import os, socket, sys, time
@@ -158,6 +157,8 @@ def serve(seconds):
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
+    if sys.platform != "linux":
+        pytest.skip("there are no pools")
     return tmp_path / "run"
 
 
@@ -178,7 +179,6 @@ def starting(directory: Path) -> bool:
     return fd is None
 
 
-@_linux_only
 def test_a_pool_that_nobody_serves_is_started_and_told_how(directory: Path, tmp_path: Path) -> None:
     told = tmp_path / "told"
     script = """
@@ -192,7 +192,6 @@ serve(30)
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
-@_linux_only
 @pytest.mark.parametrize(
     ("script", "kind", "detail"),
     [
@@ -220,7 +219,6 @@ def test_a_pool_that_can_t_be_started_is_an_error_that_says_why(
     assert not starting(directory)
 
 
-@_linux_only
 def test_a_program_that_never_listens_is_killed_in_time(directory: Path, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = """
@@ -237,7 +235,6 @@ time.sleep(1000)
     wait_until(lambda: not any(psutil.pid_exists(int(pid)) for pid in pids.read_text().split()))
 
 
-@_linux_only
 @pytest.mark.parametrize("after_s", [0.0, 0.3])
 def test_one_that_another_serves_is_attached_to(directory: Path, tmp_path: Path, after_s: float) -> None:
     """That one had its name when this one was started, but not its socket yet."""
@@ -256,7 +253,6 @@ fail(detail="another worker serves it", code='already_served')
     assert starts.read_text() == "x"
 
 
-@_linux_only
 def test_one_whose_other_worker_never_listens_is_tried_again_and_given_up(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,7 +266,6 @@ def test_one_whose_other_worker_never_listens_is_tried_again_and_given_up(
     assert len(starts.read_text()) > 1
 
 
-@_linux_only
 def test_a_starter_is_waited_for_for_a_time_only(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "_STARTER_S", 0.2)
     control.ensure_directory(str(directory))
@@ -284,7 +279,6 @@ def test_a_starter_is_waited_for_for_a_time_only(directory: Path, monkeypatch: p
         os.close(held)
 
 
-@_linux_only
 def test_who_waits_for_a_starter_attaches_as_soon_as_the_pool_listens(directory: Path) -> None:
     """Though the starter still has its lock."""
     control.ensure_directory(str(directory))
@@ -302,7 +296,6 @@ def test_who_waits_for_a_starter_attaches_as_soon_as_the_pool_listens(directory:
         os.close(held)
 
 
-@_linux_only
 def test_a_start_that_is_too_early_waits_and_looks_whether_another_was_allowed(directory: Path) -> None:
     started_s = time.monotonic()
     attach(pool_config(directory, "serve(30)"), started_s + 0.3)
@@ -316,7 +309,6 @@ def test_a_start_that_is_too_early_waits_and_looks_whether_another_was_allowed(d
         attaching.result(60)
 
 
-@_linux_only
 def test_without_autostart_nothing_is_started(directory: Path) -> None:
     config = pool_config(directory, "serve(30)", autostart=False)
     with pytest.raises(MoltWorkerUnavailable, match=r"^nobody serves the pool 'pool' \("):
@@ -324,7 +316,6 @@ def test_without_autostart_nothing_is_started(directory: Path) -> None:
     assert list(directory.iterdir()) == []
 
 
-@_linux_only
 def test_a_directory_that_is_open_to_others_is_not_used(directory: Path) -> None:
     directory.mkdir(mode=0o755)
     directory.chmod(0o755)
@@ -332,7 +323,6 @@ def test_a_directory_that_is_open_to_others_is_not_used(directory: Path) -> None
         attach(pool_config(directory, "serve(30)"))
 
 
-@_linux_only
 def test_a_lock_that_can_t_be_made_is_an_error_that_names_it(directory: Path) -> None:
     control.ensure_directory(str(directory))
     (directory / "pool.starter").mkdir()
