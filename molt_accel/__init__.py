@@ -30,30 +30,14 @@ if TYPE_CHECKING:
     )
     from molt_accel.options import CallInfo, CallMetrics, CallOptions
 
+# fmt: off
 __all__ = [
-    "CallInfo",
-    "CallMetrics",
-    "CallOptions",
-    "Client",
-    "Config",
-    "ConfigError",
-    "MoltBusy",
-    "MoltCancelled",
-    "MoltClientClosed",
-    "MoltError",
-    "MoltIncompatible",
-    "MoltInternalError",
-    "MoltInvalidInput",
-    "MoltProtocolError",
-    "MoltStartFailed",
-    "MoltTimeout",
-    "MoltWorkerCrashed",
-    "MoltWorkerUnavailable",
-    "Reply",
-    "__version__",
-    "default_client",
-    "molt_offload",
+    "CallInfo", "CallMetrics", "CallOptions", "Client", "Config", "ConfigError", "Reply",
+    "MoltBusy", "MoltCancelled", "MoltClientClosed", "MoltError", "MoltIncompatible", "MoltInternalError",
+    "MoltInvalidInput", "MoltProtocolError", "MoltStartFailed", "MoltTimeout", "MoltWorkerCrashed",
+    "MoltWorkerUnavailable", "__version__", "default_client", "molt_offload",
 ]
+# fmt: on
 
 _MODULES = {
     "client": ("Client", "default_client"),

@@ -37,14 +37,12 @@ from molt_accel.waits import FOREVER, CallEnd, Pause, Wait, WorkerStart, not_sta
 
 log = logging.getLogger("molt_accel")
 
-#: A call that is answered sooner never looks whether its client is still there.
-CANCEL_AFTER_S: Final = 0.01
+CANCEL_AFTER_S: Final = 0.01  #: a call that is answered sooner never looks whether its client is still there
 #: Faults of a frame that can only come from what the caller gave.
 _CALLERS_FAULTS: Final = (Fault.TOO_LARGE, Fault.ENTRY)
-#: How often a cancel check without a descriptor is asked.
-CANCEL_POLL_S: Final = 0.02
-#: How often at most a request that no worker has got is tried to send again. Callers may race for what a start has
-#: brought, so losing a few times says nothing; but then pauses come in between, doubled each time.
+CANCEL_POLL_S: Final = 0.02  #: how often a cancel check without a descriptor is asked
+#: How often a request that no worker has got is sent again. Callers race for what a start has brought, and may lose a
+#: few times; after that they pause before each round, twice as long each time.
 _ROUNDS: Final = 12
 _ROUNDS_WITHOUT_PAUSE: Final = 3
 _FIRST_PAUSE_S: Final = 0.001
@@ -65,7 +63,7 @@ os.register_at_fork(after_in_child=_reseed_ids)
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A call's good end.
+    """A call that succeeded.
 
     Attributes:
         value: The result; undecoded bytes with ``decode_response=False``.
@@ -80,8 +78,8 @@ class Reply(msgspec.Struct, frozen=True):
 
     @property
     def metrics(self) -> CallMetrics:
-        """The call's metrics. Made when they are asked for, which most callers never do."""
-        return _metrics(_OK_LABEL, self._request, self._response, self._ended_ns)
+        """The call's metrics, made on demand, since most callers never ask."""
+        return CallMetrics.of(_OK_LABEL, self._request, self._response, self._ended_ns)
 
     def __repr__(self) -> str:
         return f"Reply(value={self.value!r}, codec={self.codec!r}, metrics={self.metrics!r})"
@@ -93,20 +91,23 @@ CancelCheck = Callable[[], bool]
 
 
 def make_call(
-    transport: Transport,
-    options: CallOptions,
-    payload: object,
-    cancel_check: CancelCheck | None = None,
+    transport: Transport, options: CallOptions, payload: object, cancel_check: CancelCheck | None = None
 ) -> Call:
-    """One call. Ends with its `Reply` or raises a MoltError (or what a `before_send` hook raised).
+    """Make one call. It ends with its `Reply` or raises a MoltError (or what a `before_send` hook raised).
 
-    `cancel_check` is this call's own, in place of the options'.
+    `cancel_check`, if given, takes the place of the options'.
     """
     plan = options.plan
-    request = _request(options, plan)
+    now_ns = time.monotonic_ns()
+    deadline_ns = now_ns + plan.timeout_ns if plan.timeout_ns else 0
+    # By position, which is faster. Payload and generation are set later.
+    request = Request(next(_ids), options.entry, b"", plan.codec, 0, deadline_ns, now_ns, plan.max_wait_ms)
     response: Response | None = None
     try:
-        data = request.payload = _encode(plan.codec, payload)
+        try:
+            data = request.payload = codec.encode(plan.codec, payload)
+        except codec.EncodeError as exc:
+            raise MoltInvalidInput(f"the payload {exc}") from exc
         if options.before_send is not None:
             options.before_send(CallInfo(options.entry, format_id(request.request_id), len(data)))
         check = options.cancel_check if cancel_check is None else cancel_check
@@ -115,11 +116,11 @@ def make_call(
         else:
             response, failure = yield from _attempt(transport, request, check)
         if response is None or failure is not None:
-            assert failure is not None  # it is what there is if there is no response
+            assert failure is not None  # without a response there is a failure
             try:
                 raise failure
             finally:
-                # Its traceback refers to this frame: together they would stay until they are collected.
+                # Its traceback refers to this frame: the two would keep each other alive.
                 del failure
         value = response.payload
         if options.decode_response:
@@ -128,7 +129,7 @@ def make_call(
         if isinstance(exc, MoltError) and not exc.request_id:
             exc.request_id = format_id(request.request_id)
         if plan.reports:
-            _report(options, _metrics(_label(exc), request, response, time.monotonic_ns()), exc)
+            _report(options, CallMetrics.of(_label(exc), request, response, time.monotonic_ns()), exc)
         raise
     reply = Reply(value, response.codec, request, response, time.monotonic_ns())
     if plan.reports:
@@ -136,45 +137,14 @@ def make_call(
     return reply
 
 
-def _request(options: CallOptions, plan: CallPlan) -> Request:
-    """A call's request, still without its payload. The call's time begins here."""
-    started_ns = time.monotonic_ns()
-    deadline_ns = started_ns + plan.timeout_ns if plan.timeout_ns else 0
-    return Request(
-        next(_ids),
-        options.entry,
-        b"",
-        plan.codec,
-        0,  # generation
-        deadline_ns,
-        started_ns,
-        plan.max_wait_ms,
-    )
-
-
-def _encode(encoding: Codec, payload: object) -> bytes:
-    try:
-        return codec.encode(encoding, payload)
-    except codec.EncodeError as exc:
-        raise MoltInvalidInput(f"the payload {exc}") from exc
-
-
-def _metrics(status: str, request: Request, response: Response | None, ended_ns: int) -> CallMetrics:
-    client_us = (ended_ns - request.sent_ns) // 1000
-    payload_bytes = len(request.payload)
-    return CallMetrics.of(
-        request.entry, status, request.request_id, response, payload_bytes, client_us, ended_ns
-    )
-
-
-#: A call's end: the response, if one came, and the error, if it is one.
+#: How a call ended: the response, if one came, and the error unless it succeeded.
 _Outcome = tuple[Response | None, MoltError | None]
 
 
 def _tries(
     transport: Transport, plan: CallPlan, request: Request, check: CancelCheck | None
 ) -> Generator[Wait, Any, _Outcome]:
-    """Send the request, again where that may help and time is left."""
+    """Send the request, and send it again while that may help and time is left."""
     tries_left = plan.retries
     pause_s = plan.pause_s
     while True:
@@ -198,7 +168,7 @@ def _seconds_left(request: Request) -> float:
 def _attempt(
     transport: Transport, request: Request, check: CancelCheck | None
 ) -> Generator[Wait, Any, _Outcome]:
-    """Get the request to a worker, and wait for what comes of it."""
+    """Get the request to a worker, and wait until it has ended."""
     rounds = 0
     pause_s = _FIRST_PAUSE_S
     while True:
@@ -225,7 +195,7 @@ def _attempt(
                 return result, None if result.status is _OK else _error_of(result)
             if result is not None:
                 return None, result
-            assert pending.lost  # which is what is left
+            assert pending.lost
         left_s = _seconds_left(request)
         if left_s <= 0:
             return None, not_started_in_time()
@@ -244,12 +214,14 @@ def _attempt(
 def _wait(
     transport: Transport, request: Request, pending: PendingCall, check: CancelCheck | None
 ) -> Generator[Wait, Any, None]:
-    """What isn't needed for most: wait on until `pending` ends, and see to it that it does."""
+    """Wait on until `pending` ends, and end it if the HTTP client goes away. Most calls never get here."""
     if check is not None:
         cancelled = MoltCancelled("the client went away")
         fileno = getattr(check, "fileno", None)
         if fileno is not None:
-            with hangups.watching(fileno(), _abandoner(transport, pending, check, cancelled)):
+            with hangups.watching(
+                fileno(), lambda: transport.abandon(pending, cancelled) if check() else None
+            ):
                 yield from _wait_out(transport, request, pending)
             return
         while not check():
@@ -265,19 +237,14 @@ def _wait(
 
 
 def _wait_out(transport: Transport, request: Request, pending: PendingCall) -> Generator[Wait, Any, None]:
+    """Wait until `pending` ends; end it as timed out if the worker does not do so in time."""
     left_s = _seconds_left(request) + transport.patience_s
     ended = yield CallEnd(pending, None if left_s == FOREVER else left_s)
     if not ended:
         late = MoltTimeout("no answer within deadline and grace time", facts={"phase": "transport"})
         transport.abandon(pending, late)
-        # If it was answered in this very moment, that answer is being handed over: there is one outcome.
+        # If the answer came just now, another thread is setting it as the outcome: wait for that.
         yield CallEnd(pending, None)
-
-
-def _abandoner(
-    transport: Transport, pending: PendingCall, check: CancelCheck, error: MoltError
-) -> Callable[[], object]:
-    return lambda: transport.abandon(pending, error) if check() else None
 
 
 def _error_of(response: Response) -> MoltError:
@@ -290,7 +257,7 @@ def _error_of(response: Response) -> MoltError:
 
 
 def decode_result(encoding: Codec, data: bytes | memoryview) -> Any:
-    """The object that a result stands for. Raises MoltProtocolError where it stands for none."""
+    """Decode a result. Raises MoltProtocolError if the bytes are not valid in its codec."""
     try:
         return codec.decode(encoding, data)
     except codec.DecodeError as exc:
@@ -305,7 +272,7 @@ def _label(error: BaseException) -> str:
 
 
 def _report(options: CallOptions, metrics: CallMetrics, error: BaseException | None) -> None:
-    """Tell the hooks. A failing one is logged: reporting must not change a call's outcome."""
+    """Call the hooks. A hook that fails is logged: it must not change the call's outcome."""
     if options.metrics_hook is not None:
         try:
             options.metrics_hook(metrics)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
-import threading
 import weakref
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Final, Self
 
 from molt_accel.call import Call, Reply, make_call
 from molt_accel.config import Config
 from molt_accel.ipc.messages import PING
 from molt_accel.options import HOOKS, CallOptions
+from molt_accel.transports import forks
 from molt_accel.transports.base import Transport
 from molt_accel.transports.opening import open_transport
 from molt_accel.waits import adrive, drive
@@ -22,7 +20,7 @@ from molt_accel.waits import adrive, drive
 class Client:
     """Calls entrypoints in a worker, which it starts or attaches to at the first call.
 
-    Thread-safe. After a fork the child opens a connection of its own. Close it, or use it as a context
+    Thread-safe. After a fork, the child opens a connection of its own. Close the client, or use it as a context
     manager; at interpreter exit it is closed anyway.
 
     Args:
@@ -33,6 +31,7 @@ class Client:
     Raises:
         ConfigError: a value is not allowed.
         MoltWorkerUnavailable: the configured transport can't run here.
+        TypeError: both a configuration and overrides are given.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class Client:
         self.config: Final = config if config is not None else Config.load(**overrides)
         self.options: Final = options if options is not None else CallOptions()
         self._transport: Final[Transport] = open_transport(self.config)
-        # Calls are made with few different options; checking them each time would cost more than encoding.
+        # Checking the options of every call would cost more than encoding; there are few different ones.
         self._options_of = functools.lru_cache(maxsize=256)(functools.partial(_merge, self.options))
         # Runs at the latest at interpreter exit, while threads still run.
         self._finalizer = weakref.finalize(self, self._transport.close)
@@ -53,11 +52,12 @@ class Client:
 
         Args:
             entry: The entrypoint's name.
-            payload: What it is called with; anything its codec can encode.
+            payload: Its argument; anything that the codec can encode.
             options: Fields of `CallOptions`, for example ``timeout_ms=250``.
 
         Raises:
             MoltError: the subclass says what happened; see `molt_accel.errors`.
+            TypeError, ValueError: an option is unknown, or has a value that is not allowed.
         """
         return drive(self._call_with(entry, payload, options)).value
 
@@ -85,26 +85,26 @@ class Client:
     def make_call(
         self, options: CallOptions, payload: object, cancel_check: Callable[[], bool] | None = None
     ) -> Call:
-        """A call as a generator, for `molt_accel.waits.drive` or `adrive`."""
+        """Make a call as a generator, for `molt_accel.waits.drive` or `adrive`."""
         return make_call(self._transport, options, payload, cancel_check)
 
     def start(self, timeout_ms: float | None = None) -> None:
-        """Start the worker and wait until an executor is ready, so that the first call needn't.
+        """Start the worker and wait until an executor is ready, so that the first call need not.
 
         Args:
-            timeout_ms: How long at most; by default the configured ``start_timeout_ms``.
+            timeout_ms: How long to wait at most; by default the configured ``start_timeout_ms``.
 
         Raises:
-            MoltWorkerUnavailable: it couldn't start, with its reason.
+            MoltWorkerUnavailable: the worker could not start; the text says why.
         """
         limit_ms = self.config.start_timeout_ms if timeout_ms is None else timeout_ms
         self._transport.wait_ready(limit_ms / 1000)
 
     def ping(self, timeout_ms: float = 1000) -> dict[str, Any]:
-        """Ask the worker's supervisor how it is, without an executor: pids, pool, queue, counters.
+        """Ask the worker's supervisor for its report: pids, pool, queue, counters. No executor is needed.
 
         Raises:
-            MoltError: it did not answer.
+            MoltError: the supervisor did not answer.
         """
         answer: dict[str, Any] = self.call(PING, timeout_ms=timeout_ms)
         return answer
@@ -116,9 +116,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
 
@@ -127,22 +125,13 @@ def _merge(defaults: CallOptions, entry: str, *changes: tuple[str, Any]) -> Call
 
 
 _default: Client | None = None
-_default_lock = threading.Lock()
-
-
-def _after_fork_in_child() -> None:
-    global _default_lock
-    _default_lock = threading.Lock()  # its holder may not exist in this process
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def default_client() -> Client:
-    """The client that decorated views share: made at first use, from settings and environment."""
+    """Return the client that decorated views share, made at first use from settings and environment."""
     global _default
     if _default is None:
-        with _default_lock:
+        with forks.start_lock():
             if _default is None:
                 _default = Client()
     return _default

@@ -6,12 +6,15 @@ worker without decoding and encoding it.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack
 import msgspec
 
+from molt_accel import lenient
 from molt_accel.ipc.messages import Codec
 
 _BYTES = (bytes, bytearray, memoryview)
@@ -34,11 +37,12 @@ def _encode_raw(value: object) -> bytes:
 
 
 def _encode_json(value: object) -> bytes:
-    return bytes(value) if isinstance(value, _BYTES) else _json_encode(value)
-
-
-def _decode_msgpack(data: bytes) -> object:
-    return _unpackb(data, strict_map_key=False)
+    if isinstance(value, _BYTES):
+        return bytes(value)
+    try:
+        return _json_encode(value)
+    except TypeError:
+        return _json_encode(lenient.with_text_keys(value))
 
 
 def _encode_msgpack(value: object) -> bytes:
@@ -55,9 +59,7 @@ def _encode_msgpack(value: object) -> bytes:
 
 
 _packers: Final[list[msgpack.Packer]] = []
-_unpackb: Final = msgpack.unpackb
-_json_encode: Final = msgspec.json.Encoder().encode
-_json_decode: Final = msgspec.json.Decoder().decode
+_json_encode: Final = msgspec.json.Encoder(enc_hook=lenient.plain).encode
 
 _ENCODERS: Final[dict[Codec, Callable[[Any], bytes]]] = {
     Codec.MSGPACK: _encode_msgpack,
@@ -65,10 +67,11 @@ _ENCODERS: Final[dict[Codec, Callable[[Any], bytes]]] = {
     Codec.RAW: _encode_raw,
 }
 _DECODERS: Final[dict[Codec, Callable[[bytes], Any]]] = {
-    Codec.MSGPACK: _decode_msgpack,
-    Codec.JSON: _json_decode,
+    Codec.MSGPACK: functools.partial(msgpack.unpackb, strict_map_key=False),
+    Codec.JSON: msgspec.json.Decoder().decode,
     Codec.RAW: bytes,
 }
+_UNDECODABLE: Final = (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException)
 _NAMES: Final = {codec.label: codec for codec in Codec}
 
 
@@ -94,7 +97,8 @@ def encode(codec: Codec | str, value: object) -> bytes:
     try:
         return _ENCODERS[codec](value)
     except (TypeError, ValueError, OverflowError, RecursionError, AttributeError) as exc:
-        raise EncodeError(f"can't be encoded as {codec.label}: {exc}") from exc
+        where = "" if isinstance(exc, RecursionError) else lenient.culprit(value, _ENCODERS[codec])
+        raise EncodeError(f"can't be encoded as {codec.label}{where}: {exc}") from exc
 
 
 def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:
@@ -103,5 +107,10 @@ def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:
         codec = parse(codec)
     try:
         return _DECODERS[codec](data if type(data) is bytes else bytes(data))
-    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as exc:
+    except _UNDECODABLE as exc:
+        if codec is Codec.MSGPACK and isinstance(
+            exc, TypeError
+        ):  # a key is an array, which can't be one of a dict
+            with contextlib.suppress(*_UNDECODABLE):
+                return msgpack.unpackb(data, strict_map_key=False, object_pairs_hook=lenient.with_tuple_keys)
         raise DecodeError(f"not valid {codec.label}: {str(exc) or type(exc).__name__}") from exc

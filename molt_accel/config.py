@@ -7,7 +7,6 @@ settings, the worker's command line and the reference table are all made from th
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import re
 import shlex
@@ -16,15 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from molt_accel import identity
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES
-from molt_accel.version import __version__
 
 Parser = Callable[[object], Any]
 
-TRANSPORTS: Final = ("auto", "shm", "stdio", "inline")
 _POOL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 COMPILED_MODES: Final = ("prefer", "require", "off")
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 class ConfigError(ValueError):
@@ -92,7 +89,9 @@ def _command(value: object) -> str:
 
 
 #: Settings that only clients read. Processes that differ in nothing else share a pool.
-_NOT_THE_WORKERS: Final = frozenset({"MOLT_TRANSPORT", "MOLT_WORKER_AUTOSTART", "MOLT_BUSY_HTTP_STATUS"})
+_NOT_THE_WORKERS: Final = frozenset(
+    {"MOLT_TRANSPORT", "MOLT_WORKER_AUTOSTART", "MOLT_BUSY_HTTP_STATUS", "MOLT_IGNORED_ENV"}
+)
 
 
 def default_executors() -> int:
@@ -102,11 +101,10 @@ def default_executors() -> int:
     return os.cpu_count() or 1
 
 
-def _setting(env: str, parser: Parser, default: object, help_text: str, *, flag: str = "") -> Any:
+def _setting(env: str, flag: str, parser: Parser, default: object, help_text: str) -> Any:
     """Make a field of Config. `flag` is the worker's command line flag; empty: the worker has none for it."""
-    return dataclasses.field(
-        default=default, metadata={"env": env, "parser": parser, "help": help_text, "flag": flag}
-    )
+    metadata = {"env": env, "flag": flag, "parser": parser, "help": help_text}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,147 +114,65 @@ class Config:
     Times are milliseconds or microseconds and sizes bytes or MiB, as the names say.
     """
 
-    transport: str = _setting(
-        "MOLT_TRANSPORT",
-        _choice(*TRANSPORTS),
-        "auto",
-        "auto (shm where it can run, else stdio), shm, stdio, or inline (in this process, for tests)",
-    )
-    worker_cmd: str = _setting(
-        "MOLT_WORKER_CMD",
-        _command,
-        "",
-        "command that starts a worker, split as a shell splits words; empty: molt-worker",
-    )
-    worker_name: str = _setting(
-        "MOLT_WORKER_NAME",
-        _pool_name,
-        "",
-        "name of the pool to attach to (shm); empty: one for this project and these settings",
-    )
-    autostart: bool = _setting(
-        "MOLT_WORKER_AUTOSTART",
-        _flag,
-        True,
-        "start the named pool if nobody serves it (shm); 0 where systemd or another supervisor does",
-    )
-    linger_ms: int = _setting(
-        "MOLT_WORKER_LINGER_MS",
-        _whole(0, 86_400_000),
-        5000,
-        "how long a pool that a client started stays after the last one has left, in ms (shm)",
-    )
-    runtime_dir: str = _setting(
-        "MOLT_RUNTIME_DIR",
-        _text,
-        "",
-        "directory of the pools' sockets, of mode 0700 (shm); empty: /tmp/molt-<uid>",
-    )
-    arena_mb: int = _setting(
-        "MOLT_WORKER_ARENA_MB",
-        _whole(1, 65536),
-        16,
-        "shared memory that a pool may reserve, in MiB (shm)",
-        flag="--arena-mb",
-    )
-    exports: str = _setting(
-        "MOLT_EXPORTS",
-        _text,
-        "",
-        "manifest path or package.module; empty: the packaged exports (health, echo)",
-        flag="--exports",
-    )
-    compiled: str = _setting(
-        "MOLT_COMPILED",
-        _choice(*COMPILED_MODES),
-        "prefer",
-        "take what molt-worker build has made of the exports: prefer (if it is of these sources), require, or off",
-        flag="--compiled",
-    )
-    build_dir: str = _setting(
-        "MOLT_BUILD_DIR",
-        _text,
-        "",
-        "folder of builds; empty: .molt-build beside the exports",
-        flag="--build-dir",
-    )
-    executors: int = _setting(
-        "MOLT_WORKER_EXECUTORS",
-        _whole(0, 512),
-        0,
-        "executor processes; 0: one per usable CPU",
-        flag="--executors",
-    )
-    max_queue: int = _setting(
-        "MOLT_WORKER_MAX_QUEUE", _whole(0, 65536), 64, "places in the bounded queue", flag="--max-queue"
-    )
-    max_wait_ms: int = _setting(
-        "MOLT_WORKER_MAX_WAIT_MS",
-        _whole(0, 600_000),
-        0,
-        "longest wait for a place in a full queue before Busy, in ms",
-        flag="--max-wait-ms",
-    )
-    grace_ms: int = _setting(
-        "MOLT_WORKER_GRACE_MS",
-        _whole(0, 600_000),
-        100,
-        "between the soft interrupt and SIGKILL, in ms",
-        flag="--grace-ms",
-    )
-    max_requests: int = _setting(
-        "MOLT_WORKER_MAX_REQUESTS",
-        _whole(0, 2**31 - 1),
-        0,
-        "requests after which an executor is replaced; 0: never",
-        flag="--max-requests",
-    )
-    max_rss_mb: int = _setting(
-        "MOLT_WORKER_MAX_RSS_MB",
-        _whole(0, 2**31 - 1),
-        0,
-        "resident memory in MiB above which an executor is replaced; 0: never",
-        flag="--max-rss-mb",
-    )
-    spin_us: int | None = _setting(
-        "MOLT_SPIN_US", _whole(0, 1_000_000), None, "longest spin before sleeping, in us (shm); 0 never spins"
-    )
-    max_frame_bytes: int = _setting(
-        "MOLT_MAX_FRAME_BYTES",
-        _whole(4096 + HEADER_BYTES, 2**31 - 1),
-        DEFAULT_MAX_FRAME_BYTES,
-        "largest frame, payload and header together, in bytes",
-        flag="--max-frame-bytes",
-    )
-    start_timeout_ms: int = _setting(
-        "MOLT_WORKER_START_TIMEOUT_MS",
-        _whole(1, 600_000),
-        30_000,
-        "longest time the exports may take to import at start, in ms",
-        flag="--start-timeout-ms",
-    )
-    log_json: bool = _setting(
-        "MOLT_LOG_JSON", _flag, False, "log one JSON object a line instead of text", flag="--log-json"
-    )
-    log_level: str = _setting(
-        "MOLT_LOG_LEVEL",
-        _choice(*LOG_LEVELS),
-        "info",
-        "debug (a line per request), info (what happens to the worker), "
-        "warning (a line per failed request), error",
-        flag="--log-level",
-    )
-    busy_http_status: int = _setting(
-        "MOLT_BUSY_HTTP_STATUS", _choice(429, 503), 429, "HTTP status of Busy: 429 or 503"
-    )
+    # fmt: off
+    transport: str = _setting("MOLT_TRANSPORT", "", _choice("auto", "shm", "stdio", "inline"), "auto",
+        "auto (shm where it can run, else stdio), shm, stdio, or inline (in this process, for tests)")
+    worker_cmd: str = _setting("MOLT_WORKER_CMD", "", _command, "",
+        "command that starts a worker, split as a shell splits words; empty: molt-worker")
+    worker_name: str = _setting("MOLT_WORKER_NAME", "", _pool_name, "",
+        "name of the pool to attach to (shm); empty: one for this project and these settings")
+    autostart: bool = _setting("MOLT_WORKER_AUTOSTART", "", _flag, True,
+        "start the named pool if nobody serves it (shm); 0 where systemd or another supervisor does")
+    linger_ms: int = _setting("MOLT_WORKER_LINGER_MS", "", _whole(0, 86_400_000), 5000,
+        "how long a pool that a client started stays after the last one has left, in ms (shm)")
+    import_path: str = _setting("MOLT_IMPORT_PATH", "", _text, "",
+        "folders that the exports are imported from, separated by colons; empty: as in the client's sys.path")
+    ignored_env: str = _setting("MOLT_IGNORED_ENV", "", _text, "",
+        "environment variables in which processes that share a pool may differ, separated by commas (shm)")
+    runtime_dir: str = _setting("MOLT_RUNTIME_DIR", "", _text, "",
+        "directory of the pools' sockets, of mode 0700 (shm); empty: /tmp/molt-<uid>")
+    arena_mb: int = _setting("MOLT_WORKER_ARENA_MB", "--arena-mb", _whole(1, 65536), 16,
+        "shared memory that a pool may reserve, in MiB (shm)")
+    exports: str = _setting("MOLT_EXPORTS", "--exports", _text, "",
+        "manifest path or package.module; empty: the packaged exports (health, echo)")
+    compiled: str = _setting("MOLT_COMPILED", "--compiled", _choice(*COMPILED_MODES), "prefer",
+        "take what molt-worker build has made of the exports: prefer (if it is of these sources), "
+        "require, or off")
+    build_dir: str = _setting("MOLT_BUILD_DIR", "--build-dir", _text, "",
+        "folder of builds; empty: .molt-build beside the exports")
+    executors: int = _setting("MOLT_WORKER_EXECUTORS", "--executors", _whole(0, 512), 0,
+        "executor processes; 0: one per usable CPU")
+    max_queue: int = _setting("MOLT_WORKER_MAX_QUEUE", "--max-queue", _whole(0, 65536), 64,
+        "places in the bounded queue")
+    max_wait_ms: int = _setting("MOLT_WORKER_MAX_WAIT_MS", "--max-wait-ms", _whole(0, 600_000), 0,
+        "longest wait for a place in a full queue before Busy, in ms")
+    grace_ms: int = _setting("MOLT_WORKER_GRACE_MS", "--grace-ms", _whole(0, 600_000), 100,
+        "between the soft interrupt and SIGKILL, in ms")
+    max_requests: int = _setting("MOLT_WORKER_MAX_REQUESTS", "--max-requests", _whole(0, 2**31 - 1), 0,
+        "requests after which an executor is replaced; 0: never")
+    max_rss_mb: int = _setting("MOLT_WORKER_MAX_RSS_MB", "--max-rss-mb", _whole(0, 2**31 - 1), 0,
+        "resident memory in MiB above which an executor is replaced; 0: never")
+    spin_us: int | None = _setting("MOLT_SPIN_US", "", _whole(0, 1_000_000), None,
+        "longest spin before sleeping, in us (shm); 0 never spins")
+    max_frame_bytes: int = _setting("MOLT_MAX_FRAME_BYTES", "--max-frame-bytes",
+        _whole(4096 + HEADER_BYTES, 2**31 - 1), DEFAULT_MAX_FRAME_BYTES,
+        "largest frame, payload and header together, in bytes")
+    start_timeout_ms: int = _setting("MOLT_WORKER_START_TIMEOUT_MS", "--start-timeout-ms",
+        _whole(1, 600_000), 30_000,
+        "longest time the exports may take to import at start, in ms")
+    log_json: bool = _setting("MOLT_LOG_JSON", "--log-json", _flag, False,
+        "log one JSON object a line instead of text")
+    log_level: str = _setting("MOLT_LOG_LEVEL", "--log-level",
+        _choice("debug", "info", "warning", "error"), "info",
+        "debug (a line per request), info (what happens to the worker), warning (a line per failed "
+        "request), error")
+    busy_http_status: int = _setting("MOLT_BUSY_HTTP_STATUS", "", _choice(429, 503), 429,
+        "HTTP status of Busy: 429 or 503")
+    # fmt: on
 
     @classmethod
     def load(
-        cls,
-        *,
-        environ: Mapping[str, str] | None = None,
-        settings: object | None = None,
-        **overrides: object,
+        cls, *, environ: Mapping[str, str] | None = None, settings: object = None, **overrides: object
     ) -> Config:
         """Read and check the configuration. First wins: overrides, Django settings, environment, defaults.
 
@@ -297,22 +213,35 @@ class Config:
         Empty texts are among them, so that they override variables that the worker inherits.
         """
         values = {field.metadata["env"]: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["MOLT_IMPORT_PATH"] = os.pathsep.join(self.path)
         return {env: str(value) for env, value in values.items() if value is not None}
+
+    @property
+    def path(self) -> list[str]:
+        """The folders that the exports are imported from, besides the working directory and Python's own."""
+        return self.import_path.split(os.pathsep) if self.import_path else identity.import_path()
+
+    def identity(self) -> dict[str, str]:
+        """Return what processes must have in common to share a pool; see `molt_accel.identity`.
+
+        Raises:
+            MoltStartFailed: the working directory was deleted.
+        """
+        return identity.of_this_process(self.exports, self.path, self.ignored_env)
 
     @property
     def pool_name(self) -> str:
         """The name of the pool to attach to: `worker_name`; if that is empty, a name made from the configuration.
 
-        Processes with the same directory, Python and worker settings get the same name; all others get another one.
+        Processes of the same identity and with the same worker settings get the same name; all others get another one.
         So no client attaches by accident to executors that run something else.
         """
         if self.worker_name:
             return self.worker_name
-        here = os.getcwd()
         settings = {env: value for env, value in self.environ().items() if env not in _NOT_THE_WORKERS}
-        told = repr((here, sys.prefix, sys.version, __version__, sorted(settings.items())))
-        project = re.sub(r"[^A-Za-z0-9_]", "_", os.path.basename(here))[:32] or "root"
-        return f"{project}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+        told = identity.digest([self.identity(), settings])
+        project = re.sub(r"[^A-Za-z0-9_]", "_", os.path.basename(os.getcwd()))[:32] or "root"
+        return f"{project}-{told[:12]}"
 
     @property
     def pool_directory(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 #: What an error may carry on the wire beside its text: small facts such as ``{"signal": 9}``.
 Facts = Mapping[str, "int | str"]
@@ -108,8 +108,8 @@ class MoltWorkerCrashed(MoltInternalError):
 class MoltWorkerUnavailable(MoltError):
     """No worker could be started or reached, or it died with the request's outcome unknown."""
 
-    #: Which kind of this it is; None: no particular one.
-    code: ClassVar[Reason | None] = None
+    #: The key ``code`` of the error's body on the wire; None: it has none.
+    code: ClassVar[str | None] = None
 
     @property
     def may_have_run(self) -> bool:
@@ -117,53 +117,41 @@ class MoltWorkerUnavailable(MoltError):
         return bool(self._int_fact("may_have_run"))
 
 
-class Reason(enum.StrEnum):
-    """Why there is no worker: the key ``code`` of an error's body on the wire."""
-
-    START_FAILED = "start_failed"
-    INCOMPATIBLE = "incompatible"
-    STOPPING = "stopping"
-    ALREADY_SERVED = "already_served"
-    NO_SHARED_MEMORY = "no_shared_memory"
-
-
 class MoltStartFailed(MoltWorkerUnavailable):
-    """The worker says why it could not start: bad manifest, import error, no memory. The text is its reason."""
+    """The worker could not start: bad manifest, import error, no memory. The text is the worker's reason."""
 
-    code = Reason.START_FAILED
+    code = "start_failed"
 
 
 class MoltIncompatible(MoltWorkerUnavailable):
     """The worker is of another version, or its memory of another layout."""
 
-    code = Reason.INCOMPATIBLE
+    code = "incompatible"
 
 
 class WorkerVanished(MoltWorkerUnavailable):
     """The worker stopped while this process attached to it. The client attaches to its successor at once."""
 
-    code = Reason.STOPPING
+    code = "stopping"
 
 
 class AlreadyServed(MoltWorkerUnavailable):
     """Another worker has begun to serve the pool. The client attaches to that one as soon as it listens."""
 
-    code = Reason.ALREADY_SERVED
+    code = "already_served"
 
 
 class NoSharedMemory(MoltStartFailed):
     """Shared memory can't serve here; the text says why. The transport `auto` goes on with stdio."""
 
-    code = Reason.NO_SHARED_MEMORY
+    code = "no_shared_memory"
 
 
 class MoltClientClosed(MoltError):
     """The client was closed before the call began. Nothing was sent; it is neither retried nor run by the view."""
 
-    def __init__(
-        self, detail: str = "the client is closed", *, request_id: str = "", facts: Facts | None = None
-    ) -> None:
-        super().__init__(detail, request_id=request_id, facts=facts)
+    def __init__(self, detail: str = "the client is closed", **rest: Any) -> None:
+        super().__init__(detail, **rest)
 
 
 class MoltProtocolError(MoltError):
@@ -171,35 +159,23 @@ class MoltProtocolError(MoltError):
 
 
 def unavailable_class(code: object) -> type[MoltWorkerUnavailable]:
-    """The exception that a `Reason` on the wire stands for; MoltWorkerUnavailable where there is no known one."""
-    return _BY_REASON.get(code, MoltWorkerUnavailable) if isinstance(code, str) else MoltWorkerUnavailable
-
-
-_BY_REASON: Final[dict[str, type[MoltWorkerUnavailable]]] = {
-    cls.code: cls
-    for cls in (MoltStartFailed, MoltIncompatible, WorkerVanished, AlreadyServed, NoSharedMemory)
-}
+    """The exception for a `code` on the wire; MoltWorkerUnavailable if there is none of that code."""
+    for cls in (MoltStartFailed, MoltIncompatible, WorkerVanished, AlreadyServed, NoSharedMemory):
+        if cls.code == code:
+            return cls
+    return MoltWorkerUnavailable
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRow:
-    """One row of the mapping.
+    """One row of the mapping."""
 
-    Attributes:
-        status: The wire status; None: never on the wire.
-        exception: What a client raises.
-        http_status: What a view answers.
-        public: The text for an HTTP body, where the error's own is for operators only.
-        passing: Whether another try may end otherwise, so that an idempotent call is sent again.
-        falls_back: Whether a view that allows it runs its own body instead.
-    """
-
-    status: Status | None
-    exception: type[MoltError]
-    http_status: int
-    public: str | None = None
-    passing: bool = False
-    falls_back: bool = False
+    status: Status | None  #: on the wire; None: never there
+    exception: type[MoltError]  #: what a client raises
+    http_status: int  #: what a view answers
+    public: str | None = None  #: the text of an HTTP body, if the error's own is for operators only
+    passing: bool = False  #: another try may end otherwise, so an idempotent call is sent again
+    falls_back: bool = False  #: a view that allows it runs its own body instead
 
 
 _FAILED: Final = "the request failed"
@@ -226,7 +202,7 @@ _BY_EXCEPTION: Final = {row.exception: row for row in ERROR_TABLE}
 
 
 def row_of(error: MoltError | type[MoltError]) -> ErrorRow:
-    """The table's row for an error or its class; a subclass has its nearest listed parent's."""
+    """The table's row for an error or its class; a subclass has the row of its nearest listed parent."""
     cls = error if isinstance(error, type) else type(error)
     for base in cls.__mro__:
         if base in _BY_EXCEPTION:
@@ -235,7 +211,6 @@ def row_of(error: MoltError | type[MoltError]) -> ErrorRow:
 
 
 def http_status(error: MoltError | type[MoltError]) -> int:
-    """The HTTP status of an error."""
     return row_of(error).http_status
 
 
@@ -245,7 +220,7 @@ def wire_status(error: MoltError | type[MoltError]) -> Status:
 
 
 def status_label(error: MoltError) -> str:
-    """The outcome's name in metrics and logs: the status, or the class where no wire status says it all."""
+    """The outcome's name in metrics and logs: the status, or the class if the status has several."""
     row = row_of(error)
     if row.status is not None and _DEFAULT_BY_STATUS[row.status] is row:
         return row.status.label
@@ -263,12 +238,12 @@ def error_body(error: MoltError, request_id: str | None = None) -> dict[str, str
 
 
 def to_wire(error: MoltError) -> dict[str, int | str]:
-    """What the payload of an error response says."""
-    # Texts made from file names and by user code may hold surrogates, which no codec can encode.
+    """The payload of an error response."""
+    # A text with a file name or from user code may hold surrogates, which no codec can encode.
     detail = error.detail[:MAX_DETAIL].encode(errors="replace").decode()
     body: dict[str, int | str] = {"error": row_of(error).exception.__name__, "detail": detail, **error.facts}
     if isinstance(error, MoltWorkerUnavailable) and error.code is not None:
-        body["code"] = error.code.value
+        body["code"] = error.code
     return body
 
 

@@ -1,7 +1,7 @@
-"""Noticing that a descriptor hangs up, while threads wait for something else: one thread for all of them.
+"""Notices when a descriptor hangs up, for threads that wait for something else: one thread watches for all of them.
 
-Used for calls whose HTTP client may go away. Nothing polls: the thread sleeps in poll(2) until a watched
-descriptor hangs up or the set changes.
+Calls use it whose HTTP client may go away. The thread sleeps in poll(2) until a watched descriptor hangs up or the set
+of descriptors changes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Final
 
 log = logging.getLogger("molt_accel")
 
-# POLLRDHUP tells the peer's shutdown apart from data it sent (a pipelined request). Without it, data and
-# the end look the same to poll, and the callback has to look for itself.
+# POLLRDHUP tells the peer's shutdown from data that it sent (a pipelined request). Systems without it report both
+# alike, and the callback has to look for itself.
 _HANGUP: Final = getattr(select, "POLLRDHUP", select.POLLIN)
 
 
@@ -32,11 +32,11 @@ class HangupWatcher:
 
     @contextlib.contextmanager
     def watching(self, fd: int, callback: Callable[[], object]) -> Iterator[None]:
-        """While in this context, call `callback` once, from the watcher's thread, if `fd` hangs up."""
-        # A duplicate stays this descriptor even if its owner closes it and the number is used again.
+        """Call `callback` once, on the watcher's thread, if `fd` hangs up within this context."""
+        # A duplicate still means this connection if its owner closes `fd` and the number is used again.
         try:
             own = os.dup(fd)
-        except OSError:  # closed already, which is as good as a hang-up
+        except OSError:  # it is closed already, which counts as a hang-up
             callback()
             yield
             return
@@ -50,11 +50,11 @@ class HangupWatcher:
             with self._lock:
                 self._watched.pop(own, None)
                 os.close(own)
-                # A poll under way keeps the connection open, whoever closes it, until it returns.
+                # A poll under way keeps the connection open until it returns, so end it.
                 self._look_again()
 
     def _look_again(self) -> None:
-        with contextlib.suppress(OSError):  # full: the thread is about to look anyway; or there is none
+        with contextlib.suppress(OSError):  # full: the thread is about to look anyway; -1: there is no thread
             os.write(self._wake_w, b"w")
 
     def _ensure_thread(self) -> None:
@@ -84,7 +84,7 @@ class HangupWatcher:
     def _hung_up(self, fd: int, callback: Callable[[], object]) -> None:
         with self._lock:
             if self._watched.get(fd) is not callback:
-                return  # no longer watched; the number may be another call's by now
+                return  # no longer watched; another call may have the number by now
             del self._watched[fd]
         try:
             callback()

@@ -1,4 +1,4 @@
-"""How one call is made (`CallOptions`) and what is known of it afterwards (`CallMetrics`)."""
+"""How a call is made (`CallOptions`), and what is known of it afterwards (`CallMetrics`)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import msgspec
 
 from molt_accel import codec as codecs
 from molt_accel.ipc.frame import format_id
-from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Response
+from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
 
-#: As long as gunicorn lets a worker be silent: a call without a deadline of its own can't hold it longer.
+#: As long as gunicorn lets a worker be silent, so that a call without a timeout of its own holds it no longer.
 DEFAULT_TIMEOUT_MS: Final = 30_000
 
 
 class CallMetrics(msgspec.Struct, frozen=True):
-    """One call, seen from its end. `*_us` are microseconds; 0 where the call never got that far.
+    """What a call took. `*_us` are microseconds; 0 if the call never got that far.
 
     Attributes:
         entry: The entrypoint's name.
@@ -56,29 +56,17 @@ class CallMetrics(msgspec.Struct, frozen=True):
     client_us: int = 0
 
     @classmethod
-    def of(
-        cls,
-        entry: str,
-        status: str,
-        request_id: int,
-        response: Response | None,
-        payload_bytes: int,
-        client_us: int,
-        ended_ns: int,
-    ) -> CallMetrics:
-        """From a call's end; `response` is None where no answer of the worker was the outcome.
+    def of(cls, status: str, request: Request, response: Response | None, ended_ns: int) -> CallMetrics:
+        """The metrics of a call that ended at `ended_ns` of CLOCK_MONOTONIC.
 
-        `client_us` ended at `ended_ns` of CLOCK_MONOTONIC.
+        `response` is None if the call ended without an answer of the worker.
         """
-        ts_ms = (time.time_ns() - time.monotonic_ns() + ended_ns) // 1_000_000
-        name = format_id(request_id)
-        if response is None:
-            return cls(entry, status, name, ts_ms, payload_bytes=payload_bytes, client_us=client_us)
+        response = response or _NO_RESPONSE
         return cls(
-            entry,
+            request.entry,
             status,
-            name,
-            ts_ms,
+            format_id(request.request_id),
+            (time.time_ns() - time.monotonic_ns() + ended_ns) // 1_000_000,
             response.queue_us,
             response.decode_us,
             response.handler_us,
@@ -88,17 +76,18 @@ class CallMetrics(msgspec.Struct, frozen=True):
             response.in_flight,
             response.executor,
             response.flags & FLAG_COMPILED != 0,
-            payload_bytes,
+            len(request.payload),
             len(response.payload),
-            client_us,
+            (ended_ns - request.sent_ns) // 1000,
         )
 
     def as_dict(self) -> dict[str, Any]:
         """A flat row for JSON lines, with `queue_ms` and `exec_ms` beside their microseconds."""
-        row: dict[str, Any] = msgspec.structs.asdict(self)
-        row["queue_ms"] = self.queue_us / 1000
-        row["exec_ms"] = self.exec_us / 1000
-        return row
+        milliseconds = {"queue_ms": self.queue_us / 1000, "exec_ms": self.exec_us / 1000}
+        return {**msgspec.structs.asdict(self), **milliseconds}
+
+
+_NO_RESPONSE: Final = Response(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,23 +113,14 @@ Hook = Callable[[CallInfo], object]
 
 
 class CallPlan(msgspec.Struct, frozen=True):
-    """What `CallOptions` come to in the terms of a call: worked out once, and not for every call.
-
-    Attributes:
-        codec: Of the payload.
-        timeout_ns: From the call to its deadline; 0: no deadline.
-        max_wait_ms: As the request's frame says it.
-        retries: How often at most to send again; 0 unless the call is idempotent.
-        pause_s: Before the first retry.
-        reports: Whether a hook wants to know how the call ended.
-    """
+    """`CallOptions` in the terms of a call, worked out once and not for every call."""
 
     codec: Codec
-    timeout_ns: int
-    max_wait_ms: int
-    retries: int
-    pause_s: float
-    reports: bool
+    timeout_ns: int  #: from the call to its deadline; 0: no deadline
+    max_wait_ms: int  #: as the request's frame has it
+    retries: int  #: 0 unless the call is idempotent
+    pause_s: float  #: before the first retry
+    reports: bool  #: a hook wants to know how the call ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +139,9 @@ class CallOptions:
         before_send: Called before the request leaves. What it raises ends the call.
         after_recv: Called with every outcome. What it raises is logged.
         metrics_hook: Called with the `CallMetrics` of every outcome. What it raises is logged.
-        cancel_check: Called from time to time while the call waits; true cancels the call. One that has a
-            ``fileno()`` is asked only when that descriptor hangs up. A call that is answered
-            within `CANCEL_AFTER_S` never asks.
+        cancel_check: Called from time to time while the call waits; true cancels the call. If it has a
+            ``fileno()``, it is called only when that descriptor hangs up. A call that is answered within
+            `CANCEL_AFTER_S` never calls it.
     """
 
     entry: str = ""
@@ -190,7 +170,6 @@ class CallOptions:
 
     @functools.cached_property
     def plan(self) -> CallPlan:
-        """These options, worked out."""
         wait_ms = self.queue_timeout_ms
         return CallPlan(
             codecs.parse(self.codec),
@@ -202,7 +181,7 @@ class CallOptions:
         )
 
     def replace(self, changes: Mapping[str, Any]) -> CallOptions:
-        """These options with some changed.
+        """Return these options with some changed.
 
         Raises:
             TypeError: a name is no option.

@@ -1,16 +1,16 @@
-"""What a call waits for, each in two ways: blocking a thread, and in an event loop.
+"""What a call waits for. Each kind of wait can block a thread, or wait in an event loop.
 
-A call is a generator that yields these; `drive` blocks for each, `adrive` awaits it.
+A call is a generator that yields these waits: `drive` blocks for each, `adrive` awaits each.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import concurrent.futures
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Wait(Protocol):
-    """Something a call waits for, in both ways of waiting."""
+    """Something that a call waits for."""
 
     def block(self) -> object:
         """Wait on this thread."""
@@ -37,7 +37,7 @@ class Wait(Protocol):
 
 
 class CallEnd(msgspec.Struct, frozen=True):
-    """Wait for a call's end; False if the time is over first."""
+    """Wait for a call's end. The outcome is False if the time is over first."""
 
     pending: PendingCall
     timeout_s: float | None
@@ -48,7 +48,7 @@ class CallEnd(msgspec.Struct, frozen=True):
     async def wait(self) -> bool:
         pending = self.pending
         if pending.done:
-            await asyncio.sleep(0)  # other tasks get their turn, however fast the answers are
+            await asyncio.sleep(0)  # give other tasks a turn, even if every answer is already there
             return True
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
@@ -73,22 +73,25 @@ class CallEnd(msgspec.Struct, frozen=True):
         return pending.done
 
 
-def _start_aside(transport: Transport, then: Callable[[Exception | None], object]) -> None:
-    """Start a transport on a thread of its own, which goes on when its caller waits no longer.
+def _start_aside(transport: Transport) -> concurrent.futures.Future[None]:
+    """Start a transport on a thread of its own, which goes on if its caller stops waiting.
 
-    Others need the worker too, and the next call finds it started.
+    Other calls need the worker too, and the next one finds it started.
     """
+    started: concurrent.futures.Future[None] = concurrent.futures.Future()
+    started.set_running_or_notify_cancel()  # nobody can cancel it from now on
 
     def start() -> None:
         try:
             transport.start()
         except Exception as exc:
-            then(exc)
+            started.set_exception(exc)
         else:
-            then(None)
+            started.set_result(None)
 
-    # Not in an event loop's pool of threads, where views may hold every place for long.
+    # Not in an event loop's pool of threads, whose places views may hold for long.
     threading.Thread(target=start, name="molt-starter", daemon=True).start()
+    return started
 
 
 class WorkerStart(msgspec.Struct, frozen=True):
@@ -101,37 +104,21 @@ class WorkerStart(msgspec.Struct, frozen=True):
         if self.timeout_s == FOREVER:
             self.transport.start()
             return
-        started = threading.Event()
-        errors: list[Exception] = []
-
-        def settle(error: Exception | None) -> None:
-            if error is not None:
-                errors.append(error)
-            started.set()
-
         try:
-            _start_aside(self.transport, settle)
+            started = _start_aside(self.transport)
         except RuntimeError:  # no more threads are allowed
             self.transport.start()
             return
-        if not started.wait(min(self.timeout_s, threading.TIMEOUT_MAX)):
+        concurrent.futures.wait([started], min(self.timeout_s, threading.TIMEOUT_MAX))
+        if not started.done():
             raise not_started_in_time()
-        if errors:
-            raise errors.pop()
+        try:
+            started.result()
+        finally:
+            del started  # an error's traceback must not lead back to the error
 
     async def wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        started = loop.create_future()
-
-        def settle(error: Exception | None) -> None:
-            if not started.done():
-                started.set_result(None) if error is None else started.set_exception(error)
-
-        def tell(error: Exception | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, error)
-
-        _start_aside(self.transport, tell)
+        started = asyncio.wrap_future(_start_aside(self.transport))
         try:
             async with asyncio.timeout(None if self.timeout_s == FOREVER else self.timeout_s):
                 await started
@@ -140,8 +127,6 @@ class WorkerStart(msgspec.Struct, frozen=True):
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """Wait for a time."""
-
     seconds: float
 
     def block(self) -> None:
@@ -152,9 +137,8 @@ class Pause(msgspec.Struct, frozen=True):
 
 
 def not_started_in_time() -> MoltTimeout:
-    """The error of a call whose worker is not there when its deadline passes."""
-    late = "the worker was not started within the deadline"
-    return MoltTimeout(late, facts={"phase": "transport"})
+    """The error of a call whose deadline passes before there is a worker."""
+    return MoltTimeout("the worker was not started within the deadline", facts={"phase": "transport"})
 
 
 def drive(steps: Generator[Wait, Any, T]) -> T:
@@ -165,7 +149,7 @@ def drive(steps: Generator[Wait, Any, T]) -> T:
             try:
                 outcome = step.block()
             except BaseException as exc:
-                del step  # it knows the call's outcome: an error's traceback must not lead back to the error
+                del step  # it holds the call's outcome: an error's traceback must not lead back to the error
                 step = steps.throw(exc)
             else:
                 del step

@@ -10,7 +10,9 @@ import sys
 import tempfile
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -57,6 +59,45 @@ def _channels() -> set[str]:
 def _shared_memory() -> set[str]:
     """The names of arenas. They are there for an instant only, while one is being made."""
     return {name for name in os.listdir("/dev/shm") if name.startswith("molt-")}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--whole", action="store_true", help="run every case, also those that a sample stands for"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.args_source is pytest.Config.ArgsSource.ARGS and not hasattr(config, "workerinput"):
+        config.option.whole = True  # xdist hands the options on to its workers
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as processors: most tests wait for other processes, much of the time."""
+    return (os.cpu_count() or 2) * 3 // 2
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only the whole suite runs: tests marked `slow`, and all but `n` cases of one marked `sample(n)`.
+
+    The cases are spread evenly, so that each transport has its share. Whoever names files or tests gets all of them.
+    """
+    if config.getoption("whole"):
+        return
+    cases: dict[tuple[Path, str], list[pytest.Item]] = {}
+    left_out = [item for item in items if item.get_closest_marker("slow")]
+    for item in items:
+        if item.get_closest_marker("sample"):
+            cases.setdefault((item.path, item.nodeid.partition("[")[0]), []).append(item)
+    for (_, name), group in cases.items():
+        wanted = min(group[0].get_closest_marker("sample").args[0], len(group))  # type: ignore[union-attr]
+        step = len(group) // wanted
+        first = zlib.crc32(name.encode())  # so that not every test begins with the same transport
+        kept = {(first + index * len(group) // wanted + index % step) % len(group) for index in range(wanted)}
+        left_out += [item for index, item in enumerate(group) if index not in kept]
+    gone = set(left_out)
+    config.hook.pytest_deselected(items=list(gone))
+    items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -131,3 +172,21 @@ def client(make_client: Callable[..., Client]) -> Client:
     client = make_client()
     client.start()
     return client
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def lasting_client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    """A client for all of a module's tests that harm no worker, on each transport; its worker is ready."""
+    with tempfile.TemporaryDirectory(prefix="molt-test-") as directory:
+        client = Client(
+            transport=request.param,
+            worker_cmd=f"{sys.executable} -m molt_worker",
+            exports=EXPORTS,
+            executors=2,
+            runtime_dir=directory,
+            linger_ms=0,
+            log_level="error",
+        )
+        with client:
+            client.start()
+            yield client

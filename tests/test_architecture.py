@@ -18,8 +18,10 @@ ALLOWED = {
     "molt_accel.errors": (),
     "molt_accel.ipc": ("molt_accel.errors",),
     "molt_accel.ipc.shm": ("molt_accel.errors", "molt_accel.version", "molt_accel.ipc", "molt_accel.codec"),
-    "molt_accel.codec": ("molt_accel.ipc",),
-    "molt_accel.config": ("molt_accel.version", "molt_accel.ipc"),
+    "molt_accel.lenient": (),
+    "molt_accel.codec": ("molt_accel.ipc", "molt_accel.lenient"),
+    "molt_accel.identity": ("molt_accel.errors", "molt_accel.version"),
+    "molt_accel.config": ("molt_accel.errors", "molt_accel.identity", "molt_accel.ipc"),
 }
 FLOOR = tuple(ALLOWED)
 ALLOWED |= {

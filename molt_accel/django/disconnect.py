@@ -1,8 +1,8 @@
-"""Whether the HTTP client is still there, on servers that let one look.
+"""Whether the HTTP client is still there, on servers that tell.
 
-Under ASGI Django cancels the view's task: async views need nothing, and a sync view, which runs on a thread
-beside it, makes its call in the event loop, where asgiref cancels it too. gunicorn's sync and gthread workers
-hand the connection's socket to the application as ``gunicorn.socket``.
+Under ASGI, Django cancels the view's task, so async views need nothing. A sync view runs on a thread beside the event
+loop, but makes its call in the loop, where asgiref cancels it too. gunicorn's sync and gthread workers give the
+connection's socket to the application, as ``gunicorn.socket``.
 """
 
 from __future__ import annotations
@@ -20,23 +20,22 @@ from django.http import HttpRequest
 from molt_accel.call import Call, Reply
 from molt_accel.waits import adrive, drive
 
-#: The peer's end, also behind data that nobody has read yet. Elsewhere unread data hides the end.
+#: The event for the peer's end, even behind unread data. Systems without it (macOS) see the end only after the data.
 _RDHUP: Final = getattr(select, "POLLRDHUP", 0)
 
 
 class SocketHangup:
-    """A `cancel_check` for a connection. Its `fileno` lets a call wait for the hang-up instead of asking."""
+    """A `cancel_check` for a connection. It has a `fileno`, so that a call can wait for the hang-up."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection: Final = connection
 
     def fileno(self) -> int:
-        """The connection's descriptor."""
         return self._connection.fileno()
 
     def __call__(self) -> bool:
         """Whether the client has closed or reset the connection."""
-        fd = self._connection.fileno()
+        fd = self.fileno()
         if fd < 0:
             return True
         if _RDHUP:
@@ -44,7 +43,7 @@ class SocketHangup:
             poll.register(fd, _RDHUP)
             return bool(poll.poll(0))
         try:
-            # Of the descriptor, not through an SSLSocket, which can't peek.
+            # On a duplicate of the descriptor, because an SSLSocket can't peek.
             with socket.socket(fileno=socket.dup(fd)) as probe:
                 return probe.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
         except BlockingIOError:
@@ -53,22 +52,32 @@ class SocketHangup:
             return True
 
 
-def check_for(request: HttpRequest) -> Callable[[], bool] | None:
-    """The best way to notice that this request's client goes away; None where the server offers none."""
-    connection = request.META.get("gunicorn.socket")
+def cancel_check(request: HttpRequest) -> Callable[[], bool] | None:
+    """Return the check for whether this request's browser has gone away; None if the server offers none.
+
+    It serves as the option ``cancel_check`` of a direct call. Under ASGI there is none, because Django cancels the
+    task of the view: call `Client.acall` there, in a sync view through ``async_to_sync``.
+    """
+    connection = _unwrapped(request).META.get("gunicorn.socket")
     return SocketHangup(connection) if connection is not None else None
 
 
+def _unwrapped(request: HttpRequest) -> HttpRequest:
+    """Return Django's own request, which frameworks such as Django REST framework wrap."""
+    wrapped = getattr(request, "_request", None)
+    return wrapped if isinstance(wrapped, HttpRequest) else request
+
+
 def drive_for(request: HttpRequest, call: Call) -> Reply:
-    """Run a sync view's call to its end, where it can be cancelled when this request's client goes away."""
-    if isinstance(request, ASGIRequest) and not _in_event_loop():
+    """Run a sync view's call to its end: under ASGI in the event loop, where Django can cancel it."""
+    if isinstance(_unwrapped(request), ASGIRequest) and not _in_event_loop():
         reply: Reply = async_to_sync(adrive)(call)
         return reply
     return drive(call)
 
 
 def _in_event_loop() -> bool:
-    """Whether this is an event loop's own thread, which can't wait for what the loop does."""
+    """Whether this is an event loop's own thread, which must not block until the loop has done something."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

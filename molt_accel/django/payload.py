@@ -6,22 +6,23 @@ import os
 import re
 from typing import Any, Final
 
+from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest
 
 from molt_accel import codec as codecs
 from molt_accel.ipc.messages import Codec
 
-# What may go from a header into logs and bodies: no spaces, quotes or control characters.
+# A header of this form may go into logs and bodies: it has no spaces, quotes or control characters.
 _ID: Final = re.compile(r"[A-Za-z0-9_.:/+=-]{1,128}")
 
 
 def request_id_of(request: HttpRequest, default: str = "") -> str:
-    """The request's id: its X-Request-ID header if that is a sane one, else `default`, else a new one."""
+    """Return the X-Request-ID header if it has the form of an id, else `default`, else a new id."""
     header = request.headers.get("X-Request-ID", "")
     return header if _ID.fullmatch(header) else default or os.urandom(8).hex()
 
 
-#: What an URL argument may be in msgpack. Converters make other objects too, such as UUIDs and dates.
+#: What msgpack can encode. URL converters make other objects too, such as UUIDs and dates.
 _PLAIN: Final = (str, int, float, bytes, list, dict, type(None))
 
 
@@ -32,19 +33,28 @@ def _plain(argument: object) -> object:
 def default_payload(
     request: HttpRequest, codec: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
 ) -> Any:
-    """What an entrypoint is called with when the view has no `payload_builder`.
+    """Return the payload of a view that has no `payload_builder`.
 
-    For the codecs ``json`` and ``raw`` the body as it is. For ``msgpack`` a dict: ``method``, ``path``,
-    ``query`` (name -> list of values), ``args`` and ``kwargs`` of the URL (objects made by a converter as
-    their text), ``body`` (bytes).
+    For the codecs ``json`` and ``raw`` it is the body. For ``msgpack`` it is a dict: ``method``, ``path``, ``query``
+    (name -> list of values), ``args`` and ``kwargs`` of the URL (an object that a converter made as its text), ``body``
+    (bytes). Of a ``multipart/form-data`` request, ``body`` is empty, ``form`` holds the fields (name -> list of values)
+    and ``files`` the files (name -> list of dicts with ``name``, ``content_type`` and ``content``).
     """
     if codecs.parse(codec) is not Codec.MSGPACK:
         return request.body
-    return {
+    payload = {
         "method": request.method,
         "path": request.path,
         "query": dict(request.GET.lists()),
         "args": [_plain(value) for value in args],
         "kwargs": {name: _plain(value) for name, value in (kwargs or {}).items()},
-        "body": request.body,
     }
+    if request.content_type != "multipart/form-data":
+        return {**payload, "body": request.body}
+    # A middleware may have read the form, for its CSRF token: then the body is gone, and the parts are what is left.
+    files = {name: [_file(each) for each in sent] for name, sent in request.FILES.lists()}
+    return {**payload, "body": b"", "form": dict(request.POST.lists()), "files": files}
+
+
+def _file(sent: UploadedFile[Any]) -> dict[str, Any]:
+    return {"name": sent.name, "content_type": sent.content_type, "content": sent.read()}

@@ -1,4 +1,4 @@
-"""From a call's end to an HTTP response."""
+"""Makes HTTP responses of results and errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _JSON = "application/json"
 
 
 def json_response(value: object, status: int = 200) -> HttpResponse:
-    """A response with the value as JSON, made by the codec that the worker uses too.
+    """Return a response with the value as JSON, encoded as the worker encodes it.
 
     Raises:
         molt_accel.codec.EncodeError: the value has no JSON form.
@@ -27,11 +27,11 @@ def json_response(value: object, status: int = 200) -> HttpResponse:
 def error_response(
     error: MoltError, *, request_id: str | None = None, busy_status: int = 429
 ) -> HttpResponse:
-    """The response for an error: public JSON body, status of the error table, Retry-After for Busy."""
-    busy = isinstance(error, MoltBusy)
-    response = json_response(error_body(error, request_id), busy_status if busy else http_status(error))
+    """Return the response for an error: public JSON body, status of the error table, Retry-After for Busy."""
+    status = busy_status if isinstance(error, MoltBusy) else http_status(error)
+    response = json_response(error_body(error, request_id), status)
     if isinstance(error, MoltCancelled):
-        response.reason_phrase = "Client Closed Request"  # 499 is nginx's; Django knows no words for it
+        response.reason_phrase = "Client Closed Request"  # nginx's words for 499; Django has none
     if isinstance(error, MoltBusy):
         response["Retry-After"] = str(error.retry_after_s)
     return response
@@ -40,10 +40,10 @@ def error_response(
 def result_response(
     request: HttpRequest, reply: Reply, factory: Callable[[HttpRequest, Any], HttpResponseBase] | None
 ) -> HttpResponseBase:
-    """The response for an undecoded reply. JSON passes through unless a factory wants to see the value.
+    """Return the response for an undecoded reply. JSON passes through unless `factory` needs the value.
 
     Raises:
-        MoltProtocolError: the result is not what its codec says.
+        MoltProtocolError: the result is not valid in its codec.
         MoltInternalError: it has no JSON form.
     """
     if factory is not None:

@@ -1,7 +1,7 @@
-"""The control socket of a pool: where it is, who may speak on it, and how. What is said is in `messages`.
+"""The control socket of a pool: its path, who may connect, and how messages are sent and received.
 
-One message a packet (SOCK_SEQPACKET), so nothing has to be cut out of a stream, and each is a frame. Requests
-never come this way, but for `__ping__`.
+Each message (see `messages`) is a frame in a packet of its own (SOCK_SEQPACKET), so nothing has to be cut out of a
+stream. `__ping__` is the only request that comes this way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc.frame import PREFIX_BYTES, Decoder, FrameError, Item, decode, encode
 
-#: Longest message; a health report with some thousand entrypoints fits.
+#: Longest message. A report with some thousand entrypoints fits.
 MAX_MESSAGE_BYTES: Final = 128 * 1024
 _CREDENTIALS: Final = struct.Struct("3i")
 _SUN_PATH_BYTES: Final = 107
@@ -26,7 +26,7 @@ _FD_BYTES: Final = array("i").itemsize
 
 
 def socket_path(directory: str, name: str) -> str:
-    """The path of a pool's socket. Raises MoltWorkerUnavailable if it is too long for one."""
+    """Return the path of a pool's socket. Raises MoltWorkerUnavailable if it is too long."""
     path = os.path.join(directory, f"{name}.sock")
     if len(os.fsencode(path)) > _SUN_PATH_BYTES:
         raise MoltWorkerUnavailable(
@@ -36,11 +36,7 @@ def socket_path(directory: str, name: str) -> str:
 
 
 def ensure_directory(directory: str) -> None:
-    """Make the directory, and check that nobody else can get at what is in it.
-
-    Raises:
-        MoltWorkerUnavailable: it is not this user's own, or open to others.
-    """
+    """Make the directory. Raises MoltWorkerUnavailable if it is not this user's, or others may use it."""
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory, 0o700)
@@ -54,9 +50,9 @@ def ensure_directory(directory: str) -> None:
 
 
 def lock(directory: str, name: str, purpose: str, *, wait: bool) -> int | None:
-    """Take the file lock of a name for a purpose. Returns its descriptor; None if another process has it.
+    """Lock a pool's file for a purpose. Returns its descriptor; None if another process has the lock.
 
-    The kernel lets go of it when the holder dies.
+    The kernel releases the lock when its holder dies.
     """
     fd = os.open(os.path.join(directory, f"{name}.{purpose}"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -71,41 +67,45 @@ def lock(directory: str, name: str, purpose: str, *, wait: bool) -> int | None:
 
 
 def new_socket() -> socket.socket:
-    """A control socket, not connected."""
     return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def peer(sock: socket.socket) -> tuple[int, int]:
-    """Pid and user id of who is at the other end, as the kernel knows them."""
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(raw)
+    """Pid and user id of the process at the other end, as the kernel knows them."""
+    pid, uid, _ = _CREDENTIALS.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    )
     return pid, uid
 
 
 def send(sock: socket.socket, message: Item, fds: tuple[int, ...] = ()) -> None:
-    """Send a message at once.
+    """Send a message without blocking.
 
     Raises:
         OSError: the other end is gone, or reads nothing any more (BlockingIOError).
     """
     data = encode(message, MAX_MESSAGE_BYTES)
-    # Not socket.send_fds, nor recv_fds below: they take flags and don't heed them.
+    # Not socket.send_fds, nor recv_fds below: they take flags but ignore them.
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
     sock.sendmsg([data], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 def receive(sock: socket.socket, messages: Decoder, max_fds: int = 0) -> tuple[Item | None, list[int]]:
-    """The next of the messages that may come, and the descriptors that came with it; None at the end.
+    """Receive a message, and the descriptors that came with it. Returns None at the end of file.
+
+    Args:
+        messages: Decodes the control messages that may come.
+        max_fds: How many descriptors may come along.
 
     Raises:
-        FrameError: it is something else; its descriptors are closed.
-        OSError: as the socket is set: nothing there yet, or broken.
+        FrameError: it is no valid message; its descriptors are closed.
+        OSError: there is none yet (BlockingIOError, TimeoutError), or the connection is broken.
     """
     room = socket.CMSG_LEN(max_fds * _FD_BYTES)
     try:
         data, rights, _, _ = sock.recvmsg(MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
-        # Said once, and first: the other end closed without having read everything. What it sent is still there.
+        # The kernel says once that the other end closed before it had read everything. What that sent comes after.
         data, rights, _, _ = sock.recvmsg(MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
     found = array("i")
     for level, kind, raw in rights:
@@ -123,7 +123,6 @@ def receive(sock: socket.socket, messages: Decoder, max_fds: int = 0) -> tuple[I
 
 
 def close_all(fds: list[int]) -> None:
-    """Close descriptors that nobody wants."""
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)

@@ -1,7 +1,7 @@
-"""The header of a frame, field by field in the order of the bytes: the one table of it.
+"""The one table of a frame's header: its fields, in the order of the bytes.
 
-The struct format of `molt_accel.ipc.frame` is made from it, and so are the C struct and the Cython code of the native
-core: after a change run `python -m molt_accel.ipc.shm.core.generate`, and give the message's class the attribute.
+`molt_accel.ipc.frame` makes its struct format from it, and `generate` the C struct and the Cython code of the native
+core. After a change run `python -m molt_accel.ipc.shm.core.generate`, and give the message's class the attribute.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 class Of(enum.Flag):
     """Which messages have a field."""
 
-    FRAME = 0  #: none: the frame sets it, whatever the message
+    FRAME = 0  #: none: the frame itself has it
     REQUEST = enum.auto()
     RESPONSE = enum.auto()
     BOTH = REQUEST | RESPONSE

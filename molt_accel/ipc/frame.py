@@ -1,8 +1,8 @@
-"""Frames: how requests, responses and control messages become bytes and are read again. No I/O here.
+"""Frames: makes bytes of requests, responses and control messages, and reads them again. No I/O here.
 
 A frame is a u32 length, a fixed header of 80 bytes, the entry name and the payload, all little-endian;
-docs/reference/protocol.md has the byte table. A length prefix always says where the next frame begins, so
-a malformed frame costs one typed error and the stream goes on behind it.
+docs/reference/protocol.md has the byte table. The length prefix always says where the next frame begins, so a malformed
+frame costs one typed error, and the stream goes on behind it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ _PREFIXED_HEADER: Final = struct.Struct("<I" + _HEADER.format[1:])
 HEADER_BYTES: Final = _HEADER.size
 _VERSION_BYTE: Final = bytes([VERSION])
 PREFIX_BYTES: Final = _LENGTH.size
-#: How much of a frame `peek` needs at most.
+#: How many bytes of a frame `peek` needs at most.
 PEEK_BYTES: Final = PREFIX_BYTES + HEADER_BYTES + MAX_ENTRY_BYTES
-#: Longest text of an error that quotes what the other side sent.
-_QUOTED: Final = 200
+_QUOTED: Final = 200  #: longest quotation, in characters, of what the other side sent
 
 #: What a frame carries.
 Item = Request | Response | Message
@@ -42,8 +41,6 @@ Decoder = msgspec.msgpack.Decoder[Any]
 
 
 class Kind(enum.IntEnum):
-    """What a frame carries."""
-
     REQUEST = 1
     RESPONSE = 2
     CONTROL = 3
@@ -69,8 +66,8 @@ class Fault(enum.StrEnum):
 class FrameError(MoltProtocolError):
     """A malformed frame. `fault` says what is wrong with it.
 
-    `raw_id` and `raw_generation` are the request's that it claims to be, so that its sender can be answered;
-    0 where the frame doesn't say.
+    `raw_id` and `raw_generation` are of the request that it claims to be, so that its sender can be answered; 0 if the
+    frame doesn't say.
     """
 
     def __init__(self, fault: Fault, detail: str = "", raw_id: int = 0, raw_generation: int = 0) -> None:
@@ -90,7 +87,7 @@ def format_id(request_id: int) -> str:
 
 
 class _Rest:
-    """What a kind of message has of the header behind `payload_bytes`: some fields in a row; the others are 0."""
+    """The fields that a kind of message has behind `payload_bytes`: some in a row. The others are 0."""
 
     def __init__(self, kind: Of) -> None:
         rest = range([field.name for field in FIELDS].index("payload_bytes") + 1, len(FIELDS))
@@ -107,7 +104,7 @@ _OF_RESPONSE: Final = _Rest(Of.RESPONSE)
 
 
 def encode_head(item: Request | Response, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> bytes:
-    """Everything of a frame before its payload: length prefix, header and entry name.
+    """Return the part of a frame before its payload: length prefix, header and entry name.
 
     Raises:
         FrameError: over the limit, a bad entry name, or a field that doesn't fit its width.
@@ -146,35 +143,32 @@ def _entry_fault(entry_bytes: int) -> str:
 def encode_parts(
     item: Item, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES
 ) -> tuple[bytes, bytes | memoryview]:
-    """A frame's head and its payload; a control message has all of it in the head. Raises as `encode_head` does."""
-    if isinstance(item, Message):
-        return _encode_message(item, max_frame_bytes), b""
-    return encode_head(item, max_frame_bytes), item.payload
-
-
-def _encode_message(message: Message, max_frame_bytes: int) -> bytes:
+    """Return a frame as head and payload; a control message is all in the head. Raises as `encode_head` does."""
+    if not isinstance(item, Message):
+        return encode_head(item, max_frame_bytes), item.payload
     try:
-        payload = msgspec.msgpack.encode(message)
+        payload = msgspec.msgpack.encode(item)
     except (ValueError, TypeError, OverflowError) as exc:
         raise FrameError(Fault.RANGE, str(exc)) from exc
     total = HEADER_BYTES + len(payload)
     if total > max_frame_bytes:
         raise FrameError(Fault.TOO_LARGE, f"{total} bytes, {max_frame_bytes} at most")
     header = (total, VERSION, Kind.CONTROL, Codec.MSGPACK, 0, 0, 0, 0, 0, len(payload))
-    return _PREFIXED_HEADER.pack(*header, *(0,) * 12) + payload
+    return _PREFIXED_HEADER.pack(*header, *(0,) * 12) + payload, b""
 
 
 def encode(item: Item, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> bytes:
-    """A whole frame as bytes, length prefix included. Raises FrameError as `encode_head` does."""
+    """Return a whole frame, length prefix included. Raises FrameError as `encode_head` does."""
     head, payload = encode_parts(item, max_frame_bytes)
     return head + payload
 
 
 def decode(body: bytes | bytearray | memoryview, messages: Decoder | None = None) -> Item:
-    """What the frame of `body` carries, which is what a length prefix counted. The payload is copied out.
+    """Read a frame. The payload is copied out of it.
 
     Args:
-        messages: The control messages that may come here; None: none may.
+        body: The frame without its length prefix.
+        messages: Decodes the control messages that may come here; None: none may.
 
     Raises:
         FrameError: for anything that is not exactly one valid frame.
@@ -229,9 +223,9 @@ def decode(body: bytes | bytearray | memoryview, messages: Decoder | None = None
 
 
 def peek(data: bytes) -> Request | None:
-    """The request that these bytes begin with, without its payload, however much of that is there; None: there is none.
+    """Read the request with which these bytes begin, without its payload, of which any part may be missing.
 
-    For looking at a request while others work on it.
+    For a look at a request while an executor works on it. Returns None if there is no valid one.
     """
     if len(data) < PREFIX_BYTES + HEADER_BYTES:
         return None
@@ -249,7 +243,7 @@ def peek(data: bytes) -> Request | None:
 
 
 def _owner(header: bytearray) -> tuple[int, int]:
-    """Request id and generation in the header of a frame that can't be decoded; zeros where it has none."""
+    """Request id and generation in the header of a frame that can't be decoded; zeros if it has none."""
     if len(header) < HEADER_BYTES or header[0] != VERSION:
         return 0, 0
     fields = _HEADER.unpack(header)
@@ -260,7 +254,7 @@ _Member = TypeVar("_Member", bound=enum.IntEnum)
 
 
 def _by_byte(members: Iterable[_Member]) -> tuple[_Member | None, ...]:
-    """What each value of a byte stands for. A tuple is the fastest table; the enumeration is slow, and raises."""
+    """The member for each value of a byte, or None. A tuple is the fastest table."""
     known = {int(member): member for member in members}
     return tuple(known.get(value) for value in range(256))
 
@@ -268,7 +262,7 @@ def _by_byte(members: Iterable[_Member]) -> tuple[_Member | None, ...]:
 KINDS: Final = _by_byte(Kind)
 CODECS: Final = _by_byte(Codec)
 STATUSES: Final = _by_byte(Status)
-# Looking a member up in an enumeration costs more than the rest of a decision.
+# Looking up a member of an enumeration costs more than the rest of a decision.
 _REQUEST: Final = Kind.REQUEST
 _RESPONSE: Final = Kind.RESPONSE
 _CONTROL: Final = Kind.CONTROL
@@ -278,13 +272,14 @@ _ALL_FLAGS: Final = ~0
 
 
 class FrameParser:
-    """Cuts a byte stream into frames, whatever way the bytes were split.
+    """Cuts a byte stream into frames, however the bytes were split.
 
-    Never holds more than one frame's limit of undecoded bytes beyond what one `feed` brought: an oversized
-    frame is reported once, when its header is there, and its bytes are dropped as they come.
+    It never holds more undecoded bytes than one frame's limit and one `feed`: an oversized frame is reported once, when
+    its header is there, and its bytes are dropped as they come.
 
     Args:
-        messages: The control messages that may come here; None: none may.
+        max_frame_bytes: Largest frame, in bytes.
+        messages: Decodes the control messages that may come here; None: none may.
     """
 
     def __init__(
@@ -296,7 +291,6 @@ class FrameParser:
         self._skip = 0  # bytes of an oversized frame still to come
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """Take in the next bytes of the stream."""
         if self._skip:
             dropped = min(self._skip, len(data))
             self._skip -= dropped
@@ -304,13 +298,8 @@ class FrameParser:
         self._buffer += data
 
     @property
-    def buffered(self) -> int:
-        """How many bytes wait for the rest of their frame."""
-        return len(self._buffer)
-
-    @property
     def missing(self) -> int:
-        """At least how many more bytes the frame under way needs; a hint for the size of the next read."""
+        """How many more bytes the frame under way needs at least; a hint for the size of the next read."""
         have = len(self._buffer)
         if have < PREFIX_BYTES:
             return PREFIX_BYTES - have
@@ -318,11 +307,11 @@ class FrameParser:
 
     @property
     def mid_frame(self) -> bool:
-        """Whether the stream stands inside a frame; if it ends here, that frame is lost."""
+        """Whether part of a frame was fed; if the stream ends here, that frame is lost."""
         return bool(self._buffer or self._skip)
 
     def frames(self) -> list[Item | FrameError]:
-        """What every frame carries that is complete by now, and in the place of each malformed one its error."""
+        """The items of all frames that are complete by now, and an error for each malformed one."""
         buffer = self._buffer
         items: list[Item | FrameError] = []
         at = 0
@@ -334,7 +323,7 @@ class FrameParser:
                 if size > self._max:
                     head = buffer[start : start + HEADER_BYTES]
                     if len(head) < min(size, HEADER_BYTES) and head[:1] in (b"", _VERSION_BYTE):
-                        break  # a frame of this version: the rest of its header will say whose it is
+                        break  # a frame of this version: the rest of its header will say which request it is
                     self._skip = max(0, start + size - end)
                     at = min(end, start + size)
                     owner = _owner(head)

@@ -1,8 +1,8 @@
-"""What client, supervisor, fork server and executors say to each other. `frame` says how it becomes bytes.
+"""The messages between client, supervisor, fork server and executors. `frame` makes bytes of them.
 
-A request gets exactly one response. Everything else is a control message: for the peer itself, never for an entrypoint,
-and without a response. Each control message is a class of its own, and each direction of a connection has one decoder,
-which checks names, types and ranges. docs/reference/protocol.md says when each is sent.
+A request gets exactly one response. All others are control messages: they are for the peer itself, never for an
+entrypoint, and get no response. Each is a class of its own, and each direction of a connection has one decoder, which
+checks names, types and ranges. docs/reference/protocol.md says when each is sent.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from molt_accel.errors import Status
 WORKER_DEFAULT_WAIT: Final = 0xFFFF_FFFF
 FLAG_COMPILED: Final = 1
 U32_MAX: Final = 0xFFFF_FFFF
-#: Names that begin so are not for entrypoints.
-RESERVED_PREFIX: Final = "__"
-#: A request that the supervisor answers itself.
-PING: Final = "__ping__"
+RESERVED_PREFIX: Final = "__"  #: no entrypoint's name begins so
+PING: Final = "__ping__"  #: a request that the supervisor answers itself
 
 
 class Codec(enum.IntEnum):
@@ -38,63 +36,39 @@ class Codec(enum.IntEnum):
 
 
 class Request(msgspec.Struct, gc=False):
-    """Run an entrypoint.
+    """Run an entrypoint."""
 
-    Attributes:
-        request_id: Chosen by the client; no two requests in flight have the same.
-        entry: The entrypoint's name.
-        payload: Its argument, in `codec`.
-        generation: Which of the client's connections it belongs to, from 1.
-        deadline_ns: When the call has to end, nanoseconds of CLOCK_MONOTONIC; 0: no deadline.
-        sent_ns: When the call began, nanoseconds of CLOCK_MONOTONIC; 0: unknown.
-        max_wait_ms: Longest wait for a place in a full queue, milliseconds; `WORKER_DEFAULT_WAIT`: as configured.
-        queue_depth: How many requests waited when this one was handed to its executor.
-        in_flight: How many ran then, this one included.
-    """
-
-    request_id: int
-    entry: str
-    payload: bytes | memoryview = b""
+    request_id: int  #: chosen by the client; no two requests in flight have the same
+    entry: str  #: the entrypoint's name
+    payload: bytes | memoryview = b""  #: its argument, in `codec`
     codec: Codec = Codec.MSGPACK
-    generation: int = 0
-    deadline_ns: int = 0
-    sent_ns: int = 0
-    max_wait_ms: int = WORKER_DEFAULT_WAIT
-    queue_depth: int = 0
-    in_flight: int = 0
+    generation: int = 0  #: which of the client's connections it belongs to, from 1
+    deadline_ns: int = 0  #: when the call has to end, by CLOCK_MONOTONIC; 0: no deadline
+    sent_ns: int = 0  #: when the call began, by CLOCK_MONOTONIC; 0: unknown
+    max_wait_ms: int = WORKER_DEFAULT_WAIT  #: longest wait for a place in a full queue
+    queue_depth: int = 0  #: how many requests waited when this one was handed to its executor
+    in_flight: int = 0  #: how many ran then, this one included
 
 
 class Response(msgspec.Struct, gc=False):
-    """The outcome of a request. Its spans (`*_us`) are microseconds; those that nobody measured are 0.
+    """The outcome of a request. Its spans (`*_us`) are microseconds; those that nobody measured are 0."""
 
-    Attributes:
-        request_id: The request's, as is `generation`.
-        status: The outcome.
-        payload: The result in `codec`; with any status but OK the error as msgpack, see `errors.to_wire`.
-        flags: FLAG_COMPILED: the entrypoint ran as compiled code.
-        queue_depth: As in the request when it was handed to its executor; so is `in_flight`.
-        queue_us: From the request's `sent_ns` until an executor took it up.
-        decode_us: Decoding the payload.
-        handler_us: The entrypoint.
-        encode_us: Encoding the result.
-        exec_us: All of the request's time in the executor.
-        executor: The executor's number, from 1; 0: none had it.
-    """
-
-    request_id: int
+    request_id: int  #: as in the request; so are `generation`, `queue_depth` and `in_flight`
     status: Status = Status.OK
-    payload: bytes | memoryview = b""
+    payload: bytes | memoryview = (
+        b""  #: the result in `codec`; with any status but OK `errors.to_wire` as msgpack
+    )
     codec: Codec = Codec.MSGPACK
-    flags: int = 0
+    flags: int = 0  #: FLAG_COMPILED: the entrypoint ran as compiled code
     generation: int = 0
     queue_depth: int = 0
     in_flight: int = 0
-    queue_us: int = 0
-    decode_us: int = 0
-    handler_us: int = 0
-    encode_us: int = 0
-    exec_us: int = 0
-    executor: int = 0
+    queue_us: int = 0  #: from the request's `sent_ns` until an executor took it up
+    decode_us: int = 0  #: decoding the payload
+    handler_us: int = 0  #: running the entrypoint
+    encode_us: int = 0  #: encoding the result
+    exec_us: int = 0  #: all of the request's time in the executor
+    executor: int = 0  #: the executor's number, from 1; 0: none had it
 
 
 # -- control messages ---------------------------------------------------------------------------------------
@@ -121,7 +95,7 @@ class StartFailed(Message):
 
 
 class BadFrame(Message):
-    """Worker: it could not read, or had no use for, a frame that says of no request whose it is."""
+    """Worker: it could not read or use a frame, and can't tell which request it belongs to."""
 
     detail: str
 
@@ -133,21 +107,25 @@ class Cancel(Message):
     generation: U32
 
 
-# Those of the control socket of a shared pool.
+# On the control socket of a shared pool:
 
 
 class Attach(Message):
-    """Client, first of all: what it is, and how many channels it would like. Answered by `Attached` or `Refused`."""
+    """Client, first: its version, and how many channels it asks for. Answered by `Attached` or `Refused`.
+
+    `identity` is what it must have in common with the worker (`molt_accel.identity`); an observer's is empty.
+    """
 
     version: str
     observer: bool
     channels: U32
+    identity: dict[str, str] = {}
 
 
 class Attached(Message):
-    """Worker: the client's first channels, and what it has to know of the pool. The arena's descriptor comes along.
+    """Worker: the client's first channels, and facts of the pool. The arena's descriptor comes along.
 
-    The arena says most of it too; but there, other clients may have scribbled over it.
+    The arena has most of them too, but another client may have scribbled over those.
     """
 
     channels: list[U32]
@@ -166,25 +144,25 @@ class Refused(Message):
 
 
 class Lease(Message):
-    """Client: so many more channels, please. Answered by `Grant`."""
+    """Client: it asks for more channels. Answered by `Grant`."""
 
     count: U32
 
 
 class Grant(Message):
-    """Worker: these channels are the client's, too. None in an answer to `Lease`: there are no more for now."""
+    """Worker: these channels are the client's, too. An empty answer to `Lease`: other clients hold all for now."""
 
     channels: list[U32]
 
 
 class Recall(Message):
-    """Worker: give back so many channels, if they are free. Answered by `Return`."""
+    """Worker: the client shall give back up to `count` free channels. Answered by `Return`."""
 
     count: U32
 
 
 class Return(Message):
-    """Client: these channels are free, and no longer its own."""
+    """Client: it gives these channels back."""
 
     channels: list[U32]
 
@@ -201,7 +179,7 @@ class Detach(Message):
 
 
 class Draining(Message):
-    """Worker: it finishes what it has and takes nothing new; attach to its successor."""
+    """Worker: it finishes the requests that it has and takes no new ones; its successor does."""
 
 
 #: What each direction of a connection may carry.

@@ -1,4 +1,4 @@
-"""The errors that calls end with for reasons of the pool's, worded once for both transports and both sides."""
+"""The errors with which a pool ends calls, worded once for both transports and both sides."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ from molt_accel.errors import MoltBusy, MoltTimeout, MoltWorkerCrashed
 
 
 def expired_in_queue() -> MoltTimeout:
-    """The deadline passed before an executor had the request, which was not run."""
     return MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
 
 
 def timed_out_running() -> MoltTimeout:
-    """The deadline passed while an executor had the request."""
     return MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
 
 
 def stalled() -> MoltTimeout:
-    """One side of a channel did not move the bytes of a payload or result on, so the other gave up."""
+    """One side of a channel did not take or send bytes for too long, so the other gave up."""
     return MoltTimeout("the payload or the result was not moved on for 5 s", facts={"phase": "transport"})
 
 
 def queue_full() -> MoltBusy:
-    """There was no room in the queue for as long as the request may wait for it. It was not run."""
     return MoltBusy("the queue is full", facts={"retry_after_s": 1})
 
 
@@ -41,12 +38,12 @@ def crashed(entry: str | None, exit_code: int | None) -> MoltWorkerCrashed:
 
 
 def exit_facts(code: int) -> dict[str, int | str]:
-    """An exit code, negative for a signal, as the facts of a crash report."""
+    """The facts of a crash; a negative exit code is a signal."""
     return {"signal": -code} if code < 0 else {"exit_code": code}
 
 
 def exit_text(code: int) -> str:
-    """An exit code, negative for a signal, in words."""
+    """An exit code in words; a negative one is a signal."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -1,7 +1,7 @@
-"""A frame stream over file descriptors: the stdio transport's floor, used by client, supervisor and executor.
+"""A stream of frames over file descriptors. The stdio transport's client, supervisor and executors use it.
 
-Works on blocking and on non-blocking descriptors. Sending never waits on a non-blocking one: what the
-kernel doesn't take stays queued here, whole frames in order, and `flush` goes on with it.
+The descriptors may be blocking or not. Sending never waits on a non-blocking one: what the kernel doesn't take stays
+queued here in order, and `flush` goes on with it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, Decoder, FrameError, F
 
 _READ_BYTES: Final = 64 * 1024
 _LARGE_READ_BYTES: Final = 1024 * 1024
-#: writev takes at most IOV_MAX parts a call; 1024 on Linux and macOS, 16 by POSIX.
-_PARTS: Final = 16
+_PARTS: Final = 16  #: writev takes at most IOV_MAX parts a call; 1024 on Linux and macOS, 16 by POSIX
 #: Payloads up to this size are joined to their header: one part costs less than a longer writev.
 _JOIN_BYTES: Final = 16 * 1024
 
@@ -24,11 +23,11 @@ _JOIN_BYTES: Final = 16 * 1024
 class FrameStream:
     """Frames in from one descriptor, frames out to another (which may be the same socket).
 
-    Not thread-safe: its owner serialises `send` and `flush`; `fill` and `frames` may run beside them.
+    Not thread-safe: its owner serialises `send` and `flush`. Another thread may call `fill` and `frames` meanwhile.
 
     Args:
         max_frame_bytes: Largest frame in either direction.
-        messages: The control messages that may come; None: none may.
+        messages: Decodes the control messages that may come; None: none may.
     """
 
     def __init__(
@@ -45,11 +44,11 @@ class FrameStream:
         self._out: deque[bytes | memoryview] = deque()
         self._flushing = False
         self.pending_bytes = 0  #: bytes that wait to be written
-        #: The other end died without having read all that was sent (Linux tells; elsewhere it stays False).
+        #: The other end died before it had read all that was sent (False on systems that don't tell).
         self.was_reset = False
 
     def fill(self) -> int | None:
-        """Read once what is there. Returns the bytes read, 0 if nothing was there; None at the end."""
+        """Read once. Returns how many bytes were read, 0 if there were none; None at the end of the stream."""
         size = _LARGE_READ_BYTES if self._parser.missing > _READ_BYTES else _READ_BYTES
         try:
             data = os.read(self.read_fd, size)
@@ -58,7 +57,7 @@ class FrameStream:
         except ConnectionResetError:
             self.was_reset = True
             return None
-        except OSError:  # EIO, EBADF: whatever it is, nothing can be read here any more
+        except OSError:  # EIO, EBADF: nothing can be read any more
             return None
         if not data:
             return None
@@ -66,41 +65,34 @@ class FrameStream:
         return len(data)
 
     def wait_readable(self, timeout_s: float) -> bool:
-        """Whether there is something to `fill`, or comes within the time; the end of the stream counts."""
+        """Whether `fill` finds bytes or the end of the stream within the time."""
         poll = select.poll()
         poll.register(self.read_fd, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))
 
     def frames(self) -> list[Item | FrameError]:
-        """What the frames carry that `fill` has completed; in the place of each malformed one its error."""
+        """The items of the frames that `fill` has completed, and an error for each malformed one."""
         return self._parser.frames()
 
     @property
     def mid_frame(self) -> bool:
-        """Whether part of a frame was read."""
         return self._parser.mid_frame
 
     def send(self, item: Item) -> None:
-        """Queue what a frame shall carry, and write as much as goes.
+        """Queue an item's frame, and write as much as the descriptor takes.
 
         Raises:
             FrameError: the frame is not valid or over the limit; nothing was queued.
             BrokenPipeError: the other end is gone.
         """
         head, payload = encode_parts(item, self._max)
-        if len(payload) <= _JOIN_BYTES:
-            self._queue(head + payload)
-        else:
-            self._queue(head, payload)
+        # In one step: a signal handler that sends too must not get between the two parts.
+        self._out.extend((head + payload,) if len(payload) <= _JOIN_BYTES else (head, payload))
+        self.pending_bytes += len(head) + len(payload)
         self.flush()
 
-    def _queue(self, *parts: bytes | memoryview) -> None:
-        # One step for all parts: a signal handler that sends too must not get between them.
-        self._out.extend(parts)
-        self.pending_bytes += sum(map(len, parts))
-
     def discard(self) -> None:
-        """Drop what waits to be written: the other end will never read it."""
+        """Drop the queued bytes, because the other end will never read them."""
         self._out.clear()
         self.pending_bytes = 0
 
@@ -111,7 +103,7 @@ class FrameStream:
             BrokenPipeError: the other end is gone.
         """
         if self._flushing:
-            return False  # a signal handler sends: the flush that it interrupted takes its frame along
+            return False  # a signal handler sends: the flush that it interrupted writes its frame too
         self._flushing = True
         try:
             return self._flush()
@@ -130,7 +122,7 @@ class FrameStream:
                 return False
             except BrokenPipeError:
                 raise
-            except OSError as exc:  # reset, disk full, closed: nothing can be written here any more
+            except OSError as exc:  # reset, disk full, closed: nothing can be written any more
                 raise BrokenPipeError(*exc.args) from exc
             self.pending_bytes -= written
             while written:

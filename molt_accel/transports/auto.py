@@ -1,4 +1,4 @@
-"""The choice that can't be made before a worker was asked: shared memory, or stdio where there is no room for it."""
+"""The transport `auto`: shared memory, or stdio if the worker finds no room for shared memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ log = logging.getLogger("molt_accel")
 
 
 class AutoTransport:
-    """Shared memory, until it turns out that it can't serve here; then stdio, for good and with one warning.
+    """Uses shared memory until that turns out not to work here; then stdio, for good and with one warning.
 
     Args:
         first: The transport to begin with.
-        open_second: Makes the one to go on with.
+        open_second: Makes the transport to go on with.
     """
 
     submit: Callable[[Request], PendingCall | None]
@@ -28,14 +28,13 @@ class AutoTransport:
         # Reentrant, because a signal handler or the garbage collector may close the client on a thread that holds it.
         self._lock = threading.RLock()
         self._closed = False
-        # The first is not closed before the end: other threads may be about to use it, and calls be in flight on it.
+        # The first stays open until the end: calls may be in flight on it, and other threads be about to use it.
         self._transports: list[Transport] = []
         self._use(first)
 
     def _use(self, transport: Transport) -> None:
         self._transport = transport
         self._transports.append(transport)
-        # What every call needs goes straight to it.
         self.submit = transport.submit
 
     @property
@@ -47,32 +46,28 @@ class AutoTransport:
         return self._transport.patience_s
 
     def start(self) -> None:
-        try:
-            self._transport.start()
-        except NoSharedMemory as exc:
-            self._switch(exc)
-            self._transport.start()
+        self._on_either(lambda transport: transport.start())
 
     def wait_ready(self, timeout_s: float) -> None:
+        self._on_either(lambda transport: transport.wait_ready(timeout_s))
+
+    def _on_either(self, act: Callable[[Transport], None]) -> None:
         try:
-            self._transport.wait_ready(timeout_s)
+            act(self._transport)
         except NoSharedMemory as exc:
-            self._switch(exc)
-            self._transport.wait_ready(timeout_s)
+            with self._lock:
+                if len(self._transports) == 1:
+                    log.warning(
+                        "no shared memory, so each server process starts a worker of its own: %s", exc.detail
+                    )
+                    second = self._open_second()
+                    if self._closed:
+                        second.close()
+                    self._use(second)
+            act(self._transport)
 
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:
         return any(transport.abandon(pending, error) for transport in self._transports)
-
-    def _switch(self, why: NoSharedMemory) -> None:
-        with self._lock:
-            if len(self._transports) == 1:
-                log.warning(
-                    "no shared memory, so each server process starts a worker of its own: %s", why.detail
-                )
-                second = self._open_second()
-                if self._closed:
-                    second.close()
-                self._use(second)
 
     def close(self) -> None:
         with self._lock:

@@ -1,6 +1,6 @@
-"""The part of a transport that keeps a connection: makes it, makes another after its end, and closes it.
+"""The part of a transport that makes a connection, makes another after its end, and closes it.
 
-Shared memory and stdio differ in what a connection is, not in when one is made.
+Shared memory and stdio differ in what a connection is, but not in when one is made.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from molt_accel.transports import forks
 from molt_accel.transports.connection import BaseConnection, ConnectionState, copy_error
 from molt_accel.transports.launcher import RestartPolicy
 
-#: How long past deadline and grace an answer may take before this side gives up on it.
-SLACK_S = 0.25
+SLACK_S = 0.25  #: how long after deadline and grace time a client still waits for the answer
 
 C = TypeVar("C", bound=BaseConnection)
 
@@ -25,15 +24,15 @@ C = TypeVar("C", bound=BaseConnection)
 class ConnectedTransport(ABC, Generic[C]):
     """Connects at the first call, and again when the connection has ended."""
 
-    #: Whether others may have started the worker meanwhile, so that after one that worked it is looked for at once.
+    #: Whether another process may have started a worker meanwhile, so that it pays to look for one at once.
     shares_worker: ClassVar[bool]
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._closed = False
-        self._made = 0  # connections, which numbers them
+        self._made = 0  # how many connections were made
         self._connection: C | None = None  # the one for new calls
-        #: All that have not ended: one that was retired goes on with the calls that were made on it.
+        #: All that have not ended: a retired one goes on with its calls.
         self._connections: list[C] = []
         self._policy = RestartPolicy()
         forks.register(self)
@@ -48,10 +47,10 @@ class ConnectedTransport(ABC, Generic[C]):
         return connection is not None and connection.usable
 
     def _ready_connection(self) -> C:
-        """The connection for new calls, which is made if there is none.
+        """Return the connection for new calls; make it if there is none.
 
         Raises:
-            MoltClientClosed: the client was closed, maybe meanwhile.
+            MoltClientClosed: the client was closed.
             MoltWorkerUnavailable: there is no worker, or it is too early for another start.
         """
         connection = self._connection
@@ -65,7 +64,7 @@ class ConnectedTransport(ABC, Generic[C]):
                 if connection.usable:
                     return connection  # another thread has made it
                 self._note_end_of(connection)
-                # Of both names: an error's traceback would keep the memory of what it refers to.
+                # Both names: an error's traceback would keep the old connection and its memory alive.
                 connection = self._connection = None
             if self._policy.failed_starts or not self.shares_worker:
                 self._policy.check(time.monotonic())
@@ -77,7 +76,7 @@ class ConnectedTransport(ABC, Generic[C]):
                 raise
             self._connections = [connection, *(each for each in self._connections if each.end_error is None)]
             self._connection = connection
-            if self._closed:  # meanwhile, by who found no connection to close
+            if self._closed:  # meanwhile, by a thread that found no connection to close
                 connection.close()
                 raise MoltClientClosed
             return connection
@@ -103,17 +102,17 @@ class ConnectedTransport(ABC, Generic[C]):
                 raise copy_error(connection.end_error or MoltWorkerUnavailable("the worker is gone"))
             if time.monotonic() >= until_s:
                 raise MoltWorkerUnavailable(f"the worker was not ready within {timeout_s:g} s")
-            # It drained, and has a successor.
+            # The worker drained, and has a successor.
 
     def close(self) -> None:
-        # Without the lock: a start may take long. Who makes a connection looks whether it is still wanted, once it
-        # is listed.
+        # Without the start lock, since a start may take long. A thread that makes a connection looks at `_closed`
+        # once it has listed it.
         self._closed = True
         for connection in self._connections:
             connection.close()
 
     def after_fork_in_child(self) -> None:
-        """Forget the parent's connections; the next call makes one of this process's own."""
+        """Forget the parent's connections. The next call makes one of this process's own."""
         self._policy = RestartPolicy()
         self._connection = None
         connections, self._connections = self._connections, []

@@ -1,4 +1,4 @@
-"""What connections to a worker have in common: their state, the thread that listens, and the error they end with."""
+"""What connections to a worker have in common: their state, the thread that listens, and how they end."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from molt_accel.errors import (
     MoltProtocolError,
     MoltStartFailed,
     MoltWorkerUnavailable,
+    Status,
+    from_wire,
 )
-from molt_accel.ipc.frame import FrameError
+from molt_accel.ipc.frame import FrameError, Item
+from molt_accel.ipc.messages import Hello, Response, StartFailed
+from molt_accel.transports.base import Pending
 
 log = logging.getLogger("molt_accel")
 
 
 class ConnectionState(enum.Enum):
-    """Where a connection is."""
-
     OPEN = enum.auto()  #: takes calls
-    DEAF = enum.auto()  #: the worker reads nothing any more, and its end is about to be seen
+    DEAF = enum.auto()  #: the worker reads nothing any more; its end is about to be seen
     RETIRED = (
         enum.auto()
-    )  #: takes no new calls, and those under way go on: the worker drains, or can't be trusted
+    )  #: takes no new calls: the worker drains, or can't be trusted. Calls under way go on
     CLOSING = enum.auto()  #: this process lets go of the worker; the calls under way end as cancelled
     LOST = enum.auto()  #: the worker ended
-    DRAINED = enum.auto()  #: the worker ended when it had answered all that it had read
+    DRAINED = enum.auto()  #: the worker ended after it had answered all that it had read
     CLOSED = enum.auto()  #: this process has let go of the worker
-    FORGOTTEN = enum.auto()  #: in a forked child: the parent's
+    FORGOTTEN = enum.auto()  #: in a forked child: the parent's connection
 
 
 _S = ConnectionState
@@ -52,23 +54,25 @@ CONNECTION_TRANSITIONS: Final[dict[ConnectionState, frozenset[ConnectionState]]]
 
 
 def copy_error(error: MoltError) -> MoltError:
-    """An error like this one. Each caller raises an object of its own: tracebacks must not pile up on a shared one."""
+    """Make an error like this one. Each caller raises its own: tracebacks must not pile up on a shared object."""
     cls = MoltProtocolError if isinstance(error, FrameError) else type(error)
     return cls(error.detail, facts=error.facts)
 
 
 def cancelled_by_close() -> MoltCancelled:
-    """How a call ends that is under way when its client is closed."""
+    """The error of a call that is under way when its client is closed."""
     return MoltCancelled("the client was closed")
 
 
 class BaseConnection(ABC):
-    """A connection to one worker. A subclass makes the connection, starts a thread with `_attend`, and ends it."""
+    """A connection to one worker. A subclass makes the connection, and starts a thread that runs `_attend`."""
 
     def __init__(self, number: int) -> None:
         self.number = number  #: which of its transport's connections it is, from 1 on
         self.state = ConnectionState.OPEN
-        self.open = True  #: `state` is OPEN. Only `move_to` sets it; every call reads it, which costs less than asking
+        self.open = (
+            True  #: `state` is OPEN. Only `move_to` sets it. Every call reads it: an attribute is fastest
+        )
         self.end_error: MoltError | None = None  #: what it ended with
         self.ended_s = 0.0
         self.worker_started_s = time.monotonic()
@@ -77,20 +81,23 @@ class BaseConnection(ABC):
         #: Held for every step, and by subclasses for what ends a call from this side. Reentrant, because a signal
         #: handler or the garbage collector may close the client on a thread that holds it.
         self.lock = threading.RLock()
-        self._start_failure = ""  # why the worker can't start, as it said
+        self._pending: dict[
+            int, Pending
+        ] = {}  # requests that a message will answer, by id; guarded by the lock
+        self._start_failure = ""  # the worker's reason why it can't start
 
     @property
     def usable(self) -> bool:
-        """Whether a start finds nothing to do."""
+        """Whether no new connection is needed yet."""
         return self.open
 
     @property
     def closing(self) -> bool:
-        """Whether this process has closed it, or is about to have."""
+        """Whether this process closes the connection, or has closed it."""
         return self.state in (ConnectionState.CLOSING, ConnectionState.CLOSED)
 
     def move_to(self, state: ConnectionState) -> bool:
-        """Take a step. False if the table has no such step from where the connection is: nothing has changed then."""
+        """Take a step. Returns False, and changes nothing, if the table has no such step from the present state."""
         with self.lock:
             if state not in CONNECTION_TRANSITIONS[self.state]:
                 return False
@@ -104,31 +111,53 @@ class BaseConnection(ABC):
 
     @abstractmethod
     def forget(self) -> None:
-        """In a forked child: let go of the parent's connection without a word to the worker."""
+        """In a forked child: drop the parent's connection, and tell the worker nothing."""
 
     @abstractmethod
     def _listen(self) -> MoltError:
-        """Take what the worker sends until it closes its end; returns what that means for the calls in flight."""
+        """Take messages until the worker closes its end. Returns the error with which calls in flight end."""
 
     @abstractmethod
     def _end(self, error: MoltError) -> None:
         """End the connection, and every call on it."""
 
+    def _take(self, item: Item) -> None:
+        """Act on a message that the worker of either transport may send."""
+        if isinstance(item, Response) and item.request_id:
+            with self.lock:
+                pending = self._pending.pop(item.request_id, None)
+            if pending is not None:  # else it is late: the call has ended on this side
+                pending.resolve(item)
+        elif isinstance(item, Hello):
+            self.was_ready = True
+            self.greeted.set()
+        elif isinstance(item, StartFailed):
+            self._start_failure = from_wire(Status.INTERNAL_ERROR, item.error).detail
+        else:
+            raise MoltProtocolError(f"unexpected {type(item).__name__} from the worker")
+
+    def _resolve_all(self, error: MoltError) -> None:
+        with self.lock:
+            left = list(self._pending.values())
+            self._pending.clear()
+        for pending in left:
+            pending.resolve(copy_error(error))
+
     def _attend(self) -> None:
-        """The thread that listens to the worker: from the connection's beginning to its end."""
+        """Run the thread that listens to the worker, from the connection's beginning to its end."""
         error: MoltError
         try:
             error = self._listen()
         except MoltProtocolError as exc:
             log.error("the worker broke the protocol: %s", exc)
             error = exc
-        except Exception as exc:  # a bug here must end the calls in flight, not leave them waiting
+        except Exception as exc:  # a bug must end the calls in flight, not leave them waiting
             log.exception("the thread that listens to a worker failed")
             error = MoltWorkerUnavailable(f"the connection failed: {type(exc).__name__}")
         self._end(error)
 
     def _farewell(self, how: str) -> MoltError:
-        """What the end of the connection means; `how` tells how the worker ended."""
+        """The error that the connection's end means; `how` says how the worker ended."""
         if self.closing:
             return cancelled_by_close()
         if self._start_failure:
@@ -136,7 +165,7 @@ class BaseConnection(ABC):
         return MoltWorkerUnavailable(f"the worker is gone: {how}")
 
     def _note_end(self, error: MoltError, *, drained: bool) -> None:
-        """Take the last step, with the lock held."""
+        """Note how the connection ended, with the lock held."""
         if isinstance(error, MoltWorkerUnavailable) and self.was_ready and not drained:
             error.facts["may_have_run"] = 1
         self.ended_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""Forks of this process: what a child must forget, and the lock by which starts and forks exclude each other."""
+"""Forks of this process: what a child must forget, and the lock that keeps starts and forks apart."""
 
 from __future__ import annotations
 
@@ -9,27 +9,24 @@ from typing import Final, Protocol
 
 
 class Forgetting(Protocol):
-    """Something that holds what belongs to this process only, such as a connection."""
-
     def after_fork_in_child(self) -> None:
-        """Let go of the parent's things without a word to their other ends."""
+        """Drop the parent's connections, and tell their other ends nothing."""
 
 
 _members: Final[weakref.WeakSet[Forgetting]] = weakref.WeakSet()
-# A signal handler or the garbage collector may fork or close a client on a thread that holds it: hence reentrant.
+# Reentrant, because a signal handler or the garbage collector may fork or close a client on a thread that holds it.
 _start_lock = threading.RLock()
 
 
 def register(member: Forgetting) -> None:
-    """Have a child of this process call `member.after_fork_in_child` first of all. Keeps no reference to it."""
+    """Have a child of this process call `member.after_fork_in_child` first. Keeps only a weak reference."""
     _members.add(member)
 
 
 def start_lock() -> threading.RLock:
     """The lock to hold while a connection is made; a fork waits for it.
 
-    Otherwise a child could inherit the pipes or the socket of a connection that is half made, known to nobody who
-    could close them there.
+    Otherwise a child could inherit the descriptors of a half-made connection, and nobody there could close them.
     """
     return _start_lock
 

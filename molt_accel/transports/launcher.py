@@ -1,4 +1,4 @@
-"""Starting a worker, or attaching to one: which command and environment, who starts, how soon after a death."""
+"""Starts a worker or attaches to one: with which command, in which process, how soon after a death."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from molt_accel.ipc.messages import STDIO_FROM_WORKER, StartFailed
 from molt_accel.ipc.outcomes import exit_text
 from molt_accel.ipc.shm.attach import connect
 
-#: A worker that was ready and lived this long was healthy; its successor starts at once.
+#: After a worker that was ready and lived this long, the next one is started at once.
 STABLE_S: Final = 1.0
 FIRST_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 5.0
@@ -39,17 +39,16 @@ MAX_BACKOFF_S: Final = 5.0
 RESTART_LIMIT: Final = 10
 LIMIT_BACKOFF_S: Final = 30.0
 _PIPE_BYTES: Final = 1024 * 1024
-#: How long another process that starts the pool is waited for, and a pool that another one has begun to serve.
+#: How long to wait for another process that starts the pool, and for another worker that has begun to serve it.
 _STARTER_S: Final = 10.0
 _TAKEOVER_S: Final = 1.0
-#: How often it is looked whether somebody listens meanwhile.
-_LOOK_S: Final = 0.01
+_LOOK_S: Final = 0.01  #: how often to look whether a worker listens by now
 
 
 def worker_command(config: Config) -> list[str]:
-    """The command that starts a worker: the configured one, else `molt-worker`.
+    """Return the command that starts a worker: the configured one, else `molt-worker`.
 
-    The script beside this interpreter comes before the one on PATH, which may be another environment's.
+    The script beside this interpreter goes before the one on PATH, which may be of another environment.
     """
     configured = shlex.split(config.worker_cmd)
     if configured:
@@ -65,19 +64,8 @@ def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
     Raises:
         MoltWorkerUnavailable: the command can't be run.
     """
-    command = worker_command(config)
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env={**os.environ, **config.environ(), "MOLT_TRANSPORT": "stdio"},
-            # Ctrl-C in a terminal is the server's to handle; the worker stops when its stdin closes.
-            start_new_session=True,
-        )
-    except OSError as exc:
-        raise _not_runnable(command, exc) from exc
+    environ = {**config.environ(), "MOLT_TRANSPORT": "stdio"}
+    process = _run(worker_command(config), subprocess.PIPE, environ)
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None  # both were asked for
         os.set_blocking(pipe.fileno(), False)
@@ -87,19 +75,37 @@ def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
     return process
 
 
-def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
-    """A connected control socket of the configured pool, which is started if nobody serves it.
+def _run(command: list[str], stdin: int, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, **environ},
+            # So that Ctrl-C in a terminal reaches the server only, which then stops the worker.
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise MoltWorkerUnavailable(
+            f"can't start the worker with {shlex.join(command)!r}: {exc.strerror}; set MOLT_WORKER_CMD, "
+            "or install molt-accel where molt-worker is on PATH"
+        ) from exc
 
-    Any number of processes may ask at once: one of them starts the pool, the others find it then. If that one is
-    killed or stopped meanwhile, another starts it; who serves it is decided by the workers, by a lock of their own.
+
+def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
+    """Connect to the control socket of the configured pool. Start the pool if no worker serves it.
+
+    Any number of processes may do this at once: one of them starts the pool, and the others find it. If that one is
+    killed or stopped, another one starts the pool. If there are two workers, a lock of theirs decides which one serves.
 
     Args:
         config: The configuration.
-        not_before_s: The pool must not be started sooner; until then it is only looked whether somebody else has.
+        not_before_s: Start no pool before this time (of time.monotonic); only look whether another process has.
 
     Raises:
-        MoltStartFailed: the worker says why it can't start; NoSharedMemory where only another transport can help.
-        MoltWorkerUnavailable: it can't be reached or started.
+        MoltStartFailed: the worker can't start; NoSharedMemory if only another transport can help.
+        MoltWorkerUnavailable: the worker can't be reached or started.
     """
     directory, name = config.pool_directory, config.pool_name
     control.ensure_directory(directory)
@@ -116,7 +122,8 @@ def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
     lock_fd, sock = _become_starter(directory, name, path, until_s)
     try:
         while sock is None:
-            sock = _listening(path, min(until_s, not_before_s))
+            while (sock := connect(path)) is None and time.monotonic() < min(until_s, not_before_s):
+                time.sleep(_LOOK_S)
             if sock is not None:
                 return sock
             failpoint("client.starting")
@@ -141,10 +148,12 @@ def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
 def _become_starter(
     directory: str, name: str, path: str, until_s: float
 ) -> tuple[int | None, socket.socket | None]:
-    """Wait until the pool can be started, or need not be. A starter that takes too long may have been stopped.
+    """Wait until no other process starts the pool, or until it is served.
+
+    A process that takes too long to start it may have been stopped; then this one goes ahead without the lock.
 
     Returns:
-        The descriptor of the starter's lock, if it was free in time; and a socket, once somebody serves the pool.
+        The descriptor of the starter's lock, if it was free in time; and a socket, if a worker serves the pool.
     """
     until_s = min(until_s, time.monotonic() + _STARTER_S)
     while True:
@@ -153,7 +162,7 @@ def _become_starter(
         except OSError as exc:
             raise MoltWorkerUnavailable(f"can't lock {directory}/{name}.starter: {exc.strerror}") from exc
         try:
-            sock = connect(path)  # somebody else may have started it meanwhile
+            sock = connect(path)  # another process may have started the pool meanwhile
         except BaseException:
             if lock_fd is not None:
                 os.close(lock_fd)
@@ -163,41 +172,23 @@ def _become_starter(
         time.sleep(_LOOK_S)
 
 
-def _listening(path: str, until_s: float) -> socket.socket | None:
-    """A socket connected to whoever serves this path by then."""
-    while (sock := connect(path)) is None and time.monotonic() < until_s:
-        time.sleep(_LOOK_S)
-    return sock
-
-
 def _start_pool(config: Config, name: str) -> None:
-    """Start a pool and wait until it listens. It belongs to nobody from then on: it outlives its starter."""
+    """Start a pool and wait until it listens. From then on it belongs to no client, and outlives this one."""
     command = [*worker_command(config), "--shm", name, "--linger"]
-    environ = {**os.environ, **config.environ(), "MOLT_TRANSPORT": "shm", "MOLT_WORKER_NAME": name}
-    try:
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env=environ,
-            start_new_session=True,
-        ) as process:
-            try:
-                # Closed by the worker when it listens; before that it may say why it can't.
-                words, _ = process.communicate(timeout=config.start_timeout_ms / 1000)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                raise MoltWorkerUnavailable(
-                    f"the worker can't start: {shlex.join(command)!r} did not listen within "
-                    f"{config.start_timeout_ms} ms; see its log"
-                ) from None
-            code = process.returncode
-    except OSError as exc:
-        raise _not_runnable(command, exc) from exc
-    if code or words:
-        raise _refusal(words, code)
+    environ = {**config.environ(), "MOLT_TRANSPORT": "shm", "MOLT_WORKER_NAME": name}
+    with _run(command, subprocess.DEVNULL, environ) as process:
+        try:
+            # The worker closes its stdout when it listens. Before that it may write why it can't.
+            words, _ = process.communicate(timeout=config.start_timeout_ms / 1000)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise MoltWorkerUnavailable(
+                f"the worker can't start: {shlex.join(command)!r} did not listen within "
+                f"{config.start_timeout_ms} ms; see its log"
+            ) from None
+    if process.returncode or words:
+        raise _refusal(words, process.returncode)
 
 
 def _refusal(words: bytes, code: int) -> MoltWorkerUnavailable:
@@ -214,24 +205,17 @@ def _refusal(words: bytes, code: int) -> MoltWorkerUnavailable:
 
 
 def how_it_exited(code: int) -> str:
-    """A process's exit code, negative for a signal, as a sentence."""
+    """A sentence for a process's exit code, which is negative for a signal."""
     return f"it exited with code {code}" if code >= 0 else f"it was killed by {exit_text(code)}"
 
 
-def _not_runnable(command: list[str], exc: OSError) -> MoltWorkerUnavailable:
-    return MoltWorkerUnavailable(
-        f"can't start the worker with {shlex.join(command)!r}: {exc.strerror}; set MOLT_WORKER_CMD, "
-        "or install molt-accel where molt-worker is on PATH"
-    )
-
-
 class RestartPolicy:
-    """When a worker may be started again.
+    """Decides when a worker may be started again.
 
-    At once after one that worked; after a short pause if it died as soon as it was ready; later and later
-    after starts that failed, and rarely once RESTART_LIMIT of them failed in a row.
+    After a worker that lived, it is at once; after one that died when it was just ready, after a short pause. After
+    failed starts the pauses grow, and after RESTART_LIMIT of them in a row they are long.
 
-    Times are seconds of any one monotonic clock. Not thread-safe: its owner holds a lock.
+    Times are seconds of one monotonic clock. Not thread-safe: its owner holds a lock.
     """
 
     def __init__(self) -> None:
@@ -242,13 +226,13 @@ class RestartPolicy:
         self._reason = ""
 
     def check(self, now_s: float) -> None:
-        """Raise the last worker's kind of MoltWorkerUnavailable while it is too early for another start."""
+        """Raise MoltWorkerUnavailable, of the last worker's kind, if it is too early for another start."""
         if now_s < self.not_before_s:
             left_s = self.not_before_s - now_s
             raise self._kind(f"the worker is started again in {left_s:.1f} s: {self._reason}")
 
     def died(self, now_s: float, lived_s: float, error: MoltError, *, was_ready: bool) -> None:
-        """A worker ended `lived_s` seconds after its start, having been ready for requests or not."""
+        """Note that a worker ended `lived_s` seconds after its start."""
         self._kind = type(error) if isinstance(error, MoltWorkerUnavailable) else MoltWorkerUnavailable
         self._reason = error.detail
         if was_ready:

@@ -1,8 +1,8 @@
-"""Where gevent or eventlet has replaced this process's threads by greenlets, and what that means for calls.
+"""Refuses calls that would stop all greenlets, where gevent or eventlet has replaced this process's threads.
 
-Greenlets run in turn, on one thread: whoever waits without telling the library stops all of them, also the one that
-would notice that the worker has died. A wait in shared memory is of that kind. A wait for a pipe isn't, if the threads
-had been replaced before this package, and what it uses of Python's library, was imported.
+Greenlets run in turn on one thread. One that waits without telling the library stops all others, even the one that
+would notice that the worker has died. A wait in shared memory does that. A wait for a pipe doesn't if the threads were
+replaced before this package was imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LOCK_AT_IMPORT: Final = threading.Lock
 
 
 def _library() -> str:
-    """Which library has replaced threads; empty: none."""
+    """The name of the library that has replaced threads; empty: none."""
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
     if gevent is not None and gevent.is_module_patched("threading"):
         return "gevent"
@@ -27,7 +27,7 @@ def _library() -> str:
 
 
 def check_for_shared_memory() -> None:
-    """Raises NoSharedMemory where threads are greenlets."""
+    """Raise NoSharedMemory if threads are greenlets."""
     if library := _library():
         raise NoSharedMemory(
             f"{library} has replaced this process's threads, and a call in shared memory would stop all of its "
@@ -36,7 +36,7 @@ def check_for_shared_memory() -> None:
 
 
 def check_for_pipes() -> None:
-    """Raises MoltWorkerUnavailable where threads became greenlets too late."""
+    """Raise MoltWorkerUnavailable if threads became greenlets after this package was imported."""
     if threading.Lock is not _LOCK_AT_IMPORT and (library := _library()):
         raise MoltWorkerUnavailable(
             f"{library} has replaced this process's threads after molt_accel was imported, so a call would stop all of "

@@ -1,4 +1,4 @@
-"""Opening the transport that the configuration asks for: the one place that chooses, and says why none fits."""
+"""Opens the transport that the configuration asks for: the one place that chooses it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _open_stdio(config: Config) -> Transport:
 
 
 def _open_inline(config: Config) -> Transport:
-    # By name and only here: the client library doesn't depend on the worker's, except to stand in for it.
+    # By name and only here: the client library depends on the worker's for nothing else.
     inline = importlib.import_module("molt_worker.inline")
     transport: Transport = inline.InlineTransport(config)
     return transport
 
 
 def _open_shm(config: Config) -> Transport:
-    arenas.native()  # where it can't run, say so now
+    arenas.native()  # raises if it can't run here
     from molt_accel.transports.shm.transport import ShmTransport
 
     return ShmTransport(config)
@@ -50,9 +50,5 @@ _OPENERS: Final[dict[str, Callable[[Config], Transport]]] = {
 
 
 def open_transport(config: Config) -> Transport:
-    """The transport that the configuration asks for.
-
-    Raises:
-        MoltWorkerUnavailable: it can't run here; the text says why.
-    """
+    """Open the configured transport. Raises MoltWorkerUnavailable if it can't run here; the text says why."""
     return _OPENERS[config.transport](config)

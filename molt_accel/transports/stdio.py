@@ -1,9 +1,9 @@
-"""The stdio transport, client side: a worker process of one's own, spoken to through its stdin and stdout.
+"""The stdio transport, client side: a worker process of this client's own, which it talks to by stdin and stdout.
 
-Any number of calls are in flight on one `_Connection`. Whoever takes a call out of the connection's table (the
-receiver thread with its response, `abandon`, or the connection's end) is the one who resolves it, so a call has
-one outcome and a late response finds nobody. A connection that ended is never used again; the next call starts a
-new worker, and its frames carry the next connection's number as their generation.
+Any number of calls are in flight on one `_Connection`. A call is resolved by the thread that takes it out of the
+connection's table: the receiver with the response, `abandon`, or the end of the connection. So a call has one outcome,
+and a late response finds no call. A connection that ended is never used again. The next call starts a new worker, and
+its frames carry the next connection's number as their generation.
 """
 
 from __future__ import annotations
@@ -11,48 +11,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import selectors
+import select
 import subprocess
 import threading
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import (
-    MoltBusy,
-    MoltClientClosed,
-    MoltError,
-    MoltProtocolError,
-    MoltWorkerUnavailable,
-    Status,
-    from_wire,
-)
+from molt_accel.errors import MoltBusy, MoltClientClosed, MoltError, MoltWorkerUnavailable
 from molt_accel.ipc.frame import FrameError, Item
-from molt_accel.ipc.messages import (
-    STDIO_FROM_WORKER,
-    BadFrame,
-    Cancel,
-    Hello,
-    Request,
-    Response,
-    StartFailed,
-)
+from molt_accel.ipc.messages import STDIO_FROM_WORKER, BadFrame, Cancel, Request, Response
 from molt_accel.ipc.stream import FrameStream
 from molt_accel.transports import forks
 from molt_accel.transports import monkeypatch as greenlets
 from molt_accel.transports.base import Pending, PendingCall
 from molt_accel.transports.connected import SLACK_S, ConnectedTransport
-from molt_accel.transports.connection import (
-    BaseConnection,
-    ConnectionState,
-    cancelled_by_close,
-    copy_error,
-)
+from molt_accel.transports.connection import BaseConnection, ConnectionState, cancelled_by_close, copy_error
 from molt_accel.transports.launcher import how_it_exited, start_stdio_worker
 
 log = logging.getLogger("molt_accel")
 
-#: How long a worker that was told to stop may take, beyond its grace time.
-_STOP_S: Final = 2.0
+_STOP_S: Final = 2.0  #: how long a worker may take to stop, beyond its grace time
 
 
 class _Connection(BaseConnection):
@@ -60,17 +38,15 @@ class _Connection(BaseConnection):
 
     def __init__(self, config: Config, number: int) -> None:
         super().__init__(number)
-        self.over = threading.Event()  # set when the connection has ended and every call on it with it
+        self.over = threading.Event()  # set when the connection and every call on it have ended
         self._config = config
-        self._pending: dict[int, Pending] = {}  # guarded by the lock, as is the sending half of _stream
         self._process = start_stdio_worker(config)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        # The lock guards its sending half.
         self._stream = FrameStream(
-            self._process.stdout.fileno(),
-            self._process.stdin.fileno(),
-            config.max_frame_bytes,
-            STDIO_FROM_WORKER,
+            self._stdout.fileno(), self._stdin.fileno(), config.max_frame_bytes, STDIO_FROM_WORKER
         )
         self._wake_r = self._wake_w = -1
         self.receiver = threading.Thread(target=self._attend, name="molt-receiver", daemon=True)
@@ -86,67 +62,60 @@ class _Connection(BaseConnection):
 
     @property
     def usable(self) -> bool:
-        # Until its end: its successor is started only then, so that a client has one worker.
+        # Until its end, even if it takes no calls any more, so that a client never has two workers.
         return self.end_error is None
 
-    # -- calls ------------------------------------------------------------------------------------------
-
     def submit(self, request: Request) -> Pending | None:
-        """Send a request; None if the connection has ended, and then the worker has not got it."""
+        """Send a request. Returns None if the connection has ended; then the worker has not got the request."""
         request.generation = self.number
-        pending = Pending(request.request_id, self.number)
+        pending = Pending(request.request_id)
         with self.lock:
             if not self.open:
                 return None
             if self._stream.pending_bytes > self._config.max_frame_bytes:
                 raise MoltBusy("the worker doesn't take requests as fast as they come")
             self._pending[request.request_id] = pending
+            sent = False
             try:
                 sent = self._send(request)
-            except BaseException:
-                self._pending.pop(request.request_id, None)
-                raise
-            if not sent:
-                self._pending.pop(request.request_id, None)
-            unsent = self._stream.pending_bytes
-        if unsent:
-            self._wake()
+            finally:
+                if not sent:
+                    self._pending.pop(request.request_id, None)
         return pending if sent else None
 
-    def abandon(self, request_id: int, error: MoltError) -> bool:
+    def abandon(self, pending: PendingCall, error: MoltError) -> bool:
         with self.lock:
-            pending = self._pending.pop(request_id, None)
-            if pending is None:
+            own = self._pending.get(pending.request_id)
+            if own is None or own is not pending:
                 return False
+            del self._pending[pending.request_id]
             if self.open:
-                self._send(Cancel(request_id, self.number))
-            unsent = self._stream.pending_bytes
-        if unsent:
-            self._wake()
-        pending.resolve(error)
+                self._send(Cancel(pending.request_id, self.number))
+        own.resolve(error)
         return True
 
     def _send(self, item: Request | Cancel) -> bool:
-        """Send, with the lock held. False if the worker reads no more: it can't have got the whole frame.
+        """Send, with the lock held. Returns False if the worker reads no more: it can't have got the whole frame.
 
         Raises:
             FrameError: the frame is not valid; nothing was sent.
         """
+        sent = True
         try:
             self._stream.send(item)
         except FrameError:
             raise
         except BrokenPipeError:
+            sent = False
             self.move_to(ConnectionState.DEAF)
-            return False
         except BaseException:
-            # A signal handler raised (Ctrl-C) in the middle of it. How much was written is not known, so
-            # nothing can be written behind it, and what was may not be written twice.
+            # A signal handler raised (Ctrl-C) in the middle. How much was written is not known: nothing can be
+            # written behind it, and nothing may be written twice.
             self._process.kill()
             raise
-        return True
-
-    # -- the receiver thread ----------------------------------------------------------------------------
+        if self._stream.pending_bytes:
+            self._wake()  # to write the rest, or to see that the worker is deaf
+        return sent
 
     def _wake(self) -> None:
         with self.lock, contextlib.suppress(OSError):  # full: it is awake; closed: it has ended
@@ -156,73 +125,62 @@ class _Connection(BaseConnection):
         try:
             return self._pump()
         except BaseException:
-            self._process.kill()  # it would go on without anybody who listens
+            self._process.kill()  # nobody would listen to it any more
             raise
 
     def _pump(self) -> MoltError:
         stream = self._stream
         writing = False
-        # Unlike epoll, poll has no descriptor of its own, which forked children would inherit.
-        with selectors.PollSelector() as selector:
-            selector.register(stream.read_fd, selectors.EVENT_READ)
-            selector.register(self._wake_r, selectors.EVENT_READ)
-            while True:
-                with self.lock:
-                    if self.closing and self._process.stdin is not None and not self._process.stdin.closed:
-                        if writing:
-                            selector.unregister(stream.write_fd)
-                            writing = False
-                        self._process.stdin.close()
-                    want = stream.pending_bytes > 0 and self.open
-                    deaf = self.state is ConnectionState.DEAF
-                if want != writing:
-                    if want:
-                        selector.register(stream.write_fd, selectors.EVENT_WRITE)
-                    else:
-                        selector.unregister(stream.write_fd)
-                    writing = want
-                ready = selector.select(SLACK_S if deaf else None)
-                if not ready and deaf:
-                    return MoltWorkerUnavailable("the worker is gone: it closed its stdin")
-                for key, _ in ready:
-                    if key.fd == stream.read_fd:
-                        got = stream.fill()
-                        for item in stream.frames():
-                            self._take(item)
-                        if got is None:
-                            return self._ended_itself()
-                    elif key.fd == stream.write_fd:
-                        with self.lock:
-                            try:
-                                if self.open:
-                                    stream.flush()
-                            except BrokenPipeError:
-                                self.move_to(ConnectionState.DEAF)
-                    else:
-                        os.read(self._wake_r, 4096)
-
-    def _take(self, item: Item | FrameError) -> None:
-        if isinstance(item, Response) and item.request_id:
-            if item.generation != self.number:
-                return  # another connection's
+        poll = (
+            select.poll()
+        )  # unlike epoll, it has no descriptor of its own, which forked children would inherit
+        poll.register(stream.read_fd, select.POLLIN)
+        poll.register(self._wake_r, select.POLLIN)
+        while True:
             with self.lock:
-                pending = self._pending.pop(item.request_id, None)
-            if pending is not None:  # else it is late: the call has ended on this side
-                pending.resolve(item)
-        elif isinstance(item, FrameError):
-            self._take_malformed(item)
-        elif isinstance(item, Hello):
-            self.was_ready = True
-            self.greeted.set()
-        elif isinstance(item, StartFailed):
-            self._start_failure = from_wire(Status.INTERNAL_ERROR, item.error).detail
-        elif isinstance(item, BadFrame):
+                wants_to_write = stream.pending_bytes > 0 and self.open
+                if wants_to_write and not writing:
+                    poll.register(stream.write_fd, select.POLLOUT)
+                elif writing and not wants_to_write:
+                    poll.unregister(stream.write_fd)
+                writing = wants_to_write
+                if self.closing:
+                    self._stdin.close()
+                deaf = self.state is ConnectionState.DEAF
+            ready = poll.poll(SLACK_S * 1000 if deaf else None)
+            if not ready and deaf:
+                return MoltWorkerUnavailable("the worker is gone: it closed its stdin")
+            for fd, _ in ready:
+                if fd == stream.read_fd:
+                    got = stream.fill()
+                    for item in stream.frames():
+                        if isinstance(item, FrameError):
+                            self._take_malformed(item)
+                        else:
+                            self._take(item)
+                    if got is None:
+                        return self._ended_itself()
+                elif fd == self._wake_r:
+                    os.read(self._wake_r, 4096)
+                else:
+                    self._flush()
+
+    def _flush(self) -> None:
+        with self.lock:
+            try:
+                if self.open:
+                    self._stream.flush()
+            except BrokenPipeError:
+                self.move_to(ConnectionState.DEAF)
+
+    def _take(self, item: Item) -> None:
+        if isinstance(item, BadFrame):
             log.error("the worker could not read a frame: %s", item.detail)
-        else:
-            raise MoltProtocolError(f"unexpected {type(item).__name__} from the worker")
+        elif not isinstance(item, Response) or not item.request_id or item.generation == self.number:
+            super()._take(item)  # else it is another connection's
 
     def _take_malformed(self, error: FrameError) -> None:
-        """One call's response can't be read: that call's error. A frame that is nobody's ends the connection."""
+        """End the call whose response can't be read. A malformed frame of no call ends the connection."""
         with self.lock:
             pending = self._pending.pop(error.raw_id, None) if error.raw_id else None
         if pending is None or error.raw_generation != self.number:
@@ -235,16 +193,9 @@ class _Connection(BaseConnection):
         code = self._process.returncode
         return self._farewell("it closed its stdout" if code is None else how_it_exited(code))
 
-    def _resolve_all(self, error: MoltError) -> None:
-        with self.lock:
-            left = list(self._pending.values())
-            self._pending.clear()
-        for pending in left:
-            pending.resolve(copy_error(error))
-
     def _end(self, error: MoltError) -> None:
         with self.lock:
-            # A worker that exits with 0 has drained: it has answered all that it read, so what is left it never read.
+            # A worker that exits with 0 has drained: it has answered all that it read, and never read what is left.
             self._note_end(error, drained=self.was_ready and self._process.returncode == 0)
         self._resolve_all(error)
         self.over.set()
@@ -259,19 +210,15 @@ class _Connection(BaseConnection):
 
     def _close_pipes(self) -> None:
         with self.lock:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.close()
-            self._process.stdout.close()
+            self._stdin.close()
+            self._stdout.close()
             for fd in (self._wake_r, self._wake_w):
                 with contextlib.suppress(OSError):
                     os.close(fd)
             self._wake_r = self._wake_w = -1
 
-    # -- the end ----------------------------------------------------------------------------------------
-
     def close(self) -> None:
-        """Close the worker's stdin, which stops it, and wait for that."""
+        """Close the worker's stdin, which stops it, and wait until it has stopped."""
         self.move_to(ConnectionState.CLOSING)
         self._resolve_all(cancelled_by_close())
         self._wake()
@@ -289,7 +236,7 @@ class _Connection(BaseConnection):
 
 
 class StdioTransport(ConnectedTransport[_Connection]):
-    """Starts a worker at the first call and again when it died; see `molt_accel.transports.base.Transport`."""
+    """The `Transport` that starts a worker at the first call, and again after it died."""
 
     shares_worker = False
 
@@ -302,7 +249,7 @@ class StdioTransport(ConnectedTransport[_Connection]):
         if connection is not None and not connection.open:
             if self._closed:
                 raise MoltClientClosed
-            # It died unnoticed till now. Its receiver is about to say so; then there is a new one to start.
+            # The worker died just now. Once the receiver thread has noted that, a new one can be started.
             connection.over.wait(2 * SLACK_S)
         self._ready_connection()
 
@@ -320,11 +267,11 @@ class StdioTransport(ConnectedTransport[_Connection]):
 
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:
         connection = self._connection
-        if connection is None or connection.number != pending.connection_number:
-            return False  # its connection has ended, and with it the call
-        return connection.abandon(pending.request_id, error)
+        return connection is not None and connection.abandon(pending, error)
 
     def close(self) -> None:
-        with forks.start_lock():  # a start is short here, and what it makes must be gone when this returns
+        with (
+            forks.start_lock()
+        ):  # wait for a start, which is short: its worker must be gone when this returns
             self._closed = True
         super().close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import Final
 
 import msgspec
@@ -81,6 +82,21 @@ def _us(start_ns: int, end_ns: int) -> int:
     return 0 if us < 0 else U32_MAX
 
 
+def _initialises(frame: FrameType | None) -> bool:
+    """Whether an entrypoint is in the middle of what a process does only once: an import, or Django's set-up.
+
+    Modules that were interrupted stay half made, and every later import of them fails or finds them incomplete.
+    """
+    while frame is not None and frame.f_code is not Runner.run.__code__:
+        code = frame.f_code
+        if code.co_name == "<module>" or code.co_filename.startswith("<frozen importlib"):
+            return True
+        if code.co_name == "populate" and frame.f_globals.get("__name__") == "django.apps.registry":
+            return True
+        frame = frame.f_back
+    return False
+
+
 class Runner:
     """Runs requests one at a time, on the thread that takes signals.
 
@@ -111,12 +127,15 @@ class Runner:
         self._number = number
         self._own_clock = own_clock
         self._armed = 0
+        #: A stop has interrupted something that can't be done again, so no other request may run in this process.
+        self.spoiled = False
 
-    def interrupt(self, signum: int, stack: object) -> None:
+    def interrupt(self, signum: int, stack: FrameType | None) -> None:
         """Signal handler: raise inside the entrypoint if the stop word names the request that it serves."""
         reason = self._word.reason(self._armed) if self._armed else 0
         if reason:
             self._armed = 0  # raise only once: a second time would interrupt the entrypoint's clean-up
+            self.spoiled |= _initialises(stack)
             failpoint("executor.interrupted")
             raise STOP_EXCEPTIONS[reason]
 

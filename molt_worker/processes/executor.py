@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import ctypes
 import os
 import signal
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltInvalidInput
+from molt_accel.errors import MoltInvalidInput, Status
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError
-from molt_accel.ipc.messages import Request
+from molt_accel.ipc.messages import Request, Response
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.entrypoints.runner import Runner, error_response
@@ -41,20 +42,42 @@ def serve(endpoint: Endpoint, exports: ExportTable, word: StopWord, number: int,
 
     runner = Runner(exports, word, log_traceback, number=number)
     signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
+    context = (
+        contextvars.copy_context()
+    )  # what an entrypoint sets in its own is not there for the next request
     try:
         endpoint.announce()
         while (item := endpoint.receive()) is not None:
             if isinstance(item, FrameError):
                 _refuse(endpoint, item)
                 continue
-            response = runner.run(item, endpoint.serial(item))
+            response = context.copy().run(runner.run, item, endpoint.serial(item))
             if forked:
                 os._exit(0)  # this is the entrypoint's child: only its parent answers
             endpoint.answer(item, response)
+            if response.status is not Status.OK and (why := _why_to_leave(runner, response)):
+                log.write_blocking(config, "warning", "executor_leaves", {"executor": number, "why": why})
+                break
         failpoint("executor.leaving")
     except BrokenPipeError:
         return 0  # the other end is gone, so is whoever waited for the answer
     return 0
+
+
+def _why_to_leave(runner: Runner, response: Response) -> str:
+    """Why this process may serve no more after a request that didn't end well; empty: it may.
+
+    Its fork server starts another one, and kills what this one leaves running: its process group.
+    """
+    if runner.spoiled:
+        return "a stop interrupted an import"
+    if response.status in (Status.TIMEOUT, Status.CANCELLED) and hasattr(
+        os, "waitid"
+    ):  # not on macOS before 3.13
+        with contextlib.suppress(ChildProcessError):  # there are none
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            return "a request that was stopped left processes running"
+    return ""
 
 
 def _keep_freed_memory() -> None:

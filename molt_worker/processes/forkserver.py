@@ -141,7 +141,7 @@ class Forkserver:
         self._exports = ExportTable(())
 
     def run(self) -> int:
-        sys.path.insert(0, os.getcwd())
+        sys.path[:0] = [os.getcwd(), *self._config.path]
         for output in (sys.stdout, sys.stderr):
             output.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # executors may be killed
         config = self._config

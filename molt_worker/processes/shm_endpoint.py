@@ -13,7 +13,6 @@ from molt_accel.errors import MoltInternalError, Status
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES, FrameError, decode, encode, encode_head
 from molt_accel.ipc.messages import Hello, Message, Request, Response
-from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.layout import (
     MAX_WORD,
     ChannelState,
@@ -62,7 +61,8 @@ class ShmEndpoint:
         config: Config,
         claim: memoryview | None = None,
     ) -> None:
-        core = native()
+        from molt_accel.ipc.shm import _native as core
+
         self._sock = sock
         self._number = number
         self._index = slot

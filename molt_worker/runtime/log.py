@@ -34,7 +34,8 @@ def format_line(as_json: bool, level: str, event: str, fields: dict[str, object]
     if as_json:
         row = {"ts": round(now, 6), "level": level, "event": event, **fields}
         return json.dumps(row, default=str, separators=(",", ":")).encode() + b"\n"
-    stamp = time.strftime("%H:%M:%S", time.localtime(now)) + f".{int(now * 1000) % 1000:03d}"
+    # In UTC: the local time of executors is what the project's TIME_ZONE has made of it.
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z"
     text = " ".join(f"{key}={_plain(value)}" for key, value in fields.items())
     return f"{stamp} molt-worker {level} {event} {text}\n".encode(errors="backslashreplace")
 

@@ -21,6 +21,8 @@ import pytest
 
 import demo
 
+pytestmark = pytest.mark.sample(1)
+
 ROOT = Path(demo.__file__).resolve().parent.parent
 START_S = 60.0
 

@@ -18,6 +18,8 @@ from molt_accel.ipc.messages import Cancel, Response
 from tests.support.driver import STOPPED, Driver, error_of, value_of
 from tests.support.processes import wait_for_file, wait_until
 
+pytestmark = pytest.mark.sample(4)
+
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]
 

@@ -17,6 +17,8 @@ import pytest
 from molt_accel import Client, MoltCancelled, MoltError, MoltWorkerCrashed
 from tests.support.processes import wait_for_file, wait_until
 
+pytestmark = pytest.mark.sample(1)
+
 MakeClient = Callable[..., Client]
 
 

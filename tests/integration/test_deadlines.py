@@ -27,6 +27,7 @@ RUNNING = {
 QUEUE = {"error": "MoltTimeout", "detail": "the deadline passed in the queue", "phase": "queue"}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("entry", "survives"),
     [*STOPPED, ("spawn_child", False)],
@@ -53,6 +54,7 @@ def one_executor(make_client: MakeClient, grace_ms: int) -> tuple[Client, int]:
     return client, client.call("pid", timeout_ms=60_000)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("entry", "survives"),
     [*STOPPED, ("spawn_child", False)],
@@ -70,6 +72,38 @@ def test_a_call_s_deadline_holds_whatever_the_entrypoint_does(
     assert client.ping()["outcomes"] == {"Ok": 2, "Timeout": 1}
 
 
+SLOW_TO_IMPORT = """
+import pathlib, time
+begun = pathlib.Path(__file__).with_name("begun")
+if not begun.exists():
+    begun.touch()
+    time.sleep(1e6)
+VALUE = "whole"
+"""
+
+
+def test_an_executor_whose_import_was_interrupted_serves_no_more(
+    make_client: MakeClient, tmp_path: Path
+) -> None:
+    (tmp_path / "slow_to_import.py").write_text(SLOW_TO_IMPORT)
+    client, pid = one_executor(make_client, 20_000)
+    with pytest.raises(MoltTimeout):
+        client.call("import_from", str(tmp_path), timeout_ms=1000)
+    assert (tmp_path / "begun").exists()
+    assert client.call("import_from", str(tmp_path), timeout_ms=60_000) == "whole"
+    assert client.call("pid") != pid
+
+
+def test_the_processes_of_a_stopped_request_end_with_it(make_client: MakeClient, tmp_path: Path) -> None:
+    client, _ = one_executor(make_client, 20_000)
+    child = tmp_path / "child"
+    with pytest.raises(MoltTimeout):
+        client.call("start_and_sleep", str(child), timeout_ms=1000)
+    wait_until(lambda: not psutil.pid_exists(int(child.read_text())))
+    assert client.call("echo", 1, timeout_ms=60_000) == 1
+
+
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("grace_ms", [0, 1])
 def test_without_grace_a_call_s_executor_is_killed_at_once_and_the_pool_recovers(
     make_client: MakeClient, tmp_path: Path, grace_ms: int
@@ -212,6 +246,7 @@ def test_the_client_sees_the_phase_and_is_not_held_beyond_deadline_and_grace(cli
     assert 0.2 <= time.monotonic() - started < 20
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("grace_ms", [0, 1])
 def test_without_grace_an_executor_is_killed_at_once_and_the_pool_recovers(
     make_driver: MakeDriver, tmp_path: Path, grace_ms: int

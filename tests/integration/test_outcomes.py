@@ -44,20 +44,24 @@ VALUES: list[Any] = [
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
 @pytest.mark.parametrize("entry", ["echo", "to_json"])
-def test_a_value_comes_back_as_it_was_sent(client: Client, entry: str, value: Any) -> None:
-    assert client.call(entry, value) == value
+def test_a_value_comes_back_as_it_was_sent(lasting_client: Client, entry: str, value: Any) -> None:
+    assert lasting_client.call(entry, value) == value
 
 
-def test_each_codec_has_its_types(client: Client) -> None:
-    assert client.call("echo", b"\x00\xff") == b"\x00\xff"
-    assert client.call("echo", {1: "integer key"}) == {1: "integer key"}
-    assert client.call("echo_json", {"a": 1.0}, codec="json") == {"a": 1.0}
-    assert client.call("echo_json", b'{"a": [1]}', codec="json") == {"a": [1]}
-    assert client.call("echo_raw", b"\x00\xff", codec="raw") == b"\x00\xff"
+def test_each_codec_has_its_types(lasting_client: Client) -> None:
+    assert lasting_client.call("echo", b"\x00\xff") == b"\x00\xff"
+    assert lasting_client.call("echo", {1: "integer key"}) == {1: "integer key"}
+    assert lasting_client.call("echo_json", {"a": 1.0}, codec="json") == {"a": 1.0}
+    assert lasting_client.call("echo_json", b'{"a": [1]}', codec="json") == {"a": [1]}
+    assert lasting_client.call("echo_raw", b"\x00\xff", codec="raw") == b"\x00\xff"
 
 
-def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(client: Client) -> None:
-    reply = client.reply("to_json", {"a": 1}, decode_response=False)
+def test_each_request_has_a_context_of_its_own(lasting_client: Client) -> None:
+    assert [lasting_client.call("remember", number) for number in range(4)] == [None] * 4
+
+
+def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(lasting_client: Client) -> None:
+    reply = lasting_client.reply("to_json", {"a": 1}, decode_response=False)
     assert reply.codec is Codec.JSON
     assert json.loads(reply.value) == {"a": 1}
 
@@ -87,13 +91,13 @@ def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(client: Client) -> 
     ids=lambda value: repr(value)[:20],
 )
 def test_input_that_is_not_valid_is_refused_with_the_reason(
-    client: Client, entry: str, payload: object, codec: str, detail: str
+    lasting_client: Client, entry: str, payload: object, codec: str, detail: str
 ) -> None:
     with pytest.raises(MoltInvalidInput) as caught:
-        client.call(entry, payload, codec=codec)
+        lasting_client.call(entry, payload, codec=codec)
     assert caught.value.detail == detail
     assert len(caught.value.request_id) == 16
-    assert client.call("echo", 1) == 1
+    assert lasting_client.call("echo", 1) == 1
 
 
 @pytest.mark.parametrize(

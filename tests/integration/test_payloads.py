@@ -12,6 +12,8 @@ from molt_accel.ipc.frame import HEADER_BYTES
 from molt_accel.ipc.messages import Codec
 from tests.support.driver import Driver, error_of, value_of
 
+pytestmark = pytest.mark.sample(4)
+
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]
 LIMIT = 100_000

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from molt_accel import Client
+from molt_accel import Client, MoltIncompatible
 from tests.support import EXPORTS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no named pools")
 Serve = Callable[[], "subprocess.Popen[str]"]
+Share = Callable[..., Client]
+MakeModule = Callable[[str, str], Path]
 
 
 @pytest.fixture
@@ -77,3 +79,45 @@ def test_a_worker_leaves_the_socket_of_another_that_took_its_name(serve: Serve, 
     assert served_by(directory) == second.pid
     stop(second)
     assert not (directory / "named.sock").exists()
+
+
+CORE = """
+import os
+from molt_worker import export
+
+@export
+def database(payload):
+    return os.environ.get("DATABASE_URL")
+"""
+
+
+def test_a_process_with_another_environment_gets_a_pool_of_its_own(
+    make_module: MakeModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_module("shop_core", CORE)
+    for address in ("sqlite:///real", "sqlite:///empty"):
+        monkeypatch.setenv("DATABASE_URL", address)
+        with Client(transport="shm", exports="shop_core", executors=1, log_level="error") as client:
+            assert client.call("database", timeout_ms=60_000) == address
+
+
+def test_a_named_pool_refuses_a_process_that_differs_and_says_in_what(
+    share: Share, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    client = share()
+    client.start()
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///other")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MoltIncompatible, match="DATABASE_URL, sys[.]path, working"):
+        share().call("echo", 1)
+    monkeypatch.undo()
+    assert client.call("echo", 1) == 1
+
+
+def test_exports_are_imported_from_where_the_client_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "far_away.py").write_text(CORE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Client(transport="shm", exports="far_away", executors=1, log_level="error") as client:
+        assert client.call("database", timeout_ms=60_000) is None

@@ -110,6 +110,7 @@ def test_a_client_that_is_stopped_while_its_request_runs_holds_nobody_else(
     assert call.result(PATIENCE_S) == "released"
 
 
+@pytest.mark.slow
 def test_clients_killed_under_load_again_and_again_cost_the_others_nothing(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> None:
@@ -136,6 +137,7 @@ def wait_for_any(folder: Path) -> None:
     wait_until(lambda: list(folder.iterdir()), PATIENCE_S)
 
 
+@pytest.mark.slow
 def test_channels_of_clients_that_are_gone_are_granted_again(share: Share, make_peer: MakePeer) -> None:
     """More clients one after the other than there are channels for at a time, in every way to go."""
     client = share(executors=1, max_queue=0)  # 33 channels

@@ -56,6 +56,7 @@ def test_client_processes_share_one_pool(share: Share, make_peer: MakePeer, pool
     assert started(pool_log) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [8])
 def test_many_that_start_at_once_make_one_worker(
     share: Share, make_peer: MakePeer, pool_log: Path, count: int
@@ -120,6 +121,7 @@ def test_a_starter_that_is_killed_before_its_worker_serves_costs_nobody_else_an_
     assert started(gated / "log") == 1
 
 
+@pytest.mark.slow
 def test_starters_killed_at_any_time_cost_nobody_else_an_error(make_peer: MakePeer, share: Share) -> None:
     for number in range(12):
         first = make_peer(worker_name=f"pool{number}", executors=1)
@@ -222,6 +224,7 @@ def test_an_observer_does_not_keep_a_pool(share: Share, window: Look) -> None:
     wait_until(lambda: dead(worker))
 
 
+@pytest.mark.slow
 def test_clients_that_come_and_go_meet_no_pool_that_is_leaving(make_peer: MakePeer, share: Share) -> None:
     """Each may be the last, and its pool leaves at once: who comes in that moment finds the next."""
     stop = threading.Event()
@@ -361,6 +364,7 @@ def dead_pid(pid: int) -> bool:
         return True
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("pause_s", [0, 0.002])
 def test_under_load_of_several_processes_no_call_is_lost_when_workers_are_told_to_stop(
     share: Share, make_peer: MakePeer, tmp_path: Path, pause_s: float
@@ -539,6 +543,7 @@ def test_calls_that_were_queued_when_the_worker_was_killed_are_run_by_its_succes
     assert client.call("echo", 1) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_died_young_is_attached_to_at_once_where_another_client_has_replaced_it(
     make_peer: MakePeer, serve: Serve, share: Share, monkeypatch: pytest.MonkeyPatch
 ) -> None:

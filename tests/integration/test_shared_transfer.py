@@ -48,6 +48,7 @@ def sizes(ring: int) -> st.SearchStrategy[int]:
     return around.map(lambda each: max(0, each[0] + each[1] - each[2])) | st.integers(0, 5 * ring)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("arena_mb", [1, 16])
 def test_frames_of_any_size_pass_both_ways(share: Share, arena_mb: int) -> None:
     client = share(arena_mb=arena_mb)
@@ -144,6 +145,7 @@ def test_a_client_stopped_in_the_middle_holds_nobody_else_and_goes_on(
     view.wait()
 
 
+@pytest.mark.sample(1)
 def test_a_client_stopped_for_long_in_the_middle_loses_its_executor_to_others(
     transfer: tuple[Transfer, Client, Peer, Window],
 ) -> None:

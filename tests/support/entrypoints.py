@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -265,6 +266,36 @@ def spawn_child(path: str) -> int:
             time.sleep(1e6)
         except BaseException:
             continue
+
+
+@export
+def start_and_sleep(path: str) -> None:
+    """Starts a process of its own, and ends when it is told to."""
+    import subprocess
+
+    Path(path).write_text(str(subprocess.Popen(["sleep", "1000"]).pid))
+    time.sleep(1e6)
+
+
+@export
+def import_from(folder: str) -> str:
+    """Imports a module that takes its time, as a view's first call may."""
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    import slow_to_import  # type: ignore[import-not-found]
+
+    return str(slow_to_import.VALUE)
+
+
+_remembered: ContextVar[int | None] = ContextVar("_remembered", default=None)
+
+
+@export
+def remember(value: int) -> int | None:
+    """What was remembered before, in this context."""
+    before = _remembered.get()
+    _remembered.set(value)
+    return before
 
 
 @export

@@ -33,7 +33,7 @@ def new_memory(channels: int = 4, slots: int = 2, ring_bytes: int = RING) -> mma
 def arena_in(memory: mmap.mmap, channels: int = 4, slots: int = 2, ring_bytes: int = RING) -> Any:
     """An arena in some memory, whose waits never spin."""
     arena = core.Arena(memory, channels, slots, ring_bytes)
-    arena.in_use = channels
+    arena.set_in_use(channels)
     return arena
 
 

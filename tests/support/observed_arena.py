@@ -28,7 +28,7 @@ class Stage:
         self.memory = mmap.mmap(fd, 0)
         self.arena = self.core.Arena(self.memory, 8, 4, RING)
         self.view = arenas.view(fd)
-        self.arena.in_use = 8
+        self.arena.set_in_use(8)
         self.arena.spin_ns = 0
         for fact, value in {
             Gauge.PID: os.getpid(),

@@ -47,7 +47,7 @@ class FakePool:
 
     def __init__(self, channels: int = 8, capacity: int = 4, executors: int = 1) -> None:
         self.arena, self._arena_fd = arenas.create(arenas.Geometry(channels, 4, 4096))
-        self.arena.in_use = channels
+        self.arena.set_in_use(channels)
         self.set(Gauge.CAPACITY, capacity)
         self.set(Gauge.CLIENT_LIMIT, channels)
         self.granted = list(range(channels))

@@ -73,7 +73,7 @@ class Ring(Peer):
         geometry = arena.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
         self._arena, descriptor = arena.create(geometry)
         os.close(descriptor)
-        self._arena.in_use = 1
+        self._arena.set_in_use(1)
         self._arena.spin_ns = limits.spin_ns if config.spin_us is None else config.spin_us * 1000
         self._arena.client_spinners = limits.clients
         self._arena.executor_spinners = limits.executors

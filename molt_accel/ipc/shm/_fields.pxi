@@ -2,27 +2,13 @@
 
 cdef extern from "frame_fields.h" nogil:
     ctypedef struct molt_frame:
-        uint8_t version
-        uint8_t kind
-        uint8_t codec
-        uint8_t status
-        uint16_t entry_bytes
-        uint16_t flags
+        uint8_t version, kind, codec, status
+        uint16_t entry_bytes, flags
         uint64_t request_id
-        uint32_t generation
-        uint32_t payload_bytes
-        uint64_t deadline_ns
-        uint64_t sent_ns
-        uint32_t max_wait_ms
-        uint32_t queue_depth
-        uint32_t in_flight
-        uint32_t queue_us
-        uint32_t decode_us
-        uint32_t handler_us
-        uint32_t encode_us
-        uint32_t exec_us
-        uint32_t executor
-        uint32_t reserved
+        uint32_t generation, payload_bytes
+        uint64_t deadline_ns, sent_ns
+        uint32_t max_wait_ms, queue_depth, in_flight, queue_us, decode_us, handler_us, encode_us
+        uint32_t exec_us, executor, reserved
 
 
 cdef int fill_request(molt_frame *h, object message) except -1:
@@ -34,7 +20,13 @@ cdef int fill_request(molt_frame *h, object message) except -1:
     h.max_wait_ms = message.max_wait_ms
     h.queue_depth = message.queue_depth
     h.in_flight = message.in_flight
-    return 0
+
+
+cdef object request_of(const molt_frame *h, entry, payload, codec):
+    return _Request(
+        h.request_id, entry, payload, codec, h.generation, h.deadline_ns, h.sent_ns, h.max_wait_ms,
+        h.queue_depth, h.in_flight
+    )
 
 
 cdef int fill_response(molt_frame *h, object message) except -1:
@@ -51,14 +43,6 @@ cdef int fill_response(molt_frame *h, object message) except -1:
     h.encode_us = message.encode_us
     h.exec_us = message.exec_us
     h.executor = message.executor
-    return 0
-
-
-cdef object request_of(const molt_frame *h, entry, payload, codec):
-    return _Request(
-        h.request_id, entry, payload, codec, h.generation, h.deadline_ns, h.sent_ns, h.max_wait_ms,
-        h.queue_depth, h.in_flight
-    )
 
 
 cdef object response_of(const molt_frame *h, status, payload, codec):

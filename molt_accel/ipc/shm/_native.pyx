@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The binding of core/: copying and waiting with the GIL released, and nothing that Python could do itself.
+"""The binding of core/: it copies and waits without the GIL, and does nothing that Python could do itself.
 
-The objects here hold raw memory of the arena; they check indexes, and their callers decide what a word means.
+The objects here hold raw memory of the arena. They check indexes; their callers decide what a word means.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -13,6 +13,12 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap
 
+# C variables, which cost less than names of the module. The tables have the member for each of 256 byte values, or None.
+cdef object _Request, _Response
+cdef tuple _codecs, _statuses
+from molt_accel.ipc.frame import CODECS as _codecs, STATUSES as _statuses
+from molt_accel.ipc.messages import Request as _Request, Response as _Response
+
 include "_fields.pxi"
 
 cdef extern from "molt_core.h" nogil:
@@ -23,58 +29,39 @@ cdef extern from "molt_core.h" nogil:
         pass
     ctypedef struct molt_doorbell:
         molt_word count
-        molt_word parked
     ctypedef struct molt_geometry:
-        uint32_t channels
-        uint32_t slots
-        uint64_t ring_bytes
-        uint64_t size
+        uint32_t channels, slots
+        uint64_t ring_bytes, size
     ctypedef struct molt_header:
         molt_geometry geometry
-        molt_word published
-        molt_word cpus
-        molt_word in_use
+        molt_word published, cpus, in_use
         molt_word *gauges
     ctypedef struct molt_slot:
         molt_doorbell doorbell
-        molt_word state
-        molt_word retire
+        molt_word state, retire
         molt_word *gauges
         molt_word *queue_us
         molt_word *exec_us
-    ctypedef struct molt_ring:
-        pass
     ctypedef struct molt_channel:
         molt_doorbell doorbell
         molt_word doorbell_of
-        molt_ring request
-        molt_ring reply
     ctypedef struct molt_arena:
         molt_geometry geometry
         uint8_t *base
         molt_header *header
-        molt_word *ticket_of
         molt_word *failure
         molt_flag *client_spins
         molt_flag *executor_spins
         molt_slot *slots
-    ctypedef struct molt_patience:
-        uint64_t usual_ns
     ctypedef struct molt_call:
         uint32_t channel
-        uint64_t word
-        const uint8_t *part[2]
+        uint64_t word, wanted
         uint64_t left[2]
+        const uint8_t *part[2]
         uint8_t *into
-        uint64_t wanted
-        molt_patience patience
     ctypedef struct molt_executor:
-        uint32_t slot
-        uint32_t epoch
-        uint32_t channel
+        uint32_t slot, epoch, channel, queued, running
         uint64_t word
-        uint32_t queued
-        uint32_t running
         molt_word *claim
     ctypedef struct molt_head:
         uint32_t size
@@ -85,11 +72,9 @@ cdef extern from "molt_core.h" nogil:
     const int MOLT_GAUGES, MOLT_SLOT_GAUGES, MOLT_BUCKETS, MOLT_MAX_CHANNELS
     const int MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING
     const int MOLT_SLOT_FREE, MOLT_SLOT_BUSY, MOLT_SLOT_IDLE
-    const int MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_SIGNAL, MOLT_AWAIT_CLOSED, MOLT_AWAIT_BUFFER
-    const int MOLT_AWAIT_CORRUPT
-    const int MOLT_NEXT_REQUEST, MOLT_NEXT_SIGNAL, MOLT_NEXT_RETIRE
-    const int MOLT_TRANSFERRED, MOLT_TRANSFER_SIGNAL, MOLT_TRANSFER_LOST, MOLT_TRANSFER_STALLED
-    const int MOLT_TRANSFER_CORRUPT
+    const int MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_SIGNAL, MOLT_AWAIT_CLOSED, MOLT_AWAIT_BUFFER, MOLT_AWAIT_CORRUPT
+    const int MOLT_NEXT_REQUEST, MOLT_NEXT_SIGNAL, MOLT_NEXT_RETIRE, MOLT_TRANSFERRED
+    const int MOLT_TRANSFER_SIGNAL, MOLT_TRANSFER_LOST, MOLT_TRANSFER_STALLED, MOLT_TRANSFER_CORRUPT
     uint64_t atomic_load(const molt_word *)
     void atomic_store(molt_word *, uint64_t)
     uint64_t atomic_fetch_add(molt_word *, uint64_t)
@@ -130,14 +115,9 @@ cdef extern from "molt_core.h" nogil:
     int molt_finish(molt_arena *, molt_executor *, uint32_t, uint64_t)
     uint32_t molt_bucket(uint64_t)
 
-MAX_CHANNELS = MOLT_MAX_CHANNELS
-GAUGES = MOLT_GAUGES
-SLOT_GAUGES = MOLT_SLOT_GAUGES
-BUCKETS = MOLT_BUCKETS
+MAX_CHANNELS, GAUGES, SLOT_GAUGES, BUCKETS = MOLT_MAX_CHANNELS, MOLT_GAUGES, MOLT_SLOT_GAUGES, MOLT_BUCKETS
 #: The states of a channel, as layout.py names them.
-STATES = (
-    MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING
-)
+STATES = (MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING)
 SLOT_FREE, SLOT_BUSY, SLOT_IDLE = MOLT_SLOT_FREE, MOLT_SLOT_BUSY, MOLT_SLOT_IDLE
 OUTCOME, TIME, CLOSED = MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_CLOSED
 REQUEST, RETIRE = MOLT_NEXT_REQUEST, MOLT_NEXT_RETIRE
@@ -148,37 +128,19 @@ ADMITTED, WAITING, BUSY, NOT_IDLE, BAD_FRAME = 0, 1, 2, 3, 4
 
 cdef enum:
     _SMALL = 16384
-    # Parts of a reply, in the order in which they are read.
-    STAGE_NONE = 0
-    STAGE_HEADER = 1
-    STAGE_ENTRY = 2
-    STAGE_PAYLOAD = 3
 
-
-# Of messages.py and frame.py, by `use_frames`: the classes, and what the bytes of their enumerations stand for.
-cdef object _Request = None, _Response = None
-cdef tuple _codecs = (), _statuses = ()
-
-
-def use_frames(request_class, response_class, tuple codecs not None, tuple statuses not None):
-    """Frames are made of these classes, with the members that 256 byte values stand for in each table."""
-    global _Request, _Response, _codecs, _statuses
-    if not len(codecs) == len(statuses) == 256:
-        raise ValueError("a table has 256 values")
-    _Request, _Response, _codecs, _statuses = request_class, response_class, codecs, statuses
-
-
-cdef bytes _payload_of(object item):
-    cdef bytes payload = item.payload
-    if payload is None:
-        raise TypeError("a payload is bytes, and not None")
-    return payload
+# The parts of a reply, in the order in which they are read.
+cdef enum:
+    STAGE_NONE, STAGE_HEADER, STAGE_ENTRY, STAGE_PAYLOAD
 
 
 cdef uint64_t _begin_head(molt_head *head, object item, int kind, Py_ssize_t entry_bytes) except 0:
-    """Write what the frame itself sets, and zeros. The size of the frame in bytes."""
+    """Write the fields that the frame itself sets, and zeros. Returns the size of the frame in bytes."""
     cdef molt_frame *h = &head.header
-    cdef Py_ssize_t payload_bytes = PyBytes_GET_SIZE(_payload_of(item))
+    cdef bytes payload = item.payload
+    if payload is None:
+        raise TypeError("a payload is bytes, and not None")
+    cdef Py_ssize_t payload_bytes = PyBytes_GET_SIZE(payload)
     cdef uint64_t total = sizeof(molt_frame) + entry_bytes + payload_bytes
     memset(h, 0, sizeof(molt_frame))
     h.version = MOLT_FRAME_VERSION
@@ -190,7 +152,7 @@ cdef uint64_t _begin_head(molt_head *head, object item, int kind, Py_ssize_t ent
 
 
 cdef int _fill_request(molt_head *head, object request, uint64_t max_bytes) except -1:
-    """The head of a request that is plainly good: 1; 0: let frame.py say what is wrong with it."""
+    """Write the head of a valid request. Returns 0 if it is not valid; frame.py then says what is wrong with it."""
     cdef Py_ssize_t entry_bytes
     cdef str entry = request.entry
     cdef const char *text
@@ -207,27 +169,13 @@ cdef int _fill_request(molt_head *head, object request, uint64_t max_bytes) exce
     return 1
 
 
-cdef int _fill_response(molt_head *head, object response, uint64_t max_bytes) except -1:
-    """The head of a response that is plainly good: 1; 0: let frame.py say what is wrong with it."""
-    if _begin_head(head, response, MOLT_RESPONSE, 0) > max_bytes:
-        return 0
-    fill_response(&head.header, response)
-    return 1
-
-
 cdef object _request_of(const molt_head *head, bytes payload):
-    """The request of a head and its payload if it is plainly good, else None: let frame.py say what is wrong with it."""
+    """Make a request of a head and its payload. Returns None if it is not valid; frame.py says what is wrong with it."""
     cdef const molt_frame *h = &head.header
     codec = _codecs[h.codec]
-    if (
-        h.version != MOLT_FRAME_VERSION
-        or h.kind != MOLT_REQUEST
-        or codec is None
-        or h.status
-        or h.entry_bytes == 0
-        or h.flags
-        or h.reserved
-    ):
+    if h.version != MOLT_FRAME_VERSION or h.kind != MOLT_REQUEST or codec is None:
+        return None
+    if h.status or h.entry_bytes == 0 or h.flags or h.reserved:
         return None
     try:
         entry = PyUnicode_DecodeUTF8(<const char *>head.entry, h.entry_bytes, NULL)
@@ -237,18 +185,12 @@ cdef object _request_of(const molt_head *head, bytes payload):
 
 
 cdef object _response_of(const molt_head *head, bytes payload):
-    """The response of a head and its payload; None if it is not a good one."""
+    """Make a response of a head and its payload. Returns None if it is not valid."""
     cdef const molt_frame *h = &head.header
     codec, status = _codecs[h.codec], _statuses[h.status]
-    if (
-        h.version != MOLT_FRAME_VERSION
-        or h.kind != MOLT_RESPONSE
-        or codec is None
-        or status is None
-        or h.entry_bytes
-        or h.flags & ~MOLT_FLAG_COMPILED
-        or h.reserved
-    ):
+    if h.version != MOLT_FRAME_VERSION or h.kind != MOLT_RESPONSE or codec is None or status is None:
+        return None
+    if h.entry_bytes or h.flags & ~MOLT_FLAG_COMPILED or h.reserved:
         return None
     return response_of(h, status, payload, codec)
 
@@ -256,10 +198,8 @@ cdef object _response_of(const molt_head *head, bytes payload):
 cdef bint _consistent(const molt_head *head):
     """Whether the sizes in a head agree, so that its payload can be read apart from it."""
     cdef const molt_frame *h = &head.header
-    return (
-        h.entry_bytes <= MOLT_ENTRY_BYTES
-        and <uint64_t>head.size == sizeof(molt_frame) + h.entry_bytes + <uint64_t>h.payload_bytes
-    )
+    cdef uint64_t total = sizeof(molt_frame) + h.entry_bytes + <uint64_t>h.payload_bytes
+    return h.entry_bytes <= MOLT_ENTRY_BYTES and head.size == total
 
 
 class Corrupt(RuntimeError):
@@ -277,57 +217,52 @@ def arena_size(uint32_t channels, uint32_t slots, uint64_t ring_bytes):
 
 
 cdef molt_word *slot_word(molt_slot *slot, uint32_t gauge, uint32_t count=1) except NULL:
-    """The first of so many gauges of a slot. Raises IndexError: it has not so many."""
+    """The first of `count` gauges of a slot. Raises IndexError if the slot has fewer."""
     if gauge + <uint64_t>count > MOLT_SLOT_GAUGES:
         raise IndexError(f"no gauge {gauge} of a slot")
     return &slot.gauges[gauge]
 
 
 cdef class ArenaView:
-    """A mapped arena to look at. Nothing here stores anything, so memory that is mapped read-only will do.
+    """A mapped arena to look at. It never stores anything, so the memory may be mapped read-only.
 
     Raises:
-        ValueError: it is no arena of this version, or doesn't fit its memory.
+        ValueError: it is not an arena of this version, or doesn't fit its memory.
     """
 
     cdef molt_arena a
     cdef Py_buffer view
-    cdef bint held
+    cdef readonly uint32_t channels, slots
+    cdef readonly uint64_t ring_bytes
 
     def __cinit__(self, buffer, uint32_t channels=0, uint32_t slots=0, uint64_t ring_bytes=0):
         cdef const char *wrong
         cdef bint writes = isinstance(self, Arena)
         PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE if writes else PyBUF_SIMPLE)
-        self.held = True
         self.a.base = <uint8_t *>self.view.buf
-        if not channels or not writes:
+        if channels and writes:
+            if molt_arena_plan(&self.a, channels, slots, ring_bytes) != <uint64_t>self.view.len:
+                raise ValueError("the memory has not the size of this geometry")
+            if molt_arena_create(&self.a):
+                raise ValueError("its semaphores can't be made")
+        else:
             wrong = molt_arena_attach(&self.a, <uint64_t>self.view.len)
             if wrong != NULL:
                 raise ValueError("not an arena to attach to: " + wrong.decode())
+        self.channels, self.slots = self.a.geometry.channels, self.a.geometry.slots
+        self.ring_bytes = self.a.geometry.ring_bytes
 
     def __dealloc__(self):
-        if self.held:
-            PyBuffer_Release(&self.view)
+        PyBuffer_Release(&self.view)  # does nothing if there is none
 
-    @property
-    def channels(self):
-        return self.a.geometry.channels
-
-    @property
-    def slots(self):
-        return self.a.geometry.slots
-
-    @property
-    def ring_bytes(self):
-        return self.a.geometry.ring_bytes
-
-    cdef int channel(self, uint32_t index) except -1:
-        if index >= self.a.geometry.channels:
+    cdef int64_t channel(self, uint32_t index) except -1:
+        """Check the index of a channel, and return it."""
+        if index >= self.channels:
             raise IndexError(f"no channel {index}")
-        return 0
+        return index
 
     cdef molt_slot *slot(self, uint32_t index) except NULL:
-        if index >= self.a.geometry.slots:
+        if index >= self.slots:
             raise IndexError(f"no slot {index}")
         return &self.a.slots[index]
 
@@ -335,8 +270,6 @@ cdef class ArenaView:
         if gauge >= MOLT_GAUGES:
             raise IndexError(f"no gauge {gauge}")
         return &self.a.header.gauges[gauge]
-
-    # Words of the header and of slots, by the indexes of layout.py.
 
     def gauge(self, uint32_t index):
         return atomic_load(self.word_of(index))
@@ -348,14 +281,12 @@ cdef class ArenaView:
         return atomic_load(&self.slot(slot).state)
 
     def histograms(self, uint32_t slot):
-        """How often each bucket of queue and of exec times (us) was hit by an executor."""
+        """How many requests of an executor fell into each bucket of queue times, and of exec times (us)."""
         cdef molt_slot *s = self.slot(slot)
         return (
             [atomic_load(&s.queue_us[i]) for i in range(MOLT_BUCKETS)],
             [atomic_load(&s.exec_us[i]) for i in range(MOLT_BUCKETS)],
         )
-
-    # Channels.
 
     @property
     def in_use(self):
@@ -363,13 +294,12 @@ cdef class ArenaView:
         return atomic_load(&self.a.header.in_use)
 
     def word(self, uint32_t index):
-        self.channel(index)
-        return molt_look(&self.a, index)
+        return molt_look(&self.a, <uint32_t>self.channel(index))
 
     def request_bytes(self, uint32_t index, uint32_t count):
         """The first bytes in a request ring: a copy of what may be changing, for display."""
         self.channel(index)
-        return (<const char *>molt_request_data(&self.a, index))[:min(count, self.a.geometry.ring_bytes)]
+        return (<const char *>molt_request_data(&self.a, index))[:min(count, self.ring_bytes)]
 
     def ready(self):
         """How many requests are queued."""
@@ -382,8 +312,7 @@ cdef class ArenaView:
 cdef class Arena(ArenaView):
     """A mapped arena to work with: made in zeroed memory if a geometry is given, else attached to.
 
-    Raises:
-        ValueError: it is no arena of this version, or doesn't fit its memory.
+    Raises ValueError as `ArenaView` does.
     """
 
     cdef molt_flag closed
@@ -391,24 +320,12 @@ cdef class Arena(ArenaView):
     cdef public uint64_t spin_ns
     cdef public uint32_t client_spinners, executor_spinners
 
-    def __cinit__(self, buffer, uint32_t channels=0, uint32_t slots=0, uint64_t ring_bytes=0):
-        store_flag(&self.closed, 0)
-        if channels:
-            if molt_arena_plan(&self.a, channels, slots, ring_bytes) != <uint64_t>self.view.len:
-                raise ValueError("the memory has not the size of this geometry")
-            if molt_arena_create(&self.a):
-                raise ValueError("its semaphores can't be made")
-
     def close(self):
-        """For this process: calls on this arena end with CLOSED from now on. Ring their doorbells afterwards."""
+        """Have this process's calls on this arena end with CLOSED. The caller rings their doorbells afterwards."""
         store_flag(&self.closed, 1)
 
     def let_go(self):
-        """In a forked child: none of its objects can touch what is shared any more. What they see is their own, and 0.
-
-        Raises:
-            OSError: it can't be done.
-        """
+        """In a forked child: put private memory, all 0, in the place of the shared memory. Raises OSError."""
         cdef void *base = mmap(
             self.view.buf, self.view.len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0
         )
@@ -416,17 +333,17 @@ cdef class Arena(ArenaView):
             raise OSError(errno, "the shared memory can't be let go of")
 
     def repair(self):
-        """Undo what somebody may have scribbled where nothing changes, or nothing lasts: geometry, and who spins."""
+        """Restore the geometry and the flags of who spins, over which a process may have scribbled."""
         cdef uint32_t index
         if memcmp(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry)):
             memcpy(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry))
-        for index in range(self.a.geometry.channels):
+        for index in range(self.channels):
             store_flag(&self.a.client_spins[index], 0)
-        for index in range(self.a.geometry.slots):
+        for index in range(self.slots):
             store_flag(&self.a.executor_spins[index], 0)
 
     def set_cpus(self, uint32_t cpus):
-        """How many processors there are for this pool; 0: not known."""
+        """Say how many processors there are for this pool; 0: not known."""
         atomic_store(&self.a.header.cpus, cpus)
 
     def set_gauge(self, uint32_t index, uint64_t value):
@@ -438,23 +355,15 @@ cdef class Arena(ArenaView):
     def set_slot_gauge(self, uint32_t slot, uint32_t index, uint64_t value):
         atomic_store(slot_word(self.slot(slot), index), value)
 
-    @property
-    def in_use(self):
-        """Channels from this index on were never granted, so nobody looks at them."""
-        return atomic_load(&self.a.header.in_use)
-
-    @in_use.setter
-    def in_use(self, uint64_t count):
+    def set_in_use(self, uint64_t count):
         atomic_store(&self.a.header.in_use, count)
 
     def step(self, uint32_t index, uint64_t before, uint64_t after):
         """Compare and swap a state word. True if it was `before`."""
-        self.channel(index)
-        return bool(molt_step(&self.a, index, before, after))
+        return bool(molt_step(&self.a, <uint32_t>self.channel(index), before, after))
 
     def set_failure(self, uint32_t index, uint64_t reason):
-        self.channel(index)
-        atomic_store(&self.a.failure[index], reason)
+        atomic_store(&self.a.failure[self.channel(index)], reason)
 
     def wake_executor(self):
         """Wake an executor that sleeps, if there is one."""
@@ -462,21 +371,19 @@ cdef class Arena(ArenaView):
 
     def ring_client(self, uint32_t index):
         """Wake whoever waits for this channel, to look again."""
-        self.channel(index)
-        molt_ring_client(&self.a, index)
+        molt_ring_client(&self.a, <uint32_t>self.channel(index))
 
     def reset_channel(self, uint32_t index):
         """Make a channel ready for another client. Only while nobody can be using it."""
-        self.channel(index)
-        cdef molt_channel *channel = molt_channel_at(&self.a, index)
+        cdef molt_channel *channel = molt_channel_at(&self.a, <uint32_t>self.channel(index))
         molt_doorbell_init(&channel.doorbell)
         atomic_store(&channel.doorbell_of, index)
         store_flag(&self.a.client_spins[index], 0)
 
     def reset_slot(self, uint32_t index, uint32_t gauges):
-        """Make a slot ready for another executor, its first so many gauges 0; the counts go on.
+        """Make a slot ready for another executor: set its first `gauges` gauges to 0, and keep its counts.
 
-        Only once its last executor was reaped.
+        Only after its last executor was reaped.
         """
         cdef molt_slot *slot = self.slot(index)
         cdef uint32_t i
@@ -488,11 +395,11 @@ cdef class Arena(ArenaView):
         store_flag(&self.a.executor_spins[index], 0)
 
     def retires(self, uint32_t index):
-        """Whether an executor was told to."""
+        """Whether an executor was told to exit."""
         return atomic_load(&self.slot(index).retire) != 0
 
     def retire(self, uint32_t index):
-        """Have an executor exit as soon as it has no request."""
+        """Tell an executor to exit as soon as it has no request."""
         cdef molt_slot *slot = self.slot(index)
         atomic_store(&slot.retire, 1)
         atomic_fetch_add(&self.a.header.published, 1)
@@ -506,7 +413,7 @@ cdef class Channel:
     cdef molt_call c
     cdef molt_head out, head
     cdef bytes payload, reply
-    cdef int stage  # of the reply: what is being read next
+    cdef int stage  # which part of the reply is being read
     cdef uint64_t max_bytes
     cdef readonly uint32_t index
 
@@ -523,21 +430,17 @@ cdef class Channel:
         """The generation of the request published last."""
         return MOLT_GENERATION(self.c.word)
 
-    @property
-    def state(self):
-        return MOLT_STATE(molt_look(&self.arena.a, self.index))
-
     def publish(self, request not None, uint32_t capacity, uint32_t waiting):
         """Offer a request to the executors: IDLE -> READY.
 
         Args:
-            request: Its payload is bytes. What of it doesn't fit the ring is sent on by `wait`.
+            request: Its payload is bytes. `wait` sends on what of it doesn't fit the ring.
             capacity: Places in the queue.
-            waiting: How many may wait for a place behind it.
+            waiting: How many requests may wait for a place behind it.
 
         Returns:
-            ADMITTED; WAITING: it is over the queue's capacity, and claimed or given up like any other; BUSY or
-            NOT_IDLE: it was not published; BAD_FRAME: nor was this, and `frame.encode_head` says why.
+            ADMITTED; WAITING: it is over the queue's capacity, and is claimed or given up like any other. Not published
+            are BUSY, NOT_IDLE (the channel has a request), and BAD_FRAME (`frame.encode_head` says why).
 
         Raises:
             TypeError, OverflowError: a field of the request is not what it should be.
@@ -560,13 +463,13 @@ cdef class Channel:
         return WAITING if over else ADMITTED
 
     def excess(self, uint32_t capacity):
-        """How far the request stands behind the last place of a queue; 0: it has a place, or was claimed."""
+        """How many places the request stands behind the end of the queue; 0: it has a place, or was claimed."""
         if MOLT_STATE(molt_look(&self.arena.a, self.index)) != MOLT_READY:
             return 0
         return molt_excess(&self.arena.a, &self.c, capacity)
 
     cdef int next_buffer(self) except -1:
-        """What was wanted is there: say where the next part of the reply goes. 0: there is no more."""
+        """A part of the reply has been read: say where the next one goes. Returns 0 if there is no more."""
         cdef molt_head *head = &self.head
         if self.stage == STAGE_NONE:
             self.c.into = <uint8_t *>head
@@ -586,10 +489,10 @@ cdef class Channel:
         return 1
 
     def wait(self, uint64_t until_ns):
-        """Wait until the request has an outcome: OUTCOME, or TIME or CLOSED if that comes before.
+        """Wait until the request has an outcome. Returns OUTCOME, or TIME or CLOSED if that comes first.
 
         Args:
-            until_ns: Of CLOCK_MONOTONIC; 0: don't wait.
+            until_ns: Nanoseconds of CLOCK_MONOTONIC; 0: don't wait.
 
         Raises:
             Corrupt: the arena can't be trusted.
@@ -615,9 +518,9 @@ cdef class Channel:
                 return code
 
     def take(self):
-        """The outcome, which frees the channel: the response, or the reason of a failure (an int).
+        """Take the outcome and free the channel. Returns the response, or the failure word (an int).
 
-        None if there is no outcome: it was given up.
+        Returns None if there is no outcome, because the request was given up.
 
         Raises:
             Corrupt: what is there is not a response.
@@ -647,9 +550,12 @@ cdef class Channel:
         return response
 
     def give_up(self, bint only_queued=False, uint32_t generation=0):
-        """End the request from this side, or only if it is still queued; any thread may.
+        """End the request from this side, on any thread.
 
-        One who doesn't hold the channel names the request by its generation: another may have been published since.
+        Args:
+            only_queued: End it only if it is still queued.
+            generation: Which request; 0: the one published last. A caller that doesn't hold the channel must say,
+                since another request may have been published in the meantime.
 
         Returns the state it was in. READY: nobody will run it, and the channel is free. CLAIMED, KILLING: it is being
         stopped (CLAIMED not with `only_queued`), and the channel is free when `clear` says so. Any other: it has
@@ -660,7 +566,7 @@ cdef class Channel:
         return molt_give_up(&self.arena.a, &self.c, only_queued)
 
     def clear(self):
-        """A call has ended: let go of its bytes, and free the channel if it can be. True if it is IDLE now."""
+        """After a call: let go of its bytes, and free the channel if possible. Returns True if it is IDLE now."""
         cdef uint64_t word = molt_look(&self.arena.a, self.index)
         self.c.left[0] = self.c.left[1] = self.c.wanted = 0
         self.payload, self.reply = None, None
@@ -669,7 +575,7 @@ cdef class Channel:
         return MOLT_STATE(molt_look(&self.arena.a, self.index)) == MOLT_IDLE
 
     def redirect(self, Channel doorbell not None):
-        """Have the doorbell of another channel of this client rung for this one. Look at this one afterwards."""
+        """Have another channel's doorbell rung for this one. The caller looks at this channel afterwards."""
         molt_redirect(&self.arena.a, &self.c, doorbell.index)
 
     def ring(self):
@@ -677,10 +583,9 @@ cdef class Channel:
         molt_doorbell_ring(&molt_channel_at(&self.arena.a, self.index).doorbell)
 
     def listen(self, uint64_t seen, uint64_t until_ns):
-        """Sleep until this channel's doorbell has rung more often than `seen`. Returns how often it has by now.
+        """Sleep until this channel's doorbell has rung more often than `seen`. Returns how often it has rung.
 
-        Raises:
-            Exception: what a signal handler raises.
+        Raises what a signal handler raises.
         """
         cdef molt_doorbell *doorbell = &molt_channel_at(&self.arena.a, self.index).doorbell
         with nogil:
@@ -691,17 +596,16 @@ cdef class Channel:
 
 
 cdef class Slot:
-    """An executor's place: claims requests, reads them, answers them.
+    """An executor's place in the arena: it claims requests, reads them and answers them.
 
     Args:
-        claim: Eight bytes that no client can map, where its supervisor sees what it has claimed.
+        claim: Eight bytes that no client can map, in which the supervisor sees what the executor has claimed.
     """
 
     cdef Arena arena
     cdef molt_executor e
     cdef molt_head head
     cdef Py_buffer claim
-    cdef bint claims
 
     def __cinit__(self, Arena arena not None, uint32_t slot, uint32_t epoch, claim=None):
         arena.slot(slot)
@@ -711,14 +615,12 @@ cdef class Slot:
         self.e.epoch = epoch
         if claim is not None:
             PyObject_GetBuffer(claim, &self.claim, PyBUF_SIMPLE | PyBUF_WRITABLE)
-            self.claims = True
             if self.claim.len != sizeof(molt_word) or <size_t>self.claim.buf % sizeof(molt_word):
                 raise ValueError("a claim is one aligned word")
             self.e.claim = <molt_word *>self.claim.buf
 
     def __dealloc__(self):
-        if self.claims:
-            PyBuffer_Release(&self.claim)
+        PyBuffer_Release(&self.claim)  # does nothing if there is none
 
     def open(self):
         """From now on this executor counts as idle."""
@@ -731,7 +633,7 @@ cdef class Slot:
 
     @property
     def serial(self):
-        """What a stop word names the claimed request by; layout.serial_of."""
+        """The number by which a stop word names the claimed request; see layout.serial_of."""
         return molt_serial(self.e.channel, self.e.word)
 
     @property
@@ -740,10 +642,9 @@ cdef class Slot:
         return self.e.word
 
     def next(self):
-        """Wait for a request and claim it: REQUEST, or RETIRE if there shall be no more.
+        """Wait for a request and claim it. Returns REQUEST, or RETIRE if the executor is to exit.
 
-        Raises:
-            Exception: what a signal handler raises.
+        Raises what a signal handler raises.
         """
         cdef Arena arena = self.arena
         cdef int code
@@ -768,10 +669,11 @@ cdef class Slot:
             PyErr_CheckSignals()
 
     def receive(self, uint64_t max_bytes):
-        """The claimed request, or its bytes without the length prefix where it is no good one.
+        """Read the claimed request.
 
         Returns:
-            A `Request`; bytes for `frame.decode` to say what is wrong with them; LOST or STALLED where they don't come.
+            The `Request`. The bytes behind the length prefix if they are not valid; `frame.decode` says what is wrong
+            with them. LOST or STALLED if they don't come.
 
         Raises:
             Corrupt: the client wrote what can't be.
@@ -803,11 +705,12 @@ cdef class Slot:
 
         Args:
             response: Its payload is bytes.
-            max_bytes: Its longest size.
-            gauge: The gauge of this slot that counts it; before the reply, so who has that finds it counted.
+            max_bytes: The largest frame, in bytes.
+            gauge: The gauge of this slot that counts the request. It is raised before the reply is published: a client
+                that has its answer must already see it counted.
 
         Returns:
-            TRANSFERRED; LOST or STALLED where it isn't taken; BAD_FRAME: nothing was done, and `frame.encode_head`
+            TRANSFERRED; LOST or STALLED if it isn't taken; BAD_FRAME: nothing was done, and `frame.encode_head`
             says why.
 
         Raises as `receive` does.
@@ -816,8 +719,9 @@ cdef class Slot:
         cdef molt_word *counter = slot_word(slot, gauge)
         cdef bytes payload = response.payload
         cdef int code
-        if not _fill_response(&self.head, response, max_bytes):
+        if _begin_head(&self.head, response, MOLT_RESPONSE, 0) > max_bytes:
             return BAD_FRAME
+        fill_response(&self.head.header, response)
         if not molt_holds(&self.e, molt_look(&self.arena.a, self.e.channel)):
             return MOLT_TRANSFER_LOST  # it was taken away against the rules: the ring may be another request's
         atomic_fetch_add(counter, 1)
@@ -833,14 +737,14 @@ cdef class Slot:
         return code
 
     def fail(self, uint64_t reason):
-        """End the request without a reply. False if it was not this executor's to end any more."""
+        """End the request without a reply. Returns False if this executor no longer holds it."""
         return bool(molt_finish(&self.arena.a, &self.e, MOLT_FAILED, reason))
 
     def begin(self, uint32_t gauge, uint64_t deadline_ns, uint32_t wake_gauge):
-        """Say what runs from now on, in three gauges of this slot: serial, deadline (0: none), start.
+        """Store what runs from now on in three gauges of this slot: serial, deadline (0: none), start.
 
-        Returns True if the deadline comes before the time in the arena's gauge `wake_gauge`: if that was stored after
-        these, who stored it will find them; if before, it has to be told.
+        Returns True if the deadline comes before the time in the arena's gauge `wake_gauge`, at which the supervisor
+        looks at deadlines next: then it has to be told. If it stores that time later, it finds these gauges by itself.
         """
         cdef molt_word *wake = self.arena.word_of(wake_gauge)
         molt_begin(&self.e, slot_word(&self.arena.a.slots[self.e.slot], gauge, 3), deadline_ns)
@@ -848,7 +752,7 @@ cdef class Slot:
 
 
 cdef class ParkMeter:
-    """Measures what it costs here to put a thread to sleep and wake it: two threads that ring each other."""
+    """Measures what it costs to put a thread to sleep and wake it: two threads ring each other."""
 
     cdef molt_doorbell doorbells[2]
 
@@ -857,7 +761,7 @@ cdef class ParkMeter:
             molt_doorbell_init(&self.doorbells[i])
 
     def run(self, int side, int rounds):
-        """Ring and wait in turns, on two threads at once with sides 0 and 1. Returns nanoseconds per one way."""
+        """Ring and wait in turns, on two threads at once with sides 0 and 1. Returns nanoseconds for one way."""
         cdef molt_doorbell *mine = &self.doorbells[side & 1]
         cdef molt_doorbell *other = &self.doorbells[1 - (side & 1)]
         cdef uint64_t start_ns = molt_now_ns(), seen

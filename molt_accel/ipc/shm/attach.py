@@ -1,6 +1,6 @@
-"""Attaching to a pool: connecting to its control socket, and what is said there first.
+"""Attaches to a pool: connects to its control socket, and exchanges the first messages.
 
-Clients use it, and whoever only looks: an observer gets the arena mapped read-only, and no channel of it.
+Clients attach, and so do observers such as `molt-worker status`: these map the arena read-only and get no channels.
 """
 
 from __future__ import annotations
@@ -27,19 +27,17 @@ from molt_accel.version import __version__
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena, ArenaView
 
-#: How many channels a client asks for at first, enough for most servers.
-FIRST_BATCH: Final = 32
+FIRST_BATCH: Final = 32  #: how many channels a client asks for at first; enough for most servers
 #: How long the supervisor may take to accept and to answer. It never blocks.
 ANSWER_S: Final = 10.0
-#: How long to wait before another try where others connect, too.
-_CROWD_S: Final = 0.002
+_CROWD_S: Final = 0.002  #: how long to wait before another try if too many others connect
 
 
 def connect(path: str) -> socket.socket | None:
-    """A socket connected to whoever serves this path; None if nobody does.
+    """Connect to the worker that serves this path. Returns None if none does.
 
     Raises:
-        MoltWorkerUnavailable: somebody else's process does, or this one may not.
+        MoltWorkerUnavailable: another user's process serves it, or this one may not connect.
     """
     sock = control.new_socket()
     try:
@@ -61,7 +59,7 @@ def connect(path: str) -> socket.socket | None:
 
 
 def _connect(sock: socket.socket, path: str) -> None:
-    """Connect, also where so many others do just now that there is no room to wait in: the kernel doesn't wait then."""
+    """Connect, and try again while the listener's backlog is full: the kernel doesn't wait then."""
     until_s = time.monotonic() + ANSWER_S
     while True:
         try:
@@ -73,29 +71,29 @@ def _connect(sock: socket.socket, path: str) -> None:
             time.sleep(_CROWD_S)
 
 
-def handshake(sock: socket.socket) -> tuple[Arena, Attached]:
-    """Attach as a client, on a connected control socket.
+def handshake(sock: socket.socket, identity: dict[str, str]) -> tuple[Arena, Attached]:
+    """Attach as a client of this identity, on a connected control socket.
 
     Raises:
-        MoltStartFailed, MoltIncompatible, WorkerVanished: why the worker refused.
-        MoltWorkerUnavailable: it doesn't answer.
+        MoltStartFailed, MoltIncompatible, WorkerVanished: the worker refused.
+        MoltWorkerUnavailable: the worker doesn't answer.
     """
-    fd, granted = _ask(sock, observer=False)
+    fd, granted = _ask(sock, Attach(__version__, False, FIRST_BATCH, identity))
     return arenas.attach(fd), granted
 
 
 def observe(sock: socket.socket) -> ArenaView:
-    """Attach to look, which doesn't keep the pool alive. Raises as `handshake` does."""
-    fd, _ = _ask(sock, observer=True)
+    """Attach as an observer, which doesn't keep the pool alive. Raises as `handshake` does."""
+    fd, _ = _ask(sock, Attach(__version__, True, 0))
     return arenas.view(fd)
 
 
-def _ask(sock: socket.socket, *, observer: bool) -> tuple[int, Attached]:
-    """The arena's descriptor, and what else was granted."""
+def _ask(sock: socket.socket, question: Attach) -> tuple[int, Attached]:
+    """Ask to attach. Returns the arena's descriptor and the worker's answer."""
     fds: list[int] = []
     try:
         sock.settimeout(ANSWER_S)
-        control.send(sock, Attach(__version__, observer, 0 if observer else FIRST_BATCH))
+        control.send(sock, question)
         failpoint("client.attaching")
         answer, fds = control.receive(sock, SHM_FROM_WORKER, max_fds=1)
         sock.settimeout(None)

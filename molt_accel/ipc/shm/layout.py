@@ -1,7 +1,7 @@
-"""What the words in shared memory mean: the states of a channel, who may take which step, and named facts.
+"""What the words in shared memory mean: the states of a channel, who may take which step, and the gauges.
 
-The one table of the hand-over. `molt_core.h` takes the hot steps of it, the supervisor the others; a test holds the
-two against each other.
+CHANNEL_TRANSITIONS is the one table of the hand-over. The native core takes the frequent steps, the supervisor the
+others; tests compare both with the table.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from molt_accel.ipc import outcomes
 
 
 class ChannelState(enum.IntEnum):
-    """Where a channel is; the low byte of its state word."""
+    """The low byte of a channel's state word."""
 
-    IDLE = 0  #: nobody's but its client's
+    IDLE = 0  #: without a request
     READY = 1  #: a request is queued
     CLAIMED = 2  #: an executor has it
     DONE = 3  #: the reply is there
@@ -28,21 +28,19 @@ class ChannelState(enum.IntEnum):
 
 
 class Actor(enum.Enum):
-    """Who takes a step."""
-
     CLIENT = enum.auto()
     EXECUTOR = enum.auto()
     SUPERVISOR = enum.auto()
 
 
-#: Every step there is. Each is one compare-and-swap; a step that is not here is a bug.
+#: Every step, and who may take it. Each is one compare-and-swap; any other step is a bug.
 CHANNEL_TRANSITIONS: Final[dict[tuple[ChannelState, ChannelState], frozenset[Actor]]] = {
     (ChannelState.IDLE, ChannelState.READY): frozenset({Actor.CLIENT}),
     (ChannelState.READY, ChannelState.CLAIMED): frozenset({Actor.EXECUTOR}),
-    # Given up in the queue; by the supervisor for a client that is dead.
+    # The request is given up in the queue; the supervisor does so for a dead client.
     (ChannelState.READY, ChannelState.IDLE): frozenset({Actor.CLIENT, Actor.SUPERVISOR}),
     (ChannelState.CLAIMED, ChannelState.DONE): frozenset({Actor.EXECUTOR}),
-    # By the executor where the client doesn't move its bytes; by the supervisor once the executor is reaped.
+    # The executor fails it if the client doesn't move its bytes; the supervisor after it has reaped the executor.
     (ChannelState.CLAIMED, ChannelState.FAILED): frozenset({Actor.EXECUTOR, Actor.SUPERVISOR}),
     (ChannelState.CLAIMED, ChannelState.ABANDONED): frozenset({Actor.CLIENT, Actor.SUPERVISOR}),
     (ChannelState.CLAIMED, ChannelState.KILLING): frozenset({Actor.SUPERVISOR}),
@@ -55,13 +53,11 @@ CHANNEL_TRANSITIONS: Final[dict[tuple[ChannelState, ChannelState], frozenset[Act
 
 #: States in which an executor has the request.
 HELD: Final = frozenset({ChannelState.CLAIMED, ChannelState.ABANDONED, ChannelState.KILLING})
-
-
 _STATES: Final[dict[int, int]] = {int(state): state for state in ChannelState}
 
 
 def state_of(word: int) -> int:
-    """The `ChannelState` in a state word; a number that is none where somebody has scribbled over it."""
+    """The `ChannelState` in a state word; another number if a process has scribbled over it."""
     return _STATES.get(word & 0xFF, word & 0xFF)
 
 
@@ -71,42 +67,42 @@ def slot_of(word: int) -> int:
 
 
 def epoch_of(word: int) -> int:
-    """Which of the executors that had this slot one after the other."""
+    """The number, modulo 256, of the executor among those that have had this slot."""
     return word >> 24 & 0xFF
 
 
 def generation_of(word: int) -> int:
-    """The channel's request number."""
+    """The number of the channel's request."""
     return word >> 32
 
 
 def with_state(word: int, state: ChannelState) -> int:
-    """The word after a step, executor and generation as they were."""
+    """The state word after a step; executor and generation stay."""
     return word & ~0xFF | state
 
 
 def idle_word(word: int) -> int:
-    """The word of the channel with nobody on it; the generation stays, so that no old one comes back."""
+    """The state word of the channel without a request; the generation stays, so that none is used twice."""
     return word >> 32 << 32
 
 
 def serial_of(channel: int, generation: int) -> int:
-    """What a stop word names a request by: unique among all that an executor can have."""
+    """The number by which a stop word names a request; unique among those that an executor can have."""
     return channel << 32 | generation
 
 
 class Gauge(enum.IntEnum):
-    """Words of the arena's header, for anybody to read. The supervisor's, but for the counts of outcomes."""
+    """Words of the arena's header. The supervisor writes them; clients too count outcomes."""
 
     SERVING = 0  #: 0 while the exports are being imported, 1 when an executor is ready, 2 while draining
-    PID = 1  #: the supervisor's
+    PID = 1  #: of the supervisor
     STARTED_NS = 2  #: CLOCK_MONOTONIC
     CAPACITY = 3  #: of the queue
     CLIENT_LIMIT = 4  #: requests that one client may have in flight
-    SPIN_NS = 5  #: longest spin: as it pays here, if nothing else is configured
+    SPIN_NS = 5  #: longest spin: as configured, else as measured on this machine
     CLIENT_SPINNERS = 6
     EXECUTOR_SPINNERS = 7
-    WAKE_NS = 8  #: when the supervisor looks at deadlines next; NEVER: it has none to look at
+    WAKE_NS = 8  #: when the supervisor looks at deadlines next; NEVER: there are none
     CLIENTS = 9
     POOL_SIZE = 10
     EXECUTOR_STARTS = 11
@@ -123,8 +119,6 @@ class Gauge(enum.IntEnum):
 
 
 class SlotGauge(enum.IntEnum):
-    """Words of an executor's slot."""
-
     PID = 0
     NUMBER = 1
     EPOCH = 2
@@ -134,36 +128,32 @@ class SlotGauge(enum.IntEnum):
     DEADLINE_NS = 5
     BEGAN_NS = 6
     SERVED_BEFORE = 7  #: requests that earlier executors had ended in this slot
-    #: The entry of what runs where its ring doesn't show it any more, `shown_entry`: 8 to 15.
+    #: The entry of what runs if its ring no longer shows it, see `shown_entry`: 8 to 15.
     ENTRY = 8
     #: Requests ended in this slot, by `Outcome`: 16 to 31.
     OUTCOMES = 16
 
 
 MAX_WORD: Final = 2**64 - 1
-#: No time: later than all others.
-NEVER: Final = MAX_WORD
+NEVER: Final = MAX_WORD  #: a time later than all others
 
-#: How many words `SlotGauge.ENTRY` has.
+#: The number of words that `SlotGauge.ENTRY` has.
 ENTRY_WORDS: Final = 8
 _ENTRY_WORDS: Final = struct.Struct(f"<{ENTRY_WORDS}Q")
 
 
 def entry_words(entry: str) -> tuple[int, ...]:
     """The words of a slot's `ENTRY`: the name, cut to what fits; zeros for none."""
-    words: tuple[int, ...] = _ENTRY_WORDS.unpack(
-        entry.encode()[: _ENTRY_WORDS.size].ljust(_ENTRY_WORDS.size, b"\0")
-    )
-    return words
+    return _ENTRY_WORDS.unpack(entry.encode()[: _ENTRY_WORDS.size].ljust(_ENTRY_WORDS.size, b"\0"))
 
 
 def shown_entry(words: Sequence[int]) -> str:
-    """The name that words of `ENTRY` say; empty for none."""
+    """The name in the words of `ENTRY`; empty for none."""
     return _ENTRY_WORDS.pack(*words).rstrip(b"\0").decode(errors="ignore")
 
 
 class Outcome(enum.IntEnum):
-    """How calls end, as they are counted. The names are the statuses' and errors' labels."""
+    """What is counted of the ends of calls. The names are those of `errors.status_label`."""
 
     Ok = 0
     InvalidInput = 1
@@ -177,10 +167,7 @@ class Outcome(enum.IntEnum):
 
 
 class Failure(enum.IntEnum):
-    """Why a request FAILED; the low byte of the failure word.
-
-    Above it stand the exit code, as 32 bits, and the executor's number, as 24.
-    """
+    """Why a request FAILED: the low byte of the failure word. Above it: exit code (32 bits), executor's number (24)."""
 
     CRASHED = 1
     TIMED_OUT = 2
@@ -190,7 +177,7 @@ class Failure(enum.IntEnum):
 
 
 def failure_word(reason: Failure, executor: int, exit_code: int = 0) -> int:
-    """What a failure word says; `exit_code` is negative for a signal."""
+    """Make a failure word; `exit_code` is negative for a signal."""
     return reason | (exit_code & 0xFFFF_FFFF) << 8 | (executor & 0xFF_FFFF) << 40
 
 
@@ -200,7 +187,7 @@ def failed_executor(word: int) -> int:
 
 
 def failure_error(word: int, entry: str) -> MoltError:
-    """The error that a failure word of a call of `entry` stands for."""
+    """The error for a failure word of a call of `entry`."""
     code = word >> 8 & 0xFFFF_FFFF
     code = code - 2**32 if code >> 31 else code
     reason = word & 0xFF
@@ -226,7 +213,7 @@ def bucket_bounds(bucket: int) -> tuple[float, float]:
 
 
 def quantile(counts: Sequence[int], share: float) -> float:
-    """The value below which `share` of a histogram's values lie, interpolated in its bucket; 0 for none."""
+    """The value below which `share` of a histogram's values lie, interpolated in its bucket; 0 if it is empty."""
     left = share * sum(counts)
     for bucket, count in enumerate(counts):
         if count and left <= count:

@@ -1,7 +1,7 @@
-"""Which channels a client may use: leased for a call, returned after it. Bookkeeping only.
+"""Keeps account of a client's channels: which are free, and which are leased for a call.
 
-A channel whose call was given up is not free at once: an executor may still write to it. It lingers here until its
-state word says that nobody can.
+A channel whose call was given up is not free at once, since an executor may still write to it. It lingers here until
+its state word says that no executor can.
 """
 
 from __future__ import annotations
@@ -9,30 +9,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from molt_accel.ipc.shm._native import Arena, Channel
 from molt_accel.ipc.shm.layout import Gauge
 
-if TYPE_CHECKING:
-    from molt_accel.ipc.shm._native import Arena, Channel
-
-#: How many more channels are asked for when all are in use.
-BATCH: Final = 16
-#: How long a refusal of more channels is taken for an answer.
-_REFUSED_S: Final = 1.0
+BATCH: Final = 16  #: how many channels a client asks for when all of its own are in use
+_REFUSED_S: Final = 1.0  #: how long a client does not ask again after it was refused more channels
 
 
 class ChannelPool:
     """The channels that the worker has granted this client. Thread-safe.
 
-    What each call needs takes no lock: it is one step on a list. The channel used last is used next: its memory is
-    warm.
+    A call takes no lock here, only one step on a list. It gets the channel that was used last, whose memory is warm.
     """
 
     def __init__(self, arena: Arena, max_frame_bytes: int) -> None:
         self._arena = arena
         self._max_frame_bytes = max_frame_bytes
-        self._lock = threading.RLock()  # for what changes `_usable`, or puts another list in the place of one
+        self._lock = threading.RLock()  # held to change `_usable`, or to replace a list by another one
         self._all: list[Channel] = []
         self._usable = 0  # granted, and not set aside
         self._free: list[Channel] = []
@@ -41,9 +36,7 @@ class ChannelPool:
         self._shut = False
 
     def add(self, indices: Iterable[int]) -> None:
-        """Channels were granted; none at all means that there are none left for now."""
-        from molt_accel.ipc.shm._native import Channel
-
+        """Take over channels that were granted. No channel means that other clients hold all for now."""
         new = [Channel(self._arena, index, self._max_frame_bytes) for index in indices]
         if not new:
             self.refused()
@@ -53,7 +46,7 @@ class ChannelPool:
             self._free += reversed(new)
 
     def set_aside(self) -> Channel | None:
-        """A free channel that is not for calls: it doesn't count as in use. None if there is none."""
+        """Return a free channel that is not for calls, and doesn't count as in use; None if there is none."""
         channel = self.lease()
         if channel is not None:
             with self._lock:
@@ -61,11 +54,11 @@ class ChannelPool:
         return channel
 
     def refused(self) -> None:
-        """There are no more channels for now."""
+        """Note that there are no more channels for now."""
         self._refused_until_s = time.monotonic() + _REFUSED_S
 
     def spare(self, count: int) -> list[int]:
-        """Part with up to so many free channels, but for one. Their indices."""
+        """Give up to `count` free channels away, but keep one. Returns their indices."""
         indices: list[int] = []
         with self._lock:
             while len(indices) < count and len(self._free) > 1:
@@ -79,7 +72,7 @@ class ChannelPool:
         return indices
 
     def shut(self) -> None:
-        """Nothing can be leased any more, and nothing that was given up is touched any more."""
+        """Lease no more channels, and never touch those that linger again."""
         with self._lock:
             self._shut = True
             free, self._free = self._free, []
@@ -89,23 +82,20 @@ class ChannelPool:
     @property
     def wants_more(self) -> bool:
         """Whether none is free, and asking for more may help."""
-        # One that lingers may do so for a grace time: nobody is refused because of it while there are others.
+        # Channels that linger don't count: they may do so for a grace time, and others may be had at once.
         return not self._free and time.monotonic() >= self._refused_until_s
 
     @property
-    def any_free(self) -> bool:
-        """Whether one is free, or about to be."""
-        return bool(self._free or self._lingering)
-
-    @property
     def in_calls(self) -> int:
-        """How many are leased by calls that have not ended."""
+        """How many channels are leased by calls that have not ended."""
         return self._usable - len(self._free) - len(self._lingering)
 
     def lease(self) -> Channel | None:
-        """A free channel. None if there is none, or this client has as many in use as it may."""
+        """Return a free channel; None if there is none, or this client has as many in use as it may."""
         if self._lingering:
-            self._sweep()
+            lingering, self._lingering = self._lingering, []
+            for each in lingering:
+                self.give_back(each)
         if self._usable - len(self._free) >= self._arena.gauge(Gauge.CLIENT_LIMIT):
             return None
         try:
@@ -114,9 +104,9 @@ class ChannelPool:
             return None
 
     def give_back(self, channel: Channel) -> None:
-        """A call has ended; its channel is free now or later."""
+        """Take back the channel of a call that has ended. It is free now or later."""
         clear = channel.clear()
-        if self._shut:  # the worker may grant it to another client at any moment from now on
+        if self._shut:  # from now on the worker may grant the channel to another client
             with self._lock:
                 self._usable -= 1
         elif clear:
@@ -124,12 +114,7 @@ class ChannelPool:
         else:
             self._lingering.append(channel)
 
-    def _sweep(self) -> None:
-        lingering, self._lingering = self._lingering, []
-        for channel in lingering:
-            self.give_back(channel)
-
     def wake_all(self) -> None:
-        """Ring every channel's doorbell, so that whoever waits looks again."""
+        """Ring every channel's doorbell, so that all threads that wait look again."""
         for channel in list(self._all):
             self._arena.ring_client(channel.index)

@@ -1,7 +1,7 @@
-"""Waiting for many calls at once: one thread for all calls of this process's event loops.
+"""Waits for many calls at once: one thread for all calls of this process's event loops.
 
-An event loop can't wait in shared memory. Its calls have their executors ring one common doorbell, and the thread that
-listens there looks which of them have ended.
+An event loop can't wait in shared memory. The executors of its calls ring one common doorbell. This thread listens
+there, and looks which calls have ended.
 """
 
 from __future__ import annotations
@@ -10,38 +10,35 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
-if TYPE_CHECKING:
-    from molt_accel.ipc.shm._native import Channel
+from molt_accel.ipc.shm._native import Channel
 
 log = logging.getLogger("molt_accel")
 
-#: Rings can be lost with who died before ringing, so everything is looked at this often.
+#: How often the thread looks at every call: an executor may die before it rings.
 _LOOK_NS: Final = 100_000_000
-#: How long the thread listens for another call before it sleeps for good.
+#: How long the thread listens without a call before it sleeps until the next one.
 _IDLE_NS: Final = 1_000_000_000
-#: How long it sleeps between two looks while it has no doorbell.
-_BLIND_S: Final = 0.001
+_BLIND_S: Final = 0.001  #: how long it sleeps between two looks while it has no doorbell
 
 
 class Completing(Protocol):
     """A call that the completion thread moves on."""
 
     @property
-    def channel(self) -> Channel:
-        """Its channel."""
+    def channel(self) -> Channel: ...
 
     def poll(self) -> int:
-        """Move it on without waiting. 0 when it has ended, else the latest time (ns) to do so again."""
+        """Move the call on without waiting. Returns 0 at its end, else when to do so again at the latest (ns)."""
 
 
 class CompletionThread:
     """The thread and its calls.
 
     Args:
-        find_doorbell: Finds a channel of this client that no request is ever published on; None where there is none. It
-            is asked again then, and meanwhile the calls are looked at every now and then.
+        find_doorbell: Finds a channel of this client on which no request is ever published. While it returns None,
+            the thread looks at the calls every `_BLIND_S`, and asks again.
     """
 
     def __init__(self, find_doorbell: Callable[[], Channel | None]) -> None:
@@ -54,40 +51,38 @@ class CompletionThread:
         self._lock = threading.Lock()
 
     def add(self, call: Completing) -> None:
-        """Take care of a call from now on; nobody else may wait for it any more."""
+        """Wait for a call. No other thread may wait for it from now on."""
         with self._lock:
+            self._calls[id(call)] = call  # before a new thread looks whether there are any
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="molt-completion", daemon=True)
-                self._calls[id(call)] = call  # before it looks whether there are any
                 try:
                     thread.start()
                 except BaseException:  # no more threads are allowed
                     del self._calls[id(call)]
                     raise
                 self._thread = thread
-            else:
-                self._calls[id(call)] = call
         if self._doorbell is not None:
             call.channel.redirect(self._doorbell)
         self._some.set()
-        self.wake()  # it may have ended before its doorbell was redirected
+        self.wake()  # the call may have ended before its doorbell was redirected
 
     def stop(self) -> None:
-        """End when the last call has. Calls that come later are taken care of all the same."""
+        """End the thread after the last call. A call that comes later starts another one."""
         self._stopping = True
         self._some.set()
         self.wake()
 
     def quiet(self, timeout_s: float) -> bool:
-        """Whether it has ended, or does so within the time: nobody listens to its doorbell any more."""
+        """Wait until the thread has ended, and no longer listens to its doorbell. Returns False if it takes longer."""
         thread = self._thread
-        if thread is None or thread is threading.current_thread():  # which is in the middle of its last call
+        if thread is None or thread is threading.current_thread():  # it is in the middle of its last call
             return True
         thread.join(timeout_s)
         return not thread.is_alive()
 
     def wake(self) -> None:
-        """Look at all calls now: one was ended from this side."""
+        """Have the thread look at all calls now, because one was ended from this side."""
         if self._doorbell is not None:
             self._doorbell.ring()
 
@@ -104,7 +99,10 @@ class CompletionThread:
                         self._some.wait()
             else:
                 last_call_ns = time.monotonic_ns()
-                self._ensure_doorbell()
+                if self._doorbell is None and (doorbell := self._find_doorbell()) is not None:
+                    self._doorbell = doorbell  # before the redirections: `add` sees it for any later call
+                    for call in list(self._calls.values()):
+                        call.channel.redirect(doorbell)
             until_ns = time.monotonic_ns() + _LOOK_NS
             for key, call in list(self._calls.items()):
                 again_ns = self._poll(call)
@@ -119,14 +117,8 @@ class CompletionThread:
             else:
                 time.sleep(_BLIND_S)
 
-    def _ensure_doorbell(self) -> None:
-        if self._doorbell is None and (doorbell := self._find_doorbell()) is not None:
-            self._doorbell = doorbell  # before looking: a call that is not here yet will find it
-            for call in list(self._calls.values()):
-                call.channel.redirect(doorbell)
-
     def _over(self) -> bool:
-        """Whether to end now. Who adds a call afterwards finds no thread, and starts another."""
+        """Whether the thread ends now. If so, `add` finds no thread and starts another."""
         with self._lock:
             if not self._stopping or self._calls:
                 return False

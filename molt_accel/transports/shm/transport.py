@@ -1,14 +1,14 @@
 """The shared-memory transport, client side: calls on leased channels, one hop from an executor.
 
-A call's outcome is decided by one step on its channel's state word: an executor's or the supervisor's, or `give_up`
-from this side. Its waiter takes it from there; nobody else reads a reply.
+One step on the channel's state word decides the outcome of a call: the executor's, the supervisor's, or `give_up` on
+this side. The thread that waits for the call then takes the outcome; no other thread reads a reply.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from molt_accel import codec
 from molt_accel.errors import (
@@ -26,7 +26,7 @@ from molt_accel.ipc import outcomes
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import encode_head
 from molt_accel.ipc.messages import PING, WORKER_DEFAULT_WAIT, Codec, Request, Response
-from molt_accel.ipc.shm import arena as arenas
+from molt_accel.ipc.shm._native import ADMITTED, BAD_FRAME, BUSY, CLOSED, OUTCOME, WAITING, Channel, Corrupt
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, failed_executor, failure_error
 from molt_accel.transports import monkeypatch as greenlets
 from molt_accel.transports.base import Pending, PendingCall
@@ -35,40 +35,21 @@ from molt_accel.transports.connection import ConnectionState, cancelled_by_close
 from molt_accel.transports.launcher import attach_or_start
 from molt_accel.transports.shm.connection import Connection
 
-if TYPE_CHECKING:
-    from molt_accel.ipc.shm._native import Channel
-
 _MS: Final = 1_000_000
-#: How often it is tried anew to attach when the worker goes away meanwhile.
-_ATTACH_TRIES: Final = 5
-#: How many channels that should be free and aren't are passed over before the arena is given up.
+_ATTACH_TRIES: Final = 5  #: how often the client tries to attach when the worker goes away meanwhile
+#: How many channels that should be free and are not a request may meet before the arena is given up.
 _PUBLISH_TRIES: Final = 40
-
-_core = arenas.native()
-_OUTCOME: Final = _core.OUTCOME
-_CLOSED: Final = _core.CLOSED
-_ADMITTED: Final = _core.ADMITTED
-_WAITING: Final = _core.WAITING
-_BUSY: Final = _core.BUSY
-_BAD_FRAME: Final = _core.BAD_FRAME
-_Corrupt: Final[type[Exception]] = _core.Corrupt
 
 
 def _failed(word: int, entry: str, request_id: int) -> Response:
-    """The response that a failure word stands for."""
+    """Make the response that a failure word stands for."""
     error = failure_error(word, entry)
     payload = codec.encode(Codec.MSGPACK, to_wire(error))
-    return Response(
-        request_id,
-        wire_status(error),
-        payload,
-        executor=failed_executor(word),
-        in_flight=1,
-    )
+    return Response(request_id, wire_status(error), payload, executor=failed_executor(word), in_flight=1)
 
 
 class ShmCall:
-    """A call on its channel; a `PendingCall`. Its waiter is one thread, or the connection's completion thread."""
+    """A call on its channel; a `PendingCall`. One thread waits for it, or the connection's completion thread does."""
 
     __slots__ = (
         "_callback",
@@ -77,7 +58,6 @@ class ShmCall:
         "_entry",
         "_lease",
         "_look_ns",
-        "_place_ns",
         "_published",
         "_waited_for",
         "channel",
@@ -89,34 +69,26 @@ class ShmCall:
     def __init__(self, connection: Connection, channel: Channel, request: Request, place_ns: int) -> None:
         self.request_id = request.request_id
         self.channel = channel
-        #: Which of the channel's requests it is: it has another as soon as this one has given it back.
+        #: Which of the channel's requests this is. The channel gets another one once this call has given it back.
         self._published = channel.generation
         self._entry = request.entry
         self.result: Response | MoltError | None = None
         self.lost = False
         self._connection = connection
-        # Taken out by whoever gives the channel back, so that it is done once.
+        # The thread that gives the channel back takes it out, so that it is given back once.
         self._lease = [channel]
         self._deadline_ns = request.deadline_ns or NEVER
-        self._place_ns = place_ns
-        #: When it must be looked at while it is queued; its deadline, or the end of its wait for a place.
+        #: When a queued call must be looked at: at its deadline, or at the end of its wait for a place.
         self._look_ns = min(self._deadline_ns, place_ns)
-        self._waited_for = False  # somebody waits in the channel, and will give it back
+        self._waited_for = False  # a thread waits in the channel, and will give it back
         self._callback: Callable[[], object] | None = None
 
     @property
-    def connection_number(self) -> int:
-        """Which of the transport's connections it was made on."""
-        return self._connection.number
-
-    @property
     def done(self) -> bool:
-        """Whether it has ended."""
         return self.result is not None or self.lost
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Block until it has ended (True) or the time is over (False)."""
-        self._waited_for = True  # before looking: see `end`
+        self._waited_for = True  # before it looks: `abandon` gives the channel back if nobody waits
         try:
             if self.result is None and not self.lost:
                 until_ns = NEVER
@@ -131,7 +103,7 @@ class ShmCall:
         return True
 
     def on_done(self, callback: Callable[[], object]) -> None:
-        """Have `callback` called when it ends: from now on the completion thread waits for it."""
+        # From now on the completion thread waits for the call.
         if self._callback is None and not self.done:
             completion_thread = self._connection.completion_thread
             self._callback = callback
@@ -148,7 +120,7 @@ class ShmCall:
             callback()
 
     def poll(self) -> int:
-        """For the completion thread: move on without waiting. 0 when it has ended, else when to look again (ns)."""
+        """For the completion thread: move on without waiting. Returns 0 at the end, else when to look again (ns)."""
         try:
             if not self.done:
                 self._advance(0)
@@ -163,15 +135,15 @@ class ShmCall:
         return 0 if self.done else self._look_ns
 
     def _advance(self, until_ns: int) -> None:
-        """Move on, at most until then (0: don't wait); afterwards it has ended or the time is over."""
+        """Wait until the call ends, at most until `until_ns` (0: don't wait)."""
         channel = self.channel
         try:
             while True:
                 code = channel.wait(min(until_ns, self._look_ns))
-                if code == _OUTCOME:
+                if code == OUTCOME:
                     self._take()
                     return
-                if code == _CLOSED:
+                if code == CLOSED:
                     self._orphaned()
                     return
                 now_ns = time.monotonic_ns()
@@ -181,13 +153,13 @@ class ShmCall:
                         return
                 if now_ns >= until_ns:
                     return
-        except _Corrupt as exc:
+        except Corrupt as exc:
             self._distrust(exc)
 
     def _take(self) -> None:
         try:
             got = self.channel.take()
-        except _Corrupt as exc:
+        except Corrupt as exc:
             self._distrust(exc)
             return
         if type(got) is Response:
@@ -202,7 +174,9 @@ class ShmCall:
 
     def _given_up(self) -> None:
         """There is no outcome in the channel: another thread gave up, or the worker takes this client for gone."""
-        with self._connection.lock:  # the other thread sets the outcome in the same breath
+        with (
+            self._connection.lock
+        ):  # another thread that gave up sets the outcome before it lets go of the lock
             if self.done:
                 return
             if self._connection.closing:
@@ -222,17 +196,17 @@ class ShmCall:
         connection.fail(MoltProtocolError(str(why)))
 
     def _look(self, now_ns: int) -> None:
-        """A time has come that only matters while the request is queued."""
+        """Act on a time that only matters while the request is queued: its deadline, or the wait for a place."""
         self._look_ns = NEVER
         if now_ns >= self._deadline_ns:
             self.abandon(outcomes.expired_in_queue(), only_queued=True)
         elif self.channel.excess(self._connection.capacity):
             self.abandon(outcomes.queue_full(), only_queued=True)
-        else:  # it has its place by now
+        else:  # it has a place by now
             self._look_ns = self._deadline_ns
 
     def _orphaned(self) -> None:
-        """The connection has ended under it."""
+        """End the call, because its connection has ended."""
         connection = self._connection
         with connection.lock:
             if self.done:
@@ -249,22 +223,20 @@ class ShmCall:
                 self.result.facts["may_have_run"] = 1
 
     def abandon(self, error: MoltError, *, only_queued: bool = False) -> bool:
-        """End it from this side, on any thread. False if it has ended, or has left the queue and that matters."""
+        """End the call from this side, on any thread.
+
+        Returns False if it has ended by itself, or with `only_queued` if it has left the queue.
+        """
         connection = self._connection
         ended = False
         with connection.lock:
             if not self.done:
                 state = self.channel.give_up(only_queued, self._published)
-                ended = state == ChannelState.READY or (
-                    state in (ChannelState.CLAIMED, ChannelState.KILLING) and not only_queued
-                )
+                running = state in (ChannelState.CLAIMED, ChannelState.KILLING)
+                ended = state == ChannelState.READY or (running and not only_queued)
                 if ended:
                     self.result = error
-                elif (
-                    state not in (ChannelState.CLAIMED, ChannelState.KILLING)
-                    and not self._waited_for
-                    and not self.done
-                ):
+                elif not running and not self._waited_for and not self.done:
                     self._take()
         if ended:
             if state == ChannelState.READY:
@@ -272,7 +244,7 @@ class ShmCall:
             elif state == ChannelState.CLAIMED:
                 failpoint("client.cancelling")
                 connection.cancel(self.channel.index, self._published)
-        # Whoever waits gives the channel back, also one who comes only now. If nobody does, it is done here.
+        # The thread that waits gives the channel back, even if it comes only now. Without one, this thread does.
         if self._callback is not None:
             if ended:
                 connection.completion_thread.wake()
@@ -292,7 +264,7 @@ class ShmCall:
 
 
 class ShmTransport(ConnectedTransport[Connection]):
-    """Attaches to the named pool, which it starts if nobody serves it; see `molt_accel.transports.base.Transport`."""
+    """The `Transport` that attaches to the named pool, and starts it if nobody serves it."""
 
     shares_worker = True
 
@@ -346,18 +318,20 @@ class ShmTransport(ConnectedTransport[Connection]):
         except BaseException:
             connection.channels.give_back(channel)
             raise
-        if verdict == _ADMITTED:
+        if verdict == ADMITTED:
             return ShmCall(connection, channel, request, NEVER)
-        if verdict == _WAITING:
+        if verdict == WAITING:
             return ShmCall(connection, channel, request, time.monotonic_ns() + wait_ms * _MS)
         connection.channels.give_back(channel)
         connection.call_ended()
-        if verdict == _BUSY:
+        if verdict == BUSY:
             connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
             raise outcomes.queue_full()
-        if verdict == _BAD_FRAME:
+        if verdict == BAD_FRAME:
             encode_head(request, connection.max_frame_bytes)  # raises, and says what is wrong
-        if tries:  # somebody has scribbled over it; `give_back` knows by now when it may be used again
+        if (
+            tries
+        ):  # a process has scribbled over the state word; `give_back` keeps the channel until it is IDLE
             return self.submit(request, tries - 1)
         error = MoltProtocolError("a channel is in use that should be free")
         connection.fail(error)

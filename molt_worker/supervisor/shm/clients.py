@@ -123,8 +123,8 @@ class ClientsOwner(Protocol):
     def make_way(self) -> bool:
         """A client asks to attach. Stop the worker if it runs outdated code and has no clients; True if so."""
 
-    def refusal(self) -> MoltError | None:
-        """Why nobody may attach just now."""
+    def refusal(self, message: Attach) -> MoltError | None:
+        """Why this client may not attach, or nobody just now."""
 
     def on_cancel(self) -> None:
         """A client gave up a request that an executor may have; its state word says which."""
@@ -326,7 +326,7 @@ class Clients:
         if not message.observer and self._owner.make_way():
             self._disconnect(client, "")  # it finds the name free, and starts a successor
             return
-        refusal = self._owner.refusal()
+        refusal = self._owner.refusal(message)
         if message.version != __version__:
             refusal = MoltIncompatible(
                 f"this pool runs version {__version__}, the client is {message.version}; restart the worker, "

@@ -41,7 +41,7 @@ class Ledger:
         arena = self.arena
         arena.repair()
         arena.set_cpus(self._cpus)
-        arena.in_use = self._in_use
+        arena.set_in_use(self._in_use)
         for gauge, value in self._gauges.items():
             if gauge != Gauge.WAKE_NS:  # each look at deadlines writes it
                 arena.set_gauge(gauge, value)

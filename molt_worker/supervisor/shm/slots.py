@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from molt_accel.config import Config
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.layout import MAX_WORD, Outcome, SlotGauge
 from molt_worker.processes.handles import ExecutorHandle, StopWords
 from molt_worker.processes.shm_endpoint import ShmEndpoint
@@ -63,7 +62,8 @@ class Slots:
 
         The pool does not know that: an executor may have a request before its greeting was read.
         """
-        core = native()
+        from molt_accel.ipc.shm import _native as core
+
         states = [self._arena.slot_state(executor.slot) for executor in living]
         names = {"idle": core.SLOT_IDLE, "busy": core.SLOT_BUSY, "starting": core.SLOT_FREE}
         return {name: states.count(state) for name, state in names.items()}

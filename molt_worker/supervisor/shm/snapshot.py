@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from molt_accel.ipc.frame import PEEK_BYTES, peek
-from molt_accel.ipc.shm.arena import native
 from molt_accel.ipc.shm.layout import (
     ENTRY_WORDS,
     HELD,
@@ -143,6 +142,8 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
         arena: The pool's.
         processes: Whether its process ids mean the same processes here, so that their memory can be looked up.
     """
+    from molt_accel.ipc.shm._native import BUCKETS, arena_size
+
     now_ns = time.monotonic_ns()
     gauge = arena.gauge
     claims = dict(_claims(arena))
@@ -151,9 +152,9 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
     pid = gauge(Gauge.PID)
     used = [slot for slot in range(arena.slots) if any(_outcomes(arena, slot))]
     histograms = [arena.histograms(slot) for slot in used]
-    nothing = [0] * native().BUCKETS
+    nothing = [0] * BUCKETS
     memory: dict[str, int | None] = {
-        "arena_bytes": native().arena_size(arena.channels, arena.slots, arena.ring_bytes),
+        "arena_bytes": arena_size(arena.channels, arena.slots, arena.ring_bytes),
         "supervisor_rss_bytes": _rss(pid) if processes else None,
         "forkserver_rss_bytes": _rss(gauge(Gauge.FORKSERVER_PID)) if processes else None,
         "executors_rss_bytes": sum(e.rss_bytes or 0 for e in executors) if processes else None,
@@ -214,7 +215,8 @@ def _claims(arena: ArenaView) -> Iterator[tuple[int, tuple[int, int]]]:
 def _executors(
     arena: ArenaView, claims: dict[int, tuple[int, int]], now_ns: int, processes: bool
 ) -> Iterator[ExecutorStatus]:
-    core = native()
+    from molt_accel.ipc.shm import _native as core
+
     for slot in range(arena.slots):
         number, pid = arena.slot_gauge(slot, SlotGauge.NUMBER), arena.slot_gauge(slot, SlotGauge.PID)
         if not number:

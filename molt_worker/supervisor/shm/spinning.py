@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from molt_accel.config import default_executors
-from molt_accel.ipc.shm.arena import native
 
 _ROUNDS: Final = 40
 #: Whatever was measured: a shorter spin meets no answer, and a longer one takes more from others than it gives.
@@ -42,7 +41,9 @@ def measure() -> SpinLimits:
     cpus = min(default_executors(), quota())
     if cpus < 2:
         return SpinLimits(0, 0, 0, 1)
-    meter = native().ParkMeter()
+    from molt_accel.ipc.shm._native import ParkMeter
+
+    meter = ParkMeter()
     other = threading.Thread(target=meter.run, args=(1, _ROUNDS))
     other.start()
     park_ns = meter.run(0, _ROUNDS)

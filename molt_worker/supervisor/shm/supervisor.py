@@ -12,10 +12,18 @@ import time
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltStartFailed, MoltWorkerUnavailable, WorkerVanished, to_wire
+from molt_accel.errors import (
+    MoltError,
+    MoltIncompatible,
+    MoltStartFailed,
+    MoltWorkerUnavailable,
+    WorkerVanished,
+    to_wire,
+)
+from molt_accel.identity import differences
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Item
-from molt_accel.ipc.messages import Draining, Request, Response, StartFailed
+from molt_accel.ipc.messages import Attach, Draining, Request, Response, StartFailed
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import HELD, MAX_WORD, NEVER, ChannelState, Gauge, Outcome, state_of
 from molt_worker.entrypoints.exports import ExportTable
@@ -48,6 +56,8 @@ _FIRST_CLIENT_NS: Final = 30 * _S
 _TELL_NS: Final = 2 * _S
 #: A client that is not the only one may have this share of the queue, so that the rest is left to others.
 _SHARE: Final = 3 / 4
+#: How many of the things in which a client differs are named.
+_NAMED: Final = 5
 
 
 class ShmSupervisor:
@@ -69,6 +79,7 @@ class ShmSupervisor:
         self._config, self._log, self._loop, self._counters = config, log, worker.loop, worker.counters
         self._name = Name(config.pool_directory, config.pool_name)
         self._linger = linger
+        self._identity = config.identity()
         self._idle_until_ns = time.monotonic_ns() + _FIRST_CLIENT_NS if linger else NEVER
         self._refuse_ns = NEVER  # when clients that wait for channels are told that there are none
         self._drained_ns = NEVER
@@ -260,9 +271,16 @@ class ShmSupervisor:
             worker.reload(self.pool)
         return False
 
-    def refusal(self) -> MoltError | None:
+    def refusal(self, message: Attach) -> MoltError | None:
         if self._worker.draining or self._worker.stopping:
             return WorkerVanished("the worker is stopping")
+        differing = differences(self._identity, message.identity) if message.identity else []
+        if differing:
+            return MoltIncompatible(
+                f"the pool {self._config.pool_name!r} runs other code or on other data than this process would: they "
+                f"differ in {', '.join(differing[:_NAMED])}. Start both alike, use another MOLT_WORKER_NAME, or name "
+                "variables that don't matter in MOLT_IGNORED_ENV"
+            )
         return self._start_failure
 
     def on_cancel(self) -> None:

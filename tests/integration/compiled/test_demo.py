@@ -22,6 +22,7 @@ REPLACING = "database or iterations or cancelled or settings or Impatient or sto
 MODULES = ("core", "query", "ranking", "wire", "table")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 def test_a_core_s_own_tests_hold_when_it_is_compiled(demo_build: Path, module: str) -> None:
     words = [
@@ -69,6 +70,7 @@ def outcome(client: Client, entry: str, payload: Any, **options: Any) -> Any:
         return type(exc).__name__, exc.detail
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(good_parameters)
 def test_a_list_is_the_same_list(ways: tuple[Client, Client], parameters: dict[str, Any]) -> None:
@@ -76,6 +78,7 @@ def test_a_list_is_the_same_list(ways: tuple[Client, Client], parameters: dict[s
     assert python == native
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(tables())
 def test_a_summary_is_the_same_summary(ways: tuple[Client, Client], table: Any) -> None:

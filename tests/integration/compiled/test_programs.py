@@ -25,6 +25,7 @@ KNOWN: dict[str, Callable[[Any], bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", ["off", "require"])
 def test_programs_give_the_right_results_and_the_same_as_in_this_process(
     programs_build: Path, compiled: str

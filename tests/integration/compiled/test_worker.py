@@ -26,6 +26,8 @@ from molt_worker.compile import record as compiled
 from tests.support.builds import Built, run_build
 from tests.support.processes import wait_for_file, wait_until
 
+pytestmark = pytest.mark.sample(1)
+
 PATIENCE_MS = 60_000
 Connect = Callable[..., Client]
 
@@ -138,6 +140,7 @@ def test_preferred_but_stale_it_runs_the_source(connect: Connect, built: Built) 
     assert metrics_of(client, "total", [1]).compiled is False
 
 
+@pytest.mark.slow
 def test_a_reload_takes_the_new_build(connect: Connect, built: Built) -> None:
     client = connect()
     assert client.call("total", [1], timeout_ms=PATIENCE_MS) == 2

@@ -49,6 +49,7 @@ def server(way: tuple[Kind, str], transport: str, tmp_path: Path) -> Iterator[Se
         yield server
 
 
+@pytest.mark.sample(4)
 def test_the_work_of_a_browser_that_hangs_up_stops(
     server: Server, way: tuple[Kind, str], tmp_path: Path
 ) -> None:
@@ -65,6 +66,7 @@ def test_the_work_of_a_browser_that_hangs_up_stops(
         assert server.get(f"/{view}/pid/") == executor
 
 
+@pytest.mark.sample(2)
 def test_browsers_that_stay_are_not_taken_for_gone(
     server: Server, way: tuple[Kind, str], tmp_path: Path
 ) -> None:

@@ -14,6 +14,8 @@ from tests.integration.django.servers import gone
 from tests.support import EXPORTS, ROOT
 from tests.support.processes import wait_for_file, wait_until
 
+pytestmark = pytest.mark.sample(1)
+
 _START = """
 import asyncio, atexit, os, signal, sys, threading, time
 from pathlib import Path
@@ -72,6 +74,7 @@ def run(body: str, here: Path) -> tuple[int, list[str], str]:
     return finish(start(body, here))
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("body", "code"),
     [
@@ -98,6 +101,7 @@ def test_an_unhandled_exception_ends_it_with_nothing_but_its_traceback(tmp_path:
     assert err.endswith("LookupError: the end\n")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("ending", ["pass", "os._exit(0)"])
 def test_daemon_threads_may_be_in_calls_at_exit(tmp_path: Path, ending: str) -> None:
     body = f"""
@@ -156,6 +160,7 @@ def test_ctrl_c_in_a_call_ends_the_call_and_the_process(tmp_path: Path) -> None:
     wait_until(lambda: not (tmp_path / "file").exists())
 
 
+@pytest.mark.sample(1)
 def test_a_worker_that_neither_starts_nor_stops_does_not_stop_the_process_from_ending(tmp_path: Path) -> None:
     body = """
     program = "import sys, time; open(sys.argv[1], 'w'); time.sleep(5); open(sys.argv[2], 'w')"
@@ -172,6 +177,7 @@ def test_a_worker_that_neither_starts_nor_stops_does_not_stop_the_process_from_e
 # -- asyncio ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "ending",
     [

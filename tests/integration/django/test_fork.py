@@ -24,7 +24,7 @@ from tests.support import EXPORTS
 from tests.support.processes import exit_code, fork, wait_until
 
 # Python 3.12 warns of forks of processes with threads: what is tested here.
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+pytestmark = [pytest.mark.sample(1), pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
 THREADS = 4
 
@@ -83,6 +83,7 @@ def test_calls_in_flight_are_answered_and_children_call_for_themselves(client: C
     assert client.ping()["pid"] == worker
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("ending", ["leaves it open", "closes it", "never uses it"])
 def test_a_childs_end_does_not_touch_the_parents_worker(client: Client, ending: str) -> None:
     worker = client.ping()["pid"]
@@ -195,6 +196,7 @@ def test_a_fork_by_another_thread_leaves_a_call_of_the_main_thread_alone(client:
 # -- multiprocessing ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_each_process_of_a_multiprocessing_pool_has_a_connection(
     method: str, transport: str, monkeypatch: pytest.MonkeyPatch

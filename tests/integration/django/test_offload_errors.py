@@ -25,6 +25,8 @@ from tests.support import EXPORTS
 from tests.support.processes import wait_for_file, wait_until
 from tests.support.views import body_of
 
+pytestmark = pytest.mark.sample(2)
+
 MakeView = Callable[..., Callable[..., Any]]
 
 #: Answers with something that is no frame, and waits for its stdin to close.

@@ -51,6 +51,7 @@ def each_kind(*kinds: Kind) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in kinds])
 
 
+@pytest.mark.sample(3)
 @each_kind(SYNC, GTHREAD, PRELOAD, RECYCLING, UVICORN, RUNSERVER)
 def test_concurrent_requests_get_the_baselines_answers(kind: Kind, log: Path) -> None:
     numbers = range(12)
@@ -72,6 +73,7 @@ def test_concurrent_requests_get_the_baselines_answers(kind: Kind, log: Path) ->
         assert {status for status, _ in expected.values()} == {200}
 
 
+@pytest.mark.sample(1)
 @each_kind(GTHREAD_ONE, UVICORN)
 def test_one_connection_serves_many_requests(kind: Kind, log: Path) -> None:
     with serving(kind, log) as server, server.connection() as connection:
@@ -79,6 +81,7 @@ def test_one_connection_serves_many_requests(kind: Kind, log: Path) -> None:
     assert len(set(answers)) == 1
 
 
+@pytest.mark.sample(2)
 @each_kind(SYNC, GTHREAD_ONE, UVICORN)
 def test_every_server_process_has_one_worker(kind: Kind, log: Path) -> None:
     with serving(kind, log) as server, ThreadPoolExecutor(BUSY_BROWSERS) as browsers:
@@ -99,6 +102,7 @@ def both_of(server: Server) -> dict[int, int]:
     return found
 
 
+@pytest.mark.sample(1)
 def test_server_processes_forked_from_one_that_used_its_client_have_connections_of_their_own(
     log: Path, transport: str
 ) -> None:
@@ -114,6 +118,7 @@ def test_server_processes_forked_from_one_that_used_its_client_have_connections_
         wait_until(lambda: all(gone(pid) for pid in (*found, *found.values(), *masters)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("transport", ["shm"], indirect=True)
 @each_kind(GTHREAD, PRELOAD)
 def test_all_processes_of_a_server_and_of_another_have_one_pool(
@@ -131,6 +136,7 @@ def test_all_processes_of_a_server_and_of_another_have_one_pool(
         wait_until(lambda: all(gone(pid) for pid in (*found, pool)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["shm"], indirect=True)
 def test_recycled_server_processes_find_their_pool_again(log: Path) -> None:
     with serving(RECYCLING, log, MOLT_WORKER_LINGER_MS="4000") as server:
@@ -147,6 +153,7 @@ def test_recycled_server_processes_find_their_pool_again(log: Path) -> None:
     wait_until(lambda: gone(pool))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["stdio"], indirect=True)
 def test_recycled_server_processes_leave_no_worker_behind(log: Path) -> None:
     with serving(RECYCLING, log) as server:
@@ -163,6 +170,7 @@ def test_recycled_server_processes_leave_no_worker_behind(log: Path) -> None:
         wait_until(lambda: all(gone(pid) for pair in seen[:2] for pid in pair))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT])
 @each_kind(SYNC, GTHREAD, UVICORN, RUNSERVER)
 def test_a_stopped_server_takes_its_worker_along(kind: Kind, log: Path, signum: signal.Signals) -> None:
@@ -172,6 +180,7 @@ def test_a_stopped_server_takes_its_worker_along(kind: Kind, log: Path, signum: 
         wait_until(lambda: all(gone(pid) for pid in pids.values()))
 
 
+@pytest.mark.sample(2)
 @each_kind(SYNC, GTHREAD_ONE, UVICORN)
 def test_a_gracefully_stopped_server_finishes_what_it_has_begun(
     kind: Kind, log: Path, tmp_path: Path
@@ -189,6 +198,7 @@ def test_a_gracefully_stopped_server_finishes_what_it_has_begun(
         wait_until(lambda: all(gone(pid) for pid in pids.values()))
 
 
+@pytest.mark.sample(2)
 @each_kind(SYNC, GTHREAD, UVICORN, RUNSERVER, RUNSERVER_RELOADING)
 def test_ctrl_c_stops_server_and_worker(kind: Kind, log: Path) -> None:
     """Ctrl-C goes to the whole process group of the terminal."""
@@ -199,6 +209,7 @@ def test_ctrl_c_stops_server_and_worker(kind: Kind, log: Path) -> None:
         wait_until(lambda: all(gone(pid) for pid in pids.values()))
 
 
+@pytest.mark.sample(1)
 @each_kind(SYNC, GTHREAD, PRELOAD)
 def test_a_server_process_killed_under_load_is_replaced_and_leaves_no_worker_behind(
     kind: Kind, log: Path, transport: str
@@ -237,6 +248,7 @@ def kill_worker(server: Server) -> int:
     return worker
 
 
+@pytest.mark.sample(2)
 @each_kind(SYNC, UVICORN)
 def test_a_killed_worker_is_replaced_for_the_next_request(kind: Kind, log: Path) -> None:
     with serving(kind, log) as server:

@@ -112,10 +112,10 @@ def parse(data: bytes, cuts: list[int], limit: int = LIMIT) -> tuple[list[Seen],
     items: list[Item | FrameError] = []
     for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
         parser.feed(data[start:end])
-        assert parser.buffered <= limit + PREFIX_BYTES + (end - start)
+        assert len(parser._buffer) <= limit + PREFIX_BYTES + (end - start)
         items += parser.frames()
-        assert parser.buffered <= limit + PREFIX_BYTES
-        assert parser.mid_frame or (parser.buffered, parser.missing) == (0, PREFIX_BYTES)
+        assert len(parser._buffer) <= limit + PREFIX_BYTES
+        assert parser.mid_frame or (len(parser._buffer), parser.missing) == (0, PREFIX_BYTES)
         assert parser.frames() == []
     return comparable(items), parser.mid_frame
 
@@ -246,9 +246,9 @@ class ParserMachine(RuleBasedStateMachine):
     @rule(size=st.integers(0, 600))
     def feed(self, size: int) -> None:
         piece, self.unsent = self.unsent[:size], self.unsent[size:]
-        before = self.parser.buffered
+        before = len(self.parser._buffer)
         self.parser.feed(piece)
-        assert self.parser.buffered <= before + len(piece)
+        assert len(self.parser._buffer) <= before + len(piece)
         self.last_feed += len(piece)
 
     @rule()
@@ -267,7 +267,7 @@ class ParserMachine(RuleBasedStateMachine):
     def nothing_is_invented_reordered_or_hoarded(self) -> None:
         if hasattr(self, "parser"):
             assert self.received == self.expected[: len(self.received)]
-            assert self.parser.buffered <= LIMIT + PREFIX_BYTES + self.last_feed
+            assert len(self.parser._buffer) <= LIMIT + PREFIX_BYTES + self.last_feed
 
     def teardown(self) -> None:
         if hasattr(self, "parser"):

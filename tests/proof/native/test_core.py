@@ -50,6 +50,7 @@ def test_each_header_stands_by_itself_however_often_it_is_included(header: str, 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mood", ["patient", "impatient", "mortal"])
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_many_threads_lose_nothing_mix_nothing_up_and_never_hang(

@@ -88,7 +88,7 @@ read = FrameStream.fill
 
 def read_little(stream):
     got = read(stream)
-    if stream._parser.buffered > 1_000_000:
+    if len(stream._parser._buffer) > 1_000_000:
         os.kill(os.getpid(), signal.SIGKILL)
     return got
 

@@ -21,6 +21,8 @@ from tests.support import ROOT
 from tests.support.driver import Driver, dead, error_of, value_of
 from tests.support.processes import wait_for_file, wait_until
 
+pytestmark = pytest.mark.sample(1)
+
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]
 MakeModule = Callable[[str, str], Path]

@@ -45,6 +45,7 @@ def kill(pid: int) -> None:
         return
 
 
+@pytest.mark.slow
 def test_executors_killed_in_a_loop_cost_each_call_one_outcome_and_the_pool_is_whole_again(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_call_whose_executor_is_killed_after_it_has_answered_is_answered(
     window().wait()
 
 
+@pytest.mark.slow
 def test_forkservers_killed_in_a_loop_cost_each_call_one_outcome(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> None:
@@ -113,6 +115,7 @@ def test_forkservers_killed_in_a_loop_cost_each_call_one_outcome(
     assert idle(client)["pid"] == worker.pid
 
 
+@pytest.mark.slow
 def test_workers_killed_in_a_loop_cost_each_call_one_outcome_and_leave_nothing(
     share: Share, make_peer: MakePeer, tmp_path: Path
 ) -> None:

@@ -20,7 +20,10 @@ from molt_accel import Client, MoltTimeout
 from tests.support import EXPORTS
 from tests.system.environments.places import run
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the library is for Linux")
+pytestmark = [
+    pytest.mark.sample(1),
+    pytest.mark.skipif(sys.platform != "linux", reason="the library is for Linux"),
+]
 
 _SOURCE = Path(__file__).with_name("stepped_clock.c")
 _HOURS = 6

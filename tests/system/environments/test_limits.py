@@ -11,7 +11,10 @@ import pytest
 
 from tests.system.environments.places import after, mounted, run
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits are as Linux has them")
+pytestmark = [
+    pytest.mark.sample(1),
+    pytest.mark.skipif(sys.platform != "linux", reason="the limits are as Linux has them"),
+]
 
 
 def test_64_descriptors_are_enough(transport: str) -> None:

@@ -13,7 +13,10 @@ import pytest
 from tests.support.processes import wait_until
 from tests.system.environments.places import after, allowed, run
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="taskset and control groups are Linux's")
+pytestmark = [
+    pytest.mark.sample(1),
+    pytest.mark.skipif(sys.platform != "linux", reason="taskset and control groups are Linux's"),
+]
 
 #: How to give a control group half a processor: the file that says so, and what is written there.
 _LIMITS = {

@@ -32,6 +32,7 @@ def _exchange(kind: Kind, log: Path) -> tuple[list[tuple[int, bytes]], list[tupl
         return baseline, _answers(server.get, [f"/offload/{number}/" for number in range(12)])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("preload", [False, True], ids=["", "preloaded, patched first"])
 @pytest.mark.parametrize("transport", ["auto", "stdio"])
 def test_gunicorn_s_gevent_workers_answer_over_stdio(
@@ -51,6 +52,7 @@ def test_gunicorn_s_gevent_workers_answer_over_stdio(
     assert (_REFUSED in log.read_text()) == (transport == "auto")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("transport", ["auto", "stdio", "shm"])
 def test_threads_that_were_replaced_too_late_are_an_error_that_says_so(
     transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

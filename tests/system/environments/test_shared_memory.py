@@ -8,7 +8,10 @@ import pytest
 
 from tests.system.environments.places import mounted, run
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
+pytestmark = [
+    pytest.mark.sample(1),
+    pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only"),
+]
 
 _SMALL = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
 _NOWHERE = (

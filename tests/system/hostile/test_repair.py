@@ -24,13 +24,10 @@ from molt_accel.ipc.shm.layout import (
 from molt_worker.entrypoints.request import StopReason
 from tests.support.handover import core, put, reply, response
 from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage
-from tests.unit.molt_worker.conftest import make_shm_stage
-
-__all__ = ["make_shm_stage"]
 
 
 @pytest.fixture
-def stage(make_shm_stage: Callable[..., ShmStage]) -> ShmStage:  # the fixture
+def stage(make_shm_stage: Callable[..., ShmStage]) -> ShmStage:
     return make_shm_stage()
 
 
@@ -116,7 +113,7 @@ def test_what_only_the_supervisor_writes_is_written_again(stage: ShmStage) -> No
     wanted = {fact: arena.gauge(fact) for fact in Gauge if fact < Gauge.OUTCOMES and fact != Gauge.WAKE_NS}
     for fact in wanted:
         arena.set_gauge(fact, 12345)
-    arena.in_use = 0
+    arena.set_in_use(0)
     arena.set_gauge(Gauge.WAKE_NS, 0)
     stage.pass_time(1001)
     assert {fact: arena.gauge(fact) for fact in wanted} == wanted

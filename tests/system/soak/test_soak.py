@@ -9,6 +9,8 @@ import pytest
 from tests.system.soak import report
 from tests.system.soak.run import VICTIMS, Options, soak
 
+pytestmark = pytest.mark.sample(1)
+
 
 @pytest.mark.parametrize("kills", [VICTIMS, ()], ids=["everybody killed", "nobody killed"])
 def test_every_call_ends_plausibly_and_nothing_is_left(

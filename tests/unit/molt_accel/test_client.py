@@ -26,6 +26,7 @@ from molt_accel.errors import (
     MoltWorkerUnavailable,
 )
 from molt_accel.ipc.messages import Codec
+from molt_accel.transports import forks
 from molt_accel.transports import opening as transports
 from molt_accel.transports.base import Transport
 from molt_accel.waits import adrive, drive
@@ -245,6 +246,6 @@ def test_a_wrong_setting_fails_at_first_use_and_is_read_again(monkeypatch: pytes
 @pytest.mark.usefixtures("no_default")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 def test_a_child_forked_while_the_shared_client_is_made_makes_its_own() -> None:
-    with module._default_lock:  # as another thread would hold it, which the child doesn't have
+    with forks.start_lock():  # as the thread that makes it holds it, which the child doesn't have
         pid = fork(lambda: default_client().call("echo", 7) == 7)
     assert exit_code(pid) == 0

@@ -111,7 +111,7 @@ _circle.append(_circle)
     ],
 )
 def test_what_a_codec_has_no_form_for_is_an_encode_error(name: str, value: object) -> None:
-    with pytest.raises(EncodeError, match=f"^can't be encoded as {name}: "):
+    with pytest.raises(EncodeError, match=f"^can't be encoded as {name}( at .*)?: "):
         codec.encode(name, value)
 
 
@@ -174,7 +174,7 @@ def test_an_unknown_codec_neither_encodes_nor_decodes(name: Any) -> None:
         ("msgpack", b"\x01\x02"),
         ("msgpack", b"\xa5ab"),
         ("msgpack", b"\xdd\xff\xff\xff\xff"),
-        ("msgpack", b"\x81\x90\x01"),
+        ("msgpack", b"\x81\x80\x01"),
         ("msgpack", b"\xa1\xff"),
         ("msgpack", b"\x91" * 10_000),
         ("msgpack", b"\xc7\x01\xff\x00"),

@@ -24,6 +24,8 @@ SETTINGS: dict[str, tuple[str, object, str, object]] = {
     "worker_name": ("MOLT_WORKER_NAME", "", "pool", "pool"),
     "autostart": ("MOLT_WORKER_AUTOSTART", True, "0", False),
     "linger_ms": ("MOLT_WORKER_LINGER_MS", 5000, "0", 0),
+    "import_path": ("MOLT_IMPORT_PATH", "", "/srv/lib", "/srv/lib"),
+    "ignored_env": ("MOLT_IGNORED_ENV", "", "UNKNOWN", "UNKNOWN"),
     "runtime_dir": ("MOLT_RUNTIME_DIR", "", "/run/app", "/run/app"),
     "arena_mb": ("MOLT_WORKER_ARENA_MB", 16, "64", 64),
     "exports": ("MOLT_EXPORTS", "", "app.entry", "app.entry"),
@@ -177,13 +179,14 @@ def test_friendly_spellings_are_understood(name: str, given_value: Any, value: o
 
 @each_setting
 def test_environ_says_a_changed_setting_in_a_way_that_load_reads_back(name: str) -> None:
-    changed = Config(**{name: SETTINGS[name][3]})
+    changed = Config(**{"import_path": "/srv"} | {name: SETTINGS[name][3]})
     assert load(changed.environ()) == changed
 
 
 @given(
     st.builds(
         Config,
+        import_path=st.just("/srv"),
         transport=st.sampled_from(["auto", "shm", "stdio", "inline"]),
         exports=st.text(st.characters(exclude_characters="\0", codec="utf-8")),
         executors=st.integers(0, 512),
@@ -200,7 +203,7 @@ def test_environ_round_trip(config: Config) -> None:
 @pytest.mark.parametrize("name", ["worker_cmd", "worker_name", "exports"])
 def test_an_emptied_text_reaches_a_worker_whose_environment_has_another(name: str) -> None:
     inherited = {SETTINGS[name][0]: "inherited"}
-    config = load(inherited, **{name: ""})
+    config = load(inherited, import_path="/srv", **{name: ""})
     assert load({**inherited, **config.environ()}) == config
 
 
@@ -215,7 +218,7 @@ def test_a_named_pool_has_that_name_whatever_else_is_configured() -> None:
 
 
 #: Settings that make no difference to a worker: clients that differ in them share one.
-CLIENTS_ONLY = {"transport", "autostart", "busy_http_status"}
+CLIENTS_ONLY = {"transport", "autostart", "busy_http_status", "ignored_env"}
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "worker_name"])

@@ -27,7 +27,6 @@ from molt_accel.errors import (
     MoltWorkerCrashed,
     MoltWorkerUnavailable,
     NoSharedMemory,
-    Reason,
     Status,
     WorkerVanished,
     error_body,
@@ -105,7 +104,10 @@ def test_a_crash_is_an_internal_error_and_an_unreachable_worker_is_not() -> None
 
 def test_each_reason_has_one_class_and_each_class_with_a_code_comes_back_from_the_wire() -> None:
     classes = {MoltStartFailed, MoltIncompatible, *INTERNAL}
-    assert {unavailable_class(reason.value) for reason in Reason} == classes
+    assert {unavailable_class(cls.code) for cls in classes} == classes
+    assert {cls.code for cls in classes} == {
+        *("start_failed", "incompatible", "stopping", "already_served", "no_shared_memory")
+    }
     for cls in classes:
         body = to_wire(cls("why", facts={"count": 3}))
         assert body == {

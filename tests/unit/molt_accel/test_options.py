@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from molt_accel.errors import Status
-from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Response
+from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.options import HOOKS, CallInfo, CallMetrics, CallOptions, CallPlan
 from tests.support.errors import raised
 
@@ -133,7 +133,9 @@ def test_metrics_of_an_answered_call_are_those_of_its_response() -> None:
         executor=8,
     )
     ended_ms = time.time_ns() / 1_000_000 - 60_000
-    metrics = CallMetrics.of("entry", "Ok", 255, response, 10, 5000, time.monotonic_ns() - 60 * 10**9)
+    ended_ns = time.monotonic_ns() - 60 * 10**9
+    request = Request(255, "entry", b"1234567890", sent_ns=ended_ns - 5_000_000)
+    metrics = CallMetrics.of("Ok", request, response, ended_ns)
     assert msgspec.structs.replace(metrics) == metrics
     assert hash(msgspec.structs.replace(metrics)) == hash(metrics)
     assert pickle.loads(pickle.dumps(metrics)) == metrics
@@ -162,7 +164,8 @@ def test_metrics_of_an_answered_call_are_those_of_its_response() -> None:
 
 
 def test_metrics_without_a_response_have_zeros_for_what_never_happened() -> None:
-    metrics = CallMetrics.of("entry", "Timeout", 1, None, 10, 5000, 0)
+    request = Request(1, "entry", b"1234567890", sent_ns=10_000_000)
+    metrics = CallMetrics.of("Timeout", request, None, 15_000_000)
     row = metrics.as_dict()
     known = {"entry": "entry", "status": "Timeout", "request_id": "0000000000000001", "ts_ms": metrics.ts_ms}
     assert {name: value for name, value in row.items() if value} == {

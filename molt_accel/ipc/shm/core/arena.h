@@ -1,20 +1,11 @@
 /* The arena: what the shared memory consists of, and where everything is in it. */
-#ifndef MOLT_ARENA_H
-#define MOLT_ARENA_H
+#pragma once
 
 #include "doorbell.h"
 #include "ring.h"
 
 /* State word: state (bits 0-7), executor's slot (8-23), its epoch (24-31), generation (32-63). */
-enum molt_state {
-    MOLT_IDLE = 0,
-    MOLT_READY = 1,
-    MOLT_CLAIMED = 2,
-    MOLT_DONE = 3,
-    MOLT_FAILED = 4,
-    MOLT_ABANDONED = 5,
-    MOLT_KILLING = 6
-};
+enum molt_state { MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABANDONED, MOLT_KILLING };
 
 #define MOLT_STATE(word) ((uint32_t)((word) & 0xff))
 #define MOLT_SLOT(word) ((uint32_t)(((word) >> 8) & 0xffff))
@@ -167,5 +158,3 @@ static inline uint32_t molt_bucket(uint64_t value) {
     uint32_t power = 63u - (uint32_t)__builtin_clzll(value), bucket = 4 * (power - 1) + ((value >> (power - 2)) & 3);
     return bucket < MOLT_BUCKETS ? bucket : MOLT_BUCKETS - 1;
 }
-
-#endif

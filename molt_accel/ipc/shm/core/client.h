@@ -1,6 +1,5 @@
 /* The client's side of a call: it publishes a request, waits for the outcome, takes it, or gives the call up. */
-#ifndef MOLT_CLIENT_H
-#define MOLT_CLIENT_H
+#pragma once
 
 #include "spin.h"
 
@@ -16,8 +15,6 @@ typedef struct {
     int untold;                    /* bytes were moved, and no executor had the request to be told of it */
     molt_patience patience;
 } molt_call;
-
-/* -- publishing ------------------------------------------------------------------------------------------------ */
 
 /* Write on while there is room. Returns 1 if anything was written, 0, or MOLT_CORRUPT. */
 static inline int molt_send_more(molt_arena *a, molt_call *c) {
@@ -111,8 +108,6 @@ static inline void molt_redirect(molt_arena *a, molt_call *c, uint32_t doorbell_
         molt_catch_up(a, c);
 }
 
-/* -- ending ---------------------------------------------------------------------------------------------------- */
-
 /* End a call from the client's side, or only if it is still queued. Returns the state it was found in: READY (it is IDLE
  * now, and nobody will run it), CLAIMED (it is ABANDONED now, unless `only_queued`), or one that can't be ended. */
 static inline uint32_t molt_give_up(molt_arena *a, molt_call *c, int only_queued) {
@@ -150,8 +145,6 @@ static inline int molt_free(molt_arena *a, uint32_t channel, uint64_t word) {
     MOLT_FAILPOINT(client.taken);
     return freed;
 }
-
-/* -- waiting --------------------------------------------------------------------------------------------------- */
 
 enum molt_await {
     MOLT_AWAIT_OUTCOME = 0, /* DONE, FAILED, or given up by another thread */
@@ -321,5 +314,3 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
             return MOLT_AWAIT_SIGNAL;
     }
 }
-
-#endif

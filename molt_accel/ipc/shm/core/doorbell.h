@@ -1,6 +1,5 @@
 /* Doorbells: how a process sleeps until another one has changed a word, or for a bounded time. */
-#ifndef MOLT_DOORBELL_H
-#define MOLT_DOORBELL_H
+#pragma once
 
 #include "word.h"
 
@@ -82,5 +81,3 @@ static inline int molt_park(molt_doorbell *doorbell, const molt_word *watched, u
     atomic_store(&doorbell->parked, 0);
     return outcome;
 }
-
-#endif

@@ -1,6 +1,5 @@
 /* The executor's side of a call: it claims a request, reads it, answers it. */
-#ifndef MOLT_EXECUTOR_H
-#define MOLT_EXECUTOR_H
+#pragma once
 
 #include "spin.h"
 
@@ -13,8 +12,6 @@ typedef struct {
     molt_word *claim; /* where it says what it claims, in memory that no client can map; NULL: nowhere */
     molt_patience patience, transfer_patience;
 } molt_executor;
-
-/* -- claiming -------------------------------------------------------------------------------------------------- */
 
 /* Say which request this executor may be storing to, by its serial; 0: none. */
 static inline void molt_tell_claim(molt_executor *e, uint64_t serial) {
@@ -124,8 +121,6 @@ static inline void molt_begin(molt_executor *e, molt_word *gauges, uint64_t dead
     MOLT_FAILPOINT(executor.begun);
 }
 
-/* -- moving bytes ---------------------------------------------------------------------------------------------- */
-
 enum molt_transfer {
     MOLT_TRANSFERRED = 0,
     MOLT_TRANSFER_SIGNAL = 1,
@@ -194,8 +189,6 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
     }
 }
 
-/* -- ending ---------------------------------------------------------------------------------------------------- */
-
 /* End the request: CLAIMED -> DONE, or FAILED with a reason. Returns 1, or 0: it was not this executor's to answer any more
  * (ABANDONED, which it ends; KILLING; or ended before). The slot is IDLE before that: whoever sees the outcome sees that
  * too. */
@@ -220,5 +213,3 @@ static inline int molt_finish(molt_arena *a, molt_executor *e, uint32_t state, u
     molt_tell_claim(e, 0);
     return answered;
 }
-
-#endif

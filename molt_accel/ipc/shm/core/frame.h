@@ -1,7 +1,6 @@
 /* Frames as they travel through a ring. Only plainly good ones are made and read here; molt_accel/ipc/frame.py says what the
  * fields mean, and what is wrong with a bad frame. */
-#ifndef MOLT_FRAME_H
-#define MOLT_FRAME_H
+#pragma once
 
 #include "frame_fields.h"
 
@@ -20,5 +19,3 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little-end
 static inline uint64_t molt_head_bytes(const molt_head *head) {
     return sizeof head->size + sizeof head->header + head->header.entry_bytes;
 }
-
-#endif

@@ -1,13 +1,12 @@
-"""Writes what the native core is told of a frame's header from the one table of it, `molt_accel.ipc.fields`.
+"""Makes the C struct of a frame's header, and the Cython code that fills and reads it, from the table of fields.
 
-    python -m molt_accel.ipc.shm.core.generate
-
-The two files are kept with the sources, so that nothing but a compiler and Cython is needed to build them; a test holds
-them against the table.
+Run `python -m molt_accel.ipc.shm.core.generate` after a change of the table; a test compares the files with it.
+They are kept with the sources, so that nothing but a compiler and Cython is needed to build them.
 """
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from pathlib import Path
 from typing import Final
@@ -24,28 +23,33 @@ _MESSAGES: Final = {
 }
 
 
+def _declarations(indent: str, end: str) -> str:
+    text = ""
+    for bits, fields in itertools.groupby(FIELDS, key=lambda field: field.bits):
+        for names in textwrap.wrap(", ".join(field.name for field in fields), 80):
+            text += f"{indent}uint{bits}_t {names.rstrip(',')}{end}\n"
+    return text
+
+
 def c_header() -> str:
     """core/frame_fields.h: the header as a struct."""
-    fields = "".join(f"    uint{field.bits}_t {field.name};\n" for field in FIELDS)
     return (
-        f"/* {_NOTE} */\n#ifndef MOLT_FRAME_FIELDS_H\n#define MOLT_FRAME_FIELDS_H\n\n#include <stdint.h>\n\n"
-        f"typedef struct __attribute__((packed)) {{\n{fields}}} molt_frame;\n\n#endif\n"
+        f"/* {_NOTE} */\n#pragma once\n\n#include <stdint.h>\n\n"
+        f"typedef struct __attribute__((packed)) {{\n{_declarations(' ' * 4, ';')}}} molt_frame;\n"
     )
 
 
 def cython() -> str:
     """_fields.pxi: the struct as Cython sees it, and how a message is written to one and made of one."""
     text = f'# {_NOTE}\n\ncdef extern from "frame_fields.h" nogil:\n    ctypedef struct molt_frame:\n'
-    text += "".join(f"        uint{field.bits}_t {field.name}\n" for field in FIELDS)
-    for name, (kind, _) in _MESSAGES.items():
-        text += f"\n\ncdef int fill_{name}(molt_frame *h, object message) except -1:\n"
-        text += "".join(f"    h.{field.name} = message.{field.name}\n" for field in FIELDS if field.of & kind)
-        text += "    return 0\n"
+    text += _declarations(" " * 8, "")
     for name, (kind, before) in _MESSAGES.items():
+        own = [field.name for field in FIELDS if field.of & kind]
+        text += f"\n\ncdef int fill_{name}(molt_frame *h, object message) except -1:\n"
+        text += "".join(f"    h.{field} = message.{field}\n" for field in own)
         first = before.split(", ")
         given = [argument for argument in first if not argument.startswith("h.")]
-        taken = {argument.removeprefix("h.") for argument in first}
-        plain = [f"h.{field.name}" for field in FIELDS if field.of & kind and field.name not in taken]
+        plain = [f"h.{field}" for field in own if field not in given and f"h.{field}" not in first]
         text += f"\n\ncdef object {name}_of(const molt_frame *h, {', '.join(given)}):\n"
         text += f"    return _{name.title()}(\n"
         text += textwrap.indent(textwrap.fill(f"{before}, {', '.join(plain)}", 100), " " * 8) + "\n    )\n"

@@ -1,6 +1,5 @@
 /* The hand-over: the state words, and how whoever has to look at one is woken. */
-#ifndef MOLT_HANDOVER_H
-#define MOLT_HANDOVER_H
+#pragma once
 
 #include "arena.h"
 
@@ -40,5 +39,3 @@ static inline void molt_ring_executor(molt_arena *a, uint64_t word) {
     if (MOLT_SLOT(word) < a->geometry.slots)
         molt_doorbell_ring(&a->slots[MOLT_SLOT(word)].doorbell);
 }
-
-#endif

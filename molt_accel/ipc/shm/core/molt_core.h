@@ -8,11 +8,8 @@
  * the word is what it noted, so no order of events loses a wake-up. Every sleep is bounded: where a ringer dies between
  * changing the word and ringing, its peer is late and doesn't hang.
  */
-#ifndef MOLT_CORE_H
-#define MOLT_CORE_H
+#pragma once
 
 #include "client.h"
 #include "executor.h"
 #include "frame.h"
-
-#endif

@@ -1,6 +1,5 @@
 /* A byte ring: the bytes of one direction of a channel, from one producer to one consumer. */
-#ifndef MOLT_RING_H
-#define MOLT_RING_H
+#pragma once
 
 #include "word.h"
 
@@ -48,5 +47,3 @@ static inline int64_t molt_ring_read(molt_ring *ring, const uint8_t *data, uint6
     }
     return (int64_t)n;
 }
-
-#endif

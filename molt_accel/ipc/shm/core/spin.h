@@ -1,12 +1,11 @@
 /* Spinning: waiting without sleep, where the answer is microseconds away and a processor is free for it. */
-#ifndef MOLT_SPIN_H
-#define MOLT_SPIN_H
+#pragma once
 
 #include "handover.h"
 
 #include <fcntl.h>
 #include <sched.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <unistd.h>
 
 /* What a waiter has learned; private to it. */
@@ -105,19 +104,15 @@ static inline uint32_t molt_spinning(const molt_flag *flags, uint32_t n) {
 
 /* Processes that want to run just now, on the whole machine; 0: not known. The fourth field of /proc/loadavg. */
 static inline uint32_t molt_runnable(void) {
-    char text[128];
+    char text[128] = {0};
+    unsigned runnable = 0;
     int fd = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return 0;
-    ssize_t n = read(fd, text, sizeof text - 1);
+    if (read(fd, text, sizeof text - 1) > 0)
+        sscanf(text, "%*s %*s %*s %u", &runnable);
     close(fd);
-    if (n <= 0)
-        return 0;
-    text[n] = 0;
-    const char *at = text;
-    for (int spaces = 0; *at && spaces < 3; at++)
-        spaces += *at == ' ';
-    return (uint32_t)strtoul(at, NULL, 10);
+    return runnable;
 }
 
 /* Whether other processes want so many processors that there are no two left, for a caller and an executor. Then a process
@@ -137,5 +132,3 @@ static inline int molt_contended(molt_arena *a, uint64_t now_ns) {
     }
     return atomic_load_explicit(&h->contended, memory_order_relaxed) != 0;
 }
-
-#endif

@@ -1,6 +1,5 @@
 /* What all of the core is made of: atomic words, the clock, and failpoints. */
-#ifndef MOLT_WORD_H
-#define MOLT_WORD_H
+#pragma once
 
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -32,6 +31,4 @@ static inline uint64_t molt_earlier(uint64_t a, uint64_t b) { return a < b ? a :
 #include <failpoints.h>
 #else
 #define MOLT_FAILPOINT(name) ((void)0)
-#endif
-
 #endif

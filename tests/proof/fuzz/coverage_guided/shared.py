@@ -149,7 +149,7 @@ def snapshots(data: bytes) -> None:
 
 def _scribble(taken: Bytes, arena: Any, memory: mmap.mmap, end: int) -> None:
     """Store what a hostile client might, most of it not quite impossible, in the first bytes of an arena."""
-    arena.in_use = arena.channels
+    arena.set_in_use(arena.channels)
     while taken:
         which, index, width = taken.number(1), taken.number(1), 1 + taken.number(1) % 8
         value = taken.number(width)

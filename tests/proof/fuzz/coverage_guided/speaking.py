@@ -13,7 +13,7 @@ from molt_accel import __version__
 from molt_accel.errors import MoltError, Status
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import encode
-from molt_accel.ipc.messages import PING, Request, Response
+from molt_accel.ipc.messages import PING, Attach, Request, Response
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, EventLoop
 from molt_worker.runtime.metrics import Counters
@@ -37,7 +37,7 @@ class _Owner:
     def make_way(self) -> bool:
         return False
 
-    def refusal(self) -> MoltError | None:
+    def refusal(self, message: Attach) -> MoltError | None:
         return None
 
     def on_cancel(self) -> None:

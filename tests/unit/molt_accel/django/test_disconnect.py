@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncRequestFactory
+from rest_framework.request import Request
 
 from molt_accel import Client, molt_offload
-from molt_accel.django.disconnect import SocketHangup, check_for
+from molt_accel.django.disconnect import SocketHangup, cancel_check
 from tests.support.processes import wait_until
 
 Pair = tuple[socket.socket, socket.socket]
@@ -45,8 +46,18 @@ def test_the_check_takes_a_closed_connection_for_a_hang_up(pair: Pair) -> None:
     assert check()
 
 
+def test_a_request_that_a_framework_has_wrapped_is_watched_too(get: HttpRequest, pair: Pair) -> None:
+    served, browser = pair
+    get.META["gunicorn.socket"] = served
+    check = cancel_check(Request(get))
+    assert check is not None
+    assert not check()
+    browser.close()
+    wait_until(check)
+
+
 def test_servers_that_hand_out_no_socket_have_no_check(get: HttpRequest) -> None:
-    assert check_for(get) is None
+    assert cancel_check(get) is None
 
 
 def test_a_sync_view_called_in_an_event_loops_own_thread_is_answered(inline_client: Client) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpRequest
 from django.test import RequestFactory
 
 from molt_accel import Client, codec
-from molt_accel.django import request_id_of
+from molt_accel.django import default_payload, request_id_of
 from molt_accel.ipc.frame import Codec
 
 MakeView = Callable[..., Callable[..., Any]]
@@ -32,6 +33,32 @@ def test_url_arguments_that_a_converter_made_objects_of_travel_as_their_text(
 
     assert payload["args"] == [str(key), 3]
     assert payload["kwargs"] == {"key": str(key), "number": 4}
+
+
+def test_a_number_of_the_url_beyond_64_bits_is_a_bad_request(
+    inline_client: Client, offloaded: MakeView, get: HttpRequest
+) -> None:
+    response = offloaded(entry="to_json", client=inline_client)(get, n=2**64)
+    assert response.status_code == 400
+    assert json.loads(response.content)["error"] == "MoltInvalidInput"
+
+
+@pytest.mark.parametrize("read_before", [False, True], ids=["unread", "its CSRF token was read"])
+def test_a_multipart_form_travels_in_its_parts(read_before: bool) -> None:
+    sent = {"a": ["1", "2"], "f": SimpleUploadedFile("x.csv", b"q,r", content_type="text/csv")}
+    request = RequestFactory().post("/items/", data=sent)
+    if read_before:
+        request.POST.get("csrfmiddlewaretoken")
+    payload = default_payload(request, "msgpack")
+    assert payload["form"] == {"a": ["1", "2"]}
+    assert payload["files"] == {"f": [{"name": "x.csv", "content_type": "text/csv", "content": b"q,r"}]}
+    assert payload["body"] == b""
+
+
+def test_an_urlencoded_form_travels_as_its_body() -> None:
+    request = posted(b"a=1&a=2", "application/x-www-form-urlencoded")
+    request.POST.get("csrfmiddlewaretoken")
+    assert default_payload(request, "msgpack")["body"] == b"a=1&a=2"
 
 
 @pytest.mark.parametrize("codec_name", ["json", Codec.JSON, "raw", Codec.RAW])

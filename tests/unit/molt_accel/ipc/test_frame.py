@@ -301,7 +301,7 @@ def test_missing_says_how_much_the_frame_under_way_still_needs() -> None:
     assert parser.mid_frame
     parser.feed(data[504:])
     assert [item.payload for item in parser.frames() if isinstance(item, Request)] == [b"x" * 1000]
-    assert (parser.missing, parser.mid_frame, parser.buffered) == (4, False, 0)
+    assert (parser.missing, parser.mid_frame, len(parser._buffer)) == (4, False, 0)
 
 
 @pytest.mark.parametrize("step", [1, 7, 100, 5000])
@@ -314,7 +314,7 @@ def test_an_oversized_frame_is_reported_once_and_its_bytes_are_dropped(step: int
     for at in range(0, len(data), step):
         parser.feed(data[at : at + step])
         items += parser.frames()
-        assert parser.buffered <= 200 + PREFIX_BYTES
+        assert len(parser._buffer) <= 200 + PREFIX_BYTES
     error, following = items
     assert isinstance(error, FrameError)
     assert (error.fault, error.raw_id, error.raw_generation) == (Fault.TOO_LARGE, 5, 3)
@@ -328,7 +328,7 @@ def test_an_oversized_frame_is_known_by_its_header_before_its_payload_comes() ->
     assert isinstance(error, FrameError)
     assert error.raw_id == 5
     assert parser.mid_frame
-    assert parser.buffered == 0
+    assert len(parser._buffer) == 0
 
 
 def test_a_limit_below_the_header_s_size_is_kept_too() -> None:

@@ -33,8 +33,8 @@ from molt_worker.runtime.log import LogSink, format_line
 )
 def test_a_text_line_shows_each_value_on_one_line(value: object, shown: str) -> None:
     line = format_line(False, "info", "request", {"value": value, "next": 1}).decode()
-    stamp, rest = line[:12], line[12:]
-    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3}", stamp)
+    stamp, rest = line[:24], line[24:]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stamp)
     assert rest == f" molt-worker info request value={shown} next=1\n"
 
 

@@ -110,7 +110,7 @@ def test_a_failing_action_costs_one_event(loop: EventLoop, sockets: Pairs, log_p
     assert called == [READ]
     line = os.read(log_pipe[0], 65536).decode()
     at = f"test_loop.py:{broken.__code__.co_firstlineno + 1}"
-    assert line[13:] == f"molt-worker error supervisor_bug error=\"KeyError: 'lost'\" at={at}\n"
+    assert line[25:] == f"molt-worker error supervisor_bug error=\"KeyError: 'lost'\" at={at}\n"
 
 
 def test_the_earliest_time_counts_and_is_given_once(loop: EventLoop) -> None:

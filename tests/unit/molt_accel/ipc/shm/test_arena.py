@@ -105,7 +105,7 @@ def test_all_who_map_it_see_the_same() -> None:
             (4, 2, 4096)
         ] * 3
         other.set_gauge(Gauge.CAPACITY, 77)
-        other.in_use = 3
+        other.set_in_use(3)
         assert arena.step(2, 0, 5 << 32)
         for each in (arena, other, view):
             assert (each.gauge(Gauge.CAPACITY), each.in_use, each.word(2)) == (77, 3, 5 << 32)
@@ -117,7 +117,7 @@ def test_a_view_can_not_write() -> None:
     arena, fd = arenas.create(GEOMETRY)
     view = arenas.view(fd)
     assert set(dir(view)).isdisjoint(
-        {"set_gauge", "add_counter", "set_slot_gauge", "step", "reset_slot", "retire", "close"}
+        {"set_gauge", "set_in_use", "add_counter", "set_slot_gauge", "step", "reset_slot", "retire", "close"}
     )
     with pytest.raises(AttributeError):
         view.in_use = 1  # type: ignore[misc]

@@ -31,7 +31,9 @@ from tests.support.errors import raised
 from tests.support.frames import message_of
 
 Ask = Callable[[socket.socket], object]
-BOTH = pytest.mark.parametrize("ask", [handshake, observe])
+BOTH = pytest.mark.parametrize(
+    "ask", [lambda sock: handshake(sock, {}), observe], ids=["handshake", "observe"]
+)
 
 
 class Worker:
@@ -99,8 +101,8 @@ def refusal(error: MoltError) -> Refused:
 
 
 def test_a_client_asks_for_channels_and_gets_the_arena_and_the_grant(worker: Worker, arena_fd: int) -> None:
-    arena, granted = handshake(worker.answer(attached(2, 3), arena_fd))
-    assert worker.asked == Attach(__version__, False, attach.FIRST_BATCH)
+    arena, granted = handshake(worker.answer(attached(2, 3), arena_fd), {"user": "0"})
+    assert worker.asked == Attach(__version__, False, attach.FIRST_BATCH, {"user": "0"})
     assert granted == attached(2, 3)
     assert arena.gauge(3) == 7
     arena.set_gauge(3, 8)

@@ -210,7 +210,7 @@ def test_an_arena_keeps_the_memory_that_it_looks_at_and_its_channels_keep_the_ar
     gc.collect()
     with pytest.raises(BufferError):
         memory.close()
-    assert channel.state == ChannelState.IDLE
+    assert channel.clear()
     del channel
     gc.collect()
     memory.close()

@@ -41,7 +41,7 @@ def view() -> Any:
     [
         (view, "channels slots ring_bytes in_use"),
         (new_arena, "channels slots ring_bytes"),
-        (lambda: channel_of(new_arena()), "index generation state"),
+        (lambda: channel_of(new_arena()), "index generation"),
         (lambda: slot_of(new_arena()), "channel serial word"),
     ],
     ids=["ArenaView", "Arena", "Channel", "Slot"],

@@ -538,7 +538,7 @@ def test_a_draining_worker_is_succeeded_and_its_calls_go_on(transport: ShmTransp
     assert transport.submit(request()) is None
     transport.start()
     assert fake.sock is not old
-    assert submit(transport).connection_number == pending.connection_number + 1
+    assert submit(transport)._connection.number == pending._connection.number + 1
     assert transport.abandon(ping, MoltTimeout("late"))  # though it is not of this connection
     assert not transport.abandon(ping, MoltTimeout("late"))
     fake.reply(taken, "finished")

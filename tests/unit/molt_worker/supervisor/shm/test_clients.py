@@ -127,7 +127,7 @@ class Desk(Logged):
     def make_way(self) -> bool:
         return self.leaving
 
-    def refusal(self) -> MoltError | None:
+    def refusal(self, message: Attach) -> MoltError | None:
         return self.refuses
 
     def on_cancel(self) -> None:

@@ -33,8 +33,7 @@ class Meter:
         return self.price_ns
 
 
-class Core:
-    ParkMeter = Meter
+METER = "molt_accel.ipc.shm._native.ParkMeter"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,7 @@ class Core:
 )
 def test_a_spin_lasts_as_sleeping_costs(monkeypatch: pytest.MonkeyPatch, price_ns: int, spin_ns: int) -> None:
     with_processors(monkeypatch, 2, 2.0)
-    monkeypatch.setattr(spinning, "native", lambda: Core)
+    monkeypatch.setattr(METER, Meter)
     monkeypatch.setattr(Meter, "price_ns", price_ns)
     assert spinning.measure() == SpinLimits(spin_ns, clients=1, executors=1, cpus=2)
 
@@ -72,7 +71,7 @@ def test_where_there_are_no_two_processors_nobody_spins_and_nothing_is_measured(
     monkeypatch: pytest.MonkeyPatch, count: int, quota: float
 ) -> None:
     with_processors(monkeypatch, count, quota)
-    monkeypatch.setattr(spinning, "native", lambda: pytest.fail("it was measured"))
+    monkeypatch.setattr(METER, lambda: pytest.fail("it was measured"))
     assert spinning.measure() == SpinLimits(0, 0, 0, 1)
 
 

@@ -1,0 +1,85 @@
+"""What the codecs do with values that are not plain, and how they say what they can't encode.
+
+Nothing here is on a good call's way: it runs once a codec has refused a value.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+_MOST_STEPS: Final = 20
+_BASES: Final[tuple[Any, ...]] = (str, int, float, bytes, dict, list, tuple)
+
+
+def plain(value: object) -> object:
+    """What stands for a value in JSON, as Django's JsonResponse has it; for `msgspec.json.Encoder(enc_hook=...)`.
+
+    Objects of subclasses of str, int, float, dict, list and tuple (such as SafeString), lazy translations, and scalars
+    of NumPy.
+
+    Raises:
+        TypeError: nothing does.
+    """
+    for base in _BASES:
+        if isinstance(value, base) and type(value) not in (base, bool):
+            return (
+                str.__str__(value) if base is str else base(value)
+            )  # str() of a subclass may return it unchanged
+    functional = sys.modules.get("django.utils.functional")
+    if functional is not None and isinstance(value, functional.Promise):
+        return str.__str__(str(value))
+    if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
+        return value.item()  # type: ignore[attr-defined]  # a scalar of NumPy
+    raise TypeError(f"objects of type {type(value).__name__} are not supported")
+
+
+#: How JsonResponse writes them as keys.
+_TEXT_KEYS: Final[dict[object, str]] = {None: "null", True: "true", False: "false"}
+
+
+def with_text_keys(value: object) -> object:
+    """The value with None, True and False as texts where they are keys."""
+    if isinstance(value, dict):
+        return {
+            _TEXT_KEYS[key] if key is None or isinstance(key, bool) else key: with_text_keys(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [with_text_keys(item) for item in value]
+    return value
+
+
+def with_tuple_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A map of msgpack some of whose keys are arrays: those were tuples, and become tuples again."""
+    return {_hashable(key): value for key, value in pairs}
+
+
+def _hashable(key: Any) -> Any:
+    return tuple(_hashable(item) for item in key) if isinstance(key, list) else key
+
+
+def culprit(value: object, encode: Callable[[Any], object]) -> str:
+    """Where in a value that `encode` refuses the part stands that it refuses, and of which type that is.
+
+    For example `` at ['rows'][3]['price'], a Decimal``; empty if it is the value itself.
+    """
+    path = ""
+    for _ in range(_MOST_STEPS):
+        for step, part in _parts(value):
+            try:
+                encode(part)
+            except Exception:
+                path, value = path + step, part
+                break
+        else:
+            return f" at {path}, of type {type(value).__name__}" if path else ""
+    return ""  # it contains itself, or is nested too deep for a path to help
+
+
+def _parts(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping):
+        yield from ((f"[{key!r:.40}]", item) for key, item in value.items())
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"[{index}]", item) for index, item in enumerate(value))

@@ -1,0 +1,127 @@
+"""molt_accel.django.placement: no view is replaced together with what protects it, unless that is asked for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.contrib.auth.decorators import login_required, permission_required
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
+from django.test import RequestFactory
+from django.utils.decorators import method_decorator
+from django.views import View as ClassView
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.views.decorators.http import require_POST
+
+from molt_accel import Client, molt_offload
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+@pytest.fixture
+def drf() -> SimpleNamespace:
+    """What the tests use of Django REST framework, which reads the project's settings as it is imported."""
+    from rest_framework import decorators, permissions, views
+
+    return SimpleNamespace(
+        decorators=decorators, IsAuthenticated=permissions.IsAuthenticated, APIView=views.APIView
+    )
+
+
+def logged(view: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(view)
+    def wrapper(*args: Any) -> Any:
+        return view(*args)
+
+    return wrapper
+
+
+def items(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("here")
+
+
+async def aitems(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("here")
+
+
+@pytest.mark.parametrize(
+    ("decorator", "name"),
+    [
+        (login_required, "user_passes_test"),
+        (permission_required("x.y"), "user_passes_test"),
+        (require_POST, "require_http_methods"),
+        (csrf_exempt, "csrf_exempt"),
+        (csrf_protect, "make_middleware_decorator"),
+        (never_cache, "never_cache"),
+        (logged, "logged"),
+    ],
+)
+@pytest.mark.parametrize("view", [items, aitems])
+def test_a_wrapped_view_is_refused_by_the_name_of_its_wrapper(
+    decorator: Decorator, name: str, view: Callable[..., Any]
+) -> None:
+    with pytest.raises(
+        ImproperlyConfigured, match=rf"the view '{view.__name__}' together with what '{name}'"
+    ):
+        molt_offload(entry="echo")(decorator(view))
+
+
+@pytest.mark.parametrize("made_by", ["as_view", "APIView", "api_view"])
+def test_the_function_of_a_class_based_view_is_refused(made_by: str, drf: SimpleNamespace) -> None:
+    protected = drf.decorators.permission_classes([drf.IsAuthenticated])(items)
+    view = {
+        "as_view": lambda: ClassView.as_view(),
+        "APIView": lambda: drf.APIView.as_view(),
+        "api_view": lambda: drf.decorators.api_view(["POST"])(protected),
+    }[made_by]()
+    with pytest.raises(ImproperlyConfigured, match="would replace all of the class-based view"):
+        molt_offload(entry="echo")(view)
+
+
+@pytest.mark.parametrize("base", ["View", "APIView"])
+def test_dispatch_is_refused_and_nothing_is_answered(base: str, drf: SimpleNamespace) -> None:
+    @method_decorator(molt_offload(entry="echo"), name="dispatch")
+    class Items(ClassView if base == "View" else drf.APIView):  # type: ignore[misc]
+        pass
+
+    with pytest.raises(ImproperlyConfigured, match=r"would replace '\w+\.dispatch'"):
+        Items.as_view()(RequestFactory().get("/"))
+
+
+def test_a_wrapped_handler_of_a_class_is_refused() -> None:
+    class Items(ClassView):
+        @method_decorator(molt_offload(entry="echo"))
+        @method_decorator(login_required)
+        def get(self, request: HttpRequest) -> HttpResponse:
+            return HttpResponse("here")
+
+    with pytest.raises(ImproperlyConfigured, match=r"together with what '_multi_decorate'"):
+        Items.as_view()(RequestFactory().get("/"))
+
+
+def test_a_handler_of_a_drf_view_is_replaced_below_its_permissions(
+    inline_client: Client, drf: SimpleNamespace
+) -> None:
+    class Items(drf.APIView):  # type: ignore[misc,name-defined]
+        permission_classes = (drf.IsAuthenticated,)
+        authentication_classes = ()
+
+        @method_decorator(molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1))
+        def get(self, request: HttpRequest) -> HttpResponse:
+            return HttpResponse("here")
+
+    assert Items.as_view()(RequestFactory().get("/")).status_code == 403
+    Items.permission_classes = ()
+    assert Items.as_view()(RequestFactory().get("/")).content == b"1"
+
+
+def test_whoever_asks_for_it_replaces_a_wrapped_view(inline_client: Client) -> None:
+    offload = molt_offload(
+        entry="echo", client=inline_client, payload_builder=lambda r: 1, replaces_wrapped=True
+    )
+    assert offload(require_POST(items))(RequestFactory().get("/")).content == b"1"
