@@ -213,16 +213,15 @@ def test_an_executor_does_not_wait_for_a_request_taken_away(direction: str, step
     assert arena.slot_state(0) == (core.SLOT_IDLE if step is ChannelState.ABANDONED else core.SLOT_BUSY)
 
 
-@pytest.mark.parametrize("direction", ["request", "reply"])
-def test_a_client_that_moves_nothing_on_costs_its_executor_seconds_and_no_more(direction: str) -> None:
-    _, channel, slot = claimed(b"x" * (3 * RING if direction == "request" else 10))
-    if direction == "request":
-        assert slot.receive(MAX_BYTES) == core.STALLED
-    else:
-        slot.receive(MAX_BYTES)
-        assert reply(slot, response(payload=b"y" * 3 * RING)) == core.STALLED
-    assert slot.fail(3)
-    assert (channel.wait(0), channel.take()) == (core.OUTCOME, 3)
+def test_a_client_that_moves_nothing_on_costs_its_executor_seconds_and_no_more() -> None:
+    (_, asking, asked), (_, reading, answering) = claimed(b"x" * 3 * RING), claimed()
+    receiving = Running(lambda: asked.receive(MAX_BYTES))  # both at once: it takes as long as it takes
+    answering.receive(MAX_BYTES)
+    assert reply(answering, response(payload=b"y" * 3 * RING)) == core.STALLED
+    assert receiving.result() == core.STALLED
+    for channel, slot in ((asking, asked), (reading, answering)):
+        assert slot.fail(3)
+        assert (channel.wait(0), channel.take()) == (core.OUTCOME, 3)
 
 
 def test_while_bytes_flow_the_wait_can_end_and_go_on() -> None:
