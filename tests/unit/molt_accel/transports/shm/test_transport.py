@@ -4,6 +4,7 @@ and its channel comes back once.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -70,12 +71,25 @@ def fake(make_pool: MakePool) -> FakePool:
 
 @pytest.fixture
 def transport(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShmTransport]:
-    monkeypatch.setattr(shm, "attach_or_start", fake.attach)
+    monkeypatch.setattr(shm, "attach_or_start", lambda *args: fake.attach(*args))
     monkeypatch.setattr(connections, "_QUIET_S", 0.05)  # some tests leave calls behind
     opened = fake.transport()
     opened.start()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def asked(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For each time that a worker was looked for, when it may be started at the earliest."""
+    asked: list[float] = []
+
+    def attach(config: Config, not_before_s: float = 0.0) -> Any:
+        asked.append(not_before_s)
+        return fake.serve()
+
+    monkeypatch.setattr(fake, "attach", attach)
+    return asked
 
 
 def submit(transport: ShmTransport, frame: Request | None = None) -> ShmCall:
@@ -562,79 +576,48 @@ def test_close_ends_the_calls_of_a_worker_that_drains_too(transport: ShmTranspor
     assert type(outcome(pending)) is MoltCancelled
 
 
-def test_a_worker_that_was_ready_and_died_young_is_started_again_a_little_later(
-    transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lived_s", [0, 100])
+def test_a_worker_that_died_young_is_started_again_a_little_later(
+    transport: ShmTransport, fake: FakePool, asked: list[float], lived_s: float
 ) -> None:
-    """Nobody is refused: who starts it waits, or finds it started by somebody else."""
-    asked: list[float] = []
-
-    def attach(config: Config, not_before_s: float) -> Any:
-        asked.append(not_before_s)
-        return fake.serve()
-
-    monkeypatch.setattr(shm, "attach_or_start", attach)
+    """Nobody is refused: who starts it waits, or finds it started by somebody else. How long this client knew a pool
+    that has lived long does not count."""
     connection = transport._connection
     assert connection is not None
-    connection.worker_started_s = time.monotonic()
+    connection.worker_started_s = time.monotonic() - lived_s
     fake.greet()
     assert connection.greeted.wait(PATIENCE_S)
     fake.hang_up()
     wait_until(lambda: connection.end_error is not None)
+    asked.clear()
     transport.start()
-    assert asked == [pytest.approx(connection.ended_s + launcher.FIRST_BACKOFF_S)]
+    (not_before_s,) = asked
+    if lived_s:
+        assert not_before_s <= time.monotonic()
+    else:
+        assert not_before_s == pytest.approx(connection.ended_s + launcher.FIRST_BACKOFF_S)
 
 
-def test_a_pool_that_lived_long_is_started_again_at_once_however_short_this_client_knew_it(
-    transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("vanishes", "tries"), [(1, 3), (99, 5)])
+def test_a_worker_that_vanishes_is_looked_for_again_and_given_up(
+    fake: FakePool, asked: list[float], monkeypatch: pytest.MonkeyPatch, vanishes: int, tries: int
 ) -> None:
-    asked: list[float] = []
-    monkeypatch.setattr(
-        shm, "attach_or_start", lambda config, not_before_s: asked.append(not_before_s) or fake.serve()
-    )
-    connection = transport._connection
-    assert connection is not None
-    connection.worker_started_s = time.monotonic() - 100
-    fake.greet()
-    assert connection.greeted.wait(PATIENCE_S)
-    fake.hang_up()
-    wait_until(lambda: connection.end_error is not None)
-    transport.start()
-    assert asked[0] <= time.monotonic()
+    serve = fake.serve
 
-
-def test_a_worker_that_vanishes_is_looked_for_again(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = 0
-
-    def attach(config: Config, not_before_s: float) -> Any:
-        nonlocal tries
-        tries += 1
-        if tries == 1:
+    def vanishing() -> Any:
+        if len(asked) <= vanishes:
             raise WorkerVanished("it was started, but does not listen")
-        near = fake.serve()
-        if tries == 2:
+        near = serve()
+        if len(asked) == vanishes + 1:
             near.shutdown(2)
         return near
 
-    monkeypatch.setattr(shm, "attach_or_start", attach)
+    monkeypatch.setattr(fake, "serve", vanishing)
+    monkeypatch.setattr(shm, "attach_or_start", fake.attach)
     opened = fake.transport()
-    opened.start()
-    assert (tries, opened.ready) == (3, True)
-    opened.close()
-
-
-def test_one_that_always_vanishes_is_given_up(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = 0
-
-    def attach(config: Config, not_before_s: float) -> Any:
-        nonlocal tries
-        tries += 1
-        raise WorkerVanished("it does not listen")
-
-    monkeypatch.setattr(shm, "attach_or_start", attach)
-    opened = fake.transport()
-    with pytest.raises(WorkerVanished):
+    with pytest.raises(WorkerVanished) if vanishes == 99 else contextlib.nullcontext():
         opened.start()
-    assert tries == 5
+    assert (len(asked), opened.ready) == (tries, vanishes == 1)
     opened.close()
 
 
@@ -659,19 +642,15 @@ def test_close_does_not_wait_for_a_start_but_ends_it(fake: FakePool, monkeypatch
     assert fake.heard() == [Detach()]
 
 
-def test_many_starts_at_once_make_one_connection(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    attached = []
-
-    def attach(config: Config, not_before_s: float) -> Any:
-        attached.append(fake.serve())
-        return attached[-1]
-
-    monkeypatch.setattr(shm, "attach_or_start", attach)
+def test_many_starts_at_once_make_one_connection(
+    fake: FakePool, asked: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shm, "attach_or_start", fake.attach)
     opened = fake.transport()
     with ThreadPoolExecutor(8) as threads:
         for starting in [threads.submit(opened.start) for _ in range(8)]:
             starting.result(PATIENCE_S)
-    assert len(attached) == 1
+    assert len(asked) == 1
     opened.close()
 
 
