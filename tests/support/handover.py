@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import mmap
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
-
-import pytest
 
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import Request, Response
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState
-
-if sys.platform != "linux":
-    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
 core: Any = arenas.native()
 RING = 4096
@@ -69,6 +63,20 @@ def publish(channel: Any, number: int = 1, payload: bytes = b"x") -> None:
 def reply(slot: Any, answer: Response) -> int:
     code: int = slot.reply(answer, MAX_BYTES, COUNTER)
     return code
+
+
+def one_of_each() -> tuple[Any, Any, Any]:
+    """A new arena, a channel of it and a slot."""
+    arena = new_arena()
+    return arena, channel_of(arena), slot_of(arena)
+
+
+def claimed(payload: bytes = b"x") -> tuple[Any, Any, Any]:
+    """The same; the channel has a request, and the slot has claimed it."""
+    arena, channel, slot = one_of_each()
+    publish(channel, payload=payload)
+    assert slot.next() == core.REQUEST
+    return arena, channel, slot
 
 
 def state_on(arena: Any, index: int = 0) -> ChannelState:

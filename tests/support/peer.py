@@ -162,8 +162,6 @@ def make_peer() -> Iterator[Callable[..., Peer]]:
 
 
 # -- the program --------------------------------------------------------------------------------------------
-
-
 def pattern(size: int, seed: int = 0) -> bytes:
     """So many bytes of which each part can be told from any other."""
     return random.Random(seed).randbytes(size)

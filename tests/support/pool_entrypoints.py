@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from molt_worker import export
-from tests.support.entrypoints import (
+from tests.support.entrypoints import (  # noqa: F401  # they are exported from here too
     announce_and_sleep,
     append,
     big,
@@ -24,24 +24,6 @@ from tests.support.entrypoints import (
     swallow_stop,
     wait_for_file,
 )
-
-__all__ = [
-    "announce_and_sleep",
-    "append",
-    "big",
-    "big_when",
-    "check_loop",
-    "clean_up",
-    "count_up",
-    "crash",
-    "echo",
-    "echo_raw",
-    "never_stops",
-    "pid",
-    "sleep",
-    "swallow_stop",
-    "wait_for_file",
-]
 
 
 @export(codec_out="raw")

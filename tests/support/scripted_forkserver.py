@@ -112,16 +112,41 @@ class FakeExecutor:
             return False
 
 
-class Stage:
+class Logged:
+    """Something with a log, fake fork servers perhaps, and an end."""
+
+    def __init__(self) -> None:
+        self._log_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
+        self.sink = LogSink(as_json=False, level="debug", fd=self._log_file.fileno())
+        self.forkservers: list[FakeForkserver] = []
+
+    @property
+    def forkserver(self) -> FakeForkserver:
+        """The newest one."""
+        return self.forkservers[-1]
+
+    def log(self) -> str:
+        self._log_file.seek(0)
+        return self._log_file.read().decode()
+
+    def forget_log(self) -> None:
+        self._log_file.truncate(0)
+
+    def close(self) -> None:
+        for forkserver in self.forkservers:
+            forkserver.close()
+        self.sink.close()
+        self._log_file.close()
+
+
+class Stage(Logged):
     """A pool with fake fork servers, and the loop that moves it."""
 
     def __init__(self, **options: Any) -> None:
-        self._log_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
-        self.sink = LogSink(as_json=False, level="debug", fd=self._log_file.fileno())
+        super().__init__()
         self.config = Config.load(environ={}, **{"executors": 2, **options})
         self.loop = EventLoop(self.sink)
         self.counters = Counters()
-        self.forkservers: list[FakeForkserver] = []
         self.pool: Any = None
         self.owner: Any = None
         self.settle: Callable[[], object] = lambda: None  # called before each turn
@@ -132,10 +157,6 @@ class Stage:
     def executor(self, number: int) -> ExecutorHandle:
         executor: ExecutorHandle = self.pool._executors[number]
         return executor
-
-    def log(self) -> str:
-        self._log_file.seek(0)
-        return self._log_file.read().decode()
 
     def turn(self) -> None:
         """Let everything happen that can without waiting for time to pass."""
@@ -165,11 +186,6 @@ class Stage:
         self.turn()
         return forkserver
 
-    @property
-    def forkserver(self) -> FakeForkserver:
-        """The newest one."""
-        return self.forkservers[-1]
-
     def greet(self, number: int) -> None:
         self.forkserver.children[number].greet()
         self.turn()
@@ -180,18 +196,12 @@ class Stage:
         self.forkserver.exited(number, code)
         self.turn()
 
-    def forget_log(self) -> None:
-        self._log_file.truncate(0)
-
     def close(self) -> None:
-        for forkserver in self.forkservers:
-            forkserver.close()
+        super().close()
         if self.pool is not None:
             for executor in self.pool._executors.values():
                 executor.sock.close()
         self.loop.close()
-        self.sink.close()
-        self._log_file.close()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import pytest
 
 from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, Status, to_wire, wire_status
+from molt_accel.errors import Status
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import (
@@ -156,9 +156,6 @@ class FakePool:
         response = Response(known.pop("request_id", request.request_id), **known)
         code: int = self.slots[slot].reply(response, 100_000, 16)
         return code == arenas.native().TRANSFERRED
-
-    def reply_error(self, request: Request, error: MoltError, slot: int = 0) -> bool:
-        return self.reply(request, to_wire(error), slot, status=wire_status(error))
 
     def serving(self, answer: Callable[[Request], object], requests: int) -> threading.Thread:
         """Serve so many requests on a thread, with what `answer` makes of them."""

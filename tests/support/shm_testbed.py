@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,12 +17,11 @@ from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach, Attached, Grant, Message, Request
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, Outcome, SlotGauge
 from molt_worker.processes.commands import Command, Interrupt, Kill, Wake
-from molt_worker.runtime.log import LogSink
 from molt_worker.supervisor.shm import spinning
 from molt_worker.supervisor.shm.supervisor import ShmSupervisor
 from tests.support import EXPORTS
 from tests.support.handover import MAX_BYTES, channel_of, core, request
-from tests.support.scripted_forkserver import FakeForkserver, staging
+from tests.support.scripted_forkserver import Logged, staging
 
 _MS = 1_000_000
 #: Time passes as the test says; a slow machine must not come near any of these.
@@ -157,12 +155,11 @@ class Caller:
         self.stage.turn()
 
 
-class ShmStage:
+class ShmStage(Logged):
     """The supervisor, its log, and time that passes as the test says."""
 
     def __init__(self, linger: bool = False, **options: Any) -> None:
-        self._log_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
-        self.sink = LogSink(as_json=False, level="debug", fd=self._log_file.fileno())
+        super().__init__()
         defaults: dict[str, Any] = {
             "worker_name": "pool",
             "runtime_dir": os.environ["MOLT_RUNTIME_DIR"],
@@ -172,17 +169,12 @@ class ShmStage:
             "grace_ms": GRACE_MS,
         }
         self.config = Config.load(environ={}, **{**defaults, **options})
-        self.forkservers: list[FakeForkserver] = []
         self.supervisor = ShmSupervisor(self.config, self.sink, linger=linger)
         self.supervisor.listen()
         self.arena: Any = self.supervisor._ledger.arena
         self.players: list[Player] = []
         self.callers: list[Caller] = []
         self._told: dict[tuple[int, type[Command]], int] = {}
-
-    @property
-    def forkserver(self) -> FakeForkserver:
-        return self.forkservers[-1]
 
     def watch(self, *names: str) -> Watched:
         """Write down what supervisor and pool do to the arena."""
@@ -242,24 +234,14 @@ class ShmStage:
         counts = {outcome.name: self.arena.gauge(Gauge.OUTCOMES + outcome) for outcome in Outcome}
         return {name: count for name, count in counts.items() if count}
 
-    def log(self) -> str:
-        self._log_file.seek(0)
-        return self._log_file.read().decode()
-
-    def forget_log(self) -> None:
-        self._log_file.truncate(0)
-
     def close(self) -> None:
+        super().close()
         for caller in self.callers:
             caller.sock.close()
-        for forkserver in self.forkservers:
-            forkserver.close()
         for executor in self.supervisor.pool._executors.values():
             executor.sock.close()
         self.supervisor.close()
         self.supervisor._loop.close()
-        self.sink.close()
-        self._log_file.close()
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, R
 from molt_accel.options import CallInfo, CallMetrics, CallOptions
 from molt_accel.transports.base import Pending
 from molt_accel.waits import Pause, adrive, drive
+from tests.support.errors import raised
 from tests.support.processes import exit_code, fork
 from tests.support.scripted_transport import (
     Act,
@@ -95,8 +96,6 @@ class Hooks:
 
 
 # -- what is sent ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["msgpack", "json", "raw"])
 def test_the_request_says_what_the_options_say(run: Run, name: str) -> None:
     transport = ScriptedTransport(answer())
@@ -136,15 +135,13 @@ def test_a_payload_that_cannot_be_encoded_is_invalid_input_and_is_not_sent(run: 
 
 @pytest.mark.parametrize("fault", [Fault.TOO_LARGE, Fault.ENTRY])
 def test_a_frame_refused_for_what_the_caller_gave_is_invalid_input(run: Run, fault: Fault) -> None:
-    with pytest.raises(MoltInvalidInput) as caught:
-        run(call(ScriptedTransport(refuse(FrameError(fault, "why")))))
-    assert caught.value.detail == f"{fault.value}: why"
+    error = raised(MoltInvalidInput, run, call(ScriptedTransport(refuse(FrameError(fault, "why")))))
+    assert error.detail == f"{fault.value}: why"
 
 
 def test_a_frame_refused_for_another_reason_stays_a_protocol_error(run: Run) -> None:
-    with pytest.raises(FrameError) as caught:
-        run(call(ScriptedTransport(refuse(FrameError(Fault.RANGE, "why")))))
-    assert caught.value.fault is Fault.RANGE
+    error = raised(FrameError, run, call(ScriptedTransport(refuse(FrameError(Fault.RANGE, "why")))))
+    assert error.fault is Fault.RANGE
 
 
 def test_ids_are_never_used_twice_by_threads_of_one_process() -> None:
@@ -179,8 +176,6 @@ def test_a_forked_child_has_ids_of_its_own() -> None:
 
 
 # -- what comes back ------------------------------------------------------------------------------------
-
-
 def test_a_result_is_decoded_and_comes_with_its_metrics(run: Run) -> None:
     transport = ScriptedTransport(answer({"a": 1}, flags=FLAG_COMPILED, queue_us=5, executor=2))
     reply = run(call(transport, [1, 2]))
@@ -212,9 +207,7 @@ each_failure = pytest.mark.parametrize("failure", FAILURES, ids=lambda error: ty
 @pytest.mark.parametrize("by", [answer_error, end, refuse], ids=["answered", "ended", "refused"])
 def test_failures_carry_facts_and_ids(run: Run, failure: MoltError, by: Callable[[MoltError], Act]) -> None:
     transport = ScriptedTransport(by(type(failure)(failure.detail, facts=failure.facts)))
-    with pytest.raises(type(failure)) as caught:
-        run(call(transport))
-    error = caught.value
+    error = raised(type(failure), run, call(transport))
     assert type(error) is type(failure)
     assert (error.detail, error.facts) == (failure.detail, failure.facts)
     assert error.request_id == f"{transport.submitted[0].request_id:016x}"
@@ -258,8 +251,6 @@ def test_a_start_that_fails_is_the_call_s_failure(run: Run, monkeypatch: pytest.
 
 
 # -- getting it to a worker -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("fate", [unsent, lose, lose_in(0.03)], ids=["unsent", "lost", "lost later"])
 @pytest.mark.parametrize("times", [1, 3, 6])
 def test_what_no_worker_has_got_is_sent_again_after_a_start(run: Run, fate: Act, times: int) -> None:
@@ -296,9 +287,7 @@ def test_callers_that_race_for_what_a_start_has_brought_all_get_their_turn(run: 
 
 def test_the_deadline_ends_the_attempts_to_send(run: Run) -> None:
     transport = ScriptedTransport(lambda request, pending: time.sleep(0.03) or unsent(request, pending))
-    with pytest.raises(MoltTimeout) as caught:
-        run(call(transport, timeout_ms=20))
-    assert caught.value.phase == "transport"
+    assert raised(MoltTimeout, run, call(transport, timeout_ms=20)).phase == "transport"
     assert (len(transport.submitted), transport.starts) == (1, 0)
 
 
@@ -309,9 +298,7 @@ def test_a_call_that_is_lost_while_it_is_given_up_is_the_timeout_that_it_was(run
             return False
 
     transport = Losing(silence, patience_s=0.01)
-    with pytest.raises(MoltTimeout) as caught:
-        run(call(transport, timeout_ms=20))
-    assert caught.value.phase == "transport"
+    assert raised(MoltTimeout, run, call(transport, timeout_ms=20)).phase == "transport"
     assert len(transport.submitted) == 1
 
 
@@ -407,8 +394,6 @@ def test_a_pause_is_made(run: Run) -> None:
 
 
 # -- deadlines and races --------------------------------------------------------------------------------
-
-
 def test_a_worker_that_never_answers_is_given_up_after_deadline_and_patience(run: Run) -> None:
     transport = ScriptedTransport(silence, patience_s=0.03)
     before_s = time.monotonic()
@@ -498,8 +483,6 @@ def test_cancelling_the_task_cancels_the_call(options: dict[str, Any]) -> None:
 
 
 # -- cancel checks --------------------------------------------------------------------------------------
-
-
 def test_a_check_that_says_so_cancels_the_call(run: Run) -> None:
     transport = ScriptedTransport(silence)
     with pytest.raises(MoltCancelled, match=r"^the client went away$") as caught:
@@ -610,8 +593,6 @@ def test_the_deadline_holds_while_watching(run: Run, connection: tuple[socket.so
 
 
 # -- hooks ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("act", "status"),
     [

@@ -31,11 +31,11 @@ from molt_accel.transports import opening as transports
 from molt_accel.transports.base import Transport
 from molt_accel.waits import adrive, drive
 from tests.support import EXPORTS, ROOT
+from tests.support.errors import raised
 from tests.support.processes import exit_code, fork, wait_for_file
 
+
 # -- making one -----------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def inline() -> Iterator[Client]:
     with Client(transport="inline", exports=EXPORTS) as client:
@@ -77,8 +77,6 @@ def test_a_transport_that_cannot_run_fails_at_once(monkeypatch: pytest.MonkeyPat
 
 
 # -- calling --------------------------------------------------------------------------------------------
-
-
 def test_call_returns_the_result_and_reply_all_of_it(inline: Client) -> None:
     assert inline.call("echo", [1, "a"]) == [1, "a"]
     reply = inline.reply("to_json", {"a": 1})
@@ -167,8 +165,6 @@ def test_errors_are_raised(inline: Client) -> None:
 
 
 # -- a worker of its own --------------------------------------------------------------------------------
-
-
 def test_start_makes_the_worker_ready(client: Client, transport: str) -> None:
     report = client.ping(timeout_ms=60_000)
     assert report["ready"] is True
@@ -192,9 +188,7 @@ def test_a_ping_needs_no_executor(make_client: Callable[..., Client], tmp_path: 
     errors: list[MoltError] = []
 
     def call() -> None:
-        with pytest.raises(MoltError) as caught:
-            client.call("announce_and_sleep", str(running), timeout_ms=None)
-        errors.append(caught.value)
+        errors.append(raised(MoltError, client.call, "announce_and_sleep", str(running), timeout_ms=None))
 
     stuck = threading.Thread(target=call)
     stuck.start()
@@ -214,8 +208,6 @@ def test_leaving_the_context_closes(make_client: Callable[..., Client]) -> None:
 
 
 # -- the shared one -------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def no_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_default", None)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from molt_accel import codec
 from molt_accel.codec import DecodeError, EncodeError
 from molt_accel.ipc.messages import Codec
+from tests.support.errors import raised
 
 _integers = st.integers(-(2**63), 2**64 - 1)
 _scalars = st.none() | st.booleans() | _integers | st.text() | st.floats(allow_nan=False)
@@ -222,6 +223,5 @@ def test_a_codec_is_found_by_its_name_and_by_itself(which: Codec) -> None:
 
 @pytest.mark.parametrize("name", ["pickle", "", "MSGPACK", None, 1, b"json", ["json"], True])
 def test_an_unknown_codec_is_named_with_what_is_allowed(name: Any) -> None:
-    with pytest.raises(ValueError) as caught:
-        codec.parse(name)
-    assert str(caught.value) == f"unknown codec {name!r}; allowed: msgpack, json, raw"
+    error = raised(ValueError, codec.parse, name)
+    assert str(error) == f"unknown codec {name!r}; allowed: msgpack, json, raw"

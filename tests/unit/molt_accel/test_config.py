@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from molt_accel.config import Config, ConfigError, default_executors
+from tests.support.errors import raised
 
 #: field -> (environment variable and Django setting, default, another value as text, and as the field has it)
 SETTINGS: dict[str, tuple[str, object, str, object]] = {
@@ -149,15 +150,13 @@ def test_a_bad_value_is_named_with_setting_and_what_is_allowed(name: str, value:
     if isinstance(value, str):
         sources.append((env, {"environ": {env: value}}))
     for source, keywords in sources:
-        with pytest.raises(ConfigError) as caught:
-            load(**keywords)
-        assert str(caught.value) == f"{source}: {value!r} is not allowed; {allowed}"
+        error = raised(ConfigError, load, **keywords)
+        assert str(error) == f"{source}: {value!r} is not allowed; {allowed}"
 
 
 def test_an_override_that_is_no_field_is_refused_with_the_list_of_fields() -> None:
-    with pytest.raises(ConfigError) as caught:
-        load(executers=2)
-    assert str(caught.value) == f"unknown option 'executers'; allowed: {', '.join(SETTINGS)}"
+    error = raised(ConfigError, load, executers=2)
+    assert str(error) == f"unknown option 'executers'; allowed: {', '.join(SETTINGS)}"
 
 
 @pytest.mark.parametrize(

@@ -175,9 +175,7 @@ def test_watches_that_come_and_go_while_others_hang_up_lose_nothing() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
-def test_a_forked_child_watches_for_itself_and_holds_nothing_of_its_parent_s(
-    pair: tuple[socket.socket, socket.socket],
-) -> None:
+def test_a_forked_child_watches_for_itself_with_its_own(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, peer = pair
     called = threading.Event()
 
@@ -196,9 +194,7 @@ def test_a_forked_child_watches_for_itself_and_holds_nothing_of_its_parent_s(
         assert called.wait(60)
 
 
-def test_a_connection_that_was_watched_ends_when_its_owner_closes_it(
-    pair: tuple[socket.socket, socket.socket],
-) -> None:
+def test_what_was_watched_ends_when_its_owner_closes_it(pair: tuple[socket.socket, socket.socket]) -> None:
     """Nothing of the watcher may keep it open: a browser that reads until the end would hang."""
     served, browser = pair
     browser.settimeout(20)

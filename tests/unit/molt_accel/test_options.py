@@ -13,6 +13,7 @@ import pytest
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.options import HOOKS, CallInfo, CallMetrics, CallOptions, CallPlan
+from tests.support.errors import raised
 
 
 def test_the_options_of_the_contract_and_their_defaults() -> None:
@@ -86,9 +87,7 @@ _RANGE = " is not allowed; it must be 0 or more milliseconds"
 )
 def test_a_bad_option_is_refused_by_name_whether_given_or_changed(changes: dict[str, Any], text: str) -> None:
     for make in (lambda: CallOptions(**changes), lambda: CallOptions().replace(changes)):
-        with pytest.raises(ValueError) as caught:
-            make()
-        assert str(caught.value) == text
+        assert str(raised(ValueError, make)) == text
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,17 @@ from tests.support.views import body_of
 MakeView = Callable[..., Callable[..., Any]]
 
 
+@pytest.fixture
+def viewed(offloaded: MakeView, inline_client: Client) -> MakeView:
+    """Makes an offloaded view whose entrypoint runs here; its payload is always the same, unless it has a builder."""
+
+    def make(entry: str, payload: object = None, **options: Any) -> Callable[..., Any]:
+        known = {"client": inline_client, "payload_builder": lambda request: payload}
+        return offloaded(entry=entry, **{**known, **options})
+
+    return make
+
+
 def posted(body: bytes, content_type: str = "application/octet-stream") -> HttpRequest:
     return RequestFactory().post("/items/", data=body, content_type=content_type)
 
@@ -91,28 +102,20 @@ def test_a_codec_may_be_given_as_its_enum_member(inline_client: Client, offloade
     assert json.loads(view(posted(b"x")).content)["method"] == "POST"
 
 
-def test_a_payload_builder_gets_request_and_url_arguments(inline_client: Client, offloaded: MakeView) -> None:
-    view = offloaded(
-        entry="echo",
-        client=inline_client,
-        payload_builder=lambda request, *args, **kwargs: [request.method, list(args), kwargs],
+def test_a_payload_builder_gets_request_and_url_arguments(viewed: MakeView) -> None:
+    view = viewed(
+        "echo", payload_builder=lambda request, *args, **kwargs: [request.method, list(args), kwargs]
     )
     assert json.loads(view(posted(b""), 1, b="x").content) == ["POST", [1], {"b": "x"}]
 
 
 def test_a_failing_reporting_hook_changes_nothing(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest, caplog: pytest.LogCaptureFixture
+    viewed: MakeView, get: HttpRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(report: object) -> None:
         raise RuntimeError("a hook failed")
 
-    view = offloaded(
-        entry="echo",
-        client=inline_client,
-        payload_builder=lambda request: 1,
-        after_recv=fail,
-        metrics_hook=fail,
-    )
+    view = viewed("echo", 1, after_recv=fail, metrics_hook=fail)
     assert view(get).content == b"1"
     assert [record.message.split(" for ")[0] for record in caplog.records] == [
         "metrics_hook failed",
@@ -201,15 +204,9 @@ def test_a_view_that_is_only_marked_as_async_is_async(inline_client: Client, get
     ],
 )
 def test_invalid_input_is_400_and_says_what_is_wrong(
-    inline_client: Client,
-    offloaded: MakeView,
-    get: HttpRequest,
-    entry: str,
-    codec: str,
-    payload: Any,
-    detail: str,
+    viewed: MakeView, get: HttpRequest, entry: str, codec: str, payload: Any, detail: str
 ) -> None:
-    view = offloaded(entry=entry, codec=codec, client=inline_client, payload_builder=lambda request: payload)
+    view = viewed(entry, payload, codec=codec)
     response = view(get)
     assert response.status_code == 400
     assert body_of(response) == {"error": "MoltInvalidInput", "detail": detail}
@@ -223,18 +220,18 @@ def test_invalid_input_is_400_and_says_what_is_wrong(
     ],
 )
 def test_a_payload_that_the_view_itself_made_wrong_is_no_bad_request(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest, codec: str, payload: Any, detail: str
+    viewed: MakeView, get: HttpRequest, codec: str, payload: Any, detail: str
 ) -> None:
-    view = offloaded(entry="echo", codec=codec, client=inline_client, payload_builder=lambda request: payload)
+    view = viewed("echo", payload, codec=codec)
     with pytest.raises(MoltInvalidInput, match=detail):
         view(get)
 
 
 @pytest.mark.parametrize("kind", ["value", "exit", "interrupt", "memory", "recursion", "unprintable"])
 def test_an_entrypoint_that_raises_is_500_without_a_word_of_why(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest, kind: str
+    viewed: MakeView, get: HttpRequest, kind: str
 ) -> None:
-    view = offloaded(entry="fail", client=inline_client, payload_builder=lambda request: kind)
+    view = viewed("fail", kind)
     response = view(get)
     assert response.status_code == 500
     assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
@@ -255,34 +252,32 @@ def test_no_transport_is_503(offloaded: MakeView, get: HttpRequest, monkeypatch:
     "error", [MoltBusy("try later", facts={"retry_after_s": 7}), MoltWorkerUnavailable("a secret")]
 )
 def test_a_molt_error_of_the_views_own_functions_is_answered_alike(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest, error: MoltError
+    viewed: MakeView, get: HttpRequest, error: MoltError
 ) -> None:
     def refuse(request: HttpRequest, value: object = None) -> Any:
         raise error
 
     bodies = []
     for options in ({"payload_builder": refuse}, {"response_factory": refuse, "payload_builder": str}):
-        response = offloaded(entry="echo", client=inline_client, **options)(get)
+        response = viewed("echo", **options)(get)
         bodies.append((response.status_code, response.get("Retry-After"), body_of(response)["error"]))
     expected = (429, "7", "MoltBusy") if isinstance(error, MoltBusy) else (503, None, "MoltWorkerUnavailable")
     assert bodies == [expected, expected]
 
 
-def test_other_exceptions_of_a_payload_builder_are_djangos_to_handle(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest
-) -> None:
+def test_other_exceptions_are_djangos(viewed: MakeView, get: HttpRequest) -> None:
     def fail(request: HttpRequest) -> None:
         raise LookupError("no such thing")
 
     with pytest.raises(LookupError, match="no such thing"):
-        offloaded(entry="echo", client=inline_client, payload_builder=fail)(get)
+        viewed("echo", payload_builder=fail)(get)
 
 
 @pytest.mark.parametrize(("header", "taken"), [("upstream-7", True), ("up\nstream", False)])
 def test_an_error_names_the_request_by_the_senders_id_if_that_is_sane(
-    inline_client: Client, offloaded: MakeView, caplog: pytest.LogCaptureFixture, header: str, taken: bool
+    viewed: MakeView, caplog: pytest.LogCaptureFixture, header: str, taken: bool
 ) -> None:
-    view = offloaded(entry="fail", client=inline_client, payload_builder=lambda request: "value")
+    view = viewed("fail", "value")
     request = RequestFactory().get("/", headers={"X-Request-ID": header})
     request_id = json.loads(view(request).content)["request_id"]
 
@@ -294,28 +289,23 @@ def test_an_error_names_the_request_by_the_senders_id_if_that_is_sane(
 
 @pytest.mark.parametrize(("kind", "levels"), [("value", [logging.ERROR]), ("invalid", [])])
 def test_only_failures_of_the_service_are_logged_as_errors(
-    inline_client: Client,
-    offloaded: MakeView,
-    get: HttpRequest,
-    caplog: pytest.LogCaptureFixture,
-    kind: str,
-    levels: list[int],
+    viewed: MakeView, get: HttpRequest, caplog: pytest.LogCaptureFixture, kind: str, levels: list[int]
 ) -> None:
-    offloaded(entry="fail", client=inline_client, payload_builder=lambda request: kind)(get)
+    viewed("fail", kind)(get)
     assert [record.levelno for record in caplog.records if record.name == "molt_accel"] == levels
 
 
 def test_a_factory_that_finds_no_worker_is_no_reason_to_run_the_view_too(
-    offloaded: MakeView, get: HttpRequest, inline_client: Client
+    viewed: MakeView, get: HttpRequest
 ) -> None:
     def factory(request: HttpRequest, value: object) -> HttpResponse:
         raise MoltWorkerUnavailable("another worker's")
 
-    view = offloaded(entry="echo", client=inline_client, allow_fallback=True, response_factory=factory)
+    view = viewed("echo", allow_fallback=True, response_factory=factory, payload_builder=None)
     assert view(get).status_code == 503
 
 
-def test_no_other_error_falls_back(offloaded: MakeView, get: HttpRequest, inline_client: Client) -> None:
+def test_no_other_error_falls_back(viewed: MakeView, get: HttpRequest) -> None:
     others = [row.exception for row in ERROR_TABLE if not issubclass(row.exception, MoltWorkerUnavailable)]
     assert {MoltInternalError, MoltClientClosed} < set(others)
     for exception in others:
@@ -323,7 +313,7 @@ def test_no_other_error_falls_back(offloaded: MakeView, get: HttpRequest, inline
         def fail(request: HttpRequest, exception: type[MoltError] = exception) -> None:
             raise exception("not this one")
 
-        view = offloaded(entry="echo", client=inline_client, allow_fallback=True, payload_builder=fail)
+        view = viewed("echo", allow_fallback=True, payload_builder=fail)
         assert json.loads(view(get).content)["error"] == exception.__name__
 
 

@@ -7,7 +7,6 @@ import errno
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +16,9 @@ from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import PREFIX_BYTES, Fault, FrameError, encode
 from molt_accel.ipc.messages import SHM_FROM_CLIENT, CancelChannel, Lease, Request, Return
+from tests.support.errors import raised
 from tests.support.handover import PATIENCE_S, Running
 from tests.support.processes import exit_code, fork, wait_for_file
-
-if sys.platform != "linux":
-    pytest.skip("sequenced packets are Linux's", allow_module_level=True)
 
 
 def fds() -> set[str]:
@@ -29,15 +26,12 @@ def fds() -> set[str]:
 
 
 # -- the place --------------------------------------------------------------------------------------------
-
-
 def test_a_path_fits_the_address_of_a_socket_or_is_an_error(tmp_path: Path) -> None:
     longest = "/" + "d" * (107 - len("/") - len("/n.sock"))
     path = control.socket_path(longest, "n")
     assert (path, len(path)) == (f"{longest}/n.sock", 107)
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        control.socket_path(longest + "d", "n")
-    assert caught.value.detail == (
+    error = raised(MoltWorkerUnavailable, control.socket_path, longest + "d", "n")
+    assert error.detail == (
         f"the socket's path is too long ({longest}d/n.sock, 107 bytes at most); set MOLT_RUNTIME_DIR"
     )
     with pytest.raises(MoltWorkerUnavailable):
@@ -56,9 +50,8 @@ def test_a_directory_that_others_can_look_into_is_refused(tmp_path: Path, mode: 
     directory = tmp_path / "run"
     directory.mkdir()
     directory.chmod(mode)
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        control.ensure_directory(str(directory))
-    assert caught.value.detail == (
+    error = raised(MoltWorkerUnavailable, control.ensure_directory, str(directory))
+    assert error.detail == (
         f"{directory} must be a directory of this user with mode 0700; remove it, or set MOLT_RUNTIME_DIR"
     )
 
@@ -80,14 +73,11 @@ def test_what_isn_t_the_user_s_is_refused(tmp_path: Path, kind: str, monkeypatch
 
 
 def test_where_no_directory_can_be_made_it_says_why(tmp_path: Path) -> None:
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        control.ensure_directory(str(tmp_path / "no" / "run"))
-    assert caught.value.detail == f"can't make the directory {tmp_path}/no/run: No such file or directory"
+    error = raised(MoltWorkerUnavailable, control.ensure_directory, str(tmp_path / "no" / "run"))
+    assert error.detail == f"can't make the directory {tmp_path}/no/run: No such file or directory"
 
 
 # -- names ------------------------------------------------------------------------------------------------
-
-
 def test_one_has_a_name_for_a_purpose(tmp_path: Path) -> None:
     mine = control.lock(str(tmp_path), "pool", "lock", wait=False)
     assert mine is not None
@@ -213,9 +203,7 @@ def test_what_is_no_frame_is_an_error_without_descriptors(pair: Pair, data: byte
     before = fds()
     here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     socket.send_fds(here, [data], [0, 1])
-    with pytest.raises(FrameError) as caught:
-        control.receive(there, SHM_FROM_CLIENT, max_fds=2)
-    assert caught.value.fault is fault
+    assert raised(FrameError, control.receive, there, SHM_FROM_CLIENT, max_fds=2).fault is fault
     assert fds() == before
     control.send(here, Lease(1))  # the socket is as good as before
     assert control.receive(there, SHM_FROM_CLIENT) == (Lease(1), [])
@@ -246,9 +234,8 @@ def test_who_does_not_read_is_not_waited_for(pair: Pair, fds_along: tuple[int, .
 
 def test_a_message_that_is_too_large_is_not_sent(pair: Pair) -> None:
     here, there = pair
-    with pytest.raises(FrameError) as caught:
-        control.send(here, Return([0] * control.MAX_MESSAGE_BYTES))
-    assert caught.value.fault is Fault.TOO_LARGE
+    error = raised(FrameError, control.send, here, Return([0] * control.MAX_MESSAGE_BYTES))
+    assert error.fault is Fault.TOO_LARGE
     there.setblocking(False)
     with pytest.raises(BlockingIOError):
         control.receive(there, SHM_FROM_CLIENT)

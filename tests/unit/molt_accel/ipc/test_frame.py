@@ -42,6 +42,7 @@ from molt_accel.ipc.messages import (
     StartFailed,
 )
 from tests.support import ROOT
+from tests.support.errors import raised
 from tests.support.frames import message_of
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -69,8 +70,6 @@ def item_of(vector: dict[str, Any]) -> Item:
 
 
 # -- vectors --------------------------------------------------------------------------------------------
-
-
 def test_the_vectors_are_of_this_version_and_cover_everything() -> None:
     assert VECTORS["version"] == module.VERSION
     items = [item_of(vector) for vector in VECTORS["valid"]]
@@ -99,9 +98,7 @@ def test_a_vector_s_bytes_decode_to_its_fields(vector: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("messages", [None, STDIO_FROM_CLIENT])
 def test_a_message_where_it_is_not_expected_is_malformed(messages: Any) -> None:
-    with pytest.raises(FrameError) as caught:
-        decode(encode(Hello())[PREFIX_BYTES:], messages)
-    assert caught.value.fault is Fault.MESSAGE
+    assert raised(FrameError, decode, encode(Hello())[PREFIX_BYTES:], messages).fault is Fault.MESSAGE
 
 
 @pytest.mark.parametrize(
@@ -118,10 +115,9 @@ def test_a_message_where_it_is_not_expected_is_malformed(messages: Any) -> None:
     ids=["deep", "deep in a field", "long", "large", "long field", "long name", "no Unicode"],
 )
 def test_a_deep_or_huge_message_costs_one_short_error(payload: bytes) -> None:
-    with pytest.raises(FrameError) as caught:
-        decode(message_of(payload)[PREFIX_BYTES:], SHM_FROM_CLIENT)
-    assert caught.value.fault is Fault.MESSAGE
-    assert len(caught.value.detail) < 300
+    error = raised(FrameError, decode, message_of(payload)[PREFIX_BYTES:], SHM_FROM_CLIENT)
+    assert error.fault is Fault.MESSAGE
+    assert len(error.detail) < 300
 
 
 @each_invalid
@@ -218,8 +214,6 @@ def test_the_document_lists_every_kind_codec_status_and_fault_with_its_value() -
 
 
 # -- encoding -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("changes", "fault", "text"),
     [
@@ -232,9 +226,7 @@ def test_the_document_lists_every_kind_codec_status_and_fault_with_its_value() -
 )
 def test_what_no_receiver_would_take_is_not_encoded(changes: dict[str, Any], fault: Fault, text: str) -> None:
     frame = msgspec.structs.replace(Request(7, "echo", generation=2), **changes)
-    with pytest.raises(FrameError) as caught:
-        encode(frame, 200)
-    error = caught.value
+    error = raised(FrameError, encode, frame, 200)
     assert (error.fault, str(error), error.raw_id, error.raw_generation) == (fault, text, 7, 2)
 
 
@@ -253,24 +245,18 @@ def test_what_no_receiver_would_take_is_not_encoded(changes: dict[str, Any], fau
 )
 def test_a_number_that_does_not_fit_is_a_range_error(changes: dict[str, Any]) -> None:
     plain = Request(7, "echo") if {*changes} <= {*Request.__struct_fields__} else Response(7)
-    with pytest.raises(FrameError) as caught:
-        encode(msgspec.structs.replace(plain, **changes))
-    assert caught.value.fault is Fault.RANGE
+    assert raised(FrameError, encode, msgspec.structs.replace(plain, **changes)).fault is Fault.RANGE
 
 
 @pytest.mark.parametrize("message", [Cancel(2**64, 1), BadFrame("\udc80")])
 def test_a_message_that_msgpack_has_no_form_for_is_a_range_error(message: Message) -> None:
-    with pytest.raises(FrameError) as caught:
-        encode(message)
-    assert caught.value.fault is Fault.RANGE
+    assert raised(FrameError, encode, message).fault is Fault.RANGE
 
 
 def test_a_message_over_the_limit_is_not_encoded() -> None:
     size = len(encode(BadFrame("why"))) - PREFIX_BYTES
     assert encode(BadFrame("why"), size)
-    with pytest.raises(FrameError) as caught:
-        encode(BadFrame("why"), size - 1)
-    assert caught.value.fault is Fault.TOO_LARGE
+    assert raised(FrameError, encode, BadFrame("why"), size - 1).fault is Fault.TOO_LARGE
 
 
 def test_a_frame_of_exactly_the_limit_goes_through() -> None:
@@ -295,8 +281,6 @@ def test_the_default_limit_is_64_mib() -> None:
 
 
 # -- the parser -----------------------------------------------------------------------------------------
-
-
 def test_a_decoded_payload_is_a_copy_of_its_own() -> None:
     body = bytearray(encode(Request(1, "e", b"payload"))[PREFIX_BYTES:])
     frame = decode(body)

@@ -13,6 +13,7 @@ import pytest
 from molt_accel.ipc.frame import Fault, FrameError, Item, encode
 from molt_accel.ipc.messages import Request
 from molt_accel.ipc.stream import FrameStream
+from tests.support.errors import raised
 
 LIMIT = 8 * 1024 * 1024
 SIZES = [0, 1, 16 * 1024, 16 * 1024 + 1, 300_000, 3_000_000]
@@ -187,9 +188,7 @@ def test_an_unsendable_frame_changes_nothing(ends: tuple[int, int], frame: Reque
     writer, reader = FrameStream(-1, write_fd, 4096), FrameStream(read_fd, -1, 4096)
     before, after = frames(10, 20)
     writer.send(before)
-    with pytest.raises(FrameError) as caught:
-        writer.send(frame)
-    assert caught.value.fault is fault
+    assert raised(FrameError, writer.send, frame).fault is fault
     assert writer.pending_bytes == 0
     writer.send(after)
     os.close(write_fd)

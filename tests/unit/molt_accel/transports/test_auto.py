@@ -11,6 +11,7 @@ import pytest
 from molt_accel.errors import MoltCancelled, MoltWorkerUnavailable, NoSharedMemory
 from molt_accel.ipc.messages import Request
 from molt_accel.transports.auto import AutoTransport
+from tests.support.errors import raised
 from tests.support.scripted_transport import ScriptedTransport, answer, silence
 
 REQUEST = Request(1, "echo")
@@ -110,9 +111,7 @@ def test_any_other_error_is_the_caller_s(
     auto: AutoTransport, first: First, opened: list[Second], error: Exception
 ) -> None:
     first.error = error
-    with pytest.raises(type(error)) as caught:
-        auto.start()
-    assert caught.value is error
+    assert raised(type(error), auto.start) is error
     assert opened == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -11,7 +11,7 @@ from molt_accel.config import Config
 from molt_accel.errors import MoltClientClosed, MoltError, MoltStartFailed, MoltWorkerUnavailable
 from molt_accel.transports.connected import ConnectedTransport
 from molt_accel.transports.connection import BaseConnection, ConnectionState
-from molt_accel.transports.launcher import STABLE_S
+from molt_accel.transports.launcher import FIRST_BACKOFF_S, STABLE_S
 
 GONE = MoltWorkerUnavailable("gone")
 
@@ -43,16 +43,23 @@ class Scripted(BaseConnection):
         raise NotImplementedError
 
 
+Play = Callable[[Scripted], object]
+
+
 class Transport(ConnectedTransport[Scripted]):
     """Connects to nobody, or fails as it is told."""
 
     shares_worker = False
     failure: MoltWorkerUnavailable | None = None
+    plays: Sequence[Play] = ()  #: what the first connections do at once
 
     def _connect(self, number: int) -> Scripted:
         if self.failure is not None:
             raise self.failure
-        return Scripted(number)
+        connection = Scripted(number)
+        for play in self.plays[number - 1 : number]:
+            play(connection)
+        return connection
 
 
 class Sharing(Transport):
@@ -88,6 +95,7 @@ def test_after_a_worker_that_died_young_only_a_shared_one_is_looked_for_at_once(
     if waits and not transport.shares_worker:
         with pytest.raises(MoltWorkerUnavailable, match=r"started again in 0\.\d s: gone"):
             transport._ready_connection()
+        assert transport._policy.not_before_s == first.ended_s + FIRST_BACKOFF_S
     else:
         assert transport._ready_connection().number == 2
 
@@ -121,17 +129,12 @@ def test_closing_closes_those_that_were_retired_too_and_nothing_is_made_then(tra
             ask()
 
 
-def test_closed_while_connecting_it_lets_go(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Scripted(1)
-
-    def connect(number: int) -> Scripted:
-        transport.close()
-        return made
-
-    monkeypatch.setattr(transport, "_connect", connect)
+def test_closed_while_connecting_it_lets_go(transport: Transport) -> None:
+    made: list[Scripted] = []
+    transport.plays = [lambda connection: (made.append(connection), transport.close())]
     with pytest.raises(MoltClientClosed):
         transport._ready_connection()
-    assert made.closing
+    assert made[0].closing
 
 
 def test_a_child_forgets_every_connection_and_makes_its_own(transport: Transport) -> None:
@@ -151,31 +154,20 @@ def test_a_child_forgets_every_connection_and_makes_its_own(transport: Transport
 
 
 @pytest.mark.parametrize(
-    ("before", "kind", "text"),
+    ("plays", "kind", "text"),
     [
-        (lambda first: first.greet(), None, ""),
-        (lambda first: first.end(MoltStartFailed("no module")), MoltStartFailed, "no module"),
-        (lambda first: None, MoltWorkerUnavailable, "the worker was not ready within 0.01 s"),
-        (lambda first: first.end(drained=True), MoltWorkerUnavailable, "not ready within 0.01 s"),
+        ([Scripted.greet], None, ""),
+        ([lambda first: first.end(MoltStartFailed("no module"))], MoltStartFailed, "no module"),
+        ([], MoltWorkerUnavailable, "the worker was not ready within 0.01 s"),
+        ([lambda first: first.end(drained=True), Scripted.greet], None, ""),
+        ([lambda first: first.end(drained=True)], MoltWorkerUnavailable, "not ready within 0.01 s"),
     ],
-    ids=["greets", "can't start", "is slow", "drains, and its successor is slow"],
+    ids=["greets", "can't start", "is slow", "drains, its successor greets", "drains, its successor is slow"],
 )
 def test_waiting_until_a_worker_is_ready(
-    transport: Transport,
-    before: Callable[[Scripted], object],
-    kind: type[MoltError] | None,
-    text: str,
-    monkeypatch: pytest.MonkeyPatch,
+    transport: Transport, plays: list[Play], kind: type[MoltError] | None, text: str
 ) -> None:
-    connect = transport._connect
-
-    def connect_and_play(number: int) -> Scripted:
-        connection = connect(number)
-        if number == 1:
-            before(connection)
-        return connection
-
-    monkeypatch.setattr(transport, "_connect", connect_and_play)
+    transport.plays = plays
     if kind is None:
         transport.wait_ready(20)
         return

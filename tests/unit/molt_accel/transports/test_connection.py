@@ -81,9 +81,7 @@ def test_a_connection_is_open_until_its_first_step_and_never_again() -> None:
         ("CLOSING", "no module", MoltCancelled, "the client was closed", "CLOSED"),
     ],
 )
-def test_the_end_of_a_connection_has_a_meaning(
-    before: str, why: str, kind: type[MoltError], detail: str, after: str
-) -> None:
+def test_ends_have_meanings(before: str, why: str, kind: type[MoltError], detail: str, after: str) -> None:
     connection = at(ConnectionState[before])
     connection._start_failure = why
     assert connection.ended() == (kind, detail, ConnectionState[after])
@@ -96,9 +94,7 @@ def test_the_end_of_a_connection_has_a_meaning(
         (ZeroDivisionError(), MoltWorkerUnavailable, "the connection failed: ZeroDivisionError"),
     ],
 )
-def test_a_failure_while_listening_ends_the_connection(
-    heard: Exception, kind: type[MoltError], detail: str
-) -> None:
+def test_a_failure_of_listening_ends_it(heard: Exception, kind: type[MoltError], detail: str) -> None:
     connection = Scripted(1)
     connection.heard = heard
     assert connection.ended() == (kind, detail, ConnectionState.LOST)

@@ -28,11 +28,11 @@ from molt_accel.errors import (
 from molt_accel.ipc import control
 from molt_accel.transports import launcher
 from molt_accel.transports.launcher import RestartPolicy, attach_or_start, start_stdio_worker, worker_command
+from tests.support.errors import raised
 from tests.support.processes import wait_until
 
+
 # -- the command ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("configured", "command"),
     [
@@ -70,8 +70,6 @@ def test_the_script_beside_the_interpreter_comes_first_then_path_then_the_module
 
 
 # -- starting -------------------------------------------------------------------------------------------
-
-
 def finish(process: subprocess.Popen[bytes]) -> bytes:
     assert process.stdin is not None
     assert process.stdout is not None
@@ -108,9 +106,8 @@ def test_our_ends_of_the_pipes_do_not_block_and_the_worker_s_do() -> None:
     ("command", "error"), [("/no/such/worker --flag", errno.ENOENT), ("/", errno.EACCES)]
 )
 def test_a_command_that_cannot_run_is_an_unavailable_worker_with_a_hint(command: str, error: int) -> None:
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        start_stdio_worker(Config(worker_cmd=command))
-    assert caught.value.detail == (
+    caught = raised(MoltWorkerUnavailable, start_stdio_worker, Config(worker_cmd=command))
+    assert caught.detail == (
         f"can't start the worker with {command!r}: {os.strerror(error)}; set MOLT_WORKER_CMD, "
         "or install molt-accel where molt-worker is on PATH"
     )
@@ -125,7 +122,6 @@ def test_the_installed_command_is_a_worker() -> None:
 
 # -- pools ----------------------------------------------------------------------------------------------
 
-_linux_only = pytest.mark.skipif(sys.platform != "linux", reason="there are no pools")
 #: What the programs here begin with, in place of a worker: `fail()` says why it can't start, as a worker does.
 _WORKER = """
 import os, socket, sys, time
@@ -161,6 +157,8 @@ def serve(seconds):
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
+    if sys.platform != "linux":
+        pytest.skip("there are no pools")
     return tmp_path / "run"
 
 
@@ -181,7 +179,6 @@ def starting(directory: Path) -> bool:
     return fd is None
 
 
-@_linux_only
 def test_a_pool_that_nobody_serves_is_started_and_told_how(directory: Path, tmp_path: Path) -> None:
     told = tmp_path / "told"
     script = """
@@ -195,7 +192,6 @@ serve(30)
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
-@_linux_only
 @pytest.mark.parametrize(
     ("script", "kind", "detail"),
     [
@@ -217,14 +213,12 @@ serve(30)
 def test_a_pool_that_can_t_be_started_is_an_error_that_says_why(
     directory: Path, script: str, kind: type[MoltWorkerUnavailable], detail: str
 ) -> None:
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        attach(pool_config(directory, script))
-    assert type(caught.value) is kind
-    assert caught.value.detail.startswith(detail)
+    error = raised(MoltWorkerUnavailable, attach, pool_config(directory, script))
+    assert type(error) is kind
+    assert error.detail.startswith(detail)
     assert not starting(directory)
 
 
-@_linux_only
 def test_a_program_that_never_listens_is_killed_in_time(directory: Path, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = """
@@ -235,14 +229,12 @@ if child:
 time.sleep(1000)
 """
     config = pool_config(directory, script, pids, start_timeout_ms=1500)
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        attach(config)
-    assert caught.value.detail.endswith(" did not listen within 1500 ms; see its log")
+    error = raised(MoltWorkerUnavailable, attach, config)
+    assert error.detail.endswith(" did not listen within 1500 ms; see its log")
     assert len(pids.read_text().split()) == 2
     wait_until(lambda: not any(psutil.pid_exists(int(pid)) for pid in pids.read_text().split()))
 
 
-@_linux_only
 @pytest.mark.parametrize("after_s", [0.0, 0.3])
 def test_one_that_another_serves_is_attached_to(directory: Path, tmp_path: Path, after_s: float) -> None:
     """That one had its name when this one was started, but not its socket yet."""
@@ -261,7 +253,6 @@ fail(detail="another worker serves it", code='already_served')
     assert starts.read_text() == "x"
 
 
-@_linux_only
 def test_one_whose_other_worker_never_listens_is_tried_again_and_given_up(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +266,6 @@ def test_one_whose_other_worker_never_listens_is_tried_again_and_given_up(
     assert len(starts.read_text()) > 1
 
 
-@_linux_only
 def test_a_starter_is_waited_for_for_a_time_only(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "_STARTER_S", 0.2)
     control.ensure_directory(str(directory))
@@ -289,7 +279,6 @@ def test_a_starter_is_waited_for_for_a_time_only(directory: Path, monkeypatch: p
         os.close(held)
 
 
-@_linux_only
 def test_who_waits_for_a_starter_attaches_as_soon_as_the_pool_listens(directory: Path) -> None:
     """Though the starter still has its lock."""
     control.ensure_directory(str(directory))
@@ -307,7 +296,6 @@ def test_who_waits_for_a_starter_attaches_as_soon_as_the_pool_listens(directory:
         os.close(held)
 
 
-@_linux_only
 def test_a_start_that_is_too_early_waits_and_looks_whether_another_was_allowed(directory: Path) -> None:
     started_s = time.monotonic()
     attach(pool_config(directory, "serve(30)"), started_s + 0.3)
@@ -321,7 +309,6 @@ def test_a_start_that_is_too_early_waits_and_looks_whether_another_was_allowed(d
         attaching.result(60)
 
 
-@_linux_only
 def test_without_autostart_nothing_is_started(directory: Path) -> None:
     config = pool_config(directory, "serve(30)", autostart=False)
     with pytest.raises(MoltWorkerUnavailable, match=r"^nobody serves the pool 'pool' \("):
@@ -329,7 +316,6 @@ def test_without_autostart_nothing_is_started(directory: Path) -> None:
     assert list(directory.iterdir()) == []
 
 
-@_linux_only
 def test_a_directory_that_is_open_to_others_is_not_used(directory: Path) -> None:
     directory.mkdir(mode=0o755)
     directory.chmod(0o755)
@@ -337,18 +323,14 @@ def test_a_directory_that_is_open_to_others_is_not_used(directory: Path) -> None
         attach(pool_config(directory, "serve(30)"))
 
 
-@_linux_only
 def test_a_lock_that_can_t_be_made_is_an_error_that_names_it(directory: Path) -> None:
     control.ensure_directory(str(directory))
     (directory / "pool.starter").mkdir()
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        attach(pool_config(directory, "serve(30)"))
-    assert caught.value.detail == f"can't lock {directory}/pool.starter: Is a directory"
+    error = raised(MoltWorkerUnavailable, attach, pool_config(directory, "serve(30)"))
+    assert error.detail == f"can't lock {directory}/pool.starter: Is a directory"
 
 
 # -- restarts, by a clock of the test's own -------------------------------------------------------------
-
-
 def refused_until(policy: RestartPolicy, now_s: float) -> float:
     """Until when a start is refused: the first time, in steps of 1 ms, that it is not."""
     steps = 0
@@ -404,10 +386,9 @@ def test_a_refusal_says_when_and_why() -> None:
     policy.died(
         100.0, 0.0, MoltWorkerUnavailable("the worker is gone: it exited with code 2"), was_ready=False
     )
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        policy.check(100.02)
+    error = raised(MoltWorkerUnavailable, policy.check, 100.02)
     expected = "the worker is started again in 0.1 s: the worker is gone: it exited with code 2"
-    assert (type(caught.value), caught.value.detail) == (MoltWorkerUnavailable, expected)
+    assert (type(error), error.detail) == (MoltWorkerUnavailable, expected)
     assert policy.not_before_s == 100.1
 
 

@@ -16,6 +16,7 @@ from molt_accel.transports.auto import AutoTransport
 from molt_accel.transports.opening import open_transport
 from molt_accel.transports.stdio import StdioTransport
 from molt_worker.inline import InlineTransport
+from tests.support.errors import raised
 
 if sys.platform == "linux":
     from molt_accel.transports.shm.transport import ShmTransport
@@ -65,6 +66,5 @@ def test_auto_is_stdio_where_shm_can_t_be(no_shared_memory: str, caplog: pytest.
 
 
 def test_shared_memory_that_is_asked_for_by_name_has_no_substitute(no_shared_memory: str) -> None:
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        open_transport(Config(transport="shm"))
-    assert caught.value.detail.startswith(no_shared_memory)
+    error = raised(MoltWorkerUnavailable, open_transport, Config(transport="shm"))
+    assert error.detail.startswith(no_shared_memory)

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,11 @@ from molt_accel.errors import (
     MoltWorkerUnavailable,
 )
 from molt_accel.ipc.messages import Request
-from molt_accel.transports import connected, launcher, stdio
-from molt_accel.transports.launcher import RestartPolicy
+from molt_accel.transports import launcher, stdio
 from molt_accel.transports.stdio import StdioTransport
+from tests.support.errors import raised
 from tests.support.processes import closing_all, exit_code, fork, wait_for_file, wait_until
-from tests.support.scripted_workers import ECHO, program, worker
+from tests.support.scripted_workers import ECHO, worker
 
 Make = Callable[..., Client]
 
@@ -75,9 +74,7 @@ def pid_of(client: Client) -> int:
 
 
 def failure_of(client: Client, payload: object = None, **options: Any) -> MoltError:
-    with pytest.raises(MoltError) as caught:
-        client.call("echo", payload, **{"timeout_ms": FAR_MS, **options})
-    return caught.value
+    return raised(MoltError, client.call, "echo", payload, **{"timeout_ms": FAR_MS, **options})
 
 
 def in_threads(count: int, work: Callable[[int], object]) -> list[object]:
@@ -100,8 +97,6 @@ def in_threads(count: int, work: Callable[[int], object]) -> list[object]:
 
 
 # -- answers --------------------------------------------------------------------------------------------
-
-
 def test_nothing_is_started_before_the_first_call(make: Make, tmp_path: Path) -> None:
     started = tmp_path / "started"
     client = make(worker("open(sys.argv[1], 'w'); echo()", started))
@@ -254,9 +249,7 @@ def test_a_request_over_the_limit_is_refused_and_the_connection_is_not_touched(m
     ("entry", "text"), [("", "bad entry name: empty"), ("e" * 256, "bad entry name: 256 bytes, 255 at most")]
 )
 def test_an_impossible_entry_name_is_refused_at_once(make: Make, entry: str, text: str) -> None:
-    with pytest.raises(MoltInvalidInput) as caught:
-        make(ECHO).call(entry, timeout_ms=FAR_MS)
-    assert caught.value.detail == text
+    assert raised(MoltInvalidInput, make(ECHO).call, entry, timeout_ms=FAR_MS).detail == text
 
 
 def test_a_request_over_the_worker_s_own_limit_is_answered_to_its_caller(make: Make) -> None:
@@ -410,63 +403,7 @@ def test_an_idempotent_call_is_tried_again_when_too_much_waits_for_the_worker(ma
 
 
 # -- restarts -------------------------------------------------------------------------------------------
-
-
-def test_a_failed_start_is_let_rest(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
-    monkeypatch.setattr(launcher, "MAX_BACKOFF_S", 1000)
-    starts = tmp_path / "starts"
-    client = make(program("import sys; open(sys.argv[1], 'a').write('x'); sys.exit(2)", starts))
-    reason = "the worker is gone: it exited with code 2"
-    assert failure_of(client).detail == reason
-    for _ in range(3):
-        refusal = failure_of(client)
-        assert type(refusal) is MoltWorkerUnavailable
-        assert refusal.detail.startswith("the worker is started again in ")
-        assert refusal.detail.endswith(f" s: {reason}")
-    assert starts.read_text() == "x"
-
-
-def test_a_worker_that_can_start_again_does_when_the_pause_is_over(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 0)
-    client = make(worker("sys.exit(2) if first_time(sys.argv[1]) else echo()", tmp_path / "done"))
-    assert failure_of(client).detail == "the worker is gone: it exited with code 2"
-    assert client.call("echo", 1, timeout_ms=FAR_MS) == 1
-    assert connection_of(client).number == 2
-
-
-def test_the_pause_counts_from_the_worker_s_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    deaths: list[tuple[float, float, bool]] = []
-
-    class Recorder(RestartPolicy):
-        def died(self, now_s: float, lived_s: float, error: MoltError, *, was_ready: bool) -> None:
-            deaths.append((now_s, lived_s, was_ready))
-
-    monkeypatch.setattr(connected, "RestartPolicy", Recorder)
-    client = make(worker("for request in requests(): sys.exit(2)"))
-    client.start()
-    started_s = connection_of(client).worker_started_s
-    failure_of(client)
-    known_s = time.monotonic()
-    failure_of(client)
-    ((now_s, lived_s, was_ready),) = deaths
-    assert started_s < now_s <= known_s
-    assert (lived_s, was_ready) == (now_s - started_s, True)
-
-
-def test_a_command_that_can_t_run_is_a_failed_start(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
-    monkeypatch.setattr(launcher, "MAX_BACKOFF_S", 1000)
-    client = make("/no/such/worker")
-    assert failure_of(client).detail.startswith("can't start the worker with '/no/such/worker': ")
-    assert failure_of(client).detail.startswith("the worker is started again in 1000.0 s: can't start")
-
-
-def test_a_process_that_is_not_allowed_another_thread_says_so_and_leaves_no_worker(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_thread_to_attend_there_is_no_worker(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -482,8 +419,6 @@ def test_a_process_that_is_not_allowed_another_thread_says_so_and_leaves_no_work
 
 
 # -- readiness ------------------------------------------------------------------------------------------
-
-
 def test_start_waits_for_the_greeting(make: Make, tmp_path: Path) -> None:
     go = tmp_path / "go"
     client = make(worker("echo()", go, before="while not os.path.exists(sys.argv[1]): time.sleep(0.001)"))
@@ -495,15 +430,7 @@ def test_start_waits_for_the_greeting(make: Make, tmp_path: Path) -> None:
     assert connection_of(client).number == 1
 
 
-def test_start_tells_why_the_worker_went_away(make: Make) -> None:
-    client = make(program("import sys; sys.exit(7)"))
-    with pytest.raises(MoltWorkerUnavailable, match=r"^the worker is gone: it exited with code 7$"):
-        client.start()
-
-
 # -- the end --------------------------------------------------------------------------------------------
-
-
 def test_close_ends_the_calls_in_flight_as_cancelled(make: Make) -> None:
     client = make(worker("for request in requests(): pass"))
     client.start()
@@ -522,12 +449,6 @@ def test_close_stops_the_worker_and_may_be_called_again(make: Make) -> None:
     process = psutil.Process(pid_of(client))
     client.close()
     assert not process.is_running()
-    client.close()
-
-
-def test_a_client_that_was_never_used_closes(make: Make) -> None:
-    client = make(ECHO)
-    client.close()
     client.close()
 
 
@@ -586,24 +507,6 @@ def test_closing_in_the_middle_of_a_send_does_not_hang(make: Make, monkeypatch: 
     error = failure_of(client)
     assert (type(error), error.detail) == (MoltCancelled, "the client was closed")
     wait_until(lambda: not process.is_running())
-
-
-def test_closing_in_the_middle_of_a_start_as_a_signal_handler_may_leaves_no_worker(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    client = make(ECHO)
-    start = stdio.start_stdio_worker
-
-    def start_interrupted(config: Config) -> subprocess.Popen[bytes]:
-        process = start(config)
-        client.close()
-        return process
-
-    monkeypatch.setattr(stdio, "start_stdio_worker", start_interrupted)
-    for _ in range(2):
-        error = failure_of(client)
-        assert (type(error), error.detail) == (MoltClientClosed, "the client is closed")
-    assert psutil.Process().children() == []
 
 
 class _Interrupt(BaseException):
@@ -788,8 +691,6 @@ def test_forking_while_a_worker_is_being_started_leaks_none_of_its_pipes(make: M
 
 
 # -- the transport by itself ----------------------------------------------------------------------------
-
-
 def test_abandoning_is_accepted_once_and_refused_for_what_has_ended() -> None:
     transport = StdioTransport(Config.load(worker_cmd=worker("for request in requests(): pass")))
     try:

@@ -10,13 +10,12 @@ import pytest
 
 from molt_accel import __version__
 from molt_worker.cli import main as cli
+from tests.support.errors import raised
 from tests.unit.molt_worker.cli.test_serve import notice
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["--version"])
-    assert caught.value.code == 0
+    assert raised(SystemExit, cli.main, ["--version"]).code == 0
     assert capsys.readouterr().out == f"molt-worker {__version__}\n"
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from pathlib import Path
 
 import pytest
 
 from molt_accel.ipc import control
 from molt_worker.cli.observer import pools_in
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 
 def listen(directory: Path, name: str) -> socket.socket:

@@ -14,6 +14,8 @@ from molt_accel import Config
 from molt_accel.ipc.frame import FrameParser
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, StartFailed
 from molt_worker.cli import main as cli
+from tests.support import EXPORTS
+from tests.support.errors import raised
 
 FLAGGED = [field for field in dataclasses.fields(Config) if field.metadata["flag"]]
 SAMPLES = {
@@ -24,18 +26,6 @@ SAMPLES = {
     "log_level": ("debug", "debug"),
     "max_frame_bytes": ("8192", 8192),
 }
-
-
-def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
-    """The command with nothing on its stdin, so that a worker that does start ends at once."""
-    return subprocess.run(
-        [sys.executable, "-m", "molt_worker", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env={**os.environ, **environ},
-        timeout=60,
-        check=False,
-    )
 
 
 def notice(data: bytes) -> dict[str, int | str]:
@@ -62,9 +52,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 
 
 def test_help_names_every_flag_and_its_environment_variable(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["--help"])
-    assert caught.value.code == 0
+    assert raised(SystemExit, cli.main, ["--help"]).code == 0
     text = " ".join(capsys.readouterr().out.split())
     for field in FLAGGED:
         assert field.metadata["flag"] in text
@@ -87,9 +75,7 @@ def test_flag_and_environment_variable_set_the_same_and_the_flag_wins(
     assert [getattr(config, field.name) for config in served] == [value] * 3
 
 
-def test_the_transport_variable_can_stand_in_for_the_stdio_flag(
-    served: list[Config], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_variable_replaces_the_stdio_flag(served: list[Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOLT_TRANSPORT", "stdio")
     assert cli.main([]) == 0
     assert len(served) == 1
@@ -107,9 +93,7 @@ def test_the_transport_variable_can_stand_in_for_the_stdio_flag(
 def test_wrong_usage_says_what_is_wrong_and_exits_with_2(
     capsys: pytest.CaptureFixture[str], served: list[Config], arguments: tuple[str, ...], last_line: str
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == 2
+    assert raised(SystemExit, cli.main, arguments).code == 2
     assert capsys.readouterr().err.splitlines()[-1] == last_line
     assert served == []
 
@@ -128,62 +112,57 @@ BAD_STARTS = [
 
 @pytest.mark.parametrize(("arguments", "what"), BAD_STARTS)
 def test_a_bad_value_or_manifest_is_one_line_code_2_and_a_notice_for_the_client(
-    arguments: tuple[str, ...], what: str
+    capfdbinary: pytest.CaptureFixture[bytes], arguments: tuple[str, ...], what: str
 ) -> None:
-    done = run("--stdio", *arguments)
-    assert done.returncode == 2
-    assert done.stderr.decode() == f"molt-worker: {what}\n"
-    assert notice(done.stdout) == {"error": "MoltStartFailed", "detail": what, "code": "start_failed"}
+    assert cli.main(["--stdio", *arguments]) == 2
+    out, err = capfdbinary.readouterr()
+    assert err.decode() == f"molt-worker: {what}\n"
+    assert notice(out) == {"error": "MoltStartFailed", "detail": what, "code": "start_failed"}
 
 
-def test_a_bad_environment_variable_is_named() -> None:
-    done = run("--stdio", MOLT_WORKER_MAX_QUEUE="lots")
+def test_a_bad_environment_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setenv("MOLT_WORKER_MAX_QUEUE", "lots")
+    assert cli.main(["--stdio"]) == 2
+    out, err = capfdbinary.readouterr()
     what = "MOLT_WORKER_MAX_QUEUE: 'lots' is not allowed; it must be a whole number from 0 to 65536"
-    assert done.returncode == 2
-    assert done.stderr.decode() == f"molt-worker: {what}\n"
-    assert notice(done.stdout)["detail"] == what
+    assert err.decode() == f"molt-worker: {what}\n"
+    assert notice(out)["detail"] == what
 
 
 def test_a_path_that_is_no_utf_8_is_reported_like_any_other(tmp_path: Path) -> None:
     path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xff.json"))
-    done = run("--stdio", "--exports", path)
+    command = [sys.executable, "-m", "molt_worker", "--stdio", "--exports", path]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
     assert notice(done.stdout)["detail"] == f"{tmp_path}/?.json: can't be read: No such file or directory"
 
 
-def test_check_imports_the_exports_and_lists_them() -> None:
-    done = run("--check", "--exports", "tests.support.entrypoints")
-    assert (done.returncode, done.stderr) == (0, b"")
-    lines = done.stdout.decode().splitlines()
-    assert lines[:2] == [
-        "echo  tests.support.entrypoints:echo  msgpack -> msgpack",
-        "echo_json  tests.support.entrypoints:echo_json  json -> json",
-    ]
+@pytest.mark.usefixtures("import_state")
+@pytest.mark.parametrize(
+    ("arguments", "module", "names"),
+    [
+        (["--exports", EXPORTS], EXPORTS, ["echo  {}:echo  msgpack", "echo_json  {}:echo_json  json"]),
+        ([], "molt_worker.entrypoints.builtin", ["health  {}:health  msgpack", "echo  {}:echo  msgpack"]),
+    ],
+)
+def test_check_imports_the_exports_and_lists_them(
+    capfd: pytest.CaptureFixture[str], arguments: list[str], module: str, names: list[str]
+) -> None:
+    assert cli.main(["--check", *arguments]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    lines = [f"{name.format(module)} -> {name.split()[-1]}" for name in names]
+    assert (out.splitlines() if not arguments else out.splitlines()[:2]) == lines
 
 
-def test_check_of_what_can_t_be_imported_is_one_line_and_code_2() -> None:
-    done = run("--check", "--exports", "no_such_module")
-    assert (done.returncode, done.stdout) == (2, b"")
-    what = (
-        "no_such_module: can't import no_such_module: ModuleNotFoundError: No module named 'no_such_module'"
-    )
-    assert done.stderr.decode() == f"molt-worker: {what}\n"
-
-
-def test_check_lists_what_would_be_served() -> None:
-    done = run("--check")
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout == (
-        b"health  molt_worker.entrypoints.builtin:health  msgpack -> msgpack\n"
-        b"echo  molt_worker.entrypoints.builtin:echo  msgpack -> msgpack\n"
-    )
-
-
-def test_check_says_what_can_t_be_imported() -> None:
-    done = run("--check", "--exports", "no.such.module")
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr == (
-        b"molt-worker: no.such.module: can't import no.such.module: "
-        b"ModuleNotFoundError: No module named 'no'\n"
-    )
+@pytest.mark.usefixtures("import_state")
+@pytest.mark.parametrize(("name", "top"), [("no_such_module", "no_such_module"), ("no.such.module", "no")])
+def test_check_of_what_can_t_be_imported_is_one_line_and_code_2(
+    capfd: pytest.CaptureFixture[str], name: str, top: str
+) -> None:
+    assert cli.main(["--check", "--exports", name]) == 2
+    what = f"{name}: can't import {name}: ModuleNotFoundError: No module named '{top}'"
+    assert capfd.readouterr() == ("", f"molt-worker: {what}\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,8 @@ import pytest
 from molt_accel.errors import NoSharedMemory
 from molt_worker.cli import main as cli
 from molt_worker.cli import status
+from tests.support.errors import raised
 from tests.unit.molt_worker.cli.test_observer import listen
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 
 @pytest.fixture
@@ -66,9 +64,7 @@ def test_without_any_pool_it_is_said_how_there_comes_to_be_one(
 def test_wrong_usage_says_what_is_wrong_and_exits_with_2(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], last_line: str
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(("status", *arguments))
-    assert caught.value.code == 2
+    assert raised(SystemExit, cli.main, ("status", *arguments)).code == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"molt-worker status: error: {last_line}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 
 import pytest
 
@@ -14,8 +13,6 @@ from molt_worker.cli import status_view
 from molt_worker.cli.observer import PoolPlace
 from molt_worker.supervisor.shm.snapshot import ExecutorStatus, Running
 from tests.support.observed_arena import Stage
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 _S = 1_000_000_000
 POOL = PoolPlace("shop", "/run/molt", "/run/molt/shop.sock")

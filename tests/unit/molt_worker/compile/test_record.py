@@ -125,9 +125,7 @@ def test_enabling_twice_is_enabling_once(manifest: str) -> None:
     assert len(installed()) == 1
 
 
-def test_required_are_all_entrypoints_but_for_those_that_come_with_the_worker(
-    manifest: str, built: Built
-) -> None:
+def test_required_are_all_entrypoints_but_those_of_the_worker(manifest: str, built: Built) -> None:
     rows = built.manifest.read_text().replace("shop.core:pid", "shop.broken:wrong")
     mixed = built.manifest.with_name("mixed.json")
     mixed.write_text(rows)

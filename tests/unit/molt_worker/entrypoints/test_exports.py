@@ -26,6 +26,7 @@ from molt_worker.entrypoints.exports import (
     read_manifest,
     resolve,
 )
+from tests.support.errors import raised
 
 GOOD = {"name": "echo", "target": "molt_worker.entrypoints.builtin:echo"}
 
@@ -111,15 +112,12 @@ BAD_MANIFESTS = [
 
 
 @pytest.mark.parametrize(("content", "what"), BAD_MANIFESTS)
-def test_a_bad_manifest_is_one_line_that_says_where_and_what(
-    write: Callable[[object], Path], content: object, what: str
-) -> None:
+def test_a_bad_manifest_says_where_it_is(write: Callable[[object], Path], content: object, what: str) -> None:
     path = write(content)
     for read in (lambda: read_manifest(path), lambda: check(str(path)), lambda: resolve(str(path))):
-        with pytest.raises(ExportsError) as caught:
-            read()
-        assert str(caught.value) == f"{path}: {what}"
-        assert "\n" not in str(caught.value)
+        error = raised(ExportsError, read)
+        assert str(error) == f"{path}: {what}"
+        assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +130,7 @@ def test_a_bad_manifest_is_one_line_that_says_where_and_what(
 )
 def test_a_manifest_that_can_t_be_read_says_why(tmp_path: Path, name: str, what: str) -> None:
     path = tmp_path / name
-    with pytest.raises(ExportsError) as caught:
-        check(str(path))
-    assert str(caught.value) == f"{path}: can't be read: {what}"
+    assert str(raised(ExportsError, check, str(path))) == f"{path}: can't be read: {what}"
 
 
 def test_deep_nesting_is_an_error_and_no_crash(write: Callable[[object], Path]) -> None:
@@ -220,14 +216,10 @@ BAD_TARGETS = [
 
 
 @pytest.mark.parametrize(("target", "what"), BAD_TARGETS)
-def test_a_target_that_is_no_plain_function_says_so(
-    write: Callable[[object], Path], target: str, what: str
-) -> None:
+def test_a_target_that_can_t_be_says_so(write: Callable[[object], Path], target: str, what: str) -> None:
     path = write(manifest(exports=[GOOD, {"name": "bad", "target": target}]))
     check(str(path))  # nothing is imported for this
-    with pytest.raises(ExportsError) as caught:
-        resolve(str(path))
-    assert str(caught.value) == f"{path}: exports[1] (bad): {what}"
+    assert str(raised(ExportsError, resolve, str(path))) == f"{path}: exports[1] (bad): {what}"
 
 
 @pytest.mark.parametrize(
@@ -241,10 +233,9 @@ def test_a_target_that_is_no_plain_function_says_so(
 def test_whatever_an_import_raises_is_reported(module: Callable[[str], str], source: str, what: str) -> None:
     name = module(source)
     check(name)
-    with pytest.raises(ExportsError) as caught:
-        resolve(name)
-    assert str(caught.value) == f"{name}: can't import {name}: {what}"
-    assert caught.value.__cause__ is not None
+    error = raised(ExportsError, resolve, name)
+    assert str(error) == f"{name}: can't import {name}: {what}"
+    assert error.__cause__ is not None
 
 
 MARKED = """
@@ -291,20 +282,15 @@ def test_a_module_exports_its_marked_functions_each_once(module: Callable[[str],
         ),
     ],
 )
-def test_a_module_without_or_with_clashing_marks_is_refused(
-    module: Callable[[str], str], source: str, what: str
-) -> None:
+def test_a_module_with_bad_marks_is_refused(module: Callable[[str], str], source: str, what: str) -> None:
     name = module(source)
-    with pytest.raises(ExportsError) as caught:
-        resolve(name)
-    assert str(caught.value) == f"{name}: {what}"
+    assert str(raised(ExportsError, resolve, name)) == f"{name}: {what}"
 
 
 def test_an_async_function_that_is_marked_is_refused(module: Callable[[str], str]) -> None:
     name = module("from molt_worker import export\n@export\nasync def f(payload): pass")
-    with pytest.raises(ExportsError) as caught:
-        resolve(name)
-    assert str(caught.value) == f"{name}: {name}:f is async; an entrypoint is a plain function"
+    error = raised(ExportsError, resolve, name)
+    assert str(error) == f"{name}: {name}:f is async; an entrypoint is a plain function"
 
 
 def test_marking_leaves_the_function_as_it_is() -> None:
@@ -323,9 +309,8 @@ def test_marking_leaves_the_function_as_it_is() -> None:
 def test_a_bad_name_fails_where_the_function_is_marked(name: str, what: str) -> None:
     def function(payload: object) -> None: ...
 
-    with pytest.raises(ExportsError) as caught:
-        export(name=name)(function)
-    assert str(caught.value) == f"{__name__}:{function.__qualname__}: {what}"
+    error = raised(ExportsError, export(name=name), function)
+    assert str(error) == f"{__name__}:{function.__qualname__}: {what}"
 
 
 def test_an_unknown_codec_fails_where_the_function_is_marked() -> None:
@@ -362,9 +347,7 @@ def test_a_reference_is_a_path_or_a_module_by_its_looks(reference: str, is_path:
 def test_a_request_for_something_else_is_refused_by_name(entry: str, codec: Codec, what: str) -> None:
     table = ExportTable([Export("echo", "a:b")])
     assert table.find(Request(1, "echo")).target == "a:b"
-    with pytest.raises(MoltInvalidInput) as caught:
-        table.find(Request(1, entry, codec=codec))
-    assert caught.value.detail == what
+    assert raised(MoltInvalidInput, table.find, Request(1, entry, codec=codec)).detail == what
 
 
 TYPED = """
@@ -419,9 +402,7 @@ class Point:
 )
 def test_types_that_are_not_there_are_refused(module: Callable[[str], str], function: str, what: str) -> None:
     name = module(TYPED + function)
-    with pytest.raises(ExportsError) as caught:
-        resolve(name)
-    assert str(caught.value) == f"{name}: {name}:f: {what}"
+    assert str(raised(ExportsError, resolve, name)) == f"{name}: {name}:f: {what}"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from molt_worker.entrypoints.request import StopReason, StopWord
 from molt_worker.entrypoints.runner import Runner, error_response
 
 SERIAL = 7
+REFUSED, FAILED = Status.INVALID_INPUT, Status.INTERNAL_ERROR
 Function = Callable[[Any], Any]
 
 
@@ -107,38 +108,18 @@ def test_the_result_is_encoded_as_the_export_says() -> None:
 @pytest.mark.parametrize(
     ("function", "status", "detail", "logged"),
     [
-        (
-            raising(InvalidInput("name: 'x' is not allowed")),
-            Status.INVALID_INPUT,
-            "name: 'x' is not allowed",
-            "",
-        ),
-        (raising(InvalidInput("x" * 5000)), Status.INVALID_INPUT, "x" * 1000, ""),
-        (raising(InvalidInput("a\udc80b")), Status.INVALID_INPUT, "a?b", ""),
-        (raising(_Hostile()), Status.INVALID_INPUT, "the input is not valid", ""),
-        (raising(ValueError("secret")), Status.INTERNAL_ERROR, "'f' raised ValueError", "ValueError: secret"),
-        (raising(SystemExit(3)), Status.INTERNAL_ERROR, "'f' raised SystemExit", "SystemExit: 3"),
-        (
-            raising(KeyboardInterrupt()),
-            Status.INTERNAL_ERROR,
-            "'f' raised KeyboardInterrupt",
-            "KeyboardInterrupt",
-        ),
-        (raising(MemoryError()), Status.INTERNAL_ERROR, "'f' raised MemoryError", "MemoryError"),
-        (raising(_Unprintable()), Status.INTERNAL_ERROR, "'f' raised _Unprintable", "_Unprintable"),
-        (raising(GeneratorExit()), Status.INTERNAL_ERROR, "'f' raised GeneratorExit", "GeneratorExit"),
-        (
-            lambda payload: object(),
-            Status.INTERNAL_ERROR,
-            "the result of 'f' can't be encoded as msgpack",
-            "EncodeError",
-        ),
-        (
-            lambda payload: "\ud800",
-            Status.INTERNAL_ERROR,
-            "the result of 'f' can't be encoded as msgpack",
-            "f",
-        ),
+        (raising(InvalidInput("name: 'x' is not allowed")), REFUSED, "name: 'x' is not allowed", ""),
+        (raising(InvalidInput("x" * 5000)), REFUSED, "x" * 1000, ""),
+        (raising(InvalidInput("a\udc80b")), REFUSED, "a?b", ""),
+        (raising(_Hostile()), REFUSED, "the input is not valid", ""),
+        (raising(ValueError("secret")), FAILED, "'f' raised ValueError", "ValueError: secret"),
+        (raising(SystemExit(3)), FAILED, "'f' raised SystemExit", "SystemExit: 3"),
+        (raising(KeyboardInterrupt()), FAILED, "'f' raised KeyboardInterrupt", "KeyboardInterrupt"),
+        (raising(MemoryError()), FAILED, "'f' raised MemoryError", "MemoryError"),
+        (raising(_Unprintable()), FAILED, "'f' raised _Unprintable", "_Unprintable"),
+        (raising(GeneratorExit()), FAILED, "'f' raised GeneratorExit", "GeneratorExit"),
+        (lambda payload: object(), FAILED, "the result of 'f' can't be encoded as msgpack", "EncodeError"),
+        (lambda payload: "\ud800", FAILED, "the result of 'f' can't be encoded as msgpack", "f"),
     ],
     ids=lambda value: None if callable(value) else str(value)[:30].encode("ascii", "replace").decode(),
 )
@@ -158,15 +139,15 @@ def test_all_it_does_becomes_one_answer(function: Function, status: Status, deta
 @pytest.mark.parametrize(
     ("fields", "status", "expected"),
     [
-        ({"entry": "g"}, Status.INVALID_INPUT, {"error": "MoltInvalidInput", "detail": "unknown entry 'g'"}),
+        ({"entry": "g"}, REFUSED, {"error": "MoltInvalidInput", "detail": "unknown entry 'g'"}),
         (
             {"codec": Codec.JSON},
-            Status.INVALID_INPUT,
+            REFUSED,
             {"error": "MoltInvalidInput", "detail": "entry 'f' takes msgpack payloads, not json"},
         ),
         (
             {"data": b"\xc1"},
-            Status.INVALID_INPUT,
+            REFUSED,
             {"error": "MoltInvalidInput", "detail": "the payload is not valid msgpack: FormatError"},
         ),
         (
@@ -203,9 +184,7 @@ STOPPED = [
 
 
 @pytest.mark.parametrize(("reason", "status", "facts"), STOPPED)
-def test_an_interrupt_raises_in_the_entrypoint_that_the_stop_names(
-    reason: StopReason, status: Status, facts: dict[str, str]
-) -> None:
+def test_an_interrupt_raises_as_told(reason: StopReason, status: Status, facts: dict[str, str]) -> None:
     reached: list[str] = []
 
     def function(payload: object) -> None:
@@ -347,7 +326,7 @@ def test_with_a_clock_of_its_own_a_late_result_is_a_timeout() -> None:
         ),
         (
             MoltWorkerCrashed("died", facts={"signal": 9}),
-            Status.INTERNAL_ERROR,
+            FAILED,
             {"error": "MoltWorkerCrashed", "detail": "died", "signal": 9},
         ),
     ],
@@ -365,7 +344,7 @@ def test_an_error_response_names_the_request_and_carries_the_facts(
 def test_an_entrypoint_s_own_codec_error_is_its_failure_and_not_the_caller_s(error: ValueError) -> None:
     bench = Bench(raising(error))
     response = bench.run()
-    assert response.status is Status.INTERNAL_ERROR
+    assert response.status is FAILED
     assert body(response)["detail"] == f"'f' raised {type(error).__name__}"
     assert len(bench.tracebacks) == 1
 
@@ -405,7 +384,7 @@ def test_what_a_typed_parameter_can_t_be_never_reaches_the_entrypoint(data: byte
     called: list[object] = []
     bench = Bench(called.append, takes=Order)
     response = bench.run(data=data)
-    assert response.status is Status.INVALID_INPUT
+    assert response.status is REFUSED
     assert body(response)["detail"].startswith(detail)
     assert (called, bench.tracebacks) == ([], [])
 
@@ -413,12 +392,12 @@ def test_what_a_typed_parameter_can_t_be_never_reaches_the_entrypoint(data: byte
 @pytest.mark.parametrize(
     ("error", "status", "detail"),
     [
-        (ValueError("too many"), Status.INVALID_INPUT, "the payload: too many"),
-        (InvalidInput("too many"), Status.INVALID_INPUT, "the payload: too many"),
-        (TypeError("secret"), Status.INTERNAL_ERROR, "'f' raised TypeError"),
-        (KeyError("secret"), Status.INTERNAL_ERROR, "'f' raised KeyError"),
-        (SystemExit(3), Status.INTERNAL_ERROR, "'f' raised SystemExit"),
-        (_Hostile(), Status.INTERNAL_ERROR, "'f' raised RuntimeError"),
+        (ValueError("too many"), REFUSED, "the payload: too many"),
+        (InvalidInput("too many"), REFUSED, "the payload: too many"),
+        (TypeError("secret"), FAILED, "'f' raised TypeError"),
+        (KeyError("secret"), FAILED, "'f' raised KeyError"),
+        (SystemExit(3), FAILED, "'f' raised SystemExit"),
+        (_Hostile(), FAILED, "'f' raised RuntimeError"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
@@ -430,7 +409,7 @@ def test_what_an_object_raises_when_it_is_made_refuses_the_input_or_is_logged(
     bench = Bench(called.append, takes=Order)
     response = bench.run({"count": 1})
     assert (response.status, body(response)["detail"], called) == (status, detail, [])
-    assert len(bench.tracebacks) == (status is Status.INTERNAL_ERROR)
+    assert len(bench.tracebacks) == (status is FAILED)
     assert all("on_made" in text for _, _, text in bench.tracebacks)  # the line that did it
 
 
@@ -457,13 +436,13 @@ def test_a_stop_while_an_object_is_made_ends_the_request(
 def test_a_typed_result_that_has_no_form_is_the_entrypoint_s_failure(result: object) -> None:
     bench = Bench(lambda payload: result, gives=Order)
     response = bench.run()
-    assert response.status is Status.INTERNAL_ERROR
+    assert response.status is FAILED
     assert body(response)["detail"] == "the result of 'f' can't be encoded as msgpack"
     assert len(bench.tracebacks) == 1
 
 
 def test_without_types_a_struct_has_no_form_in_msgpack_but_one_in_json() -> None:
-    assert Bench(lambda payload: Order(1)).run().status is Status.INTERNAL_ERROR
+    assert Bench(lambda payload: Order(1)).run().status is FAILED
     assert Bench(lambda payload: Order(1), Codec.JSON).run().payload == b'{"count":1}'
 
 

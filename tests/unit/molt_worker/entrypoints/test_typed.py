@@ -23,6 +23,7 @@ from molt_accel.ipc.messages import Codec
 from molt_worker import InvalidInput
 from molt_worker.entrypoints import typed
 from molt_worker.entrypoints.typed import NoCodec
+from tests.support.errors import raised
 
 if typing.TYPE_CHECKING:
     from decimal import Decimal
@@ -167,20 +168,17 @@ def outside(*args: Any, **kwargs: Any) -> Any: ...
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_the_types_are_those_of_what_a_call_fills_and_of_the_result(
-    function: Callable[..., Any], parameter: Any, result: Any
-) -> None:
+def test_the_types_are_those_of_a_call(function: Callable[..., Any], parameter: Any, result: Any) -> None:
     assert typed.hints(function, __name__) == (parameter, result)
 
 
 @pytest.mark.parametrize("function", [parameter_for_checkers, nested_for_checkers])
 def test_a_type_that_only_type_checkers_see_does_not_go_unchecked(function: Callable[..., Any]) -> None:
-    with pytest.raises(NoCodec) as caught:
-        typed.hints(function, __name__)
-    assert "Decimal can't be evaluated: NameError: name 'Decimal' is not defined" in str(
-        caught.value
-    ).replace("list[Decimal]", "Decimal")
-    assert "TYPE_CHECKING" in str(caught.value)
+    error = raised(NoCodec, typed.hints, function, __name__)
+    assert "Decimal can't be evaluated: NameError: name 'Decimal' is not defined" in str(error).replace(
+        "list[Decimal]", "Decimal"
+    )
+    assert "TYPE_CHECKING" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -230,12 +228,8 @@ def test_a_payload_becomes_the_object(name: Codec) -> None:
     ],
 )
 def test_a_violation_names_the_field(name: Codec, value: Any, text: str) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        decoded(Query, value, name)
-    assert str(caught.value) == text
-    with pytest.raises(InvalidInput) as caught:
-        typed.convert(value, Query)
-    assert str(caught.value) == text
+    assert str(raised(InvalidInput, decoded, Query, value, name)) == text
+    assert str(raised(InvalidInput, typed.convert, value, Query)) == text
 
 
 @pytest.mark.parametrize("name", [Codec.MSGPACK, Codec.JSON])
@@ -259,9 +253,7 @@ def test_a_default_that_fails_is_no_fault_of_the_input() -> None:
 
 
 def test_what_the_sender_chose_is_shown_shortened_and_harmless() -> None:
-    with pytest.raises(InvalidInput) as caught:
-        decoded(Query, {"limit": 1, "m" * 10_000: 1})
-    assert len(str(caught.value)) < 450
+    assert len(str(raised(InvalidInput, decoded, Query, {"limit": 1, "m" * 10_000: 1}))) < 450
     with pytest.raises(InvalidInput, match=r"unknown field `a\\n\\x1b`$"):
         decoded(Query, {"limit": 1, "a\n\x1b": 1})
 
@@ -295,10 +287,9 @@ NOT_DECODABLE: list[tuple[Any, Codec, bytes, str]] = [
 def test_bytes_that_are_nothing_are_refused(hint: Any, name: Codec, data: bytes, text: str) -> None:
     decode = typed.decoder(hint, name)
     assert decode is not None
-    with pytest.raises(InvalidInput) as caught:
-        decode(data)
-    assert text in str(caught.value)
-    assert str(caught.value).startswith("the payload")
+    error = raised(InvalidInput, decode, data)
+    assert text in str(error)
+    assert str(error).startswith("the payload")
 
 
 class Colour(enum.Enum):

@@ -13,6 +13,7 @@ from molt_accel.ipc.frame import Fault, FrameError, FrameParser, Item, encode
 from molt_accel.ipc.messages import Codec, Hello, Request, Response
 from molt_worker.processes.commands import FROM_EXECUTOR
 from molt_worker.processes.endpoint import SocketEndpoint
+from tests.support.errors import raised
 
 MAX_BYTES = 4096
 
@@ -95,9 +96,10 @@ def test_a_result_that_is_too_large_is_replaced_by_an_error(ends: Ends) -> None:
 
 def test_a_response_that_is_wrong_otherwise_is_a_bug(ends: Ends) -> None:
     asked = request(7)
-    with pytest.raises(FrameError) as caught:
-        ends.endpoint.answer(asked, Response(asked.request_id, Status.OK, queue_us=2**32))
-    assert caught.value.fault is not Fault.TOO_LARGE
+    error = raised(
+        FrameError, ends.endpoint.answer, asked, Response(asked.request_id, Status.OK, queue_us=2**32)
+    )
+    assert error.fault is not Fault.TOO_LARGE
 
 
 def test_when_the_supervisor_is_gone_an_answer_is_a_broken_pipe(ends: Ends) -> None:

@@ -174,9 +174,7 @@ def test_signals_to_the_whole_group_are_the_supervisor_s(loaded: ForkserverHandl
     spawn(1)
 
 
-def test_it_kills_its_executors_and_exits_when_the_supervisor_lets_go(
-    loaded: ForkserverHandle, spawn: Any, tmp_path: Path
-) -> None:
+def test_its_end_is_that_of_its_executors_too(loaded: ForkserverHandle, spawn: Any, tmp_path: Path) -> None:
     executor, pid = spawn(1)
     ask(executor, "never_stops", str(tmp_path / "running"))
     wait_for_file(tmp_path / "running")

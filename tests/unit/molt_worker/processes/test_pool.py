@@ -236,9 +236,7 @@ def test_when_the_successor_dies_the_recycled_one_stays_until_another_is_ready(s
     assert stage.owner.seen() == [("ready", 4), ("withdrawn", 1)]
 
 
-def test_without_a_descriptor_an_executor_is_started_later_and_that_is_said_once(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_descriptor_an_executor_comes_later(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def none_left() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

@@ -154,9 +154,7 @@ def test_a_near_deadline_is_told(ends: Ends, deadline_ns: int, wake_ns: int, exp
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
-def test_an_answer_is_counted_by_its_status_and_logged(
-    ends: Ends, status: Status, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_answers_count_and_are_logged(ends: Ends, status: Status, capfd: pytest.CaptureFixture[str]) -> None:
     got = ends.take(number=77)
     ends.endpoint.answer(got, response(77, b"why", status, exec_us=1234))
     assert ends.outcome() == response(77, b"why", status, exec_us=1234)
@@ -200,8 +198,6 @@ def test_a_result_over_the_limit_is_replaced_by_an_error(ends: Ends) -> None:
 
 
 # -- what is no request -----------------------------------------------------------------------------------
-
-
 def test_a_frame_that_can_not_be_read_is_answered_under_the_id_that_it_claims(ends: Ends) -> None:
     assert ends.channel.publish(request(77, generation=5), 9, 0) == core.ADMITTED
     at = ends.memory.find(encode(request(77, generation=5))[4:])
@@ -213,9 +209,7 @@ def test_a_frame_that_can_not_be_read_is_answered_under_the_id_that_it_claims(en
     assert ends.outcome().status is Status.INVALID_INPUT
 
 
-def test_sizes_that_do_not_agree_end_the_request_and_the_next_is_taken(
-    ends: Ends, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_sizes_that_disagree_end_one_request_only(ends: Ends, capfd: pytest.CaptureFixture[str]) -> None:
     assert ends.channel.publish(request(77), 9, 0) == core.ADMITTED
     at = ends.memory.find(encode(request(77)))
     ends.memory[at] = 200  # its length
@@ -237,9 +231,7 @@ def test_a_request_over_the_limit_ends_it(make_ends: MakeEnds) -> None:
     assert taking.result() is None
 
 
-def test_a_client_that_does_not_send_the_rest_is_given_up(
-    ends: Ends, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_one_that_does_not_send_the_rest_is_given_up(ends: Ends, capfd: pytest.CaptureFixture[str]) -> None:
     """And so is one that doesn't take its reply; `test_native_waiting` has that."""
     assert ends.channel.publish(request(payload=b"x" * 2 * RING), 9, 0) == core.ADMITTED
     taking = Running(ends.endpoint.receive)
@@ -251,11 +243,7 @@ def test_a_client_that_does_not_send_the_rest_is_given_up(
 
 
 # -- what was taken away ----------------------------------------------------------------------------------
-
-
-def test_a_request_that_was_given_up_while_it_ran_is_ended_and_the_executor_idle(
-    ends: Ends, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_given_up_as_it_ran_has_ended(ends: Ends, capfd: pytest.CaptureFixture[str]) -> None:
     got = ends.take()
     assert ends.channel.give_up() == ChannelState.CLAIMED
     ends.endpoint.answer(got, response())
@@ -308,8 +296,6 @@ def test_an_executor_that_is_being_killed_does_nothing_more(ends: Ends, when: st
 
 
 # -- the end ----------------------------------------------------------------------------------------------
-
-
 def test_one_that_retires_takes_nothing_more(ends: Ends) -> None:
     ends.arena.retire(SLOT)
     publish(ends.channel)

@@ -110,9 +110,7 @@ def test_only_lines_of_the_level_or_above_are_written(
 
 
 @pytest.mark.parametrize(("level", "written"), [("error", False), ("warning", True)])
-def test_executors_write_only_lines_of_the_level_or_above(
-    capfd: pytest.CaptureFixture[str], level: str, written: bool
-) -> None:
+def test_executors_keep_to_the_level(capfd: pytest.CaptureFixture[str], level: str, written: bool) -> None:
     log.write_blocking(Config.load(environ={}, log_level=level), "warning", "threads", {"n": 2})
     text = capfd.readouterr().err
     assert text.endswith(" molt-worker warning threads n=2\n") if written else text == ""

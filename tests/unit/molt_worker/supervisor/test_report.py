@@ -42,8 +42,10 @@ def test_the_report_is_complete(exports: ExportTable | None, names: list[str], c
     )
     assert (answer.request_id, answer.generation, answer.status) == (7, 3, Status.OK)
     assert (answer.queue_depth, answer.in_flight) == (5, 2)
-    assert codec.decode(answer.codec, answer.payload) == {
+    report = codec.decode(answer.codec, answer.payload)
+    assert report == {
         **counters.as_dict(),
+        "uptime_s": report["uptime_s"],
         "version": __version__,
         "pid": os.getpid(),
         "exports": names,

@@ -16,6 +16,7 @@ from molt_accel.errors import MoltIncompatible, MoltWorkerUnavailable, NoSharedM
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.arena import DEFAULT_BYTES, Geometry
 from molt_accel.ipc.shm.layout import Gauge
+from tests.support.errors import raised
 from tests.support.handover import core
 
 GEOMETRY = Geometry(4, 2, 4096)
@@ -30,8 +31,6 @@ def fds() -> set[str]:
 
 
 # -- geometry ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("executors", "capacity", "limit", "expected"),
     [
@@ -52,9 +51,7 @@ def test_a_pool_gets_the_channels_it_can_use_and_the_largest_rings_that_fit(
 @pytest.mark.parametrize("executors", [1, 2, 8, 64, 256, 512])
 @pytest.mark.parametrize("capacity", [0, 64, 1000, 65536])
 @pytest.mark.parametrize("megabytes", [4, 16, 256])
-def test_whatever_is_asked_for_the_limit_holds_or_it_is_an_error(
-    executors: int, capacity: int, megabytes: int
-) -> None:
+def test_whatever_is_asked_for_the_limit_holds(executors: int, capacity: int, megabytes: int) -> None:
     limit = megabytes << 20
     try:
         geometry = Geometry.fitting(executors, capacity, limit)
@@ -73,9 +70,8 @@ def test_whatever_is_asked_for_the_limit_holds_or_it_is_an_error(
 
 
 def test_where_the_smallest_does_not_fit_the_error_says_what_to_do() -> None:
-    with pytest.raises(NoSharedMemory) as caught:
-        Geometry.fitting(200, 64, 1 << 20)
-    assert caught.value.detail == (
+    error = raised(NoSharedMemory, Geometry.fitting, 200, 64, 1 << 20)
+    assert error.detail == (
         "1 MiB are too little for 200 executors; raise MOLT_WORKER_ARENA_MB, or use MOLT_TRANSPORT=stdio"
     )
 
@@ -100,8 +96,6 @@ def test_impossible_geometries_have_no_size(channels: int, slots: int, ring: int
 
 
 # -- making and attaching ---------------------------------------------------------------------------------
-
-
 def test_all_who_map_it_see_the_same() -> None:
     arena, fd = arenas.create(GEOMETRY)
     try:
@@ -154,9 +148,8 @@ def test_where_there_is_no_room_it_is_an_error_and_nothing_stays(monkeypatch: py
 
     before = fds()
     monkeypatch.setattr(os, "posix_fallocate", no_room)
-    with pytest.raises(NoSharedMemory) as caught:
-        arenas.create(GEOMETRY)
-    assert caught.value.detail == (
+    error = raised(NoSharedMemory, arenas.create, GEOMETRY)
+    assert error.detail == (
         "no room in /dev/shm for the 0.0 MiB of this pool (No space left on device); make it larger "
         "(docker run --shm-size), lower MOLT_WORKER_MAX_QUEUE, or use MOLT_TRANSPORT=stdio"
     )
@@ -210,10 +203,9 @@ def test_what_is_no_arena_is_refused_and_its_descriptor_closed(how: Any, image: 
     before = fds()
     fd = os.memfd_create("damaged")
     os.write(fd, image)
-    with pytest.raises(MoltIncompatible) as caught:
-        how(fd)
-    assert caught.value.detail.startswith("can't attach to the worker's memory: ")
-    assert caught.value.detail.endswith(why)
+    error = raised(MoltIncompatible, how, fd)
+    assert error.detail.startswith("can't attach to the worker's memory: ")
+    assert error.detail.endswith(why)
     assert fds() == before
 
 
@@ -235,8 +227,6 @@ def test_read_only_memory_is_not_worked_with() -> None:
 
 
 # -- where it can't run -----------------------------------------------------------------------------------
-
-
 def test_without_linux_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(NoSharedMemory, match="shared memory is served on Linux only"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,9 +27,8 @@ from molt_accel.ipc.messages import SHM_FROM_CLIENT, Attach, Attached, Hello, Le
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm import attach
 from molt_accel.ipc.shm.attach import connect, handshake, observe
+from tests.support.errors import raised
 from tests.support.frames import message_of
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 Ask = Callable[[socket.socket], object]
 BOTH = pytest.mark.parametrize(
@@ -140,10 +138,9 @@ def test_it_waits_without_a_limit_for_what_comes_later(worker: Worker, arena_fd:
     ids=lambda value: type(value).__name__,
 )
 def test_a_refusal_says_why(worker: Worker, ask: Ask, error: MoltError, detail: str) -> None:
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        ask(worker.answer(refusal(error)))
-    assert type(caught.value) is type(error)
-    assert caught.value.detail == detail
+    caught = raised(MoltWorkerUnavailable, ask, worker.answer(refusal(error)))
+    assert type(caught) is type(error)
+    assert caught.detail == detail
 
 
 @BOTH
@@ -173,9 +170,7 @@ def test_a_worker_that_has_closed_before_has_vanished(worker: Worker, ask: Ask) 
     ids=["garbage", "no descriptor", "no msgpack", "a client's", "another message", "no detail"],
 )
 def test_an_answer_that_is_none_is_another_protocol(worker: Worker, ask: Ask, answer: Any, text: str) -> None:
-    with pytest.raises(MoltIncompatible) as caught:
-        ask(worker.answer(answer))
-    assert caught.value.detail.startswith(text)
+    assert raised(MoltIncompatible, ask, worker.answer(answer)).detail.startswith(text)
 
 
 @BOTH
@@ -218,8 +213,6 @@ def test_a_silent_worker_ends_the_wait(worker: Worker, ask: Ask, monkeypatch: py
 
 
 # -- connecting -------------------------------------------------------------------------------------------
-
-
 def test_nobody_serves_a_path_that_is_not_there_or_was_left(tmp_path: Path) -> None:
     path = str(tmp_path / "left.sock")
     assert connect(path) is None

@@ -32,9 +32,11 @@ from tests.support.handover import (
     Running,
     arena_in,
     channel_of,
+    claimed,
     core,
     new_arena,
     new_memory,
+    one_of_each,
     publish,
     put,
     reply,
@@ -66,8 +68,6 @@ def call(channel: Any, slot: Any, asked: Request, answer: Response) -> tuple[Req
 
 
 # -- what arrives -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("spin_ns", [0, 50_000])
 @pytest.mark.parametrize("back", SIZES)
 @pytest.mark.parametrize("there", SIZES)
@@ -113,8 +113,7 @@ responses = st.builds(
 
 @given(requests, responses)
 def test_every_field_arrives_as_frame_py_would_have_it(asked: Request, answer: Response) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    _, channel, slot = one_of_each()
     assert channel.publish(asked, 1000, 0) == core.ADMITTED
     got = served(slot, lambda _: answer)
     assert (got.queue_depth, got.in_flight) == (0, 1)  # stamped at the claim
@@ -137,8 +136,6 @@ def test_a_request_is_told_how_many_are_queued_behind_and_run_beside_it() -> Non
 
 
 # -- what is refused --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "bad",
     [
@@ -184,10 +181,7 @@ def test_what_is_no_frame_at_all_raises_and_is_not_published(bad: Any, error: ty
 
 
 def test_a_reply_that_is_too_large_is_not_begun_and_can_be_replaced() -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel)
-    slot.next()
+    arena, channel, slot = claimed()
     slot.receive(MAX_BYTES)
     assert slot.reply(response(payload=b"x" * 1000), 1000, COUNTER) == core.BAD_FRAME
     assert (state_on(arena), arena.slot_gauge(0, COUNTER)) == (ChannelState.CLAIMED, 0)
@@ -197,10 +191,7 @@ def test_a_reply_that_is_too_large_is_not_begun_and_can_be_replaced() -> None:
 
 
 def test_a_request_over_the_worker_s_limit_is_not_read() -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel, payload=b"x" * 500)
-    slot.next()
+    _, channel, slot = claimed(b"x" * 500)
     with pytest.raises(core.Corrupt, match="a request of 584 bytes, 583 at most"):
         slot.receive(583)
     assert slot.fail(4)
@@ -349,8 +340,6 @@ def test_a_client_does_not_follow_counts_that_cant_be(more: int) -> None:
 
 
 # -- who may end what -------------------------------------------------------------------------------------
-
-
 def test_the_states_are_layout_s() -> None:
     assert tuple(map(int, ChannelState)) == core.STATES
 
@@ -397,8 +386,7 @@ def test_giving_up_says_how_it_stood(state: ChannelState, only_queued: bool) -> 
 
 @pytest.mark.parametrize("reason", [None, 0, 2**64 - 1])
 def test_an_outcome_is_taken_once(reason: int | None) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    arena, channel, slot = one_of_each()
     publish(channel)
     if reason is None:
         served(slot, lambda _: response())
@@ -411,8 +399,7 @@ def test_an_outcome_is_taken_once(reason: int | None) -> None:
 
 
 def test_a_client_takes_its_own_generation_only() -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    arena, channel, slot = one_of_each()
     publish(channel)
     served(slot, lambda _: response())
     put(arena, 0, arena.word(0) + (1 << 32))  # of a request that this client never made
@@ -424,10 +411,7 @@ def test_a_client_takes_its_own_generation_only() -> None:
 
 @pytest.mark.parametrize("how", ["reply", "fail"])
 def test_a_request_that_was_given_up_is_ended_by_its_executor_which_is_idle_then(how: str) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel)
-    slot.next()
+    arena, channel, slot = claimed()
     slot.receive(MAX_BYTES)
     assert arena.slot_state(0) == core.SLOT_BUSY
     assert channel.give_up() == ChannelState.CLAIMED
@@ -470,9 +454,7 @@ def test_an_executor_that_comes_late_does_not_touch_the_next_request() -> None:
         (ChannelState.KILLING, False),
     ],
 )
-def test_clearing_frees_what_nobody_takes_and_leaves_what_an_executor_may_touch(
-    state: ChannelState, freed: bool
-) -> None:
+def test_clearing_frees_only_what_no_executor_may_touch(state: ChannelState, freed: bool) -> None:
     arena = new_arena()
     channel = channel_of(arena)
     publish(channel)
@@ -483,8 +465,6 @@ def test_clearing_frees_what_nobody_takes_and_leaves_what_an_executor_may_touch(
 
 
 # -- order ------------------------------------------------------------------------------------------------
-
-
 def test_first_come_first_served_whatever_the_channel() -> None:
     arena = new_arena(channels=6)
     order = [4, 0, 5, 2, 1, 3]
@@ -511,8 +491,6 @@ def test_generations_go_round_and_never_are_0() -> None:
 
 
 # -- the executor's slot ----------------------------------------------------------------------------------
-
-
 def test_a_claim_names_slot_epoch_and_generation() -> None:
     arena = new_arena(channels=4, slots=300)
     channel, slot = channel_of(arena, 3), slot_of(arena, 299, 0xAB)
@@ -536,10 +514,7 @@ def test_a_serial_is_the_same_in_both_languages(index: int, generation: int) -> 
 
 @pytest.mark.parametrize("index", [core.GAUGES, 2**32 - 1])
 def test_a_gauge_that_is_none_is_an_error_and_not_another(index: int) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel)
-    slot.next()
+    arena, _, slot = claimed()
     slot.receive(MAX_BYTES)
     for use in (
         lambda: arena.gauge(index),
@@ -579,8 +554,7 @@ def test_what_runs_is_told_in_facts_of_the_slot() -> None:
 @settings(max_examples=30)
 @given(st.lists(st.tuples(U32, U32), min_size=1, max_size=20))
 def test_answers_are_counted_with_their_times(times: list[tuple[int, int]]) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    arena, channel, slot = one_of_each()
     queue, runs = arena.histograms(0)
     assert (set(queue), set(runs), len(queue)) == ({0}, {0}, core.BUCKETS)
     for number, (queue_us, exec_us) in enumerate(times):
@@ -599,8 +573,7 @@ def test_answers_are_counted_with_their_times(times: list[tuple[int, int]]) -> N
 
 
 def test_a_slot_is_made_ready_for_another_executor_and_its_counts_go_on() -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    arena, channel, slot = one_of_each()
     publish(channel)
     served(slot, lambda _: response())
     arena.retire(0)

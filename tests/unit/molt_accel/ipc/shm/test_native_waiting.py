@@ -18,8 +18,10 @@ from tests.support.handover import (
     RING,
     Running,
     channel_of,
+    claimed,
     core,
     new_arena,
+    one_of_each,
     publish,
     put,
     reply,
@@ -73,8 +75,6 @@ def spinning_arena(spin_ns: int, **geometry: int) -> Any:
 
 
 # -- how long ---------------------------------------------------------------------------------------------
-
-
 def test_a_wait_that_shall_not_wait_does_not() -> None:
     channel = channel_of(new_arena())
     publish(channel)
@@ -120,10 +120,7 @@ def test_a_wait_ends_when_another_thread_gives_the_request_up(only_queued: bool)
 
 
 def test_a_wait_ends_when_another_thread_gives_up_what_runs() -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel)
-    slot.next()
+    _, channel, _ = claimed()
     waiting = Running(lambda: channel.wait(NEVER))
     assert channel.give_up() == ChannelState.CLAIMED
     assert waiting.result() == core.OUTCOME
@@ -148,10 +145,7 @@ def test_a_wait_ends_with_the_connection_unless_the_outcome_is_there(state: Chan
 @pytest.mark.parametrize("outcome", [ChannelState.DONE, ChannelState.FAILED])
 def test_who_died_before_it_rang_is_not_waited_for(outcome: ChannelState) -> None:
     """An executor's or the supervisor's last step is seen without its ring, within the bound of a park."""
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel)
-    slot.next()
+    arena, channel, _ = claimed()
     waiting = Running(lambda: channel.wait(NEVER))
     put(arena, 0, with_state(arena.word(0), outcome))
     assert waiting.result() == core.OUTCOME
@@ -191,10 +185,7 @@ def test_one_that_sleeps_retires_at_once_and_leaves_requests_to_others() -> None
 
 
 def test_a_busy_one_retires_when_its_request_has_ended() -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel)
-    assert slot.next() == core.REQUEST
+    arena, channel, slot = claimed()
     arena.retire(0)
     slot.receive(MAX_BYTES)
     assert reply(slot, response()) == core.TRANSFERRED
@@ -203,15 +194,10 @@ def test_a_busy_one_retires_when_its_request_has_ended() -> None:
 
 
 # -- bytes that flow --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("step", [ChannelState.ABANDONED, ChannelState.KILLING])
 @pytest.mark.parametrize("direction", ["request", "reply"])
 def test_an_executor_does_not_wait_for_a_request_taken_away(direction: str, step: ChannelState) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel, payload=b"x" * (3 * RING if direction == "request" else 10))
-    slot.next()
+    arena, channel, slot = claimed(b"x" * (3 * RING if direction == "request" else 10))
     if direction == "request":
         moving = Running(lambda: slot.receive(MAX_BYTES))
     else:
@@ -227,24 +213,19 @@ def test_an_executor_does_not_wait_for_a_request_taken_away(direction: str, step
     assert arena.slot_state(0) == (core.SLOT_IDLE if step is ChannelState.ABANDONED else core.SLOT_BUSY)
 
 
-@pytest.mark.parametrize("direction", ["request", "reply"])
-def test_a_client_that_moves_nothing_on_costs_its_executor_seconds_and_no_more(direction: str) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
-    publish(channel, payload=b"x" * (3 * RING if direction == "request" else 10))
-    slot.next()
-    if direction == "request":
-        assert slot.receive(MAX_BYTES) == core.STALLED
-    else:
-        slot.receive(MAX_BYTES)
-        assert reply(slot, response(payload=b"y" * 3 * RING)) == core.STALLED
-    assert slot.fail(3)
-    assert (channel.wait(0), channel.take()) == (core.OUTCOME, 3)
+def test_a_client_that_moves_nothing_on_costs_its_executor_seconds_and_no_more() -> None:
+    (_, asking, asked), (_, reading, answering) = claimed(b"x" * 3 * RING), claimed()
+    receiving = Running(lambda: asked.receive(MAX_BYTES))  # both at once: it takes as long as it takes
+    answering.receive(MAX_BYTES)
+    assert reply(answering, response(payload=b"y" * 3 * RING)) == core.STALLED
+    assert receiving.result() == core.STALLED
+    for channel, slot in ((asking, asked), (reading, answering)):
+        assert slot.fail(3)
+        assert (channel.wait(0), channel.take()) == (core.OUTCOME, 3)
 
 
 def test_while_bytes_flow_the_wait_can_end_and_go_on() -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    _, channel, slot = one_of_each()
     payload = os.urandom(40 * RING)
     executor = Running(lambda: (slot.next(), slot.receive(MAX_BYTES), reply(slot, response(payload=payload))))
     assert channel.publish(request(payload=payload), 9, 0) == core.ADMITTED
@@ -257,8 +238,6 @@ def test_while_bytes_flow_the_wait_can_end_and_go_on() -> None:
 
 
 # -- one thread for many calls ----------------------------------------------------------------------------
-
-
 def test_a_redirected_channel_rings_another_s_doorbell() -> None:
     arena = new_arena(channels=4)
     doorbell = channel_of(arena, 3)
@@ -296,11 +275,8 @@ def test_a_reset_channel_has_its_own_doorbell_again() -> None:
 
 
 # -- signals ----------------------------------------------------------------------------------------------
-
-
 def test_a_signal_interrupts_a_wait_which_can_be_taken_up_again(interrupts: list[str]) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    _, channel, slot = one_of_each()
     publish(channel)
     timer = later(lambda: os.kill(os.getpid(), signal.SIGUSR2))
     with pytest.raises(Interrupted):
@@ -334,8 +310,7 @@ def test_a_signal_that_another_thread_was_sent_is_heeded_too(interrupts: list[st
 
 @pytest.mark.parametrize("where", ["next", "receive", "reply", "listen"])
 def test_a_signal_interrupts_every_wait(where: str, interrupts: list[str]) -> None:
-    arena = new_arena()
-    channel, slot = channel_of(arena), slot_of(arena)
+    _, channel, slot = one_of_each()
     if where in ("receive", "reply"):
         publish(channel, payload=b"x" * (3 * RING if where == "receive" else 1))
         slot.next()
@@ -354,8 +329,6 @@ def test_a_signal_interrupts_every_wait(where: str, interrupts: list[str]) -> No
 
 
 # -- forks ------------------------------------------------------------------------------------------------
-
-
 def test_a_child_that_has_let_go_touches_nothing_of_its_parent_s() -> None:
     arena = new_arena()
     arena.set_gauge(Gauge.CAPACITY, 5)
@@ -374,8 +347,6 @@ def test_a_child_that_has_let_go_touches_nothing_of_its_parent_s() -> None:
 
 
 # -- what sleeping costs here -----------------------------------------------------------------------------
-
-
 def test_the_price_of_a_park_is_measured_by_two_threads() -> None:
     meter = core.ParkMeter()
     other = Running(lambda: meter.run(1, 20))

@@ -18,8 +18,6 @@ from molt_accel.transports.shm import channels as pools
 from molt_accel.transports.shm.channels import ChannelPool
 from tests.support.scripted_pool import FakePool
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
-
 MakePool = Callable[..., FakePool]
 REQUEST = Request(1, "echo", b"payload")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +14,6 @@ from molt_accel.transports.shm import completion as completion_threads
 from molt_accel.transports.shm.completion import CompletionThread
 from tests.support.processes import wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 MakePool = Callable[..., FakePool]
 MakeCompletionThread = Callable[..., CompletionThread]
@@ -71,6 +68,11 @@ def make_completion_thread(fake: FakePool) -> Iterator[MakeCompletionThread]:
         assert completion_thread.quiet(PATIENCE_S)
 
 
+@pytest.fixture
+def thread(make_completion_thread: MakeCompletionThread) -> CompletionThread:
+    return make_completion_thread()
+
+
 def gone(completion_thread: CompletionThread) -> bool:
     return not completion_thread._calls
 
@@ -81,135 +83,118 @@ def asleep(completion_thread: CompletionThread) -> bool:
     return stat.rpartition(")")[2].split()[0] == "S"
 
 
-def test_a_call_is_looked_at_when_it_is_rung_for_until_it_ends(
-    fake: FakePool, make_completion_thread: MakeCompletionThread
-) -> None:
-    completion_thread, call = make_completion_thread(), Call(fake, 1)
-    completion_thread.add(call)
-    wait_until(lambda: call.polls > 0 and asleep(completion_thread))
+def test_a_call_is_looked_at_when_it_is_rung_for(fake: FakePool, thread: CompletionThread) -> None:
+    call = Call(fake, 1)
+    thread.add(call)
+    wait_until(lambda: call.polls > 0 and asleep(thread))
     polls = call.polls
     fake.arena.ring_client(1)
     wait_until(lambda: call.polls > polls)
     call.end(fake)
-    wait_until(lambda: gone(completion_thread))
+    wait_until(lambda: gone(thread))
     polls = call.polls
-    completion_thread.wake()
+    thread.wake()
     other = Call(fake, 2)
-    completion_thread.add(other)
+    thread.add(other)
     wait_until(lambda: other.polls > 0)
     assert call.polls == polls
     other.end(fake)
 
 
-def test_one_thread_waits_for_all(fake: FakePool, make_completion_thread: MakeCompletionThread) -> None:
-    completion_thread = make_completion_thread()
+def test_one_thread_waits_for_all(fake: FakePool, thread: CompletionThread) -> None:
     calls = [Call(fake, index) for index in range(1, 6)]
     for call in calls:
-        completion_thread.add(call)
-    assert sum(thread.name == "molt-completion" for thread in threading.enumerate()) == 1
+        thread.add(call)
+    assert sum(each.name == "molt-completion" for each in threading.enumerate()) == 1
     for call in reversed(calls):
         call.end(fake)
-    wait_until(lambda: gone(completion_thread))
+    wait_until(lambda: gone(thread))
 
 
-def test_a_call_that_had_ended_before_it_came_is_noticed(
-    fake: FakePool, make_completion_thread: MakeCompletionThread
-) -> None:
-    completion_thread = make_completion_thread()
+def test_a_call_that_had_ended_before_it_came_is_noticed(fake: FakePool, thread: CompletionThread) -> None:
     for _ in range(50):
         call = Call(fake, 1)
         call.end(fake)
-        completion_thread.add(call)
-        wait_until(lambda: gone(completion_thread))
+        thread.add(call)
+        wait_until(lambda: gone(thread))
 
 
 def test_a_call_that_raises_takes_no_other_along(
-    fake: FakePool, make_completion_thread: MakeCompletionThread, caplog: pytest.LogCaptureFixture
+    fake: FakePool, thread: CompletionThread, caplog: pytest.LogCaptureFixture
 ) -> None:
-    completion_thread = make_completion_thread()
     good, bad = Call(fake, 1), Call(fake, 2)
     bad.error = ValueError("a bug")
-    completion_thread.add(good)
-    completion_thread.add(bad)
-    wait_until(lambda: len(completion_thread._calls) == 1)
+    thread.add(good)
+    thread.add(bad)
+    wait_until(lambda: len(thread._calls) == 1)
     good.end(fake)
-    wait_until(lambda: gone(completion_thread))
+    wait_until(lambda: gone(thread))
     assert [record.getMessage() for record in caplog.records] == ["a call could not be moved on"]
 
 
-def test_a_call_s_own_time_is_kept(fake: FakePool, make_completion_thread: MakeCompletionThread) -> None:
+def test_a_call_s_own_time_is_kept(fake: FakePool, thread: CompletionThread) -> None:
     class Timed(Call):
         def poll(self) -> int:
             super().poll()
             return 0 if self.polls > 3 else completion_threads.time.monotonic_ns() + 1_000_000
 
-    completion_thread = make_completion_thread()
-    completion_thread.add(Timed(fake, 1))
-    wait_until(lambda: gone(completion_thread))
+    thread.add(Timed(fake, 1))
+    wait_until(lambda: gone(thread))
 
 
 def test_without_calls_its_thread_sleeps_until_there_is_one(
-    fake: FakePool, make_completion_thread: MakeCompletionThread, monkeypatch: pytest.MonkeyPatch
+    fake: FakePool, thread: CompletionThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(completion_threads, "_LOOK_NS", 1_000_000)
     monkeypatch.setattr(completion_threads, "_IDLE_NS", 0)
-    completion_thread, first = make_completion_thread(), Call(fake, 1)
-    completion_thread.add(first)
+    first = Call(fake, 1)
+    thread.add(first)
     first.end(fake)
-    wait_until(
-        lambda: gone(completion_thread) and not completion_thread._some.is_set() and asleep(completion_thread)
-    )
+    wait_until(lambda: gone(thread) and not thread._some.is_set() and asleep(thread))
     second = Call(fake, 1)
-    completion_thread.add(second)
+    thread.add(second)
     second.end(fake)
-    wait_until(lambda: gone(completion_thread))
+    wait_until(lambda: gone(thread))
 
 
-def test_it_ends_when_it_is_stopped_and_its_last_call_has_ended(
-    fake: FakePool, make_completion_thread: MakeCompletionThread
-) -> None:
-    completion_thread, call = make_completion_thread(), Call(fake, 1)
-    completion_thread.add(call)
-    completion_thread.stop()
-    assert not completion_thread.quiet(0.01)
+def test_it_ends_once_stopped_and_after_its_last_call(fake: FakePool, thread: CompletionThread) -> None:
+    call = Call(fake, 1)
+    thread.add(call)
+    thread.stop()
+    assert not thread.quiet(0.01)
     call.end(fake)
-    assert completion_thread.quiet(PATIENCE_S)
-    assert completion_thread._thread is None
+    assert thread.quiet(PATIENCE_S)
+    assert thread._thread is None
 
 
-def test_one_that_was_never_used_has_ended(make_completion_thread: MakeCompletionThread) -> None:
-    completion_thread = make_completion_thread()
-    assert completion_thread.quiet(0)
-    completion_thread.stop()
-    assert completion_thread.quiet(0)
+def test_one_that_was_never_used_has_ended(thread: CompletionThread) -> None:
+    assert thread.quiet(0)
+    thread.stop()
+    assert thread.quiet(0)
 
 
-def test_a_call_that_comes_after_the_end_is_taken_care_of_too(
-    fake: FakePool, make_completion_thread: MakeCompletionThread
-) -> None:
-    completion_thread = make_completion_thread()
+def test_a_call_that_comes_after_the_end_is_looked_at_too(fake: FakePool, thread: CompletionThread) -> None:
     for _ in range(30):
         call = Call(fake, 1)
-        completion_thread.stop()
-        completion_thread.add(call)
+        thread.stop()
+        thread.add(call)
         call.end(fake)
-        wait_until(lambda: gone(completion_thread))
-        assert completion_thread.quiet(PATIENCE_S)
+        wait_until(lambda: gone(thread))
+        assert thread.quiet(PATIENCE_S)
 
 
-def test_its_own_last_call_ends_it(fake: FakePool, make_completion_thread: MakeCompletionThread) -> None:
+def test_its_own_last_call_ends_it(fake: FakePool, thread: CompletionThread) -> None:
     """What that call's end sets off may ask, on this very thread."""
     said: list[bool] = []
 
     class Asking(Call):
         def poll(self) -> int:
-            completion_thread.stop()
-            said.append(completion_thread.quiet(0))
+            thread.stop()
+            said.append(thread.quiet(0))
             return 0
 
-    completion_thread = make_completion_thread()
-    completion_thread.add(Asking(fake, 1))
-    assert completion_thread.quiet(PATIENCE_S)
+    thread.add(Asking(fake, 1))
+    assert thread.quiet(PATIENCE_S)
     assert said == [True]
 
 
@@ -241,18 +226,17 @@ def test_no_doorbell_means_looking(fake: FakePool, make_completion_thread: MakeC
 
 
 def test_where_no_thread_can_be_started_the_call_is_not_kept(
-    fake: FakePool, make_completion_thread: MakeCompletionThread, monkeypatch: pytest.MonkeyPatch
+    fake: FakePool, thread: CompletionThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(thread: threading.Thread) -> None:
+    def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    completion_thread = make_completion_thread()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
-            completion_thread.add(Call(fake, 1))
-    assert gone(completion_thread)
+            thread.add(Call(fake, 1))
+    assert gone(thread)
     call = Call(fake, 1)
-    completion_thread.add(call)
+    thread.add(call)
     call.end(fake)
-    wait_until(lambda: gone(completion_thread))
+    wait_until(lambda: gone(thread))

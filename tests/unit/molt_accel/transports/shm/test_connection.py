@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -36,10 +35,7 @@ from molt_accel.transports.shm.connection import Connection
 from tests.support.processes import exit_code, fork, wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only"),
-    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 MakePool = Callable[..., FakePool]
 REQUEST = Request(1, "echo", b"payload")
@@ -48,6 +44,11 @@ REQUEST = Request(1, "echo", b"payload")
 @pytest.fixture
 def fake(make_pool: MakePool) -> FakePool:
     return make_pool()
+
+
+@pytest.fixture
+def connection(fake: FakePool) -> Connection:
+    return fake.connection()
 
 
 def ping(number: int = 7) -> Request:
@@ -70,8 +71,6 @@ def ended(connection: Connection) -> bool:
 
 
 # -- attached -----------------------------------------------------------------------------------------------
-
-
 def test_what_the_worker_granted_is_what_the_connection_goes_by(make_pool: MakePool) -> None:
     fake = make_pool(channels=5, capacity=3)
     fake.set(Gauge.SPIN_NS, 1234)
@@ -89,8 +88,7 @@ def test_what_the_worker_granted_is_what_the_connection_goes_by(make_pool: MakeP
     assert fake.connection(spin_us=7).arena.spin_ns == 7000
 
 
-def test_its_greeting_says_that_the_worker_is_ready(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_its_greeting_says_that_the_worker_is_ready(fake: FakePool, connection: Connection) -> None:
     assert not connection.greeted.is_set()
     fake.greet()
     assert connection.greeted.wait(PATIENCE_S)
@@ -119,10 +117,7 @@ def _refuse_thread(thread: threading.Thread) -> None:
 
 
 # -- pings and cancels --------------------------------------------------------------------------------------
-
-
-def test_a_ping_goes_by_the_socket_and_its_answer_resolves_it(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_a_ping_goes_by_the_socket_and_its_answer_resolves_it(fake: FakePool, connection: Connection) -> None:
     pending = connection.ping(ping())
     assert pending is not None
     asked = fake.hear()
@@ -134,8 +129,7 @@ def test_a_ping_goes_by_the_socket_and_its_answer_resolves_it(fake: FakePool) ->
     assert not connection.forget_ping(pending)
 
 
-def test_a_ping_that_is_forgotten_is_not_answered(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_a_ping_that_is_forgotten_is_not_answered(fake: FakePool, connection: Connection) -> None:
     pending = connection.ping(ping())
     assert pending is not None
     assert connection.forget_ping(pending)
@@ -170,8 +164,7 @@ def _raise(error: BaseException) -> Callable[..., None]:
     return act
 
 
-def test_a_worker_that_reads_nothing_is_told_no_more(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_a_worker_that_reads_nothing_is_told_no_more(connection: Connection) -> None:
     with pytest.raises(MoltWorkerUnavailable, match=r"^the worker doesn't listen$"):
         _ping_for_ever(connection)
     connection.cancel(3, 1)  # lost, and that is all
@@ -189,8 +182,6 @@ def test_a_cancel_names_channel_and_generation(fake: FakePool) -> None:
 
 
 # -- channels -----------------------------------------------------------------------------------------------
-
-
 def test_more_channels_are_asked_for_and_used(fake: FakePool) -> None:
     fake.granted = []
     connection = fake.connection()
@@ -218,9 +209,7 @@ def test_none_left_is_busy_and_not_asked_again_for_a_while(fake: FakePool) -> No
     connection.lease_more()
 
 
-def test_a_worker_that_doesn_t_answer_is_waited_for_for_a_time_only(
-    fake: FakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_worker_is_not_waited_for_for_ever(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "ANSWER_S", 0.05)
     fake.granted = []
     connection = fake.connection()
@@ -228,16 +217,13 @@ def test_a_worker_that_doesn_t_answer_is_waited_for_for_a_time_only(
     assert not connection.channels.wants_more
 
 
-def test_spare_channels_are_given_back_when_asked_for(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_spare_channels_are_given_back_when_asked_for(fake: FakePool, connection: Connection) -> None:
     assert connection.channels.lease() is not None
     fake.tell(Recall(3))
     assert fake.hear() == Return([7, 6, 5])
 
 
 # -- the worker's end ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("sign", ["none", "greeting", "serving", "an executor"])
 def test_whether_a_request_may_have_run_is_whether_anything_could_run_it(fake: FakePool, sign: str) -> None:
     """Executors serve before the supervisor has told so."""
@@ -288,8 +274,7 @@ def test_unexpected_messages_end_it(fake: FakePool, message: Item, caplog: pytes
     assert fake.hear() is None
 
 
-def test_a_message_that_is_no_frame_ends_the_connection(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_a_message_that_is_no_frame_ends_the_connection(fake: FakePool, connection: Connection) -> None:
     assert fake.sock is not None
     fake.sock.send(b"\x04\x00\x00\x00what")
     wait_until(lambda: ended(connection))
@@ -308,8 +293,7 @@ def test_a_bug_of_its_own_ends_it_rather_than_leave_its_calls_waiting(
     assert "the thread that listens to a worker failed" in caplog.text
 
 
-def test_a_drain_with_nothing_under_way_is_left_at_once(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_a_drain_with_nothing_under_way_is_left_at_once(fake: FakePool, connection: Connection) -> None:
     fake.tell(Draining())
     assert fake.heard() == [Detach()]
     wait_until(lambda: ended(connection))
@@ -336,8 +320,7 @@ def test_a_drain_is_left_after_the_last_call_and_the_last_ping(fake: FakePool) -
     assert isinstance(pending.result, Response)
 
 
-def test_a_ping_that_is_forgotten_is_none_to_wait_for(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_a_ping_that_is_forgotten_is_none_to_wait_for(fake: FakePool, connection: Connection) -> None:
     pending = connection.ping(ping())
     assert pending is not None
     fake.hear()
@@ -348,8 +331,6 @@ def test_a_ping_that_is_forgotten_is_none_to_wait_for(fake: FakePool) -> None:
 
 
 # -- this side's end ----------------------------------------------------------------------------------------
-
-
 def test_close_tells_the_worker_that_it_has_done_with_its_channels(fake: FakePool) -> None:
     connection = fake.connection()
     connection.close()
@@ -360,8 +341,7 @@ def test_close_tells_the_worker_that_it_has_done_with_its_channels(fake: FakePoo
     connection.close()
 
 
-def test_close_waits_for_calls_that_are_about_to_end(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_close_waits_for_calls_that_are_about_to_end(fake: FakePool, connection: Connection) -> None:
     channel = busy(connection)
     with ThreadPoolExecutor(1) as threads:
         closing = threads.submit(connection.close)
@@ -373,9 +353,7 @@ def test_close_waits_for_calls_that_are_about_to_end(fake: FakePool) -> None:
     assert fake.heard() == [Detach()]
 
 
-def test_close_does_not_say_so_while_a_thread_may_still_write(
-    fake: FakePool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_close_says_nothing_while_a_thread_may_write(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then only its death makes sure."""
     monkeypatch.setattr(connections, "_QUIET_S", 0.05)
     connection = fake.connection()
@@ -408,8 +386,7 @@ def test_close_waits_for_who_listens_to_a_doorbell(fake: FakePool, monkeypatch: 
 
 
 @pytest.mark.parametrize("end", ["closed", "hung up"])
-def test_threads_that_wait_are_woken_by_the_end(fake: FakePool, end: str) -> None:
-    connection = fake.connection()
+def test_threads_that_wait_are_woken_by_the_end(fake: FakePool, connection: Connection, end: str) -> None:
     channel = busy(connection)
     with ThreadPoolExecutor(2) as threads:
         waiting = threads.submit(channel.wait, 2**63)
@@ -421,8 +398,7 @@ def test_threads_that_wait_are_woken_by_the_end(fake: FakePool, end: str) -> Non
         ending.result(PATIENCE_S)
 
 
-def test_the_completion_thread_of_a_connection_ends_with_it(fake: FakePool) -> None:
-    connection = fake.connection()
+def test_the_completion_thread_of_a_connection_ends_with_it(fake: FakePool, connection: Connection) -> None:
     completion_thread = connection.completion_thread
     assert connection.completion_thread is completion_thread
     fake.hang_up()

@@ -4,7 +4,7 @@ and its channel comes back once.
 
 from __future__ import annotations
 
-import sys
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +25,6 @@ from molt_accel.errors import (
     MoltTimeout,
     MoltWorkerCrashed,
     MoltWorkerUnavailable,
-    NoSharedMemory,
     WorkerVanished,
     from_wire,
 )
@@ -47,10 +46,9 @@ from molt_accel.transports.base import PendingCall
 from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm import transport as shm
 from molt_accel.transports.shm.transport import ShmCall, ShmTransport
+from tests.support.errors import raised
 from tests.support.processes import wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 MakePool = Callable[..., FakePool]
 ids = count(1)
@@ -73,12 +71,25 @@ def fake(make_pool: MakePool) -> FakePool:
 
 @pytest.fixture
 def transport(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShmTransport]:
-    monkeypatch.setattr(shm, "attach_or_start", fake.attach)
+    monkeypatch.setattr(shm, "attach_or_start", lambda *args: fake.attach(*args))
     monkeypatch.setattr(connections, "_QUIET_S", 0.05)  # some tests leave calls behind
     opened = fake.transport()
     opened.start()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def asked(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For each time that a worker was looked for, when it may be started at the earliest."""
+    asked: list[float] = []
+
+    def attach(config: Config, not_before_s: float = 0.0) -> Any:
+        asked.append(not_before_s)
+        return fake.serve()
+
+    monkeypatch.setattr(fake, "attach", attach)
+    return asked
 
 
 def submit(transport: ShmTransport, frame: Request | None = None) -> ShmCall:
@@ -102,8 +113,6 @@ def outcome(pending: PendingCall) -> Any:
 
 
 # -- good ends ----------------------------------------------------------------------------------------------
-
-
 def test_a_request_is_taken_up_and_its_reply_is_the_outcome(transport: ShmTransport, fake: FakePool) -> None:
     pending = submit(transport, request({"a": 1}))
     assert (pending.done, pending.wait(0), pending.lost) == (False, False, False)
@@ -161,8 +170,6 @@ def test_a_callback_can_be_replaced_while_it_waits(transport: ShmTransport, fake
 
 
 # -- failures -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("word", "kind", "facts", "executor"),
     [
@@ -203,9 +210,7 @@ def test_a_reply_to_another_request_ends_the_connection(
     wait_until(lambda: not transport.ready)
 
 
-def test_a_channel_in_an_impossible_state_ends_the_connection(
-    transport: ShmTransport, fake: FakePool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_bad_states_end_it(transport: ShmTransport, fake: FakePool, caplog: pytest.LogCaptureFixture) -> None:
     pending = submit(transport)
     index = pending.channel.index
     word = fake.arena.word(index)
@@ -234,12 +239,8 @@ def test_a_channel_that_the_worker_has_taken_away_is_an_unavailable_worker(
 
 
 # -- the end of the connection ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("state", ["queued", "claimed", "done", "failed"])
-def test_at_the_end_of_the_connection_a_call_has_the_outcome_that_is_certain(
-    transport: ShmTransport, fake: FakePool, state: str
-) -> None:
+def test_at_the_end_a_call_has_what_is_certain(transport: ShmTransport, fake: FakePool, state: str) -> None:
     pending = submit(transport)
     if state != "queued":
         taken = fake.claim()
@@ -288,8 +289,6 @@ def test_closing_cancels_calls_under_way(transport: ShmTransport, fake: FakePool
 
 
 # -- giving up ----------------------------------------------------------------------------------------------
-
-
 def test_what_is_queued_is_given_up_and_nobody_runs_it(transport: ShmTransport, fake: FakePool) -> None:
     pending, error = submit(transport), MoltCancelled("enough")
     assert transport.abandon(pending, error)
@@ -441,8 +440,6 @@ def test_a_call_that_ends_as_it_is_given_up_does_not_take_the_next_one_of_its_ch
 
 
 # -- the queue ----------------------------------------------------------------------------------------------
-
-
 def test_a_deadline_passes_in_the_queue(transport: ShmTransport, fake: FakePool) -> None:
     pending = submit(transport, request(deadline_ns=in_ms(30)))
     assert pending.wait(None)
@@ -462,9 +459,8 @@ def test_a_deadline_is_the_worker_s_to_watch_once_it_runs(transport: ShmTranspor
 
 def test_a_full_queue_is_busy_at_once(transport: ShmTransport, fake: FakePool) -> None:
     queued = [submit(transport) for _ in range(5)]  # four places, and an idle executor
-    with pytest.raises(MoltBusy) as caught:
-        transport.submit(request())
-    assert (caught.value.detail, caught.value.retry_after_s) == ("the queue is full", 1)
+    error = raised(MoltBusy, transport.submit, request())
+    assert (error.detail, error.retry_after_s) == ("the queue is full", 1)
     assert fake.arena.gauge(Gauge.OUTCOMES + Outcome.Busy) == 1
     assert in_calls(transport) == len(queued)
     fake.claim()
@@ -521,8 +517,6 @@ def test_without_a_free_channel_more_are_leased(transport: ShmTransport, fake: F
 
 
 # -- one connection after the other -------------------------------------------------------------------------------
-
-
 def test_nothing_is_sent_before_it_has_started(fake: FakePool) -> None:
     opened = fake.transport()
     assert not opened.ready
@@ -582,142 +576,48 @@ def test_close_ends_the_calls_of_a_worker_that_drains_too(transport: ShmTranspor
     assert type(outcome(pending)) is MoltCancelled
 
 
-def test_a_drain_isnt_death(transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
-    for _ in range(3):
-        fake.greet()
-        fake.tell(Draining())
-        wait_until(lambda: not transport.ready)
-        transport.start()
-        assert transport.ready
-
-
-def test_waiting_until_it_is_ready_outlasts_a_drain(transport: ShmTransport, fake: FakePool) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(transport.wait_ready, PATIENCE_S)
-        first = fake.sock
-        fake.tell(Draining())
-        wait_until(lambda: fake.sock is not first and transport.ready)
-        fake.greet()
-        waiting.result(PATIENCE_S)
-    with pytest.raises(MoltWorkerUnavailable, match=r"^the worker was not ready within 0.01 s$"):
-        _wait_for_another(transport, fake)
-
-
-def _wait_for_another(transport: ShmTransport, fake: FakePool) -> None:
-    fake.tell(Draining())
-    wait_until(lambda: not transport.ready)
-    transport.wait_ready(0.01)
-
-
-def test_waiting_until_it_is_ready_raises_why_it_isn_t(transport: ShmTransport, fake: FakePool) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(transport.wait_ready, PATIENCE_S)
-        fake.fail_start("no module named shop")
-        fake.hang_up()
-        with pytest.raises(MoltWorkerUnavailable, match=r"^the worker can't start: no module named shop$"):
-            waiting.result(PATIENCE_S)
-
-
-def test_a_worker_that_was_ready_and_died_young_is_started_again_a_little_later(
-    transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lived_s", [0, 100])
+def test_a_worker_that_died_young_is_started_again_a_little_later(
+    transport: ShmTransport, fake: FakePool, asked: list[float], lived_s: float
 ) -> None:
-    """Nobody is refused: who starts it waits, or finds it started by somebody else."""
-    asked: list[float] = []
-
-    def attach(config: Config, not_before_s: float) -> Any:
-        asked.append(not_before_s)
-        return fake.serve()
-
-    monkeypatch.setattr(shm, "attach_or_start", attach)
+    """Nobody is refused: who starts it waits, or finds it started by somebody else. How long this client knew a pool
+    that has lived long does not count."""
     connection = transport._connection
     assert connection is not None
-    connection.worker_started_s = time.monotonic()
+    connection.worker_started_s = time.monotonic() - lived_s
     fake.greet()
     assert connection.greeted.wait(PATIENCE_S)
     fake.hang_up()
     wait_until(lambda: connection.end_error is not None)
+    asked.clear()
     transport.start()
-    assert asked == [pytest.approx(connection.ended_s + launcher.FIRST_BACKOFF_S)]
+    (not_before_s,) = asked
+    if lived_s:
+        assert not_before_s <= time.monotonic()
+    else:
+        assert not_before_s == pytest.approx(connection.ended_s + launcher.FIRST_BACKOFF_S)
 
 
-def test_a_pool_that_lived_long_is_started_again_at_once_however_short_this_client_knew_it(
-    transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("vanishes", "tries"), [(1, 3), (99, 5)])
+def test_a_worker_that_vanishes_is_looked_for_again_and_given_up(
+    fake: FakePool, asked: list[float], monkeypatch: pytest.MonkeyPatch, vanishes: int, tries: int
 ) -> None:
-    asked: list[float] = []
-    monkeypatch.setattr(
-        shm, "attach_or_start", lambda config, not_before_s: asked.append(not_before_s) or fake.serve()
-    )
-    connection = transport._connection
-    assert connection is not None
-    connection.worker_started_s = time.monotonic() - 100
-    fake.greet()
-    assert connection.greeted.wait(PATIENCE_S)
-    fake.hang_up()
-    wait_until(lambda: connection.end_error is not None)
-    transport.start()
-    assert asked[0] <= time.monotonic()
+    serve = fake.serve
 
-
-@pytest.mark.parametrize("kind", [MoltWorkerUnavailable, NoSharedMemory])
-def test_a_start_that_failed_is_not_tried_again_at_once_and_told_as_what_it_was(
-    fake: FakePool, monkeypatch: pytest.MonkeyPatch, kind: type[MoltWorkerUnavailable]
-) -> None:
-    tries = 0
-
-    def fail(config: Config, not_before_s: float) -> Any:
-        nonlocal tries
-        tries += 1
-        raise kind("there is no room")
-
-    monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 1000)
-    monkeypatch.setattr(shm, "attach_or_start", fail)
-    opened = fake.transport()
-    with pytest.raises(kind, match=r"^there is no room$"):
-        opened.start()
-    for _ in range(3):
-        with pytest.raises(
-            MoltWorkerUnavailable, match=r"^the worker is started again in .*: there is no room$"
-        ) as caught:
-            opened.start()
-        assert type(caught.value) is kind
-    assert tries == 1
-    opened.close()
-
-
-def test_a_worker_that_vanishes_is_looked_for_again(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = 0
-
-    def attach(config: Config, not_before_s: float) -> Any:
-        nonlocal tries
-        tries += 1
-        if tries == 1:
+    def vanishing() -> Any:
+        if len(asked) <= vanishes:
             raise WorkerVanished("it was started, but does not listen")
-        near = fake.serve()
-        if tries == 2:
+        near = serve()
+        if len(asked) == vanishes + 1:
             near.shutdown(2)
         return near
 
-    monkeypatch.setattr(shm, "attach_or_start", attach)
+    monkeypatch.setattr(fake, "serve", vanishing)
+    monkeypatch.setattr(shm, "attach_or_start", fake.attach)
     opened = fake.transport()
-    opened.start()
-    assert (tries, opened.ready) == (3, True)
-    opened.close()
-
-
-def test_one_that_always_vanishes_is_given_up(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = 0
-
-    def attach(config: Config, not_before_s: float) -> Any:
-        nonlocal tries
-        tries += 1
-        raise WorkerVanished("it does not listen")
-
-    monkeypatch.setattr(shm, "attach_or_start", attach)
-    opened = fake.transport()
-    with pytest.raises(WorkerVanished):
+    with pytest.raises(WorkerVanished) if vanishes == 99 else contextlib.nullcontext():
         opened.start()
-    assert tries == 5
+    assert (len(asked), opened.ready) == (tries, vanishes == 1)
     opened.close()
 
 
@@ -742,19 +642,15 @@ def test_close_does_not_wait_for_a_start_but_ends_it(fake: FakePool, monkeypatch
     assert fake.heard() == [Detach()]
 
 
-def test_many_starts_at_once_make_one_connection(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    attached = []
-
-    def attach(config: Config, not_before_s: float) -> Any:
-        attached.append(fake.serve())
-        return attached[-1]
-
-    monkeypatch.setattr(shm, "attach_or_start", attach)
+def test_many_starts_at_once_make_one_connection(
+    fake: FakePool, asked: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shm, "attach_or_start", fake.attach)
     opened = fake.transport()
     with ThreadPoolExecutor(8) as threads:
         for starting in [threads.submit(opened.start) for _ in range(8)]:
             starting.result(PATIENCE_S)
-    assert len(attached) == 1
+    assert len(asked) == 1
     opened.close()
 
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import signal
-import sys
 
 import pytest
 
 from molt_accel.ipc.messages import CancelChannel
-
-if sys.platform != "linux":
-    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
-
 from molt_accel.ipc.shm.layout import (
     ChannelState,
     Failure,

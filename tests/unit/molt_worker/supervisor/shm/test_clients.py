@@ -6,8 +6,6 @@ import os
 import resource
 import signal
 import socket
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,17 +35,13 @@ from molt_accel.ipc.messages import (
     Response,
     Return,
 )
-from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 from molt_worker.supervisor.shm import clients as clients_module
 from molt_worker.supervisor.shm.clients import Channels, Clients, max_clients
 from tests.support.frames import message_of, message_saying
 from tests.support.processes import exit_code, fork, wait_for_file, wait_until
-
-if sys.platform != "linux":
-    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
-
+from tests.support.scripted_forkserver import Logged
 
 #: What a client has to know of the pool.
 FACTS = {
@@ -103,13 +97,12 @@ class Peer:
         self.sock.close()
 
 
-class Desk:
+class Desk(Logged):
     """The clients of a pool whose owner is the test."""
 
     def __init__(self, directory: str, channels: int = 12) -> None:
         self.path = os.path.join(directory, "desk")
-        self._log_file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
-        self.sink = LogSink(as_json=False, level="debug", fd=self._log_file.fileno())
+        super().__init__()
         self.loop = EventLoop(self.sink)
         self.counters = Counters()
         self.channels = Channels(channels, lambda channel: channel not in self.in_use)
@@ -174,17 +167,12 @@ class Desk:
             if client.is_done_with(channel) and channel in client.channels:
                 self.clients.take_back(client, channel)
 
-    def log(self) -> str:
-        self._log_file.seek(0)
-        return self._log_file.read().decode()
-
     def close(self) -> None:
         for peer in self.peers:
             peer.close()
         self.clients.close()
         self.loop.close()
-        self.sink.close()
-        self._log_file.close()
+        super().close()
         os.close(self.arena_fd)
 
 
@@ -237,8 +225,6 @@ class ForkedPeer:
 
 
 # -- channels ---------------------------------------------------------------------------------------------
-
-
 def test_the_lowest_free_channels_are_taken_first() -> None:
     channels = Channels(6, lambda channel: True)
     assert channels.take(4) == [0, 1, 2, 3]
@@ -251,8 +237,6 @@ def test_the_lowest_free_channels_are_taken_first() -> None:
 
 
 # -- attaching --------------------------------------------------------------------------------------------
-
-
 def test_a_client_gets_channels_the_arena_and_a_greeting(desk: Desk) -> None:
     peer = desk.peer()
     assert (len(list(desk.clients)), desk.clients.count) == (1, 0)
@@ -337,8 +321,6 @@ def test_one_that_comes_when_all_channels_are_held_gets_some_as_soon_as_there_ar
 
 
 # -- more channels, and fewer -----------------------------------------------------------------------------
-
-
 def test_more_channels_are_granted_while_there_are_some(desk: Desk) -> None:
     first, second = desk.attached(4), desk.attached(4)
     first.send(Lease(3))
@@ -426,8 +408,6 @@ def test_a_channel_that_is_returned_in_use_is_granted_when_nothing_is_on_it(desk
 
 
 # -- what is said ----------------------------------------------------------------------------------------
-
-
 def test_cancels_of_its_own_channels_are_passed_on(desk: Desk) -> None:
     peer, other = desk.attached(2), desk.attached(2)
     sent = (
@@ -559,8 +539,6 @@ def test_everybody_who_is_attached_is_told_and_who_does_not_read_costs_nobody_el
 
 
 # -- the end of a connection ------------------------------------------------------------------------------
-
-
 def test_channels_of_one_that_said_it_is_done_are_free(desk: Desk) -> None:
     peer = desk.attached(2)
     peer.send(Detach())
@@ -658,15 +636,11 @@ def test_one_that_waits_and_goes_is_not_waited_for(desk: Desk) -> None:
 
 
 # -- how many ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("limit", "expected"),
     [(64, 8), (1024, 384), (2304, 1024), (1_000_000, 1024), (resource.RLIM_INFINITY, 1024)],
 )
-def test_connections_leave_descriptors_to_the_rest_of_the_worker(
-    limit: int, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_max_clients_leaves_descriptors(limit: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
     assert max_clients() == expected
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import pytest
 
-from molt_accel.ipc.messages import CancelChannel
-from molt_worker.processes.commands import Interrupt
-
-if sys.platform != "linux":
-    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
-
 from molt_accel.errors import Status
+from molt_accel.ipc.messages import CancelChannel
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Failure, Gauge, failure_word
 from molt_worker.entrypoints.request import StopReason
+from molt_worker.processes.commands import Interrupt
 from tests.support.handover import core, reply, response
 from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage, in_ms
 

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-import pytest
-
 from molt_accel.ipc.messages import Detach
-
-if sys.platform != "linux":
-    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
-
 from tests.support.shm_testbed import Caller, ShmStage
 
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-if sys.platform != "linux":
-    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
-
 from molt_accel.errors import AlreadyServed
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
+from tests.support.errors import raised
 from tests.support.processes import exit_code, fork, wait_for_file
 from tests.support.shm_testbed import Caller, ShmStage
 
@@ -23,9 +18,8 @@ MakeShmStage = Callable[..., ShmStage]
 
 def test_a_name_has_one_worker(stage: ShmStage, make_shm_stage: MakeShmStage) -> None:
     before = set(os.listdir("/proc/self/fd"))
-    with pytest.raises(AlreadyServed) as caught:
-        shm_supervisor.ShmSupervisor(stage.config, stage.sink, linger=False)
-    assert caught.value.detail == "another worker serves the pool 'pool' already"
+    error = raised(AlreadyServed, shm_supervisor.ShmSupervisor, stage.config, stage.sink, linger=False)
+    assert error.detail == "another worker serves the pool 'pool' already"
     # The other one's event loop has a descriptor of its own where the system's poll is one.
     assert set(os.listdir("/proc/self/fd")) == before
     other = make_shm_stage(worker_name="other")

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
-import pytest
-
-from molt_accel.ipc.messages import PING, Codec, Detach, Lease, Request
-
-if sys.platform != "linux":
-    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
-
 from molt_accel import codec
 from molt_accel.errors import Status
+from molt_accel.ipc.messages import PING, Codec, Detach, Lease, Request
 from molt_accel.ipc.shm.layout import ChannelState, generation_of
 from molt_worker.entrypoints.request import StopReason
 from tests.support.handover import put, reply, response

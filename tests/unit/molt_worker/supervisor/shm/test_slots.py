@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
-import pytest
-
-if sys.platform != "linux":
-    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
-
 from molt_accel.ipc.shm.layout import Outcome, SlotGauge
 from molt_worker.processes.commands import Recycle
 from tests.support.handover import core

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import struct
-import sys
 import threading
 import time
 from typing import Any
@@ -21,8 +20,6 @@ from molt_accel.ipc.shm.layout import ChannelState, Gauge, Outcome, SlotGauge, w
 from molt_worker.supervisor.shm import snapshot
 from molt_worker.supervisor.shm.snapshot import Running
 from tests.support.observed_arena import RING, Stage
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
 _S = 1_000_000_000
 
@@ -205,8 +202,6 @@ def test_quantiles_are_of_all_slots_together(stage: Stage) -> None:
 
 
 # -- memory that changes, or lies ---------------------------------------------------------------------------
-
-
 def test_the_entry_of_a_request_larger_than_its_ring_is_not_to_be_seen_any_more(stage: Stage) -> None:
     executor = stage.executor(0, 1)
     channel = stage.core.Channel(stage.arena, 0, 2**20)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from pathlib import Path
 
@@ -10,9 +9,6 @@ import pytest
 
 from molt_worker.supervisor.shm import spinning
 from molt_worker.supervisor.shm.spinning import SpinLimits
-
-if sys.platform != "linux":
-    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
 
 
 def with_processors(monkeypatch: pytest.MonkeyPatch, count: int, quota: float) -> None:

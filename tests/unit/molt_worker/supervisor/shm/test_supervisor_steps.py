@@ -8,19 +8,12 @@ steps that were seen are the table's, with the same actors: none that it doesn't
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
-
 from molt_accel.ipc.messages import Detach
-
-if sys.platform != "linux":
-    pytest.skip("shared memory is served on Linux only", allow_module_level=True)
-
 from molt_accel.ipc.shm.layout import (
     CHANNEL_TRANSITIONS,
     Actor,

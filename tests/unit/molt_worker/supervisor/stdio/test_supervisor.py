@@ -149,11 +149,13 @@ def make_scene(make_stage: Callable[..., Stage]) -> Iterator[MakeScene]:
         scene.close()
 
 
+@pytest.fixture
+def scene(make_scene: MakeScene) -> Scene:
+    return make_scene()
+
+
 # -- placed, handed out, answered -------------------------------------------------------------------------
-
-
-def test_requests_go_to_idle_executors_then_the_queue_and_others_are_refused(make_scene: MakeScene) -> None:
-    scene = make_scene()
+def test_requests_go_to_idle_executors_then_the_queue_and_others_are_refused(scene: Scene) -> None:
     for request_id in range(1, 6):
         scene.ask(request_id)
     assert scene.outcomes() == [(5, "MoltBusy", "the queue is full")]
@@ -210,8 +212,6 @@ def test_a_ping_says_what_the_worker_does(make_scene: MakeScene) -> None:
 
 
 # -- stopped ----------------------------------------------------------------------------------------------
-
-
 def test_a_deadline_that_passes_ends_a_queued_request_and_stops_a_running_one(make_scene: MakeScene) -> None:
     scene = make_scene(executors=1)
     now_ns = time.monotonic_ns()
@@ -271,11 +271,8 @@ def test_an_answer_that_comes_as_it_is_to_be_killed_spares_the_executor(make_sce
 
 
 # -- executors that die or lie ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("what", ["another serial", "twice", "unasked"])
-def test_an_answer_to_nothing_it_was_given_ends_the_executor(what: str, make_scene: MakeScene) -> None:
-    scene = make_scene()
+def test_an_answer_to_nothing_it_was_given_ends_the_executor(what: str, scene: Scene) -> None:
     if what != "unasked":
         scene.ask(1)
         scene.given(2)
@@ -288,15 +285,13 @@ def test_an_answer_to_nothing_it_was_given_ends_the_executor(what: str, make_sce
     assert scene.stage.numbers() == [1, 3]
 
 
-def test_a_second_greeting_changes_nothing(make_scene: MakeScene) -> None:
-    scene = make_scene()
+def test_a_second_greeting_changes_nothing(scene: Scene) -> None:
     scene.stage.greet(1)
     assert (scene.heard(), scene.supervisor._handout.idle) == ([], 2)
 
 
 @pytest.mark.parametrize("reaped", [True, False])
-def test_a_silent_executor_has_the_request_until_it_is_given_up(reaped: bool, make_scene: MakeScene) -> None:
-    scene = make_scene()
+def test_a_silent_executor_has_the_request_until_it_is_given_up(reaped: bool, scene: Scene) -> None:
     scene.ask(1)
     scene.given(2)
     scene.child(2).sock.close()
@@ -312,8 +307,7 @@ def test_a_silent_executor_has_the_request_until_it_is_given_up(reaped: bool, ma
     assert ("executor_crashed executor=2" in scene.stage.log()) == reaped
 
 
-def test_one_that_was_to_be_stopped_and_dies_was_stopped(make_scene: MakeScene) -> None:
-    scene = make_scene()
+def test_one_that_was_to_be_stopped_and_dies_was_stopped(scene: Scene) -> None:
     for request_id in (1, 2):
         scene.ask(request_id)
         scene.cancel(request_id)
@@ -325,8 +319,7 @@ def test_one_that_was_to_be_stopped_and_dies_was_stopped(make_scene: MakeScene) 
     ]
 
 
-def test_an_idle_executor_s_death_is_nobody_s_request(make_scene: MakeScene) -> None:
-    scene = make_scene()
+def test_an_idle_executor_s_death_is_nobody_s_request(scene: Scene) -> None:
     scene.stage.reap(2, -9)
     assert "executor_crashed" not in scene.stage.log()
     scene.ask(1)
@@ -366,10 +359,7 @@ def test_after_so_many_requests_an_executor_is_recycled(make_scene: MakeScene) -
 
 
 # -- the client -------------------------------------------------------------------------------------------
-
-
-def test_frames_that_are_no_requests_are_refused_unless_their_id_is_in_flight(make_scene: MakeScene) -> None:
-    scene = make_scene()
+def test_frames_that_are_no_requests_are_refused_unless_their_id_is_in_flight(scene: Scene) -> None:
     scene.ask(1)
     scene.ask(1)
     taken = "request id 0000000000000001 is in flight already"
@@ -420,8 +410,6 @@ def test_a_client_that_goes_has_everything_stopped(make_scene: MakeScene) -> Non
 
 
 # -- start and stop ---------------------------------------------------------------------------------------
-
-
 def test_a_start_that_fails_ends_what_has_come(make_scene: MakeScene) -> None:
     scene = make_scene(start=False)
     scene.ask(1)
@@ -476,8 +464,7 @@ def test_responses_that_nobody_reads_are_waited_for_and_then_told_by_the_exit_co
     assert scene.supervisor._worker.exit_code == EXIT_UNSENT
 
 
-def test_a_failed_handing_out_costs_one_turn(make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = make_scene()
+def test_a_failed_handing_out_costs_one_turn(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(scene.supervisor, "_dispatch", lambda: [][0])
         scene.supervisor.settle()
