@@ -76,7 +76,8 @@ class Driver:
 
     def send_bytes(self, data: bytes) -> None:
         assert self.stream is not None
-        self.stream._queue(data)
+        self.stream._out.append(data)
+        self.stream.pending_bytes += len(data)
         while not self.stream.flush():
             self._pump(PATIENCE_S, writing=True)
 
