@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from molt_accel import identity
+from molt_accel import identity, testdb
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES
 
 Parser = Callable[[object], Any]
@@ -205,6 +205,10 @@ class Config:
                 values[name] = field.metadata["parser"](value)
             except ValueError as exc:
                 raise ConfigError(f"{source}: {value!r} is not allowed; it must be {exc}") from exc
+        if testdb.active() and "transport" not in overrides and not _overridden(settings, "MOLT_TRANSPORT"):
+            values["transport"] = (
+                "inline"  # whatever the project has set: its tests must not run in its worker
+            )
         return cls(**values)
 
     def environ(self) -> dict[str, str]:
@@ -214,6 +218,7 @@ class Config:
         """
         values = {field.metadata["env"]: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["MOLT_IMPORT_PATH"] = os.pathsep.join(self.path)
+        values[testdb.VARIABLE] = testdb.names() or None
         return {env: str(value) for env, value in values.items() if value is not None}
 
     @property
@@ -252,6 +257,12 @@ class Config:
     def pool_size(self) -> int:
         """The number of executors to run: `executors`, or the number of usable CPUs if that is 0."""
         return self.executors or default_executors()
+
+
+def _overridden(settings: object, name: str) -> bool:
+    """Whether a test has set this Django setting, by ``override_settings``."""
+    holder = getattr(settings, "_wrapped", None)
+    return hasattr(holder, "default_settings") and name in vars(holder)
 
 
 def _django_settings() -> object | None:

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
+from molt_accel import testdb
 from molt_accel.errors import MoltStartFailed
 from molt_accel.version import __version__
 
@@ -59,6 +60,7 @@ def of_this_process(exports: str, path: list[str], ignored: str) -> dict[str, st
         "sys.path": path,
         "umask": _umask(),
         "exports": exports,
+        "test databases": testdb.names(),
     }
     also_ignored = ignored.replace(",", " ").split()
     for name, value in os.environ.items():

@@ -20,8 +20,9 @@ ALLOWED = {
     "molt_accel.ipc.shm": ("molt_accel.errors", "molt_accel.version", "molt_accel.ipc", "molt_accel.codec"),
     "molt_accel.lenient": (),
     "molt_accel.codec": ("molt_accel.ipc", "molt_accel.lenient"),
-    "molt_accel.identity": ("molt_accel.errors", "molt_accel.version"),
-    "molt_accel.config": ("molt_accel.errors", "molt_accel.identity", "molt_accel.ipc"),
+    "molt_accel.testdb": ("molt_accel.errors",),
+    "molt_accel.identity": ("molt_accel.errors", "molt_accel.version", "molt_accel.testdb"),
+    "molt_accel.config": ("molt_accel.errors", "molt_accel.identity", "molt_accel.ipc", "molt_accel.testdb"),
 }
 ALLOWED |= {"molt_accel.role": ("molt_accel.errors", "molt_accel.config")}
 FLOOR = tuple(ALLOWED)
@@ -65,7 +66,7 @@ ALLOWED |= {
 # The faces: they import from inside, and the inside never imports them.
 ALLOWED["molt_accel"] = ALLOWED["molt_worker"] = tuple(ALLOWED)
 #: Packages of others that only these may import.
-KNOWN_TO = {"django": ("molt_accel.django",), "asgiref": ("molt_accel.django",)}
+KNOWN_TO = {"django": ("molt_accel.django", "molt_accel.testdb"), "asgiref": ("molt_accel.django",)}
 
 
 def _name(path: Path) -> str:

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, NoReturn
 
+from molt_accel import testdb
 from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerUnavailable, to_wire
 from molt_accel.ipc.failpoint import failpoint
@@ -148,6 +149,7 @@ class Forkserver:
             output.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # executors may be killed
         config = self._config
         try:
+            testdb.use()
             warning = compiled.enable(config.exports, config.compiled, config.build_dir)
             if warning:
                 self._log("warning", "build_not_used", why=warning, hint=compiled.how_to(config.exports))

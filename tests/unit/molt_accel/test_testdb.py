@@ -1,0 +1,74 @@
+"""molt_accel.testdb: when tests are running, and what a worker is told of their databases."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db import connections
+from django.test import override_settings
+from django.test.utils import setup_test_environment, teardown_test_environment
+
+from molt_accel import MoltStartFailed, testdb
+from molt_accel.config import Config
+from tests.support.views import _project  # noqa: F401
+
+
+@pytest.fixture
+def under_the_runner(_project: None) -> Any:  # noqa: F811
+    setup_test_environment(debug=False)
+    yield
+    teardown_test_environment()
+
+
+def connection(name: str, wanted: str | None = None) -> Any:
+    return SimpleNamespace(
+        alias="default",
+        vendor="postgresql",
+        settings_dict={"NAME": name, "TEST": {"NAME": wanted}},
+        creation=SimpleNamespace(_get_test_db_name=lambda: wanted or f"test_{name}"),
+    )
+
+
+@pytest.mark.usefixtures("under_the_runner")
+@pytest.mark.parametrize(
+    ("name", "wanted", "told"),
+    [
+        ("shop", None, "test_shop"),  # not made yet
+        ("test_shop", None, "test_shop"),
+        ("test_shop_2", None, "test_shop_2"),  # of one process of several
+        ("/srv/test_shop.db", None, "/srv/test_shop.db"),
+        ("shop", "checks", "checks"),
+        ("checks_1", "checks", "checks_1"),
+    ],
+)
+def test_a_worker_is_told_the_database_of_the_tests(
+    name: str, wanted: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "all", lambda: [connection(name, wanted)])
+    assert testdb.names() == f'{{"default": "{told}"}}'
+    assert Config.load(settings=SimpleNamespace()).environ()[testdb.VARIABLE] == testdb.names()
+
+
+@pytest.mark.usefixtures("under_the_runner")
+@pytest.mark.parametrize("name", [":memory:", "file:memorydb_default?mode=memory&cache=shared"])
+def test_one_in_memory_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "all", lambda: [connection(name, name)])
+    with pytest.raises(MoltStartFailed, match="'default' is in the memory of this process"):
+        testdb.names()
+
+
+def test_elsewhere_nothing_is_told() -> None:
+    assert testdb.names() == ""
+    assert testdb.VARIABLE not in Config.load(settings=SimpleNamespace()).environ()
+
+
+@pytest.mark.usefixtures("under_the_runner")
+def test_tests_run_inline_unless_they_ask_for_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOLT_TRANSPORT", "shm")
+    assert Config.load(settings=SimpleNamespace(MOLT_TRANSPORT="shm")).transport == "inline"
+    assert Config.load(transport="stdio").transport == "stdio"
+    with override_settings(MOLT_TRANSPORT="stdio"):
+        assert Config.load(settings=settings).transport == "stdio"
