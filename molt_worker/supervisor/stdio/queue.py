@@ -24,7 +24,7 @@ class BoundedQueue(Generic[Item]):
     """At most `capacity` queued items, and as many again (at least one) that wait for a place.
 
     Args:
-        places: Places in the queue; 0: an item can only wait to be taken.
+        capacity: Places in the queue; 0: an item can only wait to be taken.
         max_bytes: Bytes that all items together may hold; an item that would exceed it is refused.
     """
 
