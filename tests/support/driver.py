@@ -292,7 +292,6 @@ def make_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     folder = tmp_path / "modules"
     folder.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(folder))
-    monkeypatch.syspath_prepend(str(folder))  # this process is as one that was started so
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # a rewrite within one second must be seen
 
     def make(name: str, source: str) -> Path:
