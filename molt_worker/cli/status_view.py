@@ -34,8 +34,8 @@ def facts(pool: PoolPlace, now: Snapshot, before: Snapshot | None = None) -> lis
         ),
         ("socket", pool.path),
         ("exports", f"{now.exports['count']}, {now.exports['compiled']} of them compiled"),
-        ("executors", f"{busy} busy, {ready} of {now.size} ready"),
-        ("queue", f"{now.queued} of {now.capacity} places, {now.in_flight} in flight"),
+        ("executors", f"{busy} busy, {ready} of {now.pool_size} ready"),
+        ("queue", f"{now.queue['depth']} of {now.queue['capacity']} places, {now.in_flight} in flight"),
         ("clients", str(now.clients)),
         ("calls", f"{now.calls:,}" + (f"  ({outcomes})" if outcomes else "")),
     ]

@@ -1,8 +1,8 @@
 """The fork server: imports the exports once, then forks executors that have them already.
 
-It stands between the supervisor, which never runs user code, and the executors, which do nothing else. As
-the executors' parent it alone signals and reaps them, so a signal can't hit a process that has taken over
-a dead executor's pid. It dies with the supervisor, and the executors with it.
+It stands between the supervisor, which never runs user code, and the executors, which do nothing else. As the
+executors' parent, only the fork server signals and reaps them. So no signal can hit a process that has a dead
+executor's pid by now. The fork server dies with the supervisor, and the executors die with the fork server.
 """
 
 from __future__ import annotations
@@ -32,19 +32,7 @@ from molt_worker.compile import record as compiled
 from molt_worker.entrypoints import importer
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.processes import executor
-from molt_worker.processes.commands import (
-    EXIT_BAD_EXPORTS,
-    TO_FORKSERVER,
-    Exited,
-    ExportRow,
-    Interrupt,
-    Kill,
-    Ready,
-    Sources,
-    Spawn,
-    Spawned,
-)
+from molt_worker.processes import commands, executor
 from molt_worker.processes.endpoint import MakeEndpoint
 from molt_worker.runtime import log
 
@@ -54,10 +42,10 @@ _MAX_FDS: Final = 64
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent dies (Linux; elsewhere end-of-file has to do)."""
+    """Have the kernel kill this process when its parent dies. Only Linux can; elsewhere the sockets' end tells."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before that took effect
+    if os.getppid() != parent_pid:  # the parent died before that took effect
         os._exit(1)
 
 
@@ -77,39 +65,6 @@ def _ignore(signum: int, stack: object) -> None:
     """A handler that does nothing. Unlike SIG_IGN, programs that user code executes don't inherit it."""
 
 
-def main(
-    control: socket.socket,
-    config: Config,
-    word_of: Callable[[int], StopWord],
-    make_endpoint: MakeEndpoint,
-    parent_pid: int,
-) -> NoReturn:
-    """The fork server's life, in a process just forked from the supervisor. Never returns.
-
-    Args:
-        control: The socket to the supervisor.
-        config: The worker's configuration.
-        word_of: The stop word of a slot.
-        make_endpoint: Makes an executor's endpoint; each executor gets it by the fork.
-        parent_pid: The supervisor's.
-    """
-    code = 1
-    try:
-        die_with_parent(parent_pid)
-        signal.set_wakeup_fd(-1)
-        # Sent to a whole group (by a terminal, by an init system), they are the supervisor's to act on.
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-            signal.signal(number, _ignore)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        control = _keep_only(control)
-        code = Forkserver(control, config, word_of, make_endpoint).run()
-    except BaseException as exc:
-        fields: dict[str, object] = {"error": f"{type(exc).__name__}: {exc}"}
-        log.write_blocking(config, "error", "forkserver_failed", fields)
-    finally:
-        os._exit(code)
-
-
 def _keep_only(control: socket.socket) -> socket.socket:
     """Close every descriptor of the supervisor's but the control socket and stderr."""
     null = os.open(os.devnull, os.O_RDWR)
@@ -118,13 +73,19 @@ def _keep_only(control: socket.socket) -> socket.socket:
     fd = control.detach()
     # Through a number above all targets, so that neither dup2 overwrites what the other still needs.
     os.dup2(fd, _CONTROL_FD)
-    os.closerange(_CONTROL_FD + 1, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 65536 else 65536)
+    os.closerange(_CONTROL_FD + 1, min(os.sysconf("SC_OPEN_MAX"), 65536))
     os.set_inheritable(_CONTROL_FD, False)
     return socket.socket(fileno=_CONTROL_FD)
 
 
 class Forkserver:
-    """The fork server itself. Its supervisor has a `handles.ForkserverHandle` of it."""
+    """The fork server itself. Its supervisor has a `handles.ForkserverHandle` of it.
+
+    Args:
+        control: The socket to the supervisor.
+        word_of: The stop word of a slot.
+        make_endpoint: Makes an executor's endpoint, in the executor.
+    """
 
     def __init__(
         self,
@@ -137,12 +98,29 @@ class Forkserver:
         self._config = config
         self._word_of = word_of
         self._make_endpoint = make_endpoint
-        self._parser = FrameParser(messages=TO_FORKSERVER)
-        self._sockets: deque[int] = deque()  # descriptors that came before their SPAWN was parsed
+        self._parser = FrameParser(messages=commands.TO_FORKSERVER)
+        self._sockets: deque[int] = deque()  # descriptors that came before their `Spawn` was parsed
         self._pids: dict[int, int] = {}  # executor number -> pid
         self._exports = ExportTable(())
 
-    def run(self) -> int:
+    def main(self, supervisor_pid: int) -> NoReturn:
+        """Live in a process just forked from the supervisor. Never returns."""
+        code = 1
+        try:
+            die_with_parent(supervisor_pid)
+            signal.set_wakeup_fd(-1)
+            # Terminals and init systems send these to the whole group, but only the supervisor is to act on them.
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+                signal.signal(number, _ignore)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._control = _keep_only(self._control)
+            code = self._run()
+        except BaseException as exc:
+            self._log("error", "forkserver_failed", error=f"{type(exc).__name__}: {exc}")
+        finally:
+            os._exit(code)
+
+    def _run(self) -> int:
         sys.path[:0] = [os.getcwd(), *self._config.path]
         become(Role.FORKSERVER, self._config.pool_name)
         for output in (sys.stdout, sys.stderr):
@@ -150,28 +128,27 @@ class Forkserver:
         config = self._config
         try:
             testdb.use()
-            warning = compiled.enable(config.exports, config.compiled, config.build_dir)
-            if warning:
+            if warning := compiled.enable(config.exports, config.compiled, config.build_dir):
                 self._log("warning", "build_not_used", why=warning, hint=compiled.how_to(config.exports))
             self._exports = resolve(config.exports)
             if config.compiled == "require":
                 compiled.require(self._exports, config.exports, config.build_dir)
         except ExportsError as exc:
             self._fail(exc)
-            return EXIT_BAD_EXPORTS
+            return commands.EXIT_BAD_EXPORTS
         if threading.active_count() > 1:
             names = ", ".join(thread.name for thread in threading.enumerate()[1:])
             self._log("warning", "threads_at_import", hint="threads don't survive the fork", threads=names)
-        # Objects that exist now are shared with every executor; keep the collector from touching them.
+        # All executors share the pages of the objects that exist now, as long as the collector doesn't write to them.
         gc.collect()
         gc.freeze()
         failpoint("forkserver.imported")
-        self._send(Sources(sources()))
+        self._send(commands.Sources(sources()))
         rows = [
-            ExportRow(item.name, item.codec_in, item.codec_out, item.target, item.compiled)
+            commands.ExportRow(item.name, item.codec_in, item.codec_out, item.target, item.compiled)
             for item in self._exports
         ]
-        self._send(Ready(rows))
+        self._send(commands.Ready(rows))
         self._loop()
         return 0
 
@@ -185,7 +162,7 @@ class Forkserver:
         log.write_blocking(self._config, level, event, fields)
 
     def _send(self, report: Message) -> None:
-        with contextlib.suppress(ConnectionError):  # the supervisor stops; its end of file comes next
+        with contextlib.suppress(ConnectionError):  # the supervisor stops; the end of the socket comes next
             self._control.sendall(encode(report))
 
     def _loop(self) -> None:
@@ -194,11 +171,10 @@ class Forkserver:
             end.setblocking(False)
         signal.signal(signal.SIGCHLD, _ignore)  # user code may have set its own while it was imported
         signal.set_wakeup_fd(wake_w.fileno(), warn_on_full_buffer=False)
-        self._private = [self._control, wake_r, wake_w]
         with selectors.DefaultSelector() as selector:
             selector.register(self._control, selectors.EVENT_READ)
             selector.register(wake_r, selectors.EVENT_READ)
-            self._private_selector = selector
+            self._private = (selector, self._control, wake_r, wake_w)
             while True:
                 for key, _ in selector.select():
                     if key.fileobj is wake_r:
@@ -221,11 +197,11 @@ class Forkserver:
         for item in self._parser.frames():
             if isinstance(item, FrameError):
                 raise item
-            if isinstance(item, Spawn):
+            if isinstance(item, commands.Spawn):
                 self._spawn(item.executor, item.slot)
-            elif isinstance(item, Interrupt):
+            elif isinstance(item, commands.Interrupt):
                 self._signal(item.executor, executor.INTERRUPT_SIGNAL)
-            elif isinstance(item, Kill):
+            elif isinstance(item, commands.Kill):
                 self._signal(item.executor, signal.SIGKILL)
         return True
 
@@ -235,30 +211,31 @@ class Forkserver:
         failpoint("forkserver.forking")
         try:
             pid = os.fork()
-        except OSError as exc:  # no memory or no process left: this one start failed, the others live on
+        except (
+            OSError
+        ) as exc:  # no memory or no process left: this start has failed, the other executors live on
             sock.close()
             self._log("error", "executor_not_started", error=str(exc))
-            self._send(Exited(number, 1))
+            self._send(commands.Exited(number, 1))
             return
         if pid == 0:
             self._become_executor(sock, number, slot, parent_pid)
-        with contextlib.suppress(OSError):  # it may have done so itself, or be gone
+        with contextlib.suppress(OSError):  # the executor may have done so itself, or be gone
             os.setpgid(pid, pid)
         sock.close()
         self._pids[number] = pid
         failpoint("forkserver.forked")
-        self._send(Spawned(number, pid))
+        self._send(commands.Spawned(number, pid))
 
     def _become_executor(self, sock: socket.socket, number: int, slot: int, parent_pid: int) -> NoReturn:
         code = 1
         try:
             die_with_parent(parent_pid)
             failpoint("executor.forked")
-            # A group of its own: what user code starts is killed along with it.
+            # A group of its own: what user code starts is killed along with the executor.
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._private_selector.close()
             for private in self._private:
                 private.close()
             for fd in self._sockets:
@@ -276,10 +253,10 @@ class Forkserver:
     def _signal(self, number: int, signum: signal.Signals) -> None:
         pid = self._pids.get(number)
         if pid is None:
-            return  # it has exited and the report is on its way
+            return  # the executor has exited, and the report is on its way
         failpoint("forkserver.signalling")
-        with contextlib.suppress(ProcessLookupError):
-            if signum == signal.SIGKILL:
+        if signum == signal.SIGKILL:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signum)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signum)
@@ -297,7 +274,7 @@ class Forkserver:
                 continue
             del self._pids[number]
             failpoint("forkserver.reaped")
-            self._send(Exited(number, os.waitstatus_to_exitcode(status)))
+            self._send(commands.Exited(number, os.waitstatus_to_exitcode(status)))
 
     def _kill_all(self) -> None:
         for number in list(self._pids):

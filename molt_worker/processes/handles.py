@@ -1,4 +1,4 @@
-"""The supervisor's handles of its children: what they are, how to speak to them. Policy is elsewhere."""
+"""The supervisor's handles of its children: what it knows of them, and how it speaks to them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from molt_accel.ipc.frame import encode
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.processes import forkserver
 from molt_worker.processes.commands import FROM_EXECUTOR, FROM_FORKSERVER, Command, Spawn
 from molt_worker.processes.endpoint import MakeEndpoint
+from molt_worker.processes.forkserver import Forkserver
 
 
 class StopWords:
-    """The page that supervisor and executors share, and no client can map: two words a slot, a cache line each.
+    """Memory that supervisor and executors share, and no client can map. Each slot has two words on a cache line.
 
-    The stop word, and the claim: what an executor of shared memory says that it has (`layout.serial_of`; 0: nothing).
-    A slot is an executor's place, from its start until it was reaped; whatever else is kept per executor
-    in shared memory can go by the same number.
+    The first is the stop word. The second is the claim: the serial of the request that the slot's executor has
+    (`layout.serial_of`), or 0. An executor has its slot from its start until it was reaped; everything else that is
+    kept for an executor in shared memory goes by the number of its slot.
     """
 
     _STRIDE: Final = 8  # words; 64 bytes
@@ -47,10 +47,10 @@ class StopWords:
         return self.memory[at : at + 1]
 
     def claims(self) -> dict[int, int]:
-        """By slot: the request that its executor says it has, until it was reaped (`layout.serial_of`).
+        """The serials of the requests that executors say they have, by slot.
 
-        An executor says so before it claims a request and until it looks for the next one. So what is not in here is no
-        executor's, whatever the arena says; what is may have just ended.
+        An executor writes its claim before it claims a request in the arena, and keeps it until it looks for another.
+        So a request that is not in here is no executor's, whatever the arena says. One that is may have just ended.
         """
         return {slot: serial for slot in self._lent if (serial := self.claim_of(slot)[0])}
 
@@ -73,7 +73,7 @@ class StopWords:
 
     @property
     def left(self) -> int:
-        """How many can still be lent."""
+        """How many slots are free."""
         return len(self._free)
 
 
@@ -81,7 +81,7 @@ class ExecutorState(enum.Enum):
     """Where an executor is in its life."""
 
     STARTING = enum.auto()
-    READY = enum.auto()  #: whether it is idle is known to whoever gives it requests
+    READY = enum.auto()  #: idle or busy: the `Delivery` knows which
     GONE = enum.auto()  #: told to exit, killed, or its socket closed; waits to be reaped
 
 
@@ -99,15 +99,12 @@ class ExecutorHandle:
         self.stream: Final = FrameStream(sock.fileno(), sock.fileno(), config.max_frame_bytes, FROM_EXECUTOR)
         self.state = ExecutorState.STARTING
         self.pid = 0  #: known once the fork server has forked it
-        self.asked_ns: Final = time.monotonic_ns()  #: when the fork server was told to
+        self.asked_ns: Final = time.monotonic_ns()  #: when the fork server was told to fork it
         self.kill_ns = 0  #: when to kill it if it isn't gone by then; 0: never
 
 
 class ForkserverHandle:
-    """A fork server, as its supervisor sees it; made by `start`.
-
-    It stands for one import of the exports, and is the parent of the executors forked from it.
-    """
+    """A fork server, as its supervisor sees it: one import of the exports, and the parent of all executors with it."""
 
     def __init__(
         self, pid: int, control: socket.socket, config: Config, words: StopWords, started_ns: int
@@ -118,8 +115,9 @@ class ForkserverHandle:
         self.words: Final = words
         self.config: Final = config
         self.exports: ExportTable | None = None  #: known once it is ready
-        #: Files that it has imported, and when they were changed last.
-        self.sources: list[tuple[str, int]] = []
+        self.sources: list[
+            tuple[str, int]
+        ] = []  #: files that it has imported, and when they were changed last
         self.announced = False  #: requests are checked against its exports
         self.started_ns: Final = started_ns
         self.heard_ns = started_ns  #: when it reported something last
@@ -129,7 +127,7 @@ class ForkserverHandle:
     def start(
         cls, config: Config, words: StopWords, make_endpoint: MakeEndpoint, started_ns: int
     ) -> ForkserverHandle:
-        """Fork a fork server from this process. Returns in this one only.
+        """Fork a fork server from this process. Returns in this process only.
 
         Raises:
             OSError: there is no memory, process or descriptor for it. There may be later.
@@ -139,13 +137,13 @@ class ForkserverHandle:
         pid = os.fork()
         if pid == 0:
             control.close()
-            forkserver.main(child_end, config, words.word_of, make_endpoint, supervisor_pid)
+            Forkserver(child_end, config, words.word_of, make_endpoint).main(supervisor_pid)
         child_end.close()
         control.setblocking(False)
         return cls(pid, control, config, words, started_ns)
 
     def spawn(self, number: int) -> ExecutorHandle | None:
-        """Have an executor forked, which builds its endpoint there; None if the fork server has just gone.
+        """Have an executor forked. None: the fork server has just gone.
 
         Raises:
             OSError: there is no descriptor left for its socket. There may be one later.
@@ -155,7 +153,7 @@ class ForkserverHandle:
         sock.setblocking(False)
         try:
             socket.send_fds(self.control, [encode(Spawn(number, slot))], [executor_end.fileno()])
-        except OSError:  # its end of file is about to be seen
+        except OSError:  # reading finds the end of its stream
             sock.close()
             self.words.give_back(slot)
             return None
@@ -164,10 +162,8 @@ class ForkserverHandle:
         return ExecutorHandle(number, self, sock, slot, self.config)
 
     def tell(self, command: Command) -> None:
-        """Send a command for one of its executors."""
-        if self.control.fileno() < 0:
-            return  # stopped, and its executors die with it; the number may be another descriptor's by now
-        with contextlib.suppress(BrokenPipeError):  # its end of file is about to be seen
+        """Send a command for one of its executors. The control socket must be open."""
+        with contextlib.suppress(BrokenPipeError):  # reading finds the end of its stream
             self.stream.send(command)
 
     def stop(self) -> None:
@@ -175,7 +171,7 @@ class ForkserverHandle:
         self.control.close()
 
     def kill(self) -> None:
-        """SIGKILL, which takes the executors along."""
+        """SIGKILL the fork server. Its executors die with it."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 

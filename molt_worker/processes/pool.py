@@ -1,7 +1,7 @@
 """The pool of executors: how many there are, how they start, and when one is replaced.
 
-It knows fork servers and executors and nothing of requests: how those reach an executor is a `Delivery`, and what
-becomes of them because it answered or died is for the `PoolOwner`. What is done to an executor, and when:
+The pool knows fork servers and executors, but no requests. A `Delivery` brings requests to executors, and the
+`PoolOwner` decides what becomes of a request when its executor answers or dies. What the pool does to an executor:
 
 | verb | what is done | when |
 |---|---|---|
@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from dataclasses import dataclass
 from typing import Final
 
 import psutil
@@ -33,7 +34,7 @@ from molt_worker.processes.delivery import Delivery, PoolOwner
 from molt_worker.processes.handles import ExecutorHandle, ExecutorState, ForkserverHandle, StopWords
 from molt_worker.processes.replacement import Replacements
 from molt_worker.runtime.log import LogSink
-from molt_worker.runtime.loop import READ, WRITE, EventLoop
+from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 
 _MS: Final = 1_000_000
@@ -49,35 +50,28 @@ _MAX_RESPAWN_NS: Final = 5 * _S
 _STOP_S: Final = 2.0
 
 
+@dataclass(eq=False)
 class Pool:
     """`config.pool_size` executors, forked from the newest fork server.
 
     Args:
-        words: One slot for each executor that there may be at a time, with those that are not reaped yet: some more
-            than a pool and its successors, so that a reload need not wait.
-        delivery: How requests reach the executors.
+        words: One slot for each executor that has not been reaped. There must be more slots than a pool and its
+            successors need, or a reload waits until executors have exited.
+        delivery: Brings requests to the executors.
         owner: Is told what happens.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        loop: EventLoop,
-        log: LogSink,
-        counters: Counters,
-        words: StopWords,
-        delivery: Delivery,
-        owner: PoolOwner,
-    ) -> None:
-        self._config = config
-        self._loop = loop
-        self._log = log
-        self._counters = counters
-        self.words: Final = words
-        self._delivery = delivery
-        self._owner = owner
-        self.size: Final = config.pool_size
-        #: What all executors that get new requests have; None until they are imported.
+    config: Config
+    loop: EventLoop
+    log: LogSink
+    counters: Counters
+    words: StopWords
+    delivery: Delivery
+    owner: PoolOwner
+
+    def __post_init__(self) -> None:
+        self.size = self.config.pool_size
+        #: The exports of all executors that get new requests; None until they are imported.
         self.exports: ExportTable | None = None
         self._executors: dict[int, ExecutorHandle] = {}
         self._replacements: Replacements[ExecutorHandle] = Replacements()
@@ -97,15 +91,13 @@ class Pool:
         now_ns = time.monotonic_ns()
         self._forkserver_at_ns = 0
         try:
-            forkserver = ForkserverHandle.start(
-                self._config, self.words, self._delivery.make_endpoint, now_ns
-            )
+            forkserver = ForkserverHandle.start(self.config, self.words, self.delivery.make_endpoint, now_ns)
         except OSError as exc:  # no memory or no descriptor for it; there may be later
-            self._log.log("error", "forkserver_not_started", error=str(exc))
-            self._forkserver_at_ns = self._loop.at(self._back_off())
+            self.log.log("error", "forkserver_not_started", error=str(exc))
+            self._forkserver_at_ns = self.loop.at(self._back_off())
             return
         self._forkservers.append(forkserver)
-        self._loop.at(now_ns + self._config.start_timeout_ms * _MS)
+        self.loop.at(now_ns + self.config.start_timeout_ms * _MS)
         self._watch_forkserver(forkserver)
 
     def is_outdated(self) -> bool:
@@ -114,17 +106,17 @@ class Pool:
         return newest is not None and any(_mtime(path) != mtime for path, mtime in newest.sources)
 
     def stop(self) -> None:
-        """From now on nothing is spawned."""
+        """Start no more processes from now on."""
         self._stopping = True
 
     def close(self) -> None:
-        """Kill what is left, and reap it."""
+        """Kill and reap what is left."""
         self.stop()
         for forkserver in self._forkservers:
             forkserver.stop()
         until_s = time.monotonic() + _STOP_S
         for forkserver in self._forkservers:
-            # It kills its executors and exits; one that imports something just now can't.
+            # A fork server kills its executors and exits, unless it is in the middle of an import.
             with contextlib.suppress(psutil.TimeoutExpired):
                 psutil.Process(forkserver.pid).wait(timeout=max(0.05, until_s - time.monotonic()))
                 continue
@@ -134,17 +126,17 @@ class Pool:
             executor.sock.close()
 
     def on_timers(self, now_ns: int) -> None:
-        """Look at everything that has a time."""
-        for executor in list(self._executors.values()):
+        """Do what is due, and tell the loop when to call again."""
+        for executor in self._executors.values():
             if executor.kill_ns and executor.kill_ns <= now_ns:
                 executor.kill_ns = now_ns + _EXIT_NS
                 self._tell(executor, Kill(executor.number))
-            self._loop.at(executor.kill_ns)
+            self.loop.at(executor.kill_ns)
         if self._forkserver_at_ns and self._forkserver_at_ns <= now_ns:
             self._forkserver_at_ns = 0
             if not self._stopping:
                 self.start_forkserver()
-        self._loop.at(self._forkserver_at_ns)
+        self.loop.at(self._forkserver_at_ns)
         self._check_forkservers(now_ns)
         self._check_rss(now_ns)
         self._fill()
@@ -154,6 +146,10 @@ class Pool:
         if self.words.claims().get(slot) != serial:
             return None
         return next((executor for executor in self.living() if executor.slot == slot), None)
+
+    def living(self) -> list[ExecutorHandle]:
+        """Executors that start or serve, also those that will retire when they have no request."""
+        return [each for each in self._executors.values() if each.state is not ExecutorState.GONE]
 
     def replaced(self) -> list[ExecutorHandle]:
         """Executors whose successors are ready, and that have not exited yet."""
@@ -168,20 +164,19 @@ class Pool:
     # -- what is done to an executor --------------------------------------------------------------------
 
     def poll(self, executor: ExecutorHandle) -> None:
-        """Take in a message that may have come in this moment."""
+        """Handle messages of an executor that the loop has not seen yet."""
         while executor.state is not ExecutorState.GONE and executor.stream.wait_readable(0):
-            if not self._read(executor):
-                self._on_eof(executor)
+            self._on_readable(executor)
 
     def kill(self, executor: ExecutorHandle) -> None:
-        """SIGKILL an executor and replace it. It must have no request any more; `on_closed` is not called for it."""
+        """SIGKILL an executor and replace it. Its request must have ended; `on_closed` is not called for it."""
         executor.state = ExecutorState.GONE
         self._tell(executor, Kill(executor.number))
         failpoint("supervisor.killed")
         self._drop(executor)
 
     def send(self, executor: ExecutorHandle, message: Request) -> None:
-        """Send an executor a request. If it has just died, the owner's `on_closed` is called in here."""
+        """Send an executor a request. If it has just died, this calls the owner's `on_closed`."""
         try:
             executor.stream.send(message)
         except BrokenPipeError:
@@ -191,7 +186,7 @@ class Pool:
             self._watch(executor)
 
     def interrupt(self, executor: ExecutorHandle, serial: int, reason: StopReason) -> None:
-        """Raise in the request that has this serial, if it is the one that runs."""
+        """Raise in the request that has this serial, if the executor runs it."""
         executor.word.stop(serial, reason)
         failpoint("supervisor.interrupting")
         self._tell(executor, Interrupt(executor.number))
@@ -199,29 +194,29 @@ class Pool:
     def recycle(self, executor: ExecutorHandle, why: str) -> None:
         """Have an executor replaced. It serves on until its successor is ready."""
         if executor.state is not ExecutorState.GONE and self._replacements.recycle(executor):
-            self._counters.recycled += 1
-            served = self._delivery.served(executor)
-            self._log.log("info", "executor_recycled", executor=executor.number, why=why, served=served)
+            self.counters.recycled += 1
+            served = self.delivery.served(executor)
+            self.log.log("info", "executor_recycled", executor=executor.number, why=why, served=served)
             self._fill()
 
     def retire(self, executor: ExecutorHandle) -> None:
         """Close the socket of an executor that has no request, which makes it exit."""
         self._replacements.forget(executor)
-        executor.kill_ns = self._loop.at(time.monotonic_ns() + _EXIT_NS)
+        executor.kill_ns = self.loop.at(time.monotonic_ns() + _EXIT_NS)
         executor.state = ExecutorState.GONE
-        self._loop.watch(executor.sock.fileno(), 0)
+        self.loop.watch(executor.sock.fileno(), 0)
         executor.sock.close()
 
     # -- executors --------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Start what is missing, and successors of executors that are to be recycled or outdated."""
+        """Start executors that are missing, and successors of those that are recycled or outdated."""
         newest = self._newest_ready()
         if newest is None or self._stopping:
             return
         now_ns = time.monotonic_ns()
         if now_ns < self._start_not_before_ns:
-            self._loop.at(self._start_not_before_ns)
+            self.loop.at(self._start_not_before_ns)
             return
         counted = self._counted()
         missing: list[ExecutorHandle | None] = [None] * (self.size - len(counted))
@@ -232,86 +227,76 @@ class Pool:
             and (self._replacements.is_recycled(executor) or executor.forkserver is not newest)
         ]
         for old in missing + outdated:
-            try:
-                new = self._start(newest)
-            except OSError as exc:
-                new = None
-                if not self._starved:  # once, and not ten times a second
-                    self._log.log("error", "executor_not_started", error=str(exc))
-                self._starved = True
+            new = self._start(newest)
             if new is None:
-                self._loop.at(now_ns + _FIRST_RESPAWN_NS)
+                self.loop.at(now_ns + _FIRST_RESPAWN_NS)
                 return
-            self._starved = False
             if old is not None:
                 self._replacements.prepare(old, new)
 
-    def living(self) -> list[ExecutorHandle]:
-        """Executors that start or serve, with those that will retire when they have no request."""
-        return [item for item in self._executors.values() if item.state is not ExecutorState.GONE]
-
     def _counted(self) -> list[ExecutorHandle]:
-        """Those that are of the pool's number, now or when they have started."""
+        """Executors that count for the pool's size. An executor and its starting successor count as one."""
         return [executor for executor in self.living() if self._replacements.counts(executor)]
 
     def _newest_ready(self) -> ForkserverHandle | None:
         return next((each for each in reversed(self._forkservers) if each.exports is not None), None)
 
     def _start(self, forkserver: ForkserverHandle) -> ExecutorHandle | None:
-        if not self.words.left or (executor := forkserver.spawn(self._numbers + 1)) is None:
+        """Start an executor. None: there is no slot or descriptor for it now, or the fork server has just died."""
+        try:
+            executor = forkserver.spawn(self._numbers + 1) if self.words.left else None
+        except OSError as exc:
+            if not self._starved:  # log this once, and not at each of ten attempts a second
+                self.log.log("error", "executor_not_started", error=str(exc))
+            self._starved = True
             return None
+        if executor is None:
+            return None
+        self._starved = False
         self._numbers += 1
-        self._counters.executor_starts += 1
+        self.counters.executor_starts += 1
         self._executors[executor.number] = executor
-        executor.kill_ns = self._loop.at(executor.asked_ns + self._config.start_timeout_ms * _MS)
-        self._loop.at(executor.asked_ns + _STALL_NS)
+        executor.kill_ns = self.loop.at(executor.asked_ns + self.config.start_timeout_ms * _MS)
+        self.loop.at(executor.asked_ns + _STALL_NS)
         self._watch(executor)
         return executor
 
     def _watch(self, executor: ExecutorHandle) -> None:
-        events = READ | (WRITE if executor.stream.pending_bytes else 0)
-        self._loop.watch(executor.sock.fileno(), events, lambda mask: self._on_executor(executor, mask))
+        self.loop.watch_stream(executor.stream, lambda: self._on_readable(executor))
 
-    def _on_executor(self, executor: ExecutorHandle, mask: int) -> None:
-        if mask & WRITE:
-            with contextlib.suppress(BrokenPipeError):  # its end of file will say the same
-                executor.stream.flush()
-            self._watch(executor)
-        if mask & READ and not self._read(executor):
+    def _on_readable(self, executor: ExecutorHandle) -> None:
+        if not self._read(executor):
             self._on_eof(executor)
 
     def _read(self, executor: ExecutorHandle) -> bool:
-        """Take in what an executor sent. False when nothing more will come."""
+        """Handle what an executor sent. False when nothing more will come from it."""
         if executor.state is ExecutorState.GONE:
             return False
         got = executor.stream.fill()
         for item in executor.stream.frames():
-            if isinstance(item, FrameError):
-                self._log.log("error", "executor_broke_protocol", executor=executor.number, error=item.detail)
-                return False
-            if not self._on_frame(executor, item):
-                self._log.log("error", "executor_broke_protocol", executor=executor.number)
+            if isinstance(item, FrameError) or not self._on_frame(executor, item):
+                why = (
+                    item.detail if isinstance(item, FrameError) else f"{type(item).__name__} is not expected"
+                )
+                self.log.log("error", "executor_broke_protocol", executor=executor.number, error=why)
                 return False
         return got is not None
 
     def _on_frame(self, executor: ExecutorHandle, item: Item) -> bool:
-        """False if the executor can't be trusted any more."""
+        """False if the executor broke the protocol."""
         if executor.state is ExecutorState.READY:
-            return self._owner.on_message(executor, item)
+            return self.owner.on_message(executor, item)
         if executor.state is ExecutorState.GONE or not isinstance(item, Hello):
             return False
-        self._on_started(executor)
-        return True
-
-    def _on_started(self, executor: ExecutorHandle) -> None:
         self._boot_deaths = 0
         executor.kill_ns = 0
         executor.state = ExecutorState.READY
         old = self._replacements.take_over(executor)
-        self._owner.on_executor_ready(executor)
-        if old is not None and self._delivery.withdraw(old):
+        self.owner.on_executor_ready(executor)
+        if old is not None and self.delivery.withdraw(old):
             self.retire(old)
         self._announce_exports()
+        return True
 
     def _on_eof(self, executor: ExecutorHandle) -> None:
         """An executor closed its socket. It may live on, so have it killed; its exit code is still to come."""
@@ -321,20 +306,20 @@ class Pool:
             self._start_not_before_ns = self._back_off()
         executor.state = ExecutorState.GONE
         self._tell(executor, Kill(executor.number))
-        self._owner.on_closed(executor)
+        self.owner.on_closed(executor)
         self._drop(executor)
 
     def _back_off(self) -> int:
-        """After a start that failed: the time of the next one."""
+        """Count a start that failed. Returns the time of the next one."""
         self._boot_deaths += 1
         delay_ns = min(_MAX_RESPAWN_NS, _FIRST_RESPAWN_NS << min(self._boot_deaths - 1, 16))
         return time.monotonic_ns() + delay_ns
 
     def _drop(self, executor: ExecutorHandle) -> None:
-        """Read nothing from an executor that is being killed any more, and have another take its place."""
-        self._loop.watch(executor.sock.fileno(), 0)
+        """Stop reading from an executor that is being killed, and start another in its place."""
+        self.loop.watch(executor.sock.fileno(), 0)
         if not self._replacements.replaced(executor):
-            self._counters.executor_deaths += 1
+            self.counters.executor_deaths += 1
         self._replacements.forget(executor)
         self._announce_exports()
         self._fill()
@@ -343,42 +328,36 @@ class Pool:
         """An executor was reaped. An answer may still be on its socket."""
         self.poll(executor)
         self._on_eof(executor)
-        self._owner.on_reaped(executor, exit_code)
+        self.owner.on_reaped(executor, exit_code)
         executor.sock.close()
         del self._executors[executor.number]
         self.words.give_back(executor.slot)
 
     def _check_rss(self, now_ns: int) -> None:
-        if not self._config.max_rss_mb or self._stopping:
+        """Recycle executors that have served and use more memory than `max_rss_mb`."""
+        if not self.config.max_rss_mb or self._stopping:
             return
         if now_ns >= self._next_rss_ns:
             self._next_rss_ns = now_ns + _RSS_CHECK_NS
-            for executor in self.living():
-                if self._delivery.served(executor):
-                    with contextlib.suppress(psutil.Error):
-                        rss = psutil.Process(executor.pid).memory_info().rss
-                        if rss > self._config.max_rss_mb * 1024 * 1024:
-                            self.recycle(executor, "max_rss_mb")
-        self._loop.at(self._next_rss_ns)
+            for executor in filter(self.delivery.served, self.living()):
+                with contextlib.suppress(psutil.Error):
+                    if psutil.Process(executor.pid).memory_info().rss > self.config.max_rss_mb * 2**20:
+                        self.recycle(executor, "max_rss_mb")
+        self.loop.at(self._next_rss_ns)
 
     # -- fork servers --------------------------------------------------------------------------------------
 
     def _watch_forkserver(self, forkserver: ForkserverHandle) -> None:
-        if forkserver.control.fileno() >= 0:
-            events = READ | (WRITE if forkserver.stream.pending_bytes else 0)
-            self._loop.watch(
-                forkserver.control.fileno(), events, lambda mask: self._on_forkserver(forkserver, mask)
-            )
+        self.loop.watch_stream(forkserver.stream, lambda: self._on_forkserver(forkserver))
 
     def _tell(self, executor: ExecutorHandle, command: Command) -> None:
-        executor.forkserver.tell(command)
-        self._watch_forkserver(executor.forkserver)
-
-    def _on_forkserver(self, forkserver: ForkserverHandle, mask: int) -> None:
-        if mask & WRITE:
-            with contextlib.suppress(BrokenPipeError):  # its end of file will say the same
-                forkserver.stream.flush()
+        """Send a command for an executor to its fork server."""
+        forkserver = executor.forkserver
+        if forkserver.control.fileno() >= 0:  # else it was stopped, and its executors die with it
+            forkserver.tell(command)
             self._watch_forkserver(forkserver)
+
+    def _on_forkserver(self, forkserver: ForkserverHandle) -> None:
         still_open = forkserver.stream.fill() is not None
         forkserver.heard_ns = time.monotonic_ns()
         for item in forkserver.stream.frames():
@@ -411,14 +390,14 @@ class Pool:
             for row in report.exports
         )
         counts = {"count": len(forkserver.exports), "compiled": len(forkserver.exports.compiled)}
-        self._log.log("info", "exports_loaded", **counts, forkserver=forkserver.pid)
+        self.log.log("info", "exports_loaded", **counts, forkserver=forkserver.pid)
         if forkserver is self._newest_ready():  # else a later reload has overtaken this one
             for executor in self.living():
                 if executor.forkserver is not forkserver and executor.state is ExecutorState.STARTING:
                     self.kill(executor)  # its code is outdated before it has begun
             self._announce_exports()
-            if self._config.max_rss_mb:
-                self._loop.at(time.monotonic_ns() + _RSS_CHECK_NS)
+            if self.config.max_rss_mb:
+                self.loop.at(time.monotonic_ns() + _RSS_CHECK_NS)
         self._retire_forkservers()
         self._fill()
 
@@ -430,63 +409,64 @@ class Pool:
         if all(executor.forkserver is newest for executor in self._counted()):
             newest.announced = True
             if self.exports is not None:
-                self._counters.reloads += 1
+                self.counters.reloads += 1
             self.exports = newest.exports
-            self._owner.on_exports(newest.exports)
+            self.owner.on_exports(newest.exports)
 
     def _on_forkserver_gone(self, forkserver: ForkserverHandle) -> None:
         """A fork server exited or was killed, and its executors die with it."""
         was_newest = forkserver is self._newest_ready()
         code = self._end_forkserver(forkserver)
         text = forkserver.failure or f"the fork server died: {exit_text(code)}"
-        for executor in [item for item in self._executors.values() if item.forkserver is forkserver]:
+        for executor in self._children(forkserver):
             self._on_exited(executor, None)
         if forkserver.exports is not None:
-            self._log.log("error", "forkserver_died", error=text)
+            self.log.log("error", "forkserver_died", error=text)
             if was_newest:
                 later_ns = self._back_off()
-                # At once, but for one whose executors didn't live either.
-                self._forkserver_at_ns = self._loop.at(later_ns if self._boot_deaths > 1 else 1)
+                # At once, unless the executors of the one before didn't live either.
+                self._forkserver_at_ns = self.loop.at(later_ns if self._boot_deaths > 1 else 1)
         elif self._newest_ready() is not None:
-            self._log.log("error", "reload_failed", error=text)
+            self.log.log("error", "reload_failed", error=text)
         elif not self._forkservers:
-            self._owner.on_start_failed(text)
+            self.owner.on_start_failed(text)
         self._fill()
 
+    def _children(self, forkserver: ForkserverHandle) -> list[ExecutorHandle]:
+        return [each for each in self._executors.values() if each.forkserver is forkserver]
+
     def _end_forkserver(self, forkserver: ForkserverHandle) -> int:
-        """Have done with a fork server, dead or not. Returns its exit code."""
-        self._loop.watch(forkserver.control.fileno(), 0)
+        """Kill and reap a fork server, dead or not, and forget it. Returns its exit code."""
+        self.loop.watch(forkserver.control.fileno(), 0)
         self._forkservers.remove(forkserver)
         forkserver.stop()
         forkserver.kill()  # it has nothing to clean up, and waiting for it must not take long
         return forkserver.reap()
 
     def _check_forkservers(self, now_ns: int) -> None:
-        """Kill those that import for too long, or don't fork any more."""
+        """Kill fork servers that import for too long, or that don't fork any more."""
         for forkserver in self._forkservers:
             if forkserver.exports is None:
-                until_ns = forkserver.started_ns + self._config.start_timeout_ms * _MS
-                failure = f"importing the exports took longer than {self._config.start_timeout_ms} ms"
+                until_ns = forkserver.started_ns + self.config.start_timeout_ms * _MS
+                failure = f"importing the exports took longer than {self.config.start_timeout_ms} ms"
             else:
-                asked = [
-                    e.asked_ns for e in self._executors.values() if e.forkserver is forkserver and not e.pid
-                ]
+                asked = [executor.asked_ns for executor in self._children(forkserver) if not executor.pid]
                 if not asked:
                     continue
                 until_ns = max(forkserver.heard_ns, min(asked)) + _STALL_NS
                 failure = "the fork server does not answer"
             if now_ns < until_ns:
-                self._loop.at(until_ns)
+                self.loop.at(until_ns)
             else:
                 forkserver.failure = failure
                 forkserver.kill()
 
     def _retire_forkservers(self) -> None:
-        """A fork server that is neither the newest nor has executors is not needed any more."""
+        """End fork servers that are neither the newest nor have executors."""
         newest = self._newest_ready()
         for forkserver in list(self._forkservers):
-            used = any(executor.forkserver is forkserver for executor in self._executors.values())
-            if forkserver.exports is not None and forkserver is not newest and not used:
+            is_old = forkserver.exports is not None and forkserver is not newest
+            if is_old and not self._children(forkserver):
                 self._end_forkserver(forkserver)
 
 

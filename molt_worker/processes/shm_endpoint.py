@@ -13,17 +13,8 @@ from molt_accel.errors import MoltInternalError, Status
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES, FrameError, decode, encode, encode_head
 from molt_accel.ipc.messages import Hello, Message, Request, Response
-from molt_accel.ipc.shm.layout import (
-    MAX_WORD,
-    ChannelState,
-    Failure,
-    Gauge,
-    Outcome,
-    SlotGauge,
-    entry_words,
-    failure_word,
-    state_of,
-)
+from molt_accel.ipc.shm import layout
+from molt_accel.ipc.shm.layout import ChannelState, Failure, Gauge, Outcome, SlotGauge
 from molt_worker.entrypoints.runner import error_response
 from molt_worker.processes.commands import Recycle, Wake
 from molt_worker.runtime import log
@@ -127,7 +118,7 @@ class ShmEndpoint:
     def _show_entry(self, entry: str) -> None:
         """Before it begins: for a look at the pool, where the rest of a request has overwritten its beginning."""
         self._shows_entry = bool(entry)
-        for at, word in enumerate(entry_words(entry)):
+        for at, word in enumerate(layout.entry_words(entry)):
             self._arena.set_slot_gauge(self._index, SlotGauge.ENTRY + at, word)
 
     def serial(self, request: Request) -> int:
@@ -174,11 +165,11 @@ class ShmEndpoint:
         channel = self._slot.channel
         # Before it is one: who has the outcome finds it counted.
         self._recount(counted, _FAILURE_FACTS[reason])
-        if not self._slot.fail(failure_word(reason, self._number)):
+        if not self._slot.fail(layout.failure_word(reason, self._number)):
             self._recount(_FAILURE_FACTS[reason], counted)
         else:
             log.write_blocking(self._config, "warning", "transfer_failed", {"channel": channel, "error": why})
-        while (word := self._arena.word(channel)) and state_of(word) is ChannelState.KILLING:
+        while (word := self._arena.word(channel)) and layout.state_of(word) is ChannelState.KILLING:
             if word >> 8 != self._slot.word >> 8:
                 return
             signal.pause()
@@ -188,4 +179,4 @@ class ShmEndpoint:
         arena, slot = self._arena, self._index
         for fact, step in ((before, -1), (after, 1)):
             if fact is not None:
-                arena.set_slot_gauge(slot, fact, (arena.slot_gauge(slot, fact) + step) & MAX_WORD)
+                arena.set_slot_gauge(slot, fact, (arena.slot_gauge(slot, fact) + step) & layout.MAX_WORD)

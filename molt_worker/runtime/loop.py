@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import time
 from collections.abc import Callable
 from typing import Final
 
+from molt_accel.ipc.stream import FrameStream
 from molt_worker.runtime.log import LogSink
 
 READ: Final = selectors.EVENT_READ
@@ -55,6 +57,22 @@ class EventLoop:
         else:
             self._selector.modify(fd, events, action or self._selector.get_key(fd).data)
         self._events[fd] = events
+
+    def watch_stream(self, stream: FrameStream, on_readable: Callable[[], object]) -> None:
+        """Call back when a stream can be read, and flush what it has queued when its descriptor takes more.
+
+        Call this again after a `send`, which may have queued something. The stream must have one descriptor.
+        """
+
+        def on_ready(mask: int) -> None:
+            if mask & WRITE:
+                with contextlib.suppress(BrokenPipeError):  # reading finds the end of the stream
+                    stream.flush()
+                self.watch_stream(stream, on_readable)
+            if mask & READ:
+                on_readable()
+
+        self.watch(stream.read_fd, READ | (WRITE if stream.pending_bytes else 0), on_ready)
 
     def turn(self, on_timers: Callable[[int], object]) -> None:
         """Wait for events and handle them. When a timer is due, call `on_timers` with the time in ns."""

@@ -231,7 +231,7 @@ while not os.path.exists({str(gate)!r}):
         with calling(client, "echo", 1):
             wait_until(lambda: list(pools_in(os.environ["MOLT_RUNTIME_DIR"])))
             observer = observe("slow")
-            looked: Snapshot = wait_until(lambda: (found := observer.look()).queued and found)
+            looked: Snapshot = wait_until(lambda: (found := observer.look()).queue["depth"] and found)
             gate.write_text("open")
         assert (looked.state, looked.executors, looked.clients) == ("starting", [], 1)
         assert looked.memory["forkserver_rss_bytes"] is not None

@@ -179,7 +179,7 @@ class ShmStage(Logged):
     def watch(self, *names: str) -> Watched:
         """Write down what supervisor and pool do to the arena."""
         watched = Watched(self.arena, *names)
-        self.supervisor._ledger.arena = self.supervisor._slots._arena = watched  # type: ignore[assignment]
+        self.supervisor._ledger.arena = self.supervisor._slots.arena = watched  # type: ignore[assignment]
         return watched
 
     def turn(self) -> None:

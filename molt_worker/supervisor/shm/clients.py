@@ -1,8 +1,8 @@
-"""The clients of a pool: who is attached, which channels each holds, and when a channel is nobody's again.
+"""The clients of a pool: who is attached, and which channels each of them holds.
 
-The end of a connection does not say that nobody writes to its channels any more: a thread of the client may still run.
-And a client may be dead though its connection has not ended: a child that it forked holds the socket. So a channel is
-granted again only when its last client said that it is done with it, or when its process is known to be dead.
+A client may write to its channels after its connection has ended, because one of its threads may still run. And it may
+be dead before its connection ends, because a child that it forked may hold the socket. So a channel is granted to
+another client only when its last one said that it is done with it, or when the process of that one is dead.
 """
 
 from __future__ import annotations
@@ -15,45 +15,26 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from molt_accel.errors import MoltError, MoltIncompatible, to_wire
-from molt_accel.ipc import control
+from molt_accel.ipc import control, messages
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError, Item
-from molt_accel.ipc.messages import (
-    PING,
-    SHM_FROM_CLIENT,
-    Attach,
-    Attached,
-    CancelChannel,
-    Detach,
-    Grant,
-    Hello,
-    Lease,
-    Message,
-    Recall,
-    Refused,
-    Request,
-    Response,
-    Return,
-)
+from molt_accel.ipc.messages import Attach, Hello, Message, Request, Response
 from molt_accel.version import __version__
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, EventLoop
 from molt_worker.runtime.metrics import Counters
 
-#: More connections than this are not from servers, but from a program that leaks them.
-_MAX_CLIENTS: Final = 1024
-#: Descriptors that connections, which take two each, leave to the rest of the worker.
-_OTHER_FDS: Final = 256
-#: How long nobody is accepted where there is no descriptor or memory for it.
-_PAUSE_NS: Final = 100_000_000
+_MAX_CLIENTS: Final = 1024  #: more connections are not from servers, but from a program that leaks them
+_OTHER_FDS: Final = 256  #: descriptors left to the rest of the worker by connections, which take two each
+_PAUSE_NS: Final = 100_000_000  #: how long no connection is accepted when descriptors or memory have run out
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _BACKLOG: Final = 128
-#: How many connections are accepted before others are served.
-_ACCEPTED_AT_ONCE: Final = 16
+_ACCEPTED_AT_ONCE: Final = 16  #: connections, before those that there are get their turn
 
 
 def max_clients() -> int:
@@ -65,10 +46,10 @@ def max_clients() -> int:
 
 
 class Channels:
-    """Which channels are free. The lowest are granted first, so that few have to be looked at.
+    """Which channels are free. The lowest are granted first, because the supervisor looks at all up to the highest.
 
     Args:
-        is_idle: Whether no request is on a channel, so that it can be another client's.
+        is_idle: Whether no request is on a channel, so that another client may have it.
     """
 
     def __init__(self, count: int, is_idle: Callable[[int], bool]) -> None:
@@ -77,48 +58,50 @@ class Channels:
         self._free = list(range(count))
 
     def take(self, count: int) -> list[int]:
-        """Up to so many free channels; not those that somebody has scribbled over, until they are repaired."""
+        """Take up to `count` free channels. Those that somebody has scribbled over stay until they are repaired."""
         taken = list(itertools.islice(filter(self.is_idle, self._free), min(count, self.count)))
         self._free = sorted({*self._free}.difference(taken))
         return taken
 
     def give_back(self, channel: int) -> None:
-        """A channel is IDLE, and nobody's."""
+        """Add a channel, which is IDLE, to the free ones."""
         bisect.insort(self._free, channel)
 
 
+@dataclass(eq=False)
 class Attachment:
-    """One connection on the control socket."""
+    """One connection on the control socket, and the channels of the client that has made it."""
 
-    def __init__(self, sock: socket.socket, pid: int) -> None:
-        self.sock: Final = sock
-        self.pid: Final = pid
-        self.channels: set[int] = set()
-        self.returned: set[int] = set()  #: those of them that it returned with something on them
-        self.attached = False
-        self.observer = False
-        self.wanted = 0  #: channels that it gets as soon as there are some
-        self.awaits_grant = False  #: it waits for an answer, be it that there are none
-        self.recalled = False  #: was asked for channels, and has not answered
-        self.connected = True
-        self.has_left = False  #: it can't touch the arena any more: it said so, or its process is dead
-        self.pidfd = -1
-        # It may be dead already, or of another pid namespace: then the socket's end has to do.
+    sock: socket.socket
+    pid: int
+    channels: set[int] = field(default_factory=set)
+    returned: set[int] = field(default_factory=set)  #: channels that it returned with something on them
+    attached: bool = False
+    observer: bool = False
+    wanted: int = 0  #: channels that it gets as soon as there are some
+    awaits_grant: bool = False  #: it waits for a grant, which may be an empty one
+    recalled: bool = False  #: it was asked to return channels, and has not answered
+    connected: bool = True
+    has_left: bool = False  #: it can't touch the arena any more: it said so, or its process is dead
+    pidfd: int = -1
+
+    def __post_init__(self) -> None:
+        # A process that is dead already or in another pid namespace has none. Then the end of the socket has to do.
         with contextlib.suppress(OSError):
-            self.pidfd = os.pidfd_open(pid) if pid else -1
+            self.pidfd = os.pidfd_open(self.pid) if self.pid else -1
 
     def is_done_with(self, channel: int) -> bool:
-        """Whether it can't touch a channel any more, or said that it doesn't."""
+        """Whether the client can't touch this channel of its own any more, or said that it won't."""
         return self.has_left or channel in self.returned
 
     @property
     def counts(self) -> bool:
-        """Whether it is a client that calls are expected from."""
+        """Whether it is a client that may call."""
         return self.attached and self.connected and not self.observer
 
 
 class ClientsOwner(Protocol):
-    """Who keeps the pool that clients attach to."""
+    """Keeps the pool that clients attach to."""
 
     def make_way(self) -> bool:
         """A client asks to attach. Stop the worker if it runs outdated code and has no clients; True if so."""
@@ -127,75 +110,70 @@ class ClientsOwner(Protocol):
         """Why this client may not attach, or nobody just now."""
 
     def on_cancel(self) -> None:
-        """A client gave up a request that an executor may have; its state word says which."""
+        """A client gave up a request that an executor may have; the request's state word says which."""
 
     def on_clients_changed(self) -> None:
-        """There are more or fewer, channels change hands, or somebody waits for some."""
+        """A client came, left, got or returned channels, or waits for some."""
 
     def pong(self, ping: Request) -> Response:
         """The answer to a ping."""
 
 
+@dataclass(eq=False)
 class Clients:
-    """Accepts connections and serves what is asked on them.
+    """Accepts connections, and does what clients ask for.
 
     Args:
         listener: Bound but not listening yet, non-blocking.
         arena_fd: The descriptor that clients are given.
-        facts: What a client has to know of the pool.
-        owner: Decides, and is told.
+        facts: What a client has to know of the pool: fields of `messages.Attached`.
+        owner: Decides who may attach, and is told what happens.
     """
 
-    def __init__(
-        self,
-        listener: socket.socket,
-        arena_fd: int,
-        channels: Channels,
-        facts: dict[str, int],
-        loop: EventLoop,
-        log: LogSink,
-        counters: Counters,
-        owner: ClientsOwner,
-    ) -> None:
-        self._listener = listener
-        self._arena_fd = arena_fd
-        self._channels = channels
-        self._facts = facts
-        self._loop = loop
-        self._log = log
-        self._counters = counters
-        self._owner = owner
+    listener: socket.socket
+    arena_fd: int
+    channels: Channels
+    facts: dict[str, int]
+    loop: EventLoop
+    log: LogSink
+    counters: Counters
+    owner: ClientsOwner
+
+    def __post_init__(self) -> None:
         self._clients: list[Attachment] = []
         self._limit = max_clients()
-        self._accept_ns = 0  #: when to accept again; 0: it does
-        self.greets = False  #: an executor was ready once, and those who attach are told so
+        self._accept_ns = 0  #: when to accept again; 0: now
+        self.greets = False  #: an executor was ready once, and clients are told so when they attach
 
     def __iter__(self) -> Iterator[Attachment]:
         return iter(list(self._clients))
 
     @property
     def count(self) -> int:
-        """How many are attached and may call."""
+        """How many clients are attached and may call."""
         return sum(client.counts for client in self._clients)
 
     def listen(self) -> None:
-        """Begin to accept."""
-        self._listener.listen(_BACKLOG)
-        self._loop.watch(self._listener.fileno(), READ, lambda _: self._accept())
+        """Begin to accept connections."""
+        self.listener.listen(_BACKLOG)
+        self._watch_listener()
+
+    def _watch_listener(self) -> None:
+        self.loop.watch(self.listener.fileno(), READ, lambda _: self._accept())
 
     def on_timers(self, now_ns: int) -> None:
-        """Look at what has a time."""
+        """Accept connections again, if it is time for that."""
         if self._accept_ns and now_ns >= self._accept_ns:
             self._accept_ns = 0
-            if self._listener.fileno() >= 0:
-                self._loop.watch(self._listener.fileno(), READ, lambda _: self._accept())
-        self._loop.at(self._accept_ns)
+            if self.listener.fileno() >= 0:
+                self._watch_listener()
+        self.loop.at(self._accept_ns)
 
     def stop_listening(self) -> None:
-        """Accept nobody any more."""
-        if self._listener.fileno() >= 0:
-            self._loop.watch(self._listener.fileno(), 0)
-            self._listener.close()
+        """Accept no more connections."""
+        if self.listener.fileno() >= 0:
+            self.loop.watch(self.listener.fileno(), 0)
+            self.listener.close()
 
     def close(self) -> None:
         """Close every connection."""
@@ -206,48 +184,48 @@ class Clients:
         self._clients.clear()
 
     def tell_all(self, message: Message) -> None:
-        """Send a message to everybody who is attached."""
+        """Send a message to all that are attached."""
         for client in self:
             if client.attached and client.connected:
                 self.tell(client, message)
 
     def greet(self) -> None:
-        """The first executor is ready: tell everybody who is attached, and who attaches from now on."""
+        """An executor is ready. If it is the first, tell all that are attached, and from now on each that attaches."""
         if not self.greets:
             self.greets = True
             self.tell_all(Hello())
 
     def tell(self, client: Attachment, message: Message | Response, fds: tuple[int, ...] = ()) -> None:
-        """Send a message; a client that doesn't read is let go of."""
+        """Send a message. A client that doesn't read is disconnected."""
         try:
             control.send(client.sock, message, fds)
         except BlockingIOError:
             self._disconnect(client, "it doesn't read")
         except ConnectionError:
-            return  # it has closed the socket. What it said before that, and its end, are still to be read
+            return  # what the client said before it closed the socket is still to be read
         except OSError as exc:
             self._disconnect(client, str(exc))
 
     def take_back(self, client: Attachment, channel: int) -> None:
-        """A channel that its client won't use again is IDLE: it is free."""
+        """Free a channel, which is IDLE, and which its client won't use again."""
         client.channels.discard(channel)
         client.returned.discard(channel)
-        self._channels.give_back(channel)
+        self.channels.give_back(channel)
         self._forget(client)
 
     # -- connections ------------------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        for _ in range(_ACCEPTED_AT_ONCE):  # the rest in the next turn: others have something to say, too
+        for _ in range(_ACCEPTED_AT_ONCE):
             try:
-                sock, _ = self._listener.accept()
+                sock, _ = self.listener.accept()
             except BlockingIOError:
                 return
             except OSError as exc:
-                self._log.log("warning", "client_refused", error=str(exc))
-                if exc.errno in _EXHAUSTED:  # it stays readable, and must not keep the loop busy
-                    self._loop.watch(self._listener.fileno(), 0)
-                    self._accept_ns = self._loop.at(time.monotonic_ns() + _PAUSE_NS)
+                self.log.log("warning", "client_refused", error=str(exc))
+                if exc.errno in _EXHAUSTED:  # the socket stays readable, and must not keep the loop busy
+                    self.loop.watch(self.listener.fileno(), 0)
+                    self._accept_ns = self.loop.at(time.monotonic_ns() + _PAUSE_NS)
                 return
             failpoint("supervisor.accepted")
             sock.setblocking(False)
@@ -256,7 +234,7 @@ class Clients:
                 self._make_room()
             if uid != os.getuid() or len(self._clients) >= self._limit:
                 why = "too many connections" if uid == os.getuid() else f"user {uid} is not {os.getuid()}"
-                self._log.log("warning", "client_refused", pid=pid, error=why)
+                self.log.log("warning", "client_refused", pid=pid, error=why)
                 sock.close()
                 continue
             client = Attachment(sock, pid)
@@ -264,117 +242,114 @@ class Clients:
             self._watch(client)
 
     def _make_room(self) -> None:
-        """Drop the oldest connection that has not asked to attach; a client does so as soon as it has connected."""
+        """Drop the oldest connection that has not attached. Clients attach as soon as they have connected."""
         silent = next((client for client in self._clients if client.connected and not client.attached), None)
         if silent is not None:
-            self._log.log("warning", "client_refused", pid=silent.pid, error="it never attached")
+            self.log.log("warning", "client_refused", pid=silent.pid, error="it never attached")
             self._disconnect(silent, "")
 
     def _watch(self, client: Attachment) -> None:
-        self._loop.watch(client.sock.fileno(), READ, lambda _: self._on_readable(client))
+        self.loop.watch(client.sock.fileno(), READ, lambda _: self._on_readable(client))
         if client.pidfd >= 0:
-            self._loop.watch(client.pidfd, READ, lambda _: self._on_death(client))
+            self.loop.watch(client.pidfd, READ, lambda _: self._on_death(client))
 
     def _on_readable(self, client: Attachment) -> None:
         try:
-            message, fds = control.receive(client.sock, SHM_FROM_CLIENT)
+            message, fds = control.receive(client.sock, messages.SHM_FROM_CLIENT)
         except BlockingIOError:
             return
         except FrameError as exc:
-            self._counters.bad_frames += 1
+            self.counters.bad_frames += 1
             self._disconnect(client, f"it sent a bad message: {exc.detail}")
-            return
         except OSError as exc:
             self._disconnect(client, str(exc))
-            return
-        control.close_all(fds)
-        if message is None:
-            self._disconnect(client, "")
-            return
-        self._obey(client, message)
+        else:
+            control.close_all(fds)
+            if message is None:
+                self._disconnect(client, "")
+            else:
+                self._obey(client, message)
 
     def _obey(self, client: Attachment, message: Item) -> None:
-        if isinstance(message, Request) and message.entry == PING:
-            self.tell(client, self._owner.pong(message))
+        if isinstance(message, Request) and message.entry == messages.PING:
+            self.tell(client, self.owner.pong(message))
         elif isinstance(message, Attach) and not client.attached:
             self._attach(client, message)
-        elif isinstance(message, Lease) and client.attached and not client.observer:
+        elif isinstance(message, messages.Lease) and client.attached and not client.observer:
             client.awaits_grant = True
             self._want(client, message.count)
-        elif isinstance(message, Return):
+        elif isinstance(message, messages.Return):
             client.recalled = False
-            for channel in message.channels:
-                if channel in client.channels:
-                    if self._channels.is_idle(channel):
-                        client.channels.discard(channel)
-                        self._channels.give_back(channel)
-                    else:  # it lies, or somebody else has scribbled over the word
-                        client.returned.add(channel)
+            for channel in client.channels.intersection(message.channels):
+                if self.channels.is_idle(channel):
+                    self.take_back(client, channel)
+                else:  # the client lies, or another has scribbled over the state word
+                    client.returned.add(channel)
             self.serve_waiting()
-            self._owner.on_clients_changed()
-        elif isinstance(message, CancelChannel):
+            self.owner.on_clients_changed()
+        elif isinstance(message, messages.CancelChannel):
             if message.channel in client.channels:
-                self._owner.on_cancel()
-        elif isinstance(message, Detach):
+                self.owner.on_cancel()
+        elif isinstance(message, messages.Detach):
             client.has_left = True
             self._disconnect(client, "")
         else:
-            self._counters.bad_frames += 1
+            self.counters.bad_frames += 1
             self._disconnect(client, f"it sent a {type(message).__name__} that nobody expects here")
 
     def _attach(self, client: Attachment, message: Attach) -> None:
-        if not message.observer and self._owner.make_way():
-            self._disconnect(client, "")  # it finds the name free, and starts a successor
+        if not message.observer and self.owner.make_way():
+            self._disconnect(client, "")  # the client finds the name free, and starts another worker
             return
-        refusal = self._owner.refusal(message)
+        refusal = self.owner.refusal(message)
         if message.version != __version__:
             refusal = MoltIncompatible(
                 f"this pool runs version {__version__}, the client is {message.version}; restart the worker, "
                 "or give the new version another MOLT_WORKER_NAME"
             )
         if refusal is not None:
-            self.tell(client, Refused(to_wire(refusal)))
+            self.tell(client, messages.Refused(to_wire(refusal)))
             return
         client.attached = True
         client.observer = message.observer
-        granted = [] if client.observer else self._channels.take(message.channels)
+        granted = [] if client.observer else self.channels.take(message.channels)
         client.channels.update(granted)
-        self._owner.on_clients_changed()  # before it can publish: executors look at channels in use only
+        self.owner.on_clients_changed()  # before the client can publish: executors look at channels in use only
         failpoint("supervisor.granting")
-        self.tell(client, Attached(channels=granted, **self._facts), (self._arena_fd,))
+        self.tell(client, messages.Attached(channels=granted, **self.facts), (self.arena_fd,))
         failpoint("supervisor.granted")
-        self._log.log("debug", "client_attached", pid=client.pid, channels=len(granted))
+        self.log.log("debug", "client_attached", pid=client.pid, channels=len(granted))
         if self.greets:
             self.tell(client, Hello())
         if not granted and not client.observer:
-            self._want(client, message.channels)  # its first call should not have to ask
+            self._want(client, message.channels)  # the client's first call should not have to ask
 
     def _want(self, client: Attachment, count: int) -> None:
-        client.wanted = min(count, self._channels.count)
+        client.wanted = min(count, self.channels.count)
         self.serve_waiting()
         if client.wanted:
             self._recall(client)
-            self._owner.on_clients_changed()
+            self.owner.on_clients_changed()
 
     def serve_waiting(self) -> None:
-        """Grant free channels to those who want some."""
+        """Grant free channels to clients that want some."""
         for client in self:
-            if client.wanted and client.connected and (granted := self._channels.take(client.wanted)):
+            if client.wanted and client.connected and (granted := self.channels.take(client.wanted)):
                 client.wanted = 0
                 self._grant(client, granted)
 
     def _grant(self, client: Attachment, granted: list[int]) -> None:
         client.awaits_grant = False
         client.channels.update(granted)
-        self._owner.on_clients_changed()
-        self.tell(client, Grant(granted))
+        self.owner.on_clients_changed()
+        self.tell(client, messages.Grant(granted))
 
     def _recall(self, wanting: Attachment) -> None:
         """No channel is free: ask clients that hold more than their share to return what they don't use.
 
-        A client that gets nothing from that in time is told so by `refuse_waiting`; what comes later is granted then.
+        `refuse_waiting` tells the client that wants channels if none come in time. It gets those that come later.
         """
-        share = self._channels.count // max(1, self.count)
+        share = self.channels.count // max(1, self.count)
         excess = [client for client in self if client.counts and len(client.channels) > share]
         if not excess or len(wanting.channels) >= share:
             wanting.wanted = 0
@@ -382,17 +357,17 @@ class Clients:
                 self._grant(wanting, [])
             return
         for client in excess:
-            if not client.recalled:  # else it may be stopped, and would be flooded
+            if not client.recalled:  # a client that is stopped must not be flooded
                 client.recalled = True
-                self.tell(client, Recall(len(client.channels) - share))
+                self.tell(client, messages.Recall(len(client.channels) - share))
 
     @property
     def anybody_waits(self) -> bool:
-        """Whether a client waits to be granted channels, or told that there are none."""
+        """Whether a client waits for a grant, which may be an empty one."""
         return any(client.awaits_grant for client in self._clients)
 
     def refuse_waiting(self) -> None:
-        """Tell those who still wait for channels that there are none."""
+        """Tell clients that still wait for channels that there are none."""
         for client in self:
             if client.awaits_grant:
                 self._grant(client, [])
@@ -405,7 +380,7 @@ class Clients:
         if client.connected:  # a child that it forked holds the socket
             self._disconnect(client, "its process is gone")
         else:
-            self._owner.on_clients_changed()
+            self.owner.on_clients_changed()
             self._forget(client)
 
     def _disconnect(self, client: Attachment, why: str) -> None:
@@ -413,7 +388,7 @@ class Clients:
             return
         client.connected = False
         client.wanted, client.awaits_grant = 0, False
-        self._loop.watch(client.sock.fileno(), 0)
+        self.loop.watch(client.sock.fileno(), 0)
         client.sock.close()
         if client.pidfd < 0:
             client.has_left = True
@@ -421,9 +396,9 @@ class Clients:
             self._drop_pidfd(client)
         if client.attached and not client.observer:
             level, fields = ("info", {}) if not why else ("warning", {"error": why})
-            self._log.log(level, "client_gone", pid=client.pid, channels=len(client.channels), **fields)
+            self.log.log(level, "client_gone", pid=client.pid, channels=len(client.channels), **fields)
         self._forget(client)
-        self._owner.on_clients_changed()
+        self.owner.on_clients_changed()
 
     def _forget(self, client: Attachment) -> None:
         if not client.connected and not client.channels and client in self._clients:
@@ -432,12 +407,12 @@ class Clients:
 
     def _drop_pidfd(self, client: Attachment) -> None:
         if client.pidfd >= 0:
-            self._loop.watch(client.pidfd, 0)
+            self.loop.watch(client.pidfd, 0)
             os.close(client.pidfd)
             client.pidfd = -1
 
-    def orphaned(self) -> Iterable[tuple[Attachment, int]]:
-        """Channels that clients returned with something on them, and all those of clients that are gone."""
+    def orphaned(self) -> list[tuple[Attachment, int]]:
+        """Channels that clients have returned with something on them, and all channels of clients that are gone."""
         return [
             (client, channel)
             for client in self

@@ -6,17 +6,22 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from molt_accel.ipc.frame import PEEK_BYTES, format_id, peek
-from molt_accel.ipc.shm.layout import HELD, Gauge, state_of
+from molt_accel.ipc.shm.layout import HELD, Gauge, generation_of, serial_of, state_of
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena
+
+
+def request_serial(channel: int, word: int) -> int:
+    """The serial (`layout.serial_of`) of the request that a channel's state word is of."""
+    return serial_of(channel, generation_of(word))
 
 
 class Ledger:
     """The gauges of the arena's header, and which channels are in use.
 
     Args:
-        cpus: Processors of this machine, for those who may spin.
+        cpus: Processors of this machine. Clients and executors read it before they spin.
     """
 
     def __init__(self, arena: Arena, cpus: int) -> None:
@@ -33,11 +38,11 @@ class Ledger:
         self.arena.set_gauge(gauge, value)
 
     def use(self, channel: int) -> None:
-        """A channel was granted: look at it from now on, as executors do."""
+        """A channel was granted, so supervisor and executors look at it from now on."""
         self._in_use = max(self._in_use, channel + 1)
 
     def repair(self) -> None:
-        """Write all of it again, because somebody may have written over it."""
+        """Write all of it again, because a client may have written over it."""
         arena = self.arena
         arena.repair()
         arena.set_cpus(self._cpus)
@@ -55,7 +60,7 @@ class Ledger:
         return [(channel, word) for channel, word in self.words() if state_of(word) in HELD]
 
     def request_on(self, channel: int) -> dict[str, object]:
-        """What a log line says of a channel's request, if it can be seen: a large one is overwritten by its rest."""
+        """Fields of a log line for a channel's request; none if the rest of a large one has overwritten its start."""
         request = peek(self.arena.request_bytes(channel, PEEK_BYTES))
         if request is None:
             return {}

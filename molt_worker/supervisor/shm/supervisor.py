@@ -1,8 +1,8 @@
 """The supervisor of a shared-memory pool: no request passes through it.
 
-Executors and clients hand requests over between themselves, by steps on state words. This process takes the steps that
-neither of them can: against executors that don't stop (`deadlines`), for executors that are dead (`audit`), and for
-clients that are gone (`reclaim`). It sleeps while nothing of that is due.
+Clients and executors hand requests over between themselves, by steps on state words. The supervisor takes the steps
+that neither of them can: against executors that don't stop (`deadlines`), for executors that are dead (`audit`), and
+for clients that are gone (`reclaim`). It sleeps while none of these is due.
 """
 
 from __future__ import annotations
@@ -11,15 +11,9 @@ import os
 import time
 from typing import Final
 
+from molt_accel import errors
 from molt_accel.config import Config
-from molt_accel.errors import (
-    MoltError,
-    MoltIncompatible,
-    MoltStartFailed,
-    MoltWorkerUnavailable,
-    WorkerVanished,
-    to_wire,
-)
+from molt_accel.errors import MoltError
 from molt_accel.identity import differences
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Item
@@ -41,36 +35,33 @@ from molt_worker.supervisor.shm.ledger import Ledger
 from molt_worker.supervisor.shm.name import Name
 from molt_worker.supervisor.shm.reclaim import reclaim
 from molt_worker.supervisor.shm.slots import Slots
+from molt_worker.supervisor.shm.snapshot import RESTARTS
 
 _MS: Final = 1_000_000
 _S: Final = 1_000_000_000
-#: How often channels of clients that are gone are looked at, until they are IDLE.
-_RECLAIM_NS: Final = 20 * _MS
-#: How long clients may take to give back channels that another one wants. They do so at once, if they get a processor.
+_RECLAIM_NS: Final = 20 * _MS  #: how often to look at channels of clients that are gone, until they are IDLE
+#: How long clients may take to return channels that another client wants. They do so as soon as they get a processor.
 _RECALL_NS: Final = _S
-#: How long clients may take to leave a worker that drains; one that is stopped keeps no worker.
-_CLIENTS_LEAVE_NS: Final = 2 * _S
-#: How long a pool that a client started waits for its first client.
-_FIRST_CLIENT_NS: Final = 30 * _S
-#: How long a pool that can't start stays to say so.
-_TELL_NS: Final = 2 * _S
-#: A client that is not the only one may have this share of the queue, so that the rest is left to others.
-_SHARE: Final = 3 / 4
-#: How many of the things in which a client differs are named.
-_NAMED: Final = 5
+_CLIENTS_LEAVE_NS: Final = (
+    2 * _S
+)  #: how long a worker that drains waits for its clients, some of which may be stopped
+_FIRST_CLIENT_NS: Final = 30 * _S  #: how long a pool that a client started waits for its first client
+_TELL_NS: Final = 2 * _S  #: how long a pool that can't start stays to say so
+_SHARE: Final = 3 / 4  #: the share of the queue that one client of several may have, so that others find room
+_NAMED: Final = 5  #: how many of the things in which a client differs are named
 
 
 class ShmSupervisor:
-    """Keeps a named pool.
+    """Keeps a named pool of executors, and the shared memory through which clients reach them.
 
     Args:
         config: The worker's configuration.
         log: Where events go.
-        linger: Stop some time after the last client has left.
+        linger: Stop `linger_ms` after the last client has left.
 
     Raises:
         NoSharedMemory: there is no room for the arena, or no shared memory at all.
-        AlreadyServed: somebody serves this name already.
+        AlreadyServed: another worker serves this name.
         MoltWorkerUnavailable: the socket's directory can't be used.
     """
 
@@ -83,7 +74,7 @@ class ShmSupervisor:
         self._idle_until_ns = time.monotonic_ns() + _FIRST_CLIENT_NS if linger else NEVER
         self._refuse_ns = NEVER  # when clients that wait for channels are told that there are none
         self._drained_ns = NEVER
-        self._start_failure: MoltStartFailed | None = None  # why it can't serve, until it has stopped
+        self._start_failure: errors.MoltStartFailed | None = None  # why it can't serve, until it has stopped
         geometry = arenas.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
         arena, self._arena_fd = arenas.create(geometry)
         self._capacity = min(config.max_queue, geometry.channels - config.pool_size)
@@ -93,20 +84,17 @@ class ShmSupervisor:
         arena.spin_ns = limits.spin_ns if config.spin_us is None else config.spin_us * 1000
         arena.executor_spinners = limits.executors
         self._ledger = ledger = Ledger(arena, limits.cpus)
-        for gauge, value in (
-            (Gauge.SERVING, 0),
-            (Gauge.PID, os.getpid()),
-            (Gauge.STARTED_NS, time.monotonic_ns()),
-            (Gauge.CAPACITY, self._capacity),
-            (Gauge.CLIENT_LIMIT, geometry.channels),
-            (Gauge.SPIN_NS, arena.spin_ns),
-            (Gauge.CLIENT_SPINNERS, limits.clients),
-            (Gauge.EXECUTOR_SPINNERS, limits.executors),
-            (Gauge.WAKE_NS, NEVER),
-            (Gauge.POOL_SIZE, config.pool_size),
-            (Gauge.GRACE_MS, config.grace_ms),
-        ):
-            ledger[gauge] = value
+        ledger[Gauge.SERVING] = 0
+        ledger[Gauge.PID] = os.getpid()
+        ledger[Gauge.STARTED_NS] = time.monotonic_ns()
+        ledger[Gauge.CAPACITY] = self._capacity
+        ledger[Gauge.CLIENT_LIMIT] = geometry.channels
+        ledger[Gauge.SPIN_NS] = arena.spin_ns
+        ledger[Gauge.CLIENT_SPINNERS] = limits.clients
+        ledger[Gauge.EXECUTOR_SPINNERS] = limits.executors
+        ledger[Gauge.WAKE_NS] = NEVER
+        ledger[Gauge.POOL_SIZE] = config.pool_size
+        ledger[Gauge.GRACE_MS] = config.grace_ms
         ledger.repair()
         words = StopWords(arena.slots)
         self._slots = Slots(config, arena, words)
@@ -114,14 +102,8 @@ class ShmSupervisor:
         grace_ns = config.grace_ms * _MS
         self._deadlines = Deadlines(grace_ns, self._loop, log, self.pool, ledger)
         self._audit = Audit(grace_ns, self._loop, log, self.pool, self._slots, ledger, self._deadlines)
-        facts: dict[str, int] = {
-            "max_frame_bytes": config.max_frame_bytes,
-            "max_wait_ms": config.max_wait_ms,
-            "grace_ms": config.grace_ms,
-            "capacity": self._capacity,
-            "spin_ns": ledger[Gauge.SPIN_NS],
-            "client_spinners": limits.clients,
-        }
+        facts = {name: getattr(config, name) for name in ("max_frame_bytes", "max_wait_ms", "grace_ms")}
+        facts |= {"capacity": self._capacity, "spin_ns": arena.spin_ns, "client_spinners": limits.clients}
         self._channels = Channels(
             geometry.channels, lambda channel: state_of(ledger.arena.word(channel)) is ChannelState.IDLE
         )
@@ -130,7 +112,7 @@ class ShmSupervisor:
         )
 
     def listen(self) -> None:
-        """Accept clients from now on; `run` serves them."""
+        """Accept clients from now on. `run` serves them."""
         self._clients.listen()
         self._loop.at(0 if self._idle_until_ns == NEVER else self._idle_until_ns)
         failpoint("supervisor.listening")
@@ -148,28 +130,24 @@ class ShmSupervisor:
         self._loop.guard(self._write_counters)
 
     def _write_counters(self) -> None:
-        counters, ledger = self._counters, self._ledger
-        ledger[Gauge.EXECUTOR_STARTS] = counters.executor_starts
-        ledger[Gauge.EXECUTOR_DEATHS] = counters.executor_deaths
-        ledger[Gauge.RECYCLED] = counters.recycled
-        ledger[Gauge.RELOADS] = counters.reloads
-        ledger[Gauge.BAD_FRAMES] = counters.bad_frames
-        ledger[Gauge.FORKSERVER_PID] = self.pool.forkserver_pid
+        for gauge in (*RESTARTS, Gauge.BAD_FRAMES):
+            self._ledger[gauge] = getattr(self._counters, gauge.name.lower())
+        self._ledger[Gauge.FORKSERVER_PID] = self.pool.forkserver_pid
 
     def finished(self) -> bool:
         if self._worker.stopping:
             return True
         if not self._worker.draining:
             return False
-        # A client that has not read yet that this worker drains may be about to publish: one moment without a request
-        # is not the end of them. Whoever has read it leaves as soon as its calls have ended.
+        # A client that has not read yet that this worker drains may publish another request. A client that has read it
+        # leaves as soon as its calls have ended.
         if self._clients.count and time.monotonic_ns() < self._drained_ns:
             return False
-        # What is DONE or FAILED is its client's to take, and needs no worker for it.
+        # Clients take what is DONE or FAILED without the worker.
         return not any(state_of(word) in HELD | {ChannelState.READY} for _, word in self._ledger.words())
 
     def on_timers(self, now_ns: int) -> None:
-        self._deadlines.look(now_ns)  # whatever brings it here, for WAKE_NS may have been scribbled over
+        self._deadlines.look(now_ns)  # each time, because a client may have written over WAKE_NS
         for channel, word in self._deadlines.look_at_stops(now_ns):
             self._audit.end_forged(channel, word)
         if self._reclaim(now_ns) or self._worker.draining:
@@ -182,12 +160,12 @@ class ShmSupervisor:
         if now_ns >= self._idle_until_ns:
             self._idle_until_ns = NEVER
             if not self._clients.count:
-                # What its clients left running has been told to stop, and has its grace time.
+                # Requests that the clients left running have been told to stop, and have their grace time.
                 if self._ledger.held():
                     self._idle_until_ns = now_ns + _RECLAIM_NS
                 else:
                     self._log.log("info", "worker_left_alone", linger_ms=self._config.linger_ms)
-                    self.stop(MoltWorkerUnavailable("nobody needs the worker any more"))
+                    self.stop(errors.MoltWorkerUnavailable("nobody needs the worker any more"))
         for due_ns in (self._refuse_ns, self._idle_until_ns):
             self._loop.at(0 if due_ns == NEVER else due_ns)
 
@@ -201,7 +179,7 @@ class ShmSupervisor:
         self._loop.at(now_ns + _RECLAIM_NS)
 
     def stop(self, why: MoltError) -> None:
-        """Stop now. Clients see the end of their connections: they say what becomes of their requests."""
+        """Stop now. Clients see the end of their connections, and decide what becomes of their requests."""
         del why
         self._worker.stopping = True
         self.pool.stop()
@@ -226,10 +204,10 @@ class ShmSupervisor:
         self._ledger[Gauge.COMPILED] = len(exports.compiled)
 
     def on_start_failed(self, why: str) -> None:
-        self._clients.tell_all(StartFailed(to_wire(MoltStartFailed(why))))
+        self._clients.tell_all(StartFailed(errors.to_wire(errors.MoltStartFailed(why))))
         error = self._worker.start_failed(why)
         if self._linger and not self._clients.count:
-            # It failed before whoever started this has attached: stay to say why.
+            # The client that has started this worker has not attached yet: stay to tell it why.
             self._start_failure = error
             self._idle_until_ns = self._loop.at(time.monotonic_ns() + _TELL_NS)
         else:
@@ -241,7 +219,7 @@ class ShmSupervisor:
         self._clients.greet()
 
     def on_message(self, executor: ExecutorHandle, message: Item) -> bool:
-        if isinstance(message, Wake):  # its deadline comes before the next look
+        if isinstance(message, Wake):
             self._deadlines.look(time.monotonic_ns())
         elif isinstance(message, Recycle):
             self.pool.recycle(executor, "max_requests")
@@ -250,7 +228,7 @@ class ShmSupervisor:
         return True
 
     def on_closed(self, executor: ExecutorHandle) -> None:
-        """Nothing yet: until it is reaped, an executor may still write to the arena."""
+        """Do nothing yet: until it is reaped, an executor may still write to the arena."""
 
     def on_reaped(self, executor: ExecutorHandle, exit_code: int | None) -> None:
         failpoint("supervisor.reaped")
@@ -260,23 +238,23 @@ class ShmSupervisor:
     # -- what the clients tell and ask ------------------------------------------------------------------
 
     def make_way(self) -> bool:
-        # Servers are restarted, or restart themselves, because their code was changed; who starts the pool by hand
-        # says so with SIGHUP.
+        # A server that attaches was often restarted because its code was changed. A pool that was started by hand is
+        # told by SIGHUP.
         worker = self._worker
         if self._linger and not worker.draining and not worker.stopping and self.pool.is_outdated():
             if not self._clients.count:
                 self._log.log("info", "worker_outdated", hint="its code was changed; a successor is started")
-                self.stop(MoltWorkerUnavailable("the worker's code was changed"))
+                self.stop(errors.MoltWorkerUnavailable("the worker's code was changed"))
                 return True
             worker.reload(self.pool)
         return False
 
     def refusal(self, message: Attach) -> MoltError | None:
         if self._worker.draining or self._worker.stopping:
-            return WorkerVanished("the worker is stopping")
+            return errors.WorkerVanished("the worker is stopping")
         differing = differences(self._identity, message.identity) if message.identity else []
         if differing:
-            return MoltIncompatible(
+            return errors.MoltIncompatible(
                 f"the pool {self._config.pool_name!r} runs other code or on other data than this process would: they "
                 f"differ in {', '.join(differing[:_NAMED])}. Start both alike, use another MOLT_WORKER_NAME, or name "
                 "variables that don't matter in MOLT_IGNORED_ENV"
@@ -289,9 +267,8 @@ class ShmSupervisor:
     def on_clients_changed(self) -> None:
         clients = self._clients
         count = clients.count
-        limit = self._channels.count
-        if count > 1:
-            limit = self.pool.size + max(1, int(self._capacity * _SHARE))
+        share = self.pool.size + max(1, int(self._capacity * _SHARE))
+        limit = share if count > 1 else self._channels.count
         self._ledger[Gauge.CLIENT_LIMIT] = limit
         self._ledger[Gauge.CLIENTS] = count
         for client in clients:
@@ -308,7 +285,9 @@ class ShmSupervisor:
         self._audit.run(now_ns, clients)
 
     def pong(self, ping: Request) -> Response:
-        self._deadlines.stop_abandoned(time.monotonic_ns())  # pings can fill a socket too
+        self._deadlines.stop_abandoned(
+            time.monotonic_ns()
+        )  # pings can fill a socket, so that a cancellation is lost
         return report.pong(
             ping,
             self.pool,
@@ -327,5 +306,5 @@ class ShmSupervisor:
     def _outcomes(self) -> dict[str, int]:
         gauge = self._ledger.arena.gauge
         counts = {each.name: gauge(Gauge.OUTCOMES + each) + self._slots.outcomes(each) for each in Outcome}
-        # No codec has numbers beyond a word, and they may be anything.
+        # A client may have written any numbers, and codecs have none beyond a word.
         return {name: min(count, MAX_WORD) for name, count in counts.items() if count}

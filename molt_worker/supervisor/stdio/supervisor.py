@@ -11,34 +11,12 @@ import os
 import time
 from typing import Final
 
+from molt_accel import errors
 from molt_accel.config import Config
-from molt_accel.errors import (
-    MoltBusy,
-    MoltCancelled,
-    MoltError,
-    MoltInternalError,
-    MoltInvalidInput,
-    MoltStartFailed,
-    MoltWorkerCrashed,
-    MoltWorkerUnavailable,
-    Status,
-    status_label,
-    to_wire,
-)
+from molt_accel.errors import MoltError
 from molt_accel.ipc import messages
 from molt_accel.ipc.frame import FrameError, Item, format_id
-from molt_accel.ipc.messages import (
-    PING,
-    STDIO_FROM_CLIENT,
-    U32_MAX,
-    WORKER_DEFAULT_WAIT,
-    BadFrame,
-    Cancel,
-    Hello,
-    Message,
-    Response,
-    StartFailed,
-)
+from molt_accel.ipc.messages import Message, Response
 from molt_accel.ipc.outcomes import crashed, expired_in_queue, queue_full, timed_out_running
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.exports import ExportTable
@@ -87,7 +65,7 @@ class StdioSupervisor:
         # Slots for a whole pool being replaced while one more generation is being reaped.
         words = StopWords(4 * config.pool_size + 16)
         self.pool: Final = Pool(config, worker.loop, log, worker.counters, words, self._handout, self)
-        self._client = FrameStream(read_fd, write_fd, config.max_frame_bytes, STDIO_FROM_CLIENT)
+        self._client = FrameStream(read_fd, write_fd, config.max_frame_bytes, messages.STDIO_FROM_CLIENT)
         self._client_open = True
         self._requests: dict[int, Request] = {}
         self._queue: BoundedQueue[Request] = BoundedQueue(
@@ -137,8 +115,8 @@ class StdioSupervisor:
         self.pool.stop()
         for request in list(self._requests.values()):
             error = why
-            if request.state in HELD and isinstance(why, MoltWorkerUnavailable):
-                error = MoltWorkerUnavailable(why.detail, facts={"may_have_run": 1})
+            if request.state in HELD and isinstance(why, errors.MoltWorkerUnavailable):
+                error = errors.MoltWorkerUnavailable(why.detail, facts={"may_have_run": 1})
             self._cancel(request, error)
 
     def on_timers(self, now_ns: int) -> None:
@@ -178,7 +156,7 @@ class StdioSupervisor:
         if self._client_open:
             self._client_open = False
             self._log.log("info", "client_gone", requests=len(self._requests))
-            self.stop(MoltCancelled("the client is gone"))
+            self.stop(errors.MoltCancelled("the client is gone"))
 
     def _client_unreachable(self) -> None:
         self._client.discard()
@@ -189,10 +167,10 @@ class StdioSupervisor:
             self._on_request(item)
         elif isinstance(item, FrameError):
             self._refuse(item.raw_id, item.raw_generation, item.detail)
-        elif isinstance(item, Cancel):
+        elif isinstance(item, messages.Cancel):
             request = self._requests.get(item.request_id)
             if request is not None and request.frame.generation == item.generation:
-                self._cancel(request, MoltCancelled("the client asked to stop"))
+                self._cancel(request, errors.MoltCancelled("the client asked to stop"))
         elif isinstance(item, Response):
             self._refuse(item.request_id, item.generation, "a response is not for a worker")
 
@@ -201,10 +179,10 @@ class StdioSupervisor:
         self._counters.bad_frames += 1
         self._log.log("warning", "bad_frame", error=why)
         if request_id and request_id not in self._requests:
-            error = MoltInvalidInput(why)
+            error = errors.MoltInvalidInput(why)
             self._send(error_response(messages.Request(request_id, "", generation=generation), error))
         else:
-            self._send(BadFrame(why))
+            self._send(messages.BadFrame(why))
 
     def _send(self, item: Response | Message) -> None:
         try:
@@ -215,7 +193,7 @@ class StdioSupervisor:
             if isinstance(item, Message):
                 raise
             # A health report that outgrew a small frame limit.
-            set_error(item, MoltInternalError(f"the result is {exc.detail}"))
+            set_error(item, errors.MoltInternalError(f"the result is {exc.detail}"))
             self._send(item)
 
     # -- requests: placed, handed out, stopped, ended ---------------------------------------------------
@@ -227,11 +205,11 @@ class StdioSupervisor:
             return
         request = self._requests[frame.request_id] = Request(frame)
         try:
-            if frame.entry == PING:
+            if frame.entry == messages.PING:
                 self._finish(request, self._pong(frame))
                 return
             if self._worker.draining or self._worker.stopping:
-                raise MoltBusy("the worker is stopping")
+                raise errors.MoltBusy("the worker is stopping")
             if self.pool.exports is not None:
                 self.pool.exports.find(frame)
             self._place(request, time.monotonic_ns())
@@ -247,7 +225,7 @@ class StdioSupervisor:
             self._hand_out(request)
             return
         wait_ms = frame.max_wait_ms
-        if wait_ms == WORKER_DEFAULT_WAIT:
+        if wait_ms == messages.WORKER_DEFAULT_WAIT:
             wait_ms = self._config.max_wait_ms
         verdict = self._queue.offer(frame.request_id, request, len(frame.payload), may_wait=wait_ms > 0)
         if verdict is Verdict.BUSY:
@@ -311,7 +289,10 @@ class StdioSupervisor:
         request.wake_ns = self._loop.at(time.monotonic_ns() + self._config.grace_ms * _MS)
 
     def _finish(
-        self, request: Request, outcome: Response | MoltError, error: MoltError | None = None
+        self,
+        request: Request,
+        outcome: Response | MoltError,
+        error: MoltError | None = None,
     ) -> None:
         """The one end of every request: out of the table, response to the client, line in the log.
 
@@ -329,7 +310,7 @@ class StdioSupervisor:
             response.generation = frame.generation
         if error is not None:
             set_error(response, error)
-        label = response.status.label if error is None else status_label(error)
+        label = response.status.label if error is None else errors.status_label(error)
         self._send(response)
         self._counters.outcomes[label] += 1
         level = request_level(label)
@@ -347,7 +328,7 @@ class StdioSupervisor:
             self._handout.release(request.executor)
         elif frame.sent_ns:
             waited_us = (time.monotonic_ns() - frame.sent_ns) // 1000
-            response.queue_us = min(max(0, waited_us), U32_MAX)
+            response.queue_us = min(max(0, waited_us), messages.U32_MAX)
         return response
 
     def _pong(self, ping: messages.Request) -> Response:
@@ -380,7 +361,7 @@ class StdioSupervisor:
         elif request.state is RequestState.STOPPING:
             self._kill(request)
         elif request.state is RequestState.LOST:
-            self._finish(request, request.stop_error or MoltWorkerCrashed("the executor died"))
+            self._finish(request, request.stop_error or errors.MoltWorkerCrashed("the executor died"))
 
     def _kill(self, request: Request) -> None:
         """The grace time is over: answer in the executor's place and replace it."""
@@ -401,19 +382,19 @@ class StdioSupervisor:
                 continue  # while the others were refused, the client turned out to be gone
             try:
                 exports.find(request.frame)
-            except MoltInvalidInput as exc:
+            except errors.MoltInvalidInput as exc:
                 self._queue.remove(request.frame.request_id)
                 self._finish(request, exc)
 
     def on_start_failed(self, why: str) -> None:
-        self._send(StartFailed(to_wire(MoltStartFailed(why))))
+        self._send(messages.StartFailed(errors.to_wire(errors.MoltStartFailed(why))))
         self.stop(self._worker.start_failed(why))
 
     def on_executor_ready(self, executor: ExecutorHandle) -> None:
         self._handout.add(executor)
         if not self._greeted:
             self._greeted = True
-            self._send(Hello())
+            self._send(messages.Hello())
 
     def on_message(self, executor: ExecutorHandle, message: Item) -> bool:
         if not isinstance(message, Response):
@@ -423,7 +404,7 @@ class StdioSupervisor:
             return False  # an answer to nothing it was given
         self._handout.release(executor)
         # An executor that gave in says only that it was stopped; why it was is known here.
-        stopped = message.status in (Status.CANCELLED, Status.TIMEOUT)
+        stopped = message.status in (errors.Status.CANCELLED, errors.Status.TIMEOUT)
         gave_in = request.state is RequestState.STOPPING and stopped
         self._finish(request, message, request.stop_error if gave_in else None)
         if not self._handout.answered(executor):

@@ -13,7 +13,7 @@ import pytest
 
 from molt_accel.config import Config
 from molt_accel.errors import MoltError
-from molt_worker.processes.forkserver import EXIT_BAD_EXPORTS
+from molt_worker.processes.commands import EXIT_BAD_EXPORTS
 from molt_worker.runtime.log import LogSink
 from molt_worker.supervisor.base import Worker
 from tests.support import EXPORTS

@@ -119,7 +119,7 @@ def test_executors_stand_by_their_number_with_what_they_have(stage: Stage) -> No
     assert running.for_ms == pytest.approx(2000 + since_s * 1e3, abs=0.002)
     assert running.deadline_ms == pytest.approx((deadline_ns - looked.taken_ns) / 1e6, abs=0.002)
     assert [item.running for item in looked.executors[1:]] == [None, None]
-    assert (looked.queued, looked.in_flight) == (1, 1)
+    assert (looked.queue["depth"], looked.in_flight) == (1, 1)
     assert looked.executors[0].rss_bytes is not None
     assert looked.executors[1].rss_bytes is None
 

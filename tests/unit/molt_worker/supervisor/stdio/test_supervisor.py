@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from molt_accel import codec
-from molt_accel.errors import Status
+from molt_accel.errors import MoltWorkerUnavailable, Status
 from molt_accel.ipc.frame import FrameParser, Item, encode
 from molt_accel.ipc.messages import (
     PING,
@@ -442,7 +442,7 @@ def test_a_worker_that_stops_tells_which_requests_may_have_run(make_scene: MakeS
     scene = make_scene(executors=1)
     scene.ask(1)
     scene.ask(2)
-    scene.supervisor.stop(stdio_supervisor.MoltWorkerUnavailable("enough"))
+    scene.supervisor.stop(MoltWorkerUnavailable("enough"))
     scene.pass_ms(GRACE_MS + 1000)
     bodies = {f.request_id: codec.decode(Codec.MSGPACK, f.payload) for f in scene.heard()}
     assert [bodies[each].get("may_have_run") for each in (1, 2)] == [1, None]
