@@ -54,22 +54,15 @@ def main(arguments: Sequence[str]) -> int:
         config = Config.load(exports=given.exports, build_dir=given.build_dir)
         if given.check:
             record = compiled.read_record(path := compiled.record_path(config.exports, config.build_dir))
-            stale = compiled.changes(record, path.parent)
-            if stale:
-                raise CompiledError(f"{path}: the build is stale: {compiled.some(stale)}")
+            compiled.check_fresh(record, path)
         else:
             record, is_new = build(
                 config.exports, config.build_dir, given.include, force=given.force, say=_say
             )
-    except CompiledError as exc:
-        print(f"molt-worker build: {exc}", file=sys.stderr)
-        return 1 if given.check else 2
-    except (ConfigError, ExportsError) as exc:
-        print(f"molt-worker build: {exc}", file=sys.stderr)
-        return 2
-    except BuildError as exc:
-        print(f"molt-worker build: {exc}", file=sys.stderr)
-        return 1
+    except (ConfigError, ExportsError, BuildError) as exc:
+        _say(str(exc))
+        not_built = isinstance(exc, BuildError) or (given.check and isinstance(exc, CompiledError))
+        return 1 if not_built else 2
     left = [module for module in record.modules if not module.compiled]
     if given.json:
         print(msgspec.json.encode(record).decode())

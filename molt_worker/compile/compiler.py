@@ -118,35 +118,37 @@ def _compile(
             if not failed:
                 return libraries
             # A module that imports a failed one may work once that one is left in Python, so try it again.
-            causes = [
-                each.name
-                for each in modules
-                if each.name in failed and failed.keys().isdisjoint(each.imports)
+            first = [
+                each for each in modules if each.name in failed and failed.keys().isdisjoint(each.imports)
             ]
-            failed = {name: failed[name] for name in causes or failed}
+            if first:
+                failed = {each.name: failed[each.name] for each in first}
         left.update(failed)
         modules = [source for source in modules if source.name not in failed]
     return {}
 
 
 def _libraries(folder: Path) -> dict[str, Path]:
+    """Return the files of compiled modules, by the names that they are imported by."""
     suffix = str(sysconfig.get_config_var("EXT_SUFFIX"))
-    return {
-        ".".join(path.relative_to(folder).parts).removesuffix(suffix): path
-        for path in folder.rglob(f"*{suffix}")
-    }
+    files = folder.rglob(f"*{suffix}")
+    return {".".join(file.relative_to(folder).parts).removesuffix(suffix): file for file in files}
 
 
 def _tried(
     libraries: dict[str, Path], names: list[str], roots: Sequence[str], work: Path
 ) -> dict[str, Module]:
+    """Import compiled modules in a process of their own, and return those that fail.
+
+    Raises:
+        BuildError: the process has ended without an answer.
+    """
     given = ({name: str(path) for name, path in libraries.items()}, names)
-    done = _run("import", given, roots, work)
-    answer = [line for line in done.stdout.splitlines() if line.startswith(build_steps.ANSWER + "{")]
+    output = _run("import", given, roots, work).stdout
+    answer = [line for line in output.splitlines() if line.startswith(build_steps.ANSWER + "{")]
     if not answer:
-        raise BuildError(
-            f"the compiled modules end the process that imports them:\n{done.stdout[-3000:].strip()}"
-        )
+        why = "the compiled modules end the process that imports them"
+        raise BuildError(f"{why}:\n{output[-3000:].strip()}")
     found: dict[str, str] = json.loads(answer[-1].removeprefix(build_steps.ANSWER))
     return {name: Module(name, False, reason) for name, reason in found.items()}
 
@@ -182,11 +184,10 @@ def build(
         if there.key == key and not force and not compiled.changes(there, path.parent):
             return there, False
     path.parent.mkdir(parents=True, exist_ok=True)
-    left = {
-        source.name: Module(source.name, False, reason, line)
-        for source in modules
-        for line, reason in [*blockers(source.tree)][:1]
-    }
+    left: dict[str, Module] = {}
+    for source in modules:
+        for line, reason in blockers(source.tree):
+            left.setdefault(source.name, Module(source.name, False, reason, line))
     with tempfile.TemporaryDirectory(prefix=".work-", dir=path.parent) as scratch:
         work = Path(scratch)
         able = [source for source in modules if source.name not in left]
@@ -209,8 +210,7 @@ def build(
             compiler=compiled_by,
             seconds=round(time.monotonic() - started, 1),
             modules=[
-                left.get(source.name) or Module(source.name, True, notes=notes(source.tree))
-                for source in modules
+                left.get(each.name) or Module(each.name, True, notes=notes(each.tree)) for each in modules
             ],
             sources=hashes,
             libraries={name: str(each.relative_to(work / "lib")) for name, each in sorted(libraries.items())},
@@ -227,10 +227,7 @@ def _prune(path: Path, record: Record) -> None:
     for each in path.parent.glob("*.json"):
         with contextlib.suppress(CompiledError):
             used.add(compiled.read_record(each).key)
-    old = [
-        each
-        for each in path.parent.iterdir()
-        if re.fullmatch("[0-9a-f]{16}", each.name) and each.name not in used
-    ]
+    folders = [each for each in path.parent.iterdir() if re.fullmatch("[0-9a-f]{16}", each.name)]
+    old = [each for each in folders if each.name not in used]
     for each in sorted(old, key=lambda folder: folder.stat().st_mtime, reverse=True)[_KEPT:]:
         shutil.rmtree(each, ignore_errors=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from molt_worker.compile.record import CompiledError
+from molt_worker.compile.record import CompiledError, source_of
 from molt_worker.entrypoints.importer import find_source
 
 
@@ -61,10 +61,8 @@ def closure(entries: Sequence[str]) -> dict[str, Source]:
     seen = set(waiting)
     while waiting:
         name = waiting.pop(0)
-        path = find_source(name)
+        path = source_of(name) if name in entries else find_source(name)
         if path is None or (name not in entries and (_is_own(name) or _is_installed(path))):
-            if name in entries:
-                raise CompiledError(f"{name}: there is no such Python module; is its folder on sys.path?")
             continue
         data = path.read_bytes()
         try:
@@ -73,8 +71,7 @@ def closure(entries: Sequence[str]) -> dict[str, Source]:
             raise CompiledError(f"{path}: {exc}") from exc
         is_package = path.name == "__init__.py"
         found[name] = Source(name, path, data, tree, _imported(tree, name, is_package=is_package))
-        parents = [name.rpartition(".")[0]] if "." in name else []
-        for each in [*parents, *found[name].imports]:
+        for each in (name.rpartition(".")[0], *found[name].imports):
             if each and each not in seen:
                 seen.add(each)
                 waiting.append(each)
@@ -93,10 +90,9 @@ def belonging(
     packages = {entry.rpartition(".")[0] for entry in entries}
     chosen = []
     for name, source in sources.items():
-        beside = any(
-            name.rpartition(".")[0] == each or (each and name.startswith(each + ".")) for each in packages
-        )
-        wanted = any(name == each or name.startswith(each + ".") for each in include)
+        package = name.rpartition(".")[0]
+        beside = any(package == each or (each and name.startswith(f"{each}.")) for each in packages)
+        wanted = any(name == each or name.startswith(f"{each}.") for each in include)
         if name in entries or ((beside or wanted) and source.path.name != "__init__.py"):
             chosen.append(source)
     return sorted(chosen, key=lambda source: source.name)
@@ -110,15 +106,11 @@ def blockers(tree: ast.Module) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.ClassDef):
             lost = [keyword.arg for keyword in node.keywords if keyword.arg not in (None, "metaclass")]
             if lost:
-                yield (
-                    node.lineno,
-                    f"class {node.name} has options ({', '.join(map(str, lost))}), which mypyc ignores",
-                )
+                options = ", ".join(map(str, lost))
+                yield node.lineno, f"class {node.name} has options ({options}), which mypyc ignores"
             elif any(ast.unparse(base) in ("Struct", "msgspec.Struct") for base in node.bases):
-                yield (
-                    node.lineno,
-                    f"class {node.name} is a Struct, which validates by its fields' types; mypyc keeps them in part",
-                )
+                why = "is a Struct, which validates by its fields' types; mypyc keeps them in part"
+                yield node.lineno, f"class {node.name} {why}"
 
 
 def notes(tree: ast.Module) -> list[str]:
@@ -127,9 +119,7 @@ def notes(tree: ast.Module) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             own = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            missing = [
-                each.arg for each in own if each.annotation is None and each.arg not in ("self", "cls")
-            ]
+            missing = [each.arg for each in own if not each.annotation and each.arg not in ("self", "cls")]
             if missing or node.returns is None:
                 what = f"arguments {', '.join(missing)}" if missing else "return value"
                 found.append(f"line {node.lineno}: {node.name} has no type for its {what}")

@@ -89,10 +89,18 @@ def entry_modules(reference: str) -> list[str]:
     Raises:
         ExportsError: the manifest is not in order.
     """
-    if reference and not exports.is_manifest_path(reference):
+    path = exports.manifest_of(reference)
+    if path is None:
         return [reference]
-    path = Path(reference) if reference else exports.PACKAGED
     return sorted({export.target.partition(":")[0] for export in exports.read_manifest(path)})
+
+
+def source_of(module: str) -> Path:
+    """Return the source file of a module. Raises CompiledError: there is none."""
+    source = find_source(module)
+    if source is None:
+        raise CompiledError(f"{module}: there is no such Python module; is its folder on sys.path?")
+    return source
 
 
 def record_path(reference: str, build_dir: str = "") -> Path:
@@ -105,13 +113,9 @@ def record_path(reference: str, build_dir: str = "") -> Path:
     entries = entry_modules(reference)
     if build_dir:
         folder = Path(build_dir).absolute()
-    elif not reference or exports.is_manifest_path(reference):
-        folder = Path(reference or exports.PACKAGED).absolute().parent / FOLDER
     else:
-        source = find_source(reference)
-        if source is None:
-            raise CompiledError(f"{reference}: there is no such Python module; is its folder on sys.path?")
-        folder = source.parent / FOLDER
+        beside = exports.manifest_of(reference) or source_of(reference)
+        folder = beside.absolute().parent / FOLDER
     name = entries[0].rpartition(".")[2]
     return folder / f"{name}-{digest(' '.join(entries).encode())[:8]}.{ABI}.json"
 
@@ -158,6 +162,12 @@ def changes(record: Record, folder: Path) -> list[str]:
     ]
 
 
+def check_fresh(record: Record, path: Path) -> None:
+    """Raise CompiledError if a build can't be used any more. `path` is the path of its record."""
+    if stale := changes(record, path.parent):
+        raise CompiledError(f"{path}: the build is stale: {_some(stale)}")
+
+
 def enable(reference: str, mode: str = "prefer", build_dir: str = "") -> str:
     """Make this process import the entrypoints' modules from their build from now on.
 
@@ -182,19 +192,16 @@ def enable(reference: str, mode: str = "prefer", build_dir: str = "") -> str:
     try:
         path = record_path(reference, build_dir)
         record = read_record(path)
-        stale = changes(record, path.parent)
-        if stale:
-            raise CompiledError(f"{path}: the build is stale: {some(stale)}")
+        check_fresh(record, path)
         late = [name for name in record.libraries if name in sys.modules and not is_compiled(name)]
         if late:
-            raise CompiledError(f"imported before the build could be used: {some(late)}")
+            raise CompiledError(f"imported before the build could be used: {_some(late)}")
     except CompiledError as exc:
         if mode == "require":
             raise CompiledError(f"compiled is required, but {exc}; {how_to(reference)}") from exc
         return str(exc) if path is not None and path.exists() else ""
-    BuildFinder(
-        {name: path.parent / record.key / library for name, library in record.libraries.items()}
-    ).install()
+    folder = path.parent / record.key
+    BuildFinder({name: folder / library for name, library in record.libraries.items()}).install()
     return ""
 
 
@@ -208,10 +215,8 @@ def require(table: exports.ExportTable, reference: str, build_dir: str = "") -> 
         module = export.target.partition(":")[0]
         if export.compiled or module.partition(".")[0] == __name__.partition(".")[0]:
             continue
-        path = record_path(reference, build_dir)
-        why = next(
-            (each.reason for each in read_record(path).modules if each.name == module), "unknown to it"
-        )
+        record = read_record(record_path(reference, build_dir))
+        why = next((each.reason for each in record.modules if each.name == module), "unknown to it")
         raise CompiledError(f"compiled is required, but {export.name} is in Python: {module}: {why}")
 
 
@@ -220,6 +225,6 @@ def how_to(reference: str) -> str:
     return f"make one by: molt-worker build {reference}".rstrip()
 
 
-def some(texts: list[str]) -> str:
+def _some(texts: list[str]) -> str:
     """Join the first three texts, and say how many more there are."""
     return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
@@ -28,8 +28,7 @@ _MARK: Final = "__molt_export__"
 #: Marks of compiled functions, which take no attributes, by id. The function is kept so that its id isn't reused.
 _marked_compiled: Final[dict[int, tuple[Any, Export]]] = {}
 _FIELDS: Final = ("name", "target", "codec_in", "codec_out")
-_TARGET: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-_MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_MODULE: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -127,16 +126,24 @@ def export(
 
 def _check_name(name: object, where: str) -> str:
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.encode()) <= MAX_ENTRY_BYTES:
-        allowed = f"1 to {MAX_ENTRY_BYTES} bytes of printable text"
-        raise ExportsError(f"{where}: {name!r} is not allowed; it must be {allowed}")
-    if name.startswith(RESERVED_PREFIX):
-        raise ExportsError(f"{where}: {name!r} is not allowed; {RESERVED_PREFIX}... is reserved")
-    return name
+        why = f"it must be 1 to {MAX_ENTRY_BYTES} bytes of printable text"
+    elif name.startswith(RESERVED_PREFIX):
+        why = f"{RESERVED_PREFIX}... is reserved"
+    else:
+        return name
+    raise ExportsError(f"{where}: {name!r} is not allowed; {why}")
 
 
 def is_manifest_path(reference: str) -> bool:
     """Whether an exports reference is the path of a file and not the name of a module."""
-    return reference.endswith(".json") or os.sep in reference or not _MODULE.fullmatch(reference)
+    return reference.endswith(".json") or os.sep in reference or not re.fullmatch(_MODULE, reference)
+
+
+def manifest_of(reference: str) -> Path | None:
+    """Return the manifest that an exports reference means: its path, or the packaged one for "". None: a module."""
+    if not reference:
+        return PACKAGED
+    return Path(reference) if is_manifest_path(reference) else None
 
 
 def read_manifest(path: Path) -> list[Export]:
@@ -177,7 +184,7 @@ def _read_row(row: object, where: str) -> Export:
     _only_fields(row, _FIELDS, where)
     name = _check_name(row.get("name"), f"{where}.name")
     target = row.get("target")
-    if not isinstance(target, str) or not _TARGET.fullmatch(target):
+    if not isinstance(target, str) or not re.fullmatch(f"{_MODULE}:{_MODULE}", target):
         raise ExportsError(f"{where}.target: {target!r} is not allowed; it must be package.module:function")
     codecs = []
     for side in ("codec_in", "codec_out"):
@@ -199,8 +206,8 @@ def _check_unique(exports: list[Export], where: str) -> None:
 
 def check(reference: str) -> None:
     """Check a reference as far as that needs no import. Raises ExportsError."""
-    if not reference or is_manifest_path(reference):
-        read_manifest(Path(reference) if reference else PACKAGED)
+    if path := manifest_of(reference):
+        read_manifest(path)
 
 
 def resolve(reference: str) -> ExportTable:
@@ -209,9 +216,9 @@ def resolve(reference: str) -> ExportTable:
     Raises:
         ExportsError: a check or an import failed. The text is one line that says where; the cause is chained.
     """
-    if reference and not is_manifest_path(reference):
+    path = manifest_of(reference)
+    if path is None:
         return ExportTable(_marked(reference))
-    path = Path(reference) if reference else PACKAGED
     return ExportTable(
         _resolve_target(item, f"{path}: exports[{index}] ({item.name})")
         for index, item in enumerate(read_manifest(path))
@@ -246,18 +253,10 @@ def _with_function(item: Export, function: Any, where: str) -> Export:
     module = item.target.partition(":")[0]
     try:
         parameter, result = typed.hints(function, module)
-        return Export(
-            item.name,
-            item.target,
-            item.codec_in,
-            item.codec_out,
-            function,
-            is_compiled(module),
-            typed.decoder(parameter, item.codec_in),
-            typed.encoder(result, item.codec_out),
-        )
+        decode, encode = typed.decoder(parameter, item.codec_in), typed.encoder(result, item.codec_out)
     except typed.NoCodec as exc:
         raise ExportsError(f"{where}: {item.target}: {exc}") from exc
+    return replace(item, function=function, compiled=is_compiled(module), decode=decode, encode=encode)
 
 
 def _marked(module: str) -> list[Export]:

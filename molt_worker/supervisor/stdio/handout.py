@@ -1,11 +1,12 @@
-"""Which executor has which request: over stdio, each request passes through the supervisor to an idle executor.
+"""Which executor has which request: over stdio, the supervisor passes each request to an idle executor.
 
-Bookkeeping only. What becomes of a request is the supervisor's decision.
+This is bookkeeping only. The supervisor decides what becomes of a request.
 """
 
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 
 from molt_accel.ipc.messages import U32_MAX
 from molt_worker.processes.endpoint import SocketEndpoint
@@ -13,16 +14,14 @@ from molt_worker.processes.handles import ExecutorHandle
 from molt_worker.supervisor.stdio.lifecycle import Request
 
 
+@dataclass(slots=True)
 class _Assignment:
     """What an executor is given to do, from its being ready until it was reaped."""
 
-    __slots__ = ("leaving", "request", "serial", "served")
-
-    def __init__(self) -> None:
-        self.request: Request | None = None
-        self.serial = 0  #: of the request it was given last; the frame's generation on its socket
-        self.served = 0
-        self.leaving = False  #: its successor is ready, so it gets no other request
+    request: Request | None = None
+    serial: int = 0  #: of the request it was given last; the frame's generation on its socket
+    served: int = 0
+    leaving: bool = False  #: its successor is ready, so it gets no other request
 
 
 class HandOut:
@@ -40,7 +39,7 @@ class HandOut:
 
     @property
     def idle(self) -> int:
-        """How many executors are free."""
+        """How many executors have no request."""
         return len(self._idle)
 
     def make_endpoint(self, sock: socket.socket, number: int, slot: int) -> SocketEndpoint:
@@ -49,19 +48,19 @@ class HandOut:
 
     def withdraw(self, executor: ExecutorHandle) -> bool:
         self._assignments[executor].leaving = True
-        return self._forget_idle(executor)
+        return self.closed(executor)
 
     def served(self, executor: ExecutorHandle) -> int:
         assignment = self._assignments.get(executor)
         return assignment.served if assignment is not None else 0
 
     def add(self, executor: ExecutorHandle) -> None:
-        """An executor is ready, and idle."""
+        """Let an executor, which is ready, have requests."""
         self._assignments[executor] = _Assignment()
         self._idle.append(executor)
 
     def assign(self, request: Request) -> tuple[ExecutorHandle, int]:
-        """Give a request to an idle executor. Returns that, and the serial that its answer has to have.
+        """Give a request to an idle executor. Returns the executor, and the serial that its answer has to have.
 
         Raises:
             IndexError: no executor is idle.
@@ -75,7 +74,7 @@ class HandOut:
         return executor, assignment.serial
 
     def serial(self, executor: ExecutorHandle) -> int:
-        """What the stop word calls the request that an executor was given last."""
+        """The serial of the request that an executor was given last. The stop word names the request by it."""
         return self._assignments[executor].serial
 
     def request_of(self, executor: ExecutorHandle) -> Request | None:
@@ -84,7 +83,7 @@ class HandOut:
         return assignment.request if assignment is not None else None
 
     def release(self, executor: ExecutorHandle) -> None:
-        """Take the request off an executor; it has ended, or goes to another."""
+        """Take its request off an executor, because the request has ended or goes to another."""
         assignment = self._assignments[executor]
         if assignment.request is not None:
             assignment.request.executor = None
@@ -92,23 +91,20 @@ class HandOut:
             self.busy -= 1
 
     def answered(self, executor: ExecutorHandle) -> bool:
-        """An executor's answer was passed on. True if it is idle now; False if it is to be retired."""
+        """Count an executor's answer. True if the executor is idle now; False if it is to be retired."""
         assignment = self._assignments[executor]
         assignment.served += 1
         if not assignment.leaving:
             self._idle.append(executor)
         return not assignment.leaving
 
-    def closed(self, executor: ExecutorHandle) -> None:
-        """An executor gets no request any more. The one it has stays its own until it was reaped."""
-        self._forget_idle(executor)
+    def closed(self, executor: ExecutorHandle) -> bool:
+        """Give an executor no other request. It has the one that it has until it is reaped. True if it was idle."""
+        was_idle = executor in self._idle
+        if was_idle:
+            self._idle.remove(executor)
+        return was_idle
 
     def reaped(self, executor: ExecutorHandle) -> None:
-        """An executor is dead, and its request has ended."""
+        """Forget an executor that is dead, and whose request has ended."""
         self._assignments.pop(executor, None)
-
-    def _forget_idle(self, executor: ExecutorHandle) -> bool:
-        if executor not in self._idle:
-            return False
-        self._idle.remove(executor)
-        return True

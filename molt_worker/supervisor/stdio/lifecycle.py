@@ -1,12 +1,12 @@
 """The life of a request in the supervisor: all states and transitions, in one table.
 
-A request ends exactly once, because `END` leads out of every state but ENDED; whoever takes that step
-sends the response.
+A request ends exactly once, because `END` leads out of every state but ENDED. Who takes that step sends the response.
 """
 
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from molt_accel.errors import MoltError
@@ -45,47 +45,35 @@ REQUEST_TRANSITIONS: Final[dict[tuple[RequestState, RequestEvent], RequestState]
     (RequestState.ARRIVED, RequestEvent.ENQUEUE): RequestState.QUEUED,
     (RequestState.ARRIVED, RequestEvent.HAND_OUT): RequestState.RUNNING,
     (RequestState.WAITING, RequestEvent.ENQUEUE): RequestState.QUEUED,
-    (
-        RequestState.WAITING,
-        RequestEvent.HAND_OUT,
-    ): RequestState.RUNNING,  # where the queue has no places at all
+    # A queue without places has requests that wait only.
+    (RequestState.WAITING, RequestEvent.HAND_OUT): RequestState.RUNNING,
     (RequestState.QUEUED, RequestEvent.HAND_OUT): RequestState.RUNNING,
     (RequestState.RUNNING, RequestEvent.HAND_BACK): RequestState.QUEUED,
     (RequestState.RUNNING, RequestEvent.STOP): RequestState.STOPPING,
     (RequestState.RUNNING, RequestEvent.LOSE): RequestState.LOST,
     (RequestState.STOPPING, RequestEvent.LOSE): RequestState.LOST,
-    **{
-        (state, RequestEvent.END): RequestState.ENDED
-        for state in RequestState
-        if state is not RequestState.ENDED
-    },
 }
+REQUEST_TRANSITIONS.update(
+    {(state, RequestEvent.END): RequestState.ENDED for state in set(RequestState) - {RequestState.ENDED}}
+)
 
 #: States in which an executor has the request.
 HELD: Final = frozenset({RequestState.RUNNING, RequestState.STOPPING, RequestState.LOST})
 
 
-def advance(state: RequestState, step: RequestEvent) -> RequestState:
-    """The state after a step. Raises ValueError for a step that is not in the table: a bug."""
-    try:
-        return REQUEST_TRANSITIONS[state, step]
-    except KeyError:
-        raise ValueError(f"{step.name} is not possible in state {state.name}") from None
-
-
+@dataclass(slots=True, eq=False)
 class Request:
     """A request from its arrival to its end."""
 
-    __slots__ = ("executor", "frame", "handed_back", "state", "stop_error", "wake_ns")
-
-    def __init__(self, frame: messages.Request) -> None:
-        self.frame = frame
-        self.state = RequestState.ARRIVED
-        self.executor: ExecutorHandle | None = None  #: while it is in one of the HELD states
-        self.handed_back = 0  #: how many executors have died before they had read this request
-        self.stop_error: MoltError | None = None  #: the outcome if the executor doesn't answer any more
-        self.wake_ns = 0  #: when its state has to be looked at; 0: never
+    frame: messages.Request
+    state: RequestState = RequestState.ARRIVED
+    executor: ExecutorHandle | None = None  #: in the HELD states
+    handed_back: int = 0  #: how many executors have died before they had read this request
+    stop_error: MoltError | None = None  #: the outcome if the executor doesn't answer any more
+    wake_ns: int = 0  #: when its state has to be looked at; 0: never
 
     def advance(self, step: RequestEvent) -> None:
-        """Take a step of the table."""
-        self.state = advance(self.state, step)
+        """Take a step of the table. Raises ValueError for a step that is not in it: a bug."""
+        if (self.state, step) not in REQUEST_TRANSITIONS:
+            raise ValueError(f"{step.name} is not possible in state {self.state.name}")
+        self.state = REQUEST_TRANSITIONS[self.state, step]

@@ -1,7 +1,4 @@
-"""The bounded queue: first come, first served, and a bounded number that wait for a place.
-
-Bookkeeping only: no clock, no I/O. Items are known by their key.
-"""
+"""The bounded queue of stdio: first come, first served, and a bounded number of items that wait for a place."""
 
 from __future__ import annotations
 
@@ -21,11 +18,11 @@ class Verdict(enum.Enum):
 
 
 class BoundedQueue(Generic[Item]):
-    """At most `capacity` queued items, and as many again (at least one) that wait for a place.
+    """At most `capacity` queued items, and as many again (at least one) that wait for a place. Each has a key.
 
     Args:
         capacity: Places in the queue; 0: an item can only wait to be taken.
-        max_bytes: Bytes that all items together may hold; an item that would exceed it is refused.
+        max_bytes: Bytes of all items together; an item that would exceed it is refused, unless it is the only one.
     """
 
     def __init__(self, capacity: int, max_bytes: int) -> None:
@@ -49,7 +46,7 @@ class BoundedQueue(Generic[Item]):
             yield from [item for item, _ in rows.values()]
 
     def offer(self, key: int, item: Item, size: int, *, may_wait: bool) -> Verdict:
-        """Take an item in, if there is a place, or room to wait for one."""
+        """Queue an item, or let it wait for a place, if there is room. Its size is in bytes."""
         if self._bytes + size > self._max_bytes and self._bytes:
             return Verdict.BUSY
         if len(self._queued) < self.capacity:
@@ -63,7 +60,7 @@ class BoundedQueue(Generic[Item]):
         return verdict
 
     def take(self) -> Item | None:
-        """Remove and return the oldest item; None if there is none."""
+        """Remove and return the oldest item, or None."""
         for key, (item, _) in (self._queued or self._waiting).items():
             self.remove(key)
             return item
@@ -75,12 +72,12 @@ class BoundedQueue(Generic[Item]):
         self._bytes += size
 
     def remove(self, key: int) -> None:
-        """Remove an item, if it is here."""
+        """Remove an item, if there is one with this key."""
         _, size = self._queued.pop(key, None) or self._waiting.pop(key, None) or (None, 0)
         self._bytes -= size
 
     def promote(self) -> Item | None:
-        """Give a free place to the item that has waited longest; None if there is no place or no item."""
+        """Give a free place to the item that has waited longest. Returns it; None: there is no place or no item."""
         if len(self._queued) >= self.capacity or not self._waiting:
             return None
         key = next(iter(self._waiting))

@@ -1,7 +1,7 @@
-"""The supervisor of stdio: policy for requests.
+"""The supervisor of stdio: what becomes of requests.
 
-Frames come from the one client and go to the pool's executors; timers and signals decide what else happens.
-Every request's outcome is decided here, once, by `_finish`.
+Frames come from the one client and go to the pool's executors. Timers and signals decide what else happens. `_finish`
+ends every request, once.
 """
 
 from __future__ import annotations
@@ -37,15 +37,12 @@ _MS: Final = 1_000_000
 _S: Final = 1_000_000_000
 #: While the client doesn't read its responses, requests are read only up to this many unsent bytes.
 _HIGH_WATER_BYTES: Final = 4 * 1024 * 1024
-#: All queued payloads together may hold this many times the frame limit.
-_QUEUE_FRAMES: Final = 4
-#: How long the report of an executor's exit may lag behind the end of its socket.
-_EXIT_REPORT_NS: Final = 2 * _S
-#: How long the last responses may take to leave when the worker stops.
-_FLUSH_NS: Final = _S
-
-
-#: Exit code where responses couldn't be sent any more: a client must not take what is unanswered for unread.
+_QUEUE_FRAMES: Final = 4  #: all queued payloads together may hold this many times the frame limit
+_EXIT_REPORT_NS: Final = (
+    2 * _S
+)  #: how long the report of an executor's exit may lag behind the end of its socket
+_FLUSH_NS: Final = _S  #: how long the last responses may take to leave when the worker stops
+#: Exit code if responses couldn't be sent any more: a client must not take unanswered requests for unread ones.
 EXIT_UNSENT: Final = 1
 
 
@@ -68,9 +65,8 @@ class StdioSupervisor:
         self._client = FrameStream(read_fd, write_fd, config.max_frame_bytes, messages.STDIO_FROM_CLIENT)
         self._client_open = True
         self._requests: dict[int, Request] = {}
-        self._queue: BoundedQueue[Request] = BoundedQueue(
-            config.max_queue, _QUEUE_FRAMES * config.max_frame_bytes
-        )
+        queued_bytes = _QUEUE_FRAMES * config.max_frame_bytes
+        self._queue: BoundedQueue[Request] = BoundedQueue(config.max_queue, queued_bytes)
         self._greeted = False
         self._flush_until_ns = 0
         self._blocking: dict[int, bool] = {}  # what the descriptors were before `run`
@@ -110,7 +106,7 @@ class StdioSupervisor:
         self._log.log("info", "worker_draining", requests=len(self._requests))
 
     def stop(self, why: MoltError) -> None:
-        """End every request with this error, the running ones through their interrupt and grace time."""
+        """End every request with this error. Running requests are interrupted and get their grace time."""
         self._worker.stopping = True
         self.pool.stop()
         for request in list(self._requests.values()):
@@ -133,11 +129,9 @@ class StdioSupervisor:
         client = self._client
         reading = READ if self._client_open and client.pending_bytes < _HIGH_WATER_BYTES else 0
         writing = WRITE if client.pending_bytes else 0
-        if client.read_fd == client.write_fd:
-            self._loop.watch(client.read_fd, reading | writing, self._on_client)
-        else:
-            self._loop.watch(client.read_fd, reading, self._on_client)
-            self._loop.watch(client.write_fd, writing, self._on_client)
+        for fd in {client.read_fd, client.write_fd}:
+            events = (reading if fd == client.read_fd else 0) | (writing if fd == client.write_fd else 0)
+            self._loop.watch(fd, events, self._on_client)
 
     def _on_client(self, mask: int) -> None:
         if mask & WRITE:
@@ -175,7 +169,7 @@ class StdioSupervisor:
             self._refuse(item.request_id, item.generation, "a response is not for a worker")
 
     def _refuse(self, request_id: int, generation: int, why: str) -> None:
-        """Answer a frame that is no request of its own: under its id, if it has one without an outcome to come."""
+        """Refuse a frame: by an answer under its id, unless it has none or a request of this id is in flight."""
         self._counters.bad_frames += 1
         self._log.log("warning", "bad_frame", error=why)
         if request_id and request_id not in self._requests:
@@ -192,7 +186,7 @@ class StdioSupervisor:
         except FrameError as exc:
             if isinstance(item, Message):
                 raise
-            # A health report that outgrew a small frame limit.
+            # The report of a ping is larger than a small frame limit.
             set_error(item, errors.MoltInternalError(f"the result is {exc.detail}"))
             self._send(item)
 
@@ -217,16 +211,20 @@ class StdioSupervisor:
             self._finish(request, exc)
 
     def _place(self, request: Request, now_ns: int) -> None:
-        """Hand a new request out, or queue it, or let it wait for a place. Raises MoltTimeout, MoltBusy."""
+        """Hand a new request out, queue it, or let it wait for a place.
+
+        Raises:
+            MoltTimeout: its deadline has passed.
+            MoltBusy: the queue is full.
+        """
         frame = request.frame
-        if frame.deadline_ns and frame.deadline_ns <= now_ns:
+        if 0 < frame.deadline_ns <= now_ns:
             raise expired_in_queue()
         if self._may_hand_out() and self._queue.empty:
             self._hand_out(request)
             return
-        wait_ms = frame.max_wait_ms
-        if wait_ms == messages.WORKER_DEFAULT_WAIT:
-            wait_ms = self._config.max_wait_ms
+        is_default = frame.max_wait_ms == messages.WORKER_DEFAULT_WAIT
+        wait_ms = self._config.max_wait_ms if is_default else frame.max_wait_ms
         verdict = self._queue.offer(frame.request_id, request, len(frame.payload), may_wait=wait_ms > 0)
         if verdict is Verdict.BUSY:
             raise queue_full()
@@ -240,10 +238,9 @@ class StdioSupervisor:
         self._loop.at(request.wake_ns)
 
     def _dispatch(self) -> None:
-        """Give idle executors the oldest requests, and free places to those that wait for one."""
+        """Give idle executors the oldest requests, and free places in the queue to requests that wait for one."""
         while self._may_hand_out() and (request := self._queue.take()) is not None:
-            deadline_ns = request.frame.deadline_ns
-            if deadline_ns and deadline_ns <= time.monotonic_ns():
+            if 0 < request.frame.deadline_ns <= time.monotonic_ns():
                 self._finish(request, expired_in_queue())
             else:
                 self._hand_out(request)
@@ -252,7 +249,7 @@ class StdioSupervisor:
             waiting.wake_ns = self._loop.at(waiting.frame.deadline_ns)
 
     def _may_hand_out(self) -> bool:
-        """Whether an executor is free, and the client takes what it has been answered so far."""
+        """Whether an executor is idle, and the client reads its responses."""
         return self._handout.idle > 0 and self._client.pending_bytes < _HIGH_WATER_BYTES
 
     def _hand_out(self, request: Request) -> None:
@@ -273,7 +270,7 @@ class StdioSupervisor:
 
     def _cancel(self, request: Request, error: MoltError) -> None:
         if request.state is RequestState.ENDED:
-            return  # while the others of a round were ended, the client turned out to be gone
+            return  # ending the requests before it has shown that the client is gone
         if request.state not in HELD:
             self._queue.remove(request.frame.request_id)
             self._finish(request, error)
@@ -281,7 +278,7 @@ class StdioSupervisor:
             self._stop(request, StopReason.CANCELLED, error)
 
     def _stop(self, request: Request, reason: StopReason, error: MoltError) -> None:
-        """Interrupt a running request softly; the grace time begins."""
+        """Interrupt a running request, which begins its grace time."""
         assert request.executor is not None  # RUNNING
         request.advance(RequestEvent.STOP)
         request.stop_error = error
@@ -294,9 +291,11 @@ class StdioSupervisor:
         outcome: Response | MoltError,
         error: MoltError | None = None,
     ) -> None:
-        """The one end of every request: out of the table, response to the client, line in the log.
+        """End a request: take it out of the table, send the response, and log it.
 
-        `error` replaces what the executor's response in `outcome` says, but not its metrics.
+        Args:
+            outcome: The executor's response, or an error that this process answers with.
+            error: Replaces the outcome in an executor's response, but not the metrics.
         """
         request.advance(RequestEvent.END)
         frame = request.frame
@@ -306,8 +305,7 @@ class StdioSupervisor:
             response = self._own_response(request)
         else:
             response = outcome
-            response.request_id = frame.request_id
-            response.generation = frame.generation
+            response.request_id, response.generation = frame.request_id, frame.generation
         if error is not None:
             set_error(response, error)
         label = response.status.label if error is None else errors.status_label(error)
@@ -318,11 +316,14 @@ class StdioSupervisor:
             self._log.log(level, "request", **request_fields(frame, response, label))
 
     def _own_response(self, request: Request) -> Response:
-        """A response that no executor sent, with what is known of the request here."""
+        """A response that no executor sent, with the metrics that are known here."""
         frame = request.frame
-        response = Response(frame.request_id, generation=frame.generation)
-        response.queue_depth = len(self._queue)
-        response.in_flight = self._handout.busy
+        response = Response(
+            frame.request_id,
+            generation=frame.generation,
+            queue_depth=len(self._queue),
+            in_flight=self._handout.busy,
+        )
         if request.executor is not None:
             response.executor = request.executor.number
             self._handout.release(request.executor)
@@ -352,10 +353,8 @@ class StdioSupervisor:
     def _on_due(self, request: Request, now_ns: int) -> None:
         if request.state in (RequestState.WAITING, RequestState.QUEUED):
             self._queue.remove(request.frame.request_id)
-            deadline_ns = request.frame.deadline_ns
-            self._finish(
-                request, expired_in_queue() if deadline_ns and deadline_ns <= now_ns else queue_full()
-            )
+            expired = 0 < request.frame.deadline_ns <= now_ns
+            self._finish(request, expired_in_queue() if expired else queue_full())
         elif request.state is RequestState.RUNNING:
             self._stop(request, StopReason.TIMED_OUT, timed_out_running())
         elif request.state is RequestState.STOPPING:
@@ -364,7 +363,7 @@ class StdioSupervisor:
             self._finish(request, request.stop_error or errors.MoltWorkerCrashed("the executor died"))
 
     def _kill(self, request: Request) -> None:
-        """The grace time is over: answer in the executor's place and replace it."""
+        """The grace time is over: answer in place of the executor, and kill it."""
         executor = request.executor
         assert executor is not None  # STOPPING
         assert request.stop_error is not None
@@ -377,9 +376,9 @@ class StdioSupervisor:
     # -- what the pool tells ------------------------------------------------------------------------------
 
     def on_exports(self, exports: ExportTable) -> None:
-        for request in list(self._queue):  # they came before it was known what is exported
+        for request in list(self._queue):  # requests that came before the exports were known
             if request.state is RequestState.ENDED:
-                continue  # while the others were refused, the client turned out to be gone
+                continue  # refusing the requests before it has shown that the client is gone
             try:
                 exports.find(request.frame)
             except errors.MoltInvalidInput as exc:
@@ -398,12 +397,12 @@ class StdioSupervisor:
 
     def on_message(self, executor: ExecutorHandle, message: Item) -> bool:
         if not isinstance(message, Response):
-            return True  # it greets again, which is nothing to act on
+            return True  # the executor says again that it is ready
         request = self._handout.request_of(executor)
         if request is None or message.generation != self._handout.serial(executor):
-            return False  # an answer to nothing it was given
+            return False  # it answers a request that it was not given
         self._handout.release(executor)
-        # An executor that gave in says only that it was stopped; why it was is known here.
+        # An executor that gave in says only that it was stopped. The reason is known here.
         stopped = message.status in (errors.Status.CANCELLED, errors.Status.TIMEOUT)
         gave_in = request.state is RequestState.STOPPING and stopped
         self._finish(request, message, request.stop_error if gave_in else None)
@@ -420,10 +419,10 @@ class StdioSupervisor:
             return
         unread = executor.stream.was_reset or executor.stream.pending_bytes
         if unread and request.handed_back < self.pool.size:
-            # It died before it had read its request, so that has not begun. That may be chance, for each
-            # executor of the pool once; if it goes on, it is the request that kills them.
+            # The executor died before it had read the request, so the request has not begun. This may happen by chance,
+            # to each executor of the pool once. If it goes on, the request kills them.
             self._handout.release(executor)
-            if request.stop_error is not None:  # it was to be stopped anyway
+            if request.stop_error is not None:  # the request was to be stopped anyway
                 self._finish(request, request.stop_error)
                 return
             request.advance(RequestEvent.HAND_BACK)

@@ -13,8 +13,13 @@ from molt_worker.supervisor.stdio.lifecycle import (
     Request,
     RequestEvent,
     RequestState,
-    advance,
 )
+
+
+def advance(state: RequestState, step: RequestEvent) -> RequestState:
+    request = Request(messages.Request(1, "echo"), state)
+    request.advance(step)
+    return request.state
 
 
 @pytest.mark.parametrize("state", [state for state in RequestState if state is not RequestState.ENDED])
