@@ -80,11 +80,7 @@ class Observer:
 
     @classmethod
     def of(cls, pool: PoolPlace) -> Observer:
-        """Attach to a pool.
-
-        Raises:
-            MoltWorkerUnavailable: nobody serves it, or this process can't attach.
-        """
+        """Attach to a pool. Raises MoltWorkerUnavailable: nobody serves it, or this process can't attach."""
         sock = connect(pool.path)
         if sock is None:
             raise MoltWorkerUnavailable(pool.missing())

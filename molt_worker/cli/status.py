@@ -24,8 +24,7 @@ from molt_worker.supervisor.shm.snapshot import Snapshot
 if TYPE_CHECKING:
     from rich.live import Live
 
-#: How often it is looked whether a pool has appeared.
-_APPEAR_S: Final = 0.25
+_APPEAR_S: Final = 0.25  #: how often it is looked whether a pool has appeared
 _EXIT_NONE: Final = 1
 _EXIT_USAGE: Final = 2
 _EXIT_INTERRUPTED: Final = 130

@@ -44,11 +44,7 @@ class BuildError(Exception):
 
 
 def compiler() -> str:
-    """Return the versions of mypyc and of the C compiler, and the optimisation.
-
-    Raises:
-        BuildError: one of the two is missing.
-    """
+    """Return the versions of mypyc and the C compiler, and the optimisation. Raises BuildError: one is missing."""
     if None in map(importlib.util.find_spec, ("mypyc", "setuptools")):
         raise BuildError(_MISSING)
     command = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
@@ -92,8 +88,7 @@ def _compile(
 ) -> dict[str, Path]:
     """Compile what can be, and add the other modules to `left`. Returns the libraries by their import names.
 
-    Raises:
-        BuildError: the compiler fails for a reason that is not in the modules.
+    Raises BuildError: the compiler fails for a reason that is not in the modules.
     """
     roots = sorted({_root_of(source) for source in modules})
     while modules:
@@ -138,10 +133,9 @@ def _libraries(folder: Path) -> dict[str, Path]:
 def _tried(
     libraries: dict[str, Path], names: list[str], roots: Sequence[str], work: Path
 ) -> dict[str, Module]:
-    """Import compiled modules in a process of their own, and return those that fail.
+    """Import compiled modules in a process of their own. Returns those that fail.
 
-    Raises:
-        BuildError: the process has ended without an answer.
+    Raises BuildError: the process has ended without an answer.
     """
     given = ({name: str(path) for name, path in libraries.items()}, names)
     output = _run("import", given, roots, work).stdout

@@ -53,8 +53,7 @@ def _imported(tree: ast.Module, name: str, *, is_package: bool) -> list[str]:
 def closure(entries: Sequence[str]) -> dict[str, Source]:
     """Return the modules of the project that the entry modules import, directly or not, and their packages.
 
-    Raises:
-        CompiledError: an entry module isn't found, or a source isn't valid Python.
+    Raises CompiledError: an entry module isn't found, or a source isn't valid Python.
     """
     found: dict[str, Source] = {}
     waiting = list(entries)

@@ -21,8 +21,7 @@ from molt_accel.config import COMPILED_MODES
 from molt_worker.entrypoints import exports
 from molt_worker.entrypoints.importer import BuildFinder, find_source, is_compiled
 
-#: Version of the record's format. A record of another version is not used.
-VERSION: Final = 1
+VERSION: Final = 1  #: version of the record's format. A record of another version is not used.
 FOLDER: Final = ".molt-build"
 #: The ABI that a library must have to be loaded in this process. Part of its file's name (PEP 3149).
 ABI: Final = str(sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag)
@@ -33,20 +32,13 @@ class CompiledError(exports.ExportsError):
 
 
 class Module(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the build has done with one module.
-
-    Attributes:
-        compiled: Whether it is native code.
-        reason: Why it was left in Python; empty if it is compiled.
-        line: The source line of the reason; 0: the reason is not about a line.
-        notes: What makes it slow when compiled, with lines.
-    """
+    """What the build has done with one module."""
 
     name: str
-    compiled: bool
-    reason: str = ""
-    line: int = 0
-    notes: list[str] = []
+    compiled: bool  #: it is native code
+    reason: str = ""  #: why it was left in Python; empty: it is compiled
+    line: int = 0  #: the source line of the reason; 0: the reason is not about a line
+    notes: list[str] = []  #: what makes it slow when compiled, with lines
 
     @property
     def where(self) -> str:
@@ -55,27 +47,19 @@ class Module(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a build was made from, and what is in it.
-
-    Attributes:
-        key: A hash of sources, ABI and compiler; the name of the build's folder.
-        exports: The exports reference, as it was given.
-        compiler: The versions of mypyc and of the C compiler, and the optimisation.
-        seconds: How long the build took.
-        sources: Each module that the build depends on, with the hash of its source. Modules left in Python are among
-            them, because compiled modules hold their constants.
-        libraries: The files in the build's folder, by the names that they are imported by.
-    """
+    """What a build was made from, and what is in it."""
 
     version: int
-    key: str
+    key: str  #: a hash of sources, ABI and compiler; the name of the build's folder
     abi: str
-    exports: str
-    compiler: str
-    seconds: float
+    exports: str  #: the exports reference, as it was given
+    compiler: str  #: the versions of mypyc and of the C compiler, and the optimisation
+    seconds: float  #: how long the build took
     modules: list[Module]
+    #: The hashes of the sources of all modules that the build depends on, by their names. Modules left in Python are
+    #: among them, because compiled modules hold their constants.
     sources: dict[str, str]
-    libraries: dict[str, str]
+    libraries: dict[str, str]  #: the files in the build's folder, by the names that they are imported by
 
 
 def digest(data: bytes) -> str:
@@ -86,8 +70,7 @@ def digest(data: bytes) -> str:
 def entry_modules(reference: str) -> list[str]:
     """Return the modules that define the entrypoints of a reference. Nothing is imported.
 
-    Raises:
-        ExportsError: the manifest is not in order.
+    Raises ExportsError: the manifest is not in order.
     """
     path = exports.manifest_of(reference)
     if path is None:
@@ -123,8 +106,7 @@ def record_path(reference: str, build_dir: str = "") -> Path:
 def read_record(path: Path) -> Record:
     """Read the record of a build.
 
-    Raises:
-        CompiledError: it is missing, can't be read, is of another version, or other users could have written it.
+    Raises CompiledError: it is missing, can't be read, is of another version, or other users could have written it.
     """
     try:
         for each in (path.parent, path):
@@ -143,11 +125,7 @@ def read_record(path: Path) -> Record:
 
 
 def changes(record: Record, folder: Path) -> list[str]:
-    """Return a text for each change since a build was made. None: the build can be used.
-
-    Args:
-        folder: The folder that contains the record.
-    """
+    """Return a text for each change since a build was made, whose record is in `folder`. None: it can be used."""
     found = []
     for name, wanted in record.sources.items():
         source = find_source(name)
@@ -172,9 +150,8 @@ def enable(reference: str, mode: str = "prefer", build_dir: str = "") -> str:
     """Make this process import the entrypoints' modules from their build from now on.
 
     Args:
-        reference: Exports, as `--exports` takes them.
+        reference, build_dir: As for `record_path`.
         mode: `require`: fail without a build of these sources; `prefer`: use one if there is one; `off`.
-        build_dir: As for `record_path`.
 
     Returns:
         A warning that says why the existing build can't be used; empty: there is nothing to warn of.
@@ -206,10 +183,9 @@ def enable(reference: str, mode: str = "prefer", build_dir: str = "") -> str:
 
 
 def require(table: exports.ExportTable, reference: str, build_dir: str = "") -> None:
-    """Check that every entrypoint is compiled. Those of this package are exempt.
+    """Check that every entrypoint is compiled, except for those of this package.
 
-    Raises:
-        CompiledError: one is not compiled; the text says why.
+    Raises CompiledError: one is not compiled; the text says why.
     """
     for export in table:
         module = export.target.partition(":")[0]

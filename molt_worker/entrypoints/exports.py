@@ -39,20 +39,15 @@ class ExportsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """An entrypoint: its public name, where it lives, and how its payload and result are encoded.
-
-    Attributes:
-        compiled: Whether its module is native code.
-        decode: Turns the payload's bytes into the typed parameter. None: the codec decodes the payload.
-        encode: Turns the typed result into bytes. None: the codec encodes the result.
-    """
+    """An entrypoint: its public name, where it lives, and how its payload and result are encoded."""
 
     name: str
     target: str
     codec_in: Codec = Codec.MSGPACK
     codec_out: Codec = Codec.MSGPACK
     function: Callable[[Any], Any] | None = field(default=None, compare=False)
-    compiled: bool = field(default=False, compare=False)
+    compiled: bool = field(default=False, compare=False)  #: its module is native code
+    #: For typed parameters and results; None: the codec decodes or encodes.
     decode: typed.Decode | None = field(default=None, compare=False)
     encode: typed.Encode | None = field(default=None, compare=False)
 
@@ -149,8 +144,7 @@ def manifest_of(reference: str) -> Path | None:
 def read_manifest(path: Path) -> list[Export]:
     """Read and check a manifest file, and return its exports. Nothing is imported.
 
-    Raises:
-        ExportsError: the file can't be read, or a value in it isn't allowed.
+    Raises ExportsError: the file can't be read, or a value in it isn't allowed.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -213,8 +207,7 @@ def check(reference: str) -> None:
 def resolve(reference: str) -> ExportTable:
     """Import the exports of a reference: a manifest's path, a module with marked functions, or "" (packaged).
 
-    Raises:
-        ExportsError: a check or an import failed. The text is one line that says where; the cause is chained.
+    Raises ExportsError: a check or an import failed. The text is one line that says where; the cause is chained.
     """
     path = manifest_of(reference)
     if path is None:

@@ -100,12 +100,11 @@ def _initialises(frame: FrameType | None) -> bool:
 class Runner:
     """Runs requests one at a time, on the thread that takes signals.
 
-    `interrupt` is the handler of the soft interrupt. It raises inside the entrypoint, and only there: the
-    runner is armed with the running request's serial while user code may run, and the stop word names the
-    request it means. A handler that comes early, late or twice finds no match and does nothing.
+    `interrupt` is the handler of the soft interrupt. It raises inside the entrypoint, and only there: the runner is
+    armed with the serial of the running request while user code may run, and the stop word holds the serial of the
+    request to stop. A handler that comes early, late or twice finds no match and does nothing.
 
     Args:
-        exports: The entrypoints.
         word: The stop word that this runner's supervisor writes.
         log_traceback: Called with request id, entry and traceback text when an entrypoint has raised.
         number: This executor's number, for the metrics.

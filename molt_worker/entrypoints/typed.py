@@ -154,8 +154,7 @@ def decoder(hint: Any, codec: Codec) -> Decode | None:
     For a bad payload the function raises InvalidInput, which names the field. A ValueError of a `__post_init__` becomes
     InvalidInput too. Any other exception of user code passes unchanged.
 
-    Raises:
-        NoCodec: the codec has no objects, or msgspec can't decode the type.
+    Raises NoCodec: the codec has no objects, or msgspec can't decode the type.
     """
     if not is_typed(hint):
         return None
@@ -189,8 +188,7 @@ def encoder(hint: Any, codec: Codec) -> Encode | None:
 def convert(value: Any, hint: Any) -> Any:
     """Convert a decoded payload to the type `hint`, as a worker does. For calling an entrypoint without a worker.
 
-    Raises:
-        InvalidInput: the value isn't valid; the text is as in a worker.
+    Raises InvalidInput: the value isn't valid; the text is as in a worker.
     """
     try:
         return msgspec.convert(value, hint)

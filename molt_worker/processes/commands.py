@@ -11,8 +11,7 @@ import msgspec
 
 from molt_accel.ipc.messages import U32, Codec, Hello, Message, StartFailed
 
-#: Exit code of a worker, and of a fork server, whose exports can't be used.
-EXIT_BAD_EXPORTS: Final = 2
+EXIT_BAD_EXPORTS: Final = 2  #: exit code of a worker, and of a fork server, whose exports can't be used
 
 # -- from the supervisor to the fork server -----------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """How requests reach an executor, and answers leave it: the side of a transport that an executor sees.
 
-The executor's loop is the same whatever lies between it and the client. A endpoint is made in the executor's
-own process, after the fork, so it may hold what no other process can use.
+The executor's loop is the same for all transports. An endpoint is made in the executor's process, after the fork.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ from molt_worker.entrypoints.runner import error_response
 
 
 class Endpoint(Protocol):
-    """One executor's way to requests. Its calls block, and any of them but `serial` may raise
-    BrokenPipeError when nobody is at the other end any more: the executor exits then."""
+    """An executor's way to requests. Its calls block, and they raise BrokenPipeError if nobody is at the other end."""
 
     def announce(self) -> None:
         """Say that the executor is ready."""
 
     def receive(self) -> Request | FrameError | None:
-        """The next request, or what is wrong with it; None when the executor shall exit."""
+        """The next request, or what is wrong with it; None: the executor must exit."""
 
     def serial(self, request: Request) -> int:
         """What the stop word calls this request: a number from 1 on that no recent request had."""
@@ -35,17 +33,12 @@ class Endpoint(Protocol):
         """Send the response to a request."""
 
 
-#: Makes an executor's endpoint of its socket, its number and its slot; called in the executor.
+#: Makes an executor's endpoint from its socket, number and slot. It is called in the executor.
 MakeEndpoint = Callable[[socket.socket, int, int], Endpoint]
 
 
 class SocketEndpoint:
-    """Requests come through the executor's socket, from a supervisor that has parsed them before.
-
-    Args:
-        sock: The executor's socket; blocking.
-        max_frame_bytes: Largest frame in either direction.
-    """
+    """Requests come through the executor's blocking socket, from a supervisor that has parsed them before."""
 
     def __init__(self, sock: socket.socket, max_frame_bytes: int) -> None:
         self._sock = sock  # kept open by this reference
@@ -63,7 +56,7 @@ class SocketEndpoint:
         item = self._received.popleft()
         if isinstance(item, Request):
             return item
-        # A bug of ours: the supervisor only sends requests that it has parsed.
+        # The supervisor sends only requests that it has parsed, so this is a bug.
         raise item if isinstance(item, FrameError) else FrameError(Fault.KIND, "it is no request")
 
     def serial(self, request: Request) -> int:

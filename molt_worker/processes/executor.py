@@ -20,13 +20,10 @@ from molt_worker.entrypoints.runner import Runner, error_response
 from molt_worker.processes.endpoint import Endpoint
 from molt_worker.runtime import log
 
-#: The soft interrupt.
-INTERRUPT_SIGNAL = signal.SIGUSR1
-
-#: glibc's numbers for mallopt(3), and how much freed memory an executor keeps.
-_M_TRIM_THRESHOLD: Final = -1
+INTERRUPT_SIGNAL = signal.SIGUSR1  #: the soft interrupt
+_M_TRIM_THRESHOLD: Final = -1  # glibc's numbers for mallopt(3)
 _M_MMAP_THRESHOLD: Final = -3
-_KEPT_BYTES: Final = 64 * 1024 * 1024
+_KEPT_BYTES: Final = 64 * 1024 * 1024  #: freed memory that an executor keeps
 
 
 def serve(endpoint: Endpoint, exports: ExportTable, word: StopWord, number: int, config: Config) -> int:
@@ -42,9 +39,8 @@ def serve(endpoint: Endpoint, exports: ExportTable, word: StopWord, number: int,
 
     runner = Runner(exports, word, log_traceback, number=number)
     signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
-    context = (
-        contextvars.copy_context()
-    )  # what an entrypoint sets in its own is not there for the next request
+    # Each request gets a copy, so none sees what another has set in its own.
+    context = contextvars.copy_context()
     try:
         endpoint.announce()
         while (item := endpoint.receive()) is not None:
@@ -65,15 +61,14 @@ def serve(endpoint: Endpoint, exports: ExportTable, word: StopWord, number: int,
 
 
 def _why_to_leave(runner: Runner, response: Response) -> str:
-    """Why this process may serve no more after a request that didn't end well; empty: it may.
+    """Why this executor must exit after a request that didn't end well; empty: it need not.
 
-    Its fork server starts another one, and kills what this one leaves running: its process group.
+    The pool starts another one, and the fork server kills the process group that this one leaves running.
     """
     if runner.spoiled:
         return "a stop interrupted an import"
-    if response.status in (Status.TIMEOUT, Status.CANCELLED) and hasattr(
-        os, "waitid"
-    ):  # not on macOS before 3.13
+    stopped = response.status in (Status.TIMEOUT, Status.CANCELLED)
+    if stopped and hasattr(os, "waitid"):  # not on macOS before 3.13
         with contextlib.suppress(ChildProcessError):  # there are none
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             return "a request that was stopped left processes running"
@@ -81,10 +76,9 @@ def _why_to_leave(runner: Runner, response: Response) -> str:
 
 
 def _keep_freed_memory() -> None:
-    """Have the allocator keep what large payloads and results needed for the next ones.
+    """Have the allocator keep memory that was freed, up to `_KEPT_BYTES`, for the next large payloads and results.
 
-    glibc gives it back to the kernel when it is freed, and then most of the time of a large request goes into page
-    faults. Up to so many bytes stay with the executor instead; `max_rss_mb` bounds what it may keep.
+    glibc returns it to the kernel, and then most of the time of a large request goes into page faults.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
@@ -93,7 +87,7 @@ def _keep_freed_memory() -> None:
 
 
 def _refuse(endpoint: Endpoint, error: FrameError) -> None:
-    """Answer a frame that can't be read: under the id that it claims."""
+    """Answer a frame that can't be read, under the id that it claims."""
     claimed = Request(error.raw_id, "", generation=error.raw_generation)
     endpoint.answer(claimed, error_response(claimed, MoltInvalidInput(error.detail)))
 
@@ -106,7 +100,7 @@ def _heed_sigterm_in_children() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, only)
 
-    # Held back meanwhile: one that is sent at once must not meet the old handler.
+    # Blocked during the fork: a SIGTERM that comes at once must not meet the executor's handler.
     os.register_at_fork(
         before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, only),
         after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, only),

@@ -81,10 +81,7 @@ def _keep_only(control: socket.socket) -> socket.socket:
 class Forkserver:
     """The fork server itself. Its supervisor has a `handles.ForkserverHandle` of it.
 
-    Args:
-        control: The socket to the supervisor.
-        word_of: The stop word of a slot.
-        make_endpoint: Makes an executor's endpoint, in the executor.
+    `word_of` returns the stop word of a slot, and `make_endpoint` makes the endpoint of an executor, in the executor.
     """
 
     def __init__(

@@ -129,8 +129,7 @@ class ForkserverHandle:
     ) -> ForkserverHandle:
         """Fork a fork server from this process. Returns in this process only.
 
-        Raises:
-            OSError: there is no memory, process or descriptor for it. There may be later.
+        Raises OSError: there is no memory, process or descriptor for it. There may be later.
         """
         control, child_end = socket.socketpair()
         supervisor_pid = os.getpid()
@@ -145,8 +144,7 @@ class ForkserverHandle:
     def spawn(self, number: int) -> ExecutorHandle | None:
         """Have an executor forked. None: the fork server has just gone.
 
-        Raises:
-            OSError: there is no descriptor left for its socket. There may be one later.
+        Raises OSError: there is no descriptor left for its socket. There may be one later.
         """
         sock, executor_end = socket.socketpair()
         slot = self.words.lend()

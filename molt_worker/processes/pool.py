@@ -39,8 +39,7 @@ from molt_worker.runtime.metrics import Counters
 
 _MS: Final = 1_000_000
 _S: Final = 1_000_000_000
-#: How long an idle executor may take to exit once its socket is closed.
-_EXIT_NS: Final = 2 * _S
+_EXIT_NS: Final = 2 * _S  #: how long an idle executor may take to exit once its socket is closed
 #: How long the fork server may be silent while it is asked to fork. A fork takes milliseconds.
 _STALL_NS: Final = 5 * _S
 _RSS_CHECK_NS: Final = _S
@@ -52,19 +51,14 @@ _STOP_S: Final = 2.0
 
 @dataclass(eq=False)
 class Pool:
-    """`config.pool_size` executors, forked from the newest fork server.
-
-    Args:
-        words: One slot for each executor that has not been reaped. There must be more slots than a pool and its
-            successors need, or a reload waits until executors have exited.
-        delivery: Brings requests to the executors.
-        owner: Is told what happens.
-    """
+    """`config.pool_size` executors, forked from the newest fork server."""
 
     config: Config
     loop: EventLoop
     log: LogSink
     counters: Counters
+    #: A slot for each executor that was not reaped. They must be more than executors and successors need, or a reload
+    #: waits until executors have exited.
     words: StopWords
     delivery: Delivery
     owner: PoolOwner

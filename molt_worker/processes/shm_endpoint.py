@@ -1,4 +1,4 @@
-"""An executor's way to requests in shared memory: its slot. One hop from the client, with nobody in between."""
+"""An executor's way to requests in shared memory: its slot. Requests and replies pass through no other process."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _SERIAL: Final = int(SlotGauge.SERIAL)
 _WAKE_NS: Final = int(Gauge.WAKE_NS)
-_OUTCOME_FACTS: Final = {status: SlotGauge.OUTCOMES + Outcome[status.label] for status in Status}
-#: As the caller sees them; layout.failure_error.
-_FAILURE_FACTS: Final = {
+_OUTCOME_GAUGES: Final = {status: SlotGauge.OUTCOMES + Outcome[status.label] for status in Status}
+#: The outcomes are those of `layout.failure_error`.
+_FAILURE_GAUGES: Final = {
     Failure.STALLED: SlotGauge.OUTCOMES + Outcome.Timeout,
     Failure.CORRUPT: SlotGauge.OUTCOMES + Outcome.ProtocolError,
 }
@@ -36,11 +36,8 @@ _FAILURE_FACTS: Final = {
 class ShmEndpoint:
     """Claims requests from the arena, oldest first, and writes replies to it.
 
-    Its socket only carries what the supervisor has to know: that it is ready, that a deadline comes before all others,
-    that it has served enough.
-
-    Args:
-        claim: Where it says what it has, for the supervisor alone.
+    Its socket carries only what the supervisor must know: that the executor is ready or has served enough, or that a
+    deadline comes before all others. In `claim` it says which request it has; no client can write there.
     """
 
     def __init__(
@@ -76,12 +73,12 @@ class ShmEndpoint:
         self._tell(Hello())
 
     def _tell(self, message: Message) -> bool:
-        """Send the supervisor a message, without waiting for it: one that is stopped must not stop requests.
+        """Send the supervisor a message without waiting, because a supervisor that is stopped must not stop requests.
 
-        Returns False if it has not read so many others that there is no room.
+        Returns False if the socket is full of messages that it has not read.
         """
         try:
-            # Small enough to be taken as a whole or not at all.
+            # The message is small enough to be taken as a whole or not at all.
             self._sock.send(encode(message), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
@@ -102,7 +99,8 @@ class ShmEndpoint:
                 if not in_ring or self._shows_entry:
                     self._show_entry("" if in_ring else item.entry)
                 if slot.begin(_SERIAL, item.deadline_ns, _WAKE_NS):
-                    self._tell(Wake())  # or it will look anyway when it reads the others
+                    # If the socket is full, the supervisor will look when it reads the others.
+                    self._tell(Wake())
                 return item
             if type(item) is not bytes:
                 self._give_up(Failure.STALLED, "the request was not sent on")
@@ -116,7 +114,7 @@ class ShmEndpoint:
         return None
 
     def _show_entry(self, entry: str) -> None:
-        """Before it begins: for a look at the pool, where the rest of a request has overwritten its beginning."""
+        """Write the entry into the slot, for observers: in the ring, a large request overwrites its own start."""
         self._shows_entry = bool(entry)
         for at, word in enumerate(layout.entry_words(entry)):
             self._arena.set_slot_gauge(self._index, SlotGauge.ENTRY + at, word)
@@ -130,11 +128,11 @@ class ShmEndpoint:
         response = self._fitting(request, response)
         status = response.status
         assert status is not None  # a response has one
-        # Before the reply, as it is counted: who has it finds the line.
+        # Log before the reply is published, as counting does: a client that has its reply must find the line.
         if status is not Status.OK or self._logs_all:
             fields = request_fields(request, response, status.label)
             log.write_blocking(self._config, request_level(status.label), "request", fields)
-        counted = _OUTCOME_FACTS[status]
+        counted = _OUTCOME_GAUGES[status]
         try:
             code = self._slot.reply(response, self._max, counted)
         except self._corrupt as exc:
@@ -145,10 +143,10 @@ class ShmEndpoint:
         if self._left:
             self._left -= 1
             if not self._left and not self._tell(Recycle()):
-                self._left = 1  # it is told after the next request
+                self._left = 1  # the supervisor is told after the next request
 
     def _fitting(self, request: Request, response: Response) -> Response:
-        """The response, or what to answer in its place where it is over the frame limit."""
+        """The response, or an error in its place if it is over the frame limit."""
         if HEADER_BYTES + len(response.payload) <= self._max:
             return response
         try:
@@ -158,15 +156,15 @@ class ShmEndpoint:
         return response
 
     def _give_up(self, reason: Failure, why: str, counted: int | None = None) -> None:
-        """End a request whose bytes don't move. If it was taken away, it is ended or this process is killed.
+        """End a request whose bytes don't move. If it was taken away, it is ended already, or this process is killed.
 
-        `counted` is the fact that has counted it already, for another outcome.
+        `counted` is the gauge that has already counted the request for another outcome.
         """
         channel = self._slot.channel
-        # Before it is one: who has the outcome finds it counted.
-        self._recount(counted, _FAILURE_FACTS[reason])
+        # Count before the request ends: a client that has its outcome must find it counted.
+        self._recount(counted, _FAILURE_GAUGES[reason])
         if not self._slot.fail(layout.failure_word(reason, self._number)):
-            self._recount(_FAILURE_FACTS[reason], counted)
+            self._recount(_FAILURE_GAUGES[reason], counted)
         else:
             log.write_blocking(self._config, "warning", "transfer_failed", {"channel": channel, "error": why})
         while (word := self._arena.word(channel)) and layout.state_of(word) is ChannelState.KILLING:
@@ -175,7 +173,7 @@ class ShmEndpoint:
             signal.pause()
 
     def _recount(self, before: int | None, after: int | None) -> None:
-        """Count a request for another outcome, or for one of the two only."""
+        """Count a request for another outcome; None: for none."""
         arena, slot = self._arena, self._index
         for fact, step in ((before, -1), (after, 1)):
             if fact is not None:

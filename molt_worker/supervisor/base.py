@@ -1,7 +1,7 @@
 """A worker's life, from its first fork server to its exit code: signals, event loop, reload and stop.
 
-A supervisor never runs user code and never blocks: one thread turns one loop. How requests come and what becomes of
-them differs with the transport: that is for the `Supervisor` that the `Worker` runs.
+A supervisor never runs user code and never blocks: one thread turns one loop. How requests come, and what
+becomes of them, is for the `Supervisor` of the transport, which the `Worker` runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from molt_worker.runtime.log import STDERR_FD, LogSink
 from molt_worker.runtime.loop import READ, WRITE, EventLoop
 from molt_worker.runtime.metrics import Counters
 
-#: What a worker is told by signals: to finish, to stop, to import the exports anew.
+#: They tell a worker to finish, to stop, and to import the exports anew.
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -32,31 +32,26 @@ class Supervisor(Protocol):
         """The executors."""
 
     def settle(self) -> None:
-        """Everything that has happened was handled, and the loop is about to wait: do what follows from it."""
+        """The loop has handled all events and is about to wait: do what follows from them."""
 
     def finished(self) -> bool:
-        """Whether the worker may exit now; asked before the loop waits."""
+        """Whether the worker may exit now. It is asked before the loop waits."""
 
     def on_timers(self, now_ns: int) -> None:
-        """Something is due: look at everything that has a time, and tell the loop the next one."""
+        """Do what is due, and tell the loop the next time."""
 
     def drain(self) -> None:
-        """SIGTERM came: take no more clients or requests; be finished when everything that was accepted has ended."""
+        """SIGTERM came: take no more clients or requests, and be finished when all requests have ended."""
 
     def stop(self, why: MoltError) -> None:
-        """Stop now: end every request with this error."""
+        """Stop now. Every request ends with this error."""
 
     def close(self) -> None:
-        """The worker ends, whatever for; the processes of the pool are gone."""
+        """The worker exits, and the processes of the pool are gone."""
 
 
 class Worker:
-    """What every supervisor needs to live: a loop, a log, counters, and whether it was told to finish.
-
-    Args:
-        config: The worker's configuration.
-        log: Where events go.
-    """
+    """What every supervisor needs: a loop, a log, counters, and whether it was told to finish."""
 
     def __init__(self, config: Config, log: LogSink) -> None:
         self.config: Final = config
@@ -108,7 +103,7 @@ class Worker:
         return self.exit_code
 
     def reload(self, pool: Pool) -> None:
-        """Import the exports anew, for executors that replace all others. A broken manifest changes nothing."""
+        """Import the exports anew, for executors that replace all others. A bad manifest changes nothing."""
         try:
             check(self.config.exports)
         except ExportsError as exc:
@@ -118,7 +113,7 @@ class Worker:
         pool.start_forkserver()
 
     def start_failed(self, why: str) -> MoltStartFailed:
-        """Note that the exports can't be imported. Returns the error that requests end with."""
+        """Log that the exports can't be imported, and set the exit code. Returns the error that requests end with."""
         self.exit_code = EXIT_BAD_EXPORTS
         self.log.log("error", "start_failed", error=why)
         return MoltStartFailed(f"the worker can't start: {why}")

@@ -21,14 +21,7 @@ def pong(
     in_flight: int,
     **others: object,
 ) -> Response:
-    """The answer to a ping.
-
-    Args:
-        executors: How many there are and what they do, and their process ids.
-        queue_depth: Requests that wait for an executor.
-        in_flight: Requests that executors have.
-        others: What the transport adds, or knows better than the counters.
-    """
+    """The answer to a ping. `others` is what the transport adds, or knows better than the counters."""
     report = {
         "version": __version__,
         "pid": os.getpid(),

@@ -46,22 +46,17 @@ from molt_worker.supervisor.shm.deadlines import Deadlines
 from molt_worker.supervisor.shm.ledger import Ledger, request_serial
 from molt_worker.supervisor.shm.slots import Slots
 
-_AUDIT_NS: Final = (
-    1_000_000_000  #: how often the arena is audited while there are clients, which all can write to it
-)
+#: How often the arena is audited while there are clients, which all can write to it.
+_AUDIT_NS: Final = 1_000_000_000
 #: How often to try again when the word changes meanwhile. Clients that keep the protocol change it once.
 _TRIES: Final = 4
 
 
 @dataclass(eq=False)
 class Audit:
-    """Repairs the arena, and ends requests that no executor has.
+    """Repairs the arena, and ends requests that no executor has."""
 
-    Args:
-        grace_ns: Between interrupt and kill of an orphan.
-    """
-
-    grace_ns: int
+    grace_ns: int  #: between interrupt and kill of an executor whose request was taken away
     loop: EventLoop
     log: LogSink
     pool: Pool
@@ -105,22 +100,14 @@ class Audit:
         self._due_ns = self.loop.at(now_ns + _AUDIT_NS) if clients.count or not settled else 0
 
     def end_forged(self, channel: int, word: int) -> bool:
-        """End a request whose word says that an executor has it, if none has. Returns False if one has.
-
-        Args:
-            word: Must have been read before this call.
-        """
+        """End a request whose word, which was read before, is in HELD, if no executor has it. False if one has it."""
         if request_serial(channel, word) in self.pool.words.claims().values():
             return False
         self._end(channel, word, layout.failure_word(Failure.CORRUPT, 0))
         return True
 
     def end_of_dead(self, slot: int, exit_code: int | None) -> None:
-        """End the request of a slot's executor, which was reaped.
-
-        Args:
-            exit_code: None: its fork server died, and the executor with it.
-        """
+        """End the request of a slot's executor, which was reaped. Exit code None: its fork server died."""
         executor = self.ledger.arena.slot_gauge(slot, SlotGauge.NUMBER)
         crash = layout.failure_word(Failure.FORKSERVER_DIED, executor)
         if exit_code is not None:
@@ -135,9 +122,7 @@ class Audit:
     def _end(self, channel: int, claimed: int, crash: int) -> None:
         """End a request that no executor has: its executor is dead, or there was none.
 
-        Args:
-            claimed: The request's state word.
-            crash: The failure word for a request that was not stopped.
+        `claimed` is its state word, and `crash` the failure word unless it was stopped before.
         """
         arena = self.ledger.arena
         stop = self.deadlines.forget(channel)

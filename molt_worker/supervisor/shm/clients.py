@@ -48,8 +48,7 @@ def max_clients() -> int:
 class Channels:
     """Which channels are free. The lowest are granted first, because the supervisor looks at all up to the highest.
 
-    Args:
-        is_idle: Whether no request is on a channel, so that another client may have it.
+    `is_idle` tells whether no request is on a channel, so that another client may have it.
     """
 
     def __init__(self, count: int, is_idle: Callable[[int], bool]) -> None:
@@ -121,23 +120,16 @@ class ClientsOwner(Protocol):
 
 @dataclass(eq=False)
 class Clients:
-    """Accepts connections, and does what clients ask for.
+    """Accepts connections, and does what clients ask for."""
 
-    Args:
-        listener: Bound but not listening yet, non-blocking.
-        arena_fd: The descriptor that clients are given.
-        facts: What a client has to know of the pool: fields of `messages.Attached`.
-        owner: Decides who may attach, and is told what happens.
-    """
-
-    listener: socket.socket
-    arena_fd: int
+    listener: socket.socket  #: bound but not listening yet, non-blocking
+    arena_fd: int  #: the descriptor that clients are given
     channels: Channels
-    facts: dict[str, int]
+    facts: dict[str, int]  #: what a client has to know of the pool: fields of `messages.Attached`
     loop: EventLoop
     log: LogSink
     counters: Counters
-    owner: ClientsOwner
+    owner: ClientsOwner  #: decides who may attach, and is told what happens
 
     def __post_init__(self) -> None:
         self._clients: list[Attachment] = []

@@ -52,13 +52,9 @@ class Stop:
 
 @dataclass(eq=False)
 class Deadlines:
-    """Stops requests, and kills the executors of those that don't stop.
+    """Stops requests, and kills the executors of those that don't stop."""
 
-    Args:
-        grace_ns: Between interrupt and kill.
-    """
-
-    grace_ns: int
+    grace_ns: int  #: between interrupt and kill
     loop: EventLoop
     log: LogSink
     pool: Pool
@@ -136,11 +132,7 @@ class Deadlines:
             self.pool.interrupt(executor, serial, reason)
 
     def kill(self, slot: int, serial: int, **about: object) -> None:
-        """SIGKILL a slot's executor, if it has this request, which must be KILLING or taken away from it.
-
-        Args:
-            about: Fields of the log line.
-        """
+        """SIGKILL a slot's executor, if it has this request, which must be KILLING or taken away from it."""
         executor = self.pool.holder(slot, serial)
         if executor is not None:  # else the executor is being killed already
             self.log.log("warning", "executor_killed", executor=executor.number, **about)

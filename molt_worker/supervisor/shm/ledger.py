@@ -18,11 +18,7 @@ def request_serial(channel: int, word: int) -> int:
 
 
 class Ledger:
-    """The gauges of the arena's header, and which channels are in use.
-
-    Args:
-        cpus: Processors of this machine. Clients and executors read it before they spin.
-    """
+    """The gauges of the arena's header, and which channels are in use."""
 
     def __init__(self, arena: Arena, cpus: int) -> None:
         self.arena = arena

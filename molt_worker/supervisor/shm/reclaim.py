@@ -1,7 +1,6 @@
 """Channels of clients that are gone, or that returned them with something on them: ended, and granted to others.
 
-That a connection has ended does not say that nobody writes to its channels any more: a thread of the client may still
-run. So a channel is granted again only when its client said that it is done with it, or when its process is dead.
+When a channel may be another client's is told in `clients`.
 
 | state of such a channel | means | done |
 |---|---|---|
@@ -25,11 +24,7 @@ from molt_worker.supervisor.shm.ledger import Ledger
 
 
 def reclaim(clients: Clients, words: StopWords, ledger: Ledger, deadlines: Deadlines, now_ns: int) -> bool:
-    """Take back channels that their clients won't use again.
-
-    Returns:
-        Whether to look again soon: a client is done with a channel, and something is still on it.
-    """
+    """Take back channels that their clients won't use again. True: look again soon, as something is still on one."""
     arena, taken_back = ledger.arena, False
     for _, channel in clients.orphaned():
         word = arena.word(channel)

@@ -19,15 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Slots:
-    """Reads what executors write into their slots, and writes what they read there; the pool's `Delivery`.
-
-    Args:
-        words: The executors' claims, with a slot for each of the arena's.
-    """
+    """Reads what executors write into their slots, and writes what they read there; the pool's `Delivery`."""
 
     config: Config
     arena: Arena
-    words: StopWords
+    words: StopWords  #: the executors' claims, with a slot for each of the arena's
 
     def make_endpoint(self, sock: socket.socket, number: int, slot: int) -> ShmEndpoint:
         return ShmEndpoint(sock, number, slot, self.arena, self.config, self.words.claim_of(slot))

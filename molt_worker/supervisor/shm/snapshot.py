@@ -32,49 +32,31 @@ _MAX_PID: Final = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The request that an executor has.
+    """The request that an executor has. Times are in milliseconds."""
 
-    Attributes:
-        entry: Its entrypoint; None if it can't be seen, as while a request larger than its ring is being read.
-        stopping: It was given up, or its executor is being killed.
-        for_ms: How long it has run, in milliseconds; None: it is just being read.
-        deadline_ms: How long it may still run, in milliseconds; negative: it is late. None: it has no deadline.
-    """
-
-    entry: str | None
-    stopping: bool
-    for_ms: float | None
-    deadline_ms: float | None
+    entry: str | None  #: None: it can't be seen, as while a request larger than its ring is being read
+    stopping: bool  #: it was given up, or its executor is being killed
+    for_ms: float | None  #: how long it has run; None: it is just being read
+    deadline_ms: float | None  #: how long it may still run; negative: it is late; None: it has no deadline
 
 
 @dataclass(frozen=True, slots=True)
 class ExecutorStatus:
-    """One executor.
-
-    Attributes:
-        state: ``starting``, ``idle``, ``busy``, or ``stopping``: its request was given up, or it is being killed.
-        calls: How many requests it has ended.
-        rss_bytes: Its resident memory; None if that isn't known.
-    """
+    """One executor."""
 
     number: int
     pid: int
-    state: str
+    state: str  #: ``starting``, ``idle``, ``busy``, or ``stopping``: see `Running.stopping`
     running: Running | None
-    calls: int
-    rss_bytes: int | None
+    calls: int  #: how many requests it has ended
+    rss_bytes: int | None  #: its resident memory; None: not known
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A pool at a moment. Counts are since its start.
+    """A pool at a moment. Counts are since its start."""
 
-    Attributes:
-        taken_ns: The moment, in ns of CLOCK_MONOTONIC.
-        queue_counts, exec_counts: Histograms of microseconds, as `layout.quantile` takes them.
-    """
-
-    taken_ns: int
+    taken_ns: int  #: the moment, in ns of CLOCK_MONOTONIC
     state: str
     pid: int
     uptime_s: float
@@ -83,8 +65,8 @@ class Snapshot:
     queue: dict[str, int]
     in_flight: int
     outcomes: dict[str, int]
-    queue_counts: list[int]
-    exec_counts: list[int]
+    queue_counts: list[int]  #: a histogram of microseconds, as `layout.quantile` takes it
+    exec_counts: list[int]  #: the same
     pool_size: int
     executors: list[ExecutorStatus]
     restarts: dict[str, int]
@@ -113,12 +95,7 @@ def quantiles(counts: Sequence[int]) -> dict[str, float]:
 
 
 def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
-    """Read everything once.
-
-    Args:
-        arena: The pool's.
-        processes: Whether its process ids mean the same processes here, so that their memory can be looked up.
-    """
+    """Read everything once; no memory of processes if the pool's process ids mean other processes here."""
     from molt_accel.ipc.shm._native import BUCKETS, arena_size
 
     now_ns = time.monotonic_ns()

@@ -42,9 +42,8 @@ _S: Final = 1_000_000_000
 _RECLAIM_NS: Final = 20 * _MS  #: how often to look at channels of clients that are gone, until they are IDLE
 #: How long clients may take to return channels that another client wants. They do so as soon as they get a processor.
 _RECALL_NS: Final = _S
-_CLIENTS_LEAVE_NS: Final = (
-    2 * _S
-)  #: how long a worker that drains waits for its clients, some of which may be stopped
+#: How long a worker that drains waits for its clients, some of which may be stopped.
+_CLIENTS_LEAVE_NS: Final = 2 * _S
 _FIRST_CLIENT_NS: Final = 30 * _S  #: how long a pool that a client started waits for its first client
 _TELL_NS: Final = 2 * _S  #: how long a pool that can't start stays to say so
 _SHARE: Final = 3 / 4  #: the share of the queue that one client of several may have, so that others find room
@@ -55,8 +54,6 @@ class ShmSupervisor:
     """Keeps a named pool of executors, and the shared memory through which clients reach them.
 
     Args:
-        config: The worker's configuration.
-        log: Where events go.
         linger: Stop `linger_ms` after the last client has left.
 
     Raises:
@@ -285,9 +282,8 @@ class ShmSupervisor:
         self._audit.run(now_ns, clients)
 
     def pong(self, ping: Request) -> Response:
-        self._deadlines.stop_abandoned(
-            time.monotonic_ns()
-        )  # pings can fill a socket, so that a cancellation is lost
+        # Pings can fill a socket, so that a cancellation is lost.
+        self._deadlines.stop_abandoned(time.monotonic_ns())
         return report.pong(
             ping,
             self.pool,

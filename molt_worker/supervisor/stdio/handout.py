@@ -25,11 +25,7 @@ class _Assignment:
 
 
 class HandOut:
-    """Executors and what they have; the pool's `Delivery`.
-
-    Args:
-        max_frame_bytes: Largest frame that an executor takes or sends.
-    """
+    """Executors and what they have; the pool's `Delivery`."""
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max_frame_bytes = max_frame_bytes
@@ -60,11 +56,7 @@ class HandOut:
         self._idle.append(executor)
 
     def assign(self, request: Request) -> tuple[ExecutorHandle, int]:
-        """Give a request to an idle executor. Returns the executor, and the serial that its answer has to have.
-
-        Raises:
-            IndexError: no executor is idle.
-        """
+        """Give a request to an idle executor; there must be one. Returns it and its answer's serial."""
         executor = self._idle.pop()
         assignment = self._assignments[executor]
         assignment.request = request

@@ -38,22 +38,15 @@ _S: Final = 1_000_000_000
 #: While the client doesn't read its responses, requests are read only up to this many unsent bytes.
 _HIGH_WATER_BYTES: Final = 4 * 1024 * 1024
 _QUEUE_FRAMES: Final = 4  #: all queued payloads together may hold this many times the frame limit
-_EXIT_REPORT_NS: Final = (
-    2 * _S
-)  #: how long the report of an executor's exit may lag behind the end of its socket
+#: How long the report of an executor's exit may lag behind the end of its socket.
+_EXIT_REPORT_NS: Final = 2 * _S
 _FLUSH_NS: Final = _S  #: how long the last responses may take to leave when the worker stops
 #: Exit code if responses couldn't be sent any more: a client must not take unanswered requests for unread ones.
 EXIT_UNSENT: Final = 1
 
 
 class StdioSupervisor:
-    """Serves one client over a pair of descriptors, with a pool of executors.
-
-    Args:
-        config: The worker's configuration.
-        read_fd, write_fd: The client's frames in and out; non-blocking while `run` runs.
-        log: Where events go.
-    """
+    """Serves one client over a pair of descriptors, with a pool of executors. `run` makes them non-blocking."""
 
     def __init__(self, config: Config, read_fd: int, write_fd: int, log: LogSink) -> None:
         self._worker = worker = Worker(config, log)
@@ -211,12 +204,7 @@ class StdioSupervisor:
             self._finish(request, exc)
 
     def _place(self, request: Request, now_ns: int) -> None:
-        """Hand a new request out, queue it, or let it wait for a place.
-
-        Raises:
-            MoltTimeout: its deadline has passed.
-            MoltBusy: the queue is full.
-        """
+        """Hand a new request out, queue it, or let it wait for a place. Raises MoltTimeout or MoltBusy if it can't."""
         frame = request.frame
         if 0 < frame.deadline_ns <= now_ns:
             raise expired_in_queue()
@@ -262,9 +250,8 @@ class StdioSupervisor:
         frame.in_flight = self._handout.busy
         frame.generation = serial  # on this socket; the client's own comes back with the response
         try:
-            self.pool.send(
-                executor, frame
-            )  # if the executor has just died, `on_closed` puts the request back
+            # If the executor has just died, `on_closed` puts the request back.
+            self.pool.send(executor, frame)
         finally:
             frame.generation = client_generation
 
@@ -293,9 +280,7 @@ class StdioSupervisor:
     ) -> None:
         """End a request: take it out of the table, send the response, and log it.
 
-        Args:
-            outcome: The executor's response, or an error that this process answers with.
-            error: Replaces the outcome in an executor's response, but not the metrics.
+        `error` replaces the outcome in an executor's response, but not the metrics.
         """
         request.advance(RequestEvent.END)
         frame = request.frame
