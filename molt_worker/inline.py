@@ -1,7 +1,7 @@
 """The inline transport: the same frames, codecs and error mapping, with everything in this process.
 
-For tests and for platforms without fork. Nothing can interrupt an entrypoint here, so a deadline holds as
-far as the entrypoint calls `current_request().check()`; one that finished too late is a Timeout all the same.
+For tests, and for platforms without fork. Nothing can interrupt an entrypoint here, so it has to call
+`current_request().check()` to keep its deadline. A call that has ended too late is a Timeout all the same.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from molt_worker.entrypoints.request import StopWord
 from molt_worker.entrypoints.runner import Runner, error_response
 
 log = logging.getLogger("molt_worker")
-
-
 _Sent = TypeVar("_Sent", Request, Response)
 
 

@@ -26,11 +26,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "exports", nargs="?", metavar="EXPORTS", help="manifest path or package.module [MOLT_EXPORTS]"
+        "exports", nargs="?", metavar="EXPORTS", help="manifest or package.module [MOLT_EXPORTS]"
     )
-    parser.add_argument(
-        "--check", action="store_true", help="build nothing; say whether the build is up to date"
-    )
+    parser.add_argument("--check", action="store_true", help="build nothing; say if the build is up to date")
     parser.add_argument("--strict", action="store_true", help="fail if a module is left in Python")
     parser.add_argument(
         "--include",

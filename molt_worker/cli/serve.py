@@ -47,9 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--stdio", action="store_true", help="serve one client on stdin and stdout")
     mode.add_argument(
-        "--shm",
-        metavar="NAME",
-        help="serve the pool of this name to all clients of this user (Linux)",
+        "--shm", metavar="NAME", help="serve the pool of this name to all clients of this user (Linux)"
     )
     mode.add_argument("--check", action="store_true", help="import the exports, list them, and exit")
     parser.add_argument(
@@ -82,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
             return _list_exports(config)
         if name is None and not stdio and config.transport != "stdio":
             parser.error("say how to serve: --stdio or --shm NAME")
-        # The structure of the exports is checked here, by one line; importing them is the fork server's work.
+        # Only the structure of the exports is checked here. The fork server imports them.
         check(config.exports)
         return _serve_stdio(config) if name is None else _serve_shm(config, linger=linger)
     except (ConfigError, ExportsError, MoltWorkerUnavailable) as exc:
@@ -110,30 +108,24 @@ def _list_exports(config: Config) -> int:
 
 
 def _serve_stdio(config: Config) -> int:
-    # Frames get descriptors of their own, so that nothing that prints can get between them.
+    # Frames get descriptors of their own, so that nothing that prints gets between them.
     read_fd, write_fd = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
     os.dup2(STDERR_FD, 1)
-    log = LogSink(as_json=config.log_json, level=config.log_level)
-    try:
+    with contextlib.closing(LogSink(as_json=config.log_json, level=config.log_level)) as log:
         return StdioSupervisor(config, read_fd, write_fd, log).run()
-    finally:
-        log.close()
 
 
 def _serve_shm(config: Config, *, linger: bool) -> int:
     if linger and os.fork():
-        # Whoever started this must not have to reap it, and sees by the end of stdout when it listens.
+        # The process that started this one must not have to reap it. It sees by the end of stdout when this listens.
         os._exit(0)
-    log = LogSink(as_json=config.log_json, level=config.log_level)
-    try:
-        # Held back until `run` heeds them: from here on there is something to be left behind.
+    with contextlib.closing(LogSink(as_json=config.log_json, level=config.log_level)) as log:
+        # Blocked until `run` handles them: from here on, a worker that is killed leaves a socket behind.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         supervisor = ShmSupervisor(config, log, linger=linger)
         supervisor.listen()
         os.dup2(STDERR_FD, 1)
         return supervisor.run()
-    finally:
-        log.close()

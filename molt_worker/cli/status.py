@@ -65,14 +65,12 @@ def _parser() -> argparse.ArgumentParser:
         "which costs the pool nothing.",
     )
     parser.add_argument(
-        "--name", help="the pool [MOLT_WORKER_NAME; default: this project's own, or the only one]"
+        "--name", help="the pool [MOLT_WORKER_NAME; default: this project's, or the only one]"
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print one JSON document")
     how.add_argument("--watch", action="store_true", help="show it live, until Ctrl-C")
-    parser.add_argument(
-        "--interval", metavar="S", type=_interval, help="seconds between two looks [default: 1]"
-    )
+    parser.add_argument("--interval", metavar="S", type=_interval, help="seconds between looks [default: 1]")
     return parser
 
 

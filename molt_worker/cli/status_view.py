@@ -11,27 +11,23 @@ from molt_worker.supervisor.shm.snapshot import ExecutorStatus, Snapshot, quanti
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_STYLES: Final = {"busy": "green", "stopping": "red", "starting": "yellow"}
 _COLUMNS: Final = ("executor", "pid", "state", "entry", "for", "deadline in", "calls", "memory")
 #: Columns of figures, which stand on the right.
 _RIGHT: Final = frozenset({"executor", "pid", "for", "deadline in", "calls", "memory"})
 
 
 def facts(pool: PoolPlace, now: Snapshot, before: Snapshot | None = None) -> list[tuple[str, str]]:
-    """What is shown of a pool as a whole: names and texts.
-
-    Args:
-        before: An earlier snapshot of the same pool, which gives rates and what was since then.
-    """
+    """What is shown of a pool as a whole: names and texts. An earlier snapshot gives rates and what was since then."""
     states = [executor.state for executor in now.executors]
     ready = len(states) - states.count("starting")
     busy = ready - states.count("idle")
     outcomes = ", ".join(f"{name} {count:,}" for name, count in now.outcomes.items() if count)
     memory, spin, restarts = now.memory, now.spin, now.restarts
+    life = f"{now.state}  version {now.version}  pid {now.pid}  up {duration(now.uptime_s)}"
+    spinners = f"{_number(spin['clients'], 'client')} and {_number(spin['executors'], 'executor')} at a time"
     shown = [
-        (
-            "pool",
-            f"{pool.name}  {now.state}  version {now.version}  pid {now.pid}  up {duration(now.uptime_s)}",
-        ),
+        ("pool", f"{pool.name}  {life}"),
         ("socket", pool.path),
         ("exports", f"{now.exports['count']}, {now.exports['compiled']} of them compiled"),
         ("executors", f"{busy} busy, {ready} of {now.pool_size} ready"),
@@ -55,13 +51,7 @@ def facts(pool: PoolPlace, now: Snapshot, before: Snapshot | None = None) -> lis
             f"arena {size(memory['arena_bytes'])}, supervisor {size(memory['supervisor_rss_bytes'])}, "
             f"fork server {size(memory['forkserver_rss_bytes'])}, executors {size(memory['executors_rss_bytes'])}",
         ),
-        (
-            "spin",
-            f"up to {spin['limit_us']} us, {_number(spin['clients'], 'client')} and "
-            f"{_number(spin['executors'], 'executor')} at a time"
-            if spin["limit_us"]
-            else "never",
-        ),
+        ("spin", f"up to {spin['limit_us']} us, {spinners}" if spin["limit_us"] else "never"),
     ]
     if now.bad_frames:
         shown.append(("bad frames", f"{now.bad_frames:,}"))
@@ -95,16 +85,8 @@ def row(executor: ExecutorStatus) -> list[str]:
         entry = "?" if running.entry is None else _printable(running.entry)
         for_s = "" if running.for_ms is None else duration(running.for_ms / 1000)
         left = "" if running.deadline_ms is None else duration(running.deadline_ms / 1000)
-    return [
-        str(executor.number),
-        str(executor.pid),
-        executor.state,
-        entry,
-        for_s,
-        left,
-        f"{executor.calls:,}",
-        size(executor.rss_bytes),
-    ]
+    numbers = [str(executor.number), str(executor.pid)]
+    return [*numbers, executor.state, entry, for_s, left, f"{executor.calls:,}", size(executor.rss_bytes)]
 
 
 def as_text(pool: PoolPlace, snapshot: Snapshot) -> str:
@@ -150,9 +132,6 @@ def size(count: int | None) -> str:
 def _printable(text: str) -> str:
     """A name without what could move a terminal's cursor; clients may send any."""
     return "".join(character if character.isprintable() else "?" for character in text)
-
-
-_STYLES: Final = {"busy": "green", "stopping": "red", "starting": "yellow"}
 
 
 def as_table(pool: PoolPlace, now: Snapshot, before: Snapshot | None) -> RenderableType:

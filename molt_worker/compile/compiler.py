@@ -113,11 +113,8 @@ def _compile(
             if not failed:
                 return libraries
             # A module that imports a failed one may work once that one is left in Python, so try it again.
-            first = [
-                each for each in modules if each.name in failed and failed.keys().isdisjoint(each.imports)
-            ]
-            if first:
-                failed = {each.name: failed[each.name] for each in first}
+            first = [each.name for each in modules if failed.keys().isdisjoint(each.imports)]
+            failed = {name: why for name, why in failed.items() if name in first} or failed
         left.update(failed)
         modules = [source for source in modules if source.name not in failed]
     return {}
@@ -170,6 +167,7 @@ def build(
     entries = compiled.entry_modules(reference)
     sources = closure(entries)
     modules = belonging(sources, entries, include)
+    names = [source.name for source in modules]
     hashes = {name: compiled.digest(source.data) for name, source in sorted(sources.items())}
     compiled_by = compiler()
     key = key_of(hashes, modules, compiled_by)
@@ -203,9 +201,7 @@ def build(
             exports=reference,
             compiler=compiled_by,
             seconds=round(time.monotonic() - started, 1),
-            modules=[
-                left.get(each.name) or Module(each.name, True, notes=notes(each.tree)) for each in modules
-            ],
+            modules=[left.get(name) or Module(name, True, notes=notes(sources[name].tree)) for name in names],
             sources=hashes,
             libraries={name: str(each.relative_to(work / "lib")) for name, each in sorted(libraries.items())},
         )

@@ -135,9 +135,8 @@ def changes(record: Record, folder: Path) -> list[str]:
         except OSError as exc:
             found.append(f"{name} can't be read ({exc.strerror})")
     there = folder / record.key
-    return found + [
-        f"{each} is missing" for each in record.libraries.values() if not (there / each).is_file()
-    ]
+    missing = [library for library in record.libraries.values() if not (there / library).is_file()]
+    return found + [f"{library} is missing" for library in missing]
 
 
 def check_fresh(record: Record, path: Path) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import operator
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, overload
@@ -27,7 +28,6 @@ PACKAGED: Final = Path(__file__).with_name("molt_exports.json")
 _MARK: Final = "__molt_export__"
 #: Marks of compiled functions, which take no attributes, by id. The function is kept so that its id isn't reused.
 _marked_compiled: Final[dict[int, tuple[Any, Export]]] = {}
-_FIELDS: Final = ("name", "target", "codec_in", "codec_out")
 _MODULE: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -58,7 +58,7 @@ class ExportTable:
     def __init__(self, exports: Iterable[Export]) -> None:
         self._by_name = {export.name: export for export in exports}
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Export]:
         return iter(self._by_name.values())
 
     def __len__(self) -> int:
@@ -75,9 +75,8 @@ class ExportTable:
         if export is None:
             raise MoltInvalidInput(f"unknown entry {request.entry!r}")
         if request.codec is not export.codec_in:
-            raise MoltInvalidInput(
-                f"entry {request.entry!r} takes {export.codec_in.label} payloads, not {request.codec.label}"
-            )
+            given, wanted = request.codec.label, export.codec_in.label
+            raise MoltInvalidInput(f"entry {request.entry!r} takes {wanted} payloads, not {given}")
         return export
 
 
@@ -152,9 +151,7 @@ def read_manifest(path: Path) -> list[Export]:
         raise ExportsError(f"{path}: can't be read: {exc.strerror}") from exc
     except (ValueError, RecursionError) as exc:
         raise ExportsError(f"{path}: not valid JSON: {exc}") from exc
-    if not isinstance(document, dict):
-        raise ExportsError(f"{path}: must be an object")
-    _only_fields(document, ("abi_version", "exports"), str(path))
+    _check_fields(document, ("abi_version", "exports"), str(path))
     version = document.get("abi_version")
     if version != ABI_VERSION:
         raise ExportsError(f"{path}: abi_version: {version!r} is not allowed; it must be {ABI_VERSION!r}")
@@ -166,16 +163,16 @@ def read_manifest(path: Path) -> list[Export]:
     return exports
 
 
-def _only_fields(row: dict[str, object], allowed: tuple[str, ...], where: str) -> None:
+def _check_fields(row: object, allowed: tuple[str, ...], where: str) -> None:
+    if not isinstance(row, dict):
+        raise ExportsError(f"{where}: must be an object")
     for name in row:
         if name not in allowed:
             raise ExportsError(f"{where}: unknown field {name!r}; allowed: {', '.join(allowed)}")
 
 
-def _read_row(row: object, where: str) -> Export:
-    if not isinstance(row, dict):
-        raise ExportsError(f"{where}: must be an object")
-    _only_fields(row, _FIELDS, where)
+def _read_row(row: Any, where: str) -> Export:
+    _check_fields(row, ("name", "target", "codec_in", "codec_out"), where)
     name = _check_name(row.get("name"), f"{where}.name")
     target = row.get("target")
     if not isinstance(target, str) or not re.fullmatch(f"{_MODULE}:{_MODULE}", target):
@@ -229,12 +226,11 @@ def _import(module: str, where: str) -> Any:
 
 def _resolve_target(item: Export, where: str) -> Export:
     module, _, path = item.target.partition(":")
-    found = _import(module, where)
-    for part in path.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError as exc:
-            raise ExportsError(f"{where}: {module} has no {path}") from exc
+    imported = _import(module, where)
+    try:
+        found = operator.attrgetter(path)(imported)
+    except AttributeError as exc:
+        raise ExportsError(f"{where}: {module} has no {path}") from exc
     return _with_function(item, found, where)
 
 

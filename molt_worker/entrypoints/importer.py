@@ -17,23 +17,20 @@ def find_source(name: str) -> Path | None:
     Nothing is imported. `importlib.util.find_spec` would import the packages above the module, and these could import
     modules from source that a build has.
     """
+    spec = _find_spec(name)
+    if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
+        return None
+    return Path(str(spec.origin)).absolute()
+
+
+def _find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
+    """Ask all finders except those of builds. Editable installations have finders of their own."""
     path: Sequence[str] | None = None
-    parts = name.split(".")
-    for depth in range(1, len(parts) + 1):
-        spec = _find_spec(".".join(parts[:depth]), path)
-        if spec is None:
-            return None
-        if depth == len(parts):
-            is_python = spec.has_location and str(spec.origin).endswith(".py")
-            return Path(str(spec.origin)).absolute() if is_python else None
-        path = spec.submodule_search_locations
+    if package := name.rpartition(".")[0]:
+        above = _find_spec(package)
+        path = above.submodule_search_locations if above is not None else None
         if path is None:
             return None
-    return None
-
-
-def _find_spec(name: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
-    """Ask all finders except those of builds. Editable installations have finders of their own."""
     for finder in sys.meta_path:
         if not isinstance(finder, BuildFinder) and (spec := finder.find_spec(name, path)) is not None:
             return spec

@@ -27,10 +27,7 @@ Encode = Callable[[Any], bytes]
 
 #: Characters of an error text. It quotes names and values that the client chose, so it is cut.
 _LONGEST_TEXT: Final = 400
-_DECODERS: Final[dict[Codec, Any]] = {
-    Codec.MSGPACK: msgspec.msgpack.Decoder,
-    Codec.JSON: msgspec.json.Decoder,
-}
+_DECODERS: Final = {Codec.MSGPACK: msgspec.msgpack.Decoder, Codec.JSON: msgspec.json.Decoder}
 #: What msgspec raises for a bad input. Its own ValidationError and DecodeError are ValueErrors.
 _REFUSALS: Final = (ValueError, TypeError, OverflowError, RecursionError)
 #: Python 3.14 evaluates annotations when they are read. With FORWARDREF, one that fails doesn't hide the others.
@@ -45,20 +42,14 @@ class NoCodec(TypeError):
     """Values of a type can't be decoded or encoded. The text says which type, and why."""
 
 
-# -- what a function's annotations say -------------------------------------------------------------------
-
-
 def hints(function: Any, module: str) -> tuple[Any, Any]:
     """Return the types of the first parameter and of the result; None for each that isn't annotated.
 
-    A compiled function has no annotations, so they are read from its source.
+    A compiled function has no annotations, so they are read from its source. `module` is where the function was found;
+    it may be defined in another one.
 
-    Args:
-        module: Where the function was found. The function may be defined in another module.
-
-    Raises:
-        NoCodec: the parameter's annotation can't be evaluated, so its payloads would silently not be validated.
-            A result with such an annotation counts as not annotated.
+    Raises NoCodec: the parameter's annotation can't be evaluated, so its payloads would silently not be validated. A
+    result with such an annotation counts as not annotated.
     """
     try:
         signature = inspect.signature(function, **_AS_WRITTEN)
@@ -143,9 +134,6 @@ def _classes(hint: Any) -> Iterator[type]:
     elif origin is not typing.Literal:
         for each in typing.get_args(hint):
             yield from _classes(each)
-
-
-# -- decoding and encoding -------------------------------------------------------------------------------
 
 
 def decoder(hint: Any, codec: Codec) -> Decode | None:

@@ -1,6 +1,8 @@
 """What the processes of a worker tell each other: supervisor, fork server and executors. Nothing else is in here.
 
 Each is a control message (`molt_accel.ipc.messages.Message`). An executor is named by its number, from 1 on.
+The supervisor sends `Spawn`, `Interrupt` and `Kill` to the fork server, which reports `Sources`, `Ready`, `Spawned` and
+`Exited`. An executor sends `Hello`, `Wake` and `Recycle` to the supervisor.
 """
 
 from __future__ import annotations
@@ -13,34 +15,29 @@ from molt_accel.ipc.messages import U32, Codec, Hello, Message, StartFailed
 
 EXIT_BAD_EXPORTS: Final = 2  #: exit code of a worker, and of a fork server, whose exports can't be used
 
-# -- from the supervisor to the fork server -----------------------------------------------------------------
-
 
 class Command(Message):
-    """Something to be done to one executor."""
+    """What the fork server is to do to one executor."""
 
     executor: U32
 
 
 class Spawn(Command):
-    """Fork an executor, on the socket that comes along, for a slot."""
+    """Fork an executor for a slot. The message brings its socket along."""
 
     slot: U32
 
 
 class Interrupt(Command):
-    """Send it the soft interrupt."""
+    """Send the executor the soft interrupt."""
 
 
 class Kill(Command):
-    """SIGKILL it and its process group."""
-
-
-# -- from the fork server to the supervisor -----------------------------------------------------------------
+    """SIGKILL the executor and its process group."""
 
 
 class ExportRow(msgspec.Struct, frozen=True, array_like=True):
-    """One export, as far as the supervisor has to know it."""
+    """What the supervisor must know of an export."""
 
     name: str
     codec_in: Codec
@@ -50,7 +47,7 @@ class ExportRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sources(Message):
-    """Before `Ready`: the files of the project's own modules that were imported, and their mtimes in nanoseconds."""
+    """Sent before `Ready`: the files of the project's modules that were imported, and their mtimes in nanoseconds."""
 
     files: list[tuple[str, int]]
 
@@ -75,15 +72,12 @@ class Exited(Message):
     exit_code: int
 
 
-# -- from an executor to the supervisor, beside `Hello` -----------------------------------------------------
-
-
 class Wake(Message):
-    """It runs a request whose deadline comes before the supervisor's next look at deadlines."""
+    """The executor runs a request whose deadline comes before the supervisor's next look at deadlines."""
 
 
 class Recycle(Message):
-    """It has served `max_requests`: replace it."""
+    """The executor has served `max_requests`: replace it."""
 
 
 TO_FORKSERVER: Final = msgspec.msgpack.Decoder(Spawn | Interrupt | Kill)

@@ -45,7 +45,9 @@ def serve(endpoint: Endpoint, exports: ExportTable, word: StopWord, number: int,
         endpoint.announce()
         while (item := endpoint.receive()) is not None:
             if isinstance(item, FrameError):
-                _refuse(endpoint, item)
+                # Answer a frame that can't be read under the id that it claims.
+                claimed = Request(item.raw_id, "", generation=item.raw_generation)
+                endpoint.answer(claimed, error_response(claimed, MoltInvalidInput(item.detail)))
                 continue
             response = context.copy().run(runner.run, item, endpoint.serial(item))
             if forked:
@@ -84,12 +86,6 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES // 2)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-
-
-def _refuse(endpoint: Endpoint, error: FrameError) -> None:
-    """Answer a frame that can't be read, under the id that it claims."""
-    claimed = Request(error.raw_id, "", generation=error.raw_generation)
-    endpoint.answer(claimed, error_response(claimed, MoltInvalidInput(error.detail)))
 
 
 def _heed_sigterm_in_children() -> None:

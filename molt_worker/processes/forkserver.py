@@ -179,7 +179,10 @@ class Forkserver:
                             wake_r.recv(4096)
                         self._reap()
                     elif not self._receive():
-                        self._kill_all()
+                        for number in self._pids:
+                            self._signal(number, signal.SIGKILL)
+                        for pid in self._pids.values():
+                            os.waitpid(pid, 0)
                         return
 
     def _receive(self) -> bool:
@@ -208,9 +211,7 @@ class Forkserver:
         failpoint("forkserver.forking")
         try:
             pid = os.fork()
-        except (
-            OSError
-        ) as exc:  # no memory or no process left: this start has failed, the other executors live on
+        except OSError as exc:  # no memory or process left: the other executors live on
             sock.close()
             self._log("error", "executor_not_started", error=str(exc))
             self._send(commands.Exited(number, 1))
@@ -272,9 +273,3 @@ class Forkserver:
             del self._pids[number]
             failpoint("forkserver.reaped")
             self._send(commands.Exited(number, os.waitstatus_to_exitcode(status)))
-
-    def _kill_all(self) -> None:
-        for number in list(self._pids):
-            self._signal(number, signal.SIGKILL)
-        for pid in self._pids.values():
-            os.waitpid(pid, 0)

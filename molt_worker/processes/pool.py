@@ -259,22 +259,18 @@ class Pool:
         self.loop.watch_stream(executor.stream, lambda: self._on_readable(executor))
 
     def _on_readable(self, executor: ExecutorHandle) -> None:
-        if not self._read(executor):
-            self._on_eof(executor)
-
-    def _read(self, executor: ExecutorHandle) -> bool:
-        """Handle what an executor sent. False when nothing more will come from it."""
+        """Handle what an executor sent, and its end."""
         if executor.state is ExecutorState.GONE:
-            return False
-        got = executor.stream.fill()
+            return
+        still_open = executor.stream.fill() is not None
         for item in executor.stream.frames():
             if isinstance(item, FrameError) or not self._on_frame(executor, item):
-                why = (
-                    item.detail if isinstance(item, FrameError) else f"{type(item).__name__} is not expected"
-                )
+                why = item.detail if isinstance(item, FrameError) else f"unexpected {type(item).__name__}"
                 self.log.log("error", "executor_broke_protocol", executor=executor.number, error=why)
-                return False
-        return got is not None
+                still_open = False
+                break
+        if not still_open:
+            self._on_eof(executor)
 
     def _on_frame(self, executor: ExecutorHandle, item: Item) -> bool:
         """False if the executor broke the protocol."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import selectors
 import time
+import traceback
 from collections.abc import Callable
 from typing import Final
 
@@ -96,15 +97,10 @@ class EventLoop:
         try:
             action(*args)
         except Exception as exc:
-            self._log.log("error", "supervisor_bug", error=f"{type(exc).__name__}: {exc}", at=_place_of(exc))
+            place = traceback.extract_tb(exc.__traceback__)[-1]
+            at = f"{os.path.basename(place.filename)}:{place.lineno}"
+            self._log.log("error", "supervisor_bug", error=f"{type(exc).__name__}: {exc}", at=at)
 
     def close(self) -> None:
         """Stop watching all descriptors."""
         self._selector.close()
-
-
-def _place_of(exc: BaseException) -> str:
-    trace = exc.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "?"

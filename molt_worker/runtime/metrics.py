@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import format_id
 from molt_accel.ipc.messages import FLAG_COMPILED, Request, Response
 
+#: Metrics in a response that stand in the log line under the same names.
+_MEASURED = (
+    "queue_us",
+    "decode_us",
+    "handler_us",
+    "encode_us",
+    "exec_us",
+    "queue_depth",
+    "in_flight",
+    "executor",
+)
 
+
+@dataclass
 class Counters:
     """What has happened since the worker started."""
 
-    def __init__(self) -> None:
-        self.started_s = time.monotonic()
-        self.outcomes: Counter[str] = Counter()
-        self.executor_starts = 0
-        self.executor_deaths = 0
-        self.recycled = 0
-        self.reloads = 0
-        self.bad_frames = 0
+    started_s: float = field(default_factory=time.monotonic)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    executor_starts: int = 0
+    executor_deaths: int = 0
+    recycled: int = 0
+    reloads: int = 0
+    bad_frames: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """Return the counters as msgpack can encode them."""
-        return {
-            "uptime_s": round(time.monotonic() - self.started_s, 3),
-            "outcomes": dict(self.outcomes),
-            "executor_starts": self.executor_starts,
-            "executor_deaths": self.executor_deaths,
-            "recycled": self.recycled,
-            "reloads": self.reloads,
-            "bad_frames": self.bad_frames,
-        }
+        counts = vars(self) | {"outcomes": dict(self.outcomes)}
+        return {"uptime_s": round(time.monotonic() - counts.pop("started_s"), 3), **counts}
 
 
 def request_level(status: str) -> str:
@@ -45,14 +51,7 @@ def request_fields(request: Request, response: Response, status: str) -> dict[st
         "request_id": format_id(request.request_id),
         "entry": request.entry,
         "status": status,
-        "queue_us": response.queue_us,
-        "decode_us": response.decode_us,
-        "handler_us": response.handler_us,
-        "encode_us": response.encode_us,
-        "exec_us": response.exec_us,
-        "queue_depth": response.queue_depth,
-        "in_flight": response.in_flight,
-        "executor": response.executor,
+        **{name: getattr(response, name) for name in _MEASURED},
         "compiled": bool(response.flags & FLAG_COMPILED),
         "payload_bytes": len(request.payload),
         "response_bytes": len(response.payload),

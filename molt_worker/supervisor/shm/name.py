@@ -15,9 +15,7 @@ from molt_accel.ipc.failpoint import failpoint
 class Name:
     """A name that this worker serves, until it lets go of it.
 
-    Raises:
-        AlreadyServed: another worker serves this name.
-        MoltWorkerUnavailable: the socket's directory can't be used.
+    Raises AlreadyServed: another worker serves it; MoltWorkerUnavailable: the socket's directory can't be used.
     """
 
     def __init__(self, directory: str, name: str) -> None:
@@ -34,7 +32,7 @@ class Name:
         listener = control.new_socket()
         listener.setblocking(False)
         if os.path.lexists(self.path):
-            os.unlink(self.path)  # a worker that was killed left it: nobody else has the lock
+            os.unlink(self.path)  # a worker that was killed has left it, as nobody else has the lock
         listener.bind(self.path)
         self._inode = os.lstat(self.path).st_ino
         failpoint("supervisor.bound")
@@ -43,10 +41,9 @@ class Name:
     def let_go(self) -> None:
         """Remove the socket's path and release the lock, so that another worker can serve the name."""
         if self._lock_fd >= 0:
-            with contextlib.suppress(FileNotFoundError):  # somebody tidied up
-                if (
-                    os.lstat(self.path).st_ino == self._inode
-                ):  # else it is another worker's, after such tidying
+            with contextlib.suppress(FileNotFoundError):
+                # Else somebody tidied up, and the path is another worker's.
+                if os.lstat(self.path).st_ino == self._inode:
                     os.unlink(self.path)
             failpoint("supervisor.leaving")
             os.close(self._lock_fd)

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
@@ -52,11 +52,12 @@ class ExecutorStatus:
     rss_bytes: int | None  #: its resident memory; None: not known
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """A pool at a moment. Counts are since its start."""
 
     taken_ns: int  #: the moment, in ns of CLOCK_MONOTONIC
+    version: str = __version__  #: the pool's too, or it would not have let this process attach
     state: str
     pid: int
     uptime_s: float
@@ -64,6 +65,7 @@ class Snapshot:
     exports: dict[str, int]
     queue: dict[str, int]
     in_flight: int
+    calls: int  #: how many have ended, with any outcome
     outcomes: dict[str, int]
     queue_counts: list[int]  #: a histogram of microseconds, as `layout.quantile` takes it
     exec_counts: list[int]  #: the same
@@ -73,20 +75,16 @@ class Snapshot:
     bad_frames: int
     spin: dict[str, int]
     memory: dict[str, int | None]
-    version: str = field(default=__version__)  # the pool's too, or it would not have let this process attach
-
-    @property
-    def calls(self) -> int:
-        """How many calls have ended, with any outcome."""
-        return sum(self.outcomes.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is shown to programs: a document of plain values with stable names."""
-        document = dataclasses.asdict(self)
-        del document["taken_ns"]
-        for name in ("queue", "exec"):
-            document[f"{name}_us"] = quantiles(document.pop(f"{name}_counts"))
-        return {"schema_version": 1, "calls": self.calls, **document}
+        document: dict[str, Any] = {"schema_version": 1}
+        for name, value in dataclasses.asdict(self).items():
+            if name.endswith("_counts"):
+                document[name.replace("counts", "us")] = quantiles(value)
+            elif name != "taken_ns":
+                document[name] = value
+        return document
 
 
 def quantiles(counts: Sequence[int]) -> dict[str, float]:
@@ -105,6 +103,11 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
     serving = gauge(Gauge.SERVING)
     pid = gauge(Gauge.PID)
     used = [slot for slot in range(arena.slots) if any(_outcomes(arena, slot))]
+    outcomes = {
+        outcome.name: gauge(Gauge.OUTCOMES + outcome)
+        + sum(arena.slot_gauge(slot, SlotGauge.OUTCOMES + outcome) for slot in used)
+        for outcome in Outcome
+    }
     histograms = [arena.histograms(slot) for slot in used] or [([0] * BUCKETS, [0] * BUCKETS)]
     waits, runs = zip(*histograms, strict=True)
     return Snapshot(
@@ -116,11 +119,8 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
         exports={"count": gauge(Gauge.EXPORTS), "compiled": gauge(Gauge.COMPILED)},
         queue={"depth": arena.ready(), "capacity": gauge(Gauge.CAPACITY)},
         in_flight=len(claims),
-        outcomes={
-            outcome.name: gauge(Gauge.OUTCOMES + outcome)
-            + sum(arena.slot_gauge(slot, SlotGauge.OUTCOMES + outcome) for slot in used)
-            for outcome in Outcome
-        },
+        calls=sum(outcomes.values()),
+        outcomes=outcomes,
         queue_counts=[sum(column) for column in zip(*waits, strict=True)],
         exec_counts=[sum(column) for column in zip(*runs, strict=True)],
         pool_size=gauge(Gauge.POOL_SIZE),

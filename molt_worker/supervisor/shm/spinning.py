@@ -13,12 +13,10 @@ from typing import Final
 from molt_accel.config import default_executors
 
 _ROUNDS: Final = 40
-#: Whatever was measured: a shorter spin meets no answer, and a longer one takes more from others than it gives.
+#: Bounds of what is measured: a shorter spin meets no answer, and a longer one costs others more than it gives.
 _MIN_NS: Final = 50_000
 _MAX_NS: Final = 100_000
-_CGROUPS: Final = "/sys/fs/cgroup"
-_OWN_CGROUPS: Final = "/proc/self/cgroup"
-#: Where a group's limit and its period stand, in version 2 of control groups and in version 1. "max" and -1: no limit.
+#: Files of a group's limit and period, in version 2 of control groups and in version 1. "max" and -1: no limit.
 _LIMITS: Final = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 
 
@@ -33,10 +31,10 @@ class SpinLimits:
 
 
 def measure() -> SpinLimits:
-    """The limits for this machine and its load. Takes a few milliseconds.
+    """Measure the limits for this machine and its load, which takes a few milliseconds.
 
-    Spinning for as long as sleeping and being woken would cost is never more than twice as dear as having known.
-    On one processor, or under a quota of less than two, whoever spins takes the time of whom it waits for.
+    A spin as long as sleeping and being woken takes costs at most twice what the better of the two would have cost. On
+    one processor, or under a quota of less than two, a process that spins takes the time of the one it waits for.
     """
     cpus = min(default_executors(), quota())
     if cpus < 2:
@@ -52,11 +50,10 @@ def measure() -> SpinLimits:
     return SpinLimits(spin_ns, int(cpus) - 1, max(1, int(cpus) // 2), int(cpus))
 
 
-def quota(root: str = _CGROUPS, own: str = _OWN_CGROUPS) -> float:
-    """How many processors this process may use in the mean; all of them where nothing is said.
+def quota(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> float:
+    """How many processors this process may use on average; all of them if no control group has a limit.
 
-    Each of its control groups, and each group around that, may have a limit. In a container only the innermost can be
-    seen, and it stands at the root.
+    Each of its groups, and each group around that, may have one. A container sees only the innermost, at the root.
     """
     limits = [float(os.cpu_count() or 1)]
     for group in _control_groups(root, own):

@@ -113,9 +113,8 @@ class ShmSupervisor:
         self._clients.listen()
         self._loop.at(0 if self._idle_until_ns == NEVER else self._idle_until_ns)
         failpoint("supervisor.listening")
-        self._log.log(
-            "info", "worker_started", name=self._config.pool_name, pid=os.getpid(), socket=self._name.path
-        )
+        name, path = self._config.pool_name, self._name.path
+        self._log.log("info", "worker_started", name=name, pid=os.getpid(), socket=path)
 
     def run(self) -> int:
         """Serve until nobody needs the pool any more or a signal says so. Returns the exit code."""

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from molt_accel.errors import MoltError
 from molt_accel.ipc import messages
-
-if TYPE_CHECKING:
-    from molt_worker.processes.handles import ExecutorHandle
+from molt_worker.processes.handles import ExecutorHandle
 
 
 class RequestState(enum.Enum):

@@ -273,10 +273,7 @@ class StdioSupervisor:
         request.wake_ns = self._loop.at(time.monotonic_ns() + self._config.grace_ms * _MS)
 
     def _finish(
-        self,
-        request: Request,
-        outcome: Response | MoltError,
-        error: MoltError | None = None,
+        self, request: Request, outcome: Response | MoltError, error: MoltError | None = None
     ) -> None:
         """End a request: take it out of the table, send the response, and log it.
 
