@@ -87,7 +87,6 @@ class Observer:
         return cls(sock)
 
     def look(self) -> Snapshot:
-        """What the pool is doing now."""
         return take(self._arena, processes=self._processes)
 
     def sleep(self, seconds: float) -> bool:
@@ -103,5 +102,4 @@ class Observer:
         return True
 
     def close(self) -> None:
-        """Let go of it."""
         self._sock.close()

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _APPEAR_S: Final = 0.25  #: how often it is looked whether a pool has appeared
-_EXIT_NONE: Final = 1
 _EXIT_USAGE: Final = 2
-_EXIT_INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,17 +42,17 @@ def main(arguments: Sequence[str]) -> int:
             if options.watch:
                 return _watch(pool, observer, options.interval or 1.0)
             snapshot = observer.look()
+            text = as_text(pool, snapshot)
             if options.json:
                 document = {"name": pool.name, "socket": pool.path, **snapshot.as_dict()}
-                _print(json.dumps(document, indent=2))
-            else:
-                _print(as_text(pool, snapshot))
+                text = json.dumps(document, indent=2)
+            sys.stdout.write(text + "\n")
     except ConfigError as exc:
         return _fail(str(exc), _EXIT_USAGE)
     except MoltWorkerUnavailable as exc:
-        return _fail(exc.detail, _EXIT_NONE)
+        return _fail(exc.detail, 1)
     except KeyboardInterrupt:
-        return _EXIT_INTERRUPTED
+        return 130
     return 0
 
 
@@ -80,10 +78,6 @@ def _interval(text: str) -> float:
         if 0.1 <= seconds <= 3600:
             return seconds
     raise argparse.ArgumentTypeError(f"{text!r} is not allowed; it must be a number from 0.1 to 3600")
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
 
 
 def _fail(text: str, code: int) -> int:

@@ -130,10 +130,7 @@ def _libraries(folder: Path) -> dict[str, Path]:
 def _tried(
     libraries: dict[str, Path], names: list[str], roots: Sequence[str], work: Path
 ) -> dict[str, Module]:
-    """Import compiled modules in a process of their own. Returns those that fail.
-
-    Raises BuildError: the process has ended without an answer.
-    """
+    """Import compiled modules in another process. Returns those that fail; BuildError: the process has crashed."""
     given = ({name: str(path) for name, path in libraries.items()}, names)
     output = _run("import", given, roots, work).stdout
     answer = [line for line in output.splitlines() if line.startswith(build_steps.ANSWER + "{")]

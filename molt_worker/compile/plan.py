@@ -30,7 +30,6 @@ def _is_installed(path: Path) -> bool:
 
 
 def _is_own(name: str) -> bool:
-    """Whether a module is part of molt_accel or molt_worker."""
     return name.partition(".")[0] in ("molt_accel", "molt_worker")
 
 

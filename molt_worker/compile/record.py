@@ -68,10 +68,7 @@ def digest(data: bytes) -> str:
 
 
 def entry_modules(reference: str) -> list[str]:
-    """Return the modules that define the entrypoints of a reference. Nothing is imported.
-
-    Raises ExportsError: the manifest is not in order.
-    """
+    """Return the modules of a reference's entrypoints, without an import. Raises ExportsError: a bad manifest."""
     path = exports.manifest_of(reference)
     if path is None:
         return [reference]
@@ -182,10 +179,7 @@ def enable(reference: str, mode: str = "prefer", build_dir: str = "") -> str:
 
 
 def require(table: exports.ExportTable, reference: str, build_dir: str = "") -> None:
-    """Check that every entrypoint is compiled, except for those of this package.
-
-    Raises CompiledError: one is not compiled; the text says why.
-    """
+    """Raise CompiledError, which says why, if an entrypoint is not compiled. Those of this package are exempt."""
     for export in table:
         module = export.target.partition(":")[0]
         if export.compiled or module.partition(".")[0] == __name__.partition(".")[0]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
@@ -68,13 +70,6 @@ class _BadResult(Exception):
     """The result can't be encoded. Not an EncodeError: an entrypoint may raise that itself."""
 
 
-def _text_of(failure: Exception) -> str:
-    try:
-        return str(failure)
-    except Exception:  # user code defines __str__, and may fail there too
-        return "the input is not valid"
-
-
 def _us(start_ns: int, end_ns: int) -> int:
     us = (end_ns - start_ns) // 1000
     if 0 <= us <= U32_MAX:
@@ -85,7 +80,7 @@ def _us(start_ns: int, end_ns: int) -> int:
 def _initialises(frame: FrameType | None) -> bool:
     """Whether an entrypoint is in the middle of what a process does only once: an import, or Django's set-up.
 
-    Modules that were interrupted stay half made, and every later import of them fails or finds them incomplete.
+    Modules that were interrupted stay half made: every later import of them fails or finds them incomplete.
     """
     while frame is not None and frame.f_code is not Runner.run.__code__:
         code = frame.f_code
@@ -97,41 +92,31 @@ def _initialises(frame: FrameType | None) -> bool:
     return False
 
 
+@dataclass(eq=False)
 class Runner:
     """Runs requests one at a time, on the thread that takes signals.
 
     `interrupt` is the handler of the soft interrupt. It raises inside the entrypoint, and only there: the runner is
     armed with the serial of the running request while user code may run, and the stop word holds the serial of the
     request to stop. A handler that comes early, late or twice finds no match and does nothing.
-
-    Args:
-        word: The stop word that this runner's supervisor writes.
-        log_traceback: Called with request id, entry and traceback text when an entrypoint has raised.
-        number: This executor's number, for the metrics.
-        own_clock: No supervisor watches the deadlines, so `current_request().check()` reads the clock.
     """
 
-    def __init__(
-        self,
-        exports: ExportTable,
-        word: StopWord,
-        log_traceback: LogTraceback,
-        *,
-        number: int = 0,
-        own_clock: bool = False,
-    ) -> None:
-        self._exports = exports
-        self._word = word
-        self._log_traceback = log_traceback
-        self._number = number
-        self._own_clock = own_clock
-        self._armed = 0
-        #: A stop has interrupted something that can't be done again, so no other request may run in this process.
-        self.spoiled = False
+    exports: ExportTable
+    word: StopWord  #: the supervisor writes it
+    log_traceback: (
+        LogTraceback  #: called with request id, entry and traceback text when an entrypoint has raised
+    )
+    number: int = 0  #: this executor's, for the metrics
+    own_clock: bool = (
+        False  #: no supervisor watches the deadlines, so `current_request().check()` reads the clock
+    )
+    #: A stop has interrupted something that can't be done again, so no other request may run in this process.
+    spoiled: bool = False
+    _armed: int = 0
 
     def interrupt(self, signum: int, stack: FrameType | None) -> None:
         """Signal handler: raise inside the entrypoint if the stop word names the request that it serves."""
-        reason = self._word.reason(self._armed) if self._armed else 0
+        reason = self.word.reason(self._armed) if self._armed else 0
         if reason:
             self._armed = 0  # raise only once: a second time would interrupt the entrypoint's clean-up
             self.spoiled |= _initialises(stack)
@@ -158,10 +143,10 @@ class Runner:
             0,
             0,
             0,
-            self._number,
+            self.number,
         )
         try:
-            export = self._exports.find(request)
+            export = self.exports.find(request)
             if export.compiled:
                 response.flags = FLAG_COMPILED
             if request.deadline_ns and started_ns >= request.deadline_ns:
@@ -178,9 +163,9 @@ class Runner:
 
     def _work(self, export: Export, request: Request, response: Response, serial: int) -> None:
         """Write the result into `response`. Raises MoltError; may raise RequestStopped at any point."""
-        own_clock = self._own_clock
-        stop_reason = self._word.reason
-        current = CurrentRequest(request.request_id, request.deadline_ns, self._word, serial, own_clock)
+        own_clock = self.own_clock
+        stop_reason = self.word.reason
+        current = CurrentRequest(request.request_id, request.deadline_ns, self.word, serial, own_clock)
         failure: BaseException | None = None
         serving = begin_serving(current, this_context_only=own_clock)
         try:
@@ -233,9 +218,12 @@ class Runner:
 
     def _mapped(self, failure: BaseException, export: Export, request: Request) -> MoltError:
         if isinstance(failure, (InvalidInput, _BadPayload)):
-            return MoltInvalidInput(_text_of(failure))
+            text = "the input is not valid"
+            with contextlib.suppress(Exception):  # user code defines __str__, and may fail there too
+                text = str(failure)
+            return MoltInvalidInput(text)
         text = "".join(traceback.format_exception(failure))
-        self._log_traceback(format_id(request.request_id), export.name, text)
+        self.log_traceback(format_id(request.request_id), export.name, text)
         if isinstance(failure, _BadResult):
             return MoltInternalError(str(failure))
         return MoltInternalError(f"{export.name!r} raised {type(failure).__name__}")

@@ -95,11 +95,8 @@ def _in_source(module: str, qualname: str, parameter: str) -> tuple[Any, Any]:
         return inspect.Signature.empty, inspect.Signature.empty
     named = [*node.args.posonlyargs, *node.args.args, *([node.args.vararg] if node.args.vararg else [])]
     written = next((each.annotation for each in named if each.arg == parameter), None)
-    return _text(written), _text(node.returns)
-
-
-def _text(annotation: ast.expr | None) -> Any:
-    return inspect.Signature.empty if annotation is None else ast.unparse(annotation)
+    empty = inspect.Signature.empty
+    return ast.unparse(written) if written else empty, ast.unparse(node.returns) if node.returns else empty
 
 
 def _definition(node: ast.AST, name: str) -> ast.AST | None:

@@ -19,6 +19,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from molt_accel import testdb
@@ -78,23 +79,16 @@ def _keep_only(control: socket.socket) -> socket.socket:
     return socket.socket(fileno=_CONTROL_FD)
 
 
+@dataclass(eq=False)
 class Forkserver:
-    """The fork server itself. Its supervisor has a `handles.ForkserverHandle` of it.
+    """The fork server itself. Its supervisor has a `handles.ForkserverHandle` of it."""
 
-    `word_of` returns the stop word of a slot, and `make_endpoint` makes the endpoint of an executor, in the executor.
-    """
+    control: socket.socket  #: to the supervisor
+    config: Config
+    word_of: Callable[[int], StopWord]  #: the stop word of a slot
+    make_endpoint: MakeEndpoint
 
-    def __init__(
-        self,
-        control: socket.socket,
-        config: Config,
-        word_of: Callable[[int], StopWord],
-        make_endpoint: MakeEndpoint,
-    ) -> None:
-        self._control = control
-        self._config = config
-        self._word_of = word_of
-        self._make_endpoint = make_endpoint
+    def __post_init__(self) -> None:
         self._parser = FrameParser(messages=commands.TO_FORKSERVER)
         self._sockets: deque[int] = deque()  # descriptors that came before their `Spawn` was parsed
         self._pids: dict[int, int] = {}  # executor number -> pid
@@ -110,7 +104,7 @@ class Forkserver:
             for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
                 signal.signal(number, _ignore)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._control = _keep_only(self._control)
+            self.control = _keep_only(self.control)
             code = self._run()
         except BaseException as exc:
             self._log("error", "forkserver_failed", error=f"{type(exc).__name__}: {exc}")
@@ -118,11 +112,11 @@ class Forkserver:
             os._exit(code)
 
     def _run(self) -> int:
-        sys.path[:0] = [os.getcwd(), *self._config.path]
-        become(Role.FORKSERVER, self._config.pool_name)
+        sys.path[:0] = [os.getcwd(), *self.config.path]
+        become(Role.FORKSERVER, self.config.pool_name)
         for output in (sys.stdout, sys.stderr):
             output.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # executors may be killed
-        config = self._config
+        config = self.config
         try:
             testdb.use()
             if warning := compiled.enable(config.exports, config.compiled, config.build_dir):
@@ -156,11 +150,11 @@ class Forkserver:
         self._send(StartFailed(to_wire(MoltWorkerUnavailable(str(error)))))
 
     def _log(self, level: str, event: str, **fields: object) -> None:
-        log.write_blocking(self._config, level, event, fields)
+        log.write_blocking(self.config, level, event, fields)
 
     def _send(self, report: Message) -> None:
         with contextlib.suppress(ConnectionError):  # the supervisor stops; the end of the socket comes next
-            self._control.sendall(encode(report))
+            self.control.sendall(encode(report))
 
     def _loop(self) -> None:
         wake_r, wake_w = socket.socketpair()
@@ -169,9 +163,9 @@ class Forkserver:
         signal.signal(signal.SIGCHLD, _ignore)  # user code may have set its own while it was imported
         signal.set_wakeup_fd(wake_w.fileno(), warn_on_full_buffer=False)
         with selectors.DefaultSelector() as selector:
-            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(self.control, selectors.EVENT_READ)
             selector.register(wake_r, selectors.EVENT_READ)
-            self._private = (selector, self._control, wake_r, wake_w)
+            self._private = (selector, self.control, wake_r, wake_w)
             while True:
                 for key, _ in selector.select():
                     if key.fileobj is wake_r:
@@ -187,7 +181,7 @@ class Forkserver:
 
     def _receive(self) -> bool:
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, 65536, _MAX_FDS)
+            data, fds, _, _ = socket.recv_fds(self.control, 65536, _MAX_FDS)
         except ConnectionResetError:  # the supervisor stopped without reading the last report
             return False
         self._sockets.extend(fds)
@@ -240,9 +234,9 @@ class Forkserver:
                 os.close(fd)
             sock.setblocking(True)
             sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
-            become(Role.EXECUTOR, self._config.pool_name)
-            endpoint = self._make_endpoint(sock, number, slot)
-            code = executor.serve(endpoint, self._exports, self._word_of(slot), number, self._config)
+            become(Role.EXECUTOR, self.config.pool_name)
+            endpoint = self.make_endpoint(sock, number, slot)
+            code = executor.serve(endpoint, self._exports, self.word_of(slot), number, self.config)
         except BaseException as exc:
             self._log("error", "executor_failed", error=f"{type(exc).__name__}: {exc}")
         finally:

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import dataclass, field
 from typing import Final
 
 from molt_accel.config import Config
@@ -38,7 +39,6 @@ class StopWords:
         self._lent: set[int] = set()
 
     def word_of(self, slot: int) -> StopWord:
-        """The stop word of a slot."""
         return StopWord(self.memory, slot * self._STRIDE)
 
     def claim_of(self, slot: int) -> memoryview:
@@ -85,52 +85,49 @@ class ExecutorState(enum.Enum):
     GONE = enum.auto()  #: told to exit, killed, or its socket closed; waits to be reaped
 
 
+@dataclass(eq=False)
 class ExecutorHandle:
     """One executor, as its supervisor sees it."""
 
-    def __init__(
-        self, number: int, parent: ForkserverHandle, sock: socket.socket, slot: int, config: Config
-    ) -> None:
-        self.number: Final = number
-        self.forkserver: Final = parent
-        self.slot: Final = slot
-        self.word: Final = parent.words.word_of(slot)
-        self.sock: Final = sock
-        self.stream: Final = FrameStream(sock.fileno(), sock.fileno(), config.max_frame_bytes, FROM_EXECUTOR)
-        self.state = ExecutorState.STARTING
-        self.pid = 0  #: known once the fork server has forked it
-        self.asked_ns: Final = time.monotonic_ns()  #: when the fork server was told to fork it
-        self.kill_ns = 0  #: when to kill it if it isn't gone by then; 0: never
+    number: int
+    forkserver: ForkserverHandle
+    sock: socket.socket
+    slot: int
+    state: ExecutorState = ExecutorState.STARTING
+    pid: int = 0  #: known once the fork server has forked it
+    asked_ns: int = field(default_factory=time.monotonic_ns)  #: when the fork server was told to fork it
+    kill_ns: int = 0  #: when to kill it if it isn't gone by then; 0: never
+
+    def __post_init__(self) -> None:
+        self.word = self.forkserver.words.word_of(self.slot)
+        max_frame_bytes = self.forkserver.config.max_frame_bytes
+        self.stream = FrameStream(self.sock.fileno(), self.sock.fileno(), max_frame_bytes, FROM_EXECUTOR)
 
 
+@dataclass(eq=False)
 class ForkserverHandle:
     """A fork server, as its supervisor sees it: one import of the exports, and the parent of all executors with it."""
 
-    def __init__(
-        self, pid: int, control: socket.socket, config: Config, words: StopWords, started_ns: int
-    ) -> None:
-        self.pid: Final = pid
-        self.control: Final = control
-        self.stream: Final = FrameStream(control.fileno(), control.fileno(), messages=FROM_FORKSERVER)
-        self.words: Final = words
-        self.config: Final = config
-        self.exports: ExportTable | None = None  #: known once it is ready
-        self.sources: list[
-            tuple[str, int]
-        ] = []  #: files that it has imported, and when they were changed last
-        self.announced = False  #: requests are checked against its exports
-        self.started_ns: Final = started_ns
-        self.heard_ns = started_ns  #: when it reported something last
-        self.failure = ""
+    pid: int
+    control: socket.socket
+    config: Config
+    words: StopWords
+    started_ns: int = field(default_factory=time.monotonic_ns)
+    exports: ExportTable | None = None  #: known once it is ready
+    sources: list[tuple[str, int]] = field(
+        default_factory=list
+    )  #: files that it has imported, and their mtimes
+    announced: bool = False  #: requests are checked against its exports
+    failure: str = ""
+
+    def __post_init__(self) -> None:
+        self.heard_ns = self.started_ns  #: when it reported something last
+        fd = self.control.fileno()
+        self.stream = FrameStream(fd, fd, messages=FROM_FORKSERVER)
 
     @classmethod
-    def start(
-        cls, config: Config, words: StopWords, make_endpoint: MakeEndpoint, started_ns: int
-    ) -> ForkserverHandle:
-        """Fork a fork server from this process. Returns in this process only.
-
-        Raises OSError: there is no memory, process or descriptor for it. There may be later.
-        """
+    def start(cls, config: Config, words: StopWords, make_endpoint: MakeEndpoint) -> ForkserverHandle:
+        """Fork a fork server. Returns in this process only. Raises OSError: no memory or descriptor is left now."""
         control, child_end = socket.socketpair()
         supervisor_pid = os.getpid()
         pid = os.fork()
@@ -139,13 +136,10 @@ class ForkserverHandle:
             Forkserver(child_end, config, words.word_of, make_endpoint).main(supervisor_pid)
         child_end.close()
         control.setblocking(False)
-        return cls(pid, control, config, words, started_ns)
+        return cls(pid, control, config, words)
 
     def spawn(self, number: int) -> ExecutorHandle | None:
-        """Have an executor forked. None: the fork server has just gone.
-
-        Raises OSError: there is no descriptor left for its socket. There may be one later.
-        """
+        """Have an executor forked. None: the fork server has just gone. Raises OSError: no descriptor is left now."""
         sock, executor_end = socket.socketpair()
         slot = self.words.lend()
         sock.setblocking(False)
@@ -157,7 +151,7 @@ class ForkserverHandle:
             return None
         finally:
             executor_end.close()
-        return ExecutorHandle(number, self, sock, slot, self.config)
+        return ExecutorHandle(number, self, sock, slot)
 
     def tell(self, command: Command) -> None:
         """Send a command for one of its executors. The control socket must be open."""

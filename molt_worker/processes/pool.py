@@ -82,16 +82,15 @@ class Pool:
 
     def start_forkserver(self) -> None:
         """Import the exports in a new fork server; when it is ready, its executors replace all others."""
-        now_ns = time.monotonic_ns()
         self._forkserver_at_ns = 0
         try:
-            forkserver = ForkserverHandle.start(self.config, self.words, self.delivery.make_endpoint, now_ns)
+            forkserver = ForkserverHandle.start(self.config, self.words, self.delivery.make_endpoint)
         except OSError as exc:  # no memory or no descriptor for it; there may be later
             self.log.log("error", "forkserver_not_started", error=str(exc))
             self._forkserver_at_ns = self.loop.at(self._back_off())
             return
         self._forkservers.append(forkserver)
-        self.loop.at(now_ns + self.config.start_timeout_ms * _MS)
+        self.loop.at(forkserver.started_ns + self.config.start_timeout_ms * _MS)
         self._watch_forkserver(forkserver)
 
     def is_outdated(self) -> bool:

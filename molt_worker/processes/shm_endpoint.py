@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from molt_accel.config import Config
@@ -33,41 +34,37 @@ _FAILURE_GAUGES: Final = {
 }
 
 
+@dataclass(eq=False)
 class ShmEndpoint:
     """Claims requests from the arena, oldest first, and writes replies to it.
 
     Its socket carries only what the supervisor must know: that the executor is ready or has served enough, or that a
-    deadline comes before all others. In `claim` it says which request it has; no client can write there.
+    deadline comes before all others.
     """
 
-    def __init__(
-        self,
-        sock: socket.socket,
-        number: int,
-        slot: int,
-        arena: Arena,
-        config: Config,
-        claim: memoryview | None = None,
-    ) -> None:
+    sock: socket.socket
+    number: int  #: the executor's
+    index: int  #: its slot's
+    arena: Arena
+    config: Config
+    claim: memoryview | None = None  #: where it says which request it has; no client can write there
+
+    def __post_init__(self) -> None:
         from molt_accel.ipc.shm import _native as core
 
-        self._sock = sock
-        self._number = number
-        self._index = slot
-        self._arena = arena
-        self._config = config
-        self._max = config.max_frame_bytes
+        arena, index = self.arena, self.index
+        self._max = self.config.max_frame_bytes
         self._corrupt: type[Exception] = core.Corrupt
         self._retire, self._transferred = core.RETIRE, core.TRANSFERRED
-        self._slot = core.Slot(arena, slot, arena.slot_gauge(slot, SlotGauge.EPOCH) & 0xFF, claim)
+        self._slot = core.Slot(arena, index, arena.slot_gauge(index, SlotGauge.EPOCH) & 0xFF, self.claim)
         self._shows_entry = False
-        self._left = config.max_requests
-        self._logs_all = config.log_level == "debug"
-        arena.set_slot_gauge(slot, SlotGauge.NUMBER, number)
-        arena.set_slot_gauge(slot, SlotGauge.PID, os.getpid())
+        self._left = self.config.max_requests
+        self._logs_all = self.config.log_level == "debug"
+        arena.set_slot_gauge(index, SlotGauge.NUMBER, self.number)
+        arena.set_slot_gauge(index, SlotGauge.PID, os.getpid())
 
     def announce(self) -> None:
-        self._arena.set_slot_gauge(self._index, SlotGauge.READY_NS, time.monotonic_ns())
+        self.arena.set_slot_gauge(self.index, SlotGauge.READY_NS, time.monotonic_ns())
         self._slot.open()
         failpoint("executor.opened")
         self._tell(Hello())
@@ -79,7 +76,7 @@ class ShmEndpoint:
         """
         try:
             # The message is small enough to be taken as a whole or not at all.
-            self._sock.send(encode(message), socket.MSG_DONTWAIT)
+            self.sock.send(encode(message), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except ConnectionError:
@@ -95,7 +92,7 @@ class ShmEndpoint:
                 self._give_up(Failure.CORRUPT, str(exc))
                 continue
             if type(item) is Request:
-                in_ring = PREFIX_BYTES + HEADER_BYTES + len(item.payload) <= self._arena.ring_bytes
+                in_ring = PREFIX_BYTES + HEADER_BYTES + len(item.payload) <= self.arena.ring_bytes
                 if not in_ring or self._shows_entry:
                     self._show_entry("" if in_ring else item.entry)
                 if slot.begin(_SERIAL, item.deadline_ns, _WAKE_NS):
@@ -117,7 +114,7 @@ class ShmEndpoint:
         """Write the entry into the slot, for observers: in the ring, a large request overwrites its own start."""
         self._shows_entry = bool(entry)
         for at, word in enumerate(layout.entry_words(entry)):
-            self._arena.set_slot_gauge(self._index, SlotGauge.ENTRY + at, word)
+            self.arena.set_slot_gauge(self.index, SlotGauge.ENTRY + at, word)
 
     def serial(self, request: Request) -> int:
         del request
@@ -131,7 +128,7 @@ class ShmEndpoint:
         # Log before the reply is published, as counting does: a client that has its reply must find the line.
         if status is not Status.OK or self._logs_all:
             fields = request_fields(request, response, status.label)
-            log.write_blocking(self._config, request_level(status.label), "request", fields)
+            log.write_blocking(self.config, request_level(status.label), "request", fields)
         counted = _OUTCOME_GAUGES[status]
         try:
             code = self._slot.reply(response, self._max, counted)
@@ -163,18 +160,18 @@ class ShmEndpoint:
         channel = self._slot.channel
         # Count before the request ends: a client that has its outcome must find it counted.
         self._recount(counted, _FAILURE_GAUGES[reason])
-        if not self._slot.fail(layout.failure_word(reason, self._number)):
+        if not self._slot.fail(layout.failure_word(reason, self.number)):
             self._recount(_FAILURE_GAUGES[reason], counted)
         else:
-            log.write_blocking(self._config, "warning", "transfer_failed", {"channel": channel, "error": why})
-        while (word := self._arena.word(channel)) and layout.state_of(word) is ChannelState.KILLING:
+            log.write_blocking(self.config, "warning", "transfer_failed", {"channel": channel, "error": why})
+        while (word := self.arena.word(channel)) and layout.state_of(word) is ChannelState.KILLING:
             if word >> 8 != self._slot.word >> 8:
                 return
             signal.pause()
 
     def _recount(self, before: int | None, after: int | None) -> None:
         """Count a request for another outcome; None: for none."""
-        arena, slot = self._arena, self._index
+        arena, slot = self.arena, self.index
         for fact, step in ((before, -1), (after, 1)):
             if fact is not None:
                 arena.set_slot_gauge(slot, fact, (arena.slot_gauge(slot, fact) + step) & layout.MAX_WORD)

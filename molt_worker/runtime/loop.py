@@ -102,5 +102,4 @@ class EventLoop:
             self._log.log("error", "supervisor_bug", error=f"{type(exc).__name__}: {exc}", at=at)
 
     def close(self) -> None:
-        """Stop watching all descriptors."""
         self._selector.close()

@@ -5,22 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Final
 
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import format_id
 from molt_accel.ipc.messages import FLAG_COMPILED, Request, Response
 
-#: Metrics in a response that stand in the log line under the same names.
-_MEASURED = (
-    "queue_us",
-    "decode_us",
-    "handler_us",
-    "encode_us",
-    "exec_us",
-    "queue_depth",
-    "in_flight",
-    "executor",
-)
+_TIMES: Final = ("queue_us", "decode_us", "handler_us", "encode_us", "exec_us")
 
 
 @dataclass
@@ -42,7 +33,6 @@ class Counters:
 
 
 def request_level(status: str) -> str:
-    """The log level of a request's line."""
     return "debug" if status == Status.OK.label else "warning"
 
 
@@ -51,7 +41,7 @@ def request_fields(request: Request, response: Response, status: str) -> dict[st
         "request_id": format_id(request.request_id),
         "entry": request.entry,
         "status": status,
-        **{name: getattr(response, name) for name in _MEASURED},
+        **{name: getattr(response, name) for name in (*_TIMES, "queue_depth", "in_flight", "executor")},
         "compiled": bool(response.flags & FLAG_COMPILED),
         "payload_bytes": len(request.payload),
         "response_bytes": len(response.payload),

@@ -27,9 +27,7 @@ STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Supervisor(Protocol):
     """Serves clients over one transport, with a pool of executors."""
 
-    @property
-    def pool(self) -> Pool:
-        """The executors."""
+    pool: Pool
 
     def settle(self) -> None:
         """The loop has handled all events and is about to wait: do what follows from them."""

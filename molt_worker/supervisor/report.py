@@ -22,16 +22,13 @@ def pong(
     **others: object,
 ) -> Response:
     """The answer to a ping. `others` is what the transport adds, or knows better than the counters."""
+    pids = [executor.pid for executor in pool.living() if executor.pid]
     report = {
         "version": __version__,
         "pid": os.getpid(),
         "exports": [export.name for export in pool.exports or ()],
         "compiled": pool.exports.compiled if pool.exports is not None else [],
-        "executors": {
-            "size": pool.size,
-            **executors,
-            "pids": [executor.pid for executor in pool.living() if executor.pid],
-        },
+        "executors": {"size": pool.size, **executors, "pids": pids},
         "queue_depth": queue_depth,
         "in_flight": in_flight,
         **counters.as_dict(),

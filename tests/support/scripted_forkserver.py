@@ -28,11 +28,11 @@ from molt_worker.runtime.metrics import Counters
 class FakeForkserver(ForkserverHandle):
     """What the pool holds of a fork server whose other end is the test's."""
 
-    def __init__(self, config: Config, words: StopWords, make_endpoint: object, started_ns: int) -> None:
+    def __init__(self, config: Config, words: StopWords, make_endpoint: object) -> None:
         control, self.other_end = socket.socketpair()
         control.setblocking(False)
         self.other_end.setblocking(False)
-        super().__init__(os.getpid(), control, config, words, started_ns)
+        super().__init__(os.getpid(), control, config, words)
         self.killed = False
         self._parser = FrameParser(messages=TO_FORKSERVER)
         self._fds: deque[int] = deque()

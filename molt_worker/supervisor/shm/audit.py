@@ -120,10 +120,7 @@ class Audit:
                 self._end(channel, word, crash)
 
     def _end(self, channel: int, claimed: int, crash: int) -> None:
-        """End a request that no executor has: its executor is dead, or there was none.
-
-        `claimed` is its state word, and `crash` the failure word unless it was stopped before.
-        """
+        """End a request that no executor has. `claimed` is its word, `crash` the failure word if it was not stopped."""
         arena = self.ledger.arena
         stop = self.deadlines.forget(channel)
         for _ in range(_TRIES):

@@ -40,21 +40,19 @@ _ACCEPTED_AT_ONCE: Final = 16  #: connections, before those that there are get t
 def max_clients() -> int:
     """How many connections this process can afford."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        return _MAX_CLIENTS
-    return max(8, min(_MAX_CLIENTS, (limit - _OTHER_FDS) // 2))
+    affordable = _MAX_CLIENTS if limit == resource.RLIM_INFINITY else (limit - _OTHER_FDS) // 2
+    return max(8, min(_MAX_CLIENTS, affordable))
 
 
+@dataclass(eq=False)
 class Channels:
-    """Which channels are free. The lowest are granted first, because the supervisor looks at all up to the highest.
+    """Which channels are free. The lowest are granted first, because the supervisor looks at all up to the highest."""
 
-    `is_idle` tells whether no request is on a channel, so that another client may have it.
-    """
+    count: int
+    is_idle: Callable[[int], bool]  #: no request is on a channel, so that another client may have it
 
-    def __init__(self, count: int, is_idle: Callable[[int], bool]) -> None:
-        self.count: Final = count
-        self.is_idle: Final = is_idle
-        self._free = list(range(count))
+    def __post_init__(self) -> None:
+        self._free = list(range(self.count))
 
     def take(self, count: int) -> list[int]:
         """Take up to `count` free channels. Those that somebody has scribbled over stay until they are repaired."""
@@ -162,13 +160,11 @@ class Clients:
         self.loop.at(self._accept_ns)
 
     def stop_listening(self) -> None:
-        """Accept no more connections."""
         if self.listener.fileno() >= 0:
             self.loop.watch(self.listener.fileno(), 0)
             self.listener.close()
 
     def close(self) -> None:
-        """Close every connection."""
         self.stop_listening()
         for client in self:
             client.sock.close()

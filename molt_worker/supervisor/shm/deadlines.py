@@ -105,6 +105,7 @@ class Deadlines:
         for channel, stop in list(self._stops.items()):
             word = arena.word(channel)
             slot, serial = layout.slot_of(word), request_serial(channel, word)
+            killing = layout.with_state(word, ChannelState.KILLING)
             if not stop.is_of(word):
                 del self._stops[channel]
             elif now_ns < stop.kill_ns:
@@ -112,9 +113,7 @@ class Deadlines:
             elif self.pool.words.claims().get(slot) != serial:
                 del self._stops[channel]
                 unheld.append((channel, word))
-            elif layout.state_of(word) is ChannelState.KILLING or arena.step(
-                channel, word, layout.with_state(word, ChannelState.KILLING)
-            ):
+            elif word == killing or arena.step(channel, word, killing):
                 failpoint("supervisor.killing")
                 self.kill(slot, serial, **self.ledger.request_on(channel))
             else:

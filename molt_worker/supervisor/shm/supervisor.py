@@ -95,7 +95,7 @@ class ShmSupervisor:
         ledger.repair()
         words = StopWords(arena.slots)
         self._slots = Slots(config, arena, words)
-        self.pool: Final = Pool(config, self._loop, log, self._counters, words, self._slots, self)
+        self.pool = Pool(config, self._loop, log, self._counters, words, self._slots, self)
         grace_ns = config.grace_ms * _MS
         self._deadlines = Deadlines(grace_ns, self._loop, log, self.pool, ledger)
         self._audit = Audit(grace_ns, self._loop, log, self.pool, self._slots, ledger, self._deadlines)

@@ -54,7 +54,7 @@ class StdioSupervisor:
         self._handout = HandOut(config.max_frame_bytes)
         # Slots for a whole pool being replaced while one more generation is being reaped.
         words = StopWords(4 * config.pool_size + 16)
-        self.pool: Final = Pool(config, worker.loop, log, worker.counters, words, self._handout, self)
+        self.pool = Pool(config, worker.loop, log, worker.counters, words, self._handout, self)
         self._client = FrameStream(read_fd, write_fd, config.max_frame_bytes, messages.STDIO_FROM_CLIENT)
         self._client_open = True
         self._requests: dict[int, Request] = {}
@@ -275,10 +275,7 @@ class StdioSupervisor:
     def _finish(
         self, request: Request, outcome: Response | MoltError, error: MoltError | None = None
     ) -> None:
-        """End a request: take it out of the table, send the response, and log it.
-
-        `error` replaces the outcome in an executor's response, but not the metrics.
-        """
+        """End a request: forget it, answer it, and log it. `error` replaces the status of an executor's response."""
         request.advance(RequestEvent.END)
         frame = request.frame
         del self._requests[frame.request_id]
@@ -300,12 +297,8 @@ class StdioSupervisor:
     def _own_response(self, request: Request) -> Response:
         """A response that no executor sent, with the metrics that are known here."""
         frame = request.frame
-        response = Response(
-            frame.request_id,
-            generation=frame.generation,
-            queue_depth=len(self._queue),
-            in_flight=self._handout.busy,
-        )
+        response = Response(frame.request_id, generation=frame.generation)
+        response.queue_depth, response.in_flight = len(self._queue), self._handout.busy
         if request.executor is not None:
             response.executor = request.executor.number
             self._handout.release(request.executor)
