@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from molt_accel import Client, MoltWorkerCrashed
-from tests.support import ROOT
+from tests.support import EXPORTS, ROOT
 from tests.support.pools import health, idle, path_of
 from tests.support.processes import wait_until
 from tests.system.environments.places import PATIENCE_S, processes_apart, run
@@ -60,7 +60,7 @@ def test_a_worker_in_a_namespace_of_its_own_serves_and_replaces_its_executors(
 
 
 def test_clients_in_namespaces_of_their_own_share_a_pool(share: Share) -> None:
-    client = share()
+    client = share(exports=EXPORTS)
     client.start()
     settings = {"MOLT_WORKER_NAME": "pool", "MOLT_WORKER_AUTOSTART": "0"}
     for _ in range(2):

@@ -58,7 +58,7 @@ class Offender:
     def __init__(self, path: str, chance: random.Random) -> None:
         self.path, self.chance = path, chance
         self.sock = self.connected()
-        fd, self.grant = attach._ask(self.sock, observer=False)
+        fd, self.grant = attach._ask(self.sock, Attach(__version__, False, attach.FIRST_BATCH))
         self.memory = mmap.mmap(fd, os.fstat(fd).st_size)
         self.arena: Any = arenas.attach(fd)
         self.mine: list[int] = self.grant.channels
