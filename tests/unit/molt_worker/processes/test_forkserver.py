@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -61,7 +60,7 @@ def start() -> Iterator[Start]:
             config = Config.load(environ={}, exports=exports, log_level="error")
             words = StopWords(4)
             started = ForkserverHandle.start(
-                config, words, lambda sock, number, slot: SocketEndpoint(sock, 4096), time.monotonic_ns()
+                config, words, lambda sock, number, slot: SocketEndpoint(sock, 4096)
             )
             stack.callback(reap, started)
             return started
