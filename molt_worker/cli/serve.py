@@ -96,7 +96,7 @@ def _notify(exc: Exception) -> None:
         return
     error = exc if isinstance(exc, MoltWorkerUnavailable) and exc.code else MoltStartFailed(str(exc))
     notice = StartFailed(to_wire(error))
-    with contextlib.suppress(OSError):  # or else nobody is there
+    with contextlib.suppress(OSError):  # nobody reads
         os.write(1, encode(notice))
 
 

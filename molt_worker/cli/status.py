@@ -42,10 +42,8 @@ def main(arguments: Sequence[str]) -> int:
             if options.watch:
                 return _watch(pool, observer, options.interval or 1.0)
             snapshot = observer.look()
-            text = as_text(pool, snapshot)
-            if options.json:
-                document = {"name": pool.name, "socket": pool.path, **snapshot.as_dict()}
-                text = json.dumps(document, indent=2)
+            document = {"name": pool.name, "socket": pool.path, **snapshot.as_dict()}
+            text = json.dumps(document, indent=2) if options.json else as_text(pool, snapshot)
             sys.stdout.write(text + "\n")
     except ConfigError as exc:
         return _fail(str(exc), _EXIT_USAGE)

@@ -12,7 +12,7 @@ from molt_worker.processes.handles import ExecutorHandle
 
 
 class PoolOwner(Protocol):
-    """Who is told what happens in the pool."""
+    """Is told what happens in the pool, and decides what becomes of requests."""
 
     def on_exports(self, exports: ExportTable) -> None:
         """Exports were imported, at start or at a reload, and no executor with others gets new requests."""
@@ -40,7 +40,7 @@ class Delivery(Protocol):
         """An executor's way to its requests; called in the executor."""
 
     def withdraw(self, executor: ExecutorHandle) -> bool:
-        """Its successor is ready: give it no more requests. True if it has none, so that it can be retired now."""
+        """Give an executor, whose successor is ready, no more requests. True if it has none, and can retire now."""
 
     def served(self, executor: ExecutorHandle) -> int:
         """How many requests it has served."""

@@ -114,9 +114,8 @@ class ForkserverHandle:
     words: StopWords
     started_ns: int = field(default_factory=time.monotonic_ns)
     exports: ExportTable | None = None  #: known once it is ready
-    sources: list[tuple[str, int]] = field(
-        default_factory=list
-    )  #: files that it has imported, and their mtimes
+    #: Files that it has imported, and their mtimes in nanoseconds.
+    sources: list[tuple[str, int]] = field(default_factory=list)
     announced: bool = False  #: requests are checked against its exports
     failure: str = ""
 

@@ -57,8 +57,8 @@ class Pool:
     loop: EventLoop
     log: LogSink
     counters: Counters
-    #: A slot for each executor that was not reaped. They must be more than executors and successors need, or a reload
-    #: waits until executors have exited.
+    #: A slot for each executor that was not reaped. With no more slots than executors and their successors need, a
+    #: reload waits until executors have exited.
     words: StopWords
     delivery: Delivery
     owner: PoolOwner
@@ -342,7 +342,9 @@ class Pool:
     def _tell(self, executor: ExecutorHandle, command: Command) -> None:
         """Send a command for an executor to its fork server."""
         forkserver = executor.forkserver
-        if forkserver.control.fileno() >= 0:  # else it was stopped, and its executors die with it
+        if (
+            forkserver.control.fileno() >= 0
+        ):  # else the fork server was stopped, and its executors die with it
             forkserver.tell(command)
             self._watch_forkserver(forkserver)
 
@@ -429,7 +431,7 @@ class Pool:
         self.loop.watch(forkserver.control.fileno(), 0)
         self._forkservers.remove(forkserver)
         forkserver.stop()
-        forkserver.kill()  # it has nothing to clean up, and waiting for it must not take long
+        forkserver.kill()  # a fork server has nothing to clean up, and waiting for its end must not take long
         return forkserver.reap()
 
     def _check_forkservers(self, now_ns: int) -> None:

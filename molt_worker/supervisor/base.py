@@ -1,7 +1,7 @@
 """A worker's life, from its first fork server to its exit code: signals, event loop, reload and stop.
 
-A supervisor never runs user code and never blocks: one thread turns one loop. How requests come, and what
-becomes of them, is for the `Supervisor` of the transport, which the `Worker` runs.
+A supervisor never runs user code and never blocks: one thread turns one loop. The `Supervisor` of each transport, which
+the `Worker` runs, decides how requests come and what becomes of them.
 """
 
 from __future__ import annotations

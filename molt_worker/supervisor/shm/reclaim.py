@@ -1,6 +1,6 @@
 """Channels of clients that are gone, or that returned them with something on them: ended, and granted to others.
 
-When a channel may be another client's is told in `clients`.
+`clients` explains when a channel may be granted to another client.
 
 | state of such a channel | means | done |
 |---|---|---|
@@ -28,11 +28,11 @@ def reclaim(clients: Clients, words: StopWords, ledger: Ledger, deadlines: Deadl
     arena, taken_back = ledger.arena, False
     for _, channel in clients.orphaned():
         word = arena.word(channel)
-        if state_of(word) is ChannelState.READY:  # before an executor is free for it
+        if state_of(word) is ChannelState.READY:  # before an executor claims it
             arena.step(channel, word, idle_word(word))
     for client, channel in clients.orphaned():
         if channel not in client.channels:
-            continue  # it was taken back meanwhile: granting one to a client that waits comes back here
+            continue  # it was taken back meanwhile: a grant to a client that waits calls this function again
         word = arena.word(channel)
         state = state_of(word)
         if state is ChannelState.CLAIMED:
@@ -50,6 +50,6 @@ def reclaim(clients: Clients, words: StopWords, ledger: Ledger, deadlines: Deadl
             failpoint("supervisor.reclaiming")
             clients.take_back(client, channel)
             taken_back = True
-    if taken_back:  # after all of them: granting one to a client that waits comes back here
+    if taken_back:  # after all of them: a grant to a client that waits calls this function again
         clients.serve_waiting()
     return any(client.is_done_with(channel) for client, channel in clients.orphaned())

@@ -37,7 +37,7 @@ class Slots:
         return self._ended_in(executor.slot) - before
 
     def retire_again(self, replaced: Iterable[ExecutorHandle]) -> None:
-        """Tell executors whose successors are ready again to exit: a client may have written over the first telling."""
+        """Tell replaced executors once more to exit: a client may have written over the word that told them."""
         for executor in replaced:
             if not self.arena.retires(executor.slot):
                 self.arena.retire(executor.slot)

@@ -375,7 +375,7 @@ class StdioSupervisor:
             return True  # the executor says again that it is ready
         request = self._handout.request_of(executor)
         if request is None or message.generation != self._handout.serial(executor):
-            return False  # it answers a request that it was not given
+            return False  # the executor answers a request that it was not given
         self._handout.release(executor)
         # An executor that gave in says only that it was stopped. The reason is known here.
         stopped = message.status in (errors.Status.CANCELLED, errors.Status.TIMEOUT)
