@@ -108,7 +108,7 @@ class Runner:
     )
     number: int = 0  #: this executor's, for the metrics
     own_clock: bool = (
-        False  #: no supervisor watches the deadlines, so `current_request().check()` reads the clock
+        False  #: no supervisor watches deadlines, so `current_request().check()` reads the clock
     )
     #: A stop has interrupted something that can't be done again, so no other request may run in this process.
     spoiled: bool = False

@@ -16,9 +16,7 @@ class Replacements(Generic[Member]):
     """Members of a pool that are being replaced, and their successors."""
 
     def __init__(self) -> None:
-        self._successors: dict[
-            Member, Member
-        ] = {}  # by the member that it replaces: the one that is starting
+        self._successors: dict[Member, Member] = {}  # by the member that they replace; they are starting
         self._recycled: set[Member] = set()  # members that are to be replaced
         self._replaced: set[Member] = set()  # members that retire as soon as they have no request
 
