@@ -107,9 +107,7 @@ class Runner:
         LogTraceback  #: called with request id, entry and traceback text when an entrypoint has raised
     )
     number: int = 0  #: this executor's, for the metrics
-    own_clock: bool = (
-        False  #: no supervisor watches deadlines, so `current_request().check()` reads the clock
-    )
+    own_clock: bool = False  #: no supervisor watches deadlines: `current_request().check()` reads the clock
     #: A stop has interrupted something that can't be done again, so no other request may run in this process.
     spoiled: bool = False
     _armed: int = 0
