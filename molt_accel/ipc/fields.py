@@ -40,6 +40,7 @@ FIELDS: Final = (
     Field("deadline_ns", 64, Of.REQUEST),
     Field("sent_ns", 64, Of.REQUEST),
     Field("max_wait_ms", 32, Of.REQUEST),
+    Field("metadata_bytes", 32, Of.REQUEST),
     Field("queue_depth", 32, Of.BOTH),
     Field("in_flight", 32, Of.BOTH),
     Field("queue_us", 32, Of.RESPONSE),
@@ -48,7 +49,6 @@ FIELDS: Final = (
     Field("encode_us", 32, Of.RESPONSE),
     Field("exec_us", 32, Of.RESPONSE),
     Field("executor", 32, Of.RESPONSE),
-    Field("reserved", 32, Of.FRAME),
 )
 
 #: Of `struct`, for all fields.

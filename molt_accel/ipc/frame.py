@@ -19,7 +19,7 @@ from molt_accel.errors import MoltProtocolError, Status
 from molt_accel.ipc.fields import FIELDS, FORMAT, Of
 from molt_accel.ipc.messages import FLAG_COMPILED, Codec, Message, Request, Response
 
-VERSION: Final = 2
+VERSION: Final = 3
 #: Default and largest configurable frame: header, entry name and payload, without the length prefix.
 DEFAULT_MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 MAX_ENTRY_BYTES: Final = 255
@@ -190,8 +190,8 @@ def decode(body: bytes | bytearray | memoryview, messages: Decoder | None = None
     status_value = STATUSES[status]
     if status_value is None if kind_value is _RESPONSE else status:
         raise FrameError(Fault.STATUS, f"{status} in a {kind_value.name} frame", request_id, generation)
-    if header[-1] or flags & (_UNKNOWN_FLAGS if kind_value is _RESPONSE else _ALL_FLAGS):
-        raise FrameError(Fault.FLAGS, f"{flags:#x}, reserved {header[-1]:#x}", request_id, generation)
+    if flags & (_UNKNOWN_FLAGS if kind_value is _RESPONSE else _ALL_FLAGS):
+        raise FrameError(Fault.FLAGS, f"{flags:#x}", request_id, generation)
     payload_at = HEADER_BYTES + entry_bytes
     expected = payload_at + payload_bytes
     if size != expected:

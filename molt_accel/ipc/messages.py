@@ -19,6 +19,7 @@ WORKER_DEFAULT_WAIT: Final = 0xFFFF_FFFF
 FLAG_COMPILED: Final = 1
 U32_MAX: Final = 0xFFFF_FFFF
 RESERVED_PREFIX: Final = "__"  #: no entrypoint's name begins so
+MAX_METADATA_BYTES: Final = 4096  #: of a request, encoded
 PING: Final = "__ping__"  #: a request that the supervisor answers itself
 
 
@@ -40,12 +41,13 @@ class Request(msgspec.Struct, gc=False):
 
     request_id: int  #: chosen by the client; no two requests in flight have the same
     entry: str  #: the entrypoint's name
-    payload: bytes | memoryview = b""  #: its argument, in `codec`
+    payload: bytes | memoryview = b""  #: its argument, in `codec`, and behind it the metadata
     codec: Codec = Codec.MSGPACK
     generation: int = 0  #: which of the client's connections it belongs to, from 1
     deadline_ns: int = 0  #: when the call has to end, by CLOCK_MONOTONIC; 0: no deadline
     sent_ns: int = 0  #: when the call began, by CLOCK_MONOTONIC; 0: unknown
     max_wait_ms: int = WORKER_DEFAULT_WAIT  #: longest wait for a place in a full queue
+    metadata_bytes: int = 0  #: how many bytes of the payload are metadata: a map of msgpack; 0: there is none
     queue_depth: int = 0  #: how many requests waited when this one was handed to its executor
     in_flight: int = 0  #: how many ran then, this one included
 

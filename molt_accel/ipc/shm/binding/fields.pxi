@@ -7,8 +7,8 @@ cdef extern from "frame_fields.h" nogil:
         uint64_t request_id
         uint32_t generation, payload_bytes
         uint64_t deadline_ns, sent_ns
-        uint32_t max_wait_ms, queue_depth, in_flight, queue_us, decode_us, handler_us, encode_us
-        uint32_t exec_us, executor, reserved
+        uint32_t max_wait_ms, metadata_bytes, queue_depth, in_flight, queue_us, decode_us
+        uint32_t handler_us, encode_us, exec_us, executor
 
 
 cdef int fill_request(molt_frame *h, object message) except -1:
@@ -18,6 +18,7 @@ cdef int fill_request(molt_frame *h, object message) except -1:
     h.deadline_ns = message.deadline_ns
     h.sent_ns = message.sent_ns
     h.max_wait_ms = message.max_wait_ms
+    h.metadata_bytes = message.metadata_bytes
     h.queue_depth = message.queue_depth
     h.in_flight = message.in_flight
 
@@ -25,7 +26,7 @@ cdef int fill_request(molt_frame *h, object message) except -1:
 cdef object request_of(const molt_frame *h, entry, payload, codec):
     return _Request(
         h.request_id, entry, payload, codec, h.generation, h.deadline_ns, h.sent_ns, h.max_wait_ms,
-        h.queue_depth, h.in_flight
+        h.metadata_bytes, h.queue_depth, h.in_flight
     )
 
 

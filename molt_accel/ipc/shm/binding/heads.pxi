@@ -41,7 +41,7 @@ cdef object _request_of(const molt_head *head, bytes payload):
     codec = _codecs[h.codec]
     if h.version != MOLT_FRAME_VERSION or h.kind != MOLT_REQUEST or codec is None:
         return None
-    if h.status or h.entry_bytes == 0 or h.flags or h.reserved:
+    if h.status or h.entry_bytes == 0 or h.flags:
         return None
     try:
         entry = PyUnicode_DecodeUTF8(<const char *>head.entry, h.entry_bytes, NULL)
@@ -56,7 +56,7 @@ cdef object _response_of(const molt_head *head, bytes payload):
     codec, status = _codecs[h.codec], _statuses[h.status]
     if h.version != MOLT_FRAME_VERSION or h.kind != MOLT_RESPONSE or codec is None or status is None:
         return None
-    if h.entry_bytes or h.flags & ~MOLT_FLAG_COMPILED or h.reserved:
+    if h.entry_bytes or h.flags & ~MOLT_FLAG_COMPILED:
         return None
     return response_of(h, status, payload, codec)
 

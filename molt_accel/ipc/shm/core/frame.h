@@ -4,7 +4,7 @@
 
 #include "frame_fields.h"
 
-enum { MOLT_FRAME_VERSION = 2, MOLT_REQUEST = 1, MOLT_RESPONSE = 2, MOLT_ENTRY_BYTES = 255, MOLT_FLAG_COMPILED = 1 };
+enum { MOLT_FRAME_VERSION = 3, MOLT_REQUEST = 1, MOLT_RESPONSE = 2, MOLT_ENTRY_BYTES = 255, MOLT_FLAG_COMPILED = 1 };
 
 /* A frame before its payload. */
 typedef struct __attribute__((packed)) {

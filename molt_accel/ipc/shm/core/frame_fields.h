@@ -9,6 +9,6 @@ typedef struct __attribute__((packed)) {
     uint64_t request_id;
     uint32_t generation, payload_bytes;
     uint64_t deadline_ns, sent_ns;
-    uint32_t max_wait_ms, queue_depth, in_flight, queue_us, decode_us, handler_us, encode_us;
-    uint32_t exec_us, executor, reserved;
+    uint32_t max_wait_ms, metadata_bytes, queue_depth, in_flight, queue_us, decode_us;
+    uint32_t handler_us, encode_us, exec_us, executor;
 } molt_frame;
