@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -91,7 +91,11 @@ CancelCheck = Callable[[], bool]
 
 
 def make_call(
-    transport: Transport, options: CallOptions, payload: object, cancel_check: CancelCheck | None = None
+    transport: Transport,
+    options: CallOptions,
+    payload: object,
+    cancel_check: CancelCheck | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Call:
     """Make one call. It ends with its `Reply` or raises a MoltError (or what a `before_send` hook raised).
 
@@ -108,6 +112,8 @@ def make_call(
             data = request.payload = codec.encode(plan.codec, payload)
         except codec.EncodeError as exc:
             raise MoltInvalidInput(f"the payload {exc}") from exc
+        if metadata:
+            _append(request, metadata)
         if options.before_send is not None:
             options.before_send(CallInfo(options.entry, format_id(request.request_id), len(data)))
         check = options.cancel_check if cancel_check is None else cancel_check
@@ -135,6 +141,16 @@ def make_call(
     if plan.reports:
         _report(options, reply.metrics, None)
     return reply
+
+
+def _append(request: Request, metadata: Mapping[str, Any]) -> None:
+    """Put metadata behind the payload."""
+    try:
+        encoded = codec.encode_metadata(metadata)
+    except codec.EncodeError as exc:
+        raise MoltInvalidInput(f"the metadata {exc}") from exc
+    request.payload = bytes(request.payload) + encoded
+    request.metadata_bytes = len(encoded)
 
 
 #: How a call ended: the response, if one came, and the error unless it succeeded.

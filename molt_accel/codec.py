@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgpack
 import msgspec
 
 from molt_accel import lenient
-from molt_accel.ipc.messages import Codec
+from molt_accel.ipc.messages import MAX_METADATA_BYTES, Codec
 
 _BYTES = (bytes, bytearray, memoryview)
 #: A packer's buffer never shrinks, so a packer that has packed more bytes than this is not kept.
@@ -99,6 +99,33 @@ def encode(codec: Codec | str, value: object) -> bytes:
     except (TypeError, ValueError, OverflowError, RecursionError, AttributeError) as exc:
         where = "" if isinstance(exc, RecursionError) else lenient.culprit(value, _ENCODERS[codec])
         raise EncodeError(f"can't be encoded as {codec.label}{where}: {exc}") from exc
+
+
+#: What the metadata of a call may hold.
+Metadata = dict[str, str | int | float | bool | None]
+_metadata_decode: Final = msgspec.msgpack.Decoder(Metadata).decode
+
+
+def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
+    """Return a call's metadata as bytes. Raises EncodeError: it is too long, or is no `Metadata`."""
+    try:
+        encoded = msgspec.msgpack.encode(msgspec.convert(dict(metadata), Metadata))
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise EncodeError(
+            f"can't be sent; it must map texts to texts, numbers, booleans or None: {exc}"
+        ) from exc
+    if len(encoded) > MAX_METADATA_BYTES:
+        raise EncodeError(f"has {len(encoded)} bytes, {MAX_METADATA_BYTES} at most")
+    return encoded
+
+
+def decode_metadata(data: bytes) -> Metadata:
+    """Return the metadata that the bytes encode. Raises DecodeError if they encode none."""
+    try:
+        metadata: Metadata = _metadata_decode(data)
+    except _UNDECODABLE as exc:
+        raise DecodeError(f"not valid: {exc}") from exc
+    return metadata
 
 
 def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from molt_accel import codec
 from molt_accel.ipc.frame import format_id
 
 
@@ -82,11 +83,25 @@ class CurrentRequest(msgspec.Struct, frozen=True, eq=False):
     _word: StopWord | None = None
     _serial: int = 0
     _own_clock: bool = False  # no supervisor watches the deadline, so `check` reads the clock
+    _metadata: bytes = b""
 
     @property
     def request_id(self) -> str:
         """Identifies the call in logs and metrics: 16 hexadecimal digits; empty outside a worker."""
         return "" if self._raw_id is None else format_id(self._raw_id)
+
+    @property
+    def metadata(self) -> codec.Metadata:
+        """What the caller gave as ``metadata``, a new dict; empty if it gave none.
+
+        Raises InvalidInput: a client of another kind has sent something else.
+        """
+        if not self._metadata:
+            return {}
+        try:
+            return codec.decode_metadata(self._metadata)
+        except codec.DecodeError as exc:
+            raise InvalidInput(f"the metadata is {exc}") from exc
 
     @property
     def deadline(self) -> float | None:

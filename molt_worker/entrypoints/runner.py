@@ -24,7 +24,7 @@ from molt_accel.errors import (
 )
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import format_id
-from molt_accel.ipc.messages import FLAG_COMPILED, U32_MAX, Codec, Request, Response
+from molt_accel.ipc.messages import FLAG_COMPILED, MAX_METADATA_BYTES, U32_MAX, Codec, Request, Response
 from molt_accel.ipc.outcomes import expired_in_queue, timed_out_running
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import (
@@ -75,6 +75,15 @@ def _us(start_ns: int, end_ns: int) -> int:
     if 0 <= us <= U32_MAX:
         return us
     return 0 if us < 0 else U32_MAX
+
+
+def _taken_from(request: Request) -> bytes:
+    """Take the metadata off the payload of a request. Raises MoltInvalidInput: there can't be so much."""
+    size, payload = request.metadata_bytes, request.payload
+    if size > min(len(payload), MAX_METADATA_BYTES):
+        raise MoltInvalidInput(f"the metadata can't have {size} bytes in a payload of {len(payload)}")
+    request.payload = payload[: len(payload) - size]
+    return bytes(payload[len(payload) - size :])
 
 
 def _initialises(frame: FrameType | None) -> bool:
@@ -163,7 +172,10 @@ class Runner:
         """Write the result into `response`. Raises MoltError; may raise RequestStopped at any point."""
         own_clock = self.own_clock
         stop_reason = self.word.reason
-        current = CurrentRequest(request.request_id, request.deadline_ns, self.word, serial, own_clock)
+        metadata = _taken_from(request) if request.metadata_bytes else b""
+        current = CurrentRequest(
+            request.request_id, request.deadline_ns, self.word, serial, own_clock, metadata
+        )
         failure: BaseException | None = None
         serving = begin_serving(current, this_context_only=own_clock)
         try:

@@ -338,3 +338,13 @@ def count_up(path: str) -> None:
     """Writes to a file without an end, so that one can see whether it still runs."""
     for number in itertools.count():
         Path(path).write_text(str(number))
+
+
+@export
+def told(payload: Any) -> Any:
+    return [payload, current_request().metadata]
+
+
+@export(name="told_raw", codec_in="raw")
+def told_raw(payload: bytes) -> Any:
+    return [payload, current_request().metadata]
