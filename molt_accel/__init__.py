@@ -11,7 +11,7 @@ from molt_accel.version import __version__
 
 if TYPE_CHECKING:
     from molt_accel.call import Reply
-    from molt_accel.client import Client, default_client
+    from molt_accel.client import Client, client_for, default_client, offload
     from molt_accel.config import Config, ConfigError
     from molt_accel.django.decorator import molt_offload
     from molt_accel.errors import (
@@ -35,12 +35,12 @@ __all__ = [
     "CallInfo", "CallMetrics", "CallOptions", "Client", "Config", "ConfigError", "Reply",
     "MoltBusy", "MoltCancelled", "MoltClientClosed", "MoltError", "MoltIncompatible", "MoltInternalError",
     "MoltInvalidInput", "MoltProtocolError", "MoltStartFailed", "MoltTimeout", "MoltWorkerCrashed",
-    "MoltWorkerUnavailable", "__version__", "default_client", "molt_offload",
+    "MoltWorkerUnavailable", "__version__", "client_for", "default_client", "molt_offload", "offload",
 ]
 # fmt: on
 
 _MODULES = {
-    "client": ("Client", "default_client"),
+    "client": ("Client", "client_for", "default_client", "offload"),
     "config": ("Config", "ConfigError"),
     "call": ("Reply",),
     "django.decorator": ("molt_offload",),

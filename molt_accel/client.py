@@ -11,7 +11,7 @@ from molt_accel import role
 from molt_accel.call import Call, Reply, make_call
 from molt_accel.config import Config
 from molt_accel.ipc.messages import PING
-from molt_accel.options import HOOKS, CallOptions
+from molt_accel.options import HOOKS, CallOptions, Entry, entry_name
 from molt_accel.transports import forks
 from molt_accel.transports.base import Transport
 from molt_accel.transports.opening import open_transport
@@ -48,11 +48,11 @@ class Client:
         # Runs at the latest at interpreter exit, while threads still run.
         self._finalizer = weakref.finalize(self, self._transport.close)
 
-    def call(self, entry: str, payload: object = None, **options: Any) -> Any:
+    def call(self, entry: Entry, payload: object = None, **options: Any) -> Any:
         """Call an entrypoint and return its result.
 
         Args:
-            entry: The entrypoint's name.
+            entry: The entrypoint's name, or its function, marked with ``@molt_worker.export``.
             payload: Its argument; anything that the codec can encode.
             options: Fields of `CallOptions`, for example ``timeout_ms=250``; and ``metadata``, a mapping of
                 texts to texts, numbers, booleans or None, which the entrypoint reads with
@@ -64,19 +64,21 @@ class Client:
         """
         return drive(self._call_with(entry, payload, options)).value
 
-    async def acall(self, entry: str, payload: object = None, **options: Any) -> Any:
+    async def acall(self, entry: Entry, payload: object = None, **options: Any) -> Any:
         """`call` for asyncio. Cancelling the task cancels the request in the worker."""
         return (await adrive(self._call_with(entry, payload, options))).value
 
-    def reply(self, entry: str, payload: object = None, **options: Any) -> Reply:
+    def reply(self, entry: Entry, payload: object = None, **options: Any) -> Reply:
         """`call`, but returns the whole `Reply`: value, codec, metrics."""
         return drive(self._call_with(entry, payload, options))
 
-    async def areply(self, entry: str, payload: object = None, **options: Any) -> Reply:
+    async def areply(self, entry: Entry, payload: object = None, **options: Any) -> Reply:
         """`reply` for asyncio."""
         return await adrive(self._call_with(entry, payload, options))
 
-    def _call_with(self, entry: str, payload: object, options: dict[str, Any]) -> Call:
+    def _call_with(self, entry: Entry, payload: object, options: dict[str, Any]) -> Call:
+        if type(entry) is not str:
+            entry = entry_name(entry)
         metadata = options.pop("metadata", None) if options else None
         if not options:
             merged = self._options_of(entry)
@@ -136,14 +138,49 @@ def _merge(defaults: CallOptions, entry: str, *changes: tuple[str, Any]) -> Call
     return defaults.replace({**dict(changes), "entry": entry})
 
 
-_default: Client | None = None
+_clients: dict[str, Client] = {}
+
+
+def client_for(pool: str) -> Client:
+    """Return the client of a pool that the Django setting ``MOLT_POOLS`` names, made at first use.
+
+    All that ask for the same pool share one client.
+
+    Raises:
+        ConfigError: there is no such pool, or a value is not allowed.
+    """
+    client = _clients.get(pool)
+    if client is None:
+        with forks.start_lock():
+            client = _clients.get(pool)
+            if client is None:
+                client = _clients[pool] = Client(Config.load(pool=pool))
+    return client
 
 
 def default_client() -> Client:
     """Return the client that decorated views share, made at first use from settings and environment."""
-    global _default
-    if _default is None:
-        with forks.start_lock():
-            if _default is None:
-                _default = Client()
-    return _default
+    return client_for("default")
+
+
+def offload(entry: Entry, payload: object = None, *, pool: str = "default", **options: Any) -> Any:
+    """Call an entrypoint from what is no view: a serializer, a command, a signal's receiver.
+
+    Args:
+        entry, payload, options: As for `Client.call`.
+        pool: Which pool of ``MOLT_POOLS``.
+
+    Raises:
+        MoltError: the subclass says what happened.
+        ConfigError: there is no such pool, or a setting is not allowed.
+    """
+    return client_for(pool).call(entry, payload, **options)
+
+
+def forget_clients() -> None:
+    """Close the shared clients, so that new ones are made of settings that have changed."""
+    with forks.start_lock():
+        clients = list(_clients.values())
+        _clients.clear()
+    for client in clients:
+        client.close()

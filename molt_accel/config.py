@@ -119,6 +119,8 @@ class Config:
         "auto (shm where it can run, else stdio), shm, stdio, or inline (in this process, for tests)")
     worker_cmd: str = _setting("MOLT_WORKER_CMD", "", _command, "",
         "command that starts a worker, split as a shell splits words; empty: molt-worker")
+    pool: str = _setting("MOLT_POOL", "", _pool_name, "",
+        "which of MOLT_POOLS this is; pools of different names are never shared")
     worker_name: str = _setting("MOLT_WORKER_NAME", "", _pool_name, "",
         "name of the pool to attach to (shm); empty: one for this project and these settings")
     autostart: bool = _setting("MOLT_WORKER_AUTOSTART", "", _flag, True,
@@ -172,11 +174,20 @@ class Config:
 
     @classmethod
     def load(
-        cls, *, environ: Mapping[str, str] | None = None, settings: object = None, **overrides: object
+        cls,
+        *,
+        environ: Mapping[str, str] | None = None,
+        settings: object = None,
+        pool: str = "default",
+        **overrides: object,
     ) -> Config:
-        """Read and check the configuration. First wins: overrides, Django settings, environment, defaults.
+        """Read and check the configuration.
+
+        First wins: overrides, the pool's row in the Django setting ``MOLT_POOLS``, Django settings, environment,
+        defaults.
 
         Args:
+            pool: A key of ``MOLT_POOLS``. ``default`` need not be there.
             environ: Environment variables. Default: those of this process.
             settings: An object whose attributes are settings. Default: Django's settings, if Django is set up.
             overrides: Fields by name, for example ``executors=2``; None means "not given".
@@ -190,11 +201,14 @@ class Config:
         unknown = sorted(set(overrides) - set(fields))
         if unknown:
             raise ConfigError(f"unknown option {unknown[0]!r}; allowed: {', '.join(fields)}")
+        row = _pool_row(settings, pool, fields)
         values = {}
         for name, field in fields.items():
             env = field.metadata["env"]
             if overrides.get(name) is not None:
                 source, value = name, overrides[name]
+            elif name in row:
+                source, value = f"MOLT_POOLS[{pool!r}][{name.upper()!r}]", row[name]
             elif getattr(settings, env, None) is not None:
                 source, value = f"{env} (Django setting)", getattr(settings, env)
             elif env in environ:
@@ -257,6 +271,25 @@ class Config:
     def pool_size(self) -> int:
         """The number of executors to run: `executors`, or the number of usable CPUs if that is 0."""
         return self.executors or default_executors()
+
+
+def _pool_row(settings: object, pool: str, fields: Mapping[str, object]) -> dict[str, object]:
+    """What MOLT_POOLS says of a pool, by the names of Config's fields."""
+    pools = getattr(settings, "MOLT_POOLS", {})
+    if not isinstance(pools, Mapping):
+        raise ConfigError(
+            f"MOLT_POOLS: {pools!r} is not allowed; it must map names of pools to their settings"
+        )
+    if pool not in pools and pool != "default":
+        known = ", ".join(sorted({"default", *map(str, pools)}))
+        raise ConfigError(f"MOLT_POOLS has no pool {pool!r}; it has: {known}")
+    row = pools.get(pool, {})
+    allowed = {name.upper(): name for name in fields}
+    if not isinstance(row, Mapping) or not row.keys() <= allowed.keys():
+        given = sorted(map(str, row.keys() - allowed.keys())) if isinstance(row, Mapping) else row
+        raise ConfigError(f"MOLT_POOLS[{pool!r}]: {given} is not allowed; allowed: {', '.join(allowed)}")
+    named = {} if pool == "default" else {"pool": pool}
+    return {**named, **{allowed[key]: value for key, value in row.items()}}
 
 
 def _overridden(settings: object, name: str) -> bool:

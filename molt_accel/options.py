@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -191,6 +192,25 @@ class CallOptions:
         if unknown:
             raise TypeError(f"unknown option {unknown[0]!r}; allowed: {', '.join(sorted(_OPTION_NAMES))}")
         return dataclasses.replace(self, **changes) if changes else self
+
+
+#: An entrypoint: its name, or its function.
+Entry = str | Callable[..., Any]
+
+
+def entry_name(entry: Entry) -> str:
+    """Return the name of an entrypoint. Raises TypeError: it is a function that nothing has marked as one."""
+    if isinstance(entry, str):
+        return entry
+    exports = sys.modules.get("molt_worker.entrypoints.exports")  # only what that has marked is an entrypoint
+    mark = exports.mark_of(entry) if exports is not None else None
+    if mark is None:
+        named = getattr(entry, "__qualname__", repr(entry))
+        raise TypeError(
+            f"{named} is no entrypoint; mark it with @molt_worker.export, or give the entry's name"
+        )
+    name: str = mark.name
+    return name
 
 
 #: The options that are functions.

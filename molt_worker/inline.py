@@ -19,6 +19,7 @@ from molt_accel.ipc.messages import PING, Codec, Request, Response
 from molt_accel.transports.base import Pending, PendingCall
 from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
+from molt_worker.entrypoints.project import exports_of
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.entrypoints.runner import Runner, error_response
 
@@ -56,7 +57,7 @@ class InlineTransport:
                 raise MoltClientClosed
             if self._exports is None:
                 try:
-                    self._exports = resolve(self._config.exports)
+                    self._exports = resolve(exports_of(self._config.exports))
                 except ExportsError as exc:
                     raise MoltStartFailed(f"the worker can't start: {exc}") from exc
 

@@ -13,11 +13,11 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.datastructures import MultiValueDict
 
 from molt_accel.call import Call, Reply
-from molt_accel.client import Client, default_client
+from molt_accel.client import Client, client_for
 from molt_accel.codec import EncodeError
 from molt_accel.config import Config
 from molt_accel.django import disconnect, placement
-from molt_accel.django.payload import default_payload, request_id_of
+from molt_accel.django.payload import default_payload, metadata_of, request_id_of
 from molt_accel.django.responses import error_response, result_response
 from molt_accel.errors import (
     MoltBusy,
@@ -27,7 +27,7 @@ from molt_accel.errors import (
     http_status,
     row_of,
 )
-from molt_accel.options import CallOptions
+from molt_accel.options import CallOptions, Entry, entry_name
 from molt_accel.waits import adrive
 
 log = logging.getLogger("molt_accel")
@@ -39,8 +39,9 @@ ResponseFactory = Callable[[HttpRequest, Any], HttpResponseBase]
 
 def molt_offload(
     *,
-    entry: str,
+    entry: Entry,
     client: Client | None = None,
+    pool: str = "default",
     payload_builder: PayloadBuilder | None = None,
     response_factory: ResponseFactory | None = None,
     allow_fallback: bool = False,
@@ -55,8 +56,9 @@ def molt_offload(
     goes away the request is cancelled: under ASGI with the view's task, under gunicorn when its socket closes.
 
     Args:
-        entry: The entrypoint's name.
-        client: The client to call with; by default the one that all decorated views share.
+        entry: The entrypoint's name, or its function, marked with ``@molt_worker.export``.
+        client: The client to call with; by default the one that all views of this pool share.
+        pool: Which pool of the Django setting ``MOLT_POOLS``.
         payload_builder: ``(request, *args, **kwargs) -> payload``; by default method, path, query,
             URL arguments and body (see `molt_accel.django.payload.default_payload`).
         response_factory: ``(request, value) -> HttpResponse``, given the decoded result.
@@ -75,7 +77,7 @@ def molt_offload(
     """
     if not entry:
         raise ValueError(f"entry: {entry!r} is not allowed; it must be an entrypoint's name")
-    options["entry"] = entry
+    options["entry"] = entry_name(entry)
     CallOptions().replace(options)  # so that a wrong option raises at import, not at the first request
 
     def decorate(view: View) -> View:
@@ -84,7 +86,7 @@ def molt_offload(
         # Undecoded: a JSON result passes through, and any other is decoded just once, for the response.
         undecoded = {**options, "decode_response": False}
         offload = _OffloadedView(
-            client, payload_builder, response_factory, allow_fallback, cancel_check, undecoded
+            client, pool, payload_builder, response_factory, allow_fallback, cancel_check, undecoded
         )
         if iscoroutinefunction(view):  # Django's own, which knows views that are only marked as async too
 
@@ -115,9 +117,9 @@ def molt_offload(
     return decorate
 
 
-def _warn_of_early_client(client: Client) -> None:
-    """Log a warning if the default client was made before Django's settings could be read."""
-    if Config.load() != client.config:
+def _warn_of_early_client(client: Client, pool: str) -> None:
+    """Log a warning if the pool's client was made before Django's settings could be read."""
+    if Config.load(pool=pool) != client.config:
         log.warning(
             "the default client was made before Django's settings were known and doesn't follow them; "
             "make it later (gunicorn: post_worker_init instead of post_fork)"
@@ -129,6 +131,7 @@ class _OffloadedView:
     """What the sync and the async wrapper of a view share."""
 
     given_client: Client | None
+    pool: str
     payload_builder: PayloadBuilder | None
     response_factory: ResponseFactory | None
     allow_fallback: bool
@@ -138,7 +141,7 @@ class _OffloadedView:
 
     @property
     def client(self) -> Client:
-        return self.given_client or default_client()
+        return self.given_client or client_for(self.pool)
 
     def make_call(self, request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         client = self.client
@@ -146,14 +149,14 @@ class _OffloadedView:
         if options is None:
             options = self.merged = client.options.replace(self.options)
             if self.given_client is None:
-                _warn_of_early_client(client)
+                _warn_of_early_client(client, self.pool)
         if self.payload_builder is not None:
             payload = self.payload_builder(request, *args, **kwargs)
             if isinstance(payload, MultiValueDict):
                 payload = dict(payload.lists())  # the codec would keep only the last value of each name
         else:
             payload = default_payload(request, options.codec, args, kwargs)
-        return client.make_call(options, payload, self._check_of(request))
+        return client.make_call(options, payload, self._check_of(request), metadata_of(request))
 
     def _check_of(self, request: HttpRequest) -> Callable[[], bool] | None:
         if self.cancel_check is not None:

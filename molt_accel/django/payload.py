@@ -6,11 +6,14 @@ import os
 import re
 from typing import Any, Final
 
+from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import get_language
 
 from molt_accel import codec as codecs
-from molt_accel.ipc.messages import Codec
+from molt_accel.ipc.messages import METADATA_LANGUAGE, METADATA_REQUEST_ID, METADATA_TIME_ZONE, Codec
 
 # A header of this form may go into logs and bodies: it has no spaces, quotes or control characters.
 _ID: Final = re.compile(r"[A-Za-z0-9_.:/+=-]{1,128}")
@@ -20,6 +23,24 @@ def request_id_of(request: HttpRequest, default: str = "") -> str:
     """Return the X-Request-ID header if it has the form of an id, else `default`, else a new id."""
     header = request.headers.get("X-Request-ID", "")
     return header if _ID.fullmatch(header) else default or os.urandom(8).hex()
+
+
+def metadata_of(request: HttpRequest) -> dict[str, Any]:
+    """Return what an executor should know of an HTTP request beside its payload; empty if all is as usual.
+
+    Its id, if the request brings one, and the active language and time zone, if they are not those of the settings.
+    """
+    metadata = {}
+    header = request.headers.get("X-Request-ID", "")
+    if header and _ID.fullmatch(header):
+        metadata[METADATA_REQUEST_ID] = header
+    language = get_language()
+    if language and language != settings.LANGUAGE_CODE:
+        metadata[METADATA_LANGUAGE] = language
+    time_zone = timezone.get_current_timezone_name()
+    if settings.USE_TZ and time_zone != settings.TIME_ZONE:
+        metadata[METADATA_TIME_ZONE] = time_zone
+    return metadata
 
 
 #: What msgpack can encode. URL converters make other objects too, such as UUIDs and dates.

@@ -19,6 +19,10 @@ WORKER_DEFAULT_WAIT: Final = 0xFFFF_FFFF
 FLAG_COMPILED: Final = 1
 U32_MAX: Final = 0xFFFF_FFFF
 RESERVED_PREFIX: Final = "__"  #: no entrypoint's name begins so
+#: Names in the metadata of a call that a Django view makes.
+METADATA_REQUEST_ID: Final = "request_id"
+METADATA_LANGUAGE: Final = "language"
+METADATA_TIME_ZONE: Final = "time_zone"
 MAX_METADATA_BYTES: Final = 4096  #: of a request, encoded
 PING: Final = "__ping__"  #: a request that the supervisor answers itself
 

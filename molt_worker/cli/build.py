@@ -14,6 +14,7 @@ from molt_worker.compile import record as compiled
 from molt_worker.compile.compiler import BuildError, build
 from molt_worker.compile.record import CompiledError, Record
 from molt_worker.entrypoints.exports import ExportsError
+from molt_worker.entrypoints.project import exports_of
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,13 +51,12 @@ def main(arguments: Sequence[str]) -> int:
     is_new = False
     try:
         config = Config.load(exports=given.exports, build_dir=given.build_dir)
+        exports = exports_of(config.exports)
         if given.check:
-            record = compiled.read_record(path := compiled.record_path(config.exports, config.build_dir))
+            record = compiled.read_record(path := compiled.record_path(exports, config.build_dir))
             compiled.check_fresh(record, path)
         else:
-            record, is_new = build(
-                config.exports, config.build_dir, given.include, force=given.force, say=_say
-            )
+            record, is_new = build(exports, config.build_dir, given.include, force=given.force, say=_say)
     except (ConfigError, ExportsError, BuildError) as exc:
         _say(str(exc))
         not_built = isinstance(exc, BuildError) or (given.check and isinstance(exc, CompiledError))

@@ -16,6 +16,7 @@ from molt_accel.ipc.frame import encode
 from molt_accel.ipc.messages import StartFailed
 from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportsError, check, resolve
+from molt_worker.entrypoints.project import exports_of, set_up
 from molt_worker.processes.commands import EXIT_BAD_EXPORTS
 from molt_worker.runtime.log import STDERR_FD, LogSink
 from molt_worker.supervisor.base import STOP_SIGNALS
@@ -102,7 +103,9 @@ def _notify(exc: Exception) -> None:
 
 def _list_exports(config: Config) -> int:
     sys.path.insert(0, os.getcwd())
-    for item in resolve(config.exports):
+    reference = exports_of(config.exports)
+    set_up()
+    for item in resolve(reference):
         print(f"{item.name}  {item.target}  {item.codec_in.label} -> {item.codec_out.label}")
     return 0
 

@@ -71,7 +71,7 @@ def entry_modules(reference: str) -> list[str]:
     """Return the modules of a reference's entrypoints, without an import. Raises ExportsError: a bad manifest."""
     path = exports.manifest_of(reference)
     if path is None:
-        return [reference]
+        return reference.split(",")
     return sorted({export.target.partition(":")[0] for export in exports.read_manifest(path)})
 
 
@@ -88,13 +88,13 @@ def record_path(reference: str, build_dir: str = "") -> Path:
 
     Args:
         reference: Exports, as `--exports` takes them.
-        build_dir: The folder of builds; empty: `.molt-build` beside the manifest, or beside the module.
+        build_dir: The folder of builds; empty: `.molt-build` beside the manifest, or beside the first module.
     """
     entries = entry_modules(reference)
     if build_dir:
         folder = Path(build_dir).absolute()
     else:
-        beside = exports.manifest_of(reference) or source_of(reference)
+        beside = exports.manifest_of(reference) or source_of(entries[0])
         folder = beside.absolute().parent / FOLDER
     name = entries[0].rpartition(".")[2]
     return folder / f"{name}-{digest(' '.join(entries).encode())[:8]}.{ABI}.json"

@@ -118,6 +118,13 @@ def export(
     return mark if function is None else mark(function)
 
 
+def mark_of(value: object) -> Export | None:
+    """Return what `export` has noted of a function; None if it isn't marked."""
+    # Looked up statically: a lazy object (Django's settings) must not be evaluated.
+    mark = inspect.getattr_static(value, _MARK, None) or _marked_compiled.get(id(value), (None, None))[1]
+    return mark if isinstance(mark, Export) else None
+
+
 def _check_name(name: object, where: str) -> str:
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name.encode()) <= MAX_ENTRY_BYTES:
         why = f"it must be 1 to {MAX_ENTRY_BYTES} bytes of printable text"
@@ -129,12 +136,13 @@ def _check_name(name: object, where: str) -> str:
 
 
 def is_manifest_path(reference: str) -> bool:
-    """Whether an exports reference is the path of a file and not the name of a module."""
-    return reference.endswith(".json") or os.sep in reference or not re.fullmatch(_MODULE, reference)
+    """Whether an exports reference is the path of a file and not names of modules, separated by commas."""
+    modules = f"{_MODULE}(,{_MODULE})*"
+    return reference.endswith(".json") or os.sep in reference or not re.fullmatch(modules, reference)
 
 
 def manifest_of(reference: str) -> Path | None:
-    """Return the manifest that an exports reference means: its path, or the packaged one for "". None: a module."""
+    """Return the manifest that an exports reference means: its path, or the packaged one for "". None: modules."""
     if not reference:
         return PACKAGED
     return Path(reference) if is_manifest_path(reference) else None
@@ -202,13 +210,17 @@ def check(reference: str) -> None:
 
 
 def resolve(reference: str) -> ExportTable:
-    """Import the exports of a reference: a manifest's path, a module with marked functions, or "" (packaged).
+    """Import the exports of a reference: a manifest's path, modules with marked functions, or "" (packaged).
 
     Raises ExportsError: a check or an import failed. The text is one line that says where; the cause is chained.
     """
     path = manifest_of(reference)
     if path is None:
-        return ExportTable(_marked(reference))
+        marked = [item for module in reference.split(",") for item in _marked(module)]
+        if not marked:
+            raise ExportsError(f"{reference}: no function is marked with @molt_worker.export")
+        _check_unique(marked, reference)
+        return ExportTable(marked)
     return ExportTable(
         _resolve_target(item, f"{path}: exports[{index}] ({item.name})")
         for index, item in enumerate(read_manifest(path))
@@ -249,14 +261,7 @@ def _with_function(item: Export, function: Any, where: str) -> Export:
 
 
 def _marked(module: str) -> list[Export]:
-    exports = []
     # Keyed by id: a function that has two names in the module is exported once.
-    for value in {id(value): value for value in vars(_import(module, module)).values()}.values():
-        # Looked up statically: a lazy object in the module (Django's settings) must not be evaluated.
-        mark = inspect.getattr_static(value, _MARK, None) or _marked_compiled.get(id(value), (None, None))[1]
-        if isinstance(mark, Export):
-            exports.append(_with_function(mark, value, module))
-    if not exports:
-        raise ExportsError(f"{module}: no function is marked with @molt_worker.export")
-    _check_unique(exports, module)
-    return exports
+    values = {id(value): value for value in vars(_import(module, module)).values()}.values()
+    marked = [(mark, value) for value in values if (mark := mark_of(value)) is not None]
+    return [_with_function(mark, value, module) for mark, value in marked]

@@ -15,6 +15,7 @@ import msgspec
 
 from molt_accel import codec
 from molt_accel.ipc.frame import format_id
+from molt_accel.ipc.messages import METADATA_REQUEST_ID
 
 
 class InvalidInput(ValueError):
@@ -89,6 +90,14 @@ class CurrentRequest(msgspec.Struct, frozen=True, eq=False):
     def request_id(self) -> str:
         """Identifies the call in logs and metrics: 16 hexadecimal digits; empty outside a worker."""
         return "" if self._raw_id is None else format_id(self._raw_id)
+
+    @property
+    def log_id(self) -> str:
+        """The id that log lines have: the one of the HTTP request, if its view tells it; else `request_id`."""
+        try:
+            return str(self.metadata.get(METADATA_REQUEST_ID) or self.request_id)
+        except InvalidInput:
+            return self.request_id
 
     @property
     def metadata(self) -> codec.Metadata:

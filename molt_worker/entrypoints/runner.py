@@ -23,7 +23,6 @@ from molt_accel.errors import (
     wire_status,
 )
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import format_id
 from molt_accel.ipc.messages import FLAG_COMPILED, MAX_METADATA_BYTES, U32_MAX, Codec, Request, Response
 from molt_accel.ipc.outcomes import expired_in_queue, timed_out_running
 from molt_worker.entrypoints.exports import Export, ExportTable
@@ -116,6 +115,7 @@ class Runner:
         LogTraceback  #: called with request id, entry and traceback text when an entrypoint has raised
     )
     number: int = 0  #: this executor's, for the metrics
+    before: Callable[[CurrentRequest], None] | None = None  #: called before each entrypoint; raises nothing
     own_clock: bool = False  #: no supervisor watches deadlines: `current_request().check()` reads the clock
     #: A stop has interrupted something that can't be done again, so no other request may run in this process.
     spoiled: bool = False
@@ -179,6 +179,8 @@ class Runner:
         failure: BaseException | None = None
         serving = begin_serving(current, this_context_only=own_clock)
         try:
+            if self.before is not None:
+                self.before(current)
             self._armed = serial
             # A stop that came before the handler was armed has raised nothing. Reading the word first saves a call.
             if own_clock or stop_reason(serial):
@@ -196,7 +198,7 @@ class Runner:
             self._armed = 0
             end_serving(serving)
         if failure is not None:
-            raise self._mapped(failure, export, request) from failure
+            raise self._mapped(failure, export, current) from failure
 
     def _call(self, export: Export, request: Request, response: Response) -> None:
         assert export.function is not None  # `resolve` sets it, before any executor is forked
@@ -226,14 +228,14 @@ class Runner:
         response.codec = export.codec_out
         response.encode_us = _us(handled_ns, time.monotonic_ns())
 
-    def _mapped(self, failure: BaseException, export: Export, request: Request) -> MoltError:
+    def _mapped(self, failure: BaseException, export: Export, current: CurrentRequest) -> MoltError:
         if isinstance(failure, (InvalidInput, _BadPayload)):
             text = "the input is not valid"
             with contextlib.suppress(Exception):  # user code defines __str__, and may fail there too
                 text = str(failure)
             return MoltInvalidInput(text)
         text = "".join(traceback.format_exception(failure))
-        self.log_traceback(format_id(request.request_id), export.name, text)
+        self.log_traceback(current.log_id, export.name, text)
         if isinstance(failure, _BadResult):
             return MoltInternalError(str(failure))
         return MoltInternalError(f"{export.name!r} raised {type(failure).__name__}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import ctypes
+import functools
 import os
 import signal
 from typing import Final
@@ -14,6 +15,7 @@ from molt_accel.errors import MoltInvalidInput, Status
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError
 from molt_accel.ipc.messages import Request, Response
+from molt_worker.entrypoints import project
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.entrypoints.runner import Runner, error_response
@@ -26,18 +28,33 @@ _M_MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 64 * 1024 * 1024  #: freed memory that an executor keeps
 
 
-def serve(endpoint: Endpoint, exports: ExportTable, word: StopWord, number: int, config: Config) -> int:
-    """Serve requests until the endpoint has no more. Returns the exit code."""
+def serve(
+    endpoint: Endpoint,
+    exports: ExportTable,
+    word: StopWord,
+    number: int,
+    config: Config,
+    *,
+    in_project: bool = False,
+) -> int:
+    """Serve requests until the endpoint has no more. Returns the exit code.
+
+    `in_project`: Django is set up here; see `molt_worker.entrypoints.project`.
+    """
     forked = []  # filled in a process that an entrypoint forks
     os.register_at_fork(after_in_child=lambda: forked.append(True))
     _heed_sigterm_in_children()
     _keep_freed_memory()
 
+    say = functools.partial(log.write_blocking, config)
+
     def log_traceback(request_id: str, entry: str, text: str) -> None:
         fields: dict[str, object] = {"request_id": request_id, "entry": entry, "traceback": text}
-        log.write_blocking(config, "error", "entrypoint_raised", fields)
+        say("error", "entrypoint_raised", fields)
 
     runner = Runner(exports, word, log_traceback, number=number)
+    if in_project:
+        runner.before = functools.partial(project.begin_request, say=say)
     signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
     # Each request gets a copy, so none sees what another has set in its own.
     context = contextvars.copy_context()
@@ -53,8 +70,10 @@ def serve(endpoint: Endpoint, exports: ExportTable, word: StopWord, number: int,
             if forked:
                 os._exit(0)  # this is the entrypoint's child: only its parent answers
             endpoint.answer(item, response)
+            if in_project:
+                project.end_request(item.entry, say)
             if response.status is not Status.OK and (why := _why_to_leave(runner, response)):
-                log.write_blocking(config, "warning", "executor_leaves", {"executor": number, "why": why})
+                say("warning", "executor_leaves", {"executor": number, "why": why})
                 break
         failpoint("executor.leaving")
     except BrokenPipeError:

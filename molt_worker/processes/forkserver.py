@@ -22,7 +22,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from molt_accel import testdb
 from molt_accel.config import Config
 from molt_accel.errors import MoltWorkerUnavailable, to_wire
 from molt_accel.ipc.failpoint import failpoint
@@ -30,7 +29,7 @@ from molt_accel.ipc.frame import FrameError, FrameParser, encode
 from molt_accel.ipc.messages import Message, StartFailed
 from molt_accel.role import Role, become
 from molt_worker.compile import record as compiled
-from molt_worker.entrypoints import importer
+from molt_worker.entrypoints import importer, project
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.processes import commands, executor
@@ -93,6 +92,7 @@ class Forkserver:
         self._sockets: deque[int] = deque()  # descriptors that came before their `Spawn` was parsed
         self._pids: dict[int, int] = {}  # executor number -> pid
         self._exports = ExportTable(())
+        self._in_project = False
 
     def main(self, supervisor_pid: int) -> NoReturn:
         """Live in a process just forked from the supervisor. Never returns."""
@@ -118,12 +118,13 @@ class Forkserver:
             output.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # executors may be killed
         config = self.config
         try:
-            testdb.use()
-            if warning := compiled.enable(config.exports, config.compiled, config.build_dir):
-                self._log("warning", "build_not_used", why=warning, hint=compiled.how_to(config.exports))
-            self._exports = resolve(config.exports)
+            reference = project.exports_of(config.exports)
+            if warning := compiled.enable(reference, config.compiled, config.build_dir):
+                self._log("warning", "build_not_used", why=warning, hint=compiled.how_to(reference))
+            self._in_project = project.set_up()
+            self._exports = resolve(reference)
             if config.compiled == "require":
-                compiled.require(self._exports, config.exports, config.build_dir)
+                compiled.require(self._exports, reference, config.build_dir)
         except ExportsError as exc:
             self._fail(exc)
             return commands.EXIT_BAD_EXPORTS
@@ -236,7 +237,9 @@ class Forkserver:
             sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
             become(Role.EXECUTOR, self.config.pool_name)
             endpoint = self.make_endpoint(sock, number, slot)
-            code = executor.serve(endpoint, self._exports, self.word_of(slot), number, self.config)
+            code = executor.serve(
+                endpoint, self._exports, self.word_of(slot), number, self.config, in_project=self._in_project
+            )
         except BaseException as exc:
             self._log("error", "executor_failed", error=f"{type(exc).__name__}: {exc}")
         finally:

@@ -77,7 +77,7 @@ def transport(request: pytest.FixtureRequest) -> Iterator[str]:
     with client, pytest.MonkeyPatch.context() as patch:
         # Not as a part of the first example's time.
         client.start()
-        patch.setattr(client_module, "_default", client)
+        patch.setattr(client_module, "_clients", {"default": client})
         yield request.param
 
 
@@ -248,7 +248,7 @@ def test_a_failing_core_answers_the_same_500(
     monkeypatch.setattr(core, "list_items", broken)  # what the worker's manifest names
     monkeypatch.setattr(views, "list_items", broken)  # the same function, imported by the baseline
     with Client(transport="inline") as client:
-        monkeypatch.setattr(client_module, "_default", client)
+        monkeypatch.setattr(client_module, "_clients", {"default": client})
         answer = both("")
     assert answer.status == 500
     assert (answer.json()["error"], answer.json()["request_id"]) == ("MoltInternalError", REQUEST_ID)
@@ -262,7 +262,7 @@ class TestWorkerDown:
     @pytest.fixture(autouse=True)
     def no_worker(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         with Client(transport="stdio", worker_cmd="/nonexistent/molt-worker") as client:
-            monkeypatch.setattr(client_module, "_default", client)
+            monkeypatch.setattr(client_module, "_clients", {"default": client})
             yield
 
     @pytest.mark.parametrize("path", ["/healthz", "/offload/", "/offload-async/"])
@@ -285,7 +285,7 @@ class TestWorkerDown:
 
 
 def test_a_configuration_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_default", None)
+    monkeypatch.setattr(client_module, "_clients", {})
     with override_settings(MOLT_TRANSPORT="pigeon"), pytest.raises(ValueError, match="MOLT_TRANSPORT"):
         Web().get("/healthz")
 

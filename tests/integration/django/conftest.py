@@ -15,10 +15,9 @@ from tests.support.views import _project, get, inline_client, offloaded  # noqa:
 @pytest.fixture(autouse=True)
 def _own_default_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test has a default client of its own, made when it is first needed."""
-    monkeypatch.setattr(molt_accel.client, "_default", None)
+    monkeypatch.setattr(molt_accel.client, "_clients", {})
     yield
-    if molt_accel.client._default is not None:
-        molt_accel.client._default.close()
+    molt_accel.client.forget_clients()
 
 
 @pytest.fixture(params=["inline", *TRANSPORTS])

@@ -109,7 +109,7 @@ def test_a_default_client_made_before_the_settings_is_told_of(
     monkeypatch.setenv("MOLT_TRANSPORT", "inline")
     early = default_client()
     monkeypatch.undo()
-    monkeypatch.setattr("molt_accel.client._default", early)
+    monkeypatch.setattr("molt_accel.client._clients", {"default": early})
     view = offloaded(entry="health", payload_builder=lambda request: 1)
     assert view(get).status_code == view(get).status_code == 200
     assert [record.message.split(" and ")[0] for record in caplog.records] == [

@@ -210,7 +210,7 @@ def test_leaving_the_context_closes(make_client: Callable[..., Client]) -> None:
 # -- the shared one -------------------------------------------------------------------------------------
 @pytest.fixture
 def no_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_default", None)
+    monkeypatch.setattr(module, "_clients", {})
     monkeypatch.setenv("MOLT_TRANSPORT", "inline")
     monkeypatch.setenv("MOLT_EXPORTS", EXPORTS)
 

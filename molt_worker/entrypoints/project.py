@@ -1,0 +1,146 @@
+"""The Django project that a worker belongs to, if it belongs to one: its set-up, its entrypoints, and its requests.
+
+An executor does around each request what Django does around each request of a server, but for signals: there is no
+HTTP request that ``request_started`` could tell of.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from molt_accel import testdb
+from molt_accel.ipc.messages import METADATA_LANGUAGE, METADATA_TIME_ZONE
+from molt_worker.entrypoints.exports import ExportsError
+from molt_worker.entrypoints.importer import find_source
+from molt_worker.entrypoints.request import CurrentRequest, current_request
+
+#: The app that makes modules of this name in other apps the exports.
+APP: Final = "molt_accel.django"
+MODULE: Final = "entrypoints"
+_SETTINGS: Final = "DJANGO_SETTINGS_MODULE"
+
+#: Writes to the worker's log: a level, an event and its fields. The project's LOGGING may have silenced loggers.
+Say = Callable[[str, str, dict[str, object]], object]
+
+
+def _named() -> bool:
+    """Whether this process has a Django project: one that is set up, or one that the environment names."""
+    conf = sys.modules.get("django.conf")
+    if conf is not None and conf.settings.configured:
+        return True
+    return bool(os.environ.get(_SETTINGS)) and importlib.util.find_spec("django") is not None
+
+
+def exports_of(reference: str) -> str:
+    """Return an exports reference, or what an empty one means in this process's project.
+
+    That is the modules named `entrypoints` of the installed apps if the app `APP` is installed, without an import of
+    them; else the reference stays empty, which means the packaged exports.
+
+    Raises ExportsError: the settings can't be read, or `APP` is installed and no app has such a module.
+    """
+    if reference or not _named():
+        return reference
+    from django.apps import AppConfig
+    from django.conf import settings
+
+    try:
+        # Not from the registry of apps: a build must be in use before Django's set-up imports models.
+        apps = [AppConfig.create(entry) for entry in settings.INSTALLED_APPS]
+        if not any(app.name == APP for app in apps):
+            return ""
+        found = [module for app in apps if find_source(module := f"{app.name}.{MODULE}")]
+    except Exception as exc:
+        raise ExportsError(f"INSTALLED_APPS: {type(exc).__name__}: {exc}") from exc
+    if not found:
+        raise ExportsError(
+            f"no installed app has a module named {MODULE!r}; make one, and mark functions in it with "
+            "@molt_worker.export (or set MOLT_EXPORTS)"
+        )
+    return ",".join(found)
+
+
+def set_up() -> bool:
+    """Set up Django in a worker if there is a project. Returns whether there is.
+
+    Raises ExportsError: the settings or an app can't be imported; the cause is chained.
+    """
+    if not _named():
+        return False
+    import django
+
+    try:
+        django.setup()
+        testdb.use()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # settings and apps may raise anything, also SystemExit
+        where = f"{_SETTINGS}={os.environ.get(_SETTINGS)}"
+        raise ExportsError(f"Django can't be set up with {where}: {type(exc).__name__}: {exc}") from exc
+    for handler in _handlers():
+        handler.addFilter(_RequestIds())
+    return True
+
+
+def begin_request(request: CurrentRequest, say: Say) -> None:
+    """Do what Django does before a request, and activate the language and time zone of the caller's."""
+    from django.db import close_old_connections, reset_queries
+    from django.utils import timezone, translation
+
+    try:
+        reset_queries()
+        close_old_connections()
+        told = request.metadata
+        if language := told.get(METADATA_LANGUAGE):
+            translation.activate(str(language))
+        if time_zone := told.get(METADATA_TIME_ZONE):
+            timezone.activate(str(time_zone))
+    except Exception as exc:
+        say("error", "before_request_failed", {"error": f"{type(exc).__name__}: {exc}"})
+
+
+def end_request(entry: str, say: Say) -> None:
+    """Do what Django does after a request. Transactions that the entrypoint has left open are rolled back."""
+    from django.core.cache import caches
+    from django.db import close_old_connections, connections
+
+    try:
+        for connection in connections.all(initialized_only=True):
+            if connection.connection is not None and _in_transaction(connection):
+                what: dict[str, object] = {
+                    "entry": entry,
+                    "database": connection.alias,
+                    "hint": "it is rolled back",
+                }
+                say("warning", "transaction_left_open", what)
+                connection.in_atomic_block = False  # else the connection would stay, closed
+                connection.close()
+        close_old_connections()
+        caches.close_all()
+    except Exception as exc:
+        say("error", "after_request_failed", {"entry": entry, "error": f"{type(exc).__name__}: {exc}"})
+
+
+def _in_transaction(connection: Any) -> bool:
+    return bool(
+        connection.in_atomic_block or (connection.settings_dict["AUTOCOMMIT"] and not connection.autocommit)
+    )
+
+
+def _handlers() -> set[logging.Handler]:
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    return {handler for each in loggers if isinstance(each, logging.Logger) for handler in each.handlers}
+
+
+class _RequestIds(logging.Filter):
+    """Gives each record the id of the request, for formats with ``{request_id}``; a record's own stays."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not hasattr(record, "request_id"):
+            record.request_id = current_request().log_id
+        return True
