@@ -66,7 +66,10 @@ ALLOWED |= {
 # The faces: they import from inside, and the inside never imports them.
 ALLOWED["molt_accel"] = ALLOWED["molt_worker"] = tuple(ALLOWED)
 #: Packages of others that only these may import.
-KNOWN_TO = {"django": ("molt_accel.django", "molt_accel.testdb"), "asgiref": ("molt_accel.django",)}
+KNOWN_TO = {
+    "django": ("molt_accel.django", "molt_accel.testdb", "molt_worker.entrypoints.project"),
+    "asgiref": ("molt_accel.django",),
+}
 
 
 def _name(path: Path) -> str:
