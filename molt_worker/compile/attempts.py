@@ -16,19 +16,19 @@ import sys
 import sysconfig
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from molt_worker.compile import steps as build_steps
-from molt_worker.compile.plan import Source
+from molt_worker.compile.plan import Source, extended
 from molt_worker.compile.record import Module
 
 Say = Callable[[str], None]
 
-OPT_LEVEL: Final = "3"
 #: For attempts whose result is not kept: what a module does is the same at each level, and the C compiler is quicker.
-_QUICK: Final = "0"
+QUICK: Final = "0"
+_TRANSLATE: Final = ""  #: make the C code only
 NO_COMPILER: Final = "a C compiler and Python's headers are needed: on Debian, apt install gcc python3-dev"
 #: How mypyc names a module: for an error in its types, and if it crashes while it translates the module.
 _MESSAGE: Final = re.compile(
@@ -50,6 +50,7 @@ class Compiled:
     libraries: dict[str, Path]
     failed: dict[str, Module]
     reason: str = ""  #: why there is neither
+    translated: bool = True  #: the C code was made, so the reason is not mypyc's
 
 
 @dataclass
@@ -59,56 +60,82 @@ class Attempts:
     Args:
         group: The name of the library that all modules share.
         say: Called with a line for each step.
+        sources: All modules that the exports need, by their names.
+        entries: The modules of the entrypoints, which must be importable whatever is compiled.
     """
 
     work: Path
     group: str
     say: Say
+    sources: dict[str, Source] = field(default_factory=dict)
+    entries: Sequence[str] = ()
 
     @property
     def lib(self) -> Path:
         """The folder of the last attempt's libraries."""
         return self.work / "lib"
 
-    def settle(
-        self, modules: Sequence[Source], left: dict[str, Module], *, quick: bool = False
-    ) -> dict[str, Path]:
+    def settle(self, modules: Sequence[Source], left: dict[str, Module], level: str) -> dict[str, Path]:
         """Compile what can be, and add the other modules to `left`. Returns the libraries by their import names.
 
         Raises BuildError: the compilers fail whatever they are given.
         """
         while able := [source for source in modules if source.name not in left]:
-            done = self.once(able, quick=quick)
+            if derived := extended(self.sources, able):
+                left.update(derived)
+                continue
+            done = self.once(able, level)
             if done.libraries:
                 return done.libraries
-            left.update(done.failed or self._found(able, done.reason))
+            left.update(done.failed or self._found(able, done))
         return {}
 
-    def once(self, modules: Sequence[Source], *, quick: bool = False) -> Compiled:
-        """Compile these modules together, and import them in another process."""
+    def once(self, modules: Sequence[Source], level: str = QUICK) -> Compiled:
+        """Compile these modules together, and import them in another process.
+
+        Args:
+            level: The C compiler's level of optimisation; empty: make the C code only.
+        """
         names = [source.name for source in modules]
         self.say(f"mypyc: {', '.join(names)}")
         shutil.rmtree(self.lib, ignore_errors=True)
+        self.work.mkdir(exist_ok=True)
         roots = sorted({_root_of(source) for source in modules})
-        level = _QUICK if quick else OPT_LEVEL
         given = (str(self.work), self.group, level, [str(source.path) for source in modules])
         done = run("compile", given, roots, self.work)
         if done.returncode:
             failed = self._named(done.stdout, modules)
-            return Compiled({}, failed, "" if failed else _reason(done))
+            translated = build_steps.MADE_C in done.stdout
+            return Compiled({}, failed, "" if failed else _reason(done, translated=translated), translated)
+        if level == _TRANSLATE:
+            return Compiled({}, {})
         libraries = _libraries(self.lib)
         self.say("importing what was compiled")
+        found = self._imported(libraries, names, roots)
+        if isinstance(found, str):
+            return Compiled({}, {}, found)
+        # A module that imports a failed one may work once that one is left in Python, so try it again.
+        first = {each.name for each in modules if found.keys().isdisjoint(each.imports)} & found.keys()
+        if failed := {name: Module(name, False, found[name]) for name in first or found}:
+            return Compiled({}, failed)
+        entries = [name for name in self.entries if name not in names]
+        broken = self._imported(libraries, entries, roots) if entries else {}
+        if broken and broken != self._imported({}, entries, roots):
+            name, why = next(iter(broken.items())) if isinstance(broken, dict) else (entries[0], broken)
+            return Compiled({}, {}, f"if it is compiled, {name} can't be imported: {why}")
+        return Compiled(libraries, {})
+
+    def _imported(
+        self, libraries: dict[str, Path], names: Sequence[str], roots: Sequence[str]
+    ) -> dict[str, str] | str:
+        """Import modules in another process. Returns the reason for each that fails, or how the process has ended."""
         paths = {name: str(path) for name, path in libraries.items()}
         done = run("import", (paths, names), roots, self.work)
         answer = [line for line in done.stdout.splitlines() if line.startswith(build_steps.ANSWER + "{")]
         if not answer:
-            why = f"it ends the process that imports it when compiled ({_ended(done.returncode)})"
-            return Compiled({}, {}, why)
+            return f"it ends the process that imports it when compiled ({_ended(done.returncode)})"
         found: dict[str, str] = json.loads(answer[-1].removeprefix(build_steps.ANSWER))
-        # A module that imports a failed one may work once that one is left in Python, so try it again.
-        first = {each.name for each in modules if found.keys().isdisjoint(each.imports)} & found.keys()
-        failed = {name: Module(name, False, found[name]) for name in first or found}
-        return Compiled({} if failed else libraries, failed)
+        return found
 
     def culprit(self, modules: Sequence[Source], fails: Callable[[Sequence[Source]], object]) -> str:
         """Return the name of a module without which fewer things fail, by a binary search.
@@ -118,22 +145,22 @@ class Attempts:
         counts = range(1, len(modules))
         return modules[bisect_left(counts, True, key=lambda count: bool(fails(modules[:count])))].name
 
-    def _found(self, modules: Sequence[Source], reason: str) -> dict[str, Module]:
+    def _found(self, modules: Sequence[Source], failure: Compiled) -> dict[str, Module]:
         """Return the module at fault with the reason. Raises BuildError: the compilers fail with any module."""
+        level = QUICK if failure.translated else _TRANSLATE
         path = self.work / "molt_probe.py"
         path.write_text("def probe() -> int:\n    return 1\n")
-        if why := self.once([Source("molt_probe", path, b"", ast.Module([], []))], quick=True).reason:
+        if why := self.once([Source("molt_probe", path, b"", ast.Module([], []))], level).reason:
             raise BuildError(f"the compilers fail with any module: {why}")
-        self.say(f"searching for the module at fault: {reason}")
-        reasons: dict[str, str] = {}
+        self.say(f"searching for the module at fault: {failure.reason}")
+        reasons = {modules[-1].name: failure.reason}
 
-        def fails(some: Sequence[Source]) -> bool:
-            done = self.once(some, quick=True)
-            reasons[some[-1].name] = done.reason
-            return bool(done.reason)
+        def fails(some: Sequence[Source]) -> str:
+            reasons[some[-1].name] = reason = self.once(some, level).reason
+            return reason
 
         name = self.culprit(modules, fails)
-        return {name: Module(name, False, reasons.get(name) or reason)}
+        return {name: Module(name, False, reasons[name])}
 
     def _named(self, output: str, modules: Sequence[Source]) -> dict[str, Module]:
         """Return the modules that mypyc's output names, with the first reason for each."""
@@ -167,9 +194,9 @@ def _ended(returncode: int) -> str:
     return f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
 
 
-def _reason(done: subprocess.CompletedProcess[str]) -> str:
+def _reason(done: subprocess.CompletedProcess[str], *, translated: bool) -> str:
     """Return one line that says why compiling has failed."""
-    if build_steps.MADE_C not in done.stdout:
+    if not translated:
         lines = [line for line in done.stdout.splitlines() if line and not line[0].isspace()]
         return f"mypyc fails ({_ended(done.returncode)}): {lines[-1] if lines else 'it prints nothing'}"
     output = done.stdout.partition(build_steps.MADE_C)[2].strip()

@@ -27,10 +27,11 @@ import msgspec
 
 from molt_worker.compile import record as compiled
 from molt_worker.compile import verify
-from molt_worker.compile.attempts import NO_COMPILER, OPT_LEVEL, Attempts, BuildError, Say
+from molt_worker.compile.attempts import NO_COMPILER, QUICK, Attempts, BuildError, Say
 from molt_worker.compile.plan import Source, belonging, closure, notes, refused
 from molt_worker.compile.record import ABI, VERSION, CompiledError, Module, Record
 
+OPT_LEVEL: Final = "3"
 #: Unused builds that stay in the folder: a worker that is starting may be about to load them.
 _KEPT: Final = 1
 _MISSING: Final = "molt-worker build needs mypyc, the extra 'compile': pip install 'mypy[mypyc]' setuptools"
@@ -100,7 +101,7 @@ def build(
     left = refused(sources, modules)
     with tempfile.TemporaryDirectory(prefix=".work-", dir=path.parent) as scratch:
         work = Path(scratch)
-        attempts = Attempts(work, f"molt_{key}", say)
+        attempts = Attempts(work, f"molt_{key}", say, sources, entries)
 
         def store(libraries: dict[str, Path], into: Path) -> Record:
             record = Record(
@@ -133,7 +134,7 @@ def build(
             say(f"running {len(given)} calls in Python, twice")
             python = verify.Expected.of(reference, given, say)
             _leave_differing(attempts, modules, left, differing, say)
-        record = store(attempts.settle(modules, left), path)
+        record = store(attempts.settle(modules, left, OPT_LEVEL), path)
     _prune(path, record)
     return record, True
 
@@ -146,14 +147,14 @@ def _leave_differing(
     say: Say,
 ) -> None:
     """Add the modules to `left` that make calls differ. `differing` says the first difference; empty: there is none."""
-    while libraries := attempts.settle(modules, left, quick=True):
+    while libraries := attempts.settle(modules, left, QUICK):
         say("running the calls compiled")
         if not (what := differing(libraries)):
             return
         say(f"searching for the module at fault: {what}")
         able = [each for each in modules if each.name not in left]
         name = attempts.culprit(
-            able, lambda some: (done := attempts.once(some, quick=True)).reason or differing(done.libraries)
+            able, lambda some: (done := attempts.once(some)).reason or differing(done.libraries)
         )
         left[name] = Module(name, False, f"answers otherwise when compiled: {what}")
 

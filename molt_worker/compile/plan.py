@@ -121,6 +121,38 @@ def refused(sources: dict[str, Source], modules: Sequence[Source]) -> dict[str, 
     return left
 
 
+def extended(sources: dict[str, Source], able: Sequence[Source]) -> dict[str, Module]:
+    """Return the modules among `able` with a class that one in Python derives from, which Python refuses if compiled."""
+    names = {source.name for source in able}
+    left = {}
+    for source in sources.values():
+        if source.name not in names:
+            for base in _bases(source):
+                module, _, name = base.rpartition(".")
+                if module in names:
+                    why = f"{source.name}, which is in Python, derives a class from its {name}"
+                    left[module] = Module(module, False, why)
+    return left
+
+
+def _bases(source: Source) -> Iterator[str]:
+    """Yield the absolute names of the classes that a module derives from, as far as its imports tell."""
+    aliases = {}
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            aliases |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            base = _base(node, source.name, is_package=source.path.name == "__init__.py")
+            aliases |= {alias.asname or alias.name: f"{base}.{alias.name}" for alias in node.names}
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ClassDef):
+            for each in node.bases:
+                first, dot, rest = ast.unparse(
+                    each.value if isinstance(each, ast.Subscript) else each
+                ).partition(".")
+                yield aliases.get(first, first) + dot + rest
+
+
 def _shadowed(sources: dict[str, Source]) -> set[str]:
     """Return the modules whose names their packages have given to something else, such as a function of theirs.
 

@@ -129,7 +129,8 @@ def _run(reference: str, build_dir: str, calls: Sequence[Call]) -> list[tuple[st
         compiled="prefer" if build_dir else "off",
         build_dir=build_dir or None,
     ) as client:
-        known = client.ping()["exports"]
+        client.start()
+        known = client.ping(timeout_ms=_TIMEOUT_MS)["exports"]
         for call in calls:
             if call.entry not in known:
                 sys.exit(f"there is no entrypoint {call.entry!r}; there are: {', '.join(known)}")

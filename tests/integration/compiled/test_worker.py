@@ -57,8 +57,9 @@ def metrics_of(client: Client, entry: str, payload: Any) -> CallMetrics:
 
 def test_results_are_those_of_python(connect: Connect) -> None:
     native, python = connect(worker_name="native"), connect(worker_name="python", compiled="off")
-    assert native.call("total", [1, 2, 3], timeout_ms=PATIENCE_MS) == 12
-    assert python.call("total", [1, 2, 3], timeout_ms=PATIENCE_MS) == 12
+    for client in (native, python):
+        assert client.call("total", [1, 2, 3], timeout_ms=PATIENCE_MS) == 12
+        assert client.call("faults", "A b", timeout_ms=PATIENCE_MS) == [2, 2, 2.5, "a b"]
 
 
 @pytest.mark.parametrize("entry", ["total", "refuse", "fail"])
@@ -146,8 +147,11 @@ def test_a_reload_takes_the_new_build(connect: Connect, built: Built) -> None:
     assert client.call("total", [1], timeout_ms=PATIENCE_MS) == 2
     source = built.folder / "rates.py"
     source.write_text(source.read_text().replace("= 2", "= 5"))
-    for module in ("broken", "late"):  # so that one round of the compilers is enough
-        (built.folder / "shop" / f"{module}.py").write_text("")
+    for module, name in (("broken", ""), ("late", ""), ("grown", "added"), ("price", "euros")):
+        text = f"def {name}(payload: object) -> int:\n    return 0\n" if name else ""
+        (built.folder / "shop" / f"{module}.py").write_text(
+            text
+        )  # so that one round of the compilers is enough
     done = run_build(str(built.manifest), cwd=built.folder)
     assert done.returncode == 0, done.stderr
     assert client.call("total", [1], timeout_ms=PATIENCE_MS) == 2  # of what it has loaded
