@@ -46,6 +46,12 @@ ALLOWED |= {
     "molt_worker.runtime": FLOOR,
     "molt_worker.entrypoints": FLOOR,
     "molt_worker.compile": (*FLOOR, "molt_worker.entrypoints"),
+    "molt_worker.compile.verify": (
+        *(*FLOOR, "molt_accel.options", "molt_accel.client", "molt_worker.compile"),
+    ),
+    "molt_worker.compile.compiler": (
+        *(*FLOOR, "molt_worker.entrypoints", "molt_worker.compile", "molt_worker.compile.verify"),
+    ),
     "molt_worker.inline": (*FLOOR, "molt_accel.transports", "molt_worker.entrypoints"),
     "molt_worker.processes": (
         *FLOOR,
@@ -60,6 +66,7 @@ ALLOWED |= {
     "molt_worker.cli": (
         *FLOOR,
         *_WORKER,
+        "molt_worker.compile.compiler",
         *(f"molt_worker.supervisor{each}" for each in ("", ".stdio", ".shm")),
     ),
 }

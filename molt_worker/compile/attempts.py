@@ -119,11 +119,17 @@ class Attempts:
         if failed := {name: Module(name, False, found[name]) for name in first or found}:
             return Compiled({}, failed)
         entries = [name for name in self.entries if name not in names]
-        broken = self._imported(libraries, entries, roots) if entries else {}
-        if broken and broken != self._imported({}, entries, roots):
-            name, why = next(iter(broken.items())) if isinstance(broken, dict) else (entries[0], broken)
-            return Compiled({}, {}, f"if it is compiled, {name} can't be imported: {why}")
+        if reason := self._entry_broken(libraries, entries, roots):
+            return Compiled({}, {}, reason)
         return Compiled(libraries, {})
+
+    def _entry_broken(self, libraries: dict[str, Path], entries: Sequence[str], roots: Sequence[str]) -> str:
+        """Say which entry module in Python can be imported without the compiled modules only; empty: none."""
+        broken = self._imported(libraries, entries, roots) if entries else {}
+        usual = self._imported({}, entries, roots) if entries else {}
+        if isinstance(broken, str) or isinstance(usual, str):
+            return broken if isinstance(broken, str) and isinstance(usual, dict) else ""
+        return "; ".join(f"{name}: {why}" for name, why in broken.items() if usual.get(name) != why)
 
     def _imported(
         self, libraries: dict[str, Path], names: Sequence[str], roots: Sequence[str]

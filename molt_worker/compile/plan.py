@@ -122,7 +122,7 @@ def refused(sources: dict[str, Source], modules: Sequence[Source]) -> dict[str, 
 
 
 def extended(sources: dict[str, Source], able: Sequence[Source]) -> dict[str, Module]:
-    """Return the modules among `able` with a class that one in Python derives from, which Python refuses if compiled."""
+    """Return the modules among `able` with a class that one in Python derives from: it can't from a compiled class."""
     names = {source.name for source in able}
     left = {}
     for source in sources.values():
@@ -137,7 +137,7 @@ def extended(sources: dict[str, Source], able: Sequence[Source]) -> dict[str, Mo
 
 def _bases(source: Source) -> Iterator[str]:
     """Yield the absolute names of the classes that a module derives from, as far as its imports tell."""
-    aliases = {}
+    aliases: dict[str, str] = {}
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
             aliases |= {alias.asname: alias.name for alias in node.names if alias.asname}

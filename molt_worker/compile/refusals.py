@@ -48,13 +48,14 @@ METHODS: Final = {
     "__del__": "mypyc calls it at another time",
     "__index__": "mypyc doesn't call it",
     "__getattribute__": "mypyc doesn't call it",
+    "__next__": "mypyc crashes at the end of the iteration; use a generator function",
+    "__setattr__": "mypyc doesn't call it for attributes that __init__ sets first",
     "__get__": "a compiled class can't have descriptors",
 }
 #: Classes, as bases of others.
 BASES: Final = {
     "Struct": "it validates by its fields' types, which mypyc keeps in part",
     "dict": "mypyc loses its class attributes",
-    "Iterator": "mypyc crashes when it is iterated over",
 }
 #: What uses up a generator expression at once, or what mypyc makes a loop of.
 _CONSUMERS: Final = {

@@ -74,7 +74,8 @@ def test_a_module_that_is_not_there_or_no_python_is_named(folder: Path) -> None:
 def test_an_included_name_that_nothing_imports_is_an_error_that_names_what_there_is(folder: Path) -> None:
     sources = subject.closure(["shop.core"])
     with pytest.raises(
-        CompiledError, match=r"--include ratse: .*no such module; they import: models, rates, shop, "
+        CompiledError,
+        match=r"--include ratse: .*no such module; they import: models, .*rates, shop, shop.bag",
     ):
         subject.belonging(sources, ["shop.core"], ["rates", "ratse"])
 
@@ -101,6 +102,17 @@ def test_a_module_that_imports_what_hides_another_module_is_left_in_python(
     sources.update(subject.closure(["shop.slug"]))
     left = subject.refused(sources, subject.belonging(sources, ["shop.core"]))
     assert {name: each.line for name, each in left.items()} == ({"shop.core": line} if line else {})
+
+
+def test_a_class_that_a_module_in_python_derives_from_can_t_be_compiled(folder: Path) -> None:
+    (folder / "shop/core.py").write_text("from shop import money as m\nclass Purse(m.Money[int]): ...\n")
+    sources = subject.closure(["shop.core"])
+    able = subject.belonging(sources, ["shop.core"])
+    assert subject.extended(sources, able) == {}
+    left = subject.extended(sources, [source for source in able if source.name != "shop.core"])
+    assert {name: each.reason for name, each in left.items()} == {
+        "shop.money": "shop.core, which is in Python, derives a class from its Money"
+    }
 
 
 def test_functions_without_types_are_noted_with_what_they_lack() -> None:
