@@ -32,6 +32,8 @@ NAMES: Final = {
     "__code__": _NO_FRAMES,
     "__closure__": _NO_FRAMES,
     "__defaults__": _NO_FRAMES,
+    "__annotations__": "mypyc doesn't keep them",
+    "get_type_hints": "mypyc doesn't keep annotations",
     "cached_property": "mypyc computes it at each use",
     "RecursionError": "compiled recursion ends the process instead",
 }
@@ -41,6 +43,7 @@ IMPORTS: Final = {
     "traceback": _NO_FRAMES,
     "doctest": "it finds no examples in compiled code",
     "unittest.mock": _BOUND_EARLY,
+    "weakref": "nothing can refer weakly to an instance of a compiled class",
 }
 #: Functions of a module, and methods of classes.
 FUNCTIONS: Final = {"__getattr__": "mypyc crashes when it is called"}
@@ -113,6 +116,11 @@ def found(tree: ast.Module) -> Found:
                 yield (
                     node.lineno,
                     "has a generator expression, which mypyc computes at once; use a generator function",
+                )
+            case ast.MatchStar():
+                yield (
+                    node.lineno,
+                    "matches the rest of a sequence by a star, which fails for a tuple when compiled",
                 )
             case ast.ClassDef():
                 yield from _of_class(node)

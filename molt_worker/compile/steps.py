@@ -34,6 +34,7 @@ def compile_modules(work: str, group: str, level: str, paths: Sequence[str]) -> 
         "--follow-imports=silent",
         "--namespace-packages",
         "--explicit-package-bases",
+        "--disable-error-code=annotation-unchecked",  # a note, for which mypyc would give up
         "--no-color-output",
         "--no-error-summary",
         f"--cache-dir={work}/cache",
