@@ -1,4 +1,4 @@
-"""`molt-worker build --verify`: a module that answers otherwise when compiled is left in Python, and the rest is compiled."""
+"""`molt-worker build --verify`: a module that answers otherwise when compiled is left in Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from tests.support.builds import run_build
 FILES = {
     "exact.py": "def double(payload: int) -> int:\n    return payload * 2\n",
     "inexact.py": "def scaled(payload: float) -> list[object]:\n    return ['a', payload]\n",
-    "calls.jsonl": '{"entry": "double", "payload": 4}\n{"entry": "scaled", "payload": 3}\n{"entry": "scaled", "payload": "x"}\n',
+    "calls.jsonl": """
+        {"entry": "double", "payload": 4}
+        {"entry": "scaled", "payload": 3}
+        {"entry": "scaled", "payload": "x"}
+    """,
 }
 REASON = "answers otherwise when compiled: call 2 (scaled): $[1]: 3.0 instead of 3"
 
