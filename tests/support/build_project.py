@@ -126,7 +126,7 @@ FILES = {
 
         def function() -> None: ...
 
-        CODE = function.__code__
+        DEFAULTS = function.__kwdefaults__
     ''',
     "shop/bag.py": '''
         """Attributes that only `vars` knows of."""
