@@ -1,7 +1,5 @@
 """Fixtures for all tests: clients on each transport, and the check that nothing is left behind."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os

@@ -1,7 +1,5 @@
 """The documents agree with the code: settings, names, errors, metrics, texts. Their examples run."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import enum

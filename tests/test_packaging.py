@@ -1,7 +1,5 @@
 """What is built from the sources, in real and isolated builds of a copy of them; and what a failed build says."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

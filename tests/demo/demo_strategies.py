@@ -1,7 +1,5 @@
 """What the demo's property tests draw requests from."""
 
-from __future__ import annotations
-
 from urllib.parse import quote_plus, urlencode
 
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """The list endpoint's core: golden answers, a brute-force twin, pages, counts, and the database's price."""
 
-from __future__ import annotations
-
 import time
 from decimal import Decimal
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """The metrics file: whole lines from threads and forked processes, and no request fails for its sake."""
 
-from __future__ import annotations
-
 import functools
 import json
 import logging

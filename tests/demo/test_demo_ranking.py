@@ -1,7 +1,5 @@
 """Ranking: words, the four ways a word may match, and edit distance against its definition."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st

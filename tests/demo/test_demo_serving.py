@@ -1,7 +1,5 @@
 """The demo under real servers: runserver, gunicorn with several processes, uvicorn."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The data path's core: a golden answer, a brute-force twin, and refusals that name row and column."""
 
-from __future__ import annotations
-
 import json
 import math
 import operator

@@ -1,7 +1,5 @@
 """The views: both ways answer the same bytes to the same request, refusals included; health; metrics."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

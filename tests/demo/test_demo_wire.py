@@ -1,7 +1,5 @@
 """The wire format: rows come back as they went in, and a broken row is refused."""
 
-from __future__ import annotations
-
 import hashlib
 from datetime import UTC, datetime
 

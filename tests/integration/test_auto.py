@@ -1,7 +1,5 @@
 """Where shared memory can't be had, auto goes on without it, and shm says why."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Cancelling: queued and running requests stop, and nothing else does."""
 
-from __future__ import annotations
-
 import itertools
 import random
 import threading

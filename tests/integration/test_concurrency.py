@@ -1,7 +1,5 @@
 """Many calls in flight on one client, from threads and tasks: each gets its own answer."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import threading

@@ -1,7 +1,5 @@
 """Deadlines hold whatever the entrypoint does, and work that is too late never starts."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Metrics of a call, the worker's report, and its log: one line a request."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,7 +1,5 @@
 """Workers that lead to workers: calls at import, and calls out of an entrypoint."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every outcome of a call as the client sees it: status, exception, facts, and nothing that is not safe."""
 
-from __future__ import annotations
-
 import gc
 import json
 import weakref

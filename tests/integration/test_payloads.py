@@ -1,7 +1,5 @@
 """Payloads and results from nothing to over the frame limit."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

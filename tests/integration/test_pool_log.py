@@ -1,7 +1,5 @@
 """What a shared pool's log says of requests that their executor can't log any more: it was killed."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

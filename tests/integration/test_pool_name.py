@@ -1,7 +1,5 @@
 """A pool's name in the file system: what somebody who tidies up takes away, and what a worker takes along."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

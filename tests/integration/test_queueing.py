@@ -1,7 +1,5 @@
 """Backpressure: a bounded queue, a bounded wait for a place in it, and first come, first served."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

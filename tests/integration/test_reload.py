@@ -1,7 +1,5 @@
 """SIGHUP: the exports are imported anew beside the old ones, and no request is lost meanwhile."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections import Counter

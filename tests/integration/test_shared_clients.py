@@ -1,7 +1,5 @@
 """How clients of a shared pool end, are interrupted, fork and crowd: nobody else notices, and channels come back."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import os

@@ -1,7 +1,5 @@
 """The executors of a shared pool: replaced when they die, hang or are worn; and what is told of their requests."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """One pool for all client processes: who starts it, who finds it, how long it stays, and how it is handed on."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal

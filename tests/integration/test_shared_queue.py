@@ -1,7 +1,5 @@
 """The queue of a shared pool: bounded, fair among client processes, and kept without asking the supervisor."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

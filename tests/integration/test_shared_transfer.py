@@ -1,7 +1,5 @@
 """Frames larger than their ring stream through it, whatever happens to the process at the other end meanwhile."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

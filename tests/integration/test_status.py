@@ -1,7 +1,5 @@
 """`molt-worker status` beside pools that work, die, drain and come back."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """How a worker ends: SIGTERM drains, SIGINT stops, the end of its input stops, and nobody stays behind."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

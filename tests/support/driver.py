@@ -1,7 +1,5 @@
 """A worker driven frame by frame, without the client library: every byte on its way is the test's."""
 
-from __future__ import annotations
-
 import os
 import select
 import signal

@@ -1,7 +1,5 @@
 """Entrypoints for the tests: one for everything an entrypoint may do, good or bad."""
 
-from __future__ import annotations
-
 import collections
 import itertools
 import os

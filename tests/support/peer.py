@@ -4,8 +4,6 @@ As a program it reads commands from stdin, a line of JSON each, runs each on a t
 of it. `Peer` is the other end of that, in the test.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import hashlib
@@ -43,7 +41,7 @@ SHARED = {
 
 @contextlib.contextmanager
 def loading(
-    peers: list[Peer],
+    peers: list["Peer"],
     folder: Path,
     *,
     threads: int = 3,

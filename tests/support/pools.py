@@ -1,7 +1,5 @@
 """What tests of shared pools have in common: the pool's name, a look into its memory, and its log."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket

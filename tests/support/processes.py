@@ -1,7 +1,5 @@
 """What pytest's tests and the long-running programs beside them need of processes."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

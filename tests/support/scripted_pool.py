@@ -1,7 +1,5 @@
 """A pool that does what a test tells it: a real arena, slots and the control socket's other end, all here."""
 
-from __future__ import annotations
-
 import os
 import socket
 import threading

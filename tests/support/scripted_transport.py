@@ -1,7 +1,5 @@
 """A transport that follows a script, for tests of what a call does with the ways in which it can go."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Fixtures for tests of views: the test project's settings, a client in this process, views of every kind."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import json

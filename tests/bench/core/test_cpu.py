@@ -1,7 +1,5 @@
 """Reading processor time."""
 
-from __future__ import annotations
-
 import os
 import threading
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Telling server and worker processes apart, on real process trees."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal

@@ -1,7 +1,5 @@
 """What the user sees while a benchmark runs."""
 
-from __future__ import annotations
-
 import io
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """Percentiles and spreads."""
 
-from __future__ import annotations
-
 import math
 
 import numpy

@@ -1,7 +1,5 @@
 """The whole benchmark once, in little: the demo, gunicorn, the worker and k6 for real."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Options, payloads and the command line of the micro benchmark."""
 
-from __future__ import annotations
-
 import random
 from typing import cast
 

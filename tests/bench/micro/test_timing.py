@@ -1,7 +1,5 @@
 """The loops that measure."""
 
-from __future__ import annotations
-
 import threading
 import time
 

@@ -1,7 +1,5 @@
 """The gates: what fails, what noise may do, what can't be compared."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The demo's handler cores, compiled: their own tests hold, and what a client gets is what Python gives."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The same programs in Python and compiled: equal results, through a client, of the very same sources."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from pathlib import Path

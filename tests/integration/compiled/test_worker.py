@@ -1,7 +1,5 @@
 """A worker with native entrypoints: results, errors, deadlines, cancellation, reload; over each transport."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

@@ -1,7 +1,5 @@
 """Real servers for the test project: how each is started, spoken to and stopped."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json

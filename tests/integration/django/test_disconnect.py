@@ -1,7 +1,5 @@
 """A browser that hangs up in the middle of a request: its work stops, under every server."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """How a process may end with its client left open: never a hang, never a worker left behind, no noise."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

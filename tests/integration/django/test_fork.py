@@ -3,8 +3,6 @@
 Over stdio that is a worker of its own, and in shared memory the same pool.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """`molt_offload`: what the decorated view is, what the entrypoint is given, and what the browser gets."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

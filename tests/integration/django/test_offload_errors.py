@@ -1,7 +1,5 @@
 """`molt_offload`: every way a call fails, as the status and the body the browser gets for it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

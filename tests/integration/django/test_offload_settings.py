@@ -1,7 +1,5 @@
 """`MOLT_*` settings of the Django project: they configure views' calls and win over the environment."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Over stdio a server process has a worker of its own, which goes where it goes. I
 have one pool, which goes soon after the last of them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Django's test runner on a project of its own: nothing that a test does reaches the real database."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import subprocess

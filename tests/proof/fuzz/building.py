@@ -1,7 +1,5 @@
 """The fuzz targets that are written in C, and how they are built: for libFuzzer, or to run over files."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -8,8 +8,6 @@ As a program it minimises archives again, for example after a format has changed
 `python tests/proof/fuzz/corpora.py frames messages --add FILE ...`
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import re

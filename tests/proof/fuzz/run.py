@@ -5,8 +5,6 @@ working directory; under a name that says what it found, with a hyphen in it, it
 where every test run replays it: `python tests/proof/fuzz/corpora.py TARGET --add FILE`.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import os

@@ -1,7 +1,5 @@
 """What the fuzzers have found worth keeping, run once more: every corpus, through every target."""
 
-from __future__ import annotations
-
 import shlex
 import shutil
 import subprocess

@@ -4,8 +4,6 @@ Payloads are up to several rings long, so that rings wrap, fill and run empty; a
 must be what the model says, and what arrives must be what was sent.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -1,7 +1,5 @@
 """Broken frames against a live worker: it answers what is valid, once, and nothing else harms it."""
 
-from __future__ import annotations
-
 import os
 import random
 import struct

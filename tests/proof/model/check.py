@@ -7,8 +7,6 @@ A configuration must hold. A mutation leaves one rule out, and must give a count
     python tests/proof/model/check.py --trace NAME    the steps of a counterexample
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

@@ -1,7 +1,5 @@
 """Builds and runs the C programs of this directory, with whatever compiler and sanitizer are there."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

@@ -6,8 +6,6 @@ take C11 atomics for plain accesses, so all that this core does is a race to the
 the binding under valgrind: an interpreter that was not built for it hides every finding behind its own.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import os

@@ -5,8 +5,6 @@ built with
 AddressSanitizer; `sanitize.py` runs it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import importlib.util

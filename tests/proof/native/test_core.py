@@ -1,7 +1,5 @@
 """The shared-memory core by itself, without Python: built with the C compiler at hand, plain and under sanitizers."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

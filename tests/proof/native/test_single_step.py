@@ -2,8 +2,6 @@
 on some short paths; `tests/proof/native/sanitize.py` steps through all.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Executors that die: the crash is reported, the pool is whole again, and nothing is left or lost."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

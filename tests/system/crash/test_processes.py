@@ -1,7 +1,5 @@
 """Fork server, supervisor or client killed or stopped: each call has one outcome, and nobody stays behind."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Executors that have served enough or grown too large are replaced, without a gap and without a loss."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Processes of a shared pool killed under load: each call has one outcome, and the pool is whole again."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

@@ -2,8 +2,6 @@
 ``python -m tests.system.environments.programs NAME ARGUMENT...`` prints a line of JSON.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

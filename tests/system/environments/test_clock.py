@@ -4,8 +4,6 @@ There is no namespace for it. So all processes get a library that steps it for t
 it; and where MOLT_TEST_STEP_CLOCK=1 says that the machine may be upset, the real one is stepped too.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Limits of descriptors, memory and paths, and directories that can't be written to: it works, or says why not."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

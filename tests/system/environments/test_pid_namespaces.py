@@ -1,7 +1,5 @@
 """Client and worker in different process namespaces, as in containers that share a directory."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable, Iterator

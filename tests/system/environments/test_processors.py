@@ -1,7 +1,5 @@
 """Few processors: one for everybody, or a share of one. Nobody may spin then, and everything works."""
 
-from __future__ import annotations
-
 import os
 import sys
 import uuid

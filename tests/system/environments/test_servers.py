@@ -1,7 +1,5 @@
 """gunicorn as it is deployed: the demo preloaded over shared memory, and workers of greenlets."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Another Unix user of the same machine gets nowhere: not at the directory, not at the socket, not at the memory."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys

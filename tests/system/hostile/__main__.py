@@ -1,7 +1,5 @@
 """Attacks at random, for as long as is asked for: ``python -m tests.system.hostile --seconds N --seed S``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import random

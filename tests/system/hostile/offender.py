@@ -5,8 +5,6 @@ writes how
 often it did; it lets go of nothing, its end has to do.
 """
 
-from __future__ import annotations
-
 import array
 import contextlib
 import mmap

@@ -1,7 +1,5 @@
 """A client that harms, beside clients that don't: what becomes of the pool, and of the others' calls."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable

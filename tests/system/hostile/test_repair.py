@@ -1,7 +1,5 @@
 """What the supervisor does about words that no honest process writes, one by one."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@ A program: its one argument is `Work` as JSON. It writes a line of JSON, sums si
 until its stdin is closed, and writes a last one.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import faulthandler

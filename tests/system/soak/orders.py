@@ -1,7 +1,5 @@
 """What the soak test's clients ask for: kinds of calls, and for each the outcomes that are plausible."""
 
-from __future__ import annotations
-
 import base64
 import random
 import time

@@ -1,7 +1,5 @@
 """What a soak test has seen: outcomes, latencies and needs over time, and what was wrong."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Every reply is checked, every call has to end, and to end plausibly; nothing may
 left. As a program: ``python tests/system/soak/run.py --help``.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses
@@ -511,7 +509,7 @@ class _Screen:
         self._live = Live(console=self._console, refresh_per_second=2) if self._console.is_terminal else None
         self._said_s = 0.0
 
-    def __enter__(self) -> _Screen:
+    def __enter__(self) -> "_Screen":
         if self._live:
             self._live.start()
         return self

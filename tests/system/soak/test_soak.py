@@ -1,7 +1,5 @@
 """The soak test in short, kills included; ``tox -e soak`` runs it for long."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """molt_accel.call: one call against a scripted transport, in both ways of waiting."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

@@ -1,7 +1,5 @@
 """molt_accel.client: calls, their options, and the life of a client."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import os

@@ -1,7 +1,5 @@
 """molt_accel.codec: objects to bytes and back, and errors for everything else."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import enum

@@ -1,7 +1,5 @@
 """molt_accel.config: every setting, where its value comes from, and what a bad one is told."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """molt_accel.errors: the one table of statuses, exceptions and HTTP, and errors on the wire."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from typing import Any

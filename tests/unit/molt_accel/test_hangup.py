@@ -1,7 +1,5 @@
 """molt_accel.hangup: hang-ups are noticed, once, of the right descriptor, and by nobody after a fork."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import socket

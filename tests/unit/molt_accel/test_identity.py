@@ -1,7 +1,5 @@
 """molt_accel.identity: what decides who may share a pool."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """molt_accel.lenient: values that are not plain, and where one stands that has no form."""
 
-from __future__ import annotations
-
 import collections
 import datetime
 import enum

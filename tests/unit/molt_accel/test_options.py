@@ -1,7 +1,5 @@
 """molt_accel.options: how a call is made, and its metrics."""
 
-from __future__ import annotations
-
 import dataclasses
 import pickle
 import time

@@ -1,7 +1,5 @@
 """molt_worker.inline: the transport that runs requests in this process, on the thread that submits them."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Finding k6, calling it and reading what it reports."""
 
-from __future__ import annotations
-
 import json
 import stat
 from collections.abc import Callable

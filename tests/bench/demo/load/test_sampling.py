@@ -1,7 +1,5 @@
 """Sampling processor time and memory of a real process tree."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Starting and stopping real gunicorn servers."""
 
-from __future__ import annotations
-
 import http.client
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Reading the demo's metrics rows."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Figures, ratios, errors and warnings."""
 
-from __future__ import annotations
-
 import pytest
 
 from bench.demo.load.servers import StopReport

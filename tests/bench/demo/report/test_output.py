@@ -1,7 +1,5 @@
 """Reports: errors in front of the figures, whole files or none."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

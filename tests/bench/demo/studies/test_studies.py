@@ -1,7 +1,5 @@
 """The studies: their arithmetic on made figures, and each once in small with real servers and k6."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

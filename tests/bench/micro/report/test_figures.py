@@ -1,7 +1,5 @@
 """Figures and criteria of made-up samples."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

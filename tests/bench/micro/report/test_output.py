@@ -1,7 +1,5 @@
 """Reports of the micro benchmark: from a results document alone, whole files or none."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

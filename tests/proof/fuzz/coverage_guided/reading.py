@@ -3,8 +3,6 @@
 A target takes any bytes and returns; what it lets through is a finding.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle

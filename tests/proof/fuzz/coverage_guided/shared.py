@@ -1,7 +1,5 @@
 """Fuzz targets of what reads shared memory: whatever stands there, it is read as what it is, or not believed."""
 
-from __future__ import annotations
-
 import functools
 import json
 import mmap

@@ -3,8 +3,6 @@
 The one table of them. A process that passes a point which is not in it aborts, if any point is armed.
 """
 
-from __future__ import annotations
-
 import enum
 from dataclasses import dataclass
 from typing import Final

@@ -1,7 +1,5 @@
 """molt_accel.django.decorator: the decorated view, its options, and which errors it answers, logs or falls back on."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import json

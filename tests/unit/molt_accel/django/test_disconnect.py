@@ -1,7 +1,5 @@
 """molt_accel.django.disconnect: whether a request's client is still there."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 from collections.abc import Iterator

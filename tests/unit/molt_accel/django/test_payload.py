@@ -1,7 +1,5 @@
 """molt_accel.django.payload: the id of a request and what an entrypoint is given of it."""
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """molt_accel.django.placement: no view is replaced together with what protects it, unless that is asked for."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from types import SimpleNamespace

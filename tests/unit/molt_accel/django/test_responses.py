@@ -1,7 +1,5 @@
 """molt_accel.django.responses: what a result becomes, with and without a factory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The control socket: where it is, who may have it, whose name it is, and what is said on it."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

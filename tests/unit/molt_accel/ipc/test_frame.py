@@ -1,7 +1,5 @@
 """molt_accel.ipc.frame: against the protocol's vectors and byte table, and the parser."""
 
-from __future__ import annotations
-
 import json
 import re
 import struct

@@ -1,7 +1,5 @@
 """The errors of the pool: kind, words and facts, as users and their programs see them."""
 
-from __future__ import annotations
-
 import pytest
 
 from molt_accel.errors import MoltBusy, MoltError, MoltTimeout, MoltWorkerCrashed

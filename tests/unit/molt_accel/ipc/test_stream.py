@@ -1,7 +1,5 @@
 """molt_accel.ipc.stream: frames over pipes and sockets, blocking or not, full or closed."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -1,7 +1,5 @@
 """molt_accel.transports.base: a call in flight."""
 
-from __future__ import annotations
-
 import sys
 import threading
 

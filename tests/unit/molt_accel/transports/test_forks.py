@@ -1,7 +1,5 @@
 """Forks of this process: what a child forgets first, and that no fork comes while a connection is made."""
 
-from __future__ import annotations
-
 import gc
 import threading
 import weakref

@@ -1,7 +1,5 @@
 """molt_accel.transports.launcher: which command starts a worker, how it is started, and how soon again."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """molt_accel.transports.stdio: the client's end of a worker, with workers that behave in every way a process can."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging

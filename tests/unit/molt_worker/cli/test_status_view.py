@@ -1,7 +1,5 @@
 """molt_worker.cli.status_view: how a pool and its executors are shown."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 

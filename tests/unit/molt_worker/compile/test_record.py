@@ -1,7 +1,5 @@
 """When a build is used, and what is said when it isn't."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Manifests, marked modules, and the one line that says what is wrong with them."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The stop word and `current_request()`, inside and outside of a worker."""
 
-from __future__ import annotations
-
 import threading
 import time
 

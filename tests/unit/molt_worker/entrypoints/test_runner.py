@@ -1,7 +1,5 @@
 """One request in the runner: every outcome, and a soft interrupt that hits nothing but its request."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable, Iterator

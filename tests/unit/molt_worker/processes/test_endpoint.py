@@ -1,7 +1,5 @@
 """The executor's side of stdio's socket pair."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """A real fork server, as its supervisor sees it: it imports, forks, signals and reaps, and ends with the supervisor."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Iterator

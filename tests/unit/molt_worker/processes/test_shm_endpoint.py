@@ -1,7 +1,5 @@
 """An executor's slot in shared memory: what it takes, what it answers, and what it tells the supervisor."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Log lines as text and JSON, and a sink that never blocks on a full stderr."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

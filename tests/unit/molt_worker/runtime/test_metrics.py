@@ -1,7 +1,5 @@
 """What the supervisor counts, and the fields of a request's log line."""
 
-from __future__ import annotations
-
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import FLAG_COMPILED, Request, Response
 from molt_worker.runtime.metrics import Counters, request_fields

@@ -1,7 +1,5 @@
 """The shared-memory object: how it is divided, made, reserved, mapped and named by nobody."""
 
-from __future__ import annotations
-
 import errno
 import mmap
 import os

@@ -1,7 +1,5 @@
 """Attaching to a pool: what is asked, and what is made of each answer. Clients and observers."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import socket

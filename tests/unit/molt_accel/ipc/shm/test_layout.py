@@ -1,7 +1,5 @@
 """What words of shared memory mean: the state table, its packing, failure words, histograms."""
 
-from __future__ import annotations
-
 import signal
 
 import pytest

@@ -1,7 +1,5 @@
 """Requests and replies through the native core: what arrives, what is refused, who may end what."""
 
-from __future__ import annotations
-
 import contextlib
 import struct
 import time

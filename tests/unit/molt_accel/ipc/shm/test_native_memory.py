@@ -1,7 +1,5 @@
 """The binding keeps nothing: neither references nor memory, however often it is called."""
 
-from __future__ import annotations
-
 import gc
 import mmap
 import os

@@ -1,7 +1,5 @@
 """The type stub of the native core says what the module has."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Waiting in the native core: who is woken, by what, and that nobody waits for ever whoever dies."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """molt_accel.transports.shm.channels: which channels may be used, and when one that was given up is free again."""
 
-from __future__ import annotations
-
 import random
 import sys
 import threading

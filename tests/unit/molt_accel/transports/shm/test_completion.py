@@ -1,7 +1,5 @@
 """molt_accel.transports.shm.completion: one thread that waits for many calls, by one doorbell."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path

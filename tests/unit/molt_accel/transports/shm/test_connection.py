@@ -1,7 +1,5 @@
 """molt_accel.transports.shm.connection: an attachment to a pool, from what was granted to its end."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

@@ -2,8 +2,6 @@
 and its channel comes back once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time

@@ -1,7 +1,5 @@
 """The audit: requests of the dead and forged ones are ended, and nothing else is touched."""
 
-from __future__ import annotations
-
 import signal
 
 import pytest

@@ -1,7 +1,5 @@
 """Who is attached to a pool, which channels each holds, and when a channel is nobody's again."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal

@@ -1,7 +1,5 @@
 """Deadlines and stops: who is late or given up is interrupted, and killed when that did not help."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

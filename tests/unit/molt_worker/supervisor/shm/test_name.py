@@ -1,7 +1,5 @@
 """The name of a pool: one worker has it at a time."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Channels of clients that are gone are ended and granted to others, each once."""
 
-from __future__ import annotations
-
 from molt_accel import codec
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import PING, Codec, Detach, Lease, Request

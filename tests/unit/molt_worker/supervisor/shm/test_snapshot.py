@@ -1,7 +1,5 @@
 """molt_worker.supervisor.shm.snapshot: what is read from an arena, also from one that lies."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import struct

@@ -1,7 +1,5 @@
 """How long it pays to spin: the measured price of sleeping, within bounds, and none where processors are few."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 

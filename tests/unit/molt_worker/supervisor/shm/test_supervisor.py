@@ -1,7 +1,5 @@
 """The supervisor of a shared-memory pool: start and stop, its clients, and what it says of itself."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 

@@ -5,8 +5,6 @@ supervisor. So everything that each of them can do is done here to a channel in 
 steps that were seen are the table's, with the same actors: none that it doesn't have, and none of it that nobody takes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The supervisor of stdio: what becomes of each request, with executors and a client that the test plays."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
