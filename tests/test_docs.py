@@ -368,15 +368,13 @@ def test_the_call_options_are_described_with_their_defaults() -> None:
 
 
 def test_the_fields_of_call_info_are_described() -> None:
-    named = code(section(API, "CallInfo"))
-    assert {field.name for field in dataclasses.fields(CallInfo)} <= set(named)
+    assert {field.name for field in dataclasses.fields(CallInfo)} <= set(code(section(API, "CallInfo")))
 
 
 def test_the_current_request_is_described() -> None:
     cls = type(molt_worker.current_request())
     members = {name for name in dir(cls) if not name.startswith("_")}
-    documented = re.findall(r"^\| `(\w+)(?:\(\))?` \|", section(API, "current_request"), re.M)
-    assert set(documented) == members
+    assert set(re.findall(r"^\| `(\w+)(?:\(\))?` \|", section(API, "current_request"), re.M)) == members
 
 
 # -- errors and metrics ---------------------------------------------------------------------------------

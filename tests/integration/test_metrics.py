@@ -116,8 +116,7 @@ def test_time_in_the_queue_is_measured_from_the_sender_s_stamp(
     driver.start("wait_for_file", str(gate))
     queued = driver.request("echo", 1)
     driver.send(queued)
-    late = driver.start("echo", 2, deadline_ns=deadline(50))
-    frame = driver.response(late)
+    frame = driver.response(driver.start("echo", 2, deadline_ns=deadline(50)))
     assert error_of(frame)[1]["phase"] == "queue"
     assert frame.queue_us >= 40_000
     gate.touch()

@@ -141,8 +141,7 @@ def test_reloads_in_quick_succession_leave_one_pool_of_the_last_code(
         driver.response(running)
     wait_until(lambda: value_of(driver.call("version")) == 7)
     reloaded(driver, 1)
-    report = driver.wait_idle()
-    assert report["executors"]["idle"] == 3
+    assert driver.wait_idle()["executors"]["idle"] == 3
     assert [value_of(driver.call("version")) for _ in range(10)] == [7] * 10
 
 
@@ -180,8 +179,7 @@ def test_an_import_that_hangs_at_a_reload_is_given_up(
     driver = make_driver("--exports", "versioned_exports", "--start-timeout-ms", "3000")
     make_module("versioned_exports", "import time; time.sleep(1e6)")
     driver.signal(signal.SIGHUP)
-    log = driver.wait_log("reload_failed")
-    assert "importing the exports took longer than 3000 ms" in log
+    assert "importing the exports took longer than 3000 ms" in driver.wait_log("reload_failed")
     assert value_of(driver.call("version")) == 1
     wait_until(lambda: len(driver.children()) == 1)
 

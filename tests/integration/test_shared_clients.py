@@ -616,8 +616,7 @@ def _is_open(fd: str) -> bool:
 
 
 def test_answers_of_one_client_never_reach_another(share: Share, make_peer: MakePeer, tmp_path: Path) -> None:
-    client = share(max_queue=200)
-    client.start()
+    share(max_queue=200).start()
     peers = [make_peer(max_queue=200, spin_us=spin) for spin in (None, 0, 1000)]
     large = [
         peer.start("echo_bytes", size=200_000 + number, seed=number) for number in range(20) for peer in peers

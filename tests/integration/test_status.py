@@ -250,8 +250,7 @@ def test_the_default_is_the_configured_pool_then_the_only_one_or_the_project_s_o
 
 
 def test_a_pool_whose_worker_was_killed_is_none(make_pool: Callable[..., Client]) -> None:
-    client = make_pool("dead")
-    worker = psutil.Process(client.ping()["pid"])
+    worker = psutil.Process(make_pool("dead").ping()["pid"])
     worker.kill()
     wait_until(lambda: not worker.is_running())
     done = status("--name", "dead")

@@ -31,8 +31,7 @@ def test_sigterm_finishes_what_was_accepted_refuses_the_rest_and_exits(
     driver.ping()
     driver.signal(signal.SIGTERM)
     driver.wait_log("worker_draining requests=6")
-    refused = driver.call("echo", "too late")
-    assert error_of(refused)[0] in (Status.BUSY, Status.INTERNAL_ERROR)
+    assert error_of(driver.call("echo", "too late"))[0] in (Status.BUSY, Status.INTERNAL_ERROR)
     assert driver.ping()["ready"] is True
     gate.touch()
     assert value_of(driver.response(running)) == "released"
@@ -142,8 +141,7 @@ def test_exports_that_can_t_be_imported_are_code_2_a_notice_and_a_traceback_in_t
 def test_an_import_that_takes_too_long_is_given_up(make_driver: MakeDriver, make_module: MakeModule) -> None:
     make_module("hanging_exports", "import time; time.sleep(1e6)")
     driver = make_driver("--exports", "hanging_exports", "--start-timeout-ms", "500", ready=False)
-    queued = driver.start("echo", 1)
-    body = error_of(driver.response(queued))[1]
+    body = error_of(driver.response(driver.start("echo", 1)))[1]
     assert body["error"] == "MoltStartFailed"
     assert body["detail"] == "the worker can't start: importing the exports took longer than 500 ms"
     assert driver.wait() == 2

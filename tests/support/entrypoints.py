@@ -257,8 +257,7 @@ def spawn_child(path: str) -> int:
     """Starts a process of its own that would live on, and gets stuck."""
     import subprocess
 
-    child = subprocess.Popen(["sleep", "1000"])
-    Path(path).write_text(str(child.pid))
+    Path(path).write_text(str(subprocess.Popen(["sleep", "1000"]).pid))
     while True:
         try:
             time.sleep(1e6)

@@ -149,8 +149,7 @@ class FakePool:
         return request
 
     def reply(self, request: Request, value: object = None, slot: int = 0, **fields: Any) -> bool:
-        payload = codec.encode(Codec.MSGPACK, value)
-        known = {"payload": payload, "status": Status.OK, **fields}
+        known = {"payload": codec.encode(Codec.MSGPACK, value), "status": Status.OK, **fields}
         response = Response(known.pop("request_id", request.request_id), **known)
         code: int = self.slots[slot].reply(response, 100_000, 16)
         return code == arenas.native().TRANSFERRED

@@ -42,8 +42,7 @@ UNSENT = object()
 
 
 def response(request: Request, value: object = None, status: Status = Status.OK, **fields: Any) -> Response:
-    payload = codec.encode(Codec.MSGPACK, value)
-    return Response(request.request_id, status, payload, **fields)
+    return Response(request.request_id, status, codec.encode(Codec.MSGPACK, value), **fields)
 
 
 def answer(value: object = None, status: Status = Status.OK, **fields: Any) -> Act:

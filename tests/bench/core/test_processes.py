@@ -89,8 +89,7 @@ def test_a_worker_beside_its_server_is_found_by_its_mark(spawn: Spawn) -> None:
     family = Family(server.pid, mark)
     assert parts(family) == {server.pid: "server"}
     # Started after the first look, by somebody else, and no child of the server.
-    worker = spawn(FORKING, "molt-worker", env=environment, start_new_session=True)
-    supervisor, executor = pids(worker)
+    supervisor, executor = pids(spawn(FORKING, "molt-worker", env=environment, start_new_session=True))
     assert parts(family) == {server.pid: "server", supervisor: "worker", executor: "worker"}
 
 

@@ -40,8 +40,7 @@ def test_the_benchmark_runs_and_leaves_results_and_nothing_else(tmp_path: Path, 
     assert document["shutdown"]["remaining"] == document["shutdown"]["killed"] == []
     assert bool(document["errors"]) == (code == 3)
     offload = document["scenarios"]["offload"]
-    baseline = document["scenarios"]["baseline-threads"]
-    assert baseline["closed"]["worker"]["processes"] == 0
+    assert document["scenarios"]["baseline-threads"]["closed"]["worker"]["processes"] == 0
     assert offload["closed"]["worker"]["processes"] >= 2
     assert offload["closed"]["worker"]["cpu_percent"]["avg"] > 0
     for scenario in document["scenarios"].values():

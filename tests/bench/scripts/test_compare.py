@@ -111,8 +111,7 @@ def test_wrong_usage(files: Any, tmp_path: Path) -> None:
 def test_the_stored_reference_can_be_compared() -> None:
     nightly = (ROOT / ".github/workflows/nightly.yml").read_text()
     (line,) = [line for line in nightly.splitlines() if "bench-compare" in line]
-    words = line.partition(" -- ")[2].split()
-    given = compare.parser().parse_args(words)
+    given = compare.parser().parse_args(line.partition(" -- ")[2].split())
     assert compare.figures(read(ROOT / given.results[0], KIND)[1])
 
 

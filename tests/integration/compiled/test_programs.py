@@ -35,8 +35,7 @@ def test_programs_give_the_right_results_and_the_same_as_in_this_process(
             result = client.call(name, size, timeout_ms=60_000, metrics_hook=seen.append)
             assert seen[0].compiled is (compiled == "require")
             assert KNOWN[name](result), (name, result)
-            here = getattr(importlib.import_module(f"bench.programs.{name}"), name)
-            assert result == here(size), name
+            assert result == getattr(importlib.import_module(f"bench.programs.{name}"), name)(size), name
 
 
 def test_every_program_has_a_size_to_be_measured_at() -> None:

@@ -55,8 +55,7 @@ def occupied(client: Client, path: Path) -> Iterator[None]:
 def test_a_payload_over_the_frame_limit_is_400(offloaded: MakeView) -> None:
     with stdio_client(max_frame_bytes=8192) as client:
         view = offloaded(entry="echo_raw", codec="raw", client=client)
-        request = RequestFactory().post("/", data=b"x" * 8192, content_type="text/x")
-        response = view(request)
+        response = view(RequestFactory().post("/", data=b"x" * 8192, content_type="text/x"))
     assert response.status_code == 400
     assert body_of(response) == {
         "error": "MoltInvalidInput",
@@ -125,8 +124,7 @@ def test_a_cancelled_call_is_499(offloaded: MakeView, get: HttpRequest, tmp_path
 @pytest.mark.parametrize("how", [{"signal": 9}, {"exit": 3}])
 def test_a_crashed_executor_is_500(offloaded: MakeView, get: HttpRequest, how: dict[str, int]) -> None:
     with stdio_client() as client:
-        view = offloaded(entry="crash", client=client, payload_builder=lambda request: how)
-        response = view(get)
+        response = offloaded(entry="crash", client=client, payload_builder=lambda request: how)(get)
     assert response.status_code == 500
     assert body_of(response) == {"error": "MoltWorkerCrashed", "detail": "the request failed"}
 

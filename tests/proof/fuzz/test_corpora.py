@@ -41,8 +41,7 @@ def test_an_archive_is_what_its_inputs_make_of_it(
     monkeypatch.setattr(corpora, "FOLDER", tmp_path)
     corpora.write(target, {**inputs, "another": next(iter(inputs.values()))})
     assert corpora.path_of(target).read_bytes() == stored
-    unpacked = corpora.unpack(target, tmp_path / "files")
-    assert corpora.files_in(unpacked.iterdir()) == inputs
+    assert corpora.files_in(corpora.unpack(target, tmp_path / "files").iterdir()) == inputs
 
 
 def test_a_minimised_corpus_reaches_as_much_and_keeps_findings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,8 +129,7 @@ class Handover(RuleBasedStateMachine):
 
     @rule(data=st.data(), size=sizes, capacity=st.integers(0, 3), waiting=st.integers(0, 2))
     def publish(self, data: st.DataObject, size: int, capacity: int, waiting: int) -> None:
-        idle_ones = self._channels_in(ChannelState.IDLE)
-        channel = data.draw(st.sampled_from(idle_ones or self.channels))
+        channel = data.draw(st.sampled_from(self._channels_in(ChannelState.IDLE) or self.channels))
         self.numbers += 1
         frame = request(self.numbers, payload(self.numbers, size))
         ahead = len(self._queue())

@@ -224,8 +224,7 @@ def _not_published(s: Stage) -> None:
 
 def _answered(s: Stage) -> None:
     s.claimed()
-    got = s.slot.receive(MAX_BYTES)
-    assert got.payload == s.payload
+    assert s.slot.receive(MAX_BYTES).payload == s.payload
     assert not s.slot.begin(0, 0, 1)
     assert (s.slot.channel, s.slot.serial, s.slot.word) == (0, s.channel.generation, s.arena.word(0))
     assert reply(s.slot, s.response) == core.TRANSFERRED
@@ -304,8 +303,7 @@ def _cut_short(s: Stage) -> None:
 
 def _another_s(s: Stage) -> None:
     s.claimed()
-    word = s.arena.word(0)
-    put(s.arena, 0, word + (1 << 32))
+    put(s.arena, 0, s.arena.word(0) + (1 << 32))
     raises(core.Corrupt, s.channel.take)
     raises(core.Corrupt, s.channel.wait, _later())
     s.free()

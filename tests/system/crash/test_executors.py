@@ -50,8 +50,7 @@ def test_an_idle_executor_that_dies_costs_no_request(make_driver: MakeDriver) ->
             process.kill()
             wait_until(lambda process=process: dead(process))
             assert value_of(driver.call("echo", number)) == number
-    report = driver.wait_idle()
-    assert set(report["outcomes"]) == {"Ok"}
+    assert set(driver.wait_idle()["outcomes"]) == {"Ok"}
 
 
 @pytest.mark.parametrize("size", [0, 100, 1_000_000])  # the last is more than the socket takes at once
@@ -147,8 +146,7 @@ def test_executors_that_die_while_they_start_are_tried_again_ever_more_slowly(
     make_driver: MakeDriver, make_module: MakeModule, tmp_path: Path
 ) -> None:
     switch, log = tmp_path / "switch", tmp_path / "starts"
-    source = FORK_HOOK.format(switch=str(switch), log=str(log), act="os._exit(7)")
-    make_module("dying_exports", source)
+    make_module("dying_exports", FORK_HOOK.format(switch=str(switch), log=str(log), act="os._exit(7)"))
     driver = make_driver("--exports", "dying_exports")
     assert value_of(driver.call("answer")) == 42
     switch.touch()
@@ -156,8 +154,7 @@ def test_executors_that_die_while_they_start_are_tried_again_ever_more_slowly(
     request_id = driver.start("answer")
     # 0.1 + 0.2 + 0.4 + 0.8 s between the starts: far fewer than a loop without a pause would make.
     wait_until(lambda: driver.ping()["uptime_s"] > 0 and log.exists() and len(log.read_text().split()) >= 4)
-    starts = driver.ping()["executor_starts"]
-    assert starts < 12
+    assert driver.ping()["executor_starts"] < 12
     switch.unlink()
     assert value_of(driver.response(request_id)) == 42
     assert driver.wait_idle()["executors"]["idle"] == 1

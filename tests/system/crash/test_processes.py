@@ -53,8 +53,7 @@ def test_a_forkserver_that_is_killed_is_replaced_and_what_ran_is_answered(
     assert body["error"] == "MoltWorkerCrashed"
     assert driver.response(other).status is Status.INTERNAL_ERROR
     assert value_of(driver.call("echo", "again")) == "again"
-    report = driver.wait_idle()
-    assert {process.pid for process in old}.isdisjoint(report["executors"]["pids"])
+    assert {process.pid for process in old}.isdisjoint(driver.wait_idle()["executors"]["pids"])
     wait_until(lambda: gone(old))
     assert "forkserver_died" in driver.log()
 
@@ -257,8 +256,7 @@ def test_a_stopped_supervisor_holds_no_call_beyond_its_deadline(make_client: Mak
         assert outcomes.total() == 30
     finally:
         os.kill(worker, signal.SIGCONT)
-    goes_on = client.call("echo", "goes on", timeout_ms=60_000, idempotent=True, retries=20)
-    assert goes_on == "goes on"
+    assert client.call("echo", "goes on", timeout_ms=60_000, idempotent=True, retries=20) == "goes on"
     assert client.ping(timeout_ms=60_000)["pid"] == worker
 
 

@@ -69,5 +69,4 @@ def test_clients_in_namespaces_of_their_own_share_a_pool(share: Share) -> None:
 
 
 def test_a_pool_that_is_started_in_a_namespace_ends_with_it() -> None:
-    found = run("calls", "shm", inside=processes_apart())
-    assert found["transport"] == "shm"
+    assert run("calls", "shm", inside=processes_apart())["transport"] == "shm"

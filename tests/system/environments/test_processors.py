@@ -47,8 +47,7 @@ def half_a_processor() -> Iterator[list[str]]:
 def test_on_one_processor_everything_works_and_nobody_spins(transport: str) -> None:
     if not allowed("taskset", "-c", str(min(os.sched_getaffinity(0))), "true"):
         pytest.skip("there is no taskset")
-    one = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
-    found = run("idle", transport, inside=one)
+    found = run("idle", transport, inside=["taskset", "-c", str(min(os.sched_getaffinity(0)))])
     assert (found["cpus"], found["spin_ns"], found["members"]) == (1, 0, 5)
     assert found["spent_s"] < 0.2
 

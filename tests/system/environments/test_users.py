@@ -90,8 +90,7 @@ def test_where_the_directory_is_open_the_worker_refuses_another_user(share: Shar
 
 
 def test_nobody_can_open_the_memory(share: Share) -> None:
-    client = share()
-    pid = health(client)["pid"]
+    pid = health(share())["pid"]
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(f"molt-{pid}-")]
     arenas = [
         f"/proc/{pid}/fd/{fd}"

@@ -122,7 +122,6 @@ def test_a_free_channel_that_was_scribbled_over_is_not_granted_until_it_is_put_r
     stage.start()
     Caller(stage, 2)
     put(stage.arena, 2, 7 << 32 | ChannelState.DONE)
-    late = Caller(stage, 2)
-    assert late.channels == [3, 4]
+    assert Caller(stage, 2).channels == [3, 4]
     stage.pass_time(2000)
     assert Caller(stage, 1).channels == [2]

@@ -259,8 +259,7 @@ def main(work: Work) -> int:
     """Work until stdin is closed."""
     stop = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
-    options = CallOptions(timeout_ms=work.timeout_ms)
-    client = Client(**work.config, options=options)
+    client = Client(**work.config, options=CallOptions(timeout_ms=work.timeout_ms))
     threads: list[threading.Thread]
     callers: list[Caller]
     if work.asynchronous:

@@ -221,8 +221,7 @@ CLIENTS_ONLY = {"transport", "autostart", "busy_http_status", "ignored_env"}
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "worker_name"])
 def test_a_pool_without_a_name_is_shared_by_clients_that_would_start_the_same_worker(name: str) -> None:
-    changed = load(**{name: SETTINGS[name][3]})
-    assert (changed.pool_name == load().pool_name) is (name in CLIENTS_ONLY)
+    assert (load(**{name: SETTINGS[name][3]}).pool_name == load().pool_name) is (name in CLIENTS_ONLY)
 
 
 def test_a_pool_without_a_name_is_its_directory_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,8 +77,7 @@ def test_an_explicit_k6_goes_before_path(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "bin").mkdir()
     fake_k6(tmp_path / "bin" / "k6")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    mine = fake_k6(tmp_path / "mine", "0.9.1")
-    assert find_k6(str(mine)).version == "0.9.1"
+    assert find_k6(str(fake_k6(tmp_path / "mine", "0.9.1"))).version == "0.9.1"
 
 
 def test_the_package_is_taken_where_path_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

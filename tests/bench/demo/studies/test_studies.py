@@ -34,8 +34,7 @@ def sample(ok: int, *, p: float = 5.0) -> Sample:
 def test_break_even_is_where_the_ratio_stays_above_one(
     points: list[tuple[float, float]], expected: float | None
 ) -> None:
-    found = sweep.break_even(points)
-    assert found == (pytest.approx(expected) if expected is not None else None)
+    assert sweep.break_even(points) == (pytest.approx(expected) if expected is not None else None)
 
 
 def test_a_summary_has_spreads_and_counts_errors() -> None:

@@ -98,8 +98,7 @@ def test_large_payloads_are_judged_as_bytes_against_bytes() -> None:
     made = measured(**FAST)
     made.batches = [each for each in made.batches if each.size == SMALL or each.peer.endswith("-raw")]
     made.batches += [batch("shm", 9000, size=MIB), batch("pipe", 1000, size=MIB)]
-    entry = by_name(judged_of(made), "at 1 MiB, bytes as they are")
-    assert seen(entry) == pytest.approx(5)
+    assert seen(by_name(judged_of(made), "at 1 MiB, bytes as they are")) == pytest.approx(5)
     made.batches = [each for each in made.batches if each.peer != "pipe-raw"]
     assert by_name(judged_of(made), "at 1 MiB")["seen"] is None
 
@@ -119,8 +118,7 @@ def test_what_was_not_measured_is_neither_reached_nor_missed() -> None:
 
 @pytest.mark.parametrize(("limit", "reached"), [("one core busy", False), ("every core busy", True)])
 def test_a_figure_at_its_limit_counts_as_the_criterion_says(limit: str, reached: bool) -> None:
-    judged = judged_of(measured(shm=50.0, pipe=50.0))
-    assert by_name(judged, f"{limit}, 64 B: p50")["reached"] is reached
+    assert by_name(judged_of(measured(shm=50.0, pipe=50.0)), f"{limit}, 64 B: p50")["reached"] is reached
 
 
 def test_there_is_a_criterion_for_each_large_size() -> None:

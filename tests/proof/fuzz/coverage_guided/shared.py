@@ -122,8 +122,7 @@ _PLACE = PoolPlace("pool", "directory", "path")
 @functools.cache
 def _looked_at() -> tuple[mmap.mmap, bytes, Any, Any]:
     memory = new_memory(_CHANNELS, _SLOTS, _RING)
-    arena = arena_in(memory, _CHANNELS, _SLOTS, _RING)
-    return memory, memory[:], arena, core.ArenaView(memory)
+    return memory, memory[:], arena_in(memory, _CHANNELS, _SLOTS, _RING), core.ArenaView(memory)
 
 
 def snapshots(data: bytes) -> None:
@@ -138,8 +137,7 @@ def snapshots(data: bytes) -> None:
     before = snapshot.take(view, processes=False)
     now = snapshot.take(view, processes=False)
     json.dumps(now.as_dict())
-    text = status_view.as_text(_PLACE, now)
-    assert text.replace("\n", "").isprintable()
+    assert status_view.as_text(_PLACE, now).replace("\n", "").isprintable()
     if now.taken_ns > before.taken_ns:
         status_view.facts(_PLACE, now, before)
     memory[:] = clean

@@ -113,8 +113,7 @@ def test_a_failing_reporting_hook_changes_nothing(
     def fail(report: object) -> None:
         raise RuntimeError("a hook failed")
 
-    view = viewed("echo", 1, after_recv=fail, metrics_hook=fail)
-    assert view(get).content == b"1"
+    assert viewed("echo", 1, after_recv=fail, metrics_hook=fail)(get).content == b"1"
     assert [record.message.split(" for ")[0] for record in caplog.records] == [
         "metrics_hook failed",
         "after_recv failed",
@@ -204,8 +203,7 @@ def test_a_view_that_is_only_marked_as_async_is_async(inline_client: Client, get
 def test_invalid_input_is_400_and_says_what_is_wrong(
     viewed: MakeView, get: HttpRequest, entry: str, codec: str, payload: Any, detail: str
 ) -> None:
-    view = viewed(entry, payload, codec=codec)
-    response = view(get)
+    response = viewed(entry, payload, codec=codec)(get)
     assert response.status_code == 400
     assert body_of(response) == {"error": "MoltInvalidInput", "detail": detail}
 
@@ -229,8 +227,7 @@ def test_a_payload_that_the_view_itself_made_wrong_is_no_bad_request(
 def test_an_entrypoint_that_raises_is_500_without_a_word_of_why(
     viewed: MakeView, get: HttpRequest, kind: str
 ) -> None:
-    view = viewed("fail", kind)
-    response = view(get)
+    response = viewed("fail", kind)(get)
     assert response.status_code == 500
     assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
 

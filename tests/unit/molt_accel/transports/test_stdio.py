@@ -349,8 +349,7 @@ echo()
 
 @pytest.mark.usefixtures("impatient")
 def test_a_request_that_was_half_read_when_the_worker_stopped_reading_fails(make: Make) -> None:
-    client = make(worker("os.read(0, 100); os.close(0); time.sleep(1000)"))
-    error = failure_of(client, bytes(3_000_000))
+    error = failure_of(make(worker("os.read(0, 100); os.close(0); time.sleep(1000)")), bytes(3_000_000))
     assert (type(error), error.detail) == (MoltWorkerUnavailable, "the worker is gone: it closed its stdin")
 
 

@@ -89,15 +89,13 @@ def test_off_is_python(manifest: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_an_unusable_build_is_told_of(manifest: str, built: Built, fault: Callable[[Built], str]) -> None:
-    why = fault(built)
-    assert why in compiled.enable(manifest, "prefer")
+    assert fault(built) in compiled.enable(manifest, "prefer")
     assert installed() == []
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_required_it_says_what_to_do(manifest: str, built: Built, fault: Callable[[Built], str]) -> None:
-    why = fault(built)
-    with pytest.raises(CompiledError, match=why) as caught:
+    with pytest.raises(CompiledError, match=fault(built)) as caught:
         compiled.enable(manifest, "require")
     assert f"molt-worker build {manifest}" in str(caught.value)
 

@@ -95,8 +95,7 @@ def test_check_raises_what_the_stop_says(reason: StopReason) -> None:
 
 
 def test_remaining_time_counts_down_to_zero_and_not_below() -> None:
-    ahead = CurrentRequest(1, time.monotonic_ns() + 60 * 10**9)
-    remaining = ahead.remaining_ms()
+    remaining = CurrentRequest(1, time.monotonic_ns() + 60 * 10**9).remaining_ms()
     assert remaining is not None
     assert 0 < remaining <= 60_000
     past = CurrentRequest(1, 1)

@@ -363,8 +363,7 @@ def while_decoding(monkeypatch: pytest.MonkeyPatch, function: Callable[[], objec
 
 
 def test_a_typed_parameter_is_an_object_and_a_typed_result_is_its_fields() -> None:
-    bench = Bench(lambda order: Order(order.count + 1), takes=Order, gives=Order)
-    response = bench.run({"count": 1})
+    response = Bench(lambda order: Order(order.count + 1), takes=Order, gives=Order).run({"count": 1})
     assert (response.status, response.codec, body(response)) == (Status.OK, Codec.MSGPACK, {"count": 2})
 
 

@@ -212,8 +212,7 @@ def test_whatever_races_with_what_each_channel_is_counted_once(fake: FakePool) -
             with ThreadPoolExecutor(4) as threads:
                 jobs = [threads.submit(work) for work in (calls, calls, recalls)]
                 time.sleep(chance.random() / 100)
-                shutting = threads.submit(pool.shut)
-                shutting.result()
+                threads.submit(pool.shut).result()
                 stop.set()
                 for job in jobs:
                     job.result()

@@ -118,8 +118,7 @@ def _refuse_thread(thread: threading.Thread) -> None:
 def test_a_ping_goes_by_the_socket_and_its_answer_resolves_it(fake: FakePool, connection: Connection) -> None:
     pending = connection.ping(ping())
     assert pending is not None
-    asked = fake.hear()
-    assert asked == ping()
+    assert fake.hear() == ping()
     fake.tell(pong(8))  # of one that nobody waits for
     fake.tell(pong())
     assert pending.wait(PATIENCE_S)

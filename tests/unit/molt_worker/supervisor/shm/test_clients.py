@@ -547,8 +547,7 @@ def test_channels_of_one_that_said_it_is_done_are_free(desk: Desk) -> None:
 
 
 def test_the_end_of_a_connection_is_not_the_end_of_its_process(desk: Desk) -> None:
-    peer = desk.attached(2)
-    peer.close()
+    desk.attached(2).close()
     desk.turn()
     assert desk.orphaned() == {0: False, 1: False}
     desk.reclaim()
@@ -558,8 +557,7 @@ def test_the_end_of_a_connection_is_not_the_end_of_its_process(desk: Desk) -> No
 
 
 def test_a_process_that_dies_can_touch_nothing_any_more(desk: Desk, tmp_path: Path) -> None:
-    peer = ForkedPeer(desk, 3, tmp_path)
-    peer.kill()
+    ForkedPeer(desk, 3, tmp_path).kill()
     wait_until(lambda: desk.turn(1) or desk.orphaned() == dict.fromkeys(range(3), True))
     desk.reclaim()
     assert list(desk.clients) == []
@@ -604,8 +602,7 @@ def test_where_a_process_can_not_be_watched_the_connection_has_to_do(
         raise ProcessLookupError
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
-    peer = desk.attached(2)
-    peer.close()
+    desk.attached(2).close()
     desk.turn()
     assert desk.orphaned() == {0: True, 1: True}
 

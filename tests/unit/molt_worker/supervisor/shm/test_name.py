@@ -20,8 +20,7 @@ def test_a_name_has_one_worker(stage: ShmStage, make_shm_stage: MakeShmStage) ->
     assert error.detail == "another worker serves the pool 'pool' already"
     # The other one's event loop has a descriptor of its own where the system's poll is one.
     assert set(os.listdir("/proc/self/fd")) == before
-    other = make_shm_stage(worker_name="other")
-    assert Caller(other, 1).channels == [0]
+    assert Caller(make_shm_stage(worker_name="other"), 1).channels == [0]
 
 
 def test_what_a_killed_worker_left_is_replaced(make_shm_stage: MakeShmStage, tmp_path: Any) -> None:

@@ -51,8 +51,7 @@ def test_a_claim_that_no_executor_made_does_not_keep_a_worker_from_stopping(stag
 def test_whoever_waits_for_channels_is_told_in_time_that_there_are_none(stage: ShmStage) -> None:
     """Also if who should give some back has been stopped, and never answers."""
     stage.start()
-    total = stage.supervisor._channels.count
-    Caller(stage, total - 1)
+    Caller(stage, stage.supervisor._channels.count - 1)
     waiting = Caller(stage, 1)
     waiting.send(Lease(5))
     assert waiting.received() == []

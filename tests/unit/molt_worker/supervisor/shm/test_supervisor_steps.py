@@ -157,8 +157,7 @@ def _each() -> Iterator[tuple[Actor, Callable[[Scene], None], ChannelState]]:
 def test_the_steps_taken_are_those_of_the_table(make_shm_stage: Callable[..., ShmStage]) -> None:
     taken: dict[tuple[ChannelState, ChannelState], set[Actor]] = defaultdict(set)
     for actor, operation, state in _each():
-        stage = make_shm_stage(worker_name=f"{operation.__name__}-{state.name}")
-        scene = Scene(stage, state)
+        scene = Scene(make_shm_stage(worker_name=f"{operation.__name__}-{state.name}"), state)
         before = scene.word
         operation(scene)
         after = ChannelState(scene.word & 0xFF)

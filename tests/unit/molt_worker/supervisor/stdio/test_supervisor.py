@@ -360,8 +360,7 @@ def test_after_so_many_requests_an_executor_is_recycled(make_scene: MakeScene) -
 def test_frames_that_are_no_requests_are_refused_unless_their_id_is_in_flight(scene: Scene) -> None:
     scene.ask(1)
     scene.ask(1)
-    taken = "request id 0000000000000001 is in flight already"
-    assert scene.outcomes() == [(0, "BadFrame", taken)]
+    assert scene.outcomes() == [(0, "BadFrame", "request id 0000000000000001 is in flight already")]
     scene.say(Detach())
     ((_, what, text),) = scene.outcomes()
     assert (what, "Detach" in text) == ("BadFrame", True)
