@@ -317,11 +317,7 @@ def parameters(function: Callable[..., Any]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("heading", "function"),
-    [
-        ("Client", Client.__init__),
-        ("molt_offload", molt_accel.molt_offload),
-        ("export", molt_worker.export),
-    ],
+    [("Client", Client.__init__), ("molt_offload", molt_accel.molt_offload), ("export", molt_worker.export)],
 )
 def test_signatures_name_the_parameters_in_order(heading: str, function: Callable[..., Any]) -> None:
     (stub,) = [block.text for block in blocks(section(API, heading)) if block.language == "python"][:1]

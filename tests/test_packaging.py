@@ -273,10 +273,7 @@ def test_nothing_is_built_where_the_c_library_can_not_wait_by_the_monotonic_cloc
 
 @pytest.mark.parametrize("platform", ["darwin", "freebsd14", "win32"])
 def test_other_systems_build_nothing_and_auto_means_stdio(
-    platform: str,
-    project_setup: ModuleType,
-    fresh_native: Callable[[], Any],
-    monkeypatch: pytest.MonkeyPatch,
+    platform: str, project_setup: ModuleType, fresh_native: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", platform)
     assert project_setup.extensions() == []

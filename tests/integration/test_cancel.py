@@ -24,10 +24,7 @@ MakeDriver = Callable[..., Driver]
 ASKED = (Status.CANCELLED, {"error": "MoltCancelled", "detail": "the client asked to stop"})
 
 
-@pytest.mark.parametrize(
-    ("entry", "survives"),
-    STOPPED,
-)
+@pytest.mark.parametrize(("entry", "survives"), STOPPED)
 def test_a_running_request_is_cancelled_whatever_it_does(
     make_driver: MakeDriver, tmp_path: Path, entry: str, survives: bool
 ) -> None:
@@ -147,10 +144,7 @@ def test_the_client_s_cancel_check_stops_the_request(make_client: MakeClient, tm
     assert client.call("echo", 1) == 1
 
 
-@pytest.mark.parametrize(
-    ("entry", "survives"),
-    STOPPED,
-)
+@pytest.mark.parametrize(("entry", "survives"), STOPPED)
 def test_a_call_that_is_cancelled_stops_whatever_it_does(
     make_client: MakeClient, tmp_path: Path, entry: str, survives: bool
 ) -> None:

@@ -17,19 +17,12 @@ from tests.support.processes import wait_for_file, wait_until
 MakeClient = Callable[..., Client]
 MakeDriver = Callable[..., Driver]
 
-RUNNING = {
-    "error": "MoltTimeout",
-    "detail": "the deadline passed while the request ran",
-    "phase": "running",
-}
+RUNNING = {"error": "MoltTimeout", "detail": "the deadline passed while the request ran", "phase": "running"}
 QUEUE = {"error": "MoltTimeout", "detail": "the deadline passed in the queue", "phase": "queue"}
 
 
 @pytest.mark.sample(4)
-@pytest.mark.parametrize(
-    ("entry", "survives"),
-    [*STOPPED, ("spawn_child", False)],
-)
+@pytest.mark.parametrize(("entry", "survives"), [*STOPPED, ("spawn_child", False)])
 def test_a_deadline_ends_a_request_whatever_it_does(
     make_driver: MakeDriver, tmp_path: Path, entry: str, survives: bool
 ) -> None:
@@ -53,10 +46,7 @@ def one_executor(make_client: MakeClient, grace_ms: int) -> tuple[Client, int]:
 
 
 @pytest.mark.sample(6)
-@pytest.mark.parametrize(
-    ("entry", "survives"),
-    [*STOPPED, ("spawn_child", False)],
-)
+@pytest.mark.parametrize(("entry", "survives"), [*STOPPED, ("spawn_child", False)])
 def test_a_call_s_deadline_holds_whatever_the_entrypoint_does(
     make_client: MakeClient, tmp_path: Path, entry: str, survives: bool
 ) -> None:

@@ -48,15 +48,7 @@ GTHREAD = gunicorn(
 )
 #: One process, so that a test knows which one answers.
 GTHREAD_ONE = gunicorn(
-    "gthread-one",
-    "--worker-class",
-    "gthread",
-    "--workers",
-    "1",
-    "--threads",
-    "4",
-    "--keep-alive",
-    "60",
+    "gthread-one", "--worker-class", "gthread", "--workers", "1", "--threads", "4", "--keep-alive", "60"
 )
 PRELOAD = gunicorn(
     "preload", "--preload", "--workers", "2", app="tests.integration.django.preloaded:application"

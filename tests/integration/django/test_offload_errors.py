@@ -14,9 +14,7 @@ import pytest
 from django.http import HttpRequest
 from django.test import RequestFactory
 
-from molt_accel import (
-    Client,
-)
+from molt_accel import Client
 from molt_accel.call import CANCEL_AFTER_S
 from molt_accel.errors import ERROR_TABLE
 from tests.support import EXPORTS
@@ -153,10 +151,7 @@ def test_a_worker_that_breaks_the_protocol_is_502(offloaded: MakeView, get: Http
     with stdio_client(worker_cmd=GARBAGE_WORKER) as client:
         response = offloaded(entry="echo", client=client)(get)
     assert response.status_code == 502
-    assert body_of(response) == {
-        "error": "MoltProtocolError",
-        "detail": "the service gave no valid answer",
-    }
+    assert body_of(response) == {"error": "MoltProtocolError", "detail": "the service gave no valid answer"}
 
 
 # -- fallback -----------------------------------------------------------------------------------------------

@@ -98,10 +98,7 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed() -> None:
 
 
 def test_a_default_client_made_before_the_settings_is_told_of(
-    get: HttpRequest,
-    offloaded: MakeView,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    get: HttpRequest, offloaded: MakeView, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("molt_accel.config._django_settings", lambda: None)
     monkeypatch.setenv("MOLT_TRANSPORT", "inline")

@@ -21,16 +21,7 @@ if sys.platform != "linux":
 
 from molt_accel.ipc.messages import Response
 from molt_accel.ipc.shm.layout import HELD, ChannelState, SlotGauge, generation_of, idle_word, with_state
-from tests.support.handover import (
-    MAX_BYTES,
-    RING,
-    Running,
-    core,
-    new_arena,
-    reply,
-    request,
-    response,
-)
+from tests.support.handover import MAX_BYTES, RING, Running, core, new_arena, reply, request, response
 
 FUZZING = os.environ.get("MOLT_HYPOTHESIS_PROFILE") == "fuzz"
 CHANNELS, SLOTS = 4, 2
@@ -290,10 +281,7 @@ class Handover(RuleBasedStateMachine):
         """Whatever an executor was at, it is dead and reaped, and another takes its slot."""
         slot = self.slots[data.draw(st.sampled_from(self._channels_in(*HELD))).slot]
         for at, channel in enumerate(self.channels):
-            if channel.state in HELD and (channel.slot, channel.epoch) == (
-                slot.index,
-                slot.epoch,
-            ):
+            if channel.state in HELD and (channel.slot, channel.epoch) == (slot.index, slot.epoch):
                 abandoned = channel.state is ChannelState.ABANDONED
                 after = (
                     idle_word(channel.word) if abandoned else with_state(channel.word, ChannelState.FAILED)

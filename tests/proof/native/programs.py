@@ -99,11 +99,7 @@ def run(
     program: Path, *arguments: str, under: Sequence[str] = (), timeout_s: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run a program, under another one if that is given; how it ended, and what it printed."""
-    environ = {
-        **os.environ,
-        "TSAN_OPTIONS": "halt_on_error=1",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-    }
+    environ = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
     return subprocess.run(
         [*under, str(program), *arguments],
         capture_output=True,

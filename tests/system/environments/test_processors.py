@@ -17,10 +17,7 @@ pytestmark = [
 ]
 
 #: How to give a control group half a processor: the file that says so, and what is written there.
-_LIMITS = {
-    "/sys/fs/cgroup": ("cpu.max", "50000 100000"),
-    "/sys/fs/cgroup/cpu": ("cpu.cfs_quota_us", "50000"),
-}
+_LIMITS = {"/sys/fs/cgroup": ("cpu.max", "50000 100000"), "/sys/fs/cgroup/cpu": ("cpu.cfs_quota_us", "50000")}
 
 
 @pytest.fixture

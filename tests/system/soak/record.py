@@ -104,10 +104,7 @@ class Record:
             "calls": dict(sorted(self.calls.items())),
             "kills": dict(self.kills),
             "processes": dict(self.seen),
-            "latency_us": {
-                "first_tenth": self.latency(last=False),
-                "last_tenth": self.latency(last=True),
-            },
+            "latency_us": {"first_tenth": self.latency(last=False), "last_tenth": self.latency(last=True)},
             "growth": {
                 role: {
                     "rss_mb": [round(value, 2) for value in self.growth("rss_mb", role)],

@@ -15,16 +15,7 @@ from molt_accel import codec
 from molt_accel.call import _error_of
 from molt_accel.errors import MoltError, MoltWorkerUnavailable, Status, error_body, to_wire
 from molt_accel.ipc import control, outcomes
-from molt_accel.ipc.frame import (
-    PEEK_BYTES,
-    PREFIX_BYTES,
-    FrameError,
-    FrameParser,
-    Item,
-    decode,
-    encode,
-    peek,
-)
+from molt_accel.ipc.frame import PEEK_BYTES, PREFIX_BYTES, FrameError, FrameParser, Item, decode, encode, peek
 from molt_accel.ipc.messages import Codec, Response
 from molt_accel.ipc.shm.attach import handshake
 from molt_accel.ipc.shm.layout import (

@@ -17,16 +17,7 @@ from molt_worker.cli.observer import PoolPlace
 from molt_worker.processes import pool as pool_module
 from molt_worker.supervisor.shm import snapshot, spinning
 from tests.proof.fuzz.coverage_guided.taking import Bytes
-from tests.support.handover import (
-    arena_in,
-    channel_of,
-    core,
-    new_memory,
-    reply,
-    request,
-    response,
-    slot_of,
-)
+from tests.support.handover import arena_in, channel_of, core, new_memory, reply, request, response, slot_of
 from tests.support.scripted_forkserver import FakeForkserver
 from tests.support.shm_testbed import Caller, ShmStage
 

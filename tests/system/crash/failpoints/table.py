@@ -136,10 +136,5 @@ POINTS: Final[tuple[Point, ...]] = (
         "who wakes a sleeper has cleared its parked flag, and not posted",
         _NOBODY_SLEEPS,
     ),
-    Point(
-        "doorbell.ringing",
-        (Actor.EXECUTOR,),
-        Script.NAP,
-        "the same, an executor that rings a client",
-    ),
+    Point("doorbell.ringing", (Actor.EXECUTOR,), Script.NAP, "the same, an executor that rings a client"),
 )
