@@ -485,9 +485,7 @@ PROTOCOL = read("reference/protocol.md")
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else None,
 )
-def test_the_words_of_shared_memory_are_described(
-    heading: str, value: str, members: type[enum.IntEnum]
-) -> None:
+def test_words_of_shared_memory_are_described(heading: str, value: str, members: type[enum.IntEnum]) -> None:
     table = rows(section(PROTOCOL, "Shared memory"), heading)
     documented = [(*code(row[heading]), int(row[value])) for row in table]
     assert documented == [(member.name, member.value) for member in members]
@@ -690,9 +688,7 @@ for view in (views.longest, fallback.longest, own.longest):
     assert lines[0] == "200 The longest chain starts at 871."
 
 
-def test_the_fallback_of_the_error_guide_runs_without_a_worker(
-    tutorial: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_error_guide_s_fallback_needs_no_worker(tutorial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files("how-to/handle-errors.md", tutorial)
     monkeypatch.setenv("MOLT_WORKER_CMD", "no-such-command")
     ask = """

@@ -98,9 +98,7 @@ def files_below(directory: Path) -> set[str]:
 
 @on_linux
 @pytest.mark.slow
-def test_a_wheel_made_from_the_source_archive_alone_serves(
-    sources: Path, python: str, tmp_path: Path
-) -> None:
+def test_a_wheel_made_of_the_source_archive_alone_serves(sources: Path, python: str, tmp_path: Path) -> None:
     tracked = files_below(sources) - {name for name in files_below(sources) if name.endswith((".so", ".c"))}
 
     # Makes the archive, and then the wheel from what is in the archive.
@@ -296,9 +294,7 @@ def test_free_threaded_python_builds_nothing_and_auto_means_stdio(
 
 
 @on_linux
-def test_a_package_without_its_core_says_so(
-    fresh_native: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lack_of_the_core_is_told(fresh_native: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import molt_accel.ipc.shm
 
     monkeypatch.delattr(molt_accel.ipc.shm, "_native", raising=False)

@@ -222,9 +222,7 @@ class Impatient:
 
 @pytest.mark.parametrize("module", [fake_db, core])
 @pytest.mark.parametrize("patience", [0, 3, 9])
-def test_a_cancelled_request_stops_in_the_middle(
-    monkeypatch: pytest.MonkeyPatch, module: Any, patience: int
-) -> None:
+def test_cancelled_requests_stop_midway(monkeypatch: pytest.MonkeyPatch, module: Any, patience: int) -> None:
     monkeypatch.setattr(module, "current_request", lambda: Impatient(patience))
     with pytest.raises(Stopped):
         ask()

@@ -72,9 +72,7 @@ def test_lines_of_threads_and_forked_processes_do_not_mix(tmp_path: Path) -> Non
         assert [row["number"] for row in rows if row["writer"] == writer] == list(range(100))
 
 
-def test_a_forked_child_forgets_the_sink_of_the_views(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forked_child_forgets_the_views_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The instance that the fork handler was registered with, given a file for the length of this test.
     monkeypatch.setattr(metrics.SINK, "path", str(tmp_path / "metrics.jsonl"))
     metrics.SINK.write({"from": "parent"})
@@ -91,9 +89,7 @@ def test_a_forked_child_forgets_the_sink_of_the_views(
     assert rows_of(tmp_path / "metrics.jsonl") == [{"from": "parent"}, {"from": "child"}]
 
 
-def test_a_failure_is_logged_once_and_raises_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failures_are_logged_once_and_raise_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sink = JsonLines(str(tmp_path / "nowhere" / "metrics.jsonl"))
     with caplog.at_level(logging.ERROR, "demo.metrics"):
         sink.write({"a": 1})

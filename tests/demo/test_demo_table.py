@@ -319,7 +319,7 @@ def test_no_payload_raises_anything_else(payload: object) -> None:
     summed_or_refused(payload)
 
 
-def test_a_cancelled_request_stops_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_requests_stop_midway(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stopped(Exception):
         pass
 

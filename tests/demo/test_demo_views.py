@@ -237,9 +237,7 @@ class TestParity:
             assert body["worker"]["executors"]["pids"] == [body["executor"]["pid"]]
 
 
-def test_a_failing_core_answers_the_same_500(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failing_cores_are_one_500(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("secret detail")
 

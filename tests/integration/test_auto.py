@@ -83,9 +83,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_auto_is_shared_memory_where_it_can_be_had(
-    make: MakeClient, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_is_shared_memory_where_it_exists(make: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
     client = make(transport="auto")
     assert client.call("echo", 1) == 1
     assert transport_of(client) is ShmTransport

@@ -127,9 +127,7 @@ def test_a_timeout_of_asyncio_s_cancels_too(make_client: MakeClient, tmp_path: P
     assert not marker.exists()
 
 
-def test_cancelling_one_of_many_tasks_leaves_the_others_alone(
-    make_client: MakeClient, tmp_path: Path
-) -> None:
+def test_cancelling_one_of_many_tasks_leaves_others_alone(make_client: MakeClient, tmp_path: Path) -> None:
     client = make_client(max_queue=1000)
     marker = tmp_path / "running"
 
@@ -148,9 +146,7 @@ def test_cancelling_one_of_many_tasks_leaves_the_others_alone(
     assert client.ping()["in_flight"] == 0
 
 
-def test_close_while_calls_run_ends_each_of_them_as_cancelled(
-    make_client: MakeClient, tmp_path: Path
-) -> None:
+def test_close_while_calls_run_ends_each_as_cancelled(make_client: MakeClient, tmp_path: Path) -> None:
     client = make_client()
     marker = tmp_path / "running"
     outcomes: list[type[BaseException] | None] = []

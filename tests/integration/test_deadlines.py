@@ -70,9 +70,7 @@ VALUE = "whole"
 """
 
 
-def test_an_executor_whose_import_was_interrupted_serves_no_more(
-    make_client: MakeClient, tmp_path: Path
-) -> None:
+def test_an_executor_of_an_interrupted_import_serves_no_more(make_client: MakeClient, tmp_path: Path) -> None:
     (tmp_path / "slow_to_import.py").write_text(SLOW_TO_IMPORT)
     client, pid = one_executor(make_client, 20_000)
     with pytest.raises(MoltTimeout):
@@ -127,9 +125,7 @@ def test_many_calls_deadlines_at_once_each_hold(make_client: MakeClient) -> None
     assert set(report["executors"]["pids"]) == pids
 
 
-def test_what_a_late_call_s_entrypoint_started_is_killed_with_it(
-    make_client: MakeClient, tmp_path: Path
-) -> None:
+def test_what_a_late_call_started_is_killed_with_it(make_client: MakeClient, tmp_path: Path) -> None:
     client, _ = one_executor(make_client, 100)
     marker = tmp_path / "child"
     with pytest.raises(MoltTimeout):
@@ -138,9 +134,7 @@ def test_what_a_late_call_s_entrypoint_started_is_killed_with_it(
     wait_until(lambda: child is None or dead(child))
 
 
-def test_an_idle_executor_is_not_touched_by_deadlines_of_calls_that_have_ended(
-    make_client: MakeClient,
-) -> None:
+def test_an_idle_executor_is_not_touched_by_deadlines_of_ended_calls(make_client: MakeClient) -> None:
     """Nor is the next request: thousands of deadlines pass while others run."""
     client, pid = one_executor(make_client, 20_000)
     until = time.monotonic() + 2
@@ -161,9 +155,7 @@ def test_what_an_entrypoint_started_is_killed_with_it(make_driver: MakeDriver, t
     wait_until(lambda: dead(child))
 
 
-def test_an_interrupted_entrypoint_cleans_up_before_it_is_answered(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_an_interrupted_entrypoint_cleans_up_before_answers(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver("--grace-ms", "20000")
     marker = tmp_path / "running"
     request_id = driver.start("clean_up", str(marker), deadline_ns=deadline(500))

@@ -75,9 +75,7 @@ def test_sizes_are_those_of_the_encoded_payload_and_result(
         ("sleep", 100, "Timeout"),
     ],
 )
-def test_every_outcome_reaches_the_metrics_hook(
-    client: Client, entry: str, payload: object, status: str
-) -> None:
+def test_each_outcome_reaches_the_hook(client: Client, entry: str, payload: object, status: str) -> None:
     seen: list[CallMetrics] = []
     with pytest.raises(MoltError) as caught:
         client.call(entry, payload, timeout_ms=500, metrics_hook=seen.append)
@@ -108,9 +106,7 @@ def test_queue_depth_and_in_flight_are_those_at_the_hand_out(make_driver: MakeDr
     assert first.executor != second.executor
 
 
-def test_time_in_the_queue_is_measured_from_the_sender_s_stamp(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_time_in_the_queue_is_measured_from_the_sending(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver()
     gate = tmp_path / "gate"
     driver.start("wait_for_file", str(gate))
@@ -167,9 +163,7 @@ def _mixed_requests(driver: Driver) -> dict[str, str]:
     return sent
 
 
-def test_a_json_log_has_exactly_one_line_a_request_with_the_documented_fields(
-    make_driver: MakeDriver,
-) -> None:
+def test_a_json_log_has_one_line_a_request_with_the_documented_fields(make_driver: MakeDriver) -> None:
     driver = make_driver("--log-json", "--log-level", "debug")
     sent = _mixed_requests(driver)
     driver.end_input()

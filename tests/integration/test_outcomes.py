@@ -212,9 +212,7 @@ def test_the_entrypoint_knows_its_request(client: Client) -> None:
     assert (free["deadline"], free["remaining_ms"]) == (None, None)
 
 
-def test_exports_that_can_t_be_imported_make_every_call_unavailable_with_the_reason(
-    make_client: MakeClient,
-) -> None:
+def test_exports_that_can_t_be_imported_make_calls_unavailable_and_say_why(make_client: MakeClient) -> None:
     client = make_client(exports="no_such_module")
     for _ in range(2):
         with pytest.raises(MoltStartFailed) as caught:

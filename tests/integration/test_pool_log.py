@@ -36,9 +36,7 @@ def client(share: Callable[..., Client]) -> Client:
     return client
 
 
-def test_a_crash_names_the_request_the_executor_and_the_signal(
-    client: Client, pool_log: Path, tmp_path: Path
-) -> None:
+def test_a_crash_names_request_executor_and_signal(client: Client, pool_log: Path, tmp_path: Path) -> None:
     path = tmp_path / "running"
     killer = threading.Thread(target=lambda: os.kill(int(wait_for_file(path)), signal.SIGKILL))
     killer.start()
@@ -57,9 +55,7 @@ def test_a_crash_names_the_request_the_executor_and_the_signal(
     assert caught.value.detail == "the executor died while it ran 'announce_and_sleep': signal 9 (SIGKILL)"
 
 
-def test_a_kill_after_the_grace_time_names_the_request(
-    client: Client, pool_log: Path, tmp_path: Path
-) -> None:
+def test_a_kill_after_the_grace_names_the_request(client: Client, pool_log: Path, tmp_path: Path) -> None:
     with pytest.raises(MoltTimeout) as caught:
         client.call("never_stops", str(tmp_path / "running"), timeout_ms=100)
     (line,) = wait_until(lambda: lines(pool_log, "executor_killed"))

@@ -112,9 +112,7 @@ def test_a_named_pool_refuses_a_process_that_differs_and_says_in_what(
     assert client.call("echo", 1) == 1
 
 
-def test_exports_are_imported_from_where_the_client_would(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exports_are_imported_from_where_clients_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "far_away.py").write_text(CORE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("MOLT_IMPORT_PATH")

@@ -32,9 +32,7 @@ class Gate:
         assert value_of(self._driver.response(self._request_id)) == "released"
 
 
-def test_a_full_queue_is_busy_at_once_and_what_was_accepted_is_served(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_a_full_queue_is_busy_and_serves_what_it_took(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver("--max-queue", "3")
     gate = Gate(driver, tmp_path / "gate")
     accepted = [driver.start("echo", number) for number in range(3)]
@@ -77,9 +75,7 @@ def test_one_may_wait_for_a_place_but_not_for_ever(make_driver: MakeDriver, tmp_
     assert value_of(driver.response(queued)) == "queued"
 
 
-def test_a_request_can_refuse_to_wait_where_the_worker_would_let_it(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_a_request_can_refuse_to_wait_where_the_worker_would(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver("--max-queue", "1", "--max-wait-ms", "60000")
     gate = Gate(driver, tmp_path / "gate")
     queued = driver.start("echo", "queued")
@@ -90,9 +86,7 @@ def test_a_request_can_refuse_to_wait_where_the_worker_would_let_it(
     assert value_of(driver.response(waiting)) == "waits"
 
 
-def test_a_deadline_that_comes_before_the_end_of_the_wait_is_a_timeout(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_a_deadline_before_the_end_of_the_wait_is_a_timeout(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver("--max-queue", "1", "--max-wait-ms", "60000")
     gate = Gate(driver, tmp_path / "gate")
     queued = driver.start("echo", "queued")
@@ -102,9 +96,7 @@ def test_a_deadline_that_comes_before_the_end_of_the_wait_is_a_timeout(
     driver.response(queued)
 
 
-def test_a_place_that_is_freed_by_a_cancel_goes_to_who_waited(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_a_place_freed_by_a_cancel_goes_to_who_waited(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver("--max-queue", "1", "--max-wait-ms", "60000")
     gate = Gate(driver, tmp_path / "gate")
     queued = driver.start("echo", "queued")

@@ -108,9 +108,7 @@ def test_a_running_request_ends_in_the_code_it_began_in(
     assert driver.ping()["executor_deaths"] == 0
 
 
-def test_there_are_never_fewer_ready_executors_than_before(
-    make_driver: MakeDriver, make_module: MakeModule
-) -> None:
+def test_there_are_never_fewer_executors_ready(make_driver: MakeDriver, make_module: MakeModule) -> None:
     versioned(make_module, 1)
     driver = make_driver("--exports", "versioned_exports", "--executors", "3")
     old = set(driver.pids())
@@ -172,9 +170,7 @@ def test_exports_that_can_t_be_imported_any_more_keep_the_old_ones(
     assert value_of(driver.call("version")) == 2
 
 
-def test_an_import_that_hangs_at_a_reload_is_given_up(
-    make_driver: MakeDriver, make_module: MakeModule
-) -> None:
+def test_an_import_that_hangs_in_a_reload_ends(make_driver: MakeDriver, make_module: MakeModule) -> None:
     versioned(make_module, 1)
     driver = make_driver("--exports", "versioned_exports", "--start-timeout-ms", "3000")
     make_module("versioned_exports", "import time; time.sleep(1e6)")
@@ -184,9 +180,7 @@ def test_an_import_that_hangs_at_a_reload_is_given_up(
     wait_until(lambda: len(driver.children()) == 1)
 
 
-def test_a_manifest_that_is_bad_now_is_refused_without_an_import(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_a_manifest_now_bad_is_refused_without_an_import(make_driver: MakeDriver, tmp_path: Path) -> None:
     manifest = tmp_path / "molt_exports.json"
     good = '{"abi_version": "0.1", "exports": [{"name": "e", "target": "tests.support.entrypoints:echo"}]}'
     manifest.write_text(good)

@@ -150,9 +150,7 @@ def test_channels_of_clients_that_are_gone_are_granted_again(share: Share, make_
     assert client.call("echo", "mine") == "mine"
 
 
-def test_clients_that_leave_as_soon_as_they_have_come_leave_their_channels(
-    share: Share, pool_log: Path
-) -> None:
+def test_clients_that_leave_as_soon_as_they_come_leave_their_channels(share: Share, pool_log: Path) -> None:
     """What the worker has to tell them then reaches nobody; what they said before still counts."""
     client = share(executors=1, max_queue=0, log_level="info")  # 33 channels, and each asks for 32
     client.start()
@@ -168,9 +166,7 @@ def test_clients_that_leave_as_soon_as_they_have_come_leave_their_channels(
 # -- closed -------------------------------------------------------------------------------------------------
 
 
-def test_close_ends_every_call_once_and_gives_the_channels_back(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
+def test_close_ends_every_call_once_and_returns_channels(share: Share, window: Look, tmp_path: Path) -> None:
     other = share(executors=2, grace_ms=20_000)
     executors = set(idle(other)["executors"]["pids"])
     view = window()
@@ -256,9 +252,7 @@ def test_close_races_with_calls_that_begin_and_end(share: Share, window: Look) -
     assert all(other.call("echo", number) == number for number in range(40))
 
 
-def test_close_from_a_call_s_own_signal_handler_ends_the_call(
-    share: Share, tmp_path: Path, window: Look
-) -> None:
+def test_close_from_a_call_s_signal_handler_ends_the_call(share: Share, tmp_path: Path, window: Look) -> None:
     client, other = share(executors=1, grace_ms=20_000), share(executors=1, grace_ms=20_000)
     idle(other)
     marker = tmp_path / "running"
@@ -346,9 +340,7 @@ def test_many_tasks_share_one_thread_that_waits(share: Share) -> None:
     assert threads_named("molt-completion") == 1
 
 
-def test_cancelled_tasks_stop_their_requests_and_free_their_channels(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
+def test_cancelled_tasks_stop_requests_and_free_channels(share: Share, window: Look, tmp_path: Path) -> None:
     client = share(executors=2, max_queue=100, grace_ms=20_000)
     executors = set(idle(client)["executors"]["pids"])
     view = window()
@@ -417,9 +409,7 @@ def test_more_threads_than_channels_were_granted_get_more(share: Share) -> None:
         assert all(threads.map(call, range(120)))
 
 
-def test_an_event_loop_s_call_needs_no_channel_beside_its_own(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
+def test_an_event_loop_s_call_needs_its_own_channel_only(share: Share, window: Look, tmp_path: Path) -> None:
     """The first one finds all others in use: it has no doorbell to listen to, and is answered all the same."""
     client = share(executors=1, max_queue=100)
     client.start()
@@ -583,9 +573,7 @@ def test_a_child_forked_by_a_signal_handler_in_the_middle_of_a_call_does_not_tak
     assert client.call("echo", 1) == 1
 
 
-def test_a_child_inherits_no_connection_also_not_one_to_a_worker_that_drains(
-    share: Share, tmp_path: Path
-) -> None:
+def test_a_child_inherits_no_connection_not_even_to_a_draining_worker(share: Share, tmp_path: Path) -> None:
     client = share(executors=1)
     client.start()
     old = health(client)["pid"]

@@ -56,7 +56,7 @@ def test_client_processes_share_one_pool(share: Share, make_peer: MakePeer, pool
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [8])
-def test_many_that_start_at_once_make_one_worker(
+def test_many_starts_at_once_make_one_worker(
     share: Share, make_peer: MakePeer, pool_log: Path, count: int
 ) -> None:
     peers = [make_peer(log_level="info") for _ in range(count)]
@@ -67,9 +67,7 @@ def test_many_that_start_at_once_make_one_worker(
     assert started(pool_log) == 1
 
 
-def test_threads_and_clients_of_one_process_that_start_at_once_make_one_worker(
-    share: Share, pool_log: Path
-) -> None:
+def test_threads_and_clients_of_a_process_that_start_at_once_share(share: Share, pool_log: Path) -> None:
     clients = [share(log_level="info") for _ in range(4)]
     with ThreadPoolExecutor(12) as threads:
         pids = list(
@@ -397,9 +395,7 @@ def test_a_client_that_was_stopped_keeps_no_worker_from_stopping(
     assert peer.do("ping")["pid"] == health(client)["pid"] != old
 
 
-@pytest.mark.parametrize(
-    "signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]], ids=["int", "term-term"]
-)
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]], ids=["int", "terms"])
 def test_a_worker_that_is_told_to_stop_at_once_ends_what_runs_and_hands_on_what_is_queued(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path, signals: list[signal.Signals]
 ) -> None:

@@ -86,9 +86,7 @@ def test_a_full_queue_is_busy_at_once_though_nobody_could_be_asked(
     assert health(client)["outcomes"] == {"Ok": 3, "Busy": 50}
 
 
-def test_a_deadline_in_the_queue_holds_though_nobody_watches_it(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
+def test_a_deadline_in_the_queue_holds_though_unwatched(share: Share, window: Look, tmp_path: Path) -> None:
     client = share(executors=1)
     client.start()
     gate = Gate(client, tmp_path)

@@ -202,9 +202,7 @@ def _busy_pid(view: Window, slot: int) -> int | None:
     return view.view.slot_gauge(slot, SlotGauge.PID)
 
 
-def test_a_call_that_is_given_up_in_the_middle_frees_its_channel(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
+def test_a_call_given_up_in_the_middle_frees_its_channel(share: Share, window: Look, tmp_path: Path) -> None:
     """By its deadline, with the payload half sent."""
     client = share(executors=1)
     client.start()

@@ -415,9 +415,7 @@ def test_a_watch_without_a_terminal_says_what_to_do(make_pool: Callable[..., Cli
     )
 
 
-def test_a_watch_without_rich_names_the_extra_and_a_single_look_needs_none(
-    make_pool: Callable[..., Client],
-) -> None:
+def test_a_watch_without_rich_names_the_extra_a_look_needs_none(make_pool: Callable[..., Client]) -> None:
     make_pool()
     script = """
 import sys

@@ -21,9 +21,7 @@ MakeDriver = Callable[..., Driver]
 MakeModule = Callable[[str, str], Path]
 
 
-def test_sigterm_finishes_what_was_accepted_refuses_the_rest_and_exits(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_sigterm_finishes_what_is_in_refuses_more_and_exits(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver()
     gate = tmp_path / "gate"
     running = driver.start("wait_for_file", str(gate))
@@ -59,9 +57,7 @@ def test_sigterm_without_work_exits_at_once(make_driver: MakeDriver) -> None:
     assert driver.wait() == 0
 
 
-@pytest.mark.parametrize(
-    "signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]], ids=["int", "term-term"]
-)
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]], ids=["int", "terms"])
 def test_sigint_or_a_second_sigterm_ends_running_and_queued_requests(
     make_driver: MakeDriver, tmp_path: Path, signals: list[signal.Signals]
 ) -> None:
@@ -147,9 +143,7 @@ def test_an_import_that_takes_too_long_is_given_up(make_driver: MakeDriver, make
     assert driver.wait() == 2
 
 
-def test_a_reader_that_closed_while_requests_run_stops_the_worker(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_a_reader_closed_while_requests_run_stops_the_worker(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver("--executors", "2")
     marker = tmp_path / "running"
     driver.start("announce_and_sleep", str(marker))

@@ -93,9 +93,7 @@ def test_a_worker_beside_its_server_is_found_by_its_mark(spawn: Spawn) -> None:
     assert parts(family) == {server.pid: "server", supervisor: "worker", executor: "worker"}
 
 
-def test_the_worker_of_a_client_is_the_worker_whether_it_is_detached_or_not(
-    spawn: Spawn, transport: str
-) -> None:
+def test_the_worker_of_a_client_is_the_worker_detached_or_not(spawn: Spawn, transport: str) -> None:
     mark = f"mark-{os.getpid()}-{transport}"
     root = spawn(CLIENT, arguments=[transport], env=os.environ | {MARK_VARIABLE: mark})
     server, supervisor, *executors = pids(root)

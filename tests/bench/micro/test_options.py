@@ -130,9 +130,7 @@ def test_only_the_spaced_condition_has_pauses() -> None:
         ("--sizes ,", "--sizes names nothing"),
     ],
 )  # fmt: skip
-def test_a_bad_option_is_named_with_what_is_allowed(
-    words: str, told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_options_are_told_with_limits(words: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == USAGE
     assert told in capsys.readouterr().err
 

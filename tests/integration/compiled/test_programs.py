@@ -25,9 +25,7 @@ KNOWN: dict[str, Callable[[Any], bool]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", ["off", "require"])
-def test_programs_give_the_right_results_and_the_same_as_in_this_process(
-    programs_build: Path, compiled: str
-) -> None:
+def test_programs_give_the_right_results_the_same_as_in_process(programs_build: Path, compiled: str) -> None:
     options = {"exports": EXPORTS, "build_dir": programs_build, "executors": 1, "log_level": "error"}
     with Client(compiled=compiled, transport="stdio", **options) as client:
         for name, size in QUICK.items():

@@ -48,9 +48,7 @@ def server(way: tuple[Kind, str], transport: str, tmp_path: Path) -> Iterator[Se
 
 
 @pytest.mark.sample(4)
-def test_the_work_of_a_browser_that_hangs_up_stops(
-    server: Server, way: tuple[Kind, str], tmp_path: Path
-) -> None:
+def test_work_of_a_browser_that_hangs_up_stops(server: Server, way: tuple[Kind, str], tmp_path: Path) -> None:
     _, view = way
     executor = server.get(f"/{view}/pid/")
     for name, hang_up in HANG_UP.items():
@@ -65,7 +63,7 @@ def test_the_work_of_a_browser_that_hangs_up_stops(
 
 
 @pytest.mark.sample(2)
-def test_browsers_that_stay_are_not_taken_for_gone(
+def test_browsers_that_stay_are_not_thought_gone(
     server: Server, way: tuple[Kind, str], tmp_path: Path
 ) -> None:
     kind, view = way

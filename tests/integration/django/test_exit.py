@@ -215,9 +215,7 @@ def test_an_event_loop_may_end_with_a_call_in_flight(tmp_path: Path, ending: str
 
 
 @pytest.mark.parametrize("used", [True, False])
-def test_a_forked_child_that_ends_as_a_whole_interpreter_leaves_the_parent_alone(
-    tmp_path: Path, used: bool
-) -> None:
+def test_a_forked_child_that_ends_as_interpreters_do_spares_the_parent(tmp_path: Path, used: bool) -> None:
     body = f"""
     worker = client.ping()["pid"]
     pid = os.fork()

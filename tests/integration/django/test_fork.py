@@ -145,9 +145,7 @@ def test_a_child_inherits_nothing_of_the_clients(transport: str) -> None:
         assert exit_code(fork(child)) == 0
 
 
-def test_a_child_forked_while_connections_are_made_and_closed_inherits_nothing_of_them(
-    transport: str,
-) -> None:
+def test_a_child_forked_while_connections_are_made_and_closed_inherits_none_of_them(transport: str) -> None:
     """Over stdio each is to a worker of its own; in shared memory all are to the pool of the first client."""
     before = descriptors()
     stop = threading.Event()

@@ -76,9 +76,7 @@ def test_a_raw_result_goes_out_as_bytes(any_client: Client, offloaded: MakeView)
 # -- hooks and the client -----------------------------------------------------------------------------------
 
 
-def test_hooks_see_the_call_before_and_after(
-    any_client: Client, offloaded: MakeView, get: HttpRequest
-) -> None:
+def test_hooks_see_a_call_before_and_after(any_client: Client, offloaded: MakeView, get: HttpRequest) -> None:
     seen: list[Any] = []
     view = offloaded(
         entry="echo",

@@ -75,9 +75,7 @@ def test_busy_is_429_or_as_configured_with_retry_after(
     assert body_of(response) == {"error": "MoltBusy", "detail": "the queue is full"}
 
 
-def test_a_deadline_that_passes_while_it_runs_is_504(
-    offloaded: MakeView, get: HttpRequest, tmp_path: Path
-) -> None:
+def test_a_deadline_passed_as_it_runs_is_504(offloaded: MakeView, get: HttpRequest, tmp_path: Path) -> None:
     path = str(tmp_path / "cleaned")
     with stdio_client() as client:
         client.start()
@@ -94,9 +92,7 @@ def test_a_deadline_that_passes_while_it_runs_is_504(
     assert not Path(path).exists()
 
 
-def test_a_deadline_that_passes_in_the_queue_is_504(
-    offloaded: MakeView, get: HttpRequest, tmp_path: Path
-) -> None:
+def test_a_deadline_passed_in_the_queue_is_504(offloaded: MakeView, get: HttpRequest, tmp_path: Path) -> None:
     with stdio_client() as client, occupied(client, tmp_path / "go"):
         response = offloaded(entry="echo", client=client, timeout_ms=50)(get)
     assert response.status_code == 504
@@ -203,9 +199,7 @@ def test_a_request_that_may_have_run_falls_back_only_if_running_it_twice_does_no
 # -- cancel checks ------------------------------------------------------------------------------------------
 
 
-def test_a_cancel_check_is_polled_until_the_call_ends(
-    offloaded: MakeView, get: HttpRequest, tmp_path: Path
-) -> None:
+def test_a_cancel_check_is_polled_to_the_end(offloaded: MakeView, get: HttpRequest, tmp_path: Path) -> None:
     path = tmp_path / "go"
     asked: list[HttpRequest] = []
 
@@ -228,9 +222,7 @@ def test_a_cancel_check_is_polled_until_the_call_ends(
     assert all(request is get for request in asked)
 
 
-def test_a_call_that_is_answered_soon_never_asks_its_cancel_check(
-    offloaded: MakeView, get: HttpRequest
-) -> None:
+def test_a_call_answered_soon_never_asks_its_cancel_check(offloaded: MakeView, get: HttpRequest) -> None:
     asked: list[float] = []
     took: list[float] = []
     with stdio_client() as client:
@@ -266,7 +258,7 @@ def test_a_cancel_check_that_raises_ends_the_call_and_its_work(
 
     with stdio_client() as client:
         view = offloaded(
-            entry="clean_up", client=client, payload_builder=lambda request: str(path), cancel_check=check
+            entry="clean_up", client=client, payload_builder=lambda _: str(path), cancel_check=check
         )
         with pytest.raises(LookupError, match="the check failed"):
             view(get)

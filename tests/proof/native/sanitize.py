@@ -6,7 +6,6 @@ take C11 atomics for plain accesses, so all that this core does is a race to the
 the binding under valgrind: an interpreter that was not built for it hides every finding behind its own.
 """
 
-import argparse
 import functools
 import os
 import shutil
@@ -15,6 +14,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,9 +134,7 @@ def check_binding_by_address(into: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10, help="for each of the stress runs (default: 10)")
     parser.add_argument("--only", metavar="WORD", default="", help="checks with this in their name")
     parser.add_argument("--list", action="store_true", help="name the checks and end")

@@ -129,9 +129,7 @@ def test_hundreds_of_crashes_leave_no_zombie_and_no_descriptor(make_driver: Make
     assert forkserver.num_fds() == forkserver_descriptors
 
 
-def test_what_an_executor_started_dies_with_it_when_it_crashes(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_what_an_executor_started_dies_when_it_crashes(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver()
     marker = tmp_path / "child"
     running = driver.start("spawn_child", str(marker))

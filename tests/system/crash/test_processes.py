@@ -165,9 +165,7 @@ def _answers(client: Client) -> bool:
         return False
 
 
-def test_a_killed_supervisor_leaves_no_process_even_if_all_are_stuck(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_a_killed_supervisor_leaves_no_process_though_stuck(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver("--executors", "2")
     markers = [tmp_path / "a", tmp_path / "b"]
     driver.start("never_stops", str(markers[0]))

@@ -73,9 +73,7 @@ def test_executors_killed_in_a_loop_cost_each_call_one_outcome_and_the_pool_is_w
     assert report["outcomes"].get("WorkerCrashed", 0) >= crashed
 
 
-def test_a_call_whose_executor_is_killed_after_it_has_answered_is_answered(
-    share: Share, window: Look
-) -> None:
+def test_a_call_whose_executor_is_killed_after_it_answered_is_answered(share: Share, window: Look) -> None:
     """Answer and death race: whichever comes first is the outcome, and the next call is not hurt by the other."""
     client = share(executors=1)
     outcomes: set[object] = set()

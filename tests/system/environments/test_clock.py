@@ -27,9 +27,7 @@ _SOURCE = Path(__file__).with_name("stepped_clock.c")
 _HOURS = 6
 
 
-def test_deadlines_hold_and_nobody_waits_longer_when_the_wall_clock_is_stepped(
-    transport: str, tmp_path: Path
-) -> None:
+def test_deadlines_hold_and_nobody_waits_longer_when_the_clock_steps(transport: str, tmp_path: Path) -> None:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")

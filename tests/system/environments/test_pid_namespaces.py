@@ -38,9 +38,7 @@ def worker_apart(pool_log: Path) -> Iterator[None]:
         process.wait()
 
 
-def test_a_worker_in_a_namespace_of_its_own_serves_and_replaces_its_executors(
-    worker_apart: None, share: Share
-) -> None:
+def test_a_worker_in_its_namespace_serves_and_replaces_executors(worker_apart: None, share: Share) -> None:
     client = share(autostart=False)
     assert idle(client)["pid"] == 1
     payload = bytes(2_000_000)

@@ -87,9 +87,7 @@ def test_under_gevent_others_run_while_one_waits_and_it_sees_its_worker_die(tran
     assert "Traceback" not in found["log"]  # also not of what runs in forked children
 
 
-def test_the_demo_preloaded_by_gunicorn_shares_one_pool(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_demo_preloaded_by_gunicorn_has_one_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOLT_TRANSPORT", "shm")
     monkeypatch.setenv("MOLT_EXPORTS", "demo/molt_worker_app/molt_exports.json")
     kind = gunicorn("demo", "--preload", "--workers", "2", app="demo.django_app.wsgi:application")

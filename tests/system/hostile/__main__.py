@@ -58,9 +58,7 @@ def main() -> None:
                     -4000:
                 ]
             cpu_s = sum(psutil.Process(worker).cpu_times()[:2])
-            print(
-                f"{rounds} attacks; worker's CPU {cpu_s:.1f} s; calls: {dict(total)}; steps: {dict(writes)}"
-            )
+            print(f"{rounds} attacks; worker {cpu_s:.1f} s CPU; calls: {dict(total)}; steps: {dict(writes)}")
             peer.close()
             view.close()
 

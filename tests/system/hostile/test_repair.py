@@ -30,9 +30,7 @@ def stage(make_shm_stage: Callable[..., ShmStage]) -> ShmStage:
 
 
 @pytest.mark.parametrize("state", [ChannelState.CLAIMED, ChannelState.ABANDONED, ChannelState.KILLING])
-def test_a_forged_claim_does_not_kill_the_executor_that_it_names(
-    stage: ShmStage, state: ChannelState
-) -> None:
+def test_a_forged_claim_does_not_kill_the_executor_it_names(stage: ShmStage, state: ChannelState) -> None:
     player, other = stage.start()
     victim = Caller(stage, 2).publish()
     player.claim()
@@ -61,9 +59,7 @@ def test_one_that_waits_to_be_killed_because_somebody_says_so_is_killed(stage: S
 
 
 @pytest.mark.parametrize("state", [ChannelState.IDLE, ChannelState.DONE, 99])
-def test_one_whose_request_was_taken_away_is_stopped_and_its_channel_waits_for_it(
-    stage: ShmStage, state: int
-) -> None:
+def test_one_whose_request_was_taken_is_stopped_and_its_channel_waits(stage: ShmStage, state: int) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 2)
     channel = caller.publish()

@@ -76,9 +76,7 @@ def _tight(nonce: Any, chance: random.Random) -> Order:
 
 
 def _late(nonce: Any, chance: random.Random) -> Order:
-    plausible = frozenset(
-        {"Ok", "MoltTimeout"}
-    )  # Ok: whoever would stop it was not given a processor in time
+    plausible = frozenset({"Ok", "MoltTimeout"})  # Ok: who stops it was given no processor in time
     return Order("late", "sleep", 0.005, plausible, "slept", {"timeout_ms": 1 + 2 * chance.random()})
 
 

@@ -93,33 +93,24 @@ def parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").strip().splitlines()[0],
         epilog="Exit code 1: something was wrong; it is listed at the end, and in the result's files.",
     )
-    made.add_argument(
-        "--duration", type=seconds, default=600.0, metavar="TIME", help="90s, 10m (default), 2h"
-    )
-    made.add_argument("--transport", choices=("shm", "stdio"), default="shm")
-    made.add_argument(
+    add = made.add_argument
+    add("--duration", type=seconds, default=600.0, metavar="TIME", help="90s, 10m (default), 2h")
+    add("--transport", choices=("shm", "stdio"), default="shm")
+    add(
         "--kill",
         type=victims,
         default=VICTIMS,
         metavar="WHOM",
         help=f"{','.join(VICTIMS)}; all (default), none",
     )
-    made.add_argument(
-        "--kill-every", type=seconds, default=2.0, metavar="TIME", help="mean time between kills"
-    )
-    made.add_argument("--clients", type=int, default=4, help="client processes with threads (default: 4)")
-    made.add_argument("--threads", type=int, default=2, help="threads in each (default: 2)")
-    made.add_argument(
-        "--tasks", type=int, default=8, help="tasks of the one client with an event loop; 0: none"
-    )
-    made.add_argument("--executors", type=int, default=2, help="size of the pool (default: 2)")
-    made.add_argument(
-        "--timeout", type=seconds, default=60.0, metavar="TIME", help="what no call may take (60s)"
-    )
-    made.add_argument("--seed", type=int, default=1, help="of everything that is chosen at random")
-    made.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="where the result goes (default: build/soak)"
-    )
+    add("--kill-every", type=seconds, default=2.0, metavar="TIME", help="mean time between kills")
+    add("--clients", type=int, default=4, help="client processes with threads (default: 4)")
+    add("--threads", type=int, default=2, help="threads in each (default: 2)")
+    add("--tasks", type=int, default=8, help="tasks of the one client with an event loop; 0: none")
+    add("--executors", type=int, default=2, help="size of the pool (default: 2)")
+    add("--timeout", type=seconds, default=60.0, metavar="TIME", help="what no call may take (60s)")
+    add("--seed", type=int, default=1, help="of everything that is chosen at random")
+    add("--output", type=Path, metavar="FOLDER", help="where the result goes (default: build/soak)")
     return made
 
 

@@ -11,9 +11,7 @@ pytestmark = pytest.mark.sample(1)
 
 
 @pytest.mark.parametrize("kills", [VICTIMS, ()], ids=["everybody killed", "nobody killed"])
-def test_every_call_ends_plausibly_and_nothing_is_left(
-    transport: str, kills: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_calls_end_plausibly_and_none_is_left(transport: str, kills: tuple[str, ...], tmp_path: Path) -> None:
     options = Options(
         duration_s=5 if kills else 2.5,
         transport=transport,

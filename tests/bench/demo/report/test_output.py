@@ -204,9 +204,7 @@ def test_criteria_are_judged_by_what_was_seen() -> None:
     assert (never["seen"], never["reached"]) == ("never", False)
 
 
-def test_reports_are_made_anew_from_a_stored_result(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reports_are_made_anew_of_stored_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     *made, data = output.write(with_everything(), tmp_path)
     before = [path.read_text(encoding="utf-8") for path in made]
     for path in made:

@@ -31,9 +31,7 @@ def sample(ok: int, *, p: float = 5.0) -> Sample:
         ([(0, 2.0), (0.1, 0.5), (1, 2.0), (10, 3.0)], 0.1 * 10**0.5),  # from there on, it stays so
     ],
 )
-def test_break_even_is_where_the_ratio_stays_above_one(
-    points: list[tuple[float, float]], expected: float | None
-) -> None:
+def test_break_even_has_a_ratio_above_one(points: list[tuple[float, float]], expected: float | None) -> None:
     assert sweep.break_even(points) == (pytest.approx(expected) if expected is not None else None)
 
 

@@ -125,9 +125,7 @@ def test_the_clients_options_are_the_views_defaults(get: HttpRequest, offloaded:
     with Client(transport="inline", exports="tests.support.entrypoints", options=options) as client:
         view = offloaded(entry="echo_json", client=client, payload_builder=lambda request: b'{"a":1}')
         assert view(get).content == b'{"a":1}'
-        as_msgpack = offloaded(
-            entry="echo", codec="msgpack", client=client, payload_builder=lambda request: 7
-        )
+        as_msgpack = offloaded(entry="echo", codec="msgpack", client=client, payload_builder=lambda _: 7)
         assert as_msgpack(get).content == b"7"
 
 
@@ -224,9 +222,7 @@ def test_a_payload_that_the_view_itself_made_wrong_is_no_bad_request(
 
 
 @pytest.mark.parametrize("kind", ["value", "exit", "interrupt", "memory", "recursion", "unprintable"])
-def test_an_entrypoint_that_raises_is_500_without_a_word_of_why(
-    viewed: MakeView, get: HttpRequest, kind: str
-) -> None:
+def test_a_raising_entrypoint_is_500_with_no_reason(viewed: MakeView, get: HttpRequest, kind: str) -> None:
     response = viewed("fail", kind)(get)
     assert response.status_code == 500
     assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
@@ -290,9 +286,7 @@ def test_only_failures_of_the_service_are_logged_as_errors(
     assert [record.levelno for record in caplog.records if record.name == "molt_accel"] == levels
 
 
-def test_a_factory_that_finds_no_worker_is_no_reason_to_run_the_view_too(
-    viewed: MakeView, get: HttpRequest
-) -> None:
+def test_a_factory_without_a_worker_does_not_run_the_view_too(viewed: MakeView, get: HttpRequest) -> None:
     def factory(request: HttpRequest, value: object) -> HttpResponse:
         raise MoltWorkerUnavailable("another worker's")
 

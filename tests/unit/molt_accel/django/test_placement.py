@@ -102,9 +102,7 @@ def test_a_wrapped_handler_of_a_class_is_refused() -> None:
         Items.as_view()(RequestFactory().get("/"))
 
 
-def test_a_handler_of_a_drf_view_is_replaced_below_its_permissions(
-    inline_client: Client, drf: SimpleNamespace
-) -> None:
+def test_a_drf_handler_is_replaced_below_its_permissions(inline_client: Client, drf: SimpleNamespace) -> None:
     class Items(drf.APIView):  # type: ignore[misc,name-defined]
         permission_classes = (drf.IsAuthenticated,)
         authentication_classes = ()

@@ -35,9 +35,7 @@ _DIED = "the executor died while it ran "
         (outcomes.crashed("work", None), MoltWorkerCrashed, _DIED + "'work': with its fork server", {}),
     ],
 )
-def test_each_says_what_happened(
-    error: MoltError, kind: type[MoltError], detail: str, facts: dict[str, object]
-) -> None:
+def test_all_say_why(error: MoltError, kind: type[MoltError], detail: str, facts: dict[str, object]) -> None:
     assert (type(error), error.detail, error.facts) == (kind, detail, facts)
 
 
