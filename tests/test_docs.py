@@ -29,6 +29,7 @@ from molt_worker.entrypoints import exports
 from molt_worker.processes import commands
 from molt_worker.supervisor.shm.snapshot import Running
 from tests.support import ROOT, TRANSPORTS
+from tests.support.pools import MakeClient
 
 DOCS = ROOT / "docs"
 PAGES = sorted(
@@ -418,7 +419,7 @@ def documented_request_line() -> list[str]:
 
 
 def test_a_real_log_line_has_the_documented_fields(
-    make_client: Callable[..., Client], capfd: pytest.CaptureFixture[str]
+    make_client: MakeClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
     client = make_client(log_json=True, log_level="debug")
     client.call("echo", 1)

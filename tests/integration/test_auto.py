@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from molt_accel.transports.auto import AutoTransport
 from molt_accel.transports.shm.transport import ShmTransport
 from molt_accel.transports.stdio import StdioTransport
 from tests.support import EXPORTS, ROOT
+from tests.support.pools import MakeClient
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="auto is stdio")
@@ -42,7 +43,6 @@ MACHINES = {
         "the native core is missing (",
     ),
 }
-MakeClient = Callable[..., Client]
 
 
 @pytest.fixture(params=MACHINES)

@@ -4,7 +4,6 @@ import itertools
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,12 @@ from molt_accel import Client, MoltCancelled
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import encode
 from molt_accel.ipc.messages import Cancel, Response
-from tests.support.driver import STOPPED, Driver, error_of, value_of
+from tests.support.driver import STOPPED, MakeDriver, error_of, value_of
+from tests.support.pools import MakeClient
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(4)
 
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
 
 ASKED = (Status.CANCELLED, {"error": "MoltCancelled", "detail": "the client asked to stop"})
 

@@ -5,7 +5,6 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from typing import Any
 import pytest
 
 from molt_accel import Client, MoltCancelled, MoltError, MoltWorkerCrashed
+from tests.support.pools import MakeClient
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(1)
-
-MakeClient = Callable[..., Client]
 
 
 def test_threads_on_one_client_each_get_their_own_answer(make_client: MakeClient) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,11 +10,9 @@ import pytest
 
 from molt_accel import Client, MoltTimeout
 from molt_accel.errors import Status
-from tests.support.driver import STOPPED, Driver, dead, deadline, error_of, value_of
+from tests.support.driver import STOPPED, MakeDriver, dead, deadline, error_of, value_of
+from tests.support.pools import MakeClient
 from tests.support.processes import wait_for_file, wait_until
-
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
 
 RUNNING = {"error": "MoltTimeout", "detail": "the deadline passed while the request ran", "phase": "running"}
 QUEUE = {"error": "MoltTimeout", "detail": "the deadline passed in the queue", "phase": "queue"}

@@ -3,7 +3,6 @@
 import json
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ import pytest
 from molt_accel import CallMetrics, Client, MoltError, __version__
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import BadFrame
-from tests.support.driver import Driver, deadline, error_of, value_of
-
-MakeDriver = Callable[..., Driver]
+from tests.support.driver import Driver, MakeDriver, deadline, error_of, value_of
 
 FIELDS = {
     "ts": float,

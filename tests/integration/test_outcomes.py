@@ -18,11 +18,9 @@ from molt_accel import (
 )
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import Codec
-from tests.support.driver import Driver, error_of, value_of
+from tests.support.driver import MakeDriver, error_of, value_of
+from tests.support.pools import MakeClient
 from tests.support.processes import wait_until
-
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
 
 VALUES: list[Any] = [
     None,

@@ -1,19 +1,16 @@
 """Payloads and results from nothing to over the frame limit."""
 
-from collections.abc import Callable
-
 import pytest
 
 from molt_accel import Client, MoltInternalError, MoltInvalidInput
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import HEADER_BYTES
 from molt_accel.ipc.messages import Codec
-from tests.support.driver import Driver, error_of, value_of
+from tests.support.driver import MakeDriver, error_of, value_of
+from tests.support.pools import MakeClient
 
 pytestmark = pytest.mark.sample(4)
 
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
 LIMIT = 100_000
 
 

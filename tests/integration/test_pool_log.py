@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from molt_accel import Client, MoltTimeout, MoltWorkerCrashed
 from tests.support import EXPORTS
+from tests.support.pools import Share
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
@@ -27,7 +27,7 @@ def lines(log: Path, event: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def client(share: Callable[..., Client]) -> Client:
+def client(share: Share) -> Client:
     """Of a pool that has one executor, whose log is JSON."""
     client = share(
         transport="shm", worker_name="logged", exports=EXPORTS, executors=1, grace_ms=50, log_json=True

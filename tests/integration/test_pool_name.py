@@ -11,11 +11,11 @@ import pytest
 
 from molt_accel import Client, MoltIncompatible
 from tests.support import EXPORTS
+from tests.support.driver import MakeModule
+from tests.support.pools import Share
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no named pools")
 Serve = Callable[[], "subprocess.Popen[str]"]
-Share = Callable[..., Client]
-MakeModule = Callable[[str, str], Path]
 
 
 @pytest.fixture

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from molt_accel import Client, MoltBusy
+from molt_accel import MoltBusy
 from molt_accel.errors import Status
-from tests.support.driver import SLOW_EXPORTS, Driver, deadline, error_of, value_of
+from tests.support.driver import SLOW_EXPORTS, Driver, MakeDriver, deadline, error_of, value_of
+from tests.support.pools import MakeClient
 from tests.support.processes import wait_for_file, wait_until
-
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
 
 BUSY = (Status.BUSY, {"error": "MoltBusy", "detail": "the queue is full", "retry_after_s": 1})
 

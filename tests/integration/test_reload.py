@@ -3,7 +3,7 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +14,9 @@ import pytest
 
 from molt_accel import Client
 from molt_accel.errors import Status
-from tests.support.driver import Driver, error_of, value_of
+from tests.support.driver import Driver, MakeDriver, MakeModule, error_of, value_of
+from tests.support.pools import MakeClient
 from tests.support.processes import wait_for_file, wait_until
-
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
-MakeModule = Callable[[str, str], Path]
 
 SOURCE = """
 import os, time

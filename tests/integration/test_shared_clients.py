@@ -17,8 +17,8 @@ import pytest
 
 from molt_accel import Client, MoltBusy, MoltCancelled, MoltClientClosed, MoltError, MoltTimeout
 from molt_accel.ipc.shm.layout import ChannelState
-from tests.support.peer import PATIENCE_S, Gone, Peer, loading
-from tests.support.pools import Gate, Window, health, idle
+from tests.support.peer import PATIENCE_S, Gone, MakePeer, loading
+from tests.support.pools import Gate, Look, Share, Window, health, idle
 from tests.support.processes import exit_code, fork, wait_for_file, wait_until
 
 pytestmark = [
@@ -26,10 +26,6 @@ pytestmark = [
     # Python 3.12 warns of forks of processes with threads: what is tested here.
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
-
-MakePeer = Callable[..., Peer]
-Share = Callable[..., Client]
-Look = Callable[..., Window]
 
 
 def threads_named(name: str) -> int:

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,14 @@ from typing import Any
 import psutil
 import pytest
 
-from molt_accel import Client, MoltError, MoltStartFailed, MoltWorkerCrashed
+from molt_accel import MoltError, MoltStartFailed, MoltWorkerCrashed
 from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
-from tests.support.driver import FORK_HOOK, SLOW_EXPORTS
-from tests.support.peer import PATIENCE_S, Peer, loading
-from tests.support.pools import Gate, Window, health, idle
+from tests.support.driver import FORK_HOOK, SLOW_EXPORTS, MakeModule
+from tests.support.peer import PATIENCE_S, MakePeer, loading
+from tests.support.pools import Gate, Look, Share, health, idle
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
-
-MakePeer = Callable[..., Peer]
-Share = Callable[..., Client]
-Look = Callable[..., Window]
-MakeModule = Callable[[str, str], Path]
 
 
 # -- starting and ending ------------------------------------------------------------------------------------

@@ -19,18 +19,14 @@ from molt_accel import Client, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.ipc.shm import attach
 from molt_accel.ipc.shm.layout import ChannelState
 from molt_accel.transports import launcher
-from tests.support.driver import dead
-from tests.support.peer import ENTRIES, PATIENCE_S, Gone, Peer, loading
-from tests.support.pools import Window, health, idle, path_of
+from tests.support.driver import MakeModule, dead
+from tests.support.peer import ENTRIES, PATIENCE_S, Gone, MakePeer, Peer, loading
+from tests.support.pools import Look, Share, health, idle, path_of
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
-MakePeer = Callable[..., Peer]
-Share = Callable[..., Client]
 Serve = Callable[..., "subprocess.Popen[bytes]"]
-Look = Callable[..., Window]
-MakeModule = Callable[[str, str], Path]
 
 
 def started(log: Path) -> int:

@@ -17,15 +17,12 @@ import pytest
 from molt_accel import Client, MoltBusy, MoltError, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.ipc.messages import PING, Request
 from molt_accel.ipc.shm.layout import ChannelState
-from tests.support.peer import PATIENCE_S, Peer, loading
-from tests.support.pools import Gate, Window, health, idle
+from tests.support.peer import PATIENCE_S, MakePeer, loading
+from tests.support.pools import Gate, Look, Share, Window, health, idle
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
-MakePeer = Callable[..., Peer]
-Share = Callable[..., Client]
-Look = Callable[..., Window]
 
 FULL = "the queue is full"
 OVER_ITS_SHARE = "this client has as many calls in flight as it may"

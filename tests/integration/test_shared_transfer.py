@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -17,15 +16,12 @@ from molt_accel import Client, MoltTimeout, MoltWorkerCrashed
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
-from tests.support.peer import PATIENCE_S, Gone, Peer, pattern
-from tests.support.pools import Gate, Window, health, idle
+from tests.support.peer import PATIENCE_S, Gone, MakePeer, Peer, pattern
+from tests.support.pools import Gate, Look, Share, Window, health, idle
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
-MakePeer = Callable[..., Peer]
-Share = Callable[..., Client]
-Look = Callable[..., Window]
 
 #: More than any ring.
 LARGE = 5_000_000

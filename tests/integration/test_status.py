@@ -24,6 +24,7 @@ from molt_accel.config import Config
 from molt_worker.cli.observer import Observer, PoolPlace, pools_in
 from molt_worker.supervisor.shm.snapshot import Snapshot
 from tests.support import EXPORTS
+from tests.support.pools import MakeClient
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
@@ -109,7 +110,7 @@ def next_worker(client: Client) -> int:
 # -- once ---------------------------------------------------------------------------------------------------
 
 
-def test_the_document_tells_what_the_pool_itself_tells(make_pool: Callable[..., Client]) -> None:
+def test_the_document_tells_what_the_pool_itself_tells(make_pool: MakeClient) -> None:
     client = make_pool(executors=2, max_queue=7)
     for number in range(5):
         client.call("echo", number)
@@ -157,7 +158,7 @@ def test_the_document_tells_what_the_pool_itself_tells(make_pool: Callable[..., 
     }
 
 
-def test_what_runs_and_waits_is_shown(make_pool: Callable[..., Client], tmp_path: Path) -> None:
+def test_what_runs_and_waits_is_shown(make_pool: MakeClient, tmp_path: Path) -> None:
     client = make_pool()
     running, gate = tmp_path / "running", tmp_path / "gate"
     with calling(client, "announce_and_sleep", str(running), timeout_ms=60_000) as _:
@@ -187,7 +188,7 @@ def test_what_runs_and_waits_is_shown(make_pool: Callable[..., Client], tmp_path
 
 
 def test_a_request_whose_client_gave_up_is_stopping(
-    make_pool: Callable[..., Client], observe: Callable[..., Observer], tmp_path: Path
+    make_pool: MakeClient, observe: Callable[..., Observer], tmp_path: Path
 ) -> None:
     client = make_pool(grace_ms=5_000)
     path = tmp_path / "running"
@@ -237,7 +238,7 @@ while not os.path.exists({str(gate)!r}):
 
 
 def test_the_default_is_the_configured_pool_then_the_only_one_or_the_project_s_own(
-    make_pool: Callable[..., Client],
+    make_pool: MakeClient,
 ) -> None:
     make_pool("named", exports="")
     assert document()["name"] == "named"  # the only one
@@ -249,7 +250,7 @@ def test_the_default_is_the_configured_pool_then_the_only_one_or_the_project_s_o
     assert own["name"] == Config.load(exports="", executors=1, log_level="error").pool_name
 
 
-def test_a_pool_whose_worker_was_killed_is_none(make_pool: Callable[..., Client]) -> None:
+def test_a_pool_whose_worker_was_killed_is_none(make_pool: MakeClient) -> None:
     worker = psutil.Process(make_pool("dead").ping()["pid"])
     worker.kill()
     wait_until(lambda: not worker.is_running())
@@ -267,7 +268,7 @@ def test_a_pool_whose_worker_was_killed_is_none(make_pool: Callable[..., Client]
 
 
 def test_a_look_takes_nothing_of_a_supervisor_that_is_stopped(
-    make_pool: Callable[..., Client], observe: Callable[..., Observer]
+    make_pool: MakeClient, observe: Callable[..., Observer]
 ) -> None:
     client = make_pool()
     observer = observe()
@@ -284,7 +285,7 @@ def test_a_look_takes_nothing_of_a_supervisor_that_is_stopped(
 
 
 def test_an_observer_takes_no_channel_and_keeps_no_pool_alive(
-    make_pool: Callable[..., Client], observe: Callable[..., Observer]
+    make_pool: MakeClient, observe: Callable[..., Observer]
 ) -> None:
     client = make_pool()
     observer = observe()
@@ -295,7 +296,7 @@ def test_an_observer_takes_no_channel_and_keeps_no_pool_alive(
 
 
 def test_a_pool_that_drains_says_so_until_its_last_request_is_done(
-    make_pool: Callable[..., Client], observe: Callable[..., Observer], tmp_path: Path
+    make_pool: MakeClient, observe: Callable[..., Observer], tmp_path: Path
 ) -> None:
     client = make_pool()
     gate, started = tmp_path / "gate", tmp_path / "started"
@@ -373,7 +374,7 @@ def watch() -> Iterator[Callable[..., Terminal]]:
 
 
 def test_a_watch_follows_a_pool_and_the_next_one_until_ctrl_c(
-    make_pool: Callable[..., Client], watch: Callable[..., Terminal], tmp_path: Path
+    make_pool: MakeClient, watch: Callable[..., Terminal], tmp_path: Path
 ) -> None:
     client = make_pool()
     terminal = watch("--name", "pool")
@@ -395,7 +396,7 @@ def test_a_watch_follows_a_pool_and_the_next_one_until_ctrl_c(
 
 
 def test_ctrl_c_ends_a_watch_that_waits_for_the_next_pool(
-    make_pool: Callable[..., Client], watch: Callable[..., Terminal]
+    make_pool: MakeClient, watch: Callable[..., Terminal]
 ) -> None:
     client = make_pool()
     terminal = watch("--name", "pool")
@@ -406,7 +407,7 @@ def test_ctrl_c_ends_a_watch_that_waits_for_the_next_pool(
     assert "Traceback" not in terminal.rest()
 
 
-def test_a_watch_without_a_terminal_says_what_to_do(make_pool: Callable[..., Client]) -> None:
+def test_a_watch_without_a_terminal_says_what_to_do(make_pool: MakeClient) -> None:
     make_pool()
     done = status("--name", "pool", "--watch")
     assert (done.returncode, done.stdout) == (2, "")
@@ -415,7 +416,7 @@ def test_a_watch_without_a_terminal_says_what_to_do(make_pool: Callable[..., Cli
     )
 
 
-def test_a_watch_without_rich_names_the_extra_a_look_needs_none(make_pool: Callable[..., Client]) -> None:
+def test_a_watch_without_rich_names_the_extra_a_look_needs_none(make_pool: MakeClient) -> None:
     make_pool()
     script = """
 import sys

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -14,11 +13,8 @@ from molt_accel import codec
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import FrameParser, encode
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, Codec, Hello, Request, Response, StartFailed
-from tests.support.driver import Driver, error_of, value_of
+from tests.support.driver import Driver, MakeDriver, MakeModule, error_of, value_of
 from tests.support.processes import wait_for_file, wait_until
-
-MakeDriver = Callable[..., Driver]
-MakeModule = Callable[[str, str], Path]
 
 
 def test_sigterm_finishes_what_is_in_refuses_more_and_exits(make_driver: MakeDriver, tmp_path: Path) -> None:

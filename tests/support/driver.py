@@ -235,8 +235,12 @@ def deadline(ms: float) -> int:
     return time.monotonic_ns() + int(ms * 1e6)
 
 
+MakeDriver = Callable[..., Driver]
+MakeModule = Callable[[str, str], Path]
+
+
 @pytest.fixture
-def make_driver(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
+def make_driver(tmp_path: Path) -> Iterator[MakeDriver]:
     """Starts drivers with the tests' entrypoints and one executor, and closes them in the end."""
     drivers: list[Driver] = []
 
@@ -285,7 +289,7 @@ def answer(payload):
 
 
 @pytest.fixture
-def make_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+def make_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeModule:
     """Writes a module that workers started from now on can import; returns its path."""
     folder = tmp_path / "modules"
     folder.mkdir()

@@ -153,8 +153,11 @@ class Peer:
             self._process.stdout.close()
 
 
+MakePeer = Callable[..., Peer]
+
+
 @pytest.fixture
-def make_peer() -> Iterator[Callable[..., Peer]]:
+def make_peer() -> Iterator[MakePeer]:
     with closing_all(Peer) as make:
         yield make
 

@@ -67,12 +67,17 @@ class Gate:
         self._threads.shutdown()
 
 
+MakeClient = Callable[..., Client]
+Share = Callable[..., Client]
+Look = Callable[..., Window]
+
+
 def path_of(name: str = "pool") -> str:
     return socket_path(os.environ["MOLT_RUNTIME_DIR"], name)
 
 
 @pytest.fixture
-def window() -> Iterator[Callable[..., Window]]:
+def window() -> Iterator[Look]:
     with closing_all(Window) as look:
         yield look
 
@@ -89,7 +94,7 @@ def pool_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def share(pool_log: Path) -> Iterator[Callable[..., Client]]:
+def share(pool_log: Path) -> Iterator[Share]:
     with closing_all(lambda **config: Client(**{**SHARED, **config})) as make:
         yield make
 

@@ -177,7 +177,10 @@ class FakePool:
         os.close(self._arena_fd)
 
 
+MakePool = Callable[..., FakePool]
+
+
 @pytest.fixture
-def make_pool() -> Iterator[Callable[..., FakePool]]:
+def make_pool() -> Iterator[MakePool]:
     with closing_all(FakePool) as make:
         yield make

@@ -242,8 +242,11 @@ class ShmStage(Logged):
         self.supervisor._loop.close()
 
 
+MakeShmStage = Callable[..., ShmStage]
+
+
 @pytest.fixture
-def make_shm_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ShmStage]]:
+def make_shm_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeShmStage]:
     """Makes supervisors, whose fork servers are fakes."""
     monkeypatch.setattr(spinning, "measure", lambda: spinning.SpinLimits(0, 0, 0, 1))
     with staging(ShmStage, monkeypatch) as make:

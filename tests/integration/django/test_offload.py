@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,9 +12,9 @@ from django.test import RequestFactory
 from molt_accel import CallInfo, CallMetrics, Client, codec
 from molt_accel.client import default_client
 from tests.support.processes import wait_until
+from tests.support.views import MakeView
 
 JSON = "application/json"
-MakeView = Callable[..., Callable[..., Any]]
 
 
 def posted(body: bytes, content_type: str = "application/octet-stream") -> HttpRequest:

@@ -6,7 +6,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,10 @@ from molt_accel.call import CANCEL_AFTER_S
 from molt_accel.errors import ERROR_TABLE
 from tests.support import EXPORTS
 from tests.support.processes import wait_for_file, wait_until
-from tests.support.views import body_of
+from tests.support.views import MakeView, body_of
 
 pytestmark = pytest.mark.sample(2)
 
-MakeView = Callable[..., Callable[..., Any]]
 
 #: Answers with something that is no frame, and waits for its stdin to close.
 GARBAGE_WORKER = shlex.join(

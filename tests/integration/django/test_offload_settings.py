@@ -2,9 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.http import HttpRequest
@@ -14,8 +12,7 @@ from django.test import override_settings
 from molt_accel import ConfigError
 from molt_accel.client import default_client
 from tests.support.processes import wait_for_file, wait_until
-
-MakeView = Callable[..., Callable[..., Any]]
+from tests.support.views import MakeView
 
 
 def test_the_project_serves_baseline_and_offloaded_views_alike() -> None:

@@ -4,7 +4,6 @@ import os
 import random
 import struct
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +13,7 @@ from molt_accel import codec
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import HEADER_BYTES, VERSION, FrameError, FrameParser, encode
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, Codec, Request, Response
-from tests.support.driver import COMMAND, Driver, value_of
+from tests.support.driver import COMMAND, MakeDriver, value_of
 
 FUZZING = os.environ.get("MOLT_HYPOTHESIS_PROFILE") == "fuzz"
 FRAMES = 2_000_000 if FUZZING else 100_000
@@ -109,7 +108,7 @@ class Frames:
         return struct.pack("<I", len(body)) + body
 
 
-def test_a_worker_withstands_broken_frames_and_answers_the_valid(make_driver: Callable[..., Driver]) -> None:
+def test_a_worker_withstands_broken_frames_and_answers_the_valid(make_driver: MakeDriver) -> None:
     seed = random.SystemRandom().getrandbits(32) if FUZZING else 910
     print(f"seed {seed}")
     frames = Frames(seed)

@@ -3,21 +3,15 @@
 import contextlib
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from molt_accel import Client
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import Codec
-from tests.support.driver import FORK_HOOK, Driver, dead, deadline, error_of, value_of
+from tests.support.driver import FORK_HOOK, MakeDriver, MakeModule, dead, deadline, error_of, value_of
 from tests.support.processes import wait_for_file, wait_until
-
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
-MakeModule = Callable[[str, str], Path]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])

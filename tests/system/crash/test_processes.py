@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,14 +15,11 @@ import pytest
 from molt_accel import Client, MoltBusy, MoltError, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.errors import Status
 from tests.support import ROOT
-from tests.support.driver import Driver, dead, error_of, value_of
+from tests.support.driver import MakeDriver, MakeModule, dead, error_of, value_of
+from tests.support.pools import MakeClient
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(1)
-
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
-MakeModule = Callable[[str, str], Path]
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -1,15 +1,11 @@
 """Executors that have served enough or grown too large are replaced, without a gap and without a loss."""
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from molt_accel import Client
-from tests.support.driver import Driver, value_of
+from tests.support.driver import MakeDriver, value_of
+from tests.support.pools import MakeClient
 from tests.support.processes import wait_until
-
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
 
 
 def test_after_so_many_requests_another_executor_serves(make_driver: MakeDriver) -> None:

@@ -5,7 +5,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,15 +13,11 @@ import pytest
 
 from molt_accel import Client, MoltError, MoltTimeout, MoltWorkerCrashed, MoltWorkerUnavailable
 from tests.support.driver import dead
-from tests.support.peer import PATIENCE_S, Peer, loading
-from tests.support.pools import Window, health, idle, path_of
+from tests.support.peer import PATIENCE_S, MakePeer, loading
+from tests.support.pools import Look, Share, health, idle, path_of
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
-
-MakePeer = Callable[..., Peer]
-Share = Callable[..., Client]
-Look = Callable[..., Window]
 
 
 def arenas_of(pid: int) -> int:

@@ -2,20 +2,18 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from molt_accel import Client, MoltWorkerCrashed
+from molt_accel import MoltWorkerCrashed
 from tests.support import EXPORTS, ROOT
-from tests.support.pools import health, idle, path_of
+from tests.support.pools import Share, health, idle, path_of
 from tests.support.processes import wait_until
 from tests.system.environments.places import PATIENCE_S, processes_apart, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no namespaces")
-
-Share = Callable[..., Client]
 
 
 @pytest.fixture

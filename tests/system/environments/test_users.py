@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from molt_accel import Client, MoltWorkerUnavailable, __version__
+from molt_accel import MoltWorkerUnavailable, __version__
 from molt_accel.ipc import control
 from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach
 from molt_accel.ipc.shm.attach import FIRST_BATCH, connect
-from tests.support.pools import health, path_of
+from tests.support.pools import Share, health, path_of
 from tests.support.processes import exit_code, fork
 
 pytestmark = [
@@ -21,7 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 _NOBODY = 65534
-Share = Callable[..., Client]
 
 
 def as_nobody(work: Callable[[], object]) -> None:

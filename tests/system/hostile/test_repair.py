@@ -1,7 +1,6 @@
 """What the supervisor does about words that no honest process writes, one by one."""
 
 import sys
-from collections.abc import Callable
 
 import pytest
 
@@ -21,11 +20,11 @@ from molt_accel.ipc.shm.layout import (
 )
 from molt_worker.entrypoints.request import StopReason
 from tests.support.handover import core, put, reply, response
-from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage
+from tests.support.shm_testbed import GRACE_MS, Caller, MakeShmStage, ShmStage
 
 
 @pytest.fixture
-def stage(make_shm_stage: Callable[..., ShmStage]) -> ShmStage:
+def stage(make_shm_stage: MakeShmStage) -> ShmStage:
     return make_shm_stage()
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from molt_accel.transports.base import Transport
 from molt_accel.waits import adrive, drive
 from tests.support import EXPORTS, ROOT
 from tests.support.errors import raised
+from tests.support.pools import MakeClient
 from tests.support.processes import exit_code, fork, wait_for_file
 
 
@@ -180,7 +181,7 @@ def test_a_ping_says_what_the_protocol_s_reference_lists(client: Client) -> None
     assert named - ({"name", "clients"} - set(report)) == {*report, *report["executors"]}
 
 
-def test_a_ping_needs_no_executor(make_client: Callable[..., Client], tmp_path: Path) -> None:
+def test_a_ping_needs_no_executor(make_client: MakeClient, tmp_path: Path) -> None:
     client = make_client(executors=1)
     running = tmp_path / "running"
     errors: list[MoltError] = []
@@ -198,7 +199,7 @@ def test_a_ping_needs_no_executor(make_client: Callable[..., Client], tmp_path: 
     assert [type(error) for error in errors] == [MoltCancelled]
 
 
-def test_leaving_the_context_closes(make_client: Callable[..., Client]) -> None:
+def test_leaving_the_context_closes(make_client: MakeClient) -> None:
     with make_client() as client:
         assert client.call("echo", 1) == 1
     with pytest.raises(MoltClientClosed, match=r"^the client is closed$"):

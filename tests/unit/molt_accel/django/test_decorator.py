@@ -29,9 +29,7 @@ from molt_accel import (
 )
 from molt_accel.errors import ERROR_TABLE
 from molt_accel.ipc.frame import Codec
-from tests.support.views import body_of
-
-MakeView = Callable[..., Callable[..., Any]]
+from tests.support.views import MakeView, body_of
 
 
 @pytest.fixture

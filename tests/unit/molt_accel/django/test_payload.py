@@ -2,8 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -13,8 +11,7 @@ from django.test import RequestFactory
 from molt_accel import Client, codec
 from molt_accel.django import default_payload, request_id_of
 from molt_accel.ipc.frame import Codec
-
-MakeView = Callable[..., Callable[..., Any]]
+from tests.support.views import MakeView
 
 
 def posted(body: bytes, content_type: str = "application/octet-stream") -> HttpRequest:

@@ -1,16 +1,11 @@
 """molt_accel.django.responses: what a result becomes, with and without a factory."""
 
-from collections.abc import Callable
-from typing import Any
-
 import msgpack
 import pytest
 from django.http import HttpRequest, HttpResponse
 
 from molt_accel import Client
-from tests.support.views import body_of
-
-MakeView = Callable[..., Callable[..., Any]]
+from tests.support.views import MakeView, body_of
 
 
 @pytest.mark.parametrize(

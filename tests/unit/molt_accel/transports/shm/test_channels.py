@@ -4,7 +4,6 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,9 +13,8 @@ from molt_accel.ipc.messages import Request
 from molt_accel.ipc.shm.layout import ChannelState, Gauge
 from molt_accel.transports.shm import channels as pools
 from molt_accel.transports.shm.channels import ChannelPool
-from tests.support.scripted_pool import FakePool
+from tests.support.scripted_pool import FakePool, MakePool
 
-MakePool = Callable[..., FakePool]
 REQUEST = Request(1, "echo", b"payload")
 
 

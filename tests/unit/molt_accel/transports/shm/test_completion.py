@@ -11,9 +11,8 @@ from molt_accel.ipc.shm import arena as arenas
 from molt_accel.transports.shm import completion as completion_threads
 from molt_accel.transports.shm.completion import CompletionThread
 from tests.support.processes import wait_until
-from tests.support.scripted_pool import PATIENCE_S, FakePool
+from tests.support.scripted_pool import PATIENCE_S, FakePool, MakePool
 
-MakePool = Callable[..., FakePool]
 MakeCompletionThread = Callable[..., CompletionThread]
 NEVER = 2**63
 

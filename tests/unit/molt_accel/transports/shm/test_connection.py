@@ -31,11 +31,10 @@ from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm.channels import BATCH
 from molt_accel.transports.shm.connection import Connection
 from tests.support.processes import exit_code, fork, wait_until
-from tests.support.scripted_pool import PATIENCE_S, FakePool
+from tests.support.scripted_pool import PATIENCE_S, FakePool, MakePool
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
-MakePool = Callable[..., FakePool]
 REQUEST = Request(1, "echo", b"payload")
 
 

@@ -46,9 +46,8 @@ from molt_accel.transports.shm import transport as shm
 from molt_accel.transports.shm.transport import ShmCall, ShmTransport
 from tests.support.errors import raised
 from tests.support.processes import wait_until
-from tests.support.scripted_pool import PATIENCE_S, FakePool
+from tests.support.scripted_pool import PATIENCE_S, FakePool, MakePool
 
-MakePool = Callable[..., FakePool]
 ids = count(1)
 
 

@@ -2,16 +2,13 @@
 
 import os
 import signal
-from collections.abc import Callable
 from typing import Any
 
 from molt_accel.errors import AlreadyServed
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
 from tests.support.errors import raised
 from tests.support.processes import exit_code, fork, wait_for_file
-from tests.support.shm_testbed import Caller, ShmStage
-
-MakeShmStage = Callable[..., ShmStage]
+from tests.support.shm_testbed import Caller, MakeShmStage, ShmStage
 
 
 def test_a_name_has_one_worker(stage: ShmStage, make_shm_stage: MakeShmStage) -> None:

@@ -1,7 +1,6 @@
 """The supervisor of a shared-memory pool: start and stop, its clients, and what it says of itself."""
 
 import os
-from collections.abc import Callable
 
 import pytest
 
@@ -25,10 +24,9 @@ from molt_accel.ipc.shm.attach import ANSWER_S
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, SlotGauge
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
 from tests.support.handover import put, reply, response
-from tests.support.shm_testbed import Caller, ShmStage, in_ms
+from tests.support.shm_testbed import Caller, MakeShmStage, ShmStage, in_ms
 
 _MS = 1_000_000
-MakeShmStage = Callable[..., ShmStage]
 
 
 def drain(stage: ShmStage) -> None:

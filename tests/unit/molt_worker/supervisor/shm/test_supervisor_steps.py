@@ -24,7 +24,7 @@ from molt_accel.ipc.shm.layout import (
 )
 from molt_worker.entrypoints.request import StopReason
 from tests.support.handover import MAX_BYTES, core, put, reply, request, response
-from tests.support.shm_testbed import GRACE_MS, Caller, Player, ShmStage
+from tests.support.shm_testbed import GRACE_MS, Caller, MakeShmStage, Player, ShmStage
 
 _MS = 1_000_000
 
@@ -154,7 +154,7 @@ def _each() -> Iterator[tuple[Actor, Callable[[Scene], None], ChannelState]]:
                 yield actor, operation, state
 
 
-def test_the_steps_taken_are_those_of_the_table(make_shm_stage: Callable[..., ShmStage]) -> None:
+def test_the_steps_taken_are_those_of_the_table(make_shm_stage: MakeShmStage) -> None:
     taken: dict[tuple[ChannelState, ChannelState], set[Actor]] = defaultdict(set)
     for actor, operation, state in _each():
         scene = Scene(make_shm_stage(worker_name=f"{operation.__name__}-{state.name}"), state)
