@@ -48,7 +48,7 @@ def test_a_json_result_is_the_workers_bytes_and_is_never_decoded(
     with Client(
         transport="stdio", exports="tests.support.entrypoints", executors=1, log_level="error"
     ) as client:
-        view = offloaded(entry="to_json", client=client, payload_builder=lambda request: text)
+        view = offloaded(entry="to_json", client=client, payload_builder=lambda _: text)
 
         def no_decode(*args: object) -> None:
             raise AssertionError("the result was decoded")
@@ -61,7 +61,7 @@ def test_a_json_result_is_the_workers_bytes_and_is_never_decoded(
 
 def test_a_msgpack_result_becomes_json(any_client: Client, offloaded: MakeView, get: HttpRequest) -> None:
     value = {"b": [1, -2.5, None, True], "a": "é", "3": {}}
-    response = offloaded(entry="echo", client=any_client, payload_builder=lambda request: value)(get)
+    response = offloaded(entry="echo", client=any_client, payload_builder=lambda _: value)(get)
     assert response.content == '{"b":[1,-2.5,null,true],"a":"é","3":{}}'.encode()
     assert (response.status_code, response["Content-Type"]) == (200, JSON)
 
@@ -80,7 +80,7 @@ def test_hooks_see_a_call_before_and_after(any_client: Client, offloaded: MakeVi
     view = offloaded(
         entry="echo",
         client=any_client,
-        payload_builder=lambda request: "hello",
+        payload_builder=lambda _: "hello",
         before_send=seen.append,
         after_recv=seen.append,
         metrics_hook=seen.append,
@@ -101,7 +101,7 @@ def test_hooks_see_a_failed_call_too(any_client: Client, offloaded: MakeView, ge
     view = offloaded(
         entry="fail",
         client=any_client,
-        payload_builder=lambda request: "value",
+        payload_builder=lambda _: "value",
         after_recv=seen.append,
         metrics_hook=seen.append,
     )

@@ -78,9 +78,7 @@ def test_a_deadline_passed_as_it_runs_is_504(offloaded: MakeView, get: HttpReque
     path = str(tmp_path / "cleaned")
     with stdio_client() as client:
         client.start()
-        view = offloaded(
-            entry="clean_up", client=client, timeout_ms=300, payload_builder=lambda request: path
-        )
+        view = offloaded(entry="clean_up", client=client, timeout_ms=300, payload_builder=lambda _: path)
         response = view(get)
         assert client.call("echo", 1) == 1
     assert response.status_code == 504
@@ -104,7 +102,7 @@ def test_a_cancelled_call_is_499(offloaded: MakeView, get: HttpRequest, tmp_path
         view = offloaded(
             entry="clean_up",
             client=client,
-            payload_builder=lambda request: str(path),
+            payload_builder=lambda _: str(path),
             cancel_check=lambda request: request is get and path.exists(),
         )
         response = view(get)
@@ -117,7 +115,7 @@ def test_a_cancelled_call_is_499(offloaded: MakeView, get: HttpRequest, tmp_path
 @pytest.mark.parametrize("how", [{"signal": 9}, {"exit": 3}])
 def test_a_crashed_executor_is_500(offloaded: MakeView, get: HttpRequest, how: dict[str, int]) -> None:
     with stdio_client() as client:
-        response = offloaded(entry="crash", client=client, payload_builder=lambda request: how)(get)
+        response = offloaded(entry="crash", client=client, payload_builder=lambda _: how)(get)
     assert response.status_code == 500
     assert body_of(response) == {"error": "MoltWorkerCrashed", "detail": "the request failed"}
 
@@ -171,7 +169,7 @@ def test_a_request_that_may_have_run_falls_back_only_if_running_it_twice_does_no
         view = offloaded(
             entry="announce_and_sleep",
             client=client,
-            payload_builder=lambda request: str(path),
+            payload_builder=lambda _: str(path),
             allow_fallback=True,
             idempotent=idempotent,
             retries=0,
@@ -211,10 +209,7 @@ def test_a_cancel_check_is_polled_to_the_end(offloaded: MakeView, get: HttpReque
     with stdio_client() as client:
         client.start()
         view = offloaded(
-            entry="wait_for_file",
-            client=client,
-            payload_builder=lambda request: str(path),
-            cancel_check=check,
+            entry="wait_for_file", client=client, payload_builder=lambda _: str(path), cancel_check=check
         )
         assert view(get).content == b'"released"'
     assert len(asked) >= 3
@@ -230,7 +225,7 @@ def test_a_call_answered_soon_never_asks_its_cancel_check(offloaded: MakeView, g
         view = offloaded(
             entry="echo",
             client=client,
-            payload_builder=lambda request: 1,
+            payload_builder=lambda _: 1,
             cancel_check=lambda request: asked.append(time.monotonic()),
             metrics_hook=lambda metrics: took.append(metrics.client_us / 1e6),
         )

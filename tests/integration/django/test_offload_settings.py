@@ -26,7 +26,7 @@ def test_the_project_serves_baseline_and_offloaded_views_alike() -> None:
 
 @override_settings(MOLT_TRANSPORT="inline")
 def test_the_transport_is_a_setting(get: HttpRequest, offloaded: MakeView) -> None:
-    assert offloaded(entry="echo", payload_builder=lambda request: 1)(get).content == b"1"
+    assert offloaded(entry="echo", payload_builder=lambda _: 1)(get).content == b"1"
     assert default_client().ping()["transport"] == "inline"
 
 
@@ -102,7 +102,7 @@ def test_a_default_client_made_before_the_settings_is_told_of(
     early = default_client()
     monkeypatch.undo()
     monkeypatch.setattr("molt_accel.client._default", early)
-    view = offloaded(entry="health", payload_builder=lambda request: 1)
+    view = offloaded(entry="health", payload_builder=lambda _: 1)
     assert view(get).status_code == view(get).status_code == 200
     assert [record.message.split(" and ")[0] for record in caplog.records] == [
         "the default client was made before Django's settings were known"
@@ -113,5 +113,5 @@ def test_a_default_client_that_follows_the_settings_is_not_told_of(
     get: HttpRequest, offloaded: MakeView, caplog: pytest.LogCaptureFixture
 ) -> None:
     with override_settings(MOLT_TRANSPORT="inline"):
-        assert offloaded(entry="echo", payload_builder=lambda request: 1)(get).content == b"1"
+        assert offloaded(entry="echo", payload_builder=lambda _: 1)(get).content == b"1"
     assert not caplog.records

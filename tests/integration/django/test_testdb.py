@@ -44,7 +44,7 @@ from django.http import HttpResponse
 from django.urls import path
 from molt_accel import molt_offload
 
-@molt_offload(entry="add", payload_builder=lambda request: "noted", timeout_ms=60_000)
+@molt_offload(entry="add", payload_builder=lambda _: "noted", timeout_ms=60_000)
 def add(request):
     return HttpResponse("here")
 

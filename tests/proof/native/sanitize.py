@@ -121,7 +121,7 @@ def check_binding_by_address(into: Path) -> str:
     flags = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
     libraries = [
         subprocess.run(
-            ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+            ["gcc", f"-print-file-name={name}"], stdout=subprocess.PIPE, text=True, check=True
         ).stdout.strip()
         for name in ("libasan.so", "libubsan.so")
     ]

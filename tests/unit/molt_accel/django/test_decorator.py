@@ -121,7 +121,7 @@ def test_a_failing_reporting_hook_changes_nothing(
 def test_the_clients_options_are_the_views_defaults(get: HttpRequest, offloaded: MakeView) -> None:
     options = CallOptions(codec="json", timeout_ms=1234)
     with Client(transport="inline", exports="tests.support.entrypoints", options=options) as client:
-        view = offloaded(entry="echo_json", client=client, payload_builder=lambda request: b'{"a":1}')
+        view = offloaded(entry="echo_json", client=client, payload_builder=lambda _: b'{"a":1}')
         assert view(get).content == b'{"a":1}'
         as_msgpack = offloaded(entry="echo", codec="msgpack", client=client, payload_builder=lambda _: 7)
         assert as_msgpack(get).content == b"7"
@@ -130,7 +130,7 @@ def test_the_clients_options_are_the_views_defaults(get: HttpRequest, offloaded:
 def test_other_decorators_stack_with_it(inline_client: Client, get: HttpRequest, offloaded: MakeView) -> None:
     @csrf_exempt
     @require_GET
-    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1)
+    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda _: 1)
     def view(request: HttpRequest) -> HttpResponse:
         """A view."""
         return HttpResponse("here")
@@ -143,7 +143,7 @@ def test_other_decorators_stack_with_it(inline_client: Client, get: HttpRequest,
 def test_async_views_stay_async_between_djangos_decorators(inline_client: Client) -> None:
     @csrf_exempt
     @require_GET
-    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1)
+    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda _: 1)
     async def view(request: HttpRequest) -> HttpResponse:
         return HttpResponse("here")
 
@@ -178,7 +178,7 @@ def test_a_view_that_is_only_marked_as_async_is_async(inline_client: Client, get
             return HttpResponse("here")
 
     offload = molt_offload(
-        entry="echo", client=inline_client, payload_builder=lambda request: 1, replaces_wrapped=True
+        entry="echo", client=inline_client, payload_builder=lambda _: 1, replaces_wrapped=True
     )
     view = offload(Items.as_view())
 

@@ -107,7 +107,7 @@ def test_a_drf_handler_is_replaced_below_its_permissions(inline_client: Client, 
         permission_classes = (drf.IsAuthenticated,)
         authentication_classes = ()
 
-        @method_decorator(molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1))
+        @method_decorator(molt_offload(entry="echo", client=inline_client, payload_builder=lambda _: 1))
         def get(self, request: HttpRequest) -> HttpResponse:
             return HttpResponse("here")
 

@@ -35,7 +35,7 @@ def test_a_response_factory_gets_request_and_decoded_value(
         entry=entry,
         codec=codec_name,
         client=inline_client,
-        payload_builder=lambda request: payload,
+        payload_builder=lambda _: payload,
         response_factory=factory,
     )
     response = view(get)
@@ -51,7 +51,7 @@ def test_a_result_that_is_not_what_its_codec_says_is_502(
     view = offloaded(
         entry="to_json",
         client=inline_client,
-        payload_builder=lambda request: b"{not json",
+        payload_builder=lambda _: b"{not json",
         response_factory=lambda request, value: HttpResponse("made"),
     )
     response = view(get)
@@ -63,6 +63,6 @@ def test_a_msgpack_result_without_a_json_form_is_500(
     inline_client: Client, offloaded: MakeView, get: HttpRequest
 ) -> None:
     stamp = msgpack.Timestamp(1, 2)
-    response = offloaded(entry="echo", client=inline_client, payload_builder=lambda request: stamp)(get)
+    response = offloaded(entry="echo", client=inline_client, payload_builder=lambda _: stamp)(get)
     assert response.status_code == 500
     assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
