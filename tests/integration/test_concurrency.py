@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from molt_accel import Client, MoltCancelled, MoltError, MoltWorkerCrashed
+from tests.support.errors import raised
 from tests.support.pools import MakeClient
 from tests.support.processes import wait_for_file, wait_until
 
@@ -85,9 +86,8 @@ def test_good_calls_are_unharmed_by_bad_ones_beside_them(make_client: MakeClient
             assert client.call("echo", number) == number
             return "Ok"
         entry, payload, _ = bad[number // 5 % len(bad)]
-        with pytest.raises(MoltError) as caught:
-            client.call(entry, payload)
-        return type(caught.value).__name__
+        error = raised(MoltError, client.call, entry, payload)
+        return type(error).__name__
 
     with ThreadPoolExecutor(12) as pool:
         outcomes = Counter(pool.map(call, range(400)))

@@ -11,7 +11,8 @@ import pytest
 from molt_accel import Client, MoltTimeout
 from molt_accel.errors import Status
 from tests.support.driver import STOPPED, MakeDriver, dead, deadline, error_of, value_of
-from tests.support.pools import MakeClient
+from tests.support.errors import raised
+from tests.support.pools import MakeClient, with_worker
 from tests.support.processes import wait_for_file, wait_until
 
 RUNNING = {"error": "MoltTimeout", "detail": "the deadline passed while the request ran", "phase": "running"}
@@ -37,8 +38,7 @@ def test_a_deadline_ends_a_request_whatever_it_does(
 
 def one_executor(make_client: MakeClient, grace_ms: int) -> tuple[Client, int]:
     """A client whose worker has one executor, and that one's pid."""
-    client = make_client(executors=1, grace_ms=grace_ms)
-    client.start()
+    client = with_worker(make_client(executors=1, grace_ms=grace_ms))
     return client, client.call("pid", timeout_ms=60_000)
 
 
@@ -49,9 +49,8 @@ def test_a_call_s_deadline_holds_whatever_the_entrypoint_does(
 ) -> None:
     client, pid = one_executor(make_client, 20_000 if survives else 100)
     marker = tmp_path / "running"
-    with pytest.raises(MoltTimeout) as caught:
-        client.call(entry, str(marker), timeout_ms=1000)
-    assert (caught.value.phase, caught.value.detail) == ("running", RUNNING["detail"])
+    error = raised(MoltTimeout, client.call, entry, str(marker), timeout_ms=1000)
+    assert (error.phase, error.detail) == ("running", RUNNING["detail"])
     assert marker.exists() is (entry != "clean_up")
     assert (client.call("pid", timeout_ms=60_000) == pid) is survives
     assert client.ping()["outcomes"] == {"Ok": 2, "Timeout": 1}
@@ -93,23 +92,20 @@ def test_without_grace_a_call_s_executor_is_killed_at_once_and_the_pool_recovers
 ) -> None:
     client, _ = one_executor(make_client, grace_ms)
     for number in range(5):
-        with pytest.raises(MoltTimeout) as caught:
-            client.call("never_stops", str(tmp_path / str(number)), timeout_ms=500)
+        error = raised(MoltTimeout, client.call, "never_stops", str(tmp_path / str(number)), timeout_ms=500)
         # Where the answer's time is over too, nobody can say more than that.
-        assert caught.value.phase in ("running", "queue", "transport")
+        assert error.phase in ("running", "queue", "transport")
     assert client.call("echo", 1, timeout_ms=60_000) == 1
 
 
 def test_many_calls_deadlines_at_once_each_hold(make_client: MakeClient) -> None:
-    client = make_client(executors=2, max_queue=100, grace_ms=20_000)
-    client.start()
+    client = with_worker(make_client(executors=2, max_queue=100, grace_ms=20_000))
     wait_until(lambda: client.ping()["executors"]["idle"] == 2)
     pids = set(client.ping()["executors"]["pids"])
 
     def late(number: int) -> str:
-        with pytest.raises(MoltTimeout) as caught:
-            client.call("sleep", 1e6, timeout_ms=100 + 3 * number)
-        return caught.value.phase
+        error = raised(MoltTimeout, client.call, "sleep", 1e6, timeout_ms=100 + 3 * number)
+        return error.phase
 
     with ThreadPoolExecutor(50) as threads:
         phases = Counter(threads.map(late, range(50)))
@@ -217,9 +213,8 @@ def test_many_deadlines_at_once_each_hold(make_driver: MakeDriver) -> None:
 
 def test_the_client_sees_the_phase_and_is_not_held_beyond_deadline_and_grace(client: Client) -> None:
     started = time.monotonic()
-    with pytest.raises(MoltTimeout) as caught:
-        client.call("sleep", 1e6, timeout_ms=200)
-    assert caught.value.phase == "running"
+    error = raised(MoltTimeout, client.call, "sleep", 1e6, timeout_ms=200)
+    assert error.phase == "running"
     assert 0.2 <= time.monotonic() - started < 20
 
 

@@ -12,6 +12,7 @@ from molt_accel import CallMetrics, Client, MoltError, __version__
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import BadFrame
 from tests.support.driver import Driver, MakeDriver, deadline, error_of, value_of
+from tests.support.errors import raised
 
 FIELDS = {
     "ts": float,
@@ -74,11 +75,10 @@ def test_sizes_are_those_of_the_encoded_payload_and_result(
 )
 def test_each_outcome_reaches_the_hook(client: Client, entry: str, payload: object, status: str) -> None:
     seen: list[CallMetrics] = []
-    with pytest.raises(MoltError) as caught:
-        client.call(entry, payload, timeout_ms=500, metrics_hook=seen.append)
+    error = raised(MoltError, client.call, entry, payload, timeout_ms=500, metrics_hook=seen.append)
     (metrics,) = seen
     assert (metrics.entry, metrics.status) == (entry, status)
-    assert metrics.request_id == caught.value.request_id
+    assert metrics.request_id == error.request_id
     if entry in ("fail", "sleep"):
         assert metrics.exec_us >= metrics.handler_us > 0
     if entry in ("fail", "sleep", "crash"):

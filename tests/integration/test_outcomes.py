@@ -19,7 +19,8 @@ from molt_accel import (
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import Codec
 from tests.support.driver import MakeDriver, error_of, value_of
-from tests.support.pools import MakeClient
+from tests.support.errors import raised
+from tests.support.pools import MakeClient, with_worker
 from tests.support.processes import wait_until
 
 VALUES: list[Any] = [
@@ -89,10 +90,9 @@ def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(lasting_client: Cli
 def test_input_that_is_not_valid_is_refused_with_the_reason(
     lasting_client: Client, entry: str, payload: object, codec: str, detail: str
 ) -> None:
-    with pytest.raises(MoltInvalidInput) as caught:
-        lasting_client.call(entry, payload, codec=codec)
-    assert caught.value.detail == detail
-    assert len(caught.value.request_id) == 16
+    error = raised(MoltInvalidInput, lasting_client.call, entry, payload, codec=codec)
+    assert error.detail == detail
+    assert len(error.request_id) == 16
     assert lasting_client.call("echo", 1) == 1
 
 
@@ -112,16 +112,15 @@ def test_the_text_of_an_exception_stays_in_the_log_under_the_request_s_id(
 ) -> None:
     client = make_client(log_json=True)
     pids = set(_pids(client))
-    with pytest.raises(MoltInternalError) as caught:
-        client.call("fail", kind)
-    assert type(caught.value) is MoltInternalError
-    assert caught.value.detail == f"'fail' raised {name}"
-    assert caught.value.facts == {}
+    error = raised(MoltInternalError, client.call, "fail", kind)
+    assert type(error) is MoltInternalError
+    assert error.detail == f"'fail' raised {name}"
+    assert error.facts == {}
     assert client.call("pid") in pids  # the executor lives on
     client.close()
     rows = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     (row,) = [row for row in rows if row["event"] == "entrypoint_raised"]
-    assert row["request_id"] == caught.value.request_id
+    assert row["request_id"] == error.request_id
     assert row["entry"] == "fail"
     assert in_log in row["traceback"]
     assert "entrypoints.py" in row["traceback"]
@@ -138,9 +137,8 @@ def _pids(client: Client) -> list[int]:
 
 
 def test_a_result_that_can_t_be_encoded_is_an_internal_error(client: Client) -> None:
-    with pytest.raises(MoltInternalError) as caught:
-        client.call("unencodable")
-    assert caught.value.detail == "the result of 'unencodable' can't be encoded as msgpack"
+    error = raised(MoltInternalError, client.call, "unencodable")
+    assert error.detail == "the result of 'unencodable' can't be encoded as msgpack"
 
 
 @pytest.mark.parametrize(
@@ -158,17 +156,15 @@ def test_a_result_that_can_t_be_encoded_is_an_internal_error(client: Client) -> 
 def test_a_crash_is_reported_with_its_signal_or_exit_code(
     client: Client, how: dict[str, int], signal: int | None, exit_code: int | None, words: str
 ) -> None:
-    with pytest.raises(MoltWorkerCrashed) as caught:
-        client.call("crash", how)
-    assert (caught.value.signal, caught.value.exit_code) == (signal, exit_code)
-    assert caught.value.detail == f"the executor died while it ran 'crash': {words}"
+    error = raised(MoltWorkerCrashed, client.call, "crash", how)
+    assert (error.signal, error.exit_code) == (signal, exit_code)
+    assert error.detail == f"the executor died while it ran 'crash': {words}"
     assert client.call("echo", 1) == 1
 
 
 def test_an_executor_whose_socket_was_closed_under_it_counts_as_crashed(client: Client) -> None:
-    with pytest.raises(MoltWorkerCrashed) as caught:
-        client.call("close_all_fds")
-    assert caught.value.signal == 9
+    error = raised(MoltWorkerCrashed, client.call, "close_all_fds")
+    assert error.signal == 9
     assert client.call("echo", 1) == 1
 
 
@@ -187,8 +183,7 @@ def test_an_error_that_was_handled_is_gone_and_keeps_nothing_alive(
     make_client: MakeClient, entry: str, payload: object, timeout_ms: int
 ) -> None:
     """Without the garbage collector, for which a busy server's refused calls would be work."""
-    client = make_client(max_frame_bytes=100_000)
-    client.start()
+    client = with_worker(make_client(max_frame_bytes=100_000))
     gc.collect()
     gc.disable()
     try:
@@ -213,9 +208,8 @@ def test_the_entrypoint_knows_its_request(client: Client) -> None:
 def test_exports_that_can_t_be_imported_make_calls_unavailable_and_say_why(make_client: MakeClient) -> None:
     client = make_client(exports="no_such_module")
     for _ in range(2):
-        with pytest.raises(MoltStartFailed) as caught:
-            client.call("echo", 1)
-        assert "can't import no_such_module: ModuleNotFoundError: No module named" in caught.value.detail
+        error = raised(MoltStartFailed, client.call, "echo", 1)
+        assert "can't import no_such_module: ModuleNotFoundError: No module named" in error.detail
 
 
 def test_a_reason_of_any_length_and_any_characters_reaches_the_client(
@@ -223,9 +217,8 @@ def test_a_reason_of_any_length_and_any_characters_reaches_the_client(
 ) -> None:
     make_module("wordy_exports", "raise RuntimeError('\\udc80' + 'é' * 1_000_000)")
     client = make_client(exports="wordy_exports", max_frame_bytes=4176)
-    with pytest.raises(MoltStartFailed) as caught:
-        client.call("echo", 1)
-    assert "can't import wordy_exports: RuntimeError: ?ééé" in caught.value.detail
+    error = raised(MoltStartFailed, client.call, "echo", 1)
+    assert "can't import wordy_exports: RuntimeError: ?ééé" in error.detail
 
 
 def test_a_small_frame_limit_does_not_limit_the_number_of_exports(

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import pytest
 
 from molt_accel import Client, MoltTimeout, MoltWorkerCrashed
 from tests.support import EXPORTS
+from tests.support.errors import raised
 from tests.support.pools import Share
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.processes import in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
@@ -38,32 +38,29 @@ def client(share: Share) -> Client:
 
 def test_a_crash_names_request_executor_and_signal(client: Client, pool_log: Path, tmp_path: Path) -> None:
     path = tmp_path / "running"
-    killer = threading.Thread(target=lambda: os.kill(int(wait_for_file(path)), signal.SIGKILL))
-    killer.start()
-    with pytest.raises(MoltWorkerCrashed) as caught:
-        client.call("announce_and_sleep", str(path))
+    killer = in_thread(lambda: os.kill(int(wait_for_file(path)), signal.SIGKILL))
+    error = raised(MoltWorkerCrashed, client.call, "announce_and_sleep", str(path))
     killer.join()
     (line,) = wait_until(lambda: lines(pool_log, "executor_crashed"))
     assert line == {
         "level": "error",
         "event": "executor_crashed",
         "executor": 1,
-        "error": caught.value.detail,
-        "request_id": caught.value.request_id,
+        "error": error.detail,
+        "request_id": error.request_id,
         "entry": "announce_and_sleep",
     }
-    assert caught.value.detail == "the executor died while it ran 'announce_and_sleep': signal 9 (SIGKILL)"
+    assert error.detail == "the executor died while it ran 'announce_and_sleep': signal 9 (SIGKILL)"
 
 
 def test_a_kill_after_the_grace_names_the_request(client: Client, pool_log: Path, tmp_path: Path) -> None:
-    with pytest.raises(MoltTimeout) as caught:
-        client.call("never_stops", str(tmp_path / "running"), timeout_ms=100)
+    error = raised(MoltTimeout, client.call, "never_stops", str(tmp_path / "running"), timeout_ms=100)
     (line,) = wait_until(lambda: lines(pool_log, "executor_killed"))
     assert line == {
         "level": "warning",
         "event": "executor_killed",
         "executor": 1,
-        "request_id": caught.value.request_id,
+        "request_id": error.request_id,
         "entry": "never_stops",
     }
     assert lines(pool_log, "executor_crashed") == []

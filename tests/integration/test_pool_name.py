@@ -12,7 +12,7 @@ import pytest
 from molt_accel import Client, MoltIncompatible
 from tests.support import EXPORTS
 from tests.support.driver import MakeModule
-from tests.support.pools import Share
+from tests.support.pools import Share, with_worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no named pools")
 Serve = Callable[[], "subprocess.Popen[str]"]
@@ -102,8 +102,7 @@ def test_a_process_with_another_environment_gets_a_pool_of_its_own(
 def test_a_named_pool_refuses_a_process_that_differs_and_says_in_what(
     share: Share, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    client = share()
-    client.start()
+    client = with_worker(share())
     monkeypatch.setenv("DATABASE_URL", "sqlite:///other")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MoltIncompatible, match="DATABASE_URL, working directory"):

@@ -15,7 +15,7 @@ import pytest
 from molt_accel import Client
 from molt_accel.errors import Status
 from tests.support.driver import Driver, MakeDriver, MakeModule, error_of, value_of
-from tests.support.pools import MakeClient
+from tests.support.pools import MakeClient, with_worker
 from tests.support.processes import wait_for_file, wait_until
 
 SOURCE = """
@@ -70,8 +70,7 @@ def test_under_load_no_request_is_lost_and_the_new_code_answers_afterwards(
     make_client: MakeClient, make_module: MakeModule
 ) -> None:
     versioned(make_module, 0)
-    client = make_client(exports="versioned_exports", max_queue=1000)
-    client.start()
+    client = with_worker(make_client(exports="versioned_exports", max_queue=1000))
     worker = client.ping()["pid"]
     with load(client) as seen:
         for version in range(1, 6):

@@ -17,8 +17,9 @@ import pytest
 
 from molt_accel import Client, MoltBusy, MoltCancelled, MoltClientClosed, MoltError, MoltTimeout
 from molt_accel.ipc.shm.layout import ChannelState
+from tests.support.errors import raised
 from tests.support.peer import PATIENCE_S, Gone, MakePeer, loading
-from tests.support.pools import Gate, Look, Share, Window, health, idle
+from tests.support.pools import Gate, Look, Share, Window, health, idle, with_worker
 from tests.support.processes import exit_code, fork, wait_for_file, wait_until
 
 pytestmark = [
@@ -287,8 +288,7 @@ def test_ctrl_c_ends_a_call_promptly_and_stops_its_work(
     share: Share, window: Look, tmp_path: Path, spin_us: int | None
 ) -> None:
     """Also one that comes while the call spins, and interrupts no sleep."""
-    client = share(executors=1, grace_ms=20_000, spin_us=spin_us)
-    client.start()
+    client = with_worker(share(executors=1, grace_ms=20_000, spin_us=spin_us))
     view = window()
     for number in range(3):
         marker = tmp_path / str(number)
@@ -303,8 +303,7 @@ def test_ctrl_c_ends_a_call_promptly_and_stops_its_work(
 
 
 def test_ctrl_c_ends_a_call_that_is_queued_or_half_sent(share: Share, window: Look, tmp_path: Path) -> None:
-    client = share(executors=1)
-    client.start()
+    client = with_worker(share(executors=1))
     view = window()
     gate = Gate(client, tmp_path)
     for payload in (b"", bytes(3_000_000)):
@@ -393,8 +392,7 @@ def test_calls_of_threads_and_tasks_beyond_all_channels_wait_or_are_told_so(shar
 
 
 def test_more_threads_than_channels_were_granted_get_more(share: Share) -> None:
-    client = share(executors=2, max_queue=200)
-    client.start()
+    client = with_worker(share(executors=2, max_queue=200))
     begun = threading.Barrier(120)
 
     def call(number: int) -> bool:
@@ -407,8 +405,7 @@ def test_more_threads_than_channels_were_granted_get_more(share: Share) -> None:
 
 def test_an_event_loop_s_call_needs_its_own_channel_only(share: Share, window: Look, tmp_path: Path) -> None:
     """The first one finds all others in use: it has no doorbell to listen to, and is answered all the same."""
-    client = share(executors=1, max_queue=100)
-    client.start()
+    client = with_worker(share(executors=1, max_queue=100))
     view = window()
     pool = client._transport._connection.channels  # type: ignore[attr-defined]
     gate = Gate(client, tmp_path)
@@ -469,8 +466,7 @@ def calls_in_flight(
     share: Share, window: Look, tmp_path: Path
 ) -> Iterator[tuple[Client, Window, list[Future[Any]]]]:
     """A client with one call that runs and four that are queued."""
-    client = share(executors=1)
-    client.start()
+    client = with_worker(share(executors=1))
     view = window()
     gate = Gate(client, tmp_path)
     with ThreadPoolExecutor(4) as threads:
@@ -490,9 +486,8 @@ def test_a_forked_child_attaches_itself_and_leaves_the_calls_in_flight_alone(
     def child() -> None:
         report = health(client)
         assert (report["pid"], report["clients"]) == (worker, 2)
-        with pytest.raises(MoltTimeout) as caught:
-            client.call("echo", "behind them", timeout_ms=100)
-        assert caught.value.phase == "queue"
+        error = raised(MoltTimeout, client.call, "echo", "behind them", timeout_ms=100)
+        assert error.phase == "queue"
         client.close()
 
     assert exit_code(fork(child)) == 0
@@ -505,8 +500,7 @@ def test_what_a_forked_child_does_with_its_copies_of_calls_touches_nobody_s(
     share: Share, window: Look, tmp_path: Path, end: str
 ) -> None:
     """It has copies of its parent's tasks. When they are thrown away there, their calls are given up: there only."""
-    client = share(executors=1)
-    client.start()
+    client = with_worker(share(executors=1))
     view = window()
     gate = tmp_path / "gate"
 
@@ -537,8 +531,7 @@ def test_what_a_forked_child_does_with_its_copies_of_calls_touches_nobody_s(
 def test_a_child_forked_by_a_signal_handler_in_the_middle_of_a_call_does_not_take_the_answer(
     share: Share, tmp_path: Path
 ) -> None:
-    client = share(executors=1)
-    client.start()
+    client = with_worker(share(executors=1))
     gate = tmp_path / "gate"
     parent = os.getpid()
     codes: list[int] = []
@@ -570,8 +563,7 @@ def test_a_child_forked_by_a_signal_handler_in_the_middle_of_a_call_does_not_tak
 
 
 def test_a_child_inherits_no_connection_not_even_to_a_draining_worker(share: Share, tmp_path: Path) -> None:
-    client = share(executors=1)
-    client.start()
+    client = with_worker(share(executors=1))
     old = health(client)["pid"]
     gate = Gate(client, tmp_path)
     os.kill(old, signal.SIGTERM)

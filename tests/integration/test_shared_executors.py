@@ -16,7 +16,7 @@ from molt_accel import MoltError, MoltStartFailed, MoltWorkerCrashed
 from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
 from tests.support.driver import FORK_HOOK, SLOW_EXPORTS, MakeModule
 from tests.support.peer import PATIENCE_S, MakePeer, loading
-from tests.support.pools import Gate, Look, Share, health, idle
+from tests.support.pools import Gate, Look, Share, health, idle, with_worker
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
@@ -51,8 +51,7 @@ def test_an_executor_that_hangs_while_it_starts_is_replaced(
     switch, log = tmp_path / "switch", tmp_path / "starts"
     source = FORK_HOOK.format(switch=str(switch), log=str(log), act="import time; time.sleep(1e6)")
     make_module("hanging_executors", source)
-    client = share(exports="hanging_executors", executors=1, start_timeout_ms=2000)
-    client.start()
+    client = with_worker(share(exports="hanging_executors", executors=1, start_timeout_ms=2000))
     switch.touch()
     with pytest.raises(MoltWorkerCrashed):
         client.call("die")

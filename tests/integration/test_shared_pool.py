@@ -20,9 +20,10 @@ from molt_accel.ipc.shm import attach
 from molt_accel.ipc.shm.layout import ChannelState
 from molt_accel.transports import launcher
 from tests.support.driver import MakeModule, dead
+from tests.support.errors import raised
 from tests.support.peer import ENTRIES, PATIENCE_S, Gone, MakePeer, Peer, loading
-from tests.support.pools import Look, Share, health, idle, path_of
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.pools import Look, Share, health, idle, path_of, with_worker
+from tests.support.processes import in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
@@ -134,8 +135,7 @@ def test_a_starter_that_was_stopped_is_not_waited_for_for_ever(
     first.stop()
     try:
         with Client(transport="shm", worker_name="pool", exports=ENTRIES, executors=1) as client:
-            second = threading.Thread(target=client.start)
-            second.start()
+            second = in_thread(client.start)
             wait_until(lambda: starts(gated) == 2)
             (gated / "closed").unlink()
             second.join(PATIENCE_S)
@@ -150,8 +150,7 @@ def test_a_starter_that_was_stopped_is_not_waited_for_for_ever(
 
 def test_a_worker_that_is_started_by_hand_meanwhile_is_found(serve: Serve, gated: Path) -> None:
     with Client(transport="shm", worker_name="pool", exports=ENTRIES, executors=1) as client:
-        starter = threading.Thread(target=client.start)
-        starter.start()
+        starter = in_thread(client.start)
         wait_until(lambda: starts(gated) == 1)
         by_hand = serve()
         (gated / "closed").unlink()
@@ -197,8 +196,7 @@ def test_a_pool_stays_for_a_while_after_its_last_client_and_is_found_again(
 
 
 def test_a_pool_leaves_when_nobody_has_come_for_its_time(share: Share) -> None:
-    client = share(linger_ms=400)
-    client.start()
+    client = with_worker(share(linger_ms=400))
     worker = psutil.Process(health(client)["pid"])
     left_s = time.monotonic()
     client.close()
@@ -208,8 +206,7 @@ def test_a_pool_leaves_when_nobody_has_come_for_its_time(share: Share) -> None:
 
 
 def test_an_observer_does_not_keep_a_pool(share: Share, window: Look) -> None:
-    client = share()
-    client.start()
+    client = with_worker(share())
     worker = psutil.Process(health(client)["pid"])
     window()
     client.close()
@@ -249,9 +246,8 @@ def test_clients_that_come_and_go_meet_no_pool_that_is_leaving(make_peer: MakePe
 
 def test_without_autostart_only_a_worker_that_was_started_by_hand_serves(share: Share, serve: Serve) -> None:
     client = share(autostart=False)
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        client.call("echo", 1)
-    assert caught.value.detail == (
+    error = raised(MoltWorkerUnavailable, client.call, "echo", 1)
+    assert error.detail == (
         f"nobody serves the pool 'pool' ({path_of()}), and MOLT_WORKER_AUTOSTART is off; start it with "
         "molt-worker --shm pool"
     )
@@ -312,9 +308,8 @@ def test_a_pool_of_another_version_is_refused_with_a_hint(
     serve()
     current = attach.__version__
     monkeypatch.setattr(attach, "__version__", "0.0.1")
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        share().call("echo", 1)
-    assert caught.value.detail == (
+    error = raised(MoltWorkerUnavailable, share().call, "echo", 1)
+    assert error.detail == (
         f"the worker refused: this pool runs version {current}, the client is 0.0.1; restart the worker, "
         "or give the new version another MOLT_WORKER_NAME"
     )
@@ -409,9 +404,8 @@ def test_a_worker_that_is_told_to_stop_at_once_ends_what_runs_and_hands_on_what_
         old.send_signal(number)
         wait_until(lambda: health(client)["pid"] != old.pid)
     old.send_signal(last)
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        running.result(PATIENCE_S)
-    assert caught.value.may_have_run
+    error = raised(MoltWorkerUnavailable, running.result, PATIENCE_S)
+    assert error.may_have_run
     assert queued.result(PATIENCE_S) != old_executor
     wait_until(lambda: dead(old))
 
@@ -420,8 +414,7 @@ def test_a_client_that_is_closed_while_its_worker_drains_is_done_with_it(
     share: Share, window: Look, tmp_path: Path
 ) -> None:
     """The calls that were made before the worker began to drain are on another connection than the next ones."""
-    client = share(executors=1, grace_ms=20_000)
-    client.start()
+    client = with_worker(share(executors=1, grace_ms=20_000))
     old = health(client)["pid"]
     marker = tmp_path / "running"
     outcomes: list[str] = []
@@ -432,8 +425,7 @@ def test_a_client_that_is_closed_while_its_worker_drains_is_done_with_it(
         except Exception as exc:
             outcomes.append(type(exc).__name__)
 
-    thread = threading.Thread(target=call)
-    thread.start()
+    thread = in_thread(call)
     wait_for_file(marker)
     os.kill(old, signal.SIGTERM)
     wait_until(lambda: health(client)["pid"] != old)
@@ -445,8 +437,7 @@ def test_a_client_that_is_closed_while_its_worker_drains_is_done_with_it(
 
 
 def test_pings_that_are_under_way_when_a_worker_drains_are_answered(share: Share) -> None:
-    client = share()
-    client.start()
+    client = with_worker(share())
     for _ in range(15):
         with ThreadPoolExecutor(4) as threads:
             old = health(client)["pid"]
@@ -522,9 +513,8 @@ def test_calls_that_were_queued_when_the_worker_was_killed_are_run_by_its_succes
     ]
     window().wait(ChannelState.CLAIMED, *[ChannelState.READY] * 6)
     os.kill(old, signal.SIGKILL)
-    with pytest.raises(MoltWorkerUnavailable) as caught:
-        running.result(PATIENCE_S)
-    assert caught.value.may_have_run
+    error = raised(MoltWorkerUnavailable, running.result, PATIENCE_S)
+    assert error.may_have_run
     for call in queued:
         assert call.result(PATIENCE_S) is None
     assert Counter(effects.read_text().split()) == {

@@ -16,8 +16,9 @@ from molt_accel import Client, MoltTimeout, MoltWorkerCrashed
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
+from tests.support.errors import raised
 from tests.support.peer import PATIENCE_S, Gone, MakePeer, Peer, pattern
-from tests.support.pools import Gate, Look, Share, Window, health, idle
+from tests.support.pools import Gate, Look, Share, Window, health, idle, with_worker
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
@@ -71,8 +72,7 @@ def test_a_frame_of_the_default_limit_passes_both_ways(share: Share) -> None:
 
 @pytest.mark.parametrize("spin_us", [0, None])
 def test_threads_with_frames_of_mixed_sizes_each_get_their_own(share: Share, spin_us: int | None) -> None:
-    client = share(max_queue=100, spin_us=spin_us)
-    client.start()
+    client = with_worker(share(max_queue=100, spin_us=spin_us))
 
     def work(thread: int) -> int:
         chance = Random(thread)
@@ -150,10 +150,9 @@ def test_a_client_stopped_for_long_in_the_middle_loses_its_executor_to_others(
     assert view.states() == {ChannelState.FAILED: 1}  # for the client to read when it goes on
     assert set(health(client)["executors"]["pids"]) == pids
     peer.resume()
-    with pytest.raises(MoltTimeout) as caught:
-        large.call.result(PATIENCE_S)
-    assert caught.value.phase == "transport"
-    assert caught.value.detail == "the payload or the result was not moved on for 5 s"
+    error = raised(MoltTimeout, large.call.result, PATIENCE_S)
+    assert error.phase == "transport"
+    assert error.detail == "the payload or the result was not moved on for 5 s"
     assert peer.do("echo_bytes", size=LARGE)
     view.wait()
 
@@ -184,9 +183,8 @@ def test_an_executor_killed_in_the_middle_is_reported_and_replaced(
     os.kill(busy, signal.SIGKILL)
     view.wait(ChannelState.FAILED)
     peer.resume()
-    with pytest.raises(MoltWorkerCrashed) as caught:
-        large.call.result(PATIENCE_S)
-    assert caught.value.signal == 9
+    error = raised(MoltWorkerCrashed, large.call.result, PATIENCE_S)
+    assert error.signal == 9
     assert peer.do("echo_bytes", size=LARGE)
     assert idle(client)["executor_deaths"] == 1
     view.wait()
@@ -200,8 +198,7 @@ def _busy_pid(view: Window, slot: int) -> int | None:
 
 def test_a_call_given_up_in_the_middle_frees_its_channel(share: Share, window: Look, tmp_path: Path) -> None:
     """By its deadline, with the payload half sent."""
-    client = share(executors=1)
-    client.start()
+    client = with_worker(share(executors=1))
     gate = Gate(client, tmp_path)
     payload = RANDOM * 5
     errors: list[MoltTimeout] = []

@@ -10,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +24,7 @@ from molt_worker.cli.observer import Observer, PoolPlace, pools_in
 from molt_worker.supervisor.shm.snapshot import Snapshot
 from tests.support import EXPORTS
 from tests.support.pools import MakeClient
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.processes import in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
@@ -71,8 +70,7 @@ def calling(client: Client, entry: str, payload: Any, **options: Any) -> Iterato
         with contextlib.suppress(MoltError):
             client.call(entry, payload, **options)
 
-    thread = threading.Thread(target=call)
-    thread.start()
+    thread = in_thread(call)
     try:
         yield
     finally:

@@ -124,6 +124,12 @@ def serve(pool_log: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.wait()
 
 
+def with_worker(client: Client) -> Client:
+    """The client, once its worker is ready."""
+    client.start()
+    return client
+
+
 def health(client: Client) -> dict[str, Any]:
     return client.ping(timeout_ms=PATIENCE_S * 1000)
 

@@ -12,6 +12,7 @@ from bench.demo.report.document import KIND
 from bench.scripts import compare, report
 from tests.bench.support.demo import document, load, run
 from tests.support import ROOT
+from tests.support.errors import raised
 
 
 def made(factor: float = 1.0, spread: float = 0.0) -> dict[str, Any]:
@@ -103,9 +104,8 @@ def test_wrong_usage(files: Any, tmp_path: Path) -> None:
     assert compare.main(files(made(), made(), made())) == 2
     assert compare.main([*files(made()), "--tolerance", "1"]) == 2
     for threshold in ("x", "x=", "x=2", "=0.1"):
-        with pytest.raises(SystemExit) as caught:
-            compare.main([*files(made()), "--threshold", threshold])
-        assert caught.value.code == 2
+        error = raised(SystemExit, compare.main, [*files(made()), "--threshold", threshold])
+        assert error.code == 2
 
 
 def test_the_stored_reference_can_be_compared() -> None:

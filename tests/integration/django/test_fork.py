@@ -19,7 +19,7 @@ from molt_accel import Client
 from molt_accel.config import Config
 from tests.integration.django.servers import gone
 from tests.support import EXPORTS
-from tests.support.processes import exit_code, fork, wait_until
+from tests.support.processes import exit_code, fork, in_thread, wait_until
 
 # Python 3.12 warns of forks of processes with threads: what is tested here.
 pytestmark = [pytest.mark.sample(1), pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
@@ -164,8 +164,7 @@ def test_a_child_forked_while_connections_are_made_and_closed_inherits_none_of_t
     with Client(transport=transport, exports=EXPORTS, executors=1, log_level="error") as first:
         first.start()
         config = first.config if shares(first) else dataclasses.replace(first.config, worker_cmd="cat")
-        thread = threading.Thread(target=churn, args=(config,))
-        thread.start()
+        thread = in_thread(churn, config)
         try:
             while cycles < 20:
                 assert thread.is_alive()
@@ -181,8 +180,7 @@ def test_a_fork_by_another_thread_leaves_a_call_of_the_main_thread_alone(client:
     def forker() -> None:
         codes.extend(exit_code(fork(lambda: client.call("echo", 1))) for _ in range(5))
 
-    thread = threading.Thread(target=forker)
-    thread.start()
+    thread = in_thread(forker)
     while thread.is_alive():
         assert client.call("echo", "main") == "main"
     thread.join()

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shlex
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from molt_accel import Client
 from molt_accel.call import CANCEL_AFTER_S
 from molt_accel.errors import ERROR_TABLE
 from tests.support import EXPORTS
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.processes import in_thread, wait_for_file, wait_until
 from tests.support.views import MakeView, body_of
 
 pytestmark = pytest.mark.sample(2)
@@ -39,8 +38,7 @@ def stdio_client(**config: Any) -> Client:
 @contextlib.contextmanager
 def occupied(client: Client, path: Path) -> Iterator[None]:
     """The client's one executor is busy."""
-    thread = threading.Thread(target=client.call, args=("wait_for_file", str(path)))
-    thread.start()
+    thread = in_thread(client.call, "wait_for_file", str(path))
     try:
         wait_for_file(f"{path}.running")
         yield
@@ -179,8 +177,7 @@ def test_a_request_that_may_have_run_falls_back_only_if_running_it_twice_does_no
             wait_for_file(path)
             os.kill(client.ping()["pid"], signal.SIGKILL)
 
-        killer = threading.Thread(target=kill_worker)
-        killer.start()
+        killer = in_thread(kill_worker)
         response = view(get)
         killer.join()
     if idempotent:

@@ -1,7 +1,6 @@
 """`MOLT_*` settings of the Django project: they configure views' calls and win over the environment."""
 
 import json
-import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from django.test import override_settings
 
 from molt_accel import ConfigError
 from molt_accel.client import default_client
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.processes import in_thread, wait_for_file, wait_until
 from tests.support.views import MakeView
 
 
@@ -73,8 +72,7 @@ def test_the_status_of_busy_is_a_setting(tmp_path: Path) -> None:
     client = default_client()
     client.start()
     wait_until(lambda: client.ping()["executors"]["idle"])
-    thread = threading.Thread(target=client.call, args=("wait_for_file", str(path)))
-    thread.start()
+    thread = in_thread(client.call, "wait_for_file", str(path))
     try:
         wait_for_file(f"{path}.running")
         response = Browser().get("/offload/3/")

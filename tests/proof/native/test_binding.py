@@ -10,13 +10,14 @@ import gc
 import importlib.util
 import signal
 import sys
-import threading
 import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import in_thread
 
 if __name__ == "__main__":  # before anybody imports another
     spec = importlib.util.spec_from_file_location("molt_accel.ipc.shm._native", sys.argv[1])
@@ -364,8 +365,7 @@ def _slots(s: Stage) -> None:
 
 def _meter(s: Stage) -> None:
     meter = core.ParkMeter()
-    other = threading.Thread(target=meter.run, args=(1, 3))
-    other.start()
+    other = in_thread(meter.run, 1, 3)
     meter.run(0, 3)
     other.join(PATIENCE_S)
     assert s.meter.run(0, 0) >= 0

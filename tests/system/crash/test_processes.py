@@ -16,7 +16,8 @@ from molt_accel import Client, MoltBusy, MoltError, MoltTimeout, MoltWorkerUnava
 from molt_accel.errors import Status
 from tests.support import ROOT
 from tests.support.driver import MakeDriver, MakeModule, dead, error_of, value_of
-from tests.support.pools import MakeClient
+from tests.support.errors import raised
+from tests.support.pools import MakeClient, with_worker
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(1)
@@ -118,8 +119,7 @@ def answer(payload):
 def test_a_killed_supervisor_under_load_costs_each_call_one_outcome_and_the_next_has_a_new_worker(
     make_client: MakeClient, threads: int
 ) -> None:
-    client = make_client(max_queue=1000)
-    client.start()
+    client = with_worker(make_client(max_queue=1000))
     stop = threading.Event()
     outcomes: Counter[str] = Counter()
     calls = [0] * threads
@@ -230,15 +230,13 @@ def test_a_client_that_exits_without_a_close_takes_its_worker_along(transport: s
 @pytest.mark.parametrize("transport", ["stdio"], indirect=True)
 def test_a_stopped_supervisor_holds_no_call_beyond_its_deadline(make_client: MakeClient) -> None:
     """Over stdio every request goes through it. In shared memory none does: tests of pools say what holds there."""
-    client = make_client(max_frame_bytes=200_000)
-    client.start()
+    client = with_worker(make_client(max_frame_bytes=200_000))
     worker = client.ping()["pid"]
     os.kill(worker, signal.SIGSTOP)
     try:
         started = time.monotonic()
-        with pytest.raises(MoltTimeout) as caught:
-            client.call("echo", 1, timeout_ms=200)
-        assert caught.value.phase == "transport"
+        error = raised(MoltTimeout, client.call, "echo", 1, timeout_ms=200)
+        assert error.phase == "transport"
         assert time.monotonic() - started >= 0.2
         outcomes: Counter[str] = Counter()
         for _ in range(30):  # more than the pipe takes: nothing may block on it
@@ -256,8 +254,7 @@ def test_a_stopped_supervisor_holds_no_call_beyond_its_deadline(make_client: Mak
 
 @pytest.mark.parametrize("transport", ["stdio"], indirect=True)
 def test_a_stopped_supervisor_can_be_closed(make_client: MakeClient) -> None:
-    client = make_client(grace_ms=0)
-    client.start()
+    client = with_worker(make_client(grace_ms=0))
     processes = family(client.ping()["pid"])
     os.kill(processes[0].pid, signal.SIGSTOP)
     client.close()

@@ -4,8 +4,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.support.driver import MakeDriver, value_of
-from tests.support.pools import MakeClient
-from tests.support.processes import wait_until
+from tests.support.pools import MakeClient, with_worker
+from tests.support.processes import in_thread, wait_until
 
 
 def test_after_so_many_requests_another_executor_serves(make_driver: MakeDriver) -> None:
@@ -23,8 +23,7 @@ def test_after_so_many_requests_another_executor_serves(make_driver: MakeDriver)
 
 
 def test_under_load_nothing_is_lost_and_the_pool_never_shrinks(make_client: MakeClient) -> None:
-    client = make_client(executors=2, max_requests=20, max_queue=1000)
-    client.start()
+    client = with_worker(make_client(executors=2, max_requests=20, max_queue=1000))
     wait_until(lambda: client.ping()["executors"]["idle"] == 2)
     stop = threading.Event()
     fewest: list[int] = []
@@ -39,8 +38,7 @@ def test_under_load_nothing_is_lost_and_the_pool_never_shrinks(make_client: Make
             assert client.call("echo", number) == number
         return 150
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    watcher = in_thread(watch)
     try:
         with ThreadPoolExecutor(6) as pool:
             assert sum(pool.map(work, range(6))) == 900

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from molt_accel import Client, MoltTimeout
 from tests.support import EXPORTS
+from tests.support.processes import in_thread
 from tests.system.environments.places import run
 
 pytestmark = [
@@ -59,8 +59,7 @@ def test_deadlines_hold_when_the_machine_s_clock_is_stepped(transport: str) -> N
 
         try:
             for hours in (_HOURS, -_HOURS):
-                caller = threading.Thread(target=late)
-                caller.start()
+                caller = in_thread(late)
                 time.clock_settime(time.CLOCK_REALTIME, time.monotonic() + lead_s + hours * 3600)
                 assert client.call("echo", hours, timeout_ms=60_000) == hours
                 caller.join(60)

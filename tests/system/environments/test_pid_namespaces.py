@@ -9,7 +9,7 @@ import pytest
 
 from molt_accel import MoltWorkerCrashed
 from tests.support import EXPORTS, ROOT
-from tests.support.pools import Share, health, idle, path_of
+from tests.support.pools import Share, health, idle, path_of, with_worker
 from tests.support.processes import wait_until
 from tests.system.environments.places import PATIENCE_S, processes_apart, run
 
@@ -54,8 +54,7 @@ def test_a_worker_in_its_namespace_serves_and_replaces_executors(worker_apart: N
 
 
 def test_clients_in_namespaces_of_their_own_share_a_pool(share: Share) -> None:
-    client = share(exports=EXPORTS)
-    client.start()
+    client = with_worker(share(exports=EXPORTS))
     settings = {"MOLT_WORKER_NAME": "pool", "MOLT_WORKER_AUTOSTART": "0"}
     for _ in range(2):
         found = run("calls", "shm", inside=processes_apart(), **settings)

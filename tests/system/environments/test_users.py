@@ -12,7 +12,7 @@ from molt_accel import MoltWorkerUnavailable, __version__
 from molt_accel.ipc import control
 from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach
 from molt_accel.ipc.shm.attach import FIRST_BATCH, connect
-from tests.support.pools import Share, health, path_of
+from tests.support.pools import Share, health, path_of, with_worker
 from tests.support.processes import exit_code, fork
 
 pytestmark = [
@@ -67,8 +67,7 @@ def test_where_the_directory_is_open_a_client_refuses_another_user_s_worker(shar
 
 
 def test_where_the_directory_is_open_the_worker_refuses_another_user(share: Share, pool_log: Path) -> None:
-    client = share()
-    client.start()
+    client = with_worker(share())
     _open_to_all()
 
     def work() -> None:

@@ -31,7 +31,7 @@ from molt_accel.waits import adrive, drive
 from tests.support import EXPORTS, ROOT
 from tests.support.errors import raised
 from tests.support.pools import MakeClient
-from tests.support.processes import exit_code, fork, wait_for_file
+from tests.support.processes import exit_code, fork, in_thread, wait_for_file
 
 
 # -- making one -----------------------------------------------------------------------------------------
@@ -189,8 +189,7 @@ def test_a_ping_needs_no_executor(make_client: MakeClient, tmp_path: Path) -> No
     def call() -> None:
         errors.append(raised(MoltError, client.call, "announce_and_sleep", str(running), timeout_ms=None))
 
-    stuck = threading.Thread(target=call)
-    stuck.start()
+    stuck = in_thread(call)
     wait_for_file(running)
     report = client.ping(timeout_ms=60_000)
     assert (report["in_flight"], report["executors"]["busy"]) == (1, 1)

@@ -34,7 +34,8 @@ from molt_accel.ipc.messages import Request
 from molt_accel.transports import launcher, stdio
 from molt_accel.transports.stdio import StdioTransport
 from tests.support.errors import raised
-from tests.support.processes import closing_all, exit_code, fork, wait_for_file, wait_until
+from tests.support.pools import with_worker
+from tests.support.processes import closing_all, exit_code, fork, in_thread, wait_for_file, wait_until
 from tests.support.scripted_workers import ECHO, worker
 
 Make = Callable[..., Client]
@@ -145,8 +146,7 @@ for request in requests():
     else:
         answer(request, told)
 """
-    client = make(worker(late))
-    client.start()
+    client = with_worker(make(worker(late)))
     assert failure_of(client, timeout_ms=20).facts == {"phase": "transport"}
     assert client.call("echo", timeout_ms=FAR_MS) == ["cancelled", True, 1]
 
@@ -224,8 +224,7 @@ if first_time(sys.argv[1]):
     time.sleep(1000)
 echo()
 """
-    client = make(worker(once, tmp_path / "done"), max_frame_bytes=8000)
-    client.start()
+    client = with_worker(make(worker(once, tmp_path / "done"), max_frame_bytes=8000))
     broken = psutil.Process(pid_of(client))
     error = failure_of(client)
     assert type(error) is MoltProtocolError
@@ -305,8 +304,7 @@ def test_a_worker_that_closes_its_stdout_and_lives_on_is_given_up_and_killed(
 ) -> None:
     monkeypatch.setattr(launcher, "FIRST_BACKOFF_S", 0)
     script = "if first_time(sys.argv[1]):\n os.close(1)\n time.sleep(1000)\necho()"
-    client = make(worker(script, tmp_path / "mark"))
-    client.start()
+    client = with_worker(make(worker(script, tmp_path / "mark")))
     half_dead = psutil.Process(pid_of(client))
     error = failure_of(client)
     assert (type(error), error.detail) == (MoltWorkerUnavailable, "the worker is gone: it closed its stdout")
@@ -330,8 +328,7 @@ if first_time(sys.argv[1]):
 echo()
 """
     mark = tmp_path / "mark"
-    client = make(worker(script, mark))
-    client.start()
+    client = with_worker(make(worker(script, mark)))
     half_dead = psutil.Process(pid_of(client))
 
     def calls(number: int) -> object:
@@ -361,8 +358,7 @@ DEAF = worker("time.sleep(1000)")
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("size", [10, 3_000_000])
 def test_the_deadline_holds_against_a_worker_that_never_reads(make: Make, size: int) -> None:
-    client = make(DEAF)
-    client.start()
+    client = with_worker(make(DEAF))
     error = failure_of(client, bytes(size), timeout_ms=30)
     assert (type(error), error.facts) == (MoltTimeout, {"phase": "transport"})
 
@@ -370,8 +366,7 @@ def test_the_deadline_holds_against_a_worker_that_never_reads(make: Make, size: 
 @pytest.mark.usefixtures("impatient")
 def test_what_waits_for_a_worker_that_never_reads_is_bounded(make: Make) -> None:
     limit = 1_000_000
-    client = make(DEAF, max_frame_bytes=limit)
-    client.start()
+    client = with_worker(make(DEAF, max_frame_bytes=limit))
     errors = in_threads(20, lambda _: client.call("echo", bytes(900_000), timeout_ms=100))
     kinds = [type(error) for error in errors]
     assert set(kinds) == {MoltTimeout, MoltBusy}
@@ -382,8 +377,7 @@ def test_what_waits_for_a_worker_that_never_reads_is_bounded(make: Make) -> None
 
 
 def test_an_idempotent_call_is_tried_again_when_too_much_waits_for_the_worker(make: Make) -> None:
-    client = make(worker("echo()"), max_frame_bytes=1_000_000)
-    client.start()
+    client = with_worker(make(worker("echo()"), max_frame_bytes=1_000_000))
     os.kill(pid_of(client), signal.SIGSTOP)
     results: list[object] = []
     options = {"timeout_ms": FAR_MS, "idempotent": True, "retries": 12, "retry_backoff_ms": 5}
@@ -391,8 +385,7 @@ def test_an_idempotent_call_is_tried_again_when_too_much_waits_for_the_worker(ma
     def calls() -> None:
         results.extend(in_threads(8, lambda n: len(client.call("echo", bytes(900_000), **options)) + n))
 
-    thread = threading.Thread(target=calls)
-    thread.start()
+    thread = in_thread(calls)
     wait_until(lambda: connection_of(client)._stream.pending_bytes > 1_000_000)
     os.kill(pid_of(client), signal.SIGCONT)
     thread.join(120)
@@ -429,8 +422,7 @@ def test_start_waits_for_the_greeting(make: Make, tmp_path: Path) -> None:
 
 # -- the end --------------------------------------------------------------------------------------------
 def test_close_ends_the_calls_in_flight_as_cancelled(make: Make) -> None:
-    client = make(worker("for request in requests(): pass"))
-    client.start()
+    client = with_worker(make(worker("for request in requests(): pass")))
     closer = threading.Thread(
         target=lambda: (wait_until(lambda: len(connection_of(client)._pending) == 5), client.close())
     )
@@ -441,8 +433,7 @@ def test_close_ends_the_calls_in_flight_as_cancelled(make: Make) -> None:
 
 
 def test_close_stops_the_worker_and_may_be_called_again(make: Make) -> None:
-    client = make(ECHO)
-    client.start()
+    client = with_worker(make(ECHO))
     process = psutil.Process(pid_of(client))
     client.close()
     assert not process.is_running()
@@ -463,8 +454,7 @@ def test_a_closed_client_refuses_calls_and_starts_nothing(make: Make, used: bool
 
 @pytest.mark.usefixtures("impatient")
 def test_a_worker_that_ignores_the_end_of_its_input_is_killed(make: Make) -> None:
-    client = make(DEAF)
-    client.start()
+    client = with_worker(make(DEAF))
     process = psutil.Process(pid_of(client))
     client.close()
     assert not process.is_running()
@@ -492,8 +482,7 @@ def test_closing_while_others_call_gives_everyone_an_outcome(make: Make) -> None
 
 @pytest.mark.usefixtures("impatient")
 def test_closing_in_the_middle_of_a_send_does_not_hang(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = make(ECHO)
-    client.start()
+    client = with_worker(make(ECHO))
     process = psutil.Process(pid_of(client))
 
     def flush() -> bool:
@@ -522,8 +511,7 @@ for request in requests():
             log.write(decoded(request) + " ")
         answer(request)
 """
-    client = make(worker(script, log))
-    client.start()
+    client = with_worker(make(worker(script, log)))
     wire = connection_of(client)._stream.write_fd
     first_pid, write = pid_of(client), os.write
 
@@ -546,8 +534,7 @@ for request in requests():
 
 
 def test_a_client_that_is_garbage_stops_its_worker() -> None:
-    client = Client(transport="stdio", worker_cmd=ECHO)
-    client.start()
+    client = with_worker(Client(transport="stdio", worker_cmd=ECHO))
     process = psutil.Process(pid_of(client))
     cycle = [client]
     cycle.append(cycle)  # type: ignore[arg-type]
@@ -613,8 +600,7 @@ def test_a_forked_child_has_a_worker_of_its_own_and_the_parent_keeps_its(make: M
 
 
 def test_a_child_that_lives_on_does_not_keep_the_parent_s_worker_alive(make: Make) -> None:
-    client = make(ECHO)
-    client.start()
+    client = with_worker(make(ECHO))
     process = psutil.Process(pid_of(client))
     read_fd, write_fd = os.pipe()
 
@@ -633,8 +619,7 @@ def test_a_child_that_lives_on_does_not_keep_the_parent_s_worker_alive(make: Mak
 
 
 def test_forking_while_threads_call_hangs_nobody(make: Make) -> None:
-    client = make(ECHO)
-    client.start()
+    client = with_worker(make(ECHO))
     stop = threading.Event()
 
     def calls(number: int) -> int:
@@ -645,8 +630,7 @@ def test_forking_while_threads_call_hangs_nobody(make: Make) -> None:
         return count
 
     counts: list[object] = []
-    caller = threading.Thread(target=lambda: counts.extend(in_threads(4, calls)))
-    caller.start()
+    caller = in_thread(lambda: counts.extend(in_threads(4, calls)))
 
     def child() -> bool:
         answered = client.call("echo", "child", timeout_ms=FAR_MS) == "child"
@@ -711,8 +695,7 @@ def test_the_patience_is_the_grace_time_and_a_little(make: Make) -> None:
 def test_a_bug_in_the_receiver_ends_the_calls_in_flight(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = make(ECHO)
-    client.start()
+    client = with_worker(make(ECHO))
 
     def take(item: object) -> None:
         raise LookupError("a bug")

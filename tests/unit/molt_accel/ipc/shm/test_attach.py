@@ -194,11 +194,10 @@ def test_memory_that_is_no_arena_is_refused(worker: Worker, ask: Ask) -> None:
     fd = os.memfd_create("other")
     os.ftruncate(fd, 2**16)
     try:
-        with pytest.raises(MoltIncompatible) as caught:
-            ask(worker.answer(attached(), fd))
+        error = raised(MoltIncompatible, ask, worker.answer(attached(), fd))
     finally:
         os.close(fd)
-    assert caught.value.detail == (
+    assert error.detail == (
         "can't attach to the worker's memory: not an arena to attach to: it is none, or was never finished"
     )
 
@@ -238,9 +237,8 @@ def test_another_user_s_worker_is_none_to_speak_to(tmp_path: Path, monkeypatch: 
         listener.listen()
         mine = os.getuid()
         monkeypatch.setattr(os, "getuid", lambda: mine + 1)
-        with pytest.raises(MoltWorkerUnavailable) as caught:
-            connect(path)
-    assert caught.value.detail == f"{path} is served by user {mine}, not by this one ({mine + 1})"
+        error = raised(MoltWorkerUnavailable, connect, path)
+    assert error.detail == f"{path} is served by user {mine}, not by this one ({mine + 1})"
 
 
 def test_what_is_no_socket_of_this_kind_can_t_be_connected_to(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from molt_accel.transports.connection import ConnectionState
 from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm.channels import BATCH
 from molt_accel.transports.shm.connection import Connection
+from tests.support.errors import raised
 from tests.support.processes import exit_code, fork, wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool, MakePool
 
@@ -104,9 +105,8 @@ def test_no_thread_for_it_is_an_unavailable_worker(fake: FakePool, monkeypatch: 
     near = fake.serve()
     with monkeypatch.context() as patch, near:
         patch.setattr(threading.Thread, "start", _refuse_thread)
-        with pytest.raises(MoltWorkerUnavailable) as caught:
-            Connection(Config(transport="shm"), near, 1)
-    assert caught.value.detail == "can't attend to a worker: can't start new thread"
+        error = raised(MoltWorkerUnavailable, Connection, Config(transport="shm"), near, 1)
+    assert error.detail == "can't attend to a worker: can't start new thread"
 
 
 def _refuse_thread(thread: threading.Thread) -> None:
