@@ -123,8 +123,6 @@ def anchors(text: str) -> set[str]:
 
 
 # -- every page -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -184,8 +182,6 @@ def test_every_setting_that_is_mentioned_exists_in_the_code() -> None:
 
 
 # -- configuration --------------------------------------------------------------------------------------
-
-
 def settings_rows() -> list[dict[str, str]]:
     return rows(read("reference/configuration.md"), "environment, Django")
 
@@ -227,8 +223,6 @@ def test_the_documented_values_are_allowed_and_their_neighbours_are_not() -> Non
 
 
 # -- command line ---------------------------------------------------------------------------------------
-
-
 def test_the_options_of_the_command_are_those_of_its_help() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "molt_worker", "--help"],
@@ -301,7 +295,6 @@ def test_the_fields_of_the_status_document_are_described() -> None:
 
 
 # -- Python API -----------------------------------------------------------------------------------------
-
 API = read("reference/python-api.md")
 
 
@@ -375,8 +368,6 @@ def test_the_current_request_is_described() -> None:
 
 
 # -- errors and metrics ---------------------------------------------------------------------------------
-
-
 def test_the_table_of_errors_is_the_error_table() -> None:
     documented = [
         (code(row["status on the wire"]), code(row["exception"]), row["HTTP"], row["public text"])
@@ -472,7 +463,6 @@ def test_the_events_of_the_log_are_those_of_the_sources() -> None:
 
 
 # -- shared memory --------------------------------------------------------------------------------------
-
 PROTOCOL = read("reference/protocol.md")
 
 
@@ -553,7 +543,6 @@ def test_the_constants_of_waiting_are_those_of_the_core(name: str, unit: int, te
 
 
 # -- error texts ----------------------------------------------------------------------------------------
-
 _ERRORS = {row.exception.__name__ for row in ERROR_TABLE} | {
     "ExportsError",
     "NoSharedMemory",
@@ -586,8 +575,6 @@ def test_every_error_text_is_in_the_troubleshooting_guide() -> None:
 
 
 # -- examples -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("page", ["how-to/write-entrypoints.md", "reference/manifest.md"])
 def test_the_manifests_of_the_documents_are_valid(page: str, tmp_path: Path) -> None:
     manifests = [block.text for block in blocks(read(page)) if "abi_version" in block.text]

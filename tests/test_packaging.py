@@ -194,8 +194,6 @@ def test_a_failed_build_fails_the_installation_and_says_what_to_install(
 
 
 # -- where nothing is built ----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def project_setup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """setup.py as a module, with nothing set up."""

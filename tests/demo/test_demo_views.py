@@ -287,8 +287,6 @@ def test_a_configuration_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # -- what it is compared with ----------------------------------------------------------------------------
-
-
 def test_django_s_json_says_the_same() -> None:
     plain, fast = fetch("/baseline/", "q=oak&limit=3"), fetch("/baseline-orjson/", "q=oak&limit=3")
     assert plain.json() == fast.json()

@@ -154,8 +154,7 @@ def test_a_client_closed_while_it_falls_back_leaves_no_worker(told: str, make: M
 def test_memory_that_is_too_little_for_the_executors_is_no_room_either(
     make: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shm = make(transport="shm", arena_mb=1, executors=60)
-    error = raised(MoltStartFailed, shm.call, "echo", 1)
+    error = raised(MoltStartFailed, make(transport="shm", arena_mb=1, executors=60).call, "echo", 1)
     assert error.detail == (
         "the worker can't start: 1 MiB are too little for 60 executors; raise MOLT_WORKER_ARENA_MB, or use "
         "MOLT_TRANSPORT=stdio"

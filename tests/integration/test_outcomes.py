@@ -163,8 +163,7 @@ def test_a_crash_is_reported_with_its_signal_or_exit_code(
 
 
 def test_an_executor_whose_socket_was_closed_under_it_counts_as_crashed(client: Client) -> None:
-    error = raised(MoltWorkerCrashed, client.call, "close_all_fds")
-    assert error.signal == 9
+    assert raised(MoltWorkerCrashed, client.call, "close_all_fds").signal == 9
     assert client.call("echo", 1) == 1
 
 

@@ -35,8 +35,6 @@ def threads_named(name: str) -> int:
 
 
 # -- killed -------------------------------------------------------------------------------------------------
-
-
 def test_a_killed_client_s_requests_end_wherever_they_are_and_its_channels_come_back(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> None:
@@ -161,8 +159,6 @@ def test_clients_that_leave_as_soon_as_they_come_leave_their_channels(share: Sha
 
 
 # -- closed -------------------------------------------------------------------------------------------------
-
-
 def test_close_ends_every_call_once_and_returns_channels(share: Share, window: Look, tmp_path: Path) -> None:
     other = share(executors=2, grace_ms=20_000)
     executors = set(idle(other)["executors"]["pids"])
@@ -281,8 +277,6 @@ class when:
 
 
 # -- interrupted --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("spin_us", [None, 0, 1_000_000], ids=["measured", "never", "second"])
 def test_ctrl_c_ends_a_call_promptly_and_stops_its_work(
     share: Share, window: Look, tmp_path: Path, spin_us: int | None
@@ -321,8 +315,6 @@ def interrupt_when(view: Window, state: ChannelState) -> None:
 
 
 # -- event loops --------------------------------------------------------------------------------------------
-
-
 def test_many_tasks_share_one_thread_that_waits(share: Share) -> None:
     client = share(max_queue=1000)
 
@@ -459,8 +451,6 @@ def test_a_client_that_is_closed_under_the_calls_of_an_event_loop_ends_them(shar
 
 
 # -- forked -------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def calls_in_flight(
     share: Share, window: Look, tmp_path: Path
@@ -486,8 +476,7 @@ def test_a_forked_child_attaches_itself_and_leaves_the_calls_in_flight_alone(
     def child() -> None:
         report = health(client)
         assert (report["pid"], report["clients"]) == (worker, 2)
-        error = raised(MoltTimeout, client.call, "echo", "behind them", timeout_ms=100)
-        assert error.phase == "queue"
+        assert raised(MoltTimeout, client.call, "echo", "behind them", timeout_ms=100).phase == "queue"
         client.close()
 
     assert exit_code(fork(child)) == 0
@@ -589,8 +578,6 @@ def _is_open(fd: str) -> bool:
 
 
 # -- kept apart ---------------------------------------------------------------------------------------------
-
-
 def test_answers_of_one_client_never_reach_another(share: Share, make_peer: MakePeer, tmp_path: Path) -> None:
     share(max_queue=200).start()
     peers = [make_peer(max_queue=200, spin_us=spin) for spin in (None, 0, 1000)]

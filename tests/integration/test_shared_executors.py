@@ -23,8 +23,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no sh
 
 
 # -- starting and ending ------------------------------------------------------------------------------------
-
-
 def test_executors_that_die_while_they_start_are_tried_again_ever_more_slowly(
     share: Share, make_module: MakeModule, tmp_path: Path
 ) -> None:
@@ -177,8 +175,6 @@ def test_requests_before_the_exports_are_imported_are_queued_and_then_run(
 
 
 # -- what is told -------------------------------------------------------------------------------------------
-
-
 def test_queue_depth_and_in_flight_are_those_when_the_request_was_taken_up(
     share: Share, window: Look, tmp_path: Path
 ) -> None:

@@ -36,8 +36,6 @@ def started(log: Path) -> int:
 
 
 # -- starting -----------------------------------------------------------------------------------------------
-
-
 def test_client_processes_share_one_pool(share: Share, make_peer: MakePeer, pool_log: Path) -> None:
     here = share(log_level="info")
     assert here.call("echo", "here") == "here"
@@ -178,8 +176,6 @@ def test_a_command_that_never_serves_holds_no_call_for_ever(tmp_path: Path, time
 
 
 # -- staying, leaving ---------------------------------------------------------------------------------------
-
-
 def test_a_pool_stays_for_a_while_after_its_last_client_and_is_found_again(
     make_peer: MakePeer, share: Share, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,8 +238,6 @@ def test_clients_that_come_and_go_meet_no_pool_that_is_leaving(make_peer: MakePe
 
 
 # -- by hand ------------------------------------------------------------------------------------------------
-
-
 def test_without_autostart_only_a_worker_that_was_started_by_hand_serves(share: Share, serve: Serve) -> None:
     client = share(autostart=False)
     error = raised(MoltWorkerUnavailable, client.call, "echo", 1)
@@ -316,8 +310,6 @@ def test_a_pool_of_another_version_is_refused_with_a_hint(
 
 
 # -- handing on ---------------------------------------------------------------------------------------------
-
-
 def test_sigterm_finishes_what_was_accepted_while_a_successor_takes_what_is_new(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> None:
@@ -404,8 +396,7 @@ def test_a_worker_that_is_told_to_stop_at_once_ends_what_runs_and_hands_on_what_
         old.send_signal(number)
         wait_until(lambda: health(client)["pid"] != old.pid)
     old.send_signal(last)
-    error = raised(MoltWorkerUnavailable, running.result, PATIENCE_S)
-    assert error.may_have_run
+    assert raised(MoltWorkerUnavailable, running.result, PATIENCE_S).may_have_run
     assert queued.result(PATIENCE_S) != old_executor
     wait_until(lambda: dead(old))
 
@@ -481,8 +472,6 @@ def test_a_reload_by_sighup_is_one_for_all_clients(
 
 
 # -- after a kill -------------------------------------------------------------------------------------------
-
-
 def test_a_socket_that_a_killed_worker_left_is_replaced(share: Share, serve: Serve) -> None:
     first = serve()
     client = share()
@@ -513,8 +502,7 @@ def test_calls_that_were_queued_when_the_worker_was_killed_are_run_by_its_succes
     ]
     window().wait(ChannelState.CLAIMED, *[ChannelState.READY] * 6)
     os.kill(old, signal.SIGKILL)
-    error = raised(MoltWorkerUnavailable, running.result, PATIENCE_S)
-    assert error.may_have_run
+    assert raised(MoltWorkerUnavailable, running.result, PATIENCE_S).may_have_run
     for call in queued:
         assert call.result(PATIENCE_S) is None
     assert Counter(effects.read_text().split()) == {

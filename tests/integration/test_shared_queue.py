@@ -50,8 +50,6 @@ def queue_up(view: Window, count: int, calls: list[Callable[[], Future[Any]]]) -
 
 
 # -- without the supervisor ---------------------------------------------------------------------------------
-
-
 def test_calls_go_on_while_the_supervisor_is_stopped(share: Share, make_peer: MakePeer) -> None:
     client, peer = share(), make_peer()
     supervisor = idle(client)["pid"]
@@ -167,8 +165,6 @@ def test_more_channels_than_granted_can_t_be_had_from_a_stopped_supervisor_and_d
 
 
 # -- among clients ------------------------------------------------------------------------------------------
-
-
 def test_requests_of_different_processes_are_served_in_the_order_they_came(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> None:
@@ -233,8 +229,7 @@ def test_a_client_that_is_alone_again_may_have_the_whole_queue(
     with ThreadPoolExecutor(4) as threads:
         queued = [threads.submit(client.call, "echo", number) for number in range(4)]
         window().wait(ChannelState.CLAIMED, *[ChannelState.READY] * 4)
-        error = raised(MoltBusy, client.call, "echo", "too many")
-        assert error.detail == FULL
+        assert raised(MoltBusy, client.call, "echo", "too many").detail == FULL
         gate.open()
         assert [call.result(PATIENCE_S) for call in queued] == [0, 1, 2, 3]
 

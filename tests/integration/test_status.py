@@ -106,8 +106,6 @@ def next_worker(client: Client) -> int:
 
 
 # -- once ---------------------------------------------------------------------------------------------------
-
-
 def test_the_document_tells_what_the_pool_itself_tells(make_pool: MakeClient) -> None:
     client = make_pool(executors=2, max_queue=7)
     for number in range(5):
@@ -263,8 +261,6 @@ def test_a_pool_whose_worker_was_killed_is_none(make_pool: MakeClient) -> None:
 
 
 # -- what looking costs the pool --------------------------------------------------------------------------
-
-
 def test_a_look_takes_nothing_of_a_supervisor_that_is_stopped(
     make_pool: MakeClient, observe: Callable[..., Observer]
 ) -> None:
@@ -311,8 +307,6 @@ def test_a_pool_that_drains_says_so_until_its_last_request_is_done(
 
 
 # -- live ---------------------------------------------------------------------------------------------------
-
-
 class Terminal:
     """A watch on a terminal of its own."""
 

@@ -71,7 +71,6 @@ class Driver:
             self.stream = FrameStream(*pipes, DEFAULT_MAX_FRAME_BYTES, STDIO_FROM_WORKER)
 
     # -- bytes and frames -------------------------------------------------------------------------------
-
     def send_bytes(self, data: bytes) -> None:
         assert self.stream is not None
         self.stream._out.append(data)
@@ -137,7 +136,6 @@ class Driver:
         return self.received
 
     # -- the worker -------------------------------------------------------------------------------------
-
     def wait_ready(self) -> Self:
         self.take(Hello)
         self.wait_idle()

@@ -62,7 +62,6 @@ class FakePool:
         self.arena.set_gauge(fact, value)
 
     # -- attaching --------------------------------------------------------------------------------------
-
     def serve(self) -> socket.socket:
         """The client's end of a new connection, on which it is about to be granted what there is."""
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -105,7 +104,6 @@ class FakePool:
         return self.serve()
 
     # -- the supervisor's side --------------------------------------------------------------------------
-
     def tell(self, message: Item) -> None:
         assert self.sock is not None
         control.send(self.sock, message)
@@ -140,7 +138,6 @@ class FakePool:
         assert self.arena.step(channel, word, idle_word(word))
 
     # -- the executors' side ----------------------------------------------------------------------------
-
     def claim(self, slot: int = 0) -> Request:
         taken = self.slots[slot]
         assert taken.next() == arenas.native().REQUEST

@@ -173,8 +173,6 @@ def test_a_worker_that_neither_starts_nor_stops_does_not_stop_the_process_from_e
 
 
 # -- asyncio ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "ending",
@@ -212,8 +210,6 @@ def test_an_event_loop_may_end_with_a_call_in_flight(tmp_path: Path, ending: str
 
 
 # -- fork ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("used", [True, False])
 def test_a_forked_child_that_ends_as_interpreters_do_spares_the_parent(tmp_path: Path, used: bool) -> None:
     body = f"""

@@ -188,8 +188,6 @@ def test_a_fork_by_another_thread_leaves_a_call_of_the_main_thread_alone(client:
 
 
 # -- multiprocessing ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_each_process_of_a_multiprocessing_pool_has_a_connection(

@@ -22,8 +22,6 @@ def posted(body: bytes, content_type: str = "application/octet-stream") -> HttpR
 
 
 # -- what the entrypoint is given ---------------------------------------------------------------------------
-
-
 def test_the_default_payload_is_the_request_as_a_dict(any_client: Client, offloaded: MakeView) -> None:
     view = offloaded(entry="to_json", client=any_client)
     request = RequestFactory().post("/items/7/?a=1&a=2&b=%C3%A9", data=b"\x00body", content_type="text/x")
@@ -39,8 +37,6 @@ def test_the_default_payload_is_the_request_as_a_dict(any_client: Client, offloa
 
 
 # -- what the browser gets ----------------------------------------------------------------------------------
-
-
 def test_a_json_result_is_the_workers_bytes_and_is_never_decoded(
     offloaded: MakeView, monkeypatch: pytest.MonkeyPatch, get: HttpRequest
 ) -> None:
@@ -73,8 +69,6 @@ def test_a_raw_result_goes_out_as_bytes(any_client: Client, offloaded: MakeView)
 
 
 # -- hooks and the client -----------------------------------------------------------------------------------
-
-
 def test_hooks_see_a_call_before_and_after(any_client: Client, offloaded: MakeView, get: HttpRequest) -> None:
     seen: list[Any] = []
     view = offloaded(
@@ -126,7 +120,6 @@ def test_views_without_a_client_share_one(get: HttpRequest, offloaded: MakeView)
 
 
 # -- without Django -----------------------------------------------------------------------------------------
-
 _WITHOUT_DJANGO = """
 import sys
 

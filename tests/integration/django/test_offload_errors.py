@@ -146,8 +146,6 @@ def test_a_worker_that_breaks_the_protocol_is_502(offloaded: MakeView, get: Http
 
 
 # -- fallback -----------------------------------------------------------------------------------------------
-
-
 def test_with_allow_fallback_the_view_runs_where_no_worker_can_be_reached(
     offloaded: MakeView, get: HttpRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -191,8 +189,6 @@ def test_a_request_that_may_have_run_falls_back_only_if_running_it_twice_does_no
 
 
 # -- cancel checks ------------------------------------------------------------------------------------------
-
-
 def test_a_cancel_check_is_polled_to_the_end(offloaded: MakeView, get: HttpRequest, tmp_path: Path) -> None:
     path = tmp_path / "go"
     asked: list[HttpRequest] = []

@@ -86,7 +86,6 @@ class Handover(RuleBasedStateMachine):
         self.numbers = 0
 
     # -- the model's own -----------------------------------------------------------------------------------
-
     def _start(self, slot: SlotModel) -> None:
         slot.native = core.Slot(self.arena, slot.index, slot.epoch)
         slot.native.open()
@@ -114,7 +113,6 @@ class Handover(RuleBasedStateMachine):
         return executor.result()
 
     # -- clients -------------------------------------------------------------------------------------------
-
     def _channels_in(self, *states: ChannelState) -> list[ChannelModel]:
         return [each for each in self.channels if each.state in states]
 
@@ -175,7 +173,6 @@ class Handover(RuleBasedStateMachine):
         assert channel.native.clear() == (channel.state is ChannelState.IDLE)
 
     # -- executors -----------------------------------------------------------------------------------------
-
     def _free_slots(self) -> list[SlotModel]:
         return [slot for slot in self.slots if not self._holds(slot)]
 
@@ -265,7 +262,6 @@ class Handover(RuleBasedStateMachine):
         slot.state = core.SLOT_BUSY if channel.state is ChannelState.KILLING else core.SLOT_IDLE
 
     # -- the supervisor ------------------------------------------------------------------------------------
-
     @precondition(lambda self: self._channels_in(ChannelState.CLAIMED, ChannelState.ABANDONED))
     @rule(data=st.data())
     def kill(self, data: st.DataObject) -> None:
@@ -294,7 +290,6 @@ class Handover(RuleBasedStateMachine):
         self._start(slot)
 
     # -- what must hold ------------------------------------------------------------------------------------
-
     @invariant()
     def every_word_is_as_the_model_says(self) -> None:
         assert [self.arena.word(index) for index in range(CHANNELS)] == [each.word for each in self.channels]

@@ -131,8 +131,6 @@ def _later() -> int:
 
 
 # -- the operations: Class.method, and after a colon how it ends ---------------------------------------------------
-
-
 def _construct(s: Stage) -> None:
     assert core.Arena(s.memory).channels == 4
     for bad in (b"x" * 10_000, bytearray(10)):

@@ -178,7 +178,6 @@ class Stage:
         return ClientProcess(self._context, self._environ, _CONFIG, index)
 
     # -- a run ------------------------------------------------------------------------------------------
-
     def run(self, cell: Cell, repetition: int) -> Result:
         """Run a cell once. After a failure the stage is good for nothing but `destroy`."""
         result = Result(cell)
@@ -293,7 +292,6 @@ class Stage:
             assert ended[by_death] <= most, f"too many of the other client's calls ended with {dict(ended)}"
 
     # -- between runs -----------------------------------------------------------------------------------
-
     def _stop_pool(self) -> None:
         os.kill(self._supervisor, signal.SIGTERM)
         _wait_for(lambda: _dead(self._supervisor), "the pool doesn't stop")
@@ -384,7 +382,6 @@ class Stage:
             self._view_socket.close()
 
     # -- the end ----------------------------------------------------------------------------------------
-
     def close(self) -> None:
         """Have the clients leave, and see to it that nothing stays. Raises AssertionError if something does."""
         for client in (self._victim, self._bystander):

@@ -81,7 +81,6 @@ class Offender:
         return sock
 
     # -- words of the arena ---------------------------------------------------------------------------------
-
     def anything(self) -> int:
         """A word: likely ones, and any."""
         return self.chance.choice(
@@ -213,7 +212,6 @@ class Offender:
         self.memory[at] = 1
 
     # -- the control socket ---------------------------------------------------------------------------------
-
     def say(self, message: Item) -> None:
         """A message, on the connection that has attached; another one if that was ended."""
         try:

@@ -218,7 +218,6 @@ class Soak:
         self._hung = False
 
     # -- the run ----------------------------------------------------------------------------------------
-
     def run(self) -> Record:
         """Everything, from the first client to the last check."""
         options, record = self.options, self.record
@@ -355,7 +354,6 @@ class Soak:
                     time.sleep(0.2)  # so that what two of them write is not mixed
 
     # -- the end ----------------------------------------------------------------------------------------
-
     def _stop(self) -> None:
         """Have everybody finish, and look at what they leave."""
         shm = self.options.transport == "shm"
@@ -484,8 +482,6 @@ def _within(condition: Callable[[], bool]) -> bool:
 
 
 # -- the program ----------------------------------------------------------------------------------------
-
-
 class _Screen:
     """Progress: a table that stays in place, or a line now and then where there is no terminal."""
 

@@ -313,7 +313,6 @@ def test_a_start_between_two_attempts_that_fails_is_the_call_s_failure(run: Run)
 
 
 # -- trying again ---------------------------------------------------------------------------------------
-
 PASSING = (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable)
 
 

@@ -132,7 +132,6 @@ def test_a_lock_that_fails_leaves_no_descriptor(tmp_path: Path, monkeypatch: pyt
 
 
 # -- messages ---------------------------------------------------------------------------------------------
-
 Pair = tuple[socket.socket, socket.socket]
 
 

@@ -144,7 +144,6 @@ def test_the_vectors_shown_in_the_document_are_those_of_the_file() -> None:
 
 
 # -- the byte table of docs/reference/protocol.md -------------------------------------------------------
-
 _CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
 _ROW = r"^\| (\d+) \| (\d+) \| (u\d+) \| `(\w+)` \| [^|]+ \| (?:yes|-) \| (?:yes|-) \| (?:yes|-) \|$"
 TABLE = [

@@ -118,7 +118,6 @@ def test_the_installed_command_is_a_worker() -> None:
 
 
 # -- pools ----------------------------------------------------------------------------------------------
-
 #: What the programs here begin with, in place of a worker: `fail()` says why it can't start, as a worker does.
 _WORKER = """
 import os, socket, sys, time

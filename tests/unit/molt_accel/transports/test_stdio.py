@@ -180,7 +180,6 @@ def test_asyncio_calls_share_the_worker_too(make: Make) -> None:
 
 
 # -- a worker that breaks the protocol ------------------------------------------------------------------
-
 BROKEN = {
     "text": ("os.write(1, b'Traceback: something else was printed here')", "over the frame limit"),
     "an empty frame": ("os.write(1, bytes(4))", "zero length"),
@@ -257,7 +256,6 @@ def test_a_request_over_the_worker_s_own_limit_is_answered_to_its_caller(make: M
 
 
 # -- a worker that goes away ----------------------------------------------------------------------------
-
 GONE = {
     "exits": ("sys.exit(3)", "the worker is gone: it exited with code 3"),
     "exits well": ("sys.exit(0)", "the worker is gone: it exited with code 0"),
@@ -351,7 +349,6 @@ def test_a_request_that_was_half_read_when_the_worker_stopped_reading_fails(make
 
 
 # -- a worker that doesn't read -------------------------------------------------------------------------
-
 DEAF = worker("time.sleep(1000)")
 
 
@@ -574,8 +571,6 @@ threading.Thread(target=lambda: client.call("echo", 1), daemon=True).start()
 
 
 # -- fork -----------------------------------------------------------------------------------------------
-
-
 PIDS = worker("for request in requests(): answer(request, os.getpid())")
 
 

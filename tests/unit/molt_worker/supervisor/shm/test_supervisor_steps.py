@@ -61,7 +61,6 @@ class Scene:
         return int(self.stage.arena.word(self.channel.index))
 
     # -- a client's ----------------------------------------------------------------------------------------
-
     def publish(self) -> None:
         self.channel.publish(request(), 9, 0)
 
@@ -86,7 +85,6 @@ class Scene:
         self.channel.clear()
 
     # -- an executor's -------------------------------------------------------------------------------------
-
     def claim(self) -> None:
         if self.stage.state(self.channel) is ChannelState.READY:  # else it would wait for one that is
             other = next(each for each in self.stage.players if each is not self.player)
@@ -107,7 +105,6 @@ class Scene:
         self.player.slot.fail(7)
 
     # -- the supervisor's ----------------------------------------------------------------------------------
-
     def look_at_deadlines(self) -> None:
         self.stage.supervisor._deadlines.look(time.monotonic_ns() + 2000 * GRACE_MS * _MS)
 
