@@ -75,16 +75,10 @@ def test_every_aggregate() -> None:
 @pytest.mark.parametrize(
     ("op", "value", "kept"),
     [
-        ("=", 3, 1),
-        ("!=", 3, 4),
-        ("<", 3, 2),
-        ("<=", 3, 3),
-        (">", 3, 2),
-        (">=", 3, 3),
-        ("=", 3.0, 1),
+        ("=", 3, 1), ("!=", 3, 4), ("<", 3, 2), ("<=", 3, 3), (">", 3, 2), (">=", 3, 3), ("=", 3.0, 1),
         (">", 2.5, 3),
     ],
-)
+)  # fmt: skip
 def test_every_operator(op: str, value: float, kept: int) -> None:
     assert data_summary(changed(where=[{"column": "units", "op": op, "value": value}]))["kept"] == kept
 
@@ -254,13 +248,9 @@ def summed_or_refused(payload: object) -> dict[str, Any] | None:
 
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
     ">=": operator.ge,
-}
+}  # fmt: skip
 FIGURES: dict[str, Callable[[list[Any]], Any]] = {
     "count": len,
     "sum": math.fsum,

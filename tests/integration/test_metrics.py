@@ -15,24 +15,11 @@ from tests.support.driver import Driver, MakeDriver, deadline, error_of, value_o
 from tests.support.errors import raised
 
 FIELDS = {
-    "ts": float,
-    "level": str,
-    "event": str,
-    "request_id": str,
-    "entry": str,
-    "status": str,
-    "queue_us": int,
-    "decode_us": int,
-    "handler_us": int,
-    "encode_us": int,
-    "exec_us": int,
-    "queue_depth": int,
-    "in_flight": int,
-    "executor": int,
-    "compiled": bool,
-    "payload_bytes": int,
+    "ts": float, "level": str, "event": str, "request_id": str, "entry": str, "status": str,
+    "queue_us": int, "decode_us": int, "handler_us": int, "encode_us": int, "exec_us": int,
+    "queue_depth": int, "in_flight": int, "executor": int, "compiled": bool, "payload_bytes": int,
     "response_bytes": int,
-}
+}  # fmt: skip
 
 
 def test_times_of_a_call_contain_each_other(client: Client) -> None:

@@ -24,19 +24,9 @@ from tests.support.pools import MakeClient, with_worker
 from tests.support.processes import wait_until
 
 VALUES: list[Any] = [
-    None,
-    True,
-    0,
-    -(2**63),
-    2**64 - 1,
-    1.5,
-    "",
-    "naïve \N{SNAKE} \0",
-    [],
-    {},
-    {"a": [1, {"b": None}]},
+    None, True, 0, -(2**63), 2**64 - 1, 1.5, "", "naïve \N{SNAKE} \0", [], {}, {"a": [1, {"b": None}]},
     [["x"] * 1000],
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])

@@ -27,14 +27,9 @@ Taken = TypeVar("Taken", bound=Item)
 COMMAND = [sys.executable, "-m", "molt_worker", "--stdio"]
 #: Entrypoints that run until they are stopped, and whether their executor survives that.
 STOPPED = [
-    ("announce_and_sleep", True),
-    ("spin", True),
-    ("check_loop", True),
-    ("clean_up", True),
-    ("swallow_stop", True),
-    ("stuck_in_c", False),
-    ("never_stops", False),
-]
+    ("announce_and_sleep", True), ("spin", True), ("check_loop", True), ("clean_up", True),
+    ("swallow_stop", True), ("stuck_in_c", False), ("never_stops", False),
+]  # fmt: skip
 
 
 class Driver:

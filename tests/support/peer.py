@@ -31,12 +31,8 @@ PATIENCE_S = 60.0
 ENTRIES = "tests.support.pool_entrypoints"
 #: What clients of shared pools have in common.
 SHARED = {
-    "transport": "shm",
-    "worker_name": "pool",
-    "exports": ENTRIES,
-    "executors": 2,
-    "log_level": "warning",
-}
+    "transport": "shm", "worker_name": "pool", "exports": ENTRIES, "executors": 2, "log_level": "warning",
+}  # fmt: skip
 
 
 @contextlib.contextmanager

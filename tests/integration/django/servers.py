@@ -63,16 +63,12 @@ UVICORN = Kind(
 RUNSERVER = Kind(
     "runserver",
     (
-        "django",
-        "runserver",
-        "--noreload",
-        "--settings",
-        "tests.integration.django.settings",
+        "django", "runserver", "--noreload", "--settings", "tests.integration.django.settings",
         "127.0.0.1:{port}",
     ),
     ("offload",),
     own_socket=True,
-)
+)  # fmt: skip
 RUNSERVER_RELOADING = Kind(
     "runserver-reloading",
     ("django", "runserver", "--settings", "tests.integration.django.settings", "127.0.0.1:{port}"),

@@ -24,13 +24,9 @@ HANG_UP: dict[str, Callable[[Connection], None]] = {
 }
 #: Kind of server and kind of view.
 WAYS = [
-    (SYNC, "offload"),
-    (SYNC, "async"),
-    (GTHREAD_ONE, "offload"),
-    (GTHREAD_ONE, "async"),
-    (UVICORN, "offload"),
-    (UVICORN, "async"),
-]
+    (SYNC, "offload"), (SYNC, "async"), (GTHREAD_ONE, "offload"), (GTHREAD_ONE, "async"),
+    (UVICORN, "offload"), (UVICORN, "async"),
+]  # fmt: skip
 
 
 @pytest.fixture(params=WAYS, ids=[f"{kind.name}-{view}" for kind, view in WAYS])

@@ -27,16 +27,9 @@ GROWTH_BYTES = 4 * 1024 * 1024 if not FUZZING else 16 * 1024 * 1024
 
 _BODY = struct.Struct("<BBBBHHQIIQQ10I")
 _ENTRIES = [
-    b"echo",
-    b"echo_raw",
-    b"nothing",
-    b"__ping__",
-    b"__cancel__",
-    b"__hello__",
-    b"\xff\xfe",
-    b"",
+    b"echo", b"echo_raw", b"nothing", b"__ping__", b"__cancel__", b"__hello__", b"\xff\xfe", b"",
     b"x" * 255,
-]
+]  # fmt: skip
 
 
 class Frames:

@@ -34,15 +34,9 @@ if TYPE_CHECKING:
 EXECUTORS: Final = 2
 _NAME: Final = "pool"
 _CONFIG: Final[dict[str, Any]] = {
-    "transport": "shm",
-    "worker_name": _NAME,
-    "exports": "tests.system.crash.matrix_entries",
-    "executors": EXECUTORS,
-    "arena_mb": 4,
-    "grace_ms": 30,
-    "linger_ms": 0,
-    "log_level": "warning",
-}
+    "transport": "shm", "worker_name": _NAME, "exports": "tests.system.crash.matrix_entries",
+    "executors": EXECUTORS, "arena_mb": 4, "grace_ms": 30, "linger_ms": 0, "log_level": "warning",
+}  # fmt: skip
 #: How long somebody stays stopped, by repetition: not at all, for a moment, for longer than any park lasts.
 _STOPPED_S: Final = (0.0, 0.02, 0.13)
 #: More than the clients have at a time, with one that was just killed. The lowest are granted first.

@@ -110,16 +110,9 @@ def _dying(nonce: Any, chance: random.Random) -> Order:
 
 #: Kinds and how often each is drawn, in relation to the others.
 _QUIET: dict[Callable[[Any, random.Random], Order], float] = {
-    _msgpack: 15,
-    _json: 10,
-    _raw: 15,
-    _tight: 25,
-    _late: 4,
-    _checked: 2,
-    _refused: 5,
-    _unknown: 5,
+    _msgpack: 15, _json: 10, _raw: 15, _tight: 25, _late: 4, _checked: 2, _refused: 5, _unknown: 5,
     _failing: 1,
-}
+}  # fmt: skip
 #: Those that end executors.
 _DEADLY: dict[Callable[[Any, random.Random], Order], float] = {_stubborn: 0.1, _dying: 0.1}
 

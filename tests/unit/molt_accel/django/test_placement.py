@@ -50,15 +50,11 @@ async def aitems(request: HttpRequest) -> HttpResponse:
 @pytest.mark.parametrize(
     ("decorator", "name"),
     [
-        (login_required, "user_passes_test"),
-        (permission_required("x.y"), "user_passes_test"),
-        (require_POST, "require_http_methods"),
-        (csrf_exempt, "csrf_exempt"),
-        (csrf_protect, "make_middleware_decorator"),
-        (never_cache, "never_cache"),
-        (logged, "logged"),
+        (login_required, "user_passes_test"), (permission_required("x.y"), "user_passes_test"),
+        (require_POST, "require_http_methods"), (csrf_exempt, "csrf_exempt"),
+        (csrf_protect, "make_middleware_decorator"), (never_cache, "never_cache"), (logged, "logged"),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("view", [items, aitems])
 def test_a_wrapped_view_is_refused_by_the_name_of_its_wrapper(
     decorator: Decorator, name: str, view: Callable[..., Any]

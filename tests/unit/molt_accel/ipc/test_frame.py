@@ -230,16 +230,10 @@ def test_what_no_receiver_would_take_is_not_encoded(changes: dict[str, Any], fau
 @pytest.mark.parametrize(
     "changes",
     [
-        {"request_id": 2**64},
-        {"request_id": -1},
-        {"generation": 2**32},
-        {"deadline_ns": -1},
-        {"max_wait_ms": 2**32},
-        {"queue_us": 2**32},
-        {"executor": -1},
-        {"flags": 2**16},
+        {"request_id": 2**64}, {"request_id": -1}, {"generation": 2**32}, {"deadline_ns": -1},
+        {"max_wait_ms": 2**32}, {"queue_us": 2**32}, {"executor": -1}, {"flags": 2**16},
     ],
-)
+)  # fmt: skip
 def test_a_number_that_does_not_fit_is_a_range_error(changes: dict[str, Any]) -> None:
     plain = Request(7, "echo") if {*changes} <= {*Request.__struct_fields__} else Response(7)
     assert raised(FrameError, encode, msgspec.structs.replace(plain, **changes)).fault is Fault.RANGE

@@ -24,18 +24,10 @@ def stage() -> Stage:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 us"),
-        (0.00042, "420 us"),
-        (0.0123, "12.3 ms"),
-        (0.5, "500.0 ms"),
-        (1, "1.0 s"),
-        (119.94, "119.9 s"),
-        (600, "10 min"),
-        (9000, "2.5 h"),
-        (260_000, "3.0 d"),
-        (-0.2, "-200.0 ms"),
+        (0, "0 us"), (0.00042, "420 us"), (0.0123, "12.3 ms"), (0.5, "500.0 ms"), (1, "1.0 s"),
+        (119.94, "119.9 s"), (600, "10 min"), (9000, "2.5 h"), (260_000, "3.0 d"), (-0.2, "-200.0 ms"),
     ],
-)
+)  # fmt: skip
 def test_a_duration_has_the_unit_that_suits_it(seconds: float, text: str) -> None:
     assert status_view.duration(seconds) == text
 

@@ -64,14 +64,9 @@ def writable_folder(built: Built) -> str:
 
 
 FAULTS = [
-    spoil_source,
-    remove_source,
-    remove_library,
-    cut_record,
-    other_version,
-    writable_by_all,
+    spoil_source, remove_source, remove_library, cut_record, other_version, writable_by_all,
     writable_folder,
-]
+]  # fmt: skip
 
 
 def test_a_build_of_the_very_sources_is_used(manifest: str) -> None:

@@ -17,18 +17,11 @@ from molt_worker.runtime.log import LogSink, format_line
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        ("plain", "plain"),
-        (7, "7"),
-        (True, "True"),
-        ("", '""'),
-        ("two words", '"two words"'),
-        ("line\nbreak", '"line\\nbreak"'),
-        ('say "x"', '"say \\"x\\""'),
-        ("\udc80", '"\\udc80"'),
-        ("\x1b[31m", '"\\u001b[31m"'),
-        ("käse", "käse"),
+        ("plain", "plain"), (7, "7"), (True, "True"), ("", '""'), ("two words", '"two words"'),
+        ("line\nbreak", '"line\\nbreak"'), ('say "x"', '"say \\"x\\""'), ("\udc80", '"\\udc80"'),
+        ("\x1b[31m", '"\\u001b[31m"'), ("käse", "käse"),
     ],
-)
+)  # fmt: skip
 def test_a_text_line_shows_each_value_on_one_line(value: object, shown: str) -> None:
     line = format_line(False, "info", "request", {"value": value, "next": 1}).decode()
     stamp, rest = line[:24], line[24:]

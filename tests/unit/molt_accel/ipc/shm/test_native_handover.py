@@ -443,15 +443,11 @@ def test_an_executor_that_comes_late_does_not_touch_the_next_request() -> None:
 @pytest.mark.parametrize(
     ("state", "freed"),
     [
-        (ChannelState.IDLE, True),
-        (ChannelState.READY, False),
-        (ChannelState.CLAIMED, False),
-        (ChannelState.DONE, True),
-        (ChannelState.FAILED, True),
-        (ChannelState.ABANDONED, False),
+        (ChannelState.IDLE, True), (ChannelState.READY, False), (ChannelState.CLAIMED, False),
+        (ChannelState.DONE, True), (ChannelState.FAILED, True), (ChannelState.ABANDONED, False),
         (ChannelState.KILLING, False),
     ],
-)
+)  # fmt: skip
 def test_clearing_frees_only_what_no_executor_may_touch(state: ChannelState, freed: bool) -> None:
     arena = new_arena()
     channel = channel_of(arena)

@@ -43,13 +43,9 @@ from tests.support.scripted_forkserver import Logged
 
 #: What a client has to know of the pool.
 FACTS = {
-    "max_frame_bytes": 50_000,
-    "max_wait_ms": 60,
-    "grace_ms": 70,
-    "capacity": 80,
-    "spin_ns": 90,
+    "max_frame_bytes": 50_000, "max_wait_ms": 60, "grace_ms": 70, "capacity": 80, "spin_ns": 90,
     "client_spinners": 2,
-}
+}  # fmt: skip
 
 
 class Peer:
