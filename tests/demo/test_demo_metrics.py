@@ -4,7 +4,6 @@ import functools
 import json
 import logging
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from demo.django_app import metrics
 from demo.django_app.metrics import JsonLines
 from molt_accel.options import CallMetrics
-from tests.support.processes import exit_code, fork
+from tests.support.processes import exit_code, fork, in_thread
 
 LONG = "x" * 3000
 
@@ -55,9 +54,7 @@ def test_lines_of_threads_and_forked_processes_do_not_mix(tmp_path: Path) -> Non
         write(writer)
 
     children = [fork(functools.partial(write_in_child, f"child {child}")) for child in range(4)]
-    threads = [threading.Thread(target=write, args=(f"thread {number}",)) for number in range(4)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(write, f"thread {number}") for number in range(4)]
     for thread in threads:
         thread.join()
     assert [exit_code(pid) for pid in children] == [0] * 4

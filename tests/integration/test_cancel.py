@@ -15,7 +15,7 @@ from molt_accel.ipc.messages import Cancel, Response
 from tests.support.driver import STOPPED, MakeDriver, error_of, value_of
 from tests.support.errors import raised
 from tests.support.pools import MakeClient, with_worker
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.processes import in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(4)
 
@@ -193,9 +193,7 @@ def test_calls_cancelled_from_other_threads_race_with_quick_ones(make_client: Ma
             except Exception as exc:
                 wrong.append(exc)
 
-    threads = [threading.Thread(target=cancelling) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(cancelling) for _ in range(3)]
     try:
         for number in range(400):
             assert client.call("echo", number) == number

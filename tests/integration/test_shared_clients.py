@@ -20,7 +20,7 @@ from molt_accel.ipc.shm.layout import ChannelState
 from tests.support.errors import raised
 from tests.support.peer import PATIENCE_S, Gone, MakePeer, loading
 from tests.support.pools import Gate, Look, Share, Window, health, idle, with_worker
-from tests.support.processes import exit_code, fork, wait_for_file, wait_until
+from tests.support.processes import exit_code, fork, in_thread, wait_for_file, wait_until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools"),
@@ -229,9 +229,7 @@ def test_close_races_with_calls_that_begin_and_end(share: Share, window: Look) -
                     break
             seen.append(outcomes)
 
-        threads = [threading.Thread(target=call) for _ in range(6)]
-        for thread in threads:
-            thread.start()
+        threads = [in_thread(call) for _ in range(6)]
         begun.wait()
         client.close()
         for thread in threads:

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -19,7 +18,7 @@ from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
 from tests.support.errors import raised
 from tests.support.peer import PATIENCE_S, Gone, MakePeer, Peer, pattern
 from tests.support.pools import Gate, Look, Share, Window, health, idle, with_worker
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.processes import in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
@@ -206,9 +205,7 @@ def test_a_call_given_up_in_the_middle_frees_its_channel(share: Share, window: L
         except MoltTimeout as exc:
             errors.append(exc)
 
-    threads = [threading.Thread(target=call) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(call) for _ in range(4)]
     for thread in threads:
         thread.join(PATIENCE_S)
     assert [error.phase for error in errors] == ["queue"] * 4

@@ -18,7 +18,7 @@ from tests.support import ROOT
 from tests.support.driver import MakeDriver, MakeModule, dead, error_of, value_of
 from tests.support.errors import raised
 from tests.support.pools import MakeClient, with_worker
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.processes import in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(1)
 
@@ -133,9 +133,7 @@ def test_a_killed_supervisor_under_load_costs_each_call_one_outcome_and_the_next
             except MoltWorkerUnavailable:
                 outcomes["unavailable"] += 1
 
-    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
-    for worker in workers:
-        worker.start()
+    workers = [in_thread(work, index) for index in range(threads)]
     killed: list[psutil.Process] = []
     try:
         for _ in range(3):

@@ -35,7 +35,7 @@ from molt_accel.options import CallInfo, CallMetrics, CallOptions
 from molt_accel.transports.base import Pending
 from molt_accel.waits import Pause, adrive, drive
 from tests.support.errors import raised
-from tests.support.processes import exit_code, fork
+from tests.support.processes import exit_code, fork, in_thread
 from tests.support.scripted_transport import (
     Act,
     ScriptedTransport,
@@ -149,9 +149,7 @@ def test_ids_are_never_used_twice_by_threads_of_one_process() -> None:
         for _ in range(200):
             drive(call(transport))
 
-    threads = [threading.Thread(target=calls) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(calls) for _ in range(4)]
     for thread in threads:
         thread.join()
     assert len({request.request_id for request in transport.submitted}) == 800

@@ -222,9 +222,7 @@ def test_the_shared_client_is_made_once_from_the_environment() -> None:
         start.wait()
         made.append(default_client())
 
-    threads = [threading.Thread(target=use) for _ in range(8)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(use) for _ in range(8)]
     for thread in threads:
         thread.join()
     assert len({id(client) for client in made}) == 1

@@ -86,9 +86,7 @@ def in_threads(count: int, work: Callable[[int], object]) -> list[object]:
         except MoltError as exc:
             results[number] = exc
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(run, number) for number in range(count)]
     for thread in threads:
         thread.join(120)
     assert not any(thread.is_alive() for thread in threads)

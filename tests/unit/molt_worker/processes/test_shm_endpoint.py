@@ -41,7 +41,7 @@ from tests.support.handover import (
     response,
     state_on,
 )
-from tests.support.processes import exit_code, fork, wait_for_file, wait_until
+from tests.support.processes import closing_all, exit_code, fork, wait_for_file, wait_until
 
 NUMBER, SLOT = 7, 1
 MAX_BYTES = 1 << 16
@@ -103,15 +103,8 @@ MakeEnds = Callable[..., Ends]
 
 @pytest.fixture
 def make_ends() -> Iterator[MakeEnds]:
-    made: list[Ends] = []
-
-    def make(**options: Any) -> Ends:
-        made.append(Ends(**options))
-        return made[-1]
-
-    yield make
-    for ends in made:
-        ends.close()
+    with closing_all(Ends) as make:
+        yield make
 
 
 @pytest.fixture

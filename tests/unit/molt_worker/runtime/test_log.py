@@ -12,6 +12,7 @@ import pytest
 from molt_accel import Config
 from molt_worker.runtime import log
 from molt_worker.runtime.log import LogSink, format_line
+from tests.support.processes import closing_all
 
 
 @pytest.mark.parametrize(
@@ -60,15 +61,8 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 @pytest.fixture
 def make_sink() -> Iterator[Any]:
-    sinks: list[LogSink] = []
-
-    def make(fd: int, level: str = "info") -> LogSink:
-        sinks.append(LogSink(as_json=True, level=level, fd=fd))
-        return sinks[-1]
-
-    yield make
-    for sink in sinks:
-        sink.close()
+    with closing_all(lambda fd, level="info": LogSink(as_json=True, level=level, fd=fd)) as make:
+        yield make
 
 
 def read_all(fd: int) -> bytes:

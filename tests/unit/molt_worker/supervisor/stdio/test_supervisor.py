@@ -29,6 +29,7 @@ from molt_worker.processes.commands import Interrupt, Kill
 from molt_worker.processes.pool import Pool
 from molt_worker.supervisor.stdio import supervisor as stdio_supervisor
 from molt_worker.supervisor.stdio.supervisor import EXIT_UNSENT, StdioSupervisor
+from tests.support.processes import closing_all
 from tests.support.scripted_forkserver import FakeExecutor, FakeForkserver, Stage
 
 GRACE_MS = 100_000
@@ -136,15 +137,8 @@ MakeScene = Callable[..., Scene]
 
 @pytest.fixture
 def make_scene(make_stage: Callable[..., Stage]) -> Iterator[MakeScene]:
-    scenes: list[Scene] = []
-
-    def make(**options: Any) -> Scene:
-        scenes.append(Scene(make_stage, **options))
-        return scenes[-1]
-
-    yield make
-    for scene in scenes:
-        scene.close()
+    with closing_all(lambda **options: Scene(make_stage, **options)) as make:
+        yield make
 
 
 @pytest.fixture
