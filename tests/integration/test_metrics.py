@@ -131,13 +131,9 @@ def test_the_report_says_what_runs_and_what_was_counted(make_driver: MakeDriver)
 def _mixed_requests(driver: Driver) -> dict[str, str]:
     """Sends requests with different outcomes; request id -> status."""
     calls: list[tuple[str, Any, str]] = [
-        ("echo", 1, "Ok"),
-        ("fail", "value", "InternalError"),
-        ("fail", "invalid", "InvalidInput"),
-        ("nothing", 1, "InvalidInput"),
-        ("crash", {"exit": 1}, "WorkerCrashed"),
-        ("echo", "a\nb", "Ok"),
-    ]
+        ("echo", 1, "Ok"), ("fail", "value", "InternalError"), ("fail", "invalid", "InvalidInput"),
+        ("nothing", 1, "InvalidInput"), ("crash", {"exit": 1}, "WorkerCrashed"), ("echo", "a\nb", "Ok"),
+    ]  # fmt: skip
     sent = {}
     for entry, payload, status in calls:
         request = driver.request(entry, payload)

@@ -43,13 +43,9 @@ def test_a_crash_names_request_executor_and_signal(client: Client, pool_log: Pat
     killer.join()
     (line,) = wait_until(lambda: lines(pool_log, "executor_crashed"))
     assert line == {
-        "level": "error",
-        "event": "executor_crashed",
-        "executor": 1,
-        "error": error.detail,
-        "request_id": error.request_id,
-        "entry": "announce_and_sleep",
-    }
+        "level": "error", "event": "executor_crashed", "executor": 1, "error": error.detail,
+        "request_id": error.request_id, "entry": "announce_and_sleep",
+    }  # fmt: skip
     assert error.detail == "the executor died while it ran 'announce_and_sleep': signal 9 (SIGKILL)"
 
 

@@ -206,13 +206,9 @@ def test_a_json_log_has_one_line_for_each_request_that_an_executor_had(share: Sh
     idle(client)
     sent: dict[str, str] = {}
     calls: list[tuple[str, Any, str]] = [
-        ("echo", 1, "Ok"),
-        ("fail", "value", "InternalError"),
-        ("fail", "invalid", "InvalidInput"),
-        ("nothing", 1, "InvalidInput"),
-        ("sleep", 100, "Timeout"),
-        ("echo", "a\nb", "Ok"),
-    ]
+        ("echo", 1, "Ok"), ("fail", "value", "InternalError"), ("fail", "invalid", "InvalidInput"),
+        ("nothing", 1, "InvalidInput"), ("sleep", 100, "Timeout"), ("echo", "a\nb", "Ok"),
+    ]  # fmt: skip
     for entry, payload, status in calls:
         try:
             reply = client.reply(entry, payload, timeout_ms=500 if status == "Timeout" else 20_000)

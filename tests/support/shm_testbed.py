@@ -159,13 +159,9 @@ class ShmStage(Logged):
     def __init__(self, linger: bool = False, **options: Any) -> None:
         super().__init__()
         defaults: dict[str, Any] = {
-            "worker_name": "pool",
-            "runtime_dir": os.environ["MOLT_RUNTIME_DIR"],
-            "exports": EXPORTS,
-            "executors": 2,
-            "max_queue": 8,
-            "grace_ms": GRACE_MS,
-        }
+            "worker_name": "pool", "runtime_dir": os.environ["MOLT_RUNTIME_DIR"], "exports": EXPORTS,
+            "executors": 2, "max_queue": 8, "grace_ms": GRACE_MS,
+        }  # fmt: skip
         self.config = Config.load(environ={}, **{**defaults, **options})
         self.supervisor = ShmSupervisor(self.config, self.sink, linger=linger)
         self.supervisor.listen()

@@ -24,16 +24,9 @@ MODULES = ("core", "query", "ranking", "wire", "table")
 @pytest.mark.parametrize("module", MODULES)
 def test_a_core_s_own_tests_hold_when_it_is_compiled(demo_build: Path, module: str) -> None:
     words = [
-        "-p",
-        "tests.support.use_build",
-        "-n",
-        "0",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
+        "-p", "tests.support.use_build", "-n", "0", "-q", "-p", "no:cacheprovider", "-k",
         f"not ({REPLACING})",
-    ]
+    ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words, f"tests/demo/test_demo_{module}.py"],
         cwd=ROOT,

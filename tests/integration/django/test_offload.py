@@ -27,13 +27,9 @@ def test_the_default_payload_is_the_request_as_a_dict(any_client: Client, offloa
     request = RequestFactory().post("/items/7/?a=1&a=2&b=%C3%A9", data=b"\x00body", content_type="text/x")
 
     assert json.loads(view(request, 7, "x", slug="y").content) == {
-        "method": "POST",
-        "path": "/items/7/",
-        "query": {"a": ["1", "2"], "b": ["é"]},
-        "args": [7, "x"],
-        "kwargs": {"slug": "y"},
-        "body": "AGJvZHk=",
-    }
+        "method": "POST", "path": "/items/7/", "query": {"a": ["1", "2"], "b": ["é"]}, "args": [7, "x"],
+        "kwargs": {"slug": "y"}, "body": "AGJvZHk=",
+    }  # fmt: skip
 
 
 # -- what the browser gets ----------------------------------------------------------------------------------

@@ -224,18 +224,11 @@ def check(defines: Sequence[str], *, cycles: bool = False, trace: bool = False) 
         # Compiling takes longer than most searches do.
         _run(
             [
-                "gcc",
-                "-O1",
-                "-w",
-                *kind,
-                "-DCOLLAPSE",
-                "-DVECTORSZ=2048",
-                f"-DMEMLIM={_MEMORY_MB}",
-                "-opan",
-                "pan.c",
+                "gcc", "-O1", "-w", *kind, "-DCOLLAPSE", "-DVECTORSZ=2048", f"-DMEMLIM={_MEMORY_MB}",
+                "-opan", "pan.c",
             ],
             folder,
-        )
+        )  # fmt: skip
         began = time.monotonic()
         said = _run(["./pan", f"-m{_DEPTH}", "-n", *(["-l"] if cycles else [])], folder)
         seconds = time.monotonic() - began

@@ -69,16 +69,10 @@ def build(
     done = _compile(
         command,
         [
-            "-Wall",
-            "-Wextra",
-            *PROGRAMS[name],
-            *flags,
-            f"-I{core}",
-            str(HERE / f"{name}.c"),
-            "-o",
+            "-Wall", "-Wextra", *PROGRAMS[name], *flags, f"-I{core}", str(HERE / f"{name}.c"), "-o",
             str(program),
         ],
-    )
+    )  # fmt: skip
     warned = [line for line in done.stderr.splitlines() if "warning:" in line and "[-Wtsan]" not in line]
     if done.returncode or warned:
         raise AssertionError(f"{name} was not compiled as it should be:\n{done.stderr}")

@@ -85,15 +85,9 @@ def _build_binding(into: Path, *flags: str) -> Path:
         raise programs.Missing("there is no Cython") from exc
     environ = {**os.environ, "CFLAGS": " ".join(flags), "LDFLAGS": " ".join(flags)}
     command = [
-        sys.executable,
-        "setup.py",
-        "-q",
-        "build_ext",
-        "--build-lib",
-        str(into),
-        "--build-temp",
+        sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(into), "--build-temp",
         str(into / "o"),
-    ]
+    ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         raise AssertionError(done.stdout + done.stderr)

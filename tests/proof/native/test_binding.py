@@ -74,17 +74,9 @@ class Stage:
         """What must be referred to as often after an operation as before."""
         own = [self.arena, self.view, self.channel, self.other, self.slot, self.memory, self.meter]
         return [
-            *own,
-            self.payload,
-            self.big,
-            self.request,
-            self.response,
-            self.large,
-            Request,
-            Response,
-            core.Corrupt,
-            None,
-        ]
+            *own, self.payload, self.big, self.request, self.response, self.large, Request, Response,
+            core.Corrupt, None,
+        ]  # fmt: skip
 
     def claimed(self, frame: Request | None = None) -> None:
         assert self.channel.publish(frame or self.request, 9, 0) == core.ADMITTED

@@ -117,13 +117,9 @@ class Offender:
             word = self.arena.word(channel)
             if state_of(word) is ChannelState.CLAIMED:
                 states = (
-                    ChannelState.IDLE,
-                    ChannelState.DONE,
-                    ChannelState.READY,
-                    ChannelState.FAILED,
-                    ChannelState.KILLING,
-                    ChannelState.ABANDONED,
-                )
+                    ChannelState.IDLE, ChannelState.DONE, ChannelState.READY, ChannelState.FAILED,
+                    ChannelState.KILLING, ChannelState.ABANDONED,
+                )  # fmt: skip
                 self.put(
                     channel, self.chance.choice([*(with_state(word, s) for s in states), word + (1 << 32)])
                 )
@@ -239,13 +235,8 @@ class Offender:
     def bad_payloads(self) -> None:
         """Messages whose payload is not what it should be, or is nested deeply."""
         payloads = [
-            b"",
-            b"\xc1",
-            b"\x91" * 5000,
-            b"\x81\x90\x01",
-            self.chance.randbytes(50),
-            b"\xcf" + b"\xff" * 8,
-        ]
+            b"", b"\xc1", b"\x91" * 5000, b"\x81\x90\x01", self.chance.randbytes(50), b"\xcf" + b"\xff" * 8,
+        ]  # fmt: skip
         names = ["Attach", "Return", "Lease", "Recall", "?", PING]
         wrong = {
             self.chance.choice(["channels", "count", "version"]): self.chance.choice(
@@ -260,13 +251,9 @@ class Offender:
         number = self.anything() % 2**32
         channels = [0, number]
         others = [
-            Lease(number),
-            Return(channels),
-            Detach(),
-            Grant(channels),
-            Draining(),
+            Lease(number), Return(channels), Detach(), Grant(channels), Draining(),
             CancelChannel(number, number),
-        ]
+        ]  # fmt: skip
         self.raw(encode(self.chance.choice(others)))
 
     def floods(self) -> None:

@@ -182,15 +182,11 @@ class Soak:
         self.options = options
         self.record = Record(
             {
-                "transport": options.transport,
-                "kill": ",".join(options.kills) or "none",
-                "clients": options.clients,
-                "threads": options.threads,
-                "tasks": options.tasks,
-                "executors": options.executors,
-                "seed": options.seed,
+                "transport": options.transport, "kill": ",".join(options.kills) or "none",
+                "clients": options.clients, "threads": options.threads, "tasks": options.tasks,
+                "executors": options.executors, "seed": options.seed,
             }
-        )
+        )  # fmt: skip
         self.log = folder / "soak.log"
         self._log_file = self.log.open("ab")
         self._show = show
@@ -544,18 +540,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code."""
     given = parser().parse_args(arguments)
     options = Options(
-        duration_s=given.duration,
-        transport=given.transport,
-        kills=given.kill,
-        clients=given.clients,
-        threads=given.threads,
-        tasks=given.tasks,
-        executors=given.executors,
-        kill_every_s=given.kill_every,
-        timeout_s=given.timeout,
-        seed=given.seed,
-        output=given.output or ROOT / "build" / "soak",
-    )
+        duration_s=given.duration, transport=given.transport, kills=given.kill, clients=given.clients,
+        threads=given.threads, tasks=given.tasks, executors=given.executors, kill_every_s=given.kill_every,
+        timeout_s=given.timeout, seed=given.seed, output=given.output or ROOT / "build" / "soak",
+    )  # fmt: skip
     assert options.output is not None
     with _Screen(options) as screen:
         record = soak(options, screen.show)

@@ -61,13 +61,8 @@ each_exception = pytest.mark.parametrize("cls", CONTRACT, ids=lambda cls: cls.__
 
 def test_the_wire_values_of_statuses_are_those_of_version_1() -> None:
     assert {status.label: int(status) for status in Status} == {
-        "Ok": 1,
-        "InvalidInput": 2,
-        "Busy": 3,
-        "Timeout": 4,
-        "Cancelled": 5,
-        "InternalError": 6,
-    }
+        "Ok": 1, "InvalidInput": 2, "Busy": 3, "Timeout": 4, "Cancelled": 5, "InternalError": 6,
+    }  # fmt: skip
 
 
 @each_exception
@@ -128,12 +123,8 @@ def test_an_unknown_code_is_no_particular_reason(code: object) -> None:
 def test_a_closed_client_is_never_retried_and_never_falls_back() -> None:
     assert not issubclass(MoltClientClosed, MoltWorkerUnavailable)
     assert {row.exception for row in ERROR_TABLE if row.passing} == {
-        MoltBusy,
-        MoltWorkerCrashed,
-        MoltWorkerUnavailable,
-        MoltStartFailed,
-        MoltIncompatible,
-    }
+        MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable, MoltStartFailed, MoltIncompatible,
+    }  # fmt: skip
     assert {row.exception for row in ERROR_TABLE if row.falls_back} == {
         MoltWorkerUnavailable,
         MoltStartFailed,

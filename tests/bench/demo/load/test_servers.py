@@ -41,13 +41,9 @@ def place(tmp_path: Path) -> Path:
 
 def spec(**changes: object) -> ServerSpec:
     fields: dict[str, object] = {
-        "name": "tried",
-        "app": "application:application",
-        "processes": 2,
-        "threads": 2,
-        "ready_path": "/healthz",
-        "env": {"MOLT_SOMETHING": "given"},
-    }
+        "name": "tried", "app": "application:application", "processes": 2, "threads": 2,
+        "ready_path": "/healthz", "env": {"MOLT_SOMETHING": "given"},
+    }  # fmt: skip
     return ServerSpec(**(fields | changes))  # type: ignore[arg-type]
 
 

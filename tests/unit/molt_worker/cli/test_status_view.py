@@ -35,15 +35,8 @@ def test_a_duration_has_the_unit_that_suits_it(seconds: float, text: str) -> Non
 def test_an_executor_is_a_line_of_the_table() -> None:
     running = Running("report", stopping=False, for_ms=1500.0, deadline_ms=-250.0)
     assert status_view.row(ExecutorStatus(12, 3456, "busy", running, 78_901, 5 * 2**20)) == [
-        "12",
-        "3456",
-        "busy",
-        "report",
-        "1.5 s",
-        "-250.0 ms",
-        "78,901",
-        "5.0 MiB",
-    ]
+        "12", "3456", "busy", "report", "1.5 s", "-250.0 ms", "78,901", "5.0 MiB",
+    ]  # fmt: skip
     assert status_view.row(ExecutorStatus(13, 3457, "starting", None, 0, None)) == [
         *("13", "3457", "starting", "", "", "", "0", "-")
     ]
@@ -100,16 +93,8 @@ def test_the_lines_of_a_pool(stage: Stage) -> None:
         "",
     ]
     assert lines[-3].split() == [
-        "executor",
-        "pid",
-        "state",
-        "entry",
-        "for",
-        "deadline",
-        "in",
-        "calls",
-        "memory",
-    ]
+        "executor", "pid", "state", "entry", "for", "deadline", "in", "calls", "memory",
+    ]  # fmt: skip
     assert lines[-2].split()[:4] == ["1", str(os.getpid()), "busy", "report"]
     assert lines[-1].split()[:4] == ["2", str(os.getpid()), "idle", "0"]
 

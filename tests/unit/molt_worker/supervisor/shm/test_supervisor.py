@@ -172,12 +172,8 @@ def test_what_it_says_of_itself(stage: ShmStage) -> None:
     assert (answer.request_id, answer.status) == (77, Status.OK)
     report = codec.decode(Codec.MSGPACK, answer.payload)
     assert {name: report[name] for name in ("transport", "name", "pid", "ready", "exports")} == {
-        "transport": "shm",
-        "name": "pool",
-        "pid": os.getpid(),
-        "ready": True,
-        "exports": ["echo"],
-    }
+        "transport": "shm", "name": "pool", "pid": os.getpid(), "ready": True, "exports": ["echo"],
+    }  # fmt: skip
     assert report["executors"] == {"size": 2, "idle": 1, "busy": 1, "starting": 0, "pids": [os.getpid()] * 2}
     assert {
         name: report[name] for name in ("queue_depth", "max_queue", "in_flight", "clients", "outcomes")
