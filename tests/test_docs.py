@@ -223,19 +223,20 @@ def test_the_documented_values_are_allowed_and_their_neighbours_are_not() -> Non
 
 
 # -- command line ---------------------------------------------------------------------------------------
-def test_the_options_of_the_command_are_those_of_its_help() -> None:
+def options_in_help(*command: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "molt_worker", "--help"],
+        [sys.executable, "-m", "molt_worker", *command, "--help"],
         capture_output=True,
         text=True,
         check=True,
         env={**os.environ, "COLUMNS": "400"},
     )
-    shown = re.findall(r"^  (-.+?)(?:  .*)?$", done.stdout, re.M)
-    documented = [
-        ", ".join(name for name in code(row["option"])) for row in rows(read("reference/cli.md"), "option")
-    ]
-    assert documented == shown
+    return re.findall(r"^  (-.+?)(?:  .*)?$", done.stdout, re.M)
+
+
+def test_the_options_of_the_command_are_those_of_its_help() -> None:
+    documented = rows(read("reference/cli.md"), "option")
+    assert [", ".join(code(row["option"])) for row in documented] == options_in_help()
 
 
 def test_the_environment_variables_of_the_command_are_those_of_the_config() -> None:
@@ -262,15 +263,8 @@ STATUS = section(read("reference/cli.md"), "molt-worker status")
 
 
 def test_the_options_of_status_are_those_of_its_help() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "molt_worker", "status", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "COLUMNS": "400"},
-    )
-    shown = re.findall(r"^  (-.+?)(?:  .*)?$", done.stdout, re.M)
-    assert [", ".join(code(row["status option"])) for row in rows(STATUS, "status option")] == shown
+    documented = [", ".join(code(row["status option"])) for row in rows(STATUS, "status option")]
+    assert documented == options_in_help("status")
 
 
 @pytest.mark.skipif("shm" not in TRANSPORTS, reason="shared memory is served on Linux only")

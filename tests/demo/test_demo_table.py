@@ -21,13 +21,10 @@ from tests.demo.demo_strategies import tables
 SMALL: dict[str, Any] = {
     "columns": ["region", "units", "price", "paid"],
     "rows": [
-        ["north", 2, 1.5, True],
-        ["south", 3, None, True],
-        ["north", 5, 0.1, False],
-        [None, 1, 9, True],
+        ["north", 2, 1.5, True], ["south", 3, None, True], ["north", 5, 0.1, False], [None, 1, 9, True],
         ["north", 4, 0.2, True],
     ],
-}
+}  # fmt: skip
 
 
 def changed(**parts: Any) -> dict[str, Any]:

@@ -209,14 +209,11 @@ class TestParity:
         both_tables(json.dumps(make_table.make_table(10)).encode())
         rows = rows_of(sink)
         assert [(row["endpoint"], row["entry"], row["status"]) for row in rows] == [
-            ("baseline", "list_items", "Ok"),
-            ("offload", "list_items", "Ok"),
-            ("baseline", "list_items", "InvalidInput"),
-            ("offload", "list_items", "InvalidInput"),
-            ("offload-async", "list_items", "Ok"),
-            ("data-baseline", "data_summary", "Ok"),
+            ("baseline", "list_items", "Ok"), ("offload", "list_items", "Ok"),
+            ("baseline", "list_items", "InvalidInput"), ("offload", "list_items", "InvalidInput"),
+            ("offload-async", "list_items", "Ok"), ("data-baseline", "data_summary", "Ok"),
             ("data-offload", "data_summary", "Ok"),
-        ]
+        ]  # fmt: skip
         assert len({frozenset(row) for row in rows}) == 1
         for row in rows:
             assert row["exec_us"] >= row["handler_us"] >= 0

@@ -53,15 +53,12 @@ def test_an_item_is_decoded() -> None:
 @pytest.mark.parametrize(
     ("column", "text", "message"),
     [
-        ("id", None, "column id is NULL"),
-        ("id", "x", "invalid literal"),
-        ("price", "19.9", "'19.9' has not 2 decimals"),
-        ("price", ".99", "'.99' has not 2 decimals"),
-        ("rating", "45", "'45' has not 1 decimals"),
-        ("tags", "eco", "'eco' is not an array"),
+        ("id", None, "column id is NULL"), ("id", "x", "invalid literal"),
+        ("price", "19.9", "'19.9' has not 2 decimals"), ("price", ".99", "'.99' has not 2 decimals"),
+        ("rating", "45", "'45' has not 1 decimals"), ("tags", "eco", "'eco' is not an array"),
         ("created_at", "today", "Invalid isoformat"),
     ],
-)
+)  # fmt: skip
 def test_a_bad_column_is_refused(column: str, text: str | None, message: str) -> None:
     columns = list(SOUND)
     columns[COLUMNS.index(column)] = text

@@ -134,15 +134,12 @@ def test_a_result_that_can_t_be_encoded_is_an_internal_error(client: Client) -> 
 @pytest.mark.parametrize(
     ("how", "signal", "exit_code", "words"),
     [
-        ({"signal": 11}, 11, None, "signal 11 (SIGSEGV)"),
-        ({"signal": 9}, 9, None, "signal 9 (SIGKILL)"),
-        ({"signal": 6}, 6, None, "signal 6 (SIGABRT)"),
-        ({"signal": 15}, 15, None, "signal 15 (SIGTERM)"),
-        ({"exit": 3}, None, 3, "exit code 3"),
-        ({"exit": 0}, None, 0, "exit code 0"),
+        ({"signal": 11}, 11, None, "signal 11 (SIGSEGV)"), ({"signal": 9}, 9, None, "signal 9 (SIGKILL)"),
+        ({"signal": 6}, 6, None, "signal 6 (SIGABRT)"), ({"signal": 15}, 15, None, "signal 15 (SIGTERM)"),
+        ({"exit": 3}, None, 3, "exit code 3"), ({"exit": 0}, None, 0, "exit code 0"),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_a_crash_is_reported_with_its_signal_or_exit_code(
     client: Client, how: dict[str, int], signal: int | None, exit_code: int | None, words: str
 ) -> None:
@@ -160,14 +157,11 @@ def test_an_executor_whose_socket_was_closed_under_it_counts_as_crashed(client: 
 @pytest.mark.parametrize(
     ("entry", "payload", "timeout_ms"),
     [
-        ("fail", "value", 20_000),
-        ("crash", {"exit": 1}, 20_000),
-        ("sleep", 1e6, 100),
-        ("echo", object(), 20_000),
-        ("echo", b"x" * 200_000, 20_000),
+        ("fail", "value", 20_000), ("crash", {"exit": 1}, 20_000), ("sleep", 1e6, 100),
+        ("echo", object(), 20_000), ("echo", b"x" * 200_000, 20_000),
     ],
     ids=["raised", "crashed", "late", "not encoded", "too large"],
-)
+)  # fmt: skip
 def test_an_error_that_was_handled_is_gone_and_keeps_nothing_alive(
     make_client: MakeClient, entry: str, payload: object, timeout_ms: int
 ) -> None:

@@ -53,12 +53,9 @@ def test_a_kill_after_the_grace_names_the_request(client: Client, pool_log: Path
     error = raised(MoltTimeout, client.call, "never_stops", str(tmp_path / "running"), timeout_ms=100)
     (line,) = wait_until(lambda: lines(pool_log, "executor_killed"))
     assert line == {
-        "level": "warning",
-        "event": "executor_killed",
-        "executor": 1,
-        "request_id": error.request_id,
+        "level": "warning", "event": "executor_killed", "executor": 1, "request_id": error.request_id,
         "entry": "never_stops",
-    }
+    }  # fmt: skip
     assert lines(pool_log, "executor_crashed") == []
 
 

@@ -18,7 +18,7 @@ import pytest
 from molt_accel import Client, MoltBusy, MoltCancelled, MoltClientClosed, MoltError, MoltTimeout
 from molt_accel.ipc.shm.layout import ChannelState
 from tests.support.errors import raised
-from tests.support.peer import PATIENCE_S, Gone, MakePeer, loading
+from tests.support.peer import PATIENCE_S, SHARED, Gone, MakePeer, loading
 from tests.support.pools import Gate, Look, Share, Window, health, idle, with_worker
 from tests.support.processes import exit_code, fork, in_thread, wait_for_file, wait_until
 
@@ -117,17 +117,13 @@ def test_clients_killed_under_load_again_and_again_cost_the_others_nothing(
             folder.mkdir()
             doomed.start("load", until=str(folder / "until"), threads=8)
             doomed.start("echo_bytes", size=3_000_000)
-            wait_for_any(folder)
+            wait_until(lambda folder=folder: list(folder.iterdir()), PATIENCE_S)
             doomed.kill()
             assert client.call("echo", number) == number
     assert [set(each) for each in outcomes] == [{"Ok"}] * 2
     window().wait()
     wait_until(lambda: health(client)["clients"] == 3)
     assert idle(client)["executor_deaths"] == 0
-
-
-def wait_for_any(folder: Path) -> None:
-    wait_until(lambda: list(folder.iterdir()), PATIENCE_S)
 
 
 @pytest.mark.slow
@@ -202,9 +198,7 @@ def test_close_races_with_calls_that_begin_and_end(share: Share, window: Look) -
     idle(other)
     view = window()
     for _ in range(15):
-        client = Client(
-            transport="shm", worker_name="pool", exports=other.config.exports, executors=2, max_queue=100
-        )
+        client = Client(**{**SHARED, "max_queue": 100})
         stop = threading.Event()
         begun = threading.Barrier(7)
         seen: list[Counter[str]] = []
@@ -317,8 +311,7 @@ def test_many_tasks_share_one_thread_that_waits(share: Share) -> None:
     client = share(max_queue=1000)
 
     async def main() -> list[Any]:
-        calls = [client.acall("echo", number) for number in range(300)]
-        return await asyncio.gather(*calls)
+        return await asyncio.gather(*(client.acall("echo", number) for number in range(300)))
 
     for _ in range(3):
         assert asyncio.run(main()) == list(range(300))
@@ -429,10 +422,7 @@ def test_a_connection_whose_worker_is_gone_leaves_no_thread_behind(share: Share)
 
 def test_a_client_that_is_closed_under_the_calls_of_an_event_loop_ends_them(share: Share) -> None:
     for delay in range(10):
-        client = Client(
-            transport="shm", worker_name="pool", exports="tests.support.pool_entrypoints", executors=1
-        )
-        client.start()
+        client = with_worker(Client(**{**SHARED, "executors": 1}))
 
         async def main(client: Client = client, delay: int = delay) -> list[Any]:
             tasks = [asyncio.create_task(client.acall("sleep", 1e6, timeout_ms=None)) for _ in range(20)]
@@ -443,9 +433,7 @@ def test_a_client_that_is_closed_under_the_calls_of_an_event_loop_ends_them(shar
             await closer
             return ended
 
-        ended = asyncio.run(main())
-        kinds = {type(each) for each in ended}
-        assert kinds <= {MoltCancelled, MoltClientClosed}, ended
+        assert {type(each) for each in asyncio.run(main())} <= {MoltCancelled, MoltClientClosed}
 
 
 # -- forked -------------------------------------------------------------------------------------------------
@@ -538,8 +526,7 @@ def test_a_child_forked_by_a_signal_handler_in_the_middle_of_a_call_does_not_tak
             except BaseException as exc:
                 outcome = exc
             if os.getpid() != parent:
-                told = getattr(outcome, "detail", "")
-                os._exit(0 if told == "this is the parent's connection" else 1)
+                os._exit(getattr(outcome, "detail", "") != "this is the parent's connection")
     finally:
         if os.getpid() != parent:
             os._exit(2)

@@ -122,11 +122,8 @@ def test_the_document_tells_what_the_pool_itself_tells(make_pool: MakeClient) ->
     assert all(executor["rss_bytes"] > 2**20 for executor in executors)
     memory = shown.pop("memory")
     assert sorted(memory) == [
-        "arena_bytes",
-        "executors_rss_bytes",
-        "forkserver_rss_bytes",
-        "supervisor_rss_bytes",
-    ]
+        "arena_bytes", "executors_rss_bytes", "forkserver_rss_bytes", "supervisor_rss_bytes",
+    ]  # fmt: skip
     assert all(size > 2**20 for size in memory.values())
     assert memory["executors_rss_bytes"] == sum(executor["rss_bytes"] for executor in executors)
     assert 0 < shown.pop("uptime_s") <= report["uptime_s"]

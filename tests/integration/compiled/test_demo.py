@@ -42,11 +42,8 @@ def test_a_core_s_own_tests_hold_when_it_is_compiled(demo_build: Path, module: s
 def ways(demo_build: Path) -> Iterator[tuple[Client, Client]]:
     """The demo's worker in Python, and compiled."""
     options: dict[str, Any] = {
-        "exports": EXPORTS,
-        "build_dir": demo_build,
-        "executors": 1,
-        "log_level": "error",
-    }
+        "exports": EXPORTS, "build_dir": demo_build, "executors": 1, "log_level": "error",
+    }  # fmt: skip
     with (
         Client(compiled="off", transport="stdio", **options) as python,
         Client(compiled="require", transport="stdio", **options) as native,

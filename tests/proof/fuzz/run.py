@@ -47,11 +47,8 @@ class Fuzzing:
         self.found.mkdir(parents=True)
         log = self.work / f"{self.name}.log"
         options = [
-            "-timeout=20",
-            "-rss_limit_mb=2048",
-            "-print_final_stats=1",
-            f"-artifact_prefix={self.name}-",
-        ]
+            "-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1", f"-artifact_prefix={self.name}-",
+        ]  # fmt: skip
         command = [*self.command, *options, *limit, str(self.found), str(seeds)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with log.open("wb") as out:

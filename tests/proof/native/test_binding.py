@@ -152,12 +152,9 @@ def _look(s: Stage) -> None:
 def _store(s: Stage) -> None:
     arena = s.arena
     (
-        arena.set_gauge(40, 2**64 - 1),
-        arena.add_counter(40, 2),
-        arena.set_slot_gauge(1, 1, 2**63),
-        arena.set_cpus(0),
-        arena.set_in_use(4),
-    )
+        arena.set_gauge(40, 2**64 - 1), arena.add_counter(40, 2), arena.set_slot_gauge(1, 1, 2**63),
+        arena.set_cpus(0), arena.set_in_use(4),
+    )  # fmt: skip
     arena.spin_ns, arena.client_spinners, arena.executor_spinners = 0, 0, 0
     assert not arena.step(3, 5, 6)
     arena.set_failure(3, 2**63), arena.ring_client(3), arena.reset_channel(3), arena.wake_executor()

@@ -104,11 +104,8 @@ def test_each_reason_has_one_class_and_each_class_with_a_code_comes_back_from_th
     for cls in classes:
         body = to_wire(cls("why", facts={"count": 3}))
         assert body == {
-            "error": row_of(cls).exception.__name__,
-            "detail": "why",
-            "count": 3,
-            "code": cls.code,
-        }
+            "error": row_of(cls).exception.__name__, "detail": "why", "count": 3, "code": cls.code,
+        }  # fmt: skip
         back = from_wire(Status.INTERNAL_ERROR, body)
         assert (type(back), back.detail, back.facts) == (cls, "why", {"count": 3})
 

@@ -56,12 +56,9 @@ def test_a_headline_meets_baselines_and_alternatives_of_its_group_and_its_twin_o
     offloads = ("offload", "offload-stdio", "offload-python")
     others = ("baseline-threads", "baseline-cores", "process-pool", "data-baseline", "data-offload")
     assert set(pairs_of(*offloads, *others)) == {
-        ("offload", "baseline-threads"),
-        ("offload", "baseline-cores"),
-        ("offload", "offload-stdio"),
-        ("offload", "process-pool"),
-        ("data-offload", "data-baseline"),
-    }
+        ("offload", "baseline-threads"), ("offload", "baseline-cores"), ("offload", "offload-stdio"),
+        ("offload", "process-pool"), ("data-offload", "data-baseline"),
+    }  # fmt: skip
 
 
 def test_twins_have_equally_many_server_processes() -> None:

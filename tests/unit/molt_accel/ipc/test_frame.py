@@ -189,12 +189,9 @@ def test_the_counted_fields_lie_where_the_document_says() -> None:
     header = encode(Request(0, "größe", b"x" * 300))[PREFIX_BYTES:]
     at = {row[3]: header[row[0] : row[0] + row[1]] for row in TABLE}
     assert {name: int.from_bytes(at[name], "little") for name in _COUNTED} == {
-        "version": module.VERSION,
-        "kind": Kind.REQUEST,
-        "entry_bytes": len("größe".encode()),
-        "payload_bytes": 300,
-        "reserved": 0,
-    }
+        "version": module.VERSION, "kind": Kind.REQUEST, "entry_bytes": len("größe".encode()),
+        "payload_bytes": 300, "reserved": 0,
+    }  # fmt: skip
 
 
 def test_the_document_lists_every_kind_codec_status_and_fault_with_its_value() -> None:

@@ -42,14 +42,11 @@ def test_all_say_why(error: MoltError, kind: type[MoltError], detail: str, facts
 @pytest.mark.parametrize(
     ("code", "text", "facts"),
     [
-        (0, "exit code 0", {"exit_code": 0}),
-        (3, "exit code 3", {"exit_code": 3}),
-        (-9, "signal 9 (SIGKILL)", {"signal": 9}),
-        (-11, "signal 11 (SIGSEGV)", {"signal": 11}),
-        (-35, "signal 35", {"signal": 35}),
-        (-99, "signal 99", {"signal": 99}),
+        (0, "exit code 0", {"exit_code": 0}), (3, "exit code 3", {"exit_code": 3}),
+        (-9, "signal 9 (SIGKILL)", {"signal": 9}), (-11, "signal 11 (SIGSEGV)", {"signal": 11}),
+        (-35, "signal 35", {"signal": 35}), (-99, "signal 99", {"signal": 99}),
     ],
-)
+)  # fmt: skip
 def test_an_exit_code_in_words_and_facts(code: int, text: str, facts: dict[str, int]) -> None:
     assert outcomes.exit_text(code) == text
     assert outcomes.exit_facts(code) == facts

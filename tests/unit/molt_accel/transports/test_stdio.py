@@ -539,16 +539,16 @@ def test_a_client_that_is_garbage_stops_its_worker() -> None:
 
 
 _EXITS = {
-    "falls off its end": "",
-    "exits": "sys.exit(3)",
-    "raises": "raise LookupError",
-    "is gone without a word": "os._exit(3)",
-    "is killed": "os.kill(os.getpid(), 9)",
+    "falls off its end": ("", 0),
+    "exits": ("sys.exit(3)", 3),
+    "raises": ("raise LookupError", 1),
+    "is gone without a word": ("os._exit(3)", 3),
+    "is killed": ("os.kill(os.getpid(), 9)", -9),
 }
 
 
-@pytest.mark.parametrize("how", _EXITS)
-def test_an_interpreter_s_end_stops_its_worker(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ending", "code"), _EXITS.values(), ids=_EXITS)
+def test_an_interpreter_s_end_stops_its_worker(ending: str, code: int, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     script = f"""
 import os, sys, threading
@@ -557,15 +557,14 @@ from molt_accel import Client
 client = Client(transport="stdio", executors=1, log_level="error")
 Path(sys.argv[1]).write_text(str(client.ping(timeout_ms=60_000)["pid"]))
 threading.Thread(target=lambda: client.call("echo", 1), daemon=True).start()
-{_EXITS[how]}
+{ending}
 """
     done = subprocess.run(
         [sys.executable, "-c", script, str(pid_file)], capture_output=True, timeout=120, check=False
     )
     pid = int(wait_for_file(pid_file))
     wait_until(lambda: not psutil.pid_exists(pid))
-    expected = {"falls off its end": 0, "exits": 3, "raises": 1, "is gone without a word": 3, "is killed": -9}
-    assert done.returncode == expected[how]
+    assert done.returncode == code
 
 
 # -- fork -----------------------------------------------------------------------------------------------

@@ -137,14 +137,11 @@ def test_a_request_is_told_how_many_are_queued_behind_and_run_beside_it() -> Non
 @pytest.mark.parametrize(
     "bad",
     [
-        request(entry=""),
-        request(entry="x" * 256),
-        request(entry="\N{SNOWMAN}" * 86),
-        request(entry="\ud800"),
-        request(payload=b"x" * 1000),
+        request(entry=""), request(entry="x" * 256), request(entry="\N{SNOWMAN}" * 86),
+        request(entry="\ud800"), request(payload=b"x" * 1000),
     ],
     ids=["empty", "long", "long in UTF-8", "no Unicode", "large"],
-)
+)  # fmt: skip
 def test_a_frame_that_frame_py_refuses_is_not_published(bad: Request) -> None:
     arena = new_arena()
     channel = channel_of(arena, max_bytes=1000)

@@ -196,20 +196,14 @@ def test_facts_follow_what_happens(stage: ShmStage) -> None:
     facts = {
         fact.name: stage.arena.gauge(fact)
         for fact in (
-            Gauge.EXECUTOR_STARTS,
-            Gauge.EXECUTOR_DEATHS,
-            Gauge.RECYCLED,
-            Gauge.FORKSERVER_PID,
+            Gauge.EXECUTOR_STARTS, Gauge.EXECUTOR_DEATHS, Gauge.RECYCLED, Gauge.FORKSERVER_PID,
             Gauge.CAPACITY,
         )
-    }
+    }  # fmt: skip
     assert facts == {
-        "EXECUTOR_STARTS": 3,
-        "EXECUTOR_DEATHS": 1,
-        "RECYCLED": 0,
-        "FORKSERVER_PID": os.getpid(),
+        "EXECUTOR_STARTS": 3, "EXECUTOR_DEATHS": 1, "RECYCLED": 0, "FORKSERVER_PID": os.getpid(),
         "CAPACITY": 8,
-    }
+    }  # fmt: skip
 
 
 def test_one_that_says_anything_unexpected_is_killed(stage: ShmStage) -> None:
