@@ -403,9 +403,7 @@ def documented_request_line() -> list[str]:
     return code(section(METRICS, "The log").split(intro)[1].split("\n\n")[1])
 
 
-def test_a_real_log_line_has_the_documented_fields(
-    make_client: MakeClient, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_log_lines_have_documented_fields(make_client: MakeClient, capfd: pytest.CaptureFixture[str]) -> None:
     client = make_client(log_json=True, log_level="debug")
     client.call("echo", 1)
     client.close()

@@ -30,7 +30,7 @@ def lines(log: Path, event: str) -> list[dict[str, Any]]:
 def client(share: Share) -> Client:
     """Of a pool that has one executor, whose log is JSON."""
     client = share(
-        transport="shm", worker_name="logged", exports=EXPORTS, executors=1, grace_ms=50, log_json=True
+        transport="shm", worker_name="log", exports=EXPORTS, executors=1, grace_ms=50, log_json=True
     )
     client.start()
     return client

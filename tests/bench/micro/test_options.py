@@ -45,9 +45,7 @@ def test_sizes_are_read(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize(
-    "text", ["", "K", "4x", "-1", "1.5M", "MiB", "1 K B", "\N{ARABIC-INDIC DIGIT THREE}"]
-)
+@pytest.mark.parametrize("text", ["", "K", "4x", "-1", "1.5M", "MiB", "1 K B", "\u0663"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no size"):
         parse_size(text)

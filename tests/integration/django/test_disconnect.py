@@ -59,9 +59,7 @@ def test_work_of_a_browser_that_hangs_up_stops(server: Server, way: tuple[Kind, 
 
 
 @pytest.mark.sample(2)
-def test_browsers_that_stay_are_not_thought_gone(
-    server: Server, way: tuple[Kind, str], tmp_path: Path
-) -> None:
+def test_browsers_that_stay_do_not_seem_gone(server: Server, way: tuple[Kind, str], tmp_path: Path) -> None:
     kind, view = way
     with server.connection() as connection:
         # Pipelined: behind the request that runs there is one that nobody has read yet.

@@ -11,6 +11,7 @@ from django.test import RequestFactory
 
 from molt_accel import CallInfo, CallMetrics, Client, codec
 from molt_accel.client import default_client
+from tests.support import EXPORTS
 from tests.support.processes import wait_until
 from tests.support.views import MakeView
 
@@ -37,9 +38,7 @@ def test_a_json_result_is_the_workers_bytes_and_is_never_decoded(
     offloaded: MakeView, monkeypatch: pytest.MonkeyPatch, get: HttpRequest
 ) -> None:
     text = b' { "odd" : 1.50e0,\n"twice":1, "twice":2 }'
-    with Client(
-        transport="stdio", exports="tests.support.entrypoints", executors=1, log_level="error"
-    ) as client:
+    with Client(transport="stdio", exports=EXPORTS, executors=1, log_level="error") as client:
         view = offloaded(entry="to_json", client=client, payload_builder=lambda _: text)
 
         def no_decode(*args: object) -> None:

@@ -281,7 +281,7 @@ def tasks(*, quick: bool) -> list[Task]:
             found.append(Task(each.name, tuple(each.defines.split()), True, False, each.shows))
         if not quick and (each.quick or each.ends):
             found.append(
-                Task(f"{each.name}, cycles", tuple(each.defines.split()), True, True, "every run ends")
+                Task(f"{each.name}, cycles", tuple(each.defines.split()), True, True, "all runs end")
             )
     for name, defines in _ONLY_MUTATED.items():
         if not quick:
@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="only searches whose names contain one of these")
     parser.add_argument("--quick", action="store_true", help="only what takes a few seconds")
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="searches at a time (%(default)s)"
+        "--jobs", type=int, default=os.cpu_count() or 1, help="searches at once (%(default)s)"
     )
     parser.add_argument("--trace", metavar="NAME", help="print the steps of this search's counterexample")
     parser.add_argument("--list", action="store_true", help="say what there is, and run nothing")

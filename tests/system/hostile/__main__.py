@@ -22,9 +22,7 @@ from tests.system.hostile.test_hostile import OUTCOMES, attack
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.system.hostile", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300, help="how long [%(default)s]")
-    parser.add_argument(
-        "--seed", type=int, default=random.randrange(2**31), help="of chance; said at the start"
-    )
+    parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="of chance; it is printed")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     chance = random.Random(options.seed)

@@ -425,9 +425,7 @@ class Soak:
         late = sum(count for name, count in calls.items() if name.split()[1] in _GIVEN_UP)
         if not answered - closed_ok <= counted["Ok"] <= answered + late:
             self._wrong.put(f"clients have {answered} answers ({late} given up), the worker {counted['Ok']}")
-        self.record.notes.append(
-            f"the worker has counted {counted.total():,} calls, {counted['Ok']:,} of them Ok"
-        )
+        self.record.notes.append(f"the worker has counted {counted.total():,} calls, {counted['Ok']:,} Ok")
 
     def _judge_crashes(self) -> None:
         """A kill costs the calls that its victim ran, and no others."""
@@ -435,9 +433,7 @@ class Soak:
         lost = sum(count for name, count in record.calls.items() if name.endswith(" MoltWorkerCrashed"))
         most = record.kills["executors"] + self.options.executors * record.kills["forkserver"]
         if lost > most:
-            record.wrong.append(
-                f"{lost} calls ended with their executors, of which {most} at most were killed"
-            )
+            record.wrong.append(f"{lost} calls ended with executors, of which {most} at most were killed")
 
     def _clean_up(self) -> None:
         for client in self._clients:

@@ -99,9 +99,7 @@ def test_a_codec_may_be_given_as_its_enum_member(inline_client: Client, offloade
 
 
 def test_a_payload_builder_gets_request_and_url_arguments(viewed: MakeView) -> None:
-    view = viewed(
-        "echo", payload_builder=lambda request, *args, **kwargs: [request.method, list(args), kwargs]
-    )
+    view = viewed("echo", payload_builder=lambda request, *args, **names: [request.method, list(args), names])
     assert json.loads(view(posted(b""), 1, b="x").content) == ["POST", [1], {"b": "x"}]
 
 
@@ -152,9 +150,7 @@ def test_async_views_stay_async_between_djangos_decorators(inline_client: Client
 
 
 def test_methods_of_class_based_views_take_it(inline_client: Client, get: HttpRequest) -> None:
-    offload = molt_offload(
-        entry="echo", client=inline_client, payload_builder=lambda request, **kwargs: kwargs
-    )
+    offload = molt_offload(entry="echo", client=inline_client, payload_builder=lambda _, **kwargs: kwargs)
 
     class Sync(ClassView):
         @method_decorator(offload)

@@ -29,9 +29,7 @@ from tests.support.errors import raised
 from tests.support.frames import message_of
 
 Ask = Callable[[socket.socket], object]
-BOTH = pytest.mark.parametrize(
-    "ask", [lambda sock: handshake(sock, {}), observe], ids=["handshake", "observe"]
-)
+BOTH = pytest.mark.parametrize("ask", [lambda end: handshake(end, {}), observe], ids=["handshake", "observe"])
 
 
 class Worker:

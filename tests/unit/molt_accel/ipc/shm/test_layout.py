@@ -100,9 +100,7 @@ def test_a_request_has_one_outcome() -> None:
         return [path for step in after[state] for path in paths(step, (*seen, state))]
 
     every = paths(ChannelState.READY, ())
-    assert all(
-        sum(state in (ChannelState.DONE, ChannelState.FAILED) for state in path) <= 1 for path in every
-    )
+    assert all(sum(each in (ChannelState.DONE, ChannelState.FAILED) for each in path) <= 1 for path in every)
     assert (
         ChannelState.READY, ChannelState.CLAIMED, ChannelState.ABANDONED, ChannelState.KILLING,
         ChannelState.FAILED,

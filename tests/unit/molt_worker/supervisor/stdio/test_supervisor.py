@@ -306,9 +306,7 @@ def test_one_that_was_to_be_stopped_and_dies_was_stopped(scene: Scene) -> None:
     scene.given(2)  # it has read its request; the other one has not
     for number in (1, 2):
         scene.stage.reap(number, -signal.SIGSEGV)
-    assert sorted(scene.outcomes()) == [
-        (each, "MoltCancelled", "the client asked to stop") for each in (1, 2)
-    ]
+    assert sorted(scene.outcomes()) == [(n, "MoltCancelled", "the client asked to stop") for n in (1, 2)]
 
 
 def test_an_idle_executor_s_death_is_nobody_s_request(scene: Scene) -> None:
