@@ -69,8 +69,7 @@ def test_golden_search_with_a_slip_of_the_pen() -> None:
         (436, "crimson matte chair for the hallway", 26),
         (544, "broad scarlet chair for the children", 26),
     ]
-    assert answer["page"]["sort"] == "relevance"
-    assert answer["counts"]["found"] == 5
+    assert (answer["page"]["sort"], answer["counts"]["found"]) == ("relevance", 5)
 
 
 def test_nothing_found() -> None:

@@ -46,8 +46,7 @@ def test_an_item_is_decoded() -> None:
     item = decode_item(encode_row(SOUND))
     assert (item.item_id, item.user_id, item.sku, item.name) == (7, 3, "SKU-1", "café table")
     assert (item.status, item.price_cents, item.stock, item.rating_tenths) == ("active", 1999, 12, -1)
-    assert item.tags == ["eco", "new"]
-    assert item.created == datetime(2024, 2, 29, 1, 2, 3, tzinfo=UTC)
+    assert (item.tags, item.created) == (["eco", "new"], datetime(2024, 2, 29, 1, 2, 3, tzinfo=UTC))
 
 
 @pytest.mark.parametrize(

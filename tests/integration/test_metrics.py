@@ -111,8 +111,7 @@ def test_the_report_says_what_runs_and_what_was_counted(make_driver: MakeDriver)
     driver.send_bytes(b"\x00\x00\x00\x00")
     driver.take(BadFrame)
     report = driver.wait_idle()
-    assert report["version"] == __version__
-    assert report["pid"] == driver.pid
+    assert (report["version"], report["pid"]) == (__version__, driver.pid)
     assert report["ready"] is True
     assert {"echo", "echo_json", "crash"} <= set(report["exports"])
     assert (report["queue_depth"], report["max_queue"], report["in_flight"]) == (0, 9, 0)

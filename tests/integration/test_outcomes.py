@@ -104,14 +104,12 @@ def test_the_text_of_an_exception_stays_in_the_log_under_the_request_s_id(
     pids = set(_pids(client))
     error = raised(MoltInternalError, client.call, "fail", kind)
     assert type(error) is MoltInternalError
-    assert error.detail == f"'fail' raised {name}"
-    assert error.facts == {}
+    assert (error.detail, error.facts) == (f"'fail' raised {name}", {})
     assert client.call("pid") in pids  # the executor lives on
     client.close()
     rows = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     (row,) = [row for row in rows if row["event"] == "entrypoint_raised"]
-    assert row["request_id"] == error.request_id
-    assert row["entry"] == "fail"
+    assert (row["request_id"], row["entry"]) == (error.request_id, "fail")
     assert in_log in row["traceback"]
     assert "entrypoints.py" in row["traceback"]
 

@@ -70,8 +70,7 @@ def test_the_defaults_are_the_presets() -> None:
     assert plain.payload_sizes == PRESETS["default"].sizes
     assert quick.payload_sizes == PRESETS["quick"].sizes
     assert quick.round_count < plain.round_count
-    assert plain.chosen_peers == tuple(PEERS)
-    assert plain.conditions == tuple(CONDITIONS)
+    assert (plain.chosen_peers, plain.conditions) == (tuple(PEERS), tuple(CONDITIONS))
 
 
 def test_options_are_put_over_the_preset() -> None:
@@ -79,8 +78,7 @@ def test_options_are_put_over_the_preset() -> None:
         "--quick --peers pipe,zmq --sizes 1M,64 --conditions one --rounds 3 --calls 7 --window 0.05 --idle 0"
     )
     made = given_options(*words.split(), "--no-throughput", "--executors", "4")
-    assert made.chosen_peers == ("pipe", "zmq")
-    assert made.payload_sizes == (64, 2**20)
+    assert (made.chosen_peers, made.payload_sizes) == (("pipe", "zmq"), (64, 2**20))
     assert made.sizes_under("one") == (64,)
     assert made.sizes_under("idle") == (64, 2**20)
     assert made.round_count == 3

@@ -114,8 +114,7 @@ def test_hundreds_of_crashes_leave_no_zombie_and_no_descriptor(make_driver: Make
             assert errors == {"MoltWorkerCrashed"}
             ids.clear()
     report = driver.wait_idle()
-    assert report["executor_deaths"] == 201
-    assert report["executor_starts"] == 203
+    assert (report["executor_deaths"], report["executor_starts"]) == (201, 203)
     wait_until(lambda: len(forkserver.children(recursive=True)) == 2)
     assert {child.pid for child in forkserver.children()} == set(report["executors"]["pids"])
     assert driver.children() == [forkserver]

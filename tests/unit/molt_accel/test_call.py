@@ -627,8 +627,7 @@ def test_retries_are_one_call_to_the_hooks(run: Run) -> None:
     hooks = Hooks()
     transport = ScriptedTransport(answer_error(MoltBusy("full")), answer(1))
     run(call(transport, idempotent=True, retry_backoff_ms=0, **hooks.options))
-    assert hooks.names == ["before_send", "metrics_hook", "after_recv"]
-    assert hooks.metrics.status == "Ok"
+    assert (hooks.names, hooks.metrics.status) == (["before_send", "metrics_hook", "after_recv"], "Ok")
 
 
 @pytest.mark.parametrize("error", [LookupError("from the hook"), MoltBusy("from the hook")])

@@ -31,10 +31,8 @@ def test_closed_loop_summary(sample: Sample) -> None:
     raw = sample("closed")
     result = parse_summary(raw)
     assert result.ok == raw["metrics"]["bench_ok"]["values"]["count"] > 100
-    assert result.requests == result.ok
-    assert result.duration_s == pytest.approx(1.0, abs=0.2)
-    assert result.req_s == pytest.approx(result.ok / result.duration_s)
-    assert result.error_rate == 0
+    assert (result.requests, result.duration_s) == (result.ok, pytest.approx(1.0, abs=0.2))
+    assert (result.req_s, result.error_rate) == (pytest.approx(result.ok / result.duration_s), 0)
     assert result.failed == {}
     assert result.latency_ms is not None
     names = ("min", "p50", "p95", "p99", "p999", "max")
@@ -127,8 +125,7 @@ def test_load_hands_its_spec_over_and_no_setting_of_the_caller(
     assert result.ok > 0
     lines = (tmp_path / "env").read_text(encoding="utf-8").splitlines()
     given = dict(line.partition("=")[::2] for line in lines)
-    assert given["BENCH_DURATION"] == "1500ms"
-    assert given["BENCH_RATE"] == "70"
+    assert (given["BENCH_DURATION"], given["BENCH_RATE"]) == ("1500ms", "70")
     assert json.loads(given["BENCH_QUERIES"]) == ["a=1", ""]
     assert "K6_OUT" not in given
     assert "BENCH_BODY_FILE" not in given

@@ -32,16 +32,13 @@ def seen(entry: dict[str, Any]) -> Any:
 
 def test_a_batch_has_percentiles_mean_and_bandwidth() -> None:
     made = Batch("pipe", "idle", 2 * MIB, 0, 4, 2_500_000, [1_000_000, 2_000_000, 3_000_000, 4_000_000])
-    assert made.p50_us == 2500
-    assert made.p99_us == pytest.approx(3970)
-    assert made.mean_us == 2500
-    assert made.mib_s == pytest.approx(2 / 0.0025)
+    assert (made.p50_us, made.p99_us) == (2500, pytest.approx(3970))
+    assert (made.mean_us, made.mib_s) == (2500, pytest.approx(2 / 0.0025))
 
 
 def test_a_window_has_calls_per_second_and_processor_time_per_call() -> None:
     made = window("pipe", 1000)
-    assert made.calls_s == 10_000
-    assert made.cpu_us_per_call == 50
+    assert (made.calls_s, made.cpu_us_per_call) == (10_000, 50)
     assert window("pipe", 0).cpu_us_per_call is None
 
 
@@ -52,8 +49,7 @@ def test_idle_time_is_a_share_of_a_core() -> None:
 def test_a_curve_is_that_of_all_rounds_together() -> None:
     values = curve([batch("a", 10), batch("a", 20, round_=1)])
     assert len(values) == len(CURVE)
-    assert values[0] == 10
-    assert values[-1] == 20
+    assert (values[0], values[-1]) == (10, 20)
     assert values == sorted(values)
 
 

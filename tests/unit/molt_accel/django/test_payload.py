@@ -26,8 +26,7 @@ def test_url_arguments_that_a_converter_made_objects_of_travel_as_their_text(
 
     payload = json.loads(view(get, key, 3, key=key, number=4).content)
 
-    assert payload["args"] == [str(key), 3]
-    assert payload["kwargs"] == {"key": str(key), "number": 4}
+    assert (payload["args"], payload["kwargs"]) == ([str(key), 3], {"key": str(key), "number": 4})
 
 
 def test_a_number_of_the_url_beyond_64_bits_is_a_bad_request(

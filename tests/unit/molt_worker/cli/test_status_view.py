@@ -120,8 +120,7 @@ def test_a_second_look_tells_the_rate_and_what_came_since(stage: Stage) -> None:
         stage.answer(executor, queue_us=2**20, exec_us=1)
     now = dataclasses.replace(stage.take(), taken_ns=before.taken_ns + 2 * _S)
     shown = dict(status_view.facts(POOL, now, before))
-    assert shown["calls"] == "5  (Ok 5)"
-    assert shown["calls/s"] == "1.5"
+    assert (shown["calls"], shown["calls/s"]) == ("5  (Ok 5)", "1.5")
     assert shown["queue time"].split("   now: ")[1] == "p50 1.2 s, p95 1.3 s, p99 1.3 s"
     idle = dataclasses.replace(now, taken_ns=now.taken_ns + _S)
     assert dict(status_view.facts(POOL, idle, now))["queue time"].endswith("   now: -")

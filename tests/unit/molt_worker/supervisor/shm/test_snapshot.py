@@ -182,8 +182,7 @@ def test_an_executor_that_was_reaped_is_not_shown_and_its_calls_still_are(stage:
     stage.answer(executor)
     stage.arena.reset_slot(0, SlotGauge.OUTCOMES)
     looked = stage.take()
-    assert looked.executors == []
-    assert looked.calls == 1
+    assert (looked.executors, looked.calls) == ([], 1)
 
 
 def test_quantiles_are_of_all_slots_together(stage: Stage) -> None:
