@@ -302,9 +302,7 @@ def test_a_lack_of_the_core_is_told(fresh_native: Callable[[], Any], monkeypatch
         fresh_native()
 
 
-def test_a_build_without_isolation_and_cython_says_so(
-    project_setup: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_builds_that_lack_cython_say_so(project_setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     command = project_setup.BuildNative(setuptools.Distribution({"ext_modules": []}))
     command.extensions = [setuptools.Extension("core", ["core.pyx"])]
     monkeypatch.setattr(project_setup, "find_spec", lambda _: None)

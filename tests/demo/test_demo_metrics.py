@@ -119,9 +119,7 @@ def test_a_short_write_is_logged(
     sink.reset()
 
 
-def test_the_hook_writes_the_metrics_under_the_name_of_its_endpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hook_writes_metrics_under_its_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = JsonLines(str(tmp_path / "metrics.jsonl"))
     monkeypatch.setattr(metrics, "SINK", sink)
     call = CallMetrics("list_items", "Ok", "00000000000000ff", 1_700_000_000_000, queue_us=1500, exec_us=2500)

@@ -91,9 +91,7 @@ def test_auto_is_shared_memory_where_it_exists(make: MakeClient, caplog: pytest.
     assert warnings(caplog) == []
 
 
-def test_auto_goes_on_over_stdio_with_one_warning(
-    told: str, make: MakeClient, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_is_stdio_with_a_warning(told: str, make: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
     client = make(transport="auto", max_queue=100)
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda number: client.call("echo", number), range(40))) == list(range(40))

@@ -354,9 +354,7 @@ def test_under_load_of_several_processes_no_call_is_lost_when_workers_are_told_t
     assert len(set(workers)) == 8
 
 
-def test_a_client_that_was_stopped_keeps_no_worker_from_stopping(
-    share: Share, make_peer: MakePeer, pool_log: Path
-) -> None:
+def test_a_stopped_client_keeps_no_worker_running(share: Share, make_peer: MakePeer, pool_log: Path) -> None:
     client, peer = share(), make_peer()
     client.start()
     assert peer.call("echo", 1) == 1
@@ -393,9 +391,7 @@ def test_a_worker_that_is_told_to_stop_at_once_ends_what_runs_and_hands_on_what_
     wait_until(lambda: dead(old))
 
 
-def test_a_client_that_is_closed_while_its_worker_drains_is_done_with_it(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
+def test_a_client_closed_while_its_worker_drains_is_done(share: Share, window: Look, tmp_path: Path) -> None:
     """The calls that were made before the worker began to drain are on another connection than the next ones."""
     client = with_worker(share(executors=1, grace_ms=20_000))
     old = health(client)["pid"]

@@ -116,9 +116,7 @@ def _ping_until_refused(client: Client) -> None:
         client._transport.submit(Request(number, PING))
 
 
-def test_a_cancel_that_found_no_room_in_the_socket_is_heeded_all_the_same(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
+def test_a_cancel_with_no_room_in_the_socket_is_heeded(share: Share, window: Look, tmp_path: Path) -> None:
     client = with_worker(share(executors=1, grace_ms=20_000))
     # The pool stays for this one if the other, which gets more answers at once than it may read in time, is cut off.
     share(executors=1, grace_ms=20_000).start()

@@ -170,9 +170,7 @@ def test_a_client_killed_in_the_middle_leaves_channel_and_executor_as_they_were(
     assert client.call("echo_raw", RANDOM, codec="raw") == RANDOM
 
 
-def test_an_executor_killed_in_the_middle_is_reported_and_replaced(
-    transfer: tuple[Transfer, Client, Peer, Window],
-) -> None:
+def test_an_executor_killed_midway_is_told_of(transfer: tuple[Transfer, Client, Peer, Window]) -> None:
     large, client, peer, view = transfer
     large.begin_and_stop_in_the_middle()
     (busy,) = [pid for slot in range(view.view.slots) if (pid := _busy_pid(view, slot)) is not None]

@@ -23,8 +23,8 @@ from molt_accel.config import Config
 from molt_worker.cli.observer import Observer, PoolPlace, pools_in
 from molt_worker.supervisor.shm.snapshot import Snapshot
 from tests.support import EXPORTS
-from tests.support.pools import MakeClient
-from tests.support.processes import in_thread, wait_for_file, wait_until
+from tests.support.pools import MakeClient, with_worker
+from tests.support.processes import closing_all, in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
@@ -36,29 +36,18 @@ COMMAND = [sys.executable, "-m", "molt_worker", "status"]
 @pytest.fixture
 def make_pool() -> Iterator[Callable[..., Client]]:
     """Makes clients, each with a pool of its own of one executor; all are closed in the end."""
-    clients: list[Client] = []
+    defaults = {"transport": "shm", "exports": EXPORTS, "executors": 1, "log_level": "error"}
+    with closing_all(lambda **config: Client(**{**defaults, **config})) as make:
+        yield lambda name="pool", **config: with_worker(make(worker_name=name, **config))
 
-    def make(name: str = "pool", **overrides: Any) -> Client:
-        defaults = {"transport": "shm", "exports": EXPORTS, "executors": 1, "log_level": "error"}
-        client = Client(**{**defaults, "worker_name": name, **overrides})
-        clients.append(client)
-        client.start()
-        return client
 
-    yield make
-    for client in clients:
-        client.close()
+Observe = Callable[..., Observer]
 
 
 @pytest.fixture
-def observe() -> Iterator[Callable[..., Observer]]:
+def observe() -> Iterator[Observe]:
     """Attaches observers to pools by their names."""
-    with contextlib.ExitStack() as stack:
-
-        def attach(name: str = "pool") -> Observer:
-            pool = PoolPlace.of(Config.load(worker_name=name))
-            return stack.enter_context(contextlib.closing(Observer.of(pool)))
-
+    with closing_all(lambda name="pool": Observer.of(PoolPlace.of(Config.load(worker_name=name)))) as attach:
         yield attach
 
 
@@ -181,7 +170,7 @@ def test_what_runs_and_waits_is_shown(make_pool: MakeClient, tmp_path: Path) -> 
 
 
 def test_a_request_whose_client_gave_up_is_stopping(
-    make_pool: MakeClient, observe: Callable[..., Observer], tmp_path: Path
+    make_pool: MakeClient, observe: Observe, tmp_path: Path
 ) -> None:
     client = make_pool(grace_ms=5_000)
     path = tmp_path / "running"
@@ -202,7 +191,7 @@ def test_a_request_whose_client_gave_up_is_stopping(
 
 
 def test_a_pool_that_imports_has_no_executors_yet(
-    make_module: Callable[[str, str], Path], observe: Callable[..., Observer], tmp_path: Path
+    make_module: Callable[[str, str], Path], observe: Observe, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     make_module(
@@ -257,7 +246,7 @@ def test_a_pool_whose_worker_was_killed_is_none(make_pool: MakeClient) -> None:
 
 # -- what looking costs the pool --------------------------------------------------------------------------
 def test_a_look_takes_nothing_of_a_supervisor_that_is_stopped(
-    make_pool: MakeClient, observe: Callable[..., Observer]
+    make_pool: MakeClient, observe: Observe
 ) -> None:
     client = make_pool()
     observer = observe()
@@ -274,7 +263,7 @@ def test_a_look_takes_nothing_of_a_supervisor_that_is_stopped(
 
 
 def test_an_observer_takes_no_channel_and_keeps_no_pool_alive(
-    make_pool: MakeClient, observe: Callable[..., Observer]
+    make_pool: MakeClient, observe: Observe
 ) -> None:
     client = make_pool()
     observer = observe()
@@ -285,7 +274,7 @@ def test_an_observer_takes_no_channel_and_keeps_no_pool_alive(
 
 
 def test_a_pool_that_drains_says_so_until_its_last_request_is_done(
-    make_pool: MakeClient, observe: Callable[..., Observer], tmp_path: Path
+    make_pool: MakeClient, observe: Observe, tmp_path: Path
 ) -> None:
     client = make_pool()
     gate, started = tmp_path / "gate", tmp_path / "started"
@@ -349,19 +338,18 @@ class Terminal:
         os.close(self._fd)
 
 
+Watch = Callable[..., Terminal]
+
+
 @pytest.fixture
-def watch() -> Iterator[Callable[..., Terminal]]:
+def watch() -> Iterator[Watch]:
     """Starts watches."""
-    with contextlib.ExitStack() as stack:
-
-        def start(*arguments: str) -> Terminal:
-            return stack.enter_context(contextlib.closing(Terminal(*arguments)))
-
+    with closing_all(Terminal) as start:
         yield start
 
 
 def test_a_watch_follows_a_pool_and_the_next_one_until_ctrl_c(
-    make_pool: MakeClient, watch: Callable[..., Terminal], tmp_path: Path
+    make_pool: MakeClient, watch: Watch, tmp_path: Path
 ) -> None:
     client = make_pool()
     terminal = watch("--name", "pool")
@@ -382,9 +370,7 @@ def test_a_watch_follows_a_pool_and_the_next_one_until_ctrl_c(
     assert "Traceback" not in rest
 
 
-def test_ctrl_c_ends_a_watch_that_waits_for_the_next_pool(
-    make_pool: MakeClient, watch: Callable[..., Terminal]
-) -> None:
+def test_ctrl_c_ends_a_watch_that_waits_for_the_next_pool(make_pool: MakeClient, watch: Watch) -> None:
     client = make_pool()
     terminal = watch("--name", "pool")
     terminal.wait_for("serving")

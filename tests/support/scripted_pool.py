@@ -181,3 +181,8 @@ MakePool = Callable[..., FakePool]
 def make_pool() -> Iterator[MakePool]:
     with closing_all(FakePool) as make:
         yield make
+
+
+@pytest.fixture
+def fake(make_pool: MakePool) -> FakePool:
+    return make_pool()

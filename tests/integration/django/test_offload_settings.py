@@ -57,7 +57,7 @@ def test_the_worker_is_configured_by_the_settings_too(monkeypatch: pytest.Monkey
     assert default_client().call("echo", 1) == 1
 
 
-def test_an_empty_setting_means_the_packaged_exports_whatever_the_environment_says(
+def test_an_empty_setting_is_the_packaged_exports_whatever_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MOLT_EXPORTS", "tests.support.entrypoints")

@@ -33,9 +33,7 @@ def _released(nothing_left_behind: None) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("target", [*building.TARGETS, *TARGETS])
-def test_an_archive_is_what_its_inputs_make_of_it(
-    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_is_what_inputs_make(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, stored = corpora.read(target), corpora.path_of(target).read_bytes()
     assert inputs
     monkeypatch.setattr(corpora, "FOLDER", tmp_path)

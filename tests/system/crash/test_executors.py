@@ -48,9 +48,7 @@ def test_an_idle_executor_that_dies_costs_no_request(make_driver: MakeDriver) ->
 
 
 @pytest.mark.parametrize("size", [0, 100, 1_000_000])  # the last is more than the socket takes at once
-def test_a_request_given_to_an_executor_that_has_just_died_is_given_to_another(
-    make_driver: MakeDriver, size: int
-) -> None:
+def test_a_request_given_to_a_dead_executor_is_given_to_another(make_driver: MakeDriver, size: int) -> None:
     driver = make_driver("--executors", "2", "--log-level", "error")
     payload = b"x" * size
     for _ in range(30):

@@ -34,7 +34,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return all(dead(process) for process in processes)
 
 
-def test_a_forkserver_that_is_killed_is_replaced_and_what_ran_is_answered(
+def test_a_killed_forkserver_is_replaced_what_ran_is_answered(
     make_driver: MakeDriver, tmp_path: Path
 ) -> None:
     driver = make_driver("--executors", "2")

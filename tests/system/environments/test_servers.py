@@ -68,9 +68,7 @@ def test_threads_that_were_replaced_too_late_are_an_error_that_says_so(
     assert ("patch first" in log.read_text()) == (transport != "shm")
 
 
-def test_shared_memory_asked_for_by_name_is_refused_under_gevent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_memory_is_refused_under_gevent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOLT_TRANSPORT", "shm")
     log = tmp_path / "server.log"
     with serving(gunicorn("gevent", *_GEVENT), log) as server:

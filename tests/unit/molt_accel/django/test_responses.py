@@ -59,9 +59,7 @@ def test_a_result_that_is_not_what_its_codec_says_is_502(
     assert body_of(response) == {"error": "MoltProtocolError", "detail": "the service gave no valid answer"}
 
 
-def test_a_msgpack_result_without_a_json_form_is_500(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest
-) -> None:
+def test_results_without_json_are_500(inline_client: Client, offloaded: MakeView, get: HttpRequest) -> None:
     stamp = msgpack.Timestamp(1, 2)
     response = offloaded(entry="echo", client=inline_client, payload_builder=lambda _: stamp)(get)
     assert response.status_code == 500

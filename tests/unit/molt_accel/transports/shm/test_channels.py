@@ -13,14 +13,9 @@ from molt_accel.ipc.messages import Request
 from molt_accel.ipc.shm.layout import ChannelState, Gauge
 from molt_accel.transports.shm import channels as pools
 from molt_accel.transports.shm.channels import ChannelPool
-from tests.support.scripted_pool import FakePool, MakePool
+from tests.support.scripted_pool import FakePool
 
 REQUEST = Request(1, "echo", b"payload")
-
-
-@pytest.fixture
-def fake(make_pool: MakePool) -> FakePool:
-    return make_pool(channels=8)
 
 
 def pool_of(fake: FakePool, *channels: int) -> ChannelPool:

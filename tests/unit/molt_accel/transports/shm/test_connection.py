@@ -40,11 +40,6 @@ REQUEST = Request(1, "echo", b"payload")
 
 
 @pytest.fixture
-def fake(make_pool: MakePool) -> FakePool:
-    return make_pool()
-
-
-@pytest.fixture
 def connection(fake: FakePool) -> Connection:
     return fake.connection()
 

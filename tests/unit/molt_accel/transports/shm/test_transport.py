@@ -46,7 +46,7 @@ from molt_accel.transports.shm import transport as shm
 from molt_accel.transports.shm.transport import ShmCall, ShmTransport
 from tests.support.errors import raised
 from tests.support.processes import wait_until
-from tests.support.scripted_pool import PATIENCE_S, FakePool, MakePool
+from tests.support.scripted_pool import PATIENCE_S, FakePool
 
 ids = count(1)
 
@@ -59,11 +59,6 @@ def request(payload: object = None, **fields: Any) -> Request:
 
 def in_ms(ms: float) -> int:
     return time.monotonic_ns() + int(ms * 1e6)
-
-
-@pytest.fixture
-def fake(make_pool: MakePool) -> FakePool:
-    return make_pool()
 
 
 @pytest.fixture

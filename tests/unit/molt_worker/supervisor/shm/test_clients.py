@@ -591,9 +591,7 @@ def test_a_child_that_holds_the_connection_does_not_stand_for_its_parent(desk: D
         os.kill(peer.child, signal.SIGKILL)
 
 
-def test_where_a_process_can_not_be_watched_the_connection_has_to_do(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_no_process_can_be_watched_its_socket_does(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(pid: int, flags: int = 0) -> int:
         raise ProcessLookupError
 
