@@ -69,6 +69,9 @@ class Recorder:
         assert self.stage.pool.exports is exports
         self.told.append(("exports", len(exports), self.stage.counters.reloads))
 
+    def on_reload_failed(self, why: str) -> None:
+        self.told.append(("reload_failed", why))
+
     def on_start_failed(self, why: str) -> None:
         self.told.append(("start failed", why))
 
