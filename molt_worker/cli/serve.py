@@ -126,6 +126,15 @@ def _serve_shm(config: Config, *, linger: bool) -> int:
         # Blocked until `run` handles them: from here on, a worker that is killed leaves a socket behind.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         supervisor = ShmSupervisor(config, log, linger=linger)
+        if path := config.log_file(outlives=linger):
+            _move_log(log, path, bounded=path == config.own_log)
         supervisor.listen()
         os.dup2(STDERR_FD, 1)
         return supervisor.run()
+
+
+def _move_log(log: LogSink, path: str, *, bounded: bool) -> None:
+    try:
+        log.move_to(path, bounded=bounded)
+    except OSError as exc:
+        raise MoltStartFailed(f"can't log to {path}: {exc.strerror}; set MOLT_WORKER_LOG") from exc

@@ -103,8 +103,7 @@ class Forkserver:
         began_ns = time.time_ns()
         sys.path[:0] = [os.getcwd(), *self.config.path]
         become(Role.FORKSERVER, self.config.pool_name)
-        for output in (sys.stdout, sys.stderr):
-            output.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # executors may be killed
+        log.use_lossy_output()
         config = self.config
         try:
             testdb.use()

@@ -84,7 +84,7 @@ def test_threads_and_clients_of_one_process_that_start_at_once_make_one_worker(
 GATED = """
 touch "$HERE/starting.$$"
 while [ -e "$HERE/closed" ]; do sleep 0.01; done
-exec {python} -m molt_worker "$@" 2>>"$HERE/log"
+MOLT_WORKER_LOG=stderr exec {python} -m molt_worker "$@" 2>>"$HERE/log"
 """
 
 

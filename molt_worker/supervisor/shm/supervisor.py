@@ -146,6 +146,7 @@ class ShmSupervisor:
         return not any(state_of(word) in HELD | {ChannelState.READY} for _, word in self._ledger.words())
 
     def on_timers(self, now_ns: int) -> None:
+        self._log.bound()
         self._deadlines.look(now_ns)  # each time, because a client may have written over WAKE_NS
         for channel, word in self._deadlines.look_at_stops(now_ns):
             self._audit.end_forged(channel, word)
