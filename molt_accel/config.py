@@ -161,8 +161,8 @@ class Config:
         _whole(1, 600_000), 30_000,
         "longest time the exports may take to import at start, in ms")
     log: str = _setting("MOLT_WORKER_LOG", "--log", _text, "",
-        "file, stderr, or the path of a file that the worker's log and its entrypoints' output are appended to; "
-        "empty: file (NAME.log in the runtime directory) for a pool that a client starts, else stderr")
+        "where a pool logs and its entrypoints print (shm): file (NAME.log in the runtime directory), stderr, or a "
+        "path to append to; empty: file for a pool that a client starts, else stderr")
     log_json: bool = _setting("MOLT_LOG_JSON", "--log-json", _flag, False,
         "log one JSON object a line instead of text")
     log_level: str = _setting("MOLT_LOG_LEVEL", "--log-level",
