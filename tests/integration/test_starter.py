@@ -83,7 +83,9 @@ def test_signals_that_the_host_ignores_or_blocks_are_none_in_the_worker(
     done = subprocess.run(
         [sys.executable, "-c", HOST, transport], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.stdout.splitlines() == ["[['SIGPIPE', 'SIGXFSZ'], []]", "running", "11", "-15", "True"], done.stderr
+    assert done.stdout.splitlines() == ["[['SIGPIPE', 'SIGXFSZ'], []]", "running", "11", "-15", "True"], (
+        done.stderr
+    )
 
 
 STARTER = f"""

@@ -29,7 +29,9 @@ def test_an_ignored_signal_has_its_default_again(name: str) -> None:
 
 
 def test_ctrl_c_and_broken_pipes_are_as_python_has_them() -> None:
-    shown = "signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGPIPE).name"
+    shown = (
+        "signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGPIPE).name"
+    )
     assert state("signal.signal(signal.SIGINT, signal.SIG_IGN)", shown) == "(True, 'SIG_IGN')"
 
 
