@@ -22,6 +22,7 @@ SAMPLES = {
     "compiled": ("require", "require"),
     "build_dir": ("/srv/build", "/srv/build"),
     "exports": ("tests.support.entrypoints", "tests.support.entrypoints"),
+    "log": ("/srv/log", "/srv/log"),
     "log_json": (None, True),
     "log_level": ("debug", "debug"),
     "max_frame_bytes": ("8192", 8192),

@@ -32,7 +32,7 @@ def test_ctrl_c_and_broken_pipes_are_as_python_has_them() -> None:
     shown = (
         "signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGPIPE).name"
     )
-    assert state("signal.signal(signal.SIGINT, signal.SIG_IGN)", shown) == "(True, 'SIG_IGN')"
+    assert state("signal.signal(signal.SIGINT, signal.SIG_IGN)", shown) == "True SIG_IGN"
 
 
 def test_a_handler_of_this_process_stays() -> None:
@@ -54,7 +54,7 @@ def test_inherited_descriptors_are_closed_and_others_stay() -> None:
 @pytest.mark.parametrize("closed", ["0", "2"])
 def test_a_standard_stream_that_is_closed_is_opened(closed: str) -> None:
     shown = f'os.readlink("/proc/self/fd/{closed}"), sys.stdin is not None, sys.stderr is not None'
-    assert state("", shown, f"{closed}>&-") == "('/dev/null', True, True)"
+    assert state("", shown, f"{closed}>&-") == "/dev/null True True"
 
 
 def test_a_closed_stdout_takes_no_other_file() -> None:
