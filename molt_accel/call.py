@@ -15,11 +15,12 @@ from typing import Any, Final
 
 import msgspec
 
-from molt_accel import codec
+from molt_accel import codec, lenient
 from molt_accel.errors import (
     MoltBusy,
     MoltCancelled,
     MoltError,
+    MoltInternalError,
     MoltInvalidInput,
     MoltProtocolError,
     MoltTimeout,
@@ -31,7 +32,7 @@ from molt_accel.errors import (
 )
 from molt_accel.hangup import hangups
 from molt_accel.ipc.frame import Fault, FrameError, format_id
-from molt_accel.ipc.messages import WORKER_DEFAULT_WAIT, Codec, Request, Response
+from molt_accel.ipc.messages import UNDECODABLE, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.ipc.outcomes import expired_in_queue
 from molt_accel.options import CallInfo, CallMetrics, CallOptions, CallPlan
 from molt_accel.transports.base import PendingCall, Sender, Transport
@@ -81,6 +82,11 @@ class Reply(msgspec.Struct, frozen=True):
     _ended_ns: int
 
     @property
+    def entry(self) -> str:
+        """The entrypoint's name."""
+        return self._request.entry
+
+    @property
     def metrics(self) -> CallMetrics:
         """The call's metrics, made on demand, since most callers never ask."""
         return CallMetrics.of(_OK_LABEL, self._request, self._response, self._ended_ns)
@@ -123,6 +129,7 @@ def make_call(
             if isinstance(failure, MoltBusy):
                 response, failure = yield from _in_line(transport, request, check, (response, failure))
             if failure is not None:
+                _blame(failure, payload)
                 try:
                     raise failure
                 finally:
@@ -131,7 +138,10 @@ def make_call(
         assert response is not None  # without a failure there is a response
         value = response.payload
         if options.decode_response:
-            value = decode_result(response.codec, value)
+            try:
+                value = codec.decode(response.codec, value)
+            except codec.DecodeError as exc:
+                raise undecodable(options.entry, exc) from exc
     except BaseException as exc:
         if isinstance(exc, MoltError) and not exc.request_id:
             exc.request_id = format_id(request.request_id)
@@ -303,12 +313,16 @@ def _error_of(response: Response) -> MoltError:
     return from_wire(response.status, body, request_id)
 
 
-def decode_result(encoding: Codec, data: bytes | memoryview) -> Any:
-    """Decode a result. Raises MoltProtocolError if the bytes are not valid in its codec."""
-    try:
-        return codec.decode(encoding, data)
-    except codec.DecodeError as exc:
-        raise MoltProtocolError(f"the worker sent a result that is {exc}") from exc
+def _blame(failure: MoltError, payload: object) -> None:
+    """If the worker could not decode what was encoded here, say so: then no input of a visitor is at fault."""
+    if failure.facts.get(UNDECODABLE) and not isinstance(payload, (bytes, bytearray, memoryview)):
+        levels = lenient.depth(payload)
+        failure.__cause__ = codec.EncodeError(f"encodes to what can't be decoded; it is {levels} levels deep")
+
+
+def undecodable(entry: str, error: codec.DecodeError) -> MoltInternalError:
+    """The error of an entrypoint whose result is not valid in its codec, for example JSON text that it wrote itself."""
+    return MoltInternalError(f"the result of {entry!r} is {error}")
 
 
 def _label(error: BaseException) -> str:

@@ -19,6 +19,7 @@ WORKER_DEFAULT_WAIT: Final = 0xFFFF_FFFF
 FLAG_COMPILED: Final = 1
 U32_MAX: Final = 0xFFFF_FFFF
 RESERVED_PREFIX: Final = "__"  #: no entrypoint's name begins so
+UNDECODABLE: Final = "undecodable"  #: fact of an InvalidInput: the payload is not valid in its codec
 PING: Final = "__ping__"  #: a request that the supervisor answers itself
 
 
