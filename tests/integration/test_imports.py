@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from molt_accel import Client, MoltStartFailed
+from tests.support import ROOT
 
 MakeClient = Callable[..., Client]
 
@@ -45,6 +46,7 @@ def src_layout(root: Path) -> str:
 @pytest.fixture(params=[namespace, archive, src_layout])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project, whose modules the client finds by `sys.path` only."""
+    monkeypatch.delenv("MOLT_IMPORT_PATH")
     monkeypatch.syspath_prepend(request.param(tmp_path))
     rows = [{"name": "where", "target": "apps.shop.core:where"}]
     (tmp_path / "exports.json").write_text(json.dumps({"abi_version": "0.1", "exports": rows}))
@@ -59,7 +61,7 @@ def test_the_worker_and_its_check_find_what_python_finds(
     assert make_client(exports=exports).call("where") == "apps.shop.core"
     done = subprocess.run(
         [sys.executable, "-m", "molt_worker", "--check", "--exports", exports],
-        env={**os.environ, "PYTHONPATH": sys.path[0]},
+        env={**os.environ, "PYTHONPATH": f"{sys.path[0]}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
         check=False,
