@@ -148,7 +148,11 @@ def test_all_it_does_becomes_one_answer(function: Function, status: Status, deta
         (
             {"data": b"\xc1"},
             REFUSED,
-            {"error": "MoltInvalidInput", "detail": "the payload is not valid msgpack: FormatError"},
+            {
+                "error": "MoltInvalidInput",
+                "detail": "the payload is not valid msgpack: FormatError",
+                "undecodable": 1,
+            },
         ),
         (
             {"deadline_ns": 1},
