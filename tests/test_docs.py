@@ -428,7 +428,7 @@ def documented_request_line() -> list[str]:
 def test_a_real_log_line_has_the_documented_fields(
     make_client: Callable[..., Client], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    client = make_client(log_json=True, log_level="debug")
+    client = make_client(log_json=True, log_level="debug", log="stderr")
     client.call("echo", 1)
     client.close()
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
