@@ -97,7 +97,9 @@ def encode(codec: Codec | str, value: object) -> bytes:
     try:
         return _ENCODERS[codec](value)
     except (TypeError, ValueError, OverflowError, RecursionError, AttributeError) as exc:
-        where = "" if isinstance(exc, RecursionError) else lenient.culprit(value, _ENCODERS[codec])
+        where = lenient.culprit(value, _ENCODERS[codec])
+        if isinstance(exc, RecursionError) or "recursion limit" in str(exc):
+            where = f", {lenient.depth(value)} levels deep"
         raise EncodeError(f"can't be encoded as {codec.label}{where}: {exc}") from exc
 
 

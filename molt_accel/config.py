@@ -160,6 +160,9 @@ class Config:
     start_timeout_ms: int = _setting("MOLT_WORKER_START_TIMEOUT_MS", "--start-timeout-ms",
         _whole(1, 600_000), 30_000,
         "longest time the exports may take to import at start, in ms")
+    log: str = _setting("MOLT_WORKER_LOG", "--log", _text, "",
+        "where a pool logs and its entrypoints print (shm): file (NAME.log in the runtime directory), stderr, or a "
+        "path to append to; empty: file for a pool that a client starts, else stderr")
     log_json: bool = _setting("MOLT_LOG_JSON", "--log-json", _flag, False,
         "log one JSON object a line instead of text")
     log_level: str = _setting("MOLT_LOG_LEVEL", "--log-level",
@@ -252,6 +255,20 @@ class Config:
     def pool_directory(self) -> str:
         """The directory of the pools' sockets. Login sessions and services of one user get the same."""
         return self.runtime_dir or f"/tmp/molt-{os.getuid()}"  # noqa: S108  # its owner and mode are checked
+
+    def log_file(self, *, outlives: bool) -> str:
+        """The file that the worker logs to; empty: its standard error.
+
+        Args:
+            outlives: The worker may outlive the process that starts it, whose standard error it must not keep then.
+        """
+        wanted = self.log or ("file" if outlives else "stderr")
+        return {"file": self.own_log, "stderr": ""}.get(wanted, wanted)
+
+    @property
+    def own_log(self) -> str:
+        """The file that a pool logs to unless it is told otherwise."""
+        return os.path.join(self.pool_directory, f"{self.pool_name}.log")
 
     @property
     def pool_size(self) -> int:

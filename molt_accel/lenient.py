@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 _MOST_STEPS: Final = 20
+_MOST_LEVELS: Final = 10_000
 _BASES: Final[tuple[Any, ...]] = (str, int, float, bytes, dict, list, tuple)
 
 
@@ -76,6 +77,15 @@ def culprit(value: object, encode: Callable[[Any], object]) -> str:
         else:
             return f" at {path}, of type {type(value).__name__}" if path else ""
     return ""  # it contains itself, or is nested too deep for a path to help
+
+
+def depth(value: object) -> int:
+    """How many levels of lists and maps a value has, at most `_MOST_LEVELS`."""
+    levels, level = 0, [value]
+    while level and levels < _MOST_LEVELS:
+        level = [part for each in level for _, part in _parts(each)]
+        levels += 1
+    return levels - 1
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:

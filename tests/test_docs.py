@@ -404,7 +404,7 @@ def documented_request_line() -> list[str]:
 
 
 def test_log_lines_have_documented_fields(make_client: MakeClient, capfd: pytest.CaptureFixture[str]) -> None:
-    client = make_client(log_json=True, log_level="debug")
+    client = make_client(log_json=True, log_level="debug", log="stderr")
     client.call("echo", 1)
     client.close()
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]

@@ -11,6 +11,7 @@ import json
 import operator
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from molt_worker.entrypoints.importer import is_compiled
 
 ABI_VERSION: Final = "0.1"
 PACKAGED: Final = Path(__file__).with_name("molt_exports.json")
+_NAMED: Final = 8  #: how many folders of sys.path an error names
 _MARK: Final = "__molt_export__"
 #: Marks of compiled functions, which take no attributes, by id. The function is kept so that its id isn't reused.
 _marked_compiled: Final[dict[int, tuple[Any, Export]]] = {}
@@ -221,7 +223,13 @@ def _import(module: str, where: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as exc:  # a module may raise anything when imported, also SystemExit
-        raise ExportsError(f"{where}: can't import {module}: {type(exc).__name__}: {exc}") from exc
+        text = f"{where}: can't import {module}: {type(exc).__name__}: {exc}"
+        if isinstance(exc, ModuleNotFoundError) and f"{module}.".startswith(f"{exc.name}."):
+            text += (
+                f"; looked in {', '.join(each or '.' for each in sys.path[:_NAMED])}; start the process in the folder "
+                "that has it, or add that to sys.path or MOLT_IMPORT_PATH"
+            )
+        raise ExportsError(text) from exc
 
 
 def _resolve_target(item: Export, where: str) -> Export:

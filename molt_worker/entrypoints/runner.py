@@ -24,7 +24,7 @@ from molt_accel.errors import (
 )
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import format_id
-from molt_accel.ipc.messages import FLAG_COMPILED, U32_MAX, Codec, Request, Response
+from molt_accel.ipc.messages import FLAG_COMPILED, U32_MAX, UNDECODABLE, Codec, Request, Response
 from molt_accel.ipc.outcomes import expired_in_queue, timed_out_running
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import (
@@ -215,7 +215,9 @@ class Runner:
         response.encode_us = _us(handled_ns, time.monotonic_ns())
 
     def _mapped(self, failure: BaseException, export: Export, request: Request) -> MoltError:
-        if isinstance(failure, (InvalidInput, _BadPayload)):
+        if isinstance(failure, _BadPayload):
+            return MoltInvalidInput(str(failure), facts={UNDECODABLE: 1})
+        if isinstance(failure, InvalidInput):
             text = "the input is not valid"
             with contextlib.suppress(Exception):  # user code defines __str__, and may fail there too
                 text = str(failure)

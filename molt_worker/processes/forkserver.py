@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -30,10 +31,9 @@ from molt_accel.ipc.frame import FrameError, FrameParser, encode
 from molt_accel.ipc.messages import Message, StartFailed
 from molt_accel.role import Role, become
 from molt_worker.compile import record as compiled
-from molt_worker.entrypoints import importer
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.processes import commands, executor
+from molt_worker.processes import commands, executor, sources
 from molt_worker.processes.endpoint import MakeEndpoint
 from molt_worker.runtime import log
 
@@ -48,18 +48,6 @@ def die_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # the parent died before that took effect
         os._exit(1)
-
-
-def sources() -> list[tuple[str, int]]:
-    """The files of imported modules that aren't part of Python or installed in its environment, and their mtimes."""
-    installed = tuple({os.path.join(prefix, "") for prefix in (sys.prefix, sys.base_prefix)})
-    found = []
-    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    for path in (*files, *map(str, importer.sources())):  # a compiled module's file is not its source
-        if isinstance(path, str) and not os.path.abspath(path).startswith(installed):
-            with contextlib.suppress(OSError):
-                found.append((os.path.abspath(path), os.stat(path).st_mtime_ns))
-    return found
 
 
 def _ignore(signum: int, stack: object) -> None:
@@ -112,10 +100,10 @@ class Forkserver:
             os._exit(code)
 
     def _run(self) -> int:
+        began_ns = time.time_ns()
         sys.path[:0] = [os.getcwd(), *self.config.path]
         become(Role.FORKSERVER, self.config.pool_name)
-        for output in (sys.stdout, sys.stderr):
-            output.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # executors may be killed
+        log.use_lossy_output()
         config = self.config
         try:
             testdb.use()
@@ -134,7 +122,7 @@ class Forkserver:
         gc.collect()
         gc.freeze()
         failpoint("forkserver.imported")
-        self._send(commands.Sources(sources()))
+        self._send(commands.Sources(sources.imported(config.exports, began_ns)))
         rows = [
             commands.ExportRow(item.name, item.codec_in, item.codec_out, item.target, item.compiled)
             for item in self._exports

@@ -69,7 +69,7 @@ def test_threads_and_clients_of_a_process_that_start_at_once_share(share: Share,
 GATED = """
 touch "$HERE/starting.$$"
 while [ -e "$HERE/closed" ]; do sleep 0.01; done
-exec {python} -m molt_worker "$@" 2>>"$HERE/log"
+MOLT_WORKER_LOG=stderr exec {python} -m molt_worker "$@" 2>>"$HERE/log"
 """
 
 

@@ -23,7 +23,7 @@ def closing_all(make: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
 
 def logged_worker(log: Path, module: str = "molt_worker") -> str:
     """A command, for MOLT_WORKER_CMD, that starts a worker with this Python and appends what it says to a file."""
-    script = f'exec {shlex.quote(sys.executable)} -m {module} "$@" 2>>{shlex.quote(str(log))}'
+    script = f'MOLT_WORKER_LOG=stderr exec {shlex.quote(sys.executable)} -m {module} "$@" 2>>{shlex.quote(str(log))}'
     return shlex.join(["sh", "-c", script, "molt-worker"])
 
 

@@ -8,6 +8,7 @@ from molt_accel import codec
 from molt_accel.errors import MoltError, Status, to_wire, wire_status
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.transports.base import Pending, PendingCall
+from molt_accel.transports.line import Line
 
 
 class ScriptedCall(Pending):
@@ -95,6 +96,8 @@ class ScriptedTransport:
         self.script = script
         self.ready = ready
         self.patience_s = patience_s
+        self.max_wait_ms = 0
+        self.line = Line()
         self.starts = 0
         self.submitted: list[Request] = []
         self.calls: list[ScriptedCall] = []

@@ -364,6 +364,9 @@ class StdioSupervisor:
         self._send(messages.StartFailed(errors.to_wire(errors.MoltStartFailed(why))))
         self.stop(self._worker.start_failed(why))
 
+    def on_reload_failed(self, why: str) -> None:
+        """Do nothing: the client has not asked for the reload."""
+
     def on_executor_ready(self, executor: ExecutorHandle) -> None:
         self._handout.add(executor)
         if not self._greeted:

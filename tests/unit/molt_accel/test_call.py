@@ -212,8 +212,6 @@ def test_failures_carry_facts_and_ids(run: Run, failure: MoltError, by: Callable
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"payload": b"\xc1", "status": Status.OK}, "a result that is not valid msgpack"),
-        ({"payload": b"{", "codec": Codec.JSON, "status": Status.OK}, "a result that is not valid json"),
         ({"payload": b"\xc1", "status": Status.BUSY}, "a Busy error that is not valid msgpack"),
         ({"payload": b"\x07", "status": Status.BUSY}, "a malformed Busy error"),
     ],
@@ -225,6 +223,15 @@ def test_an_unreadable_answer_is_the_peer_s_fault(run: Run, fields: dict[str, An
     with pytest.raises(MoltProtocolError, match=f"^the worker sent {text}") as caught:
         run(call(ScriptedTransport(act)))
     assert len(caught.value.request_id) == 16
+
+
+@pytest.mark.parametrize(("data", "codec"), [(b"\xc1", Codec.MSGPACK), (b"{", Codec.JSON)])
+def test_an_unreadable_result_is_the_entrypoint_s_fault(run: Run, data: bytes, codec: Codec) -> None:
+    def act(request: Request, pending: Pending) -> None:
+        pending.resolve(Response(request.request_id, payload=data, codec=codec))
+
+    with pytest.raises(MoltInternalError, match=f"^the result of 'echo' is not valid {codec.label}: "):
+        run(call(ScriptedTransport(act)))
 
 
 def test_a_transport_that_is_not_ready_is_started_first(run: Run) -> None:

@@ -38,6 +38,7 @@ SETTINGS: dict[str, tuple[str, object, str, object]] = {
     "spin_us": ("MOLT_SPIN_US", None, "0", 0),
     "max_frame_bytes": ("MOLT_MAX_FRAME_BYTES", 64 * 1024 * 1024, "4176", 4176),
     "start_timeout_ms": ("MOLT_WORKER_START_TIMEOUT_MS", 30_000, "1", 1),
+    "log": ("MOLT_WORKER_LOG", "", "stderr", "stderr"),
     "log_json": ("MOLT_LOG_JSON", False, "yes", True),
     "log_level": ("MOLT_LOG_LEVEL", "info", "error", "error"),
     "busy_http_status": ("MOLT_BUSY_HTTP_STATUS", 429, "503", 503),

@@ -35,6 +35,9 @@ class _Owner:
     def make_way(self) -> bool:
         return False
 
+    def reload_ms(self) -> int:
+        return 0
+
     def refusal(self, message: Attach) -> MoltError | None:
         return None
 

@@ -69,6 +69,7 @@ def test_the_lines_of_a_pool(stage: Stage) -> None:
         stage.take(),
         uptime_s=7500,
         pid=77,
+        log="/run/molt/shop.log",
         memory={
             "arena_bytes": 2**23,
             "supervisor_rss_bytes": 2**24,
@@ -80,6 +81,7 @@ def test_the_lines_of_a_pool(stage: Stage) -> None:
     assert lines[:-3] == [
         f"pool        shop  serving  version {__version__}  pid 77  up 2.1 h",
         "socket      /run/molt/shop.sock",
+        "log         /run/molt/shop.log",
         "exports     0, 0 of them compiled",
         "executors   1 busy, 2 of 2 ready",
         "queue       0 of 16 places, 1 in flight",

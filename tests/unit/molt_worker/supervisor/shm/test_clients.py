@@ -112,6 +112,7 @@ class Desk(Logged):
         self.told: list[Any] = []
         self.in_use: set[int] = set()
         self.leaving = False
+        self.reloading_ms = 0
         self.refuses: MoltError | None = None
         self.peers: list[Peer] = []
         self.on_change: Callable[[], object] = lambda: None
@@ -120,6 +121,9 @@ class Desk(Logged):
 
     def make_way(self) -> bool:
         return self.leaving
+
+    def reload_ms(self) -> int:
+        return self.reloading_ms
 
     def refusal(self, message: Attach) -> MoltError | None:
         return self.refuses

@@ -44,6 +44,7 @@ def test_a_pool_in_which_nothing_has_happened(stage: Stage) -> None:
         "version": __version__,
         "state": "starting",
         "pid": os.getpid(),
+        "log": os.readlink("/proc/self/fd/2"),
         "clients": 0,
         "exports": {"count": 0, "compiled": 0},
         "queue": {"depth": 0, "capacity": 16},

@@ -34,7 +34,7 @@ class QueueMachine(RuleBasedStateMachine):
         elif len(self.queued) < self.capacity:
             expected = Verdict.QUEUED
             self.queued.append(row)
-        elif may_wait and len(self.waiting) < max(1, self.capacity):
+        elif may_wait:
             expected = Verdict.WAITING
             self.waiting.append(row)
         else:
