@@ -18,6 +18,7 @@ import msgspec
 from molt_accel import codec
 from molt_accel.errors import (
     MoltCancelled,
+    MoltEntryError,
     MoltError,
     MoltInvalidInput,
     MoltProtocolError,
@@ -39,7 +40,7 @@ log = logging.getLogger("molt_accel")
 
 CANCEL_AFTER_S: Final = 0.01  #: a call that is answered sooner never looks whether its client is still there
 #: Faults of a frame that can only come from what the caller gave.
-_CALLERS_FAULTS: Final = (Fault.TOO_LARGE, Fault.ENTRY)
+_CALLERS_FAULTS: Final = {Fault.TOO_LARGE: MoltInvalidInput, Fault.ENTRY: MoltEntryError}
 CANCEL_POLL_S: Final = 0.02  #: how often a cancel check without a descriptor is asked
 #: How often a request that no worker has got is sent again. Callers race for what a start has brought, and may lose a
 #: few times; after that they pause before each round, twice as long each time.
@@ -175,7 +176,8 @@ def _attempt(
         try:
             pending = transport.submit(request)
         except FrameError as exc:
-            return None, MoltInvalidInput(exc.detail) if exc.fault in _CALLERS_FAULTS else exc
+            callers = _CALLERS_FAULTS.get(exc.fault)
+            return None, exc if callers is None else callers(exc.detail)
         except MoltError as exc:
             return None, exc
         if pending is not None:

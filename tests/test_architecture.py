@@ -15,6 +15,7 @@ from tests.support import ROOT
 #: unless that has a row of its own.
 ALLOWED = {
     "molt_accel.version": (),
+    "molt_accel.durations": (),
     "molt_accel.errors": (),
     "molt_accel.ipc": ("molt_accel.errors",),
     "molt_accel.ipc.shm": ("molt_accel.errors", "molt_accel.version", "molt_accel.ipc", "molt_accel.codec"),
@@ -22,7 +23,13 @@ ALLOWED = {
     "molt_accel.codec": ("molt_accel.ipc", "molt_accel.lenient"),
     "molt_accel.testdb": ("molt_accel.errors",),
     "molt_accel.identity": ("molt_accel.errors", "molt_accel.version", "molt_accel.testdb"),
-    "molt_accel.config": ("molt_accel.errors", "molt_accel.identity", "molt_accel.ipc", "molt_accel.testdb"),
+    "molt_accel.config": (
+        "molt_accel.durations",
+        "molt_accel.errors",
+        "molt_accel.identity",
+        "molt_accel.ipc",
+        "molt_accel.testdb",
+    ),
 }
 ALLOWED |= {"molt_accel.role": ("molt_accel.errors", "molt_accel.config")}
 FLOOR = tuple(ALLOWED)

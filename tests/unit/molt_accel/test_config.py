@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,6 +92,7 @@ def test_a_field_has_a_help_text(name: str) -> None:
 
 
 _WHOLE = "it must be a whole number from {} to {}"
+_MS = "it must be a whole number of ms from {} to {}, or a datetime.timedelta"
 _TRANSPORT = "it must be one of auto, shm, stdio, inline"
 _FLAG = "it must be one of 1, true, yes, on, 0, false, no, off"
 _NAME = "it must be 1 to 64 of letters, digits, '.', '_' and '-', not beginning with '.' or '-'"
@@ -114,7 +116,7 @@ _NAME = "it must be 1 to 64 of letters, digits, '.', '_' and '-', not beginning 
         ("worker_name", "é", _NAME),
         ("worker_name", "x" * 65, _NAME),
         ("autostart", "maybe", _FLAG),
-        ("linger_ms", 86_400_001, _WHOLE.format(0, 86_400_000)),
+        ("linger_ms", 86_400_001, _MS.format(0, 86_400_000)),
         ("runtime_dir", "a\0b", "it must be a text"),
         ("arena_mb", 0, _WHOLE.format(1, 65536)),
         ("arena_mb", 65537, _WHOLE.format(1, 65536)),
@@ -128,13 +130,16 @@ _NAME = "it must be 1 to 64 of letters, digits, '.', '_' and '-', not beginning 
         ("executors", "", _WHOLE.format(0, 512)),
         ("executors", "9" * 5000, _WHOLE.format(0, 512)),
         ("max_queue", 65537, _WHOLE.format(0, 65536)),
-        ("max_wait_ms", 600_001, _WHOLE.format(0, 600_000)),
-        ("grace_ms", -1, _WHOLE.format(0, 600_000)),
+        ("max_wait_ms", 600_001, _MS.format(0, 600_000)),
+        ("grace_ms", timedelta(days=1), _MS.format(0, 600_000)),
+        ("grace_ms", 0.5, _MS.format(0, 600_000)),
+        ("grace_ms", "soon", _MS.format(0, 600_000)),
+        ("grace_ms", -1, _MS.format(0, 600_000)),
         ("max_requests", 2**31, _WHOLE.format(0, 2**31 - 1)),
         ("max_rss_mb", 2**31, _WHOLE.format(0, 2**31 - 1)),
         ("spin_us", 1_000_001, _WHOLE.format(0, 1_000_000)),
         ("max_frame_bytes", 4175, _WHOLE.format(4176, 2**31 - 1)),
-        ("start_timeout_ms", 0, _WHOLE.format(1, 600_000)),
+        ("start_timeout_ms", 0, _MS.format(1, 600_000)),
         ("log_json", "maybe", _FLAG),
         ("log_json", 2, _FLAG),
         ("log_level", "trace", "it must be one of debug, info, warning, error"),
@@ -165,6 +170,8 @@ def test_an_override_that_is_no_field_is_refused_with_the_list_of_fields() -> No
         ("transport", " STDIO ", "stdio"),
         ("log_level", "Warning", "warning"),
         ("executors", " 2 ", 2),
+        ("grace_ms", timedelta(seconds=1.5), 1500),
+        ("grace_ms", 20.0, 20),
         ("log_json", "ON", True),
         ("log_json", "", False),
         ("log_json", "0", False),

@@ -24,6 +24,7 @@ from molt_accel.errors import (
     MoltBusy,
     MoltCancelled,
     MoltClientClosed,
+    MoltEntryError,
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
@@ -249,7 +250,7 @@ def test_a_request_over_the_limit_is_refused_and_the_connection_is_not_touched(m
     ("entry", "text"), [("", "bad entry name: empty"), ("e" * 256, "bad entry name: 256 bytes, 255 at most")]
 )
 def test_an_impossible_entry_name_is_refused_at_once(make: Make, entry: str, text: str) -> None:
-    assert raised(MoltInvalidInput, make(ECHO).call, entry, timeout_ms=FAR_MS).detail == text
+    assert raised(MoltEntryError, make(ECHO).call, entry, timeout_ms=FAR_MS).detail == text
 
 
 def test_a_request_over_the_worker_s_own_limit_is_answered_to_its_caller(make: Make) -> None:
