@@ -29,7 +29,7 @@ from molt_accel.errors import (
     row_of,
     status_label,
 )
-from molt_accel.hangup import hangups
+from molt_accel.hangup import HALF_CLOSE, hangups
 from molt_accel.ipc.frame import Fault, FrameError, format_id
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.options import CallInfo, CallMetrics, CallOptions, CallPlan
@@ -222,7 +222,9 @@ def _wait(
         fileno = getattr(check, "fileno", None)
         if fileno is not None:
             with hangups.watching(
-                fileno(), lambda: transport.abandon(pending, cancelled) if check() else None
+                fileno(),
+                lambda: transport.abandon(pending, cancelled) if check() else None,
+                getattr(check, "events", HALF_CLOSE),
             ):
                 yield from _wait_out(transport, request, pending)
             return

@@ -103,7 +103,13 @@ def _command(value: object) -> str:
 
 #: Settings that only clients read. Processes that differ in nothing else share a pool.
 _NOT_THE_WORKERS: Final = frozenset(
-    {"MOLT_TRANSPORT", "MOLT_WORKER_AUTOSTART", "MOLT_BUSY_HTTP_STATUS", "MOLT_IGNORED_ENV"}
+    {
+        "MOLT_TRANSPORT",
+        "MOLT_WORKER_AUTOSTART",
+        "MOLT_CANCEL_ON_HALF_CLOSE",
+        "MOLT_BUSY_HTTP_STATUS",
+        "MOLT_IGNORED_ENV",
+    }
 )
 
 
@@ -179,6 +185,9 @@ class Config:
         _choice("debug", "info", "warning", "error"), "info",
         "debug (a line per request), info (what happens to the worker), warning (a line per failed "
         "request), error")
+    cancel_on_half_close: bool = _setting("MOLT_CANCEL_ON_HALF_CLOSE", "", _flag, True,
+        "cancel the calls of an HTTP client that has closed its sending half (TCP); 0: only those of one that is "
+        "known to be gone")
     busy_http_status: int = _setting("MOLT_BUSY_HTTP_STATUS", "", _choice(429, 503), 429,
         "HTTP status of Busy: 429 or 503")
     # fmt: on

@@ -48,7 +48,8 @@ ALLOWED |= {
         *("molt_accel.waits", "molt_accel.call"),
     ),
     "molt_accel.django": (
-        *(*FLOOR, "molt_accel.options", "molt_accel.waits", "molt_accel.call", "molt_accel.client"),
+        *(*FLOOR, "molt_accel.options", "molt_accel.hangup", "molt_accel.waits", "molt_accel.call"),
+        "molt_accel.client",
     ),
     "molt_worker.runtime": FLOOR,
     "molt_worker.entrypoints": FLOOR,

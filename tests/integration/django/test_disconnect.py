@@ -66,6 +66,33 @@ def test_the_work_of_a_browser_that_hangs_up_stops(
         assert server.get(f"/{view}/pid/") == executor
 
 
+def test_a_half_closed_connection_is_cancelled_or_answered_as_configured(tmp_path: Path) -> None:
+    with serving(GTHREAD_ONE, tmp_path / "log", MOLT_CANCEL_ON_HALF_CLOSE="0", TEST_EXECUTORS="1") as server:
+        with server.connection() as connection:
+            connection.send(with_path("offload/wait", tmp_path / "half"))
+            wait_for_file(f"{tmp_path / 'half'}.running")
+            connection.half_close()
+            (tmp_path / "half").touch()
+            assert connection.answer() == (200, b'"released"')
+        with server.connection() as connection:
+            path = tmp_path / "reset"
+            connection.send(with_path("offload/clean-up", path))
+            wait_for_file(path)
+            connection.half_close()
+            connection.reset()
+            wait_until(lambda: not path.exists())
+    with (
+        serving(GTHREAD_ONE, tmp_path / "log", TEST_EXECUTORS="1") as server,
+        server.connection() as connection,
+    ):
+        path = tmp_path / "half closed"
+        connection.send(with_path("offload/clean-up", path))
+        wait_for_file(path)
+        connection.half_close()
+        assert connection.answer()[0] == 499
+        wait_until(lambda: not path.exists())
+
+
 @pytest.mark.sample(2)
 def test_browsers_that_stay_are_not_taken_for_gone(
     server: Server, way: tuple[Kind, str], tmp_path: Path

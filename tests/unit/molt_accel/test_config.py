@@ -43,6 +43,7 @@ SETTINGS: dict[str, tuple[str, object, str, object]] = {
     "start_timeout_ms": ("MOLT_WORKER_START_TIMEOUT_MS", 30_000, "1", 1),
     "log_json": ("MOLT_LOG_JSON", False, "yes", True),
     "log_level": ("MOLT_LOG_LEVEL", "info", "error", "error"),
+    "cancel_on_half_close": ("MOLT_CANCEL_ON_HALF_CLOSE", True, "0", False),
     "busy_http_status": ("MOLT_BUSY_HTTP_STATUS", 429, "503", 503),
 }
 
@@ -225,7 +226,7 @@ def test_a_named_pool_has_that_name_whatever_else_is_configured() -> None:
 
 
 #: Settings that make no difference to a worker: clients that differ in them share one.
-CLIENTS_ONLY = {"transport", "autostart", "busy_http_status", "ignored_env"}
+CLIENTS_ONLY = {"transport", "autostart", "cancel_on_half_close", "busy_http_status", "ignored_env"}
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "worker_name"])
