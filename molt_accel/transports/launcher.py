@@ -30,6 +30,7 @@ from molt_accel.ipc.frame import FrameParser
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, StartFailed
 from molt_accel.ipc.outcomes import exit_text
 from molt_accel.ipc.shm.attach import connect
+from molt_accel.transports import interpreter
 
 #: After a worker that was ready and lived this long, the next one is started at once.
 STABLE_S: Final = 1.0
@@ -48,14 +49,25 @@ _LOOK_S: Final = 0.01  #: how often to look whether a worker listens by now
 def worker_command(config: Config) -> list[str]:
     """Return the command that starts a worker: the configured one, else `molt-worker`.
 
-    The script beside this interpreter goes before the one on PATH, which may be of another environment.
+    The script beside this environment's interpreter goes before the one on PATH, which may be of another environment.
+
+    Raises:
+        MoltStartFailed: nothing is configured, and there is neither.
     """
     configured = shlex.split(config.worker_cmd)
     if configured:
         return configured
-    beside = os.path.dirname(sys.executable) if sys.executable else None  # an embedded interpreter has none
-    script = shutil.which("molt-worker", path=beside) or shutil.which("molt-worker")
-    return [script] if script else [sys.executable or "python3", "-m", "molt_worker"]
+    python = interpreter.find()
+    beside = shutil.which("molt-worker", path=os.path.dirname(python)) if python else None
+    script = beside or shutil.which("molt-worker")
+    if script:
+        return [script]
+    if python:
+        return [python, "-m", "molt_worker"]
+    raise MoltStartFailed(
+        f"no Python of this environment ({sys.prefix}) is found to start a worker with; this program is "
+        f"{sys.executable or 'unknown'!r}. Set MOLT_WORKER_CMD, for example to '/path/to/python -m molt_worker'"
+    )
 
 
 def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:

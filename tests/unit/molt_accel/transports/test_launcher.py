@@ -26,7 +26,7 @@ from molt_accel.errors import (
     WorkerVanished,
 )
 from molt_accel.ipc import control
-from molt_accel.transports import launcher
+from molt_accel.transports import interpreter, launcher
 from molt_accel.transports.launcher import RestartPolicy, attach_or_start, start_stdio_worker, worker_command
 from tests.support.errors import raised
 from tests.support.processes import wait_until
@@ -58,7 +58,7 @@ def test_the_script_beside_the_interpreter_comes_first_then_path_then_the_module
 ) -> None:
     config = Config(worker_cmd=configured)
     python = str(tmp_path / "beside" / "python")
-    monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setattr(interpreter, "find", lambda: python)
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     assert worker_command(config) == [python, "-m", "molt_worker"]
     on_path = _program(tmp_path / "path" / "molt-worker")
@@ -67,6 +67,16 @@ def test_the_script_beside_the_interpreter_comes_first_then_path_then_the_module
     assert worker_command(config) == [beside]
     Path(beside).chmod(0o644)
     assert worker_command(config) == [on_path]
+
+
+def test_without_an_interpreter_or_a_script_the_error_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    text = str(raised(MoltStartFailed, worker_command, Config()))
+    assert text.startswith(f"no Python of this environment ({sys.prefix}) is found to start a worker with")
+    assert "Set MOLT_WORKER_CMD" in text
 
 
 # -- starting -------------------------------------------------------------------------------------------
