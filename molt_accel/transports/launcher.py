@@ -171,7 +171,7 @@ def _become_starter(
         try:
             lock_fd = control.lock(directory, name, "starter", wait=False)
         except OSError as exc:
-            raise MoltWorkerUnavailable(f"can't lock {directory}/{name}.starter: {exc.strerror}") from exc
+            raise control.no_place(f"can't lock {directory}/{name}.starter", exc) from exc
         try:
             sock = connect(path)  # another process may have started the pool meanwhile
         except BaseException:
@@ -239,7 +239,7 @@ class RestartPolicy:
         """Raise MoltWorkerUnavailable, of the last worker's kind, if it is too early for another start."""
         if now_s < self.not_before_s:
             left_s = self.not_before_s - now_s
-            raise self._kind(f"the worker is started again in {left_s:.1f} s: {self._reason}")
+            raise self._kind(f"{self._reason} (the next start is tried in {left_s:.1f} s)")
 
     def died(self, now_s: float, lived_s: float, error: MoltError, *, was_ready: bool) -> None:
         """Note that a worker ended `lived_s` seconds after its start."""

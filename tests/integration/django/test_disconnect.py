@@ -66,31 +66,29 @@ def test_the_work_of_a_browser_that_hangs_up_stops(
         assert server.get(f"/{view}/pid/") == executor
 
 
-def test_a_half_closed_connection_is_cancelled_or_answered_as_configured(tmp_path: Path) -> None:
-    with serving(GTHREAD_ONE, tmp_path / "log", MOLT_CANCEL_ON_HALF_CLOSE="0", TEST_EXECUTORS="1") as server:
+@pytest.mark.parametrize("counts", ["1", "0"])
+def test_a_half_closed_connection_counts_as_configured_and_a_reset_always(
+    tmp_path: Path, counts: str
+) -> None:
+    environment = {"MOLT_CANCEL_ON_HALF_CLOSE": counts, "TEST_EXECUTORS": "1"}
+    with serving(GTHREAD_ONE, tmp_path / "log", **environment) as server:
+        server.get("/offload/pid/")
+        half, reset = tmp_path / "half", tmp_path / "reset"
         with server.connection() as connection:
-            connection.send(with_path("offload/wait", tmp_path / "half"))
-            wait_for_file(f"{tmp_path / 'half'}.running")
+            connection.send(with_path("offload/wait", half))
+            wait_for_file(f"{half}.running")
             connection.half_close()
-            (tmp_path / "half").touch()
-            assert connection.answer() == (200, b'"released"')
+            if counts == "0":
+                half.touch()
+            status, _ = connection.answer()
+            assert status == (200 if counts == "0" else 499)
         with server.connection() as connection:
-            path = tmp_path / "reset"
-            connection.send(with_path("offload/clean-up", path))
-            wait_for_file(path)
-            connection.half_close()
+            connection.send(with_path("offload/clean-up", reset))
+            wait_for_file(reset)
+            if counts == "0":
+                connection.half_close()
             connection.reset()
-            wait_until(lambda: not path.exists())
-    with (
-        serving(GTHREAD_ONE, tmp_path / "log", TEST_EXECUTORS="1") as server,
-        server.connection() as connection,
-    ):
-        path = tmp_path / "half closed"
-        connection.send(with_path("offload/clean-up", path))
-        wait_for_file(path)
-        connection.half_close()
-        assert connection.answer()[0] == 499
-        wait_until(lambda: not path.exists())
+            wait_until(lambda: not reset.exists())
 
 
 @pytest.mark.sample(2)

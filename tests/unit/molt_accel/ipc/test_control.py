@@ -74,7 +74,10 @@ def test_what_isn_t_the_user_s_is_refused(tmp_path: Path, kind: str, monkeypatch
 
 def test_where_no_directory_can_be_made_it_says_why(tmp_path: Path) -> None:
     error = raised(MoltWorkerUnavailable, control.ensure_directory, str(tmp_path / "no" / "run"))
-    assert error.detail == f"can't make the directory {tmp_path}/no/run: No such file or directory"
+    assert error.detail.startswith(
+        f"can't make the directory {tmp_path}/no/run: No such file or directory; set "
+    )
+    assert "MOLT_RUNTIME_DIR" in error.detail
 
 
 # -- names ------------------------------------------------------------------------------------------------
