@@ -186,7 +186,8 @@ def _become_starter(
 def _start_pool(config: Config, name: str) -> None:
     """Start a pool and wait until it listens. From then on it belongs to no client, and outlives this one."""
     command = [*worker_command(config), "--shm", name, "--linger"]
-    environ = {**config.environ(), "MOLT_TRANSPORT": "shm", "MOLT_WORKER_NAME": name}
+    # Not its name, which a client in an entrypoint would take for the name of the pool that it wants.
+    environ = {**config.environ(), "MOLT_TRANSPORT": "shm"}
     with _run(command, subprocess.DEVNULL, environ) as process:
         try:
             # The worker closes its stdout when it listens. Before that it may write why it can't.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.errors import MoltWorkerUnavailable, NoSharedMemory
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import PREFIX_BYTES, Fault, FrameError, encode
 from molt_accel.ipc.messages import SHM_FROM_CLIENT, CancelChannel, Lease, Request, Return
@@ -30,7 +30,7 @@ def test_a_path_fits_the_address_of_a_socket_or_is_an_error(tmp_path: Path) -> N
     longest = "/" + "d" * (107 - len("/") - len("/n.sock"))
     path = control.socket_path(longest, "n")
     assert (path, len(path)) == (f"{longest}/n.sock", 107)
-    error = raised(MoltWorkerUnavailable, control.socket_path, longest + "d", "n")
+    error = raised(NoSharedMemory, control.socket_path, longest + "d", "n")
     assert error.detail == (
         f"the socket's path is too long ({longest}d/n.sock, 107 bytes at most); set MOLT_RUNTIME_DIR"
     )
