@@ -37,7 +37,8 @@ MADE_BY_SDIST = {"PKG-INFO"}
 #: What git has and the wheel has not: they are for building it.
 ONLY_FOR_BUILDING = {
     *(str(file.relative_to(ROOT)) for file in (ROOT / "molt_accel/ipc/shm/core").glob("*.*")),
-    *("molt_accel/ipc/shm/_native.pyx", "molt_accel/ipc/shm/_fields.pxi"),
+    *(str(file.relative_to(ROOT)) for file in (ROOT / "molt_accel/ipc/shm/binding").glob("*.pxi")),
+    "molt_accel/ipc/shm/_native.pyx",
 }
 CORE = f"molt_accel/ipc/shm/_native{sysconfig.get_config_var('EXT_SUFFIX')}"
 HINT = "apt install gcc libc6-dev python3-dev"

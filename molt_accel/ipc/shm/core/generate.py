@@ -40,7 +40,7 @@ def c_header() -> str:
 
 
 def cython() -> str:
-    """_fields.pxi: the struct as Cython sees it, and how a message is written to one and made of one."""
+    """fields.pxi: the struct as Cython sees it, and how a message is written to one and made of one."""
     text = f'# {_NOTE}\n\ncdef extern from "frame_fields.h" nogil:\n    ctypedef struct molt_frame:\n'
     text += _declarations(" " * 8, "")
     for name, (kind, before) in _MESSAGES.items():
@@ -56,7 +56,7 @@ def cython() -> str:
     return text
 
 
-FILES: Final = {CORE / "frame_fields.h": c_header, CORE.parent / "_fields.pxi": cython}
+FILES: Final = {CORE / "frame_fields.h": c_header, CORE.parent / "binding" / "fields.pxi": cython}
 
 if __name__ == "__main__":
     for path, content in FILES.items():

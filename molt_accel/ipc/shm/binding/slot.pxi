@@ -1,0 +1,154 @@
+# The executor's side of a call: claim a request, read it, answer it.
+
+cdef class Slot:
+    """An executor's place in the arena: it claims requests, reads them and answers them.
+
+    Args:
+        claim: Eight bytes that no client can map, in which the supervisor sees what the executor has claimed.
+    """
+
+    cdef Arena arena
+    cdef molt_executor e
+    cdef molt_head head
+    cdef Py_buffer claim
+
+    def __cinit__(self, Arena arena not None, uint32_t slot, uint32_t epoch, claim=None):
+        arena.slot(slot)
+        self.arena = arena
+        memset(&self.e, 0, sizeof(molt_executor))
+        self.e.slot = slot
+        self.e.epoch = epoch
+        if claim is not None:
+            PyObject_GetBuffer(claim, &self.claim, PyBUF_SIMPLE | PyBUF_WRITABLE)
+            if self.claim.len != sizeof(molt_word) or <size_t>self.claim.buf % sizeof(molt_word):
+                raise ValueError("a claim is one aligned word")
+            self.e.claim = <molt_word *>self.claim.buf
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.claim)  # does nothing if there is none
+
+    def open(self):
+        """From now on this executor counts as idle."""
+        atomic_store(&self.arena.a.slots[self.e.slot].state, MOLT_SLOT_IDLE)
+
+    @property
+    def channel(self):
+        """The channel claimed last."""
+        return self.e.channel
+
+    @property
+    def serial(self):
+        """The number by which a stop word names the claimed request; see layout.serial_of."""
+        return molt_serial(self.e.channel, self.e.word)
+
+    @property
+    def word(self):
+        """The state word of the claim."""
+        return self.e.word
+
+    def next(self):
+        """Wait for a request and claim it. Returns REQUEST, or RETIRE if the executor is to exit.
+
+        Raises what a signal handler raises.
+        """
+        cdef Arena arena = self.arena
+        cdef int code
+        while True:
+            with nogil:
+                code = molt_next_request(&arena.a, &self.e, arena.spin_ns, arena.executor_spinners)
+            if code != MOLT_NEXT_SIGNAL:
+                return code
+            PyErr_CheckSignals()
+
+    cdef int transfer(self, uint8_t *to, const uint8_t *source, uint64_t n) except -1:
+        cdef uint64_t done = 0
+        cdef int code
+        cdef Arena arena = self.arena
+        if n < _SMALL and molt_fits(&arena.a, &self.e, to != NULL, n):  # neither long nor waiting: keep the GIL
+            return molt_transfer(&arena.a, &self.e, to, source, n, &done, arena.spin_ns)
+        while True:
+            with nogil:
+                code = molt_transfer(&arena.a, &self.e, to, source, n, &done, arena.spin_ns)
+            if code != MOLT_TRANSFER_SIGNAL:
+                return code
+            PyErr_CheckSignals()
+
+    def receive(self, uint64_t max_bytes):
+        """Read the claimed request.
+
+        Returns:
+            The `Request`. The bytes behind the length prefix if they are not valid; `frame.decode` says what is wrong
+            with them. LOST or STALLED if they don't come.
+
+        Raises Corrupt if the client can't have written this honestly, and what a signal handler raises.
+        """
+        cdef molt_head *head = &self.head
+        cdef molt_frame *h = &head.header
+        cdef bytes payload
+        cdef int code = self.transfer(<uint8_t *>head, NULL, sizeof(head.size) + sizeof(molt_frame))
+        if code == MOLT_TRANSFERRED:
+            if head.size > max_bytes or not _consistent(head):
+                raise Corrupt(f"a request of {head.size} bytes, {max_bytes} at most, of another size than it says")
+            code = self.transfer(head.entry, NULL, h.entry_bytes)
+        if code == MOLT_TRANSFERRED:
+            payload = PyBytes_FromStringAndSize(NULL, h.payload_bytes)
+            code = self.transfer(<uint8_t *>PyBytes_AS_STRING(payload), NULL, h.payload_bytes)
+            if code == MOLT_TRANSFERRED:
+                h.queue_depth, h.in_flight = self.e.queued, self.e.running
+                request = _request_of(head, payload)
+                if request is None:
+                    return (<const char *>h)[:sizeof(molt_frame) + h.entry_bytes] + payload
+                return request
+        if code == MOLT_TRANSFER_CORRUPT:
+            raise Corrupt(f"the request ring of channel {self.e.channel}")
+        return code
+
+    def reply(self, response not None, uint64_t max_bytes, uint32_t gauge):
+        """Count the request, write the response and end it.
+
+        Args:
+            response: Its payload is bytes.
+            max_bytes: The largest frame, in bytes.
+            gauge: The gauge of this slot that counts the request. It is raised before the reply is published: a client
+                that has its answer must already see it counted.
+
+        Returns:
+            TRANSFERRED; LOST or STALLED if it isn't taken; BAD_FRAME: nothing was done, and `frame.encode_head`
+            says why.
+
+        Raises as `receive` does.
+        """
+        cdef molt_slot *slot = &self.arena.a.slots[self.e.slot]
+        cdef molt_word *counter = slot_word(slot, gauge)
+        cdef bytes payload = response.payload
+        cdef int code
+        if _begin_head(&self.head, response, MOLT_RESPONSE, 0) > max_bytes:
+            return BAD_FRAME
+        fill_response(&self.head.header, response)
+        if not molt_holds(&self.e, molt_look(&self.arena.a, self.e.channel)):
+            return MOLT_TRANSFER_LOST  # it was taken away against the rules: the ring may be another request's
+        atomic_fetch_add(counter, 1)
+        atomic_fetch_add(&slot.queue_us[molt_bucket(self.head.header.queue_us)], 1)
+        atomic_fetch_add(&slot.exec_us[molt_bucket(self.head.header.exec_us)], 1)
+        code = self.transfer(NULL, <const uint8_t *>&self.head, molt_head_bytes(&self.head))
+        if code == MOLT_TRANSFERRED:
+            code = self.transfer(NULL, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+        if code == MOLT_TRANSFER_CORRUPT:
+            raise Corrupt(f"the reply ring of channel {self.e.channel}")
+        if code == MOLT_TRANSFERRED and not molt_finish(&self.arena.a, &self.e, MOLT_DONE, 0):
+            return MOLT_TRANSFER_LOST
+        return code
+
+    def fail(self, uint64_t reason):
+        """End the request without a reply. Returns False if this executor no longer holds it."""
+        return bool(molt_finish(&self.arena.a, &self.e, MOLT_FAILED, reason))
+
+    def begin(self, uint32_t gauge, uint64_t deadline_ns, uint32_t wake_gauge):
+        """Store what runs from now on in three gauges of this slot: serial, deadline (0: none), start.
+
+        Returns True if the deadline comes before the time in the arena's gauge `wake_gauge`, at which the supervisor
+        looks at deadlines next: then it has to be told. If it stores that time later, it finds these gauges by itself.
+        """
+        cdef molt_word *wake = self.arena.word_of(wake_gauge)
+        molt_begin(&self.e, slot_word(&self.arena.a.slots[self.e.slot], gauge, 3), deadline_ns)
+        return deadline_ns != 0 and deadline_ns < atomic_load(wake)
