@@ -1,7 +1,5 @@
 """The import arrows between packages, as ARCHITECTURE.md draws them, and nothing else."""
 
-from __future__ import annotations
-
 import ast
 import graphlib
 from collections.abc import Iterator

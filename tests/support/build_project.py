@@ -1,7 +1,5 @@
 """A small project for builds: a module for each thing that may become of one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 MANIFEST = "shop/molt_exports.json"

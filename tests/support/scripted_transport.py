@@ -1,7 +1,5 @@
 """A transport that follows a script, for tests of what a call does with the ways in which it can go."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -44,8 +42,7 @@ UNSENT = object()
 
 
 def response(request: Request, value: object = None, status: Status = Status.OK, **fields: Any) -> Response:
-    payload = codec.encode(Codec.MSGPACK, value)
-    return Response(request.request_id, status, payload, **fields)
+    return Response(request.request_id, status, codec.encode(Codec.MSGPACK, value), **fields)
 
 
 def answer(value: object = None, status: Status = Status.OK, **fields: Any) -> Act:

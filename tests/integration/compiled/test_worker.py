@@ -1,7 +1,5 @@
 """A worker with native entrypoints: results, errors, deadlines, cancellation, reload; over each transport."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
@@ -24,6 +22,7 @@ from molt_accel import (
 from molt_accel.options import CallMetrics
 from molt_worker.compile import record as compiled
 from tests.support.builds import Built, run_build
+from tests.support.errors import raised
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(1)
@@ -96,9 +95,8 @@ def test_typed_parameters_and_results_are_those_of_python(connect: Connect) -> N
 def test_a_deadline_ends_compiled_code_that_asks(connect: Connect, tmp_path: Path) -> None:
     client = connect()
     before = client.call("pid", timeout_ms=PATIENCE_MS)
-    with pytest.raises(MoltTimeout) as caught:
-        client.call("polite", str(tmp_path / "running"), timeout_ms=300)
-    assert caught.value.facts["phase"] == "running"
+    error = raised(MoltTimeout, client.call, "polite", str(tmp_path / "running"), timeout_ms=300)
+    assert error.facts["phase"] == "running"
     assert client.call("pid", timeout_ms=PATIENCE_MS) == before
 
 

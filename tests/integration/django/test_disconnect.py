@@ -1,7 +1,5 @@
 """A browser that hangs up in the middle of a request: its work stops, under every server."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,13 +24,9 @@ HANG_UP: dict[str, Callable[[Connection], None]] = {
 }
 #: Kind of server and kind of view.
 WAYS = [
-    (SYNC, "offload"),
-    (SYNC, "async"),
-    (GTHREAD_ONE, "offload"),
-    (GTHREAD_ONE, "async"),
-    (UVICORN, "offload"),
-    (UVICORN, "async"),
-]
+    (SYNC, "offload"), (SYNC, "async"), (GTHREAD_ONE, "offload"), (GTHREAD_ONE, "async"),
+    (UVICORN, "offload"), (UVICORN, "async"),
+]  # fmt: skip
 
 
 @pytest.fixture(params=WAYS, ids=[f"{kind.name}-{view}" for kind, view in WAYS])
@@ -50,9 +44,7 @@ def server(way: tuple[Kind, str], transport: str, tmp_path: Path) -> Iterator[Se
 
 
 @pytest.mark.sample(4)
-def test_the_work_of_a_browser_that_hangs_up_stops(
-    server: Server, way: tuple[Kind, str], tmp_path: Path
-) -> None:
+def test_work_of_a_browser_that_hangs_up_stops(server: Server, way: tuple[Kind, str], tmp_path: Path) -> None:
     _, view = way
     executor = server.get(f"/{view}/pid/")
     for name, hang_up in HANG_UP.items():
@@ -92,9 +84,7 @@ def test_a_half_closed_connection_counts_as_configured_and_a_reset_always(
 
 
 @pytest.mark.sample(2)
-def test_browsers_that_stay_are_not_taken_for_gone(
-    server: Server, way: tuple[Kind, str], tmp_path: Path
-) -> None:
+def test_browsers_that_stay_do_not_seem_gone(server: Server, way: tuple[Kind, str], tmp_path: Path) -> None:
     kind, view = way
     with server.connection() as connection:
         # Pipelined: behind the request that runs there is one that nobody has read yet.

@@ -1,7 +1,5 @@
 """Limits of descriptors, memory and paths, and directories that can't be written to: it works, or says why not."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile
@@ -28,8 +26,7 @@ def test_too_few_descriptors_are_an_error_that_says_so(transport: str, limit: in
 
 
 def test_little_address_space_is_enough_or_an_error_that_says_so(transport: str) -> None:
-    found = run("calls", transport, inside=after("ulimit -v 600000"))
-    assert found.get("transport") == transport
+    assert run("calls", transport, inside=after("ulimit -v 600000")).get("transport") == transport
 
 
 @pytest.mark.parametrize(

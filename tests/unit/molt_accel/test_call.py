@@ -1,7 +1,5 @@
 """molt_accel.call: one call against a scripted transport, in both ways of waiting."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os
@@ -38,7 +36,7 @@ from molt_accel.options import CallInfo, CallMetrics, CallOptions
 from molt_accel.transports.base import Pending
 from molt_accel.waits import Pause, adrive, drive
 from tests.support.errors import raised
-from tests.support.processes import exit_code, fork
+from tests.support.processes import exit_code, fork, in_thread
 from tests.support.scripted_transport import (
     Act,
     ScriptedTransport,
@@ -156,9 +154,7 @@ def test_ids_are_never_used_twice_by_threads_of_one_process() -> None:
         for _ in range(200):
             drive(call(transport))
 
-    threads = [threading.Thread(target=calls) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(calls) for _ in range(4)]
     for thread in threads:
         thread.join()
     assert len({request.request_id for request in transport.submitted}) == 800
@@ -321,7 +317,6 @@ def test_a_start_between_two_attempts_that_fails_is_the_call_s_failure(run: Run)
 
 
 # -- trying again ---------------------------------------------------------------------------------------
-
 PASSING = (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable)
 
 
@@ -638,8 +633,7 @@ def test_retries_are_one_call_to_the_hooks(run: Run) -> None:
     hooks = Hooks()
     transport = ScriptedTransport(answer_error(MoltBusy("full")), answer(1))
     run(call(transport, idempotent=True, retry_backoff_ms=0, **hooks.options))
-    assert hooks.names == ["before_send", "metrics_hook", "after_recv"]
-    assert hooks.metrics.status == "Ok"
+    assert (hooks.names, hooks.metrics.status) == (["before_send", "metrics_hook", "after_recv"], "Ok")
 
 
 @pytest.mark.parametrize("error", [LookupError("from the hook"), MoltBusy("from the hook")])

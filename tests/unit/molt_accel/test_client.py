@@ -1,14 +1,12 @@
 """molt_accel.client: calls, their options, and the life of a client."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,8 @@ from molt_accel.transports.base import Transport
 from molt_accel.waits import adrive, drive
 from tests.support import EXPORTS, ROOT
 from tests.support.errors import raised
-from tests.support.processes import exit_code, fork, wait_for_file
+from tests.support.pools import MakeClient
+from tests.support.processes import exit_code, fork, in_thread, wait_for_file
 
 
 # -- making one -----------------------------------------------------------------------------------------
@@ -184,7 +183,7 @@ def test_a_ping_says_what_the_protocol_s_reference_lists(client: Client) -> None
     assert named - ({"name", "clients"} - set(report)) == {*report, *report["executors"]}
 
 
-def test_a_ping_needs_no_executor(make_client: Callable[..., Client], tmp_path: Path) -> None:
+def test_a_ping_needs_no_executor(make_client: MakeClient, tmp_path: Path) -> None:
     client = make_client(executors=1)
     running = tmp_path / "running"
     errors: list[MoltError] = []
@@ -192,8 +191,7 @@ def test_a_ping_needs_no_executor(make_client: Callable[..., Client], tmp_path: 
     def call() -> None:
         errors.append(raised(MoltError, client.call, "announce_and_sleep", str(running), timeout_ms=None))
 
-    stuck = threading.Thread(target=call)
-    stuck.start()
+    stuck = in_thread(call)
     wait_for_file(running)
     report = client.ping(timeout_ms=60_000)
     assert (report["in_flight"], report["executors"]["busy"]) == (1, 1)
@@ -202,7 +200,7 @@ def test_a_ping_needs_no_executor(make_client: Callable[..., Client], tmp_path: 
     assert [type(error) for error in errors] == [MoltCancelled]
 
 
-def test_leaving_the_context_closes(make_client: Callable[..., Client]) -> None:
+def test_leaving_the_context_closes(make_client: MakeClient) -> None:
     with make_client() as client:
         assert client.call("echo", 1) == 1
     with pytest.raises(MoltClientClosed, match=r"^the client is closed$"):
@@ -226,9 +224,7 @@ def test_the_shared_client_is_made_once_from_the_environment() -> None:
         start.wait()
         made.append(default_client())
 
-    threads = [threading.Thread(target=use) for _ in range(8)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(use) for _ in range(8)]
     for thread in threads:
         thread.join()
     assert len({id(client) for client in made}) == 1

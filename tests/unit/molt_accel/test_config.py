@@ -1,7 +1,5 @@
 """molt_accel.config: every setting, where its value comes from, and what a bad one is told."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess
@@ -99,53 +97,36 @@ _FLAG = "it must be one of 1, true, yes, on, 0, false, no, off"
 _NAME = "it must be 1 to 64 of letters, digits, '.', '_' and '-', not beginning with '.' or '-'"
 
 
+#: For settings and what is allowed: values that are not.
+_REFUSED = {
+    ("transport", _TRANSPORT): ("tcp", "", 1),
+    ("worker_cmd", "it must be a command as a shell would split it (No closing quotation)"): ("python 'a",),
+    ("worker_cmd", "it must be a text"): ("a\0b", ["python", 3]),
+    ("worker_name", "it must be a text"): (3,),
+    ("worker_name", _NAME): (".hidden", "-x", "../pool", "a pool", "pool\n", "é", "x" * 65),
+    ("autostart", _FLAG): ("maybe",),
+    ("linger_ms", _MS.format(0, 86_400_000)): (86_400_001,),
+    ("runtime_dir", "it must be a text"): ("a\0b",),
+    ("arena_mb", _WHOLE.format(1, 65536)): (0, 65537),
+    ("exports", "it must be a text"): ("a\0b", b"app"),
+    ("executors", _WHOLE.format(0, 512)): (-1, 513, True, 2.0, "two", "", "9" * 5000),
+    ("max_queue", _WHOLE.format(0, 65536)): (65537,),
+    ("max_wait_ms", _MS.format(0, 600_000)): (600_001,),
+    ("grace_ms", _MS.format(0, 600_000)): (-1, timedelta(days=1), 0.5, "soon"),
+    ("max_requests", _WHOLE.format(0, 2**31 - 1)): (2**31,),
+    ("max_rss_mb", _WHOLE.format(0, 2**31 - 1)): (2**31,),
+    ("spin_us", _WHOLE.format(0, 1_000_000)): (1_000_001,),
+    ("max_frame_bytes", _WHOLE.format(4176, 2**31 - 1)): (4175,),
+    ("start_timeout_ms", _MS.format(1, 600_000)): (0,),
+    ("log_json", _FLAG): ("maybe", 2),
+    ("log_level", "it must be one of debug, info, warning, error"): ("trace",),
+    ("busy_http_status", "it must be one of 429, 503"): (500,),
+}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
-    [
-        ("transport", "tcp", _TRANSPORT),
-        ("transport", "", _TRANSPORT),
-        ("transport", 1, _TRANSPORT),
-        ("worker_cmd", "python 'a", "it must be a command as a shell would split it (No closing quotation)"),
-        ("worker_cmd", "a\0b", "it must be a text"),
-        ("worker_cmd", ["python", 3], "it must be a text"),
-        ("worker_name", 3, "it must be a text"),
-        ("worker_name", ".hidden", _NAME),
-        ("worker_name", "-x", _NAME),
-        ("worker_name", "../pool", _NAME),
-        ("worker_name", "a pool", _NAME),
-        ("worker_name", "pool\n", _NAME),
-        ("worker_name", "é", _NAME),
-        ("worker_name", "x" * 65, _NAME),
-        ("autostart", "maybe", _FLAG),
-        ("linger_ms", 86_400_001, _MS.format(0, 86_400_000)),
-        ("runtime_dir", "a\0b", "it must be a text"),
-        ("arena_mb", 0, _WHOLE.format(1, 65536)),
-        ("arena_mb", 65537, _WHOLE.format(1, 65536)),
-        ("exports", "a\0b", "it must be a text"),
-        ("exports", b"app", "it must be a text"),
-        ("executors", -1, _WHOLE.format(0, 512)),
-        ("executors", 513, _WHOLE.format(0, 512)),
-        ("executors", True, _WHOLE.format(0, 512)),
-        ("executors", 2.0, _WHOLE.format(0, 512)),
-        ("executors", "two", _WHOLE.format(0, 512)),
-        ("executors", "", _WHOLE.format(0, 512)),
-        ("executors", "9" * 5000, _WHOLE.format(0, 512)),
-        ("max_queue", 65537, _WHOLE.format(0, 65536)),
-        ("max_wait_ms", 600_001, _MS.format(0, 600_000)),
-        ("grace_ms", timedelta(days=1), _MS.format(0, 600_000)),
-        ("grace_ms", 0.5, _MS.format(0, 600_000)),
-        ("grace_ms", "soon", _MS.format(0, 600_000)),
-        ("grace_ms", -1, _MS.format(0, 600_000)),
-        ("max_requests", 2**31, _WHOLE.format(0, 2**31 - 1)),
-        ("max_rss_mb", 2**31, _WHOLE.format(0, 2**31 - 1)),
-        ("spin_us", 1_000_001, _WHOLE.format(0, 1_000_000)),
-        ("max_frame_bytes", 4175, _WHOLE.format(4176, 2**31 - 1)),
-        ("start_timeout_ms", 0, _MS.format(1, 600_000)),
-        ("log_json", "maybe", _FLAG),
-        ("log_json", 2, _FLAG),
-        ("log_level", "trace", "it must be one of debug, info, warning, error"),
-        ("busy_http_status", 500, "it must be one of 429, 503"),
-    ],
+    [(name, value, allowed) for (name, allowed), values in _REFUSED.items() for value in values],
 )
 def test_a_bad_value_is_named_with_setting_and_what_is_allowed(name: str, value: Any, allowed: str) -> None:
     env = SETTINGS[name][0]
@@ -231,8 +212,7 @@ CLIENTS_ONLY = {"transport", "autostart", "cancel_on_half_close", "busy_http_sta
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "worker_name"])
 def test_a_pool_without_a_name_is_shared_by_clients_that_would_start_the_same_worker(name: str) -> None:
-    changed = load(**{name: SETTINGS[name][3]})
-    assert (changed.pool_name == load().pool_name) is (name in CLIENTS_ONLY)
+    assert (load(**{name: SETTINGS[name][3]}).pool_name == load().pool_name) is (name in CLIENTS_ONLY)
 
 
 def test_a_pool_without_a_name_is_its_directory_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

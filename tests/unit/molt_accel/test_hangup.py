@@ -1,7 +1,5 @@
 """molt_accel.hangup: hang-ups are noticed, once, of the right descriptor, and by nobody after a fork."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import socket
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from molt_accel.hangup import HangupWatcher, hangups
-from tests.support.processes import exit_code, fork, wait_until
+from tests.support.processes import exit_code, fork, in_thread, wait_until
 
 
 @pytest.fixture
@@ -179,9 +177,7 @@ def test_watches_that_come_and_go_while_others_hang_up_lose_nothing() -> None:
             if called.is_set() and not hang_up:
                 errors.append("a hang-up was invented")
 
-    threads = [threading.Thread(target=run, args=(number % 2 == 0,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(run, number % 2 == 0) for number in range(6)]
     for thread in threads:
         thread.join(120)
     assert errors == []

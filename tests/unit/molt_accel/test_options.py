@@ -1,7 +1,5 @@
 """molt_accel.options: how a call is made, and its metrics."""
 
-from __future__ import annotations
-
 import dataclasses
 import pickle
 import time
@@ -20,19 +18,10 @@ from tests.support.errors import raised
 
 def test_the_options_of_the_contract_and_their_defaults() -> None:
     assert dataclasses.asdict(CallOptions()) == {
-        "entry": "",
-        "codec": "msgpack",
-        "timeout_ms": 30_000,
-        "queue_timeout_ms": None,
-        "idempotent": False,
-        "retries": 1,
-        "retry_backoff_ms": 20,
-        "decode_response": True,
-        "before_send": None,
-        "after_recv": None,
-        "metrics_hook": None,
-        "cancel_check": None,
-    }
+        "entry": "", "codec": "msgpack", "timeout_ms": 30_000, "queue_timeout_ms": None,
+        "idempotent": False, "retries": 1, "retry_backoff_ms": 20, "decode_response": True,
+        "before_send": None, "after_recv": None, "metrics_hook": None, "cancel_check": None,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -157,19 +146,9 @@ def test_options_infos_and_metrics_are_frozen(thing: Any) -> None:
 
 def test_metrics_of_an_answered_call_are_those_of_its_response() -> None:
     response = Response(
-        255,
-        Status.OK,
-        b"12345",
-        flags=FLAG_COMPILED,
-        queue_depth=1,
-        in_flight=2,
-        queue_us=1500,
-        decode_us=4,
-        handler_us=5,
-        encode_us=6,
-        exec_us=2500,
-        executor=8,
-    )
+        255, Status.OK, b"12345", flags=FLAG_COMPILED, queue_depth=1, in_flight=2, queue_us=1500,
+        decode_us=4, handler_us=5, encode_us=6, exec_us=2500, executor=8,
+    )  # fmt: skip
     ended_ms = time.time_ns() / 1_000_000 - 60_000
     ended_ns = time.monotonic_ns() - 60 * 10**9
     request = Request(255, "entry", b"1234567890", sent_ns=ended_ns - 5_000_000)
@@ -180,25 +159,11 @@ def test_metrics_of_an_answered_call_are_those_of_its_response() -> None:
     assert msgspec.structs.replace(metrics, executor=9) != metrics
     assert abs(metrics.ts_ms - ended_ms) < 30_000  # when it ended, and not when it was asked
     assert metrics.as_dict() == {
-        "entry": "entry",
-        "status": "Ok",
-        "request_id": "00000000000000ff",
-        "ts_ms": metrics.ts_ms,
-        "queue_us": 1500,
-        "decode_us": 4,
-        "handler_us": 5,
-        "encode_us": 6,
-        "exec_us": 2500,
-        "queue_depth": 1,
-        "in_flight": 2,
-        "executor": 8,
-        "compiled": True,
-        "payload_bytes": 10,
-        "response_bytes": 5,
-        "client_us": 5000,
-        "queue_ms": 1.5,
-        "exec_ms": 2.5,
-    }
+        "entry": "entry", "status": "Ok", "request_id": "00000000000000ff", "ts_ms": metrics.ts_ms,
+        "queue_us": 1500, "decode_us": 4, "handler_us": 5, "encode_us": 6, "exec_us": 2500,
+        "queue_depth": 1, "in_flight": 2, "executor": 8, "compiled": True, "payload_bytes": 10,
+        "response_bytes": 5, "client_us": 5000, "queue_ms": 1.5, "exec_ms": 2.5,
+    }  # fmt: skip
 
 
 def test_metrics_without_a_response_have_zeros_for_what_never_happened() -> None:

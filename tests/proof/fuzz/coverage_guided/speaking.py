@@ -2,8 +2,6 @@
 a worker to its clients.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import socket

@@ -1,7 +1,5 @@
 """molt_accel.django.disconnect: whether a request's client is still there."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import struct
@@ -85,7 +83,7 @@ def test_servers_that_hand_out_no_socket_have_no_check(get: HttpRequest) -> None
 def test_a_sync_view_called_in_an_event_loops_own_thread_is_answered(inline_client: Client) -> None:
     """It can't wait there for what the loop would do."""
 
-    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1)
+    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda _: 1)
     def view(request: HttpRequest) -> HttpResponse:
         return HttpResponse("here")
 

@@ -1,7 +1,5 @@
 """The control socket: where it is, who may have it, whose name it is, and what is said on it."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os
@@ -137,7 +135,6 @@ def test_a_lock_that_fails_leaves_no_descriptor(tmp_path: Path, monkeypatch: pyt
 
 
 # -- messages ---------------------------------------------------------------------------------------------
-
 Pair = tuple[socket.socket, socket.socket]
 
 

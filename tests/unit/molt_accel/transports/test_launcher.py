@@ -1,7 +1,5 @@
 """molt_accel.transports.launcher: which command starts a worker, how it is started, and how soon again."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
@@ -97,8 +95,7 @@ def test_a_worker_is_told_the_configuration_by_its_environment(monkeypatch: pyte
     program = "import os; print([os.environ.get(n) for n in os.environ['NAMES'].split()], end='')"
     monkeypatch.setenv("NAMES", "MOLT_EXPORTS MOLT_TRANSPORT UNRELATED MOLT_WORKER_EXECUTORS MOLT_SPIN_US")
     config = Config.load(worker_cmd=[sys.executable, "-c", program], exports="app", executors=3)
-    said = finish(start_stdio_worker(config))
-    assert said.decode() == "['app', 'stdio', 'kept', '3', None]"
+    assert finish(start_stdio_worker(config)).decode() == "['app', 'stdio', 'kept', '3', None]"
 
 
 def test_our_ends_of_the_pipes_do_not_block_and_the_worker_s_do() -> None:
@@ -131,7 +128,6 @@ def test_the_installed_command_is_a_worker() -> None:
 
 
 # -- pools ----------------------------------------------------------------------------------------------
-
 #: What the programs here begin with, in place of a worker: `fail()` says why it can't start, as a worker does.
 _WORKER = """
 import os, socket, sys, time

@@ -1,7 +1,5 @@
 """The command ``molt-worker build``."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

@@ -1,7 +1,5 @@
 """The command line: help, version, flags and their variables, and what a wrong one gets."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess

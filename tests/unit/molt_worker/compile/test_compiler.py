@@ -1,7 +1,5 @@
 """What becomes of each module, what is built again, and what a build leaves behind."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Which modules belong to exports, read off the sources."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The steps of a build, each in a process as the compiler starts it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

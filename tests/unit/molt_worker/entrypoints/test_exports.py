@@ -1,7 +1,5 @@
 """Manifests, marked modules, and the one line that says what is wrong with them."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -321,17 +319,10 @@ def test_an_unknown_codec_fails_where_the_function_is_marked() -> None:
 @pytest.mark.parametrize(
     ("reference", "is_path"),
     [
-        ("molt_exports.json", True),
-        ("package/module", True),
-        ("./x", True),
-        ("package.module", False),
-        ("module", False),
-        ("my-exports", True),
-        ("1module", True),
-        ("a..b", True),
-        ("paquet.été", False),
+        ("molt_exports.json", True), ("package/module", True), ("./x", True), ("package.module", False),
+        ("module", False), ("my-exports", True), ("1module", True), ("a..b", True), ("paquet.été", False),
     ],
-)
+)  # fmt: skip
 def test_a_reference_is_a_path_or_a_module_by_its_looks(reference: str, is_path: bool) -> None:
     assert is_manifest_path(reference) is is_path
 

@@ -1,7 +1,5 @@
 """Modules that come from a build: found first, told apart, and their sources with them."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Iterator

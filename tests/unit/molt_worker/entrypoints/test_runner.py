@@ -1,7 +1,5 @@
 """One request in the runner: every outcome, and a soft interrupt that hits nothing but its request."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ from molt_worker.entrypoints.request import StopReason, StopWord
 from molt_worker.entrypoints.runner import Runner, error_response
 
 SERIAL = 7
+REFUSAL = {"error": "MoltInvalidInput"}
 REFUSED, FAILED = Status.INVALID_INPUT, Status.INTERNAL_ERROR
 Function = Callable[[Any], Any]
 
@@ -41,12 +40,9 @@ class Bench:
         self.word = StopWord(memoryview(bytearray(8)).cast("Q"), 0)
         self.tracebacks: list[tuple[str, str, str]] = []
         decode, encode = typed.decoder(takes, Codec.MSGPACK), typed.encoder(gives, codec_out)
-        exports = ExportTable(
-            [Export("f", "m:f", Codec.MSGPACK, codec_out, function, compiled, decode, encode)]
-        )
-        self.runner = Runner(
-            exports, self.word, lambda *row: self.tracebacks.append(row), number=3, **options
-        )
+        export = Export("f", "m:f", Codec.MSGPACK, codec_out, function, compiled, decode, encode)
+        table = ExportTable([export])
+        self.runner = Runner(table, self.word, lambda *row: self.tracebacks.append(row), number=3, **options)
 
     def run(self, payload: object = None, **fields: Any) -> Response:
         data = fields.pop("data", codec.encode(Codec.MSGPACK, payload))
@@ -381,8 +377,7 @@ def while_decoding(monkeypatch: pytest.MonkeyPatch, function: Callable[[], objec
 
 
 def test_a_typed_parameter_is_an_object_and_a_typed_result_is_its_fields() -> None:
-    bench = Bench(lambda order: Order(order.count + 1), takes=Order, gives=Order)
-    response = bench.run({"count": 1})
+    response = Bench(lambda order: Order(order.count + 1), takes=Order, gives=Order).run({"count": 1})
     assert (response.status, response.codec, body(response)) == (Status.OK, Codec.MSGPACK, {"count": 2})
 
 

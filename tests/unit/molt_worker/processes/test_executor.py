@@ -1,7 +1,5 @@
 """The executor's loop with a endpoint that follows a script. In a process of its own: it installs handlers."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections import deque

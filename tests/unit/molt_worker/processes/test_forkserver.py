@@ -1,7 +1,5 @@
 """A real fork server, as its supervisor sees it: it imports, forks, signals and reaps, and ends with the supervisor."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -102,8 +100,7 @@ def spawn(loaded: ForkserverHandle) -> Iterator[Callable[[int], tuple[ExecutorHa
 
 
 def ask(executor: ExecutorHandle, entry: str, payload: object) -> None:
-    request = Request(5, entry, codec.encode(Codec.MSGPACK, payload), generation=9)
-    executor.stream.send(request)
+    executor.stream.send(Request(5, entry, codec.encode(Codec.MSGPACK, payload), generation=9))
 
 
 def test_it_says_what_it_has_imported_and_from_which_files(start: Start) -> None:

@@ -1,7 +1,5 @@
 """The pool without requests: what it tells its owner, when, and what it does by itself."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

@@ -1,7 +1,5 @@
 """The shared-memory object: how it is divided, made, reserved, mapped and named by nobody."""
 
-from __future__ import annotations
-
 import errno
 import mmap
 import os
@@ -79,15 +77,10 @@ def test_where_the_smallest_does_not_fit_the_error_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("channels", "slots", "ring"),
     [
-        (0, 1, 4096),
-        (1, 0, 4096),
-        (4097, 1, 4096),
-        (1, 4097, 4096),
-        (1, 1, 2048),
-        (1, 1, 5000),
+        (0, 1, 4096), (1, 0, 4096), (4097, 1, 4096), (1, 4097, 4096), (1, 1, 2048), (1, 1, 5000),
         (1, 1, 1 << 31),
     ],
-)
+)  # fmt: skip
 def test_impossible_geometries_have_no_size(channels: int, slots: int, ring: int) -> None:
     with pytest.raises(
         ValueError, match=f"impossible geometry: {channels} channels, {slots} slots, rings of {ring}"

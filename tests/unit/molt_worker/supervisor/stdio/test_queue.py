@@ -1,7 +1,5 @@
 """The bounded queue against a plain model of two lists."""
 
-from __future__ import annotations
-
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
