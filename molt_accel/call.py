@@ -19,6 +19,7 @@ from molt_accel import codec, lenient
 from molt_accel.errors import (
     MoltBusy,
     MoltCancelled,
+    MoltEntryError,
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
@@ -30,7 +31,7 @@ from molt_accel.errors import (
     row_of,
     status_label,
 )
-from molt_accel.hangup import hangups
+from molt_accel.hangup import HALF_CLOSE, hangups
 from molt_accel.ipc.frame import Fault, FrameError, format_id
 from molt_accel.ipc.messages import UNDECODABLE, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.ipc.outcomes import expired_in_queue
@@ -43,7 +44,7 @@ log = logging.getLogger("molt_accel")
 
 CANCEL_AFTER_S: Final = 0.01  #: a call that is answered sooner never looks whether its client is still there
 #: Faults of a frame that can only come from what the caller gave.
-_CALLERS_FAULTS: Final = (Fault.TOO_LARGE, Fault.ENTRY)
+_CALLERS_FAULTS: Final = {Fault.TOO_LARGE: MoltInvalidInput, Fault.ENTRY: MoltEntryError}
 CANCEL_POLL_S: Final = 0.02  #: how often a cancel check without a descriptor is asked
 #: How often a request that no worker has got is sent again. Callers race for what a start has brought, and may lose a
 #: few times; after that they pause before each round, twice as long each time.
@@ -232,7 +233,8 @@ def _attempt(
         try:
             pending = transport.submit(request)
         except FrameError as exc:
-            return None, MoltInvalidInput(exc.detail) if exc.fault in _CALLERS_FAULTS else exc
+            callers = _CALLERS_FAULTS.get(exc.fault)
+            return None, exc if callers is None else callers(exc.detail)
         except MoltError as exc:
             return None, exc
         if pending is not None:
@@ -277,7 +279,9 @@ def _wait(
         fileno = getattr(check, "fileno", None)
         if fileno is not None:
             with hangups.watching(
-                fileno(), lambda: transport.abandon(pending, cancelled) if check() else None
+                fileno(),
+                lambda: transport.abandon(pending, cancelled) if check() else None,
+                getattr(check, "events", HALF_CLOSE),
             ):
                 yield from _wait_out(transport, request, pending)
             return

@@ -72,6 +72,10 @@ _DECODERS: Final[dict[Codec, Callable[[bytes], Any]]] = {
     Codec.RAW: bytes,
 }
 _UNDECODABLE: Final = (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException)
+#: What encoders raise for a value that they have no form for.
+UNENCODABLE: Final = (
+    *(TypeError, ValueError, OverflowError, RecursionError, AttributeError, msgspec.MsgspecError),
+)
 _NAMES: Final = {codec.label: codec for codec in Codec}
 
 
@@ -96,11 +100,17 @@ def encode(codec: Codec | str, value: object) -> bytes:
         codec = parse(codec)
     try:
         return _ENCODERS[codec](value)
-    except (TypeError, ValueError, OverflowError, RecursionError, AttributeError) as exc:
-        where = lenient.culprit(value, _ENCODERS[codec])
-        if isinstance(exc, RecursionError) or "recursion limit" in str(exc):
-            where = f", {lenient.depth(value)} levels deep"
-        raise EncodeError(f"can't be encoded as {codec.label}{where}: {exc}") from exc
+    except UNENCODABLE as exc:
+        raise unencodable(codec, value, _ENCODERS[codec], exc) from exc
+
+
+def unencodable(codec: Codec, value: object, encode: Callable[[Any], object], why: Exception) -> EncodeError:
+    """Return the error for a value that `encode` has refused: what of it, where that stands, and why."""
+    if isinstance(why, RecursionError) or "recursion limit" in str(why):
+        where = f", {lenient.depth(value)} levels deep"
+    else:
+        where = lenient.culprit(value, encode)
+    return EncodeError(f"can't be encoded as {codec.label}{where}: {why}")
 
 
 def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:

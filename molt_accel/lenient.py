@@ -93,3 +93,8 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
         yield from ((f"[{key!r:.40}]", item) for key, item in value.items())
     elif isinstance(value, (list, tuple)):
         yield from ((f"[{index}]", item) for index, item in enumerate(value))
+    elif not isinstance(value, type):  # a msgspec.Struct or a dataclass
+        names = (
+            getattr(value, "__struct_fields__", None) or getattr(value, "__dataclass_fields__", None) or ()
+        )
+        yield from ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))

@@ -13,6 +13,7 @@ from tests.support import ROOT
 #: unless that has a row of its own.
 ALLOWED = {
     "molt_accel.version": (),
+    "molt_accel.durations": (),
     "molt_accel.errors": (),
     "molt_accel.ipc": ("molt_accel.errors",),
     "molt_accel.ipc.shm": ("molt_accel.errors", "molt_accel.version", "molt_accel.ipc", "molt_accel.codec"),
@@ -20,7 +21,13 @@ ALLOWED = {
     "molt_accel.codec": ("molt_accel.ipc", "molt_accel.lenient"),
     "molt_accel.testdb": ("molt_accel.errors",),
     "molt_accel.identity": ("molt_accel.errors", "molt_accel.version", "molt_accel.testdb"),
-    "molt_accel.config": ("molt_accel.errors", "molt_accel.identity", "molt_accel.ipc", "molt_accel.testdb"),
+    "molt_accel.config": (
+        "molt_accel.durations",
+        "molt_accel.errors",
+        "molt_accel.identity",
+        "molt_accel.ipc",
+        "molt_accel.testdb",
+    ),
 }
 ALLOWED |= {"molt_accel.role": ("molt_accel.errors", "molt_accel.config")}
 FLOOR = tuple(ALLOWED)
@@ -39,7 +46,8 @@ ALLOWED |= {
         *("molt_accel.waits", "molt_accel.call"),
     ),
     "molt_accel.django": (
-        *(*FLOOR, "molt_accel.options", "molt_accel.waits", "molt_accel.call", "molt_accel.client"),
+        *(*FLOOR, "molt_accel.options", "molt_accel.hangup", "molt_accel.waits", "molt_accel.call"),
+        "molt_accel.client",
     ),
     "molt_worker.runtime": FLOOR,
     "molt_worker.entrypoints": FLOOR,

@@ -30,6 +30,7 @@ from molt_accel.ipc.frame import FrameParser
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, StartFailed
 from molt_accel.ipc.outcomes import exit_text
 from molt_accel.ipc.shm.attach import connect
+from molt_accel.transports import interpreter
 
 #: After a worker that was ready and lived this long, the next one is started at once.
 STABLE_S: Final = 1.0
@@ -49,14 +50,25 @@ _LOOK_S: Final = 0.01  #: how often to look whether a worker listens by now
 def worker_command(config: Config) -> list[str]:
     """Return the command that starts a worker: the configured one, else `molt-worker`.
 
-    The script beside this interpreter goes before the one on PATH, which may be of another environment.
+    The script beside this environment's interpreter goes before the one on PATH, which may be of another environment.
+
+    Raises:
+        MoltStartFailed: nothing is configured, and there is neither.
     """
     configured = shlex.split(config.worker_cmd)
     if configured:
         return configured
-    beside = os.path.dirname(sys.executable) if sys.executable else None  # an embedded interpreter has none
-    script = shutil.which("molt-worker", path=beside) or shutil.which("molt-worker")
-    return [script] if script else [sys.executable or "python3", "-m", "molt_worker"]
+    python = interpreter.find()
+    beside = shutil.which("molt-worker", path=os.path.dirname(python)) if python else None
+    script = beside or shutil.which("molt-worker")
+    if script:
+        return [script]
+    if python:
+        return [python, "-m", "molt_worker"]
+    raise MoltStartFailed(
+        f"no Python of this environment ({sys.prefix}) is found to start a worker with; this program is "
+        f"{sys.executable or 'unknown'!r}. Set MOLT_WORKER_CMD, for example to '/path/to/python -m molt_worker'"
+    )
 
 
 def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
@@ -164,7 +176,7 @@ def _become_starter(
         try:
             lock_fd = control.lock(directory, name, "starter", wait=False)
         except OSError as exc:
-            raise MoltWorkerUnavailable(f"can't lock {directory}/{name}.starter: {exc.strerror}") from exc
+            raise control.no_place(f"can't lock {directory}/{name}.starter", exc) from exc
         try:
             sock = connect(path)  # another process may have started the pool meanwhile
         except BaseException:
@@ -179,7 +191,8 @@ def _become_starter(
 def _start_pool(config: Config, name: str) -> None:
     """Start a pool and wait until it listens. From then on it belongs to no client, and outlives this one."""
     command = [*worker_command(config), "--shm", name, "--linger"]
-    environ = {**config.environ(), "MOLT_TRANSPORT": "shm", "MOLT_WORKER_NAME": name}
+    # Not its name, which a client in an entrypoint would take for the name of the pool that it wants.
+    environ = {**config.environ(), "MOLT_TRANSPORT": "shm"}
     with contextlib.ExitStack() as stack:
         said = None  # what the worker writes to standard error before it opens its log
         if config.log_file(outlives=True):
@@ -244,7 +257,7 @@ class RestartPolicy:
         """Raise MoltWorkerUnavailable, of the last worker's kind, if it is too early for another start."""
         if now_s < self.not_before_s:
             left_s = self.not_before_s - now_s
-            raise self._kind(f"the worker is started again in {left_s:.1f} s: {self._reason}")
+            raise self._kind(f"{self._reason} (the next start is tried in {left_s:.1f} s)")
 
     def died(self, now_s: float, lived_s: float, error: MoltError, *, was_ready: bool) -> None:
         """Note that a worker ended `lived_s` seconds after its start."""

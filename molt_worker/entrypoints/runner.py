@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
-import msgspec
-
 from molt_accel import codec
 from molt_accel.errors import (
     MoltCancelled,
@@ -37,9 +35,6 @@ from molt_worker.entrypoints.request import (
     begin_serving,
     end_serving,
 )
-
-#: What a typed encoder raises for a result that it can't encode.
-_UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
 
 LogTraceback = Callable[[str, str, str], object]
 
@@ -208,9 +203,12 @@ class Runner:
                 response.payload = export.encode(result)
             else:
                 response.payload = codec.encode(export.codec_out, result)
-        except (codec.EncodeError, msgspec.MsgspecError, *_UNENCODABLE) as exc:
-            wanted = export.codec_out.label
-            raise _BadResult(f"the result of {export.name!r} can't be encoded as {wanted}") from exc
+        except codec.UNENCODABLE as exc:
+            why = exc
+            if not isinstance(exc, codec.EncodeError):
+                assert export.encode is not None
+                why = codec.unencodable(export.codec_out, result, export.encode, exc)
+            raise _BadResult(f"the result of {export.name!r} {why}") from exc
         response.codec = export.codec_out
         response.encode_us = _us(handled_ns, time.monotonic_ns())
 

@@ -33,7 +33,7 @@ from molt_accel.role import Role, become
 from molt_worker.compile import record as compiled
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.processes import commands, executor, sources
+from molt_worker.processes import commands, executor, sources, streams
 from molt_worker.processes.endpoint import MakeEndpoint
 from molt_worker.runtime import log
 
@@ -48,6 +48,15 @@ def die_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:  # the parent died before that took effect
         os._exit(1)
+
+
+def _close_connections() -> str:
+    """Close the connections to databases that Django has opened. Returns the names of those databases."""
+    db = sys.modules.get("django.db")
+    open_now = [] if db is None else [c for c in db.connections.all(initialized_only=True) if c.connection]
+    for connection in open_now:
+        connection.close()
+    return ", ".join(connection.alias for connection in open_now)
 
 
 def _ignore(signum: int, stack: object) -> None:
@@ -81,6 +90,7 @@ class Forkserver:
         self._sockets: deque[int] = deque()  # descriptors that came before their `Spawn` was parsed
         self._pids: dict[int, int] = {}  # executor number -> pid
         self._exports = ExportTable(())
+        self._had_threads = False
 
     def main(self, supervisor_pid: int) -> NoReturn:
         """Live in a process just forked from the supervisor. Never returns."""
@@ -93,6 +103,7 @@ class Forkserver:
                 signal.signal(number, _ignore)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.control = _keep_only(self.control)
+            streams.renew()
             code = self._run()
         except BaseException as exc:
             self._log("error", "forkserver_failed", error=f"{type(exc).__name__}: {exc}")
@@ -103,7 +114,6 @@ class Forkserver:
         began_ns = time.time_ns()
         sys.path[:0] = [os.getcwd(), *self.config.path]
         become(Role.FORKSERVER, self.config.pool_name)
-        log.use_lossy_output()
         config = self.config
         try:
             testdb.use()
@@ -117,7 +127,11 @@ class Forkserver:
             return commands.EXIT_BAD_EXPORTS
         if threading.active_count() > 1:
             names = ", ".join(thread.name for thread in threading.enumerate()[1:])
-            self._log("warning", "threads_at_import", hint="threads don't survive the fork", threads=names)
+            hint = "executors are forked without them, and with the locks that they hold; start them in entrypoints"
+            self._log("warning", "threads_at_import", hint=hint, threads=names)
+        if names := _close_connections():
+            hint = "no executor may share a connection that was made at import; each makes its own"
+            self._log("warning", "connections_at_import", hint=hint, databases=names)
         # All executors share the pages of the objects that exist now, as long as the collector doesn't write to them.
         gc.collect()
         gc.freeze()
@@ -190,6 +204,7 @@ class Forkserver:
     def _spawn(self, number: int, slot: int) -> None:
         sock = socket.socket(fileno=self._sockets.popleft())
         parent_pid = os.getpid()
+        self._had_threads = threading.active_count() > 1
         failpoint("forkserver.forking")
         try:
             pid = os.fork()
@@ -223,6 +238,8 @@ class Forkserver:
             sock.setblocking(True)
             sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
             become(Role.EXECUTOR, self.config.pool_name)
+            if self._had_threads:
+                streams.renew()
             endpoint = self.make_endpoint(sock, number, slot)
             code = executor.serve(endpoint, self._exports, self.word_of(slot), number, self.config)
         except BaseException as exc:

@@ -13,7 +13,6 @@ import json
 import os
 import select
 import stat
-import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -68,7 +67,7 @@ def write_blocking(config: Config, level: str, event: str, fields: dict[str, obj
         os.write(STDERR_FD, line)
 
 
-class _Lossy(io.FileIO):
+class LossyFile(io.FileIO):
     """A file that takes everything, and drops what it can't write."""
 
     def write(self, data: Buffer) -> int:
@@ -76,19 +75,9 @@ class _Lossy(io.FileIO):
             written = super().write(data)
             if (
                 written is not None
-            ):  # else it would have to wait, on a descriptor that somebody made non-blocking
+            ):  # else it would have to wait: somebody has made the descriptor non-blocking
                 return written
         return memoryview(data).nbytes
-
-
-def use_lossy_output() -> None:
-    """Have `sys.stdout` and `sys.stderr` drop what nobody takes any more: a `print` must not fail a request."""
-    for name, fd, errors in (("stdout", 1, "replace"), ("stderr", STDERR_FD, "backslashreplace")):
-        # Buffered by lines only, since executors may be killed.
-        buffer = io.BufferedWriter(_Lossy(fd, "w", closefd=False))
-        stream = io.TextIOWrapper(buffer, encoding="utf-8", errors=errors, line_buffering=True)
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
 
 
 def _own_end(fd: int) -> int:

@@ -10,6 +10,7 @@ import pytest
 
 from molt_accel import (
     Client,
+    MoltEntryError,
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
@@ -56,9 +57,6 @@ def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(lasting_client: Cli
 @pytest.mark.parametrize(
     ("entry", "payload", "codec", "detail"),
     [
-        ("nothing", 1, "msgpack", "unknown entry 'nothing'"),
-        ("echo", 1, "json", "entry 'echo' takes msgpack payloads, not json"),
-        ("echo_raw", 1, "msgpack", "entry 'echo_raw' takes raw payloads, not msgpack"),
         ("echo_json", b"{", "json", "the payload is not valid json: Input data was truncated"),
         ("echo_json", b"", "json", "the payload is not valid json: Input data was truncated"),
         ("fail", "invalid", "msgpack", "name: 'x' is not allowed"),
@@ -70,10 +68,6 @@ def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(lasting_client: Cli
             "msgpack",
             "the payload can't be encoded as msgpack: can not serialize 'object' object",
         ),
-        ("", 1, "msgpack", "bad entry name: empty"),
-        ("x" * 256, 1, "msgpack", "bad entry name: 256 bytes, 255 at most"),
-        ("__spawn__", 1, "msgpack", "unknown entry '__spawn__'"),
-        ("__cancel__", 1, "msgpack", "unknown entry '__cancel__'"),
     ],
     ids=lambda value: repr(value)[:20],
 )
@@ -83,6 +77,30 @@ def test_input_that_is_not_valid_is_refused_with_the_reason(
     error = raised(MoltInvalidInput, lasting_client.call, entry, payload, codec=codec)
     assert error.detail == detail
     assert len(error.request_id) == 16
+    assert lasting_client.call("echo", 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "codec", "detail"),
+    [
+        ("nothing", "msgpack", "unknown entry 'nothing'; the pool offers "),
+        ("ech", "msgpack", "unknown entry 'ech'; the pool offers 'echo', "),
+        ("__spawn__", "msgpack", "unknown entry '__spawn__'; the pool offers "),
+        ("__cancel__", "msgpack", "unknown entry '__cancel__'; the pool offers "),
+        ("echo", "json", "entry 'echo' takes msgpack payloads, not json"),
+        ("echo_raw", "msgpack", "entry 'echo_raw' takes raw payloads, not msgpack"),
+        ("", "msgpack", "bad entry name: empty"),
+        ("x" * 256, "msgpack", "bad entry name: 256 bytes, 255 at most"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_call_that_does_not_fit_the_pool_says_so_and_what_would(
+    lasting_client: Client, entry: str, codec: str, detail: str
+) -> None:
+    with pytest.raises(MoltEntryError) as caught:
+        lasting_client.call(entry, 1, codec=codec)
+    assert caught.value.detail.startswith(detail)
+    assert len(caught.value.request_id) == 16
     assert lasting_client.call("echo", 1) == 1
 
 
@@ -125,8 +143,10 @@ def _pids(client: Client) -> list[int]:
 
 
 def test_a_result_that_can_t_be_encoded_is_an_internal_error(client: Client) -> None:
-    error = raised(MoltInternalError, client.call, "unencodable")
-    assert error.detail == "the result of 'unencodable' can't be encoded as msgpack"
+    with pytest.raises(MoltInternalError) as caught:
+        client.call("unencodable")
+    where = "can't be encoded as msgpack"
+    assert caught.value.detail == f"the result of 'unencodable' {where}: can not serialize 'object' object"
 
 
 @pytest.mark.parametrize(

@@ -144,5 +144,8 @@ def test_requests_before_the_exports_are_imported_are_queued_and_then_checked(
     gate.touch()
     assert value_of(driver.response(known)) == 42
     status, body = error_of(driver.response(unknown))
-    assert (status, body["detail"]) == (Status.INVALID_INPUT, "unknown entry 'nothing'")
+    assert (status, body["detail"]) == (
+        Status.INTERNAL_ERROR,
+        "unknown entry 'nothing'; the pool offers 'answer'",
+    )
     assert driver.ping()["ready"] is True

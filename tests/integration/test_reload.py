@@ -189,7 +189,7 @@ def test_a_manifest_now_bad_is_refused_without_an_import(make_driver: MakeDriver
     driver.signal(signal.SIGHUP)
     reloaded(driver, 1)
     assert value_of(driver.call("f", 1)) == 1
-    assert error_of(driver.call("e", 1))[1]["detail"] == "unknown entry 'e'"
+    assert error_of(driver.call("e", 1))[1]["detail"] == "unknown entry 'e'; the pool offers 'f'"
 
 
 def test_queued_requests_for_what_is_gone_now_are_refused(
@@ -204,8 +204,8 @@ def test_queued_requests_for_what_is_gone_now_are_refused(
     versioned(make_module, 2)
     driver.signal(signal.SIGHUP)
     assert error_of(driver.response(gone)) == (
-        Status.INVALID_INPUT,
-        {"error": "MoltInvalidInput", "detail": "unknown entry 'old'"},
+        Status.INTERNAL_ERROR,
+        {"error": "MoltEntryError", "detail": "unknown entry 'old'; the pool offers 'hold', 'version'"},
     )
     assert value_of(driver.response(kept)) == 2
     gate.touch()

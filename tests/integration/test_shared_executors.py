@@ -171,7 +171,7 @@ def test_requests_before_the_exports_are_imported_are_queued_and_then_run(
         gate.touch()
         assert [call.result(PATIENCE_S) for call in calls[:2]] == [42, 42]
         error = calls[2].exception(PATIENCE_S)
-    assert str(error) == "unknown entry 'nothing'"
+    assert str(error) == "unknown entry 'nothing'; the pool offers 'answer'"
 
 
 # -- what is told -------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_a_json_log_has_one_line_for_each_request_that_an_executor_had(share: Sh
     sent: dict[str, str] = {}
     calls: list[tuple[str, Any, str]] = [
         ("echo", 1, "Ok"), ("fail", "value", "InternalError"), ("fail", "invalid", "InvalidInput"),
-        ("nothing", 1, "InvalidInput"), ("sleep", 100, "Timeout"), ("echo", "a\nb", "Ok"),
+        ("nothing", 1, "InternalError"), ("sleep", 100, "Timeout"), ("echo", "a\nb", "Ok"),
     ]  # fmt: skip
     for entry, payload, status in calls:
         try:

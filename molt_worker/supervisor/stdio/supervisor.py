@@ -356,7 +356,7 @@ class StdioSupervisor:
                 continue  # refusing the requests before it has shown that the client is gone
             try:
                 exports.find(request.frame)
-            except errors.MoltInvalidInput as exc:
+            except errors.MoltEntryError as exc:
                 self._queue.remove(request.frame.request_id)
                 self._finish(request, exc)
 

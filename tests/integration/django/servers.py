@@ -112,6 +112,11 @@ class Connection:
         assert self._http.sock is not None
         self._http.sock.shutdown(socket.SHUT_RDWR)
 
+    def half_close(self) -> None:
+        """Send nothing any more, but go on reading."""
+        assert self._http.sock is not None
+        self._http.sock.shutdown(socket.SHUT_WR)
+
     def reset(self) -> None:
         """Hang up by a reset."""
         assert self._http.sock is not None

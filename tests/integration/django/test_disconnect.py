@@ -58,6 +58,31 @@ def test_work_of_a_browser_that_hangs_up_stops(server: Server, way: tuple[Kind, 
         assert server.get(f"/{view}/pid/") == executor
 
 
+@pytest.mark.parametrize("counts", ["1", "0"])
+def test_a_half_closed_connection_counts_as_configured_and_a_reset_always(
+    tmp_path: Path, counts: str
+) -> None:
+    environment = {"MOLT_CANCEL_ON_HALF_CLOSE": counts, "TEST_EXECUTORS": "1"}
+    with serving(GTHREAD_ONE, tmp_path / "log", **environment) as server:
+        server.get("/offload/pid/")
+        half, reset = tmp_path / "half", tmp_path / "reset"
+        with server.connection() as connection:
+            connection.send(with_path("offload/wait", half))
+            wait_for_file(f"{half}.running")
+            connection.half_close()
+            if counts == "0":
+                half.touch()
+            status, _ = connection.answer()
+            assert status == (200 if counts == "0" else 499)
+        with server.connection() as connection:
+            connection.send(with_path("offload/clean-up", reset))
+            wait_for_file(reset)
+            if counts == "0":
+                connection.half_close()
+            connection.reset()
+            wait_until(lambda: not reset.exists())
+
+
 @pytest.mark.sample(2)
 def test_browsers_that_stay_do_not_seem_gone(server: Server, way: tuple[Kind, str], tmp_path: Path) -> None:
     kind, view = way

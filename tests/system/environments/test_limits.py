@@ -42,15 +42,16 @@ def test_a_read_only_runtime_directory_is_an_error_that_says_so(script: str, why
         path = parent if "{path}" in script else os.path.join(parent, "new")
         inside = mounted(script.format(parent=parent, path=path))
         found = run("calls", "shm", inside=inside, MOLT_RUNTIME_DIR=path)
-    assert found["error"] == "MoltWorkerUnavailable"
+        assert run("calls", "auto", inside=inside, MOLT_RUNTIME_DIR=path)["transport"] == "stdio"
+    assert found["error"] == "NoSharedMemory"
     assert why in found["detail"]
-    assert "Read-only file system" in found["detail"]
+    assert "Read-only file system; set MOLT_RUNTIME_DIR" in found["detail"]
 
 
 def test_a_runtime_directory_with_too_long_a_path_is_an_error_that_says_so(tmp_path: Path) -> None:
     path = tmp_path / ("long" * 30)
     found = run("calls", "shm", MOLT_RUNTIME_DIR=str(path))
-    assert found["error"] == "MoltWorkerUnavailable"
+    assert found["error"] == "NoSharedMemory"
     assert "the socket's path is too long" in found["detail"]
     assert "set MOLT_RUNTIME_DIR" in found["detail"]
 

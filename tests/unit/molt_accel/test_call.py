@@ -20,6 +20,7 @@ from molt_accel.errors import (
     MoltBusy,
     MoltCancelled,
     MoltClientClosed,
+    MoltEntryError,
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
@@ -131,9 +132,13 @@ def test_a_payload_that_cannot_be_encoded_is_invalid_input_and_is_not_sent(run: 
     assert transport.submitted == []
 
 
-@pytest.mark.parametrize("fault", [Fault.TOO_LARGE, Fault.ENTRY])
-def test_a_frame_refused_for_what_the_caller_gave_is_invalid_input(run: Run, fault: Fault) -> None:
-    error = raised(MoltInvalidInput, run, call(ScriptedTransport(refuse(FrameError(fault, "why")))))
+@pytest.mark.parametrize(
+    ("fault", "kind"), [(Fault.TOO_LARGE, MoltInvalidInput), (Fault.ENTRY, MoltEntryError)]
+)
+def test_a_frame_refused_for_what_the_caller_gave_says_whose_fault_it_is(
+    run: Run, fault: Fault, kind: type[MoltError]
+) -> None:
+    error = raised(kind, run, call(ScriptedTransport(refuse(FrameError(fault, "why")))))
     assert error.detail == f"{fault.value}: why"
 
 
@@ -188,7 +193,8 @@ def test_a_result_may_stay_undecoded(run: Run) -> None:
 
 
 FAILURES = [
-    MoltInvalidInput("unknown entry 'echo'"),
+    MoltInvalidInput("the payload is not valid"),
+    MoltEntryError("unknown entry 'echo'"),
     MoltBusy("the queue is full", facts={"retry_after_s": 3}),
     MoltTimeout("late", facts={"phase": "queue"}),
     MoltCancelled("asked to"),

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +42,7 @@ SETTINGS: dict[str, tuple[str, object, str, object]] = {
     "log": ("MOLT_WORKER_LOG", "", "stderr", "stderr"),
     "log_json": ("MOLT_LOG_JSON", False, "yes", True),
     "log_level": ("MOLT_LOG_LEVEL", "info", "error", "error"),
+    "cancel_on_half_close": ("MOLT_CANCEL_ON_HALF_CLOSE", True, "0", False),
     "busy_http_status": ("MOLT_BUSY_HTTP_STATUS", 429, "503", 503),
 }
 
@@ -90,6 +92,7 @@ def test_a_field_has_a_help_text(name: str) -> None:
 
 
 _WHOLE = "it must be a whole number from {} to {}"
+_MS = "it must be a whole number of ms from {} to {}, or a datetime.timedelta"
 _TRANSPORT = "it must be one of auto, shm, stdio, inline"
 _FLAG = "it must be one of 1, true, yes, on, 0, false, no, off"
 _NAME = "it must be 1 to 64 of letters, digits, '.', '_' and '-', not beginning with '.' or '-'"
@@ -103,19 +106,19 @@ _REFUSED = {
     ("worker_name", "it must be a text"): (3,),
     ("worker_name", _NAME): (".hidden", "-x", "../pool", "a pool", "pool\n", "é", "x" * 65),
     ("autostart", _FLAG): ("maybe",),
-    ("linger_ms", _WHOLE.format(0, 86_400_000)): (86_400_001,),
+    ("linger_ms", _MS.format(0, 86_400_000)): (86_400_001,),
     ("runtime_dir", "it must be a text"): ("a\0b",),
     ("arena_mb", _WHOLE.format(1, 65536)): (0, 65537),
     ("exports", "it must be a text"): ("a\0b", b"app"),
     ("executors", _WHOLE.format(0, 512)): (-1, 513, True, 2.0, "two", "", "9" * 5000),
     ("max_queue", _WHOLE.format(0, 65536)): (65537,),
-    ("max_wait_ms", _WHOLE.format(0, 600_000)): (600_001,),
-    ("grace_ms", _WHOLE.format(0, 600_000)): (-1,),
+    ("max_wait_ms", _MS.format(0, 600_000)): (600_001,),
+    ("grace_ms", _MS.format(0, 600_000)): (-1, timedelta(days=1), 0.5, "soon"),
     ("max_requests", _WHOLE.format(0, 2**31 - 1)): (2**31,),
     ("max_rss_mb", _WHOLE.format(0, 2**31 - 1)): (2**31,),
     ("spin_us", _WHOLE.format(0, 1_000_000)): (1_000_001,),
     ("max_frame_bytes", _WHOLE.format(4176, 2**31 - 1)): (4175,),
-    ("start_timeout_ms", _WHOLE.format(1, 600_000)): (0,),
+    ("start_timeout_ms", _MS.format(1, 600_000)): (0,),
     ("log_json", _FLAG): ("maybe", 2),
     ("log_level", "it must be one of debug, info, warning, error"): ("trace",),
     ("busy_http_status", "it must be one of 429, 503"): (500,),
@@ -150,6 +153,8 @@ def test_an_override_that_is_no_field_is_refused_with_the_list_of_fields() -> No
         ("transport", " STDIO ", "stdio"),
         ("log_level", "Warning", "warning"),
         ("executors", " 2 ", 2),
+        ("grace_ms", timedelta(seconds=1.5), 1500),
+        ("grace_ms", 20.0, 20),
         ("log_json", "ON", True),
         ("log_json", "", False),
         ("log_json", "0", False),
@@ -203,7 +208,7 @@ def test_a_named_pool_has_that_name_whatever_else_is_configured() -> None:
 
 
 #: Settings that make no difference to a worker: clients that differ in them share one.
-CLIENTS_ONLY = {"transport", "autostart", "busy_http_status", "ignored_env"}
+CLIENTS_ONLY = {"transport", "autostart", "cancel_on_half_close", "busy_http_status", "ignored_env"}
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "worker_name"])

@@ -15,6 +15,7 @@ from molt_accel.errors import (
     MoltBusy,
     MoltCancelled,
     MoltClientClosed,
+    MoltEntryError,
     MoltError,
     MoltIncompatible,
     MoltInternalError,
@@ -49,6 +50,7 @@ CONTRACT: dict[type[MoltError], tuple[Status, int, str]] = {
     MoltStartFailed: (Status.INTERNAL_ERROR, 503, "StartFailed"),
     MoltIncompatible: (Status.INTERNAL_ERROR, 503, "Incompatible"),
     MoltClientClosed: (Status.INTERNAL_ERROR, 503, "ClientClosed"),
+    MoltEntryError: (Status.INTERNAL_ERROR, 500, "EntryError"),
     MoltWorkerCrashed: (Status.INTERNAL_ERROR, 500, "WorkerCrashed"),
     MoltProtocolError: (Status.INTERNAL_ERROR, 502, "ProtocolError"),
 }
@@ -210,6 +212,7 @@ def test_a_detail_that_does_not_travel_is_made_to(detail: str, sent: str) -> Non
 #: What an HTTP client is told instead of texts that are for operators.
 HIDDEN = {
     MoltInternalError: "the request failed",
+    MoltEntryError: "the request failed",
     MoltWorkerCrashed: "the request failed",
     MoltWorkerUnavailable: "the service is not available",
     MoltStartFailed: "the service is not available",

@@ -136,12 +136,25 @@ def test_one_thread_watches_for_all() -> None:
         assert len(watchers) == 1
 
 
+def test_a_watch_for_no_events_waits_past_the_half_close_for_the_reset(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, peer = pair
+    half, gone = threading.Event(), threading.Event()
+    with hangups.watching(ours.fileno(), half.set), hangups.watching(ours.fileno(), gone.set, 0):
+        peer.shutdown(socket.SHUT_WR)
+        assert half.wait(60)
+        assert not gone.is_set()
+        peer.close()
+        assert gone.wait(60)
+
+
 def test_an_event_of_a_descriptor_whose_number_was_reused_is_not_taken_for_the_new_one() -> None:
     """The poll says that number n hung up; by then n is closed, and another watch has the number n."""
     watcher = HangupWatcher()
     called: list[str] = []
     old, new = (lambda: called.append("old")), (lambda: called.append("new"))
-    watcher._watched[1000] = new
+    watcher._watched[1000] = new, 0
     watcher._hung_up(1000, old)
     assert called == []
     watcher._hung_up(1000, new)

@@ -3,11 +3,13 @@
 import dataclasses
 import pickle
 import time
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
+from molt_accel import Client, molt_offload
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.options import HOOKS, CallInfo, CallMetrics, CallOptions, CallPlan
@@ -55,7 +57,8 @@ def test_the_hooks_are_the_options_that_are_functions() -> None:
     assert all(getattr(CallOptions(), name) is None for name in HOOKS)
 
 
-_RANGE = " is not allowed; it must be 0 or more milliseconds"
+_RANGE = " is not allowed; it must be 0 or more milliseconds, 10^12 at most"
+_KINDS = " is not allowed; it must be milliseconds (an int or a float) or a datetime.timedelta"
 
 
 @pytest.mark.parametrize(
@@ -68,15 +71,50 @@ _RANGE = " is not allowed; it must be 0 or more milliseconds"
         ({"timeout_ms": float("nan")}, f"timeout_ms: nan{_RANGE}"),
         (
             {"queue_timeout_ms": -0.5},
-            "queue_timeout_ms: -0.5 is not allowed; it must be 0 or more milliseconds",
+            f"queue_timeout_ms: -0.5{_RANGE}",
         ),
         ({"retry_backoff_ms": -2}, f"retry_backoff_ms: -2{_RANGE}"),
-        ({"retries": -1}, "retries: -1 is not allowed; it must be 0 or more"),
+        ({"retries": -1}, "retries: -1 is not allowed; it must be a whole number, 0 or more"),
     ],
 )
 def test_a_bad_option_is_refused_by_name_whether_given_or_changed(changes: dict[str, Any], text: str) -> None:
     for make in (lambda: CallOptions(**changes), lambda: CallOptions().replace(changes)):
         assert str(raised(ValueError, make)) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"timeout_ms": "5"}, f"timeout_ms: '5'{_KINDS}"),
+        ({"timeout_ms": True}, f"timeout_ms: True{_KINDS}"),
+        ({"timeout_ms": [5]}, f"timeout_ms: [5]{_KINDS}"),
+        ({"queue_timeout_ms": b"5"}, f"queue_timeout_ms: b'5'{_KINDS}"),
+        ({"retry_backoff_ms": None}, f"retry_backoff_ms: None{_KINDS}"),
+        ({"retries": "2"}, "retries: '2' is not allowed; it must be a whole number, 0 or more"),
+    ],
+)
+def test_an_option_of_the_wrong_type_is_refused_by_name_whoever_is_given_it(
+    changes: dict[str, Any], text: str
+) -> None:
+    with Client(transport="inline") as client:
+        for give in (
+            lambda: CallOptions(**changes),
+            lambda: CallOptions().replace(changes),
+            lambda: molt_offload(entry="e", **changes),
+            lambda: client.call("echo", 1, **changes),
+        ):
+            assert str(raised(TypeError, give)) == text
+
+
+def test_a_time_may_be_a_timedelta_in_every_option() -> None:
+    wait = timedelta(milliseconds=2.5)
+    plan = CallOptions(timeout_ms=wait, queue_timeout_ms=timedelta(seconds=2), retry_backoff_ms=wait).plan
+    assert (plan.timeout_ns, plan.max_wait_ms, plan.pause_s) == (2_500_000, 2000, 0.0025)
+    assert str(raised(ValueError, lambda: CallOptions(timeout_ms=-wait))).endswith(_RANGE)
+    with Client(transport="inline") as client:
+        client.start(timedelta(minutes=1))
+        assert client.ping(timedelta(seconds=60))["ready"] is True
+        assert client.call("echo", 1, timeout_ms=timedelta(minutes=1)) == 1
 
 
 @pytest.mark.parametrize(

@@ -185,11 +185,8 @@ def test_a_view_that_is_only_marked_as_async_is_async(inline_client: Client, get
 @pytest.mark.parametrize(
     ("entry", "codec", "payload", "detail"),
     [
-        ("nothing", "msgpack", 1, "unknown entry 'nothing'"),
-        ("echo", "json", b"1", "entry 'echo' takes msgpack payloads, not json"),
         ("echo_json", "json", b"[1,", "the payload is not valid json: Input data was truncated"),
         ("fail", "msgpack", "invalid", "name: 'x' is not allowed"),
-        ("e" * 256, "msgpack", 1, "bad entry name: 256 bytes, 255 at most"),
     ],
 )
 def test_invalid_input_is_400_and_says_what_is_wrong(
@@ -198,6 +195,31 @@ def test_invalid_input_is_400_and_says_what_is_wrong(
     response = viewed(entry, payload, codec=codec)(get)
     assert response.status_code == 400
     assert body_of(response) == {"error": "MoltInvalidInput", "detail": detail}
+
+
+@pytest.mark.parametrize(
+    ("entry", "codec", "payload", "logged"),
+    [
+        ("ech", "msgpack", 1, "unknown entry 'ech'; the pool offers 'echo', "),
+        ("echo", "json", b"1", "entry 'echo' takes msgpack payloads, not json"),
+        ("e" * 256, "msgpack", 1, "bad entry name: 256 bytes, 255 at most"),
+    ],
+)
+def test_a_view_that_does_not_fit_the_pool_is_500_and_an_error_in_the_log(
+    viewed: MakeView,
+    get: HttpRequest,
+    caplog: pytest.LogCaptureFixture,
+    entry: str,
+    codec: str,
+    payload: Any,
+    logged: str,
+) -> None:
+    response = viewed(entry, payload, codec=codec)(get)
+    assert response.status_code == 500
+    assert body_of(response) == {"error": "MoltEntryError", "detail": "the request failed"}
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert f"(MoltEntryError): {logged}" in record.getMessage()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -42,6 +43,27 @@ def test_the_check_takes_a_closed_connection_for_a_hang_up(pair: Pair) -> None:
     check = SocketHangup(served)
     served.close()
     assert check()
+
+
+def test_a_half_close_over_tcp_counts_unless_it_is_not_to(pair: Pair) -> None:
+    served, browser = pair
+    counts, does_not = SocketHangup(served), SocketHangup(served, at_half_close=False)
+    browser.shutdown(socket.SHUT_WR)
+    wait_until(counts)
+    assert not does_not()
+    browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    browser.close()
+    wait_until(does_not)
+
+
+def test_a_unix_socket_tells_a_half_close_from_an_end() -> None:
+    served, proxy = socket.socketpair()
+    with served, proxy:
+        check = SocketHangup(served)
+        proxy.shutdown(socket.SHUT_WR)
+        assert not check()
+        proxy.close()
+        assert check()
 
 
 def test_a_request_that_a_framework_has_wrapped_is_watched_too(get: HttpRequest, pair: Pair) -> None:

@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import msgpack
 import msgspec
@@ -114,8 +114,20 @@ def test_the_result_is_encoded_as_the_export_says() -> None:
         (raising(MemoryError()), FAILED, "'f' raised MemoryError", "MemoryError"),
         (raising(_Unprintable()), FAILED, "'f' raised _Unprintable", "_Unprintable"),
         (raising(GeneratorExit()), FAILED, "'f' raised GeneratorExit", "GeneratorExit"),
-        (lambda payload: object(), FAILED, "the result of 'f' can't be encoded as msgpack", "EncodeError"),
-        (lambda payload: "\ud800", FAILED, "the result of 'f' can't be encoded as msgpack", "f"),
+        (
+            lambda payload: {"rows": [1, {"at": object()}]},
+            FAILED,
+            "the result of 'f' can't be encoded as msgpack at ['rows'][1]['at'], of type object: "
+            "can not serialize 'object' object",
+            "EncodeError",
+        ),
+        (
+            lambda payload: "\ud800",
+            FAILED,
+            "the result of 'f' can't be encoded as msgpack: 'utf-8' codec can't encode character '\\ud800' "
+            "in position 0: surrogates not allowed",
+            "f",
+        ),
     ],
     ids=lambda value: None if callable(value) else str(value)[:30].encode("ascii", "replace").decode(),
 )
@@ -135,8 +147,16 @@ def test_all_it_does_becomes_one_answer(function: Function, status: Status, deta
 @pytest.mark.parametrize(
     ("fields", "status", "expected"),
     [
-        ({"entry": "g"}, REFUSED, REFUSAL | {"detail": "unknown entry 'g'"}),
-        ({"codec": Codec.JSON}, REFUSED, REFUSAL | {"detail": "entry 'f' takes msgpack payloads, not json"}),
+        (
+            {"entry": "g"},
+            Status.INTERNAL_ERROR,
+            {"error": "MoltEntryError", "detail": "unknown entry 'g'; the pool offers 'f'"},
+        ),
+        (
+            {"codec": Codec.JSON},
+            Status.INTERNAL_ERROR,
+            {"error": "MoltEntryError", "detail": "entry 'f' takes msgpack payloads, not json"},
+        ),
         (
             {"data": b"\xc1"},
             REFUSED,
@@ -423,12 +443,22 @@ def test_a_stop_while_an_object_is_made_ends_the_request(
     assert (called, bench.tracebacks) == ([], [])
 
 
-@pytest.mark.parametrize("result", [object(), {"a": object()}, 2**64, "\ud800", Order])
-def test_a_typed_result_that_has_no_form_is_the_entrypoint_s_failure(result: object) -> None:
+@pytest.mark.parametrize(
+    ("result", "where"),
+    [
+        (object(), ": "),
+        ({"a": object()}, " at ['a'], of type object: "),
+        ([Order(cast("int", object()))], " at [0].count, of type object: "),
+        (2**64, ": "),
+        ("\ud800", ": "),
+        (Order, ": "),
+    ],
+)
+def test_a_typed_result_that_has_no_form_is_the_entrypoint_s_failure(result: object, where: str) -> None:
     bench = Bench(lambda payload: result, gives=Order)
     response = bench.run()
     assert response.status is FAILED
-    assert body(response)["detail"] == "the result of 'f' can't be encoded as msgpack"
+    assert body(response)["detail"].startswith(f"the result of 'f' can't be encoded as msgpack{where}")
     assert len(bench.tracebacks) == 1
 
 

@@ -185,9 +185,9 @@ def test_unknown_entries_are_refused_also_if_they_came_before_the_exports(make_s
     scene.forkserver = scene.stage.start()
     assert scene.given(2) == [(2, 1, 0, 1)]
     first, greeting = scene.heard()
-    assert (first.request_id, first.status, greeting) == (1, Status.INVALID_INPUT, Hello())
+    assert (first.request_id, first.status, greeting) == (1, Status.INTERNAL_ERROR, Hello())
     scene.ask(3, "nothing")
-    assert scene.outcomes() == [(3, "MoltInvalidInput", "unknown entry 'nothing'")]
+    assert scene.outcomes() == [(3, "MoltEntryError", "unknown entry 'nothing'; the pool offers 'echo'")]
 
 
 def test_a_ping_says_what_the_worker_does(make_scene: MakeScene) -> None:
