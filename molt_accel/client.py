@@ -83,9 +83,8 @@ class Client:
         else:
             try:
                 merged = self._options_of(entry, *options.items())
-            except (
-                TypeError
-            ):  # perhaps only because a value has no hash; the options themselves say what is wrong
+            # Perhaps only because a value has no hash; the options themselves say what is wrong.
+            except TypeError:
                 merged = _merge(self.options, entry, *options.items())
         return make_call(self._transport, merged, payload)
 

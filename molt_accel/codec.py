@@ -120,9 +120,8 @@ def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:
     try:
         return _DECODERS[codec](data if type(data) is bytes else bytes(data))
     except _UNDECODABLE as exc:
-        if codec is Codec.MSGPACK and isinstance(
-            exc, TypeError
-        ):  # a key is an array, which can't be one of a dict
+        # A key is an array, which can't be one of a dict.
+        if codec is Codec.MSGPACK and isinstance(exc, TypeError):
             with contextlib.suppress(*_UNDECODABLE):
                 return msgpack.unpackb(data, strict_map_key=False, object_pairs_hook=lenient.with_tuple_keys)
         raise DecodeError(f"not valid {codec.label}: {str(exc) or type(exc).__name__}") from exc

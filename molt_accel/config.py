@@ -231,9 +231,8 @@ class Config:
             except ValueError as exc:
                 raise ConfigError(f"{source}: {value!r} is not allowed; it must be {exc}") from exc
         if testdb.active() and "transport" not in overrides and not _overridden(settings, "MOLT_TRANSPORT"):
-            values["transport"] = (
-                "inline"  # whatever the project has set: its tests must not run in its worker
-            )
+            # Whatever the project has set: its tests must not run in its worker.
+            values["transport"] = "inline"
         return cls(**values)
 
     def environ(self) -> dict[str, str]:

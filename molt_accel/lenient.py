@@ -25,9 +25,8 @@ def plain(value: object) -> object:
     """
     for base in _BASES:
         if isinstance(value, base) and type(value) not in (base, bool):
-            return (
-                str.__str__(value) if base is str else base(value)
-            )  # str() of a subclass may return it unchanged
+            # `str()` of a subclass may return it unchanged.
+            return str.__str__(value) if base is str else base(value)
     functional = sys.modules.get("django.utils.functional")
     if functional is not None and isinstance(value, functional.Promise):
         return str.__str__(str(value))

@@ -56,9 +56,8 @@ class Response(msgspec.Struct, gc=False):
 
     request_id: int  #: as in the request; so are `generation`, `queue_depth` and `in_flight`
     status: Status = Status.OK
-    payload: bytes | memoryview = (
-        b""  #: the result in `codec`; with any status but OK `errors.to_wire` as msgpack
-    )
+    #: The result in `codec`; with any status but OK `errors.to_wire` as msgpack.
+    payload: bytes | memoryview = b""
     codec: Codec = Codec.MSGPACK
     flags: int = 0  #: FLAG_COMPILED: the entrypoint ran as compiled code
     generation: int = 0

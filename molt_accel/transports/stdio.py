@@ -132,9 +132,8 @@ class _Connection(BaseConnection):
     def _pump(self) -> MoltError:
         stream = self._stream
         writing = False
-        poll = (
-            select.poll()
-        )  # unlike epoll, it has no descriptor of its own, which forked children would inherit
+        # Unlike epoll, it has no descriptor of its own, which forked children would inherit.
+        poll = select.poll()
         poll.register(stream.read_fd, select.POLLIN)
         poll.register(self._wake_r, select.POLLIN)
         while True:
@@ -277,8 +276,7 @@ class StdioTransport(ConnectedTransport[_Connection]):
         return connection is not None and connection.abandon(pending, error)
 
     def close(self) -> None:
-        with (
-            forks.start_lock()
-        ):  # wait for a start, which is short: its worker must be gone when this returns
+        # Wait for a start, which is short: its worker must be gone when this returns.
+        with forks.start_lock():
             self._closed = True
         super().close()

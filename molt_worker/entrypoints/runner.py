@@ -98,9 +98,8 @@ class Runner:
 
     exports: ExportTable
     word: StopWord  #: the supervisor writes it
-    log_traceback: (
-        LogTraceback  #: called with request id, entry and traceback text when an entrypoint has raised
-    )
+    #: Called with request id, entry and traceback text when an entrypoint has raised.
+    log_traceback: LogTraceback
     number: int = 0  #: this executor's, for the metrics
     own_clock: bool = False  #: no supervisor watches deadlines: `current_request().check()` reads the clock
     #: A stop has interrupted something that can't be done again, so no other request may run in this process.

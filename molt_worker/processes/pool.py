@@ -351,9 +351,8 @@ class Pool:
     def _tell(self, executor: ExecutorHandle, command: Command) -> None:
         """Send a command for an executor to its fork server."""
         forkserver = executor.forkserver
-        if (
-            forkserver.control.fileno() >= 0
-        ):  # else the fork server was stopped, and its executors die with it
+        # A fork server that was stopped has no socket any more, and its executors die with it.
+        if forkserver.control.fileno() >= 0:
             forkserver.tell(command)
             self._watch_forkserver(forkserver)
 

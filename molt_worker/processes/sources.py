@@ -14,9 +14,8 @@ from molt_worker.entrypoints.exports import manifest_of
 
 #: A file and its stamp.
 Source = tuple[str, int]
-_UNCERTAIN: Final = (
-    0  #: the stamp of a file that changed during the import: nobody knows which of the two was read
-)
+#: The stamp of a file that changed during the import: nobody knows which of the two was read.
+_UNCERTAIN: Final = 0
 _CLOCK_TICK_NS: Final = 10_000_000  #: a file's times are this much coarser than the clock
 
 

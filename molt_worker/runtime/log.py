@@ -73,9 +73,8 @@ class LossyFile(io.FileIO):
     def write(self, data: Buffer) -> int:
         with contextlib.suppress(OSError):
             written = super().write(data)
-            if (
-                written is not None
-            ):  # else it would have to wait: somebody has made the descriptor non-blocking
+            # None: it would have to wait, because somebody has made the descriptor non-blocking.
+            if written is not None:
                 return written
         return memoryview(data).nbytes
 

@@ -96,9 +96,8 @@ class Transfer:
         if self._way == "payload":
             gate = Gate(self._client, self._folder, executors=2)
             self.call = self._peer.start("echo_bytes", size=LARGE, options={"timeout_ms": 120_000})
-            self._view.wait(
-                ChannelState.CLAIMED, ChannelState.CLAIMED, ChannelState.READY
-            )  # its ring is full
+            # Its ring is full.
+            self._view.wait(ChannelState.CLAIMED, ChannelState.CLAIMED, ChannelState.READY)
             self._peer.stop()
             gate.open()
         else:

@@ -174,9 +174,8 @@ class ShmCall:
 
     def _given_up(self) -> None:
         """There is no outcome in the channel: another thread gave up, or the worker takes this client for gone."""
-        with (
-            self._connection.lock
-        ):  # another thread that gave up sets the outcome before it lets go of the lock
+        # Another thread that gave up sets the outcome before it lets go of the lock.
+        with self._connection.lock:
             if self.done:
                 return
             if self._connection.closing:
@@ -335,9 +334,8 @@ class ShmTransport(ConnectedTransport[Connection]):
             raise outcomes.queue_full()
         if verdict == BAD_FRAME:
             encode_head(request, connection.max_frame_bytes)  # raises, and says what is wrong
-        if (
-            tries
-        ):  # a process has scribbled over the state word; `give_back` keeps the channel until it is IDLE
+        # A process has scribbled over the state word; `give_back` keeps the channel until it is IDLE.
+        if tries:
             return self.submit(request, tries - 1)
         error = MoltProtocolError("a channel is in use that should be free")
         connection.fail(error)

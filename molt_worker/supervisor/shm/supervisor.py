@@ -46,9 +46,8 @@ _RECALL_NS: Final = _S
 _CLIENTS_LEAVE_NS: Final = 2 * _S
 _FIRST_CLIENT_NS: Final = 30 * _S  #: how long a pool that a client started waits for its first client
 _TELL_NS: Final = 2 * _S  #: how long a pool that can't start stays to say so
-_RELOAD_SLACK_MS: Final = (
-    1000  #: how much longer than an import may take clients wait for executors with newer code
-)
+#: How much longer than an import may take clients wait for executors with newer code.
+_RELOAD_SLACK_MS: Final = 1000
 _SHARE: Final = 3 / 4  #: the share of the queue that one client of several may have, so that others find room
 _NAMED: Final = 5  #: how many of the things in which a client differs are named
 

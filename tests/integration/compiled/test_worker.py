@@ -147,9 +147,8 @@ def test_a_reload_takes_the_new_build(connect: Connect, built: Built) -> None:
     source.write_text(source.read_text().replace("= 2", "= 5"))
     for module, name in (("broken", ""), ("late", ""), ("grown", "added"), ("price", "euros")):
         text = f"def {name}(payload: object) -> int:\n    return 0\n" if name else ""
-        (built.folder / "shop" / f"{module}.py").write_text(
-            text
-        )  # so that one round of the compilers is enough
+        # So that one round of the compilers is enough.
+        (built.folder / "shop" / f"{module}.py").write_text(text)
     done = run_build(str(built.manifest), cwd=built.folder)
     assert done.returncode == 0, done.stderr
     assert client.call("total", [1], timeout_ms=PATIENCE_MS) == 2  # of what it has loaded

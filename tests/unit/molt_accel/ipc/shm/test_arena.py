@@ -60,9 +60,8 @@ def test_whatever_is_asked_for_the_limit_holds(executors: int, capacity: int, me
     assert size_of(geometry) <= limit
     assert geometry.channels >= executors + 2
     assert geometry.slots >= 2 * executors  # a pool, and one that replaces it
-    if geometry.channels < min(
-        executors + capacity, 4096
-    ):  # rings shrink first; only then are there fewer channels
+    # Rings shrink first; only then are there fewer channels.
+    if geometry.channels < min(executors + capacity, 4096):
         one_more = Geometry(geometry.channels + 1, geometry.slots, 4096)
         assert (geometry.ring_bytes, size_of(one_more) > limit) == (4096, True)
 
