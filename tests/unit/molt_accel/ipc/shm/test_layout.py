@@ -51,8 +51,9 @@ def test_a_step_changes_the_state_and_nothing_else(word: int, state: ChannelStat
 )
 def test_a_word_has_all_four_parts(state: ChannelState, slot: int, epoch: int, generation: int) -> None:
     word = state | slot << 8 | epoch << 24 | generation << 32
-    # Fmt: skip.
-    assert (state_of(word), slot_of(word), epoch_of(word), generation_of(word)) == state, slot, epoch, generation,
+    assert (state_of(word), slot_of(word), epoch_of(word), generation_of(word)) == (
+        state, slot, epoch, generation,
+    )  # fmt: skip
     assert idle_word(word) == generation << 32
     assert state_of(idle_word(word)) is ChannelState.IDLE
 
@@ -117,8 +118,9 @@ def test_facts_have_words_of_their_own() -> None:
     assert Gauge.OUTCOMES + max(Outcome) < 48
     assert max(SlotGauge) == SlotGauge.OUTCOMES
     assert SlotGauge.OUTCOMES + max(Outcome) < 32
-    # `Slot.begin` writes all three.
-    assert SlotGauge.BEGAN_NS == SlotGauge.DEADLINE_NS + 1 == SlotGauge.SERIAL + 2
+    assert (
+        SlotGauge.BEGAN_NS == SlotGauge.DEADLINE_NS + 1 == SlotGauge.SERIAL + 2
+    )  # `Slot.begin` writes all three
 
 
 def test_each_status_is_an_outcome() -> None:
