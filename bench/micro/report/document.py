@@ -17,18 +17,9 @@ from bench.micro.report.criteria import criteria
 from bench.micro.report.figures import CURVE, Batch, Measured, curve
 
 KIND = Kind("molt-accel micro benchmark", "micro", 2)
-# Fmt: skip.
 PACKAGES = (
-    "molt-accel",
-    "msgpack",
-    "msgspec",
-    "posix-ipc",
-    "psutil",
-    "pyzmq",
-    "Pebble",
-    "iceoryx2",
-    "gunicorn",
-)
+    "molt-accel", "msgpack", "msgspec", "posix-ipc", "psutil", "pyzmq", "Pebble", "iceoryx2", "gunicorn"
+)  # fmt: skip
 P99_CALLS = 300
 """Of fewer calls in a batch, fewer than three make its p99."""
 DISTURBED_PERCENT = 5.0
