@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-from collections.abc import Callable
-from typing import Any
 
 import psutil
 import pytest
@@ -15,72 +12,10 @@ from molt_accel.errors import Status
 from molt_accel.ipc.frame import FrameError, Item, encode
 from molt_accel.ipc.messages import Hello, Request, Response
 from molt_accel.ipc.shm.layout import serial_of
-from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes.commands import Interrupt, Kill, Spawn, Wake
-from molt_worker.processes.endpoint import Endpoint
-from molt_worker.processes.handles import ExecutorHandle, ExecutorState, StopWords
-from molt_worker.processes.pool import Pool
-from tests.support.scripted_forkserver import Stage
-
-
-class Recorder:
-    """The pool's owner and delivery: writes down what it is told; executors served as many as `counts` says."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.told: list[tuple[Any, ...]] = []
-        self.counts: dict[int, int] = {}
-        self.accepts = True
-        self.is_idle = False
-
-    def seen(self) -> list[tuple[Any, ...]]:
-        told, self.told = self.told, []
-        return told
-
-    def make_endpoint(self, sock: socket.socket, number: int, slot: int) -> Endpoint:
-        pytest.fail("forked")
-
-    def withdraw(self, executor: ExecutorHandle) -> bool:
-        self.told.append(("withdrawn", executor.number))
-        return self.is_idle
-
-    def served(self, executor: ExecutorHandle) -> int:
-        return self.counts.get(executor.number, 0)
-
-    def on_executor_ready(self, executor: ExecutorHandle) -> None:
-        assert executor.state is ExecutorState.READY
-        self.told.append(("ready", executor.number))
-
-    def on_message(self, executor: ExecutorHandle, message: Item) -> bool:
-        self.told.append(("message", executor.number, message))
-        return self.accepts
-
-    def on_closed(self, executor: ExecutorHandle) -> None:
-        self.stage.forkservers[-1].obey()
-        killed = any(Kill(executor.number) in forkserver.told for forkserver in self.stage.forkservers)
-        self.told.append(("closed", executor.number, executor.state, killed))
-
-    def on_reaped(self, executor: ExecutorHandle, exit_code: int | None) -> None:
-        assert executor.slot in self.stage.pool.words._lent  # nobody else is in it yet
-        self.told.append(("reaped", executor.number, exit_code))
-
-    def on_exports(self, exports: ExportTable) -> None:
-        assert self.stage.pool.exports is exports
-        self.told.append(("exports", len(exports), self.stage.counters.reloads))
-
-    def on_start_failed(self, why: str) -> None:
-        self.told.append(("start failed", why))
-
-
-def record(stage: Stage, slots: int = 16) -> Pool:
-    stage.owner = Recorder(stage)
-    return Pool(
-        *(stage.config, stage.loop, stage.sink, stage.counters, StopWords(slots), stage.owner, stage.owner)
-    )
-
-
-MakeStage = Callable[..., Stage]
+from molt_worker.processes.handles import ExecutorState
+from tests.support.scripted_forkserver import MakeStage, Stage, record
 
 
 def started(stage: Stage) -> Stage:
