@@ -291,6 +291,16 @@ def test_a_worker_that_goes_away_is_unavailable_and_says_why(make: Make, how: st
     assert re.fullmatch(r"(the worker is started again in 0\.\d s: )?" + re.escape(text), error.detail)
 
 
+@pytest.mark.parametrize(("code", "may_have_run"), [(0, False), (1, True)])
+def test_what_a_worker_left_when_it_had_drained_has_not_run(
+    make: Make, code: int, may_have_run: bool
+) -> None:
+    """Only an exit code of 0 says that it has answered all that it read."""
+    client = make(worker(f"next(requests()); sys.exit({code})"))
+    client.start()
+    assert failure_of(client).may_have_run is may_have_run
+
+
 def test_every_call_in_flight_ends_with_an_error_of_its_own(make: Make) -> None:
     client = make(worker("for n, request in enumerate(requests(), 1):\n if n == 10: os._exit(5)"))
     errors = in_threads(10, lambda _: client.call("echo", timeout_ms=FAR_MS))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -155,6 +157,45 @@ def test_an_executor_s_end_is_reported_with_its_exit_code(
     assert not psutil.pid_exists(pid)
     loaded.tell(Kill(7))  # nobody any more
     spawn(8)
+
+
+def test_a_fork_that_fails_is_reported_and_costs_no_other_executor(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, fork, attempts = os.getpid(), os.fork, count(1)
+
+    def full() -> int:
+        if os.getpid() != here and next(attempts) <= 6:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", full)
+    forkserver = start()
+    hear(forkserver.stream, Sources)
+    hear(forkserver.stream, Ready)
+    for number in range(1, 8):  # more than there are slots
+        executor = forkserver.spawn(number)
+        assert executor is not None
+        if number < 7:
+            assert hear(forkserver.stream, Exited) == Exited(number, 1)
+            assert executor.stream.wait_readable(PATIENCE_S)
+            assert executor.stream.fill() is None  # the fork server has closed its end
+            forkserver.words.give_back(executor.slot)
+        else:
+            assert hear(forkserver.stream, Spawned).executor == number
+            hear(executor.stream, Hello)
+        executor.sock.close()
+
+
+def test_a_request_that_was_stopped_before_it_is_read_never_runs(spawn: Any, tmp_path: Path) -> None:
+    executor, _ = spawn(1)
+    executor.word.stop(9, StopReason.CANCELLED)
+    ask(executor, "append", {"path": str(tmp_path / "log"), "text": "it ran"})
+    assert hear(executor.stream, Response).status is Status.CANCELLED
+    assert not (tmp_path / "log").exists()
+    executor.word.stop(8, StopReason.CANCELLED)  # of another one
+    ask(executor, "append", {"path": str(tmp_path / "log"), "text": "it ran"})
+    assert hear(executor.stream, Response).status is Status.OK
 
 
 def test_the_soft_interrupt_obeys_the_stop_word(loaded: ForkserverHandle, spawn: Any, tmp_path: Path) -> None:
