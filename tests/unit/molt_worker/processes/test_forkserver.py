@@ -221,3 +221,14 @@ def test_its_end_is_that_of_its_executors_too(loaded: ForkserverHandle, spawn: A
     child = psutil.Process(pid)
     assert reap(loaded) == 0
     wait_until(lambda: dead(child))
+
+
+def test_one_that_is_stopped_can_be_killed_and_its_executors_go_with_it(
+    loaded: ForkserverHandle, spawn: Any
+) -> None:
+    _, pid = spawn(1)
+    child = psutil.Process(pid)
+    os.kill(loaded.pid, signal.SIGSTOP)
+    loaded.kill()
+    assert loaded.reap() == -signal.SIGKILL
+    wait_until(lambda: dead(child))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,7 +14,7 @@ from molt_accel.ipc.frame import FrameError, Item, encode
 from molt_accel.ipc.messages import Hello, Request, Response
 from molt_accel.ipc.shm.layout import serial_of
 from molt_worker.entrypoints.request import StopReason
-from molt_worker.processes.commands import Interrupt, Kill, Spawn, Wake
+from molt_worker.processes.commands import Interrupt, Kill, Sources, Spawn, Wake
 from molt_worker.processes.handles import ExecutorState
 from tests.support.scripted_forkserver import MakeStage, Stage, record
 
@@ -87,11 +88,12 @@ def test_who_breaks_the_protocol_or_hangs_up_is_killed_and_replaced(how: str, st
 
 def test_what_it_still_said_is_heard_before_its_death(stage: Stage) -> None:
     stage.loop.watch(stage.executor(1).sock.fileno(), 0)  # the report of its exit is seen first
-    stage.forkserver.children[1].send(Response(5, Status.OK))
+    said = Response(5, Status.OK, b"x" * 100_000)  # more than is read at once
+    stage.forkserver.children[1].send(said)
     stage.forkserver.exited(1, 3)
     stage.turn()
     assert stage.owner.seen() == [
-        ("message", 1, Response(5, Status.OK)),
+        ("message", 1, said),
         ("closed", 1, ExecutorState.GONE, True),
         ("reaped", 1, 3),
     ]
@@ -213,6 +215,23 @@ def test_a_reload_replaces_everyone_and_tells_the_exports_at_the_last(stage: Sta
     assert [row[0] for row in last] == ["ready", "withdrawn", "exports"]
     assert {first[1][1], last[1][1]} == {1, 2}
     assert last[2] == ("exports", 1, 1)
+
+
+def test_code_is_outdated_when_a_file_of_the_newest_import_was_changed_or_is_gone(
+    stage: Stage, tmp_path: Path
+) -> None:
+    assert not stage.pool.is_outdated()
+    source = tmp_path / "app.py"
+    source.touch()
+    stage.forkserver.report(Sources([(str(source), 1)]))
+    stage.turn()
+    assert stage.pool.is_outdated()
+    newer = stage.load()
+    newer.report(Sources([(str(source), source.stat().st_mtime_ns)]))
+    stage.turn()
+    assert not stage.pool.is_outdated()
+    source.unlink()
+    assert stage.pool.is_outdated()
 
 
 def test_one_that_is_idle_when_its_successor_is_ready_is_retired_at_once(stage: Stage) -> None:
