@@ -138,6 +138,7 @@ def test_a_recycled_executor_is_replaced_when_its_successor_is_ready(stage: Stag
     stage.pool.recycle(old, "max_requests")
     stage.pool.recycle(old, "max_requests")
     stage.turn()
+    stage.pass_time(0)  # it has one successor, however often the pool looks
     assert stage.owner.seen() == []
     assert stage.numbers() == [1, 2, 3]
     stage.greet(3)
@@ -151,6 +152,22 @@ def test_a_recycled_executor_is_replaced_when_its_successor_is_ready(stage: Stag
     assert (stage.counters.recycled, stage.counters.executor_deaths) == (1, 0)
     assert "executor_recycled executor=1 why=max_requests served=12" in stage.log()
     assert stage.numbers() == [2, 3]
+    assert [each for each in vars(stage.pool._replacements).values() if each] == []
+    stage.pool.kill(stage.executor(2))
+    stage.pool.recycle(stage.executor(2), "max_requests")
+    assert stage.counters.recycled == 1
+
+
+def test_one_that_is_replaced_may_go_as_it_likes(stage: Stage) -> None:
+    """Its place is taken, so that its death costs the pool nothing."""
+    stage.pool.recycle(stage.executor(1), "max_requests")
+    stage.turn()
+    stage.greet(3)
+    stage.forkserver.children[1].sock.close()
+    stage.turn()
+    assert stage.owner.seen()[-1] == ("closed", 1, ExecutorState.GONE, True)
+    assert stage.numbers() == [2, 3]
+    assert (stage.counters.executor_deaths, stage.counters.executor_starts) == (0, 3)
 
 
 def test_one_that_was_retired_and_stays_is_killed(stage: Stage) -> None:
@@ -178,17 +195,18 @@ def test_without_a_descriptor_an_executor_comes_later(stage: Stage, monkeypatch:
     def none_left() -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    with monkeypatch.context() as patch:
-        patch.setattr("molt_worker.processes.handles.socket.socketpair", none_left)
-        stage.reap(1, 1)
-        for _ in range(3):
-            stage.pass_time(0.2)
-        assert stage.numbers() == [2]
-    assert stage.pool.words.left == 15
-    assert stage.log().count("executor_not_started") == 1
-    assert "Too many open files" in stage.log()
-    stage.pass_time(0.2)
-    assert stage.numbers() == [2, 3]
+    for times in (1, 2):  # each time it is logged once
+        with monkeypatch.context() as patch:
+            patch.setattr("molt_worker.processes.handles.socket.socketpair", none_left)
+            stage.reap(times, 1)
+            for _ in range(3):
+                stage.pass_time(0.2)
+            assert len(stage.numbers()) == 1
+        assert stage.pool.words.left == 15
+        assert stage.log().count("executor_not_started") == times
+        assert "Too many open files" in stage.log()
+        stage.pass_time(0.2)
+        assert len(stage.numbers()) == 2
 
 
 def test_when_the_recycled_one_dies_its_successor_takes_the_place(stage: Stage) -> None:
@@ -215,6 +233,44 @@ def test_a_reload_replaces_everyone_and_tells_the_exports_at_the_last(stage: Sta
     assert [row[0] for row in last] == ["ready", "withdrawn", "exports"]
     assert {first[1][1], last[1][1]} == {1, 2}
     assert last[2] == ("exports", 1, 1)
+
+
+def test_a_fork_server_ends_when_its_last_executor_has_and_its_death_before_restarts_nothing(
+    make_stage: MakeStage,
+) -> None:
+    for dies in (False, True):
+        stage = started(make_stage(record))
+        older, newer = stage.forkserver, stage.load()
+        for child in newer.children.values():
+            child.greet()
+        stage.turn()
+        for number in (1, 2):
+            assert not older.killed
+            stage.pool.retire(stage.executor(number))
+            if number == 1 or not dies:
+                older.exited(number, 0)
+            else:
+                older.kill()
+            stage.turn()
+        assert older.killed
+        assert older not in stage.pool._forkservers
+        assert ("forkserver_died" in stage.log()) == dies
+        stage.pass_time(0)
+        assert stage.forkservers == [older, newer]
+        assert stage.numbers() == [3, 4]
+        newer.exited(99, 0)  # nobody that is known
+        stage.turn()
+
+
+def test_a_reload_that_is_overtaken_changes_nothing(stage: Stage) -> None:
+    stage.pool.start_forkserver()
+    overtaken, newest = stage.forkserver, stage.load()
+    assert stage.numbers() == [1, 2, 3, 4]
+    overtaken.loaded()
+    stage.turn()
+    assert stage.numbers() == [1, 2, 3, 4]
+    assert (overtaken.killed, newest.killed) == (True, False)
+    assert stage.owner.seen() == []
 
 
 def test_code_is_outdated_when_a_file_of_the_newest_import_was_changed_or_is_gone(
@@ -313,10 +369,23 @@ def test_when_the_forkserver_dies_its_executors_do_and_another_is_started(stage:
     assert stage.numbers() == [3, 4]
 
 
+def test_a_forkserver_that_breaks_the_protocol_is_killed_and_replaced(stage: Stage) -> None:
+    stage.forkserver.other_end.sendall(encode(Hello()).replace(b"\x01", b"\x09", 1))
+    stage.turn()
+    assert stage.forkserver.killed
+    assert 'forkserver_died error="the fork server broke the protocol: ' in stage.log()
+    stage.pass_time(0)
+    assert len(stage.forkservers) == 2
+
+
 def test_exports_that_cant_be_imported_are_told_when_there_are_no_others(make_stage: MakeStage) -> None:
     stage = make_stage(record)
-    stage.pool.start_forkserver()
+    for _ in range(2):
+        stage.pool.start_forkserver()
     stage.forkservers[0].kill()
+    stage.turn()
+    assert stage.owner.seen() == []  # the other one may do better
+    stage.forkservers[1].kill()
     stage.turn()
     assert stage.owner.seen() == [("start failed", "the fork server died: signal 9 (SIGKILL)")]
     stage = started(make_stage(record))

@@ -28,6 +28,9 @@ class Clock:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.now_ns = time.monotonic_ns()
+        self._told: set[int] = set()
+        at = stage.loop.at
+        stage.loop.at = lambda when_ns: self._told.add(when_ns) or at(when_ns)  # type: ignore[method-assign]
 
     def monotonic_ns(self) -> int:
         return self.now_ns
@@ -40,6 +43,12 @@ class Clock:
         due_ns = self.stage.loop._timer_ns
         self.stage.turn()
         return max(0, due_ns - self.now_ns) / 1e9 if due_ns else math.inf
+
+    def told_s(self) -> set[float]:
+        """In how many seconds the pool wants to be woken, by all that it has told since this was asked last."""
+        told = {(when_ns - self.now_ns) / 1e9 for when_ns in self._told if when_ns > self.now_ns}
+        self._told.clear()
+        return told
 
     def pass_s(self, seconds: float) -> None:
         self.now_ns += round(seconds * 1e9)
@@ -232,3 +241,22 @@ def test_an_import_that_takes_too_long_is_given_up(clocked: Clocked) -> None:
     assert stage.forkserver.killed
     stage.turn()
     assert stage.owner.seen() == [("start failed", "importing the exports took longer than 10000 ms")]
+
+
+def test_each_time_at_which_something_is_due_is_told(clocked: Clocked) -> None:
+    clock = clocked(start_timeout_ms=10_000)
+    stage = clock.stage
+    stage.pool.start_forkserver()
+    assert clock.told_s() == {10}
+    clock.pass_s(1)
+    assert clock.told_s() == {9}
+    stage.forkserver.loaded()
+    stage.turn()
+    assert clock.told_s() == {10, 5}  # for its start, and for the fork server to have forked it
+    clock.pass_s(3)
+    assert clock.told_s() == {7}
+    stage.greet(1)
+    stage.pool.retire(stage.executor(1))
+    assert clock.told_s() == {2}
+    clock.pass_s(1.5)
+    assert 0.5 in clock.told_s()
