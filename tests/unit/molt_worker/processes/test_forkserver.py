@@ -58,8 +58,8 @@ def hear(stream: FrameStream, kind: type[Item]) -> Item:
 def start() -> Iterator[Start]:
     with ExitStack() as stack:
 
-        def make(exports: str = EXPORTS) -> ForkserverHandle:
-            config = Config.load(environ={}, exports=exports, log_level="error")
+        def make(exports: str = EXPORTS, **options: Any) -> ForkserverHandle:
+            config = Config.load(environ={}, exports=exports, log_level="error", **options)
             words = StopWords(4)
             started = ForkserverHandle.start(
                 config, words, lambda sock, number, slot: SocketEndpoint(sock, 4096)
@@ -117,6 +117,24 @@ def test_it_says_what_it_has_imported_and_from_which_files(start: Start) -> None
     rows = hear(forkserver.stream, Ready).exports
     assert ExportRow("echo", Codec.MSGPACK, Codec.MSGPACK, f"{EXPORTS}:echo", False) in rows
     assert reap(forkserver) == 0
+
+
+def test_programs_that_the_exports_start_inherit_none_of_its_descriptors(
+    start: Start, tmp_path: Path
+) -> None:
+    """One that lives on would keep the supervisor from seeing the fork server's end."""
+    source = """
+import subprocess, sys
+code = "import os; print(*sorted(os.listdir('/proc/self/fd')))"
+done = subprocess.run([sys.executable, "-c", code], close_fds=False, capture_output=True, text=True)
+if done.stdout.split() != ["0", "1", "2", "3"]:  # the last one is that of the listing
+    raise RuntimeError(done.stdout)
+from tests.support.entrypoints import echo
+"""
+    (tmp_path / "starts_a_program.py").write_text(source)
+    forkserver = start("starts_a_program", import_path=str(tmp_path))
+    files = dict(hear(forkserver.stream, Sources).files)
+    assert str(tmp_path / "starts_a_program.py") in files
 
 
 def test_exports_that_can_t_be_imported_are_reported_and_it_exits(start: Start) -> None:
