@@ -34,6 +34,7 @@ from molt_accel.errors import (
 )
 from molt_accel.ipc.messages import Request
 from molt_accel.transports import launcher, stdio
+from molt_accel.transports.base import Pending
 from molt_accel.transports.stdio import StdioTransport
 from tests.support.errors import raised
 from tests.support.processes import closing_all, exit_code, fork, wait_for_file, wait_until
@@ -211,6 +212,20 @@ def test_an_answer_over_this_side_s_limit_costs_its_call_only(make: Make) -> Non
         client.call("echo", "big", timeout_ms=FAR_MS)
     assert client.call("echo", "small", timeout_ms=FAR_MS) == 1
     assert client._transport._made == 1  # type: ignore[attr-defined]
+
+
+def test_an_answer_that_can_t_be_read_and_is_of_another_connection_ends_all_calls(make: Make) -> None:
+    """Also the one whose id it has."""
+    client = make(
+        worker("for request in requests(): answer(request, bytes(10_000), generation=2)"),
+        max_frame_bytes=8000,
+    )
+    client.start()
+    error = failure_of(client, timeout_ms=20_000)
+    assert (type(error), error.detail) == (
+        MoltProtocolError,
+        "over the frame limit: 10083 bytes, 8000 at most",
+    )
 
 
 @pytest.mark.parametrize("what", BROKEN)
@@ -711,6 +726,8 @@ def test_abandoning_is_accepted_once_and_refused_for_what_has_ended() -> None:
         assert not transport.abandon(pending, MoltCancelled("again"))
         assert pending.result is error
         other = transport.submit(Request(6, "echo"))
+        assert not transport.abandon(Pending(6), error)  # an earlier connection's, of the same request
+        assert other.result is None
     finally:
         transport.close()
     assert not transport.abandon(other, error)
