@@ -160,7 +160,7 @@ def test_executors_are_its_children_and_answer(loaded: ForkserverHandle, spawn: 
 @pytest.mark.parametrize(
     ("end", "code"),
     [
-        (lambda forkserver, executor: forkserver.tell(Kill(7)), -signal.SIGKILL),
+        (lambda forkserver, executor: forkserver.tell(Kill(executor.number)), -signal.SIGKILL),
         (lambda forkserver, executor: ask(executor, "crash", {"exit": 3}), 3),
         (lambda forkserver, executor: executor.sock.close(), 0),
     ],
@@ -169,12 +169,29 @@ def test_executors_are_its_children_and_answer(loaded: ForkserverHandle, spawn: 
 def test_an_executor_s_end_is_reported_with_its_exit_code(
     loaded: ForkserverHandle, spawn: Any, end: Callable[[ForkserverHandle, ExecutorHandle], None], code: int
 ) -> None:
-    executor, pid = spawn(7)
-    end(loaded, executor)
-    assert hear(loaded.stream, Exited) == Exited(7, code)
-    assert not psutil.pid_exists(pid)
-    loaded.tell(Kill(7))  # nobody any more
-    spawn(8)
+    for number in (7, 8):
+        executor, pid = spawn(number)
+        end(loaded, executor)
+        assert hear(loaded.stream, Exited) == Exited(number, code)
+        assert not psutil.pid_exists(pid)
+        loaded.tell(Kill(number))  # nobody any more
+
+
+def test_what_an_executor_leaves_running_ends_with_it(
+    loaded: ForkserverHandle, spawn: Any, tmp_path: Path
+) -> None:
+    executor, pid = spawn(1)
+    ask(executor, "start_and_sleep", str(tmp_path / "child"))
+    child = psutil.Process(int(wait_for_file(tmp_path / "child")))
+    os.kill(pid, signal.SIGSEGV)
+    assert hear(loaded.stream, Exited) == Exited(1, -signal.SIGSEGV)
+    wait_until(lambda: dead(child))
+
+
+def test_no_signal_is_written_to_a_descriptor_that_may_be_the_entrypoint_s(spawn: Any) -> None:
+    executor, _ = spawn(1)
+    ask(executor, "wakeup_fd", None)
+    assert codec.decode(Codec.MSGPACK, hear(executor.stream, Response).payload) == -1
 
 
 def test_a_fork_that_fails_is_reported_and_costs_no_other_executor(
@@ -236,9 +253,8 @@ def test_its_end_is_that_of_its_executors_too(loaded: ForkserverHandle, spawn: A
     executor, pid = spawn(1)
     ask(executor, "never_stops", str(tmp_path / "running"))
     wait_for_file(tmp_path / "running")
-    child = psutil.Process(pid)
     assert reap(loaded) == 0
-    wait_until(lambda: dead(child))
+    assert not psutil.pid_exists(pid)  # it has waited for them
 
 
 def test_one_that_is_stopped_can_be_killed_and_its_executors_go_with_it(
