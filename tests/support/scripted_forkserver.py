@@ -1,7 +1,5 @@
 """A fork server that the test plays: the pool's sockets are real, but no process is forked."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket
@@ -272,6 +270,9 @@ class Recorder:
     def on_exports(self, exports: ExportTable) -> None:
         assert self.stage.pool.exports is exports
         self.told.append(("exports", len(exports), self.stage.counters.reloads))
+
+    def on_reload_failed(self, why: str) -> None:
+        self.told.append(("reload failed", why))
 
     def on_start_failed(self, why: str) -> None:
         self.told.append(("start failed", why))

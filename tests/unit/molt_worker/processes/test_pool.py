@@ -1,7 +1,5 @@
 """The pool without requests: what it tells its owner, when, and what it does by itself."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path
@@ -392,7 +390,7 @@ def test_exports_that_cant_be_imported_are_told_when_there_are_no_others(make_st
     stage.pool.start_forkserver()
     stage.forkservers[-1].kill()
     stage.turn()
-    assert stage.owner.seen() == []
+    assert stage.owner.seen() == [("reload failed", "the fork server died: signal 9 (SIGKILL)")]
     assert "reload_failed" in stage.log()
 
 

@@ -1,7 +1,5 @@
 """molt_accel.transports.shm.completion: one thread that waits for many calls, by one doorbell."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,9 +10,8 @@ from molt_accel.ipc.shm import arena as arenas
 from molt_accel.transports.shm import completion as completion_threads
 from molt_accel.transports.shm.completion import CompletionThread
 from tests.support.processes import wait_until
-from tests.support.scripted_pool import PATIENCE_S, FakePool, asleep
+from tests.support.scripted_pool import PATIENCE_S, FakePool, MakePool, asleep
 
-MakePool = Callable[..., FakePool]
 MakeCompletionThread = Callable[..., CompletionThread]
 NEVER = 2**63
 

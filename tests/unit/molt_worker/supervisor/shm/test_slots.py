@@ -1,7 +1,5 @@
 """The slots of an arena: what is written there for executors, and read of them."""
 
-from __future__ import annotations
-
 from molt_accel.ipc.shm.layout import Outcome, SlotGauge
 from molt_worker.processes.commands import Recycle
 from tests.support.handover import core

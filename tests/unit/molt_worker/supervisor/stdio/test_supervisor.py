@@ -1,7 +1,5 @@
 """The supervisor of stdio: what becomes of each request, with executors and a client that the test plays."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -86,9 +84,9 @@ def test_unknown_entries_are_refused_also_if_they_came_before_the_exports(make_s
     scene.forkserver = scene.stage.start()
     assert scene.given(2) == [(2, 1, 0, 1)]
     first, greeting = scene.heard()
-    assert (first.request_id, first.status, greeting) == (1, Status.INVALID_INPUT, Hello())
+    assert (first.request_id, first.status, greeting) == (1, Status.INTERNAL_ERROR, Hello())
     scene.ask(3, "nothing")
-    assert scene.outcomes() == [(3, "MoltInvalidInput", "unknown entry 'nothing'")]
+    assert scene.outcomes() == [(3, "MoltEntryError", "unknown entry 'nothing'; the pool offers 'echo'")]
 
 
 def test_a_ping_says_what_the_worker_does(make_scene: MakeScene) -> None:
@@ -207,9 +205,7 @@ def test_one_that_was_to_be_stopped_and_dies_was_stopped(scene: Scene) -> None:
     scene.given(2)  # it has read its request; the other one has not
     for number in (1, 2):
         scene.stage.reap(number, -signal.SIGSEGV)
-    assert sorted(scene.outcomes()) == [
-        (each, "MoltCancelled", "the client asked to stop") for each in (1, 2)
-    ]
+    assert sorted(scene.outcomes()) == [(n, "MoltCancelled", "the client asked to stop") for n in (1, 2)]
 
 
 def test_an_idle_executor_s_death_is_nobody_s_request(scene: Scene) -> None:
@@ -267,10 +263,8 @@ def test_frames_that_are_no_requests_are_refused_unless_their_id_is_in_flight(sc
     scene.ask(1)
     taken = "request id 0000000000000001 is in flight already"
     assert scene.outcomes() == [(0, "BadFrame", taken)]
-    bad = bytearray(
-        encode(Request(1, "echo", generation=GENERATION))
-    )  # malformed under the id that is in flight
-    bad[bad.index(b"echo")] = 0xFF
+    bad = bytearray(encode(Request(1, "echo", generation=GENERATION)))
+    bad[bad.index(b"echo")] = 0xFF  # malformed under the id that is in flight
     scene.client.sendall(bad)
     scene.say(Response(1, generation=GENERATION))
     ((_, _, malformed), (_, _, response)) = scene.outcomes()
