@@ -14,6 +14,7 @@ from molt_accel.ipc.shm.layout import serial_of
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes.commands import Interrupt, Kill, Sources, Spawn, Wake
 from molt_worker.processes.handles import ExecutorState
+from molt_worker.processes.sources import stamp
 from tests.support.scripted_forkserver import MakeStage, Stage, record
 
 
@@ -281,7 +282,7 @@ def test_code_is_outdated_when_a_file_of_the_newest_import_was_changed_or_is_gon
     stage.turn()
     assert stage.pool.is_outdated()
     newer = stage.load()
-    newer.report(Sources([(str(source), source.stat().st_mtime_ns)]))
+    newer.report(Sources([(str(source), stamp(str(source)))]))
     stage.turn()
     assert not stage.pool.is_outdated()
     source.unlink()
