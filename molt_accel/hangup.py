@@ -30,9 +30,18 @@ class HangupWatcher:
         self._thread: threading.Thread | None = None
         self._wake_r = self._wake_w = -1
 
+    def start(self) -> bool:
+        """Have the thread run. Returns False if no thread or descriptor is to be had: then the caller must look itself."""
+        try:
+            with self._lock:
+                self._ensure_thread()
+        except (OSError, RuntimeError):
+            return False
+        return True
+
     @contextlib.contextmanager
     def watching(self, fd: int, callback: Callable[[], object]) -> Iterator[None]:
-        """Call `callback` once, on the watcher's thread, if `fd` hangs up within this context."""
+        """Call `callback` once, on the watcher's thread, if `fd` hangs up within this context. `start` comes first."""
         # A duplicate still means this connection if its owner closes `fd` and the number is used again.
         try:
             own = os.dup(fd)

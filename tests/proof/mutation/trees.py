@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ _MARK: Final = "MOLT_MUTANT"
 _PATIENCE, _SLACK_S = 5, 60.0
 _FIRST_LIMIT_S: Final = 900.0
 _NO_TESTS: Final = 5  # pytest's exit code
+_PRELOADED: Final = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
 
 
 class Ran(NamedTuple):
@@ -79,6 +81,13 @@ class Tree:
         # Checked by what the sources say, not by their age: a mutant may be as old as its original.
         compiling = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "."]
         subprocess.run(compiling, cwd=folder, check=True)
+        self._starter = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("starter.py"))],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def try_mutant(self, mutant: Mutant) -> Ran:
         """Put a mutant in, run its tests until one fails, and take it out again."""
@@ -128,34 +137,37 @@ class Tree:
     ) -> tuple[str, int | None, float]:
         """Returns the output, the exit code (None: it took too long), and the seconds."""
         mark = uuid.uuid4().hex
-        environ = {**os.environ, "PYTHONPATH": str(self._folder), "PYTHONHASHSEED": "0", _MARK: mark}
-        command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "--tb=no", *options, *tests]
+        environ = {**os.environ, "PYTHONPATH": str(self._folder), _MARK: mark}
+        arguments = ["-n", "0", "-q", "--tb=no", "-W", _PRELOADED, *options, *tests]
+        output = self._folder.with_suffix(".log")
+        asked = {"arguments": arguments, "environ": environ, "output": str(output)}
+        assert self._starter.stdin is not None
+        assert self._starter.stdout is not None
         began_s = time.monotonic()
-        process = subprocess.Popen(
-            command,
-            cwd=self._folder,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
-        try:
-            output, code = process.communicate(timeout=limit_s)[0], process.returncode
-        except subprocess.TimeoutExpired:
-            output, code = "", None
-        finally:
-            for each in marked(_MARK, mark):
-                with contextlib.suppress(psutil.Error):
-                    each.kill()
+        self._starter.stdin.write(json.dumps(asked) + "\n")
+        self._starter.stdin.flush()
+        pid = int(self._starter.stdout.readline())
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
-        return output, code, time.monotonic() - began_s
+                os.kill(pid, signal.SIGKILL)
+
+        timer = threading.Timer(limit_s, kill)
+        timer.start()
+        code = int(self._starter.stdout.readline())
+        timer.cancel()
+        for each in marked(_MARK, mark):
+            with contextlib.suppress(psutil.Error):
+                each.kill()
+        said = output.read_text(errors="replace")
+        return said, None if late.is_set() else code, time.monotonic() - began_s
+
+    def close(self) -> None:
+        """End the process that runs the tests."""
+        with self._starter:
+            pass
 
     def _build(self) -> str:
         """Build the native core. Returns the compiler's complaint if that fails."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from molt_worker.compile import record as compiled
@@ -102,6 +103,32 @@ def test_required_it_says_what_to_do(manifest: str, built: Built, fault: Callabl
     with pytest.raises(CompiledError, match=why) as caught:
         compiled.enable(manifest, "require")
     assert f"molt-worker build {manifest}" in str(caught.value)
+
+
+@pytest.mark.parametrize("foreign", ["folder", "record"])
+def test_a_build_that_another_user_owns_is_refused_and_root_s_is_not(
+    foreign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "record.json"
+    record = compiled.Record(compiled.VERSION, "key", compiled.ABI, "", "", 0.0, [], {}, {})
+    path.write_bytes(msgspec.json.encode(record))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    owners = {path.parent: 1000, path: 1000}
+    stat = Path.stat
+
+    def owned(self: Path) -> os.stat_result:
+        mode, *numbers = stat(self)
+        return os.stat_result((mode, *numbers[:3], owners[self], *numbers[4:]))
+
+    monkeypatch.setattr(Path, "stat", owned)
+    assert compiled.read_record(path) == record
+    which = path.parent if foreign == "folder" else path
+    owners[which] = 0
+    assert compiled.read_record(path) == record
+    owners[which] = 1001
+    with pytest.raises(CompiledError, match="others can write there") as caught:
+        compiled.read_record(path)
+    assert str(caught.value).startswith(f"{which}:")
 
 
 def test_nobody_is_warned_where_there_is_no_build(tmp_path: Path) -> None:
