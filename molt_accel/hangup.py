@@ -31,7 +31,7 @@ class HangupWatcher:
         self._wake_r = self._wake_w = -1
 
     def start(self) -> bool:
-        """Have the thread run. Returns False if no thread or descriptor is to be had: then the caller must look itself."""
+        """Have the thread run. Returns False if none can be started: then the caller must look for itself."""
         try:
             with self._lock:
                 self._ensure_thread()

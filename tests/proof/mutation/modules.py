@@ -1,4 +1,4 @@
-"""Which modules are mutated, and the tests that must notice it: the module's own unit files, then what proves its promise."""
+"""Which modules are mutated, and the tests that must notice: their own unit files, then what proves their promise."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ _PROMISES: Final = {
 
 
 def modules() -> list[str]:
-    """The modules' paths, but for those that hold no code."""
-    found = {path for pattern in _PATTERNS for path in ROOT.glob(pattern) if path.stat().st_size}
-    return sorted(str(path.relative_to(ROOT)) for path in found)
+    """The modules' paths, but for those that hold no code, and so have no unit files."""
+    found = {str(path.relative_to(ROOT)) for pattern in _PATTERNS for path in ROOT.glob(pattern)}
+    return sorted(module for module in found if own_tests(module))
 
 
 def own_tests(module: str) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ _OPERATORS: Final = (
 )
 #: Statements that tell people something, or are there for tests: no outcome hangs on them.
 _TELLS: Final = ("log.", "self._log.", "failpoint(", "warnings.")
-#: Lines whose mutants are as good: a check for type checkers, and flags of structures, which hold for speed and for typos.
+#: Lines whose mutants are as good: a check for type checkers, and flags of structures, which are for speed and typos.
 _SAME: Final = ("if TYPE_CHECKING", "@dataclass")
 
 
@@ -54,8 +54,12 @@ class Mutant:
     ]  #: files of tests, in stages: the next one is run if one notices nothing
 
     @property
-    def native(self) -> bool:
-        return not self.file.endswith(".py")
+    def builds(self) -> bool:
+        """Whether its tests need the native core built anew. The core's own programs are built by their tests."""
+        own = all(
+            test.startswith("tests/proof/native/test_core.py") for stage in self.tests for test in stage
+        )
+        return not self.file.endswith(".py") and not own
 
     @property
     def key(self) -> tuple[str, str, str, str]:

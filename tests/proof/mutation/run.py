@@ -16,6 +16,7 @@ import json
 import os
 import queue
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -148,8 +149,8 @@ def run(mutants: list[Mutant], jobs: int, console: Console) -> tuple[Verdicts, l
     return verdicts, baselines.failing
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what was asked for. 0: each mutant was noticed or is accepted."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -164,10 +165,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time (default: %(default)s)"
     )
     parser.add_argument(
-        "--own", action="store_true", help="run each module's own unit files only, and not what proves its promise"
+        "--own",
+        action="store_true",
+        help="run each module's own unit files only, and not what proves its promise",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="where the report is written, as JSON")
     parser.add_argument("--list", action="store_true", help="say which mutants there are, and run nothing")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for. 0: each mutant was noticed or is accepted."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the copies are removed
+    parser = make_parser()
     options = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     mutants = chosen(options.modules, options.sample, options.seed)

@@ -1,7 +1,7 @@
-"""Runs pytest again and again, each time in a forked child: importing pytest and the like costs more than most tests do.
+"""Runs pytest again and again, each time in a forked child: importing pytest and the like takes longer than most tests.
 
-A line of JSON on stdin has the arguments, the environment, and the file for what the run prints. The answer on stdout is
-the pid of the child at its start, then its exit code. Nothing that can have a fault in it is imported here.
+A line of JSON on stdin has the arguments, the environment, and the file for what the run prints. The answer on stdout
+is the pid of the child at its start, then its exit code. Nothing that can have a fault in it is imported here.
 """
 
 from __future__ import annotations
@@ -14,8 +14,24 @@ import sys
 import traceback
 
 _PRELOADED = (
-    *("pytest", "pytest_timeout", "xdist.plugin", "hypothesis", "hypothesis.strategies", "_hypothesis_pytestplugin"),
-    *("asyncio", "multiprocessing", "unittest.mock", "msgspec", "msgpack", "psutil", "posix_ipc", "rich.progress"),
+    *(
+        "pytest",
+        "pytest_timeout",
+        "xdist.plugin",
+        "hypothesis",
+        "hypothesis.strategies",
+        "_hypothesis_pytestplugin",
+    ),
+    *(
+        "asyncio",
+        "multiprocessing",
+        "unittest.mock",
+        "msgspec",
+        "msgpack",
+        "psutil",
+        "posix_ipc",
+        "rich.progress",
+    ),
     *("asgiref.sync", "django.http", "django.test", "django.core.handlers.asgi"),
 )
 

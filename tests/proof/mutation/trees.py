@@ -20,6 +20,7 @@ import psutil
 
 from tests.proof.mutation.modules import ROOT
 from tests.proof.mutation.mutants import Mutant
+from tests.proof.native import programs
 from tests.support.processes import marked
 
 #: Every process of a test run has this variable, so that none is left when the run has taken too long.
@@ -93,24 +94,23 @@ class Tree:
         """Put a mutant in, run its tests until one fails, and take it out again."""
         path = self._folder / mutant.file
         original = path.read_text()
-        began_s = time.monotonic()
-        try:
-            path.write_text(mutant.text)
-            if mutant.native and (wrong := self._build()):
-                return Ran(True, f"it can't be compiled: {wrong}", time.monotonic() - began_s)
-            for tests in mutant.tests:
-                path.write_text(original)  # for a baseline, which may have to be measured first
-                seconds, left_out = self._baselines.of(tests, self) if not mutant.native else (60.0, [])
+        ran, began_s = Ran(False, "", 0.0), time.monotonic()
+        for tests in mutant.tests:
+            seconds, left_out = self._baselines.of(tests, self)
+            try:
                 path.write_text(mutant.text)
-                ran = self._run(tests, _PATIENCE * seconds + _SLACK_S, left_out)
-                if ran.failed:
-                    return Ran(True, ran.by, time.monotonic() - began_s)
-            return Ran(False, "", time.monotonic() - began_s)
-        finally:
-            path.write_text(original)
-            if mutant.native:
-                for library in ROOT.glob("molt_accel/ipc/shm/_native*.so"):
-                    shutil.copy2(library, self._folder / library.relative_to(ROOT))
+                if wrong := self._build(mutant):
+                    ran = Ran(False, f"it can't be compiled: {wrong}", 0.0)
+                else:
+                    ran = self._run(tests, _PATIENCE * seconds + _SLACK_S, left_out)
+            finally:
+                path.write_text(original)
+                if mutant.builds:
+                    for library in ROOT.glob("molt_accel/ipc/shm/_native*.so"):
+                        shutil.copy2(library, self._folder / library.relative_to(ROOT))
+            if ran.failed:
+                break
+        return ran._replace(seconds=time.monotonic() - began_s)
 
     def measure(self, tests: tuple[str, ...]) -> tuple[float, list[str]]:
         """Run tests without a fault: how many seconds they take, and which fail.
@@ -169,13 +169,15 @@ class Tree:
         with self._starter:
             pass
 
-    def _build(self) -> str:
-        """Build the native core. Returns the compiler's complaint if that fails."""
-        done = subprocess.run(
-            [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
-            cwd=self._folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def _build(self, mutant: Mutant) -> str:
+        """Build the native core if tests need that. Returns the compiler's complaint: it must not be what notices."""
+        command: list[str] = []
+        if mutant.builds:
+            command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+        elif mutant.file.endswith(".h"):  # the tests compile it themselves
+            flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-Imolt_accel/ipc/shm/core"]
+            command = [*programs.compiler(), *flags, "tests/proof/native/core_test.c"]
+        if not command:
+            return ""
+        done = subprocess.run(command, cwd=self._folder, capture_output=True, text=True, check=False)
         return done.stderr[-500:] if done.returncode else ""
