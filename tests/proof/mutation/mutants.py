@@ -35,7 +35,7 @@ _OPERATORS: Final = (
 #: Statements that tell people something, or are there for tests: no outcome hangs on them.
 _TELLS: Final = ("log.", "self._log.", "failpoint(", "warnings.")
 #: Lines whose mutants are as good: a check for type checkers, and flags of structures, which are for speed and typos.
-_SAME: Final = ("if TYPE_CHECKING", "@dataclass")
+_SAME: Final = ("if TYPE_CHECKING", "@dataclass", "class ")
 
 
 @dataclass(frozen=True)

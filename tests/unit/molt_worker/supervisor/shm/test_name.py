@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from molt_accel.errors import AlreadyServed
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
+from molt_worker.supervisor.shm.name import Name
 from tests.support.errors import raised
 from tests.support.processes import exit_code, fork, wait_for_file
 from tests.support.shm_testbed import Caller, ShmStage
@@ -41,3 +43,25 @@ def test_what_a_killed_worker_left_is_replaced(make_shm_stage: MakeShmStage, tmp
     stage = make_shm_stage()
     assert os.path.exists(stage.supervisor._name.path)
     assert Caller(stage, 1).channels == [0]
+
+
+def test_who_lets_go_leaves_the_socket_of_another(tmp_path: Path) -> None:
+    directory = os.environ["MOLT_RUNTIME_DIR"]
+    name = Name(directory, "pool")
+    with name.bind():
+        (tmp_path / "other").touch()
+        os.rename(tmp_path / "other", name.path)  # rather than removed and made: that may have the same inode
+        name.let_go()
+    assert os.path.exists(name.path)
+    name = Name(directory, "pool")
+    with name.bind():
+        name.let_go()
+    assert not os.path.exists(name.path)
+
+
+def test_who_lets_go_before_there_is_a_socket_frees_the_name() -> None:
+    directory = os.environ["MOLT_RUNTIME_DIR"]
+    for _ in range(2):
+        name = Name(directory, "pool")
+        name.let_go()
+        name.let_go()
