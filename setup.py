@@ -61,7 +61,10 @@ def extensions() -> list[Extension]:
         "molt_accel.ipc.shm._native",
         ["molt_accel/ipc/shm/_native.pyx"],
         include_dirs=["molt_accel/ipc/shm/core"],
-        depends=[*sorted(glob("molt_accel/ipc/shm/core/*.h") + glob("molt_accel/ipc/shm/binding/*.pxi")), "setup.py"],
+        depends=[
+            *sorted(glob("molt_accel/ipc/shm/core/*.h") + glob("molt_accel/ipc/shm/binding/*.pxi")),
+            "setup.py",
+        ],
         extra_compile_args=[
             *("-std=c11", "-O3", "-fvisibility=hidden"),
             *("-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror=implicit-function-declaration"),
