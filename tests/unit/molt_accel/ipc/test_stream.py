@@ -120,6 +120,7 @@ def test_a_clean_end_is_none_and_leaves_nothing_half_read(ends: tuple[int, int])
     reader = FrameStream(read_fd, -1)
     assert read_all(reader) == [frame]
     assert not reader._parser.mid_frame
+    assert not reader.was_reset
 
 
 def test_nothing_to_read_is_0_on_a_non_blocking_end(ends: tuple[int, int]) -> None:
@@ -159,6 +160,7 @@ def test_a_reset_connection_is_an_end_to_the_reader_and_a_broken_pipe_to_the_wri
         stream.send(frames(10)[0])
         theirs.close()  # with unread data: a reset
         assert stream.fill() is None
+        assert stream.was_reset
         with pytest.raises(BrokenPipeError):
             stream.send(frames(10)[0])
 

@@ -194,3 +194,11 @@ import shop.core
 print(shop.core.__file__.endswith(".so"), shop.core.total([1, 2]))
 """
     assert in_python(program) == "True 6\n"
+
+
+def test_a_source_that_can_t_be_read_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = compiled.Record(compiled.VERSION, "key", compiled.ABI, "", "", 0.0, [], {"shop": "x"}, {})
+    monkeypatch.setattr(compiled, "find_source", lambda name: tmp_path)  # a folder
+    assert compiled.changes(record, tmp_path) == ["shop can't be read (Is a directory)"]
+    monkeypatch.setattr(compiled, "find_source", lambda name: None)
+    assert compiled.changes(record, tmp_path) == ["shop is gone"]
