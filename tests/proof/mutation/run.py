@@ -130,7 +130,8 @@ def run(mutants: list[Mutant], jobs: int, console: Console) -> tuple[Verdicts, l
                 free.put(tree)
 
         with ThreadPoolExecutor(jobs) as pool:
-            for tree in pool.map(lambda folder: Tree(folder, baselines), folders):
+            trees = list(pool.map(lambda folder: Tree(folder, baselines), folders))
+            for tree in trees:
                 free.put(tree)
             running = {pool.submit(attempt, mutant): mutant for mutant in mutants}
             try:
@@ -142,6 +143,8 @@ def run(mutants: list[Mutant], jobs: int, console: Console) -> tuple[Verdicts, l
                         reporter.done(1, told)
             except BaseException:
                 stop.set()
+                for tree in trees:
+                    tree.interrupt()
                 raise
             finally:
                 for _ in folders:

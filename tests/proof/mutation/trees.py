@@ -82,6 +82,7 @@ class Tree:
         # Checked by what the sources say, not by their age: a mutant may be as old as its original.
         compiling = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "."]
         subprocess.run(compiling, cwd=folder, check=True)
+        self._child = 0  # the process that runs tests just now
         self._starter = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("starter.py"))],
             cwd=folder,
@@ -146,7 +147,7 @@ class Tree:
         began_s = time.monotonic()
         self._starter.stdin.write(json.dumps(asked) + "\n")
         self._starter.stdin.flush()
-        pid = int(self._starter.stdout.readline())
+        pid = self._child = int(self._starter.stdout.readline())
         late = threading.Event()
 
         def kill() -> None:
@@ -158,11 +159,18 @@ class Tree:
         timer.start()
         code = int(self._starter.stdout.readline())
         timer.cancel()
+        self._child = 0
         for each in marked(_MARK, mark):
             with contextlib.suppress(psutil.Error):
                 each.kill()
         said = output.read_text(errors="replace")
         return said, None if late.is_set() else code, time.monotonic() - began_s
+
+    def interrupt(self) -> None:
+        """End the run of tests that is under way, if there is one."""
+        if self._child:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child, signal.SIGKILL)
 
     def close(self) -> None:
         """End the process that runs the tests."""

@@ -228,3 +228,9 @@ def test_a_memoryview_is_sent_like_bytes(ends: tuple[int, int]) -> None:
         writer.send(Request(1, "e", memoryview(data)))
         assert reader.fill()
         assert reader.frames() == [Request(1, "e", data)]
+
+
+def test_what_can_t_be_read_any_more_has_ended() -> None:
+    stream = FrameStream(-1, -1)
+    assert stream.fill() is None
+    assert not stream.was_reset

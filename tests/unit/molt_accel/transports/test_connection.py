@@ -154,6 +154,7 @@ def test_the_end_resolves_each_call_with_an_error_of_its_own() -> None:
 
 def test_a_greeting_is_noted_and_a_message_that_no_worker_sends_is_refused() -> None:
     connection = Scripted(1)
+    assert not connection.was_ready
     connection._take(Hello())
     assert connection.was_ready
     assert connection.greeted.is_set()

@@ -179,3 +179,13 @@ def test_while_an_executor_has_a_request_the_audit_goes_on_without_clients(stage
     player.die()
     audit.run(now_ns, clients)
     assert audit._due_ns == 0
+
+
+def test_a_forged_request_is_ended_behind_channels_that_are_idle_and_as_what_it_is(stage: ShmStage) -> None:
+    stage.start()
+    caller = Caller(stage, 3)
+    forged = with_state(serial_of(caller.channels[2], 5) << 32, ChannelState.CLAIMED)
+    put(stage.arena, caller.channels[2], forged)
+    stage.pass_time(1100)
+    assert stage.arena.word(caller.channels[2]) == with_state(forged, ChannelState.FAILED)
+    assert stage.outcomes() == {"ProtocolError": 1}

@@ -25,6 +25,7 @@ def test_what_was_scribbled_over_is_written_again(stage: ShmStage) -> None:
     Caller(stage, 3)
     ledger, arena = stage.supervisor._ledger, stage.arena
     ledger[Gauge.SERVING] = 7
+    assert arena.gauge(Gauge.SERVING) == 7
     for gauge in (Gauge.SERVING, Gauge.WAKE_NS):
         arena.set_gauge(gauge, 99)
     arena.set_in_use(0)
