@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         MoltBusy,
         MoltCancelled,
         MoltClientClosed,
+        MoltEntryError,
         MoltError,
         MoltIncompatible,
         MoltInternalError,
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 # fmt: off
 __all__ = [
     "CallInfo", "CallMetrics", "CallOptions", "Client", "Config", "ConfigError", "Reply",
-    "MoltBusy", "MoltCancelled", "MoltClientClosed", "MoltError", "MoltIncompatible", "MoltInternalError",
-    "MoltInvalidInput", "MoltProtocolError", "MoltStartFailed", "MoltTimeout", "MoltWorkerCrashed",
+    "MoltBusy", "MoltCancelled", "MoltClientClosed", "MoltEntryError", "MoltError", "MoltIncompatible",
+    "MoltInternalError", "MoltInvalidInput", "MoltProtocolError", "MoltStartFailed", "MoltTimeout", "MoltWorkerCrashed",
     "MoltWorkerUnavailable", "__version__", "default_client", "molt_offload",
 ]
 # fmt: on

@@ -15,10 +15,13 @@ from typing import Any, Final
 
 import msgspec
 
-from molt_accel import codec
+from molt_accel import codec, lenient
 from molt_accel.errors import (
+    MoltBusy,
     MoltCancelled,
+    MoltEntryError,
     MoltError,
+    MoltInternalError,
     MoltInvalidInput,
     MoltProtocolError,
     MoltTimeout,
@@ -28,24 +31,27 @@ from molt_accel.errors import (
     row_of,
     status_label,
 )
-from molt_accel.hangup import hangups
+from molt_accel.hangup import HALF_CLOSE, hangups
 from molt_accel.ipc.frame import Fault, FrameError, format_id
-from molt_accel.ipc.messages import Codec, Request, Response
+from molt_accel.ipc.messages import UNDECODABLE, WORKER_DEFAULT_WAIT, Codec, Request, Response
+from molt_accel.ipc.outcomes import expired_in_queue
 from molt_accel.options import CallInfo, CallMetrics, CallOptions, CallPlan
-from molt_accel.transports.base import PendingCall, Transport
+from molt_accel.transports.base import PendingCall, Sender, Transport
+from molt_accel.transports.line import LeavingLine
 from molt_accel.waits import FOREVER, CallEnd, Pause, Wait, WorkerStart, not_started_in_time
 
 log = logging.getLogger("molt_accel")
 
 CANCEL_AFTER_S: Final = 0.01  #: a call that is answered sooner never looks whether its client is still there
 #: Faults of a frame that can only come from what the caller gave.
-_CALLERS_FAULTS: Final = (Fault.TOO_LARGE, Fault.ENTRY)
+_CALLERS_FAULTS: Final = {Fault.TOO_LARGE: MoltInvalidInput, Fault.ENTRY: MoltEntryError}
 CANCEL_POLL_S: Final = 0.02  #: how often a cancel check without a descriptor is asked
 #: How often a request that no worker has got is sent again. Callers race for what a start has brought, and may lose a
 #: few times; after that they pause before each round, twice as long each time.
 _ROUNDS: Final = 12
 _ROUNDS_WITHOUT_PAUSE: Final = 3
 _FIRST_PAUSE_S: Final = 0.001
+_LINE_PAUSE_S: Final = 0.005  #: how often the first call of a client's line looks for a place
 # Looking a member up in an enumeration costs more than the call that it is for.
 _OK: Final = Status.OK
 _OK_LABEL: Final = Status.OK.label
@@ -75,6 +81,11 @@ class Reply(msgspec.Struct, frozen=True):
     _request: Request
     _response: Response
     _ended_ns: int
+
+    @property
+    def entry(self) -> str:
+        """The entrypoint's name."""
+        return self._request.entry
 
     @property
     def metrics(self) -> CallMetrics:
@@ -115,16 +126,23 @@ def make_call(
             response, failure = yield from _tries(transport, plan, request, check)
         else:
             response, failure = yield from _attempt(transport, request, check)
-        if response is None or failure is not None:
-            assert failure is not None  # without a response there is a failure
-            try:
-                raise failure
-            finally:
-                # Its traceback refers to this frame: the two would keep each other alive.
-                del failure
+        if failure is not None:
+            if isinstance(failure, MoltBusy):
+                response, failure = yield from _in_line(transport, request, check, (response, failure))
+            if failure is not None:
+                _blame(failure, payload)
+                try:
+                    raise failure
+                finally:
+                    # Its traceback refers to this frame: the two would keep each other alive.
+                    del failure
+        assert response is not None  # without a failure there is a response
         value = response.payload
         if options.decode_response:
-            value = decode_result(response.codec, value)
+            try:
+                value = codec.decode(response.codec, value)
+            except codec.DecodeError as exc:
+                raise undecodable(options.entry, exc) from exc
     except BaseException as exc:
         if isinstance(exc, MoltError) and not exc.request_id:
             exc.request_id = format_id(request.request_id)
@@ -149,6 +167,8 @@ def _tries(
     pause_s = plan.pause_s
     while True:
         response, error = yield from _attempt(transport, request, check)
+        if isinstance(error, MoltBusy):
+            response, error = yield from _in_line(transport, request, check, (response, error))
         passing = error is not None and row_of(error).passing
         if not tries_left or not passing or _seconds_left(request) <= pause_s:
             return response, error
@@ -165,8 +185,46 @@ def _seconds_left(request: Request) -> float:
     return (request.deadline_ns - time.monotonic_ns()) / 1e9
 
 
+def _in_line(
+    transport: Transport, request: Request, check: CancelCheck | None, outcome: _Outcome
+) -> Generator[Wait, Any, _Outcome]:
+    """After Busy: if the call may wait for a place, wait for one in this client's line, and send the request again."""
+    is_default = request.max_wait_ms == WORKER_DEFAULT_WAIT
+    wait_ms = transport.max_wait_ms if is_default else request.max_wait_ms
+    until_ns = request.sent_ns + wait_ms * 1_000_000
+    if time.monotonic_ns() >= until_ns:  # it has waited in the worker's queue, or may not wait
+        return outcome
+    line = transport.line
+    first = line.join(request.request_id)
+    sender = LeavingLine(transport, line)
+    tried = False
+    try:
+        while isinstance(outcome[1], MoltBusy) and request.max_wait_ms:
+            left_s = max(0.0, (until_ns - time.monotonic_ns()) / 1e9)
+            pause_s = left_s if check is None else min(left_s, CANCEL_POLL_S)
+            pause_s = max(0.0, min(pause_s, _seconds_left(request)))
+            if not first.done:
+                yield CallEnd(first, pause_s)
+            elif tried:
+                yield Pause(min(pause_s, _LINE_PAUSE_S))
+            if check is not None and check():
+                return None, MoltCancelled("the client went away")
+            if _seconds_left(request) <= 0:
+                return None, expired_in_queue()
+            left_ms = max(0, (until_ns - time.monotonic_ns()) // 1_000_000)
+            if first.done or not left_ms:
+                tried = True
+                request.max_wait_ms = left_ms  # 0: one last try
+                outcome = yield from _attempt(sender, request, check)
+                if sender.sent and time.monotonic_ns() >= until_ns:
+                    break
+    finally:
+        line.leave(request.request_id)
+    return outcome
+
+
 def _attempt(
-    transport: Transport, request: Request, check: CancelCheck | None
+    transport: Sender, request: Request, check: CancelCheck | None
 ) -> Generator[Wait, Any, _Outcome]:
     """Get the request to a worker, and wait until it has ended."""
     rounds = 0
@@ -175,7 +233,8 @@ def _attempt(
         try:
             pending = transport.submit(request)
         except FrameError as exc:
-            return None, MoltInvalidInput(exc.detail) if exc.fault in _CALLERS_FAULTS else exc
+            callers = _CALLERS_FAULTS.get(exc.fault)
+            return None, exc if callers is None else callers(exc.detail)
         except MoltError as exc:
             return None, exc
         if pending is not None:
@@ -212,7 +271,7 @@ def _attempt(
 
 
 def _wait(
-    transport: Transport, request: Request, pending: PendingCall, check: CancelCheck | None
+    transport: Sender, request: Request, pending: PendingCall, check: CancelCheck | None
 ) -> Generator[Wait, Any, None]:
     """Wait on until `pending` ends, and end it if the HTTP client goes away. Most calls never get here."""
     if check is not None:
@@ -220,7 +279,9 @@ def _wait(
         fileno = getattr(check, "fileno", None)
         if fileno is not None and hangups.start():
             with hangups.watching(
-                fileno(), lambda: transport.abandon(pending, cancelled) if check() else None
+                fileno(),
+                lambda: transport.abandon(pending, cancelled) if check() else None,
+                getattr(check, "events", HALF_CLOSE),
             ):
                 yield from _wait_out(transport, request, pending)
             return
@@ -236,7 +297,7 @@ def _wait(
     yield from _wait_out(transport, request, pending)
 
 
-def _wait_out(transport: Transport, request: Request, pending: PendingCall) -> Generator[Wait, Any, None]:
+def _wait_out(transport: Sender, request: Request, pending: PendingCall) -> Generator[Wait, Any, None]:
     """Wait until `pending` ends; end it as timed out if the worker does not do so in time."""
     left_s = _seconds_left(request) + transport.patience_s
     ended = yield CallEnd(pending, None if left_s == FOREVER else left_s)
@@ -256,12 +317,16 @@ def _error_of(response: Response) -> MoltError:
     return from_wire(response.status, body, request_id)
 
 
-def decode_result(encoding: Codec, data: bytes | memoryview) -> Any:
-    """Decode a result. Raises MoltProtocolError if the bytes are not valid in its codec."""
-    try:
-        return codec.decode(encoding, data)
-    except codec.DecodeError as exc:
-        raise MoltProtocolError(f"the worker sent a result that is {exc}") from exc
+def _blame(failure: MoltError, payload: object) -> None:
+    """If the worker could not decode what was encoded here, say so: then no input of a visitor is at fault."""
+    if failure.facts.get(UNDECODABLE) and not isinstance(payload, (bytes, bytearray, memoryview)):
+        levels = lenient.depth(payload)
+        failure.__cause__ = codec.EncodeError(f"encodes to what can't be decoded; it is {levels} levels deep")
+
+
+def undecodable(entry: str, error: codec.DecodeError) -> MoltInternalError:
+    """The error of an entrypoint whose result is not valid in its codec, for example JSON text that it wrote itself."""
+    return MoltInternalError(f"the result of {entry!r} is {error}")
 
 
 def _label(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 from molt_accel import role
 from molt_accel.call import Call, Reply, make_call
 from molt_accel.config import Config
+from molt_accel.durations import Milliseconds, in_ms
 from molt_accel.ipc.messages import PING
 from molt_accel.options import HOOKS, CallOptions
 from molt_accel.transports import forks
@@ -80,7 +81,11 @@ class Client:
         elif not HOOKS.isdisjoint(options):  # a call's own hook must not live on in the cache
             merged = _merge(self.options, entry, *options.items())
         else:
-            merged = self._options_of(entry, *options.items())
+            try:
+                merged = self._options_of(entry, *options.items())
+            # Perhaps only because a value has no hash; the options themselves say what is wrong.
+            except TypeError:
+                merged = _merge(self.options, entry, *options.items())
         return make_call(self._transport, merged, payload)
 
     def make_call(
@@ -89,7 +94,7 @@ class Client:
         """Make a call as a generator, for `molt_accel.waits.drive` or `adrive`."""
         return make_call(self._transport, options, payload, cancel_check)
 
-    def start(self, timeout_ms: float | None = None) -> None:
+    def start(self, timeout_ms: Milliseconds | None = None) -> None:
         """Start the worker and wait until an executor is ready, so that the first call need not.
 
         In a worker that imports the exports there is nothing to be made ready, so it does nothing: it may stand in an
@@ -104,9 +109,9 @@ class Client:
         if role.imports_exports():
             return
         limit_ms = self.config.start_timeout_ms if timeout_ms is None else timeout_ms
-        self._transport.wait_ready(limit_ms / 1000)
+        self._transport.wait_ready(in_ms("timeout_ms", limit_ms) / 1000)
 
-    def ping(self, timeout_ms: float = 1000) -> dict[str, Any]:
+    def ping(self, timeout_ms: Milliseconds = 1000) -> dict[str, Any]:
         """Ask the worker's supervisor for its report: pids, pool, queue, counters. No executor is needed.
 
         Raises MoltError if the supervisor did not answer.

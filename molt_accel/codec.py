@@ -72,6 +72,10 @@ _DECODERS: Final[dict[Codec, Callable[[bytes], Any]]] = {
     Codec.RAW: bytes,
 }
 _UNDECODABLE: Final = (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException)
+#: What encoders raise for a value that they have no form for.
+UNENCODABLE: Final = (
+    *(TypeError, ValueError, OverflowError, RecursionError, AttributeError, msgspec.MsgspecError),
+)
 _NAMES: Final = {codec.label: codec for codec in Codec}
 
 
@@ -96,9 +100,17 @@ def encode(codec: Codec | str, value: object) -> bytes:
         codec = parse(codec)
     try:
         return _ENCODERS[codec](value)
-    except (TypeError, ValueError, OverflowError, RecursionError, AttributeError) as exc:
-        where = "" if isinstance(exc, RecursionError) else lenient.culprit(value, _ENCODERS[codec])
-        raise EncodeError(f"can't be encoded as {codec.label}{where}: {exc}") from exc
+    except UNENCODABLE as exc:
+        raise unencodable(codec, value, _ENCODERS[codec], exc) from exc
+
+
+def unencodable(codec: Codec, value: object, encode: Callable[[Any], object], why: Exception) -> EncodeError:
+    """Return the error for a value that `encode` has refused: what of it, where that stands, and why."""
+    if isinstance(why, RecursionError) or "recursion limit" in str(why):
+        where = f", {lenient.depth(value)} levels deep"
+    else:
+        where = lenient.culprit(value, encode)
+    return EncodeError(f"can't be encoded as {codec.label}{where}: {why}")
 
 
 def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:
@@ -108,9 +120,8 @@ def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:
     try:
         return _DECODERS[codec](data if type(data) is bytes else bytes(data))
     except _UNDECODABLE as exc:
-        if codec is Codec.MSGPACK and isinstance(
-            exc, TypeError
-        ):  # a key is an array, which can't be one of a dict
+        # A key is an array, which can't be one of a dict.
+        if codec is Codec.MSGPACK and isinstance(exc, TypeError):
             with contextlib.suppress(*_UNDECODABLE):
                 return msgpack.unpackb(data, strict_map_key=False, object_pairs_hook=lenient.with_tuple_keys)
         raise DecodeError(f"not valid {codec.label}: {str(exc) or type(exc).__name__}") from exc

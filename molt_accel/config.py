@@ -6,6 +6,7 @@ settings, the worker's command line and the reference table are all made from th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from molt_accel import identity, testdb
+from molt_accel.durations import in_ms
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES
 
 Parser = Callable[[object], Any]
@@ -37,6 +39,17 @@ def _whole(low: int, high: int) -> Parser:
         if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
             raise ValueError(f"a whole number from {low} to {high}")
         return number
+
+    return parse
+
+
+def _ms(low: int, high: int) -> Parser:
+    def parse(value: object) -> int:
+        with contextlib.suppress(TypeError, ValueError):
+            number = int(value) if isinstance(value, str) else in_ms("", value)
+            if low <= number <= high and number == int(number):
+                return int(number)
+        raise ValueError(f"a whole number of ms from {low} to {high}, or a datetime.timedelta")
 
     return parse
 
@@ -90,7 +103,13 @@ def _command(value: object) -> str:
 
 #: Settings that only clients read. Processes that differ in nothing else share a pool.
 _NOT_THE_WORKERS: Final = frozenset(
-    {"MOLT_TRANSPORT", "MOLT_WORKER_AUTOSTART", "MOLT_BUSY_HTTP_STATUS", "MOLT_IGNORED_ENV"}
+    {
+        "MOLT_TRANSPORT",
+        "MOLT_WORKER_AUTOSTART",
+        "MOLT_CANCEL_ON_HALF_CLOSE",
+        "MOLT_BUSY_HTTP_STATUS",
+        "MOLT_IGNORED_ENV",
+    }
 )
 
 
@@ -123,7 +142,7 @@ class Config:
         "name of the pool to attach to (shm); empty: one for this project and these settings")
     autostart: bool = _setting("MOLT_WORKER_AUTOSTART", "", _flag, True,
         "start the named pool if nobody serves it (shm); 0 where systemd or another supervisor does")
-    linger_ms: int = _setting("MOLT_WORKER_LINGER_MS", "", _whole(0, 86_400_000), 5000,
+    linger_ms: int = _setting("MOLT_WORKER_LINGER_MS", "", _ms(0, 86_400_000), 5000,
         "how long a pool that a client started stays after the last one has left, in ms (shm)")
     import_path: str = _setting("MOLT_IMPORT_PATH", "", _text, "",
         "folders that the exports are imported from, separated by colons; empty: as in the client's sys.path")
@@ -144,9 +163,9 @@ class Config:
         "executor processes; 0: one per usable CPU")
     max_queue: int = _setting("MOLT_WORKER_MAX_QUEUE", "--max-queue", _whole(0, 65536), 64,
         "places in the bounded queue")
-    max_wait_ms: int = _setting("MOLT_WORKER_MAX_WAIT_MS", "--max-wait-ms", _whole(0, 600_000), 0,
+    max_wait_ms: int = _setting("MOLT_WORKER_MAX_WAIT_MS", "--max-wait-ms", _ms(0, 600_000), 0,
         "longest wait for a place in a full queue before Busy, in ms")
-    grace_ms: int = _setting("MOLT_WORKER_GRACE_MS", "--grace-ms", _whole(0, 600_000), 100,
+    grace_ms: int = _setting("MOLT_WORKER_GRACE_MS", "--grace-ms", _ms(0, 600_000), 100,
         "between the soft interrupt and SIGKILL, in ms")
     max_requests: int = _setting("MOLT_WORKER_MAX_REQUESTS", "--max-requests", _whole(0, 2**31 - 1), 0,
         "requests after which an executor is replaced; 0: never")
@@ -158,14 +177,20 @@ class Config:
         _whole(4096 + HEADER_BYTES, 2**31 - 1), DEFAULT_MAX_FRAME_BYTES,
         "largest frame, payload and header together, in bytes")
     start_timeout_ms: int = _setting("MOLT_WORKER_START_TIMEOUT_MS", "--start-timeout-ms",
-        _whole(1, 600_000), 30_000,
+        _ms(1, 600_000), 30_000,
         "longest time the exports may take to import at start, in ms")
+    log: str = _setting("MOLT_WORKER_LOG", "--log", _text, "",
+        "where a pool logs and its entrypoints print (shm): file (NAME.log in the runtime directory), stderr, or a "
+        "path to append to; empty: file for a pool that a client starts, else stderr")
     log_json: bool = _setting("MOLT_LOG_JSON", "--log-json", _flag, False,
         "log one JSON object a line instead of text")
     log_level: str = _setting("MOLT_LOG_LEVEL", "--log-level",
         _choice("debug", "info", "warning", "error"), "info",
         "debug (a line per request), info (what happens to the worker), warning (a line per failed "
         "request), error")
+    cancel_on_half_close: bool = _setting("MOLT_CANCEL_ON_HALF_CLOSE", "", _flag, True,
+        "cancel the calls of an HTTP client that has closed its sending half (TCP); 0: only those of one that is "
+        "known to be gone")
     busy_http_status: int = _setting("MOLT_BUSY_HTTP_STATUS", "", _choice(429, 503), 429,
         "HTTP status of Busy: 429 or 503")
     # fmt: on
@@ -206,9 +231,8 @@ class Config:
             except ValueError as exc:
                 raise ConfigError(f"{source}: {value!r} is not allowed; it must be {exc}") from exc
         if testdb.active() and "transport" not in overrides and not _overridden(settings, "MOLT_TRANSPORT"):
-            values["transport"] = (
-                "inline"  # whatever the project has set: its tests must not run in its worker
-            )
+            # Whatever the project has set: its tests must not run in its worker.
+            values["transport"] = "inline"
         return cls(**values)
 
     def environ(self) -> dict[str, str]:
@@ -252,6 +276,20 @@ class Config:
     def pool_directory(self) -> str:
         """The directory of the pools' sockets. Login sessions and services of one user get the same."""
         return self.runtime_dir or f"/tmp/molt-{os.getuid()}"  # noqa: S108  # its owner and mode are checked
+
+    def log_file(self, *, outlives: bool) -> str:
+        """The file that the worker logs to; empty: its standard error.
+
+        Args:
+            outlives: The worker may outlive the process that starts it, whose standard error it must not keep then.
+        """
+        wanted = self.log or ("file" if outlives else "stderr")
+        return {"file": self.own_log, "stderr": ""}.get(wanted, wanted)
+
+    @property
+    def own_log(self) -> str:
+        """The file that a pool logs to unless it is told otherwise."""
+        return os.path.join(self.pool_directory, f"{self.pool_name}.log")
 
     @property
     def pool_size(self) -> int:

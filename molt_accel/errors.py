@@ -1,8 +1,9 @@
 """Every way a call can fail, and the one table that maps wire status, exception and HTTP status.
 
 An error knows whose fault it was: the caller's (`MoltInvalidInput`, `MoltClientClosed`), the load's (`MoltBusy`),
-the clock's (`MoltTimeout`), the client's (`MoltCancelled`), the entrypoint's (`MoltInternalError`), the worker's
-(`MoltWorkerUnavailable` and its subclasses, `MoltWorkerCrashed`) or the peer's (`MoltProtocolError`).
+the clock's (`MoltTimeout`), the client's (`MoltCancelled`), the entrypoint's (`MoltInternalError`), the
+deployment's (`MoltEntryError`), the worker's (`MoltWorkerUnavailable` and its subclasses, `MoltWorkerCrashed`) or the
+peer's (`MoltProtocolError`).
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class MoltError(Exception):
 
 
 class MoltInvalidInput(MoltError):
-    """The request was refused: unknown entry, wrong codec, undecodable or invalid payload."""
+    """The request was refused: undecodable or invalid payload, or one over the frame limit."""
 
 
 class MoltBusy(MoltError):
@@ -89,6 +90,10 @@ class MoltCancelled(MoltError):
 
 class MoltInternalError(MoltError):
     """The entrypoint raised. The traceback is in the worker's log, under the request id."""
+
+
+class MoltEntryError(MoltInternalError):
+    """The pool has no entrypoint of this name, or that takes another codec. Caller and pool are deployed apart."""
 
 
 class MoltWorkerCrashed(MoltInternalError):
@@ -187,6 +192,7 @@ ERROR_TABLE: Final = (
     ErrorRow(Status.TIMEOUT, MoltTimeout, 504),
     ErrorRow(Status.CANCELLED, MoltCancelled, 499),
     ErrorRow(Status.INTERNAL_ERROR, MoltInternalError, 500, _FAILED),
+    ErrorRow(Status.INTERNAL_ERROR, MoltEntryError, 500, _FAILED),
     ErrorRow(Status.INTERNAL_ERROR, MoltWorkerCrashed, 500, _FAILED, passing=True),
     ErrorRow(Status.INTERNAL_ERROR, MoltWorkerUnavailable, 503, _UNAVAILABLE, passing=True, falls_back=True),
     ErrorRow(Status.INTERNAL_ERROR, MoltStartFailed, 503, _UNAVAILABLE, passing=True, falls_back=True),

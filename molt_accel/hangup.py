@@ -16,9 +16,10 @@ from typing import Final
 
 log = logging.getLogger("molt_accel")
 
-# POLLRDHUP tells the peer's shutdown from data that it sent (a pipelined request). Systems without it report both
-# alike, and the callback has to look for itself.
-_HANGUP: Final = getattr(select, "POLLRDHUP", select.POLLIN)
+#: The events of poll(2) at which a peer has closed its sending half. POLLRDHUP tells that from data that it sent (a
+#: pipelined request). Systems without it report both alike, and the callback has to look for itself. A reset, and an
+#: end of both halves, are reported even for no events.
+HALF_CLOSE: Final = getattr(select, "POLLRDHUP", select.POLLIN)
 
 
 class HangupWatcher:
@@ -26,7 +27,7 @@ class HangupWatcher:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._watched: dict[int, Callable[[], object]] = {}
+        self._watched: dict[int, tuple[Callable[[], object], int]] = {}
         self._thread: threading.Thread | None = None
         self._wake_r = self._wake_w = -1
 
@@ -40,8 +41,11 @@ class HangupWatcher:
         return True
 
     @contextlib.contextmanager
-    def watching(self, fd: int, callback: Callable[[], object]) -> Iterator[None]:
-        """Call `callback` once, on the watcher's thread, if `fd` hangs up within this context. `start` comes first."""
+    def watching(self, fd: int, callback: Callable[[], object], events: int = HALF_CLOSE) -> Iterator[None]:
+        """Call `callback` once, on the watcher's thread, if `fd` hangs up or has one of `events` in this context.
+
+        `start` comes first.
+        """
         # A duplicate still means this connection if its owner closes `fd` and the number is used again.
         try:
             own = os.dup(fd)
@@ -52,7 +56,7 @@ class HangupWatcher:
         try:
             with self._lock:
                 self._ensure_thread()
-                self._watched[own] = callback
+                self._watched[own] = callback, events
                 self._look_again()
             yield
         finally:
@@ -82,17 +86,17 @@ class HangupWatcher:
             poll.register(self._wake_r, select.POLLIN)
             with self._lock:
                 polled = dict(self._watched)
-                for fd in polled:
-                    poll.register(fd, _HANGUP)
+                for fd, (_, events) in polled.items():
+                    poll.register(fd, events)
             for fd, _ in poll.poll():
                 if fd == self._wake_r:
                     os.read(self._wake_r, 4096)
                 else:
-                    self._hung_up(fd, polled[fd])
+                    self._hung_up(fd, polled[fd][0])
 
     def _hung_up(self, fd: int, callback: Callable[[], object]) -> None:
         with self._lock:
-            if self._watched.get(fd) is not callback:
+            if fd not in self._watched or self._watched[fd][0] is not callback:
                 return  # no longer watched; another call may have the number by now
             del self._watched[fd]
         try:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 _MOST_STEPS: Final = 20
+_MOST_LEVELS: Final = 10_000
 _BASES: Final[tuple[Any, ...]] = (str, int, float, bytes, dict, list, tuple)
 
 
@@ -24,9 +25,8 @@ def plain(value: object) -> object:
     """
     for base in _BASES:
         if isinstance(value, base) and type(value) not in (base, bool):
-            return (
-                str.__str__(value) if base is str else base(value)
-            )  # str() of a subclass may return it unchanged
+            # `str()` of a subclass may return it unchanged.
+            return str.__str__(value) if base is str else base(value)
     functional = sys.modules.get("django.utils.functional")
     if functional is not None and isinstance(value, functional.Promise):
         return str.__str__(str(value))
@@ -78,8 +78,22 @@ def culprit(value: object, encode: Callable[[Any], object]) -> str:
     return ""  # it contains itself, or is nested too deep for a path to help
 
 
+def depth(value: object) -> int:
+    """How many levels of lists and maps a value has, at most `_MOST_LEVELS`."""
+    levels, level = 0, [value]
+    while level and levels < _MOST_LEVELS:
+        level = [part for each in level for _, part in _parts(each)]
+        levels += 1
+    return levels - 1
+
+
 def _parts(value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, Mapping):
         yield from ((f"[{key!r:.40}]", item) for key, item in value.items())
     elif isinstance(value, (list, tuple)):
         yield from ((f"[{index}]", item) for index, item in enumerate(value))
+    elif not isinstance(value, type):  # a msgspec.Struct or a dataclass
+        names = (
+            getattr(value, "__struct_fields__", None) or getattr(value, "__dataclass_fields__", None) or ()
+        )
+        yield from ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))

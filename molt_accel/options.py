@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from molt_accel import codec as codecs
+from molt_accel.durations import Milliseconds, in_ms
 from molt_accel.ipc.frame import format_id
 from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
 
@@ -127,6 +128,8 @@ class CallPlan(msgspec.Struct, frozen=True):
 class CallOptions:
     """How a call is made. A client has defaults, the decorator and each call may change them.
 
+    Times (`*_ms`) are milliseconds, as an int or a float, or a `datetime.timedelta`.
+
     Attributes:
         entry: The entrypoint's name.
         codec: Of the payload: ``msgpack``, ``json`` or ``raw``.
@@ -146,11 +149,11 @@ class CallOptions:
 
     entry: str = ""
     codec: str = Codec.MSGPACK.label
-    timeout_ms: float | None = DEFAULT_TIMEOUT_MS
-    queue_timeout_ms: float | None = None
+    timeout_ms: Milliseconds | None = DEFAULT_TIMEOUT_MS
+    queue_timeout_ms: Milliseconds | None = None
     idempotent: bool = False
     retries: int = 1
-    retry_backoff_ms: float = 20
+    retry_backoff_ms: Milliseconds = 20
     decode_response: bool = True
     before_send: Hook | None = None
     after_recv: Hook | None = None
@@ -159,24 +162,27 @@ class CallOptions:
 
     def __post_init__(self) -> None:
         codecs.parse(self.codec)
-        for name in ("timeout_ms", "queue_timeout_ms", "retry_backoff_ms"):
+        for name in ("timeout_ms", "queue_timeout_ms"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1e12:
-                raise ValueError(f"{name}: {value!r} is not allowed; it must be 0 or more milliseconds")
-        if self.timeout_ms == 0:
-            raise ValueError("timeout_ms: 0 is not allowed; None means no deadline")
-        if self.retries < 0:
-            raise ValueError(f"retries: {self.retries!r} is not allowed; it must be 0 or more")
+            if value is not None and in_ms(name, value) == 0 and name == "timeout_ms":
+                raise ValueError(f"timeout_ms: {value!r} is not allowed; None means no deadline")
+        in_ms("retry_backoff_ms", self.retry_backoff_ms)
+        if not isinstance(self.retries, int) or self.retries < 0:
+            kind = ValueError if isinstance(self.retries, int) else TypeError
+            raise kind(f"retries: {self.retries!r} is not allowed; it must be a whole number, 0 or more")
 
     @functools.cached_property
     def plan(self) -> CallPlan:
-        wait_ms = self.queue_timeout_ms
+        limit_ms, wait_ms = self.timeout_ms, self.queue_timeout_ms
+        wait = WORKER_DEFAULT_WAIT
+        if wait_ms is not None:
+            wait = min(int(in_ms("queue_timeout_ms", wait_ms)), WORKER_DEFAULT_WAIT - 1)
         return CallPlan(
             codecs.parse(self.codec),
-            0 if self.timeout_ms is None else max(1, int(self.timeout_ms * 1e6)),
-            WORKER_DEFAULT_WAIT if wait_ms is None else min(int(wait_ms), WORKER_DEFAULT_WAIT - 1),
+            0 if limit_ms is None else max(1, int(in_ms("timeout_ms", limit_ms) * 1e6)),
+            wait,
             self.retries if self.idempotent else 0,
-            self.retry_backoff_ms / 1000,
+            in_ms("retry_backoff_ms", self.retry_backoff_ms) / 1000,
             self.metrics_hook is not None or self.after_recv is not None,
         )
 
@@ -184,7 +190,7 @@ class CallOptions:
         """Return these options with some changed.
 
         Raises:
-            TypeError: a name is no option.
+            TypeError: a name is no option, or a value is of the wrong type.
             ValueError: a value is not allowed.
         """
         unknown = sorted(set(changes) - _OPTION_NAMES)

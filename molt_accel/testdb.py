@@ -36,9 +36,8 @@ def names() -> str:
         return ""
     from django.db import connections
 
-    real = [
-        each for each in connections.all() if each.vendor != "unknown"
-    ]  # not the dummy of a project without any
+    # A project without any has a dummy.
+    real = [each for each in connections.all() if each.vendor != "unknown"]
     return json.dumps({each.alias: _name(each) for each in real})
 
 

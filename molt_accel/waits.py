@@ -17,7 +17,7 @@ import msgspec
 
 from molt_accel.errors import MoltTimeout, MoltWorkerUnavailable
 from molt_accel.ipc.frame import format_id
-from molt_accel.transports.base import PendingCall, Transport
+from molt_accel.transports.base import PendingCall, Sender
 
 log = logging.getLogger("molt_accel")
 
@@ -73,7 +73,7 @@ class CallEnd(msgspec.Struct, frozen=True):
         return pending.done
 
 
-def _start_aside(transport: Transport) -> concurrent.futures.Future[None]:
+def _start_aside(transport: Sender) -> concurrent.futures.Future[None]:
     """Start a transport on a thread of its own, which goes on if its caller stops waiting.
 
     Other calls need the worker too, and the next one finds it started.
@@ -97,7 +97,7 @@ def _start_aside(transport: Transport) -> concurrent.futures.Future[None]:
 class WorkerStart(msgspec.Struct, frozen=True):
     """Wait until the transport can take a request, or the time is over."""
 
-    transport: Transport
+    transport: Sender
     timeout_s: float
 
     def block(self) -> None:

@@ -17,6 +17,7 @@ from molt_accel.errors import MoltClientClosed, MoltError, MoltInternalError, Mo
 from molt_accel.ipc.frame import PREFIX_BYTES, FrameError, decode, encode
 from molt_accel.ipc.messages import PING, Codec, Request, Response
 from molt_accel.transports.base import Pending, PendingCall
+from molt_accel.transports.line import Line
 from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.request import StopWord
@@ -36,7 +37,10 @@ def _transmitted(item: _Sent, limit: int) -> _Sent:
 class InlineTransport:
     """Runs each request at once on the thread that submits it; see `molt_accel.transports.base.Transport`."""
 
+    max_wait_ms = 0  # nothing is queued here
+
     def __init__(self, config: Config) -> None:
+        self.line = Line()
         self._config = config
         self._exports: ExportTable | None = None
         self._lock = threading.Lock()

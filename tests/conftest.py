@@ -1,7 +1,5 @@
 """Fixtures for all tests: clients on each transport, and the check that nothing is left behind."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os
@@ -62,9 +60,7 @@ def _shared_memory() -> set[str]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--whole", action="store_true", help="run every case, also those that a sample stands for"
-    )
+    parser.addoption("--whole", action="store_true", help="run every case, also those a sample stands for")
 
 
 def pytest_configure(config: pytest.Config) -> None:

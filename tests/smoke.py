@@ -3,8 +3,6 @@
 What is built elsewhere is tried with this before it is published: the wheel alone, no checkout, no test tools.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """The import arrows between packages, as ARCHITECTURE.md draws them, and nothing else."""
 
-from __future__ import annotations
-
 import ast
 import graphlib
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from tests.support import ROOT
 #: unless that has a row of its own.
 ALLOWED = {
     "molt_accel.version": (),
+    "molt_accel.durations": (),
     "molt_accel.errors": (),
     "molt_accel.ipc": ("molt_accel.errors",),
     "molt_accel.ipc.shm": ("molt_accel.errors", "molt_accel.version", "molt_accel.ipc", "molt_accel.codec"),
@@ -22,7 +21,13 @@ ALLOWED = {
     "molt_accel.codec": ("molt_accel.ipc", "molt_accel.lenient"),
     "molt_accel.testdb": ("molt_accel.errors",),
     "molt_accel.identity": ("molt_accel.errors", "molt_accel.version", "molt_accel.testdb"),
-    "molt_accel.config": ("molt_accel.errors", "molt_accel.identity", "molt_accel.ipc", "molt_accel.testdb"),
+    "molt_accel.config": (
+        "molt_accel.durations",
+        "molt_accel.errors",
+        "molt_accel.identity",
+        "molt_accel.ipc",
+        "molt_accel.testdb",
+    ),
 }
 ALLOWED |= {"molt_accel.role": ("molt_accel.errors", "molt_accel.config")}
 FLOOR = tuple(ALLOWED)
@@ -41,11 +46,18 @@ ALLOWED |= {
         *("molt_accel.waits", "molt_accel.call"),
     ),
     "molt_accel.django": (
-        *(*FLOOR, "molt_accel.options", "molt_accel.waits", "molt_accel.call", "molt_accel.client"),
+        *(*FLOOR, "molt_accel.options", "molt_accel.hangup", "molt_accel.waits", "molt_accel.call"),
+        "molt_accel.client",
     ),
     "molt_worker.runtime": FLOOR,
     "molt_worker.entrypoints": FLOOR,
     "molt_worker.compile": (*FLOOR, "molt_worker.entrypoints"),
+    "molt_worker.compile.verify": (
+        *(*FLOOR, "molt_accel.options", "molt_accel.client", "molt_worker.compile"),
+    ),
+    "molt_worker.compile.compiler": (
+        *(*FLOOR, "molt_worker.entrypoints", "molt_worker.compile", "molt_worker.compile.verify"),
+    ),
     "molt_worker.inline": (*FLOOR, "molt_accel.transports", "molt_worker.entrypoints"),
     "molt_worker.processes": (
         *FLOOR,
@@ -60,6 +72,7 @@ ALLOWED |= {
     "molt_worker.cli": (
         *FLOOR,
         *_WORKER,
+        "molt_worker.compile.compiler",
         *(f"molt_worker.supervisor{each}" for each in ("", ".stdio", ".shm")),
     ),
 }

@@ -1,7 +1,5 @@
 """The documents agree with the code: settings, names, errors, metrics, texts. Their examples run."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import enum
@@ -31,6 +29,7 @@ from molt_worker.entrypoints import exports
 from molt_worker.processes import commands
 from molt_worker.supervisor.shm.snapshot import Running
 from tests.support import ROOT, TRANSPORTS
+from tests.support.pools import MakeClient
 
 DOCS = ROOT / "docs"
 PAGES = sorted(
@@ -124,8 +123,6 @@ def anchors(text: str) -> set[str]:
 
 
 # -- every page -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -185,8 +182,6 @@ def test_every_setting_that_is_mentioned_exists_in_the_code() -> None:
 
 
 # -- configuration --------------------------------------------------------------------------------------
-
-
 def settings_rows() -> list[dict[str, str]]:
     return rows(read("reference/configuration.md"), "environment, Django")
 
@@ -228,21 +223,20 @@ def test_the_documented_values_are_allowed_and_their_neighbours_are_not() -> Non
 
 
 # -- command line ---------------------------------------------------------------------------------------
-
-
-def test_the_options_of_the_command_are_those_of_its_help() -> None:
+def options_in_help(*command: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "molt_worker", "--help"],
+        [sys.executable, "-m", "molt_worker", *command, "--help"],
         capture_output=True,
         text=True,
         check=True,
         env={**os.environ, "COLUMNS": "400"},
     )
-    shown = re.findall(r"^  (-.+?)(?:  .*)?$", done.stdout, re.M)
-    documented = [
-        ", ".join(name for name in code(row["option"])) for row in rows(read("reference/cli.md"), "option")
-    ]
-    assert documented == shown
+    return re.findall(r"^  (-.+?)(?:  .*)?$", done.stdout, re.M)
+
+
+def test_the_options_of_the_command_are_those_of_its_help() -> None:
+    documented = rows(read("reference/cli.md"), "option")
+    assert [", ".join(code(row["option"])) for row in documented] == options_in_help()
 
 
 def test_the_environment_variables_of_the_command_are_those_of_the_config() -> None:
@@ -269,15 +263,8 @@ STATUS = section(read("reference/cli.md"), "molt-worker status")
 
 
 def test_the_options_of_status_are_those_of_its_help() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "molt_worker", "status", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "COLUMNS": "400"},
-    )
-    shown = re.findall(r"^  (-.+?)(?:  .*)?$", done.stdout, re.M)
-    assert [", ".join(code(row["status option"])) for row in rows(STATUS, "status option")] == shown
+    documented = [", ".join(code(row["status option"])) for row in rows(STATUS, "status option")]
+    assert documented == options_in_help("status")
 
 
 @pytest.mark.skipif("shm" not in TRANSPORTS, reason="shared memory is served on Linux only")
@@ -302,7 +289,6 @@ def test_the_fields_of_the_status_document_are_described() -> None:
 
 
 # -- Python API -----------------------------------------------------------------------------------------
-
 API = read("reference/python-api.md")
 
 
@@ -319,11 +305,7 @@ def parameters(function: Callable[..., Any]) -> list[str]:
 
 @pytest.mark.parametrize(
     ("heading", "function"),
-    [
-        ("Client", Client.__init__),
-        ("molt_offload", molt_accel.molt_offload),
-        ("export", molt_worker.export),
-    ],
+    [("Client", Client.__init__), ("molt_offload", molt_accel.molt_offload), ("export", molt_worker.export)],
 )
 def test_signatures_name_the_parameters_in_order(heading: str, function: Callable[..., Any]) -> None:
     (stub,) = [block.text for block in blocks(section(API, heading)) if block.language == "python"][:1]
@@ -370,20 +352,16 @@ def test_the_call_options_are_described_with_their_defaults() -> None:
 
 
 def test_the_fields_of_call_info_are_described() -> None:
-    named = code(section(API, "CallInfo"))
-    assert {field.name for field in dataclasses.fields(CallInfo)} <= set(named)
+    assert {field.name for field in dataclasses.fields(CallInfo)} <= set(code(section(API, "CallInfo")))
 
 
 def test_the_current_request_is_described() -> None:
     cls = type(molt_worker.current_request())
     members = {name for name in dir(cls) if not name.startswith("_")}
-    documented = re.findall(r"^\| `(\w+)(?:\(\))?` \|", section(API, "current_request"), re.M)
-    assert set(documented) == members
+    assert set(re.findall(r"^\| `(\w+)(?:\(\))?` \|", section(API, "current_request"), re.M)) == members
 
 
 # -- errors and metrics ---------------------------------------------------------------------------------
-
-
 def test_the_table_of_errors_is_the_error_table() -> None:
     documented = [
         (code(row["status on the wire"]), code(row["exception"]), row["HTTP"], row["public text"])
@@ -425,10 +403,8 @@ def documented_request_line() -> list[str]:
     return code(section(METRICS, "The log").split(intro)[1].split("\n\n")[1])
 
 
-def test_a_real_log_line_has_the_documented_fields(
-    make_client: Callable[..., Client], capfd: pytest.CaptureFixture[str]
-) -> None:
-    client = make_client(log_json=True, log_level="debug")
+def test_log_lines_have_documented_fields(make_client: MakeClient, capfd: pytest.CaptureFixture[str]) -> None:
+    client = make_client(log_json=True, log_level="debug", log="stderr")
     client.call("echo", 1)
     client.close()
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
@@ -479,7 +455,6 @@ def test_the_events_of_the_log_are_those_of_the_sources() -> None:
 
 
 # -- shared memory --------------------------------------------------------------------------------------
-
 PROTOCOL = read("reference/protocol.md")
 
 
@@ -493,9 +468,7 @@ PROTOCOL = read("reference/protocol.md")
     ],
     ids=lambda given: given.__name__ if isinstance(given, type) else None,
 )
-def test_the_words_of_shared_memory_are_described(
-    heading: str, value: str, members: type[enum.IntEnum]
-) -> None:
+def test_words_of_shared_memory_are_described(heading: str, value: str, members: type[enum.IntEnum]) -> None:
     table = rows(section(PROTOCOL, "Shared memory"), heading)
     documented = [(*code(row[heading]), int(row[value])) for row in table]
     assert documented == [(member.name, member.value) for member in members]
@@ -562,7 +535,6 @@ def test_the_constants_of_waiting_are_those_of_the_core(name: str, unit: int, te
 
 
 # -- error texts ----------------------------------------------------------------------------------------
-
 _ERRORS = {row.exception.__name__ for row in ERROR_TABLE} | {
     "ExportsError",
     "NoSharedMemory",
@@ -595,8 +567,6 @@ def test_every_error_text_is_in_the_troubleshooting_guide() -> None:
 
 
 # -- examples -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("page", ["how-to/write-entrypoints.md", "reference/manifest.md"])
 def test_the_manifests_of_the_documents_are_valid(page: str, tmp_path: Path) -> None:
     manifests = [block.text for block in blocks(read(page)) if "abi_version" in block.text]
@@ -698,9 +668,7 @@ for view in (views.longest, fallback.longest, own.longest):
     assert lines[0] == "200 The longest chain starts at 871."
 
 
-def test_the_fallback_of_the_error_guide_runs_without_a_worker(
-    tutorial: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_error_guide_s_fallback_needs_no_worker(tutorial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files("how-to/handle-errors.md", tutorial)
     monkeypatch.setenv("MOLT_WORKER_CMD", "no-such-command")
     ask = """

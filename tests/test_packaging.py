@@ -1,7 +1,5 @@
 """What is built from the sources, in real and isolated builds of a copy of them; and what a failed build says."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re
@@ -101,9 +99,7 @@ def files_below(directory: Path) -> set[str]:
 
 @on_linux
 @pytest.mark.slow
-def test_a_wheel_made_from_the_source_archive_alone_serves(
-    sources: Path, python: str, tmp_path: Path
-) -> None:
+def test_a_wheel_made_of_the_source_archive_alone_serves(sources: Path, python: str, tmp_path: Path) -> None:
     tracked = files_below(sources) - {name for name in files_below(sources) if name.endswith((".so", ".c"))}
 
     # Makes the archive, and then the wheel from what is in the archive.
@@ -199,8 +195,6 @@ def test_a_failed_build_fails_the_installation_and_says_what_to_install(
 
 
 # -- where nothing is built ----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def project_setup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """setup.py as a module, with nothing set up."""
@@ -276,10 +270,7 @@ def test_nothing_is_built_where_the_c_library_can_not_wait_by_the_monotonic_cloc
 
 @pytest.mark.parametrize("platform", ["darwin", "freebsd14", "win32"])
 def test_other_systems_build_nothing_and_auto_means_stdio(
-    platform: str,
-    project_setup: ModuleType,
-    fresh_native: Callable[[], Any],
-    monkeypatch: pytest.MonkeyPatch,
+    platform: str, project_setup: ModuleType, fresh_native: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", platform)
     assert project_setup.extensions() == []
@@ -302,9 +293,7 @@ def test_free_threaded_python_builds_nothing_and_auto_means_stdio(
 
 
 @on_linux
-def test_a_package_without_its_core_says_so(
-    fresh_native: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lack_of_the_core_is_told(fresh_native: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import molt_accel.ipc.shm
 
     monkeypatch.delattr(molt_accel.ipc.shm, "_native", raising=False)
@@ -313,9 +302,7 @@ def test_a_package_without_its_core_says_so(
         fresh_native()
 
 
-def test_a_build_without_isolation_and_cython_says_so(
-    project_setup: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_builds_that_lack_cython_say_so(project_setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     command = project_setup.BuildNative(setuptools.Distribution({"ext_modules": []}))
     command.extensions = [setuptools.Extension("core", ["core.pyx"])]
     monkeypatch.setattr(project_setup, "find_spec", lambda _: None)

@@ -158,7 +158,7 @@ class _OffloadedView:
     def _check_of(self, request: HttpRequest) -> Callable[[], bool] | None:
         if self.cancel_check is not None:
             return functools.partial(self.cancel_check, request)
-        return disconnect.cancel_check(request)
+        return disconnect.cancel_check(request, self.client.config)
 
     def falls_back(self, error: MoltError) -> bool:
         if not self.allow_fallback or not row_of(error).falls_back:

@@ -18,48 +18,66 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 
 from molt_accel.call import Call, Reply
+from molt_accel.client import default_client
+from molt_accel.config import Config
+from molt_accel.hangup import HALF_CLOSE
 from molt_accel.waits import adrive, drive
 
-#: The event for the peer's end, even behind unread data. Systems without it (macOS) see the end only after the data.
-_RDHUP: Final = getattr(select, "POLLRDHUP", 0)
+#: Whether there is an event for the peer's end, even behind unread data. Systems without it (macOS) see the end only
+#: after the data.
+_TELLS: Final = hasattr(select, "POLLRDHUP")
 
 
 class SocketHangup:
-    """A `cancel_check` for a connection. It has a `fileno`, so that a call can wait for the hang-up."""
+    """A `cancel_check` for a connection. It has a `fileno`, so that a call can wait for the hang-up.
 
-    def __init__(self, connection: socket.socket) -> None:
+    A client that has closed its sending half (FIN) may be gone, or may wait for the answer. Over TCP both look the
+    same until something is sent to it. Browsers and proxies close both halves, and don't wait.
+
+    Args:
+        connection: The connection.
+        at_half_close: Take such a client for gone. A Unix socket tells the two apart, so there nobody is who waits.
+    """
+
+    def __init__(self, connection: socket.socket, *, at_half_close: bool = True) -> None:
         self._connection: Final = connection
+        self._at_half_close: Final = at_half_close and not (_TELLS and connection.family == socket.AF_UNIX)
+        self.events: Final = HALF_CLOSE if self._at_half_close else 0  #: of poll(2), for the hang-up watcher
 
     def fileno(self) -> int:
         return self._connection.fileno()
 
     def __call__(self) -> bool:
-        """Whether the client has closed or reset the connection."""
+        """Whether the client is gone."""
         fd = self.fileno()
         if fd < 0:
             return True
-        if _RDHUP:
+        if _TELLS:
             poll = select.poll()
-            poll.register(fd, _RDHUP)
+            poll.register(fd, self.events)
             return bool(poll.poll(0))
         try:
             # On a duplicate of the descriptor, because an SSLSocket can't peek.
             with socket.socket(fileno=socket.dup(fd)) as probe:
-                return probe.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+                return self._at_half_close and probe.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
         except BlockingIOError:
             return False
         except OSError:
             return True
 
 
-def cancel_check(request: HttpRequest) -> Callable[[], bool] | None:
+def cancel_check(request: HttpRequest, config: Config | None = None) -> Callable[[], bool] | None:
     """Return the check for whether this request's browser has gone away; None if the server offers none.
+
+    `config` says what counts (``cancel_on_half_close``); by default the default client's.
 
     It serves as the option ``cancel_check`` of a direct call. Under ASGI there is none, because Django cancels the
     task of the view: call `Client.acall` there, in a sync view through ``async_to_sync``.
     """
     connection = _unwrapped(request).META.get("gunicorn.socket")
-    return SocketHangup(connection) if connection is not None else None
+    if connection is None:
+        return None
+    return SocketHangup(connection, at_half_close=(config or default_client().config).cancel_on_half_close)
 
 
 def _unwrapped(request: HttpRequest) -> HttpRequest:

@@ -26,9 +26,8 @@ def check(view: Callable[..., Any]) -> None:
             or is the method ``dispatch``, which checks HTTP methods, logins and permissions.
     """
     function = view
-    while isinstance(
-        function, functools.partial
-    ):  # `method_decorator` hands over a partial of the bound method
+    # `method_decorator` hands over a partial of the bound method.
+    while isinstance(function, functools.partial):
         function = function.func
     function = getattr(function, "__func__", function)
     name = getattr(function, "__qualname__", repr(function))

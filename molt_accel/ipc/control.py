@@ -15,7 +15,7 @@ import struct
 from array import array
 from typing import Final
 
-from molt_accel.errors import MoltWorkerUnavailable
+from molt_accel.errors import MoltWorkerUnavailable, NoSharedMemory
 from molt_accel.ipc.frame import PREFIX_BYTES, Decoder, FrameError, Item, decode, encode
 
 #: Longest message. A report with some thousand entrypoints fits.
@@ -26,27 +26,40 @@ _FD_BYTES: Final = array("i").itemsize
 
 
 def socket_path(directory: str, name: str) -> str:
-    """Return the path of a pool's socket. Raises MoltWorkerUnavailable if it is too long."""
+    """Return the path of a pool's socket. Raises NoSharedMemory if it is too long."""
     path = os.path.join(directory, f"{name}.sock")
     if len(os.fsencode(path)) > _SUN_PATH_BYTES:
-        raise MoltWorkerUnavailable(
+        raise NoSharedMemory(
             f"the socket's path is too long ({path}, {_SUN_PATH_BYTES} bytes at most); set MOLT_RUNTIME_DIR"
         )
     return path
 
 
 def ensure_directory(directory: str) -> None:
-    """Make the directory. Raises MoltWorkerUnavailable if it is not this user's, or others may use it."""
+    """Make the directory.
+
+    Raises:
+        NoSharedMemory: there is no place for it; the text says what to set.
+        MoltWorkerUnavailable: it is not this user's, or others may use it.
+    """
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory, 0o700)
         found = os.lstat(directory)
     except OSError as exc:
-        raise MoltWorkerUnavailable(f"can't make the directory {directory}: {exc.strerror}") from exc
+        raise no_place(f"can't make the directory {directory}", exc) from exc
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise MoltWorkerUnavailable(
             f"{directory} must be a directory of this user with mode 0700; remove it, or set MOLT_RUNTIME_DIR"
         )
+
+
+def no_place(what: str, why: OSError) -> NoSharedMemory:
+    """Return the error for a runtime directory that can't be written to."""
+    return NoSharedMemory(
+        f"{what}: {why.strerror}; set MOLT_RUNTIME_DIR to a place that this user can write to (on a tmpfs where the "
+        "file system is read-only), or use MOLT_TRANSPORT=stdio"
+    )
 
 
 def lock(directory: str, name: str, purpose: str, *, wait: bool) -> int | None:

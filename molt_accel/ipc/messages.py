@@ -19,6 +19,7 @@ WORKER_DEFAULT_WAIT: Final = 0xFFFF_FFFF
 FLAG_COMPILED: Final = 1
 U32_MAX: Final = 0xFFFF_FFFF
 RESERVED_PREFIX: Final = "__"  #: no entrypoint's name begins so
+UNDECODABLE: Final = "undecodable"  #: fact of an InvalidInput: the payload is not valid in its codec
 PING: Final = "__ping__"  #: a request that the supervisor answers itself
 
 
@@ -55,9 +56,8 @@ class Response(msgspec.Struct, gc=False):
 
     request_id: int  #: as in the request; so are `generation`, `queue_depth` and `in_flight`
     status: Status = Status.OK
-    payload: bytes | memoryview = (
-        b""  #: the result in `codec`; with any status but OK `errors.to_wire` as msgpack
-    )
+    #: The result in `codec`; with any status but OK `errors.to_wire` as msgpack.
+    payload: bytes | memoryview = b""
     codec: Codec = Codec.MSGPACK
     flags: int = 0  #: FLAG_COMPILED: the entrypoint ran as compiled code
     generation: int = 0
@@ -137,6 +137,12 @@ class Attached(Message):
     client_spinners: U32
 
 
+class Reloading(Message):
+    """Worker: the answer to `Attach` comes when executors with newer code serve, or after so many ms."""
+
+    timeout_ms: U32
+
+
 class Refused(Message):
     """Worker: the client can't attach, and why."""
 
@@ -187,5 +193,5 @@ STDIO_FROM_CLIENT: Final = msgspec.msgpack.Decoder(Cancel)
 STDIO_FROM_WORKER: Final = msgspec.msgpack.Decoder(Hello | StartFailed | BadFrame)
 SHM_FROM_CLIENT: Final = msgspec.msgpack.Decoder(Attach | Lease | Return | CancelChannel | Detach)
 SHM_FROM_WORKER: Final = msgspec.msgpack.Decoder(
-    Attached | Refused | Grant | Recall | Hello | Draining | StartFailed
+    Attached | Reloading | Refused | Grant | Recall | Hello | Draining | StartFailed
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from molt_accel.errors import MoltError, NoSharedMemory
 from molt_accel.ipc.messages import Request
 from molt_accel.transports.base import PendingCall, Transport
+from molt_accel.transports.line import Line
 
 log = logging.getLogger("molt_accel")
 
@@ -40,6 +41,14 @@ class AutoTransport:
     @property
     def ready(self) -> bool:
         return self._transport.ready
+
+    @property
+    def max_wait_ms(self) -> int:
+        return self._transport.max_wait_ms
+
+    @property
+    def line(self) -> Line:
+        return self._transport.line
 
     @property
     def patience_s(self) -> float:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from molt_accel.errors import MoltError
 from molt_accel.ipc.messages import Request, Response
+
+if TYPE_CHECKING:
+    from molt_accel.transports.line import Line
 
 Result = Response | MoltError
 
@@ -84,12 +87,8 @@ class Pending:
             callback()
 
 
-class Transport(Protocol):
-    """What a call needs of its transport. All methods are thread-safe."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether `submit` can go ahead without `start`."""
+class Sender(Protocol):
+    """What one attempt of a call needs of its transport. All methods are thread-safe."""
 
     @property
     def patience_s(self) -> float:
@@ -110,7 +109,7 @@ class Transport(Protocol):
             The call in flight; None if no worker has got the request, and `start` must come first.
 
         Raises:
-            MoltWorkerUnavailable, MoltBusy, FrameError: nothing was sent, and trying again won't help.
+            MoltWorkerUnavailable, MoltBusy, FrameError: nothing was sent, and trying again at once won't help.
         """
 
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:
@@ -118,6 +117,22 @@ class Transport(Protocol):
 
         Returns False if the call has ended by itself or is about to; then that is its outcome.
         """
+
+
+class Transport(Sender, Protocol):
+    """What a client needs of its transport. All methods are thread-safe."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether `submit` can go ahead without `start`."""
+
+    @property
+    def max_wait_ms(self) -> int:
+        """How long a call that doesn't say so itself waits for a place, in ms."""
+
+    @property
+    def line(self) -> Line:
+        """Where calls wait that may wait, and that `submit` has refused as Busy."""
 
     def wait_ready(self, timeout_s: float) -> None:
         """Block until the worker has imported its exports. Raises as `start` does."""

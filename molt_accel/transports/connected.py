@@ -16,6 +16,7 @@ from molt_accel.errors import MoltClientClosed, MoltWorkerUnavailable
 from molt_accel.transports import forks
 from molt_accel.transports.connection import BaseConnection, ConnectionState, copy_error
 from molt_accel.transports.launcher import RestartPolicy
+from molt_accel.transports.line import Line
 
 SLACK_S = 0.25  #: how long after deadline and grace time a client still waits for the answer
 
@@ -35,11 +36,16 @@ class ConnectedTransport(ABC, Generic[C]):
         self._connection: C | None = None  # the one for new calls
         self._connections: list[C] = []  #: all that have not ended: a retired one goes on with its calls
         self._policy = RestartPolicy()
+        self.line = Line()
         forks.register(self)
 
     @abstractmethod
     def _connect(self, number: int) -> C:
         """Make a connection. Raises MoltWorkerUnavailable."""
+
+    @property
+    def max_wait_ms(self) -> int:
+        return self._config.max_wait_ms
 
     @property
     def ready(self) -> bool:
@@ -118,6 +124,7 @@ class ConnectedTransport(ABC, Generic[C]):
     def after_fork_in_child(self) -> None:
         """Forget the parent's connections. The next call makes one of this process's own."""
         self._policy = RestartPolicy()
+        self.line = Line()  # the parent's threads wait in the other
         self._connection = None
         connections, self._connections = self._connections, []
         for connection in connections:

@@ -28,9 +28,8 @@ log = logging.getLogger("molt_accel")
 class ConnectionState(enum.Enum):
     OPEN = enum.auto()  #: takes calls
     DEAF = enum.auto()  #: the worker reads nothing any more; its end is about to be seen
-    RETIRED = (
-        enum.auto()
-    )  #: takes no new calls: the worker drains, or can't be trusted. Calls under way go on
+    #: Takes no new calls: the worker drains, or can't be trusted. Calls under way go on.
+    RETIRED = enum.auto()
     CLOSING = enum.auto()  #: this process lets go of the worker; the calls under way end as cancelled
     LOST = enum.auto()  #: the worker ended
     DRAINED = enum.auto()  #: the worker ended after it had answered all that it had read
@@ -70,9 +69,8 @@ class BaseConnection(ABC):
     def __init__(self, number: int) -> None:
         self.number = number  #: which of its transport's connections it is, from 1 on
         self.state = ConnectionState.OPEN
-        self.open = (
-            True  #: `state` is OPEN. Only `move_to` sets it. Every call reads it: an attribute is fastest
-        )
+        #: `state` is OPEN. Only `move_to` sets it. Every call reads it: an attribute is fastest.
+        self.open = True
         self.end_error: MoltError | None = None  #: what it ended with
         self.ended_s = 0.0
         self.worker_started_s = time.monotonic()

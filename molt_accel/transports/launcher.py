@@ -30,6 +30,7 @@ from molt_accel.ipc.frame import FrameParser
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, StartFailed
 from molt_accel.ipc.outcomes import exit_text
 from molt_accel.ipc.shm.attach import connect
+from molt_accel.transports import interpreter
 
 #: After a worker that was ready and lived this long, the next one is started at once.
 STABLE_S: Final = 1.0
@@ -42,20 +43,32 @@ _PIPE_BYTES: Final = 1024 * 1024
 #: How long to wait for another process that starts the pool, and for another worker that has begun to serve it.
 _STARTER_S: Final = 10.0
 _TAKEOVER_S: Final = 1.0
+_LAST_LINES: Final = 5  #: how much of what it wrote an error of a worker that didn't start has
 _LOOK_S: Final = 0.01  #: how often to look whether a worker listens by now
 
 
 def worker_command(config: Config) -> list[str]:
     """Return the command that starts a worker: the configured one, else `molt-worker`.
 
-    The script beside this interpreter goes before the one on PATH, which may be of another environment.
+    The script beside this environment's interpreter goes before the one on PATH, which may be of another environment.
+
+    Raises:
+        MoltStartFailed: nothing is configured, and there is neither.
     """
     configured = shlex.split(config.worker_cmd)
     if configured:
         return configured
-    beside = os.path.dirname(sys.executable) if sys.executable else None  # an embedded interpreter has none
-    script = shutil.which("molt-worker", path=beside) or shutil.which("molt-worker")
-    return [script] if script else [sys.executable or "python3", "-m", "molt_worker"]
+    python = interpreter.find()
+    beside = shutil.which("molt-worker", path=os.path.dirname(python)) if python else None
+    script = beside or shutil.which("molt-worker")
+    if script:
+        return [script]
+    if python:
+        return [python, "-m", "molt_worker"]
+    raise MoltStartFailed(
+        f"no Python of this environment ({sys.prefix}) is found to start a worker with; this program is "
+        f"{sys.executable or 'unknown'!r}. Set MOLT_WORKER_CMD, for example to '/path/to/python -m molt_worker'"
+    )
 
 
 def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
@@ -64,7 +77,8 @@ def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
     Raises MoltWorkerUnavailable if the command can't be run.
     """
     environ = {**config.environ(), "MOLT_TRANSPORT": "stdio"}
-    process = _run(worker_command(config), subprocess.PIPE, environ)
+    # A private worker ends with its client, so it may write where the client does.
+    process = _run(worker_command(config), subprocess.PIPE, environ, stderr=None)
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None  # both were asked for
         os.set_blocking(pipe.fileno(), False)
@@ -74,12 +88,15 @@ def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
     return process
 
 
-def _run(command: list[str], stdin: int, environ: dict[str, str]) -> subprocess.Popen[bytes]:
+def _run(
+    command: list[str], stdin: int, environ: dict[str, str], *, stderr: int | None
+) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             command,
             stdin=stdin,
             stdout=subprocess.PIPE,
+            stderr=stderr,
             bufsize=0,
             env={**os.environ, **environ},
             # So that Ctrl-C in a terminal reaches the server only, which then stops the worker.
@@ -159,7 +176,7 @@ def _become_starter(
         try:
             lock_fd = control.lock(directory, name, "starter", wait=False)
         except OSError as exc:
-            raise MoltWorkerUnavailable(f"can't lock {directory}/{name}.starter: {exc.strerror}") from exc
+            raise control.no_place(f"can't lock {directory}/{name}.starter", exc) from exc
         try:
             sock = connect(path)  # another process may have started the pool meanwhile
         except BaseException:
@@ -174,8 +191,14 @@ def _become_starter(
 def _start_pool(config: Config, name: str) -> None:
     """Start a pool and wait until it listens. From then on it belongs to no client, and outlives this one."""
     command = [*worker_command(config), "--shm", name, "--linger"]
-    environ = {**config.environ(), "MOLT_TRANSPORT": "shm", "MOLT_WORKER_NAME": name}
-    with _run(command, subprocess.DEVNULL, environ) as process:
+    # Not its name, which a client in an entrypoint would take for the name of the pool that it wants.
+    environ = {**config.environ(), "MOLT_TRANSPORT": "shm"}
+    with contextlib.ExitStack() as stack:
+        said = None  # what the worker writes to standard error before it opens its log
+        if config.log_file(outlives=True):
+            said = os.memfd_create("molt-start")
+            stack.callback(os.close, said)
+        process = stack.enter_context(_run(command, subprocess.DEVNULL, environ, stderr=said))
         try:
             # The worker closes its stdout when it listens. Before that it may write why it can't.
             words, _ = process.communicate(timeout=config.start_timeout_ms / 1000)
@@ -184,13 +207,20 @@ def _start_pool(config: Config, name: str) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
             raise MoltWorkerUnavailable(
                 f"the worker can't start: {shlex.join(command)!r} did not listen within "
-                f"{config.start_timeout_ms} ms; see its log"
+                f"{config.start_timeout_ms} ms; {_last_lines(said)}"
             ) from None
-    if process.returncode or words:
-        raise _refusal(words, process.returncode)
+        if process.returncode or words:
+            raise _refusal(words, f"{how_it_exited(process.returncode)}; {_last_lines(said)}")
 
 
-def _refusal(words: bytes, code: int) -> MoltWorkerUnavailable:
+def _last_lines(said: int | None) -> str:
+    """What a worker that didn't start wrote last, as the end of a sentence."""
+    text = "" if said is None else os.pread(said, os.fstat(said).st_size, 0).decode(errors="replace")
+    lines = text.strip().splitlines()[-_LAST_LINES:]
+    return "it wrote: " + " | ".join(lines) if lines else "see its log"
+
+
+def _refusal(words: bytes, otherwise: str) -> MoltWorkerUnavailable:
     parser = FrameParser(messages=STDIO_FROM_WORKER)
     parser.feed(words)
     for item in parser.frames():
@@ -200,7 +230,7 @@ def _refusal(words: bytes, code: int) -> MoltWorkerUnavailable:
             if isinstance(error, MoltWorkerUnavailable) and error.code is not None:
                 kind = type(error)
             return kind(f"the worker can't start: {error.detail}")
-    return MoltWorkerUnavailable(f"the worker can't start: {how_it_exited(code)}; see its log")
+    return MoltWorkerUnavailable(f"the worker can't start: {otherwise}")
 
 
 def how_it_exited(code: int) -> str:
@@ -227,7 +257,7 @@ class RestartPolicy:
         """Raise MoltWorkerUnavailable, of the last worker's kind, if it is too early for another start."""
         if now_s < self.not_before_s:
             left_s = self.not_before_s - now_s
-            raise self._kind(f"the worker is started again in {left_s:.1f} s: {self._reason}")
+            raise self._kind(f"{self._reason} (the next start is tried in {left_s:.1f} s)")
 
     def died(self, now_s: float, lived_s: float, error: MoltError, *, was_ready: bool) -> None:
         """Note that a worker ended `lived_s` seconds after its start."""

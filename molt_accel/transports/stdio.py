@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import select
+import signal
 import subprocess
 import threading
 from typing import Final
@@ -131,9 +132,8 @@ class _Connection(BaseConnection):
     def _pump(self) -> MoltError:
         stream = self._stream
         writing = False
-        poll = (
-            select.poll()
-        )  # unlike epoll, it has no descriptor of its own, which forked children would inherit
+        # Unlike epoll, it has no descriptor of its own, which forked children would inherit.
+        poll = select.poll()
         poll.register(stream.read_fd, select.POLLIN)
         poll.register(self._wake_r, select.POLLIN)
         while True:
@@ -190,13 +190,19 @@ class _Connection(BaseConnection):
     def _ended_itself(self) -> MoltError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(SLACK_S)
-        code = self._process.returncode
+        code = self._exit_code
         return self._farewell("it closed its stdout" if code is None else how_it_exited(code))
+
+    @property
+    def _exit_code(self) -> int | None:
+        """The worker's exit code; None: it lives, or nobody knows, because this process ignores SIGCHLD."""
+        unknown = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+        return None if unknown else self._process.returncode
 
     def _end(self, error: MoltError) -> None:
         with self.lock:
             # A worker that exits with 0 has drained: it has answered all that it read, and never read what is left.
-            self._note_end(error, drained=self.was_ready and self._process.returncode == 0)
+            self._note_end(error, drained=self.was_ready and self._exit_code == 0)
         self._resolve_all(error)
         self.over.set()
         self.greeted.set()
@@ -270,8 +276,7 @@ class StdioTransport(ConnectedTransport[_Connection]):
         return connection is not None and connection.abandon(pending, error)
 
     def close(self) -> None:
-        with (
-            forks.start_lock()
-        ):  # wait for a start, which is short: its worker must be gone when this returns
+        # Wait for a start, which is short: its worker must be gone when this returns.
+        with forks.start_lock():
             self._closed = True
         super().close()

@@ -6,12 +6,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 from molt_accel.config import Config, ConfigError
 from molt_worker.compile import record as compiled
-from molt_worker.compile.compiler import BuildError, build
+from molt_worker.compile.attempts import BuildError
+from molt_worker.compile.compiler import build
 from molt_worker.compile.record import CompiledError, Record
 from molt_worker.entrypoints.exports import ExportsError
 
@@ -37,6 +39,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODULE",
         help="compile this module or package too, if the exports import it; repeatable",
     )
+    parser.add_argument(
+        "--verify",
+        type=Path,
+        metavar="CALLS",
+        help="run the calls of this file in Python and compiled, and leave modules in Python that answer otherwise:\n"
+        'JSON lines such as {"entry": "items", "payload": {"id": 1}}',
+    )
     parser.add_argument("--build-dir", metavar="DIR", help="where builds are kept [MOLT_BUILD_DIR]")
     parser.add_argument("--force", action="store_true", help="build anew what is up to date")
     parser.add_argument("--json", action="store_true", help="print the build's record instead of the report")
@@ -55,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
             compiled.check_fresh(record, path)
         else:
             record, is_new = build(
-                config.exports, config.build_dir, given.include, force=given.force, say=_say
+                config.exports, config.build_dir, given.include, given.verify, force=given.force, say=_say
             )
     except (ConfigError, ExportsError, BuildError) as exc:
         _say(str(exc))
@@ -82,6 +91,8 @@ def report(record: Record, *, is_new: bool) -> str:
         lines.append(f"{module.where:<{width}}  {text}")
         lines += [f"{'':<{width}}  note: {note}" for note in module.notes]
     count = sum(module.compiled for module in record.modules)
+    if record.verified:
+        lines.append(f"{record.calls} calls give the same in Python and compiled")
     built = f"built in {record.seconds:.1f} s" if is_new else "up to date"
     lines.append(f"{count} of {len(record.modules)} modules compiled, {built} ({record.compiler})")
     return "\n".join(lines)

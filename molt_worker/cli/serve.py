@@ -15,6 +15,7 @@ from molt_accel.errors import MoltStartFailed, MoltWorkerUnavailable, to_wire
 from molt_accel.ipc.frame import encode
 from molt_accel.ipc.messages import StartFailed
 from molt_accel.version import __version__
+from molt_worker.compile.record import enable
 from molt_worker.entrypoints.exports import ExportsError, check, resolve
 from molt_worker.processes.commands import EXIT_BAD_EXPORTS
 from molt_worker.runtime.log import STDERR_FD, LogSink
@@ -101,7 +102,9 @@ def _notify(exc: Exception) -> None:
 
 
 def _list_exports(config: Config) -> int:
-    sys.path.insert(0, os.getcwd())
+    # As the fork server does, so that it finds what the worker would.
+    sys.path[:0] = [os.getcwd(), *config.path]
+    enable(config.exports, config.compiled, config.build_dir)
     for item in resolve(config.exports):
         print(f"{item.name}  {item.target}  {item.codec_in.label} -> {item.codec_out.label}")
     return 0
@@ -126,6 +129,15 @@ def _serve_shm(config: Config, *, linger: bool) -> int:
         # Blocked until `run` handles them: from here on, a worker that is killed leaves a socket behind.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         supervisor = ShmSupervisor(config, log, linger=linger)
+        if path := config.log_file(outlives=linger):
+            _move_log(log, path, bounded=path == config.own_log)
         supervisor.listen()
         os.dup2(STDERR_FD, 1)
         return supervisor.run()
+
+
+def _move_log(log: LogSink, path: str, *, bounded: bool) -> None:
+    try:
+        log.move_to(path, bounded=bounded)
+    except OSError as exc:
+        raise MoltStartFailed(f"can't log to {path}: {exc.strerror}; set MOLT_WORKER_LOG") from exc

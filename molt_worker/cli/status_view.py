@@ -29,6 +29,7 @@ def facts(pool: PoolPlace, now: Snapshot, before: Snapshot | None = None) -> lis
     shown = [
         ("pool", f"{pool.name}  {life}"),
         ("socket", pool.path),
+        ("log", now.log or "not known"),
         ("exports", f"{now.exports['count']}, {now.exports['compiled']} of them compiled"),
         ("executors", f"{busy} busy, {ready} of {now.pool_size} ready"),
         ("queue", f"{now.queue['depth']} of {now.queue['capacity']} places, {now.in_flight} in flight"),

@@ -21,7 +21,7 @@ from molt_accel.config import COMPILED_MODES
 from molt_worker.entrypoints import exports
 from molt_worker.entrypoints.importer import BuildFinder, find_source, is_compiled
 
-VERSION: Final = 1  #: version of the record's format. A record of another version is not used.
+VERSION: Final = 2  #: version of the record's format. A record of another version is not used.
 FOLDER: Final = ".molt-build"
 #: The ABI that a library must have to be loaded in this process. Part of its file's name (PEP 3149).
 ABI: Final = str(sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag)
@@ -60,6 +60,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: among them, because compiled modules hold their constants.
     sources: dict[str, str]
     libraries: dict[str, str]  #: the files in the build's folder, by the names that they are imported by
+    verified: str = ""  #: the hash of the file of calls that it was verified by; empty: it wasn't
+    calls: int = 0  #: how many calls that file has
 
 
 def digest(data: bytes) -> str:

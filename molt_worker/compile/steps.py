@@ -23,7 +23,7 @@ def compile_modules(work: str, group: str, level: str, paths: Sequence[str]) -> 
 
     Args:
         group: The name of the library that all modules share.
-        level: The optimisation level of the C compiler.
+        level: The optimisation level of the C compiler; empty: make the C code only.
     """
     from mypyc.build import mypycify
     from setuptools import Distribution
@@ -34,12 +34,15 @@ def compile_modules(work: str, group: str, level: str, paths: Sequence[str]) -> 
         "--follow-imports=silent",
         "--namespace-packages",
         "--explicit-package-bases",
+        "--disable-error-code=annotation-unchecked",  # a note, for which mypyc would give up
         "--no-color-output",
         "--no-error-summary",
         f"--cache-dir={work}/cache",
     ]
-    extensions = mypycify([*paths, *flags], opt_level=level, target_dir=f"{work}/c", group_name=group)
+    extensions = mypycify([*paths, *flags], opt_level=level or "0", target_dir=f"{work}/c", group_name=group)
     print(MADE_C, flush=True)
+    if not level:
+        return
     command = Distribution({"name": group, "ext_modules": extensions}).get_command_obj("build_ext")
     command.build_lib, command.build_temp = f"{work}/lib", f"{work}/o"
     command.ensure_finalized()

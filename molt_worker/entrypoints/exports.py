@@ -5,19 +5,21 @@ Only `resolve` imports user code. The fork server calls it; so does the inline t
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import json
 import operator
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
 from molt_accel import codec
-from molt_accel.errors import MoltInvalidInput
+from molt_accel.errors import MoltEntryError
 from molt_accel.ipc.frame import MAX_ENTRY_BYTES
 from molt_accel.ipc.messages import RESERVED_PREFIX, Codec, Request
 from molt_worker.entrypoints import typed
@@ -25,6 +27,8 @@ from molt_worker.entrypoints.importer import is_compiled
 
 ABI_VERSION: Final = "0.1"
 PACKAGED: Final = Path(__file__).with_name("molt_exports.json")
+_NAMED: Final = 8  #: how many folders of sys.path an error names
+_MOST_OFFERED: Final = 10  #: names of entrypoints in an error's text
 _MARK: Final = "__molt_export__"
 #: Marks of compiled functions, which take no attributes, by id. The function is kept so that its id isn't reused.
 _marked_compiled: Final[dict[int, tuple[Any, Export]]] = {}
@@ -70,14 +74,23 @@ class ExportTable:
         return [export.name for export in self._by_name.values() if export.compiled]
 
     def find(self, request: Request) -> Export:
-        """Return the export that a request names. Raises MoltInvalidInput: no such name, or another codec."""
+        """Return the export that a request names. Raises MoltEntryError: no such name, or another codec."""
         export = self._by_name.get(request.entry)
         if export is None:
-            raise MoltInvalidInput(f"unknown entry {request.entry!r}")
+            raise MoltEntryError(
+                f"unknown entry {request.entry!r}; the pool offers {self._offer(request.entry)}"
+            )
         if request.codec is not export.codec_in:
             given, wanted = request.codec.label, export.codec_in.label
-            raise MoltInvalidInput(f"entry {request.entry!r} takes {wanted} payloads, not {given}")
+            raise MoltEntryError(f"entry {request.entry!r} takes {wanted} payloads, not {given}")
         return export
+
+    def _offer(self, wanted: str) -> str:
+        """The names that the table has, those like `wanted` first; not more than `_MOST_OFFERED` of them."""
+        near = difflib.get_close_matches(wanted, self._by_name, _MOST_OFFERED)
+        names = list(dict.fromkeys([*near, *sorted(self._by_name)]))
+        more = len(names) - _MOST_OFFERED
+        return ", ".join(map(repr, names[:_MOST_OFFERED])) + (f" and {more} more" if more > 0 else "")
 
 
 @overload
@@ -221,7 +234,13 @@ def _import(module: str, where: str) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as exc:  # a module may raise anything when imported, also SystemExit
-        raise ExportsError(f"{where}: can't import {module}: {type(exc).__name__}: {exc}") from exc
+        text = f"{where}: can't import {module}: {type(exc).__name__}: {exc}"
+        if isinstance(exc, ModuleNotFoundError) and f"{module}.".startswith(f"{exc.name}."):
+            text += (
+                f"; looked in {', '.join(each or '.' for each in sys.path[:_NAMED])}; start the process in the folder "
+                "that has it, or add that to sys.path or MOLT_IMPORT_PATH"
+            )
+        raise ExportsError(text) from exc
 
 
 def _resolve_target(item: Export, where: str) -> Export:

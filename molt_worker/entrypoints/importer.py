@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,16 @@ def _find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
         if path is None:
             return None
     for finder in sys.meta_path:
-        if not isinstance(finder, BuildFinder) and (spec := finder.find_spec(name, path)) is not None:
+        if isinstance(finder, BuildFinder):
+            continue
+        try:
+            spec = finder.find_spec(name, path)
+        except KeyError:
+            # A namespace package in another one: Python's finder asks for that one, which is not imported.
+            spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+            folder = name.rpartition(".")[2]
+            spec.submodule_search_locations = [os.path.join(each, folder) for each in path or ()]
+        if spec is not None:
             return spec
     return None
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
-import msgspec
-
 from molt_accel import codec
 from molt_accel.errors import (
     MoltCancelled,
@@ -24,7 +22,7 @@ from molt_accel.errors import (
 )
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import format_id
-from molt_accel.ipc.messages import FLAG_COMPILED, U32_MAX, Codec, Request, Response
+from molt_accel.ipc.messages import FLAG_COMPILED, U32_MAX, UNDECODABLE, Codec, Request, Response
 from molt_accel.ipc.outcomes import expired_in_queue, timed_out_running
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import (
@@ -37,9 +35,6 @@ from molt_worker.entrypoints.request import (
     begin_serving,
     end_serving,
 )
-
-#: What a typed encoder raises for a result that it can't encode.
-_UNENCODABLE: Final = (TypeError, ValueError, OverflowError, RecursionError, AttributeError)
 
 LogTraceback = Callable[[str, str, str], object]
 
@@ -103,9 +98,8 @@ class Runner:
 
     exports: ExportTable
     word: StopWord  #: the supervisor writes it
-    log_traceback: (
-        LogTraceback  #: called with request id, entry and traceback text when an entrypoint has raised
-    )
+    #: Called with request id, entry and traceback text when an entrypoint has raised.
+    log_traceback: LogTraceback
     number: int = 0  #: this executor's, for the metrics
     own_clock: bool = False  #: no supervisor watches deadlines: `current_request().check()` reads the clock
     #: A stop has interrupted something that can't be done again, so no other request may run in this process.
@@ -208,14 +202,19 @@ class Runner:
                 response.payload = export.encode(result)
             else:
                 response.payload = codec.encode(export.codec_out, result)
-        except (codec.EncodeError, msgspec.MsgspecError, *_UNENCODABLE) as exc:
-            wanted = export.codec_out.label
-            raise _BadResult(f"the result of {export.name!r} can't be encoded as {wanted}") from exc
+        except codec.UNENCODABLE as exc:
+            why = exc
+            if not isinstance(exc, codec.EncodeError):
+                assert export.encode is not None
+                why = codec.unencodable(export.codec_out, result, export.encode, exc)
+            raise _BadResult(f"the result of {export.name!r} {why}") from exc
         response.codec = export.codec_out
         response.encode_us = _us(handled_ns, time.monotonic_ns())
 
     def _mapped(self, failure: BaseException, export: Export, request: Request) -> MoltError:
-        if isinstance(failure, (InvalidInput, _BadPayload)):
+        if isinstance(failure, _BadPayload):
+            return MoltInvalidInput(str(failure), facts={UNDECODABLE: 1})
+        if isinstance(failure, InvalidInput):
             text = "the input is not valid"
             with contextlib.suppress(Exception):  # user code defines __str__, and may fail there too
                 text = str(failure)

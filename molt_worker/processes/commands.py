@@ -47,7 +47,7 @@ class ExportRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sources(Message):
-    """Sent before `Ready`: the files of the project's modules that were imported, and their mtimes in nanoseconds."""
+    """Sent before `Ready`: the files that the exports are made of, and their stamps; see `sources`."""
 
     files: list[tuple[str, int]]
 

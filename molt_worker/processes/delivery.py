@@ -20,6 +20,9 @@ class PoolOwner(Protocol):
     def on_start_failed(self, why: str) -> None:
         """The exports can't be imported, so there will never be an executor."""
 
+    def on_reload_failed(self, why: str) -> None:
+        """The exports can't be imported anew. The executors that there are serve on."""
+
     def on_executor_ready(self, executor: ExecutorHandle) -> None:
         """An executor has started and may be given requests."""
 

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -30,10 +31,9 @@ from molt_accel.ipc.frame import FrameError, FrameParser, encode
 from molt_accel.ipc.messages import Message, StartFailed
 from molt_accel.role import Role, become
 from molt_worker.compile import record as compiled
-from molt_worker.entrypoints import importer
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.processes import commands, executor
+from molt_worker.processes import commands, executor, sources, streams
 from molt_worker.processes.endpoint import MakeEndpoint
 from molt_worker.runtime import log
 
@@ -50,16 +50,13 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
 
-def sources() -> list[tuple[str, int]]:
-    """The files of imported modules that aren't part of Python or installed in its environment, and their mtimes."""
-    installed = tuple({os.path.join(prefix, "") for prefix in (sys.prefix, sys.base_prefix)})
-    found = []
-    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    for path in (*files, *map(str, importer.sources())):  # a compiled module's file is not its source
-        if isinstance(path, str) and not os.path.abspath(path).startswith(installed):
-            with contextlib.suppress(OSError):
-                found.append((os.path.abspath(path), os.stat(path).st_mtime_ns))
-    return found
+def _close_connections() -> str:
+    """Close the connections to databases that Django has opened. Returns the names of those databases."""
+    db = sys.modules.get("django.db")
+    open_now = [] if db is None else [c for c in db.connections.all(initialized_only=True) if c.connection]
+    for connection in open_now:
+        connection.close()
+    return ", ".join(connection.alias for connection in open_now)
 
 
 def _ignore(signum: int, stack: object) -> None:
@@ -93,6 +90,7 @@ class Forkserver:
         self._sockets: deque[int] = deque()  # descriptors that came before their `Spawn` was parsed
         self._pids: dict[int, int] = {}  # executor number -> pid
         self._exports = ExportTable(())
+        self._had_threads = False
 
     def main(self, supervisor_pid: int) -> NoReturn:
         """Live in a process just forked from the supervisor. Never returns."""
@@ -105,6 +103,7 @@ class Forkserver:
                 signal.signal(number, _ignore)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.control = _keep_only(self.control)
+            streams.renew()
             code = self._run()
         except BaseException as exc:
             self._log("error", "forkserver_failed", error=f"{type(exc).__name__}: {exc}")
@@ -112,10 +111,9 @@ class Forkserver:
             os._exit(code)
 
     def _run(self) -> int:
+        began_ns = time.time_ns()
         sys.path[:0] = [os.getcwd(), *self.config.path]
         become(Role.FORKSERVER, self.config.pool_name)
-        for output in (sys.stdout, sys.stderr):
-            output.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # executors may be killed
         config = self.config
         try:
             testdb.use()
@@ -129,12 +127,16 @@ class Forkserver:
             return commands.EXIT_BAD_EXPORTS
         if threading.active_count() > 1:
             names = ", ".join(thread.name for thread in threading.enumerate()[1:])
-            self._log("warning", "threads_at_import", hint="threads don't survive the fork", threads=names)
+            hint = "executors are forked without them, and with the locks that they hold; start them in entrypoints"
+            self._log("warning", "threads_at_import", hint=hint, threads=names)
+        if names := _close_connections():
+            hint = "no executor may share a connection that was made at import; each makes its own"
+            self._log("warning", "connections_at_import", hint=hint, databases=names)
         # All executors share the pages of the objects that exist now, as long as the collector doesn't write to them.
         gc.collect()
         gc.freeze()
         failpoint("forkserver.imported")
-        self._send(commands.Sources(sources()))
+        self._send(commands.Sources(sources.imported(config.exports, began_ns)))
         rows = [
             commands.ExportRow(item.name, item.codec_in, item.codec_out, item.target, item.compiled)
             for item in self._exports
@@ -202,6 +204,7 @@ class Forkserver:
     def _spawn(self, number: int, slot: int) -> None:
         sock = socket.socket(fileno=self._sockets.popleft())
         parent_pid = os.getpid()
+        self._had_threads = threading.active_count() > 1
         failpoint("forkserver.forking")
         try:
             pid = os.fork()
@@ -235,6 +238,8 @@ class Forkserver:
             sock.setblocking(True)
             sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
             become(Role.EXECUTOR, self.config.pool_name)
+            if self._had_threads:
+                streams.renew()
             endpoint = self.make_endpoint(sock, number, slot)
             code = executor.serve(endpoint, self._exports, self.word_of(slot), number, self.config)
         except BaseException as exc:

@@ -114,7 +114,7 @@ class ForkserverHandle:
     words: StopWords
     started_ns: int = field(default_factory=time.monotonic_ns)
     exports: ExportTable | None = None  #: known once it is ready
-    #: Files that it has imported, and their mtimes in nanoseconds.
+    #: The files that its exports are made of.
     sources: list[tuple[str, int]] = field(default_factory=list)
     announced: bool = False  #: requests are checked against its exports
     failure: str = ""

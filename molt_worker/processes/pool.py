@@ -14,7 +14,6 @@ The pool knows fork servers and executors, but no requests. A `Delivery` brings 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from dataclasses import dataclass
 from typing import Final
@@ -29,6 +28,7 @@ from molt_accel.ipc.messages import Hello, Request, StartFailed
 from molt_accel.ipc.outcomes import exit_text
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import StopReason
+from molt_worker.processes import sources
 from molt_worker.processes.commands import Command, Exited, Interrupt, Kill, Ready, Sources, Spawned
 from molt_worker.processes.delivery import Delivery, PoolOwner
 from molt_worker.processes.handles import ExecutorHandle, ExecutorState, ForkserverHandle, StopWords
@@ -95,8 +95,17 @@ class Pool:
 
     def is_outdated(self) -> bool:
         """Whether a file that the newest fork server has imported was changed since."""
+        return bool(self._forkservers) and sources.changed(self._forkservers[-1].sources)
+
+    def older(self) -> list[ExecutorHandle]:
+        """Executors that were not reaped, and are not of the newest import of the exports, done or under way."""
         newest = self._forkservers[-1] if self._forkservers else None
-        return newest is not None and any(_mtime(path) != mtime for path, mtime in newest.sources)
+        return [executor for executor in self._executors.values() if executor.forkserver is not newest]
+
+    @property
+    def is_reloading(self) -> bool:
+        """Whether executors that are not of the newest import still get new requests."""
+        return bool(self._forkservers) and not self._forkservers[-1].announced
 
     def stop(self) -> None:
         """Start no more processes from now on."""
@@ -342,9 +351,8 @@ class Pool:
     def _tell(self, executor: ExecutorHandle, command: Command) -> None:
         """Send a command for an executor to its fork server."""
         forkserver = executor.forkserver
-        if (
-            forkserver.control.fileno() >= 0
-        ):  # else the fork server was stopped, and its executors die with it
+        # A fork server that was stopped has no socket any more, and its executors die with it.
+        if forkserver.control.fileno() >= 0:
             forkserver.tell(command)
             self._watch_forkserver(forkserver)
 
@@ -419,6 +427,7 @@ class Pool:
                 self._forkserver_at_ns = self.loop.at(later_ns if self._boot_deaths > 1 else 1)
         elif self._newest_ready() is not None:
             self.log.log("error", "reload_failed", error=text)
+            self.owner.on_reload_failed(text)
         elif not self._forkservers:
             self.owner.on_start_failed(text)
         self._fill()
@@ -459,10 +468,3 @@ class Pool:
             is_old = forkserver.exports is not None and forkserver is not newest
             if is_old and not self._children(forkserver):
                 self._end_forkserver(forkserver)
-
-
-def _mtime(path: str) -> int:
-    try:
-        return os.stat(path).st_mtime_ns
-    except OSError:
-        return 0

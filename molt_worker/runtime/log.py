@@ -8,15 +8,19 @@ enough: an executor may fill the pipe in between.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import select
 import stat
 import time
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from molt_accel.config import Config
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 STDERR_FD: Final = 2
 #: A pipe that polls writable takes this many bytes without blocking (POSIX).
@@ -24,6 +28,8 @@ _ATOMIC_BYTES: Final = select.PIPE_BUF
 _MAX_LINES: Final = 1000
 #: Characters of the longest value in a line. A longer value keeps its first and its last half of this.
 _MAX_VALUE: Final = 16_384
+_PREVIOUS: Final = ".1"  #: what is appended to a log file's name for what was in it before
+_MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -61,6 +67,18 @@ def write_blocking(config: Config, level: str, event: str, fields: dict[str, obj
         os.write(STDERR_FD, line)
 
 
+class LossyFile(io.FileIO):
+    """A file that takes everything, and drops what it can't write."""
+
+    def write(self, data: Buffer) -> int:
+        with contextlib.suppress(OSError):
+            written = super().write(data)
+            # None: it would have to wait, because somebody has made the descriptor non-blocking.
+            if written is not None:
+                return written
+        return memoryview(data).nbytes
+
+
 def _own_end(fd: int) -> int:
     """Open the pipe at `fd` again, so that O_NONBLOCK applies to this process only. If not possible, return `fd`."""
     try:
@@ -81,6 +99,7 @@ class LogSink:
         self._fd = _own_end(fd)
         self._lines: deque[bytes] = deque()
         self._dropped = 0
+        self._bounded = ""  # the path of the log file, if this object keeps it small
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
 
@@ -99,6 +118,40 @@ class LogSink:
         for start in range(0, len(line), _ATOMIC_BYTES):
             self._lines.append(line[start : start + _ATOMIC_BYTES])
         self.flush()
+
+    def move_to(self, path: str, *, bounded: bool) -> None:
+        """Make a file standard error, of this process and those that it forks, and log there.
+
+        Args:
+            path: The file. What was written to standard error so far is moved there, if that was a file of its own.
+            bounded: Begin with an empty file, and keep the present one beside it, now and whenever it is full.
+
+        Raises OSError: the file can't be opened.
+        """
+        if bounded:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, path + _PREVIOUS)
+        fd = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW * bounded, 0o600
+        )
+        with contextlib.suppress(OSError):  # it can't be read
+            os.write(fd, os.pread(STDERR_FD, _MAX_VALUE, 0))
+        os.dup2(fd, STDERR_FD)
+        os.close(fd)
+        self.close()
+        self._fd = self._given_fd = STDERR_FD
+        self._bounded = path if bounded else ""
+
+    def bound(self) -> None:
+        """If the log file is full, move what is in it to the file beside it."""
+        if self._bounded and os.fstat(STDERR_FD).st_size > _MAX_FILE_BYTES:
+            previous = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            # The worker's other processes have the file open for appending, so it can only be emptied.
+            with contextlib.suppress(OSError), open(f"/proc/self/fd/{STDERR_FD}", "rb") as file:
+                file.seek(-_MAX_FILE_BYTES, os.SEEK_END)
+                with open(os.open(self._bounded + _PREVIOUS, previous, 0o600), "wb") as kept:
+                    kept.write(file.read(_MAX_FILE_BYTES))
+            os.truncate(STDERR_FD, 0)
 
     @property
     def pending(self) -> bool:

@@ -106,6 +106,7 @@ class Worker:
             check(self.config.exports)
         except ExportsError as exc:
             self.log.log("error", "reload_failed", error=str(exc))
+            pool.owner.on_reload_failed(str(exc))
             return
         self.log.log("info", "worker_reloading", exports=self.config.exports)
         pool.start_forkserver()

@@ -1,7 +1,5 @@
 """Fixtures that several tests of the benchmarks share."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

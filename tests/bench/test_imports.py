@@ -1,7 +1,5 @@
 """The import arrows inside bench: no circle between modules, and none from a lower package to a higher one."""
 
-from __future__ import annotations
-
 import ast
 import graphlib
 

@@ -1,7 +1,5 @@
 """Sets Django up for the demo's tests, and serves what several of them share."""
 
-from __future__ import annotations
-
 import os
 
 import django

@@ -1,7 +1,5 @@
 """What the handler cores may import, and that the manifest names functions that exist."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import json

@@ -1,12 +1,9 @@
 """The metrics file: whole lines from threads and forked processes, and no request fails for its sake."""
 
-from __future__ import annotations
-
 import functools
 import json
 import logging
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import pytest
 from demo.django_app import metrics
 from demo.django_app.metrics import JsonLines
 from molt_accel.options import CallMetrics
-from tests.support.processes import exit_code, fork
+from tests.support.processes import exit_code, fork, in_thread
 
 LONG = "x" * 3000
 
@@ -57,9 +54,7 @@ def test_lines_of_threads_and_forked_processes_do_not_mix(tmp_path: Path) -> Non
         write(writer)
 
     children = [fork(functools.partial(write_in_child, f"child {child}")) for child in range(4)]
-    threads = [threading.Thread(target=write, args=(f"thread {number}",)) for number in range(4)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(write, f"thread {number}") for number in range(4)]
     for thread in threads:
         thread.join()
     assert [exit_code(pid) for pid in children] == [0] * 4
@@ -74,9 +69,7 @@ def test_lines_of_threads_and_forked_processes_do_not_mix(tmp_path: Path) -> Non
         assert [row["number"] for row in rows if row["writer"] == writer] == list(range(100))
 
 
-def test_a_forked_child_forgets_the_sink_of_the_views(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forked_child_forgets_the_views_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The instance that the fork handler was registered with, given a file for the length of this test.
     monkeypatch.setattr(metrics.SINK, "path", str(tmp_path / "metrics.jsonl"))
     metrics.SINK.write({"from": "parent"})
@@ -93,9 +86,7 @@ def test_a_forked_child_forgets_the_sink_of_the_views(
     assert rows_of(tmp_path / "metrics.jsonl") == [{"from": "parent"}, {"from": "child"}]
 
 
-def test_a_failure_is_logged_once_and_raises_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failures_are_logged_once_and_raise_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sink = JsonLines(str(tmp_path / "nowhere" / "metrics.jsonl"))
     with caplog.at_level(logging.ERROR, "demo.metrics"):
         sink.write({"a": 1})
@@ -128,9 +119,7 @@ def test_a_short_write_is_logged(
     sink.reset()
 
 
-def test_the_hook_writes_the_metrics_under_the_name_of_its_endpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hook_writes_metrics_under_its_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = JsonLines(str(tmp_path / "metrics.jsonl"))
     monkeypatch.setattr(metrics, "SINK", sink)
     call = CallMetrics("list_items", "Ok", "00000000000000ff", 1_700_000_000_000, queue_us=1500, exec_us=2500)

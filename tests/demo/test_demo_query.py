@@ -1,7 +1,5 @@
 """Parameters: what is accepted, and that every refusal names the parameter, the value and what is allowed."""
 
-from __future__ import annotations
-
 import base64
 from typing import Any
 

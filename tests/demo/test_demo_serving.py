@@ -1,7 +1,5 @@
 """The demo under real servers: runserver, gunicorn with several processes, uvicorn."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -46,12 +44,7 @@ def serving(*command: str, port: int, **environ: str) -> Iterator[httpx.Client]:
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "MOLT_WORKER_EXECUTORS": "1",
-            **environ,
-        },
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MOLT_WORKER_EXECUTORS": "1", **environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -1,7 +1,5 @@
 """The fake database's settings: defaults, values, and refusals that say what is allowed."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

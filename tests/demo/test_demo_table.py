@@ -1,7 +1,5 @@
 """The data path's core: a golden answer, a brute-force twin, and refusals that name row and column."""
 
-from __future__ import annotations
-
 import json
 import math
 import operator
@@ -23,13 +21,10 @@ from tests.demo.demo_strategies import tables
 SMALL: dict[str, Any] = {
     "columns": ["region", "units", "price", "paid"],
     "rows": [
-        ["north", 2, 1.5, True],
-        ["south", 3, None, True],
-        ["north", 5, 0.1, False],
-        [None, 1, 9, True],
+        ["north", 2, 1.5, True], ["south", 3, None, True], ["north", 5, 0.1, False], [None, 1, 9, True],
         ["north", 4, 0.2, True],
     ],
-}
+}  # fmt: skip
 
 
 def changed(**parts: Any) -> dict[str, Any]:
@@ -77,16 +72,10 @@ def test_every_aggregate() -> None:
 @pytest.mark.parametrize(
     ("op", "value", "kept"),
     [
-        ("=", 3, 1),
-        ("!=", 3, 4),
-        ("<", 3, 2),
-        ("<=", 3, 3),
-        (">", 3, 2),
-        (">=", 3, 3),
-        ("=", 3.0, 1),
+        ("=", 3, 1), ("!=", 3, 4), ("<", 3, 2), ("<=", 3, 3), (">", 3, 2), (">=", 3, 3), ("=", 3.0, 1),
         (">", 2.5, 3),
     ],
-)
+)  # fmt: skip
 def test_every_operator(op: str, value: float, kept: int) -> None:
     assert data_summary(changed(where=[{"column": "units", "op": op, "value": value}]))["kept"] == kept
 
@@ -256,13 +245,9 @@ def summed_or_refused(payload: object) -> dict[str, Any] | None:
 
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
     ">=": operator.ge,
-}
+}  # fmt: skip
 FIGURES: dict[str, Callable[[list[Any]], Any]] = {
     "count": len,
     "sum": math.fsum,
@@ -321,7 +306,7 @@ def test_no_payload_raises_anything_else(payload: object) -> None:
     summed_or_refused(payload)
 
 
-def test_a_cancelled_request_stops_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_requests_stop_midway(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stopped(Exception):
         pass
 

@@ -1,7 +1,5 @@
 """The views: both ways answer the same bytes to the same request, refusals included; health; metrics."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -211,14 +209,11 @@ class TestParity:
         both_tables(json.dumps(make_table.make_table(10)).encode())
         rows = rows_of(sink)
         assert [(row["endpoint"], row["entry"], row["status"]) for row in rows] == [
-            ("baseline", "list_items", "Ok"),
-            ("offload", "list_items", "Ok"),
-            ("baseline", "list_items", "InvalidInput"),
-            ("offload", "list_items", "InvalidInput"),
-            ("offload-async", "list_items", "Ok"),
-            ("data-baseline", "data_summary", "Ok"),
+            ("baseline", "list_items", "Ok"), ("offload", "list_items", "Ok"),
+            ("baseline", "list_items", "InvalidInput"), ("offload", "list_items", "InvalidInput"),
+            ("offload-async", "list_items", "Ok"), ("data-baseline", "data_summary", "Ok"),
             ("data-offload", "data_summary", "Ok"),
-        ]
+        ]  # fmt: skip
         assert len({frozenset(row) for row in rows}) == 1
         for row in rows:
             assert row["exec_us"] >= row["handler_us"] >= 0
@@ -239,9 +234,7 @@ class TestParity:
             assert body["worker"]["executors"]["pids"] == [body["executor"]["pid"]]
 
 
-def test_a_failing_core_answers_the_same_500(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failing_cores_are_one_500(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("secret detail")
 
@@ -291,8 +284,6 @@ def test_a_configuration_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) ->
 
 
 # -- what it is compared with ----------------------------------------------------------------------------
-
-
 def test_django_s_json_says_the_same() -> None:
     plain, fast = fetch("/baseline/", "q=oak&limit=3"), fetch("/baseline-orjson/", "q=oak&limit=3")
     assert plain.json() == fast.json()

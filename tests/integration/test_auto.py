@@ -1,14 +1,11 @@
 """Where shared memory can't be had, auto goes on without it, and shm says why."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +17,9 @@ from molt_accel.transports.auto import AutoTransport
 from molt_accel.transports.shm.transport import ShmTransport
 from molt_accel.transports.stdio import StdioTransport
 from tests.support import EXPORTS, ROOT
-from tests.support.processes import wait_until
+from tests.support.errors import raised
+from tests.support.pools import MakeClient, with_worker
+from tests.support.processes import in_thread, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="auto is stdio")
 
@@ -44,7 +43,6 @@ MACHINES = {
         "the native core is missing (",
     ),
 }
-MakeClient = Callable[..., Client]
 
 
 @pytest.fixture(params=MACHINES)
@@ -85,9 +83,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_auto_is_shared_memory_where_it_can_be_had(
-    make: MakeClient, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_is_shared_memory_where_it_exists(make: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
     client = make(transport="auto")
     assert client.call("echo", 1) == 1
     assert transport_of(client) is ShmTransport
@@ -95,9 +91,7 @@ def test_auto_is_shared_memory_where_it_can_be_had(
     assert warnings(caplog) == []
 
 
-def test_auto_goes_on_over_stdio_with_one_warning(
-    told: str, make: MakeClient, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_is_stdio_with_a_warning(told: str, make: MakeClient, caplog: pytest.LogCaptureFixture) -> None:
     client = make(transport="auto", max_queue=100)
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(lambda number: client.call("echo", number), range(40))) == list(range(40))
@@ -111,8 +105,7 @@ def test_auto_goes_on_over_stdio_with_one_warning(
 def test_auto_stays_with_stdio_after_its_worker_has_died(
     told: str, make: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = make(transport="auto")
-    client.start()
+    client = with_worker(make(transport="auto"))
     worker = psutil.Process(client.ping()["pid"])
     worker.kill()
     wait_until(lambda: not worker.is_running())
@@ -148,8 +141,7 @@ def test_a_client_closed_before_it_has_fallen_back_starts_nothing(told: str, mak
 
 def test_a_client_closed_while_it_falls_back_leaves_no_worker(told: str, make: MakeClient) -> None:
     client = make(transport="auto")
-    starter = threading.Thread(target=_answer, args=(client,))
-    starter.start()
+    starter = in_thread(_answer, client)
     wait_until(lambda: psutil.Process().children() != [])
     client.close()
     starter.join(60)
@@ -160,10 +152,8 @@ def test_a_client_closed_while_it_falls_back_leaves_no_worker(told: str, make: M
 def test_memory_that_is_too_little_for_the_executors_is_no_room_either(
     make: MakeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shm = make(transport="shm", arena_mb=1, executors=60)
-    with pytest.raises(MoltStartFailed) as caught:
-        shm.call("echo", 1)
-    assert caught.value.detail == (
+    error = raised(MoltStartFailed, make(transport="shm", arena_mb=1, executors=60).call, "echo", 1)
+    assert error.detail == (
         "the worker can't start: 1 MiB are too little for 60 executors; raise MOLT_WORKER_ARENA_MB, or use "
         "MOLT_TRANSPORT=stdio"
     )

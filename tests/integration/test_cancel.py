@@ -1,12 +1,9 @@
 """Cancelling: queued and running requests stop, and nothing else does."""
 
-from __future__ import annotations
-
 import itertools
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,21 +12,18 @@ from molt_accel import Client, MoltCancelled
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import encode
 from molt_accel.ipc.messages import Cancel, Response
-from tests.support.driver import STOPPED, Driver, error_of, value_of
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.driver import STOPPED, MakeDriver, error_of, value_of
+from tests.support.errors import raised
+from tests.support.pools import MakeClient, with_worker
+from tests.support.processes import in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(4)
 
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
 
 ASKED = (Status.CANCELLED, {"error": "MoltCancelled", "detail": "the client asked to stop"})
 
 
-@pytest.mark.parametrize(
-    ("entry", "survives"),
-    STOPPED,
-)
+@pytest.mark.parametrize(("entry", "survives"), STOPPED)
 def test_a_running_request_is_cancelled_whatever_it_does(
     make_driver: MakeDriver, tmp_path: Path, entry: str, survives: bool
 ) -> None:
@@ -142,22 +136,17 @@ def test_cancels_that_race_with_the_end_of_their_request_hit_nobody_else(make_dr
 def test_the_client_s_cancel_check_stops_the_request(make_client: MakeClient, tmp_path: Path) -> None:
     client = make_client(grace_ms=20_000)
     marker = tmp_path / "running"
-    with pytest.raises(MoltCancelled) as caught:
-        client.call("clean_up", str(marker), cancel_check=marker.exists)
-    assert caught.value.detail == "the client went away"
+    error = raised(MoltCancelled, client.call, "clean_up", str(marker), cancel_check=marker.exists)
+    assert error.detail == "the client went away"
     wait_until(lambda: not marker.exists())
     assert client.call("echo", 1) == 1
 
 
-@pytest.mark.parametrize(
-    ("entry", "survives"),
-    STOPPED,
-)
+@pytest.mark.parametrize(("entry", "survives"), STOPPED)
 def test_a_call_that_is_cancelled_stops_whatever_it_does(
     make_client: MakeClient, tmp_path: Path, entry: str, survives: bool
 ) -> None:
-    client = make_client(executors=1, grace_ms=20_000 if survives else 100)
-    client.start()
+    client = with_worker(make_client(executors=1, grace_ms=20_000 if survives else 100))
     pid = client.call("pid", timeout_ms=60_000)
     marker = tmp_path / "running"
     with pytest.raises(MoltCancelled):
@@ -168,8 +157,7 @@ def test_a_call_that_is_cancelled_stops_whatever_it_does(
 
 def test_calls_cancelled_as_they_end_hit_nobody_else(make_client: MakeClient) -> None:
     """One at a time: the cancel goes out while the request ends, and the next one follows at once."""
-    client = make_client(executors=1, grace_ms=20_000)
-    client.start()
+    client = with_worker(make_client(executors=1, grace_ms=20_000))
     pid = client.call("pid", timeout_ms=60_000)
     outcomes: Counter[str] = Counter()
     for number in range(400):
@@ -205,9 +193,7 @@ def test_calls_cancelled_from_other_threads_race_with_quick_ones(make_client: Ma
             except Exception as exc:
                 wrong.append(exc)
 
-    threads = [threading.Thread(target=cancelling) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(cancelling) for _ in range(3)]
     try:
         for number in range(400):
             assert client.call("echo", number) == number

@@ -1,13 +1,10 @@
 """Many calls in flight on one client, from threads and tasks: each gets its own answer."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,11 +12,11 @@ from typing import Any
 import pytest
 
 from molt_accel import Client, MoltCancelled, MoltError, MoltWorkerCrashed
+from tests.support.errors import raised
+from tests.support.pools import MakeClient
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(1)
-
-MakeClient = Callable[..., Client]
 
 
 def test_threads_on_one_client_each_get_their_own_answer(make_client: MakeClient) -> None:
@@ -89,9 +86,7 @@ def test_good_calls_are_unharmed_by_bad_ones_beside_them(make_client: MakeClient
             assert client.call("echo", number) == number
             return "Ok"
         entry, payload, _ = bad[number // 5 % len(bad)]
-        with pytest.raises(MoltError) as caught:
-            client.call(entry, payload)
-        return type(caught.value).__name__
+        return type(raised(MoltError, client.call, entry, payload)).__name__
 
     with ThreadPoolExecutor(12) as pool:
         outcomes = Counter(pool.map(call, range(400)))
@@ -129,9 +124,7 @@ def test_a_timeout_of_asyncio_s_cancels_too(make_client: MakeClient, tmp_path: P
     assert not marker.exists()
 
 
-def test_cancelling_one_of_many_tasks_leaves_the_others_alone(
-    make_client: MakeClient, tmp_path: Path
-) -> None:
+def test_cancelling_one_of_many_tasks_leaves_others_alone(make_client: MakeClient, tmp_path: Path) -> None:
     client = make_client(max_queue=1000)
     marker = tmp_path / "running"
 
@@ -150,9 +143,7 @@ def test_cancelling_one_of_many_tasks_leaves_the_others_alone(
     assert client.ping()["in_flight"] == 0
 
 
-def test_close_while_calls_run_ends_each_of_them_as_cancelled(
-    make_client: MakeClient, tmp_path: Path
-) -> None:
+def test_close_while_calls_run_ends_each_as_cancelled(make_client: MakeClient, tmp_path: Path) -> None:
     client = make_client()
     marker = tmp_path / "running"
     outcomes: list[type[BaseException] | None] = []

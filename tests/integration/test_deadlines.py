@@ -1,10 +1,7 @@
 """Deadlines hold whatever the entrypoint does, and work that is too late never starts."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,25 +10,17 @@ import pytest
 
 from molt_accel import Client, MoltTimeout
 from molt_accel.errors import Status
-from tests.support.driver import STOPPED, Driver, dead, deadline, error_of, value_of
+from tests.support.driver import STOPPED, MakeDriver, dead, deadline, error_of, value_of
+from tests.support.errors import raised
+from tests.support.pools import MakeClient, with_worker
 from tests.support.processes import wait_for_file, wait_until
 
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
-
-RUNNING = {
-    "error": "MoltTimeout",
-    "detail": "the deadline passed while the request ran",
-    "phase": "running",
-}
+RUNNING = {"error": "MoltTimeout", "detail": "the deadline passed while the request ran", "phase": "running"}
 QUEUE = {"error": "MoltTimeout", "detail": "the deadline passed in the queue", "phase": "queue"}
 
 
 @pytest.mark.sample(4)
-@pytest.mark.parametrize(
-    ("entry", "survives"),
-    [*STOPPED, ("spawn_child", False)],
-)
+@pytest.mark.parametrize(("entry", "survives"), [*STOPPED, ("spawn_child", False)])
 def test_a_deadline_ends_a_request_whatever_it_does(
     make_driver: MakeDriver, tmp_path: Path, entry: str, survives: bool
 ) -> None:
@@ -49,24 +38,19 @@ def test_a_deadline_ends_a_request_whatever_it_does(
 
 def one_executor(make_client: MakeClient, grace_ms: int) -> tuple[Client, int]:
     """A client whose worker has one executor, and that one's pid."""
-    client = make_client(executors=1, grace_ms=grace_ms)
-    client.start()
+    client = with_worker(make_client(executors=1, grace_ms=grace_ms))
     return client, client.call("pid", timeout_ms=60_000)
 
 
 @pytest.mark.sample(6)
-@pytest.mark.parametrize(
-    ("entry", "survives"),
-    [*STOPPED, ("spawn_child", False)],
-)
+@pytest.mark.parametrize(("entry", "survives"), [*STOPPED, ("spawn_child", False)])
 def test_a_call_s_deadline_holds_whatever_the_entrypoint_does(
     make_client: MakeClient, tmp_path: Path, entry: str, survives: bool
 ) -> None:
     client, pid = one_executor(make_client, 20_000 if survives else 100)
     marker = tmp_path / "running"
-    with pytest.raises(MoltTimeout) as caught:
-        client.call(entry, str(marker), timeout_ms=1000)
-    assert (caught.value.phase, caught.value.detail) == ("running", RUNNING["detail"])
+    error = raised(MoltTimeout, client.call, entry, str(marker), timeout_ms=1000)
+    assert (error.phase, error.detail) == ("running", RUNNING["detail"])
     assert marker.exists() is (entry != "clean_up")
     assert (client.call("pid", timeout_ms=60_000) == pid) is survives
     assert client.ping()["outcomes"] == {"Ok": 2, "Timeout": 1}
@@ -82,9 +66,7 @@ VALUE = "whole"
 """
 
 
-def test_an_executor_whose_import_was_interrupted_serves_no_more(
-    make_client: MakeClient, tmp_path: Path
-) -> None:
+def test_an_executor_of_an_interrupted_import_serves_no_more(make_client: MakeClient, tmp_path: Path) -> None:
     (tmp_path / "slow_to_import.py").write_text(SLOW_TO_IMPORT)
     client, pid = one_executor(make_client, 20_000)
     with pytest.raises(MoltTimeout):
@@ -110,23 +92,19 @@ def test_without_grace_a_call_s_executor_is_killed_at_once_and_the_pool_recovers
 ) -> None:
     client, _ = one_executor(make_client, grace_ms)
     for number in range(5):
-        with pytest.raises(MoltTimeout) as caught:
-            client.call("never_stops", str(tmp_path / str(number)), timeout_ms=500)
+        error = raised(MoltTimeout, client.call, "never_stops", str(tmp_path / str(number)), timeout_ms=500)
         # Where the answer's time is over too, nobody can say more than that.
-        assert caught.value.phase in ("running", "queue", "transport")
+        assert error.phase in ("running", "queue", "transport")
     assert client.call("echo", 1, timeout_ms=60_000) == 1
 
 
 def test_many_calls_deadlines_at_once_each_hold(make_client: MakeClient) -> None:
-    client = make_client(executors=2, max_queue=100, grace_ms=20_000)
-    client.start()
+    client = with_worker(make_client(executors=2, max_queue=100, grace_ms=20_000))
     wait_until(lambda: client.ping()["executors"]["idle"] == 2)
     pids = set(client.ping()["executors"]["pids"])
 
     def late(number: int) -> str:
-        with pytest.raises(MoltTimeout) as caught:
-            client.call("sleep", 1e6, timeout_ms=100 + 3 * number)
-        return caught.value.phase
+        return raised(MoltTimeout, client.call, "sleep", 1e6, timeout_ms=100 + 3 * number).phase
 
     with ThreadPoolExecutor(50) as threads:
         phases = Counter(threads.map(late, range(50)))
@@ -139,9 +117,7 @@ def test_many_calls_deadlines_at_once_each_hold(make_client: MakeClient) -> None
     assert set(report["executors"]["pids"]) == pids
 
 
-def test_what_a_late_call_s_entrypoint_started_is_killed_with_it(
-    make_client: MakeClient, tmp_path: Path
-) -> None:
+def test_what_a_late_call_started_is_killed_with_it(make_client: MakeClient, tmp_path: Path) -> None:
     client, _ = one_executor(make_client, 100)
     marker = tmp_path / "child"
     with pytest.raises(MoltTimeout):
@@ -150,9 +126,7 @@ def test_what_a_late_call_s_entrypoint_started_is_killed_with_it(
     wait_until(lambda: child is None or dead(child))
 
 
-def test_an_idle_executor_is_not_touched_by_deadlines_of_calls_that_have_ended(
-    make_client: MakeClient,
-) -> None:
+def test_an_idle_executor_is_not_touched_by_deadlines_of_ended_calls(make_client: MakeClient) -> None:
     """Nor is the next request: thousands of deadlines pass while others run."""
     client, pid = one_executor(make_client, 20_000)
     until = time.monotonic() + 2
@@ -173,9 +147,7 @@ def test_what_an_entrypoint_started_is_killed_with_it(make_driver: MakeDriver, t
     wait_until(lambda: dead(child))
 
 
-def test_an_interrupted_entrypoint_cleans_up_before_it_is_answered(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_an_interrupted_entrypoint_cleans_up_before_answers(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver("--grace-ms", "20000")
     marker = tmp_path / "running"
     request_id = driver.start("clean_up", str(marker), deadline_ns=deadline(500))
@@ -240,9 +212,7 @@ def test_many_deadlines_at_once_each_hold(make_driver: MakeDriver) -> None:
 
 def test_the_client_sees_the_phase_and_is_not_held_beyond_deadline_and_grace(client: Client) -> None:
     started = time.monotonic()
-    with pytest.raises(MoltTimeout) as caught:
-        client.call("sleep", 1e6, timeout_ms=200)
-    assert caught.value.phase == "running"
+    assert raised(MoltTimeout, client.call, "sleep", 1e6, timeout_ms=200).phase == "running"
     assert 0.2 <= time.monotonic() - started < 20
 
 

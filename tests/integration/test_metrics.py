@@ -1,11 +1,8 @@
 """Metrics of a call, the worker's report, and its log: one line a request."""
 
-from __future__ import annotations
-
 import json
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +11,15 @@ import pytest
 from molt_accel import CallMetrics, Client, MoltError, __version__
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import BadFrame
-from tests.support.driver import Driver, deadline, error_of, value_of
-
-MakeDriver = Callable[..., Driver]
+from tests.support.driver import Driver, MakeDriver, deadline, error_of, value_of
+from tests.support.errors import raised
 
 FIELDS = {
-    "ts": float,
-    "level": str,
-    "event": str,
-    "request_id": str,
-    "entry": str,
-    "status": str,
-    "queue_us": int,
-    "decode_us": int,
-    "handler_us": int,
-    "encode_us": int,
-    "exec_us": int,
-    "queue_depth": int,
-    "in_flight": int,
-    "executor": int,
-    "compiled": bool,
-    "payload_bytes": int,
+    "ts": float, "level": str, "event": str, "request_id": str, "entry": str, "status": str,
+    "queue_us": int, "decode_us": int, "handler_us": int, "encode_us": int, "exec_us": int,
+    "queue_depth": int, "in_flight": int, "executor": int, "compiled": bool, "payload_bytes": int,
     "response_bytes": int,
-}
+}  # fmt: skip
 
 
 def test_times_of_a_call_contain_each_other(client: Client) -> None:
@@ -77,15 +60,12 @@ def test_sizes_are_those_of_the_encoded_payload_and_result(
         ("sleep", 100, "Timeout"),
     ],
 )
-def test_every_outcome_reaches_the_metrics_hook(
-    client: Client, entry: str, payload: object, status: str
-) -> None:
+def test_each_outcome_reaches_the_hook(client: Client, entry: str, payload: object, status: str) -> None:
     seen: list[CallMetrics] = []
-    with pytest.raises(MoltError) as caught:
-        client.call(entry, payload, timeout_ms=500, metrics_hook=seen.append)
+    error = raised(MoltError, client.call, entry, payload, timeout_ms=500, metrics_hook=seen.append)
     (metrics,) = seen
     assert (metrics.entry, metrics.status) == (entry, status)
-    assert metrics.request_id == caught.value.request_id
+    assert metrics.request_id == error.request_id
     if entry in ("fail", "sleep"):
         assert metrics.exec_us >= metrics.handler_us > 0
     if entry in ("fail", "sleep", "crash"):
@@ -110,16 +90,13 @@ def test_queue_depth_and_in_flight_are_those_at_the_hand_out(make_driver: MakeDr
     assert first.executor != second.executor
 
 
-def test_time_in_the_queue_is_measured_from_the_sender_s_stamp(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_time_in_the_queue_is_measured_from_the_sending(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver()
     gate = tmp_path / "gate"
     driver.start("wait_for_file", str(gate))
     queued = driver.request("echo", 1)
     driver.send(queued)
-    late = driver.start("echo", 2, deadline_ns=deadline(50))
-    frame = driver.response(late)
+    frame = driver.response(driver.start("echo", 2, deadline_ns=deadline(50)))
     assert error_of(frame)[1]["phase"] == "queue"
     assert frame.queue_us >= 40_000
     gate.touch()
@@ -134,8 +111,7 @@ def test_the_report_says_what_runs_and_what_was_counted(make_driver: MakeDriver)
     driver.send_bytes(b"\x00\x00\x00\x00")
     driver.take(BadFrame)
     report = driver.wait_idle()
-    assert report["version"] == __version__
-    assert report["pid"] == driver.pid
+    assert (report["version"], report["pid"]) == (__version__, driver.pid)
     assert report["ready"] is True
     assert {"echo", "echo_json", "crash"} <= set(report["exports"])
     assert (report["queue_depth"], report["max_queue"], report["in_flight"]) == (0, 9, 0)
@@ -154,13 +130,9 @@ def test_the_report_says_what_runs_and_what_was_counted(make_driver: MakeDriver)
 def _mixed_requests(driver: Driver) -> dict[str, str]:
     """Sends requests with different outcomes; request id -> status."""
     calls: list[tuple[str, Any, str]] = [
-        ("echo", 1, "Ok"),
-        ("fail", "value", "InternalError"),
-        ("fail", "invalid", "InvalidInput"),
-        ("nothing", 1, "InvalidInput"),
-        ("crash", {"exit": 1}, "WorkerCrashed"),
-        ("echo", "a\nb", "Ok"),
-    ]
+        ("echo", 1, "Ok"), ("fail", "value", "InternalError"), ("fail", "invalid", "InvalidInput"),
+        ("nothing", 1, "InvalidInput"), ("crash", {"exit": 1}, "WorkerCrashed"), ("echo", "a\nb", "Ok"),
+    ]  # fmt: skip
     sent = {}
     for entry, payload, status in calls:
         request = driver.request(entry, payload)
@@ -170,9 +142,7 @@ def _mixed_requests(driver: Driver) -> dict[str, str]:
     return sent
 
 
-def test_a_json_log_has_exactly_one_line_a_request_with_the_documented_fields(
-    make_driver: MakeDriver,
-) -> None:
+def test_a_json_log_has_one_line_a_request_with_the_documented_fields(make_driver: MakeDriver) -> None:
     driver = make_driver("--log-json", "--log-level", "debug")
     sent = _mixed_requests(driver)
     driver.end_input()

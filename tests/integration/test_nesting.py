@@ -1,15 +1,11 @@
 """Workers that lead to workers: calls at import, and calls out of an entrypoint."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from molt_accel import Client, MoltInternalError, MoltStartFailed
-
-MakeModule = Callable[[str, str], Path]
+from tests.support.driver import MakeModule
 
 CALLING_AT_IMPORT = """
 from molt_accel import Client

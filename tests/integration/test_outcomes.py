@@ -1,7 +1,5 @@
 """Every outcome of a call as the client sees it: status, exception, facts, and nothing that is not safe."""
 
-from __future__ import annotations
-
 import gc
 import json
 import weakref
@@ -12,6 +10,7 @@ import pytest
 
 from molt_accel import (
     Client,
+    MoltEntryError,
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
@@ -20,26 +19,15 @@ from molt_accel import (
 )
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import Codec
-from tests.support.driver import Driver, error_of, value_of
+from tests.support.driver import MakeDriver, error_of, value_of
+from tests.support.errors import raised
+from tests.support.pools import MakeClient, with_worker
 from tests.support.processes import wait_until
 
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
-
 VALUES: list[Any] = [
-    None,
-    True,
-    0,
-    -(2**63),
-    2**64 - 1,
-    1.5,
-    "",
-    "naïve \N{SNAKE} \0",
-    [],
-    {},
-    {"a": [1, {"b": None}]},
+    None, True, 0, -(2**63), 2**64 - 1, 1.5, "", "naïve \N{SNAKE} \0", [], {}, {"a": [1, {"b": None}]},
     [["x"] * 1000],
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:20])
@@ -69,9 +57,6 @@ def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(lasting_client: Cli
 @pytest.mark.parametrize(
     ("entry", "payload", "codec", "detail"),
     [
-        ("nothing", 1, "msgpack", "unknown entry 'nothing'"),
-        ("echo", 1, "json", "entry 'echo' takes msgpack payloads, not json"),
-        ("echo_raw", 1, "msgpack", "entry 'echo_raw' takes raw payloads, not msgpack"),
         ("echo_json", b"{", "json", "the payload is not valid json: Input data was truncated"),
         ("echo_json", b"", "json", "the payload is not valid json: Input data was truncated"),
         ("fail", "invalid", "msgpack", "name: 'x' is not allowed"),
@@ -83,19 +68,38 @@ def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(lasting_client: Cli
             "msgpack",
             "the payload can't be encoded as msgpack: can not serialize 'object' object",
         ),
-        ("", 1, "msgpack", "bad entry name: empty"),
-        ("x" * 256, 1, "msgpack", "bad entry name: 256 bytes, 255 at most"),
-        ("__spawn__", 1, "msgpack", "unknown entry '__spawn__'"),
-        ("__cancel__", 1, "msgpack", "unknown entry '__cancel__'"),
     ],
     ids=lambda value: repr(value)[:20],
 )
 def test_input_that_is_not_valid_is_refused_with_the_reason(
     lasting_client: Client, entry: str, payload: object, codec: str, detail: str
 ) -> None:
-    with pytest.raises(MoltInvalidInput) as caught:
-        lasting_client.call(entry, payload, codec=codec)
-    assert caught.value.detail == detail
+    error = raised(MoltInvalidInput, lasting_client.call, entry, payload, codec=codec)
+    assert error.detail == detail
+    assert len(error.request_id) == 16
+    assert lasting_client.call("echo", 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "codec", "detail"),
+    [
+        ("nothing", "msgpack", "unknown entry 'nothing'; the pool offers "),
+        ("ech", "msgpack", "unknown entry 'ech'; the pool offers 'echo', "),
+        ("__spawn__", "msgpack", "unknown entry '__spawn__'; the pool offers "),
+        ("__cancel__", "msgpack", "unknown entry '__cancel__'; the pool offers "),
+        ("echo", "json", "entry 'echo' takes msgpack payloads, not json"),
+        ("echo_raw", "msgpack", "entry 'echo_raw' takes raw payloads, not msgpack"),
+        ("", "msgpack", "bad entry name: empty"),
+        ("x" * 256, "msgpack", "bad entry name: 256 bytes, 255 at most"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_call_that_does_not_fit_the_pool_says_so_and_what_would(
+    lasting_client: Client, entry: str, codec: str, detail: str
+) -> None:
+    with pytest.raises(MoltEntryError) as caught:
+        lasting_client.call(entry, 1, codec=codec)
+    assert caught.value.detail.startswith(detail)
     assert len(caught.value.request_id) == 16
     assert lasting_client.call("echo", 1) == 1
 
@@ -116,17 +120,14 @@ def test_the_text_of_an_exception_stays_in_the_log_under_the_request_s_id(
 ) -> None:
     client = make_client(log_json=True)
     pids = set(_pids(client))
-    with pytest.raises(MoltInternalError) as caught:
-        client.call("fail", kind)
-    assert type(caught.value) is MoltInternalError
-    assert caught.value.detail == f"'fail' raised {name}"
-    assert caught.value.facts == {}
+    error = raised(MoltInternalError, client.call, "fail", kind)
+    assert type(error) is MoltInternalError
+    assert (error.detail, error.facts) == (f"'fail' raised {name}", {})
     assert client.call("pid") in pids  # the executor lives on
     client.close()
     rows = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     (row,) = [row for row in rows if row["event"] == "entrypoint_raised"]
-    assert row["request_id"] == caught.value.request_id
-    assert row["entry"] == "fail"
+    assert (row["request_id"], row["entry"]) == (error.request_id, "fail")
     assert in_log in row["traceback"]
     assert "entrypoints.py" in row["traceback"]
 
@@ -144,55 +145,46 @@ def _pids(client: Client) -> list[int]:
 def test_a_result_that_can_t_be_encoded_is_an_internal_error(client: Client) -> None:
     with pytest.raises(MoltInternalError) as caught:
         client.call("unencodable")
-    assert caught.value.detail == "the result of 'unencodable' can't be encoded as msgpack"
+    where = "can't be encoded as msgpack"
+    assert caught.value.detail == f"the result of 'unencodable' {where}: can not serialize 'object' object"
 
 
 @pytest.mark.parametrize(
     ("how", "signal", "exit_code", "words"),
     [
-        ({"signal": 11}, 11, None, "signal 11 (SIGSEGV)"),
-        ({"signal": 9}, 9, None, "signal 9 (SIGKILL)"),
-        ({"signal": 6}, 6, None, "signal 6 (SIGABRT)"),
-        ({"signal": 15}, 15, None, "signal 15 (SIGTERM)"),
-        ({"exit": 3}, None, 3, "exit code 3"),
-        ({"exit": 0}, None, 0, "exit code 0"),
+        ({"signal": 11}, 11, None, "signal 11 (SIGSEGV)"), ({"signal": 9}, 9, None, "signal 9 (SIGKILL)"),
+        ({"signal": 6}, 6, None, "signal 6 (SIGABRT)"), ({"signal": 15}, 15, None, "signal 15 (SIGTERM)"),
+        ({"exit": 3}, None, 3, "exit code 3"), ({"exit": 0}, None, 0, "exit code 0"),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_a_crash_is_reported_with_its_signal_or_exit_code(
     client: Client, how: dict[str, int], signal: int | None, exit_code: int | None, words: str
 ) -> None:
-    with pytest.raises(MoltWorkerCrashed) as caught:
-        client.call("crash", how)
-    assert (caught.value.signal, caught.value.exit_code) == (signal, exit_code)
-    assert caught.value.detail == f"the executor died while it ran 'crash': {words}"
+    error = raised(MoltWorkerCrashed, client.call, "crash", how)
+    assert (error.signal, error.exit_code) == (signal, exit_code)
+    assert error.detail == f"the executor died while it ran 'crash': {words}"
     assert client.call("echo", 1) == 1
 
 
 def test_an_executor_whose_socket_was_closed_under_it_counts_as_crashed(client: Client) -> None:
-    with pytest.raises(MoltWorkerCrashed) as caught:
-        client.call("close_all_fds")
-    assert caught.value.signal == 9
+    assert raised(MoltWorkerCrashed, client.call, "close_all_fds").signal == 9
     assert client.call("echo", 1) == 1
 
 
 @pytest.mark.parametrize(
     ("entry", "payload", "timeout_ms"),
     [
-        ("fail", "value", 20_000),
-        ("crash", {"exit": 1}, 20_000),
-        ("sleep", 1e6, 100),
-        ("echo", object(), 20_000),
-        ("echo", b"x" * 200_000, 20_000),
+        ("fail", "value", 20_000), ("crash", {"exit": 1}, 20_000), ("sleep", 1e6, 100),
+        ("echo", object(), 20_000), ("echo", b"x" * 200_000, 20_000),
     ],
     ids=["raised", "crashed", "late", "not encoded", "too large"],
-)
+)  # fmt: skip
 def test_an_error_that_was_handled_is_gone_and_keeps_nothing_alive(
     make_client: MakeClient, entry: str, payload: object, timeout_ms: int
 ) -> None:
     """Without the garbage collector, for which a busy server's refused calls would be work."""
-    client = make_client(max_frame_bytes=100_000)
-    client.start()
+    client = with_worker(make_client(max_frame_bytes=100_000))
     gc.collect()
     gc.disable()
     try:
@@ -214,14 +206,11 @@ def test_the_entrypoint_knows_its_request(client: Client) -> None:
     assert (free["deadline"], free["remaining_ms"]) == (None, None)
 
 
-def test_exports_that_can_t_be_imported_make_every_call_unavailable_with_the_reason(
-    make_client: MakeClient,
-) -> None:
+def test_exports_that_can_t_be_imported_make_calls_unavailable_and_say_why(make_client: MakeClient) -> None:
     client = make_client(exports="no_such_module")
     for _ in range(2):
-        with pytest.raises(MoltStartFailed) as caught:
-            client.call("echo", 1)
-        assert "can't import no_such_module: ModuleNotFoundError: No module named" in caught.value.detail
+        error = raised(MoltStartFailed, client.call, "echo", 1)
+        assert "can't import no_such_module: ModuleNotFoundError: No module named" in error.detail
 
 
 def test_a_reason_of_any_length_and_any_characters_reaches_the_client(
@@ -229,9 +218,8 @@ def test_a_reason_of_any_length_and_any_characters_reaches_the_client(
 ) -> None:
     make_module("wordy_exports", "raise RuntimeError('\\udc80' + 'é' * 1_000_000)")
     client = make_client(exports="wordy_exports", max_frame_bytes=4176)
-    with pytest.raises(MoltStartFailed) as caught:
-        client.call("echo", 1)
-    assert "can't import wordy_exports: RuntimeError: ?ééé" in caught.value.detail
+    error = raised(MoltStartFailed, client.call, "echo", 1)
+    assert "can't import wordy_exports: RuntimeError: ?ééé" in error.detail
 
 
 def test_a_small_frame_limit_does_not_limit_the_number_of_exports(

@@ -1,21 +1,17 @@
 """Payloads and results from nothing to over the frame limit."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
 import pytest
 
 from molt_accel import Client, MoltInternalError, MoltInvalidInput
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import HEADER_BYTES
 from molt_accel.ipc.messages import Codec
-from tests.support.driver import Driver, error_of, value_of
+from tests.support.driver import MakeDriver, error_of, value_of
+from tests.support.errors import raised
+from tests.support.pools import MakeClient
 
 pytestmark = pytest.mark.sample(4)
 
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
 LIMIT = 100_000
 
 
@@ -33,18 +29,16 @@ def test_a_request_at_the_limit_passes_and_one_byte_more_is_refused_here(make_cl
     client = make_client(max_frame_bytes=LIMIT)
     room = LIMIT - HEADER_BYTES - len("echo_raw")
     assert client.call("echo_raw", b"x" * room, codec="raw") == b"x" * room
-    with pytest.raises(MoltInvalidInput) as caught:
-        client.call("echo_raw", b"x" * (room + 1), codec="raw")
-    assert caught.value.detail == f"over the frame limit: {LIMIT + 1} bytes, {LIMIT} at most"
+    error = raised(MoltInvalidInput, client.call, "echo_raw", b"x" * (room + 1), codec="raw")
+    assert error.detail == f"over the frame limit: {LIMIT + 1} bytes, {LIMIT} at most"
     assert client.call("echo_raw", b"x", codec="raw") == b"x"
 
 
 def test_a_result_over_the_limit_is_an_internal_error_that_says_so(make_client: MakeClient) -> None:
     client = make_client(max_frame_bytes=LIMIT)
     encoded = 5 + LIMIT  # msgpack's head of a long binary
-    with pytest.raises(MoltInternalError) as caught:
-        client.call("big", LIMIT)
-    assert caught.value.detail == (
+    error = raised(MoltInternalError, client.call, "big", LIMIT)
+    assert error.detail == (
         f"the result is over the frame limit: {HEADER_BYTES + encoded} bytes, {LIMIT} at most"
     )
     room = LIMIT - HEADER_BYTES - 5

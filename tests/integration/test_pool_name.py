@@ -1,7 +1,5 @@
 """A pool's name in the file system: what somebody who tidies up takes away, and what a worker takes along."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -13,11 +11,11 @@ import pytest
 
 from molt_accel import Client, MoltIncompatible
 from tests.support import EXPORTS
+from tests.support.driver import MakeModule
+from tests.support.pools import Share, with_worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no named pools")
 Serve = Callable[[], "subprocess.Popen[str]"]
-Share = Callable[..., Client]
-MakeModule = Callable[[str, str], Path]
 
 
 @pytest.fixture
@@ -104,8 +102,7 @@ def test_a_process_with_another_environment_gets_a_pool_of_its_own(
 def test_a_named_pool_refuses_a_process_that_differs_and_says_in_what(
     share: Share, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    client = share()
-    client.start()
+    client = with_worker(share())
     monkeypatch.setenv("DATABASE_URL", "sqlite:///other")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MoltIncompatible, match="DATABASE_URL, working directory"):
@@ -114,9 +111,7 @@ def test_a_named_pool_refuses_a_process_that_differs_and_says_in_what(
     assert client.call("echo", 1) == 1
 
 
-def test_exports_are_imported_from_where_the_client_would(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exports_are_imported_from_where_clients_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "far_away.py").write_text(CORE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("MOLT_IMPORT_PATH")

@@ -1,7 +1,5 @@
 """How clients of a shared pool end, are interrupted, fork and crowd: nobody else notices, and channels come back."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import os
@@ -19,19 +17,16 @@ import pytest
 
 from molt_accel import Client, MoltBusy, MoltCancelled, MoltClientClosed, MoltError, MoltTimeout
 from molt_accel.ipc.shm.layout import ChannelState
-from tests.support.peer import PATIENCE_S, Gone, Peer, loading
-from tests.support.pools import Gate, Window, health, idle
-from tests.support.processes import exit_code, fork, wait_for_file, wait_until
+from tests.support.errors import raised
+from tests.support.peer import PATIENCE_S, SHARED, Gone, MakePeer, loading
+from tests.support.pools import Gate, Look, Share, Window, health, idle, with_worker
+from tests.support.processes import exit_code, fork, in_thread, wait_for_file, wait_until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools"),
     # Python 3.12 warns of forks of processes with threads: what is tested here.
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
-
-MakePeer = Callable[..., Peer]
-Share = Callable[..., Client]
-Look = Callable[..., Window]
 
 
 def threads_named(name: str) -> int:
@@ -40,8 +35,6 @@ def threads_named(name: str) -> int:
 
 
 # -- killed -------------------------------------------------------------------------------------------------
-
-
 def test_a_killed_client_s_requests_end_wherever_they_are_and_its_channels_come_back(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> None:
@@ -124,17 +117,13 @@ def test_clients_killed_under_load_again_and_again_cost_the_others_nothing(
             folder.mkdir()
             doomed.start("load", until=str(folder / "until"), threads=8)
             doomed.start("echo_bytes", size=3_000_000)
-            wait_for_any(folder)
+            wait_until(lambda folder=folder: list(folder.iterdir()), PATIENCE_S)
             doomed.kill()
             assert client.call("echo", number) == number
     assert [set(each) for each in outcomes] == [{"Ok"}] * 2
     window().wait()
     wait_until(lambda: health(client)["clients"] == 3)
     assert idle(client)["executor_deaths"] == 0
-
-
-def wait_for_any(folder: Path) -> None:
-    wait_until(lambda: list(folder.iterdir()), PATIENCE_S)
 
 
 @pytest.mark.slow
@@ -152,9 +141,7 @@ def test_channels_of_clients_that_are_gone_are_granted_again(share: Share, make_
     assert client.call("echo", "mine") == "mine"
 
 
-def test_clients_that_leave_as_soon_as_they_have_come_leave_their_channels(
-    share: Share, pool_log: Path
-) -> None:
+def test_clients_that_leave_as_soon_as_they_come_leave_their_channels(share: Share, pool_log: Path) -> None:
     """What the worker has to tell them then reaches nobody; what they said before still counts."""
     client = share(executors=1, max_queue=0, log_level="info")  # 33 channels, and each asks for 32
     client.start()
@@ -168,11 +155,7 @@ def test_clients_that_leave_as_soon_as_they_have_come_leave_their_channels(
 
 
 # -- closed -------------------------------------------------------------------------------------------------
-
-
-def test_close_ends_every_call_once_and_gives_the_channels_back(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
+def test_close_ends_every_call_once_and_returns_channels(share: Share, window: Look, tmp_path: Path) -> None:
     other = share(executors=2, grace_ms=20_000)
     executors = set(idle(other)["executors"]["pids"])
     view = window()
@@ -215,9 +198,7 @@ def test_close_races_with_calls_that_begin_and_end(share: Share, window: Look) -
     idle(other)
     view = window()
     for _ in range(15):
-        client = Client(
-            transport="shm", worker_name="pool", exports=other.config.exports, executors=2, max_queue=100
-        )
+        client = Client(**{**SHARED, "max_queue": 100})
         stop = threading.Event()
         begun = threading.Barrier(7)
         seen: list[Counter[str]] = []
@@ -242,9 +223,7 @@ def test_close_races_with_calls_that_begin_and_end(share: Share, window: Look) -
                     break
             seen.append(outcomes)
 
-        threads = [threading.Thread(target=call) for _ in range(6)]
-        for thread in threads:
-            thread.start()
+        threads = [in_thread(call) for _ in range(6)]
         begun.wait()
         client.close()
         for thread in threads:
@@ -258,9 +237,7 @@ def test_close_races_with_calls_that_begin_and_end(share: Share, window: Look) -
     assert all(other.call("echo", number) == number for number in range(40))
 
 
-def test_close_from_a_call_s_own_signal_handler_ends_the_call(
-    share: Share, tmp_path: Path, window: Look
-) -> None:
+def test_close_from_a_call_s_signal_handler_ends_the_call(share: Share, tmp_path: Path, window: Look) -> None:
     client, other = share(executors=1, grace_ms=20_000), share(executors=1, grace_ms=20_000)
     idle(other)
     marker = tmp_path / "running"
@@ -292,15 +269,12 @@ class when:
 
 
 # -- interrupted --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("spin_us", [None, 0, 1_000_000], ids=["measured", "never", "second"])
 def test_ctrl_c_ends_a_call_promptly_and_stops_its_work(
     share: Share, window: Look, tmp_path: Path, spin_us: int | None
 ) -> None:
     """Also one that comes while the call spins, and interrupts no sleep."""
-    client = share(executors=1, grace_ms=20_000, spin_us=spin_us)
-    client.start()
+    client = with_worker(share(executors=1, grace_ms=20_000, spin_us=spin_us))
     view = window()
     for number in range(3):
         marker = tmp_path / str(number)
@@ -315,8 +289,7 @@ def test_ctrl_c_ends_a_call_promptly_and_stops_its_work(
 
 
 def test_ctrl_c_ends_a_call_that_is_queued_or_half_sent(share: Share, window: Look, tmp_path: Path) -> None:
-    client = share(executors=1)
-    client.start()
+    client = with_worker(share(executors=1))
     view = window()
     gate = Gate(client, tmp_path)
     for payload in (b"", bytes(3_000_000)):
@@ -334,23 +307,18 @@ def interrupt_when(view: Window, state: ChannelState) -> None:
 
 
 # -- event loops --------------------------------------------------------------------------------------------
-
-
 def test_many_tasks_share_one_thread_that_waits(share: Share) -> None:
     client = share(max_queue=1000)
 
     async def main() -> list[Any]:
-        calls = [client.acall("echo", number) for number in range(300)]
-        return await asyncio.gather(*calls)
+        return await asyncio.gather(*(client.acall("echo", number) for number in range(300)))
 
     for _ in range(3):
         assert asyncio.run(main()) == list(range(300))
     assert threads_named("molt-completion") == 1
 
 
-def test_cancelled_tasks_stop_their_requests_and_free_their_channels(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
+def test_cancelled_tasks_stop_requests_and_free_channels(share: Share, window: Look, tmp_path: Path) -> None:
     client = share(executors=2, max_queue=100, grace_ms=20_000)
     executors = set(idle(client)["executors"]["pids"])
     view = window()
@@ -407,8 +375,7 @@ def test_calls_of_threads_and_tasks_beyond_all_channels_wait_or_are_told_so(shar
 
 
 def test_more_threads_than_channels_were_granted_get_more(share: Share) -> None:
-    client = share(executors=2, max_queue=200)
-    client.start()
+    client = with_worker(share(executors=2, max_queue=200))
     begun = threading.Barrier(120)
 
     def call(number: int) -> bool:
@@ -419,12 +386,9 @@ def test_more_threads_than_channels_were_granted_get_more(share: Share) -> None:
         assert all(threads.map(call, range(120)))
 
 
-def test_an_event_loop_s_call_needs_no_channel_beside_its_own(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
+def test_an_event_loop_s_call_needs_its_own_channel_only(share: Share, window: Look, tmp_path: Path) -> None:
     """The first one finds all others in use: it has no doorbell to listen to, and is answered all the same."""
-    client = share(executors=1, max_queue=100)
-    client.start()
+    client = with_worker(share(executors=1, max_queue=100))
     view = window()
     pool = client._transport._connection.channels  # type: ignore[attr-defined]
     gate = Gate(client, tmp_path)
@@ -458,10 +422,7 @@ def test_a_connection_whose_worker_is_gone_leaves_no_thread_behind(share: Share)
 
 def test_a_client_that_is_closed_under_the_calls_of_an_event_loop_ends_them(share: Share) -> None:
     for delay in range(10):
-        client = Client(
-            transport="shm", worker_name="pool", exports="tests.support.pool_entrypoints", executors=1
-        )
-        client.start()
+        client = with_worker(Client(**{**SHARED, "executors": 1}))
 
         async def main(client: Client = client, delay: int = delay) -> list[Any]:
             tasks = [asyncio.create_task(client.acall("sleep", 1e6, timeout_ms=None)) for _ in range(20)]
@@ -472,21 +433,16 @@ def test_a_client_that_is_closed_under_the_calls_of_an_event_loop_ends_them(shar
             await closer
             return ended
 
-        ended = asyncio.run(main())
-        kinds = {type(each) for each in ended}
-        assert kinds <= {MoltCancelled, MoltClientClosed}, ended
+        assert {type(each) for each in asyncio.run(main())} <= {MoltCancelled, MoltClientClosed}
 
 
 # -- forked -------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def calls_in_flight(
     share: Share, window: Look, tmp_path: Path
 ) -> Iterator[tuple[Client, Window, list[Future[Any]]]]:
     """A client with one call that runs and four that are queued."""
-    client = share(executors=1)
-    client.start()
+    client = with_worker(share(executors=1))
     view = window()
     gate = Gate(client, tmp_path)
     with ThreadPoolExecutor(4) as threads:
@@ -506,9 +462,7 @@ def test_a_forked_child_attaches_itself_and_leaves_the_calls_in_flight_alone(
     def child() -> None:
         report = health(client)
         assert (report["pid"], report["clients"]) == (worker, 2)
-        with pytest.raises(MoltTimeout) as caught:
-            client.call("echo", "behind them", timeout_ms=100)
-        assert caught.value.phase == "queue"
+        assert raised(MoltTimeout, client.call, "echo", "behind them", timeout_ms=100).phase == "queue"
         client.close()
 
     assert exit_code(fork(child)) == 0
@@ -521,8 +475,7 @@ def test_what_a_forked_child_does_with_its_copies_of_calls_touches_nobody_s(
     share: Share, window: Look, tmp_path: Path, end: str
 ) -> None:
     """It has copies of its parent's tasks. When they are thrown away there, their calls are given up: there only."""
-    client = share(executors=1)
-    client.start()
+    client = with_worker(share(executors=1))
     view = window()
     gate = tmp_path / "gate"
 
@@ -553,8 +506,7 @@ def test_what_a_forked_child_does_with_its_copies_of_calls_touches_nobody_s(
 def test_a_child_forked_by_a_signal_handler_in_the_middle_of_a_call_does_not_take_the_answer(
     share: Share, tmp_path: Path
 ) -> None:
-    client = share(executors=1)
-    client.start()
+    client = with_worker(share(executors=1))
     gate = tmp_path / "gate"
     parent = os.getpid()
     codes: list[int] = []
@@ -574,8 +526,7 @@ def test_a_child_forked_by_a_signal_handler_in_the_middle_of_a_call_does_not_tak
             except BaseException as exc:
                 outcome = exc
             if os.getpid() != parent:
-                told = getattr(outcome, "detail", "")
-                os._exit(0 if told == "this is the parent's connection" else 1)
+                os._exit(getattr(outcome, "detail", "") != "this is the parent's connection")
     finally:
         if os.getpid() != parent:
             os._exit(2)
@@ -585,11 +536,8 @@ def test_a_child_forked_by_a_signal_handler_in_the_middle_of_a_call_does_not_tak
     assert client.call("echo", 1) == 1
 
 
-def test_a_child_inherits_no_connection_also_not_one_to_a_worker_that_drains(
-    share: Share, tmp_path: Path
-) -> None:
-    client = share(executors=1)
-    client.start()
+def test_a_child_inherits_no_connection_not_even_to_a_draining_worker(share: Share, tmp_path: Path) -> None:
+    client = with_worker(share(executors=1))
     old = health(client)["pid"]
     gate = Gate(client, tmp_path)
     os.kill(old, signal.SIGTERM)
@@ -615,11 +563,8 @@ def _is_open(fd: str) -> bool:
 
 
 # -- kept apart ---------------------------------------------------------------------------------------------
-
-
 def test_answers_of_one_client_never_reach_another(share: Share, make_peer: MakePeer, tmp_path: Path) -> None:
-    client = share(max_queue=200)
-    client.start()
+    share(max_queue=200).start()
     peers = [make_peer(max_queue=200, spin_us=spin) for spin in (None, 0, 1000)]
     large = [
         peer.start("echo_bytes", size=200_000 + number, seed=number) for number in range(20) for peer in peers

@@ -1,13 +1,10 @@
 """The executors of a shared pool: replaced when they die, hang or are worn; and what is told of their requests."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,24 +12,17 @@ from typing import Any
 import psutil
 import pytest
 
-from molt_accel import Client, MoltError, MoltStartFailed, MoltWorkerCrashed
+from molt_accel import MoltError, MoltStartFailed, MoltWorkerCrashed
 from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
-from tests.support.driver import FORK_HOOK, SLOW_EXPORTS
-from tests.support.peer import PATIENCE_S, Peer, loading
-from tests.support.pools import Gate, Window, health, idle
+from tests.support.driver import FORK_HOOK, SLOW_EXPORTS, MakeModule
+from tests.support.peer import PATIENCE_S, MakePeer, loading
+from tests.support.pools import Gate, Look, Share, health, idle, with_worker
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
-MakePeer = Callable[..., Peer]
-Share = Callable[..., Client]
-Look = Callable[..., Window]
-MakeModule = Callable[[str, str], Path]
-
 
 # -- starting and ending ------------------------------------------------------------------------------------
-
-
 def test_executors_that_die_while_they_start_are_tried_again_ever_more_slowly(
     share: Share, make_module: MakeModule, tmp_path: Path
 ) -> None:
@@ -59,8 +49,7 @@ def test_an_executor_that_hangs_while_it_starts_is_replaced(
     switch, log = tmp_path / "switch", tmp_path / "starts"
     source = FORK_HOOK.format(switch=str(switch), log=str(log), act="import time; time.sleep(1e6)")
     make_module("hanging_executors", source)
-    client = share(exports="hanging_executors", executors=1, start_timeout_ms=2000)
-    client.start()
+    client = with_worker(share(exports="hanging_executors", executors=1, start_timeout_ms=2000))
     switch.touch()
     with pytest.raises(MoltWorkerCrashed):
         client.call("die")
@@ -182,12 +171,10 @@ def test_requests_before_the_exports_are_imported_are_queued_and_then_run(
         gate.touch()
         assert [call.result(PATIENCE_S) for call in calls[:2]] == [42, 42]
         error = calls[2].exception(PATIENCE_S)
-    assert str(error) == "unknown entry 'nothing'"
+    assert str(error) == "unknown entry 'nothing'; the pool offers 'answer'"
 
 
 # -- what is told -------------------------------------------------------------------------------------------
-
-
 def test_queue_depth_and_in_flight_are_those_when_the_request_was_taken_up(
     share: Share, window: Look, tmp_path: Path
 ) -> None:
@@ -219,13 +206,9 @@ def test_a_json_log_has_one_line_for_each_request_that_an_executor_had(share: Sh
     idle(client)
     sent: dict[str, str] = {}
     calls: list[tuple[str, Any, str]] = [
-        ("echo", 1, "Ok"),
-        ("fail", "value", "InternalError"),
-        ("fail", "invalid", "InvalidInput"),
-        ("nothing", 1, "InvalidInput"),
-        ("sleep", 100, "Timeout"),
-        ("echo", "a\nb", "Ok"),
-    ]
+        ("echo", 1, "Ok"), ("fail", "value", "InternalError"), ("fail", "invalid", "InvalidInput"),
+        ("nothing", 1, "InternalError"), ("sleep", 100, "Timeout"), ("echo", "a\nb", "Ok"),
+    ]  # fmt: skip
     for entry, payload, status in calls:
         try:
             reply = client.reply(entry, payload, timeout_ms=500 if status == "Timeout" else 20_000)

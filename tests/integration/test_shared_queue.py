@@ -1,7 +1,5 @@
 """The queue of a shared pool: bounded, fair among client processes, and kept without asking the supervisor."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -19,15 +17,13 @@ import pytest
 from molt_accel import Client, MoltBusy, MoltError, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.ipc.messages import PING, Request
 from molt_accel.ipc.shm.layout import ChannelState
-from tests.support.peer import PATIENCE_S, Peer, loading
-from tests.support.pools import Gate, Window, health, idle
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.errors import raised
+from tests.support.peer import PATIENCE_S, MakePeer, loading
+from tests.support.pools import Gate, Look, Share, Window, health, idle, with_worker
+from tests.support.processes import in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
-MakePeer = Callable[..., Peer]
-Share = Callable[..., Client]
-Look = Callable[..., Window]
 
 FULL = "the queue is full"
 OVER_ITS_SHARE = "this client has as many calls in flight as it may"
@@ -54,8 +50,6 @@ def queue_up(view: Window, count: int, calls: list[Callable[[], Future[Any]]]) -
 
 
 # -- without the supervisor ---------------------------------------------------------------------------------
-
-
 def test_calls_go_on_while_the_supervisor_is_stopped(share: Share, make_peer: MakePeer) -> None:
     client, peer = share(), make_peer()
     supervisor = idle(client)["pid"]
@@ -70,8 +64,7 @@ def test_calls_go_on_while_the_supervisor_is_stopped(share: Share, make_peer: Ma
 def test_a_full_queue_is_busy_at_once_though_nobody_could_be_asked(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> None:
-    client = share(executors=1, max_queue=2)
-    client.start()
+    client = with_worker(share(executors=1, max_queue=2))
     gate = Gate(client, tmp_path)
     view = window()
     with ThreadPoolExecutor(2) as threads, stopped(health(client)["pid"]):
@@ -79,27 +72,22 @@ def test_a_full_queue_is_busy_at_once_though_nobody_could_be_asked(
             view, 0, [lambda number=number: threads.submit(client.call, "echo", number) for number in (0, 1)]
         )
         for _ in range(50):
-            with pytest.raises(MoltBusy) as caught:
-                client.call("echo", "refused", timeout_ms=PATIENCE_S * 1000)
-            assert (caught.value.detail, caught.value.retry_after_s) == (FULL, 1)
+            error = raised(MoltBusy, client.call, "echo", "refused", timeout_ms=PATIENCE_S * 1000)
+            assert (error.detail, error.retry_after_s) == (FULL, 1)
         assert view.states() == {ChannelState.CLAIMED: 1, ChannelState.READY: 2}
         gate.open()
         assert [call.result(PATIENCE_S) for call in queued] == [0, 1]
     assert health(client)["outcomes"] == {"Ok": 3, "Busy": 50}
 
 
-def test_a_deadline_in_the_queue_holds_though_nobody_watches_it(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
-    client = share(executors=1)
-    client.start()
+def test_a_deadline_in_the_queue_holds_though_unwatched(share: Share, window: Look, tmp_path: Path) -> None:
+    client = with_worker(share(executors=1))
     gate = Gate(client, tmp_path)
     line = {"path": str(tmp_path / "effects"), "text": "ran"}
     with stopped(health(client)["pid"]):
         started = time.monotonic()
-        with pytest.raises(MoltTimeout) as caught:
-            client.call("append", line, timeout_ms=150)
-        assert (caught.value.phase, caught.value.detail) == ("queue", "the deadline passed in the queue")
+        error = raised(MoltTimeout, client.call, "append", line, timeout_ms=150)
+        assert (error.phase, error.detail) == ("queue", "the deadline passed in the queue")
         assert time.monotonic() - started >= 0.15
     window().wait(ChannelState.CLAIMED)
     gate.open()
@@ -111,8 +99,7 @@ def test_a_deadline_in_the_queue_holds_though_nobody_watches_it(
 def test_a_deadline_of_what_runs_holds_for_the_caller_and_the_request_is_stopped_later(
     share: Share, window: Look, tmp_path: Path
 ) -> None:
-    client = share(executors=1)
-    client.start()
+    client = with_worker(share(executors=1))
     view = window()
     with stopped(health(client)["pid"]):
         with pytest.raises(MoltTimeout) as caught:
@@ -129,11 +116,8 @@ def _ping_until_refused(client: Client) -> None:
         client._transport.submit(Request(number, PING))
 
 
-def test_a_cancel_that_found_no_room_in_the_socket_is_heeded_all_the_same(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
-    client = share(executors=1, grace_ms=20_000)
-    client.start()
+def test_a_cancel_with_no_room_in_the_socket_is_heeded(share: Share, window: Look, tmp_path: Path) -> None:
+    client = with_worker(share(executors=1, grace_ms=20_000))
     # The pool stays for this one if the other, which gets more answers at once than it may read in time, is cut off.
     share(executors=1, grace_ms=20_000).start()
     marker = tmp_path / "running"
@@ -146,8 +130,7 @@ def test_a_cancel_that_found_no_room_in_the_socket_is_heeded_all_the_same(
         except MoltError as exc:
             outcomes.append(type(exc).__name__)
 
-    thread = threading.Thread(target=call)
-    thread.start()
+    thread = in_thread(call)
     wait_for_file(marker)
     with stopped(health(client)["pid"]):
         with pytest.raises(MoltWorkerUnavailable, match=r"^the worker doesn't listen$"):
@@ -171,9 +154,8 @@ def test_more_channels_than_granted_can_t_be_had_from_a_stopped_supervisor_and_d
             queued = [threads.submit(client.call, "echo", number) for number in range(held)]
             wait_until(lambda: client._transport._connection.channels.wants_more)  # type: ignore[attr-defined]
             started = time.monotonic()
-            with pytest.raises(MoltTimeout) as caught:
-                client.call("echo", "one too many", timeout_ms=200)
-            assert caught.value.phase == "transport"
+            error = raised(MoltTimeout, client.call, "echo", "one too many", timeout_ms=200)
+            assert error.phase == "transport"
             assert time.monotonic() - started < 5
         gate.open()
         assert [call.result(PATIENCE_S) for call in queued] == list(range(held))
@@ -181,8 +163,6 @@ def test_more_channels_than_granted_can_t_be_had_from_a_stopped_supervisor_and_d
 
 
 # -- among clients ------------------------------------------------------------------------------------------
-
-
 def test_requests_of_different_processes_are_served_in_the_order_they_came(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> None:
@@ -247,9 +227,7 @@ def test_a_client_that_is_alone_again_may_have_the_whole_queue(
     with ThreadPoolExecutor(4) as threads:
         queued = [threads.submit(client.call, "echo", number) for number in range(4)]
         window().wait(ChannelState.CLAIMED, *[ChannelState.READY] * 4)
-        with pytest.raises(MoltBusy) as caught:
-            client.call("echo", "too many")
-        assert caught.value.detail == FULL
+        assert raised(MoltBusy, client.call, "echo", "too many").detail == FULL
         gate.open()
         assert [call.result(PATIENCE_S) for call in queued] == [0, 1, 2, 3]
 
@@ -310,8 +288,7 @@ def test_who_waits_for_a_place_gets_the_one_of_a_client_that_was_killed(
 def test_several_processes_keep_a_small_queue_full_and_each_is_served(
     share: Share, make_peer: MakePeer, tmp_path: Path
 ) -> None:
-    client = share(executors=2, max_queue=4)
-    client.start()
+    client = with_worker(share(executors=2, max_queue=4))
     peers = [make_peer(executors=2, max_queue=4) for _ in range(3)]
     with loading(peers, tmp_path, threads=4, pause_s=0.001) as outcomes:
         for _ in range(100):

@@ -1,12 +1,8 @@
 """Frames larger than their ring stream through it, whatever happens to the process at the other end meanwhile."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -19,15 +15,13 @@ from molt_accel import Client, MoltTimeout, MoltWorkerCrashed
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
-from tests.support.peer import PATIENCE_S, Gone, Peer, pattern
-from tests.support.pools import Gate, Window, health, idle
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.errors import raised
+from tests.support.peer import PATIENCE_S, Gone, MakePeer, Peer, pattern
+from tests.support.pools import Gate, Look, Share, Window, health, idle, with_worker
+from tests.support.processes import in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
-MakePeer = Callable[..., Peer]
-Share = Callable[..., Client]
-Look = Callable[..., Window]
 
 #: More than any ring.
 LARGE = 5_000_000
@@ -77,8 +71,7 @@ def test_a_frame_of_the_default_limit_passes_both_ways(share: Share) -> None:
 
 @pytest.mark.parametrize("spin_us", [0, None])
 def test_threads_with_frames_of_mixed_sizes_each_get_their_own(share: Share, spin_us: int | None) -> None:
-    client = share(max_queue=100, spin_us=spin_us)
-    client.start()
+    client = with_worker(share(max_queue=100, spin_us=spin_us))
 
     def work(thread: int) -> int:
         chance = Random(thread)
@@ -92,8 +85,6 @@ def test_threads_with_frames_of_mixed_sizes_each_get_their_own(share: Share, spi
 
 
 # -- a client that is stopped or killed in the middle -------------------------------------------------------
-
-
 class Transfer:
     """A call of a peer's that moves much, and how to bring it to its middle with the peer stopped."""
 
@@ -105,9 +96,8 @@ class Transfer:
         if self._way == "payload":
             gate = Gate(self._client, self._folder, executors=2)
             self.call = self._peer.start("echo_bytes", size=LARGE, options={"timeout_ms": 120_000})
-            self._view.wait(
-                ChannelState.CLAIMED, ChannelState.CLAIMED, ChannelState.READY
-            )  # its ring is full
+            # Its ring is full.
+            self._view.wait(ChannelState.CLAIMED, ChannelState.CLAIMED, ChannelState.READY)
             self._peer.stop()
             gate.open()
         else:
@@ -156,10 +146,9 @@ def test_a_client_stopped_for_long_in_the_middle_loses_its_executor_to_others(
     assert view.states() == {ChannelState.FAILED: 1}  # for the client to read when it goes on
     assert set(health(client)["executors"]["pids"]) == pids
     peer.resume()
-    with pytest.raises(MoltTimeout) as caught:
-        large.call.result(PATIENCE_S)
-    assert caught.value.phase == "transport"
-    assert caught.value.detail == "the payload or the result was not moved on for 5 s"
+    error = raised(MoltTimeout, large.call.result, PATIENCE_S)
+    assert error.phase == "transport"
+    assert error.detail == "the payload or the result was not moved on for 5 s"
     assert peer.do("echo_bytes", size=LARGE)
     view.wait()
 
@@ -176,23 +165,18 @@ def test_a_client_killed_in_the_middle_leaves_channel_and_executor_as_they_were(
     view.wait()
     report = idle(client)
     assert set(report["executors"]["pids"]) == pids
-    assert report["executor_deaths"] == 0
-    assert report["clients"] == 1
+    assert (report["executor_deaths"], report["clients"]) == (0, 1)
     assert client.call("echo_raw", RANDOM, codec="raw") == RANDOM
 
 
-def test_an_executor_killed_in_the_middle_is_reported_and_replaced(
-    transfer: tuple[Transfer, Client, Peer, Window],
-) -> None:
+def test_an_executor_killed_midway_is_told_of(transfer: tuple[Transfer, Client, Peer, Window]) -> None:
     large, client, peer, view = transfer
     large.begin_and_stop_in_the_middle()
     (busy,) = [pid for slot in range(view.view.slots) if (pid := _busy_pid(view, slot)) is not None]
     os.kill(busy, signal.SIGKILL)
     view.wait(ChannelState.FAILED)
     peer.resume()
-    with pytest.raises(MoltWorkerCrashed) as caught:
-        large.call.result(PATIENCE_S)
-    assert caught.value.signal == 9
+    assert raised(MoltWorkerCrashed, large.call.result, PATIENCE_S).signal == 9
     assert peer.do("echo_bytes", size=LARGE)
     assert idle(client)["executor_deaths"] == 1
     view.wait()
@@ -204,12 +188,9 @@ def _busy_pid(view: Window, slot: int) -> int | None:
     return view.view.slot_gauge(slot, SlotGauge.PID)
 
 
-def test_a_call_that_is_given_up_in_the_middle_frees_its_channel(
-    share: Share, window: Look, tmp_path: Path
-) -> None:
+def test_a_call_given_up_in_the_middle_frees_its_channel(share: Share, window: Look, tmp_path: Path) -> None:
     """By its deadline, with the payload half sent."""
-    client = share(executors=1)
-    client.start()
+    client = with_worker(share(executors=1))
     gate = Gate(client, tmp_path)
     payload = RANDOM * 5
     errors: list[MoltTimeout] = []
@@ -220,9 +201,7 @@ def test_a_call_that_is_given_up_in_the_middle_frees_its_channel(
         except MoltTimeout as exc:
             errors.append(exc)
 
-    threads = [threading.Thread(target=call) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(call) for _ in range(4)]
     for thread in threads:
         thread.join(PATIENCE_S)
     assert [error.phase for error in errors] == ["queue"] * 4

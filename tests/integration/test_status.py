@@ -1,7 +1,5 @@
 """`molt-worker status` beside pools that work, die, drain and come back."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json
@@ -12,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +23,8 @@ from molt_accel.config import Config
 from molt_worker.cli.observer import Observer, PoolPlace, pools_in
 from molt_worker.supervisor.shm.snapshot import Snapshot
 from tests.support import EXPORTS
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.pools import MakeClient, with_worker
+from tests.support.processes import closing_all, in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared memory is served on Linux only")
 
@@ -38,29 +36,18 @@ COMMAND = [sys.executable, "-m", "molt_worker", "status"]
 @pytest.fixture
 def make_pool() -> Iterator[Callable[..., Client]]:
     """Makes clients, each with a pool of its own of one executor; all are closed in the end."""
-    clients: list[Client] = []
+    defaults = {"transport": "shm", "exports": EXPORTS, "executors": 1, "log_level": "error"}
+    with closing_all(lambda **config: Client(**{**defaults, **config})) as make:
+        yield lambda name="pool", **config: with_worker(make(worker_name=name, **config))
 
-    def make(name: str = "pool", **overrides: Any) -> Client:
-        defaults = {"transport": "shm", "exports": EXPORTS, "executors": 1, "log_level": "error"}
-        client = Client(**{**defaults, "worker_name": name, **overrides})
-        clients.append(client)
-        client.start()
-        return client
 
-    yield make
-    for client in clients:
-        client.close()
+Observe = Callable[..., Observer]
 
 
 @pytest.fixture
-def observe() -> Iterator[Callable[..., Observer]]:
+def observe() -> Iterator[Observe]:
     """Attaches observers to pools by their names."""
-    with contextlib.ExitStack() as stack:
-
-        def attach(name: str = "pool") -> Observer:
-            pool = PoolPlace.of(Config.load(worker_name=name))
-            return stack.enter_context(contextlib.closing(Observer.of(pool)))
-
+    with closing_all(lambda name="pool": Observer.of(PoolPlace.of(Config.load(worker_name=name)))) as attach:
         yield attach
 
 
@@ -72,8 +59,7 @@ def calling(client: Client, entry: str, payload: Any, **options: Any) -> Iterato
         with contextlib.suppress(MoltError):
             client.call(entry, payload, **options)
 
-    thread = threading.Thread(target=call)
-    thread.start()
+    thread = in_thread(call)
     try:
         yield
     finally:
@@ -109,9 +95,7 @@ def next_worker(client: Client) -> int:
 
 
 # -- once ---------------------------------------------------------------------------------------------------
-
-
-def test_the_document_tells_what_the_pool_itself_tells(make_pool: Callable[..., Client]) -> None:
+def test_the_document_tells_what_the_pool_itself_tells(make_pool: MakeClient) -> None:
     client = make_pool(executors=2, max_queue=7)
     for number in range(5):
         client.call("echo", number)
@@ -127,11 +111,8 @@ def test_the_document_tells_what_the_pool_itself_tells(make_pool: Callable[..., 
     assert all(executor["rss_bytes"] > 2**20 for executor in executors)
     memory = shown.pop("memory")
     assert sorted(memory) == [
-        "arena_bytes",
-        "executors_rss_bytes",
-        "forkserver_rss_bytes",
-        "supervisor_rss_bytes",
-    ]
+        "arena_bytes", "executors_rss_bytes", "forkserver_rss_bytes", "supervisor_rss_bytes",
+    ]  # fmt: skip
     assert all(size > 2**20 for size in memory.values())
     assert memory["executors_rss_bytes"] == sum(executor["rss_bytes"] for executor in executors)
     assert 0 < shown.pop("uptime_s") <= report["uptime_s"]
@@ -159,7 +140,7 @@ def test_the_document_tells_what_the_pool_itself_tells(make_pool: Callable[..., 
     }
 
 
-def test_what_runs_and_waits_is_shown(make_pool: Callable[..., Client], tmp_path: Path) -> None:
+def test_what_runs_and_waits_is_shown(make_pool: MakeClient, tmp_path: Path) -> None:
     client = make_pool()
     running, gate = tmp_path / "running", tmp_path / "gate"
     with calling(client, "announce_and_sleep", str(running), timeout_ms=60_000) as _:
@@ -189,7 +170,7 @@ def test_what_runs_and_waits_is_shown(make_pool: Callable[..., Client], tmp_path
 
 
 def test_a_request_whose_client_gave_up_is_stopping(
-    make_pool: Callable[..., Client], observe: Callable[..., Observer], tmp_path: Path
+    make_pool: MakeClient, observe: Observe, tmp_path: Path
 ) -> None:
     client = make_pool(grace_ms=5_000)
     path = tmp_path / "running"
@@ -210,7 +191,7 @@ def test_a_request_whose_client_gave_up_is_stopping(
 
 
 def test_a_pool_that_imports_has_no_executors_yet(
-    make_module: Callable[[str, str], Path], observe: Callable[..., Observer], tmp_path: Path
+    make_module: Callable[[str, str], Path], observe: Observe, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     make_module(
@@ -238,9 +219,7 @@ while not os.path.exists({str(gate)!r}):
         assert document("--name", "slow")["state"] == "serving"
 
 
-def test_the_default_is_the_configured_pool_then_the_only_one_or_the_project_s_own(
-    make_pool: Callable[..., Client],
-) -> None:
+def test_the_default_is_the_configured_pool_then_the_only_or_the_project_s_own(make_pool: MakeClient) -> None:
     make_pool("named", exports="")
     assert document()["name"] == "named"  # the only one
     make_pool("", exports="")
@@ -251,9 +230,8 @@ def test_the_default_is_the_configured_pool_then_the_only_one_or_the_project_s_o
     assert own["name"] == Config.load(exports="", executors=1, log_level="error").pool_name
 
 
-def test_a_pool_whose_worker_was_killed_is_none(make_pool: Callable[..., Client]) -> None:
-    client = make_pool("dead")
-    worker = psutil.Process(client.ping()["pid"])
+def test_a_pool_whose_worker_was_killed_is_none(make_pool: MakeClient) -> None:
+    worker = psutil.Process(make_pool("dead").ping()["pid"])
     worker.kill()
     wait_until(lambda: not worker.is_running())
     done = status("--name", "dead")
@@ -267,10 +245,8 @@ def test_a_pool_whose_worker_was_killed_is_none(make_pool: Callable[..., Client]
 
 
 # -- what looking costs the pool --------------------------------------------------------------------------
-
-
 def test_a_look_takes_nothing_of_a_supervisor_that_is_stopped(
-    make_pool: Callable[..., Client], observe: Callable[..., Observer]
+    make_pool: MakeClient, observe: Observe
 ) -> None:
     client = make_pool()
     observer = observe()
@@ -287,7 +263,7 @@ def test_a_look_takes_nothing_of_a_supervisor_that_is_stopped(
 
 
 def test_an_observer_takes_no_channel_and_keeps_no_pool_alive(
-    make_pool: Callable[..., Client], observe: Callable[..., Observer]
+    make_pool: MakeClient, observe: Observe
 ) -> None:
     client = make_pool()
     observer = observe()
@@ -298,7 +274,7 @@ def test_an_observer_takes_no_channel_and_keeps_no_pool_alive(
 
 
 def test_a_pool_that_drains_says_so_until_its_last_request_is_done(
-    make_pool: Callable[..., Client], observe: Callable[..., Observer], tmp_path: Path
+    make_pool: MakeClient, observe: Observe, tmp_path: Path
 ) -> None:
     client = make_pool()
     gate, started = tmp_path / "gate", tmp_path / "started"
@@ -315,8 +291,6 @@ def test_a_pool_that_drains_says_so_until_its_last_request_is_done(
 
 
 # -- live ---------------------------------------------------------------------------------------------------
-
-
 class Terminal:
     """A watch on a terminal of its own."""
 
@@ -364,19 +338,18 @@ class Terminal:
         os.close(self._fd)
 
 
+Watch = Callable[..., Terminal]
+
+
 @pytest.fixture
-def watch() -> Iterator[Callable[..., Terminal]]:
+def watch() -> Iterator[Watch]:
     """Starts watches."""
-    with contextlib.ExitStack() as stack:
-
-        def start(*arguments: str) -> Terminal:
-            return stack.enter_context(contextlib.closing(Terminal(*arguments)))
-
+    with closing_all(Terminal) as start:
         yield start
 
 
 def test_a_watch_follows_a_pool_and_the_next_one_until_ctrl_c(
-    make_pool: Callable[..., Client], watch: Callable[..., Terminal], tmp_path: Path
+    make_pool: MakeClient, watch: Watch, tmp_path: Path
 ) -> None:
     client = make_pool()
     terminal = watch("--name", "pool")
@@ -397,9 +370,7 @@ def test_a_watch_follows_a_pool_and_the_next_one_until_ctrl_c(
     assert "Traceback" not in rest
 
 
-def test_ctrl_c_ends_a_watch_that_waits_for_the_next_pool(
-    make_pool: Callable[..., Client], watch: Callable[..., Terminal]
-) -> None:
+def test_ctrl_c_ends_a_watch_that_waits_for_the_next_pool(make_pool: MakeClient, watch: Watch) -> None:
     client = make_pool()
     terminal = watch("--name", "pool")
     terminal.wait_for("serving")
@@ -409,7 +380,7 @@ def test_ctrl_c_ends_a_watch_that_waits_for_the_next_pool(
     assert "Traceback" not in terminal.rest()
 
 
-def test_a_watch_without_a_terminal_says_what_to_do(make_pool: Callable[..., Client]) -> None:
+def test_a_watch_without_a_terminal_says_what_to_do(make_pool: MakeClient) -> None:
     make_pool()
     done = status("--name", "pool", "--watch")
     assert (done.returncode, done.stdout) == (2, "")
@@ -418,9 +389,7 @@ def test_a_watch_without_a_terminal_says_what_to_do(make_pool: Callable[..., Cli
     )
 
 
-def test_a_watch_without_rich_names_the_extra_and_a_single_look_needs_none(
-    make_pool: Callable[..., Client],
-) -> None:
+def test_a_watch_without_rich_names_the_extra_a_look_needs_none(make_pool: MakeClient) -> None:
     make_pool()
     script = """
 import sys

@@ -1,12 +1,9 @@
 """How a worker ends: SIGTERM drains, SIGINT stops, the end of its input stops, and nobody stays behind."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -16,16 +13,11 @@ from molt_accel import codec
 from molt_accel.errors import Status
 from molt_accel.ipc.frame import FrameParser, encode
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, Codec, Hello, Request, Response, StartFailed
-from tests.support.driver import Driver, error_of, value_of
+from tests.support.driver import Driver, MakeDriver, MakeModule, error_of, value_of
 from tests.support.processes import wait_for_file, wait_until
 
-MakeDriver = Callable[..., Driver]
-MakeModule = Callable[[str, str], Path]
 
-
-def test_sigterm_finishes_what_was_accepted_refuses_the_rest_and_exits(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_sigterm_finishes_what_is_in_refuses_more_and_exits(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver()
     gate = tmp_path / "gate"
     running = driver.start("wait_for_file", str(gate))
@@ -33,8 +25,7 @@ def test_sigterm_finishes_what_was_accepted_refuses_the_rest_and_exits(
     driver.ping()
     driver.signal(signal.SIGTERM)
     driver.wait_log("worker_draining requests=6")
-    refused = driver.call("echo", "too late")
-    assert error_of(refused)[0] in (Status.BUSY, Status.INTERNAL_ERROR)
+    assert error_of(driver.call("echo", "too late"))[0] in (Status.BUSY, Status.INTERNAL_ERROR)
     assert driver.ping()["ready"] is True
     gate.touch()
     assert value_of(driver.response(running)) == "released"
@@ -62,9 +53,7 @@ def test_sigterm_without_work_exits_at_once(make_driver: MakeDriver) -> None:
     assert driver.wait() == 0
 
 
-@pytest.mark.parametrize(
-    "signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]], ids=["int", "term-term"]
-)
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]], ids=["int", "terms"])
 def test_sigint_or_a_second_sigterm_ends_running_and_queued_requests(
     make_driver: MakeDriver, tmp_path: Path, signals: list[signal.Signals]
 ) -> None:
@@ -144,16 +133,13 @@ def test_exports_that_can_t_be_imported_are_code_2_a_notice_and_a_traceback_in_t
 def test_an_import_that_takes_too_long_is_given_up(make_driver: MakeDriver, make_module: MakeModule) -> None:
     make_module("hanging_exports", "import time; time.sleep(1e6)")
     driver = make_driver("--exports", "hanging_exports", "--start-timeout-ms", "500", ready=False)
-    queued = driver.start("echo", 1)
-    body = error_of(driver.response(queued))[1]
+    body = error_of(driver.response(driver.start("echo", 1)))[1]
     assert body["error"] == "MoltStartFailed"
     assert body["detail"] == "the worker can't start: importing the exports took longer than 500 ms"
     assert driver.wait() == 2
 
 
-def test_a_reader_that_closed_while_requests_run_stops_the_worker(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_a_reader_closed_while_requests_run_stops_the_worker(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver("--executors", "2")
     marker = tmp_path / "running"
     driver.start("announce_and_sleep", str(marker))

@@ -1,7 +1,5 @@
 """Typed entrypoints through a client, over each transport."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A small project for builds: a module for each thing that may become of one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 MANIFEST = "shop/molt_exports.json"
@@ -14,18 +12,25 @@ FILES = {
             {"name": "polite", "target": "shop.core:polite"},
             {"name": "stubborn", "target": "shop.core:stubborn"},
             {"name": "pid", "target": "shop.core:pid"},
-            {"name": "double", "target": "shop.core:double"}
+            {"name": "double", "target": "shop.core:double"},
+            {"name": "faults", "target": "shop.core:faults"}
         ]}
     """,
-    "shop/__init__.py": "",
+    "shop/__init__.py": """
+        from .slug import slug
+    """,
     "shop/core.py": '''
         """The entrypoints."""
         import os
         from molt_worker import InvalidInput, current_request, export
         from rates import RATE
         from shop import broken, here, late, options
+        from shop.bag import packed
+        from shop.grown import added
         from shop.money import Coins, Money
         from shop.options import Frozen
+        from shop.price import euros
+        from shop.shown import shown
 
         def total(payload: list[int]) -> int:
             money = Money(0)
@@ -65,6 +70,9 @@ FILES = {
 
         def count(payload: Coins) -> int:
             return len(payload.cents)
+
+        def faults(payload: object) -> list[object]:
+            return [packed(payload), added(payload), euros(payload), shown(payload)]
 
         class Till:
             def double(self, payload: Frozen, *more: int) -> Frozen:
@@ -116,7 +124,61 @@ FILES = {
 
         def function() -> None: ...
 
-        CODE = function.__code__
+        DEFAULTS = function.__kwdefaults__
+    ''',
+    "shop/bag.py": '''
+        """Attributes that only `vars` knows of."""
+
+        class Bag:
+            def __init__(self, **attributes: object) -> None:
+                vars(self).update(attributes)
+
+        def packed(payload: object) -> int:
+            return len(vars(Bag(a=payload, b=2)))
+    ''',
+    "shop/grown.py": '''
+        """Untyped classes that add attributes to those of their bases: mypyc crashes, and names no module."""
+
+        class Base:
+            def __init__(self):
+                self.a = 1
+
+        class Grown(Base):
+            def __init__(self):
+                super().__init__()
+                self.b = 2
+
+        class More(Grown):
+            def __init__(self, c):
+                super().__init__()
+                self.c = c
+
+        def added(payload):
+            return More(payload).b
+    ''',
+    "shop/price.py": '''
+        """An untyped property: mypyc crashes, and names the module."""
+
+        class Price:
+            @property
+            def euros(self):
+                return 2.5
+
+        def euros(payload):
+            return Price().euros
+    ''',
+    "shop/slug.py": '''
+        """A function with its module's name, which the package hands on."""
+
+        def slug(text: str) -> str:
+            return text.lower()
+    ''',
+    "shop/shown.py": '''
+        """The function to Python; to mypyc, the module, which can't be called."""
+        from shop import slug
+
+        def shown(payload):
+            return slug(str(payload))
     ''',
     "shop/unused.py": '''
         """Not imported by anything."""

@@ -1,7 +1,5 @@
 """Builds are made once for all tests, whichever process runs them: each costs seconds of a C compiler."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shutil

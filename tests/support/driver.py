@@ -1,7 +1,5 @@
 """A worker driven frame by frame, without the client library: every byte on its way is the test's."""
 
-from __future__ import annotations
-
 import os
 import select
 import signal
@@ -29,14 +27,9 @@ Taken = TypeVar("Taken", bound=Item)
 COMMAND = [sys.executable, "-m", "molt_worker", "--stdio"]
 #: Entrypoints that run until they are stopped, and whether their executor survives that.
 STOPPED = [
-    ("announce_and_sleep", True),
-    ("spin", True),
-    ("check_loop", True),
-    ("clean_up", True),
-    ("swallow_stop", True),
-    ("stuck_in_c", False),
-    ("never_stops", False),
-]
+    ("announce_and_sleep", True), ("spin", True), ("check_loop", True), ("clean_up", True),
+    ("swallow_stop", True), ("stuck_in_c", False), ("never_stops", False),
+]  # fmt: skip
 
 
 class Driver:
@@ -73,7 +66,6 @@ class Driver:
             self.stream = FrameStream(*pipes, DEFAULT_MAX_FRAME_BYTES, STDIO_FROM_WORKER)
 
     # -- bytes and frames -------------------------------------------------------------------------------
-
     def send_bytes(self, data: bytes) -> None:
         assert self.stream is not None
         self.stream._out.append(data)
@@ -139,7 +131,6 @@ class Driver:
         return self.received
 
     # -- the worker -------------------------------------------------------------------------------------
-
     def wait_ready(self) -> Self:
         self.take(Hello)
         self.wait_idle()
@@ -237,8 +228,12 @@ def deadline(ms: float) -> int:
     return time.monotonic_ns() + int(ms * 1e6)
 
 
+MakeDriver = Callable[..., Driver]
+MakeModule = Callable[[str, str], Path]
+
+
 @pytest.fixture
-def make_driver(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
+def make_driver(tmp_path: Path) -> Iterator[MakeDriver]:
     """Starts drivers with the tests' entrypoints and one executor, and closes them in the end."""
     drivers: list[Driver] = []
 
@@ -287,7 +282,7 @@ def answer(payload):
 
 
 @pytest.fixture
-def make_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+def make_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeModule:
     """Writes a module that workers started from now on can import; returns its path."""
     folder = tmp_path / "modules"
     folder.mkdir()

@@ -1,7 +1,5 @@
 """Entrypoints for the tests: one for everything an entrypoint may do, good or bad."""
 
-from __future__ import annotations
-
 import collections
 import itertools
 import os
@@ -259,8 +257,7 @@ def spawn_child(path: str) -> int:
     """Starts a process of its own that would live on, and gets stuck."""
     import subprocess
 
-    child = subprocess.Popen(["sleep", "1000"])
-    Path(path).write_text(str(child.pid))
+    Path(path).write_text(str(subprocess.Popen(["sleep", "1000"]).pid))
     while True:
         try:
             time.sleep(1e6)

@@ -1,7 +1,5 @@
 """What tests do with errors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

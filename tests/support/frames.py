@@ -1,7 +1,5 @@
 """Frames that no encoder of the project makes."""
 
-from __future__ import annotations
-
 import struct
 
 import msgspec

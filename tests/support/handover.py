@@ -1,7 +1,5 @@
 """An arena in this process's own memory, and what both sides do on it."""
 
-from __future__ import annotations
-
 import mmap
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """An arena with channels and slots, all in the test's process, and the view of it that an observer has."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import time

@@ -4,8 +4,6 @@ As a program it reads commands from stdin, a line of JSON each, runs each on a t
 of it. `Peer` is the other end of that, in the test.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import hashlib
@@ -33,17 +31,13 @@ PATIENCE_S = 60.0
 ENTRIES = "tests.support.pool_entrypoints"
 #: What clients of shared pools have in common.
 SHARED = {
-    "transport": "shm",
-    "worker_name": "pool",
-    "exports": ENTRIES,
-    "executors": 2,
-    "log_level": "warning",
-}
+    "transport": "shm", "worker_name": "pool", "exports": ENTRIES, "executors": 2, "log_level": "warning",
+}  # fmt: skip
 
 
 @contextlib.contextmanager
 def loading(
-    peers: list[Peer],
+    peers: list["Peer"],
     folder: Path,
     *,
     threads: int = 3,
@@ -155,8 +149,11 @@ class Peer:
             self._process.stdout.close()
 
 
+MakePeer = Callable[..., Peer]
+
+
 @pytest.fixture
-def make_peer() -> Iterator[Callable[..., Peer]]:
+def make_peer() -> Iterator[MakePeer]:
     with closing_all(Peer) as make:
         yield make
 

@@ -1,7 +1,5 @@
 """Entrypoints for tests of shared pools: those that all tests have, and some whose moment the test chooses."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What tests of shared pools have in common: the pool's name, a look into its memory, and its log."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket
@@ -69,12 +67,17 @@ class Gate:
         self._threads.shutdown()
 
 
+MakeClient = Callable[..., Client]
+Share = Callable[..., Client]
+Look = Callable[..., Window]
+
+
 def path_of(name: str = "pool") -> str:
     return socket_path(os.environ["MOLT_RUNTIME_DIR"], name)
 
 
 @pytest.fixture
-def window() -> Iterator[Callable[..., Window]]:
+def window() -> Iterator[Look]:
     with closing_all(Window) as look:
         yield look
 
@@ -91,7 +94,7 @@ def pool_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def share(pool_log: Path) -> Iterator[Callable[..., Client]]:
+def share(pool_log: Path) -> Iterator[Share]:
     with closing_all(lambda **config: Client(**{**SHARED, **config})) as make:
         yield make
 
@@ -119,6 +122,12 @@ def serve(pool_log: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     for process in started:
         process.kill()
         process.wait()
+
+
+def with_worker(client: Client) -> Client:
+    """The client, once its worker is ready."""
+    client.start()
+    return client
 
 
 def health(client: Client) -> dict[str, Any]:

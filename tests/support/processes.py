@@ -1,11 +1,10 @@
 """What pytest's tests and the long-running programs beside them need of processes."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ def closing_all(make: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
 
 def logged_worker(log: Path, module: str = "molt_worker") -> str:
     """A command, for MOLT_WORKER_CMD, that starts a worker with this Python and appends what it says to a file."""
-    script = f'exec {shlex.quote(sys.executable)} -m {module} "$@" 2>>{shlex.quote(str(log))}'
+    script = f'MOLT_WORKER_LOG=stderr exec {shlex.quote(sys.executable)} -m {module} "$@" 2>>{shlex.quote(str(log))}'
     return shlex.join(["sh", "-c", script, "molt-worker"])
 
 
@@ -36,6 +35,13 @@ def marked(variable: str, value: str) -> list[psutil.Process]:
             if process.pid != os.getpid() and process.environ().get(variable) == value:
                 found.append(process)
     return found
+
+
+def in_thread(work: Callable[..., object], *args: object) -> threading.Thread:
+    """A thread that has begun to do this."""
+    thread = threading.Thread(target=work, args=args)
+    thread.start()
+    return thread
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float = 20) -> Any:

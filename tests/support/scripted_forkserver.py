@@ -1,7 +1,5 @@
 """A fork server that the test plays: the pool's sockets are real, but no process is forked."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -1,7 +1,5 @@
 """A pool that does what a test tells it: a real arena, slots and the control socket's other end, all here."""
 
-from __future__ import annotations
-
 import os
 import socket
 import threading
@@ -64,7 +62,6 @@ class FakePool:
         self.arena.set_gauge(fact, value)
 
     # -- attaching --------------------------------------------------------------------------------------
-
     def serve(self) -> socket.socket:
         """The client's end of a new connection, on which it is about to be granted what there is."""
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -107,7 +104,6 @@ class FakePool:
         return self.serve()
 
     # -- the supervisor's side --------------------------------------------------------------------------
-
     def tell(self, message: Item) -> None:
         assert self.sock is not None
         control.send(self.sock, message)
@@ -142,7 +138,6 @@ class FakePool:
         assert self.arena.step(channel, word, idle_word(word))
 
     # -- the executors' side ----------------------------------------------------------------------------
-
     def claim(self, slot: int = 0) -> Request:
         taken = self.slots[slot]
         assert taken.next() == arenas.native().REQUEST
@@ -151,8 +146,7 @@ class FakePool:
         return request
 
     def reply(self, request: Request, value: object = None, slot: int = 0, **fields: Any) -> bool:
-        payload = codec.encode(Codec.MSGPACK, value)
-        known = {"payload": payload, "status": Status.OK, **fields}
+        known = {"payload": codec.encode(Codec.MSGPACK, value), "status": Status.OK, **fields}
         response = Response(known.pop("request_id", request.request_id), **known)
         code: int = self.slots[slot].reply(response, 100_000, 16)
         return code == arenas.native().TRANSFERRED
@@ -180,7 +174,15 @@ class FakePool:
         os.close(self._arena_fd)
 
 
+MakePool = Callable[..., FakePool]
+
+
 @pytest.fixture
-def make_pool() -> Iterator[Callable[..., FakePool]]:
+def make_pool() -> Iterator[MakePool]:
     with closing_all(FakePool) as make:
         yield make
+
+
+@pytest.fixture
+def fake(make_pool: MakePool) -> FakePool:
+    return make_pool()

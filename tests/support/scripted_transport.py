@@ -1,7 +1,5 @@
 """A transport that follows a script, for tests of what a call does with the ways in which it can go."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +8,7 @@ from molt_accel import codec
 from molt_accel.errors import MoltError, Status, to_wire, wire_status
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.transports.base import Pending, PendingCall
+from molt_accel.transports.line import Line
 
 
 class ScriptedCall(Pending):
@@ -44,8 +43,7 @@ UNSENT = object()
 
 
 def response(request: Request, value: object = None, status: Status = Status.OK, **fields: Any) -> Response:
-    payload = codec.encode(Codec.MSGPACK, value)
-    return Response(request.request_id, status, payload, **fields)
+    return Response(request.request_id, status, codec.encode(Codec.MSGPACK, value), **fields)
 
 
 def answer(value: object = None, status: Status = Status.OK, **fields: Any) -> Act:
@@ -98,6 +96,8 @@ class ScriptedTransport:
         self.script = script
         self.ready = ready
         self.patience_s = patience_s
+        self.max_wait_ms = 0
+        self.line = Line()
         self.starts = 0
         self.submitted: list[Request] = []
         self.calls: list[ScriptedCall] = []

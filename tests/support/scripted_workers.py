@@ -1,7 +1,5 @@
 """Workers that follow a script: small programs that speak frames on stdin and stdout, well or badly."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 

@@ -1,7 +1,5 @@
 """A supervisor of shared memory whose executors the test plays: arena and sockets are real, but nothing is forked."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time
@@ -62,7 +60,7 @@ class Watched:
 class Player:
     """An executor, as far as arena and supervisor can tell."""
 
-    def __init__(self, stage: ShmStage, number: int, slot: int) -> None:
+    def __init__(self, stage: "ShmStage", number: int, slot: int) -> None:
         self.stage = stage
         self.number = number
         self.index = slot
@@ -83,7 +81,7 @@ class Player:
             self.begin(frame.deadline_ns)
         return int(self.slot.channel)
 
-    def take(self, caller: Caller | None = None, *args: Any, **request: Any) -> Any:
+    def take(self, caller: "Caller | None" = None, *args: Any, **request: Any) -> Any:
         """Have a client, else a new one, publish a request, and begin with it. Returns its channel."""
         channel = (caller or Caller(self.stage, 2)).publish(*args, **request)
         self.claim()
@@ -110,7 +108,7 @@ class Player:
 
 class Caller:
     def __init__(
-        self, stage: ShmStage, channels: int, version: str = __version__, *, observer: bool = False
+        self, stage: "ShmStage", channels: int, version: str = __version__, *, observer: bool = False
     ) -> None:
         self.stage = stage
         self.sock = control.new_socket()
@@ -161,13 +159,9 @@ class ShmStage(Logged):
     def __init__(self, linger: bool = False, **options: Any) -> None:
         super().__init__()
         defaults: dict[str, Any] = {
-            "worker_name": "pool",
-            "runtime_dir": os.environ["MOLT_RUNTIME_DIR"],
-            "exports": EXPORTS,
-            "executors": 2,
-            "max_queue": 8,
-            "grace_ms": GRACE_MS,
-        }
+            "worker_name": "pool", "runtime_dir": os.environ["MOLT_RUNTIME_DIR"], "exports": EXPORTS,
+            "executors": 2, "max_queue": 8, "grace_ms": GRACE_MS,
+        }  # fmt: skip
         self.config = Config.load(environ={}, **{**defaults, **options})
         self.supervisor = ShmSupervisor(self.config, self.sink, linger=linger)
         self.supervisor.listen()
@@ -244,8 +238,11 @@ class ShmStage(Logged):
         self.supervisor._loop.close()
 
 
+MakeShmStage = Callable[..., ShmStage]
+
+
 @pytest.fixture
-def make_shm_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ShmStage]]:
+def make_shm_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeShmStage]:
     """Makes supervisors, whose fork servers are fakes."""
     monkeypatch.setattr(spinning, "measure", lambda: spinning.SpinLimits(0, 0, 0, 1))
     with staging(ShmStage, monkeypatch) as make:

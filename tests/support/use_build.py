@@ -1,7 +1,5 @@
 """A pytest plugin: the demo's handler cores come from their build in `MOLT_BUILD_DIR`, in this process."""
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -1,7 +1,5 @@
 """Fixtures for tests of views: the test project's settings, a client in this process, views of every kind."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import json
@@ -17,6 +15,7 @@ from molt_accel import Client, molt_offload
 from tests.support import EXPORTS
 
 View = Callable[..., Any]
+MakeView = Callable[..., View]
 
 
 def body_of(response: HttpResponse) -> dict[str, str]:
@@ -45,7 +44,7 @@ def inline_client() -> Iterator[Client]:
 
 
 @pytest.fixture(params=["sync", "async"])
-def offloaded(request: pytest.FixtureRequest) -> Callable[..., View]:
+def offloaded(request: pytest.FixtureRequest) -> MakeView:
     """Makes an offloaded view, sync and async, called the same way; its own body answers ``here``."""
 
     def make(**options: Any) -> View:

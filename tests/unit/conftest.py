@@ -1,7 +1,5 @@
 """Fixtures for the unit tests."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

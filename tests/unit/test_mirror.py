@@ -1,7 +1,5 @@
 """Each module of the packages has its unit file, and each unit file its module."""
 
-from __future__ import annotations
-
 from pathlib import PurePath
 
 from tests.support import ROOT

@@ -78,9 +78,8 @@ class Geometry:
         # A payload that doesn't fit a ring streams through it. So rings shrink first, and then the number of channels.
         most = 1 + (limit - smallest) // (size(2, slots, _MIN_RING) - smallest)
         channels = min(channels, most, native().MAX_CHANNELS)
-        while (
-            channels > 0 and size(channels, slots, _MIN_RING) > limit
-        ):  # arrays are aligned: some bytes too many
+        # Arrays are aligned: some bytes too many.
+        while channels > 0 and size(channels, slots, _MIN_RING) > limit:
             channels -= 1
         if channels < executors + 2:
             raise NoSharedMemory(

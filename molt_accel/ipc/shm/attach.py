@@ -20,7 +20,7 @@ from molt_accel.errors import (
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError
-from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach, Attached, Refused
+from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach, Attached, Refused, Reloading
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.version import __version__
 
@@ -95,6 +95,9 @@ def _ask(sock: socket.socket, question: Attach) -> tuple[int, Attached]:
         control.send(sock, question)
         failpoint("client.attaching")
         answer, fds = control.receive(sock, SHM_FROM_WORKER, max_fds=1)
+        if isinstance(answer, Reloading):
+            sock.settimeout(answer.timeout_ms / 1000 + ANSWER_S)
+            answer, fds = control.receive(sock, SHM_FROM_WORKER, max_fds=1)
         sock.settimeout(None)
         if answer is None:
             raise WorkerVanished("the worker closed the connection")

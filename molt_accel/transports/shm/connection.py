@@ -99,9 +99,8 @@ class Connection(BaseConnection):
             except OSError:
                 self.move_to(ConnectionState.DEAF)
                 return None
-            self._pending[request.request_id] = (
-                pending  # in time for the answer, which is taken with the lock held
-            )
+            # In time for the answer, which is taken with the lock held.
+            self._pending[request.request_id] = pending
         return pending
 
     def forget_ping(self, pending: Pending) -> bool:

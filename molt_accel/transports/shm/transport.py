@@ -25,7 +25,7 @@ from molt_accel.errors import (
 from molt_accel.ipc import outcomes
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import encode_head
-from molt_accel.ipc.messages import PING, WORKER_DEFAULT_WAIT, Codec, Request, Response
+from molt_accel.ipc.messages import PING, U32_MAX, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.ipc.shm._native import ADMITTED, BAD_FRAME, BUSY, CLOSED, OUTCOME, WAITING, Channel, Corrupt
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, failed_executor, failure_error
 from molt_accel.transports import monkeypatch as greenlets
@@ -177,9 +177,8 @@ class ShmCall:
 
     def _given_up(self) -> None:
         """There is no outcome in the channel: another thread gave up, or the worker takes this client for gone."""
-        with (
-            self._connection.lock
-        ):  # another thread that gave up sets the outcome before it lets go of the lock
+        # Another thread that gave up sets the outcome before it lets go of the lock.
+        with self._connection.lock:
             if self.done:
                 return
             if self._connection.closing:
@@ -277,6 +276,11 @@ class ShmTransport(ConnectedTransport[Connection]):
         grace_ms = self._config.grace_ms if connection is None else connection.grace_ms
         return grace_ms / 1000 + SLACK_S
 
+    @property
+    def max_wait_ms(self) -> int:
+        connection = self._connection
+        return self._config.max_wait_ms if connection is None else connection.max_wait_ms
+
     def start(self) -> None:
         connection = self._ready_connection()
         if connection.channels.wants_more:
@@ -306,16 +310,17 @@ class ShmTransport(ConnectedTransport[Connection]):
             return None
         if request.entry == PING:
             return connection.ping(request)
+        wait_ms = request.max_wait_ms
+        if wait_ms == WORKER_DEFAULT_WAIT:
+            wait_ms = connection.max_wait_ms
+        waiting = self._room_to_wait(request) if wait_ms else 0
         channel = connection.channels.lease()
         if channel is None:
             if connection.channels.wants_more or not connection.open:
                 return None
-            connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
+            if not wait_ms:  # else it is sent once more, without a wait, before it ends as Busy
+                connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
             raise MoltBusy("this client has as many calls in flight as it may", facts={"retry_after_s": 1})
-        wait_ms = request.max_wait_ms
-        if wait_ms == WORKER_DEFAULT_WAIT:
-            wait_ms = connection.max_wait_ms
-        waiting = max(1, connection.capacity) if wait_ms else 0
         try:
             verdict = channel.publish(request, connection.capacity, waiting)
         except BaseException:
@@ -332,13 +337,18 @@ class ShmTransport(ConnectedTransport[Connection]):
             raise outcomes.queue_full()
         if verdict == BAD_FRAME:
             encode_head(request, connection.max_frame_bytes)  # raises, and says what is wrong
-        if (
-            tries
-        ):  # a process has scribbled over the state word; `give_back` keeps the channel until it is IDLE
+        # A process has scribbled over the state word; `give_back` keeps the channel until it is IDLE.
+        if tries:
             return self.submit(request, tries - 1)
         error = MoltProtocolError("a channel is in use that should be free")
         connection.fail(error)
         raise error
+
+    def _room_to_wait(self, request: Request) -> int:
+        """How many requests may wait in the arena before this one: any, but not before those in the line."""
+        if self.line.holds_back(request.request_id):
+            raise outcomes.queue_full()
+        return U32_MAX
 
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:
         if isinstance(pending, ShmCall):

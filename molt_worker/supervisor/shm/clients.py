@@ -73,6 +73,8 @@ class Attachment:
     pid: int
     channels: set[int] = field(default_factory=set)
     returned: set[int] = field(default_factory=set)  #: channels that it returned with something on them
+    asked: Attach | None = None  #: an `Attach` that was not answered
+    answer_ns: int = 0  #: when it has to be answered at the latest
     attached: bool = False
     observer: bool = False
     wanted: int = 0  #: channels that it gets as soon as there are some
@@ -101,7 +103,16 @@ class ClientsOwner(Protocol):
     """Keeps the pool that clients attach to."""
 
     def make_way(self) -> bool:
-        """A client asks to attach. Stop the worker if it runs outdated code and has no clients; True if so."""
+        """A client asks to attach. If the worker runs outdated code, reload it, or stop it if it has no clients.
+
+        True if it stops.
+        """
+
+    def reload_ms(self) -> int:
+        """How long a client that attaches now waits at most until no executor with older code takes a request.
+
+        0: there is none.
+        """
 
     def refusal(self, message: Attach) -> MoltError | None:
         """Why this client may not attach, or nobody just now."""
@@ -142,6 +153,11 @@ class Clients:
     def count(self) -> int:
         """How many clients are attached and may call."""
         return sum(client.counts for client in self._clients)
+
+    @property
+    def asking(self) -> list[Attachment]:
+        """Those that asked to attach, and wait for executors with newer code."""
+        return [client for client in self._clients if client.connected and client.asked is not None]
 
     def listen(self) -> None:
         """Begin to accept connections."""
@@ -231,7 +247,7 @@ class Clients:
 
     def _make_room(self) -> None:
         """Drop the oldest connection that has not attached. Clients attach as soon as they have connected."""
-        silent = next((client for client in self._clients if client.connected and not client.attached), None)
+        silent = next((each for each in self if each.connected and not (each.attached or each.asked)), None)
         if silent is not None:
             self.log.log("warning", "client_refused", pid=silent.pid, error="it never attached")
             self._disconnect(silent, "")
@@ -261,7 +277,7 @@ class Clients:
     def _obey(self, client: Attachment, message: Item) -> None:
         if isinstance(message, Request) and message.entry == messages.PING:
             self.tell(client, self.owner.pong(message))
-        elif isinstance(message, Attach) and not client.attached:
+        elif isinstance(message, Attach) and not client.attached and client.asked is None:
             self._attach(client, message)
         elif isinstance(message, messages.Lease) and client.attached and not client.observer:
             client.awaits_grant = True
@@ -286,6 +302,7 @@ class Clients:
             self._disconnect(client, f"it sent a {type(message).__name__} that nobody expects here")
 
     def _attach(self, client: Attachment, message: Attach) -> None:
+        client.asked = message
         if not message.observer and self.owner.make_way():
             self._disconnect(client, "")  # the client finds the name free, and starts another worker
             return
@@ -296,7 +313,23 @@ class Clients:
                 "or give the new version another MOLT_WORKER_NAME"
             )
         if refusal is not None:
-            self.tell(client, messages.Refused(to_wire(refusal)))
+            self.refuse(client, refusal)
+        elif not message.observer and (reload_ms := self.owner.reload_ms()):
+            client.answer_ns = time.monotonic_ns() + reload_ms * 1_000_000
+            self.tell(client, messages.Reloading(reload_ms))
+        else:
+            self.admit(client)
+
+    def refuse(self, client: Attachment, why: MoltError) -> None:
+        """Answer a client that asked to attach: it can't. Does nothing if it was answered."""
+        if client.asked is not None:
+            client.asked = None
+            self.tell(client, messages.Refused(to_wire(why)))
+
+    def admit(self, client: Attachment) -> None:
+        """Answer a client that asked to attach: give it its channels. Does nothing if it was answered."""
+        message, client.asked = client.asked, None
+        if message is None:
             return
         client.attached = True
         client.observer = message.observer

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Snapshot:
     state: str
     pid: int
     uptime_s: float
+    log: str | None  #: where its standard error goes, with its log; None: not known
     clients: int
     exports: dict[str, int]
     queue: dict[str, int]
@@ -85,6 +87,12 @@ class Snapshot:
             elif name != "taken_ns":
                 document[name] = value
         return document
+
+
+def _log_of(pid: int) -> str | None:
+    with contextlib.suppress(OSError, ValueError):
+        return os.readlink(f"/proc/{pid}/fd/2")
+    return None
 
 
 def quantiles(counts: Sequence[int]) -> dict[str, float]:
@@ -115,6 +123,7 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
         state=SERVING[serving] if serving < len(SERVING) else "unknown",
         pid=pid,
         uptime_s=round(max(0, now_ns - gauge(Gauge.STARTED_NS)) / 1e9, 3),
+        log=_log_of(pid) if processes else None,
         clients=gauge(Gauge.CLIENTS),
         exports={"count": gauge(Gauge.EXPORTS), "compiled": gauge(Gauge.COMPILED)},
         queue={"depth": arena.ready(), "capacity": gauge(Gauge.CAPACITY)},

@@ -19,7 +19,7 @@ from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import Attach, Draining, Request, Response, StartFailed
 from molt_accel.ipc.shm import arena as arenas
-from molt_accel.ipc.shm.layout import HELD, MAX_WORD, NEVER, ChannelState, Gauge, Outcome, state_of
+from molt_accel.ipc.shm.layout import HELD, MAX_WORD, NEVER, ChannelState, Gauge, Outcome, slot_of, state_of
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.processes.commands import Recycle, Wake
 from molt_worker.processes.handles import ExecutorHandle, StopWords
@@ -31,7 +31,7 @@ from molt_worker.supervisor.shm import spinning
 from molt_worker.supervisor.shm.audit import Audit
 from molt_worker.supervisor.shm.clients import Channels, Clients
 from molt_worker.supervisor.shm.deadlines import Deadlines
-from molt_worker.supervisor.shm.ledger import Ledger
+from molt_worker.supervisor.shm.ledger import Ledger, request_serial
 from molt_worker.supervisor.shm.name import Name
 from molt_worker.supervisor.shm.reclaim import reclaim
 from molt_worker.supervisor.shm.slots import Slots
@@ -46,6 +46,8 @@ _RECALL_NS: Final = _S
 _CLIENTS_LEAVE_NS: Final = 2 * _S
 _FIRST_CLIENT_NS: Final = 30 * _S  #: how long a pool that a client started waits for its first client
 _TELL_NS: Final = 2 * _S  #: how long a pool that can't start stays to say so
+#: How much longer than an import may take clients wait for executors with newer code.
+_RELOAD_SLACK_MS: Final = 1000
 _SHARE: Final = 3 / 4  #: the share of the queue that one client of several may have, so that others find room
 _NAMED: Final = 5  #: how many of the things in which a client differs are named
 
@@ -143,6 +145,7 @@ class ShmSupervisor:
         return not any(state_of(word) in HELD | {ChannelState.READY} for _, word in self._ledger.words())
 
     def on_timers(self, now_ns: int) -> None:
+        self._log.bound()
         self._deadlines.look(now_ns)  # each time, because a client may have written over WAKE_NS
         for channel, word in self._deadlines.look_at_stops(now_ns):
             self._audit.end_forged(channel, word)
@@ -150,12 +153,13 @@ class ShmSupervisor:
             self._loop.at(now_ns + _RECLAIM_NS)
         self._audit.on_timers(now_ns, self._clients)
         self._clients.on_timers(now_ns)
+        self._answer_asking(now_ns)
         if now_ns >= self._refuse_ns:
             self._refuse_ns = NEVER
             self._clients.refuse_waiting()
         if now_ns >= self._idle_until_ns:
             self._idle_until_ns = NEVER
-            if not self._clients.count:
+            if not self._clients.count and not self._clients.asking:
                 # Requests that the clients left running have been told to stop, and have their grace time.
                 if self._ledger.held():
                     self._idle_until_ns = now_ns + _RECLAIM_NS
@@ -170,6 +174,8 @@ class ShmSupervisor:
         self._ledger[Gauge.SERVING] = 2
         self._let_go_of_name()
         self._clients.tell_all(Draining())
+        for client in self._clients.asking:
+            self._clients.refuse(client, errors.WorkerVanished("the worker is stopping"))
         now_ns = time.monotonic_ns()
         self._drained_ns = now_ns + _CLIENTS_LEAVE_NS
         self._loop.at(now_ns + _RECLAIM_NS)
@@ -209,6 +215,13 @@ class ShmSupervisor:
         else:
             self.stop(error)
 
+    def on_reload_failed(self, why: str) -> None:
+        """Refuse clients that came with newer code. A pool that was started by hand is not asked for that."""
+        if self._linger:
+            for client in self._clients.asking:
+                error = f"the pool {self._config.pool_name!r} can't load the code that was changed: {why}"
+                self._clients.refuse(client, errors.MoltStartFailed(error))
+
     def on_executor_ready(self, executor: ExecutorHandle) -> None:
         del executor
         self._ledger[Gauge.SERVING] = max(self._ledger[Gauge.SERVING], 1)
@@ -234,16 +247,55 @@ class ShmSupervisor:
     # -- what the clients tell and ask ------------------------------------------------------------------
 
     def make_way(self) -> bool:
-        # A server that attaches was often restarted because its code was changed. A pool that was started by hand is
-        # told by SIGHUP.
+        # A server that attaches was often restarted because its code was changed.
         worker = self._worker
-        if self._linger and not worker.draining and not worker.stopping and self.pool.is_outdated():
-            if not self._clients.count:
-                self._log.log("info", "worker_outdated", hint="its code was changed; a successor is started")
-                self.stop(errors.MoltWorkerUnavailable("the worker's code was changed"))
-                return True
+        if worker.draining or worker.stopping or not self.pool.is_outdated():
+            return False
+        if not self._linger:
+            self._log.log(
+                "warning",
+                "worker_outdated",
+                hint="its code was changed; SIGHUP has it import the exports anew",
+            )
+        elif self._clients.count:
             worker.reload(self.pool)
+        else:
+            self._log.log("info", "worker_outdated", hint="its code was changed; a successor is started")
+            self.stop(errors.MoltWorkerUnavailable("the worker's code was changed"))
+            return True
         return False
+
+    def reload_ms(self) -> int:
+        return self._config.start_timeout_ms + _RELOAD_SLACK_MS if self._older_code_serves() else 0
+
+    def _older_code_serves(self) -> bool:
+        """Whether an executor with older code may take a request that is published from now on.
+
+        One that has a request, and that was told to exit, takes no other.
+        """
+        older = self.pool.older()
+        if not older or self.pool.is_reloading:
+            return bool(older)
+        claims = self.pool.words.claims()
+        held = {(slot_of(word), request_serial(channel, word)) for channel, word in self._ledger.held()}
+        return any((executor.slot, claims.get(executor.slot)) not in held for executor in older)
+
+    def _answer_asking(self, now_ns: int) -> None:
+        """Answer clients that wait for executors with newer code, if these serve, or if that takes too long."""
+        if not self._clients.asking:
+            return
+        # The code may have been changed once more since the import began.
+        if not self._older_code_serves() and not self.make_way() and not self._older_code_serves():
+            for client in self._clients.asking:
+                self._clients.admit(client)
+        for client in self._clients.asking:
+            if now_ns >= client.answer_ns:
+                error = (
+                    f"the pool {self._config.pool_name!r} runs older code than this process, and executors with newer "
+                    f"code did not start within {self._config.start_timeout_ms} ms; see its log"
+                )
+                self._clients.refuse(client, errors.MoltStartFailed(error))
+        self._loop.at(now_ns + _RECLAIM_NS)
 
     def refusal(self, message: Attach) -> MoltError | None:
         if self._worker.draining or self._worker.stopping:

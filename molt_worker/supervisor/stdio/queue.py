@@ -1,4 +1,4 @@
-"""The bounded queue of stdio: first come, first served, and a bounded number of items that wait for a place."""
+"""The bounded queue of stdio: first come, first served, and items that may wait for a place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Verdict(enum.Enum):
 
 
 class BoundedQueue(Generic[Item]):
-    """At most `capacity` queued items, and as many again (at least one) that wait for a place. Each has a key.
+    """At most `capacity` queued items, and any that wait for a place. Each has a key.
 
     Args:
         capacity: Places in the queue; 0: an item can only wait to be taken.
@@ -51,7 +51,7 @@ class BoundedQueue(Generic[Item]):
             return Verdict.BUSY
         if len(self._queued) < self.capacity:
             rows, verdict = self._queued, Verdict.QUEUED
-        elif may_wait and len(self._waiting) < max(1, self.capacity):
+        elif may_wait:
             rows, verdict = self._waiting, Verdict.WAITING
         else:
             return Verdict.BUSY

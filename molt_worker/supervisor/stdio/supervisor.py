@@ -356,13 +356,16 @@ class StdioSupervisor:
                 continue  # refusing the requests before it has shown that the client is gone
             try:
                 exports.find(request.frame)
-            except errors.MoltInvalidInput as exc:
+            except errors.MoltEntryError as exc:
                 self._queue.remove(request.frame.request_id)
                 self._finish(request, exc)
 
     def on_start_failed(self, why: str) -> None:
         self._send(messages.StartFailed(errors.to_wire(errors.MoltStartFailed(why))))
         self.stop(self._worker.start_failed(why))
+
+    def on_reload_failed(self, why: str) -> None:
+        """Do nothing: the client has not asked for the reload."""
 
     def on_executor_ready(self, executor: ExecutorHandle) -> None:
         self._handout.add(executor)

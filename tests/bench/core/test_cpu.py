@@ -1,7 +1,5 @@
 """Reading processor time."""
 
-from __future__ import annotations
-
 import os
 import threading
 from types import SimpleNamespace
@@ -10,6 +8,7 @@ import psutil
 import pytest
 
 from bench.core.cpu import Surroundings, Watch, cpu_ns, cpu_seconds, spent_ns
+from tests.support.processes import in_thread
 
 
 class Times(SimpleNamespace):
@@ -23,8 +22,7 @@ def test_processor_time_counts_all_threads() -> None:
     before = cpu_ns(own)
     worker = threading.Thread(target=sum, args=(range(3_000_000),))
     alive = threading.Event()
-    holder = threading.Thread(target=alive.wait)
-    holder.start()
+    holder = in_thread(alive.wait)
     worker.start()
     worker.join()
     sum(range(1_000_000))

@@ -1,7 +1,5 @@
 """What figures depend on: commit, machine, tools, settings; and no path of the machine."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Telling server and worker processes apart, on real process trees."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import signal
@@ -91,14 +89,11 @@ def test_a_worker_beside_its_server_is_found_by_its_mark(spawn: Spawn) -> None:
     family = Family(server.pid, mark)
     assert parts(family) == {server.pid: "server"}
     # Started after the first look, by somebody else, and no child of the server.
-    worker = spawn(FORKING, "molt-worker", env=environment, start_new_session=True)
-    supervisor, executor = pids(worker)
+    supervisor, executor = pids(spawn(FORKING, "molt-worker", env=environment, start_new_session=True))
     assert parts(family) == {server.pid: "server", supervisor: "worker", executor: "worker"}
 
 
-def test_the_worker_of_a_client_is_the_worker_whether_it_is_detached_or_not(
-    spawn: Spawn, transport: str
-) -> None:
+def test_the_worker_of_a_client_is_the_worker_detached_or_not(spawn: Spawn, transport: str) -> None:
     mark = f"mark-{os.getpid()}-{transport}"
     root = spawn(CLIENT, arguments=[transport], env=os.environ | {MARK_VARIABLE: mark})
     server, supervisor, *executors = pids(root)

@@ -1,7 +1,5 @@
 """What the user sees while a benchmark runs."""
 
-from __future__ import annotations
-
 import io
 
 from rich.console import Console
@@ -27,8 +25,7 @@ def test_progress_without_a_terminal_is_plain_lines() -> None:
 
 def test_progress_on_a_terminal_keeps_results_and_takes_its_bar_down() -> None:
     stream = io.StringIO()
-    console = Console(file=stream, force_terminal=True, width=100, highlight=False)
-    with Reporter(console) as reporter:
+    with Reporter(Console(file=stream, force_terminal=True, width=100, highlight=False)) as reporter:
         reporter.expect(2)
         reporter.running("pipe [64]")
         reporter.done(1)

@@ -1,7 +1,5 @@
 """Percentiles and spreads."""
 
-from __future__ import annotations
-
 import math
 
 import numpy
@@ -45,8 +43,7 @@ def test_ratios_are_taken_within_rounds_that_both_have() -> None:
     """The second round is slower for both: the ratio of the medians would be another one."""
     found = ratio({0: 30, 1: 100, 7: 9}, {0: 10, 1: 50, 2: 1})
     assert found is not None
-    assert found.rounds == (3.0, 2.0)
-    assert found.median == 2.5
+    assert (found.rounds, found.median) == ((3.0, 2.0), 2.5)
 
 
 @pytest.mark.parametrize("under", [{}, {1: 5.0}, {0: None}, {0: 0.0}])

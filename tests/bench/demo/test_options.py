@@ -1,7 +1,5 @@
 """Options, presets, the table of scenarios and the command line."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

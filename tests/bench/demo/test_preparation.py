@@ -1,7 +1,5 @@
 """What is made before any server is loaded."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

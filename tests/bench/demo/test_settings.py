@@ -1,7 +1,5 @@
 """What servers run under, and what client and worker say of it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

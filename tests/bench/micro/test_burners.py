@@ -1,7 +1,5 @@
 """The cores that are kept busy."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The whole micro benchmark once, in little."""
 
-from __future__ import annotations
-
 import json
 import signal
 from pathlib import Path

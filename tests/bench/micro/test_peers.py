@@ -1,7 +1,5 @@
 """Each peer for real: a few calls from a client process, and nothing left behind."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import time

@@ -1,7 +1,5 @@
 """The gates: what fails, what noise may do, what can't be compared."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path
@@ -14,6 +12,7 @@ from bench.demo.report.document import KIND
 from bench.scripts import compare, report
 from tests.bench.support.demo import document, load, run
 from tests.support import ROOT
+from tests.support.errors import raised
 
 
 def made(factor: float = 1.0, spread: float = 0.0) -> dict[str, Any]:
@@ -105,16 +104,13 @@ def test_wrong_usage(files: Any, tmp_path: Path) -> None:
     assert compare.main(files(made(), made(), made())) == 2
     assert compare.main([*files(made()), "--tolerance", "1"]) == 2
     for threshold in ("x", "x=", "x=2", "=0.1"):
-        with pytest.raises(SystemExit) as caught:
-            compare.main([*files(made()), "--threshold", threshold])
-        assert caught.value.code == 2
+        assert raised(SystemExit, compare.main, [*files(made()), "--threshold", threshold]).code == 2
 
 
 def test_the_stored_reference_can_be_compared() -> None:
     nightly = (ROOT / ".github/workflows/nightly.yml").read_text()
     (line,) = [line for line in nightly.splitlines() if "bench-compare" in line]
-    words = line.partition(" -- ")[2].split()
-    given = compare.parser().parse_args(words)
+    given = compare.parser().parse_args(line.partition(" -- ")[2].split())
     assert compare.figures(read(ROOT / given.results[0], KIND)[1])
 
 

@@ -1,7 +1,5 @@
 """The benchmark of recoveries, once and for real."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Runs the benchmarks' commands, and looks for what they leave behind."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

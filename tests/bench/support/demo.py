@@ -1,7 +1,5 @@
 """Makes runs and results documents of the demo's benchmark."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 

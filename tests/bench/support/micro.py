@@ -1,7 +1,5 @@
 """Makes measured figures and results documents of the micro benchmark."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from bench.core.cpu import Surroundings

@@ -1,7 +1,5 @@
 """A report as a reader sees it."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

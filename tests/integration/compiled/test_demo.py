@@ -1,7 +1,5 @@
 """The demo's handler cores, compiled: their own tests hold, and what a client gets is what Python gives."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -26,16 +24,9 @@ MODULES = ("core", "query", "ranking", "wire", "table")
 @pytest.mark.parametrize("module", MODULES)
 def test_a_core_s_own_tests_hold_when_it_is_compiled(demo_build: Path, module: str) -> None:
     words = [
-        "-p",
-        "tests.support.use_build",
-        "-n",
-        "0",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-k",
+        "-p", "tests.support.use_build", "-n", "0", "-q", "-p", "no:cacheprovider", "-k",
         f"not ({REPLACING})",
-    ]
+    ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words, f"tests/demo/test_demo_{module}.py"],
         cwd=ROOT,
@@ -51,11 +42,8 @@ def test_a_core_s_own_tests_hold_when_it_is_compiled(demo_build: Path, module: s
 def ways(demo_build: Path) -> Iterator[tuple[Client, Client]]:
     """The demo's worker in Python, and compiled."""
     options: dict[str, Any] = {
-        "exports": EXPORTS,
-        "build_dir": demo_build,
-        "executors": 1,
-        "log_level": "error",
-    }
+        "exports": EXPORTS, "build_dir": demo_build, "executors": 1, "log_level": "error",
+    }  # fmt: skip
     with (
         Client(compiled="off", transport="stdio", **options) as python,
         Client(compiled="require", transport="stdio", **options) as native,

@@ -1,7 +1,5 @@
 """The same programs in Python and compiled: equal results, through a client, of the very same sources."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +25,7 @@ KNOWN: dict[str, Callable[[Any], bool]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", ["off", "require"])
-def test_programs_give_the_right_results_and_the_same_as_in_this_process(
-    programs_build: Path, compiled: str
-) -> None:
+def test_programs_give_the_right_results_the_same_as_in_process(programs_build: Path, compiled: str) -> None:
     options = {"exports": EXPORTS, "build_dir": programs_build, "executors": 1, "log_level": "error"}
     with Client(compiled=compiled, transport="stdio", **options) as client:
         for name, size in QUICK.items():
@@ -37,8 +33,7 @@ def test_programs_give_the_right_results_and_the_same_as_in_this_process(
             result = client.call(name, size, timeout_ms=60_000, metrics_hook=seen.append)
             assert seen[0].compiled is (compiled == "require")
             assert KNOWN[name](result), (name, result)
-            here = getattr(importlib.import_module(f"bench.programs.{name}"), name)
-            assert result == here(size), name
+            assert result == getattr(importlib.import_module(f"bench.programs.{name}"), name)(size), name
 
 
 def test_every_program_has_a_size_to_be_measured_at() -> None:

@@ -1,7 +1,5 @@
 """Typed entrypoints that are native code: their types are found, and none of what they say gets lost."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """A worker with native entrypoints: results, errors, deadlines, cancellation, reload; over each transport."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os
@@ -24,6 +22,7 @@ from molt_accel import (
 from molt_accel.options import CallMetrics
 from molt_worker.compile import record as compiled
 from tests.support.builds import Built, run_build
+from tests.support.errors import raised
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(1)
@@ -57,8 +56,9 @@ def metrics_of(client: Client, entry: str, payload: Any) -> CallMetrics:
 
 def test_results_are_those_of_python(connect: Connect) -> None:
     native, python = connect(worker_name="native"), connect(worker_name="python", compiled="off")
-    assert native.call("total", [1, 2, 3], timeout_ms=PATIENCE_MS) == 12
-    assert python.call("total", [1, 2, 3], timeout_ms=PATIENCE_MS) == 12
+    for client in (native, python):
+        assert client.call("total", [1, 2, 3], timeout_ms=PATIENCE_MS) == 12
+        assert client.call("faults", "A b", timeout_ms=PATIENCE_MS) == [2, 2, 2.5, "a b"]
 
 
 @pytest.mark.parametrize("entry", ["total", "refuse", "fail"])
@@ -96,9 +96,8 @@ def test_typed_parameters_and_results_are_those_of_python(connect: Connect) -> N
 def test_a_deadline_ends_compiled_code_that_asks(connect: Connect, tmp_path: Path) -> None:
     client = connect()
     before = client.call("pid", timeout_ms=PATIENCE_MS)
-    with pytest.raises(MoltTimeout) as caught:
-        client.call("polite", str(tmp_path / "running"), timeout_ms=300)
-    assert caught.value.facts["phase"] == "running"
+    error = raised(MoltTimeout, client.call, "polite", str(tmp_path / "running"), timeout_ms=300)
+    assert error.facts["phase"] == "running"
     assert client.call("pid", timeout_ms=PATIENCE_MS) == before
 
 
@@ -146,8 +145,10 @@ def test_a_reload_takes_the_new_build(connect: Connect, built: Built) -> None:
     assert client.call("total", [1], timeout_ms=PATIENCE_MS) == 2
     source = built.folder / "rates.py"
     source.write_text(source.read_text().replace("= 2", "= 5"))
-    for module in ("broken", "late"):  # so that one round of the compilers is enough
-        (built.folder / "shop" / f"{module}.py").write_text("")
+    for module, name in (("broken", ""), ("late", ""), ("grown", "added"), ("price", "euros")):
+        text = f"def {name}(payload: object) -> int:\n    return 0\n" if name else ""
+        # So that one round of the compilers is enough.
+        (built.folder / "shop" / f"{module}.py").write_text(text)
     done = run_build(str(built.manifest), cwd=built.folder)
     assert done.returncode == 0, done.stderr
     assert client.call("total", [1], timeout_ms=PATIENCE_MS) == 2  # of what it has loaded

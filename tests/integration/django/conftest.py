@@ -1,7 +1,5 @@
 """Fixtures for the tests of views: the test project's settings and views of every kind."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

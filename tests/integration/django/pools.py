@@ -1,7 +1,5 @@
 """A client and a multiprocessing pool, as a program: ``python -m tests.integration.django.pools METHOD``."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import sys

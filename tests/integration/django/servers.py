@@ -1,7 +1,5 @@
 """Real servers for the test project: how each is started, spoken to and stopped."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json
@@ -50,15 +48,7 @@ GTHREAD = gunicorn(
 )
 #: One process, so that a test knows which one answers.
 GTHREAD_ONE = gunicorn(
-    "gthread-one",
-    "--worker-class",
-    "gthread",
-    "--workers",
-    "1",
-    "--threads",
-    "4",
-    "--keep-alive",
-    "60",
+    "gthread-one", "--worker-class", "gthread", "--workers", "1", "--threads", "4", "--keep-alive", "60"
 )
 PRELOAD = gunicorn(
     "preload", "--preload", "--workers", "2", app="tests.integration.django.preloaded:application"
@@ -73,16 +63,12 @@ UVICORN = Kind(
 RUNSERVER = Kind(
     "runserver",
     (
-        "django",
-        "runserver",
-        "--noreload",
-        "--settings",
-        "tests.integration.django.settings",
+        "django", "runserver", "--noreload", "--settings", "tests.integration.django.settings",
         "127.0.0.1:{port}",
     ),
     ("offload",),
     own_socket=True,
-)
+)  # fmt: skip
 RUNSERVER_RELOADING = Kind(
     "runserver-reloading",
     ("django", "runserver", "--settings", "tests.integration.django.settings", "127.0.0.1:{port}"),
@@ -125,6 +111,11 @@ class Connection:
         """Hang up, and read nothing any more, but keep the descriptor."""
         assert self._http.sock is not None
         self._http.sock.shutdown(socket.SHUT_RDWR)
+
+    def half_close(self) -> None:
+        """Send nothing any more, but go on reading."""
+        assert self._http.sock is not None
+        self._http.sock.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
         """Hang up by a reset."""

@@ -1,7 +1,5 @@
 """A browser that hangs up in the middle of a request: its work stops, under every server."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,13 +24,9 @@ HANG_UP: dict[str, Callable[[Connection], None]] = {
 }
 #: Kind of server and kind of view.
 WAYS = [
-    (SYNC, "offload"),
-    (SYNC, "async"),
-    (GTHREAD_ONE, "offload"),
-    (GTHREAD_ONE, "async"),
-    (UVICORN, "offload"),
-    (UVICORN, "async"),
-]
+    (SYNC, "offload"), (SYNC, "async"), (GTHREAD_ONE, "offload"), (GTHREAD_ONE, "async"),
+    (UVICORN, "offload"), (UVICORN, "async"),
+]  # fmt: skip
 
 
 @pytest.fixture(params=WAYS, ids=[f"{kind.name}-{view}" for kind, view in WAYS])
@@ -50,9 +44,7 @@ def server(way: tuple[Kind, str], transport: str, tmp_path: Path) -> Iterator[Se
 
 
 @pytest.mark.sample(4)
-def test_the_work_of_a_browser_that_hangs_up_stops(
-    server: Server, way: tuple[Kind, str], tmp_path: Path
-) -> None:
+def test_work_of_a_browser_that_hangs_up_stops(server: Server, way: tuple[Kind, str], tmp_path: Path) -> None:
     _, view = way
     executor = server.get(f"/{view}/pid/")
     for name, hang_up in HANG_UP.items():
@@ -66,10 +58,33 @@ def test_the_work_of_a_browser_that_hangs_up_stops(
         assert server.get(f"/{view}/pid/") == executor
 
 
-@pytest.mark.sample(2)
-def test_browsers_that_stay_are_not_taken_for_gone(
-    server: Server, way: tuple[Kind, str], tmp_path: Path
+@pytest.mark.parametrize("counts", ["1", "0"])
+def test_a_half_closed_connection_counts_as_configured_and_a_reset_always(
+    tmp_path: Path, counts: str
 ) -> None:
+    environment = {"MOLT_CANCEL_ON_HALF_CLOSE": counts, "TEST_EXECUTORS": "1"}
+    with serving(GTHREAD_ONE, tmp_path / "log", **environment) as server:
+        server.get("/offload/pid/")
+        half, reset = tmp_path / "half", tmp_path / "reset"
+        with server.connection() as connection:
+            connection.send(with_path("offload/wait", half))
+            wait_for_file(f"{half}.running")
+            connection.half_close()
+            if counts == "0":
+                half.touch()
+            status, _ = connection.answer()
+            assert status == (200 if counts == "0" else 499)
+        with server.connection() as connection:
+            connection.send(with_path("offload/clean-up", reset))
+            wait_for_file(reset)
+            if counts == "0":
+                connection.half_close()
+            connection.reset()
+            wait_until(lambda: not reset.exists())
+
+
+@pytest.mark.sample(2)
+def test_browsers_that_stay_do_not_seem_gone(server: Server, way: tuple[Kind, str], tmp_path: Path) -> None:
     kind, view = way
     with server.connection() as connection:
         # Pipelined: behind the request that runs there is one that nobody has read yet.

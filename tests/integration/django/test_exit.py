@@ -1,7 +1,5 @@
 """How a process may end with its client left open: never a hang, never a worker left behind, no noise."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -175,8 +173,6 @@ def test_a_worker_that_neither_starts_nor_stops_does_not_stop_the_process_from_e
 
 
 # -- asyncio ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "ending",
@@ -214,12 +210,8 @@ def test_an_event_loop_may_end_with_a_call_in_flight(tmp_path: Path, ending: str
 
 
 # -- fork ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("used", [True, False])
-def test_a_forked_child_that_ends_as_a_whole_interpreter_leaves_the_parent_alone(
-    tmp_path: Path, used: bool
-) -> None:
+def test_a_forked_child_that_ends_as_interpreters_do_spares_the_parent(tmp_path: Path, used: bool) -> None:
     body = f"""
     worker = client.ping()["pid"]
     pid = os.fork()

@@ -3,8 +3,6 @@
 Over stdio that is a worker of its own, and in shared memory the same pool.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess
@@ -21,7 +19,7 @@ from molt_accel import Client
 from molt_accel.config import Config
 from tests.integration.django.servers import gone
 from tests.support import EXPORTS
-from tests.support.processes import exit_code, fork, wait_until
+from tests.support.processes import exit_code, fork, in_thread, wait_until
 
 # Python 3.12 warns of forks of processes with threads: what is tested here.
 pytestmark = [pytest.mark.sample(1), pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
@@ -147,9 +145,7 @@ def test_a_child_inherits_nothing_of_the_clients(transport: str) -> None:
         assert exit_code(fork(child)) == 0
 
 
-def test_a_child_forked_while_connections_are_made_and_closed_inherits_nothing_of_them(
-    transport: str,
-) -> None:
+def test_a_child_forked_while_connections_are_made_and_closed_inherits_none_of_them(transport: str) -> None:
     """Over stdio each is to a worker of its own; in shared memory all are to the pool of the first client."""
     before = descriptors()
     stop = threading.Event()
@@ -168,8 +164,7 @@ def test_a_child_forked_while_connections_are_made_and_closed_inherits_nothing_o
     with Client(transport=transport, exports=EXPORTS, executors=1, log_level="error") as first:
         first.start()
         config = first.config if shares(first) else dataclasses.replace(first.config, worker_cmd="cat")
-        thread = threading.Thread(target=churn, args=(config,))
-        thread.start()
+        thread = in_thread(churn, config)
         try:
             while cycles < 20:
                 assert thread.is_alive()
@@ -185,8 +180,7 @@ def test_a_fork_by_another_thread_leaves_a_call_of_the_main_thread_alone(client:
     def forker() -> None:
         codes.extend(exit_code(fork(lambda: client.call("echo", 1))) for _ in range(5))
 
-    thread = threading.Thread(target=forker)
-    thread.start()
+    thread = in_thread(forker)
     while thread.is_alive():
         assert client.call("echo", "main") == "main"
     thread.join()
@@ -194,8 +188,6 @@ def test_a_fork_by_another_thread_leaves_a_call_of_the_main_thread_alone(client:
 
 
 # -- multiprocessing ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_each_process_of_a_multiprocessing_pool_has_a_connection(

@@ -1,11 +1,8 @@
 """`molt_offload`: what the decorated view is, what the entrypoint is given, and what the browser gets."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,10 +11,11 @@ from django.test import RequestFactory
 
 from molt_accel import CallInfo, CallMetrics, Client, codec
 from molt_accel.client import default_client
+from tests.support import EXPORTS
 from tests.support.processes import wait_until
+from tests.support.views import MakeView
 
 JSON = "application/json"
-MakeView = Callable[..., Callable[..., Any]]
 
 
 def posted(body: bytes, content_type: str = "application/octet-stream") -> HttpRequest:
@@ -25,33 +23,23 @@ def posted(body: bytes, content_type: str = "application/octet-stream") -> HttpR
 
 
 # -- what the entrypoint is given ---------------------------------------------------------------------------
-
-
 def test_the_default_payload_is_the_request_as_a_dict(any_client: Client, offloaded: MakeView) -> None:
     view = offloaded(entry="to_json", client=any_client)
     request = RequestFactory().post("/items/7/?a=1&a=2&b=%C3%A9", data=b"\x00body", content_type="text/x")
 
     assert json.loads(view(request, 7, "x", slug="y").content) == {
-        "method": "POST",
-        "path": "/items/7/",
-        "query": {"a": ["1", "2"], "b": ["é"]},
-        "args": [7, "x"],
-        "kwargs": {"slug": "y"},
-        "body": "AGJvZHk=",
-    }
+        "method": "POST", "path": "/items/7/", "query": {"a": ["1", "2"], "b": ["é"]}, "args": [7, "x"],
+        "kwargs": {"slug": "y"}, "body": "AGJvZHk=",
+    }  # fmt: skip
 
 
 # -- what the browser gets ----------------------------------------------------------------------------------
-
-
 def test_a_json_result_is_the_workers_bytes_and_is_never_decoded(
     offloaded: MakeView, monkeypatch: pytest.MonkeyPatch, get: HttpRequest
 ) -> None:
     text = b' { "odd" : 1.50e0,\n"twice":1, "twice":2 }'
-    with Client(
-        transport="stdio", exports="tests.support.entrypoints", executors=1, log_level="error"
-    ) as client:
-        view = offloaded(entry="to_json", client=client, payload_builder=lambda request: text)
+    with Client(transport="stdio", exports=EXPORTS, executors=1, log_level="error") as client:
+        view = offloaded(entry="to_json", client=client, payload_builder=lambda _: text)
 
         def no_decode(*args: object) -> None:
             raise AssertionError("the result was decoded")
@@ -64,7 +52,7 @@ def test_a_json_result_is_the_workers_bytes_and_is_never_decoded(
 
 def test_a_msgpack_result_becomes_json(any_client: Client, offloaded: MakeView, get: HttpRequest) -> None:
     value = {"b": [1, -2.5, None, True], "a": "é", "3": {}}
-    response = offloaded(entry="echo", client=any_client, payload_builder=lambda request: value)(get)
+    response = offloaded(entry="echo", client=any_client, payload_builder=lambda _: value)(get)
     assert response.content == '{"b":[1,-2.5,null,true],"a":"é","3":{}}'.encode()
     assert (response.status_code, response["Content-Type"]) == (200, JSON)
 
@@ -76,16 +64,12 @@ def test_a_raw_result_goes_out_as_bytes(any_client: Client, offloaded: MakeView)
 
 
 # -- hooks and the client -----------------------------------------------------------------------------------
-
-
-def test_hooks_see_the_call_before_and_after(
-    any_client: Client, offloaded: MakeView, get: HttpRequest
-) -> None:
+def test_hooks_see_a_call_before_and_after(any_client: Client, offloaded: MakeView, get: HttpRequest) -> None:
     seen: list[Any] = []
     view = offloaded(
         entry="echo",
         client=any_client,
-        payload_builder=lambda request: "hello",
+        payload_builder=lambda _: "hello",
         before_send=seen.append,
         after_recv=seen.append,
         metrics_hook=seen.append,
@@ -106,7 +90,7 @@ def test_hooks_see_a_failed_call_too(any_client: Client, offloaded: MakeView, ge
     view = offloaded(
         entry="fail",
         client=any_client,
-        payload_builder=lambda request: "value",
+        payload_builder=lambda _: "value",
         after_recv=seen.append,
         metrics_hook=seen.append,
     )
@@ -131,7 +115,6 @@ def test_views_without_a_client_share_one(get: HttpRequest, offloaded: MakeView)
 
 
 # -- without Django -----------------------------------------------------------------------------------------
-
 _WITHOUT_DJANGO = """
 import sys
 

@@ -1,14 +1,11 @@
 """`molt_offload`: every way a call fails, as the status and the body the browser gets for it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +13,15 @@ import pytest
 from django.http import HttpRequest
 from django.test import RequestFactory
 
-from molt_accel import (
-    Client,
-)
+from molt_accel import Client
 from molt_accel.call import CANCEL_AFTER_S
 from molt_accel.errors import ERROR_TABLE
 from tests.support import EXPORTS
-from tests.support.processes import wait_for_file, wait_until
-from tests.support.views import body_of
+from tests.support.processes import in_thread, wait_for_file, wait_until
+from tests.support.views import MakeView, body_of
 
 pytestmark = pytest.mark.sample(2)
 
-MakeView = Callable[..., Callable[..., Any]]
 
 #: Answers with something that is no frame, and waits for its stdin to close.
 GARBAGE_WORKER = shlex.join(
@@ -44,8 +38,7 @@ def stdio_client(**config: Any) -> Client:
 @contextlib.contextmanager
 def occupied(client: Client, path: Path) -> Iterator[None]:
     """The client's one executor is busy."""
-    thread = threading.Thread(target=client.call, args=("wait_for_file", str(path)))
-    thread.start()
+    thread = in_thread(client.call, "wait_for_file", str(path))
     try:
         wait_for_file(f"{path}.running")
         yield
@@ -57,8 +50,7 @@ def occupied(client: Client, path: Path) -> Iterator[None]:
 def test_a_payload_over_the_frame_limit_is_400(offloaded: MakeView) -> None:
     with stdio_client(max_frame_bytes=8192) as client:
         view = offloaded(entry="echo_raw", codec="raw", client=client)
-        request = RequestFactory().post("/", data=b"x" * 8192, content_type="text/x")
-        response = view(request)
+        response = view(RequestFactory().post("/", data=b"x" * 8192, content_type="text/x"))
     assert response.status_code == 400
     assert body_of(response) == {
         "error": "MoltInvalidInput",
@@ -80,15 +72,11 @@ def test_busy_is_429_or_as_configured_with_retry_after(
     assert body_of(response) == {"error": "MoltBusy", "detail": "the queue is full"}
 
 
-def test_a_deadline_that_passes_while_it_runs_is_504(
-    offloaded: MakeView, get: HttpRequest, tmp_path: Path
-) -> None:
+def test_a_deadline_passed_as_it_runs_is_504(offloaded: MakeView, get: HttpRequest, tmp_path: Path) -> None:
     path = str(tmp_path / "cleaned")
     with stdio_client() as client:
         client.start()
-        view = offloaded(
-            entry="clean_up", client=client, timeout_ms=300, payload_builder=lambda request: path
-        )
+        view = offloaded(entry="clean_up", client=client, timeout_ms=300, payload_builder=lambda _: path)
         response = view(get)
         assert client.call("echo", 1) == 1
     assert response.status_code == 504
@@ -99,9 +87,7 @@ def test_a_deadline_that_passes_while_it_runs_is_504(
     assert not Path(path).exists()
 
 
-def test_a_deadline_that_passes_in_the_queue_is_504(
-    offloaded: MakeView, get: HttpRequest, tmp_path: Path
-) -> None:
+def test_a_deadline_passed_in_the_queue_is_504(offloaded: MakeView, get: HttpRequest, tmp_path: Path) -> None:
     with stdio_client() as client, occupied(client, tmp_path / "go"):
         response = offloaded(entry="echo", client=client, timeout_ms=50)(get)
     assert response.status_code == 504
@@ -114,7 +100,7 @@ def test_a_cancelled_call_is_499(offloaded: MakeView, get: HttpRequest, tmp_path
         view = offloaded(
             entry="clean_up",
             client=client,
-            payload_builder=lambda request: str(path),
+            payload_builder=lambda _: str(path),
             cancel_check=lambda request: request is get and path.exists(),
         )
         response = view(get)
@@ -127,8 +113,7 @@ def test_a_cancelled_call_is_499(offloaded: MakeView, get: HttpRequest, tmp_path
 @pytest.mark.parametrize("how", [{"signal": 9}, {"exit": 3}])
 def test_a_crashed_executor_is_500(offloaded: MakeView, get: HttpRequest, how: dict[str, int]) -> None:
     with stdio_client() as client:
-        view = offloaded(entry="crash", client=client, payload_builder=lambda request: how)
-        response = view(get)
+        response = offloaded(entry="crash", client=client, payload_builder=lambda _: how)(get)
     assert response.status_code == 500
     assert body_of(response) == {"error": "MoltWorkerCrashed", "detail": "the request failed"}
 
@@ -157,15 +142,10 @@ def test_a_worker_that_breaks_the_protocol_is_502(offloaded: MakeView, get: Http
     with stdio_client(worker_cmd=GARBAGE_WORKER) as client:
         response = offloaded(entry="echo", client=client)(get)
     assert response.status_code == 502
-    assert body_of(response) == {
-        "error": "MoltProtocolError",
-        "detail": "the service gave no valid answer",
-    }
+    assert body_of(response) == {"error": "MoltProtocolError", "detail": "the service gave no valid answer"}
 
 
 # -- fallback -----------------------------------------------------------------------------------------------
-
-
 def test_with_allow_fallback_the_view_runs_where_no_worker_can_be_reached(
     offloaded: MakeView, get: HttpRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -185,7 +165,7 @@ def test_a_request_that_may_have_run_falls_back_only_if_running_it_twice_does_no
         view = offloaded(
             entry="announce_and_sleep",
             client=client,
-            payload_builder=lambda request: str(path),
+            payload_builder=lambda _: str(path),
             allow_fallback=True,
             idempotent=idempotent,
             retries=0,
@@ -195,8 +175,7 @@ def test_a_request_that_may_have_run_falls_back_only_if_running_it_twice_does_no
             wait_for_file(path)
             os.kill(client.ping()["pid"], signal.SIGKILL)
 
-        killer = threading.Thread(target=kill_worker)
-        killer.start()
+        killer = in_thread(kill_worker)
         response = view(get)
         killer.join()
     if idempotent:
@@ -210,11 +189,7 @@ def test_a_request_that_may_have_run_falls_back_only_if_running_it_twice_does_no
 
 
 # -- cancel checks ------------------------------------------------------------------------------------------
-
-
-def test_a_cancel_check_is_polled_until_the_call_ends(
-    offloaded: MakeView, get: HttpRequest, tmp_path: Path
-) -> None:
+def test_a_cancel_check_is_polled_to_the_end(offloaded: MakeView, get: HttpRequest, tmp_path: Path) -> None:
     path = tmp_path / "go"
     asked: list[HttpRequest] = []
 
@@ -227,19 +202,14 @@ def test_a_cancel_check_is_polled_until_the_call_ends(
     with stdio_client() as client:
         client.start()
         view = offloaded(
-            entry="wait_for_file",
-            client=client,
-            payload_builder=lambda request: str(path),
-            cancel_check=check,
+            entry="wait_for_file", client=client, payload_builder=lambda _: str(path), cancel_check=check
         )
         assert view(get).content == b'"released"'
     assert len(asked) >= 3
     assert all(request is get for request in asked)
 
 
-def test_a_call_that_is_answered_soon_never_asks_its_cancel_check(
-    offloaded: MakeView, get: HttpRequest
-) -> None:
+def test_a_call_answered_soon_never_asks_its_cancel_check(offloaded: MakeView, get: HttpRequest) -> None:
     asked: list[float] = []
     took: list[float] = []
     with stdio_client() as client:
@@ -248,7 +218,7 @@ def test_a_call_that_is_answered_soon_never_asks_its_cancel_check(
         view = offloaded(
             entry="echo",
             client=client,
-            payload_builder=lambda request: 1,
+            payload_builder=lambda _: 1,
             cancel_check=lambda request: asked.append(time.monotonic()),
             metrics_hook=lambda metrics: took.append(metrics.client_us / 1e6),
         )
@@ -263,9 +233,7 @@ def test_a_call_that_is_answered_soon_never_asks_its_cancel_check(
         wait_until(one_soon)
 
 
-def test_a_cancel_check_that_raises_ends_the_call_and_its_work(
-    offloaded: MakeView, get: HttpRequest, tmp_path: Path
-) -> None:
+def test_a_raising_cancel_check_ends_the_call(offloaded: MakeView, get: HttpRequest, tmp_path: Path) -> None:
     path = tmp_path / "running"
 
     def check(request: HttpRequest) -> bool:
@@ -275,7 +243,7 @@ def test_a_cancel_check_that_raises_ends_the_call_and_its_work(
 
     with stdio_client() as client:
         view = offloaded(
-            entry="clean_up", client=client, payload_builder=lambda request: str(path), cancel_check=check
+            entry="clean_up", client=client, payload_builder=lambda _: str(path), cancel_check=check
         )
         with pytest.raises(LookupError, match="the check failed"):
             view(get)

@@ -1,12 +1,7 @@
 """`MOLT_*` settings of the Django project: they configure views' calls and win over the environment."""
 
-from __future__ import annotations
-
 import json
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.http import HttpRequest
@@ -15,9 +10,8 @@ from django.test import override_settings
 
 from molt_accel import ConfigError
 from molt_accel.client import default_client
-from tests.support.processes import wait_for_file, wait_until
-
-MakeView = Callable[..., Callable[..., Any]]
+from tests.support.processes import in_thread, wait_for_file, wait_until
+from tests.support.views import MakeView
 
 
 def test_the_project_serves_baseline_and_offloaded_views_alike() -> None:
@@ -31,7 +25,7 @@ def test_the_project_serves_baseline_and_offloaded_views_alike() -> None:
 
 @override_settings(MOLT_TRANSPORT="inline")
 def test_the_transport_is_a_setting(get: HttpRequest, offloaded: MakeView) -> None:
-    assert offloaded(entry="echo", payload_builder=lambda request: 1)(get).content == b"1"
+    assert offloaded(entry="echo", payload_builder=lambda _: 1)(get).content == b"1"
     assert default_client().ping()["transport"] == "inline"
 
 
@@ -63,7 +57,7 @@ def test_the_worker_is_configured_by_the_settings_too(monkeypatch: pytest.Monkey
     assert default_client().call("echo", 1) == 1
 
 
-def test_an_empty_setting_means_the_packaged_exports_whatever_the_environment_says(
+def test_an_empty_setting_is_the_packaged_exports_whatever_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MOLT_EXPORTS", "tests.support.entrypoints")
@@ -78,8 +72,7 @@ def test_the_status_of_busy_is_a_setting(tmp_path: Path) -> None:
     client = default_client()
     client.start()
     wait_until(lambda: client.ping()["executors"]["idle"])
-    thread = threading.Thread(target=client.call, args=("wait_for_file", str(path)))
-    thread.start()
+    thread = in_thread(client.call, "wait_for_file", str(path))
     try:
         wait_for_file(f"{path}.running")
         response = Browser().get("/offload/3/")
@@ -100,17 +93,14 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed() -> None:
 
 
 def test_a_default_client_made_before_the_settings_is_told_of(
-    get: HttpRequest,
-    offloaded: MakeView,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    get: HttpRequest, offloaded: MakeView, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("molt_accel.config._django_settings", lambda: None)
     monkeypatch.setenv("MOLT_TRANSPORT", "inline")
     early = default_client()
     monkeypatch.undo()
     monkeypatch.setattr("molt_accel.client._default", early)
-    view = offloaded(entry="health", payload_builder=lambda request: 1)
+    view = offloaded(entry="health", payload_builder=lambda _: 1)
     assert view(get).status_code == view(get).status_code == 200
     assert [record.message.split(" and ")[0] for record in caplog.records] == [
         "the default client was made before Django's settings were known"
@@ -121,5 +111,5 @@ def test_a_default_client_that_follows_the_settings_is_not_told_of(
     get: HttpRequest, offloaded: MakeView, caplog: pytest.LogCaptureFixture
 ) -> None:
     with override_settings(MOLT_TRANSPORT="inline"):
-        assert offloaded(entry="echo", payload_builder=lambda request: 1)(get).content == b"1"
+        assert offloaded(entry="echo", payload_builder=lambda _: 1)(get).content == b"1"
     assert not caplog.records

@@ -4,8 +4,6 @@ Over stdio a server process has a worker of its own, which goes where it goes. I
 have one pool, which goes soon after the last of them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -182,9 +180,7 @@ def test_a_stopped_server_takes_its_worker_along(kind: Kind, log: Path, signum: 
 
 @pytest.mark.sample(2)
 @each_kind(SYNC, GTHREAD_ONE, UVICORN)
-def test_a_gracefully_stopped_server_finishes_what_it_has_begun(
-    kind: Kind, log: Path, tmp_path: Path
-) -> None:
+def test_a_gracefully_stopped_server_finishes_what_it_began(kind: Kind, log: Path, tmp_path: Path) -> None:
     path = tmp_path / "go"
     with serving(kind, log) as server, server.connection() as connection:
         pids = server.pids()

@@ -1,7 +1,5 @@
 """Django's test runner on a project of its own: nothing that a test does reaches the real database."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import subprocess
@@ -46,7 +44,7 @@ from django.http import HttpResponse
 from django.urls import path
 from molt_accel import molt_offload
 
-@molt_offload(entry="add", payload_builder=lambda request: "noted", timeout_ms=60_000)
+@molt_offload(entry="add", payload_builder=lambda _: "noted", timeout_ms=60_000)
 def add(request):
     return HttpResponse("here")
 

@@ -1,7 +1,5 @@
 """Views of the test project: a baseline, its offloaded twins, and some that take as long as a test wants."""
 
-from __future__ import annotations
-
 import os
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """The fuzz targets that are written in C, and how they are built: for libFuzzer, or to run over files."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path
@@ -35,14 +33,9 @@ def build(compiler: list[str], target: str, directory: Path, *, fuzzer: bool) ->
     sources = [_SOURCES / f"{target}.c"] + ([] if fuzzer else [_SOURCES / "replay.c"])
     sanitizers = f"fuzzer,{_CHECKED}" if fuzzer else _CHECKED
     flags = [
-        "-std=c11",
-        "-O2",
-        "-g",
-        "-Wall",
-        "-Wextra",
-        f"-fsanitize={sanitizers}",
+        "-std=c11", "-O2", "-g", "-Wall", "-Wextra", f"-fsanitize={sanitizers}",
         "-fno-sanitize-recover=all",
-    ]
+    ]  # fmt: skip
     command = [*compiler, *flags, *_INCLUDES, *map(str, sources), "-o", str(program), "-lpthread"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:

@@ -8,15 +8,13 @@ As a program it minimises archives again, for example after a format has changed
 `python tests/proof/fuzz/corpora.py frames messages --add FILE ...`
 """
 
-from __future__ import annotations
-
-import argparse
 import hashlib
 import re
 import subprocess
 import sys
 import tempfile
 import zipfile
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
@@ -155,9 +153,7 @@ def features(target: Callable[[bytes], object], data: bytes) -> frozenset[tuple[
 def main() -> None:
     """The command."""
     every = [*building.TARGETS, *PYTHON_TARGETS]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"{', '.join(every)} (all)")
     parser.add_argument("--add", nargs="+", type=Path, default=[], metavar="FILE", help="inputs to add")
     options = parser.parse_args()

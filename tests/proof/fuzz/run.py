@@ -5,9 +5,6 @@ working directory; under a name that says what it found, with a hyphen in it, it
 where every test run replays it: `python tests/proof/fuzz/corpora.py TARGET --add FILE`.
 """
 
-from __future__ import annotations
-
-import argparse
 import importlib.util
 import os
 import re
@@ -15,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +47,8 @@ class Fuzzing:
         self.found.mkdir(parents=True)
         log = self.work / f"{self.name}.log"
         options = [
-            "-timeout=20",
-            "-rss_limit_mb=2048",
-            "-print_final_stats=1",
-            f"-artifact_prefix={self.name}-",
-        ]
+            "-timeout=20", "-rss_limit_mb=2048", "-print_final_stats=1", f"-artifact_prefix={self.name}-",
+        ]  # fmt: skip
         command = [*self.command, *options, *limit, str(self.found), str(seeds)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with log.open("wb") as out:
@@ -101,9 +96,7 @@ def _prepare(names: list[str], work: Path) -> list[Fuzzing]:
 def main() -> int:
     """The command. Returns its exit code: 1 if anything was found."""
     every = [*TARGETS, *PYTHON_TARGETS]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument(
         "--targets", nargs="+", choices=every, default=every, metavar="NAME", help=", ".join(every)
     )
@@ -111,9 +104,7 @@ def main() -> int:
     how_long.add_argument("--seconds", type=int, default=60, help="for each target (60)")
     how_long.add_argument("--runs", type=int, help="executions of each target")
     parser.add_argument("--jobs", type=int, default=1, help="targets at a time (1)")
-    parser.add_argument(
-        "--keep", action="store_true", help="minimise what was found into tests/proof/fuzz/corpus"
-    )
+    parser.add_argument("--keep", action="store_true", help="minimise what was found into the corpus")
     options = parser.parse_args()
     limit = [f"-runs={options.runs}"] if options.runs else [f"-max_total_time={options.seconds}"]
     with tempfile.TemporaryDirectory(prefix="molt-fuzz-") as directory:

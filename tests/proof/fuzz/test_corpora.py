@@ -1,7 +1,5 @@
 """What the fuzzers have found worth keeping, run once more: every corpus, through every target."""
 
-from __future__ import annotations
-
 import shlex
 import shutil
 import subprocess
@@ -35,16 +33,13 @@ def _released(nothing_left_behind: None) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("target", [*building.TARGETS, *TARGETS])
-def test_an_archive_is_what_its_inputs_make_of_it(
-    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_is_what_inputs_make(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, stored = corpora.read(target), corpora.path_of(target).read_bytes()
     assert inputs
     monkeypatch.setattr(corpora, "FOLDER", tmp_path)
     corpora.write(target, {**inputs, "another": next(iter(inputs.values()))})
     assert corpora.path_of(target).read_bytes() == stored
-    unpacked = corpora.unpack(target, tmp_path / "files")
-    assert corpora.files_in(unpacked.iterdir()) == inputs
+    assert corpora.files_in(corpora.unpack(target, tmp_path / "files").iterdir()) == inputs
 
 
 def test_a_minimised_corpus_reaches_as_much_and_keeps_findings(monkeypatch: pytest.MonkeyPatch) -> None:

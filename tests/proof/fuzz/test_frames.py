@@ -1,7 +1,5 @@
 """Frames under fire: whatever bytes come, in whatever pieces, a parser gives frames or frame errors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

@@ -4,8 +4,6 @@ Payloads are up to several rings long, so that rings wrap, fill and run empty; a
 must be what the model says, and what arrives must be what was sent.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time
@@ -23,16 +21,7 @@ if sys.platform != "linux":
 
 from molt_accel.ipc.messages import Response
 from molt_accel.ipc.shm.layout import HELD, ChannelState, SlotGauge, generation_of, idle_word, with_state
-from tests.support.handover import (
-    MAX_BYTES,
-    RING,
-    Running,
-    core,
-    new_arena,
-    reply,
-    request,
-    response,
-)
+from tests.support.handover import MAX_BYTES, RING, Running, core, new_arena, reply, request, response
 
 FUZZING = os.environ.get("MOLT_HYPOTHESIS_PROFILE") == "fuzz"
 CHANNELS, SLOTS = 4, 2
@@ -97,7 +86,6 @@ class Handover(RuleBasedStateMachine):
         self.numbers = 0
 
     # -- the model's own -----------------------------------------------------------------------------------
-
     def _start(self, slot: SlotModel) -> None:
         slot.native = core.Slot(self.arena, slot.index, slot.epoch)
         slot.native.open()
@@ -125,14 +113,12 @@ class Handover(RuleBasedStateMachine):
         return executor.result()
 
     # -- clients -------------------------------------------------------------------------------------------
-
     def _channels_in(self, *states: ChannelState) -> list[ChannelModel]:
         return [each for each in self.channels if each.state in states]
 
     @rule(data=st.data(), size=sizes, capacity=st.integers(0, 3), waiting=st.integers(0, 2))
     def publish(self, data: st.DataObject, size: int, capacity: int, waiting: int) -> None:
-        idle_ones = self._channels_in(ChannelState.IDLE)
-        channel = data.draw(st.sampled_from(idle_ones or self.channels))
+        channel = data.draw(st.sampled_from(self._channels_in(ChannelState.IDLE) or self.channels))
         self.numbers += 1
         frame = request(self.numbers, payload(self.numbers, size))
         ahead = len(self._queue())
@@ -187,7 +173,6 @@ class Handover(RuleBasedStateMachine):
         assert channel.native.clear() == (channel.state is ChannelState.IDLE)
 
     # -- executors -----------------------------------------------------------------------------------------
-
     def _free_slots(self) -> list[SlotModel]:
         return [slot for slot in self.slots if not self._holds(slot)]
 
@@ -277,7 +262,6 @@ class Handover(RuleBasedStateMachine):
         slot.state = core.SLOT_BUSY if channel.state is ChannelState.KILLING else core.SLOT_IDLE
 
     # -- the supervisor ------------------------------------------------------------------------------------
-
     @precondition(lambda self: self._channels_in(ChannelState.CLAIMED, ChannelState.ABANDONED))
     @rule(data=st.data())
     def kill(self, data: st.DataObject) -> None:
@@ -293,10 +277,7 @@ class Handover(RuleBasedStateMachine):
         """Whatever an executor was at, it is dead and reaped, and another takes its slot."""
         slot = self.slots[data.draw(st.sampled_from(self._channels_in(*HELD))).slot]
         for at, channel in enumerate(self.channels):
-            if channel.state in HELD and (channel.slot, channel.epoch) == (
-                slot.index,
-                slot.epoch,
-            ):
+            if channel.state in HELD and (channel.slot, channel.epoch) == (slot.index, slot.epoch):
                 abandoned = channel.state is ChannelState.ABANDONED
                 after = (
                     idle_word(channel.word) if abandoned else with_state(channel.word, ChannelState.FAILED)
@@ -309,7 +290,6 @@ class Handover(RuleBasedStateMachine):
         self._start(slot)
 
     # -- what must hold ------------------------------------------------------------------------------------
-
     @invariant()
     def every_word_is_as_the_model_says(self) -> None:
         assert [self.arena.word(index) for index in range(CHANNELS)] == [each.word for each in self.channels]

@@ -7,9 +7,6 @@ A configuration must hold. A mutation leaves one rule out, and must give a count
     python tests/proof/model/check.py --trace NAME    the steps of a counterexample
 """
 
-from __future__ import annotations
-
-import argparse
 import os
 import re
 import shutil
@@ -17,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -164,9 +162,7 @@ MUTATIONS: Final = (
     Mutation("KILL_WITHOUT_KILLING", "late", "KILLING precedes SIGKILL", quick=True),
     Mutation("NO_GENERATION", "late", "a stop means one generation"),
     Mutation("NO_SERIAL", "late", "an interrupt names its request"),
-    Mutation(
-        "REPAIR_WITHOUT_SLOT", "other_wakes", "a repair is of the dead executor's own claim", quick=True
-    ),
+    Mutation("REPAIR_WITHOUT_SLOT", "other_wakes", "a repair is of a dead executor's own claim", quick=True),
     Mutation("SLOT_REUSED_BEFORE_REPAIR", "executor_dies", "a slot is given away after its repair"),
     Mutation("NO_CANCEL_MESSAGE", "time_up", "the supervisor is told of what was ABANDONED"),
     Mutation(
@@ -174,18 +170,14 @@ MUTATIONS: Final = (
         "client_dies_of_two",
         "parks are bounded: a client dies between two steps of waking",
     ),
-    Mutation(
-        "BOUNDED_CLIENTS=0", "executor_dies", "parks are bounded: an executor dies between DONE and its ring"
-    ),
+    Mutation("BOUNDED_CLIENTS=0", "executor_dies", "parks are bounded: death between DONE and its ring"),
     Mutation(
         "REUSE_BEFORE_CERTAIN",
         "link_lost",
         "a channel is granted on only when its client is certain to be gone",
     ),
     Mutation("RING_BEFORE_CLOSED", "link_lost", "a link is closed before its calls are woken"),
-    Mutation(
-        "DEFERRED_WAKE_FORGOTTEN", "spinner_stopped", "a wake that was put off is caught up on", quick=True
-    ),
+    Mutation("DEFERRED_WAKE_FORGOTTEN", "spinner_stopped", "a wake put off is caught up on", quick=True),
     Mutation("WAKES_WHOM_IT_SAW", "large_stalls", "who was woken must not be busy with a request"),
 )
 
@@ -232,18 +224,11 @@ def check(defines: Sequence[str], *, cycles: bool = False, trace: bool = False) 
         # Compiling takes longer than most searches do.
         _run(
             [
-                "gcc",
-                "-O1",
-                "-w",
-                *kind,
-                "-DCOLLAPSE",
-                "-DVECTORSZ=2048",
-                f"-DMEMLIM={_MEMORY_MB}",
-                "-opan",
-                "pan.c",
+                "gcc", "-O1", "-w", *kind, "-DCOLLAPSE", "-DVECTORSZ=2048", f"-DMEMLIM={_MEMORY_MB}",
+                "-opan", "pan.c",
             ],
             folder,
-        )
+        )  # fmt: skip
         began = time.monotonic()
         said = _run(["./pan", f"-m{_DEPTH}", "-n", *(["-l"] if cycles else [])], folder)
         seconds = time.monotonic() - began
@@ -296,7 +281,7 @@ def tasks(*, quick: bool) -> list[Task]:
             found.append(Task(each.name, tuple(each.defines.split()), True, False, each.shows))
         if not quick and (each.quick or each.ends):
             found.append(
-                Task(f"{each.name}, cycles", tuple(each.defines.split()), True, True, "every run ends")
+                Task(f"{each.name}, cycles", tuple(each.defines.split()), True, True, "all runs end")
             )
     for name, defines in _ONLY_MUTATED.items():
         if not quick:
@@ -313,13 +298,11 @@ def tasks(*, quick: bool) -> list[Task]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for. 0: everything is as it should be."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="only searches whose names contain one of these")
     parser.add_argument("--quick", action="store_true", help="only what takes a few seconds")
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="searches at a time (default: %(default)s)"
+        "--jobs", type=int, default=os.cpu_count() or 1, help="searches at once (%(default)s)"
     )
     parser.add_argument("--trace", metavar="NAME", help="print the steps of this search's counterexample")
     parser.add_argument("--list", action="store_true", help="say what there is, and run nothing")

@@ -1,7 +1,5 @@
 """The model of the hand-over: its steps are the table's, what it claims holds, and it finds rules that are left out."""
 
-from __future__ import annotations
-
 import os
 import re
 

@@ -1,7 +1,5 @@
 """Fixtures that build the C programs of this directory."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from pathlib import Path

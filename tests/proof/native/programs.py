@@ -1,7 +1,5 @@
 """Builds and runs the C programs of this directory, with whatever compiler and sanitizer are there."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil
@@ -71,16 +69,10 @@ def build(
     done = _compile(
         command,
         [
-            "-Wall",
-            "-Wextra",
-            *PROGRAMS[name],
-            *flags,
-            f"-I{core}",
-            str(HERE / f"{name}.c"),
-            "-o",
+            "-Wall", "-Wextra", *PROGRAMS[name], *flags, f"-I{core}", str(HERE / f"{name}.c"), "-o",
             str(program),
         ],
-    )
+    )  # fmt: skip
     warned = [line for line in done.stderr.splitlines() if "warning:" in line and "[-Wtsan]" not in line]
     if done.returncode or warned:
         raise AssertionError(f"{name} was not compiled as it should be:\n{done.stderr}")
@@ -101,11 +93,7 @@ def run(
     program: Path, *arguments: str, under: Sequence[str] = (), timeout_s: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run a program, under another one if that is given; how it ended, and what it printed."""
-    environ = {
-        **os.environ,
-        "TSAN_OPTIONS": "halt_on_error=1",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-    }
+    environ = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
     return subprocess.run(
         [*under, str(program), *arguments],
         capture_output=True,

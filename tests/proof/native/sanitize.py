@@ -6,9 +6,6 @@ take C11 atomics for plain accesses, so all that this core does is a race to the
 the binding under valgrind: an interpreter that was not built for it hides every finding behind its own.
 """
 
-from __future__ import annotations
-
-import argparse
 import functools
 import os
 import shutil
@@ -17,6 +14,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,15 +85,9 @@ def _build_binding(into: Path, *flags: str) -> Path:
         raise programs.Missing("there is no Cython") from exc
     environ = {**os.environ, "CFLAGS": " ".join(flags), "LDFLAGS": " ".join(flags)}
     command = [
-        sys.executable,
-        "setup.py",
-        "-q",
-        "build_ext",
-        "--build-lib",
-        str(into),
-        "--build-temp",
+        sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(into), "--build-temp",
         str(into / "o"),
-    ]
+    ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         raise AssertionError(done.stdout + done.stderr)
@@ -123,7 +115,7 @@ def check_binding_by_address(into: Path) -> str:
     flags = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
     libraries = [
         subprocess.run(
-            ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+            ["gcc", f"-print-file-name={name}"], stdout=subprocess.PIPE, text=True, check=True
         ).stdout.strip()
         for name in ("libasan.so", "libubsan.so")
     ]
@@ -136,9 +128,7 @@ def check_binding_by_address(into: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10, help="for each of the stress runs (default: 10)")
     parser.add_argument("--only", metavar="WORD", default="", help="checks with this in their name")
     parser.add_argument("--list", action="store_true", help="name the checks and end")

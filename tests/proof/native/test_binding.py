@@ -5,20 +5,19 @@ built with
 AddressSanitizer; `sanitize.py` runs it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import importlib.util
 import signal
 import sys
-import threading
 import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.support.processes import in_thread
 
 if __name__ == "__main__":  # before anybody imports another
     spec = importlib.util.spec_from_file_location("molt_accel.ipc.shm._native", sys.argv[1])
@@ -75,17 +74,9 @@ class Stage:
         """What must be referred to as often after an operation as before."""
         own = [self.arena, self.view, self.channel, self.other, self.slot, self.memory, self.meter]
         return [
-            *own,
-            self.payload,
-            self.big,
-            self.request,
-            self.response,
-            self.large,
-            Request,
-            Response,
-            core.Corrupt,
-            None,
-        ]
+            *own, self.payload, self.big, self.request, self.response, self.large, Request, Response,
+            core.Corrupt, None,
+        ]  # fmt: skip
 
     def claimed(self, frame: Request | None = None) -> None:
         assert self.channel.publish(frame or self.request, 9, 0) == core.ADMITTED
@@ -132,8 +123,6 @@ def _later() -> int:
 
 
 # -- the operations: Class.method, and after a colon how it ends ---------------------------------------------------
-
-
 def _construct(s: Stage) -> None:
     assert core.Arena(s.memory).channels == 4
     for bad in (b"x" * 10_000, bytearray(10)):
@@ -163,12 +152,9 @@ def _look(s: Stage) -> None:
 def _store(s: Stage) -> None:
     arena = s.arena
     (
-        arena.set_gauge(40, 2**64 - 1),
-        arena.add_counter(40, 2),
-        arena.set_slot_gauge(1, 1, 2**63),
-        arena.set_cpus(0),
-        arena.set_in_use(4),
-    )
+        arena.set_gauge(40, 2**64 - 1), arena.add_counter(40, 2), arena.set_slot_gauge(1, 1, 2**63),
+        arena.set_cpus(0), arena.set_in_use(4),
+    )  # fmt: skip
     arena.spin_ns, arena.client_spinners, arena.executor_spinners = 0, 0, 0
     assert not arena.step(3, 5, 6)
     arena.set_failure(3, 2**63), arena.ring_client(3), arena.reset_channel(3), arena.wake_executor()
@@ -226,8 +212,7 @@ def _not_published(s: Stage) -> None:
 
 def _answered(s: Stage) -> None:
     s.claimed()
-    got = s.slot.receive(MAX_BYTES)
-    assert got.payload == s.payload
+    assert s.slot.receive(MAX_BYTES).payload == s.payload
     assert not s.slot.begin(0, 0, 1)
     assert (s.slot.channel, s.slot.serial, s.slot.word) == (0, s.channel.generation, s.arena.word(0))
     assert reply(s.slot, s.response) == core.TRANSFERRED
@@ -306,8 +291,7 @@ def _cut_short(s: Stage) -> None:
 
 def _another_s(s: Stage) -> None:
     s.claimed()
-    word = s.arena.word(0)
-    put(s.arena, 0, word + (1 << 32))
+    put(s.arena, 0, s.arena.word(0) + (1 << 32))
     raises(core.Corrupt, s.channel.take)
     raises(core.Corrupt, s.channel.wait, _later())
     s.free()
@@ -368,8 +352,7 @@ def _slots(s: Stage) -> None:
 
 def _meter(s: Stage) -> None:
     meter = core.ParkMeter()
-    other = threading.Thread(target=meter.run, args=(1, 3))
-    other.start()
+    other = in_thread(meter.run, 1, 3)
     meter.run(0, 3)
     other.join(PATIENCE_S)
     assert s.meter.run(0, 0) >= 0

@@ -1,7 +1,5 @@
 """The shared-memory core by itself, without Python: built with the C compiler at hand, plain and under sanitizers."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -53,11 +51,8 @@ def test_each_header_stands_by_itself_however_often_it_is_included(header: str, 
 @pytest.mark.sample(2)
 @pytest.mark.parametrize("mood", ["patient", "impatient", "mortal"])
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_many_threads_lose_nothing_mix_nothing_up_and_never_hang(
-    build: Build, sanitizer: str, mood: str
-) -> None:
-    program = build("core_stress", sanitizer)
-    said = run(program, mood, str(SECONDS), str(SEED), timeout_s=SECONDS + 120)
+def test_threads_lose_nothing_mix_nothing_up_never_hang(build: Build, sanitizer: str, mood: str) -> None:
+    said = run(build("core_stress", sanitizer), mood, str(SECONDS), str(SEED), timeout_s=SECONDS + 120)
     counts = {name: int(number) for name, number in re.findall(r"([a-z ]+) (\d+)", said)}
     assert counts["answered"] > 100
     assert (counts[" clients lost"] > 0) == (mood == "mortal")

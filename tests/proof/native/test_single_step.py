@@ -2,8 +2,6 @@
 on some short paths; `tests/proof/native/sanitize.py` steps through all.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess
@@ -59,9 +57,7 @@ def test_a_death_after_any_instruction_leaves_one_outcome_and_a_channel_that_ser
 
 @pytest.mark.sample(1)
 @pytest.mark.parametrize(("right", "wrong", "path"), MUTANTS.values(), ids=MUTANTS)
-def test_what_is_wrong_with_the_core_is_found(
-    build: Build, tmp_path: Path, right: str, wrong: str, path: str
-) -> None:
+def test_what_is_wrong_is_found(build: Build, tmp_path: Path, right: str, wrong: str, path: str) -> None:
     core = shutil.copytree(programs.CORE, tmp_path / "core")
     (header,) = (file for file in core.glob("*.h") if right in file.read_text())
     text = header.read_text()

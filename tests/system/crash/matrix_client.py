@@ -1,7 +1,5 @@
 """The matrix's clients: processes that call and note what came of each call, and their handles in the runner."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import itertools

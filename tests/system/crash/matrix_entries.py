@@ -1,7 +1,5 @@
 """The matrix's entrypoints, and the ledger in which each run of a request is counted."""
 
-from __future__ import annotations
-
 import functools
 import mmap
 import os

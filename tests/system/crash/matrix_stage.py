@@ -34,15 +34,9 @@ if TYPE_CHECKING:
 EXECUTORS: Final = 2
 _NAME: Final = "pool"
 _CONFIG: Final[dict[str, Any]] = {
-    "transport": "shm",
-    "worker_name": _NAME,
-    "exports": "tests.system.crash.matrix_entries",
-    "executors": EXECUTORS,
-    "arena_mb": 4,
-    "grace_ms": 30,
-    "linger_ms": 0,
-    "log_level": "warning",
-}
+    "transport": "shm", "worker_name": _NAME, "exports": "tests.system.crash.matrix_entries",
+    "executors": EXECUTORS, "arena_mb": 4, "grace_ms": 30, "linger_ms": 0, "log_level": "warning",
+}  # fmt: skip
 #: How long somebody stays stopped, by repetition: not at all, for a moment, for longer than any park lasts.
 _STOPPED_S: Final = (0.0, 0.02, 0.13)
 #: More than the clients have at a time, with one that was just killed. The lowest are granted first.
@@ -178,7 +172,6 @@ class Stage:
         return ClientProcess(self._context, self._environ, _CONFIG, index)
 
     # -- a run ------------------------------------------------------------------------------------------
-
     def run(self, cell: Cell, repetition: int) -> Result:
         """Run a cell once. After a failure the stage is good for nothing but `destroy`."""
         result = Result(cell)
@@ -293,7 +286,6 @@ class Stage:
             assert ended[by_death] <= most, f"too many of the other client's calls ended with {dict(ended)}"
 
     # -- between runs -----------------------------------------------------------------------------------
-
     def _stop_pool(self) -> None:
         os.kill(self._supervisor, signal.SIGTERM)
         _wait_for(lambda: _dead(self._supervisor), "the pool doesn't stop")
@@ -384,7 +376,6 @@ class Stage:
             self._view_socket.close()
 
     # -- the end ----------------------------------------------------------------------------------------
-
     def close(self) -> None:
         """Have the clients leave, and see to it that nothing stays. Raises AssertionError if something does."""
         for client in (self._victim, self._bystander):

@@ -1,25 +1,17 @@
 """Executors that die: the crash is reported, the pool is whole again, and nothing is left or lost."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from molt_accel import Client
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import Codec
-from tests.support.driver import FORK_HOOK, Driver, dead, deadline, error_of, value_of
+from tests.support.driver import FORK_HOOK, MakeDriver, MakeModule, dead, deadline, error_of, value_of
 from tests.support.processes import wait_for_file, wait_until
-
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
-MakeModule = Callable[[str, str], Path]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
@@ -52,14 +44,11 @@ def test_an_idle_executor_that_dies_costs_no_request(make_driver: MakeDriver) ->
             process.kill()
             wait_until(lambda process=process: dead(process))
             assert value_of(driver.call("echo", number)) == number
-    report = driver.wait_idle()
-    assert set(report["outcomes"]) == {"Ok"}
+    assert set(driver.wait_idle()["outcomes"]) == {"Ok"}
 
 
 @pytest.mark.parametrize("size", [0, 100, 1_000_000])  # the last is more than the socket takes at once
-def test_a_request_given_to_an_executor_that_has_just_died_is_given_to_another(
-    make_driver: MakeDriver, size: int
-) -> None:
+def test_a_request_given_to_a_dead_executor_is_given_to_another(make_driver: MakeDriver, size: int) -> None:
     driver = make_driver("--executors", "2", "--log-level", "error")
     payload = b"x" * size
     for _ in range(30):
@@ -123,8 +112,7 @@ def test_hundreds_of_crashes_leave_no_zombie_and_no_descriptor(make_driver: Make
             assert errors == {"MoltWorkerCrashed"}
             ids.clear()
     report = driver.wait_idle()
-    assert report["executor_deaths"] == 201
-    assert report["executor_starts"] == 203
+    assert (report["executor_deaths"], report["executor_starts"]) == (201, 203)
     wait_until(lambda: len(forkserver.children(recursive=True)) == 2)
     assert {child.pid for child in forkserver.children()} == set(report["executors"]["pids"])
     assert driver.children() == [forkserver]
@@ -132,9 +120,7 @@ def test_hundreds_of_crashes_leave_no_zombie_and_no_descriptor(make_driver: Make
     assert forkserver.num_fds() == forkserver_descriptors
 
 
-def test_what_an_executor_started_dies_with_it_when_it_crashes(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_what_an_executor_started_dies_when_it_crashes(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver()
     marker = tmp_path / "child"
     running = driver.start("spawn_child", str(marker))
@@ -149,8 +135,7 @@ def test_executors_that_die_while_they_start_are_tried_again_ever_more_slowly(
     make_driver: MakeDriver, make_module: MakeModule, tmp_path: Path
 ) -> None:
     switch, log = tmp_path / "switch", tmp_path / "starts"
-    source = FORK_HOOK.format(switch=str(switch), log=str(log), act="os._exit(7)")
-    make_module("dying_exports", source)
+    make_module("dying_exports", FORK_HOOK.format(switch=str(switch), log=str(log), act="os._exit(7)"))
     driver = make_driver("--exports", "dying_exports")
     assert value_of(driver.call("answer")) == 42
     switch.touch()
@@ -158,8 +143,7 @@ def test_executors_that_die_while_they_start_are_tried_again_ever_more_slowly(
     request_id = driver.start("answer")
     # 0.1 + 0.2 + 0.4 + 0.8 s between the starts: far fewer than a loop without a pause would make.
     wait_until(lambda: driver.ping()["uptime_s"] > 0 and log.exists() and len(log.read_text().split()) >= 4)
-    starts = driver.ping()["executor_starts"]
-    assert starts < 12
+    assert driver.ping()["executor_starts"] < 12
     switch.unlink()
     assert value_of(driver.response(request_id)) == 42
     assert driver.wait_idle()["executors"]["idle"] == 1

@@ -1,7 +1,5 @@
 """Failpoints by themselves, in a build that has them. That each of the table is passed, the kill matrix shows."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """A sample of the kill matrix: each point with SIGKILL, and some cells of all else. `tox -e crash` runs the rest."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

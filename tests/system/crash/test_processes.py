@@ -1,7 +1,5 @@
 """Fork server, supervisor or client killed or stopped: each call has one outcome, and nobody stays behind."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -9,7 +7,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,14 +15,12 @@ import pytest
 from molt_accel import Client, MoltBusy, MoltError, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.errors import Status
 from tests.support import ROOT
-from tests.support.driver import Driver, dead, error_of, value_of
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.driver import MakeDriver, MakeModule, dead, error_of, value_of
+from tests.support.errors import raised
+from tests.support.pools import MakeClient, with_worker
+from tests.support.processes import in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(1)
-
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
-MakeModule = Callable[[str, str], Path]
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -39,7 +34,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return all(dead(process) for process in processes)
 
 
-def test_a_forkserver_that_is_killed_is_replaced_and_what_ran_is_answered(
+def test_a_killed_forkserver_is_replaced_what_ran_is_answered(
     make_driver: MakeDriver, tmp_path: Path
 ) -> None:
     driver = make_driver("--executors", "2")
@@ -55,8 +50,7 @@ def test_a_forkserver_that_is_killed_is_replaced_and_what_ran_is_answered(
     assert body["error"] == "MoltWorkerCrashed"
     assert driver.response(other).status is Status.INTERNAL_ERROR
     assert value_of(driver.call("echo", "again")) == "again"
-    report = driver.wait_idle()
-    assert {process.pid for process in old}.isdisjoint(report["executors"]["pids"])
+    assert {process.pid for process in old}.isdisjoint(driver.wait_idle()["executors"]["pids"])
     wait_until(lambda: gone(old))
     assert "forkserver_died" in driver.log()
 
@@ -125,8 +119,7 @@ def answer(payload):
 def test_a_killed_supervisor_under_load_costs_each_call_one_outcome_and_the_next_has_a_new_worker(
     make_client: MakeClient, threads: int
 ) -> None:
-    client = make_client(max_queue=1000)
-    client.start()
+    client = with_worker(make_client(max_queue=1000))
     stop = threading.Event()
     outcomes: Counter[str] = Counter()
     calls = [0] * threads
@@ -140,9 +133,7 @@ def test_a_killed_supervisor_under_load_costs_each_call_one_outcome_and_the_next
             except MoltWorkerUnavailable:
                 outcomes["unavailable"] += 1
 
-    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
-    for worker in workers:
-        worker.start()
+    workers = [in_thread(work, index) for index in range(threads)]
     killed: list[psutil.Process] = []
     try:
         for _ in range(3):
@@ -168,9 +159,7 @@ def _answers(client: Client) -> bool:
         return False
 
 
-def test_a_killed_supervisor_leaves_no_process_even_if_all_are_stuck(
-    make_driver: MakeDriver, tmp_path: Path
-) -> None:
+def test_a_killed_supervisor_leaves_no_process_though_stuck(make_driver: MakeDriver, tmp_path: Path) -> None:
     driver = make_driver("--executors", "2")
     markers = [tmp_path / "a", tmp_path / "b"]
     driver.start("never_stops", str(markers[0]))
@@ -239,15 +228,12 @@ def test_a_client_that_exits_without_a_close_takes_its_worker_along(transport: s
 @pytest.mark.parametrize("transport", ["stdio"], indirect=True)
 def test_a_stopped_supervisor_holds_no_call_beyond_its_deadline(make_client: MakeClient) -> None:
     """Over stdio every request goes through it. In shared memory none does: tests of pools say what holds there."""
-    client = make_client(max_frame_bytes=200_000)
-    client.start()
+    client = with_worker(make_client(max_frame_bytes=200_000))
     worker = client.ping()["pid"]
     os.kill(worker, signal.SIGSTOP)
     try:
         started = time.monotonic()
-        with pytest.raises(MoltTimeout) as caught:
-            client.call("echo", 1, timeout_ms=200)
-        assert caught.value.phase == "transport"
+        assert raised(MoltTimeout, client.call, "echo", 1, timeout_ms=200).phase == "transport"
         assert time.monotonic() - started >= 0.2
         outcomes: Counter[str] = Counter()
         for _ in range(30):  # more than the pipe takes: nothing may block on it
@@ -259,15 +245,13 @@ def test_a_stopped_supervisor_holds_no_call_beyond_its_deadline(make_client: Mak
         assert outcomes.total() == 30
     finally:
         os.kill(worker, signal.SIGCONT)
-    goes_on = client.call("echo", "goes on", timeout_ms=60_000, idempotent=True, retries=20)
-    assert goes_on == "goes on"
+    assert client.call("echo", "goes on", timeout_ms=60_000, idempotent=True, retries=20) == "goes on"
     assert client.ping(timeout_ms=60_000)["pid"] == worker
 
 
 @pytest.mark.parametrize("transport", ["stdio"], indirect=True)
 def test_a_stopped_supervisor_can_be_closed(make_client: MakeClient) -> None:
-    client = make_client(grace_ms=0)
-    client.start()
+    client = with_worker(make_client(grace_ms=0))
     processes = family(client.ping()["pid"])
     os.kill(processes[0].pid, signal.SIGSTOP)
     client.close()

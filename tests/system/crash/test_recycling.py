@@ -1,17 +1,11 @@
 """Executors that have served enough or grown too large are replaced, without a gap and without a loss."""
 
-from __future__ import annotations
-
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from molt_accel import Client
-from tests.support.driver import Driver, value_of
-from tests.support.processes import wait_until
-
-MakeClient = Callable[..., Client]
-MakeDriver = Callable[..., Driver]
+from tests.support.driver import MakeDriver, value_of
+from tests.support.pools import MakeClient, with_worker
+from tests.support.processes import in_thread, wait_until
 
 
 def test_after_so_many_requests_another_executor_serves(make_driver: MakeDriver) -> None:
@@ -29,8 +23,7 @@ def test_after_so_many_requests_another_executor_serves(make_driver: MakeDriver)
 
 
 def test_under_load_nothing_is_lost_and_the_pool_never_shrinks(make_client: MakeClient) -> None:
-    client = make_client(executors=2, max_requests=20, max_queue=1000)
-    client.start()
+    client = with_worker(make_client(executors=2, max_requests=20, max_queue=1000))
     wait_until(lambda: client.ping()["executors"]["idle"] == 2)
     stop = threading.Event()
     fewest: list[int] = []
@@ -45,8 +38,7 @@ def test_under_load_nothing_is_lost_and_the_pool_never_shrinks(make_client: Make
             assert client.call("echo", number) == number
         return 150
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    watcher = in_thread(watch)
     try:
         with ThreadPoolExecutor(6) as pool:
             assert sum(pool.map(work, range(6))) == 900
@@ -73,9 +65,7 @@ def test_an_executor_that_has_grown_too_large_is_replaced(make_driver: MakeDrive
     assert value_of(driver.call("hoard", 1)) != large
 
 
-def test_hundreds_of_replacements_leave_no_descriptor_no_zombie_and_no_memory(
-    make_driver: MakeDriver,
-) -> None:
+def test_hundreds_of_replacements_leave_no_descriptor_zombie_or_memory(make_driver: MakeDriver) -> None:
     driver = make_driver("--max-requests", "1", "--log-level", "error")
 
     def recycle(times: int) -> None:

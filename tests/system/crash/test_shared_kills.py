@@ -1,13 +1,10 @@
 """Processes of a shared pool killed under load: each call has one outcome, and the pool is whole again."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,15 +13,11 @@ import pytest
 
 from molt_accel import Client, MoltError, MoltTimeout, MoltWorkerCrashed, MoltWorkerUnavailable
 from tests.support.driver import dead
-from tests.support.peer import PATIENCE_S, Peer, loading
-from tests.support.pools import Window, health, idle, path_of
+from tests.support.peer import PATIENCE_S, MakePeer, loading
+from tests.support.pools import Look, Share, health, idle, path_of
 from tests.support.processes import wait_for_file, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
-
-MakePeer = Callable[..., Peer]
-Share = Callable[..., Client]
-Look = Callable[..., Window]
 
 
 def arenas_of(pid: int) -> int:
@@ -75,9 +68,7 @@ def test_executors_killed_in_a_loop_cost_each_call_one_outcome_and_the_pool_is_w
     assert report["outcomes"].get("WorkerCrashed", 0) >= crashed
 
 
-def test_a_call_whose_executor_is_killed_after_it_has_answered_is_answered(
-    share: Share, window: Look
-) -> None:
+def test_a_call_whose_executor_is_killed_after_it_answered_is_answered(share: Share, window: Look) -> None:
     """Answer and death race: whichever comes first is the outcome, and the next call is not hurt by the other."""
     client = share(executors=1)
     outcomes: set[object] = set()

@@ -1,7 +1,5 @@
 """Where programs run: in mount and process namespaces of their own, in control groups, under limits."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os

@@ -2,8 +2,6 @@
 ``python -m tests.system.environments.programs NAME ARGUMENT...`` prints a line of JSON.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
@@ -186,8 +184,7 @@ def patched(transport: str) -> dict[str, Any]:
         except MoltError as exc:
             return {"error": type(exc).__name__, "detail": exc.detail}
         ticker = gevent.spawn(tick)
-        sleeper = gevent.spawn(client.call, "sleep", 0.2, timeout_ms=_LONG_MS)
-        slept = sleeper.get()
+        slept = gevent.spawn(client.call, "sleep", 0.2, timeout_ms=_LONG_MS).get()
         done = True
         ticker.join()
         told = _told(client)

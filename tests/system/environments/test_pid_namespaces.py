@@ -1,23 +1,19 @@
 """Client and worker in different process namespaces, as in containers that share a directory."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from molt_accel import Client, MoltWorkerCrashed
+from molt_accel import MoltWorkerCrashed
 from tests.support import EXPORTS, ROOT
-from tests.support.pools import health, idle, path_of
+from tests.support.pools import Share, health, idle, path_of, with_worker
 from tests.support.processes import wait_until
 from tests.system.environments.places import PATIENCE_S, processes_apart, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no namespaces")
-
-Share = Callable[..., Client]
 
 
 @pytest.fixture
@@ -40,9 +36,7 @@ def worker_apart(pool_log: Path) -> Iterator[None]:
         process.wait()
 
 
-def test_a_worker_in_a_namespace_of_its_own_serves_and_replaces_its_executors(
-    worker_apart: None, share: Share
-) -> None:
+def test_a_worker_in_its_namespace_serves_and_replaces_executors(worker_apart: None, share: Share) -> None:
     client = share(autostart=False)
     assert idle(client)["pid"] == 1
     payload = bytes(2_000_000)
@@ -60,8 +54,7 @@ def test_a_worker_in_a_namespace_of_its_own_serves_and_replaces_its_executors(
 
 
 def test_clients_in_namespaces_of_their_own_share_a_pool(share: Share) -> None:
-    client = share(exports=EXPORTS)
-    client.start()
+    client = with_worker(share(exports=EXPORTS))
     settings = {"MOLT_WORKER_NAME": "pool", "MOLT_WORKER_AUTOSTART": "0"}
     for _ in range(2):
         found = run("calls", "shm", inside=processes_apart(), **settings)
@@ -71,5 +64,4 @@ def test_clients_in_namespaces_of_their_own_share_a_pool(share: Share) -> None:
 
 
 def test_a_pool_that_is_started_in_a_namespace_ends_with_it() -> None:
-    found = run("calls", "shm", inside=processes_apart())
-    assert found["transport"] == "shm"
+    assert run("calls", "shm", inside=processes_apart())["transport"] == "shm"

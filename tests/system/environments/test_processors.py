@@ -1,7 +1,5 @@
 """Few processors: one for everybody, or a share of one. Nobody may spin then, and everything works."""
 
-from __future__ import annotations
-
 import os
 import sys
 import uuid
@@ -19,10 +17,7 @@ pytestmark = [
 ]
 
 #: How to give a control group half a processor: the file that says so, and what is written there.
-_LIMITS = {
-    "/sys/fs/cgroup": ("cpu.max", "50000 100000"),
-    "/sys/fs/cgroup/cpu": ("cpu.cfs_quota_us", "50000"),
-}
+_LIMITS = {"/sys/fs/cgroup": ("cpu.max", "50000 100000"), "/sys/fs/cgroup/cpu": ("cpu.cfs_quota_us", "50000")}
 
 
 @pytest.fixture
@@ -49,8 +44,7 @@ def half_a_processor() -> Iterator[list[str]]:
 def test_on_one_processor_everything_works_and_nobody_spins(transport: str) -> None:
     if not allowed("taskset", "-c", str(min(os.sched_getaffinity(0))), "true"):
         pytest.skip("there is no taskset")
-    one = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
-    found = run("idle", transport, inside=one)
+    found = run("idle", transport, inside=["taskset", "-c", str(min(os.sched_getaffinity(0)))])
     assert (found["cpus"], found["spin_ns"], found["members"]) == (1, 0, 5)
     assert found["spent_s"] < 0.2
 

@@ -1,7 +1,5 @@
 """gunicorn as it is deployed: the demo preloaded over shared memory, and workers of greenlets."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,9 +68,7 @@ def test_threads_that_were_replaced_too_late_are_an_error_that_says_so(
     assert ("patch first" in log.read_text()) == (transport != "shm")
 
 
-def test_shared_memory_asked_for_by_name_is_refused_under_gevent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_memory_is_refused_under_gevent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOLT_TRANSPORT", "shm")
     log = tmp_path / "server.log"
     with serving(gunicorn("gevent", *_GEVENT), log) as server:
@@ -89,9 +85,7 @@ def test_under_gevent_others_run_while_one_waits_and_it_sees_its_worker_die(tran
     assert "Traceback" not in found["log"]  # also not of what runs in forked children
 
 
-def test_the_demo_preloaded_by_gunicorn_shares_one_pool(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_demo_preloaded_by_gunicorn_has_one_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOLT_TRANSPORT", "shm")
     monkeypatch.setenv("MOLT_EXPORTS", "demo/molt_worker_app/molt_exports.json")
     kind = gunicorn("demo", "--preload", "--workers", "2", app="demo.django_app.wsgi:application")

@@ -1,7 +1,5 @@
 """/dev/shm as containers and careful administrators have it: small, full, filled later, not there, noexec."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

@@ -1,7 +1,5 @@
 """Another Unix user of the same machine gets nowhere: not at the directory, not at the socket, not at the memory."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys
@@ -10,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from molt_accel import Client, MoltWorkerUnavailable, __version__
+from molt_accel import MoltWorkerUnavailable, __version__
 from molt_accel.ipc import control
 from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach
 from molt_accel.ipc.shm.attach import FIRST_BATCH, connect
-from tests.support.pools import health, path_of
+from tests.support.pools import Share, health, path_of, with_worker
 from tests.support.processes import exit_code, fork
 
 pytestmark = [
@@ -23,7 +21,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 _NOBODY = 65534
-Share = Callable[..., Client]
 
 
 def as_nobody(work: Callable[[], object]) -> None:
@@ -70,8 +67,7 @@ def test_where_the_directory_is_open_a_client_refuses_another_user_s_worker(shar
 
 
 def test_where_the_directory_is_open_the_worker_refuses_another_user(share: Share, pool_log: Path) -> None:
-    client = share()
-    client.start()
+    client = with_worker(share())
     _open_to_all()
 
     def work() -> None:
@@ -92,8 +88,7 @@ def test_where_the_directory_is_open_the_worker_refuses_another_user(share: Shar
 
 
 def test_nobody_can_open_the_memory(share: Share) -> None:
-    client = share()
-    pid = health(client)["pid"]
+    pid = health(share())["pid"]
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(f"molt-{pid}-")]
     arenas = [
         f"/proc/{pid}/fd/{fd}"

@@ -1,7 +1,5 @@
 """Attacks at random, for as long as is asked for: ``python -m tests.system.hostile --seconds N --seed S``."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import random
@@ -24,9 +22,7 @@ from tests.system.hostile.test_hostile import OUTCOMES, attack
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.system.hostile", description=__doc__)
     parser.add_argument("--seconds", type=float, default=300, help="how long [%(default)s]")
-    parser.add_argument(
-        "--seed", type=int, default=random.randrange(2**31), help="of chance; said at the start"
-    )
+    parser.add_argument("--seed", type=int, default=random.randrange(2**31), help="of chance; it is printed")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     chance = random.Random(options.seed)
@@ -60,9 +56,7 @@ def main() -> None:
                     -4000:
                 ]
             cpu_s = sum(psutil.Process(worker).cpu_times()[:2])
-            print(
-                f"{rounds} attacks; worker's CPU {cpu_s:.1f} s; calls: {dict(total)}; steps: {dict(writes)}"
-            )
+            print(f"{rounds} attacks; worker {cpu_s:.1f} s CPU; calls: {dict(total)}; steps: {dict(writes)}")
             peer.close()
             view.close()
 

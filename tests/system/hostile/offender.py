@@ -5,8 +5,6 @@ writes how
 often it did; it lets go of nothing, its end has to do.
 """
 
-from __future__ import annotations
-
 import array
 import contextlib
 import mmap
@@ -83,7 +81,6 @@ class Offender:
         return sock
 
     # -- words of the arena ---------------------------------------------------------------------------------
-
     def anything(self) -> int:
         """A word: likely ones, and any."""
         return self.chance.choice(
@@ -120,13 +117,9 @@ class Offender:
             word = self.arena.word(channel)
             if state_of(word) is ChannelState.CLAIMED:
                 states = (
-                    ChannelState.IDLE,
-                    ChannelState.DONE,
-                    ChannelState.READY,
-                    ChannelState.FAILED,
-                    ChannelState.KILLING,
-                    ChannelState.ABANDONED,
-                )
+                    ChannelState.IDLE, ChannelState.DONE, ChannelState.READY, ChannelState.FAILED,
+                    ChannelState.KILLING, ChannelState.ABANDONED,
+                )  # fmt: skip
                 self.put(
                     channel, self.chance.choice([*(with_state(word, s) for s in states), word + (1 << 32)])
                 )
@@ -215,7 +208,6 @@ class Offender:
         self.memory[at] = 1
 
     # -- the control socket ---------------------------------------------------------------------------------
-
     def say(self, message: Item) -> None:
         """A message, on the connection that has attached; another one if that was ended."""
         try:
@@ -243,13 +235,8 @@ class Offender:
     def bad_payloads(self) -> None:
         """Messages whose payload is not what it should be, or is nested deeply."""
         payloads = [
-            b"",
-            b"\xc1",
-            b"\x91" * 5000,
-            b"\x81\x90\x01",
-            self.chance.randbytes(50),
-            b"\xcf" + b"\xff" * 8,
-        ]
+            b"", b"\xc1", b"\x91" * 5000, b"\x81\x90\x01", self.chance.randbytes(50), b"\xcf" + b"\xff" * 8,
+        ]  # fmt: skip
         names = ["Attach", "Return", "Lease", "Recall", "?", PING]
         wrong = {
             self.chance.choice(["channels", "count", "version"]): self.chance.choice(
@@ -264,13 +251,9 @@ class Offender:
         number = self.anything() % 2**32
         channels = [0, number]
         others = [
-            Lease(number),
-            Return(channels),
-            Detach(),
-            Grant(channels),
-            Draining(),
+            Lease(number), Return(channels), Detach(), Grant(channels), Draining(),
             CancelChannel(number, number),
-        ]
+        ]  # fmt: skip
         self.raw(encode(self.chance.choice(others)))
 
     def floods(self) -> None:

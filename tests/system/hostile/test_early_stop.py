@@ -1,7 +1,5 @@
 """A worker that is told to stop before it has begun to serve."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

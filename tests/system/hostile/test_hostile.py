@@ -1,7 +1,5 @@
 """A client that harms, beside clients that don't: what becomes of the pool, and of the others' calls."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +13,8 @@ if sys.platform != "linux":
 
 from molt_accel import Client, MoltBusy
 from tests.support import ROOT
-from tests.support.peer import PATIENCE_S, Peer, loading
-from tests.support.pools import Window, idle, path_of
+from tests.support.peer import PATIENCE_S, MakePeer, loading
+from tests.support.pools import Look, Share, idle, path_of
 from tests.support.processes import wait_until
 from tests.system.hostile.offender import ON_MEMORY, ON_SOCKET
 
@@ -50,10 +48,7 @@ def is_served(client: Client, text: str) -> bool:
 
 @pytest.fixture
 def outcomes_under(
-    share: Callable[..., Client],
-    make_peer: Callable[..., Peer],
-    window: Callable[..., Window],
-    tmp_path: Path,
+    share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
 ) -> Callable[[str], set[str]]:
     """Attacks while others call: the pool must be whole again afterwards. Returns the outcomes of the others' calls."""
 

@@ -1,9 +1,6 @@
 """What the supervisor does about words that no honest process writes, one by one."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Callable
 
 import pytest
 
@@ -23,18 +20,16 @@ from molt_accel.ipc.shm.layout import (
 )
 from molt_worker.entrypoints.request import StopReason
 from tests.support.handover import core, put, reply, response
-from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage
+from tests.support.shm_testbed import GRACE_MS, Caller, MakeShmStage, ShmStage
 
 
 @pytest.fixture
-def stage(make_shm_stage: Callable[..., ShmStage]) -> ShmStage:
+def stage(make_shm_stage: MakeShmStage) -> ShmStage:
     return make_shm_stage()
 
 
 @pytest.mark.parametrize("state", [ChannelState.CLAIMED, ChannelState.ABANDONED, ChannelState.KILLING])
-def test_a_forged_claim_does_not_kill_the_executor_that_it_names(
-    stage: ShmStage, state: ChannelState
-) -> None:
+def test_a_forged_claim_does_not_kill_the_executor_it_names(stage: ShmStage, state: ChannelState) -> None:
     player, other = stage.start()
     victim = Caller(stage, 2).publish()
     player.claim()
@@ -63,9 +58,7 @@ def test_one_that_waits_to_be_killed_because_somebody_says_so_is_killed(stage: S
 
 
 @pytest.mark.parametrize("state", [ChannelState.IDLE, ChannelState.DONE, 99])
-def test_one_whose_request_was_taken_away_is_stopped_and_its_channel_waits_for_it(
-    stage: ShmStage, state: int
-) -> None:
+def test_one_whose_request_was_taken_is_stopped_and_its_channel_waits(stage: ShmStage, state: int) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 2)
     channel = caller.publish()
@@ -124,7 +117,6 @@ def test_a_free_channel_that_was_scribbled_over_is_not_granted_until_it_is_put_r
     stage.start()
     Caller(stage, 2)
     put(stage.arena, 2, 7 << 32 | ChannelState.DONE)
-    late = Caller(stage, 2)
-    assert late.channels == [3, 4]
+    assert Caller(stage, 2).channels == [3, 4]
     stage.pass_time(2000)
     assert Caller(stage, 1).channels == [2]

@@ -4,8 +4,6 @@ A program: its one argument is `Work` as JSON. It writes a line of JSON, sums si
 until its stdin is closed, and writes a last one.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import faulthandler
@@ -261,8 +259,7 @@ def main(work: Work) -> int:
     """Work until stdin is closed."""
     stop = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
-    options = CallOptions(timeout_ms=work.timeout_ms)
-    client = Client(**work.config, options=options)
+    client = Client(**work.config, options=CallOptions(timeout_ms=work.timeout_ms))
     threads: list[threading.Thread]
     callers: list[Caller]
     if work.asynchronous:

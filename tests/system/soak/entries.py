@@ -1,7 +1,5 @@
 """Entrypoints of the soak test: what calls ask for, and the ways to die or to hang on."""
 
-from __future__ import annotations
-
 import os
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """What the soak test's clients ask for: kinds of calls, and for each the outcomes that are plausible."""
 
-from __future__ import annotations
-
 import base64
 import random
 import time
@@ -78,9 +76,7 @@ def _tight(nonce: Any, chance: random.Random) -> Order:
 
 
 def _late(nonce: Any, chance: random.Random) -> Order:
-    plausible = frozenset(
-        {"Ok", "MoltTimeout"}
-    )  # Ok: whoever would stop it was not given a processor in time
+    plausible = frozenset({"Ok", "MoltTimeout"})  # Ok: who stops it was given no processor in time
     return Order("late", "sleep", 0.005, plausible, "slept", {"timeout_ms": 1 + 2 * chance.random()})
 
 
@@ -114,16 +110,9 @@ def _dying(nonce: Any, chance: random.Random) -> Order:
 
 #: Kinds and how often each is drawn, in relation to the others.
 _QUIET: dict[Callable[[Any, random.Random], Order], float] = {
-    _msgpack: 15,
-    _json: 10,
-    _raw: 15,
-    _tight: 25,
-    _late: 4,
-    _checked: 2,
-    _refused: 5,
-    _unknown: 5,
+    _msgpack: 15, _json: 10, _raw: 15, _tight: 25, _late: 4, _checked: 2, _refused: 5, _unknown: 5,
     _failing: 1,
-}
+}  # fmt: skip
 #: Those that end executors.
 _DEADLY: dict[Callable[[Any, random.Random], Order], float] = {_stubborn: 0.1, _dying: 0.1}
 

@@ -1,7 +1,5 @@
 """The processes of a soak test: which plays what role, what each needs, and what is left of them."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable, Iterator
 

@@ -1,7 +1,5 @@
 """What a soak test has seen: outcomes, latencies and needs over time, and what was wrong."""
 
-from __future__ import annotations
-
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
@@ -106,10 +104,7 @@ class Record:
             "calls": dict(sorted(self.calls.items())),
             "kills": dict(self.kills),
             "processes": dict(self.seen),
-            "latency_us": {
-                "first_tenth": self.latency(last=False),
-                "last_tenth": self.latency(last=True),
-            },
+            "latency_us": {"first_tenth": self.latency(last=False), "last_tenth": self.latency(last=True)},
             "growth": {
                 role: {
                     "rss_mb": [round(value, 2) for value in self.growth("rss_mb", role)],

@@ -1,7 +1,5 @@
 """A soak test's result as files: JSON, markdown, and a picture where matplotlib is installed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Every reply is checked, every call has to end, and to end plausibly; nothing may
 left. As a program: ``python tests/system/soak/run.py --help``.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses
@@ -95,33 +93,24 @@ def parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").strip().splitlines()[0],
         epilog="Exit code 1: something was wrong; it is listed at the end, and in the result's files.",
     )
-    made.add_argument(
-        "--duration", type=seconds, default=600.0, metavar="TIME", help="90s, 10m (default), 2h"
-    )
-    made.add_argument("--transport", choices=("shm", "stdio"), default="shm")
-    made.add_argument(
+    add = made.add_argument
+    add("--duration", type=seconds, default=600.0, metavar="TIME", help="90s, 10m (default), 2h")
+    add("--transport", choices=("shm", "stdio"), default="shm")
+    add(
         "--kill",
         type=victims,
         default=VICTIMS,
         metavar="WHOM",
         help=f"{','.join(VICTIMS)}; all (default), none",
     )
-    made.add_argument(
-        "--kill-every", type=seconds, default=2.0, metavar="TIME", help="mean time between kills"
-    )
-    made.add_argument("--clients", type=int, default=4, help="client processes with threads (default: 4)")
-    made.add_argument("--threads", type=int, default=2, help="threads in each (default: 2)")
-    made.add_argument(
-        "--tasks", type=int, default=8, help="tasks of the one client with an event loop; 0: none"
-    )
-    made.add_argument("--executors", type=int, default=2, help="size of the pool (default: 2)")
-    made.add_argument(
-        "--timeout", type=seconds, default=60.0, metavar="TIME", help="what no call may take (60s)"
-    )
-    made.add_argument("--seed", type=int, default=1, help="of everything that is chosen at random")
-    made.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="where the result goes (default: build/soak)"
-    )
+    add("--kill-every", type=seconds, default=2.0, metavar="TIME", help="mean time between kills")
+    add("--clients", type=int, default=4, help="client processes with threads (default: 4)")
+    add("--threads", type=int, default=2, help="threads in each (default: 2)")
+    add("--tasks", type=int, default=8, help="tasks of the one client with an event loop; 0: none")
+    add("--executors", type=int, default=2, help="size of the pool (default: 2)")
+    add("--timeout", type=seconds, default=60.0, metavar="TIME", help="what no call may take (60s)")
+    add("--seed", type=int, default=1, help="of everything that is chosen at random")
+    add("--output", type=Path, metavar="FOLDER", help="where the result goes (default: build/soak)")
     return made
 
 
@@ -193,15 +182,11 @@ class Soak:
         self.options = options
         self.record = Record(
             {
-                "transport": options.transport,
-                "kill": ",".join(options.kills) or "none",
-                "clients": options.clients,
-                "threads": options.threads,
-                "tasks": options.tasks,
-                "executors": options.executors,
-                "seed": options.seed,
+                "transport": options.transport, "kill": ",".join(options.kills) or "none",
+                "clients": options.clients, "threads": options.threads, "tasks": options.tasks,
+                "executors": options.executors, "seed": options.seed,
             }
-        )
+        )  # fmt: skip
         self.log = folder / "soak.log"
         self._log_file = self.log.open("ab")
         self._show = show
@@ -229,7 +214,6 @@ class Soak:
         self._hung = False
 
     # -- the run ----------------------------------------------------------------------------------------
-
     def run(self) -> Record:
         """Everything, from the first client to the last check."""
         options, record = self.options, self.record
@@ -366,7 +350,6 @@ class Soak:
                     time.sleep(0.2)  # so that what two of them write is not mixed
 
     # -- the end ----------------------------------------------------------------------------------------
-
     def _stop(self) -> None:
         """Have everybody finish, and look at what they leave."""
         shm = self.options.transport == "shm"
@@ -442,9 +425,7 @@ class Soak:
         late = sum(count for name, count in calls.items() if name.split()[1] in _GIVEN_UP)
         if not answered - closed_ok <= counted["Ok"] <= answered + late:
             self._wrong.put(f"clients have {answered} answers ({late} given up), the worker {counted['Ok']}")
-        self.record.notes.append(
-            f"the worker has counted {counted.total():,} calls, {counted['Ok']:,} of them Ok"
-        )
+        self.record.notes.append(f"the worker has counted {counted.total():,} calls, {counted['Ok']:,} Ok")
 
     def _judge_crashes(self) -> None:
         """A kill costs the calls that its victim ran, and no others."""
@@ -452,9 +433,7 @@ class Soak:
         lost = sum(count for name, count in record.calls.items() if name.endswith(" MoltWorkerCrashed"))
         most = record.kills["executors"] + self.options.executors * record.kills["forkserver"]
         if lost > most:
-            record.wrong.append(
-                f"{lost} calls ended with their executors, of which {most} at most were killed"
-            )
+            record.wrong.append(f"{lost} calls ended with executors, of which {most} at most were killed")
 
     def _clean_up(self) -> None:
         for client in self._clients:
@@ -495,8 +474,6 @@ def _within(condition: Callable[[], bool]) -> bool:
 
 
 # -- the program ----------------------------------------------------------------------------------------
-
-
 class _Screen:
     """Progress: a table that stays in place, or a line now and then where there is no terminal."""
 
@@ -511,7 +488,7 @@ class _Screen:
         self._live = Live(console=self._console, refresh_per_second=2) if self._console.is_terminal else None
         self._said_s = 0.0
 
-    def __enter__(self) -> _Screen:
+    def __enter__(self) -> "_Screen":
         if self._live:
             self._live.start()
         return self
@@ -559,18 +536,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code."""
     given = parser().parse_args(arguments)
     options = Options(
-        duration_s=given.duration,
-        transport=given.transport,
-        kills=given.kill,
-        clients=given.clients,
-        threads=given.threads,
-        tasks=given.tasks,
-        executors=given.executors,
-        kill_every_s=given.kill_every,
-        timeout_s=given.timeout,
-        seed=given.seed,
-        output=given.output or ROOT / "build" / "soak",
-    )
+        duration_s=given.duration, transport=given.transport, kills=given.kill, clients=given.clients,
+        threads=given.threads, tasks=given.tasks, executors=given.executors, kill_every_s=given.kill_every,
+        timeout_s=given.timeout, seed=given.seed, output=given.output or ROOT / "build" / "soak",
+    )  # fmt: skip
     assert options.output is not None
     with _Screen(options) as screen:
         record = soak(options, screen.show)

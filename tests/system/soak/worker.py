@@ -1,7 +1,5 @@
 """``molt-worker`` for the soak test: the same, but each of its processes writes its stack to its log at SIGUSR2."""
 
-from __future__ import annotations
-
 import faulthandler
 import signal
 import sys

@@ -1,7 +1,5 @@
 """molt_accel.call: one call against a scripted transport, in both ways of waiting."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os
@@ -22,6 +20,7 @@ from molt_accel.errors import (
     MoltBusy,
     MoltCancelled,
     MoltClientClosed,
+    MoltEntryError,
     MoltError,
     MoltInternalError,
     MoltInvalidInput,
@@ -37,7 +36,7 @@ from molt_accel.options import CallInfo, CallMetrics, CallOptions
 from molt_accel.transports.base import Pending
 from molt_accel.waits import Pause, adrive, drive
 from tests.support.errors import raised
-from tests.support.processes import exit_code, fork
+from tests.support.processes import exit_code, fork, in_thread
 from tests.support.scripted_transport import (
     Act,
     ScriptedTransport,
@@ -133,9 +132,13 @@ def test_a_payload_that_cannot_be_encoded_is_invalid_input_and_is_not_sent(run: 
     assert transport.submitted == []
 
 
-@pytest.mark.parametrize("fault", [Fault.TOO_LARGE, Fault.ENTRY])
-def test_a_frame_refused_for_what_the_caller_gave_is_invalid_input(run: Run, fault: Fault) -> None:
-    error = raised(MoltInvalidInput, run, call(ScriptedTransport(refuse(FrameError(fault, "why")))))
+@pytest.mark.parametrize(
+    ("fault", "kind"), [(Fault.TOO_LARGE, MoltInvalidInput), (Fault.ENTRY, MoltEntryError)]
+)
+def test_a_frame_refused_for_what_the_caller_gave_says_whose_fault_it_is(
+    run: Run, fault: Fault, kind: type[MoltError]
+) -> None:
+    error = raised(kind, run, call(ScriptedTransport(refuse(FrameError(fault, "why")))))
     assert error.detail == f"{fault.value}: why"
 
 
@@ -151,9 +154,7 @@ def test_ids_are_never_used_twice_by_threads_of_one_process() -> None:
         for _ in range(200):
             drive(call(transport))
 
-    threads = [threading.Thread(target=calls) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(calls) for _ in range(4)]
     for thread in threads:
         thread.join()
     assert len({request.request_id for request in transport.submitted}) == 800
@@ -192,7 +193,8 @@ def test_a_result_may_stay_undecoded(run: Run) -> None:
 
 
 FAILURES = [
-    MoltInvalidInput("unknown entry 'echo'"),
+    MoltInvalidInput("the payload is not valid"),
+    MoltEntryError("unknown entry 'echo'"),
     MoltBusy("the queue is full", facts={"retry_after_s": 3}),
     MoltTimeout("late", facts={"phase": "queue"}),
     MoltCancelled("asked to"),
@@ -216,8 +218,6 @@ def test_failures_carry_facts_and_ids(run: Run, failure: MoltError, by: Callable
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"payload": b"\xc1", "status": Status.OK}, "a result that is not valid msgpack"),
-        ({"payload": b"{", "codec": Codec.JSON, "status": Status.OK}, "a result that is not valid json"),
         ({"payload": b"\xc1", "status": Status.BUSY}, "a Busy error that is not valid msgpack"),
         ({"payload": b"\x07", "status": Status.BUSY}, "a malformed Busy error"),
     ],
@@ -229,6 +229,15 @@ def test_an_unreadable_answer_is_the_peer_s_fault(run: Run, fields: dict[str, An
     with pytest.raises(MoltProtocolError, match=f"^the worker sent {text}") as caught:
         run(call(ScriptedTransport(act)))
     assert len(caught.value.request_id) == 16
+
+
+@pytest.mark.parametrize(("data", "codec"), [(b"\xc1", Codec.MSGPACK), (b"{", Codec.JSON)])
+def test_an_unreadable_result_is_the_entrypoint_s_fault(run: Run, data: bytes, codec: Codec) -> None:
+    def act(request: Request, pending: Pending) -> None:
+        pending.resolve(Response(request.request_id, payload=data, codec=codec))
+
+    with pytest.raises(MoltInternalError, match=f"^the result of 'echo' is not valid {codec.label}: "):
+        run(call(ScriptedTransport(act)))
 
 
 def test_a_transport_that_is_not_ready_is_started_first(run: Run) -> None:
@@ -315,7 +324,6 @@ def test_a_start_between_two_attempts_that_fails_is_the_call_s_failure(run: Run)
 
 
 # -- trying again ---------------------------------------------------------------------------------------
-
 PASSING = (MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable)
 
 
@@ -632,8 +640,7 @@ def test_retries_are_one_call_to_the_hooks(run: Run) -> None:
     hooks = Hooks()
     transport = ScriptedTransport(answer_error(MoltBusy("full")), answer(1))
     run(call(transport, idempotent=True, retry_backoff_ms=0, **hooks.options))
-    assert hooks.names == ["before_send", "metrics_hook", "after_recv"]
-    assert hooks.metrics.status == "Ok"
+    assert (hooks.names, hooks.metrics.status) == (["before_send", "metrics_hook", "after_recv"], "Ok")
 
 
 @pytest.mark.parametrize("error", [LookupError("from the hook"), MoltBusy("from the hook")])

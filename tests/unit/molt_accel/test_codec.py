@@ -1,7 +1,5 @@
 """molt_accel.codec: objects to bytes and back, and errors for everything else."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import enum
@@ -95,21 +93,12 @@ _circle.append(_circle)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("msgpack", _Strange()),
-        ("msgpack", {1, 2}),
-        ("msgpack", 2**64),
-        ("msgpack", "\ud800"),
-        ("msgpack", _circle),
-        ("msgpack", {"deep": [datetime.timedelta]}),
-        ("json", _Strange()),
-        ("json", "\ud800"),
-        ("json", _circle),
-        ("json", {(1, 2): 3}),
-        ("raw", "text"),
-        ("raw", None),
+        ("msgpack", _Strange()), ("msgpack", {1, 2}), ("msgpack", 2**64), ("msgpack", "\ud800"),
+        ("msgpack", _circle), ("msgpack", {"deep": [datetime.timedelta]}), ("json", _Strange()),
+        ("json", "\ud800"), ("json", _circle), ("json", {(1, 2): 3}), ("raw", "text"), ("raw", None),
         ("raw", 5),
     ],
-)
+)  # fmt: skip
 def test_what_a_codec_has_no_form_for_is_an_encode_error(name: str, value: object) -> None:
     with pytest.raises(EncodeError, match=f"^can't be encoded as {name}( at .*)?: "):
         codec.encode(name, value)
@@ -169,23 +158,12 @@ def test_an_unknown_codec_neither_encodes_nor_decodes(name: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("msgpack", b""),
-        ("msgpack", b"\xc1"),
-        ("msgpack", b"\x01\x02"),
-        ("msgpack", b"\xa5ab"),
-        ("msgpack", b"\xdd\xff\xff\xff\xff"),
-        ("msgpack", b"\x81\x80\x01"),
-        ("msgpack", b"\xa1\xff"),
-        ("msgpack", b"\x91" * 10_000),
-        ("msgpack", b"\xc7\x01\xff\x00"),
-        ("json", b""),
-        ("json", b"{"),
-        ("json", b"1 2"),
-        ("json", b'"\xff"'),
-        ("json", b"[" * 10_000),
-        ("json", b"NaN"),
+        ("msgpack", b""), ("msgpack", b"\xc1"), ("msgpack", b"\x01\x02"), ("msgpack", b"\xa5ab"),
+        ("msgpack", b"\xdd\xff\xff\xff\xff"), ("msgpack", b"\x81\x80\x01"), ("msgpack", b"\xa1\xff"),
+        ("msgpack", b"\x91" * 10_000), ("msgpack", b"\xc7\x01\xff\x00"), ("json", b""), ("json", b"{"),
+        ("json", b"1 2"), ("json", b'"\xff"'), ("json", b"[" * 10_000), ("json", b"NaN"),
     ],
-)
+)  # fmt: skip
 def test_invalid_bytes_are_a_decode_error_that_names_the_codec(name: str, data: bytes) -> None:
     with pytest.raises(DecodeError, match=f"^not valid {name}: .+"):
         codec.decode(name, data)

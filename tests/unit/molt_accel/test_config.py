@@ -1,11 +1,10 @@
 """molt_accel.config: every setting, where its value comes from, and what a bad one is told."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,8 +39,10 @@ SETTINGS: dict[str, tuple[str, object, str, object]] = {
     "spin_us": ("MOLT_SPIN_US", None, "0", 0),
     "max_frame_bytes": ("MOLT_MAX_FRAME_BYTES", 64 * 1024 * 1024, "4176", 4176),
     "start_timeout_ms": ("MOLT_WORKER_START_TIMEOUT_MS", 30_000, "1", 1),
+    "log": ("MOLT_WORKER_LOG", "", "stderr", "stderr"),
     "log_json": ("MOLT_LOG_JSON", False, "yes", True),
     "log_level": ("MOLT_LOG_LEVEL", "info", "error", "error"),
+    "cancel_on_half_close": ("MOLT_CANCEL_ON_HALF_CLOSE", True, "0", False),
     "busy_http_status": ("MOLT_BUSY_HTTP_STATUS", 429, "503", 503),
 }
 
@@ -91,55 +92,42 @@ def test_a_field_has_a_help_text(name: str) -> None:
 
 
 _WHOLE = "it must be a whole number from {} to {}"
+_MS = "it must be a whole number of ms from {} to {}, or a datetime.timedelta"
 _TRANSPORT = "it must be one of auto, shm, stdio, inline"
 _FLAG = "it must be one of 1, true, yes, on, 0, false, no, off"
 _NAME = "it must be 1 to 64 of letters, digits, '.', '_' and '-', not beginning with '.' or '-'"
 
 
+#: For settings and what is allowed: values that are not.
+_REFUSED = {
+    ("transport", _TRANSPORT): ("tcp", "", 1),
+    ("worker_cmd", "it must be a command as a shell would split it (No closing quotation)"): ("python 'a",),
+    ("worker_cmd", "it must be a text"): ("a\0b", ["python", 3]),
+    ("worker_name", "it must be a text"): (3,),
+    ("worker_name", _NAME): (".hidden", "-x", "../pool", "a pool", "pool\n", "é", "x" * 65),
+    ("autostart", _FLAG): ("maybe",),
+    ("linger_ms", _MS.format(0, 86_400_000)): (86_400_001,),
+    ("runtime_dir", "it must be a text"): ("a\0b",),
+    ("arena_mb", _WHOLE.format(1, 65536)): (0, 65537),
+    ("exports", "it must be a text"): ("a\0b", b"app"),
+    ("executors", _WHOLE.format(0, 512)): (-1, 513, True, 2.0, "two", "", "9" * 5000),
+    ("max_queue", _WHOLE.format(0, 65536)): (65537,),
+    ("max_wait_ms", _MS.format(0, 600_000)): (600_001,),
+    ("grace_ms", _MS.format(0, 600_000)): (-1, timedelta(days=1), 0.5, "soon"),
+    ("max_requests", _WHOLE.format(0, 2**31 - 1)): (2**31,),
+    ("max_rss_mb", _WHOLE.format(0, 2**31 - 1)): (2**31,),
+    ("spin_us", _WHOLE.format(0, 1_000_000)): (1_000_001,),
+    ("max_frame_bytes", _WHOLE.format(4176, 2**31 - 1)): (4175,),
+    ("start_timeout_ms", _MS.format(1, 600_000)): (0,),
+    ("log_json", _FLAG): ("maybe", 2),
+    ("log_level", "it must be one of debug, info, warning, error"): ("trace",),
+    ("busy_http_status", "it must be one of 429, 503"): (500,),
+}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
-    [
-        ("transport", "tcp", _TRANSPORT),
-        ("transport", "", _TRANSPORT),
-        ("transport", 1, _TRANSPORT),
-        ("worker_cmd", "python 'a", "it must be a command as a shell would split it (No closing quotation)"),
-        ("worker_cmd", "a\0b", "it must be a text"),
-        ("worker_cmd", ["python", 3], "it must be a text"),
-        ("worker_name", 3, "it must be a text"),
-        ("worker_name", ".hidden", _NAME),
-        ("worker_name", "-x", _NAME),
-        ("worker_name", "../pool", _NAME),
-        ("worker_name", "a pool", _NAME),
-        ("worker_name", "pool\n", _NAME),
-        ("worker_name", "é", _NAME),
-        ("worker_name", "x" * 65, _NAME),
-        ("autostart", "maybe", _FLAG),
-        ("linger_ms", 86_400_001, _WHOLE.format(0, 86_400_000)),
-        ("runtime_dir", "a\0b", "it must be a text"),
-        ("arena_mb", 0, _WHOLE.format(1, 65536)),
-        ("arena_mb", 65537, _WHOLE.format(1, 65536)),
-        ("exports", "a\0b", "it must be a text"),
-        ("exports", b"app", "it must be a text"),
-        ("executors", -1, _WHOLE.format(0, 512)),
-        ("executors", 513, _WHOLE.format(0, 512)),
-        ("executors", True, _WHOLE.format(0, 512)),
-        ("executors", 2.0, _WHOLE.format(0, 512)),
-        ("executors", "two", _WHOLE.format(0, 512)),
-        ("executors", "", _WHOLE.format(0, 512)),
-        ("executors", "9" * 5000, _WHOLE.format(0, 512)),
-        ("max_queue", 65537, _WHOLE.format(0, 65536)),
-        ("max_wait_ms", 600_001, _WHOLE.format(0, 600_000)),
-        ("grace_ms", -1, _WHOLE.format(0, 600_000)),
-        ("max_requests", 2**31, _WHOLE.format(0, 2**31 - 1)),
-        ("max_rss_mb", 2**31, _WHOLE.format(0, 2**31 - 1)),
-        ("spin_us", 1_000_001, _WHOLE.format(0, 1_000_000)),
-        ("max_frame_bytes", 4175, _WHOLE.format(4176, 2**31 - 1)),
-        ("start_timeout_ms", 0, _WHOLE.format(1, 600_000)),
-        ("log_json", "maybe", _FLAG),
-        ("log_json", 2, _FLAG),
-        ("log_level", "trace", "it must be one of debug, info, warning, error"),
-        ("busy_http_status", 500, "it must be one of 429, 503"),
-    ],
+    [(name, value, allowed) for (name, allowed), values in _REFUSED.items() for value in values],
 )
 def test_a_bad_value_is_named_with_setting_and_what_is_allowed(name: str, value: Any, allowed: str) -> None:
     env = SETTINGS[name][0]
@@ -165,6 +153,8 @@ def test_an_override_that_is_no_field_is_refused_with_the_list_of_fields() -> No
         ("transport", " STDIO ", "stdio"),
         ("log_level", "Warning", "warning"),
         ("executors", " 2 ", 2),
+        ("grace_ms", timedelta(seconds=1.5), 1500),
+        ("grace_ms", 20.0, 20),
         ("log_json", "ON", True),
         ("log_json", "", False),
         ("log_json", "0", False),
@@ -218,13 +208,12 @@ def test_a_named_pool_has_that_name_whatever_else_is_configured() -> None:
 
 
 #: Settings that make no difference to a worker: clients that differ in them share one.
-CLIENTS_ONLY = {"transport", "autostart", "busy_http_status", "ignored_env"}
+CLIENTS_ONLY = {"transport", "autostart", "cancel_on_half_close", "busy_http_status", "ignored_env"}
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "worker_name"])
 def test_a_pool_without_a_name_is_shared_by_clients_that_would_start_the_same_worker(name: str) -> None:
-    changed = load(**{name: SETTINGS[name][3]})
-    assert (changed.pool_name == load().pool_name) is (name in CLIENTS_ONLY)
+    assert (load(**{name: SETTINGS[name][3]}).pool_name == load().pool_name) is (name in CLIENTS_ONLY)
 
 
 def test_a_pool_without_a_name_is_its_directory_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

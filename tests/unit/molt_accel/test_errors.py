@@ -1,7 +1,5 @@
 """molt_accel.errors: the one table of statuses, exceptions and HTTP, and errors on the wire."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from typing import Any
@@ -17,6 +15,7 @@ from molt_accel.errors import (
     MoltBusy,
     MoltCancelled,
     MoltClientClosed,
+    MoltEntryError,
     MoltError,
     MoltIncompatible,
     MoltInternalError,
@@ -51,6 +50,7 @@ CONTRACT: dict[type[MoltError], tuple[Status, int, str]] = {
     MoltStartFailed: (Status.INTERNAL_ERROR, 503, "StartFailed"),
     MoltIncompatible: (Status.INTERNAL_ERROR, 503, "Incompatible"),
     MoltClientClosed: (Status.INTERNAL_ERROR, 503, "ClientClosed"),
+    MoltEntryError: (Status.INTERNAL_ERROR, 500, "EntryError"),
     MoltWorkerCrashed: (Status.INTERNAL_ERROR, 500, "WorkerCrashed"),
     MoltProtocolError: (Status.INTERNAL_ERROR, 502, "ProtocolError"),
 }
@@ -63,13 +63,8 @@ each_exception = pytest.mark.parametrize("cls", CONTRACT, ids=lambda cls: cls.__
 
 def test_the_wire_values_of_statuses_are_those_of_version_1() -> None:
     assert {status.label: int(status) for status in Status} == {
-        "Ok": 1,
-        "InvalidInput": 2,
-        "Busy": 3,
-        "Timeout": 4,
-        "Cancelled": 5,
-        "InternalError": 6,
-    }
+        "Ok": 1, "InvalidInput": 2, "Busy": 3, "Timeout": 4, "Cancelled": 5, "InternalError": 6,
+    }  # fmt: skip
 
 
 @each_exception
@@ -111,11 +106,8 @@ def test_each_reason_has_one_class_and_each_class_with_a_code_comes_back_from_th
     for cls in classes:
         body = to_wire(cls("why", facts={"count": 3}))
         assert body == {
-            "error": row_of(cls).exception.__name__,
-            "detail": "why",
-            "count": 3,
-            "code": cls.code,
-        }
+            "error": row_of(cls).exception.__name__, "detail": "why", "count": 3, "code": cls.code,
+        }  # fmt: skip
         back = from_wire(Status.INTERNAL_ERROR, body)
         assert (type(back), back.detail, back.facts) == (cls, "why", {"count": 3})
 
@@ -130,12 +122,8 @@ def test_an_unknown_code_is_no_particular_reason(code: object) -> None:
 def test_a_closed_client_is_never_retried_and_never_falls_back() -> None:
     assert not issubclass(MoltClientClosed, MoltWorkerUnavailable)
     assert {row.exception for row in ERROR_TABLE if row.passing} == {
-        MoltBusy,
-        MoltWorkerCrashed,
-        MoltWorkerUnavailable,
-        MoltStartFailed,
-        MoltIncompatible,
-    }
+        MoltBusy, MoltWorkerCrashed, MoltWorkerUnavailable, MoltStartFailed, MoltIncompatible,
+    }  # fmt: skip
     assert {row.exception for row in ERROR_TABLE if row.falls_back} == {
         MoltWorkerUnavailable,
         MoltStartFailed,
@@ -224,6 +212,7 @@ def test_a_detail_that_does_not_travel_is_made_to(detail: str, sent: str) -> Non
 #: What an HTTP client is told instead of texts that are for operators.
 HIDDEN = {
     MoltInternalError: "the request failed",
+    MoltEntryError: "the request failed",
     MoltWorkerCrashed: "the request failed",
     MoltWorkerUnavailable: "the service is not available",
     MoltStartFailed: "the service is not available",

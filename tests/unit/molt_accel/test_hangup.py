@@ -1,7 +1,5 @@
 """molt_accel.hangup: hang-ups are noticed, once, of the right descriptor, and by nobody after a fork."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import socket
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from molt_accel.hangup import HangupWatcher, hangups
-from tests.support.processes import exit_code, fork, wait_until
+from tests.support.processes import exit_code, fork, in_thread, wait_until
 
 
 @pytest.fixture
@@ -138,12 +136,25 @@ def test_one_thread_watches_for_all() -> None:
         assert len(watchers) == 1
 
 
+def test_a_watch_for_no_events_waits_past_the_half_close_for_the_reset(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, peer = pair
+    half, gone = threading.Event(), threading.Event()
+    with hangups.watching(ours.fileno(), half.set), hangups.watching(ours.fileno(), gone.set, 0):
+        peer.shutdown(socket.SHUT_WR)
+        assert half.wait(60)
+        assert not gone.is_set()
+        peer.close()
+        assert gone.wait(60)
+
+
 def test_an_event_of_a_descriptor_whose_number_was_reused_is_not_taken_for_the_new_one() -> None:
     """The poll says that number n hung up; by then n is closed, and another watch has the number n."""
     watcher = HangupWatcher()
     called: list[str] = []
     old, new = (lambda: called.append("old")), (lambda: called.append("new"))
-    watcher._watched[1000] = new
+    watcher._watched[1000] = new, 0
     watcher._hung_up(1000, old)
     assert called == []
     watcher._hung_up(1000, new)
@@ -166,9 +177,7 @@ def test_watches_that_come_and_go_while_others_hang_up_lose_nothing() -> None:
             if called.is_set() and not hang_up:
                 errors.append("a hang-up was invented")
 
-    threads = [threading.Thread(target=run, args=(number % 2 == 0,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
+    threads = [in_thread(run, number % 2 == 0) for number in range(6)]
     for thread in threads:
         thread.join(120)
     assert errors == []

@@ -1,7 +1,5 @@
 """molt_accel.identity: what decides who may share a pool."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
@@ -19,9 +17,7 @@ def own(exports: str = "", path: list[str] | None = None, ignored: str = "") -> 
 @pytest.mark.parametrize(
     "name", ["DJANGO_SETTINGS_MODULE", "DATABASE_URL", "LANG", "PATH", "PYTHONPATH", "TZ", "SECRET"]
 )
-def test_every_environment_variable_counts_and_none_is_told(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_environment_variables_count_none_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "one")
     before = own()
     monkeypatch.setenv(name, "two")
@@ -33,17 +29,13 @@ def test_every_environment_variable_counts_and_none_is_told(
 
 
 @pytest.mark.parametrize("name", ["TERM", "SSH_TTY", "INVOCATION_ID", "SERVER_SOFTWARE", "MOLT_TRANSPORT"])
-def test_what_terminals_and_service_managers_set_does_not_count(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variables_of_terminals_and_services_do_not_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = own()
     monkeypatch.setenv(name, "x")
     assert own() == before
 
 
-def test_the_working_directory_counts_and_has_to_be_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_working_directory_counts_and_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = own()
     gone = tmp_path / "gone"
     gone.mkdir()

@@ -1,7 +1,5 @@
 """molt_accel.lenient: values that are not plain, and where one stands that has no form."""
 
-from __future__ import annotations
-
 import collections
 import datetime
 import enum
@@ -34,20 +32,11 @@ class Colour(enum.StrEnum):
 
 
 VALUES: list[Any] = [
-    mark_safe("<b>"),
-    [mark_safe("<b>"), {"a": mark_safe("<i>")}],
-    {mark_safe("key"): 1},
-    lazystr("later"),
-    Number(3),
-    Share(0.5),
-    Colour.RED,
-    {None: 1, True: 2, False: {None: 3}},
-    {1: 2, 1.5: 3},
-    [{None: [mark_safe("x")]}],
-    collections.OrderedDict(a=1),
-    collections.namedtuple("Point", "x y")(1, 2),
+    mark_safe("<b>"), [mark_safe("<b>"), {"a": mark_safe("<i>")}], {mark_safe("key"): 1}, lazystr("later"),
+    Number(3), Share(0.5), Colour.RED, {None: 1, True: 2, False: {None: 3}}, {1: 2, 1.5: 3},
+    [{None: [mark_safe("x")]}], collections.OrderedDict(a=1), collections.namedtuple("Point", "x y")(1, 2),
     (1, [2]),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)

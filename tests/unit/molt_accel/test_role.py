@@ -1,7 +1,5 @@
 """molt_accel.role: which pools a process of a worker may call."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """molt_accel.testdb: when tests are running, and what a worker is told of their databases."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

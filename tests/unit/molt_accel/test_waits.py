@@ -1,7 +1,5 @@
 """molt_accel.waits: waiting in an event loop, for an answer and for a start."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor

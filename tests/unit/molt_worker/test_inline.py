@@ -1,7 +1,5 @@
 """molt_worker.inline: the transport that runs requests in this process, on the thread that submits them."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 
@@ -13,6 +11,7 @@ from molt_accel.errors import MoltCancelled
 from molt_accel.transports.base import Pending
 from molt_worker.inline import InlineTransport
 from tests.support import EXPORTS
+from tests.support.errors import raised
 
 
 def client(exports: str = EXPORTS, **config: Any) -> Client:
@@ -59,9 +58,8 @@ def test_an_entrypoint_runs_at_once_in_the_caller_s_process() -> None:
 def test_a_result_that_comes_too_late_is_a_timeout_since_nothing_can_interrupt_it() -> None:
     with client() as caller:
         caller.start()
-        with pytest.raises(MoltTimeout) as caught:
-            caller.call("sleep", 0.3, timeout_ms=200)
-    assert caught.value.phase == "running"
+        error = raised(MoltTimeout, caller.call, "sleep", 0.3, timeout_ms=200)
+    assert error.phase == "running"
 
 
 def test_a_result_over_the_frame_limit_is_an_internal_error_of_that_call() -> None:

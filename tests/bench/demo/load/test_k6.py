@@ -1,7 +1,5 @@
 """Finding k6, calling it and reading what it reports."""
 
-from __future__ import annotations
-
 import json
 import stat
 from collections.abc import Callable
@@ -33,10 +31,8 @@ def test_closed_loop_summary(sample: Sample) -> None:
     raw = sample("closed")
     result = parse_summary(raw)
     assert result.ok == raw["metrics"]["bench_ok"]["values"]["count"] > 100
-    assert result.requests == result.ok
-    assert result.duration_s == pytest.approx(1.0, abs=0.2)
-    assert result.req_s == pytest.approx(result.ok / result.duration_s)
-    assert result.error_rate == 0
+    assert (result.requests, result.duration_s) == (result.ok, pytest.approx(1.0, abs=0.2))
+    assert (result.req_s, result.error_rate) == (pytest.approx(result.ok / result.duration_s), 0)
     assert result.failed == {}
     assert result.latency_ms is not None
     names = ("min", "p50", "p95", "p99", "p999", "max")
@@ -79,8 +75,7 @@ def test_an_explicit_k6_goes_before_path(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "bin").mkdir()
     fake_k6(tmp_path / "bin" / "k6")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    mine = fake_k6(tmp_path / "mine", "0.9.1")
-    assert find_k6(str(mine)).version == "0.9.1"
+    assert find_k6(str(fake_k6(tmp_path / "mine", "0.9.1"))).version == "0.9.1"
 
 
 def test_the_package_is_taken_where_path_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +125,7 @@ def test_load_hands_its_spec_over_and_no_setting_of_the_caller(
     assert result.ok > 0
     lines = (tmp_path / "env").read_text(encoding="utf-8").splitlines()
     given = dict(line.partition("=")[::2] for line in lines)
-    assert given["BENCH_DURATION"] == "1500ms"
-    assert given["BENCH_RATE"] == "70"
+    assert (given["BENCH_DURATION"], given["BENCH_RATE"]) == ("1500ms", "70")
     assert json.loads(given["BENCH_QUERIES"]) == ["a=1", ""]
     assert "K6_OUT" not in given
     assert "BENCH_BODY_FILE" not in given

@@ -1,7 +1,5 @@
 """Sampling processor time and memory of a real process tree."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 
@@ -79,8 +77,7 @@ def test_servers_that_should_be_idle_are_watched(spawn: Spawn) -> None:
 
 
 def test_the_load_generator_is_the_child_that_was_reaped_meanwhile(spawn: Spawn) -> None:
-    target = ready(spawn(BURNER))
-    with Sampler(Family(target.pid, NO_MARK), interval_s=5) as sampler:
+    with Sampler(Family(ready(spawn(BURNER)).pid, NO_MARK), interval_s=5) as sampler:
         load = ready(spawn(BURNER))
         burn(load, 0.2)
         load.end()
@@ -88,8 +85,7 @@ def test_the_load_generator_is_the_child_that_was_reaped_meanwhile(spawn: Spawn)
 
 
 def test_no_sampling_thread_stays(spawn: Spawn) -> None:
-    root = ready(spawn(BURNER))
-    with Sampler(Family(root.pid, NO_MARK), interval_s=0.05):
+    with Sampler(Family(ready(spawn(BURNER)).pid, NO_MARK), interval_s=0.05):
         assert any(thread.name == "bench-sampler" for thread in threading.enumerate())
     assert not any(thread.name == "bench-sampler" for thread in threading.enumerate())
 
@@ -101,5 +97,4 @@ def test_usage_of_nothing_divides_by_nothing() -> None:
 
 
 def test_what_others_used_is_never_negative() -> None:
-    usage = Usage(elapsed_s=1, busy_cpu_seconds=0.5, load_cpu_seconds=0.7)
-    assert usage.other_percent == 0
+    assert Usage(elapsed_s=1, busy_cpu_seconds=0.5, load_cpu_seconds=0.7).other_percent == 0

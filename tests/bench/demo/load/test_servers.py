@@ -1,7 +1,5 @@
 """Starting and stopping real gunicorn servers."""
 
-from __future__ import annotations
-
 import http.client
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,13 +41,9 @@ def place(tmp_path: Path) -> Path:
 
 def spec(**changes: object) -> ServerSpec:
     fields: dict[str, object] = {
-        "name": "tried",
-        "app": "application:application",
-        "processes": 2,
-        "threads": 2,
-        "ready_path": "/healthz",
-        "env": {"MOLT_SOMETHING": "given"},
-    }
+        "name": "tried", "app": "application:application", "processes": 2, "threads": 2,
+        "ready_path": "/healthz", "env": {"MOLT_SOMETHING": "given"},
+    }  # fmt: skip
     return ServerSpec(**(fields | changes))  # type: ignore[arg-type]
 
 

@@ -1,7 +1,5 @@
 """Proving that scenarios answer alike, and warming them up."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -1,7 +1,5 @@
 """Reading the demo's metrics rows."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -20,8 +18,7 @@ def test_figures_of_rows() -> None:
     for queue in range(101):
         sample.add_line(row(queue_us=queue, queue_depth=2, executor=1))
     summary = sample.as_json()
-    assert summary["rows"] == 101
-    assert summary["statuses"] == {"Ok": 101}
+    assert (summary["rows"], summary["statuses"]) == (101, {"Ok": 101})
     assert summary["endpoints"] == {"offload": 101}
     assert summary["queue_us"] == {"count": 101, "mean": 50, "p50": 50, "p95": 95, "p99": 99, "max": 100}
     assert summary["queue_depth"]["p95"] == 2

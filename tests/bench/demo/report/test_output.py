@@ -1,7 +1,5 @@
 """Reports: errors in front of the figures, whole files or none."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
@@ -115,9 +113,7 @@ def test_the_document_is_json_and_names_its_schema() -> None:
     assert len(entry["runs"]) == 4
 
 
-@pytest.mark.parametrize(
-    "make", [whole, lambda: document([run("offload", load(0))])], ids=["whole", "nothing"]
-)
+@pytest.mark.parametrize("make", [whole, lambda: document([run("offload", load(0))])], ids=["whole", "none"])
 def test_the_picture_is_svg_and_repeatable(make: Callable[[], dict[str, Any]]) -> None:
     first = plots.picture(make())
     assert ElementTree.fromstring(first).tag == "{http://www.w3.org/2000/svg}svg"
@@ -206,9 +202,7 @@ def test_criteria_are_judged_by_what_was_seen() -> None:
     assert (never["seen"], never["reached"]) == ("never", False)
 
 
-def test_reports_are_made_anew_from_a_stored_result(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reports_are_made_anew_of_stored_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     *made, data = output.write(with_everything(), tmp_path)
     before = [path.read_text(encoding="utf-8") for path in made]
     for path in made:

@@ -1,7 +1,5 @@
 """Figures and criteria of made-up samples."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 
@@ -34,16 +32,13 @@ def seen(entry: dict[str, Any]) -> Any:
 
 def test_a_batch_has_percentiles_mean_and_bandwidth() -> None:
     made = Batch("pipe", "idle", 2 * MIB, 0, 4, 2_500_000, [1_000_000, 2_000_000, 3_000_000, 4_000_000])
-    assert made.p50_us == 2500
-    assert made.p99_us == pytest.approx(3970)
-    assert made.mean_us == 2500
-    assert made.mib_s == pytest.approx(2 / 0.0025)
+    assert (made.p50_us, made.p99_us) == (2500, pytest.approx(3970))
+    assert (made.mean_us, made.mib_s) == (2500, pytest.approx(2 / 0.0025))
 
 
 def test_a_window_has_calls_per_second_and_processor_time_per_call() -> None:
     made = window("pipe", 1000)
-    assert made.calls_s == 10_000
-    assert made.cpu_us_per_call == 50
+    assert (made.calls_s, made.cpu_us_per_call) == (10_000, 50)
     assert window("pipe", 0).cpu_us_per_call is None
 
 
@@ -54,8 +49,7 @@ def test_idle_time_is_a_share_of_a_core() -> None:
 def test_a_curve_is_that_of_all_rounds_together() -> None:
     values = curve([batch("a", 10), batch("a", 20, round_=1)])
     assert len(values) == len(CURVE)
-    assert values[0] == 10
-    assert values[-1] == 20
+    assert (values[0], values[-1]) == (10, 20)
     assert values == sorted(values)
 
 
@@ -100,8 +94,7 @@ def test_large_payloads_are_judged_as_bytes_against_bytes() -> None:
     made = measured(**FAST)
     made.batches = [each for each in made.batches if each.size == SMALL or each.peer.endswith("-raw")]
     made.batches += [batch("shm", 9000, size=MIB), batch("pipe", 1000, size=MIB)]
-    entry = by_name(judged_of(made), "at 1 MiB, bytes as they are")
-    assert seen(entry) == pytest.approx(5)
+    assert seen(by_name(judged_of(made), "at 1 MiB, bytes as they are")) == pytest.approx(5)
     made.batches = [each for each in made.batches if each.peer != "pipe-raw"]
     assert by_name(judged_of(made), "at 1 MiB")["seen"] is None
 
@@ -121,8 +114,7 @@ def test_what_was_not_measured_is_neither_reached_nor_missed() -> None:
 
 @pytest.mark.parametrize(("limit", "reached"), [("one core busy", False), ("every core busy", True)])
 def test_a_figure_at_its_limit_counts_as_the_criterion_says(limit: str, reached: bool) -> None:
-    judged = judged_of(measured(shm=50.0, pipe=50.0))
-    assert by_name(judged, f"{limit}, 64 B: p50")["reached"] is reached
+    assert by_name(judged_of(measured(shm=50.0, pipe=50.0)), f"{limit}, 64 B: p50")["reached"] is reached
 
 
 def test_there_is_a_criterion_for_each_large_size() -> None:

@@ -2,8 +2,6 @@
 `python -m tests.proof.fuzz.coverage_guided.guided TARGET [libFuzzer options]`.
 """
 
-from __future__ import annotations
-
 import gc
 import sys
 

@@ -3,8 +3,6 @@
 A target takes any bytes and returns; what it lets through is a finding.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle
@@ -87,15 +85,13 @@ def codecs(data: bytes) -> None:
         except codec.DecodeError:
             continue
         with contextlib.suppress(codec.EncodeError):
-            again = codec.decode(each, codec.encode(each, value))
-            assert type(again) is type(value)
+            assert type(codec.decode(each, codec.encode(each, value))) is type(value)
 
 
 def errors(data: bytes) -> None:
     """Whatever stands in an error response, the caller gets one of this library's errors, and can show it."""
     statuses = [each for each in Status if each is not Status.OK]
-    response = Response(7, statuses[data[0] % 5 if data else 0], data[1:])
-    error = _error_of(response)
+    error = _error_of(Response(7, statuses[data[0] % 5 if data else 0], data[1:]))
     assert isinstance(error, MoltError)
     _show(error)
 
@@ -106,8 +102,7 @@ def _show(error: MoltError) -> None:
         getattr(error, fact, None)
     same = pickle.loads(pickle.dumps(error))
     assert (type(same), same.detail) == (type(error), error.detail)
-    wire = codec.encode(Codec.MSGPACK, to_wire(error))
-    assert isinstance(codec.decode(Codec.MSGPACK, wire), dict)
+    assert isinstance(codec.decode(Codec.MSGPACK, codec.encode(Codec.MSGPACK, to_wire(error))), dict)
 
 
 def words(data: bytes) -> None:

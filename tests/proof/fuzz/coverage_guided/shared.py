@@ -1,7 +1,5 @@
 """Fuzz targets of what reads shared memory: whatever stands there, it is read as what it is, or not believed."""
 
-from __future__ import annotations
-
 import functools
 import json
 import mmap
@@ -19,16 +17,7 @@ from molt_worker.cli.observer import PoolPlace
 from molt_worker.processes import pool as pool_module
 from molt_worker.supervisor.shm import snapshot, spinning
 from tests.proof.fuzz.coverage_guided.taking import Bytes
-from tests.support.handover import (
-    arena_in,
-    channel_of,
-    core,
-    new_memory,
-    reply,
-    request,
-    response,
-    slot_of,
-)
+from tests.support.handover import arena_in, channel_of, core, new_memory, reply, request, response, slot_of
 from tests.support.scripted_forkserver import FakeForkserver
 from tests.support.shm_testbed import Caller, ShmStage
 
@@ -124,8 +113,7 @@ _PLACE = PoolPlace("pool", "directory", "path")
 @functools.cache
 def _looked_at() -> tuple[mmap.mmap, bytes, Any, Any]:
     memory = new_memory(_CHANNELS, _SLOTS, _RING)
-    arena = arena_in(memory, _CHANNELS, _SLOTS, _RING)
-    return memory, memory[:], arena, core.ArenaView(memory)
+    return memory, memory[:], arena_in(memory, _CHANNELS, _SLOTS, _RING), core.ArenaView(memory)
 
 
 def snapshots(data: bytes) -> None:
@@ -140,8 +128,7 @@ def snapshots(data: bytes) -> None:
     before = snapshot.take(view, processes=False)
     now = snapshot.take(view, processes=False)
     json.dumps(now.as_dict())
-    text = status_view.as_text(_PLACE, now)
-    assert text.replace("\n", "").isprintable()
+    assert status_view.as_text(_PLACE, now).replace("\n", "").isprintable()
     if now.taken_ns > before.taken_ns:
         status_view.facts(_PLACE, now, before)
     memory[:] = clean

@@ -2,8 +2,6 @@
 a worker to its clients.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import socket
@@ -36,6 +34,9 @@ class _Owner:
 
     def make_way(self) -> bool:
         return False
+
+    def reload_ms(self) -> int:
+        return 0
 
     def refusal(self, message: Attach) -> MoltError | None:
         return None

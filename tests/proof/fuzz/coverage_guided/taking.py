@@ -1,7 +1,5 @@
 """Takes values out of a fuzz input, one after the other; behind its end there are zeros."""
 
-from __future__ import annotations
-
 
 class Bytes:
     """An input that is being used up."""

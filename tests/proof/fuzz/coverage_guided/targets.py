@@ -1,7 +1,5 @@
 """Every fuzz target that is written in Python, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Final
 

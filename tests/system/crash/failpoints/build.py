@@ -1,7 +1,5 @@
 """Builds the native core with failpoints, in a folder of its own; the one in the source tree stays as it is."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import shlex

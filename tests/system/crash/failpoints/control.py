@@ -1,7 +1,5 @@
 """The file by which points are armed: a record for each, mapped by the test and by every process under test."""
 
-from __future__ import annotations
-
 import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 The one table of them. A process that passes a point which is not in it aborts, if any point is armed.
 """
 
-from __future__ import annotations
-
 import enum
 from dataclasses import dataclass
 from typing import Final
@@ -138,10 +136,5 @@ POINTS: Final[tuple[Point, ...]] = (
         "who wakes a sleeper has cleared its parked flag, and not posted",
         _NOBODY_SLEEPS,
     ),
-    Point(
-        "doorbell.ringing",
-        (Actor.EXECUTOR,),
-        Script.NAP,
-        "the same, an executor that rings a client",
-    ),
+    Point("doorbell.ringing", (Actor.EXECUTOR,), Script.NAP, "the same, an executor that rings a client"),
 )

@@ -1,7 +1,5 @@
 """molt_accel.django.decorator: the decorated view, its options, and which errors it answers, logs or falls back on."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import json
@@ -31,9 +29,7 @@ from molt_accel import (
 )
 from molt_accel.errors import ERROR_TABLE
 from molt_accel.ipc.frame import Codec
-from tests.support.views import body_of
-
-MakeView = Callable[..., Callable[..., Any]]
+from tests.support.views import MakeView, body_of
 
 
 @pytest.fixture
@@ -103,9 +99,7 @@ def test_a_codec_may_be_given_as_its_enum_member(inline_client: Client, offloade
 
 
 def test_a_payload_builder_gets_request_and_url_arguments(viewed: MakeView) -> None:
-    view = viewed(
-        "echo", payload_builder=lambda request, *args, **kwargs: [request.method, list(args), kwargs]
-    )
+    view = viewed("echo", payload_builder=lambda request, *args, **names: [request.method, list(args), names])
     assert json.loads(view(posted(b""), 1, b="x").content) == ["POST", [1], {"b": "x"}]
 
 
@@ -115,8 +109,7 @@ def test_a_failing_reporting_hook_changes_nothing(
     def fail(report: object) -> None:
         raise RuntimeError("a hook failed")
 
-    view = viewed("echo", 1, after_recv=fail, metrics_hook=fail)
-    assert view(get).content == b"1"
+    assert viewed("echo", 1, after_recv=fail, metrics_hook=fail)(get).content == b"1"
     assert [record.message.split(" for ")[0] for record in caplog.records] == [
         "metrics_hook failed",
         "after_recv failed",
@@ -126,18 +119,16 @@ def test_a_failing_reporting_hook_changes_nothing(
 def test_the_clients_options_are_the_views_defaults(get: HttpRequest, offloaded: MakeView) -> None:
     options = CallOptions(codec="json", timeout_ms=1234)
     with Client(transport="inline", exports="tests.support.entrypoints", options=options) as client:
-        view = offloaded(entry="echo_json", client=client, payload_builder=lambda request: b'{"a":1}')
+        view = offloaded(entry="echo_json", client=client, payload_builder=lambda _: b'{"a":1}')
         assert view(get).content == b'{"a":1}'
-        as_msgpack = offloaded(
-            entry="echo", codec="msgpack", client=client, payload_builder=lambda request: 7
-        )
+        as_msgpack = offloaded(entry="echo", codec="msgpack", client=client, payload_builder=lambda _: 7)
         assert as_msgpack(get).content == b"7"
 
 
 def test_other_decorators_stack_with_it(inline_client: Client, get: HttpRequest, offloaded: MakeView) -> None:
     @csrf_exempt
     @require_GET
-    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1)
+    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda _: 1)
     def view(request: HttpRequest) -> HttpResponse:
         """A view."""
         return HttpResponse("here")
@@ -150,7 +141,7 @@ def test_other_decorators_stack_with_it(inline_client: Client, get: HttpRequest,
 def test_async_views_stay_async_between_djangos_decorators(inline_client: Client) -> None:
     @csrf_exempt
     @require_GET
-    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1)
+    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda _: 1)
     async def view(request: HttpRequest) -> HttpResponse:
         return HttpResponse("here")
 
@@ -159,9 +150,7 @@ def test_async_views_stay_async_between_djangos_decorators(inline_client: Client
 
 
 def test_methods_of_class_based_views_take_it(inline_client: Client, get: HttpRequest) -> None:
-    offload = molt_offload(
-        entry="echo", client=inline_client, payload_builder=lambda request, **kwargs: kwargs
-    )
+    offload = molt_offload(entry="echo", client=inline_client, payload_builder=lambda _, **kwargs: kwargs)
 
     class Sync(ClassView):
         @method_decorator(offload)
@@ -185,7 +174,7 @@ def test_a_view_that_is_only_marked_as_async_is_async(inline_client: Client, get
             return HttpResponse("here")
 
     offload = molt_offload(
-        entry="echo", client=inline_client, payload_builder=lambda request: 1, replaces_wrapped=True
+        entry="echo", client=inline_client, payload_builder=lambda _: 1, replaces_wrapped=True
     )
     view = offload(Items.as_view())
 
@@ -196,20 +185,41 @@ def test_a_view_that_is_only_marked_as_async_is_async(inline_client: Client, get
 @pytest.mark.parametrize(
     ("entry", "codec", "payload", "detail"),
     [
-        ("nothing", "msgpack", 1, "unknown entry 'nothing'"),
-        ("echo", "json", b"1", "entry 'echo' takes msgpack payloads, not json"),
         ("echo_json", "json", b"[1,", "the payload is not valid json: Input data was truncated"),
         ("fail", "msgpack", "invalid", "name: 'x' is not allowed"),
-        ("e" * 256, "msgpack", 1, "bad entry name: 256 bytes, 255 at most"),
     ],
 )
 def test_invalid_input_is_400_and_says_what_is_wrong(
     viewed: MakeView, get: HttpRequest, entry: str, codec: str, payload: Any, detail: str
 ) -> None:
-    view = viewed(entry, payload, codec=codec)
-    response = view(get)
+    response = viewed(entry, payload, codec=codec)(get)
     assert response.status_code == 400
     assert body_of(response) == {"error": "MoltInvalidInput", "detail": detail}
+
+
+@pytest.mark.parametrize(
+    ("entry", "codec", "payload", "logged"),
+    [
+        ("ech", "msgpack", 1, "unknown entry 'ech'; the pool offers 'echo', "),
+        ("echo", "json", b"1", "entry 'echo' takes msgpack payloads, not json"),
+        ("e" * 256, "msgpack", 1, "bad entry name: 256 bytes, 255 at most"),
+    ],
+)
+def test_a_view_that_does_not_fit_the_pool_is_500_and_an_error_in_the_log(
+    viewed: MakeView,
+    get: HttpRequest,
+    caplog: pytest.LogCaptureFixture,
+    entry: str,
+    codec: str,
+    payload: Any,
+    logged: str,
+) -> None:
+    response = viewed(entry, payload, codec=codec)(get)
+    assert response.status_code == 500
+    assert body_of(response) == {"error": "MoltEntryError", "detail": "the request failed"}
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert f"(MoltEntryError): {logged}" in record.getMessage()
 
 
 @pytest.mark.parametrize(
@@ -228,11 +238,8 @@ def test_a_payload_that_the_view_itself_made_wrong_is_no_bad_request(
 
 
 @pytest.mark.parametrize("kind", ["value", "exit", "interrupt", "memory", "recursion", "unprintable"])
-def test_an_entrypoint_that_raises_is_500_without_a_word_of_why(
-    viewed: MakeView, get: HttpRequest, kind: str
-) -> None:
-    view = viewed("fail", kind)
-    response = view(get)
+def test_a_raising_entrypoint_is_500_with_no_reason(viewed: MakeView, get: HttpRequest, kind: str) -> None:
+    response = viewed("fail", kind)(get)
     assert response.status_code == 500
     assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
 
@@ -295,9 +302,7 @@ def test_only_failures_of_the_service_are_logged_as_errors(
     assert [record.levelno for record in caplog.records if record.name == "molt_accel"] == levels
 
 
-def test_a_factory_that_finds_no_worker_is_no_reason_to_run_the_view_too(
-    viewed: MakeView, get: HttpRequest
-) -> None:
+def test_a_factory_without_a_worker_does_not_run_the_view_too(viewed: MakeView, get: HttpRequest) -> None:
     def factory(request: HttpRequest, value: object) -> HttpResponse:
         raise MoltWorkerUnavailable("another worker's")
 

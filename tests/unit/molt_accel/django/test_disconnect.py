@@ -1,9 +1,8 @@
 """molt_accel.django.disconnect: whether a request's client is still there."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -46,6 +45,27 @@ def test_the_check_takes_a_closed_connection_for_a_hang_up(pair: Pair) -> None:
     assert check()
 
 
+def test_a_half_close_over_tcp_counts_unless_it_is_not_to(pair: Pair) -> None:
+    served, browser = pair
+    counts, does_not = SocketHangup(served), SocketHangup(served, at_half_close=False)
+    browser.shutdown(socket.SHUT_WR)
+    wait_until(counts)
+    assert not does_not()
+    browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    browser.close()
+    wait_until(does_not)
+
+
+def test_a_unix_socket_tells_a_half_close_from_an_end() -> None:
+    served, proxy = socket.socketpair()
+    with served, proxy:
+        check = SocketHangup(served)
+        proxy.shutdown(socket.SHUT_WR)
+        assert not check()
+        proxy.close()
+        assert check()
+
+
 def test_a_request_that_a_framework_has_wrapped_is_watched_too(get: HttpRequest, pair: Pair) -> None:
     served, browser = pair
     get.META["gunicorn.socket"] = served
@@ -63,7 +83,7 @@ def test_servers_that_hand_out_no_socket_have_no_check(get: HttpRequest) -> None
 def test_a_sync_view_called_in_an_event_loops_own_thread_is_answered(inline_client: Client) -> None:
     """It can't wait there for what the loop would do."""
 
-    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1)
+    @molt_offload(entry="echo", client=inline_client, payload_builder=lambda _: 1)
     def view(request: HttpRequest) -> HttpResponse:
         return HttpResponse("here")
 

@@ -1,11 +1,7 @@
 """molt_accel.django.payload: the id of a request and what an entrypoint is given of it."""
 
-from __future__ import annotations
-
 import json
 import uuid
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -15,8 +11,7 @@ from django.test import RequestFactory
 from molt_accel import Client, codec
 from molt_accel.django import default_payload, request_id_of
 from molt_accel.ipc.frame import Codec
-
-MakeView = Callable[..., Callable[..., Any]]
+from tests.support.views import MakeView
 
 
 def posted(body: bytes, content_type: str = "application/octet-stream") -> HttpRequest:
@@ -31,8 +26,7 @@ def test_url_arguments_that_a_converter_made_objects_of_travel_as_their_text(
 
     payload = json.loads(view(get, key, 3, key=key, number=4).content)
 
-    assert payload["args"] == [str(key), 3]
-    assert payload["kwargs"] == {"key": str(key), "number": 4}
+    assert (payload["args"], payload["kwargs"]) == ([str(key), 3], {"key": str(key), "number": 4})
 
 
 def test_a_number_of_the_url_beyond_64_bits_is_a_bad_request(

@@ -1,7 +1,5 @@
 """molt_accel.django.placement: no view is replaced together with what protects it, unless that is asked for."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -52,15 +50,11 @@ async def aitems(request: HttpRequest) -> HttpResponse:
 @pytest.mark.parametrize(
     ("decorator", "name"),
     [
-        (login_required, "user_passes_test"),
-        (permission_required("x.y"), "user_passes_test"),
-        (require_POST, "require_http_methods"),
-        (csrf_exempt, "csrf_exempt"),
-        (csrf_protect, "make_middleware_decorator"),
-        (never_cache, "never_cache"),
-        (logged, "logged"),
+        (login_required, "user_passes_test"), (permission_required("x.y"), "user_passes_test"),
+        (require_POST, "require_http_methods"), (csrf_exempt, "csrf_exempt"),
+        (csrf_protect, "make_middleware_decorator"), (never_cache, "never_cache"), (logged, "logged"),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("view", [items, aitems])
 def test_a_wrapped_view_is_refused_by_the_name_of_its_wrapper(
     decorator: Decorator, name: str, view: Callable[..., Any]
@@ -104,14 +98,12 @@ def test_a_wrapped_handler_of_a_class_is_refused() -> None:
         Items.as_view()(RequestFactory().get("/"))
 
 
-def test_a_handler_of_a_drf_view_is_replaced_below_its_permissions(
-    inline_client: Client, drf: SimpleNamespace
-) -> None:
+def test_a_drf_handler_is_replaced_below_its_permissions(inline_client: Client, drf: SimpleNamespace) -> None:
     class Items(drf.APIView):  # type: ignore[misc,name-defined]
         permission_classes = (drf.IsAuthenticated,)
         authentication_classes = ()
 
-        @method_decorator(molt_offload(entry="echo", client=inline_client, payload_builder=lambda request: 1))
+        @method_decorator(molt_offload(entry="echo", client=inline_client, payload_builder=lambda _: 1))
         def get(self, request: HttpRequest) -> HttpResponse:
             return HttpResponse("here")
 

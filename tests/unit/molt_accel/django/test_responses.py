@@ -1,18 +1,11 @@
 """molt_accel.django.responses: what a result becomes, with and without a factory."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import msgpack
 import pytest
 from django.http import HttpRequest, HttpResponse
 
 from molt_accel import Client
-from tests.support.views import body_of
-
-MakeView = Callable[..., Callable[..., Any]]
+from tests.support.views import MakeView, body_of
 
 
 @pytest.mark.parametrize(
@@ -42,7 +35,7 @@ def test_a_response_factory_gets_request_and_decoded_value(
         entry=entry,
         codec=codec_name,
         client=inline_client,
-        payload_builder=lambda request: payload,
+        payload_builder=lambda _: payload,
         response_factory=factory,
     )
     response = view(get)
@@ -58,7 +51,7 @@ def test_a_result_that_is_not_what_its_codec_says_is_502(
     view = offloaded(
         entry="to_json",
         client=inline_client,
-        payload_builder=lambda request: b"{not json",
+        payload_builder=lambda _: b"{not json",
         response_factory=lambda request, value: HttpResponse("made"),
     )
     response = view(get)
@@ -66,10 +59,8 @@ def test_a_result_that_is_not_what_its_codec_says_is_502(
     assert body_of(response) == {"error": "MoltProtocolError", "detail": "the service gave no valid answer"}
 
 
-def test_a_msgpack_result_without_a_json_form_is_500(
-    inline_client: Client, offloaded: MakeView, get: HttpRequest
-) -> None:
+def test_results_without_json_are_500(inline_client: Client, offloaded: MakeView, get: HttpRequest) -> None:
     stamp = msgpack.Timestamp(1, 2)
-    response = offloaded(entry="echo", client=inline_client, payload_builder=lambda request: stamp)(get)
+    response = offloaded(entry="echo", client=inline_client, payload_builder=lambda _: stamp)(get)
     assert response.status_code == 500
     assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}

@@ -1,7 +1,5 @@
 """Failpoints of a normal build."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The one table of a frame's header."""
 
-from __future__ import annotations
-
 import struct
 
 from molt_accel.ipc.fields import FIELDS, FORMAT

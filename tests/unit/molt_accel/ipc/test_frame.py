@@ -1,7 +1,5 @@
 """molt_accel.ipc.frame: against the protocol's vectors and byte table, and the parser."""
 
-from __future__ import annotations
-
 import json
 import re
 import struct
@@ -146,7 +144,6 @@ def test_the_vectors_shown_in_the_document_are_those_of_the_file() -> None:
 
 
 # -- the byte table of docs/reference/protocol.md -------------------------------------------------------
-
 _CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
 _ROW = r"^\| (\d+) \| (\d+) \| (u\d+) \| `(\w+)` \| [^|]+ \| (?:yes|-) \| (?:yes|-) \| (?:yes|-) \|$"
 TABLE = [
@@ -192,12 +189,9 @@ def test_the_counted_fields_lie_where_the_document_says() -> None:
     header = encode(Request(0, "größe", b"x" * 300))[PREFIX_BYTES:]
     at = {row[3]: header[row[0] : row[0] + row[1]] for row in TABLE}
     assert {name: int.from_bytes(at[name], "little") for name in _COUNTED} == {
-        "version": module.VERSION,
-        "kind": Kind.REQUEST,
-        "entry_bytes": len("größe".encode()),
-        "payload_bytes": 300,
-        "reserved": 0,
-    }
+        "version": module.VERSION, "kind": Kind.REQUEST, "entry_bytes": len("größe".encode()),
+        "payload_bytes": 300, "reserved": 0,
+    }  # fmt: skip
 
 
 def test_the_document_lists_every_kind_codec_status_and_fault_with_its_value() -> None:
@@ -233,16 +227,10 @@ def test_what_no_receiver_would_take_is_not_encoded(changes: dict[str, Any], fau
 @pytest.mark.parametrize(
     "changes",
     [
-        {"request_id": 2**64},
-        {"request_id": -1},
-        {"generation": 2**32},
-        {"deadline_ns": -1},
-        {"max_wait_ms": 2**32},
-        {"queue_us": 2**32},
-        {"executor": -1},
-        {"flags": 2**16},
+        {"request_id": 2**64}, {"request_id": -1}, {"generation": 2**32}, {"deadline_ns": -1},
+        {"max_wait_ms": 2**32}, {"queue_us": 2**32}, {"executor": -1}, {"flags": 2**16},
     ],
-)
+)  # fmt: skip
 def test_a_number_that_does_not_fit_is_a_range_error(changes: dict[str, Any]) -> None:
     plain = Request(7, "echo") if {*changes} <= {*Request.__struct_fields__} else Response(7)
     assert raised(FrameError, encode, msgspec.structs.replace(plain, **changes)).fault is Fault.RANGE

@@ -1,7 +1,5 @@
 """What client and worker may say to each other, and in which direction."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

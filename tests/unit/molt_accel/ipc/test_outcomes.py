@@ -1,7 +1,5 @@
 """The errors of the pool: kind, words and facts, as users and their programs see them."""
 
-from __future__ import annotations
-
 import pytest
 
 from molt_accel.errors import MoltBusy, MoltError, MoltTimeout, MoltWorkerCrashed
@@ -37,23 +35,18 @@ _DIED = "the executor died while it ran "
         (outcomes.crashed("work", None), MoltWorkerCrashed, _DIED + "'work': with its fork server", {}),
     ],
 )
-def test_each_says_what_happened(
-    error: MoltError, kind: type[MoltError], detail: str, facts: dict[str, object]
-) -> None:
+def test_all_say_why(error: MoltError, kind: type[MoltError], detail: str, facts: dict[str, object]) -> None:
     assert (type(error), error.detail, error.facts) == (kind, detail, facts)
 
 
 @pytest.mark.parametrize(
     ("code", "text", "facts"),
     [
-        (0, "exit code 0", {"exit_code": 0}),
-        (3, "exit code 3", {"exit_code": 3}),
-        (-9, "signal 9 (SIGKILL)", {"signal": 9}),
-        (-11, "signal 11 (SIGSEGV)", {"signal": 11}),
-        (-35, "signal 35", {"signal": 35}),
-        (-99, "signal 99", {"signal": 99}),
+        (0, "exit code 0", {"exit_code": 0}), (3, "exit code 3", {"exit_code": 3}),
+        (-9, "signal 9 (SIGKILL)", {"signal": 9}), (-11, "signal 11 (SIGSEGV)", {"signal": 11}),
+        (-35, "signal 35", {"signal": 35}), (-99, "signal 99", {"signal": 99}),
     ],
-)
+)  # fmt: skip
 def test_an_exit_code_in_words_and_facts(code: int, text: str, facts: dict[str, int]) -> None:
     assert outcomes.exit_text(code) == text
     assert outcomes.exit_facts(code) == facts

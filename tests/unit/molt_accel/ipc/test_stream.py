@@ -1,11 +1,8 @@
 """molt_accel.ipc.stream: frames over pipes and sockets, blocking or not, full or closed."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +11,7 @@ from molt_accel.ipc.frame import Fault, FrameError, Item, encode
 from molt_accel.ipc.messages import Request
 from molt_accel.ipc.stream import FrameStream
 from tests.support.errors import raised
+from tests.support.processes import in_thread
 
 LIMIT = 8 * 1024 * 1024
 SIZES = [0, 1, 16 * 1024, 16 * 1024 + 1, 300_000, 3_000_000]
@@ -55,8 +53,7 @@ def test_frames_of_any_size_arrive_whole_and_in_order_over_blocking_ends(ends: t
             assert writer.pending_bytes == 0
         os.close(write_fd)
 
-    thread = threading.Thread(target=send)
-    thread.start()
+    thread = in_thread(send)
     assert read_all(FrameStream(read_fd, -1, LIMIT)) == sent
     thread.join()
 

@@ -1,7 +1,5 @@
 """molt_accel.transports.auto: one transport until it can't serve, then the other for good."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """molt_accel.transports.base: a call in flight."""
 
-from __future__ import annotations
-
 import sys
 import threading
 
@@ -10,6 +8,7 @@ import pytest
 from molt_accel.errors import MoltTimeout, Status
 from molt_accel.ipc.messages import Response
 from molt_accel.transports.base import Pending
+from tests.support.processes import in_thread
 
 if sys.platform == "linux":
     pass
@@ -42,8 +41,7 @@ def test_waiting_for_what_is_there_returns_at_once_and_again(timeout_s: float | 
 def test_a_waiting_thread_is_woken_by_the_outcome(timeout_s: float | None) -> None:
     pending = Pending(7)
     seen: list[object] = []
-    thread = threading.Thread(target=lambda: seen.append((pending.wait(timeout_s), pending.result)))
-    thread.start()
+    thread = in_thread(lambda: seen.append((pending.wait(timeout_s), pending.result)))
     pending.resolve(ANSWER)
     thread.join(60)
     assert seen == [(True, ANSWER)]
@@ -98,8 +96,7 @@ def test_no_callback_is_missed_when_it_races_with_the_outcome() -> None:
             start.wait()
             pending.resolve(ANSWER)
 
-        thread = threading.Thread(target=resolve)
-        thread.start()
+        thread = in_thread(resolve)
         start.wait()
         pending.on_done(called.set)
         assert called.wait(60)

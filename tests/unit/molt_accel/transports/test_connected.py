@@ -1,7 +1,5 @@
 """A transport that keeps a connection: when it makes one, which end means what, and what it says meanwhile."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """molt_accel.transports.connection: the states of a connection and the errors that its end stands for."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

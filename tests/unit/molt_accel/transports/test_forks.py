@@ -1,7 +1,5 @@
 """Forks of this process: what a child forgets first, and that no fork comes while a connection is made."""
 
-from __future__ import annotations
-
 import gc
 import threading
 import weakref
@@ -9,7 +7,7 @@ import weakref
 import pytest
 
 from molt_accel.transports import forks
-from tests.support.processes import exit_code, fork
+from tests.support.processes import exit_code, fork, in_thread
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 
@@ -62,8 +60,7 @@ def test_who_holds_the_lock_may_fork_and_the_child_has_one_of_its_own() -> None:
 
     def take_it_on_another_thread() -> bool:
         taken: list[bool] = []
-        thread = threading.Thread(target=lambda: taken.append(forks.start_lock().acquire(timeout=20)))
-        thread.start()
+        thread = in_thread(lambda: taken.append(forks.start_lock().acquire(timeout=20)))
         thread.join()
         return taken == [True]
 

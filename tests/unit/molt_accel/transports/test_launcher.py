@@ -1,7 +1,5 @@
 """molt_accel.transports.launcher: which command starts a worker, how it is started, and how soon again."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os
@@ -26,7 +24,7 @@ from molt_accel.errors import (
     WorkerVanished,
 )
 from molt_accel.ipc import control
-from molt_accel.transports import launcher
+from molt_accel.transports import interpreter, launcher
 from molt_accel.transports.launcher import RestartPolicy, attach_or_start, start_stdio_worker, worker_command
 from tests.support.errors import raised
 from tests.support.processes import wait_until
@@ -58,7 +56,7 @@ def test_the_script_beside_the_interpreter_comes_first_then_path_then_the_module
 ) -> None:
     config = Config(worker_cmd=configured)
     python = str(tmp_path / "beside" / "python")
-    monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setattr(interpreter, "find", lambda: python)
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     assert worker_command(config) == [python, "-m", "molt_worker"]
     on_path = _program(tmp_path / "path" / "molt-worker")
@@ -67,6 +65,16 @@ def test_the_script_beside_the_interpreter_comes_first_then_path_then_the_module
     assert worker_command(config) == [beside]
     Path(beside).chmod(0o644)
     assert worker_command(config) == [on_path]
+
+
+def test_without_an_interpreter_or_a_script_the_error_names_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    text = str(raised(MoltStartFailed, worker_command, Config()))
+    assert text.startswith(f"no Python of this environment ({sys.prefix}) is found to start a worker with")
+    assert "Set MOLT_WORKER_CMD" in text
 
 
 # -- starting -------------------------------------------------------------------------------------------
@@ -87,8 +95,7 @@ def test_a_worker_is_told_the_configuration_by_its_environment(monkeypatch: pyte
     program = "import os; print([os.environ.get(n) for n in os.environ['NAMES'].split()], end='')"
     monkeypatch.setenv("NAMES", "MOLT_EXPORTS MOLT_TRANSPORT UNRELATED MOLT_WORKER_EXECUTORS MOLT_SPIN_US")
     config = Config.load(worker_cmd=[sys.executable, "-c", program], exports="app", executors=3)
-    said = finish(start_stdio_worker(config))
-    assert said.decode() == "['app', 'stdio', 'kept', '3', None]"
+    assert finish(start_stdio_worker(config)).decode() == "['app', 'stdio', 'kept', '3', None]"
 
 
 def test_our_ends_of_the_pipes_do_not_block_and_the_worker_s_do() -> None:
@@ -121,7 +128,6 @@ def test_the_installed_command_is_a_worker() -> None:
 
 
 # -- pools ----------------------------------------------------------------------------------------------
-
 #: What the programs here begin with, in place of a worker: `fail()` says why it can't start, as a worker does.
 _WORKER = """
 import os, socket, sys, time
@@ -327,7 +333,9 @@ def test_a_lock_that_can_t_be_made_is_an_error_that_names_it(directory: Path) ->
     control.ensure_directory(str(directory))
     (directory / "pool.starter").mkdir()
     error = raised(MoltWorkerUnavailable, attach, pool_config(directory, "serve(30)"))
-    assert error.detail == f"can't lock {directory}/pool.starter: Is a directory"
+    assert error.detail.startswith(
+        f"can't lock {directory}/pool.starter: Is a directory; set MOLT_RUNTIME_DIR"
+    )
 
 
 # -- restarts, by a clock of the test's own -------------------------------------------------------------
@@ -387,7 +395,7 @@ def test_a_refusal_says_when_and_why() -> None:
         100.0, 0.0, MoltWorkerUnavailable("the worker is gone: it exited with code 2"), was_ready=False
     )
     error = raised(MoltWorkerUnavailable, policy.check, 100.02)
-    expected = "the worker is started again in 0.1 s: the worker is gone: it exited with code 2"
+    expected = "the worker is gone: it exited with code 2 (the next start is tried in 0.1 s)"
     assert (type(error), error.detail) == (MoltWorkerUnavailable, expected)
     assert policy.not_before_s == 100.1
 

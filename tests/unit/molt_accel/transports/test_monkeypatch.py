@@ -1,7 +1,5 @@
 """What is refused where a library has replaced threads by greenlets."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Callable

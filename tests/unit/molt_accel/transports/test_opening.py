@@ -1,7 +1,5 @@
 """molt_accel.transports.opening: the choice of a transport."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """molt_worker.cli.main: the console script, and which command gets its arguments."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

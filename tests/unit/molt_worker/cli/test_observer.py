@@ -1,7 +1,5 @@
 """molt_worker.cli.observer: which pools are served."""
 
-from __future__ import annotations
-
 import os
 import socket
 from pathlib import Path

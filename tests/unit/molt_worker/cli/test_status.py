@@ -1,7 +1,5 @@
 """``molt-worker status``: what a wrong use and a missing pool get."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

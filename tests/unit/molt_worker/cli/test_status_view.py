@@ -1,7 +1,5 @@
 """molt_worker.cli.status_view: how a pool and its executors are shown."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 
@@ -26,18 +24,10 @@ def stage() -> Stage:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 us"),
-        (0.00042, "420 us"),
-        (0.0123, "12.3 ms"),
-        (0.5, "500.0 ms"),
-        (1, "1.0 s"),
-        (119.94, "119.9 s"),
-        (600, "10 min"),
-        (9000, "2.5 h"),
-        (260_000, "3.0 d"),
-        (-0.2, "-200.0 ms"),
+        (0, "0 us"), (0.00042, "420 us"), (0.0123, "12.3 ms"), (0.5, "500.0 ms"), (1, "1.0 s"),
+        (119.94, "119.9 s"), (600, "10 min"), (9000, "2.5 h"), (260_000, "3.0 d"), (-0.2, "-200.0 ms"),
     ],
-)
+)  # fmt: skip
 def test_a_duration_has_the_unit_that_suits_it(seconds: float, text: str) -> None:
     assert status_view.duration(seconds) == text
 
@@ -45,15 +35,8 @@ def test_a_duration_has_the_unit_that_suits_it(seconds: float, text: str) -> Non
 def test_an_executor_is_a_line_of_the_table() -> None:
     running = Running("report", stopping=False, for_ms=1500.0, deadline_ms=-250.0)
     assert status_view.row(ExecutorStatus(12, 3456, "busy", running, 78_901, 5 * 2**20)) == [
-        "12",
-        "3456",
-        "busy",
-        "report",
-        "1.5 s",
-        "-250.0 ms",
-        "78,901",
-        "5.0 MiB",
-    ]
+        "12", "3456", "busy", "report", "1.5 s", "-250.0 ms", "78,901", "5.0 MiB",
+    ]  # fmt: skip
     assert status_view.row(ExecutorStatus(13, 3457, "starting", None, 0, None)) == [
         *("13", "3457", "starting", "", "", "", "0", "-")
     ]
@@ -86,6 +69,7 @@ def test_the_lines_of_a_pool(stage: Stage) -> None:
         stage.take(),
         uptime_s=7500,
         pid=77,
+        log="/run/molt/shop.log",
         memory={
             "arena_bytes": 2**23,
             "supervisor_rss_bytes": 2**24,
@@ -97,6 +81,7 @@ def test_the_lines_of_a_pool(stage: Stage) -> None:
     assert lines[:-3] == [
         f"pool        shop  serving  version {__version__}  pid 77  up 2.1 h",
         "socket      /run/molt/shop.sock",
+        "log         /run/molt/shop.log",
         "exports     0, 0 of them compiled",
         "executors   1 busy, 2 of 2 ready",
         "queue       0 of 16 places, 1 in flight",
@@ -110,16 +95,8 @@ def test_the_lines_of_a_pool(stage: Stage) -> None:
         "",
     ]
     assert lines[-3].split() == [
-        "executor",
-        "pid",
-        "state",
-        "entry",
-        "for",
-        "deadline",
-        "in",
-        "calls",
-        "memory",
-    ]
+        "executor", "pid", "state", "entry", "for", "deadline", "in", "calls", "memory",
+    ]  # fmt: skip
     assert lines[-2].split()[:4] == ["1", str(os.getpid()), "busy", "report"]
     assert lines[-1].split()[:4] == ["2", str(os.getpid()), "idle", "0"]
 
@@ -145,8 +122,7 @@ def test_a_second_look_tells_the_rate_and_what_came_since(stage: Stage) -> None:
         stage.answer(executor, queue_us=2**20, exec_us=1)
     now = dataclasses.replace(stage.take(), taken_ns=before.taken_ns + 2 * _S)
     shown = dict(status_view.facts(POOL, now, before))
-    assert shown["calls"] == "5  (Ok 5)"
-    assert shown["calls/s"] == "1.5"
+    assert (shown["calls"], shown["calls/s"]) == ("5  (Ok 5)", "1.5")
     assert shown["queue time"].split("   now: ")[1] == "p50 1.2 s, p95 1.3 s, p99 1.3 s"
     idle = dataclasses.replace(now, taken_ns=now.taken_ns + _S)
     assert dict(status_view.facts(POOL, idle, now))["queue time"].endswith("   now: -")

@@ -1,7 +1,5 @@
 """Which modules belong to exports, read off the sources."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 
@@ -25,6 +23,7 @@ def parsed(text: str) -> ast.Module:
 def test_the_closure_is_what_is_imported_of_the_project_with_its_packages(folder: Path) -> None:
     found = subject.closure(["shop.core"])
     modules = {"core", "money", "broken", "here", "options", "late"}
+    modules |= {"bag", "grown", "price", "slug", "shown"}
     assert found.keys() == {"shop", "rates", "models", *(f"shop.{name}" for name in modules)}
     assert found["rates"].path == folder / "rates.py"
     assert found["rates"].data == (folder / "rates.py").read_bytes()
@@ -40,6 +39,7 @@ def test_relative_imports_and_imports_in_functions_count(folder: Path) -> None:
 
 
 def test_to_compile_is_what_is_beside_and_below_the_entrypoints(folder: Path) -> None:
+    (folder / "shop/__init__.py").write_text("")
     (folder / "shop/deep").mkdir()
     (folder / "shop/deep/__init__.py").write_text("")
     (folder / "shop/deep/er.py").write_text("")
@@ -69,21 +69,48 @@ def test_a_module_that_is_not_there_or_no_python_is_named(folder: Path) -> None:
         subject.closure(["shop.core"])
 
 
+def test_an_included_name_that_nothing_imports_is_an_error_that_names_what_there_is(folder: Path) -> None:
+    sources = subject.closure(["shop.core"])
+    with pytest.raises(
+        CompiledError,
+        match=r"--include ratse: .*no such module; they import: models, .*rates, shop, shop.bag",
+    ):
+        subject.belonging(sources, ["shop.core"], ["rates", "ratse"])
+
+
 @pytest.mark.parametrize(
-    ("text", "lines"),
+    ("package", "module", "line"),
     [
-        ("class A(B, frozen=True): ...", [1]),
-        ("x = 1\nclass A(B, frozen=True, kw_only=True): ...", [2]),
-        ("x = 1\n\ny = __file__", [3]),
-        ("class A(B, metaclass=M): ...", []),
-        ("class A(B, **options): ...", []),
-        ("class A(B): ...", []),
-        ("class A(Struct): ...\nclass C(msgspec.Struct): ...", [1, 2]),
-        ("class A(Struct, frozen=True): ...", [1]),
+        ("from .slug import slug", "from shop import slug", 1),
+        ("from shop.slug import slug", "\ndef f():\n    from . import slug", 3),
+        ("from .slug import *", "import shop.slug as s", 1),
+        ("def slug(): ...", "from shop import slug", 1),
+        ("slug = 1", "from shop import slug", 1),
+        ("from .slug import slug as other", "from shop import slug", 0),
+        ("from . import slug", "from shop import slug", 0),
+        ("from .slug import slug", "from shop.slug import slug", 0),
     ],
 )
-def test_what_mypyc_would_silently_do_otherwise_is_objected_to(text: str, lines: list[int]) -> None:
-    assert [line for line, _ in subject.blockers(parsed(text))] == lines
+def test_a_module_that_imports_what_hides_another_module_is_left_in_python(
+    folder: Path, package: str, module: str, line: int
+) -> None:
+    (folder / "shop/__init__.py").write_text(package + "\n")
+    (folder / "shop/core.py").write_text(module + "\nimport shop.money\n")
+    sources = subject.closure(["shop.core"])
+    sources.update(subject.closure(["shop.slug"]))
+    left = subject.refused(sources, subject.belonging(sources, ["shop.core"]))
+    assert {name: each.line for name, each in left.items()} == ({"shop.core": line} if line else {})
+
+
+def test_a_class_that_a_module_in_python_derives_from_can_t_be_compiled(folder: Path) -> None:
+    (folder / "shop/core.py").write_text("from shop import money as m\nclass Purse(m.Money[int]): ...\n")
+    sources = subject.closure(["shop.core"])
+    able = subject.belonging(sources, ["shop.core"])
+    assert subject.extended(sources, able) == {}
+    left = subject.extended(sources, [source for source in able if source.name != "shop.core"])
+    assert {name: each.reason for name, each in left.items()} == {
+        "shop.money": "shop.core, which is in Python, derives a class from its Money"
+    }
 
 
 def test_functions_without_types_are_noted_with_what_they_lack() -> None:

@@ -1,21 +1,19 @@
 """The steps of a build, each in a process as the compiler starts it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from molt_worker.compile import compiler, steps
+from molt_worker.compile import attempts, steps
 from molt_worker.compile.record import FOLDER
 from tests.support.builds import Built
 
 
 def tried(built: Built, names: list[str], libraries: dict[str, str]) -> Any:
     """What a trial import in the project's folder says: why modules can't be imported."""
-    done = compiler._run("import", (libraries, names), [], built.folder)
+    done = attempts.run("import", (libraries, names), [], built.folder)
     assert done.returncode == 0, done.stdout
     return json.loads(done.stdout.splitlines()[-1].removeprefix(steps.ANSWER))
 
@@ -46,7 +44,7 @@ def test_a_failure_that_comes_once_the_c_was_made_is_the_c_compiler_s(
 ) -> None:
     monkeypatch.setenv("CC", "/bin/false")
     (tmp_path / "given.py").write_text(f"def f(n: int) -> {result}:\n    return n\n")
-    done = compiler._run("compile", (str(tmp_path), "group", "0", ["given.py"]), [str(tmp_path)], tmp_path)
+    done = attempts.run("compile", (str(tmp_path), "group", "0", ["given.py"]), [str(tmp_path)], tmp_path)
     assert done.returncode != 0
     assert told in done.stdout
     assert (steps.MADE_C in done.stdout) is made_c

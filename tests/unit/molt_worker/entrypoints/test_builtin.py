@@ -1,7 +1,5 @@
 """The exports of a worker that was given none."""
 
-from __future__ import annotations
-
 import os
 import platform
 

@@ -1,7 +1,5 @@
 """Manifests, marked modules, and the one line that says what is wrong with them."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molt_accel.errors import MoltInvalidInput
+from molt_accel import MoltEntryError
 from molt_accel.ipc.messages import Codec, Request
 from molt_worker import export
 from molt_worker.entrypoints import builtin
@@ -321,17 +319,10 @@ def test_an_unknown_codec_fails_where_the_function_is_marked() -> None:
 @pytest.mark.parametrize(
     ("reference", "is_path"),
     [
-        ("molt_exports.json", True),
-        ("package/module", True),
-        ("./x", True),
-        ("package.module", False),
-        ("module", False),
-        ("my-exports", True),
-        ("1module", True),
-        ("a..b", True),
-        ("paquet.été", False),
+        ("molt_exports.json", True), ("package/module", True), ("./x", True), ("package.module", False),
+        ("module", False), ("my-exports", True), ("1module", True), ("a..b", True), ("paquet.été", False),
     ],
-)
+)  # fmt: skip
 def test_a_reference_is_a_path_or_a_module_by_its_looks(reference: str, is_path: bool) -> None:
     assert is_manifest_path(reference) is is_path
 
@@ -339,15 +330,23 @@ def test_a_reference_is_a_path_or_a_module_by_its_looks(reference: str, is_path:
 @pytest.mark.parametrize(
     ("entry", "codec", "what"),
     [
-        ("nothing", Codec.MSGPACK, "unknown entry 'nothing'"),
-        ("Echo", Codec.MSGPACK, "unknown entry 'Echo'"),
+        ("nothing", Codec.MSGPACK, "unknown entry 'nothing'; the pool offers 'echo'"),
+        ("Echo", Codec.MSGPACK, "unknown entry 'Echo'; the pool offers 'echo'"),
         ("echo", Codec.JSON, "entry 'echo' takes msgpack payloads, not json"),
     ],
 )
 def test_a_request_for_something_else_is_refused_by_name(entry: str, codec: Codec, what: str) -> None:
     table = ExportTable([Export("echo", "a:b")])
     assert table.find(Request(1, "echo")).target == "a:b"
-    assert raised(MoltInvalidInput, table.find, Request(1, entry, codec=codec)).detail == what
+    assert raised(MoltEntryError, table.find, Request(1, entry, codec=codec)).detail == what
+
+
+def test_what_the_pool_offers_is_told_near_matches_first_and_not_all_of_a_long_list() -> None:
+    names = [*(f"report_{number:02}" for number in range(20)), "items", "list_items"]
+    table = ExportTable([Export(name, "a:b") for name in names])
+    told = raised(MoltEntryError, table.find, Request(1, "list_item")).detail
+    reports = ", ".join(repr(name) for name in names[:8])
+    assert told == f"unknown entry 'list_item'; the pool offers 'list_items', 'items', {reports} and 12 more"
 
 
 TYPED = """

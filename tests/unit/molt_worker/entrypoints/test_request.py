@@ -1,7 +1,5 @@
 """The stop word and `current_request()`, inside and outside of a worker."""
 
-from __future__ import annotations
-
 import threading
 import time
 
@@ -97,8 +95,7 @@ def test_check_raises_what_the_stop_says(reason: StopReason) -> None:
 
 
 def test_remaining_time_counts_down_to_zero_and_not_below() -> None:
-    ahead = CurrentRequest(1, time.monotonic_ns() + 60 * 10**9)
-    remaining = ahead.remaining_ms()
+    remaining = CurrentRequest(1, time.monotonic_ns() + 60 * 10**9).remaining_ms()
     assert remaining is not None
     assert 0 < remaining <= 60_000
     past = CurrentRequest(1, 1)

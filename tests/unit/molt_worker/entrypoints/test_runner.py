@@ -1,11 +1,9 @@
 """One request in the runner: every outcome, and a soft interrupt that hits nothing but its request."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import msgpack
 import msgspec
@@ -21,6 +19,7 @@ from molt_worker.entrypoints.request import StopReason, StopWord
 from molt_worker.entrypoints.runner import Runner, error_response
 
 SERIAL = 7
+REFUSAL = {"error": "MoltInvalidInput"}
 REFUSED, FAILED = Status.INVALID_INPUT, Status.INTERNAL_ERROR
 Function = Callable[[Any], Any]
 
@@ -41,12 +40,9 @@ class Bench:
         self.word = StopWord(memoryview(bytearray(8)).cast("Q"), 0)
         self.tracebacks: list[tuple[str, str, str]] = []
         decode, encode = typed.decoder(takes, Codec.MSGPACK), typed.encoder(gives, codec_out)
-        exports = ExportTable(
-            [Export("f", "m:f", Codec.MSGPACK, codec_out, function, compiled, decode, encode)]
-        )
-        self.runner = Runner(
-            exports, self.word, lambda *row: self.tracebacks.append(row), number=3, **options
-        )
+        export = Export("f", "m:f", Codec.MSGPACK, codec_out, function, compiled, decode, encode)
+        table = ExportTable([export])
+        self.runner = Runner(table, self.word, lambda *row: self.tracebacks.append(row), number=3, **options)
 
     def run(self, payload: object = None, **fields: Any) -> Response:
         data = fields.pop("data", codec.encode(Codec.MSGPACK, payload))
@@ -118,8 +114,20 @@ def test_the_result_is_encoded_as_the_export_says() -> None:
         (raising(MemoryError()), FAILED, "'f' raised MemoryError", "MemoryError"),
         (raising(_Unprintable()), FAILED, "'f' raised _Unprintable", "_Unprintable"),
         (raising(GeneratorExit()), FAILED, "'f' raised GeneratorExit", "GeneratorExit"),
-        (lambda payload: object(), FAILED, "the result of 'f' can't be encoded as msgpack", "EncodeError"),
-        (lambda payload: "\ud800", FAILED, "the result of 'f' can't be encoded as msgpack", "f"),
+        (
+            lambda payload: {"rows": [1, {"at": object()}]},
+            FAILED,
+            "the result of 'f' can't be encoded as msgpack at ['rows'][1]['at'], of type object: "
+            "can not serialize 'object' object",
+            "EncodeError",
+        ),
+        (
+            lambda payload: "\ud800",
+            FAILED,
+            "the result of 'f' can't be encoded as msgpack: 'utf-8' codec can't encode character '\\ud800' "
+            "in position 0: surrogates not allowed",
+            "f",
+        ),
     ],
     ids=lambda value: None if callable(value) else str(value)[:30].encode("ascii", "replace").decode(),
 )
@@ -139,16 +147,20 @@ def test_all_it_does_becomes_one_answer(function: Function, status: Status, deta
 @pytest.mark.parametrize(
     ("fields", "status", "expected"),
     [
-        ({"entry": "g"}, REFUSED, {"error": "MoltInvalidInput", "detail": "unknown entry 'g'"}),
+        (
+            {"entry": "g"},
+            Status.INTERNAL_ERROR,
+            {"error": "MoltEntryError", "detail": "unknown entry 'g'; the pool offers 'f'"},
+        ),
         (
             {"codec": Codec.JSON},
-            REFUSED,
-            {"error": "MoltInvalidInput", "detail": "entry 'f' takes msgpack payloads, not json"},
+            Status.INTERNAL_ERROR,
+            {"error": "MoltEntryError", "detail": "entry 'f' takes msgpack payloads, not json"},
         ),
         (
             {"data": b"\xc1"},
             REFUSED,
-            {"error": "MoltInvalidInput", "detail": "the payload is not valid msgpack: FormatError"},
+            REFUSAL | {"detail": "the payload is not valid msgpack: FormatError", "undecodable": 1},
         ),
         (
             {"deadline_ns": 1},
@@ -365,8 +377,7 @@ def while_decoding(monkeypatch: pytest.MonkeyPatch, function: Callable[[], objec
 
 
 def test_a_typed_parameter_is_an_object_and_a_typed_result_is_its_fields() -> None:
-    bench = Bench(lambda order: Order(order.count + 1), takes=Order, gives=Order)
-    response = bench.run({"count": 1})
+    response = Bench(lambda order: Order(order.count + 1), takes=Order, gives=Order).run({"count": 1})
     assert (response.status, response.codec, body(response)) == (Status.OK, Codec.MSGPACK, {"count": 2})
 
 
@@ -432,12 +443,22 @@ def test_a_stop_while_an_object_is_made_ends_the_request(
     assert (called, bench.tracebacks) == ([], [])
 
 
-@pytest.mark.parametrize("result", [object(), {"a": object()}, 2**64, "\ud800", Order])
-def test_a_typed_result_that_has_no_form_is_the_entrypoint_s_failure(result: object) -> None:
+@pytest.mark.parametrize(
+    ("result", "where"),
+    [
+        (object(), ": "),
+        ({"a": object()}, " at ['a'], of type object: "),
+        ([Order(cast("int", object()))], " at [0].count, of type object: "),
+        (2**64, ": "),
+        ("\ud800", ": "),
+        (Order, ": "),
+    ],
+)
+def test_a_typed_result_that_has_no_form_is_the_entrypoint_s_failure(result: object, where: str) -> None:
     bench = Bench(lambda payload: result, gives=Order)
     response = bench.run()
     assert response.status is FAILED
-    assert body(response)["detail"] == "the result of 'f' can't be encoded as msgpack"
+    assert body(response)["detail"].startswith(f"the result of 'f' can't be encoded as msgpack{where}")
     assert len(bench.tracebacks) == 1
 
 

@@ -1,7 +1,5 @@
 """What may be said between supervisor, fork server and executors, and in which direction."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

@@ -1,7 +1,5 @@
 """The executor's side of stdio's socket pair."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterator
 
@@ -86,8 +84,7 @@ def test_what_is_no_request_is_a_bug(ends: Ends, item: Item) -> None:
 
 def test_a_result_that_is_too_large_is_replaced_by_an_error(ends: Ends) -> None:
     asked = request(7)
-    answer = Response(asked.request_id, Status.OK, b"x" * MAX_BYTES, generation=7)
-    ends.endpoint.answer(asked, answer)
+    ends.endpoint.answer(asked, Response(asked.request_id, Status.OK, b"x" * MAX_BYTES, generation=7))
     got = ends.received()
     assert isinstance(got, Response)
     assert (got.request_id, got.generation, got.status) == (asked.request_id, 7, Status.INTERNAL_ERROR)

@@ -1,7 +1,5 @@
 """The executor's loop with a endpoint that follows a script. In a process of its own: it installs handlers."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections import deque
@@ -81,7 +79,7 @@ def test_it_announces_itself_answers_in_order_and_exits_when_there_is_no_more() 
         assert [request_id for request_id, _ in endpoint.answers] == [1, 2, 3]
         assert [response.status for _, response in endpoint.answers] == [
             Status.OK,
-            Status.INVALID_INPUT,
+            Status.INTERNAL_ERROR,
             Status.OK,
         ]
         assert {response.executor for _, response in endpoint.answers} == {3}

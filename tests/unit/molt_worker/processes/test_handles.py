@@ -1,7 +1,5 @@
 """Handles of child processes: the page of stop words."""
 
-from __future__ import annotations
-
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes.handles import StopWords
 

@@ -1,7 +1,5 @@
 """The pool without requests: what it tells its owner, when, and what it does by itself."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket
@@ -68,6 +66,9 @@ class Recorder:
     def on_exports(self, exports: ExportTable) -> None:
         assert self.stage.pool.exports is exports
         self.told.append(("exports", len(exports), self.stage.counters.reloads))
+
+    def on_reload_failed(self, why: str) -> None:
+        self.told.append(("reload failed", why))
 
     def on_start_failed(self, why: str) -> None:
         self.told.append(("start failed", why))
@@ -369,7 +370,7 @@ def test_exports_that_cant_be_imported_are_told_when_there_are_no_others(make_st
     stage.pool.start_forkserver()
     stage.forkservers[-1].kill()
     stage.turn()
-    assert stage.owner.seen() == []
+    assert stage.owner.seen() == [("reload failed", "the fork server died: signal 9 (SIGKILL)")]
     assert "reload_failed" in stage.log()
 
 

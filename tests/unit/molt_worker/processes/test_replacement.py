@@ -1,7 +1,5 @@
 """Who takes whose place: the pool never counts a pair twice, and nobody is replaced by a corpse."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,7 +1,5 @@
 """An executor's slot in shared memory: what it takes, what it answers, and what it tells the supervisor."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -43,7 +41,7 @@ from tests.support.handover import (
     response,
     state_on,
 )
-from tests.support.processes import exit_code, fork, wait_for_file, wait_until
+from tests.support.processes import closing_all, exit_code, fork, wait_for_file, wait_until
 
 NUMBER, SLOT = 7, 1
 MAX_BYTES = 1 << 16
@@ -105,15 +103,8 @@ MakeEnds = Callable[..., Ends]
 
 @pytest.fixture
 def make_ends() -> Iterator[MakeEnds]:
-    made: list[Ends] = []
-
-    def make(**options: Any) -> Ends:
-        made.append(Ends(**options))
-        return made[-1]
-
-    yield make
-    for ends in made:
-        ends.close()
+    with closing_all(Ends) as make:
+        yield make
 
 
 @pytest.fixture
@@ -135,8 +126,7 @@ def test_it_says_in_its_slot_who_it_is_and_that_it_is_ready(ends: Ends) -> None:
 def test_a_request_is_claimed_in_the_slot_s_name(ends: Ends) -> None:
     got = ends.take(number=77, payload=b"abc")
     assert (got.request_id, got.payload, got.in_flight) == (77, b"abc", 1)
-    word = ends.arena.word(0)
-    assert word == ChannelState.CLAIMED | SLOT << 8 | 3 << 24 | 1 << 32
+    assert ends.arena.word(0) == ChannelState.CLAIMED | SLOT << 8 | 3 << 24 | 1 << 32
     assert ends.arena.slot_gauge(SLOT, SlotGauge.SERIAL) == serial_of(0, 1)
     assert ends.endpoint.serial(got) == serial_of(0, 1)
     assert ends.told() == []
@@ -155,8 +145,7 @@ def test_a_near_deadline_is_told(ends: Ends, deadline_ns: int, wake_ns: int, exp
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
 def test_answers_count_and_are_logged(ends: Ends, status: Status, capfd: pytest.CaptureFixture[str]) -> None:
-    got = ends.take(number=77)
-    ends.endpoint.answer(got, response(77, b"why", status, exec_us=1234))
+    ends.endpoint.answer(ends.take(number=77), response(77, b"why", status, exec_us=1234))
     assert ends.outcome() == response(77, b"why", status, exec_us=1234)
     assert ends.counted() == {status.label: 1}
     line = capfd.readouterr().err
@@ -170,8 +159,7 @@ def test_what_went_well_is_logged_only_for_debugging(
     make_ends: MakeEnds, level: str, lines: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ends = make_ends(log_level=level)
-    got = ends.take(number=77)
-    ends.endpoint.answer(got, response(77))
+    ends.endpoint.answer(ends.take(number=77), response(77))
     assert ends.outcome() == response(77)
     assert ends.counted() == {"Ok": 1}
     assert capfd.readouterr().err.count("debug request ") == lines
@@ -200,8 +188,7 @@ def test_a_result_over_the_limit_is_replaced_by_an_error(ends: Ends) -> None:
 # -- what is no request -----------------------------------------------------------------------------------
 def test_a_frame_that_can_not_be_read_is_answered_under_the_id_that_it_claims(ends: Ends) -> None:
     assert ends.channel.publish(request(77, generation=5), 9, 0) == core.ADMITTED
-    at = ends.memory.find(encode(request(77, generation=5))[4:])
-    ends.memory[at] = 99  # its version
+    ends.memory[ends.memory.find(encode(request(77, generation=5))[4:])] = 99  # its version
     error = ends.endpoint.receive()
     assert isinstance(error, FrameError)
     assert (error.fault, error.raw_id) == (Fault.VERSION, 0)
@@ -211,10 +198,8 @@ def test_a_frame_that_can_not_be_read_is_answered_under_the_id_that_it_claims(en
 
 def test_sizes_that_disagree_end_one_request_only(ends: Ends, capfd: pytest.CaptureFixture[str]) -> None:
     assert ends.channel.publish(request(77), 9, 0) == core.ADMITTED
-    at = ends.memory.find(encode(request(77)))
-    ends.memory[at] = 200  # its length
-    other = channel_of(ends.arena, 1)
-    publish(other, 78)
+    ends.memory[ends.memory.find(encode(request(77)))] = 200  # its length
+    publish(channel_of(ends.arena, 1), 78)
     got = ends.endpoint.receive()
     assert isinstance(got, Request)
     assert got.request_id == 78
@@ -307,8 +292,7 @@ def test_one_that_has_served_enough_says_so_once_and_goes_on(make_ends: MakeEnds
     ends = make_ends(max_requests=3)
     told = []
     for number in range(5):
-        got = ends.take(number=number)
-        ends.endpoint.answer(got, response(number))
+        ends.endpoint.answer(ends.take(number=number), response(number))
         assert ends.outcome() == response(number)
         told.append(ends.told())
     assert told == [[], [], [Recycle()], [], []]
@@ -332,6 +316,5 @@ def test_without_a_supervisor_it_goes_on_until_it_is_killed(make_ends: MakeEnds)
     ends = make_ends(max_requests=2)
     ends.supervisor.close()
     for number in range(3):
-        got = ends.take(number=number, deadline_ns=5)
-        ends.endpoint.answer(got, response(number))
+        ends.endpoint.answer(ends.take(number=number, deadline_ns=5), response(number))
         assert ends.outcome() == response(number)

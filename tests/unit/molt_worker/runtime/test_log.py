@@ -1,7 +1,5 @@
 """Log lines as text and JSON, and a sink that never blocks on a full stderr."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -14,23 +12,17 @@ import pytest
 from molt_accel import Config
 from molt_worker.runtime import log
 from molt_worker.runtime.log import LogSink, format_line
+from tests.support.processes import closing_all
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        ("plain", "plain"),
-        (7, "7"),
-        (True, "True"),
-        ("", '""'),
-        ("two words", '"two words"'),
-        ("line\nbreak", '"line\\nbreak"'),
-        ('say "x"', '"say \\"x\\""'),
-        ("\udc80", '"\\udc80"'),
-        ("\x1b[31m", '"\\u001b[31m"'),
-        ("käse", "käse"),
+        ("plain", "plain"), (7, "7"), (True, "True"), ("", '""'), ("two words", '"two words"'),
+        ("line\nbreak", '"line\\nbreak"'), ('say "x"', '"say \\"x\\""'), ("\udc80", '"\\udc80"'),
+        ("\x1b[31m", '"\\u001b[31m"'), ("käse", "käse"),
     ],
-)
+)  # fmt: skip
 def test_a_text_line_shows_each_value_on_one_line(value: object, shown: str) -> None:
     line = format_line(False, "info", "request", {"value": value, "next": 1}).decode()
     stamp, rest = line[:24], line[24:]
@@ -69,15 +61,8 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 @pytest.fixture
 def make_sink() -> Iterator[Any]:
-    sinks: list[LogSink] = []
-
-    def make(fd: int, level: str = "info") -> LogSink:
-        sinks.append(LogSink(as_json=True, level=level, fd=fd))
-        return sinks[-1]
-
-    yield make
-    for sink in sinks:
-        sink.close()
+    with closing_all(lambda fd, level="info": LogSink(as_json=True, level=level, fd=fd)) as make:
+        yield make
 
 
 def read_all(fd: int) -> bytes:

@@ -1,7 +1,5 @@
 """The event loop: descriptors, the one timer bound, and errors that cost one event only."""
 
-from __future__ import annotations
-
 import os
 import socket
 import time

@@ -1,7 +1,5 @@
 """A worker's life: signals, the order of its steps, and what it closes."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +22,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Scripted:
     """A supervisor that does in each turn what the script says, and is finished when it ends; and its pool."""
 
-    def __init__(self, log: LogSink, *script: Callable[[Scripted], object], exports: str = EXPORTS) -> None:
+    def __init__(self, log: LogSink, *script: Callable[["Scripted"], object], exports: str = EXPORTS) -> None:
         self.worker = Worker(Config.load(environ={}, exports=exports), log)
         self.told: list[Any] = []
         self.pool: Any = SimpleNamespace(

@@ -1,7 +1,5 @@
 """The answer to a ping."""
 
-from __future__ import annotations
-
 import os
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """The shared-memory object: how it is divided, made, reserved, mapped and named by nobody."""
 
-from __future__ import annotations
-
 import errno
 import mmap
 import os
@@ -62,9 +60,8 @@ def test_whatever_is_asked_for_the_limit_holds(executors: int, capacity: int, me
     assert size_of(geometry) <= limit
     assert geometry.channels >= executors + 2
     assert geometry.slots >= 2 * executors  # a pool, and one that replaces it
-    if geometry.channels < min(
-        executors + capacity, 4096
-    ):  # rings shrink first; only then are there fewer channels
+    # Rings shrink first; only then are there fewer channels.
+    if geometry.channels < min(executors + capacity, 4096):
         one_more = Geometry(geometry.channels + 1, geometry.slots, 4096)
         assert (geometry.ring_bytes, size_of(one_more) > limit) == (4096, True)
 
@@ -79,15 +76,10 @@ def test_where_the_smallest_does_not_fit_the_error_says_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("channels", "slots", "ring"),
     [
-        (0, 1, 4096),
-        (1, 0, 4096),
-        (4097, 1, 4096),
-        (1, 4097, 4096),
-        (1, 1, 2048),
-        (1, 1, 5000),
+        (0, 1, 4096), (1, 0, 4096), (4097, 1, 4096), (1, 4097, 4096), (1, 1, 2048), (1, 1, 5000),
         (1, 1, 1 << 31),
     ],
-)
+)  # fmt: skip
 def test_impossible_geometries_have_no_size(channels: int, slots: int, ring: int) -> None:
     with pytest.raises(
         ValueError, match=f"impossible geometry: {channels} channels, {slots} slots, rings of {ring}"

@@ -1,7 +1,5 @@
 """Attaching to a pool: what is asked, and what is made of each answer. Clients and observers."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import socket
@@ -31,9 +29,7 @@ from tests.support.errors import raised
 from tests.support.frames import message_of
 
 Ask = Callable[[socket.socket], object]
-BOTH = pytest.mark.parametrize(
-    "ask", [lambda sock: handshake(sock, {}), observe], ids=["handshake", "observe"]
-)
+BOTH = pytest.mark.parametrize("ask", [lambda end: handshake(end, {}), observe], ids=["handshake", "observe"])
 
 
 class Worker:
@@ -196,11 +192,10 @@ def test_memory_that_is_no_arena_is_refused(worker: Worker, ask: Ask) -> None:
     fd = os.memfd_create("other")
     os.ftruncate(fd, 2**16)
     try:
-        with pytest.raises(MoltIncompatible) as caught:
-            ask(worker.answer(attached(), fd))
+        error = raised(MoltIncompatible, ask, worker.answer(attached(), fd))
     finally:
         os.close(fd)
-    assert caught.value.detail == (
+    assert error.detail == (
         "can't attach to the worker's memory: not an arena to attach to: it is none, or was never finished"
     )
 
@@ -240,9 +235,8 @@ def test_another_user_s_worker_is_none_to_speak_to(tmp_path: Path, monkeypatch: 
         listener.listen()
         mine = os.getuid()
         monkeypatch.setattr(os, "getuid", lambda: mine + 1)
-        with pytest.raises(MoltWorkerUnavailable) as caught:
-            connect(path)
-    assert caught.value.detail == f"{path} is served by user {mine}, not by this one ({mine + 1})"
+        error = raised(MoltWorkerUnavailable, connect, path)
+    assert error.detail == f"{path} is served by user {mine}, not by this one ({mine + 1})"
 
 
 def test_what_is_no_socket_of_this_kind_can_t_be_connected_to(tmp_path: Path) -> None:

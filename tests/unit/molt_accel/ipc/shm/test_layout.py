@@ -1,7 +1,5 @@
 """What words of shared memory mean: the state table, its packing, failure words, histograms."""
 
-from __future__ import annotations
-
 import signal
 
 import pytest
@@ -54,11 +52,8 @@ def test_a_step_changes_the_state_and_nothing_else(word: int, state: ChannelStat
 def test_a_word_has_all_four_parts(state: ChannelState, slot: int, epoch: int, generation: int) -> None:
     word = state | slot << 8 | epoch << 24 | generation << 32
     assert (state_of(word), slot_of(word), epoch_of(word), generation_of(word)) == (
-        state,
-        slot,
-        epoch,
-        generation,
-    )
+        state, slot, epoch, generation,
+    )  # fmt: skip
     assert idle_word(word) == generation << 32
     assert state_of(idle_word(word)) is ChannelState.IDLE
 
@@ -105,16 +100,11 @@ def test_a_request_has_one_outcome() -> None:
         return [path for step in after[state] for path in paths(step, (*seen, state))]
 
     every = paths(ChannelState.READY, ())
-    assert all(
-        sum(state in (ChannelState.DONE, ChannelState.FAILED) for state in path) <= 1 for path in every
-    )
+    assert all(sum(each in (ChannelState.DONE, ChannelState.FAILED) for each in path) <= 1 for path in every)
     assert (
-        ChannelState.READY,
-        ChannelState.CLAIMED,
-        ChannelState.ABANDONED,
-        ChannelState.KILLING,
+        ChannelState.READY, ChannelState.CLAIMED, ChannelState.ABANDONED, ChannelState.KILLING,
         ChannelState.FAILED,
-    ) in every
+    ) in every  # fmt: skip
 
 
 def test_serials_differ_where_channels_or_generations_do_and_fit_a_stop_word() -> None:

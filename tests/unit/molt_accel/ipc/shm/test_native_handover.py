@@ -1,7 +1,5 @@
 """Requests and replies through the native core: what arrives, what is refused, who may end what."""
 
-from __future__ import annotations
-
 import contextlib
 import struct
 import time
@@ -139,14 +137,11 @@ def test_a_request_is_told_how_many_are_queued_behind_and_run_beside_it() -> Non
 @pytest.mark.parametrize(
     "bad",
     [
-        request(entry=""),
-        request(entry="x" * 256),
-        request(entry="\N{SNOWMAN}" * 86),
-        request(entry="\ud800"),
-        request(payload=b"x" * 1000),
+        request(entry=""), request(entry="x" * 256), request(entry="\N{SNOWMAN}" * 86),
+        request(entry="\ud800"), request(payload=b"x" * 1000),
     ],
     ids=["empty", "long", "long in UTF-8", "no Unicode", "large"],
-)
+)  # fmt: skip
 def test_a_frame_that_frame_py_refuses_is_not_published(bad: Request) -> None:
     arena = new_arena()
     channel = channel_of(arena, max_bytes=1000)
@@ -445,15 +440,11 @@ def test_an_executor_that_comes_late_does_not_touch_the_next_request() -> None:
 @pytest.mark.parametrize(
     ("state", "freed"),
     [
-        (ChannelState.IDLE, True),
-        (ChannelState.READY, False),
-        (ChannelState.CLAIMED, False),
-        (ChannelState.DONE, True),
-        (ChannelState.FAILED, True),
-        (ChannelState.ABANDONED, False),
+        (ChannelState.IDLE, True), (ChannelState.READY, False), (ChannelState.CLAIMED, False),
+        (ChannelState.DONE, True), (ChannelState.FAILED, True), (ChannelState.ABANDONED, False),
         (ChannelState.KILLING, False),
     ],
-)
+)  # fmt: skip
 def test_clearing_frees_only_what_no_executor_may_touch(state: ChannelState, freed: bool) -> None:
     arena = new_arena()
     channel = channel_of(arena)

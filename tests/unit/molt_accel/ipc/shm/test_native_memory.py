@@ -1,7 +1,5 @@
 """The binding keeps nothing: neither references nor memory, however often it is called."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import gc
@@ -111,13 +109,10 @@ class Calls:
 
 
 WAYS = {
-    "answered": (Calls.answered, CALLS),
-    "failed": (Calls.failed, CALLS // 4),
-    "given up": (Calls.given_up, CALLS // 4),
-    "refused": (Calls.refused, CALLS // 20),
-    "corrupt": (Calls.corrupt, CALLS // 10),
-    "looked at": (Calls.looked_at, CALLS // 20),
-}
+    "answered": (Calls.answered, CALLS), "failed": (Calls.failed, CALLS // 4),
+    "given up": (Calls.given_up, CALLS // 4), "refused": (Calls.refused, CALLS // 20),
+    "corrupt": (Calls.corrupt, CALLS // 10), "looked at": (Calls.looked_at, CALLS // 20),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("way", "times"), WAYS.values(), ids=WAYS)

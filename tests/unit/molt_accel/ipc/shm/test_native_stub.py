@@ -1,7 +1,5 @@
 """The type stub of the native core says what the module has."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +16,8 @@ def test_its_names_parameters_defaults_and_classes_are_the_module_s(tmp_path: Pa
     of_cython = ("__reduce_cython__", "__setstate_cython__", "__test__")
     (tmp_path / "allowed").write_text("".join(f".*\\.{name}\n" for name in of_cython))
     command = [
-        sys.executable,
-        "-m",
-        "mypy.stubtest",
-        _native.__name__,
-        "--concise",
-        "--ignore-disjoint-bases",
-    ]
+        sys.executable, "-m", "mypy.stubtest", _native.__name__, "--concise", "--ignore-disjoint-bases",
+    ]  # fmt: skip
     command += ["--mypy-config-file", str(tmp_path / "mypy.ini"), "--allowlist", str(tmp_path / "allowed")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout

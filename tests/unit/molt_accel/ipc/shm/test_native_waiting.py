@@ -1,7 +1,5 @@
 """Waiting in the native core: who is woken, by what, and that nobody waits for ever whoever dies."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading
@@ -153,8 +151,7 @@ def test_who_died_before_it_rang_is_not_waited_for(outcome: ChannelState) -> Non
 
 def test_a_request_whose_client_died_before_it_woke_anybody_is_claimed() -> None:
     arena = new_arena()
-    slot = slot_of(arena)
-    executor = Running(slot.next)
+    executor = Running(slot_of(arena).next)
     wait_until(lambda: arena.slot_state(0) == core.SLOT_IDLE)
     # What a client does up to its announcement: no executor is told.
     put(arena, 0, 1 << 32 | ChannelState.READY)

@@ -1,12 +1,9 @@
 """molt_accel.transports.shm.channels: which channels may be used, and when one that was given up is free again."""
 
-from __future__ import annotations
-
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,13 +15,7 @@ from molt_accel.transports.shm import channels as pools
 from molt_accel.transports.shm.channels import ChannelPool
 from tests.support.scripted_pool import FakePool
 
-MakePool = Callable[..., FakePool]
 REQUEST = Request(1, "echo", b"payload")
-
-
-@pytest.fixture
-def fake(make_pool: MakePool) -> FakePool:
-    return make_pool(channels=8)
 
 
 def pool_of(fake: FakePool, *channels: int) -> ChannelPool:
@@ -214,8 +205,7 @@ def test_whatever_races_with_what_each_channel_is_counted_once(fake: FakePool) -
             with ThreadPoolExecutor(4) as threads:
                 jobs = [threads.submit(work) for work in (calls, calls, recalls)]
                 time.sleep(chance.random() / 100)
-                shutting = threads.submit(pool.shut)
-                shutting.result()
+                threads.submit(pool.shut).result()
                 stop.set()
                 for job in jobs:
                     job.result()

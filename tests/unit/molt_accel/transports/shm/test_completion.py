@@ -1,7 +1,5 @@
 """molt_accel.transports.shm.completion: one thread that waits for many calls, by one doorbell."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +11,8 @@ from molt_accel.ipc.shm import arena as arenas
 from molt_accel.transports.shm import completion as completion_threads
 from molt_accel.transports.shm.completion import CompletionThread
 from tests.support.processes import wait_until
-from tests.support.scripted_pool import PATIENCE_S, FakePool
+from tests.support.scripted_pool import PATIENCE_S, FakePool, MakePool
 
-MakePool = Callable[..., FakePool]
 MakeCompletionThread = Callable[..., CompletionThread]
 NEVER = 2**63
 

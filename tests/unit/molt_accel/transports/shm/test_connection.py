@@ -1,7 +1,5 @@
 """molt_accel.transports.shm.connection: an attachment to a pool, from what was granted to its end."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time
@@ -32,18 +30,13 @@ from molt_accel.transports.connection import ConnectionState
 from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm.channels import BATCH
 from molt_accel.transports.shm.connection import Connection
+from tests.support.errors import raised
 from tests.support.processes import exit_code, fork, wait_until
-from tests.support.scripted_pool import PATIENCE_S, FakePool
+from tests.support.scripted_pool import PATIENCE_S, FakePool, MakePool
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
-MakePool = Callable[..., FakePool]
 REQUEST = Request(1, "echo", b"payload")
-
-
-@pytest.fixture
-def fake(make_pool: MakePool) -> FakePool:
-    return make_pool()
 
 
 @pytest.fixture
@@ -107,9 +100,8 @@ def test_no_thread_for_it_is_an_unavailable_worker(fake: FakePool, monkeypatch: 
     near = fake.serve()
     with monkeypatch.context() as patch, near:
         patch.setattr(threading.Thread, "start", _refuse_thread)
-        with pytest.raises(MoltWorkerUnavailable) as caught:
-            Connection(Config(transport="shm"), near, 1)
-    assert caught.value.detail == "can't attend to a worker: can't start new thread"
+        error = raised(MoltWorkerUnavailable, Connection, Config(transport="shm"), near, 1)
+    assert error.detail == "can't attend to a worker: can't start new thread"
 
 
 def _refuse_thread(thread: threading.Thread) -> None:
@@ -120,8 +112,7 @@ def _refuse_thread(thread: threading.Thread) -> None:
 def test_a_ping_goes_by_the_socket_and_its_answer_resolves_it(fake: FakePool, connection: Connection) -> None:
     pending = connection.ping(ping())
     assert pending is not None
-    asked = fake.hear()
-    assert asked == ping()
+    assert fake.hear() == ping()
     fake.tell(pong(8))  # of one that nobody waits for
     fake.tell(pong())
     assert pending.wait(PATIENCE_S)

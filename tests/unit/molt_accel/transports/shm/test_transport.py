@@ -2,8 +2,6 @@
 and its channel comes back once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time
@@ -50,7 +48,6 @@ from tests.support.errors import raised
 from tests.support.processes import wait_until
 from tests.support.scripted_pool import PATIENCE_S, FakePool
 
-MakePool = Callable[..., FakePool]
 ids = count(1)
 
 
@@ -62,11 +59,6 @@ def request(payload: object = None, **fields: Any) -> Request:
 
 def in_ms(ms: float) -> int:
     return time.monotonic_ns() + int(ms * 1e6)
-
-
-@pytest.fixture
-def fake(make_pool: MakePool) -> FakePool:
-    return make_pool()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The audit: requests of the dead and forged ones are ended, and nothing else is touched."""
 
-from __future__ import annotations
-
 import signal
 import time
 
@@ -103,8 +101,7 @@ def test_a_request_whose_word_was_forged_ends_with_the_executor_that_has_it(stag
 def test_a_client_that_gives_up_while_its_request_is_put_right_gets_its_channel_back(stage: ShmStage) -> None:
     player, _ = stage.start()
     channel = player.take()
-    watched = stage.watch("step")
-    watched.just_before["step"] = channel.give_up
+    stage.watch("step").just_before["step"] = channel.give_up
     player.die()
     assert stage.state(channel) is ChannelState.IDLE
     assert stage.outcomes() == {"Cancelled": 1}

@@ -1,7 +1,5 @@
 """Who is attached to a pool, which channels each holds, and when a channel is nobody's again."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal
@@ -45,13 +43,9 @@ from tests.support.scripted_forkserver import Logged
 
 #: What a client has to know of the pool.
 FACTS = {
-    "max_frame_bytes": 50_000,
-    "max_wait_ms": 60,
-    "grace_ms": 70,
-    "capacity": 80,
-    "spin_ns": 90,
+    "max_frame_bytes": 50_000, "max_wait_ms": 60, "grace_ms": 70, "capacity": 80, "spin_ns": 90,
     "client_spinners": 2,
-}
+}  # fmt: skip
 
 
 class Peer:
@@ -118,6 +112,7 @@ class Desk(Logged):
         self.told: list[Any] = []
         self.in_use: set[int] = set()
         self.leaving = False
+        self.reloading_ms = 0
         self.refuses: MoltError | None = None
         self.peers: list[Peer] = []
         self.on_change: Callable[[], object] = lambda: None
@@ -126,6 +121,9 @@ class Desk(Logged):
 
     def make_way(self) -> bool:
         return self.leaving
+
+    def reload_ms(self) -> int:
+        return self.reloading_ms
 
     def refusal(self, message: Attach) -> MoltError | None:
         return self.refuses
@@ -549,8 +547,7 @@ def test_channels_of_one_that_said_it_is_done_are_free(desk: Desk) -> None:
 
 
 def test_the_end_of_a_connection_is_not_the_end_of_its_process(desk: Desk) -> None:
-    peer = desk.attached(2)
-    peer.close()
+    desk.attached(2).close()
     desk.turn()
     assert desk.orphaned() == {0: False, 1: False}
     desk.reclaim()
@@ -560,8 +557,7 @@ def test_the_end_of_a_connection_is_not_the_end_of_its_process(desk: Desk) -> No
 
 
 def test_a_process_that_dies_can_touch_nothing_any_more(desk: Desk, tmp_path: Path) -> None:
-    peer = ForkedPeer(desk, 3, tmp_path)
-    peer.kill()
+    ForkedPeer(desk, 3, tmp_path).kill()
     wait_until(lambda: desk.turn(1) or desk.orphaned() == dict.fromkeys(range(3), True))
     desk.reclaim()
     assert list(desk.clients) == []
@@ -599,15 +595,12 @@ def test_a_child_that_holds_the_connection_does_not_stand_for_its_parent(desk: D
         os.kill(peer.child, signal.SIGKILL)
 
 
-def test_where_a_process_can_not_be_watched_the_connection_has_to_do(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_no_process_can_be_watched_its_socket_does(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(pid: int, flags: int = 0) -> int:
         raise ProcessLookupError
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
-    peer = desk.attached(2)
-    peer.close()
+    desk.attached(2).close()
     desk.turn()
     assert desk.orphaned() == {0: True, 1: True}
 

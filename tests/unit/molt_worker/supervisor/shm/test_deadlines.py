@@ -1,7 +1,5 @@
 """Deadlines and stops: who is late or given up is interrupted, and killed when that did not help."""
 
-from __future__ import annotations
-
 import time
 
 import pytest
@@ -189,8 +187,7 @@ def test_a_cancel_that_was_lost_is_made_up_for_by_the_next_one(stage: ShmStage) 
 
 def test_a_cancel_that_was_lost_is_noticed_in_a_second(stage: ShmStage) -> None:
     player, _ = stage.start()
-    channel = player.take(Caller(stage, 1))
-    assert channel.give_up() == ChannelState.CLAIMED
+    assert player.take(Caller(stage, 1)).give_up() == ChannelState.CLAIMED
     assert player.interrupted() == []
     stage.pass_time(1100)
     assert player.interrupted() == [StopReason.CANCELLED]

@@ -1,7 +1,5 @@
 """What the supervisor keeps beside the arena."""
 
-from __future__ import annotations
-
 from molt_accel.ipc.messages import Detach
 from molt_accel.ipc.shm.layout import Gauge
 from tests.support.shm_testbed import Caller, ShmStage

@@ -1,10 +1,7 @@
 """The name of a pool: one worker has it at a time."""
 
-from __future__ import annotations
-
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +10,7 @@ from molt_worker.supervisor.shm import supervisor as shm_supervisor
 from molt_worker.supervisor.shm.name import Name
 from tests.support.errors import raised
 from tests.support.processes import exit_code, fork, wait_for_file
-from tests.support.shm_testbed import Caller, ShmStage
-
-MakeShmStage = Callable[..., ShmStage]
+from tests.support.shm_testbed import Caller, MakeShmStage, ShmStage
 
 
 def test_a_name_has_one_worker(stage: ShmStage, make_shm_stage: MakeShmStage) -> None:
@@ -24,8 +19,7 @@ def test_a_name_has_one_worker(stage: ShmStage, make_shm_stage: MakeShmStage) ->
     assert error.detail == "another worker serves the pool 'pool' already"
     # The other one's event loop has a descriptor of its own where the system's poll is one.
     assert set(os.listdir("/proc/self/fd")) == before
-    other = make_shm_stage(worker_name="other")
-    assert Caller(other, 1).channels == [0]
+    assert Caller(make_shm_stage(worker_name="other"), 1).channels == [0]
 
 
 def test_what_a_killed_worker_left_is_replaced(make_shm_stage: MakeShmStage, tmp_path: Any) -> None:

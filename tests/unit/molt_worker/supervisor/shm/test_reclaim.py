@@ -1,7 +1,5 @@
 """Channels of clients that are gone are ended and granted to others, each once."""
 
-from __future__ import annotations
-
 from molt_accel import codec
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import PING, Codec, Detach, Lease, Request
@@ -71,8 +69,7 @@ def test_words_that_can_not_be_hurt_nobody_else_and_go_with_their_client(stage: 
     assert player.interrupted() == [StopReason.TIMED_OUT]
     reply(player.slot, response(status=Status.TIMEOUT))
     assert channel.take().status is Status.TIMEOUT
-    ping = stage.supervisor.pong(Request(1, PING))
-    assert codec.decode(Codec.MSGPACK, ping.payload)["in_flight"] == 0
+    assert codec.decode(Codec.MSGPACK, stage.supervisor.pong(Request(1, PING)).payload)["in_flight"] == 0
     scribbler.send(Detach())
     assert [stage.arena.word(index) for index in scribbler.channels] == [5 << 32] * 4
     assert stage.supervisor._channels._free[:4] == scribbler.channels

@@ -1,7 +1,5 @@
 """The slots of an arena: what is written there for executors, and read of them."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

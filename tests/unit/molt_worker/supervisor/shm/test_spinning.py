@@ -1,7 +1,5 @@
 """How long it pays to spin: the measured price of sleeping, within bounds, and none where processors are few."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 
@@ -78,16 +76,10 @@ def test_where_there_are_no_two_processors_nobody_spins_and_nothing_is_measured(
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ("200000 100000\n", 2.0),
-        ("50000 100000\n", 0.5),
-        ("max 100000\n", 32.0),
-        ("100000 0\n", 32.0),
-        ("", 32.0),
-        ("what else\n", 32.0),
-        ("1 2 3\n", 32.0),
-        (None, 32.0),
+        ("200000 100000\n", 2.0), ("50000 100000\n", 0.5), ("max 100000\n", 32.0), ("100000 0\n", 32.0),
+        ("", 32.0), ("what else\n", 32.0), ("1 2 3\n", 32.0), (None, 32.0),
     ],
-)
+)  # fmt: skip
 def test_a_quota_is_what_the_control_group_may_use_and_without_one_all_there_are(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str | None, expected: float
 ) -> None:

@@ -1,9 +1,6 @@
 """The supervisor of a shared-memory pool: start and stop, its clients, and what it says of itself."""
 
-from __future__ import annotations
-
 import os
-from collections.abc import Callable
 
 import pytest
 
@@ -27,10 +24,9 @@ from molt_accel.ipc.shm.attach import ANSWER_S
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, SlotGauge
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
 from tests.support.handover import put, reply, response
-from tests.support.shm_testbed import Caller, ShmStage, in_ms
+from tests.support.shm_testbed import Caller, MakeShmStage, ShmStage, in_ms
 
 _MS = 1_000_000
-MakeShmStage = Callable[..., ShmStage]
 
 
 def drain(stage: ShmStage) -> None:
@@ -53,8 +49,7 @@ def test_a_claim_that_no_executor_made_does_not_keep_a_worker_from_stopping(stag
 def test_whoever_waits_for_channels_is_told_in_time_that_there_are_none(stage: ShmStage) -> None:
     """Also if who should give some back has been stopped, and never answers."""
     stage.start()
-    total = stage.supervisor._channels.count
-    Caller(stage, total - 1)
+    Caller(stage, stage.supervisor._channels.count - 1)
     waiting = Caller(stage, 1)
     waiting.send(Lease(5))
     assert waiting.received() == []
@@ -177,12 +172,8 @@ def test_what_it_says_of_itself(stage: ShmStage) -> None:
     assert (answer.request_id, answer.status) == (77, Status.OK)
     report = codec.decode(Codec.MSGPACK, answer.payload)
     assert {name: report[name] for name in ("transport", "name", "pid", "ready", "exports")} == {
-        "transport": "shm",
-        "name": "pool",
-        "pid": os.getpid(),
-        "ready": True,
-        "exports": ["echo"],
-    }
+        "transport": "shm", "name": "pool", "pid": os.getpid(), "ready": True, "exports": ["echo"],
+    }  # fmt: skip
     assert report["executors"] == {"size": 2, "idle": 1, "busy": 1, "starting": 0, "pids": [os.getpid()] * 2}
     assert {
         name: report[name] for name in ("queue_depth", "max_queue", "in_flight", "clients", "outcomes")
@@ -205,20 +196,14 @@ def test_facts_follow_what_happens(stage: ShmStage) -> None:
     facts = {
         fact.name: stage.arena.gauge(fact)
         for fact in (
-            Gauge.EXECUTOR_STARTS,
-            Gauge.EXECUTOR_DEATHS,
-            Gauge.RECYCLED,
-            Gauge.FORKSERVER_PID,
+            Gauge.EXECUTOR_STARTS, Gauge.EXECUTOR_DEATHS, Gauge.RECYCLED, Gauge.FORKSERVER_PID,
             Gauge.CAPACITY,
         )
-    }
+    }  # fmt: skip
     assert facts == {
-        "EXECUTOR_STARTS": 3,
-        "EXECUTOR_DEATHS": 1,
-        "RECYCLED": 0,
-        "FORKSERVER_PID": os.getpid(),
+        "EXECUTOR_STARTS": 3, "EXECUTOR_DEATHS": 1, "RECYCLED": 0, "FORKSERVER_PID": os.getpid(),
         "CAPACITY": 8,
-    }
+    }  # fmt: skip
 
 
 def test_one_that_says_anything_unexpected_is_killed(stage: ShmStage) -> None:

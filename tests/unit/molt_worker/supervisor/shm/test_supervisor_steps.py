@@ -5,8 +5,6 @@ supervisor. So everything that each of them can do is done here to a channel in 
 steps that were seen are the table's, with the same actors: none that it doesn't have, and none of it that nobody takes.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections import defaultdict
@@ -26,7 +24,7 @@ from molt_accel.ipc.shm.layout import (
 )
 from molt_worker.entrypoints.request import StopReason
 from tests.support.handover import MAX_BYTES, core, put, reply, request, response
-from tests.support.shm_testbed import GRACE_MS, Caller, Player, ShmStage
+from tests.support.shm_testbed import GRACE_MS, Caller, MakeShmStage, Player, ShmStage
 
 _MS = 1_000_000
 
@@ -63,7 +61,6 @@ class Scene:
         return int(self.stage.arena.word(self.channel.index))
 
     # -- a client's ----------------------------------------------------------------------------------------
-
     def publish(self) -> None:
         self.channel.publish(request(), 9, 0)
 
@@ -88,7 +85,6 @@ class Scene:
         self.channel.clear()
 
     # -- an executor's -------------------------------------------------------------------------------------
-
     def claim(self) -> None:
         if self.stage.state(self.channel) is ChannelState.READY:  # else it would wait for one that is
             other = next(each for each in self.stage.players if each is not self.player)
@@ -109,7 +105,6 @@ class Scene:
         self.player.slot.fail(7)
 
     # -- the supervisor's ----------------------------------------------------------------------------------
-
     def look_at_deadlines(self) -> None:
         self.stage.supervisor._deadlines.look(time.monotonic_ns() + 2000 * GRACE_MS * _MS)
 
@@ -156,11 +151,10 @@ def _each() -> Iterator[tuple[Actor, Callable[[Scene], None], ChannelState]]:
                 yield actor, operation, state
 
 
-def test_the_steps_taken_are_those_of_the_table(make_shm_stage: Callable[..., ShmStage]) -> None:
+def test_the_steps_taken_are_those_of_the_table(make_shm_stage: MakeShmStage) -> None:
     taken: dict[tuple[ChannelState, ChannelState], set[Actor]] = defaultdict(set)
     for actor, operation, state in _each():
-        stage = make_shm_stage(worker_name=f"{operation.__name__}-{state.name}")
-        scene = Scene(stage, state)
+        scene = Scene(make_shm_stage(worker_name=f"{operation.__name__}-{state.name}"), state)
         before = scene.word
         operation(scene)
         after = ChannelState(scene.word & 0xFF)

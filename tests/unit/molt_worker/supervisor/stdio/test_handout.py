@@ -1,7 +1,5 @@
 """Who has which request: bookkeeping of executors that are idle, busy or leaving."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

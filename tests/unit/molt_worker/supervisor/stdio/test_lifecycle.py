@@ -1,7 +1,5 @@
 """The table of request states: what is possible, and that every request ends exactly once."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

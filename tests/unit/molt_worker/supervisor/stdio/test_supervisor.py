@@ -1,7 +1,5 @@
 """The supervisor of stdio: what becomes of each request, with executors and a client that the test plays."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -31,6 +29,7 @@ from molt_worker.processes.commands import Interrupt, Kill
 from molt_worker.processes.pool import Pool
 from molt_worker.supervisor.stdio import supervisor as stdio_supervisor
 from molt_worker.supervisor.stdio.supervisor import EXIT_UNSENT, StdioSupervisor
+from tests.support.processes import closing_all
 from tests.support.scripted_forkserver import FakeExecutor, FakeForkserver, Stage
 
 GRACE_MS = 100_000
@@ -138,15 +137,8 @@ MakeScene = Callable[..., Scene]
 
 @pytest.fixture
 def make_scene(make_stage: Callable[..., Stage]) -> Iterator[MakeScene]:
-    scenes: list[Scene] = []
-
-    def make(**options: Any) -> Scene:
-        scenes.append(Scene(make_stage, **options))
-        return scenes[-1]
-
-    yield make
-    for scene in scenes:
-        scene.close()
+    with closing_all(lambda **options: Scene(make_stage, **options)) as make:
+        yield make
 
 
 @pytest.fixture
@@ -193,9 +185,9 @@ def test_unknown_entries_are_refused_also_if_they_came_before_the_exports(make_s
     scene.forkserver = scene.stage.start()
     assert scene.given(2) == [(2, 1, 0, 1)]
     first, greeting = scene.heard()
-    assert (first.request_id, first.status, greeting) == (1, Status.INVALID_INPUT, Hello())
+    assert (first.request_id, first.status, greeting) == (1, Status.INTERNAL_ERROR, Hello())
     scene.ask(3, "nothing")
-    assert scene.outcomes() == [(3, "MoltInvalidInput", "unknown entry 'nothing'")]
+    assert scene.outcomes() == [(3, "MoltEntryError", "unknown entry 'nothing'; the pool offers 'echo'")]
 
 
 def test_a_ping_says_what_the_worker_does(make_scene: MakeScene) -> None:
@@ -314,9 +306,7 @@ def test_one_that_was_to_be_stopped_and_dies_was_stopped(scene: Scene) -> None:
     scene.given(2)  # it has read its request; the other one has not
     for number in (1, 2):
         scene.stage.reap(number, -signal.SIGSEGV)
-    assert sorted(scene.outcomes()) == [
-        (each, "MoltCancelled", "the client asked to stop") for each in (1, 2)
-    ]
+    assert sorted(scene.outcomes()) == [(n, "MoltCancelled", "the client asked to stop") for n in (1, 2)]
 
 
 def test_an_idle_executor_s_death_is_nobody_s_request(scene: Scene) -> None:
@@ -362,8 +352,7 @@ def test_after_so_many_requests_an_executor_is_recycled(make_scene: MakeScene) -
 def test_frames_that_are_no_requests_are_refused_unless_their_id_is_in_flight(scene: Scene) -> None:
     scene.ask(1)
     scene.ask(1)
-    taken = "request id 0000000000000001 is in flight already"
-    assert scene.outcomes() == [(0, "BadFrame", taken)]
+    assert scene.outcomes() == [(0, "BadFrame", "request id 0000000000000001 is in flight already")]
     scene.say(Detach())
     ((_, what, text),) = scene.outcomes()
     assert (what, "Detach" in text) == ("BadFrame", True)

@@ -1,7 +1,5 @@
 """What is made from the table of a frame's header is up to date, and changes with it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

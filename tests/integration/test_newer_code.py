@@ -1,0 +1,112 @@
+"""A client that attaches to a shared pool after its code was changed never gets an answer of older code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from molt_accel import Client, MoltStartFailed
+from tests.support.peer import Peer
+from tests.support.processes import wait_for_file
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
+
+MakePeer = Callable[..., Peer]
+MakeModule = Callable[[str, str], Path]
+Share = Callable[..., Client]
+
+SOURCE = """
+import os, time
+from molt_worker import export
+
+time.sleep({import_s})
+
+@export
+def version(payload):
+    return {version}
+
+@export
+def hold(path):
+    open(path + ".running", "w").write("x")
+    while not os.path.exists(path):
+        time.sleep(0.001)
+    return {version}
+"""
+
+
+def source(version: int, extra: str = "", import_s: float = 0.3) -> str:
+    return SOURCE.format(version=version, import_s=import_s) + extra
+
+
+def test_a_newcomer_gets_newer_code_from_its_first_call_on(
+    pool_log: Path, make_peer: MakePeer, make_module: MakeModule, tmp_path: Path
+) -> None:
+    make_module("versioned", source(1))
+    old = make_peer(exports="versioned")
+    assert old.call("version") == 1
+    held = old.begin("hold", str(tmp_path / "gate"))  # its executor runs older code for as long as this runs
+    wait_for_file(tmp_path / "gate.running")
+    make_module("versioned", source(2, "\n@export\ndef brand_new(payload): return 'new'\n"))
+    new = make_peer(exports="versioned")
+    assert new.call("brand_new") == "new"
+    assert [new.call("version") for _ in range(20)] == [2] * 20
+    assert old.call("version") == 2
+    (tmp_path / "gate").touch()
+    assert held.result(60) == 1
+    assert new.do("ping")["pid"] == old.do("ping")["pid"]
+
+
+def test_a_newcomer_that_comes_during_the_reload_waits_for_it_too(
+    pool_log: Path, make_peer: MakePeer, make_module: MakeModule
+) -> None:
+    make_module("versioned", source(1))
+    old = make_peer(exports="versioned")
+    assert old.call("version") == 1
+    make_module("versioned", source(2, import_s=1))
+    newcomers = [make_peer(exports="versioned") for _ in range(3)]
+    calls = [peer.begin("version") for peer in newcomers]
+    assert [call.result(60) for call in calls] == [2, 2, 2]
+
+
+def test_newer_code_that_can_t_be_imported_is_the_newcomers_error_only(
+    share: Share, make_peer: MakePeer, make_module: MakeModule
+) -> None:
+    make_module("versioned", source(1))
+    old = make_peer(exports="versioned")
+    assert old.call("version") == 1
+    make_module("versioned", "def broken(:")
+    with pytest.raises(MoltStartFailed) as caught:
+        share(exports="versioned").call("version")
+    assert caught.value.detail.startswith(
+        "the pool 'pool' can't load the code that was changed: versioned: can't import versioned: SyntaxError: "
+    )
+    assert old.call("version") == 1
+    make_module("versioned", source(2))
+    assert share(exports="versioned").call("version") == 2
+    assert old.call("version") == 2
+
+
+def test_a_manifest_that_was_changed_is_newer_code_too(
+    share: Share, make_peer: MakePeer, make_module: MakeModule, tmp_path: Path
+) -> None:
+    def offer(*names: str) -> None:
+        rows = [{"name": name, "target": "versioned:version"} for name in names]
+        manifest.write_text(json.dumps({"abi_version": "0.1", "exports": rows}))
+
+    manifest = tmp_path / "molt_exports.json"
+    make_module("versioned", source(1))
+    offer("one")
+    old = make_peer(exports=str(manifest))
+    assert old.call("one") == 1
+    offer("one", "two")
+    assert share(exports=str(manifest)).call("two") == 1
+    manifest.write_text("{}")
+    with pytest.raises(MoltStartFailed) as caught:
+        share(exports=str(manifest)).call("two")
+    assert "can't load the code that was changed" in caught.value.detail
+    assert "abi_version: None is not allowed" in caught.value.detail
+    assert old.call("one") == 1
