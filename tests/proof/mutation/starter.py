@@ -36,6 +36,10 @@ _PRELOADED = (
 )
 
 
+#: The exit code where pytest itself broke: that says nothing of the tests.
+FAILED = 70
+
+
 def _run(asked: dict[str, object]) -> int:
     import pytest
 
@@ -59,7 +63,7 @@ def main() -> None:
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
-            code = 70
+            code = FAILED
             try:
                 code = _run(json.loads(line))
             except BaseException:

@@ -20,6 +20,7 @@ import psutil
 
 from tests.proof.mutation.modules import ROOT
 from tests.proof.mutation.mutants import Mutant
+from tests.proof.mutation.starter import FAILED as STARTER_FAILED
 from tests.proof.native import programs
 from tests.support.processes import marked
 
@@ -128,8 +129,8 @@ class Tree:
         output, code, seconds = self._pytest(tests, limit_s, options)
         if code is None:
             return Ran(True, f"more than {limit_s:.0f} s", seconds)
-        if code == _NO_TESTS:
-            raise RuntimeError(f"{' '.join(tests)}: there are no tests:\n{output}")
+        if code in (_NO_TESTS, STARTER_FAILED):
+            raise RuntimeError(f"{' '.join(tests)}: nothing was tested:\n{output}")
         named = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
         return Ran(code != 0, named[1] if named else f"exit code {code}" if code else "", seconds)
 

@@ -155,7 +155,7 @@ def test_another_s_request_that_comes_while_the_dead_is_looked_at_goes_on(stage:
     player, other = stage.start()
     channel = player.take()
     word = stage.arena.word(channel.index)
-    others = with_state(serial_of(channel.index, 9) << 32 | other.index << 8, ChannelState.CLAIMED)
+    others = with_state(9 << 32 | other.index << 8, ChannelState.CLAIMED)
     watched = stage.watch("step")
     watched.just_before["step"] = lambda: put(stage.arena, channel.index, others)
     player.die()
@@ -181,7 +181,7 @@ def test_while_an_executor_has_a_request_the_audit_goes_on_without_clients(stage
 def test_a_forged_request_is_ended_behind_channels_that_are_idle_and_as_what_it_is(stage: ShmStage) -> None:
     stage.start()
     caller = Caller(stage, 3)
-    forged = with_state(serial_of(caller.channels[2], 5) << 32, ChannelState.CLAIMED)
+    forged = with_state(5 << 32, ChannelState.CLAIMED)
     put(stage.arena, caller.channels[2], forged)
     stage.pass_time(1100)
     assert stage.arena.word(caller.channels[2]) == with_state(forged, ChannelState.FAILED)
