@@ -110,9 +110,12 @@ class ShmCall:
             self._waited_for = True
             try:
                 completion_thread.add(self)
-            except BaseException:  # no more threads are allowed
+            except BaseException as exc:
                 self._waited_for = False
                 self._callback = None
+                if isinstance(exc, RuntimeError):  # no more threads are allowed
+                    why = f"can't wait for the call: {exc}"
+                    raise MoltWorkerUnavailable(why, facts={"may_have_run": 1}) from exc
                 raise
         else:
             self._callback = callback

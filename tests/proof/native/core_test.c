@@ -52,7 +52,7 @@ static void check_regions(const molt_arena *a) {
     }
     for (uint32_t i = 0; i < channels; i++)
         CHECK((uintptr_t)molt_channel_at(a, i) % MOLT_CACHE_LINE == 0);
-    CHECK((uintptr_t)a->slots % MOLT_PAGE == 0 && (uintptr_t)a->words % MOLT_PAGE == 0);
+    CHECK(((uint8_t *)a->slots - a->base) % MOLT_PAGE == 0 && ((uint8_t *)a->words - a->base) % MOLT_PAGE == 0);
 }
 
 static void test_nothing_in_an_arena_overlaps(void) {
@@ -610,9 +610,26 @@ static void test_a_redirected_channel_rings_the_other_doorbell(void) {
     must_publish(&a, &c, 0); /* which ends it */
     CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
     CHECK(atomic_load(&molt_channel_at(&a, 0)->doorbell.count) == 1);
-    atomic_store(&molt_channel_at(&a, 0)->doorbell_of, 3); /* scribbled */
-    molt_ring_client(&a, 0);
-    molt_ring_executor(&a, word_of(MOLT_CLAIMED, 1, 0, 1));
+    free_arena(&a);
+}
+
+static void test_scribbled_numbers_of_channels_and_slots_lead_nowhere(void) {
+    static const uint64_t numbers[] = {3, 4, 100, UINT32_MAX, 1ull << 32, UINT64_MAX - 1, UINT64_MAX};
+    molt_arena a = new_arena(3, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        molt_call c;
+        put(&a, 0, MOLT_IDLE_WORD(1));
+        must_publish(&a, &c, 0);
+        CHECK(molt_claim(&a, &e));
+        atomic_store(&molt_channel_at(&a, 0)->doorbell_of, numbers[i]);
+        molt_ring_client(&a, 0);
+        CHECK(molt_finish(&a, &e, MOLT_DONE, 0));
+    }
+    for (uint32_t slot = 1; slot <= 0xffff; slot += 0x3fff)
+        molt_ring_executor(&a, word_of(MOLT_CLAIMED, slot, 0, 1));
+    for (uint32_t i = 0; i < 3; i++)
+        CHECK(atomic_load(&molt_channel_at(&a, i)->doorbell.count) == 0);
     free_arena(&a);
 }
 
@@ -786,6 +803,7 @@ int main(void) {
     test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken();
     test_while_one_spins_no_other_is_woken_unless_it_comes_too_late();
     test_a_redirected_channel_rings_the_other_doorbell();
+    test_scribbled_numbers_of_channels_and_slots_lead_nowhere();
     test_who_waits_looks_again_by_himself();
     test_one_that_shall_retire_claims_nothing();
     test_a_client_that_moves_nothing_on_is_given_up();

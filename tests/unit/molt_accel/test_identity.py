@@ -46,6 +46,17 @@ def test_the_working_directory_counts_and_must_exist(tmp_path: Path, monkeypatch
         own()
 
 
+def test_environments_of_one_python_differ_however_alike_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "one"))
+    one = own()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "other"))
+    assert identity.differences(one, own()) == ["Python"]
+    (tmp_path / "other").symlink_to(tmp_path / "one")  # another path to the same
+    assert own() == one
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a umask can't be read")
 def test_the_umask_counts() -> None:
     before = own()

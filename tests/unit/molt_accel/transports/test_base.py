@@ -19,7 +19,7 @@ ANSWER = Response(7, Status.OK)
 # -- a call in flight -----------------------------------------------------------------------------------
 def test_a_call_in_flight_has_no_outcome_until_it_is_resolved() -> None:
     pending = Pending(7)
-    assert (pending.request_id, pending.result, pending.done) == (7, None, False)
+    assert (pending.request_id, pending.result, pending.done, pending.lost) == (7, None, False, False)
     pending.resolve(ANSWER)
     assert (pending.result, pending.done) == (ANSWER, True)
 

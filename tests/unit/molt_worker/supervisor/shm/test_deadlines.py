@@ -285,3 +285,16 @@ def test_a_stop_and_a_kill_are_for_one_request_of_the_one_in_the_slot(stage: Shm
         deadlines.kill(other.index, 41, entry="work")
     assert [player.killed(), other.killed()] == [False, True]
     assert stage.log().count(f"executor_killed executor={other.number} entry=work") == 1
+
+
+@pytest.mark.parametrize("before", ["given up", "not begun"])
+def test_a_deadline_is_seen_behind_requests_without_one(stage: ShmStage, before: str) -> None:
+    first, second = stage.start()
+    caller = Caller(stage, 2)
+    channel = caller.publish(caller.channels[0])
+    first.claim(begin=before == "given up")
+    if before == "given up":
+        assert channel.give_up() == ChannelState.CLAIMED
+    second.take(caller, caller.channels[1], deadline_ns=in_ms(500))
+    stage.pass_time(501)
+    assert second.interrupted() == [StopReason.TIMED_OUT]
