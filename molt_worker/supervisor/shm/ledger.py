@@ -1,4 +1,4 @@
-"""A copy of what only the supervisor writes to the arena. Any client can write over the arena, but not over the copy."""
+"""A copy of what only the supervisor writes to the arena. Clients can write over the arena, but not over the copy."""
 
 from __future__ import annotations
 
