@@ -261,3 +261,20 @@ def test_a_scribbled_doorbell_s_number_leads_nowhere(number: int) -> None:
             assert counts == [0, 0, 0, 0]
 
         assert exit_code(fork(ring)) == 0
+
+
+def test_there_is_no_channel_slot_or_gauge_beyond_the_last() -> None:
+    arena = new_arena(channels=4, slots=2)
+    of_channels = (arena.word, arena.ring_client, arena.reset_channel, lambda index: channel_of(arena, index))
+    of_slots = (
+        arena.slot_state,
+        arena.retires,
+        arena.retire,
+        arena.histograms,
+        lambda index: slot_of(arena, index),
+    )
+    for calls, last in ((of_channels, 3), (of_slots, 1), ((arena.gauge,), 63)):
+        for call in calls:
+            call(last)
+            with pytest.raises(IndexError):
+                call(last + 1)
