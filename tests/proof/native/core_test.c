@@ -1,4 +1,18 @@
 /* The core on one thread: geometry, attaching to what is damaged, rings, doorbells, every step of a state word, queueing. */
+#include "word.h"
+
+#include <semaphore.h>
+
+static void (*just_before_post)(void); /* called once, between the look at a sleeper and its wake-up */
+static int watched_sem_post(sem_t *sem) {
+    void (*happens)(void) = just_before_post;
+    just_before_post = NULL;
+    if (happens)
+        happens();
+    return sem_post(sem);
+}
+#define sem_post watched_sem_post
+
 #include "testing.h"
 
 #include <pthread.h>
@@ -534,6 +548,21 @@ static void test_one_idle_sleeper_is_woken_for_a_request(void) {
     free_arena(&a);
 }
 
+static molt_slot *waking;
+static void begins(void) { atomic_store(&waking->state, MOLT_SLOT_BUSY); }
+
+static void test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken(void) {
+    molt_arena a = new_arena(1, 3, RING);
+    for (uint32_t i = 0; i < 3; i++)
+        park_slot(&a, i, MOLT_SLOT_IDLE);
+    waking = &a.slots[0];
+    just_before_post = begins; /* its own request's bytes are what it sleeps for now */
+    CHECK(molt_wake_executor(&a) == 1);
+    CHECK(!atomic_load(&a.slots[0].doorbell.parked) && !atomic_load(&a.slots[1].doorbell.parked));
+    CHECK(atomic_load(&a.slots[2].doorbell.parked));
+    free_arena(&a);
+}
+
 static void test_while_one_spins_no_other_is_woken_unless_it_comes_too_late(void) {
     enum way { WAIT, REDIRECT, POLL };
     static const struct {
@@ -797,6 +826,7 @@ int main(void) {
     test_the_queue_exceeds_its_places_by_those_being_published_at_most();
     test_only_channels_in_use_are_looked_at();
     test_one_idle_sleeper_is_woken_for_a_request();
+    test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken();
     test_while_one_spins_no_other_is_woken_unless_it_comes_too_late();
     test_a_redirected_channel_rings_the_other_doorbell();
     test_who_gives_up_wakes_an_executor_that_waits_for_bytes();

@@ -125,6 +125,24 @@ def test_closing_closes_those_that_were_retired_too_and_nothing_is_made_then(tra
     for ask in (transport._ready_connection, lambda: transport.wait_ready(20)):
         with pytest.raises(MoltClientClosed):
             ask()
+    assert transport._made == 2
+
+
+def test_ended_connections_are_not_kept(transport: Transport) -> None:
+    for _ in range(3):
+        ended = transport._ready_connection()
+        ended.greet()
+        ended.end(lived_s=STABLE_S)
+    last = transport._ready_connection()
+    assert transport._connections == [last]
+
+
+def test_a_connection_that_this_process_let_go_of_is_no_death(transport: Transport) -> None:
+    first = transport._ready_connection()
+    first.close()
+    first.end()
+    assert transport._ready_connection().number == 2
+    assert transport._policy.failed_starts == 0
 
 
 def test_closed_while_connecting_it_lets_go(transport: Transport) -> None:
@@ -155,7 +173,7 @@ def test_a_child_forgets_every_connection_and_makes_its_own(transport: Transport
     ("plays", "kind", "text"),
     [
         ([Scripted.greet], None, ""),
-        ([lambda first: first.end(MoltStartFailed("no module"))], MoltStartFailed, "no module"),
+        ([lambda first: first.end(MoltStartFailed("no module"))], MoltStartFailed, "^no module$"),
         ([], MoltWorkerUnavailable, "the worker was not ready within 0.01 s"),
         ([lambda first: first.end(drained=True), Scripted.greet], None, ""),
         ([lambda first: first.end(drained=True)], MoltWorkerUnavailable, "not ready within 0.01 s"),

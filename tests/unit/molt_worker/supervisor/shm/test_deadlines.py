@@ -86,6 +86,25 @@ def test_the_deadline_of_an_earlier_request_does_not_stop_the_next_in_its_slot(s
     assert player.interrupted() == [StopReason.TIMED_OUT]
 
 
+def test_a_deadline_that_is_the_next_request_s_does_not_stop_the_last_one(stage: ShmStage) -> None:
+    """The executor goes on to the next one just before the look reads its deadline."""
+    player, _ = stage.start()
+    caller = Caller(stage, 2)
+    player.take(caller, caller.channels[0], deadline_ns=in_ms(50_000))
+    watched = stage.watch("slot_gauge")
+
+    def go_on() -> None:
+        reply(player.slot, response())
+        player.take(caller, caller.channels[1], deadline_ns=in_ms(10_000))
+
+    # Of the slot's two words, the first read says whose request it is, and the second is the deadline.
+    watched.just_before["slot_gauge"] = lambda: watched.just_before.update(slot_gauge=go_on)
+    stage.supervisor._deadlines.look(in_ms(20_000))
+    assert stage.supervisor._deadlines._stops == {}
+    stage.supervisor._deadlines.look(in_ms(20_000))
+    assert list(stage.supervisor._deadlines._stops) == [caller.channels[1]]
+
+
 def test_a_request_whose_deadline_came_while_it_came_is_stopped_when_it_begins(stage: ShmStage) -> None:
     player, _ = stage.start()
     Caller(stage, 2).publish(deadline_ns=in_ms(1))

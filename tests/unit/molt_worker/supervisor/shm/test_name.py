@@ -39,6 +39,19 @@ def test_what_a_killed_worker_left_is_replaced(make_shm_stage: MakeShmStage, tmp
     assert Caller(stage, 1).channels == [0]
 
 
+def test_a_worker_that_leaves_does_not_take_its_successor_s_socket_along(
+    stage: ShmStage, make_shm_stage: MakeShmStage
+) -> None:
+    """Somebody tidied up the directory, so that there are two workers; the later one is found."""
+    for name in os.listdir(stage.config.pool_directory):
+        os.unlink(os.path.join(stage.config.pool_directory, name))
+    successor = make_shm_stage()
+    stage.supervisor._let_go_of_name()
+    assert Caller(successor, 1).channels == [0]
+    successor.supervisor._let_go_of_name()
+    assert os.listdir(stage.config.pool_directory) == ["pool.lock"]
+
+
 def test_who_lets_go_leaves_the_socket_of_another(tmp_path: Path) -> None:
     directory = os.environ["MOLT_RUNTIME_DIR"]
     name = Name(directory, "pool")

@@ -1,4 +1,4 @@
-"""molt_accel.identity: what decides who may share a pool."""
+"""molt_accel.process.identity: what decides who may share a pool."""
 
 import os
 import sys
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from molt_accel import identity
 from molt_accel.errors import MoltStartFailed
+from molt_accel.process import identity
 
 
 def own(exports: str = "", path: list[str] | None = None, ignored: str = "") -> dict[str, str]:
