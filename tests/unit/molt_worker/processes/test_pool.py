@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from molt_accel.errors import Status
+from molt_accel.errors import MoltError, MoltStartFailed, Status
 from molt_accel.ipc.frame import FrameError, Item, encode
 from molt_accel.ipc.messages import Hello, Request, Response
 from molt_accel.ipc.shm.layout import serial_of
@@ -67,11 +67,11 @@ class Recorder:
         assert self.stage.pool.exports is exports
         self.told.append(("exports", len(exports), self.stage.counters.reloads))
 
-    def on_reload_failed(self, why: str) -> None:
-        self.told.append(("reload failed", why))
+    def on_reload_failed(self, why: MoltError) -> None:
+        self.told.append(("reload failed", type(why), why.detail))
 
-    def on_start_failed(self, why: str) -> None:
-        self.told.append(("start failed", why))
+    def on_start_failed(self, why: MoltError) -> None:
+        self.told.append(("start failed", type(why), why.detail))
 
 
 def record(stage: Stage, slots: int = 16) -> Pool:
@@ -365,12 +365,12 @@ def test_exports_that_cant_be_imported_are_told_when_there_are_no_others(make_st
     stage.pool.start_forkserver()
     stage.forkservers[0].kill()
     stage.turn()
-    assert stage.owner.seen() == [("start failed", "the fork server died: signal 9 (SIGKILL)")]
+    assert stage.owner.seen() == [("start failed", MoltStartFailed, "the fork server died: signal 9 (SIGKILL)")]
     stage = started(make_stage(record))
     stage.pool.start_forkserver()
     stage.forkservers[-1].kill()
     stage.turn()
-    assert stage.owner.seen() == [("reload failed", "the fork server died: signal 9 (SIGKILL)")]
+    assert stage.owner.seen() == [("reload failed", MoltStartFailed, "the fork server died: signal 9 (SIGKILL)")]
     assert "reload_failed" in stage.log()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from molt_accel import codec
-from molt_accel.errors import MoltWorkerUnavailable, Status
+from molt_accel.errors import MoltStartFailed, MoltWorkerUnavailable, Status
 from molt_accel.ipc.frame import FrameParser, Item, encode
 from molt_accel.ipc.messages import (
     PING,
@@ -402,7 +402,7 @@ def test_a_client_that_goes_has_everything_stopped(make_scene: MakeScene) -> Non
 def test_a_start_that_fails_ends_what_has_come(make_scene: MakeScene) -> None:
     scene = make_scene(start=False)
     scene.ask(1)
-    scene.supervisor.on_start_failed("no module")
+    scene.supervisor.on_start_failed(MoltStartFailed("no module"))
     scene.turn()
     assert scene.outcomes() == [
         (0, "StartFailed", "no module"),
