@@ -17,6 +17,7 @@ from molt_accel.errors import (
     MoltError,
     MoltProtocolError,
     MoltWorkerUnavailable,
+    NeverListened,
     WorkerVanished,
     status_label,
     to_wire,
@@ -297,7 +298,7 @@ class ShmTransport(ConnectedTransport[Connection]):
                 except BaseException:
                     sock.close()
                     raise
-            except WorkerVanished:
+            except (WorkerVanished, NeverListened):
                 tries_left -= 1
                 if not tries_left:
                     raise

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from molt_accel import __version__
-from molt_accel.errors import MoltError, Status, WorkerVanished
+from molt_accel.errors import MoltError, MoltIncompatible, Status, WorkerVanished, from_wire
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import Item, encode
+from molt_accel.ipc.frame import PREFIX_BYTES, VERSION, Item, encode
 from molt_accel.ipc.messages import (
     PING,
     SHM_FROM_WORKER,
@@ -432,7 +432,7 @@ LIES = {
     "a byte": (b"\0", "a bad message: zero length"),
     "noise": (b"x" * 50, "a bad message: shorter than its header says"),
     "cut off": (encode(Lease(1))[:-1], "a bad message: shorter than its header says"),
-    "too large": (b"x" * 150_000, "a bad message: unknown version"),
+    "too large": (encode(Lease(1)) + b"x" * 150_000, "a bad message: longer than its header says"),
     "unknown": (message_saying(type="NoSuchThing"), NOT_EXPECTED),
     "nothing": (message_of(b""), NOT_EXPECTED),
     "no msgpack": (message_of(b"\xc1"), NOT_EXPECTED),
@@ -452,6 +452,24 @@ LIES = {
     "a request": (encode(Request(1, "echo", b"\x01")), "a Request that nobody expects here"),
     "a response": (encode(Response(1, Status.OK)), "a Response that nobody expects here"),
 }
+
+
+def test_a_client_of_another_protocol_version_is_refused(desk: Desk) -> None:
+    peer = desk.peer()
+    data = bytearray(encode(Attach("9.9", False, 1)))
+    data[PREFIX_BYTES] += 1
+    peer.sock.send(data)
+    desk.turn()
+    refused, end = peer.received()
+    assert isinstance(refused, Refused)
+    error = from_wire(Status.INTERNAL_ERROR, refused.error)
+    assert type(error) is MoltIncompatible
+    assert error.detail == (
+        f"this pool runs version {__version__}, the client's is an unknown version: {VERSION + 1}, this side speaks "
+        f"{VERSION}; restart the worker, or give the new version another MOLT_WORKER_NAME"
+    )
+    assert end == "the end"
+    assert "client_refused" in desk.log()
 
 
 @pytest.mark.parametrize("attached", [False, True])

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from molt_accel import codec
-from molt_accel.errors import MoltWorkerUnavailable, Status
+from molt_accel.errors import MoltStartFailed, MoltWorkerUnavailable, Status
 from molt_accel.ipc.frame import encode
 from molt_accel.ipc.messages import (
     PING,
@@ -349,7 +349,7 @@ def test_a_report_over_the_frame_limit_is_an_error_and_no_bug(
 def test_a_start_that_fails_ends_what_has_come(make_scene: MakeScene) -> None:
     scene = make_scene(start=False)
     scene.ask(1)
-    scene.supervisor.on_start_failed("no module")
+    scene.supervisor.on_start_failed(MoltStartFailed("no module"))
     scene.turn()
     assert scene.outcomes() == [
         (0, "StartFailed", "no module"),
