@@ -113,8 +113,9 @@ def test_the_import_path_is_what_the_process_has_besides_pythons_and_its_directo
     for folder in (lib, here):
         folder.mkdir()
     monkeypatch.chdir(here)
-    pythons = [*sysconfig.get_paths().values(), *site.getsitepackages(), os.path.dirname(os.__file__)]
-    python = [each for each in pythons if "python" in os.path.basename(each) or "site-packages" in each]
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    own = [sysconfig.get_paths()[kind] for kind in kinds]
+    python = [*own, *site.getsitepackages(), f"{own[0]}/lib-dynload"]
     entries = ["", str(here), str(lib), *python, str(tmp_path / "missing"), str(lib)]
     assert identity.import_path(entries) == [str(lib)]
 
