@@ -238,8 +238,8 @@ def test_the_time_zone_that_django_has_set_may_be_any(monkeypatch: pytest.Monkey
     none = load().identity()
     monkeypatch.setenv("TZ", "Europe/Berlin")
     berlin = load().identity()
-    settings = SimpleNamespace(configured=True, TIME_ZONE="Europe/Berlin")
-    monkeypatch.setitem(sys.modules, "django.conf", SimpleNamespace(settings=settings))  # type: ignore[arg-type]
+    settings = SimpleNamespace(TIME_ZONE="Europe/Berlin")
+    monkeypatch.setattr("molt_accel.config._django_settings", lambda: settings)
     assert differences(none, load().identity()) == []
     settings.TIME_ZONE = "UTC"
     assert load().identity() == berlin
