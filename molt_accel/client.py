@@ -41,7 +41,9 @@ class Client:
     ) -> None:
         if config is not None and overrides:
             raise TypeError("give either a Config or its fields, not both")
-        self.under_tests: Final = testdb.active()  #: whether Django's tests ran, or were about to, when it was made
+        self._under_tests: Final = (
+            testdb.active()
+        )  #: whether Django's tests ran, or were about to, when it was made
         self.config: Final = config if config is not None else Config.load(**overrides)
         self.options: Final = options if options is not None else CallOptions()
         self._transport: Final[Transport] = open_transport(self.config)
@@ -144,7 +146,7 @@ def default_client() -> Client:
     When Django's tests begin, and when a test overrides a ``MOLT_`` setting, the next use makes another.
     """
     client = _default
-    if client is None or (testdb.in_force() and not client.under_tests):
+    if client is None or (testdb.in_force() and not client._under_tests):
         client = _make_default(client)
     return client
 

@@ -304,7 +304,9 @@ def _overridden(settings: object, name: str) -> bool:
     if conf is None:
         return False
     # Each override is a holder above the settings. Where a project calls `settings.configure`, that made the lowest.
-    while isinstance(below := getattr(holder, "default_settings", None), (conf.Settings, conf.UserSettingsHolder)):
+    while isinstance(
+        below := getattr(holder, "default_settings", None), (conf.Settings, conf.UserSettingsHolder)
+    ):
         if name in vars(holder):
             return True
         holder = below
