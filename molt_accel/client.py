@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, Final, Self
@@ -41,9 +42,7 @@ class Client:
     ) -> None:
         if config is not None and overrides:
             raise TypeError("give either a Config or its fields, not both")
-        self._under_tests: Final = (
-            testdb.active()
-        )  #: whether Django's tests ran, or were about to, when it was made
+        self._under_tests: Final = testdb.active()  # or about to begin
         self.config: Final = config if config is not None else Config.load(**overrides)
         self.options: Final = options if options is not None else CallOptions()
         self._transport: Final[Transport] = open_transport(self.config)
@@ -138,6 +137,9 @@ def _merge(defaults: CallOptions, entry: str, *changes: tuple[str, Any]) -> Call
 
 
 _default: Client | None = None
+# On the way of every call: no function is called where no tests run.
+_TESTS: Final = testdb.TESTS
+_modules: Final = sys.modules
 
 
 def default_client() -> Client:
@@ -146,7 +148,7 @@ def default_client() -> Client:
     When Django's tests begin, and when a test overrides a ``MOLT_`` setting, the next use makes another.
     """
     client = _default
-    if client is None or (testdb.in_force() and not client._under_tests):
+    if client is None or (_TESTS in _modules and testdb.in_force() and not client._under_tests):
         client = _make_default(client)
     return client
 

@@ -19,14 +19,15 @@ from molt_accel.errors import MoltStartFailed
 VARIABLE = "MOLT_TEST_DATABASES"
 
 
+TESTS: Final = "django.test.utils"  #: the module that is imported wherever tests run
 #: ``manage.py``, ``django-admin`` and ``python -m django``: the subcommands that put other databases in place.
 _COMMANDS: Final = ("test", "testserver")
 _TESTSERVER: Final = "django.core.management.commands.testserver"
 
 
 def in_force() -> bool:
-    """Whether a test environment is set up in this process. So cheap that it may stand on the way of a call."""
-    utils = sys.modules.get("django.test.utils")
+    """Whether a test environment is set up in this process."""
+    utils = sys.modules.get(TESTS)
     return utils is not None and hasattr(utils._TestState, "saved_data")
 
 
