@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from molt_accel.config import Config
+from molt_accel.errors import MoltError
 from molt_accel.ipc.frame import encode
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.exports import ExportTable
@@ -117,7 +118,7 @@ class ForkserverHandle:
     #: The files that its exports are made of.
     sources: list[tuple[str, int]] = field(default_factory=list)
     announced: bool = False  #: requests are checked against its exports
-    failure: str = ""
+    failure: MoltError | None = None  #: why it ended, if that is known
 
     def __post_init__(self) -> None:
         self.heard_ns = self.started_ns  #: when it reported something last

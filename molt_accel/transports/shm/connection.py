@@ -160,7 +160,12 @@ class Connection(BaseConnection):
                     return self._farewell("its control socket was closed")
                 self._take(message)
         except OSError as exc:
-            return MoltWorkerUnavailable(f"the worker is gone: {exc.strerror}")
+            return self._farewell(str(exc.strerror))
+
+    def _may_have_served(self) -> bool:
+        # An executor may run a request before the supervisor has sent its greeting.
+        executors = (self.arena.slot_gauge(slot, SlotGauge.READY_NS) for slot in range(self.arena.slots))
+        return self.was_ready or bool(self.arena.gauge(Gauge.SERVING)) or any(executors)
 
     def _take(self, item: Item) -> None:
         if isinstance(item, Grant):
@@ -177,9 +182,7 @@ class Connection(BaseConnection):
             self.call_ended()
 
     def _end(self, error: MoltError) -> None:
-        # An executor may run a request before the supervisor has sent its greeting.
-        executors = (self.arena.slot_gauge(slot, SlotGauge.READY_NS) for slot in range(self.arena.slots))
-        self.was_ready = self.was_ready or bool(self.arena.gauge(Gauge.SERVING)) or any(executors)
+        self.was_ready = self._may_have_served()
         with self.lock:
             self._note_end(error, drained=self.state is ConnectionState.RETIRED)
             self._sock.close()

@@ -73,7 +73,9 @@ class ShmSupervisor:
         self._idle_until_ns = time.monotonic_ns() + _FIRST_CLIENT_NS if linger else NEVER
         self._refuse_ns = NEVER  # when clients that wait for channels are told that there are none
         self._drained_ns = NEVER
-        self._start_failure: errors.MoltStartFailed | None = None  # why it can't serve, until it has stopped
+        self._start_failure: errors.MoltWorkerUnavailable | None = (
+            None  # why it can't serve, until it has stopped
+        )
         geometry = arenas.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
         arena, self._arena_fd = arenas.create(geometry)
         self._capacity = min(config.max_queue, geometry.channels - config.pool_size)
@@ -205,8 +207,8 @@ class ShmSupervisor:
         self._ledger[Gauge.EXPORTS] = len(exports)
         self._ledger[Gauge.COMPILED] = len(exports.compiled)
 
-    def on_start_failed(self, why: str) -> None:
-        self._clients.tell_all(StartFailed(errors.to_wire(errors.MoltStartFailed(why))))
+    def on_start_failed(self, why: MoltError) -> None:
+        self._clients.tell_all(StartFailed(errors.to_wire(why)))
         error = self._worker.start_failed(why)
         if self._linger and not self._clients.count:
             # The client that has started this worker has not attached yet: stay to tell it why.
@@ -215,11 +217,13 @@ class ShmSupervisor:
         else:
             self.stop(error)
 
-    def on_reload_failed(self, why: str) -> None:
+    def on_reload_failed(self, why: MoltError) -> None:
         """Refuse clients that came with newer code. A pool that was started by hand is not asked for that."""
         if self._linger:
             for client in self._clients.asking:
-                error = f"the pool {self._config.pool_name!r} can't load the code that was changed: {why}"
+                error = (
+                    f"the pool {self._config.pool_name!r} can't load the code that was changed: {why.detail}"
+                )
                 self._clients.refuse(client, errors.MoltStartFailed(error))
 
     def on_executor_ready(self, executor: ExecutorHandle) -> None:
