@@ -335,8 +335,18 @@ class Config(_Made):
 
 def _overridden(settings: object, name: str) -> bool:
     """Whether a test has set this Django setting, by ``override_settings``."""
+    conf = sys.modules.get("django.conf")
     holder = getattr(settings, "_wrapped", None)
-    return hasattr(holder, "default_settings") and name in vars(holder)
+    if conf is None:
+        return False
+    # Each override is a holder above the settings. Where a project calls `settings.configure`, that made the lowest.
+    while isinstance(
+        below := getattr(holder, "default_settings", None), (conf.Settings, conf.UserSettingsHolder)
+    ):
+        if name in vars(holder):
+            return True
+        holder = below
+    return False
 
 
 def _django_settings() -> object | None:
