@@ -136,7 +136,7 @@ class Forkserver:
         gc.collect()
         gc.freeze()
         failpoint("forkserver.imported")
-        self._send(commands.Sources(sources.imported(config.exports, began_ns)))
+        self._send(sources.imported(config.exports, began_ns))
         rows = [
             commands.ExportRow(item.name, item.codec_in, item.codec_out, item.target, item.compiled)
             for item in self._exports
