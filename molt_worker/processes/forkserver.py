@@ -35,6 +35,7 @@ from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.processes import commands, executor, sources, streams
 from molt_worker.processes.endpoint import MakeEndpoint
+from molt_worker.processes.late_imports import LateImports
 from molt_worker.runtime import log
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -91,6 +92,7 @@ class Forkserver:
         self._pids: dict[int, int] = {}  # executor number -> pid
         self._exports = ExportTable(())
         self._had_threads = False
+        self._late_imports: LateImports  # made once this is a process of its own
 
     def main(self, supervisor_pid: int) -> NoReturn:
         """Live in a process just forked from the supervisor. Never returns."""
@@ -103,6 +105,7 @@ class Forkserver:
                 signal.signal(number, _ignore)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self.control = _keep_only(self.control)
+            self._late_imports = LateImports()
             streams.renew()
             code = self._run()
         except BaseException as exc:
@@ -205,6 +208,7 @@ class Forkserver:
         sock = socket.socket(fileno=self._sockets.popleft())
         parent_pid = os.getpid()
         self._had_threads = threading.active_count() > 1
+        self._late_imports.before_fork(number)
         failpoint("forkserver.forking")
         try:
             pid = os.fork()
@@ -241,7 +245,9 @@ class Forkserver:
             if self._had_threads:
                 streams.renew()
             endpoint = self.make_endpoint(sock, number, slot)
-            code = executor.serve(endpoint, self._exports, self.word_of(slot), number, self.config)
+            code = executor.serve(
+                endpoint, self._exports, self.word_of(slot), number, self.config, self._late_imports
+            )
         except BaseException as exc:
             self._log("error", "executor_failed", error=f"{type(exc).__name__}: {exc}")
         finally:
@@ -270,5 +276,8 @@ class Forkserver:
             if not reaped:
                 continue
             del self._pids[number]
+            if names := self._late_imports.after_exit(number):
+                hint = "import them at the top of the exports' module"
+                self._log("warning", "late_imports_given_up", modules=", ".join(names), hint=hint)
             failpoint("forkserver.reaped")
             self._send(commands.Exited(number, os.waitstatus_to_exitcode(status)))
