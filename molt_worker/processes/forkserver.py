@@ -31,7 +31,7 @@ from molt_accel.ipc.messages import Message, StartFailed
 from molt_accel.process import testdb
 from molt_accel.process.role import Role, become
 from molt_worker.compile import record as compiled
-from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
+from molt_worker.entrypoints.exports import ExportsError, ExportTable, look_in, resolve
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.processes import commands, executor, sources, streams
 from molt_worker.processes.endpoint import MakeEndpoint
@@ -104,21 +104,24 @@ class Forkserver:
             for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
                 signal.signal(number, _ignore)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            log.mend_stderr()
             self.control = _keep_only(self.control)
             self._late_imports = LateImports()
             streams.renew()
             code = self._run()
         except BaseException as exc:
-            self._log("error", "forkserver_failed", error=f"{type(exc).__name__}: {exc}")
+            error = f"{type(exc).__name__}: {exc}"
+            self._log("error", "forkserver_failed", error=error)
+            self._send(StartFailed(to_wire(MoltWorkerUnavailable(f"the fork server failed: {error}"))))
         finally:
             os._exit(code)
 
     def _run(self) -> int:
         began_ns = time.time_ns()
-        sys.path[:0] = [os.getcwd(), *self.config.path]
         become(Role.FORKSERVER, self.config.pool_name)
         config = self.config
         try:
+            look_in(config.path)
             testdb.use()
             if warning := compiled.enable(config.exports, config.compiled, config.build_dir):
                 self._log("warning", "build_not_used", why=warning, hint=compiled.how_to(config.exports))
@@ -158,7 +161,7 @@ class Forkserver:
         log.write_blocking(self.config, level, event, fields)
 
     def _send(self, report: Message) -> None:
-        with contextlib.suppress(ConnectionError):  # the supervisor stops; the end of the socket comes next
+        with contextlib.suppress(OSError):  # the supervisor stops; the end of the socket comes next
             self.control.sendall(encode(report))
 
     def _loop(self) -> None:
@@ -242,6 +245,7 @@ class Forkserver:
             sock.setblocking(True)
             sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
             become(Role.EXECUTOR, self.config.pool_name)
+            log.mend_stderr()
             if self._had_threads:
                 streams.renew()
             endpoint = self.make_endpoint(sock, number, slot)

@@ -1,9 +1,10 @@
 /* The hand-over of requests in shared memory, with processes that die or are stopped between any two steps.
  *
  * Each step here is one access to shared memory of the code, named after the function that makes it: molt_* are of
- * molt_accel/ipc/shm/core, the supervisor's of molt_worker/supervisor/shm/supervisor.py, shm_pool.py and clients.py, the client's
- * of molt_accel/transports/shm/transport.py and link.py. States and actors have the names of molt_accel/ipc/shm/layout.py, and every step on a
- * state word is a `step(...)` with state before, state after and actor: a test holds them against layout.TRANSITIONS.
+ * molt_accel/ipc/shm/core, the supervisor's of molt_worker/supervisor/shm (deadlines.py, audit.py, reclaim.py, clients.py), the client's of
+ * molt_accel/transports/shm (transport.py, connection.py). States and actors have the names of molt_accel/ipc/shm/layout.py, and
+ * every step on a state word is a `step(...)` with state before, state after and actor: a test holds them against
+ * layout.CHANNEL_TRANSITIONS.
  *
  * check.py has the configurations (how many of whom, which faults) and the mutations (one rule left out), runs
  * them all and says what each has shown. The invariants, and how each is checked:
@@ -58,8 +59,8 @@
 #ifndef CANCELS             /* by another thread of the client */
 #define CANCELS 0
 #endif
-#ifndef LOST_LINKS          /* of client 0: its socket is closed, and its thread goes on for a moment */
-#define LOST_LINKS 0
+#ifndef LOST_CONNECTIONS          /* of client 0: its socket is closed, and its thread goes on for a moment */
+#define LOST_CONNECTIONS 0
 #endif
 #ifndef RETIREMENTS         /* executors that are to exit when they have no request */
 #define RETIREMENTS 0
@@ -78,7 +79,7 @@
  * up, whose bytes don't come. RESPAWN: a reaped executor has a successor in its slot. INTERRUPTS: soft interrupts.
  * TSO: processors with store buffers. */
 
-/* layout.State */
+/* layout.ChannelState */
 #define IDLE 0
 #define READY 1
 #define CLAIMED 2
@@ -149,7 +150,7 @@ byte client_fate[C + HEIRS];
 bool ended[C + HEIRS];          /* all its calls have an outcome */
 bool calling[C];                /* a call has none yet: not ShmCall.done */
 bool gil[C];                    /* Python's lock, where a client has two threads */
-bool closed[C + HEIRS];                 /* Arena.close: its link has ended */
+bool closed[C + HEIRS];                 /* Arena.close: its connection has ended */
 bool gone[C], certain[C];       /* what the supervisor sees of a client: end of file; its death, or that it has detached */
 bool freed[C];
 bool cancel_sent[C];            /* a CANCEL is in the socket */
@@ -519,7 +520,7 @@ inline give_up() {
   od
 }
 
-/* Link.cancel, after a CLAIMED request was ABANDONED */
+/* Connection.cancel, after a CLAIMED request was ABANDONED */
 inline tell_of_cancel() {
 #ifndef NO_CANCEL_MESSAGE
   if
@@ -638,7 +639,7 @@ look: /* molt_await */
     :: else
     fi;
 #endif
-#if LOST_LINKS > 0 || SUPERVISOR_KILLS > 0
+#if LOST_CONNECTIONS > 0 || SUPERVISOR_KILLS > 0
     if
     :: closed[id] -> goto gives_up /* ShmCall._orphaned */
     :: !closed[id]
@@ -679,7 +680,7 @@ look: /* molt_await */
 parked:
     atomic { DRAINED -> client_parked[c] = false; goto look };
 
-#if LOST_LINKS > 0 || SUPERVISOR_KILLS > 0 || GIVE_UPS > 0
+#if LOST_CONNECTIONS > 0 || SUPERVISOR_KILLS > 0 || GIVE_UPS > 0
 gives_up: /* ShmCall.abandon */
     atomic { UNLOCKED -> gil[c] = (CANCELS > 0) };
     give_up();
@@ -697,7 +698,7 @@ over:
     atomic { UNLOCKED -> calling[c] = false; found = 0; seen = 0; mine = 0; won = false; n++ };
     goto lease;
 leave:
-    atomic { ended[id] = true; certain[c] = gone[c] } /* Link.close: DETACH, or the process exits */
+    atomic { ended[id] = true; certain[c] = gone[c] } /* Connection.close: DETACH, or the process exits */
   } unless { client_fate[id] != ALIVE };
   if
   :: client_fate[id] == KILLED -> atomic { gone[c] = true; certain[c] = true }
@@ -727,8 +728,8 @@ end:
 }
 #endif
 
-#if LOST_LINKS > 0 || SUPERVISOR_KILLS > 0
-/* Link._watch, the monitor thread of a client, and Link._end */
+#if LOST_CONNECTIONS > 0 || SUPERVISOR_KILLS > 0
+/* Connection._listen, on its own thread, and Connection._end */
 proctype Monitor(byte c) {
 #ifdef TSO
   byte self = 2;
@@ -739,8 +740,8 @@ end:
     if
     :: supervisor_gone
     :: ended[c] -> goto over
-#if LOST_LINKS > 0
-    :: atomic { c == 0 && !ended[0] -> gone[0] = true } /* Link.fail: both ends see it */
+#if LOST_CONNECTIONS > 0
+    :: atomic { c == 0 && !ended[0] -> gone[0] = true } /* Connection.fail: both ends see it */
 #endif
     fi;
 #ifndef RING_BEFORE_CLOSED
@@ -1062,7 +1063,7 @@ init {
 #if CANCELS > 0
     run Canceller();
 #endif
-#if LOST_LINKS > 0 || SUPERVISOR_KILLS > 0
+#if LOST_CONNECTIONS > 0 || SUPERVISOR_KILLS > 0
     run Monitor(0);
 #if C > 1
     run Monitor(1)

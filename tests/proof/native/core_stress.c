@@ -8,7 +8,7 @@
  * from the queue runs never, and one that was answered ran once.
  *
  * A death is a thread that stops in the middle of what it does, as far as the others can tell; between the calls of the
- * core, that is, since nobody can be stopped inside one here. The supervisor does what shm_supervisor.py does about it.
+ * core, that is, since nobody can be stopped inside one here. The supervisor does what molt_worker/supervisor/shm does about it.
  */
 #include "testing.h"
 

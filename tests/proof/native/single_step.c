@@ -471,7 +471,7 @@ static process *living(enum role role) {
     return NULL;
 }
 
-/* -- the supervisor: the steps of shm_supervisor.py and shm_pool.py --------------------------------------------- */
+/* -- the supervisor: the steps of molt_worker/supervisor/shm -------------------------------------------------- */
 
 static int held(uint64_t word) {
     uint32_t state = MOLT_STATE(word);
