@@ -118,10 +118,10 @@ class Forkserver:
 
     def _run(self) -> int:
         began_ns = time.time_ns()
-        become(Role.FORKSERVER, self.config.pool_name)
         config = self.config
         try:
             look_in(config.path)
+            become(Role.FORKSERVER, config.pool_name)
             testdb.use()
             if warning := compiled.enable(config.exports, config.compiled, config.build_dir):
                 self._log("warning", "build_not_used", why=warning, hint=compiled.how_to(config.exports))

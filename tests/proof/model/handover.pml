@@ -1,10 +1,10 @@
 /* The hand-over of requests in shared memory, with processes that die or are stopped between any two steps.
  *
  * Each step here is one access to shared memory of the code, named after the function that makes it: molt_* are of
- * molt_accel/ipc/shm/core, the supervisor's of molt_worker/supervisor/shm (deadlines.py, audit.py, reclaim.py, clients.py), the client's of
- * molt_accel/transports/shm (transport.py, connection.py). States and actors have the names of molt_accel/ipc/shm/layout.py, and
- * every step on a state word is a `step(...)` with state before, state after and actor: a test holds them against
- * layout.CHANNEL_TRANSITIONS.
+ * molt_accel/ipc/shm/core, the supervisor's of molt_worker/supervisor/shm (deadlines.py, audit.py, reclaim.py,
+ * clients.py), the client's of molt_accel/transports/shm (transport.py, connection.py). States and actors have the names
+ * of molt_accel/ipc/shm/layout.py, and every step on a state word is a `step(...)` with state before, state after and
+ * actor: a test holds them against layout.CHANNEL_TRANSITIONS.
  *
  * check.py has the configurations (how many of whom, which faults) and the mutations (one rule left out), runs
  * them all and says what each has shown. The invariants, and how each is checked:
@@ -154,7 +154,7 @@ bool closed[C + HEIRS];                 /* Arena.close: its connection has ended
 bool gone[C], certain[C];       /* what the supervisor sees of a client: end of file; its death, or that it has detached */
 bool freed[C];
 bool cancel_sent[C];            /* a CANCEL is in the socket */
-short stop[C];                  /* ShmSupervisor._stops: the claim that was told to stop; 0: none */
+short stop[C];                  /* Deadlines._stops: the claim that was told to stop; 0: none */
 bool supervisor_killed, supervisor_gone;
 byte decided[C];                /* the last generation that has ended */
 byte hangs, deadlines, give_ups, cancels;
@@ -567,7 +567,7 @@ end_unborn:
   (id < C || owner[c] == id); /* an heir waits until it is granted the channel */
   {
     n = 0;
-lease: /* ChannelPool.give_back and _sweep: a channel that lingers is clear()ed as soon as it may be */
+lease: /* ChannelPool.give_back and lease: a channel that lingers is clear()ed as soon as it may be */
     if
     :: atomic { STATE(word[c]) == DONE -> seen = word[c] };
        step(c, DONE, IDLE, CLIENT, IDLE_WORD(GENERATION(seen)));
@@ -765,7 +765,7 @@ over:
 #else
 #define SAME_CLAIM(claim, w) ((claim) == CLAIM(w))
 #endif
-/* Stop.means */
+/* Stop.is_of */
 #define MEANS(c, w) (stop[c] != 0 && SAME_CLAIM(stop[c], w) && HELD(w))
 #define DUE(c) (stop[c] != 0 && !(MEANS(c, word[c]) && STATE(word[c]) == KILLING))
 #define TO_STOP(c) (STATE(word[c]) == ABANDONED && !MEANS(c, word[c]))
@@ -784,10 +784,10 @@ over:
 #else
 #define CLAIM_OF(c, s) (SLOT(word[c]) == s && SERIAL(c, GENERATION(word[c])) == claimed)
 #endif
-/* ShmSupervisor._is_claimed: whether an executor says that it may store to it */
+/* StopWords.is_claimed: whether an executor says that it may store to it */
 #define TOLD(c) ((told[0] && told[0] % 2 == c) || (told[E - 1] && told[E - 1] % 2 == c))
 
-/* ShmSupervisor._stop */
+/* Deadlines.stop */
 inline tell_to_stop() {
   atomic { stop[c] = CLAIM(seen) };
 #ifdef INTERRUPTS
@@ -798,7 +798,7 @@ inline tell_to_stop() {
 #endif
 }
 
-/* ShmSupervisor.on_executor_reaped and _repair: what this slot's executor has said that it has */
+/* ShmSupervisor.on_reaped and Audit.end_of_dead: what this slot's executor has said that it has */
 inline repair() {
   c = 0;
   do
@@ -856,7 +856,7 @@ proctype Supervisor() {
   {
 end:
     do
-    :: atomic { /* ShmSupervisor._look_at_deadlines */
+    :: atomic { /* Deadlines.look */
          LATE(0) || LATE(C - 1) ->
          if
          :: LATE(0) -> c = 0
@@ -905,7 +905,7 @@ end:
 #endif
           if
           :: won ->
-             atomic { /* ShmPool.kill_slot */
+             atomic { /* Deadlines.kill */
                s = SLOT(seen);
                assert(fate[s] > STOPPED || serves[s] == SERIAL(c, stop[c] >> 3)); /* 6 */
                if
@@ -927,7 +927,7 @@ end:
        fi;
        atomic { c = 0; seen = 0; won = false }
 
-    :: atomic { fate[0] == DEAD || fate[E - 1] == DEAD -> /* Pool._on_exited, ShmPool._on_reaped */
+    :: atomic { fate[0] == DEAD || fate[E - 1] == DEAD -> /* Pool._on_exited, ShmSupervisor.on_reaped */
          if
          :: fate[0] == DEAD -> s = 0
          :: fate[E - 1] == DEAD -> s = E - 1
@@ -992,7 +992,7 @@ end:
        atomic { c = 0; seen = 0; won = false }
 
 #if RETIREMENTS > 0
-    :: atomic { retired < RETIREMENTS && fate[0] == ALIVE -> retired++ }; /* ShmPool._on_replaced, Arena.retire */
+    :: atomic { retired < RETIREMENTS && fate[0] == ALIVE -> retired++ }; /* Slots.withdraw, Arena.retire */
        retire[0] = true;
        atomic { news[0] = true; news[E - 1] = true };
        ring_executor(0)
