@@ -16,7 +16,7 @@ from molt_accel.ipc.frame import encode
 from molt_accel.ipc.messages import StartFailed
 from molt_accel.version import __version__
 from molt_worker.compile.record import enable
-from molt_worker.entrypoints.exports import ExportsError, check, resolve
+from molt_worker.entrypoints.exports import ExportsError, check, look_in, resolve
 from molt_worker.processes.commands import EXIT_BAD_EXPORTS
 from molt_worker.runtime.log import STDERR_FD, LogSink
 from molt_worker.supervisor.base import STOP_SIGNALS
@@ -103,7 +103,7 @@ def _notify(exc: Exception) -> None:
 
 def _list_exports(config: Config) -> int:
     # As the fork server does, so that it finds what the worker would.
-    sys.path[:0] = [os.getcwd(), *config.path]
+    look_in(config.path)
     enable(config.exports, config.compiled, config.build_dir)
     for item in resolve(config.exports):
         print(f"{item.name}  {item.target}  {item.codec_in.label} -> {item.codec_out.label}")

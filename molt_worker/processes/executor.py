@@ -18,6 +18,7 @@ from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.entrypoints.runner import Runner, error_response
 from molt_worker.processes.endpoint import Endpoint
+from molt_worker.processes.late_imports import LateImports
 from molt_worker.runtime import log
 
 INTERRUPT_SIGNAL = signal.SIGUSR1  #: the soft interrupt
@@ -26,7 +27,14 @@ _M_MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 64 * 1024 * 1024  #: freed memory that an executor keeps
 
 
-def serve(endpoint: Endpoint, exports: ExportTable, word: StopWord, number: int, config: Config) -> int:
+def serve(
+    endpoint: Endpoint,
+    exports: ExportTable,
+    word: StopWord,
+    number: int,
+    config: Config,
+    late_imports: LateImports,
+) -> int:
     """Serve requests until the endpoint has no more. Returns the exit code."""
     forked = []  # filled in a process that an entrypoint forks
     os.register_at_fork(after_in_child=lambda: forked.append(True))
@@ -41,6 +49,9 @@ def serve(endpoint: Endpoint, exports: ExportTable, word: StopWord, number: int,
     signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
     # Each request gets a copy, so none sees what another has set in its own.
     context = contextvars.copy_context()
+    for module, exc in late_imports.run(number):
+        failed: dict[str, object] = {"module": module, "error": f"{type(exc).__name__}: {exc}"}
+        log.write_blocking(config, "warning", "late_import_failed", failed)
     try:
         endpoint.announce()
         while (item := endpoint.receive()) is not None:
@@ -54,7 +65,14 @@ def serve(endpoint: Endpoint, exports: ExportTable, word: StopWord, number: int,
                 os._exit(0)  # this is the entrypoint's child: only its parent answers
             endpoint.answer(item, response)
             if response.status is not Status.OK and (why := _why_to_leave(runner, response)):
-                log.write_blocking(config, "warning", "executor_leaves", {"executor": number, "why": why})
+                fields: dict[str, object] = {"executor": number, "why": why}
+                if runner.spoiled:
+                    name = runner.interrupted_import
+                    what = f"import {name}" if name else "do what it initialises"
+                    fields["hint"] = f"{what} at the top of the exports' module"
+                    if name:
+                        late_imports.tell(number, name)
+                log.write_blocking(config, "warning", "executor_leaves", fields)
                 break
         failpoint("executor.leaving")
     except BrokenPipeError:

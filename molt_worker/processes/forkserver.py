@@ -31,10 +31,11 @@ from molt_accel.ipc.messages import Message, StartFailed
 from molt_accel.process import testdb
 from molt_accel.process.role import Role, become
 from molt_worker.compile import record as compiled
-from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
+from molt_worker.entrypoints.exports import ExportsError, ExportTable, look_in, resolve
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.processes import commands, executor, sources, streams
 from molt_worker.processes.endpoint import MakeEndpoint
+from molt_worker.processes.late_imports import LateImports
 from molt_worker.runtime import log
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -91,6 +92,7 @@ class Forkserver:
         self._pids: dict[int, int] = {}  # executor number -> pid
         self._exports = ExportTable(())
         self._had_threads = False
+        self._late_imports: LateImports  # made once this is a process of its own
 
     def main(self, supervisor_pid: int) -> NoReturn:
         """Live in a process just forked from the supervisor. Never returns."""
@@ -102,20 +104,24 @@ class Forkserver:
             for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
                 signal.signal(number, _ignore)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            log.mend_stderr()
             self.control = _keep_only(self.control)
+            self._late_imports = LateImports()
             streams.renew()
             code = self._run()
         except BaseException as exc:
-            self._log("error", "forkserver_failed", error=f"{type(exc).__name__}: {exc}")
+            error = f"{type(exc).__name__}: {exc}"
+            self._log("error", "forkserver_failed", error=error)
+            self._send(StartFailed(to_wire(MoltWorkerUnavailable(f"the fork server failed: {error}"))))
         finally:
             os._exit(code)
 
     def _run(self) -> int:
         began_ns = time.time_ns()
-        sys.path[:0] = [os.getcwd(), *self.config.path]
-        become(Role.FORKSERVER, self.config.pool_name)
         config = self.config
         try:
+            look_in(config.path)
+            become(Role.FORKSERVER, config.pool_name)
             testdb.use()
             if warning := compiled.enable(config.exports, config.compiled, config.build_dir):
                 self._log("warning", "build_not_used", why=warning, hint=compiled.how_to(config.exports))
@@ -136,7 +142,7 @@ class Forkserver:
         gc.collect()
         gc.freeze()
         failpoint("forkserver.imported")
-        self._send(commands.Sources(sources.imported(config.exports, began_ns)))
+        self._send(sources.imported(config.exports, began_ns))
         rows = [
             commands.ExportRow(item.name, item.codec_in, item.codec_out, item.target, item.compiled)
             for item in self._exports
@@ -155,7 +161,7 @@ class Forkserver:
         log.write_blocking(self.config, level, event, fields)
 
     def _send(self, report: Message) -> None:
-        with contextlib.suppress(ConnectionError):  # the supervisor stops; the end of the socket comes next
+        with contextlib.suppress(OSError):  # the supervisor stops; the end of the socket comes next
             self.control.sendall(encode(report))
 
     def _loop(self) -> None:
@@ -205,6 +211,7 @@ class Forkserver:
         sock = socket.socket(fileno=self._sockets.popleft())
         parent_pid = os.getpid()
         self._had_threads = threading.active_count() > 1
+        self._late_imports.before_fork(number)
         failpoint("forkserver.forking")
         try:
             pid = os.fork()
@@ -238,10 +245,13 @@ class Forkserver:
             sock.setblocking(True)
             sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
             become(Role.EXECUTOR, self.config.pool_name)
+            log.mend_stderr()
             if self._had_threads:
                 streams.renew()
             endpoint = self.make_endpoint(sock, number, slot)
-            code = executor.serve(endpoint, self._exports, self.word_of(slot), number, self.config)
+            code = executor.serve(
+                endpoint, self._exports, self.word_of(slot), number, self.config, self._late_imports
+            )
         except BaseException as exc:
             self._log("error", "executor_failed", error=f"{type(exc).__name__}: {exc}")
         finally:
@@ -270,5 +280,8 @@ class Forkserver:
             if not reaped:
                 continue
             del self._pids[number]
+            if names := self._late_imports.after_exit(number):
+                hint = "import them at the top of the exports' module"
+                self._log("warning", "late_imports_given_up", modules=", ".join(names), hint=hint)
             failpoint("forkserver.reaped")
             self._send(commands.Exited(number, os.waitstatus_to_exitcode(status)))

@@ -94,8 +94,9 @@ class Pool:
         self._watch_forkserver(forkserver)
 
     def is_outdated(self) -> bool:
-        """Whether a file that the newest fork server has imported was changed since."""
-        return bool(self._forkservers) and sources.changed(self._forkservers[-1].sources)
+        """Whether sources of the project are not what they were when the newest fork server imported the exports."""
+        known = self._forkservers[-1].sources if self._forkservers else None
+        return known is not None and sources.changed(known)
 
     def older(self) -> list[ExecutorHandle]:
         """Executors that were not reaped, and are not of the newest import of the exports, done or under way."""
@@ -372,7 +373,7 @@ class Pool:
         if isinstance(report, StartFailed):
             forkserver.failure = from_wire(Status.INTERNAL_ERROR, report.error)
         elif isinstance(report, Sources):
-            forkserver.sources = report.files
+            forkserver.sources = report
         elif isinstance(report, Ready):
             self._on_forkserver_ready(forkserver, report)
         elif isinstance(report, Spawned | Exited) and report.executor in self._executors:

@@ -80,3 +80,14 @@ def test_a_module_that_is_not_found_says_where_it_was_looked_for(
     )
     assert f"; looked in {tmp_path}, " in caught.value.detail
     assert caught.value.detail.endswith("or add that to sys.path or MOLT_IMPORT_PATH")
+
+
+def test_a_working_directory_that_was_deleted_is_said(
+    make_client: MakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "release").mkdir()
+    monkeypatch.chdir(tmp_path / "release")
+    client = make_client()
+    (tmp_path / "release").rmdir()
+    with pytest.raises(MoltStartFailed, match="working directory is gone"):
+        client.call("echo", 1)

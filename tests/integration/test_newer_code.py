@@ -90,6 +90,25 @@ def test_newer_code_that_can_t_be_imported_is_the_newcomers_error_only(
     assert old.call("version") == 2
 
 
+def test_a_module_that_only_entrypoints_import_and_one_that_was_missing_are_code_too(
+    share: Share, make_peer: MakePeer, make_module: MakeModule
+) -> None:
+    make_module("pricing", "VAT = 19")
+    make_module(
+        "priced",
+        "from molt_worker import export\n"
+        "try:\n    from local import RATE\nexcept ImportError:\n    RATE = 1\n\n"
+        "@export\ndef price(payload):\n    from pricing import VAT\n    return [VAT, RATE]\n",
+    )
+    old = make_peer(exports="priced")
+    assert old.call("price") == [19, 1]
+    make_module("pricing", "VAT = 7")
+    assert share(exports="priced").call("price") == [7, 1]
+    make_module("local", "RATE = 5")
+    assert share(exports="priced").call("price") == [7, 5]
+    assert old.call("price") == [7, 5]
+
+
 def test_a_manifest_that_was_changed_is_newer_code_too(
     share: Share, make_peer: MakePeer, make_module: MakeModule, tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ static int watched_sem_post(sem_t *sem) {
 #include <signal.h>
 #include <sys/time.h>
 
-static const molt_flag open_link = 0, closed_link = 1;
+static const molt_flag open_flag = 0, closed_flag = 1;
 
 /* -- geometry -------------------------------------------------------------------------------------------------- */
 
@@ -305,7 +305,7 @@ static void test_a_small_exchange_goes_through_each_state(void) {
 
     must_publish(&a, &c, 1);
     CHECK(molt_look(&a, 1) == word_of(MOLT_READY, 0, 0, 1) && c.word == molt_look(&a, 1));
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME);
 
     CHECK(molt_claim(&a, &e) == 1 && e.channel == 1);
     CHECK(molt_look(&a, 1) == word_of(MOLT_CLAIMED, 1, 7, 1) && e.word == molt_look(&a, 1));
@@ -314,13 +314,13 @@ static void test_a_small_exchange_goes_through_each_state(void) {
     CHECK(done == 4 && memcmp(bytes, "word", 4) == 0);
     done = 0;
     CHECK(molt_transfer(&a, &e, NULL, (const uint8_t *)"answer", 6, &done, 0) == MOLT_TRANSFERRED);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME);
 
     uint64_t rung = atomic_load(&molt_channel_at(&a, 1)->doorbell.count);
     CHECK(molt_finish(&a, &e, MOLT_DONE, 0) == 1);
     CHECK(molt_look(&a, 1) == word_of(MOLT_DONE, 1, 7, 1));
     CHECK(atomic_load(&molt_channel_at(&a, 1)->doorbell.count) == rung + 1);
-    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_OUTCOME);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_flag) == MOLT_AWAIT_OUTCOME);
     c.into = bytes, c.wanted = 6;
     CHECK(molt_reply_there(&a, &c) == 6 && molt_take_more(&a, &c) == 1 && c.wanted == 0);
     CHECK(memcmp(bytes, "answer", 6) == 0 && molt_reply_there(&a, &c) == 0);
@@ -360,7 +360,7 @@ static void test_operations_take_their_own_steps_only(void) {
                 case 1: CHECK(molt_give_up(&a, &c, 0) == from); break;
                 case 2: CHECK(molt_give_up(&a, &c, 1) == from); break;
                 case 3:
-                    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) ==
+                    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) ==
                           (from == MOLT_READY || from == MOLT_CLAIMED || from == MOLT_KILLING ? MOLT_AWAIT_TIME
                                                                                               : MOLT_AWAIT_OUTCOME));
                     break;
@@ -386,11 +386,11 @@ static void test_a_word_that_cant_be_ends_the_wait(void) {
     must_publish(&a, &c, 0);
     for (uint32_t state = MOLT_KILLING + 1; state < 256; state++) {
         put(&a, 0, MOLT_WITH_STATE(c.word, state));
-        CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_CORRUPT);
+        CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_flag) == MOLT_AWAIT_CORRUPT);
         CHECK(molt_give_up(&a, &c, 0) == state && molt_look(&a, 0) == MOLT_WITH_STATE(c.word, state));
     }
     put(&a, 0, word_of(MOLT_READY, 0, 0, MOLT_GENERATION(c.word) + 1)); /* another's request */
-    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_CORRUPT);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_flag) == MOLT_AWAIT_CORRUPT);
     CHECK(molt_give_up(&a, &c, 0) == MOLT_READY && MOLT_STATE(molt_look(&a, 0)) == MOLT_READY);
     free_arena(&a);
 }
@@ -423,7 +423,7 @@ static void test_an_executor_that_is_being_killed_counts_as_busy(void) {
     CHECK(molt_step(&a, 0, e.word, MOLT_WITH_STATE(e.word, MOLT_KILLING)));
     CHECK(molt_finish(&a, &e, MOLT_DONE, 0) == 0);
     CHECK(MOLT_STATE(molt_look(&a, 0)) == MOLT_KILLING && atomic_load(&a.slots[0].state) == MOLT_SLOT_BUSY);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME); /* the outcome is the supervisor's */
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME); /* the outcome is the supervisor's */
     free_arena(&a);
 }
 
@@ -437,7 +437,7 @@ static void test_generations_go_round_without_0(void) {
         must_publish(&a, &c, 0);
         CHECK(MOLT_GENERATION(c.word) == generations[turn]);
         CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
-        CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_OUTCOME);
+        CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_OUTCOME);
         put(&a, 0, MOLT_IDLE_WORD(MOLT_GENERATION(c.word)));
     }
     free_arena(&a);
@@ -587,10 +587,10 @@ static void test_while_one_spins_no_other_is_woken_unless_it_comes_too_late(void
             CHECK(molt_claim(&a, &e));
         switch (ways[i].way) {
         case WAIT: /* and sleep at once, or after a short spin, or spin all the time */
-            CHECK(molt_await(&a, &c, molt_now_ns() + 500000000, ways[i].spin_ns, 1, &open_link) != MOLT_AWAIT_OUTCOME);
+            CHECK(molt_await(&a, &c, molt_now_ns() + 500000000, ways[i].spin_ns, 1, &open_flag) != MOLT_AWAIT_OUTCOME);
             break;
         case REDIRECT: molt_redirect(&a, &c, 0); break;
-        case POLL: CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME);
+        case POLL: CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME);
         }
         CHECK(atomic_load(&a.slots[1].doorbell.parked) == (uint64_t)!ways[i].wakes);
         free_arena(&a);
@@ -668,14 +668,14 @@ static void test_who_waits_looks_again_by_himself(void) {
     /* The executor dies between its last step and its ring: so nobody rings. MOLT_PARK_NS is what is lost. */
     CHECK(molt_step(&a, 0, e.word, MOLT_WITH_STATE(e.word, MOLT_DONE)));
     atomic_store(&molt_channel_at(&a, 0)->doorbell.parked, 0);
-    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_OUTCOME);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_flag) == MOLT_AWAIT_OUTCOME);
 
     put(&a, 0, MOLT_IDLE_WORD(1));
     must_publish(&a, &c, 0);
     /* Its caller gets to look for signals at least that often, also for those that interrupted nothing. */
-    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_SIGNAL);
-    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &closed_link) == MOLT_AWAIT_CLOSED);
-    CHECK(molt_await(&a, &c, 1, 0, 0, &open_link) == MOLT_AWAIT_TIME);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_flag) == MOLT_AWAIT_SIGNAL);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &closed_flag) == MOLT_AWAIT_CLOSED);
+    CHECK(molt_await(&a, &c, 1, 0, 0, &open_flag) == MOLT_AWAIT_TIME);
     free_arena(&a);
 }
 
@@ -720,10 +720,10 @@ static void test_bytes_sent_before_the_claim_was_seen_are_told_when_it_is(void) 
     molt_call c;
     CHECK(publish(&a, &c, 0, bytes, RING + 10));
     atomic_store(&molt_channel_at(&a, 0)->request.tail, RING);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && c.left[0] == 0);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME && c.left[0] == 0);
     CHECK(molt_claim(&a, &e) && atomic_load(&a.slots[1].doorbell.count) == 0);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && atomic_load(&a.slots[1].doorbell.count) == 1);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && atomic_load(&a.slots[1].doorbell.count) == 1);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME && atomic_load(&a.slots[1].doorbell.count) == 1);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME && atomic_load(&a.slots[1].doorbell.count) == 1);
     free_arena(&a);
 }
 
@@ -761,10 +761,10 @@ static void test_scribbled_counts_end_a_transfer(void) {
     CHECK(molt_transfer(&a, &e, NULL, bytes, 8, &done, 0) == MOLT_TRANSFER_CORRUPT && done == 0);
     atomic_store(&ch->request.tail, 5);
     c.left[0] = 1;
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_CORRUPT);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_CORRUPT);
     c.left[0] = 0, c.wanted = 8, c.into = bytes;
     atomic_store(&ch->reply.head, RING + 1);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_CORRUPT);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_CORRUPT);
     free_arena(&a);
 }
 

@@ -109,9 +109,9 @@ def ask(executor: ExecutorHandle, entry: str, payload: object) -> None:
 def test_it_says_what_it_has_imported_and_from_which_files(start: Start) -> None:
     forkserver = start()
     source = os.path.abspath(entrypoints.__file__)
-    files = hear(forkserver.stream, Sources).files
-    assert source in dict(files)
-    assert not sources.changed(files)
+    known = hear(forkserver.stream, Sources)
+    assert source in dict(known.files)
+    assert not sources.changed(known)
     rows = hear(forkserver.stream, Ready).exports
     assert ExportRow("echo", Codec.MSGPACK, Codec.MSGPACK, f"{EXPORTS}:echo", False) in rows
     assert reap(forkserver) == 0
