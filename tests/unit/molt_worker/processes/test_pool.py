@@ -9,9 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
-from molt_accel.errors import MoltError, MoltStartFailed, Status
+from molt_accel.errors import MoltError, MoltIncompatible, MoltStartFailed, Status, to_wire
 from molt_accel.ipc.frame import FrameError, Item, encode
-from molt_accel.ipc.messages import Hello, Request, Response
+from molt_accel.ipc.messages import Hello, Request, Response, StartFailed
 from molt_accel.ipc.shm.layout import serial_of
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
@@ -365,13 +365,26 @@ def test_exports_that_cant_be_imported_are_told_when_there_are_no_others(make_st
     stage.pool.start_forkserver()
     stage.forkservers[0].kill()
     stage.turn()
-    assert stage.owner.seen() == [("start failed", MoltStartFailed, "the fork server died: signal 9 (SIGKILL)")]
+    assert stage.owner.seen() == [
+        ("start failed", MoltStartFailed, "the fork server died: signal 9 (SIGKILL)")
+    ]
     stage = started(make_stage(record))
     stage.pool.start_forkserver()
     stage.forkservers[-1].kill()
     stage.turn()
-    assert stage.owner.seen() == [("reload failed", MoltStartFailed, "the fork server died: signal 9 (SIGKILL)")]
+    assert stage.owner.seen() == [
+        ("reload failed", MoltStartFailed, "the fork server died: signal 9 (SIGKILL)")
+    ]
     assert "reload_failed" in stage.log()
+
+
+def test_what_kind_of_failure_a_start_was_is_told(make_stage: MakeStage) -> None:
+    stage = make_stage(record)
+    stage.pool.start_forkserver()
+    stage.forkservers[0].report(StartFailed(to_wire(MoltIncompatible("of another release"))))
+    stage.forkservers[0].kill()
+    stage.turn()
+    assert stage.owner.seen() == [("start failed", MoltIncompatible, "of another release")]
 
 
 def test_a_stopped_pool_starts_nothing(stage: Stage) -> None:

@@ -148,7 +148,9 @@ def test_a_reload_with_a_broken_manifest_starts_nothing(sink: LogSink, tmp_path:
 
 
 def test_a_failed_start_has_an_exit_code_of_its_own(sink: LogSink, tmp_path: Path) -> None:
-    service = Scripted(sink, lambda service: service.stop(service.worker.start_failed(MoltStartFailed("no module"))))
+    service = Scripted(
+        sink, lambda service: service.stop(service.worker.start_failed(MoltStartFailed("no module")))
+    )
     assert service.run() == EXIT_BAD_EXPORTS
     assert "the worker can't start: no module" in service.told
     assert 'start_failed error="no module"' in (tmp_path / "log").read_text()
