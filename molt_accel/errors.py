@@ -122,13 +122,13 @@ class MoltWorkerUnavailable(MoltError):
 
 
 class MoltStartFailed(MoltWorkerUnavailable):
-    """The worker could not start: bad manifest, import error, no memory. The text is the worker's reason."""
+    """The worker could not start: no such command, bad manifest, import error, no memory. The text is the reason."""
 
     code = "start_failed"
 
 
 class MoltIncompatible(MoltWorkerUnavailable):
-    """The worker is of another version, or its memory of another layout."""
+    """The worker is of another version, of the package or its protocol, or runs another application."""
 
     code = "incompatible"
 
@@ -156,7 +156,10 @@ class NoSharedMemory(MoltStartFailed):
 
 
 class MoltClientClosed(MoltError):
-    """The client was closed before the call began. Nothing was sent; it is neither retried nor run by the view."""
+    """The client was closed before the call was sent, for the first time or again. It is neither retried nor run by the view.
+
+    An idempotent call that was closed in the pause between two tries may have run; any other has not.
+    """
 
     def __init__(self, detail: str = "the client is closed", **rest: Any) -> None:
         super().__init__(detail, **rest)
