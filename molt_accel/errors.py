@@ -145,10 +145,6 @@ class AlreadyServed(MoltWorkerUnavailable):
     code = "already_served"
 
 
-class NeverListened(MoltStartFailed):
-    """The worker was started, and nobody listens. The client tries again a few times: it may have stopped since."""
-
-
 class NoSharedMemory(MoltStartFailed):
     """Shared memory can't serve here; the text says why. The transport `auto` goes on with stdio."""
 
@@ -156,9 +152,9 @@ class NoSharedMemory(MoltStartFailed):
 
 
 class MoltClientClosed(MoltError):
-    """The client was closed before the call was sent, for the first time or again. It is neither retried nor run by the view.
+    """The client was closed before the call was sent, or sent again. It is neither retried nor run by the view.
 
-    An idempotent call that was closed in the pause between two tries may have run; any other has not.
+    If the call is idempotent, an earlier try may have run; else nothing has run.
     """
 
     def __init__(self, detail: str = "the client is closed", **rest: Any) -> None:
