@@ -277,7 +277,7 @@ def _wait(
     if check is not None:
         cancelled = MoltCancelled("the client went away")
         fileno = getattr(check, "fileno", None)
-        if fileno is not None:
+        if fileno is not None and hangups.start():
             with hangups.watching(
                 fileno(),
                 lambda: transport.abandon(pending, cancelled) if check() else None,

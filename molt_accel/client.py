@@ -7,12 +7,12 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, Self
 
-from molt_accel import role
 from molt_accel.call import Call, Reply, make_call
 from molt_accel.config import Config
 from molt_accel.durations import Milliseconds, in_ms
 from molt_accel.ipc.messages import PING
 from molt_accel.options import HOOKS, CallOptions
+from molt_accel.process import role
 from molt_accel.transports import forks
 from molt_accel.transports.base import Transport
 from molt_accel.transports.opening import open_transport

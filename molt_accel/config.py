@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from molt_accel import identity, testdb
 from molt_accel.durations import in_ms
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES
+from molt_accel.process import identity, testdb
 
 Parser = Callable[[object], Any]
 
@@ -251,7 +251,7 @@ class Config:
         return self.import_path.split(os.pathsep) if self.import_path else identity.import_path()
 
     def identity(self) -> dict[str, str]:
-        """Return what processes must have in common to share a pool; see `molt_accel.identity`.
+        """Return what processes must have in common to share a pool; see `molt_accel.process.identity`.
 
         Raises:
             MoltStartFailed: the working directory was deleted.

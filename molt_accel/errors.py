@@ -227,6 +227,7 @@ def row_of(error: MoltError | type[MoltError]) -> ErrorRow:
 
 
 def http_status(error: MoltError | type[MoltError]) -> int:
+    """The HTTP status of the response that tells a browser of an error, or of an error's class."""
     return row_of(error).http_status
 
 

@@ -23,13 +23,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from molt_accel import testdb
 from molt_accel.config import Config
 from molt_accel.errors import MoltStartFailed, to_wire
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError, FrameParser, encode
 from molt_accel.ipc.messages import Message, StartFailed
-from molt_accel.role import Role, become
+from molt_accel.process import testdb
+from molt_accel.process.role import Role, become
 from molt_worker.compile import record as compiled
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.request import StopWord

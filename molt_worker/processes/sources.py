@@ -28,16 +28,16 @@ def imported(exports: str, began_ns: int) -> list[Source]:
         with contextlib.suppress(OSError):  # of an archive, or gone
             changed_ns = os.stat(path).st_mtime_ns
             torn = began_ns - _CLOCK_TICK_NS <= changed_ns <= time.time_ns()
-            found.append((path, _UNCERTAIN if torn else _stamp(path)))
+            found.append((path, _UNCERTAIN if torn else stamp(path)))
     return found
 
 
 def changed(files: Iterable[Source]) -> bool:
     """Whether one of the files is not what it was."""
-    return any(_stamp(path) != stamp for path, stamp in files)
+    return any(stamp(path) != known for path, known in files)
 
 
-def _stamp(path: str) -> int:
+def stamp(path: str) -> int:
     """A number that is another one when the file was written, replaced or removed."""
     try:
         found = os.stat(path)

@@ -2,10 +2,12 @@
 
 import gc
 import json
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 
 from molt_accel import (
@@ -254,14 +256,30 @@ def test_a_small_frame_limit_does_not_limit_the_number_of_exports(
     assert body["detail"].startswith("the result is over the frame limit: ")
 
 
-def test_an_executor_has_no_descriptor_of_the_supervisor_and_hands_none_on(client: Client) -> None:
-    targets = client.call("fds")
-    kinds = [target.split(":")[0] for target in targets]
-    assert kinds.count("socket") == 1
-    assert targets.count("/dev/null") <= 2
-    assert [kind for kind in kinds if kind == "pipe"] == []
+def open_in(pid: int) -> list[str]:
+    """What the descriptors of another process are of."""
+    return sorted(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_an_executor_has_its_own_descriptors_and_no_others_and_hands_none_on(client: Client) -> None:
+    """Nothing of the supervisor's, the fork server's, or another executor's."""
+    wait_until(lambda: client.ping()["executors"]["starting"] == 0)
+    report = client.ping()
+    stderr = os.readlink(f"/proc/{report['pid']}/fd/2")
+    standard = ["/dev/null", stderr, stderr]
+    found = client.call("fds")
+    executors = [open_in(pid) for pid in report["executors"]["pids"]]
+    assert found in executors
+    own = [[target for target in each if target.startswith("socket:")] for each in executors]
+    assert [len(each) for each in own] == [1, 1]
+    assert own[0] != own[1]
+    assert executors == [sorted([*standard, *each]) for each in own]
+    (forkserver,) = {psutil.Process(pid).ppid() for pid in report["executors"]["pids"]}
+    sockets = [target for target in open_in(forkserver) if target.startswith("socket:")]
+    assert len(sockets) == 3  # to the supervisor, and to itself for signals
+    assert open_in(forkserver) == sorted([*standard, *sockets, "anon_inode:[eventpoll]"])
     inherited = client.call("inherited_fds")
-    assert [target for target in inherited if target.startswith("socket:")] == []
+    assert [target.partition(":")[0] for target in inherited] == ["/dev/null", "pipe", "pipe"]
 
 
 def test_an_entrypoint_can_terminate_what_it_forked(client: Client) -> None:

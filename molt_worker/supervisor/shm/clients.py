@@ -443,7 +443,7 @@ class Clients:
             os.close(client.pidfd)
             client.pidfd = -1
 
-    def orphaned(self) -> list[tuple[Attachment, int]]:
+    def quarantined(self) -> list[tuple[Attachment, int]]:
         """Channels that clients have returned with something on them, and all channels of clients that are gone."""
         return [
             (client, channel)

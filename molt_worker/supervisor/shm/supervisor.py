@@ -14,12 +14,12 @@ from typing import Final
 from molt_accel import errors
 from molt_accel.config import Config
 from molt_accel.errors import MoltError
-from molt_accel.identity import differences
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import Attach, Draining, Request, Response, StartFailed
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import HELD, MAX_WORD, NEVER, ChannelState, Gauge, Outcome, slot_of, state_of
+from molt_accel.process.identity import differences
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.processes.commands import Recycle, Wake
 from molt_worker.processes.handles import ExecutorHandle, StopWords

@@ -230,6 +230,12 @@ def test_a_pool_without_a_name_is_its_directory_s(tmp_path: Path, monkeypatch: p
     assert names["y" * 100].startswith("y" * 32 + "-")
 
 
+def test_a_pool_without_a_name_is_its_environment_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = load(import_path="/srv").pool_name
+    monkeypatch.setattr(sys, "prefix", "/another/environment/of/the/same/python")
+    assert load(import_path="/srv").pool_name != name
+
+
 def test_a_config_is_frozen_and_comparable() -> None:
     config = load(executors=2)
     assert config == load(executors=2) != load(executors=3)

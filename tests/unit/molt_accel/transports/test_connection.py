@@ -11,10 +11,12 @@ from molt_accel.errors import (
     MoltProtocolError,
     MoltStartFailed,
     MoltWorkerUnavailable,
+    Status,
     to_wire,
 )
 from molt_accel.ipc.frame import Fault, FrameError
-from molt_accel.ipc.messages import StartFailed
+from molt_accel.ipc.messages import Cancel, Hello, Response, StartFailed
+from molt_accel.transports.base import Pending
 from molt_accel.transports.connection import (
     CONNECTION_TRANSITIONS,
     BaseConnection,
@@ -139,3 +141,38 @@ def test_everybody_raises_an_error_object_of_his_own(error: MoltError, kind: typ
     assert copy is not error
     assert (type(copy), copy.detail, copy.facts) == (kind, error.detail, error.facts)
     assert copy.facts is not error.facts
+
+
+def test_a_response_ends_the_call_it_is_of_and_no_other() -> None:
+    connection = Scripted(1)
+    calls = {number: Pending(number) for number in (1, 2)}
+    connection._pending.update(calls)
+    answer = Response(1, Status.OK, b"")
+    connection._take(answer)
+    connection._take(Response(3, Status.OK, b""))  # too late: nobody waits any more
+    assert (calls[1].result, calls[2].result) == (answer, None)
+    assert list(connection._pending) == [2]
+
+
+def test_the_end_resolves_each_call_with_an_error_of_its_own() -> None:
+    connection = Scripted(1)
+    calls = [Pending(number) for number in (1, 2)]
+    connection._pending.update({call.request_id: call for call in calls})
+    error = MoltWorkerUnavailable("gone", facts={"may_have_run": 1})
+    connection._resolve_all(error)
+    assert connection._pending == {}
+    for call in calls:
+        assert isinstance(call.result, MoltWorkerUnavailable)
+        assert call.result is not error
+        assert call.result.may_have_run
+    assert calls[0].result is not calls[1].result
+
+
+def test_a_greeting_is_noted_and_a_message_that_no_worker_sends_is_refused() -> None:
+    connection = Scripted(1)
+    assert not connection.was_ready
+    connection._take(Hello())
+    assert connection.was_ready
+    assert connection.greeted.is_set()
+    with pytest.raises(MoltProtocolError, match="unexpected Cancel from the worker"):
+        connection._take(Cancel(1, 1))

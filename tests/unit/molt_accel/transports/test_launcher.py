@@ -424,6 +424,6 @@ def test_a_refusal_says_when_and_why() -> None:
 def test_a_refusal_is_of_the_last_error_s_kind(error: MoltError, kind: type[MoltWorkerUnavailable]) -> None:
     policy = RestartPolicy()
     policy.died(100.0, 0.0, error, was_ready=False)
-    with pytest.raises(MoltWorkerUnavailable, match=r" s: why$") as caught:
+    with pytest.raises(MoltWorkerUnavailable, match=r"^why \(the next start is tried in 0\.1 s\)$") as caught:
         policy.check(100.02)
     assert (type(caught.value), caught.value.may_have_run) == (kind, False)

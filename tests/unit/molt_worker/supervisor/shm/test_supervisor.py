@@ -1,6 +1,7 @@
 """The supervisor of a shared-memory pool: start and stop, its clients, and what it says of itself."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -16,12 +17,15 @@ from molt_accel.ipc.messages import (
     Hello,
     Lease,
     Refused,
+    Reloading,
     Request,
     Response,
     StartFailed,
 )
 from molt_accel.ipc.shm.attach import ANSWER_S
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, SlotGauge
+from molt_worker.processes.commands import Sources
+from molt_worker.processes.sources import stamp
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
 from tests.support.handover import put, reply, response
 from tests.support.shm_testbed import Caller, MakeShmStage, ShmStage, in_ms
@@ -158,6 +162,32 @@ def test_a_pool_that_nobody_comes_to_ends(make_shm_stage: MakeShmStage) -> None:
     stage.pass_time(31_000)
     assert stage.supervisor.finished()
     assert "worker_left_alone" in stage.log()
+
+
+def test_a_pool_of_outdated_code_makes_way_for_a_newcomer_or_reloads_while_it_has_others(
+    make_shm_stage: MakeShmStage, tmp_path: Path
+) -> None:
+    stage = make_shm_stage(linger=True)
+    source = tmp_path / "app.py"
+    source.touch()
+    stage.start()
+    stage.forkserver.report(Sources([(str(source), stamp(str(source)))]))
+    stage.turn()
+    first = Caller(stage, 1)
+    os.utime(source, ns=(1, 1))
+    Caller(stage, 0, observer=True)  # needs no newer code
+    assert len(stage.forkservers) == 1
+    second = Caller(stage, 1)
+    assert [type(message) for message in second.heard] == [Reloading]
+    assert len(stage.forkservers) == 2
+    assert not stage.supervisor.finished()
+    stage.forkserver.report(Sources([(str(source), 2)]))  # it has been changed again
+    stage.turn()
+    second.close()
+    first.send(Detach())
+    assert Caller(stage, 1).heard == [None]
+    assert stage.supervisor.finished()
+    assert stage.log().count("worker_outdated") == 1
 
 
 def test_what_it_says_of_itself(stage: ShmStage) -> None:

@@ -1,4 +1,4 @@
-"""molt_accel.testdb: when tests are running, and what a worker is told of their databases."""
+"""molt_accel.process.testdb: when tests are running, and what a worker is told of their databases."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +9,9 @@ from django.db import connections
 from django.test import override_settings
 from django.test.utils import setup_test_environment, teardown_test_environment
 
-from molt_accel import MoltStartFailed, testdb
+from molt_accel import MoltStartFailed
 from molt_accel.config import Config
+from molt_accel.process import testdb
 from tests.support.views import _project  # noqa: F401
 
 

@@ -15,8 +15,8 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
-from molt_accel import testdb
 from molt_accel.errors import MoltStartFailed
+from molt_accel.process import testdb
 from molt_accel.version import __version__
 
 #: What terminals, sessions, service managers, servers, reloaders and test runners set for themselves.

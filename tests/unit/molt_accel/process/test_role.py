@@ -1,12 +1,13 @@
-"""molt_accel.role: which pools a process of a worker may call."""
+"""molt_accel.process.role: which pools a process of a worker may call."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from molt_accel import Client, MoltStartFailed, role
+from molt_accel import Client, MoltStartFailed
 from molt_accel.config import Config
-from molt_accel.role import Role
+from molt_accel.process import role
+from molt_accel.process.role import Role
 from tests.support import EXPORTS
 
 

@@ -1,4 +1,4 @@
-"""molt_accel.identity: what decides who may share a pool."""
+"""molt_accel.process.identity: what decides who may share a pool."""
 
 import os
 import sys
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from molt_accel import identity
 from molt_accel.errors import MoltStartFailed
+from molt_accel.process import identity
 
 
 def own(exports: str = "", path: list[str] | None = None, ignored: str = "") -> dict[str, str]:
@@ -44,6 +44,17 @@ def test_the_working_directory_counts_and_must_exist(tmp_path: Path, monkeypatch
     gone.rmdir()
     with pytest.raises(MoltStartFailed, match="working directory is gone"):
         own()
+
+
+def test_environments_of_one_python_differ_however_alike_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "one"))
+    one = own()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "other"))
+    assert identity.differences(one, own()) == ["Python"]
+    (tmp_path / "other").symlink_to(tmp_path / "one")  # another path to the same
+    assert own() == one
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a umask can't be read")
