@@ -122,13 +122,13 @@ class MoltWorkerUnavailable(MoltError):
 
 
 class MoltStartFailed(MoltWorkerUnavailable):
-    """The worker could not start: bad manifest, import error, no memory. The text is the worker's reason."""
+    """The worker could not start: no such command, bad manifest, import error, no memory. The text is the reason."""
 
     code = "start_failed"
 
 
 class MoltIncompatible(MoltWorkerUnavailable):
-    """The worker is of another version, or its memory of another layout."""
+    """The worker is of another version, of the package or its protocol, or runs another application."""
 
     code = "incompatible"
 
@@ -145,10 +145,6 @@ class AlreadyServed(MoltWorkerUnavailable):
     code = "already_served"
 
 
-class NeverListened(MoltStartFailed):
-    """The worker was started, and nobody listens. The client tries again a few times: it may have stopped since."""
-
-
 class NoSharedMemory(MoltStartFailed):
     """Shared memory can't serve here; the text says why. The transport `auto` goes on with stdio."""
 
@@ -156,7 +152,10 @@ class NoSharedMemory(MoltStartFailed):
 
 
 class MoltClientClosed(MoltError):
-    """The client was closed before the call began. Nothing was sent; it is neither retried nor run by the view."""
+    """The client was closed before the call was sent, or sent again. It is neither retried nor run by the view.
+
+    If the call is idempotent, an earlier try may have run; else nothing has run.
+    """
 
     def __init__(self, detail: str = "the client is closed", **rest: Any) -> None:
         super().__init__(detail, **rest)

@@ -20,7 +20,6 @@ from molt_accel.errors import (
     MoltError,
     MoltStartFailed,
     MoltWorkerUnavailable,
-    NeverListened,
     Status,
     from_wire,
     start_failure,
@@ -46,6 +45,10 @@ _STARTER_S: Final = 10.0
 _TAKEOVER_S: Final = 1.0
 _LAST_LINES: Final = 5  #: how much of what it wrote an error of a worker that didn't start has
 _LOOK_S: Final = 0.01  #: how often to look whether a worker listens by now
+
+
+class NeverListened(MoltStartFailed):
+    """The worker was started, and nobody listens. The client tries again a few times: it may have stopped since."""
 
 
 def worker_command(config: Config) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from molt_accel import (
     Client,
+    MoltClientClosed,
     MoltEntryError,
     MoltError,
     MoltInternalError,
@@ -21,6 +22,7 @@ from molt_accel import (
 )
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import Codec
+from molt_accel.waits import Pause
 from tests.support.driver import MakeDriver, error_of, value_of
 from tests.support.errors import raised
 from tests.support.pools import MakeClient, with_worker
@@ -54,6 +56,22 @@ def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(lasting_client: Cli
     reply = lasting_client.reply("to_json", {"a": 1}, decode_response=False)
     assert reply.codec is Codec.JSON
     assert json.loads(reply.value) == {"a": 1}
+
+
+def test_a_call_that_ran_and_whose_client_is_closed_before_the_next_try_ends_as_closed(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = with_worker(make_client(executors=1))
+    deaths: list[int] = []
+
+    def close_meanwhile(self: Pause) -> None:
+        deaths.append(client.ping()["executor_deaths"])
+        client.close()
+
+    monkeypatch.setattr(Pause, "block", close_meanwhile)
+    with pytest.raises(MoltClientClosed, match=r"^the client is closed$"):
+        client.call("crash", {"exit": 3}, idempotent=True)
+    assert deaths == [1]  # the first try has run
 
 
 @pytest.mark.parametrize(

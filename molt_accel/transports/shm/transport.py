@@ -17,7 +17,6 @@ from molt_accel.errors import (
     MoltError,
     MoltProtocolError,
     MoltWorkerUnavailable,
-    NeverListened,
     WorkerVanished,
     status_label,
     to_wire,
@@ -33,7 +32,7 @@ from molt_accel.transports import monkeypatch as greenlets
 from molt_accel.transports.base import Pending, PendingCall
 from molt_accel.transports.connected import SLACK_S, ConnectedTransport
 from molt_accel.transports.connection import ConnectionState, cancelled_by_close, copy_error
-from molt_accel.transports.launcher import attach_or_start
+from molt_accel.transports.launcher import NeverListened, attach_or_start
 from molt_accel.transports.shm.connection import Connection
 
 _MS: Final = 1_000_000

@@ -18,7 +18,7 @@ _TEXT = base64.b64encode(_BLOB[:LARGEST]).decode()
 OF_KILLS = {
     "executors": {"MoltWorkerCrashed"},
     "forkserver": {"MoltWorkerCrashed"},
-    "supervisor": {"MoltWorkerUnavailable"},
+    "supervisor": {"MoltWorkerUnavailable", "MoltStartFailed"},
     "clients": set[str](),
 }
 

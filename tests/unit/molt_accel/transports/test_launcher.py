@@ -21,13 +21,18 @@ from molt_accel.errors import (
     MoltProtocolError,
     MoltStartFailed,
     MoltWorkerUnavailable,
-    NeverListened,
     NoSharedMemory,
 )
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import VERSION
 from molt_accel.transports import interpreter, launcher
-from molt_accel.transports.launcher import RestartPolicy, attach_or_start, start_stdio_worker, worker_command
+from molt_accel.transports.launcher import (
+    NeverListened,
+    RestartPolicy,
+    attach_or_start,
+    start_stdio_worker,
+    worker_command,
+)
 from tests.support.errors import raised
 from tests.support.processes import wait_until
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from molt_accel.errors import MoltStartFailed, Status
+from molt_accel.errors import MoltIncompatible, MoltStartFailed, Status, to_wire
 from molt_accel.ipc.frame import FrameError, Item, encode
-from molt_accel.ipc.messages import Hello, Request, Response
+from molt_accel.ipc.messages import Hello, Request, Response, StartFailed
 from molt_accel.ipc.shm.layout import serial_of
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes.commands import Interrupt, Kill, Sources, Spawn, Wake
@@ -397,6 +397,15 @@ def test_exports_that_cant_be_imported_are_told_when_there_are_no_others(make_st
         ("reload failed", MoltStartFailed, "the fork server died: signal 9 (SIGKILL)")
     ]
     assert "reload_failed" in stage.log()
+
+
+def test_what_kind_of_failure_a_start_was_is_told(make_stage: MakeStage) -> None:
+    stage = make_stage(record)
+    stage.pool.start_forkserver()
+    stage.forkservers[0].report(StartFailed(to_wire(MoltIncompatible("of another release"))))
+    stage.forkservers[0].kill()
+    stage.turn()
+    assert stage.owner.seen() == [("start failed", MoltIncompatible, "of another release")]
 
 
 def test_a_stopped_pool_starts_nothing(stage: Stage) -> None:

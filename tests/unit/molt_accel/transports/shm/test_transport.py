@@ -236,6 +236,7 @@ def test_a_channel_that_the_worker_has_taken_away_is_an_unavailable_worker(
 def test_at_the_end_a_call_has_what_is_certain(transport: ShmTransport, fake: FakePool, state: str) -> None:
     pending = submit(transport)
     if state != "queued":
+        fake.set(Gauge.SERVING, 1)
         taken = fake.claim()
     if state == "done":
         fake.reply(taken, "in time")
