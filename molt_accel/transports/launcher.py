@@ -77,7 +77,7 @@ def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
 
     Raises MoltStartFailed if the command can't be run.
     """
-    environ = {**config.environ(), "MOLT_TRANSPORT": "stdio"}
+    environ = {**config.inherited.environ, **config.environ(), "MOLT_TRANSPORT": "stdio"}
     # A private worker ends with its client, so it may write where the client does.
     process = _run(worker_command(config), subprocess.PIPE, environ, stderr=None)
     for pipe in (process.stdin, process.stdout):
@@ -99,7 +99,7 @@ def _run(
             stdout=subprocess.PIPE,
             stderr=stderr,
             bufsize=0,
-            env={**os.environ, **environ},
+            env=environ,
             # So that Ctrl-C in a terminal reaches the server only, which then stops the worker.
             start_new_session=True,
         )
@@ -193,7 +193,7 @@ def _start_pool(config: Config, name: str) -> None:
     """Start a pool and wait until it listens. From then on it belongs to no client, and outlives this one."""
     command = [*worker_command(config), "--shm", name, "--linger"]
     # Not its name, which a client in an entrypoint would take for the name of the pool that it wants.
-    environ = {**config.environ(), "MOLT_TRANSPORT": "shm"}
+    environ = {**config.inherited.environ, **config.environ(), "MOLT_TRANSPORT": "shm"}
     with contextlib.ExitStack() as stack:
         said = None  # what the worker writes to standard error before it opens its log
         if config.log_file(outlives=True):

@@ -70,14 +70,16 @@ def _connect(sock: socket.socket, path: str) -> None:
             time.sleep(_CROWD_S)
 
 
-def handshake(sock: socket.socket, identity: dict[str, str]) -> tuple[Arena, Attached]:
-    """Attach as a client of this identity, on a connected control socket.
+def handshake(
+    sock: socket.socket, identity: dict[str, str], *, nested: bool = False
+) -> tuple[Arena, Attached]:
+    """Attach as a client of this identity, on a connected control socket. `nested`: this process is part of a worker.
 
     Raises:
         MoltStartFailed, MoltIncompatible, WorkerVanished: the worker refused.
         MoltWorkerUnavailable: the worker doesn't answer.
     """
-    fd, granted = _ask(sock, Attach(__version__, False, FIRST_BATCH, identity))
+    fd, granted = _ask(sock, Attach(__version__, False, FIRST_BATCH, identity, nested))
     return arenas.attach(fd), granted
 
 

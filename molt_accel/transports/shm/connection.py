@@ -31,6 +31,7 @@ from molt_accel.ipc.messages import (
 )
 from molt_accel.ipc.shm.attach import ANSWER_S, handshake
 from molt_accel.ipc.shm.layout import Gauge, SlotGauge
+from molt_accel.process import role
 from molt_accel.transports.base import Pending
 from molt_accel.transports.connection import BaseConnection, ConnectionState
 from molt_accel.transports.shm.channels import BATCH, ChannelPool
@@ -61,7 +62,7 @@ class Connection(BaseConnection):
         self._granted_none = False  # whether the last answer was empty
         self._quiet = threading.Event()  # set when the connection closes and no call is under way any more
         self._completion_thread: CompletionThread | None = None
-        self.arena, grant = handshake(sock, config.identity())
+        self.arena, grant = handshake(sock, config.identity(), nested=role.is_nested())
         # From the worker's answer, not from the arena: another client may have scribbled over that.
         self.arena.client_spinners = grant.client_spinners
         self.arena.spin_ns = grant.spin_ns if config.spin_us is None else config.spin_us * 1000

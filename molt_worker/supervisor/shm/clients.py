@@ -84,6 +84,7 @@ class Attachment:
     answer_ns: int = 0  #: when it has to be answered at the latest
     attached: bool = False
     observer: bool = False
+    nested: bool = False  #: it is an executor of another pool
     wanted: int = 0  #: channels that it gets as soon as there are some
     awaits_grant: bool = False  #: it waits for a grant, which may be an empty one
     recalled: bool = False  #: it was asked to return channels, and has not answered
@@ -160,6 +161,11 @@ class Clients:
     def count(self) -> int:
         """How many clients are attached and may call."""
         return sum(client.counts for client in self._clients)
+
+    @property
+    def keep(self) -> bool:
+        """Whether one of them keeps the pool alive. Executors don't: two pools that call each other would, for ever."""
+        return any(client.counts and not client.nested for client in self._clients)
 
     @property
     def asking(self) -> list[Attachment]:
@@ -343,7 +349,7 @@ class Clients:
         if message is None:
             return
         client.attached = True
-        client.observer = message.observer
+        client.observer, client.nested = message.observer, message.nested
         granted = [] if client.observer else self.channels.take(message.channels)
         client.channels.update(granted)
         self.owner.on_clients_changed()  # before the client can publish: executors look at channels in use only
