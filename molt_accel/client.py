@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, Final, Self
@@ -12,7 +13,7 @@ from molt_accel.config import Config
 from molt_accel.durations import Milliseconds, in_ms
 from molt_accel.ipc.messages import PING
 from molt_accel.options import HOOKS, CallOptions
-from molt_accel.process import role
+from molt_accel.process import role, testdb
 from molt_accel.transports import forks
 from molt_accel.transports.base import Transport
 from molt_accel.transports.opening import open_transport
@@ -41,6 +42,7 @@ class Client:
     ) -> None:
         if config is not None and overrides:
             raise TypeError("give either a Config or its fields, not both")
+        self._under_tests: Final = testdb.active()  # or about to begin
         self.config: Final = config if config is not None else Config.load(**overrides)
         self.options: Final = options if options is not None else CallOptions()
         self._transport: Final[Transport] = open_transport(self.config)
@@ -97,8 +99,8 @@ class Client:
     def start(self, timeout_ms: Milliseconds | None = None) -> None:
         """Start the worker and wait until an executor is ready, so that the first call need not.
 
-        In a worker that imports the exports there is nothing to be made ready, so it does nothing: it may stand in an
-        ``AppConfig.ready``.
+        It may stand in an ``AppConfig.ready``: where there is nothing to be made ready it does nothing. That is so in a
+        worker that imports the exports, and before Django's tests have begun, whose databases are still to be made.
 
         Args:
             timeout_ms: How long to wait at most; by default the configured ``start_timeout_ms``.
@@ -106,7 +108,7 @@ class Client:
         Raises:
             MoltWorkerUnavailable: the worker could not start; the text says why.
         """
-        if role.imports_exports():
+        if role.imports_exports() or testdb.about_to_be():
             return
         limit_ms = self.config.start_timeout_ms if timeout_ms is None else timeout_ms
         self._transport.wait_ready(in_ms("timeout_ms", limit_ms) / 1000)
@@ -135,13 +137,37 @@ def _merge(defaults: CallOptions, entry: str, *changes: tuple[str, Any]) -> Call
 
 
 _default: Client | None = None
+# On the way of every call: no function is called where no tests run.
+_TESTS: Final = testdb.TESTS
+_modules: Final = sys.modules
 
 
 def default_client() -> Client:
-    """Return the client that decorated views share, made at first use from settings and environment."""
+    """Return the client that decorated views share, made at first use from settings and environment.
+
+    When Django's tests begin, and when a test overrides a ``MOLT_`` setting, the next use makes another.
+    """
+    client = _default
+    if client is None or (_TESTS in _modules and testdb.in_force() and not client._under_tests):
+        client = _make_default(client)
+    return client
+
+
+def _make_default(old: Client | None) -> Client:
     global _default
-    if _default is None:
-        with forks.start_lock():
-            if _default is None:
-                _default = Client()
-    return _default
+    with forks.start_lock():
+        if _default is not None and _default is not old:
+            return _default  # another thread has made it
+        testdb.on_override("MOLT_", _forget_default)
+        _default = client = Client()
+    if old is not None:
+        old.close()
+    return client
+
+
+def _forget_default() -> None:
+    """Close the shared client. The next use makes another."""
+    global _default
+    client, _default = _default, None
+    if client is not None:
+        client.close()

@@ -145,6 +145,10 @@ class AlreadyServed(MoltWorkerUnavailable):
     code = "already_served"
 
 
+class NeverListened(MoltStartFailed):
+    """The worker was started, and nobody listens. The client tries again a few times: it may have stopped since."""
+
+
 class NoSharedMemory(MoltStartFailed):
     """Shared memory can't serve here; the text says why. The transport `auto` goes on with stdio."""
 
@@ -160,6 +164,14 @@ class MoltClientClosed(MoltError):
 
 class MoltProtocolError(MoltError):
     """The peer broke the protocol."""
+
+
+def start_failure(why: MoltError) -> MoltWorkerUnavailable:
+    """The error of calls whose worker can't start, and why: of the same kind if that has a code."""
+    kind: type[MoltWorkerUnavailable] = MoltStartFailed
+    if isinstance(why, MoltWorkerUnavailable) and why.code is not None:
+        kind = type(why)
+    return kind(f"the worker can't start: {why.detail}")
 
 
 def unavailable_class(code: object) -> type[MoltWorkerUnavailable]:
@@ -216,6 +228,7 @@ def row_of(error: MoltError | type[MoltError]) -> ErrorRow:
 
 
 def http_status(error: MoltError | type[MoltError]) -> int:
+    """The HTTP status of the response that tells a browser of an error, or of an error's class."""
     return row_of(error).http_status
 
 

@@ -21,16 +21,15 @@ ALLOWED = {
     "molt_accel.codec": ("molt_accel.ipc", "molt_accel.lenient"),
     "molt_accel.process": (),
     "molt_accel.process.testdb": ("molt_accel.errors",),
+    "molt_accel.process.role": ("molt_accel.errors",),
     "molt_accel.process.identity": ("molt_accel.errors", "molt_accel.version", "molt_accel.process.testdb"),
     "molt_accel.config": (
         "molt_accel.durations",
         "molt_accel.errors",
-        "molt_accel.process.identity",
+        *(f"molt_accel.process.{each}" for each in ("identity", "role", "testdb")),
         "molt_accel.ipc",
-        "molt_accel.process.testdb",
     ),
 }
-ALLOWED |= {"molt_accel.process.role": ("molt_accel.errors", "molt_accel.config")}
 FLOOR = tuple(ALLOWED)
 ALLOWED |= {
     "molt_accel.options": FLOOR,

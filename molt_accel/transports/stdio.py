@@ -149,7 +149,7 @@ class _Connection(BaseConnection):
                 deaf = self.state is ConnectionState.DEAF
             ready = poll.poll(SLACK_S * 1000 if deaf else None)
             if not ready and deaf:
-                return MoltWorkerUnavailable("the worker is gone: it closed its stdin")
+                return self._farewell("it closed its stdin")
             for fd, _ in ready:
                 if fd == stream.read_fd:
                     got = stream.fill()

@@ -10,7 +10,6 @@ import importlib
 import inspect
 import json
 import operator
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
 from molt_accel import codec
+from molt_accel.config import is_manifest_path
 from molt_accel.errors import MoltEntryError
 from molt_accel.ipc.frame import MAX_ENTRY_BYTES
 from molt_accel.ipc.messages import RESERVED_PREFIX, Codec, Request
@@ -147,11 +147,6 @@ def _check_name(name: object, where: str) -> str:
     else:
         return name
     raise ExportsError(f"{where}: {name!r} is not allowed; {why}")
-
-
-def is_manifest_path(reference: str) -> bool:
-    """Whether an exports reference is the path of a file and not the name of a module."""
-    return reference.endswith(".json") or os.sep in reference or not re.fullmatch(_MODULE, reference)
 
 
 def manifest_of(reference: str) -> Path | None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltWorkerUnavailable, to_wire
+from molt_accel.errors import MoltStartFailed, to_wire
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError, FrameParser, encode
 from molt_accel.ipc.messages import Message, StartFailed
@@ -155,7 +155,7 @@ class Forkserver:
         if error.__cause__ is not None and not isinstance(error.__cause__, OSError):
             text = "".join(traceback.format_exception(error.__cause__))
             self._log("error", "import_failed", traceback=text)
-        self._send(StartFailed(to_wire(MoltWorkerUnavailable(str(error)))))
+        self._send(StartFailed(to_wire(MoltStartFailed(str(error)))))
 
     def _log(self, level: str, event: str, **fields: object) -> None:
         log.write_blocking(self.config, level, event, fields)

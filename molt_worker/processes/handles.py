@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from molt_accel.config import Config
+from molt_accel.errors import MoltError
 from molt_accel.ipc.frame import encode
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.exports import ExportTable
@@ -116,7 +117,7 @@ class ForkserverHandle:
     exports: ExportTable | None = None  #: known once it is ready
     sources: Sources | None = None  #: what its exports are made of; known as soon
     announced: bool = False  #: requests are checked against its exports
-    failure: str = ""
+    failure: MoltError | None = None  #: why it ended, if that is known
 
     def __post_init__(self) -> None:
         self.heard_ns = self.started_ns  #: when it reported something last

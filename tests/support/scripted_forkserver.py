@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from molt_accel.config import Config
+from molt_accel.errors import MoltError
 from molt_accel.ipc.frame import FrameError, FrameParser, Item, encode
 from molt_accel.ipc.messages import Codec, Hello
 from molt_worker.entrypoints.exports import ExportTable
@@ -271,11 +272,11 @@ class Recorder:
         assert self.stage.pool.exports is exports
         self.told.append(("exports", len(exports), self.stage.counters.reloads))
 
-    def on_reload_failed(self, why: str) -> None:
-        self.told.append(("reload failed", why))
+    def on_reload_failed(self, why: MoltError) -> None:
+        self.told.append(("reload failed", type(why), why.detail))
 
-    def on_start_failed(self, why: str) -> None:
-        self.told.append(("start failed", why))
+    def on_start_failed(self, why: MoltError) -> None:
+        self.told.append(("start failed", type(why), why.detail))
 
 
 def record(stage: Stage, slots: int = 16) -> Pool:

@@ -17,6 +17,7 @@ from molt_accel.errors import (
     MoltError,
     MoltProtocolError,
     MoltWorkerUnavailable,
+    NeverListened,
     WorkerVanished,
     status_label,
     to_wire,
@@ -147,7 +148,7 @@ class ShmCall:
                     self._take()
                     return
                 if code == CLOSED:
-                    self._orphaned()
+                    self._connection_lost()
                     return
                 now_ns = time.monotonic_ns()
                 if now_ns >= self._look_ns:
@@ -207,7 +208,7 @@ class ShmCall:
         else:  # it has a place by now
             self._look_ns = self._deadline_ns
 
-    def _orphaned(self) -> None:
+    def _connection_lost(self) -> None:
         """End the call, because its connection has ended."""
         connection = self._connection
         with connection.lock:
@@ -297,7 +298,7 @@ class ShmTransport(ConnectedTransport[Connection]):
                 except BaseException:
                     sock.close()
                     raise
-            except WorkerVanished:
+            except (WorkerVanished, NeverListened):
                 tries_left -= 1
                 if not tries_left:
                     raise
@@ -318,7 +319,7 @@ class ShmTransport(ConnectedTransport[Connection]):
         if channel is None:
             if connection.channels.wants_more or not connection.open:
                 return None
-            if not wait_ms:  # else it is sent once more, without a wait, before it ends as Busy
+            if not wait_ms:  # one that may wait is counted when it ends as Busy
                 connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
             raise MoltBusy("this client has as many calls in flight as it may", facts={"retry_after_s": 1})
         try:

@@ -8,8 +8,9 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[3]
 
 #: What decides outcomes, hand-over, identity and security.
-_PATTERNS: Final = (
-    *(f"molt_accel/{name}.py" for name in ("errors", "call", "identity", "role", "options", "codec")),
+PATTERNS: Final = (
+    *(f"molt_accel/{name}.py" for name in ("errors", "call", "options", "codec")),
+    *("molt_accel/process/identity.py", "molt_accel/process/role.py"),
     *(f"molt_accel/ipc/{name}.py" for name in ("frame", "outcomes", "control", "stream")),
     *(f"molt_accel/ipc/shm/{name}.py" for name in ("attach", "layout", "arena")),
     *("molt_accel/transports/**/*.py", "molt_worker/supervisor/**/*.py", "molt_worker/processes/**/*.py"),
@@ -54,7 +55,7 @@ _PROMISES: Final = {
 
 def modules() -> list[str]:
     """The modules' paths, but for those that hold no code, and so have no unit files."""
-    found = {str(path.relative_to(ROOT)) for pattern in _PATTERNS for path in ROOT.glob(pattern)}
+    found = {str(path.relative_to(ROOT)) for pattern in PATTERNS for path in ROOT.glob(pattern)}
     return sorted(module for module in found if own_tests(module))
 
 

@@ -178,7 +178,10 @@ def _python_mutant(file: str, source: str, place: _Place) -> Mutant | None:
     """The mutant of a place; None if the program is the same, or is no program."""
     from cosmic_ray.mutating import mutate_code
 
-    text = mutate_code(source, _operators()[place.operator], place.occurrence)
+    try:
+        text = mutate_code(source, _operators()[place.operator], place.occurrence)
+    except AttributeError:  # cosmic-ray's ExceptionReplacer knows no names with a dot in them
+        return None
     if text is None:
         return None
     try:

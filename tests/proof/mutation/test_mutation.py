@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.proof.mutation import survivors, trees
-from tests.proof.mutation.modules import ROOT, modules, own_tests, promises
+from tests.proof.mutation.modules import PATTERNS, ROOT, modules, own_tests, promises
 from tests.proof.mutation.mutants import Mutant, patches, sample
 from tests.proof.mutation.run import Verdicts, make_parser
 from tests.proof.mutation.trees import Baselines, Ran, Tree
 
 
 def test_each_module_has_tests() -> None:
+    assert [pattern for pattern in PATTERNS if not [*ROOT.glob(pattern)]] == []  # else it has moved
     assert len(modules()) > 40
     files = {file for module in modules() for file in (*own_tests(module), *promises(module))}
     assert [file for file in sorted(files) if not (ROOT / file).is_file()] == []

@@ -219,8 +219,8 @@ static void test_a_semaphore_that_was_scribbled_over_is_put_right(void) {
         for (size_t i = 0; i < sizeof doorbell.sem; i++)
             if (chance(&seed, 2))
                 ((uint8_t *)&doorbell.sem)[i] = (uint8_t)chance(&seed, 256);
-        atomic_store(&doorbell.parked, 1);
-        CHECK(molt_doorbell_wake(&doorbell) == 1); /* neither aborts nor sleeps */
+        atomic_store(&doorbell.parked, round % 2);
+        CHECK(molt_doorbell_wake(&doorbell) == round % 2); /* neither aborts nor sleeps */
         /* Nor does it let nobody sleep from now on. */
         molt_park(&doorbell, &doorbell.count, 1, 0);
         CHECK(molt_park(&doorbell, &doorbell.count, 0, molt_now_ns() + 10000) == MOLT_TIMED_OUT);
@@ -613,6 +613,32 @@ static void test_a_redirected_channel_rings_the_other_doorbell(void) {
     free_arena(&a);
 }
 
+static void test_who_gives_up_wakes_an_executor_that_waits_for_bytes(void) {
+    molt_arena a = new_arena(1, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    must_publish(&a, &c, 0);
+    CHECK(molt_claim(&a, &e));
+    CHECK(molt_give_up(&a, &c, 1) == MOLT_CLAIMED && atomic_load(&a.slots[0].doorbell.count) == 0);
+    CHECK(molt_give_up(&a, &c, 0) == MOLT_CLAIMED && atomic_load(&a.slots[0].doorbell.count) == 1);
+    free_arena(&a);
+}
+
+static void test_an_outcome_of_another_request_is_not_taken(void) {
+    static const uint32_t states[] = {MOLT_DONE, MOLT_FAILED};
+    for (size_t i = 0; i < 2; i++) {
+        molt_arena a = new_arena(1, 1, RING);
+        molt_call c;
+        uint64_t word;
+        must_publish(&a, &c, 0);
+        put(&a, 0, MOLT_WITH_STATE(c.word + (1ull << 32), states[i]));
+        CHECK(molt_outcome(&a, &c, &word) == MOLT_CORRUPT);
+        put(&a, 0, MOLT_WITH_STATE(c.word, states[i]));
+        CHECK(molt_outcome(&a, &c, &word) == (int)states[i]);
+        free_arena(&a);
+    }
+}
+
 static void test_scribbled_numbers_of_channels_and_slots_lead_nowhere(void) {
     static const uint64_t numbers[] = {3, 4, 100, UINT32_MAX, 1ull << 32, UINT64_MAX - 1, UINT64_MAX};
     molt_arena a = new_arena(3, 1, RING);
@@ -803,6 +829,8 @@ int main(void) {
     test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken();
     test_while_one_spins_no_other_is_woken_unless_it_comes_too_late();
     test_a_redirected_channel_rings_the_other_doorbell();
+    test_who_gives_up_wakes_an_executor_that_waits_for_bytes();
+    test_an_outcome_of_another_request_is_not_taken();
     test_scribbled_numbers_of_channels_and_slots_lead_nowhere();
     test_who_waits_looks_again_by_himself();
     test_one_that_shall_retire_claims_nothing();

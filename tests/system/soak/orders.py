@@ -92,7 +92,7 @@ def _refused(nonce: Any, chance: random.Random) -> Order:
 
 
 def _unknown(nonce: Any, chance: random.Random) -> Order:
-    return Order("unknown", f"entry {nonce}", nonce, frozenset({"MoltInvalidInput"}))
+    return Order("unknown", f"entry {nonce}", nonce, frozenset({"MoltEntryError"}))
 
 
 def _failing(nonce: Any, chance: random.Random) -> Order:

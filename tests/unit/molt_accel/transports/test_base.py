@@ -101,3 +101,17 @@ def test_no_callback_is_missed_when_it_races_with_the_outcome() -> None:
         pending.on_done(called.set)
         assert called.wait(60)
         thread.join()
+
+
+@pytest.mark.parametrize(("timeout_s", "waits_s"), [(None, -1), (0, 0), (-5, 0), (0.01, 0.01)])
+def test_a_wait_is_as_long_as_asked_for(timeout_s: float | None, waits_s: float) -> None:
+    class Gate:
+        def acquire(self, timeout: float) -> bool:
+            waited.append(timeout)
+            return False
+
+    waited: list[float] = []
+    pending = Pending(7)
+    pending._gate = Gate()  # type: ignore[assignment]
+    pending.wait(timeout_s)
+    assert waited == [waits_s]

@@ -7,13 +7,15 @@ import pytest
 from molt_accel.errors import (
     MoltCancelled,
     MoltError,
+    MoltIncompatible,
     MoltProtocolError,
     MoltStartFailed,
     MoltWorkerUnavailable,
     Status,
+    to_wire,
 )
 from molt_accel.ipc.frame import Fault, FrameError
-from molt_accel.ipc.messages import Cancel, Hello, Response
+from molt_accel.ipc.messages import Cancel, Hello, Response, StartFailed
 from molt_accel.transports.base import Pending
 from molt_accel.transports.connection import (
     CONNECTION_TRANSITIONS,
@@ -73,18 +75,26 @@ def test_a_connection_is_open_until_its_first_step_and_never_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "why", "kind", "detail", "after"),
+    ("before", "said", "kind", "detail", "after"),
     [
-        ("OPEN", "", MoltWorkerUnavailable, "the worker is gone: how", "LOST"),
-        ("DEAF", "", MoltWorkerUnavailable, "the worker is gone: how", "LOST"),
+        ("OPEN", "ready", MoltWorkerUnavailable, "the worker is gone: how", "LOST"),
+        ("DEAF", "ready", MoltWorkerUnavailable, "the worker is gone: how", "LOST"),
+        ("OPEN", "", MoltStartFailed, "the worker can't start: how", "LOST"),
+        ("DEAF", "", MoltStartFailed, "the worker can't start: how", "LOST"),
         ("RETIRED", "", MoltWorkerUnavailable, "the worker is gone: how", "DRAINED"),
-        ("OPEN", "no module", MoltStartFailed, "the worker can't start: no module", "LOST"),
-        ("CLOSING", "no module", MoltCancelled, "the client was closed", "CLOSED"),
+        ("OPEN", MoltStartFailed, MoltStartFailed, "the worker can't start: why", "LOST"),
+        ("OPEN", MoltIncompatible, MoltIncompatible, "the worker can't start: why", "LOST"),
+        ("OPEN", MoltWorkerUnavailable, MoltStartFailed, "the worker can't start: why", "LOST"),
+        ("CLOSING", MoltStartFailed, MoltCancelled, "the client was closed", "CLOSED"),
     ],
 )
-def test_ends_have_meanings(before: str, why: str, kind: type[MoltError], detail: str, after: str) -> None:
+def test_ends_have_meanings(
+    before: str, said: str | type[MoltError], kind: type[MoltError], detail: str, after: str
+) -> None:
     connection = at(ConnectionState[before])
-    connection._start_failure = why
+    connection.was_ready = said == "ready"
+    if not isinstance(said, str):
+        connection._take(StartFailed(to_wire(said("why"))))
     assert connection.ended() == (kind, detail, ConnectionState[after])
 
 
@@ -92,6 +102,14 @@ def test_ends_have_meanings(before: str, why: str, kind: type[MoltError], detail
     ("heard", "kind", "detail"),
     [
         (MoltProtocolError("what"), MoltProtocolError, "what"),
+        (FrameError(Fault.EMPTY), FrameError, "zero length"),
+        (
+            FrameError(Fault.VERSION, "3, this side speaks 2"),
+            MoltIncompatible,
+            "the worker speaks another protocol: unknown version: 3, this side speaks 2; client and worker must be of "
+            "one release of molt-accel: restart the older one, and see that MOLT_WORKER_CMD starts this release's "
+            "molt-worker",
+        ),
         (ZeroDivisionError(), MoltWorkerUnavailable, "the connection failed: ZeroDivisionError"),
     ],
 )

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from molt_accel import MoltEntryError
+from molt_accel.config import is_manifest_path
 from molt_accel.ipc.messages import Codec, Request
 from molt_worker import export
 from molt_worker.entrypoints import builtin
@@ -20,7 +21,6 @@ from molt_worker.entrypoints.exports import (
     ExportsError,
     ExportTable,
     check,
-    is_manifest_path,
     read_manifest,
     resolve,
 )

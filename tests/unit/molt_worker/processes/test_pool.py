@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from molt_accel.errors import Status
+from molt_accel.errors import MoltStartFailed, Status
 from molt_accel.ipc.frame import FrameError, Item, encode
 from molt_accel.ipc.messages import Hello, Request, Response
 from molt_accel.ipc.shm.layout import serial_of
@@ -386,12 +386,16 @@ def test_exports_that_cant_be_imported_are_told_when_there_are_no_others(make_st
     assert stage.owner.seen() == []  # the other one may do better
     stage.forkservers[1].kill()
     stage.turn()
-    assert stage.owner.seen() == [("start failed", "the fork server died: signal 9 (SIGKILL)")]
+    assert stage.owner.seen() == [
+        ("start failed", MoltStartFailed, "the fork server died: signal 9 (SIGKILL)")
+    ]
     stage = started(make_stage(record))
     stage.pool.start_forkserver()
     stage.forkservers[-1].kill()
     stage.turn()
-    assert stage.owner.seen() == [("reload failed", "the fork server died: signal 9 (SIGKILL)")]
+    assert stage.owner.seen() == [
+        ("reload failed", MoltStartFailed, "the fork server died: signal 9 (SIGKILL)")
+    ]
     assert "reload_failed" in stage.log()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from molt_accel.errors import MoltStartFailed
 from molt_worker.processes import handles
 from molt_worker.processes import pool as pool_module
 from molt_worker.processes.commands import Kill, Spawn
@@ -240,7 +241,9 @@ def test_an_import_that_takes_too_long_is_given_up(clocked: Clocked) -> None:
     clock.pass_s(0.001)
     assert stage.forkserver.killed
     stage.turn()
-    assert stage.owner.seen() == [("start failed", "importing the exports took longer than 10000 ms")]
+    assert stage.owner.seen() == [
+        ("start failed", MoltStartFailed, "importing the exports took longer than 10000 ms")
+    ]
 
 
 def test_each_time_at_which_something_is_due_is_told(clocked: Clocked) -> None:

@@ -22,10 +22,14 @@ from tests.support.handover import (
     channel_of,
     core,
     new_arena,
+    new_memory,
+    publish,
+    put,
     reply,
     request,
     response,
     slot_of,
+    state_on,
 )
 from tests.support.processes import exit_code, fork
 
@@ -261,3 +265,57 @@ def test_a_scribbled_doorbell_s_number_leads_nowhere(number: int) -> None:
             assert counts == [0, 0, 0, 0]
 
         assert exit_code(fork(ring)) == 0
+
+
+def test_there_is_no_channel_slot_or_gauge_beyond_the_last() -> None:
+    arena = new_arena(channels=4, slots=2)
+    of_channels = (arena.word, arena.ring_client, arena.reset_channel, lambda index: channel_of(arena, index))
+    of_slots = (
+        arena.slot_state,
+        arena.retires,
+        arena.retire,
+        arena.histograms,
+        lambda index: slot_of(arena, index),
+    )
+    for calls, last in ((of_channels, 3), (of_slots, 1), ((arena.gauge,), 63)):
+        for call in calls:
+            call(last)
+            with pytest.raises(IndexError):
+                call(last + 1)
+
+
+def test_who_gives_up_an_earlier_request_leaves_the_next_alone() -> None:
+    arena = new_arena()
+    channel = channel_of(arena)
+    publish(channel, 1)
+    earlier = channel.generation
+    assert channel.give_up(False, earlier) == ChannelState.READY
+    publish(channel, 2)
+    assert channel.give_up(False, earlier) == ChannelState.IDLE
+    assert state_on(arena) is ChannelState.READY
+    assert channel.give_up(False, channel.generation) == ChannelState.READY
+
+
+def test_a_reply_is_not_written_to_a_channel_that_was_taken_away() -> None:
+    memory = new_memory()
+    arena = arena_in(memory)
+    channel, slot = channel_of(arena), slot_of(arena)
+    publish(channel)
+    assert slot.next() == core.REQUEST
+    slot.receive(MAX_BYTES)
+    put(arena, 0, arena.word(0) + (1 << 32))  # the next request, against the rules
+    before = bytes(memory)
+    assert reply(slot, response()) == core.LOST
+    assert bytes(memory) == before
+
+
+def test_a_geometry_that_was_scribbled_over_is_put_right() -> None:
+    memory = new_memory()
+    arena = arena_in(memory)
+    before = memory[:40]
+    memory[:40] = bytes(40)
+    with pytest.raises(ValueError, match="not an arena to attach to"):
+        core.ArenaView(memory)
+    arena.repair()
+    assert memory[:40] == before
+    core.ArenaView(memory)

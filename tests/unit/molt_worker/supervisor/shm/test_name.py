@@ -70,5 +70,7 @@ def test_who_lets_go_before_there_is_a_socket_frees_the_name() -> None:
     directory = os.environ["MOLT_RUNTIME_DIR"]
     for _ in range(2):
         name = Name(directory, "pool")
+        Path(name.path).touch()  # another's
         name.let_go()
         name.let_go()
+        assert os.path.exists(name.path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from molt_accel import codec
-from molt_accel.errors import Status
+from molt_accel.errors import MoltStartFailed, Status
 from molt_accel.ipc.messages import (
     PING,
     Attached,
@@ -92,7 +92,7 @@ def test_clients_are_greeted_when_an_executor_is_ready_or_when_they_come_later(s
 
 def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(stage: ShmStage) -> None:
     caller = Caller(stage, 1)
-    stage.supervisor.on_start_failed("no module")
+    stage.supervisor.on_start_failed(MoltStartFailed("no module"))
     assert caller.received() == [
         StartFailed({"error": "MoltStartFailed", "detail": "no module", "code": "start_failed"})
     ]
@@ -101,7 +101,7 @@ def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(stage: ShmStage) 
 
 def test_a_pool_that_nobody_came_to_yet_stays_to_say_why_it_can_t_start(make_shm_stage: MakeShmStage) -> None:
     stage = make_shm_stage(linger=True)
-    stage.supervisor.on_start_failed("no module")
+    stage.supervisor.on_start_failed(MoltStartFailed("no module"))
     assert not stage.supervisor.finished()
     why = {"error": "MoltStartFailed", "detail": "the worker can't start: no module", "code": "start_failed"}
     assert Caller(stage, 1).heard == [Refused(why)]
