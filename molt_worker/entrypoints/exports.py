@@ -10,6 +10,7 @@ import importlib
 import inspect
 import json
 import operator
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator

@@ -112,7 +112,7 @@ class Forkserver:
         except BaseException as exc:
             error = f"{type(exc).__name__}: {exc}"
             self._log("error", "forkserver_failed", error=error)
-            self._send(StartFailed(to_wire(MoltWorkerUnavailable(f"the fork server failed: {error}"))))
+            self._send(StartFailed(to_wire(MoltStartFailed(f"the fork server failed: {error}"))))
         finally:
             os._exit(code)
 
