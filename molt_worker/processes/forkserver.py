@@ -54,7 +54,10 @@ def die_with_parent(parent_pid: int) -> None:
 def _close_connections() -> str:
     """Close the connections to databases that Django has opened. Returns the names of those databases."""
     db = sys.modules.get("django.db")
-    open_now = [] if db is None else [c for c in db.connections.all(initialized_only=True) if c.connection]
+    # Without its settings read Django has opened none; and to ask it would read them, which nobody else may want.
+    if db is None or "settings" not in vars(db.connections):
+        return ""
+    open_now = [each for each in db.connections.all(initialized_only=True) if each.connection]
     for connection in open_now:
         connection.close()
     return ", ".join(connection.alias for connection in open_now)

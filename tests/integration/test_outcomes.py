@@ -138,7 +138,7 @@ def test_a_call_that_does_not_fit_the_pool_says_so_and_what_would(
 def test_the_text_of_an_exception_stays_in_the_log_under_the_request_s_id(
     make_client: MakeClient, capfd: pytest.CaptureFixture[str], kind: str, name: str, in_log: str
 ) -> None:
-    client = make_client(log_json=True)
+    client = make_client(log_json=True, log="stderr")
     pids = set(_pids(client))
     error = raised(MoltInternalError, client.call, "fail", kind)
     assert type(error) is MoltInternalError
