@@ -33,10 +33,10 @@ from molt_accel.process.role import Role, become
 from molt_worker.compile import record as compiled
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, look_in, resolve
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.processes import commands, executor, sources, streams
+from molt_worker.processes import commands, executor, sources
 from molt_worker.processes.endpoint import MakeEndpoint
 from molt_worker.processes.late_imports import LateImports
-from molt_worker.runtime import log
+from molt_worker.runtime import log, streams
 
 _PR_SET_PDEATHSIG: Final = 1
 _CONTROL_FD: Final = 3
