@@ -247,6 +247,7 @@ class Forkserver:
                 os.close(fd)
             sock.setblocking(True)
             sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
+            self._late_imports.only_tell()
             become(Role.EXECUTOR, self.config.pool_name)
             log.mend_stderr()
             if self._had_threads:

@@ -36,6 +36,10 @@ class LateImports:
 
     # -- in an executor --------------------------------------------------------------------------------------
 
+    def only_tell(self) -> None:
+        """Close the end that only the fork server reads."""
+        os.close(self._read_fd)
+
     def tell(self, number: int, word: str) -> None:
         with contextlib.suppress(OSError):  # the pipe is full: it will be interrupted again
             os.write(self._write_fd, f"{number} {word}\n".encode())

@@ -220,7 +220,12 @@ while not os.path.exists({str(gate)!r}):
         assert document("--name", "slow")["state"] == "serving"
 
 
-def test_the_default_is_the_configured_pool_then_the_only_or_the_project_s_own(make_pool: MakeClient) -> None:
+def test_the_default_is_the_configured_pool_then_the_only_or_the_project_s_own(
+    make_pool: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(
+        "TZ", raising=False
+    )  # Django sets it, if another test has set Django up in this process
     make_pool("named", exports="")
     assert document()["name"] == "named"  # the only one
     make_pool("", exports="")
