@@ -8,15 +8,13 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from molt_accel import Client, MoltStartFailed
+from molt_accel import MoltStartFailed
 from tests.support import ROOT
-
-MakeClient = Callable[..., Client]
+from tests.support.pools import MakeClient
 
 CODE = "from molt_worker import export\n\n@export\ndef where(_):\n    return __name__\n"
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from molt_accel import Client, MoltStartFailed
-from tests.support.peer import Peer
+from molt_accel import MoltStartFailed
+from tests.support.driver import MakeModule
+from tests.support.peer import MakePeer
+from tests.support.pools import Share
 from tests.support.processes import wait_for_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
-MakePeer = Callable[..., Peer]
-MakeModule = Callable[[str, str], Path]
-Share = Callable[..., Client]
 
 SOURCE = """
 import os, time

@@ -15,8 +15,7 @@ from molt_accel import Client, MoltCancelled, MoltWorkerUnavailable
 from molt_accel import call as calls
 from molt_accel.django.disconnect import SocketHangup
 from molt_accel.hangup import HangupWatcher
-
-MakeClient = Callable[..., Client]
+from tests.support.pools import MakeClient
 
 
 @contextlib.contextmanager

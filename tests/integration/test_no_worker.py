@@ -1,7 +1,6 @@
 """Workers that can't serve this client: of another version of the protocol, or unable to start."""
 
 import sys
-from collections.abc import Callable
 
 import pytest
 
@@ -9,11 +8,11 @@ from molt_accel import Client, MoltError, MoltIncompatible, MoltStartFailed, Mol
 from molt_accel.ipc import frame
 from molt_accel.ipc.frame import VERSION
 from tests.support.errors import raised
+from tests.support.pools import MakeClient
 from tests.support.scripted_workers import program
 
 pytestmark = pytest.mark.usefixtures("transport")
 
-MakeClient = Callable[..., Client]
 
 NEWER = VERSION + 1
 #: A real worker of a release whose frames are of the next version.

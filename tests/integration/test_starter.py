@@ -14,11 +14,11 @@ import pytest
 
 from molt_accel import Client, MoltWorkerUnavailable
 from tests.support import ROOT, TRANSPORTS
+from tests.support.driver import MakeModule
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
-MakeModule = Callable[[str, str], Path]
 
 #: A host that ignores and blocks what can be, and then calls. Its real-time class is set where that is allowed.
 HOST = f"""
