@@ -95,6 +95,7 @@ class Forkserver:
         self._pids: dict[int, int] = {}  # executor number -> pid
         self._exports = ExportTable(())
         self._had_threads = False
+        self._pool_name = ""  # known once the working directory is
         self._late_imports: LateImports  # made once this is a process of its own
 
     def main(self, supervisor_pid: int) -> NoReturn:
@@ -124,7 +125,8 @@ class Forkserver:
         config = self.config
         try:
             look_in(config.path)
-            become(Role.FORKSERVER, config.pool_name)
+            self._pool_name = config.pool_name  # once: it is worked out anew each time
+            become(Role.FORKSERVER, self._pool_name)
             testdb.use()
             if warning := compiled.enable(config.exports, config.compiled, config.build_dir):
                 self._log("warning", "build_not_used", why=warning, hint=compiled.how_to(config.exports))
@@ -248,7 +250,7 @@ class Forkserver:
             sock.setblocking(True)
             sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
             self._late_imports.only_tell()
-            become(Role.EXECUTOR, self.config.pool_name)
+            become(Role.EXECUTOR, self._pool_name)
             log.mend_stderr()
             if self._had_threads:
                 streams.renew()
