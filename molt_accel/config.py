@@ -269,6 +269,7 @@ class Config(_Made):
         """
         values = {field.metadata["env"]: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["MOLT_IMPORT_PATH"] = _joined(self.path)
+        values["MOLT_IGNORED_ENV"] = " ".join(sorted(self._unsaid()))
         values[testdb.VARIABLE] = testdb.names() or None
         values[role.VARIABLE] = ""  # a worker is none of another's processes, whoever starts it
         return {env: str(value) for env, value in values.items() if value is not None}
@@ -286,12 +287,16 @@ class Config(_Made):
         """
         own = {field.metadata["env"] for field in dataclasses.fields(self)} | {testdb.VARIABLE, role.VARIABLE}
         environ = {name: value for name, value in self.inherited.environ.items() if name not in own}
+        exports = os.path.realpath(self.exports) if is_manifest_path(self.exports) else self.exports
+        return identity.of_this_process(exports if self.exports else None, self.path, environ, self._unsaid())
+
+    def _unsaid(self) -> set[str]:
+        """The environment variables that the identity leaves out. A worker and its executors leave out the same."""
         unsaid = set(self.ignored_env.replace(",", " ").split())
         zone = getattr(_django_settings(), "TIME_ZONE", None)
-        if zone and environ.get("TZ") == zone:  # Django has put it there, and will do so in the executors
+        if zone and self.inherited.environ.get("TZ") == zone:  # Django has put it there
             unsaid.add("TZ")
-        exports = os.path.realpath(self.exports) if is_manifest_path(self.exports) else self.exports
-        return identity.of_this_process(exports if self.exports else None, self.path, environ, unsaid)
+        return unsaid
 
     @property
     def pool_name(self) -> str:

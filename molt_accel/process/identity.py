@@ -117,9 +117,10 @@ def import_path(entries: Iterable[str]) -> list[str]:
 
 
 def _own_path(entries: Iterable[str]) -> Iterator[str]:
-    here = ""
-    with contextlib.suppress(OSError):  # it was deleted
+    try:
         here = os.path.realpath(os.getcwd())
+    except OSError:  # it was deleted, and with it whatever is below it
+        here, entries = "", filter(os.path.isabs, entries)
     for entry in entries:
         folder = os.path.realpath(entry) if entry else here
         if folder != here and not f"{folder}{os.sep}".startswith(_pythons()) and os.path.exists(folder):
@@ -128,10 +129,14 @@ def _own_path(entries: Iterable[str]) -> Iterator[str]:
 
 @functools.cache
 def _pythons() -> tuple[str, ...]:
-    """The folders of the standard library and of installed packages. A project may well be elsewhere below a prefix."""
+    """The folders of the standard library, and of installed packages and commands. A project may be below a prefix.
+
+    Python puts the folder of a command first: `gunicorn`'s and `molt-worker`'s would differ from `manage.py`'s.
+    """
     base = {"installed_base": sys.base_prefix, "base": sys.base_prefix, "platbase": sys.base_exec_prefix}
     paths = [sysconfig.get_paths(), sysconfig.get_paths(vars=base)]
-    own = {each[kind] for each in paths for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    own = {each[kind] for each in paths for kind in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")}
+    own.add(sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user")))
     if hasattr(site, "getsitepackages"):  # an old virtualenv has a module of its own
         own |= {*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else ())}
     version = f"python{sys.version_info.major}{sys.version_info.minor}.zip"

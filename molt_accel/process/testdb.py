@@ -54,7 +54,7 @@ def _is_command() -> bool:
         return False  # there are no databases yet
     if "pytest_django" in sys.modules:  # it sets up a test environment wherever there are settings
         return True
-    program = os.path.abspath(sys.argv[0] if sys.argv else "")
+    program = os.path.join(os.sep, sys.argv[0] if sys.argv else "")
     is_django = program.endswith(
         (f"{os.sep}manage.py", f"{os.sep}django-admin", os.path.join(os.sep, "django", "__main__.py"))
     )

@@ -240,7 +240,14 @@ def test_the_time_zone_that_django_has_set_may_be_any(monkeypatch: pytest.Monkey
     berlin = load().identity()
     settings = SimpleNamespace(TIME_ZONE="Europe/Berlin")
     monkeypatch.setattr("molt_accel.config._django_settings", lambda: settings)
-    assert differences(none, load().identity()) == []
+    client = load(ignored_env="OTHER")
+    assert differences(none, client.identity()) == []
+    # In the worker and its executors nothing has set Django up; still they know their own pool.
+    monkeypatch.setattr("molt_accel.config._django_settings", lambda: None)
+    ours = load(environ=client.environ())
+    monkeypatch.setattr("molt_accel.config._django_settings", lambda: settings)
+    assert ours.identity() == client.identity()
+    assert ours.pool_name == client.pool_name
     settings.TIME_ZONE = "UTC"
     assert load().identity() == berlin
     assert differences(none, berlin) == ["environment variable TZ"]

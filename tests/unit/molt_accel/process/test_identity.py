@@ -113,11 +113,20 @@ def test_the_import_path_is_what_the_process_has_besides_pythons_and_its_directo
     for folder in (lib, here):
         folder.mkdir()
     monkeypatch.chdir(here)
-    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib", "scripts")  # the last one: a command's own folder
     own = [sysconfig.get_paths()[kind] for kind in kinds]
     python = [*own, *site.getsitepackages(), f"{own[0]}/lib-dynload"]
     entries = ["", str(here), str(lib), *python, str(tmp_path / "missing"), str(lib)]
     assert identity.import_path(entries) == [str(lib)]
+
+
+def test_entries_that_are_relative_to_a_directory_that_is_gone_are_gone_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert identity.import_path(["", "src", str(tmp_path)]) == [str(tmp_path)]
 
 
 def test_a_project_in_its_own_environment_s_folder_is_not_pythons() -> None:

@@ -78,6 +78,8 @@ def test_tests_run_inline_unless_they_ask_for_a_worker(monkeypatch: pytest.Monke
     ("program", "words", "told"),
     [
         ("/srv/shop/manage.py", ["test", "notes"], True),
+        ("manage.py", ["test"], True),
+        ("my_manage.py", ["test"], False),
         ("/opt/bin/django-admin", ["testserver"], True),
         ("/opt/lib/django/__main__.py", ["test"], True),
         ("/srv/shop/manage.py", ["runserver"], False),
@@ -89,6 +91,7 @@ def test_a_command_tells_of_tests_before_they_begin(
 ) -> None:
     assert settings.configured
     monkeypatch.setattr("sys.argv", [program, *words])
+    monkeypatch.setattr("os.getcwd", None)  # it may be gone
     assert testdb.active() is testdb.about_to_be() is told
 
 
