@@ -132,23 +132,19 @@ def make_call(
             response, failure = yield from _tries(transport, plan, request, check)
         else:
             response, failure = yield from _attempt(transport, request, check)
-        if failure is not None:
             if isinstance(failure, MoltBusy):
                 response, failure = yield from _in_line(transport, request, check, (response, failure))
-            if failure is not None:
-                _blame(failure, payload)
-                try:
-                    raise failure
-                finally:
-                    # Its traceback refers to this frame: the two would keep each other alive.
-                    del failure
+        if failure is not None:
+            _blame(failure, payload)
+            try:
+                raise failure
+            finally:
+                # Its traceback refers to this frame: the two would keep each other alive.
+                del failure
         assert response is not None  # without a failure there is a response
         value = response.payload
         if options.decode_response:
-            try:
-                value = codec.decode(response.codec, value)
-            except codec.DecodeError as exc:
-                raise undecodable(options.entry, exc) from exc
+            value = decode_result(options.entry, response.codec, value)
     except BaseException as exc:
         if isinstance(exc, MoltError) and not exc.request_id:
             exc.request_id = format_id(request.request_id)
@@ -293,7 +289,7 @@ def _wait(
     if check is not None:
         cancelled = MoltCancelled("the client went away")
         fileno = getattr(check, "fileno", None)
-        if fileno is not None:
+        if fileno is not None and hangups.start():
             with hangups.watching(
                 fileno(),
                 lambda: transport.abandon(pending, cancelled) if check() else None,
@@ -340,9 +336,15 @@ def _blame(failure: MoltError, payload: object) -> None:
         failure.__cause__ = codec.EncodeError(f"encodes to what can't be decoded; it is {levels} levels deep")
 
 
-def undecodable(entry: str, error: codec.DecodeError) -> MoltInternalError:
-    """The error of an entrypoint whose result is not valid in its codec, for example JSON text that it wrote itself."""
-    return MoltInternalError(f"the result of {entry!r} is {error}")
+def decode_result(entry: str, encoding: Codec, data: bytes | memoryview) -> Any:
+    """Decode the result of an entrypoint.
+
+    Raises MoltInternalError: it is not valid in its codec, for example JSON text that the entrypoint wrote itself.
+    """
+    try:
+        return codec.decode(encoding, data)
+    except codec.DecodeError as exc:
+        raise MoltInternalError(f"the result of {entry!r} is {exc}") from exc
 
 
 def _label(error: BaseException) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
-from molt_accel import role
 from molt_accel.call import Call, Reply, make_call
 from molt_accel.config import Config
 from molt_accel.durations import Milliseconds, in_ms
 from molt_accel.ipc.messages import PING
 from molt_accel.options import HOOKS, CallOptions, Entry, entry_name
+from molt_accel.process import role, testdb
 from molt_accel.transports import forks
 from molt_accel.transports.base import Transport
 from molt_accel.transports.opening import open_transport
@@ -41,6 +42,7 @@ class Client:
     ) -> None:
         if config is not None and overrides:
             raise TypeError("give either a Config or its fields, not both")
+        self._under_tests: Final = testdb.active()  # or about to begin
         self.config: Final = config if config is not None else Config.load(**overrides)
         self.options: Final = options if options is not None else CallOptions()
         self._transport: Final[Transport] = open_transport(self.config)
@@ -106,8 +108,8 @@ class Client:
     def start(self, timeout_ms: Milliseconds | None = None) -> None:
         """Start the worker and wait until an executor is ready, so that the first call need not.
 
-        In a worker that imports the exports there is nothing to be made ready, so it does nothing: it may stand in an
-        ``AppConfig.ready``.
+        It may stand in an ``AppConfig.ready``: where there is nothing to be made ready it does nothing. That is so in a
+        worker that imports the exports, and before Django's tests have begun, whose databases are still to be made.
 
         Args:
             timeout_ms: How long to wait at most; by default the configured ``start_timeout_ms``.
@@ -115,7 +117,7 @@ class Client:
         Raises:
             MoltWorkerUnavailable: the worker could not start; the text says why.
         """
-        if role.imports_exports():
+        if role.imports_exports() or testdb.about_to_be():
             return
         limit_ms = self.config.start_timeout_ms if timeout_ms is None else timeout_ms
         self._transport.wait_ready(in_ms("timeout_ms", limit_ms) / 1000)
@@ -144,22 +146,23 @@ def _merge(defaults: CallOptions, entry: str, *changes: tuple[str, Any]) -> Call
 
 
 _clients: dict[str, Client] = {}
+# On the way of every call: no function is called where no tests run.
+_TESTS: Final = testdb.TESTS
+_modules: Final = sys.modules
 
 
 def client_for(pool: str) -> Client:
     """Return the client of a pool that the Django setting ``MOLT_POOLS`` names, made at first use.
 
-    All that ask for the same pool share one client.
+    All that ask for the same pool share one client. When Django's tests begin, and when a test overrides a ``MOLT_``
+    setting, the next use makes another.
 
     Raises:
         ConfigError: there is no such pool, or a value is not allowed.
     """
     client = _clients.get(pool)
-    if client is None:
-        with forks.start_lock():
-            client = _clients.get(pool)
-            if client is None:
-                client = _clients[pool] = Client(Config.load(pool=pool))
+    if client is None or (_TESTS in _modules and testdb.in_force() and not client._under_tests):
+        client = _make_shared(pool, client)
     return client
 
 
@@ -182,8 +185,20 @@ def offload(entry: Entry, payload: object = None, *, pool: str = "default", **op
     return client_for(pool).call(entry, payload, **options)
 
 
-def forget_clients() -> None:
-    """Close the shared clients, so that new ones are made of settings that have changed."""
+def _make_shared(pool: str, old: Client | None) -> Client:
+    with forks.start_lock():
+        client = _clients.get(pool)
+        if client is not None and client is not old:
+            return client  # another thread has made it
+        testdb.on_override("MOLT_", _forget_clients)
+        client = _clients[pool] = Client(Config.load(pool=pool))
+    if old is not None:
+        old.close()
+    return client
+
+
+def _forget_clients() -> None:
+    """Close the shared clients. The next use makes others."""
     with forks.start_lock():
         clients = list(_clients.values())
         _clients.clear()

@@ -107,7 +107,8 @@ def encode(codec: Codec | str, value: object) -> bytes:
 def unencodable(codec: Codec, value: object, encode: Callable[[Any], object], why: Exception) -> EncodeError:
     """Return the error for a value that `encode` has refused: what of it, where that stands, and why."""
     if isinstance(why, RecursionError) or "recursion limit" in str(why):
-        where = f", {lenient.depth(value)} levels deep"
+        levels = lenient.depth(value)
+        where = ", since it contains itself" if levels is None else f", {levels} levels deep"
     else:
         where = lenient.culprit(value, encode)
     return EncodeError(f"can't be encoded as {codec.label}{where}: {why}")

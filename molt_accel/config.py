@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from molt_accel import identity, testdb
 from molt_accel.durations import in_ms
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES
+from molt_accel.process import identity, role, testdb
 
 Parser = Callable[[object], Any]
 
@@ -108,9 +108,26 @@ _NOT_THE_WORKERS: Final = frozenset(
         "MOLT_WORKER_AUTOSTART",
         "MOLT_CANCEL_ON_HALF_CLOSE",
         "MOLT_BUSY_HTTP_STATUS",
-        "MOLT_IGNORED_ENV",
     }
 )
+#: Settings that the identity has, as they are meant.
+_IN_IDENTITY: Final = frozenset({"MOLT_EXPORTS", "MOLT_IGNORED_ENV"})
+_MODULE: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+_MODULES: Final = re.compile(f"{_MODULE}(,{_MODULE})*")
+
+
+def is_manifest_path(reference: str) -> bool:
+    """Whether an exports reference that isn't empty means a file and not modules, separated by commas."""
+    return reference.endswith(".json") or os.sep in reference or not _MODULES.fullmatch(reference)
+
+
+def _joined(folders: list[str]) -> str:
+    return os.pathsep.join(re.sub(rf"[\\{os.pathsep}]", r"\\\g<0>", folder) for folder in folders)
+
+
+def _split(path: str) -> list[str]:
+    parts = re.findall(rf"(?s:\\.|[^{os.pathsep}])+", path)
+    return [re.sub(r"(?s)\\(.)", r"\1", part) for part in parts]
 
 
 def default_executors() -> int:
@@ -126,8 +143,15 @@ def _setting(env: str, flag: str, parser: Parser, default: object, help_text: st
     return dataclasses.field(default=default, metadata=metadata)
 
 
+class _Made:
+    """What a configuration has besides its settings."""
+
+    __slots__ = ("inherited",)
+    inherited: identity.Inherited
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(_Made):
     """Everything that can be configured. Build it with `Config.load`, which checks every value.
 
     Times are milliseconds or microseconds and sizes bytes or MiB, as the names say.
@@ -147,7 +171,8 @@ class Config:
     linger_ms: int = _setting("MOLT_WORKER_LINGER_MS", "", _ms(0, 86_400_000), 5000,
         "how long a pool that a client started stays after the last one has left, in ms (shm)")
     import_path: str = _setting("MOLT_IMPORT_PATH", "", _text, "",
-        "folders that the exports are imported from, separated by colons; empty: as in the client's sys.path")
+        "folders that the exports are imported from, separated by colons (one that is part of a name: after a "
+        "backslash); empty: as in the client's sys.path")
     ignored_env: str = _setting("MOLT_IGNORED_ENV", "", _text, "",
         "environment variables in which processes that share a pool may differ, separated by commas (shm)")
     runtime_dir: str = _setting("MOLT_RUNTIME_DIR", "", _text, "",
@@ -196,6 +221,9 @@ class Config:
     busy_http_status: int = _setting("MOLT_BUSY_HTTP_STATUS", "", _choice(429, 503), 429,
         "HTTP status of Busy: 429 or 503")
     # fmt: on
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inherited", identity.Inherited())
 
     @classmethod
     def load(
@@ -255,22 +283,35 @@ class Config:
         Empty texts are among them, so that they override variables that the worker inherits.
         """
         values = {field.metadata["env"]: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values["MOLT_IMPORT_PATH"] = os.pathsep.join(self.path)
+        values["MOLT_IMPORT_PATH"] = _joined(self.path)
+        values["MOLT_IGNORED_ENV"] = " ".join(sorted(self._unsaid()))
         values[testdb.VARIABLE] = testdb.names() or None
+        values[role.VARIABLE] = ""  # a worker is none of another's processes, whoever starts it
         return {env: str(value) for env, value in values.items() if value is not None}
 
     @property
     def path(self) -> list[str]:
         """The folders that the exports are imported from, besides the working directory and Python's own."""
-        return self.import_path.split(os.pathsep) if self.import_path else identity.import_path()
+        return _split(self.import_path) if self.import_path else identity.import_path(self.inherited.path)
 
     def identity(self) -> dict[str, str]:
-        """Return what processes must have in common to share a pool; see `molt_accel.identity`.
+        """Return what processes must have in common to share a pool; see `molt_accel.process.identity`.
 
         Raises:
             MoltStartFailed: the working directory was deleted.
         """
-        return identity.of_this_process(self.exports, self.path, self.ignored_env)
+        own = {field.metadata["env"] for field in dataclasses.fields(self)} | {testdb.VARIABLE, role.VARIABLE}
+        environ = {name: value for name, value in self.inherited.environ.items() if name not in own}
+        exports = os.path.realpath(self.exports) if is_manifest_path(self.exports) else self.exports
+        return identity.of_this_process(exports if self.exports else None, self.path, environ, self._unsaid())
+
+    def _unsaid(self) -> set[str]:
+        """The environment variables that the identity leaves out. A worker and its executors leave out the same."""
+        unsaid = set(self.ignored_env.replace(",", " ").split())
+        zone = getattr(_django_settings(), "TIME_ZONE", None)
+        if zone and self.inherited.environ.get("TZ") == zone:  # Django has put it there
+            unsaid.add("TZ")
+        return unsaid
 
     @property
     def pool_name(self) -> str:
@@ -281,7 +322,8 @@ class Config:
         """
         if self.worker_name:
             return self.worker_name
-        settings = {env: value for env, value in self.environ().items() if env not in _NOT_THE_WORKERS}
+        other = _NOT_THE_WORKERS | _IN_IDENTITY
+        settings = {env: value for env, value in self.environ().items() if env not in other}
         told = identity.digest([self.identity(), settings])
         project = re.sub(r"[^A-Za-z0-9_]", "_", os.path.basename(os.getcwd()))[:32] or "root"
         return f"{project}-{told[:12]}"
@@ -332,8 +374,18 @@ def _pool_row(settings: object, pool: str, fields: Mapping[str, object]) -> dict
 
 def _overridden(settings: object, name: str) -> bool:
     """Whether a test has set this Django setting, by ``override_settings``."""
+    conf = sys.modules.get("django.conf")
     holder = getattr(settings, "_wrapped", None)
-    return hasattr(holder, "default_settings") and name in vars(holder)
+    if conf is None:
+        return False
+    # Each override is a holder above the settings. Where a project calls `settings.configure`, that made the lowest.
+    while isinstance(
+        below := getattr(holder, "default_settings", None), (conf.Settings, conf.UserSettingsHolder)
+    ):
+        if name in vars(holder):
+            return True
+        holder = below
+    return False
 
 
 def _django_settings() -> object | None:

@@ -1,4 +1,4 @@
-"""What a time may be given as, in options and settings."""
+"""Times as users give them, in options and settings: numbers of milliseconds, or timedeltas."""
 
 from __future__ import annotations
 

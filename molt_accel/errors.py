@@ -122,13 +122,13 @@ class MoltWorkerUnavailable(MoltError):
 
 
 class MoltStartFailed(MoltWorkerUnavailable):
-    """The worker could not start: bad manifest, import error, no memory. The text is the worker's reason."""
+    """The worker could not start: no such command, bad manifest, import error, no memory. The text is the reason."""
 
     code = "start_failed"
 
 
 class MoltIncompatible(MoltWorkerUnavailable):
-    """The worker is of another version, or its memory of another layout."""
+    """The worker is of another version, of the package or its protocol, or runs another application."""
 
     code = "incompatible"
 
@@ -152,7 +152,10 @@ class NoSharedMemory(MoltStartFailed):
 
 
 class MoltClientClosed(MoltError):
-    """The client was closed before the call began. Nothing was sent; it is neither retried nor run by the view."""
+    """The client was closed before the call was sent, or sent again. It is neither retried nor run by the view.
+
+    If the call is idempotent, an earlier try may have run; else nothing has run.
+    """
 
     def __init__(self, detail: str = "the client is closed", **rest: Any) -> None:
         super().__init__(detail, **rest)
@@ -160,6 +163,14 @@ class MoltClientClosed(MoltError):
 
 class MoltProtocolError(MoltError):
     """The peer broke the protocol."""
+
+
+def start_failure(why: MoltError) -> MoltWorkerUnavailable:
+    """The error of calls whose worker can't start, and why: of the same kind if that has a code."""
+    kind: type[MoltWorkerUnavailable] = MoltStartFailed
+    if isinstance(why, MoltWorkerUnavailable) and why.code is not None:
+        kind = type(why)
+    return kind(f"the worker can't start: {why.detail}")
 
 
 def unavailable_class(code: object) -> type[MoltWorkerUnavailable]:
@@ -216,6 +227,7 @@ def row_of(error: MoltError | type[MoltError]) -> ErrorRow:
 
 
 def http_status(error: MoltError | type[MoltError]) -> int:
+    """The HTTP status of the response that tells a browser of an error, or of an error's class."""
     return row_of(error).http_status
 
 

@@ -31,9 +31,21 @@ class HangupWatcher:
         self._thread: threading.Thread | None = None
         self._wake_r = self._wake_w = -1
 
+    def start(self) -> bool:
+        """Have the thread run. Returns False if none can be started: then the caller must look for itself."""
+        try:
+            with self._lock:
+                self._ensure_thread()
+        except (OSError, RuntimeError):
+            return False
+        return True
+
     @contextlib.contextmanager
     def watching(self, fd: int, callback: Callable[[], object], events: int = HALF_CLOSE) -> Iterator[None]:
-        """Call `callback` once, on the watcher's thread, if `fd` hangs up or has one of `events` in this context."""
+        """Call `callback` once, on the watcher's thread, if `fd` hangs up or has one of `events` in this context.
+
+        `start` comes first.
+        """
         # A duplicate still means this connection if its owner closes `fd` and the number is used again.
         try:
             own = os.dup(fd)

@@ -78,13 +78,34 @@ def culprit(value: object, encode: Callable[[Any], object]) -> str:
     return ""  # it contains itself, or is nested too deep for a path to help
 
 
-def depth(value: object) -> int:
-    """How many levels of lists and maps a value has, at most `_MOST_LEVELS`."""
-    levels, level = 0, [value]
-    while level and levels < _MOST_LEVELS:
-        level = [part for each in level for _, part in _parts(each)]
-        levels += 1
-    return levels - 1
+def depth(value: object) -> int | None:
+    """How many levels of lists and maps a value has, at most `_MOST_LEVELS`; None: it contains itself.
+
+    Each part is looked through once, however often it occurs: a circle of a few objects has endlessly many ways.
+    """
+    known: dict[int, tuple[object, int]] = {}  # by `id`, with the object, so that no other gets its id
+    above = {id(value)}
+    path, levels = [(value, _parts(value))], [0]
+    while path:
+        part, parts = path[-1]
+        for _, inner in parts:
+            if id(inner) in above:
+                return None
+            if id(inner) in known:
+                levels[-1] = max(levels[-1], known[id(inner)][1] + 1)
+            elif len(path) <= _MOST_LEVELS:
+                above.add(id(inner))
+                path.append((inner, _parts(inner)))
+                levels.append(0)
+                break
+        else:
+            path.pop()
+            above.remove(id(part))
+            height = levels.pop()
+            known[id(part)] = part, height
+            if levels:
+                levels[-1] = max(levels[-1], height + 1)
+    return known[id(value)][1]
 
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from molt_accel.errors import MoltTimeout
+from molt_accel.errors import MoltTimeout, MoltWorkerUnavailable
 from molt_accel.ipc.frame import format_id
 from molt_accel.transports.base import PendingCall, Sender
 
@@ -118,7 +118,11 @@ class WorkerStart(msgspec.Struct, frozen=True):
             del started  # an error's traceback must not lead back to the error
 
     async def wait(self) -> None:
-        started = asyncio.wrap_future(_start_aside(self.transport))
+        try:
+            aside = _start_aside(self.transport)
+        except RuntimeError as exc:  # no more threads are allowed, and the event loop must not block
+            raise MoltWorkerUnavailable(f"can't start or attach to a worker: {exc}") from exc
+        started = asyncio.wrap_future(aside)
         try:
             async with asyncio.timeout(None if self.timeout_s == FOREVER else self.timeout_s):
                 await started

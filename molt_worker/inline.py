@@ -6,17 +6,20 @@ For tests, and for platforms without fork. Nothing can interrupt an entrypoint h
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import sys
 import threading
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import MoltClientClosed, MoltError, MoltInternalError, MoltStartFailed
 from molt_accel.ipc.frame import PREFIX_BYTES, FrameError, decode, encode
 from molt_accel.ipc.messages import PING, Codec, Request, Response
-from molt_accel.transports.base import Pending, PendingCall
+from molt_accel.transports.base import Pending, PendingCall, Result
 from molt_accel.transports.line import Line
 from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
@@ -35,8 +38,65 @@ def _transmitted(item: _Sent, limit: int) -> _Sent:
     return received
 
 
+def _sync_to_async() -> Any | None:
+    """asgiref's `sync_to_async`, if this is an event loop's thread and asgiref is in use, as under Django."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    return getattr(sys.modules.get("asgiref.sync"), "sync_to_async", None)
+
+
+class _AwaitedCall(Pending):
+    """A call from an event loop. It runs where Django runs the sync code of async views, queries for example.
+
+    A blocking wait runs it at once instead, on the thread that waits.
+    """
+
+    __slots__ = ("_sync_to_async", "_task", "_work")
+
+    def __init__(self, request_id: int, work: Callable[[], Result], sync_to_async: Any) -> None:
+        super().__init__(request_id)
+        self._work: Final = [work]  # whoever takes it out brings the outcome
+        self._sync_to_async: Final = sync_to_async
+        self._task: asyncio.Future[None] | None = None  # an event loop keeps only a weak reference
+
+    def wait(self, timeout_s: float | None) -> bool:
+        self._run()
+        return super().wait(timeout_s)
+
+    def on_done(self, callback: Callable[[], object]) -> None:
+        super().on_done(callback)
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._sync_to_async(self._run)())
+            self._task.add_done_callback(self._check)
+
+    def drop(self, error: MoltError) -> bool:
+        """End it with `error`, unless it has begun."""
+        try:
+            self._work.pop()
+        except IndexError:
+            return False
+        self.resolve(error)
+        return True
+
+    def _run(self) -> None:
+        try:
+            work = self._work.pop()
+        except IndexError:
+            return
+        self.resolve(work())
+
+    def _check(self, task: asyncio.Future[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        self.drop(MoltInternalError(f"the entrypoint could not be run in a thread: {error}"))
+
+
 class InlineTransport:
-    """Runs each request at once on the thread that submits it; see `molt_accel.transports.base.Transport`."""
+    """Runs each request at once on the thread that submits it; see `molt_accel.transports.base.Transport`.
+
+    In an event loop, where asgiref is there, a request runs when its caller awaits it; see `_AwaitedCall`.
+    """
 
     max_wait_ms = 0  # nothing is queued here
 
@@ -74,27 +134,33 @@ class InlineTransport:
             return None
         limit = self._config.max_frame_bytes
         request = _transmitted(request, limit)
-        pending = Pending(request.request_id)
         if request.entry == PING:
             report = {"version": __version__, "pid": os.getpid(), "ready": True, "transport": "inline"}
-            answer = codec.encode(Codec.MSGPACK, report)
-            pending.resolve(Response(request.request_id, payload=answer))
-            return pending
+            result = Response(request.request_id, payload=codec.encode(Codec.MSGPACK, report))
+        elif sync_to_async := _sync_to_async():
+            exports = self._exports
+            return _AwaitedCall(request.request_id, lambda: self._run(exports, request), sync_to_async)
+        else:
+            result = self._run(self._exports, request)
+        pending = Pending(request.request_id)
+        pending.resolve(result)
+        return pending
+
+    def _run(self, exports: ExportTable, request: Request) -> Response:
         word = StopWord(memoryview(bytearray(8)).cast("Q"), 0)
-        runner = Runner(self._exports, word, self._log_traceback, own_clock=True)
+        runner = Runner(exports, word, self._log_traceback, own_clock=True)
         response = runner.run(request, serial=1)  # nobody writes the stop word
         try:
-            pending.resolve(_transmitted(response, limit))
+            return _transmitted(response, self._config.max_frame_bytes)
         except FrameError as exc:
-            pending.resolve(error_response(request, MoltInternalError(f"the result is {exc.detail}")))
-        return pending
+            return error_response(request, MoltInternalError(f"the result is {exc.detail}"))
 
     def _log_traceback(self, request_id: str, entry: str, text: str) -> None:
         log.error("entrypoint %s raised in request %s\n%s", entry, request_id, text)
 
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:
-        del pending, error  # a submitted call has ended already
-        return False
+        # Any other has ended already.
+        return isinstance(pending, _AwaitedCall) and pending.drop(error)
 
     def close(self) -> None:
         self._closed = True

@@ -24,7 +24,7 @@ from tests.support.processes import closing_all, marked
 
 pytest_plugins = [
     *("tests.support.builds", "tests.support.driver", "tests.support.peer", "tests.support.pools"),
-    "tests.support.scripted_forkserver",
+    *("tests.support.scripted_forkserver", "tests.support.stdio_testbed"),
     *(("tests.support.scripted_pool", "tests.support.shm_testbed") if sys.platform == "linux" else ()),
 ]
 

@@ -19,24 +19,27 @@ ALLOWED = {
     "molt_accel.ipc.shm": ("molt_accel.errors", "molt_accel.version", "molt_accel.ipc", "molt_accel.codec"),
     "molt_accel.lenient": (),
     "molt_accel.codec": ("molt_accel.ipc", "molt_accel.lenient"),
-    "molt_accel.testdb": ("molt_accel.errors",),
-    "molt_accel.identity": ("molt_accel.errors", "molt_accel.version", "molt_accel.testdb"),
+    "molt_accel.process": (),
+    "molt_accel.process.testdb": ("molt_accel.errors",),
+    "molt_accel.process.role": ("molt_accel.errors",),
+    "molt_accel.process.identity": ("molt_accel.errors", "molt_accel.version", "molt_accel.process.testdb"),
     "molt_accel.config": (
         "molt_accel.durations",
         "molt_accel.errors",
-        "molt_accel.identity",
+        *(f"molt_accel.process.{each}" for each in ("identity", "role", "testdb")),
         "molt_accel.ipc",
-        "molt_accel.testdb",
     ),
 }
-ALLOWED |= {"molt_accel.role": ("molt_accel.errors", "molt_accel.config")}
 FLOOR = tuple(ALLOWED)
 ALLOWED |= {
     "molt_accel.options": FLOOR,
     "molt_accel.hangup": (),
     "molt_accel.transports": FLOOR,
     "molt_accel.transports.shm": (*FLOOR, "molt_accel.transports"),
-    "molt_accel.transports.opening": (*FLOOR, "molt_accel.transports", "molt_accel.transports.shm"),
+    # The client library depends on the worker's here only.
+    "molt_accel.transports.opening": (
+        *(*FLOOR, "molt_accel.transports", "molt_accel.transports.shm", "molt_worker.inline"),
+    ),
     "molt_accel.waits": (*FLOOR, "molt_accel.transports"),
     "molt_accel.call": (
         *(*FLOOR, "molt_accel.options", "molt_accel.hangup", "molt_accel.transports", "molt_accel.waits"),
@@ -80,7 +83,7 @@ ALLOWED |= {
 ALLOWED["molt_accel"] = ALLOWED["molt_worker"] = tuple(ALLOWED)
 #: Packages of others that only these may import.
 KNOWN_TO = {
-    "django": ("molt_accel.django", "molt_accel.testdb", "molt_worker.entrypoints.project"),
+    "django": ("molt_accel.django", "molt_accel.process.testdb", "molt_worker.entrypoints.project"),
     "asgiref": ("molt_accel.django",),
 }
 
@@ -105,11 +108,13 @@ def _imports(node: ast.AST, module: str) -> Iterator[str]:
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
-            parent = module.rpartition(".")[0] + "." if child.level else ""
-            base = (parent + (child.module or "")).rstrip(".")
+            above = module.split(".")[: -child.level] if child.level else []
+            base = ".".join([*above, *([child.module] if child.module else [])])
             whole = [f"{base}.{alias.name}" for alias in child.names]
             yield from (each if each in MODULES else base for each in whole)
         else:
+            if isinstance(child, ast.Call) and ast.unparse(child.func).endswith("import_module"):
+                yield from (str(arg.value) for arg in child.args[:1] if isinstance(arg, ast.Constant))
             yield from _imports(child, module)
 
 
@@ -145,6 +150,13 @@ def test_a_package_imports_only_what_is_below_it(package: str) -> None:
         and _package(imported) not in (package, *ALLOWED[package])
     ]
     assert wrong == []
+
+
+def test_every_module_has_a_row() -> None:
+    """A row of a face, which may import everything, is that module's alone."""
+    faces = ("molt_accel", "molt_worker")
+    packages = {module for module in MODULES if module.startswith(faces)}
+    assert {module for module in packages if _package(module) in faces} == {*faces, "molt_worker.__main__"}
 
 
 def test_only_the_django_package_knows_django() -> None:

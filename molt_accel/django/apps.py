@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from django.apps import AppConfig
-from django.core.signals import setting_changed
-
-from molt_accel.client import forget_clients
 
 
 class MoltConfig(AppConfig):
@@ -16,13 +13,3 @@ class MoltConfig(AppConfig):
     name: Final = "molt_accel.django"
     label = "molt"
     verbose_name = "Molt Accel"
-
-    def ready(self) -> None:
-        """Follow changes of settings, which only tests make."""
-        setting_changed.connect(_follow, dispatch_uid="molt_accel.follow_settings")
-
-
-def _follow(*, setting: str, **kwargs: Any) -> None:
-    del kwargs
-    if setting.startswith("MOLT_"):
-        forget_clients()

@@ -156,12 +156,12 @@ class _OffloadedView:
                 payload = dict(payload.lists())  # the codec would keep only the last value of each name
         else:
             payload = default_payload(request, options.codec, args, kwargs)
-        return client.make_call(options, payload, self._check_of(request), metadata_of(request))
+        return client.make_call(options, payload, self._check_of(request, client), metadata_of(request))
 
-    def _check_of(self, request: HttpRequest) -> Callable[[], bool] | None:
+    def _check_of(self, request: HttpRequest, client: Client) -> Callable[[], bool] | None:
         if self.cancel_check is not None:
             return functools.partial(self.cancel_check, request)
-        return disconnect.cancel_check(request, self.client.config)
+        return disconnect.cancel_check(request, client.config)
 
     def falls_back(self, error: MoltError) -> bool:
         if not self.allow_fallback or not row_of(error).falls_back:

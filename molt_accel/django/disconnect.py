@@ -20,6 +20,7 @@ from django.http import HttpRequest
 from molt_accel.call import Call, Reply
 from molt_accel.client import default_client
 from molt_accel.config import Config
+from molt_accel.django.payload import unwrapped
 from molt_accel.hangup import HALF_CLOSE
 from molt_accel.waits import adrive, drive
 
@@ -74,21 +75,15 @@ def cancel_check(request: HttpRequest, config: Config | None = None) -> Callable
     It serves as the option ``cancel_check`` of a direct call. Under ASGI there is none, because Django cancels the
     task of the view: call `Client.acall` there, in a sync view through ``async_to_sync``.
     """
-    connection = _unwrapped(request).META.get("gunicorn.socket")
+    connection = unwrapped(request).META.get("gunicorn.socket")
     if connection is None:
         return None
     return SocketHangup(connection, at_half_close=(config or default_client().config).cancel_on_half_close)
 
 
-def _unwrapped(request: HttpRequest) -> HttpRequest:
-    """Return Django's own request, which frameworks such as Django REST framework wrap."""
-    wrapped = getattr(request, "_request", None)
-    return wrapped if isinstance(wrapped, HttpRequest) else request
-
-
 def drive_for(request: HttpRequest, call: Call) -> Reply:
     """Run a sync view's call to its end: under ASGI in the event loop, where Django can cancel it."""
-    if isinstance(_unwrapped(request), ASGIRequest) and not _in_event_loop():
+    if isinstance(unwrapped(request), ASGIRequest) and not _in_event_loop():
         reply: Reply = async_to_sync(adrive)(call)
         return reply
     return drive(call)

@@ -7,12 +7,14 @@ import re
 from typing import Any, Final
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files.uploadedfile import UploadedFile
-from django.http import HttpRequest
+from django.http import HttpRequest, RawPostDataException
 from django.utils import timezone
 from django.utils.translation import get_language
 
 from molt_accel import codec as codecs
+from molt_accel.errors import MoltInvalidInput
 from molt_accel.ipc.messages import METADATA_LANGUAGE, METADATA_REQUEST_ID, METADATA_TIME_ZONE, Codec
 
 # A header of this form may go into logs and bodies: it has no spaces, quotes or control characters.
@@ -51,6 +53,12 @@ def _plain(argument: object) -> object:
     return argument if isinstance(argument, _PLAIN) else str(argument)
 
 
+def unwrapped(request: HttpRequest) -> HttpRequest:
+    """Return Django's own request, which frameworks such as Django REST framework wrap."""
+    wrapped = getattr(request, "_request", None)
+    return wrapped if isinstance(wrapped, HttpRequest) else request
+
+
 def default_payload(
     request: HttpRequest, codec: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
 ) -> Any:
@@ -58,24 +66,74 @@ def default_payload(
 
     For the codecs ``json`` and ``raw`` it is the body. For ``msgpack`` it is a dict: ``method``, ``path``, ``query``
     (name -> list of values), ``args`` and ``kwargs`` of the URL (an object that a converter made as its text), ``body``
-    (bytes). Of a ``multipart/form-data`` request, ``body`` is empty, ``form`` holds the fields (name -> list of values)
-    and ``files`` the files (name -> list of dicts with ``name``, ``content_type`` and ``content``).
+    (bytes). Of a ``multipart/form-data`` request by POST, and of any form that was parsed and whose body is gone,
+    ``body`` is empty, ``form`` holds the fields (name -> list of values) and ``files`` the files (name -> list of dicts
+    with ``name``, ``content_type`` and ``content``). Django parses no form of other methods: there the body travels.
+
+    Raises:
+        MoltInvalidInput: the codec takes the body, but that was a form, which has been parsed; or the request names a
+            charset that is none.
+        ImproperlyConfigured: something has read the body before, and there is no form either.
     """
+    request = unwrapped(request)
     if codecs.parse(codec) is not Codec.MSGPACK:
-        return request.body
+        return _body(request)
+    try:
+        return _parts(request, args, kwargs or {})
+    except (LookupError, UnicodeError) as exc:  # of the Content-Type, which Django takes for the query too
+        raise MoltInvalidInput(f"the charset {request.encoding!r} can't decode the request: {exc}") from exc
+
+
+def _parts(request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     payload = {
         "method": request.method,
         "path": request.path,
         "query": dict(request.GET.lists()),
         "args": [_plain(value) for value in args],
-        "kwargs": {name: _plain(value) for name, value in (kwargs or {}).items()},
+        "kwargs": {name: _plain(value) for name, value in kwargs.items()},
     }
-    if request.content_type != "multipart/form-data":
-        return {**payload, "body": request.body}
+    parsed = _is_parsed(request)
+    is_multipart = request.content_type == "multipart/form-data" and request.method == "POST"
+    if not is_multipart and not (parsed and _is_gone(request)):
+        return {**payload, "body": _body(request)}
+    if not parsed and _is_gone(request):  # Django would take the form for empty
+        raise _gone()
     # A middleware may have read the form, for its CSRF token: then the body is gone, and the parts are what is left.
     files = {name: [_file(each) for each in sent] for name, sent in request.FILES.lists()}
     return {**payload, "body": b"", "form": dict(request.POST.lists()), "files": files}
 
 
+def _is_parsed(request: HttpRequest) -> bool:
+    return hasattr(request, "_post")
+
+
+def _is_gone(request: HttpRequest) -> bool:
+    """Whether the body was read as a stream, which nobody can read again."""
+    return bool(getattr(request, "_read_started", False)) and not hasattr(request, "_body")
+
+
+def _body(request: HttpRequest) -> bytes:
+    try:
+        return request.body
+    except RawPostDataException as exc:
+        if _is_parsed(request):
+            raise MoltInvalidInput(
+                f"the body is a form ({request.content_type}) and was parsed as one, and this view takes the body "
+                "itself; where a form is right, give the view a payload_builder"
+            ) from exc
+        raise _gone() from exc
+
+
+def _gone() -> ImproperlyConfigured:
+    return ImproperlyConfigured(
+        "the request's body was read as a stream before the view, by a middleware or a permission, so there is none "
+        "left for the entrypoint; give @molt_offload a payload_builder that takes what was made of it "
+        "(payload_builder=lambda request: request.data), or read request.body there"
+    )
+
+
 def _file(sent: UploadedFile[Any]) -> dict[str, Any]:
-    return {"name": sent.name, "content_type": sent.content_type, "content": sent.read()}
+    sent.seek(0)  # a middleware may have read it
+    content = sent.read()
+    sent.seek(0)  # the view's own body may have to
+    return {"name": sent.name, "content_type": sent.content_type, "content": content}

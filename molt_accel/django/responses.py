@@ -8,7 +8,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from molt_accel import codec
-from molt_accel.call import Reply, undecodable
+from molt_accel.call import Reply, decode_result
 from molt_accel.errors import MoltBusy, MoltCancelled, MoltError, MoltInternalError, error_body, http_status
 from molt_accel.ipc.messages import Codec
 
@@ -46,19 +46,12 @@ def result_response(
         MoltInternalError: the result is not valid in its codec, or has no JSON form.
     """
     if factory is not None:
-        return factory(request, _value(reply))
+        return factory(request, decode_result(reply.entry, reply.codec, reply.value))
     if reply.codec is Codec.JSON:
         return HttpResponse(reply.value, content_type=_JSON)
     if reply.codec is Codec.RAW:
         return HttpResponse(reply.value, content_type="application/octet-stream")
     try:
-        return json_response(_value(reply))
+        return json_response(decode_result(reply.entry, reply.codec, reply.value))
     except codec.EncodeError as exc:
         raise MoltInternalError(f"the result {exc}") from exc
-
-
-def _value(reply: Reply) -> Any:
-    try:
-        return codec.decode(reply.codec, reply.value)
-    except codec.DecodeError as exc:
-        raise undecodable(reply.entry, exc) from exc

@@ -1,6 +1,6 @@
 """Frames: makes bytes of requests, responses and control messages, and reads them again. No I/O here.
 
-A frame is a u32 length, a fixed header of 80 bytes, the entry name and the payload, all little-endian;
+A frame is a u32 length, a fixed header, the entry name and the payload, all little-endian;
 docs/reference/protocol.md has the byte table. The length prefix always says where the next frame begins, so a malformed
 frame costs one typed error, and the stream goes on behind it.
 """
@@ -153,7 +153,7 @@ def encode_parts(
     if total > max_frame_bytes:
         raise FrameError(Fault.TOO_LARGE, f"{total} bytes, {max_frame_bytes} at most")
     header = (total, VERSION, Kind.CONTROL, Codec.MSGPACK, 0, 0, 0, 0, 0, len(payload))
-    return _PREFIXED_HEADER.pack(*header, *(0,) * 12) + payload, b""
+    return _PREFIXED_HEADER.pack(*header, *(0,) * (1 + len(FIELDS) - len(header))) + payload, b""
 
 
 def encode(item: Item, max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES) -> bytes:

@@ -119,13 +119,15 @@ class Cancel(Message):
 class Attach(Message):
     """Client, first: its version, and how many channels it asks for. Answered by `Attached` or `Refused`.
 
-    `identity` is what it must have in common with the worker (`molt_accel.identity`); an observer's is empty.
+    `identity` is what it must have in common with the worker (`molt_accel.process.identity`); an observer's is empty.
+    `nested`: it is part of a worker itself, and keeps the pool alive only while it calls.
     """
 
     version: str
     observer: bool
     channels: U32
     identity: dict[str, str] = {}
+    nested: bool = False
 
 
 class Attached(Message):

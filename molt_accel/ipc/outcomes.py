@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from molt_accel.errors import MoltBusy, MoltTimeout, MoltWorkerCrashed
+from molt_accel.errors import MoltBusy, MoltIncompatible, MoltTimeout, MoltWorkerCrashed
 
 
 def expired_in_queue() -> MoltTimeout:
@@ -22,6 +22,14 @@ def stalled() -> MoltTimeout:
 
 def queue_full() -> MoltBusy:
     return MoltBusy("the queue is full", facts={"retry_after_s": 1})
+
+
+def other_protocol(why: str) -> MoltIncompatible:
+    """The worker's frames or messages are none of this version."""
+    return MoltIncompatible(
+        f"the worker speaks another protocol: {why}; client and worker must be of one release of molt-accel: restart "
+        "the older one, and see that MOLT_WORKER_CMD starts this release's molt-worker"
+    )
 
 
 def crashed(entry: str | None, exit_code: int | None) -> MoltWorkerCrashed:

@@ -41,7 +41,10 @@ class PendingCall(Protocol):
         """Block until the call has ended (True) or the time is over (False). None: wait without a limit."""
 
     def on_done(self, callback: Callable[[], object]) -> None:
-        """Have `callback` called when the call ends, or now if it has; on any thread, and maybe twice."""
+        """Have `callback` called when the call ends, or now if it has; on any thread, and maybe twice.
+
+        Raises MoltWorkerUnavailable if that takes a thread and none can be started.
+        """
 
 
 class Pending:

@@ -10,9 +10,9 @@ import time
 from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, TypeVar
 
-from molt_accel import role
 from molt_accel.config import Config
 from molt_accel.errors import MoltClientClosed, MoltWorkerUnavailable
+from molt_accel.process import role
 from molt_accel.transports import forks
 from molt_accel.transports.connection import BaseConnection, ConnectionState, copy_error
 from molt_accel.transports.launcher import RestartPolicy

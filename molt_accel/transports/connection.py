@@ -17,9 +17,11 @@ from molt_accel.errors import (
     MoltWorkerUnavailable,
     Status,
     from_wire,
+    start_failure,
 )
-from molt_accel.ipc.frame import FrameError, Item
+from molt_accel.ipc.frame import Fault, FrameError, Item
 from molt_accel.ipc.messages import Hello, Response, StartFailed
+from molt_accel.ipc.outcomes import other_protocol
 from molt_accel.transports.base import Pending
 
 log = logging.getLogger("molt_accel")
@@ -82,7 +84,7 @@ class BaseConnection(ABC):
         self._pending: dict[
             int, Pending
         ] = {}  # requests that a message will answer, by id; guarded by the lock
-        self._start_failure = ""  # the worker's reason why it can't start
+        self._start_failure: MoltError | None = None  # what the worker says when it can't start
 
     @property
     def usable(self) -> bool:
@@ -130,7 +132,7 @@ class BaseConnection(ABC):
             self.was_ready = True
             self.greeted.set()
         elif isinstance(item, StartFailed):
-            self._start_failure = from_wire(Status.INTERNAL_ERROR, item.error).detail
+            self._start_failure = start_failure(from_wire(Status.INTERNAL_ERROR, item.error))
         else:
             raise MoltProtocolError(f"unexpected {type(item).__name__} from the worker")
 
@@ -148,7 +150,8 @@ class BaseConnection(ABC):
             error = self._listen()
         except MoltProtocolError as exc:
             log.error("the worker broke the protocol: %s", exc)
-            error = exc
+            other_version = isinstance(exc, FrameError) and exc.fault is Fault.VERSION
+            error = other_protocol(exc.detail) if other_version else exc
         except Exception as exc:  # a bug must end the calls in flight, not leave them waiting
             log.exception("the thread that listens to a worker failed")
             error = MoltWorkerUnavailable(f"the connection failed: {type(exc).__name__}")
@@ -159,8 +162,14 @@ class BaseConnection(ABC):
         if self.closing:
             return cancelled_by_close()
         if self._start_failure:
-            return MoltStartFailed(f"the worker can't start: {self._start_failure}")
+            return self._start_failure
+        if not self._may_have_served() and self.state is not ConnectionState.RETIRED:
+            return MoltStartFailed(f"the worker can't start: {how}")
         return MoltWorkerUnavailable(f"the worker is gone: {how}")
+
+    def _may_have_served(self) -> bool:
+        """Whether the worker may have run requests. A subclass may know better than the greeting does."""
+        return self.was_ready
 
     def _note_end(self, error: MoltError, *, drained: bool) -> None:
         """Note how the connection ended, with the lock held."""

@@ -21,14 +21,14 @@ from molt_accel.errors import (
     MoltStartFailed,
     MoltWorkerUnavailable,
     Status,
-    WorkerVanished,
     from_wire,
+    start_failure,
 )
 from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import FrameParser
+from molt_accel.ipc.frame import Fault, FrameError, FrameParser
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, StartFailed
-from molt_accel.ipc.outcomes import exit_text
+from molt_accel.ipc.outcomes import exit_text, other_protocol
 from molt_accel.ipc.shm.attach import connect
 from molt_accel.transports import interpreter
 
@@ -45,6 +45,10 @@ _STARTER_S: Final = 10.0
 _TAKEOVER_S: Final = 1.0
 _LAST_LINES: Final = 5  #: how much of what it wrote an error of a worker that didn't start has
 _LOOK_S: Final = 0.01  #: how often to look whether a worker listens by now
+
+
+class NeverListened(MoltStartFailed):
+    """The worker was started, and nobody listens. The client tries again a few times: it may have stopped since."""
 
 
 def worker_command(config: Config) -> list[str]:
@@ -74,9 +78,9 @@ def worker_command(config: Config) -> list[str]:
 def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
     """Start a worker that speaks frames on its stdin and stdout. Its stderr is this process's.
 
-    Raises MoltWorkerUnavailable if the command can't be run.
+    Raises MoltStartFailed if the command can't be run.
     """
-    environ = {**config.environ(), "MOLT_TRANSPORT": "stdio"}
+    environ = {**config.inherited.environ, **config.environ(), "MOLT_TRANSPORT": "stdio"}
     # A private worker ends with its client, so it may write where the client does.
     process = _run(worker_command(config), subprocess.PIPE, environ, stderr=None)
     for pipe in (process.stdin, process.stdout):
@@ -98,12 +102,12 @@ def _run(
             stdout=subprocess.PIPE,
             stderr=stderr,
             bufsize=0,
-            env={**os.environ, **environ},
+            env=environ,
             # So that Ctrl-C in a terminal reaches the server only, which then stops the worker.
             start_new_session=True,
         )
     except OSError as exc:
-        raise MoltWorkerUnavailable(
+        raise MoltStartFailed(
             f"can't start the worker with {shlex.join(command)!r}: {exc.strerror}; set MOLT_WORKER_CMD, "
             "or install molt-accel where molt-worker is on PATH"
         ) from exc
@@ -152,7 +156,7 @@ def attach_or_start(config: Config, not_before_s: float = 0.0) -> socket.socket:
             else:
                 sock = connect(path)
                 if sock is None:
-                    raise WorkerVanished(
+                    raise NeverListened(
                         f"the pool {name!r} was started, but does not listen on {path}; see its log"
                     )
     finally:
@@ -192,7 +196,7 @@ def _start_pool(config: Config, name: str) -> None:
     """Start a pool and wait until it listens. From then on it belongs to no client, and outlives this one."""
     command = [*worker_command(config), "--shm", name, "--linger"]
     # Not its name, which a client in an entrypoint would take for the name of the pool that it wants.
-    environ = {**config.environ(), "MOLT_TRANSPORT": "shm"}
+    environ = {**config.inherited.environ, **config.environ(), "MOLT_TRANSPORT": "shm"}
     with contextlib.ExitStack() as stack:
         said = None  # what the worker writes to standard error before it opens its log
         if config.log_file(outlives=True):
@@ -205,7 +209,7 @@ def _start_pool(config: Config, name: str) -> None:
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            raise MoltWorkerUnavailable(
+            raise MoltStartFailed(
                 f"the worker can't start: {shlex.join(command)!r} did not listen within "
                 f"{config.start_timeout_ms} ms; {_last_lines(said)}"
             ) from None
@@ -225,12 +229,10 @@ def _refusal(words: bytes, otherwise: str) -> MoltWorkerUnavailable:
     parser.feed(words)
     for item in parser.frames():
         if isinstance(item, StartFailed):
-            error = from_wire(Status.INTERNAL_ERROR, item.error)
-            kind: type[MoltWorkerUnavailable] = MoltStartFailed
-            if isinstance(error, MoltWorkerUnavailable) and error.code is not None:
-                kind = type(error)
-            return kind(f"the worker can't start: {error.detail}")
-    return MoltWorkerUnavailable(f"the worker can't start: {otherwise}")
+            return start_failure(from_wire(Status.INTERNAL_ERROR, item.error))
+        if isinstance(item, FrameError) and item.fault is Fault.VERSION:
+            return other_protocol(item.detail)
+    return MoltStartFailed(f"the worker can't start: {otherwise}")
 
 
 def how_it_exited(code: int) -> str:

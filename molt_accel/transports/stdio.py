@@ -149,7 +149,7 @@ class _Connection(BaseConnection):
                 deaf = self.state is ConnectionState.DEAF
             ready = poll.poll(SLACK_S * 1000 if deaf else None)
             if not ready and deaf:
-                return MoltWorkerUnavailable("the worker is gone: it closed its stdin")
+                return self._farewell("it closed its stdin")
             for fd, _ in ready:
                 if fd == stream.read_fd:
                     got = stream.fill()
@@ -181,9 +181,10 @@ class _Connection(BaseConnection):
 
     def _take_malformed(self, error: FrameError) -> None:
         """End the call whose response can't be read. A malformed frame of no call ends the connection."""
+        own = error.raw_id and error.raw_generation == self.number
         with self.lock:
-            pending = self._pending.pop(error.raw_id, None) if error.raw_id else None
-        if pending is None or error.raw_generation != self.number:
+            pending = self._pending.pop(error.raw_id, None) if own else None
+        if pending is None:
             raise error
         pending.resolve(copy_error(error))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from molt_worker.compile import record as compiled
 from molt_worker.compile.attempts import BuildError
 from molt_worker.compile.compiler import build
 from molt_worker.compile.record import CompiledError, Record
-from molt_worker.entrypoints.exports import ExportsError
+from molt_worker.entrypoints.exports import ExportsError, look_in
 from molt_worker.entrypoints.project import exports_of
 
 
@@ -56,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run ``molt-worker build`` and return its exit code."""
     given = _parser().parse_args(arguments)
-    sys.path.insert(0, os.getcwd())  # the worker imports from there too
     is_new = False
     try:
+        look_in([])  # the worker imports from there too
         config = Config.load(exports=given.exports, build_dir=given.build_dir)
         exports = exports_of(config.exports)
         if given.check:

@@ -42,7 +42,7 @@ class PoolPlace:
         return cls(name, directory, control.socket_path(directory, name))
 
     def missing(self) -> str:
-        """What to say where nobody serves it."""
+        """The error text for a pool that nobody serves. It says which pools are served."""
         served = list(pools_in(self.directory))
         if served:
             others = f"served there are: {', '.join(served)}; choose one with --name"

@@ -16,7 +16,7 @@ from molt_accel.ipc.frame import encode
 from molt_accel.ipc.messages import StartFailed
 from molt_accel.version import __version__
 from molt_worker.compile.record import enable
-from molt_worker.entrypoints.exports import ExportsError, check, resolve
+from molt_worker.entrypoints.exports import ExportsError, check, look_in, resolve
 from molt_worker.entrypoints.project import exports_of, set_up
 from molt_worker.processes.commands import EXIT_BAD_EXPORTS
 from molt_worker.runtime.log import STDERR_FD, LogSink
@@ -104,7 +104,7 @@ def _notify(exc: Exception) -> None:
 
 def _list_exports(config: Config) -> int:
     # As the fork server does, so that it finds what the worker would.
-    sys.path[:0] = [os.getcwd(), *config.path]
+    look_in(config.path)
     reference = exports_of(config.exports)
     enable(reference, config.compiled, config.build_dir)
     set_up()

@@ -18,7 +18,7 @@ _RIGHT: Final = frozenset({"executor", "pid", "for", "deadline in", "calls", "me
 
 
 def facts(pool: PoolPlace, now: Snapshot, before: Snapshot | None = None) -> list[tuple[str, str]]:
-    """What is shown of a pool as a whole: names and texts. An earlier snapshot gives rates and what was since then."""
+    """The lines about a pool as a whole: names and texts. An earlier snapshot gives also rates and times since then."""
     states = [executor.state for executor in now.executors]
     ready = len(states) - states.count("starting")
     busy = ready - states.count("idle")

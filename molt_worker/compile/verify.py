@@ -158,7 +158,7 @@ def _run(reference: str, build_dir: str, calls: Sequence[Call]) -> list[tuple[st
 
 @dataclass(frozen=True)
 class Expected:
-    """What calls give in Python, and the paths in their results that differ from one run to the next anyway."""
+    """The outcomes of the calls in Python, and the paths whose values differ between two runs in Python."""
 
     calls: Sequence[Call]
     found: list[Outcome]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
 from molt_accel import codec
+from molt_accel.config import is_manifest_path
 from molt_accel.errors import MoltEntryError
 from molt_accel.ipc.frame import MAX_ENTRY_BYTES
 from molt_accel.ipc.messages import RESERVED_PREFIX, Codec, Request
@@ -39,6 +40,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 class ExportsError(ValueError):
     """The exports can't be served. The text is one line that says where and why."""
+
+
+def look_in(folders: Iterable[str]) -> None:
+    """Import from the working directory first, then from these. Raises ExportsError: that directory is gone."""
+    try:
+        sys.path[:0] = [os.getcwd(), *folders]
+    except OSError as exc:
+        raise ExportsError(f"the working directory is gone ({exc.strerror}); change to another") from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +155,6 @@ def _check_name(name: object, where: str) -> str:
     else:
         return name
     raise ExportsError(f"{where}: {name!r} is not allowed; {why}")
-
-
-def is_manifest_path(reference: str) -> bool:
-    """Whether an exports reference is the path of a file and not names of modules, separated by commas."""
-    modules = f"{_MODULE}(,{_MODULE})*"
-    return reference.endswith(".json") or os.sep in reference or not re.fullmatch(modules, reference)
 
 
 def manifest_of(reference: str) -> Path | None:

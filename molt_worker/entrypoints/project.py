@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from molt_accel import testdb
 from molt_accel.ipc.messages import METADATA_LANGUAGE, METADATA_TIME_ZONE
+from molt_accel.process import testdb
 from molt_worker.entrypoints.exports import ExportsError
 from molt_worker.entrypoints.importer import find_source
 from molt_worker.entrypoints.request import CurrentRequest, current_request

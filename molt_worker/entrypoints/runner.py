@@ -88,19 +88,24 @@ def _taken_from(request: Request) -> bytes:
     return bytes(payload[len(payload) - size :])
 
 
-def _initialises(frame: FrameType | None) -> bool:
-    """Whether an entrypoint is in the middle of what a process does only once: an import, or Django's set-up.
+def _initialised(frame: FrameType | None) -> str | None:
+    """What an entrypoint is in the middle of, if a process does it only once: an import, or Django's set-up.
 
-    Modules that were interrupted stay half made: every later import of them fails or finds them incomplete.
+    Modules that were interrupted stay half made: every later import of them fails or finds them incomplete. Returns the
+    name of the outermost module that is being imported; empty: there is none; None: it does nothing of the kind.
     """
+    found = None
     while frame is not None and frame.f_code is not Runner.run.__code__:
         code = frame.f_code
-        if code.co_name == "<module>" or code.co_filename.startswith("<frozen importlib"):
-            return True
-        if code.co_name == "populate" and frame.f_globals.get("__name__") == "django.apps.registry":
-            return True
+        if code.co_filename.startswith("<frozen importlib"):
+            name = frame.f_locals.get("name") if code.co_name == "_find_and_load" else None
+            found = name if isinstance(name, str) else found or ""
+        elif code.co_name == "<module>" or (
+            code.co_name == "populate" and frame.f_globals.get("__name__") == "django.apps.registry"
+        ):
+            found = found or ""
         frame = frame.f_back
-    return False
+    return found
 
 
 @dataclass(eq=False)
@@ -121,6 +126,7 @@ class Runner:
     own_clock: bool = False  #: no supervisor watches deadlines: `current_request().check()` reads the clock
     #: A stop has interrupted something that can't be done again, so no other request may run in this process.
     spoiled: bool = False
+    interrupted_import: str = ""  #: if that was an import: of this module
     _armed: int = 0
 
     def interrupt(self, signum: int, stack: FrameType | None) -> None:
@@ -128,7 +134,8 @@ class Runner:
         reason = self.word.reason(self._armed) if self._armed else 0
         if reason:
             self._armed = 0  # raise only once: a second time would interrupt the entrypoint's clean-up
-            self.spoiled |= _initialises(stack)
+            if (name := _initialised(stack)) is not None:
+                self.spoiled, self.interrupted_import = True, name
             failpoint("executor.interrupted")
             raise STOP_EXCEPTIONS[reason]
 

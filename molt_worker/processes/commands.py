@@ -47,9 +47,11 @@ class ExportRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Sources(Message):
-    """Sent before `Ready`: the files that the exports are made of, and their stamps; see `sources`."""
+    """Sent before `Ready`: what the exports are made of; see `sources`."""
 
-    files: list[tuple[str, int]]
+    files: list[tuple[str, int]]  #: those that were read, with their stamps
+    folders: tuple[str, ...] = ()  #: those of the project's modules
+    digest: int = 0  #: of all sources in these folders
 
 
 class Ready(Message):

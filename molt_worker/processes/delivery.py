@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Protocol
 
+from molt_accel.errors import MoltError
 from molt_accel.ipc.frame import Item
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.processes.endpoint import Endpoint
@@ -17,10 +18,10 @@ class PoolOwner(Protocol):
     def on_exports(self, exports: ExportTable) -> None:
         """Exports were imported, at start or at a reload, and no executor with others gets new requests."""
 
-    def on_start_failed(self, why: str) -> None:
+    def on_start_failed(self, why: MoltError) -> None:
         """The exports can't be imported, so there will never be an executor."""
 
-    def on_reload_failed(self, why: str) -> None:
+    def on_reload_failed(self, why: MoltError) -> None:
         """The exports can't be imported anew. The executors that there are serve on."""
 
     def on_executor_ready(self, executor: ExecutorHandle) -> None:

@@ -20,6 +20,7 @@ from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopWord
 from molt_worker.entrypoints.runner import Runner, error_response
 from molt_worker.processes.endpoint import Endpoint
+from molt_worker.processes.late_imports import LateImports
 from molt_worker.runtime import log
 
 INTERRUPT_SIGNAL = signal.SIGUSR1  #: the soft interrupt
@@ -34,6 +35,7 @@ def serve(
     word: StopWord,
     number: int,
     config: Config,
+    late_imports: LateImports,
     *,
     in_project: bool = False,
 ) -> int:
@@ -58,6 +60,9 @@ def serve(
     signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
     # Each request gets a copy, so none sees what another has set in its own.
     context = contextvars.copy_context()
+    for module, exc in late_imports.run(number):
+        failed: dict[str, object] = {"module": module, "error": f"{type(exc).__name__}: {exc}"}
+        say("warning", "late_import_failed", failed)
     try:
         endpoint.announce()
         while (item := endpoint.receive()) is not None:
@@ -73,7 +78,14 @@ def serve(
             if in_project:
                 project.end_request(item.entry, say)
             if response.status is not Status.OK and (why := _why_to_leave(runner, response)):
-                say("warning", "executor_leaves", {"executor": number, "why": why})
+                fields: dict[str, object] = {"executor": number, "why": why}
+                if runner.spoiled:
+                    name = runner.interrupted_import
+                    what = f"import {name}" if name else "do what it initialises"
+                    fields["hint"] = f"{what} at the top of the exports' module"
+                    if name:
+                        late_imports.tell(number, name)
+                say("warning", "executor_leaves", fields)
                 break
         failpoint("executor.leaving")
     except BrokenPipeError:

@@ -24,18 +24,19 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltWorkerUnavailable, to_wire
+from molt_accel.errors import MoltStartFailed, to_wire
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError, FrameParser, encode
 from molt_accel.ipc.messages import Message, StartFailed
-from molt_accel.role import Role, become
+from molt_accel.process.role import Role, become
 from molt_worker.compile import record as compiled
 from molt_worker.entrypoints import project
-from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
+from molt_worker.entrypoints.exports import ExportsError, ExportTable, look_in, resolve
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.processes import commands, executor, sources, streams
+from molt_worker.processes import commands, executor, sources
 from molt_worker.processes.endpoint import MakeEndpoint
-from molt_worker.runtime import log
+from molt_worker.processes.late_imports import LateImports
+from molt_worker.runtime import log, streams
 
 _PR_SET_PDEATHSIG: Final = 1
 _CONTROL_FD: Final = 3
@@ -53,7 +54,10 @@ def die_with_parent(parent_pid: int) -> None:
 def _close_connections() -> str:
     """Close the connections to databases that Django has opened. Returns the names of those databases."""
     db = sys.modules.get("django.db")
-    open_now = [] if db is None else [c for c in db.connections.all(initialized_only=True) if c.connection]
+    # Without its settings read Django has opened none; and to ask it would read them, which nobody else may want.
+    if db is None or "settings" not in vars(db.connections):
+        return ""
+    open_now = [each for each in db.connections.all(initialized_only=True) if each.connection]
     for connection in open_now:
         connection.close()
     return ", ".join(connection.alias for connection in open_now)
@@ -92,6 +96,8 @@ class Forkserver:
         self._exports = ExportTable(())
         self._in_project = False
         self._had_threads = False
+        self._pool_name = ""  # known once the working directory is
+        self._late_imports: LateImports  # made once this is a process of its own
 
     def main(self, supervisor_pid: int) -> NoReturn:
         """Live in a process just forked from the supervisor. Never returns."""
@@ -103,20 +109,25 @@ class Forkserver:
             for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
                 signal.signal(number, _ignore)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            log.mend_stderr()
             self.control = _keep_only(self.control)
+            self._late_imports = LateImports()
             streams.renew()
             code = self._run()
         except BaseException as exc:
-            self._log("error", "forkserver_failed", error=f"{type(exc).__name__}: {exc}")
+            error = f"{type(exc).__name__}: {exc}"
+            self._log("error", "forkserver_failed", error=error)
+            self._send(StartFailed(to_wire(MoltStartFailed(f"the fork server failed: {error}"))))
         finally:
             os._exit(code)
 
     def _run(self) -> int:
         began_ns = time.time_ns()
-        sys.path[:0] = [os.getcwd(), *self.config.path]
-        become(Role.FORKSERVER, self.config.pool_name)
         config = self.config
         try:
+            look_in(config.path)
+            self._pool_name = config.pool_name  # once: it is worked out anew each time
+            become(Role.FORKSERVER, self._pool_name)
             reference = project.exports_of(config.exports)
             if warning := compiled.enable(reference, config.compiled, config.build_dir):
                 self._log("warning", "build_not_used", why=warning, hint=compiled.how_to(reference))
@@ -138,7 +149,7 @@ class Forkserver:
         gc.collect()
         gc.freeze()
         failpoint("forkserver.imported")
-        self._send(commands.Sources(sources.imported(config.exports, began_ns)))
+        self._send(sources.imported(config.exports, began_ns))
         rows = [
             commands.ExportRow(item.name, item.codec_in, item.codec_out, item.target, item.compiled)
             for item in self._exports
@@ -151,13 +162,13 @@ class Forkserver:
         if error.__cause__ is not None and not isinstance(error.__cause__, OSError):
             text = "".join(traceback.format_exception(error.__cause__))
             self._log("error", "import_failed", traceback=text)
-        self._send(StartFailed(to_wire(MoltWorkerUnavailable(str(error)))))
+        self._send(StartFailed(to_wire(MoltStartFailed(str(error)))))
 
     def _log(self, level: str, event: str, **fields: object) -> None:
         log.write_blocking(self.config, level, event, fields)
 
     def _send(self, report: Message) -> None:
-        with contextlib.suppress(ConnectionError):  # the supervisor stops; the end of the socket comes next
+        with contextlib.suppress(OSError):  # the supervisor stops; the end of the socket comes next
             self.control.sendall(encode(report))
 
     def _loop(self) -> None:
@@ -207,6 +218,7 @@ class Forkserver:
         sock = socket.socket(fileno=self._sockets.popleft())
         parent_pid = os.getpid()
         self._had_threads = threading.active_count() > 1
+        self._late_imports.before_fork(number)
         failpoint("forkserver.forking")
         try:
             pid = os.fork()
@@ -239,12 +251,20 @@ class Forkserver:
                 os.close(fd)
             sock.setblocking(True)
             sock.set_inheritable(False)  # received descriptors are not, unlike those that Python opens
-            become(Role.EXECUTOR, self.config.pool_name)
+            self._late_imports.only_tell()
+            become(Role.EXECUTOR, self._pool_name)
+            log.mend_stderr()
             if self._had_threads:
                 streams.renew()
             endpoint = self.make_endpoint(sock, number, slot)
             code = executor.serve(
-                endpoint, self._exports, self.word_of(slot), number, self.config, in_project=self._in_project
+                endpoint,
+                self._exports,
+                self.word_of(slot),
+                number,
+                self.config,
+                self._late_imports,
+                in_project=self._in_project,
             )
         except BaseException as exc:
             self._log("error", "executor_failed", error=f"{type(exc).__name__}: {exc}")
@@ -274,5 +294,8 @@ class Forkserver:
             if not reaped:
                 continue
             del self._pids[number]
+            if names := self._late_imports.after_exit(number):
+                hint = "import them at the top of the exports' module"
+                self._log("warning", "late_imports_given_up", modules=", ".join(names), hint=hint)
             failpoint("forkserver.reaped")
             self._send(commands.Exited(number, os.waitstatus_to_exitcode(status)))

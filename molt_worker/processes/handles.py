@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from molt_accel.config import Config
+from molt_accel.errors import MoltError
 from molt_accel.ipc.frame import encode
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.processes.commands import FROM_EXECUTOR, FROM_FORKSERVER, Command, Spawn
+from molt_worker.processes.commands import FROM_EXECUTOR, FROM_FORKSERVER, Command, Sources, Spawn
 from molt_worker.processes.endpoint import MakeEndpoint
 from molt_worker.processes.forkserver import Forkserver
 
@@ -114,10 +115,9 @@ class ForkserverHandle:
     words: StopWords
     started_ns: int = field(default_factory=time.monotonic_ns)
     exports: ExportTable | None = None  #: known once it is ready
-    #: The files that its exports are made of.
-    sources: list[tuple[str, int]] = field(default_factory=list)
+    sources: Sources | None = None  #: what its exports are made of; known as soon
     announced: bool = False  #: requests are checked against its exports
-    failure: str = ""
+    failure: MoltError | None = None  #: why it ended, if that is known
 
     def __post_init__(self) -> None:
         self.heard_ns = self.started_ns  #: when it reported something last

@@ -21,7 +21,7 @@ from typing import Final
 import psutil
 
 from molt_accel.config import Config
-from molt_accel.errors import Status, from_wire
+from molt_accel.errors import MoltStartFailed, Status, from_wire
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError, Item
 from molt_accel.ipc.messages import Hello, Request, StartFailed
@@ -94,8 +94,9 @@ class Pool:
         self._watch_forkserver(forkserver)
 
     def is_outdated(self) -> bool:
-        """Whether a file that the newest fork server has imported was changed since."""
-        return bool(self._forkservers) and sources.changed(self._forkservers[-1].sources)
+        """Whether sources of the project are not what they were when the newest fork server imported the exports."""
+        known = self._forkservers[-1].sources if self._forkservers else None
+        return known is not None and sources.changed(known)
 
     def older(self) -> list[ExecutorHandle]:
         """Executors that were not reaped, and are not of the newest import of the exports, done or under way."""
@@ -361,7 +362,7 @@ class Pool:
         forkserver.heard_ns = time.monotonic_ns()
         for item in forkserver.stream.frames():
             if isinstance(item, FrameError):
-                forkserver.failure = f"the fork server broke the protocol: {item.detail}"
+                forkserver.failure = MoltStartFailed(f"the fork server broke the protocol: {item.detail}")
                 still_open = False
                 break
             self._on_report(forkserver, item)
@@ -370,9 +371,9 @@ class Pool:
 
     def _on_report(self, forkserver: ForkserverHandle, report: Item) -> None:
         if isinstance(report, StartFailed):
-            forkserver.failure = from_wire(Status.INTERNAL_ERROR, report.error).detail
+            forkserver.failure = from_wire(Status.INTERNAL_ERROR, report.error)
         elif isinstance(report, Sources):
-            forkserver.sources = report.files
+            forkserver.sources = report
         elif isinstance(report, Ready):
             self._on_forkserver_ready(forkserver, report)
         elif isinstance(report, Spawned | Exited) and report.executor in self._executors:
@@ -416,20 +417,20 @@ class Pool:
         """A fork server exited or was killed, and its executors die with it."""
         was_newest = forkserver is self._newest_ready()
         code = self._end_forkserver(forkserver)
-        text = forkserver.failure or f"the fork server died: {exit_text(code)}"
+        why = forkserver.failure or MoltStartFailed(f"the fork server died: {exit_text(code)}")
         for executor in self._children(forkserver):
             self._on_exited(executor, None)
         if forkserver.exports is not None:
-            self.log.log("error", "forkserver_died", error=text)
+            self.log.log("error", "forkserver_died", error=why.detail)
             if was_newest:
                 later_ns = self._back_off()
                 # At once, unless the executors of the one before didn't live either.
                 self._forkserver_at_ns = self.loop.at(later_ns if self._boot_deaths > 1 else 1)
         elif self._newest_ready() is not None:
-            self.log.log("error", "reload_failed", error=text)
-            self.owner.on_reload_failed(text)
+            self.log.log("error", "reload_failed", error=why.detail)
+            self.owner.on_reload_failed(why)
         elif not self._forkservers:
-            self.owner.on_start_failed(text)
+            self.owner.on_start_failed(why)
         self._fill()
 
     def _children(self, forkserver: ForkserverHandle) -> list[ExecutorHandle]:
@@ -458,7 +459,7 @@ class Pool:
             if now_ns < until_ns:
                 self.loop.at(until_ns)
             else:
-                forkserver.failure = failure
+                forkserver.failure = MoltStartFailed(failure)
                 forkserver.kill()
 
     def _retire_forkservers(self) -> None:

@@ -8,6 +8,7 @@ enough: an executor may fill the pipe in between.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -30,6 +31,8 @@ _MAX_LINES: Final = 1000
 _MAX_VALUE: Final = 16_384
 _PREVIOUS: Final = ".1"  #: what is appended to a log file's name for what was in it before
 _MAX_FILE_BYTES: Final = 4 * 1024 * 1024
+#: To open a pipe must not block, and a terminal must not become this process's own.
+_NO_SURPRISE: Final = os.O_NONBLOCK | os.O_NOCTTY
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -63,19 +66,73 @@ def write_blocking(config: Config, level: str, event: str, fields: dict[str, obj
     if _LEVELS[level] < _LEVELS[config.log_level]:
         return
     line = format_line(config.log_json, level, event, fields)
-    with contextlib.suppress(OSError):  # stderr is gone, so nobody can be told
+    if _own_file:
+        mend_stderr()
+    try:
         os.write(STDERR_FD, line)
+    except OSError:  # stderr is gone, so nobody can be told
+        mend_stderr()
+
+
+#: The file that standard error was moved to, in this process or before it was forked, and flags to open it with.
+_own_file: tuple[str, int] | None = None
+
+
+def mend_stderr() -> None:
+    """Have standard error, and standard output where it is the same, take what is written.
+
+    A log file that was removed is made again. Where nobody reads any more, everything is dropped: what entrypoints
+    and the programs that they start print must not fail a request.
+    """
+    poll = select.poll()
+    poll.register(STDERR_FD, 0)
+    with contextlib.suppress(OSError):
+        if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+            fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        elif _own_file and not os.fstat(STDERR_FD).st_nlink:
+            fd = _open(*_own_file)
+        else:
+            return
+        both = os.path.sameopenfile(1, STDERR_FD)
+        os.dup2(fd, STDERR_FD)
+        if both:
+            os.dup2(fd, 1)
+        os.close(fd)
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a log file. Raises OSError: it can't be, or is a pipe or socket, which may block or lose its reader."""
+    try:
+        fd = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | _NO_SURPRISE | flags, 0o600
+        )
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:
+            raise _no_file() from exc
+        raise
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISCHR(mode):  # /dev/null is one of these
+        os.close(fd)
+        raise _no_file()
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _no_file() -> OSError:
+    return OSError(errno.EINVAL, "it is no regular file")
 
 
 class LossyFile(io.FileIO):
     """A file that takes everything, and drops what it can't write."""
 
     def write(self, data: Buffer) -> int:
-        with contextlib.suppress(OSError):
+        try:
             written = super().write(data)
             # None: it would have to wait, because somebody has made the descriptor non-blocking.
             if written is not None:
                 return written
+        except OSError:
+            mend_stderr()
         return memoryview(data).nbytes
 
 
@@ -126,14 +183,14 @@ class LogSink:
             path: The file. What was written to standard error so far is moved there, if that was a file of its own.
             bounded: Begin with an empty file, and keep the present one beside it, now and whenever it is full.
 
-        Raises OSError: the file can't be opened.
+        Raises OSError: the file can't be opened, or is a pipe.
         """
         if bounded:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(path, path + _PREVIOUS)
-        fd = os.open(
-            path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW * bounded, 0o600
-        )
+        global _own_file  # standard error is one for the process, too
+        own_file = os.path.abspath(path), os.O_NOFOLLOW * bounded
+        fd = _open(*own_file)
         with contextlib.suppress(OSError):  # it can't be read
             os.write(fd, os.pread(STDERR_FD, _MAX_VALUE, 0))
         os.dup2(fd, STDERR_FD)
@@ -141,9 +198,12 @@ class LogSink:
         self.close()
         self._fd = self._given_fd = STDERR_FD
         self._bounded = path if bounded else ""
+        _own_file = own_file
 
     def bound(self) -> None:
-        """If the log file is full, move what is in it to the file beside it."""
+        """If the log file was removed, make it again. If it is full, move what is in it to the file beside it."""
+        if _own_file:
+            mend_stderr()
         if self._bounded and os.fstat(STDERR_FD).st_size > _MAX_FILE_BYTES:
             previous = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
             # The worker's other processes have the file open for appending, so it can only be emptied.

@@ -12,7 +12,7 @@ import socket
 from typing import Final, Protocol
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltStartFailed, MoltWorkerUnavailable
+from molt_accel.errors import MoltError, MoltStartFailed, MoltWorkerUnavailable, start_failure
 from molt_worker.entrypoints.exports import ExportsError, check
 from molt_worker.processes.commands import EXIT_BAD_EXPORTS
 from molt_worker.processes.pool import Pool
@@ -106,16 +106,16 @@ class Worker:
             check(self.config.exports)
         except ExportsError as exc:
             self.log.log("error", "reload_failed", error=str(exc))
-            pool.owner.on_reload_failed(str(exc))
+            pool.owner.on_reload_failed(MoltStartFailed(str(exc)))
             return
         self.log.log("info", "worker_reloading", exports=self.config.exports)
         pool.start_forkserver()
 
-    def start_failed(self, why: str) -> MoltStartFailed:
+    def start_failed(self, why: MoltError) -> MoltWorkerUnavailable:
         """Log that the exports can't be imported, and set the exit code. Returns the error that requests end with."""
         self.exit_code = EXIT_BAD_EXPORTS
-        self.log.log("error", "start_failed", error=why)
-        return MoltStartFailed(f"the worker can't start: {why}")
+        self.log.log("error", "start_failed", error=why.detail)
+        return start_failure(why)
 
     def _heed(self, number: int, supervisor: Supervisor) -> None:
         if number == signal.SIGHUP:

@@ -262,7 +262,7 @@ class TestWorkerDown:
     def test_the_answer_is_503_with_the_error(self, path: str, caplog: pytest.LogCaptureFixture) -> None:
         answer = fetch(path)
         assert answer.status == 503
-        assert answer.json()["error"] == "MoltWorkerUnavailable"
+        assert answer.json()["error"] == "MoltStartFailed"
         assert answer.json()["request_id"] == REQUEST_ID
         # Why is for the log; the path of a command is nothing for the sender of a request.
         assert b"nonexistent" not in answer.body
@@ -274,7 +274,7 @@ class TestWorkerDown:
     def test_its_metrics_say_so(self, sink: Path) -> None:
         fetch("/offload/")
         (row,) = rows_of(sink)
-        assert (row["endpoint"], row["status"]) == ("offload", "WorkerUnavailable")
+        assert (row["endpoint"], row["status"]) == ("offload", "StartFailed")
 
 
 def test_a_configuration_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from molt_accel import Client, MoltTimeout
 from molt_accel.errors import Status
-from tests.support.driver import STOPPED, MakeDriver, dead, deadline, error_of, value_of
+from tests.support.driver import STOPPED, MakeDriver, MakeModule, dead, deadline, error_of, value_of
 from tests.support.errors import raised
 from tests.support.pools import MakeClient, with_worker
 from tests.support.processes import wait_for_file, wait_until
@@ -74,6 +74,33 @@ def test_an_executor_of_an_interrupted_import_serves_no_more(make_client: MakeCl
     assert (tmp_path / "begun").exists()
     assert client.call("import_from", str(tmp_path), timeout_ms=60_000) == "whole"
     assert client.call("pid") != pid
+
+
+#: Its import takes longer than any request may; what it does outside of requests comes behind.
+NEVER_IN_A_REQUEST = """
+import os, pathlib, time
+from molt_worker import current_request
+if current_request().remaining_ms() is not None:
+    time.sleep(1e6)
+with pathlib.Path(__file__).with_name("tries").open("a") as tries:
+    tries.write("x")
+"""
+
+
+@pytest.mark.parametrize("end", ["VALUE = 'whole'", "raise SystemExit('not today')", "os._exit(1)"])
+def test_an_import_that_takes_longer_than_a_request_is_done_by_the_next_executor(
+    make_module: MakeModule, make_client: MakeClient, end: str
+) -> None:
+    module = make_module("slow_to_import", NEVER_IN_A_REQUEST + end)
+    client, _ = one_executor(make_client, 20_000)
+    for _ in range(2):  # what could not be imported is not tried again and again
+        with pytest.raises(MoltTimeout):
+            client.call("import_from", "", timeout_ms=1000)
+        if "whole" in end:
+            assert client.call("import_from", "", timeout_ms=60_000) == "whole"
+            break
+        assert client.call("echo", 1, timeout_ms=60_000) == 1
+    assert module.with_name("tries").read_text() == "x"
 
 
 def test_the_processes_of_a_stopped_request_end_with_it(make_client: MakeClient, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_sizes_are_those_of_the_encoded_payload_and_result(
     [
         ("fail", "value", "InternalError"),
         ("fail", "invalid", "InvalidInput"),
-        ("nothing", None, "InvalidInput"),
+        ("nothing", None, "EntryError"),
         ("crash", {"exit": 1}, "WorkerCrashed"),
         ("sleep", 100, "Timeout"),
     ],
@@ -131,7 +131,7 @@ def _mixed_requests(driver: Driver) -> dict[str, str]:
     """Sends requests with different outcomes; request id -> status."""
     calls: list[tuple[str, Any, str]] = [
         ("echo", 1, "Ok"), ("fail", "value", "InternalError"), ("fail", "invalid", "InvalidInput"),
-        ("nothing", 1, "InvalidInput"), ("crash", {"exit": 1}, "WorkerCrashed"), ("echo", "a\nb", "Ok"),
+        ("nothing", 1, "EntryError"), ("crash", {"exit": 1}, "WorkerCrashed"), ("echo", "a\nb", "Ok"),
     ]  # fmt: skip
     sent = {}
     for entry, payload, status in calls:
@@ -172,7 +172,9 @@ def test_a_text_log_has_one_line_a_request_too(make_driver: MakeDriver) -> None:
 def test_at_level_error_good_and_refused_requests_leave_no_line(make_driver: MakeDriver) -> None:
     driver = make_driver("--log-level", "error")
     assert value_of(driver.call("echo", 1)) == 1
-    assert error_of(driver.call("nothing"))[0] is Status.INVALID_INPUT
+    assert error_of(driver.call("fail", "invalid"))[0] is Status.INVALID_INPUT
+    status, error = error_of(driver.call("nothing"))
+    assert (status, error["error"]) == (Status.INTERNAL_ERROR, "MoltEntryError")
     driver.end_input()
     assert driver.wait() == 0
     assert driver.log() == ""

@@ -2,14 +2,17 @@
 
 import gc
 import json
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 
 from molt_accel import (
     Client,
+    MoltClientClosed,
     MoltEntryError,
     MoltError,
     MoltInternalError,
@@ -19,6 +22,7 @@ from molt_accel import (
 )
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import Codec
+from molt_accel.waits import Pause
 from tests.support.driver import MakeDriver, error_of, value_of
 from tests.support.errors import raised
 from tests.support.pools import MakeClient, with_worker
@@ -52,6 +56,22 @@ def test_an_undecoded_reply_has_the_worker_s_bytes_and_codec(lasting_client: Cli
     reply = lasting_client.reply("to_json", {"a": 1}, decode_response=False)
     assert reply.codec is Codec.JSON
     assert json.loads(reply.value) == {"a": 1}
+
+
+def test_a_call_that_ran_and_whose_client_is_closed_before_the_next_try_ends_as_closed(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = with_worker(make_client(executors=1))
+    deaths: list[int] = []
+
+    def close_meanwhile(self: Pause) -> None:
+        deaths.append(client.ping()["executor_deaths"])
+        client.close()
+
+    monkeypatch.setattr(Pause, "block", close_meanwhile)
+    with pytest.raises(MoltClientClosed, match=r"^the client is closed$"):
+        client.call("crash", {"exit": 3}, idempotent=True)
+    assert deaths == [1]  # the first try has run
 
 
 @pytest.mark.parametrize(
@@ -118,7 +138,7 @@ def test_a_call_that_does_not_fit_the_pool_says_so_and_what_would(
 def test_the_text_of_an_exception_stays_in_the_log_under_the_request_s_id(
     make_client: MakeClient, capfd: pytest.CaptureFixture[str], kind: str, name: str, in_log: str
 ) -> None:
-    client = make_client(log_json=True)
+    client = make_client(log_json=True, log="stderr")
     pids = set(_pids(client))
     error = raised(MoltInternalError, client.call, "fail", kind)
     assert type(error) is MoltInternalError
@@ -236,14 +256,32 @@ def test_a_small_frame_limit_does_not_limit_the_number_of_exports(
     assert body["detail"].startswith("the result is over the frame limit: ")
 
 
-def test_an_executor_has_no_descriptor_of_the_supervisor_and_hands_none_on(client: Client) -> None:
-    targets = client.call("fds")
-    kinds = [target.split(":")[0] for target in targets]
-    assert kinds.count("socket") == 1
-    assert targets.count("/dev/null") <= 2
-    assert [kind for kind in kinds if kind == "pipe"] == []
+def open_in(pid: int) -> list[str]:
+    """What the descriptors of another process are of."""
+    return sorted(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_an_executor_has_its_own_descriptors_and_no_others_and_hands_none_on(client: Client) -> None:
+    """Nothing of the supervisor's, the fork server's, or another executor's."""
+    wait_until(lambda: client.ping()["executors"]["starting"] == 0)
+    report = client.ping()
+    stderr = os.readlink(f"/proc/{report['pid']}/fd/2")
+    standard = ["/dev/null", stderr, stderr]
+    found = client.call("fds")
+    executors = [open_in(pid) for pid in report["executors"]["pids"]]
+    assert found in executors
+    own = [[target for target in each if target.startswith("socket:")] for each in executors]
+    assert [len(each) for each in own] == [1, 1]
+    assert own[0] != own[1]
+    (pipe,) = {target for each in executors for target in each if target.startswith("pipe:")} - {stderr}
+    # By the pipe they tell the fork server of late imports.
+    assert executors == [sorted([*standard, *each, pipe]) for each in own]
+    (forkserver,) = {psutil.Process(pid).ppid() for pid in report["executors"]["pids"]}
+    sockets = [target for target in open_in(forkserver) if target.startswith("socket:")]
+    assert len(sockets) == 3  # to the supervisor, and to itself for signals
+    assert open_in(forkserver) == sorted([*standard, *sockets, pipe, pipe, "anon_inode:[eventpoll]"])
     inherited = client.call("inherited_fds")
-    assert [target for target in inherited if target.startswith("socket:")] == []
+    assert [target.partition(":")[0] for target in inherited] == ["/dev/null", "pipe", "pipe"]
 
 
 def test_an_entrypoint_can_terminate_what_it_forked(client: Client) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from molt_accel import Client, MoltIncompatible
-from tests.support import EXPORTS
+from tests.support import EXPORTS, ROOT
 from tests.support.driver import MakeModule
+from tests.support.peer import PATIENCE_S
 from tests.support.pools import Share, with_worker
+from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no named pools")
 Serve = Callable[[], "subprocess.Popen[str]"]
@@ -109,6 +111,36 @@ def test_a_named_pool_refuses_a_process_that_differs_and_says_in_what(
         share().call("echo", 1)
     monkeypatch.undo()
     assert client.call("echo", 1) == 1
+
+
+def test_a_pool_that_was_started_by_hand_takes_a_django_project(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django sets TZ where it is set up, the worker's supervisor never sets it up, and servers set what they like."""
+    (tmp_path / "site_settings.py").write_text("TIME_ZONE = 'Asia/Tokyo'\nMOLT_EXPORTS = 'site_core'\n")
+    (tmp_path / "site_core.py").write_text(CORE)
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "site_settings")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///real")
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "molt_worker", "--shm", "named", "--exports", "site_core", "--executors", "1"],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: (directory / "named.sock").exists(), PATIENCE_S)
+        monkeypatch.setenv("MOLT_WORKER_NAME", "named")
+        monkeypatch.setenv("MOLT_WORKER_AUTOSTART", "0")
+        monkeypatch.setenv("GUNICORN_PID", "1")
+        code = (
+            "import django, os; django.setup(); from molt_accel import default_client; "
+            "print(os.environ['TZ'], default_client().call('database', timeout_ms=60_000))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.stdout == "Asia/Tokyo sqlite:///real\n", done.stderr
+    finally:
+        worker.terminate()
+        worker.wait()
 
 
 def test_exports_are_imported_from_where_clients_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,26 +17,11 @@ from molt_accel.errors import Status
 from tests.support.driver import Driver, MakeDriver, MakeModule, error_of, value_of
 from tests.support.pools import MakeClient, with_worker
 from tests.support.processes import wait_for_file, wait_until
-
-SOURCE = """
-import os, time
-from molt_worker import export
-
-@export
-def version(payload):
-    return {version}
-
-@export
-def hold(path):
-    open(path + ".running", "w").write("x")
-    while not os.path.exists(path):
-        time.sleep(0.001)
-    return {version}
-"""
+from tests.support.versioned import source
 
 
 def versioned(make_module: MakeModule, version: object, extra: str = "") -> None:
-    make_module("versioned_exports", SOURCE.format(version=version) + extra)
+    make_module("versioned_exports", source(version, extra))
 
 
 @contextmanager

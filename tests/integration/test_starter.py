@@ -14,11 +14,11 @@ import pytest
 
 from molt_accel import Client, MoltWorkerUnavailable
 from tests.support import ROOT, TRANSPORTS
+from tests.support.driver import MakeModule
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
 
-MakeModule = Callable[[str, str], Path]
 
 #: A host that ignores and blocks what can be, and then calls. Its real-time class is set where that is allowed.
 HOST = f"""
@@ -197,12 +197,16 @@ def test_where_a_pool_logs_can_be_chosen(make_module: MakeModule, tmp_path: Path
     assert not list(Path(os.environ["MOLT_RUNTIME_DIR"]).glob("*.log"))
 
 
-def test_a_log_that_can_t_be_opened_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"), [("none/log", "No such file or directory"), ("fifo", "it is no regular file")]
+)
+def test_a_log_that_can_t_be_opened_is_said(tmp_path: Path, name: str, why: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
     with (
-        Client(transport="shm", log=str(tmp_path / "none" / "log")) as client,
+        Client(transport="shm", log=str(tmp_path / name)) as client,
         pytest.raises(MoltWorkerUnavailable) as caught,
     ):
         client.call("echo")
     assert caught.value.detail == (
-        f"the worker can't start: can't log to {tmp_path}/none/log: No such file or directory; set MOLT_WORKER_LOG"
+        f"the worker can't start: can't log to {tmp_path}/{name}: {why}; set MOLT_WORKER_LOG"
     )

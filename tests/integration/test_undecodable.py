@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from molt_accel import Client, MoltInternalError, MoltInvalidInput, codec
-
-MakeClient = Callable[..., Client]
-MakeModule = Callable[[str, str], Path]
+from tests.support.driver import MakeModule
+from tests.support.pools import MakeClient
 
 SOURCE = """
 from molt_worker import export

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from molt_accel import Client, MoltBusy, MoltCancelled, MoltTimeout
+from tests.support.pools import MakeClient
 from tests.support.processes import wait_for_file, wait_until
-
-MakeClient = Callable[..., Client]
 
 
 @pytest.fixture

@@ -93,6 +93,12 @@ def request_facts(payload: object) -> dict[str, Any]:
 
 
 @export
+def wakeup_fd(payload: object) -> int:
+    """Where this process writes the numbers of the signals that come; -1: nowhere."""
+    return signal.set_wakeup_fd(-1)
+
+
+@export
 def sleep(seconds: float) -> str:
     time.sleep(seconds)
     return "slept"

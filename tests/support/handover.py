@@ -28,7 +28,9 @@ def new_memory(channels: int = 4, slots: int = 2, ring_bytes: int = RING) -> mma
     return mmap.mmap(-1, core.arena_size(channels, slots, ring_bytes))
 
 
-def arena_in(memory: mmap.mmap, channels: int = 4, slots: int = 2, ring_bytes: int = RING) -> Any:
+def arena_in(
+    memory: mmap.mmap | memoryview, channels: int = 4, slots: int = 2, ring_bytes: int = RING
+) -> Any:
     """An arena in some memory, whose waits never spin."""
     arena = core.Arena(memory, channels, slots, ring_bytes)
     arena.set_in_use(channels)

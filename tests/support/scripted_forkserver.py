@@ -12,11 +12,23 @@ from typing import Any
 import pytest
 
 from molt_accel.config import Config
+from molt_accel.errors import MoltError
 from molt_accel.ipc.frame import FrameError, FrameParser, Item, encode
 from molt_accel.ipc.messages import Codec, Hello
+from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.processes import pool as pool_module
-from molt_worker.processes.commands import TO_FORKSERVER, Command, Exited, ExportRow, Ready, Spawn, Spawned
-from molt_worker.processes.handles import ExecutorHandle, ForkserverHandle, StopWords
+from molt_worker.processes.commands import (
+    TO_FORKSERVER,
+    Command,
+    Exited,
+    ExportRow,
+    Kill,
+    Ready,
+    Spawn,
+    Spawned,
+)
+from molt_worker.processes.endpoint import Endpoint
+from molt_worker.processes.handles import ExecutorHandle, ExecutorState, ForkserverHandle, StopWords
 from molt_worker.processes.pool import Pool
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
@@ -31,11 +43,20 @@ class FakeForkserver(ForkserverHandle):
         control.setblocking(False)
         self.other_end.setblocking(False)
         super().__init__(os.getpid(), control, config, words)
+        self.started_ns = self.heard_ns = pool_module.time.monotonic_ns()  # it may be the test's clock
         self.killed = False
+        self.forks = True  #: it has memory and processes for that
+        self.stopped = False  #: by SIGSTOP: it reads nothing
         self._parser = FrameParser(messages=TO_FORKSERVER)
         self._fds: deque[int] = deque()
         self.told: list[Command] = []
         self.children: dict[int, FakeExecutor] = {}  # those it was told to fork
+
+    def spawn(self, number: int) -> ExecutorHandle | None:
+        executor = super().spawn(number)
+        if executor is not None:
+            executor.asked_ns = pool_module.time.monotonic_ns()
+        return executor
 
     def kill(self) -> None:
         self.killed = True
@@ -54,7 +75,7 @@ class FakeForkserver(ForkserverHandle):
         self.report(Exited(number, code))
 
     def obey(self) -> None:
-        while self.other_end.fileno() >= 0:
+        while self.other_end.fileno() >= 0 and not self.stopped:
             try:
                 data, fds, _, _ = socket.recv_fds(self.other_end, 65536, 16)
             except BlockingIOError:
@@ -66,12 +87,16 @@ class FakeForkserver(ForkserverHandle):
             for item in self._parser.frames():
                 assert isinstance(item, Command)
                 self.told.append(item)
-                if isinstance(item, Spawn):
+                if isinstance(item, Spawn) and not self.forks:
+                    os.close(self._fds.popleft())
+                    self.exited(item.executor, 1)
+                elif isinstance(item, Spawn):
                     child = FakeExecutor(socket.socket(fileno=self._fds.popleft()), item.slot)
                     self.children[item.executor] = child
                     self.report(Spawned(item.executor, os.getpid()))
 
     def close(self) -> None:
+        self.stopped = False
         self.obey()
         self.other_end.close()
         self.control.close()
@@ -202,6 +227,65 @@ class Stage(Logged):
         self.loop.close()
 
 
+class Recorder:
+    """The pool's owner and delivery: writes down what it is told; executors served as many as `counts` says."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.told: list[tuple[Any, ...]] = []
+        self.counts: dict[int, int] = {}
+        self.accepts = True
+        self.is_idle = False
+
+    def seen(self) -> list[tuple[Any, ...]]:
+        told, self.told = self.told, []
+        return told
+
+    def make_endpoint(self, sock: socket.socket, number: int, slot: int) -> Endpoint:
+        pytest.fail("forked")
+
+    def withdraw(self, executor: ExecutorHandle) -> bool:
+        self.told.append(("withdrawn", executor.number))
+        return self.is_idle
+
+    def served(self, executor: ExecutorHandle) -> int:
+        return self.counts.get(executor.number, 0)
+
+    def on_executor_ready(self, executor: ExecutorHandle) -> None:
+        assert executor.state is ExecutorState.READY
+        self.told.append(("ready", executor.number))
+
+    def on_message(self, executor: ExecutorHandle, message: Item) -> bool:
+        self.told.append(("message", executor.number, message))
+        return self.accepts
+
+    def on_closed(self, executor: ExecutorHandle) -> None:
+        self.stage.forkservers[-1].obey()
+        killed = any(Kill(executor.number) in forkserver.told for forkserver in self.stage.forkservers)
+        self.told.append(("closed", executor.number, executor.state, killed))
+
+    def on_reaped(self, executor: ExecutorHandle, exit_code: int | None) -> None:
+        assert executor.slot in self.stage.pool.words._lent  # nobody else is in it yet
+        self.told.append(("reaped", executor.number, exit_code))
+
+    def on_exports(self, exports: ExportTable) -> None:
+        assert self.stage.pool.exports is exports
+        self.told.append(("exports", len(exports), self.stage.counters.reloads))
+
+    def on_reload_failed(self, why: MoltError) -> None:
+        self.told.append(("reload failed", type(why), why.detail))
+
+    def on_start_failed(self, why: MoltError) -> None:
+        self.told.append(("start failed", type(why), why.detail))
+
+
+def record(stage: Stage, slots: int = 16) -> Pool:
+    stage.owner = Recorder(stage)
+    return Pool(
+        *(stage.config, stage.loop, stage.sink, stage.counters, StopWords(slots), stage.owner, stage.owner)
+    )
+
+
 @contextlib.contextmanager
 def staging(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Gives a function that makes stages, whose fork servers are fakes. In the end none may have logged a bug."""
@@ -224,8 +308,11 @@ def staging(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iterat
     assert not bugs, bugs
 
 
+MakeStage = Callable[..., Stage]
+
+
 @pytest.fixture
-def make_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Stage]]:
+def make_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeStage]:
     """Makes stages, each with the pool that the given function makes for it."""
     with staging(Stage, monkeypatch) as make_one:
 

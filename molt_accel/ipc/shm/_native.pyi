@@ -11,7 +11,7 @@ MAX_CHANNELS: Final[int]
 GAUGES: Final[int]
 SLOT_GAUGES: Final[int]
 BUCKETS: Final[int]
-# The states of a channel, as layout.State has them, and those of a slot.
+# The states of a channel, as layout.ChannelState has them, and those of a slot.
 STATES: Final[tuple[int, ...]]
 SLOT_FREE: Final[int]
 SLOT_BUSY: Final[int]

@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from molt_accel.errors import (
-    MoltIncompatible,
     MoltStartFailed,
     MoltWorkerUnavailable,
     WorkerVanished,
@@ -21,6 +20,7 @@ from molt_accel.ipc import control
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError
 from molt_accel.ipc.messages import SHM_FROM_WORKER, Attach, Attached, Refused, Reloading
+from molt_accel.ipc.outcomes import other_protocol
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.version import __version__
 
@@ -70,14 +70,16 @@ def _connect(sock: socket.socket, path: str) -> None:
             time.sleep(_CROWD_S)
 
 
-def handshake(sock: socket.socket, identity: dict[str, str]) -> tuple[Arena, Attached]:
-    """Attach as a client of this identity, on a connected control socket.
+def handshake(
+    sock: socket.socket, identity: dict[str, str], *, nested: bool = False
+) -> tuple[Arena, Attached]:
+    """Attach as a client of this identity, on a connected control socket. `nested`: this process is part of a worker.
 
     Raises:
         MoltStartFailed, MoltIncompatible, WorkerVanished: the worker refused.
         MoltWorkerUnavailable: the worker doesn't answer.
     """
-    fd, granted = _ask(sock, Attach(__version__, False, FIRST_BATCH, identity))
+    fd, granted = _ask(sock, Attach(__version__, False, FIRST_BATCH, identity, nested))
     return arenas.attach(fd), granted
 
 
@@ -105,7 +107,7 @@ def _ask(sock: socket.socket, question: Attach) -> tuple[int, Attached]:
             return fds.pop(), answer
         raise _refusal(answer.error if isinstance(answer, Refused) else None)
     except FrameError as exc:
-        raise MoltIncompatible(f"the worker speaks another protocol: {exc}") from exc
+        raise other_protocol(exc.detail) from exc
     except ConnectionError as exc:
         raise WorkerVanished(f"the worker closed the connection: {exc}") from exc
     except OSError as exc:
@@ -118,6 +120,6 @@ def _refusal(body: object) -> MoltWorkerUnavailable:
     """The error for an answer other than a grant."""
     detail = body.get("detail") if isinstance(body, dict) else None
     if not isinstance(body, dict) or not isinstance(detail, str):
-        return MoltIncompatible("the worker speaks another protocol: its answer is no grant")
+        return other_protocol("its answer is no grant")
     kind = unavailable_class(body.get("code"))
     return kind(detail if issubclass(kind, MoltStartFailed) else f"the worker refused: {detail}")

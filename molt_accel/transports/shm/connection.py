@@ -31,6 +31,7 @@ from molt_accel.ipc.messages import (
 )
 from molt_accel.ipc.shm.attach import ANSWER_S, handshake
 from molt_accel.ipc.shm.layout import Gauge, SlotGauge
+from molt_accel.process import role
 from molt_accel.transports.base import Pending
 from molt_accel.transports.connection import BaseConnection, ConnectionState
 from molt_accel.transports.shm.channels import BATCH, ChannelPool
@@ -61,7 +62,7 @@ class Connection(BaseConnection):
         self._granted_none = False  # whether the last answer was empty
         self._quiet = threading.Event()  # set when the connection closes and no call is under way any more
         self._completion_thread: CompletionThread | None = None
-        self.arena, grant = handshake(sock, config.identity())
+        self.arena, grant = handshake(sock, config.identity(), nested=role.is_nested())
         # From the worker's answer, not from the arena: another client may have scribbled over that.
         self.arena.client_spinners = grant.client_spinners
         self.arena.spin_ns = grant.spin_ns if config.spin_us is None else config.spin_us * 1000
@@ -160,7 +161,12 @@ class Connection(BaseConnection):
                     return self._farewell("its control socket was closed")
                 self._take(message)
         except OSError as exc:
-            return MoltWorkerUnavailable(f"the worker is gone: {exc.strerror}")
+            return self._farewell(str(exc.strerror))
+
+    def _may_have_served(self) -> bool:
+        # An executor may run a request before the supervisor has sent its greeting.
+        executors = (self.arena.slot_gauge(slot, SlotGauge.READY_NS) for slot in range(self.arena.slots))
+        return self.was_ready or bool(self.arena.gauge(Gauge.SERVING)) or any(executors)
 
     def _take(self, item: Item) -> None:
         if isinstance(item, Grant):
@@ -177,9 +183,7 @@ class Connection(BaseConnection):
             self.call_ended()
 
     def _end(self, error: MoltError) -> None:
-        # An executor may run a request before the supervisor has sent its greeting.
-        executors = (self.arena.slot_gauge(slot, SlotGauge.READY_NS) for slot in range(self.arena.slots))
-        self.was_ready = self.was_ready or bool(self.arena.gauge(Gauge.SERVING)) or any(executors)
+        self.was_ready = self._may_have_served()
         with self.lock:
             self._note_end(error, drained=self.state is ConnectionState.RETIRED)
             self._sock.close()

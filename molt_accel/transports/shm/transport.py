@@ -32,7 +32,7 @@ from molt_accel.transports import monkeypatch as greenlets
 from molt_accel.transports.base import Pending, PendingCall
 from molt_accel.transports.connected import SLACK_S, ConnectedTransport
 from molt_accel.transports.connection import ConnectionState, cancelled_by_close, copy_error
-from molt_accel.transports.launcher import attach_or_start
+from molt_accel.transports.launcher import NeverListened, attach_or_start
 from molt_accel.transports.shm.connection import Connection
 
 _MS: Final = 1_000_000
@@ -110,9 +110,12 @@ class ShmCall:
             self._waited_for = True
             try:
                 completion_thread.add(self)
-            except BaseException:  # no more threads are allowed
+            except BaseException as exc:
                 self._waited_for = False
                 self._callback = None
+                if isinstance(exc, RuntimeError):  # no more threads are allowed
+                    why = f"can't wait for the call: {exc}"
+                    raise MoltWorkerUnavailable(why, facts={"may_have_run": 1}) from exc
                 raise
         else:
             self._callback = callback
@@ -144,7 +147,7 @@ class ShmCall:
                     self._take()
                     return
                 if code == CLOSED:
-                    self._orphaned()
+                    self._connection_lost()
                     return
                 now_ns = time.monotonic_ns()
                 if now_ns >= self._look_ns:
@@ -204,7 +207,7 @@ class ShmCall:
         else:  # it has a place by now
             self._look_ns = self._deadline_ns
 
-    def _orphaned(self) -> None:
+    def _connection_lost(self) -> None:
         """End the call, because its connection has ended."""
         connection = self._connection
         with connection.lock:
@@ -294,7 +297,7 @@ class ShmTransport(ConnectedTransport[Connection]):
                 except BaseException:
                     sock.close()
                     raise
-            except WorkerVanished:
+            except (WorkerVanished, NeverListened):
                 tries_left -= 1
                 if not tries_left:
                     raise
@@ -315,7 +318,7 @@ class ShmTransport(ConnectedTransport[Connection]):
         if channel is None:
             if connection.channels.wants_more or not connection.open:
                 return None
-            if not wait_ms:  # else it is sent once more, without a wait, before it ends as Busy
+            if not wait_ms:  # one that may wait is counted when it ends as Busy
                 connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
             raise MoltBusy("this client has as many calls in flight as it may", facts={"retry_after_s": 1})
         try:

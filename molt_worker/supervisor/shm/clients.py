@@ -22,7 +22,7 @@ from typing import Final, Protocol
 from molt_accel.errors import MoltError, MoltIncompatible, to_wire
 from molt_accel.ipc import control, messages
 from molt_accel.ipc.failpoint import failpoint
-from molt_accel.ipc.frame import FrameError, Item
+from molt_accel.ipc.frame import Fault, FrameError, Item
 from molt_accel.ipc.messages import Attach, Hello, Message, Request, Response
 from molt_accel.version import __version__
 from molt_worker.runtime.log import LogSink
@@ -42,6 +42,13 @@ def max_clients() -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     affordable = _MAX_CLIENTS if limit == resource.RLIM_INFINITY else (limit - _OTHER_FDS) // 2
     return max(8, min(_MAX_CLIENTS, affordable))
+
+
+def _other_version(client: str) -> MoltIncompatible:
+    return MoltIncompatible(
+        f"this pool runs version {__version__}, {client}; restart the worker, "
+        "or give the new version another MOLT_WORKER_NAME"
+    )
 
 
 @dataclass(eq=False)
@@ -77,6 +84,7 @@ class Attachment:
     answer_ns: int = 0  #: when it has to be answered at the latest
     attached: bool = False
     observer: bool = False
+    nested: bool = False  #: it is an executor of another pool
     wanted: int = 0  #: channels that it gets as soon as there are some
     awaits_grant: bool = False  #: it waits for a grant, which may be an empty one
     recalled: bool = False  #: it was asked to return channels, and has not answered
@@ -153,6 +161,11 @@ class Clients:
     def count(self) -> int:
         """How many clients are attached and may call."""
         return sum(client.counts for client in self._clients)
+
+    @property
+    def keep(self) -> bool:
+        """Whether one of them keeps the pool alive. Executors don't: two pools that call each other would, for ever."""
+        return any(client.counts and not client.nested for client in self._clients)
 
     @property
     def asking(self) -> list[Attachment]:
@@ -264,7 +277,14 @@ class Clients:
             return
         except FrameError as exc:
             self.counters.bad_frames += 1
-            self._disconnect(client, f"it sent a bad message: {exc.detail}")
+            why = f"it sent a bad message: {exc.detail}"
+            if exc.fault is Fault.VERSION and not client.attached:
+                self.log.log("warning", "client_refused", pid=client.pid, error=why)
+                # This is of another version to the client, which tells it enough.
+                self.tell(
+                    client, messages.Refused(to_wire(_other_version(f"the client's is an {exc.detail}")))
+                )
+            self._disconnect(client, why)
         except OSError as exc:
             self._disconnect(client, str(exc))
         else:
@@ -308,10 +328,7 @@ class Clients:
             return
         refusal = self.owner.refusal(message)
         if message.version != __version__:
-            refusal = MoltIncompatible(
-                f"this pool runs version {__version__}, the client is {message.version}; restart the worker, "
-                "or give the new version another MOLT_WORKER_NAME"
-            )
+            refusal = _other_version(f"the client is {message.version}")
         if refusal is not None:
             self.refuse(client, refusal)
         elif not message.observer and (reload_ms := self.owner.reload_ms()):
@@ -332,7 +349,7 @@ class Clients:
         if message is None:
             return
         client.attached = True
-        client.observer = message.observer
+        client.observer, client.nested = message.observer, message.nested
         granted = [] if client.observer else self.channels.take(message.channels)
         client.channels.update(granted)
         self.owner.on_clients_changed()  # before the client can publish: executors look at channels in use only
@@ -432,7 +449,7 @@ class Clients:
             os.close(client.pidfd)
             client.pidfd = -1
 
-    def orphaned(self) -> list[tuple[Attachment, int]]:
+    def quarantined(self) -> list[tuple[Attachment, int]]:
         """Channels that clients have returned with something on them, and all channels of clients that are gone."""
         return [
             (client, channel)

@@ -1,4 +1,4 @@
-"""What only the supervisor writes to the arena, kept here too: any client can write over the arena."""
+"""A copy of what only the supervisor writes to the arena. Clients can write over the arena, but not over the copy."""
 
 from __future__ import annotations
 

@@ -26,11 +26,11 @@ from molt_worker.supervisor.shm.ledger import Ledger
 def reclaim(clients: Clients, words: StopWords, ledger: Ledger, deadlines: Deadlines, now_ns: int) -> bool:
     """Take back channels that their clients won't use again. True: look again soon, as something is still on one."""
     arena, taken_back = ledger.arena, False
-    for _, channel in clients.orphaned():
+    for _, channel in clients.quarantined():
         word = arena.word(channel)
         if state_of(word) is ChannelState.READY:  # before an executor claims it
             arena.step(channel, word, idle_word(word))
-    for client, channel in clients.orphaned():
+    for client, channel in clients.quarantined():
         if channel not in client.channels:
             continue  # it was taken back meanwhile: a grant to a client that waits calls this function again
         word = arena.word(channel)
@@ -52,4 +52,4 @@ def reclaim(clients: Clients, words: StopWords, ledger: Ledger, deadlines: Deadl
             taken_back = True
     if taken_back:  # after all of them: a grant to a client that waits calls this function again
         clients.serve_waiting()
-    return any(client.is_done_with(channel) for client, channel in clients.orphaned())
+    return any(client.is_done_with(channel) for client, channel in clients.quarantined())

@@ -14,12 +14,12 @@ from typing import Final
 from molt_accel import errors
 from molt_accel.config import Config
 from molt_accel.errors import MoltError
-from molt_accel.identity import differences
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import Attach, Draining, Request, Response, StartFailed
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import HELD, MAX_WORD, NEVER, ChannelState, Gauge, Outcome, slot_of, state_of
+from molt_accel.process.identity import differences
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.processes.commands import Recycle, Wake
 from molt_worker.processes.handles import ExecutorHandle, StopWords
@@ -48,6 +48,9 @@ _FIRST_CLIENT_NS: Final = 30 * _S  #: how long a pool that a client started wait
 _TELL_NS: Final = 2 * _S  #: how long a pool that can't start stays to say so
 #: How much longer than an import may take clients wait for executors with newer code.
 _RELOAD_SLACK_MS: Final = 1000
+_NESTED_NS: Final = (
+    1_000_000_000  #: how long executors of other pools may stay attached without a call, at least
+)
 _SHARE: Final = 3 / 4  #: the share of the queue that one client of several may have, so that others find room
 _NAMED: Final = 5  #: how many of the things in which a client differs are named
 
@@ -71,9 +74,13 @@ class ShmSupervisor:
         self._linger = linger
         self._identity = config.identity()
         self._idle_until_ns = time.monotonic_ns() + _FIRST_CLIENT_NS if linger else NEVER
+        self._nested_only = False  # all clients are executors of other pools
+        self._ended = 0  # how many requests had ended when that was looked at
         self._refuse_ns = NEVER  # when clients that wait for channels are told that there are none
         self._drained_ns = NEVER
-        self._start_failure: errors.MoltStartFailed | None = None  # why it can't serve, until it has stopped
+        self._start_failure: errors.MoltWorkerUnavailable | None = (
+            None  # why it can't serve, until it has stopped
+        )
         geometry = arenas.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
         arena, self._arena_fd = arenas.create(geometry)
         self._capacity = min(config.max_queue, geometry.channels - config.pool_size)
@@ -159,10 +166,12 @@ class ShmSupervisor:
             self._clients.refuse_waiting()
         if now_ns >= self._idle_until_ns:
             self._idle_until_ns = NEVER
-            if not self._clients.count and not self._clients.asking:
+            if not self._clients.keep and not self._clients.asking:
                 # Requests that the clients left running have been told to stop, and have their grace time.
                 if self._ledger.held():
                     self._idle_until_ns = now_ns + _RECLAIM_NS
+                elif self._clients.count and self._is_used():
+                    self._linger_for_nested(now_ns)
                 else:
                     self._log.log("info", "worker_left_alone", linger_ms=self._config.linger_ms)
                     self.stop(errors.MoltWorkerUnavailable("nobody needs the worker any more"))
@@ -205,8 +214,8 @@ class ShmSupervisor:
         self._ledger[Gauge.EXPORTS] = len(exports)
         self._ledger[Gauge.COMPILED] = len(exports.compiled)
 
-    def on_start_failed(self, why: str) -> None:
-        self._clients.tell_all(StartFailed(errors.to_wire(errors.MoltStartFailed(why))))
+    def on_start_failed(self, why: MoltError) -> None:
+        self._clients.tell_all(StartFailed(errors.to_wire(why)))
         error = self._worker.start_failed(why)
         if self._linger and not self._clients.count:
             # The client that has started this worker has not attached yet: stay to tell it why.
@@ -215,11 +224,13 @@ class ShmSupervisor:
         else:
             self.stop(error)
 
-    def on_reload_failed(self, why: str) -> None:
+    def on_reload_failed(self, why: MoltError) -> None:
         """Refuse clients that came with newer code. A pool that was started by hand is not asked for that."""
         if self._linger:
             for client in self._clients.asking:
-                error = f"the pool {self._config.pool_name!r} can't load the code that was changed: {why}"
+                error = (
+                    f"the pool {self._config.pool_name!r} can't load the code that was changed: {why.detail}"
+                )
                 self._clients.refuse(client, errors.MoltStartFailed(error))
 
     def on_executor_ready(self, executor: ExecutorHandle) -> None:
@@ -322,15 +333,28 @@ class ShmSupervisor:
         for client in clients:
             self._ledger.use(max(client.channels, default=-1))
         now_ns = time.monotonic_ns()
-        if count:
+        if clients.keep:
             self._idle_until_ns = NEVER
-        elif self._linger and self._idle_until_ns == NEVER:
+        elif self._linger and count:
+            self._linger_for_nested(now_ns)
+        elif self._linger and (self._nested_only or self._idle_until_ns == NEVER):
             self._idle_until_ns = self._loop.at(now_ns + self._config.linger_ms * _MS + 1)
+        self._nested_only = bool(count) and not clients.keep
         if clients.anybody_waits and self._refuse_ns == NEVER:
             self._refuse_ns = self._loop.at(now_ns + _RECALL_NS)
         if self._reclaim(now_ns):
             self._loop.at(now_ns + _RECLAIM_NS)
         self._audit.run(now_ns, clients)
+
+    def _linger_for_nested(self, now_ns: int) -> None:
+        """Look again later, whether the executors of other pools that are the only clients have called by then."""
+        self._ended = sum(self._outcomes().values())
+        self._idle_until_ns = self._loop.at(now_ns + max(self._config.linger_ms * _MS, _NESTED_NS))
+
+    def _is_used(self) -> bool:
+        """Whether a request has ended since then, waits, or can't be served yet."""
+        waits = self._ledger.arena.ready() or not self._clients.greets
+        return bool(waits) or self._ended != sum(self._outcomes().values())
 
     def pong(self, ping: Request) -> Response:
         # Pings can fill a socket, so that a cancellation is lost.

@@ -360,11 +360,11 @@ class StdioSupervisor:
                 self._queue.remove(request.frame.request_id)
                 self._finish(request, exc)
 
-    def on_start_failed(self, why: str) -> None:
-        self._send(messages.StartFailed(errors.to_wire(errors.MoltStartFailed(why))))
+    def on_start_failed(self, why: MoltError) -> None:
+        self._send(messages.StartFailed(errors.to_wire(why)))
         self.stop(self._worker.start_failed(why))
 
-    def on_reload_failed(self, why: str) -> None:
+    def on_reload_failed(self, why: MoltError) -> None:
         """Do nothing: the client has not asked for the reload."""
 
     def on_executor_ready(self, executor: ExecutorHandle) -> None:

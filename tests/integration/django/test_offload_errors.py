@@ -121,8 +121,8 @@ def test_a_crashed_executor_is_500(offloaded: MakeView, get: HttpRequest, how: d
 @pytest.mark.parametrize(
     ("config", "name"),
     [
-        ({"worker_cmd": "/nonexistent/secret-worker --flag"}, "MoltWorkerUnavailable"),
-        ({"worker_cmd": "false"}, "MoltWorkerUnavailable"),
+        ({"worker_cmd": "/nonexistent/secret-worker --flag"}, "MoltStartFailed"),
+        ({"worker_cmd": "false"}, "MoltStartFailed"),
         ({"exports": "no.such.module"}, "MoltStartFailed"),
         ({"exports": "/nonexistent/secret.json"}, "MoltStartFailed"),
     ],

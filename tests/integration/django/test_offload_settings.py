@@ -53,8 +53,8 @@ def test_the_worker_is_configured_by_the_settings_too(monkeypatch: pytest.Monkey
     monkeypatch.setenv("MOLT_WORKER_MAX_QUEUE", "not a number")
     with override_settings(MOLT_WORKER_EXECUTORS=1, MOLT_WORKER_MAX_QUEUE=5):
         report = default_client().ping(timeout_ms=20_000)
-    assert (report["executors"]["size"], report["max_queue"]) == (1, 5)
-    assert default_client().call("echo", 1) == 1
+        assert (report["executors"]["size"], report["max_queue"]) == (1, 5)
+        assert default_client().call("echo", 1) == 1
 
 
 def test_an_empty_setting_is_the_packaged_exports_whatever_the_environment(
@@ -63,7 +63,7 @@ def test_an_empty_setting_is_the_packaged_exports_whatever_the_environment(
     monkeypatch.setenv("MOLT_EXPORTS", "tests.support.entrypoints")
     with override_settings(MOLT_EXPORTS=""):
         default_client().start()
-    assert default_client().ping()["exports"] == ["health", "echo"]
+        assert default_client().ping()["exports"] == ["health", "echo"]
 
 
 @override_settings(MOLT_BUSY_HTTP_STATUS=503, MOLT_WORKER_MAX_QUEUE=0, MOLT_WORKER_EXECUTORS=1)

@@ -127,7 +127,7 @@ class Handover(RuleBasedStateMachine):
         verdict = channel.native.publish(frame, capacity, waiting)
         if channel.state is not ChannelState.IDLE:
             assert verdict == core.NOT_IDLE
-            channel.open = False  # its bytes are overwritten; a client does so once, and ends its link
+            channel.open = False  # its bytes are overwritten; a client does so once, and ends its connection
             return
         channel.generation += 1
         channel.ticket, self.tickets = self.tickets, self.tickets + 1

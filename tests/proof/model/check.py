@@ -111,8 +111,8 @@ CONFIGURATIONS: Final = {
             "a client dies anywhere, the other's call is served",
         ),
         Configuration(
-            "link_lost",
-            "C=1 E=1 R=1 LOST_LINKS=1 HEIRS=1 RESPAWN",
+            "connection_lost",
+            "C=1 E=1 R=1 LOST_CONNECTIONS=1 HEIRS=1 RESPAWN",
             "a client's socket closes while its thread goes on; its channel is granted to another",
         ),
         Configuration(
@@ -173,10 +173,10 @@ MUTATIONS: Final = (
     Mutation("BOUNDED_CLIENTS=0", "executor_dies", "parks are bounded: death between DONE and its ring"),
     Mutation(
         "REUSE_BEFORE_CERTAIN",
-        "link_lost",
+        "connection_lost",
         "a channel is granted on only when its client is certain to be gone",
     ),
-    Mutation("RING_BEFORE_CLOSED", "link_lost", "a link is closed before its calls are woken"),
+    Mutation("RING_BEFORE_CLOSED", "connection_lost", "a connection is closed before its calls are woken"),
     Mutation("DEFERRED_WAKE_FORGOTTEN", "spinner_stopped", "a wake put off is caught up on", quick=True),
     Mutation("WAKES_WHOM_IT_SAW", "large_stalls", "who was woken must not be busy with a request"),
 )

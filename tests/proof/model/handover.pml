@@ -1,9 +1,10 @@
 /* The hand-over of requests in shared memory, with processes that die or are stopped between any two steps.
  *
  * Each step here is one access to shared memory of the code, named after the function that makes it: molt_* are of
- * molt_accel/ipc/shm/core, the supervisor's of molt_worker/supervisor/shm/supervisor.py, shm_pool.py and clients.py, the client's
- * of molt_accel/transports/shm/transport.py and link.py. States and actors have the names of molt_accel/ipc/shm/layout.py, and every step on a
- * state word is a `step(...)` with state before, state after and actor: a test holds them against layout.TRANSITIONS.
+ * molt_accel/ipc/shm/core, the supervisor's of molt_worker/supervisor/shm (deadlines.py, audit.py, reclaim.py,
+ * clients.py), the client's of molt_accel/transports/shm (transport.py, connection.py). States and actors have the names
+ * of molt_accel/ipc/shm/layout.py, and every step on a state word is a `step(...)` with state before, state after and
+ * actor: a test holds them against layout.CHANNEL_TRANSITIONS.
  *
  * check.py has the configurations (how many of whom, which faults) and the mutations (one rule left out), runs
  * them all and says what each has shown. The invariants, and how each is checked:
@@ -58,8 +59,8 @@
 #ifndef CANCELS             /* by another thread of the client */
 #define CANCELS 0
 #endif
-#ifndef LOST_LINKS          /* of client 0: its socket is closed, and its thread goes on for a moment */
-#define LOST_LINKS 0
+#ifndef LOST_CONNECTIONS          /* of client 0: its socket is closed, and its thread goes on for a moment */
+#define LOST_CONNECTIONS 0
 #endif
 #ifndef RETIREMENTS         /* executors that are to exit when they have no request */
 #define RETIREMENTS 0
@@ -78,7 +79,7 @@
  * up, whose bytes don't come. RESPAWN: a reaped executor has a successor in its slot. INTERRUPTS: soft interrupts.
  * TSO: processors with store buffers. */
 
-/* layout.State */
+/* layout.ChannelState */
 #define IDLE 0
 #define READY 1
 #define CLAIMED 2
@@ -149,11 +150,11 @@ byte client_fate[C + HEIRS];
 bool ended[C + HEIRS];          /* all its calls have an outcome */
 bool calling[C];                /* a call has none yet: not ShmCall.done */
 bool gil[C];                    /* Python's lock, where a client has two threads */
-bool closed[C + HEIRS];                 /* Arena.close: its link has ended */
+bool closed[C + HEIRS];                 /* Arena.close: its connection has ended */
 bool gone[C], certain[C];       /* what the supervisor sees of a client: end of file; its death, or that it has detached */
 bool freed[C];
 bool cancel_sent[C];            /* a CANCEL is in the socket */
-short stop[C];                  /* ShmSupervisor._stops: the claim that was told to stop; 0: none */
+short stop[C];                  /* Deadlines._stops: the claim that was told to stop; 0: none */
 bool supervisor_killed, supervisor_gone;
 byte decided[C];                /* the last generation that has ended */
 byte hangs, deadlines, give_ups, cancels;
@@ -519,7 +520,7 @@ inline give_up() {
   od
 }
 
-/* Link.cancel, after a CLAIMED request was ABANDONED */
+/* Connection.cancel, after a CLAIMED request was ABANDONED */
 inline tell_of_cancel() {
 #ifndef NO_CANCEL_MESSAGE
   if
@@ -566,7 +567,7 @@ end_unborn:
   (id < C || owner[c] == id); /* an heir waits until it is granted the channel */
   {
     n = 0;
-lease: /* ChannelPool.give_back and _sweep: a channel that lingers is clear()ed as soon as it may be */
+lease: /* ChannelPool.give_back and lease: a channel that lingers is clear()ed as soon as it may be */
     if
     :: atomic { STATE(word[c]) == DONE -> seen = word[c] };
        step(c, DONE, IDLE, CLIENT, IDLE_WORD(GENERATION(seen)));
@@ -638,7 +639,7 @@ look: /* molt_await */
     :: else
     fi;
 #endif
-#if LOST_LINKS > 0 || SUPERVISOR_KILLS > 0
+#if LOST_CONNECTIONS > 0 || SUPERVISOR_KILLS > 0
     if
     :: closed[id] -> goto gives_up /* ShmCall._orphaned */
     :: !closed[id]
@@ -679,7 +680,7 @@ look: /* molt_await */
 parked:
     atomic { DRAINED -> client_parked[c] = false; goto look };
 
-#if LOST_LINKS > 0 || SUPERVISOR_KILLS > 0 || GIVE_UPS > 0
+#if LOST_CONNECTIONS > 0 || SUPERVISOR_KILLS > 0 || GIVE_UPS > 0
 gives_up: /* ShmCall.abandon */
     atomic { UNLOCKED -> gil[c] = (CANCELS > 0) };
     give_up();
@@ -697,7 +698,7 @@ over:
     atomic { UNLOCKED -> calling[c] = false; found = 0; seen = 0; mine = 0; won = false; n++ };
     goto lease;
 leave:
-    atomic { ended[id] = true; certain[c] = gone[c] } /* Link.close: DETACH, or the process exits */
+    atomic { ended[id] = true; certain[c] = gone[c] } /* Connection.close: DETACH, or the process exits */
   } unless { client_fate[id] != ALIVE };
   if
   :: client_fate[id] == KILLED -> atomic { gone[c] = true; certain[c] = true }
@@ -727,8 +728,8 @@ end:
 }
 #endif
 
-#if LOST_LINKS > 0 || SUPERVISOR_KILLS > 0
-/* Link._watch, the monitor thread of a client, and Link._end */
+#if LOST_CONNECTIONS > 0 || SUPERVISOR_KILLS > 0
+/* Connection._listen, on its own thread, and Connection._end */
 proctype Monitor(byte c) {
 #ifdef TSO
   byte self = 2;
@@ -739,8 +740,8 @@ end:
     if
     :: supervisor_gone
     :: ended[c] -> goto over
-#if LOST_LINKS > 0
-    :: atomic { c == 0 && !ended[0] -> gone[0] = true } /* Link.fail: both ends see it */
+#if LOST_CONNECTIONS > 0
+    :: atomic { c == 0 && !ended[0] -> gone[0] = true } /* Connection.fail: both ends see it */
 #endif
     fi;
 #ifndef RING_BEFORE_CLOSED
@@ -764,7 +765,7 @@ over:
 #else
 #define SAME_CLAIM(claim, w) ((claim) == CLAIM(w))
 #endif
-/* Stop.means */
+/* Stop.is_of */
 #define MEANS(c, w) (stop[c] != 0 && SAME_CLAIM(stop[c], w) && HELD(w))
 #define DUE(c) (stop[c] != 0 && !(MEANS(c, word[c]) && STATE(word[c]) == KILLING))
 #define TO_STOP(c) (STATE(word[c]) == ABANDONED && !MEANS(c, word[c]))
@@ -783,10 +784,10 @@ over:
 #else
 #define CLAIM_OF(c, s) (SLOT(word[c]) == s && SERIAL(c, GENERATION(word[c])) == claimed)
 #endif
-/* ShmSupervisor._is_claimed: whether an executor says that it may store to it */
+/* StopWords.is_claimed: whether an executor says that it may store to it */
 #define TOLD(c) ((told[0] && told[0] % 2 == c) || (told[E - 1] && told[E - 1] % 2 == c))
 
-/* ShmSupervisor._stop */
+/* Deadlines.stop */
 inline tell_to_stop() {
   atomic { stop[c] = CLAIM(seen) };
 #ifdef INTERRUPTS
@@ -797,7 +798,7 @@ inline tell_to_stop() {
 #endif
 }
 
-/* ShmSupervisor.on_executor_reaped and _repair: what this slot's executor has said that it has */
+/* ShmSupervisor.on_reaped and Audit.end_of_dead: what this slot's executor has said that it has */
 inline repair() {
   c = 0;
   do
@@ -855,7 +856,7 @@ proctype Supervisor() {
   {
 end:
     do
-    :: atomic { /* ShmSupervisor._look_at_deadlines */
+    :: atomic { /* Deadlines.look */
          LATE(0) || LATE(C - 1) ->
          if
          :: LATE(0) -> c = 0
@@ -904,7 +905,7 @@ end:
 #endif
           if
           :: won ->
-             atomic { /* ShmPool.kill_slot */
+             atomic { /* Deadlines.kill */
                s = SLOT(seen);
                assert(fate[s] > STOPPED || serves[s] == SERIAL(c, stop[c] >> 3)); /* 6 */
                if
@@ -926,7 +927,7 @@ end:
        fi;
        atomic { c = 0; seen = 0; won = false }
 
-    :: atomic { fate[0] == DEAD || fate[E - 1] == DEAD -> /* Pool._on_exited, ShmPool._on_reaped */
+    :: atomic { fate[0] == DEAD || fate[E - 1] == DEAD -> /* Pool._on_exited, ShmSupervisor.on_reaped */
          if
          :: fate[0] == DEAD -> s = 0
          :: fate[E - 1] == DEAD -> s = E - 1
@@ -991,7 +992,7 @@ end:
        atomic { c = 0; seen = 0; won = false }
 
 #if RETIREMENTS > 0
-    :: atomic { retired < RETIREMENTS && fate[0] == ALIVE -> retired++ }; /* ShmPool._on_replaced, Arena.retire */
+    :: atomic { retired < RETIREMENTS && fate[0] == ALIVE -> retired++ }; /* Slots.withdraw, Arena.retire */
        retire[0] = true;
        atomic { news[0] = true; news[E - 1] = true };
        ring_executor(0)
@@ -1062,7 +1063,7 @@ init {
 #if CANCELS > 0
     run Canceller();
 #endif
-#if LOST_LINKS > 0 || SUPERVISOR_KILLS > 0
+#if LOST_CONNECTIONS > 0 || SUPERVISOR_KILLS > 0
     run Monitor(0);
 #if C > 1
     run Monitor(1)

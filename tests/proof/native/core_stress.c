@@ -8,7 +8,7 @@
  * from the queue runs never, and one that was answered ran once.
  *
  * A death is a thread that stops in the middle of what it does, as far as the others can tell; between the calls of the
- * core, that is, since nobody can be stopped inside one here. The supervisor does what shm_supervisor.py does about it.
+ * core, that is, since nobody can be stopped inside one here. The supervisor does what molt_worker/supervisor/shm does about it.
  */
 #include "testing.h"
 
@@ -44,7 +44,7 @@ static executor executors[SLOTS];
 static int impatient, mortal; /* the mortal are impatient too */
 static uint64_t seed;
 static _Atomic int leaving, stopping; /* clients end their last call while the others still serve them */
-static const molt_flag open_link = 0;
+static const molt_flag open_flag = 0;
 
 enum { REQUESTS = 1 << 22 };
 static _Atomic uint8_t runs[REQUESTS];
@@ -165,7 +165,7 @@ static void *run_executor(void *argument) {
 /* Wait for an outcome as the binding does: AWAIT_BUFFER says that the next part of the reply has no place yet. */
 static int await(client *c, uint64_t *state, uint64_t until_ns, label *reply, uint8_t *bytes, int *stage) {
     for (;;) {
-        int code = molt_await(&arena, &c->call, until_ns, some_spin(state), (uint32_t)chance(state, CLIENTS), &open_link);
+        int code = molt_await(&arena, &c->call, until_ns, some_spin(state), (uint32_t)chance(state, CLIENTS), &open_flag);
         if (code == MOLT_AWAIT_SIGNAL)
             continue;
         if (code != MOLT_AWAIT_BUFFER)

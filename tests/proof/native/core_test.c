@@ -1,11 +1,25 @@
 /* The core on one thread: geometry, attaching to what is damaged, rings, doorbells, every step of a state word, queueing. */
+#include "word.h"
+
+#include <semaphore.h>
+
+static void (*just_before_post)(void); /* called once, between the look at a sleeper and its wake-up */
+static int watched_sem_post(sem_t *sem) {
+    void (*happens)(void) = just_before_post;
+    just_before_post = NULL;
+    if (happens)
+        happens();
+    return sem_post(sem);
+}
+#define sem_post watched_sem_post
+
 #include "testing.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <sys/time.h>
 
-static const molt_flag open_link = 0, closed_link = 1;
+static const molt_flag open_flag = 0, closed_flag = 1;
 
 /* -- geometry -------------------------------------------------------------------------------------------------- */
 
@@ -38,7 +52,7 @@ static void check_regions(const molt_arena *a) {
     }
     for (uint32_t i = 0; i < channels; i++)
         CHECK((uintptr_t)molt_channel_at(a, i) % MOLT_CACHE_LINE == 0);
-    CHECK((uintptr_t)a->slots % MOLT_PAGE == 0 && (uintptr_t)a->words % MOLT_PAGE == 0);
+    CHECK(((uint8_t *)a->slots - a->base) % MOLT_PAGE == 0 && ((uint8_t *)a->words - a->base) % MOLT_PAGE == 0);
 }
 
 static void test_nothing_in_an_arena_overlaps(void) {
@@ -205,8 +219,8 @@ static void test_a_semaphore_that_was_scribbled_over_is_put_right(void) {
         for (size_t i = 0; i < sizeof doorbell.sem; i++)
             if (chance(&seed, 2))
                 ((uint8_t *)&doorbell.sem)[i] = (uint8_t)chance(&seed, 256);
-        atomic_store(&doorbell.parked, 1);
-        CHECK(molt_doorbell_wake(&doorbell) == 1); /* neither aborts nor sleeps */
+        atomic_store(&doorbell.parked, round % 2);
+        CHECK(molt_doorbell_wake(&doorbell) == round % 2); /* neither aborts nor sleeps */
         /* Nor does it let nobody sleep from now on. */
         molt_park(&doorbell, &doorbell.count, 1, 0);
         CHECK(molt_park(&doorbell, &doorbell.count, 0, molt_now_ns() + 10000) == MOLT_TIMED_OUT);
@@ -291,7 +305,7 @@ static void test_a_small_exchange_goes_through_each_state(void) {
 
     must_publish(&a, &c, 1);
     CHECK(molt_look(&a, 1) == word_of(MOLT_READY, 0, 0, 1) && c.word == molt_look(&a, 1));
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME);
 
     CHECK(molt_claim(&a, &e) == 1 && e.channel == 1);
     CHECK(molt_look(&a, 1) == word_of(MOLT_CLAIMED, 1, 7, 1) && e.word == molt_look(&a, 1));
@@ -300,13 +314,13 @@ static void test_a_small_exchange_goes_through_each_state(void) {
     CHECK(done == 4 && memcmp(bytes, "word", 4) == 0);
     done = 0;
     CHECK(molt_transfer(&a, &e, NULL, (const uint8_t *)"answer", 6, &done, 0) == MOLT_TRANSFERRED);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME);
 
     uint64_t rung = atomic_load(&molt_channel_at(&a, 1)->doorbell.count);
     CHECK(molt_finish(&a, &e, MOLT_DONE, 0) == 1);
     CHECK(molt_look(&a, 1) == word_of(MOLT_DONE, 1, 7, 1));
     CHECK(atomic_load(&molt_channel_at(&a, 1)->doorbell.count) == rung + 1);
-    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_OUTCOME);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_flag) == MOLT_AWAIT_OUTCOME);
     c.into = bytes, c.wanted = 6;
     CHECK(molt_reply_there(&a, &c) == 6 && molt_take_more(&a, &c) == 1 && c.wanted == 0);
     CHECK(memcmp(bytes, "answer", 6) == 0 && molt_reply_there(&a, &c) == 0);
@@ -346,7 +360,7 @@ static void test_operations_take_their_own_steps_only(void) {
                 case 1: CHECK(molt_give_up(&a, &c, 0) == from); break;
                 case 2: CHECK(molt_give_up(&a, &c, 1) == from); break;
                 case 3:
-                    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) ==
+                    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) ==
                           (from == MOLT_READY || from == MOLT_CLAIMED || from == MOLT_KILLING ? MOLT_AWAIT_TIME
                                                                                               : MOLT_AWAIT_OUTCOME));
                     break;
@@ -372,11 +386,11 @@ static void test_a_word_that_cant_be_ends_the_wait(void) {
     must_publish(&a, &c, 0);
     for (uint32_t state = MOLT_KILLING + 1; state < 256; state++) {
         put(&a, 0, MOLT_WITH_STATE(c.word, state));
-        CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_CORRUPT);
+        CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_flag) == MOLT_AWAIT_CORRUPT);
         CHECK(molt_give_up(&a, &c, 0) == state && molt_look(&a, 0) == MOLT_WITH_STATE(c.word, state));
     }
     put(&a, 0, word_of(MOLT_READY, 0, 0, MOLT_GENERATION(c.word) + 1)); /* another's request */
-    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_CORRUPT);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_flag) == MOLT_AWAIT_CORRUPT);
     CHECK(molt_give_up(&a, &c, 0) == MOLT_READY && MOLT_STATE(molt_look(&a, 0)) == MOLT_READY);
     free_arena(&a);
 }
@@ -409,7 +423,7 @@ static void test_an_executor_that_is_being_killed_counts_as_busy(void) {
     CHECK(molt_step(&a, 0, e.word, MOLT_WITH_STATE(e.word, MOLT_KILLING)));
     CHECK(molt_finish(&a, &e, MOLT_DONE, 0) == 0);
     CHECK(MOLT_STATE(molt_look(&a, 0)) == MOLT_KILLING && atomic_load(&a.slots[0].state) == MOLT_SLOT_BUSY);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME); /* the outcome is the supervisor's */
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME); /* the outcome is the supervisor's */
     free_arena(&a);
 }
 
@@ -423,7 +437,7 @@ static void test_generations_go_round_without_0(void) {
         must_publish(&a, &c, 0);
         CHECK(MOLT_GENERATION(c.word) == generations[turn]);
         CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
-        CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_OUTCOME);
+        CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_OUTCOME);
         put(&a, 0, MOLT_IDLE_WORD(MOLT_GENERATION(c.word)));
     }
     free_arena(&a);
@@ -534,6 +548,21 @@ static void test_one_idle_sleeper_is_woken_for_a_request(void) {
     free_arena(&a);
 }
 
+static molt_slot *waking;
+static void begins(void) { atomic_store(&waking->state, MOLT_SLOT_BUSY); }
+
+static void test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken(void) {
+    molt_arena a = new_arena(1, 3, RING);
+    for (uint32_t i = 0; i < 3; i++)
+        park_slot(&a, i, MOLT_SLOT_IDLE);
+    waking = &a.slots[0];
+    just_before_post = begins; /* its own request's bytes are what it sleeps for now */
+    CHECK(molt_wake_executor(&a) == 1);
+    CHECK(!atomic_load(&a.slots[0].doorbell.parked) && !atomic_load(&a.slots[1].doorbell.parked));
+    CHECK(atomic_load(&a.slots[2].doorbell.parked));
+    free_arena(&a);
+}
+
 static void test_while_one_spins_no_other_is_woken_unless_it_comes_too_late(void) {
     enum way { WAIT, REDIRECT, POLL };
     static const struct {
@@ -558,10 +587,10 @@ static void test_while_one_spins_no_other_is_woken_unless_it_comes_too_late(void
             CHECK(molt_claim(&a, &e));
         switch (ways[i].way) {
         case WAIT: /* and sleep at once, or after a short spin, or spin all the time */
-            CHECK(molt_await(&a, &c, molt_now_ns() + 500000000, ways[i].spin_ns, 1, &open_link) != MOLT_AWAIT_OUTCOME);
+            CHECK(molt_await(&a, &c, molt_now_ns() + 500000000, ways[i].spin_ns, 1, &open_flag) != MOLT_AWAIT_OUTCOME);
             break;
         case REDIRECT: molt_redirect(&a, &c, 0); break;
-        case POLL: CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME);
+        case POLL: CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME);
         }
         CHECK(atomic_load(&a.slots[1].doorbell.parked) == (uint64_t)!ways[i].wakes);
         free_arena(&a);
@@ -581,9 +610,52 @@ static void test_a_redirected_channel_rings_the_other_doorbell(void) {
     must_publish(&a, &c, 0); /* which ends it */
     CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
     CHECK(atomic_load(&molt_channel_at(&a, 0)->doorbell.count) == 1);
-    atomic_store(&molt_channel_at(&a, 0)->doorbell_of, 3); /* scribbled */
-    molt_ring_client(&a, 0);
-    molt_ring_executor(&a, word_of(MOLT_CLAIMED, 1, 0, 1));
+    free_arena(&a);
+}
+
+static void test_who_gives_up_wakes_an_executor_that_waits_for_bytes(void) {
+    molt_arena a = new_arena(1, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    must_publish(&a, &c, 0);
+    CHECK(molt_claim(&a, &e));
+    CHECK(molt_give_up(&a, &c, 1) == MOLT_CLAIMED && atomic_load(&a.slots[0].doorbell.count) == 0);
+    CHECK(molt_give_up(&a, &c, 0) == MOLT_CLAIMED && atomic_load(&a.slots[0].doorbell.count) == 1);
+    free_arena(&a);
+}
+
+static void test_an_outcome_of_another_request_is_not_taken(void) {
+    static const uint32_t states[] = {MOLT_DONE, MOLT_FAILED};
+    for (size_t i = 0; i < 2; i++) {
+        molt_arena a = new_arena(1, 1, RING);
+        molt_call c;
+        uint64_t word;
+        must_publish(&a, &c, 0);
+        put(&a, 0, MOLT_WITH_STATE(c.word + (1ull << 32), states[i]));
+        CHECK(molt_outcome(&a, &c, &word) == MOLT_CORRUPT);
+        put(&a, 0, MOLT_WITH_STATE(c.word, states[i]));
+        CHECK(molt_outcome(&a, &c, &word) == (int)states[i]);
+        free_arena(&a);
+    }
+}
+
+static void test_scribbled_numbers_of_channels_and_slots_lead_nowhere(void) {
+    static const uint64_t numbers[] = {3, 4, 100, UINT32_MAX, 1ull << 32, UINT64_MAX - 1, UINT64_MAX};
+    molt_arena a = new_arena(3, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        molt_call c;
+        put(&a, 0, MOLT_IDLE_WORD(1));
+        must_publish(&a, &c, 0);
+        CHECK(molt_claim(&a, &e));
+        atomic_store(&molt_channel_at(&a, 0)->doorbell_of, numbers[i]);
+        molt_ring_client(&a, 0);
+        CHECK(molt_finish(&a, &e, MOLT_DONE, 0));
+    }
+    for (uint32_t slot = 1; slot <= 0xffff; slot += 0x3fff)
+        molt_ring_executor(&a, word_of(MOLT_CLAIMED, slot, 0, 1));
+    for (uint32_t i = 0; i < 3; i++)
+        CHECK(atomic_load(&molt_channel_at(&a, i)->doorbell.count) == 0);
     free_arena(&a);
 }
 
@@ -596,14 +668,14 @@ static void test_who_waits_looks_again_by_himself(void) {
     /* The executor dies between its last step and its ring: so nobody rings. MOLT_PARK_NS is what is lost. */
     CHECK(molt_step(&a, 0, e.word, MOLT_WITH_STATE(e.word, MOLT_DONE)));
     atomic_store(&molt_channel_at(&a, 0)->doorbell.parked, 0);
-    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_OUTCOME);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_flag) == MOLT_AWAIT_OUTCOME);
 
     put(&a, 0, MOLT_IDLE_WORD(1));
     must_publish(&a, &c, 0);
     /* Its caller gets to look for signals at least that often, also for those that interrupted nothing. */
-    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_link) == MOLT_AWAIT_SIGNAL);
-    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &closed_link) == MOLT_AWAIT_CLOSED);
-    CHECK(molt_await(&a, &c, 1, 0, 0, &open_link) == MOLT_AWAIT_TIME);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_flag) == MOLT_AWAIT_SIGNAL);
+    CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &closed_flag) == MOLT_AWAIT_CLOSED);
+    CHECK(molt_await(&a, &c, 1, 0, 0, &open_flag) == MOLT_AWAIT_TIME);
     free_arena(&a);
 }
 
@@ -648,10 +720,10 @@ static void test_bytes_sent_before_the_claim_was_seen_are_told_when_it_is(void) 
     molt_call c;
     CHECK(publish(&a, &c, 0, bytes, RING + 10));
     atomic_store(&molt_channel_at(&a, 0)->request.tail, RING);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && c.left[0] == 0);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME && c.left[0] == 0);
     CHECK(molt_claim(&a, &e) && atomic_load(&a.slots[1].doorbell.count) == 0);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && atomic_load(&a.slots[1].doorbell.count) == 1);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_TIME && atomic_load(&a.slots[1].doorbell.count) == 1);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME && atomic_load(&a.slots[1].doorbell.count) == 1);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME && atomic_load(&a.slots[1].doorbell.count) == 1);
     free_arena(&a);
 }
 
@@ -689,10 +761,10 @@ static void test_scribbled_counts_end_a_transfer(void) {
     CHECK(molt_transfer(&a, &e, NULL, bytes, 8, &done, 0) == MOLT_TRANSFER_CORRUPT && done == 0);
     atomic_store(&ch->request.tail, 5);
     c.left[0] = 1;
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_CORRUPT);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_CORRUPT);
     c.left[0] = 0, c.wanted = 8, c.into = bytes;
     atomic_store(&ch->reply.head, RING + 1);
-    CHECK(molt_await(&a, &c, 0, 0, 0, &open_link) == MOLT_AWAIT_CORRUPT);
+    CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_CORRUPT);
     free_arena(&a);
 }
 
@@ -754,8 +826,12 @@ int main(void) {
     test_the_queue_exceeds_its_places_by_those_being_published_at_most();
     test_only_channels_in_use_are_looked_at();
     test_one_idle_sleeper_is_woken_for_a_request();
+    test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken();
     test_while_one_spins_no_other_is_woken_unless_it_comes_too_late();
     test_a_redirected_channel_rings_the_other_doorbell();
+    test_who_gives_up_wakes_an_executor_that_waits_for_bytes();
+    test_an_outcome_of_another_request_is_not_taken();
+    test_scribbled_numbers_of_channels_and_slots_lead_nowhere();
     test_who_waits_looks_again_by_himself();
     test_one_that_shall_retire_claims_nothing();
     test_a_client_that_moves_nothing_on_is_given_up();

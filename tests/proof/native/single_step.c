@@ -122,7 +122,7 @@ typedef struct {
 
 static molt_arena arena;
 static board *told;
-static const molt_flag open_link = 0;
+static const molt_flag open_flag = 0;
 static const path *now;  /* the path under way */
 static enum { NOT_TRACED, BEFORE, WITHIN } traced; /* where the victim is, seen from its path */
 static volatile sig_atomic_t asked_to_give_up;
@@ -231,7 +231,7 @@ static enum outcome call(molt_call *c, label about, int gives_up) {
         return outcome;
     mark(AWAIT);
     for (;;) {
-        code = molt_await(&arena, c, MOLT_NEVER, now->spin_ns, CHANNELS, &open_link);
+        code = molt_await(&arena, c, MOLT_NEVER, now->spin_ns, CHANNELS, &open_flag);
         if (code == MOLT_AWAIT_BUFFER)
             CHECK(next_buffer(c, &stage, &reply, bytes));
         else if (code != MOLT_AWAIT_SIGNAL)
@@ -471,7 +471,7 @@ static process *living(enum role role) {
     return NULL;
 }
 
-/* -- the supervisor: the steps of shm_supervisor.py and shm_pool.py --------------------------------------------- */
+/* -- the supervisor: the steps of molt_worker/supervisor/shm -------------------------------------------------- */
 
 static int held(uint64_t word) {
     uint32_t state = MOLT_STATE(word);

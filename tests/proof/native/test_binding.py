@@ -367,7 +367,7 @@ def _module(s: Stage) -> None:
 OPERATIONS: dict[str, Callable[[Stage], None]] = {
     name.strip("_"): work
     for name, work in list(globals().items())
-    if callable(work) and getattr(work, "__annotations__", {}).get("s") == "Stage"
+    if callable(work) and getattr(work, "__annotations__", {}).get("s") is Stage
 }
 
 

@@ -16,10 +16,20 @@
         }                                                                                          \
     } while (0)
 
+/* On both sides of all memory lies what nobody may touch; behind it there is no byte between. */
+#define GUARD_BYTES ((uint64_t)1 << 20)
+
 static inline uint8_t *new_memory(uint64_t size) {
-    void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CHECK(base != MAP_FAILED);
-    return base;
+    uint64_t inside = molt_align(size, MOLT_PAGE);
+    uint8_t *whole = mmap(NULL, inside + 2 * GUARD_BYTES, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(whole != MAP_FAILED);
+    CHECK(mprotect(whole + GUARD_BYTES, inside, PROT_READ | PROT_WRITE) == 0);
+    return whole + GUARD_BYTES + inside - size;
+}
+
+static inline void free_memory(uint8_t *base, uint64_t size) {
+    uint64_t inside = molt_align(size, MOLT_PAGE);
+    CHECK(munmap(base + size - inside - GUARD_BYTES, inside + 2 * GUARD_BYTES) == 0);
 }
 
 static inline uint64_t planned(uint32_t channels, uint32_t slots, uint64_t ring_bytes) {
@@ -37,7 +47,7 @@ static inline molt_arena new_arena(uint32_t channels, uint32_t slots, uint64_t r
     return a;
 }
 
-static inline void free_arena(molt_arena *a) { CHECK(munmap(a->base, a->geometry.size) == 0); }
+static inline void free_arena(molt_arena *a) { free_memory(a->base, a->geometry.size); }
 
 /* xorshift64 */
 static inline uint64_t chance(uint64_t *state, uint64_t below) {

@@ -111,12 +111,12 @@ _NORMAL: Final = {
     Script.STUCK: "MoltTimeout",
     Script.CRASH: "MoltWorkerCrashed",
 }
-#: What a death of somebody may make of a call, and of how many that are not the script's.
+#: What a death of somebody may make of a call, one of these, and of how many that are not the script's.
 _BY_DEATH: Final = {
-    Actor.CLIENT: ("", 0),
-    Actor.EXECUTOR: ("MoltWorkerCrashed", 1),
-    Actor.FORKSERVER: ("MoltWorkerCrashed", EXECUTORS),
-    Actor.SUPERVISOR: ("MoltWorkerUnavailable", EXECUTORS + 1),
+    Actor.CLIENT: ((), 0),
+    Actor.EXECUTOR: (("MoltWorkerCrashed",), 1),
+    Actor.FORKSERVER: (("MoltWorkerCrashed",), EXECUTORS),
+    Actor.SUPERVISOR: (("MoltWorkerUnavailable", "MoltStartFailed"), EXECUTORS + 1),
 }
 
 
@@ -277,13 +277,15 @@ class Stage:
         return outcomes
 
     def _judge(self, cell: Cell, outcomes: list[Outcome], others: list[Outcome]) -> None:
-        by_death, most = _BY_DEATH[cell.actor] if cell.kills else ("", 0)
-        allowed = {_NORMAL.get(cell.point.script, "Ok"), by_death}
+        by_death, most = _BY_DEATH[cell.actor] if cell.kills else ((), 0)
+        allowed = {_NORMAL.get(cell.point.script, "Ok"), *by_death}
         assert kinds(outcomes) <= allowed, f"the script's calls ended with {kinds(outcomes)}"
         ended = Counter(each.kind for each in others)
-        assert set(ended) <= {"Ok", by_death}, f"calls of the other client ended with {dict(ended)}"
+        assert set(ended) <= {"Ok", *by_death}, f"calls of the other client ended with {dict(ended)}"
         if cell.point.script is not Script.START:  # else it is told again and again that there is no pool
-            assert ended[by_death] <= most, f"too many of the other client's calls ended with {dict(ended)}"
+            assert sum(ended[kind] for kind in by_death) <= most, (
+                f"too many of the other client's calls ended with {dict(ended)}"
+            )
 
     # -- between runs -----------------------------------------------------------------------------------
     def _stop_pool(self) -> None:
@@ -296,7 +298,7 @@ class Stage:
             self._victim = self._new_client(1)
         for client in (self._victim, self._bystander):
             errors = client.do("settle")
-            assert set(errors) <= {"MoltWorkerUnavailable", "MoltWorkerCrashed"}, errors
+            assert set(errors) <= {"MoltWorkerUnavailable", "MoltStartFailed", "MoltWorkerCrashed"}, errors
         wrong = ""
         until = time.monotonic() + PATIENCE_S
         while (wrong := next(self._left_over(), "")) and time.monotonic() < until:

@@ -20,7 +20,7 @@ from tests.system.hostile.offender import ON_MEMORY, ON_SOCKET
 
 #: What a call that was hit by a scribbler may end with: always something, and never another's answer.
 OUTCOMES = {"Ok", "MoltBusy", "MoltTimeout", "MoltCancelled", "MoltInvalidInput", "MoltInternalError"} | {
-    *("MoltWorkerCrashed", "MoltWorkerUnavailable", "MoltProtocolError")
+    *("MoltWorkerCrashed", "MoltWorkerUnavailable", "MoltStartFailed", "MoltProtocolError")
 }
 
 

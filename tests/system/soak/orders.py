@@ -18,7 +18,7 @@ _TEXT = base64.b64encode(_BLOB[:LARGEST]).decode()
 OF_KILLS = {
     "executors": {"MoltWorkerCrashed"},
     "forkserver": {"MoltWorkerCrashed"},
-    "supervisor": {"MoltWorkerUnavailable"},
+    "supervisor": {"MoltWorkerUnavailable", "MoltStartFailed"},
     "clients": set[str](),
 }
 
@@ -92,7 +92,7 @@ def _refused(nonce: Any, chance: random.Random) -> Order:
 
 
 def _unknown(nonce: Any, chance: random.Random) -> Order:
-    return Order("unknown", f"entry {nonce}", nonce, frozenset({"MoltInvalidInput"}))
+    return Order("unknown", f"entry {nonce}", nonce, frozenset({"MoltEntryError"}))
 
 
 def _failing(nonce: Any, chance: random.Random) -> Order:

@@ -86,17 +86,12 @@ class _Strange:
     pass
 
 
-_circle: list[object] = []
-_circle.append(_circle)
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("msgpack", _Strange()), ("msgpack", {1, 2}), ("msgpack", 2**64), ("msgpack", "\ud800"),
-        ("msgpack", _circle), ("msgpack", {"deep": [datetime.timedelta]}), ("json", _Strange()),
-        ("json", "\ud800"), ("json", _circle), ("json", {(1, 2): 3}), ("raw", "text"), ("raw", None),
-        ("raw", 5),
+        ("msgpack", {"deep": [datetime.timedelta]}), ("json", _Strange()), ("json", "\ud800"),
+        ("json", {(1, 2): 3}), ("raw", "text"), ("raw", None), ("raw", 5),
     ],
 )  # fmt: skip
 def test_what_a_codec_has_no_form_for_is_an_encode_error(name: str, value: object) -> None:

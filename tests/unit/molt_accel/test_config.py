@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from molt_accel.config import Config, ConfigError, default_executors
+from molt_accel.process.identity import differences
 from tests.support.errors import raised
 
 #: field -> (environment variable and Django setting, default, another value as text, and as the field has it)
@@ -197,6 +198,69 @@ def test_an_emptied_text_reaches_a_worker_whose_environment_has_another(name: st
     assert load({**inherited, **config.environ()}) == config
 
 
+@pytest.mark.parametrize("path", [["/a:b", "/c"], ["/a\\", "/b\\:c:"], ["/new\nline", "/e\\\n"]])
+def test_any_folder_s_name_comes_back_from_the_import_path(
+    path: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "exists", lambda _: True)
+    monkeypatch.setattr(sys, "path", path)
+    config = load()
+    assert config.path == path
+    assert load(config.environ()).path == path
+    assert load(config.environ()).identity() == config.identity()
+
+
+def test_only_the_package_s_own_settings_do_not_count_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = load().identity()
+    for row in SETTINGS.values():
+        monkeypatch.setenv(row[0], row[2])
+    assert load().identity() == before
+    monkeypatch.setenv("MOLT_DB", "other")  # a project's
+    assert differences(before, load().identity()) == ["environment variable MOLT_DB"]
+
+
+def test_what_the_process_changes_later_does_not_count_for_a_client_that_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = load()
+    before = config.identity()
+    monkeypatch.setenv("KMP_INIT_AT_FORK", "FALSE")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert config.identity() == before
+    assert "KMP_INIT_AT_FORK" not in config.inherited.environ
+    assert differences(before, load().identity()) == ["environment variable KMP_INIT_AT_FORK", "sys.path"]
+
+
+def test_the_time_zone_that_django_has_set_may_be_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TZ", raising=False)
+    none = load().identity()
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    berlin = load().identity()
+    settings = SimpleNamespace(TIME_ZONE="Europe/Berlin")
+    monkeypatch.setattr("molt_accel.config._django_settings", lambda: settings)
+    client = load(ignored_env="OTHER")
+    assert differences(none, client.identity()) == []
+    # In the worker and its executors nothing has set Django up; still they know their own pool.
+    monkeypatch.setattr("molt_accel.config._django_settings", lambda: None)
+    ours = load(environ=client.environ())
+    monkeypatch.setattr("molt_accel.config._django_settings", lambda: settings)
+    assert ours.identity() == client.identity()
+    assert ours.pool_name == client.pool_name
+    settings.TIME_ZONE = "UTC"
+    assert load().identity() == berlin
+    assert differences(none, berlin) == ["environment variable TZ"]
+
+
+def test_one_manifest_by_any_path_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, other = load(exports="molt_exports.json"), load(exports=tmp_path / "molt_exports.json")
+    assert one.identity() == other.identity()
+    assert one.pool_name == other.pool_name
+    assert differences(one.identity(), load(exports="others.json").identity()) == ["exports"]
+
+
 def test_the_pools_sockets_are_where_they_are_told_to_be_or_in_a_directory_of_this_user() -> None:
     assert load(runtime_dir="/run/app").pool_directory == "/run/app"
     assert load().pool_directory == f"/tmp/molt-{os.getuid()}"
@@ -208,7 +272,7 @@ def test_a_named_pool_has_that_name_whatever_else_is_configured() -> None:
 
 
 #: Settings that make no difference to a worker: clients that differ in them share one.
-CLIENTS_ONLY = {"transport", "autostart", "cancel_on_half_close", "busy_http_status", "ignored_env"}
+CLIENTS_ONLY = {"transport", "autostart", "cancel_on_half_close", "busy_http_status"}
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "worker_name"])
@@ -228,6 +292,12 @@ def test_a_pool_without_a_name_is_its_directory_s(tmp_path: Path, monkeypatch: p
     assert len(set(names.values())) == len(names)
     assert names["shop"].startswith("shop-")
     assert names["y" * 100].startswith("y" * 32 + "-")
+
+
+def test_a_pool_without_a_name_is_its_environment_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = load(import_path="/srv").pool_name
+    monkeypatch.setattr(sys, "prefix", "/another/environment/of/the/same/python")
+    assert load(import_path="/srv").pool_name != name
 
 
 def test_a_config_is_frozen_and_comparable() -> None:

@@ -249,3 +249,20 @@ def test_an_error_survives_copying_whole(error: MoltError, copied: Any) -> None:
     assert type(back) is type(error)
     assert (str(back), back.args, vars(back)) == (str(error), error.args, vars(error))
     assert back.facts is not error.facts or copied is copy.copy
+
+
+@pytest.mark.parametrize(
+    ("why", "kind"),
+    [
+        (MoltIncompatible("why", facts={"may_have_run": 1}), MoltIncompatible),
+        (NoSharedMemory("why"), NoSharedMemory),
+        (MoltWorkerUnavailable("why"), MoltStartFailed),
+        (MoltProtocolError("why"), MoltStartFailed),
+    ],
+)
+def test_a_failed_start_is_of_its_reason_s_kind_if_that_has_a_code(
+    why: MoltError, kind: type[MoltError]
+) -> None:
+    error = errors.start_failure(why)
+    assert (type(error), error.detail) == (kind, "the worker can't start: why")
+    assert not error.may_have_run

@@ -15,7 +15,7 @@ from django.utils.safestring import mark_safe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molt_accel import codec
+from molt_accel import codec, lenient
 from molt_accel.codec import EncodeError
 
 
@@ -80,3 +80,21 @@ def test_tuples_come_back_as_keys(value: dict[Any, int]) -> None:
 def test_the_part_that_has_no_form_is_named_with_its_place(name: str, value: object, where: str) -> None:
     with pytest.raises(EncodeError, match=f"^can't be encoded as {name}.*{where}"):
         codec.encode(name, value)
+
+
+@pytest.mark.parametrize("name", ["msgpack", "json"])
+def test_a_value_that_contains_itself_is_refused_as_such(name: str) -> None:
+    """Its ways double with each level, so they can't all be gone."""
+    circle: list[object] = [[]]
+    circle += [circle, circle]
+    for value in (circle, {"a": [{"b": circle}]}):
+        with pytest.raises(EncodeError, match=f"^can't be encoded as {name}, since it contains itself: "):
+            codec.encode(name, value)
+
+
+def test_levels_are_those_of_the_longest_way_down() -> None:
+    shared: object = 1
+    for _ in range(60):
+        shared = [shared, shared]  # 2**60 ways
+    values = [1, [], [[], [1, [2]]], [[[1]], []], {"a": ({},)}, shared, [1, [shared], shared]]
+    assert [lenient.depth(value) for value in values] == [0, 0, 3, 3, 2, 60, 62]

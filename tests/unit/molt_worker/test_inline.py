@@ -1,14 +1,26 @@
 """molt_worker.inline: the transport that runs requests in this process, on the thread that submits them."""
 
+import asyncio
 import os
 from typing import Any
 
+import asgiref.sync  # noqa: F401  # as under Django
 import pytest
 
-from molt_accel import Client, MoltClientClosed, MoltError, MoltInternalError, MoltStartFailed, MoltTimeout
+from molt_accel import (
+    Client,
+    MoltClientClosed,
+    MoltError,
+    MoltInternalError,
+    MoltStartFailed,
+    MoltTimeout,
+    codec,
+)
 from molt_accel.config import Config
 from molt_accel.errors import MoltCancelled
-from molt_accel.transports.base import Pending
+from molt_accel.ipc.messages import Codec, Request, Response
+from molt_accel.transports.base import Pending, PendingCall
+from molt_accel.waits import CallEnd
 from molt_worker.inline import InlineTransport
 from tests.support import EXPORTS
 from tests.support.errors import raised
@@ -79,3 +91,26 @@ def test_a_traceback_goes_to_the_log_under_the_request_s_id(caplog: pytest.LogCa
     error = failure("fail", "value", config={})
     [record] = [record for record in caplog.records if record.name == "molt_worker"]
     assert f"entrypoint fail raised in request {error.request_id}\nTraceback" in record.getMessage()
+
+
+def test_in_an_event_loop_a_request_runs_where_sync_code_does_unless_it_was_given_up_before() -> None:
+    transport = InlineTransport(Config(transport="inline", exports=EXPORTS))
+    transport.start()
+
+    async def submitted(number: int) -> PendingCall:
+        pending = transport.submit(Request(number, "pid", codec.encode(Codec.MSGPACK, None)))
+        assert pending is not None
+        assert not pending.done
+        return pending
+
+    async def run() -> None:
+        awaited, given_up, blocking = [await submitted(number) for number in (1, 2, 3)]
+        assert transport.abandon(given_up, MoltCancelled("gone"))
+        assert isinstance(given_up.result, MoltCancelled)
+        assert await CallEnd(awaited, None).wait()
+        assert isinstance(awaited.result, Response)
+        assert codec.decode(Codec.MSGPACK, awaited.result.payload) == os.getpid()
+        assert not transport.abandon(awaited, MoltCancelled("gone"))
+        assert blocking.wait(None)
+
+    asyncio.run(run())

@@ -51,7 +51,7 @@ static inline uint32_t molt_idle_executors(const molt_arena *a) {
     return idle;
 }
 
-/* How far behind the last place of a queue of `capacity` the request stands: 0: it has a place. */
+/* How far behind the last place of a queue of `capacity` the request stands; 0 if it has a place. */
 static inline uint32_t molt_excess(const molt_arena *a, const molt_call *c, uint32_t capacity) {
     uint32_t ahead = molt_ahead_of(a, atomic_load_explicit(&a->ticket_of[c->channel], memory_order_relaxed));
     if (ahead < capacity)

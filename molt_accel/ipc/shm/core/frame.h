@@ -13,7 +13,7 @@ typedef struct __attribute__((packed)) {
     uint8_t entry[MOLT_ENTRY_BYTES];
 } molt_head;
 
-_Static_assert(sizeof(molt_frame) == 80, "the header of frame.py");
+_Static_assert(sizeof(molt_frame) == MOLT_HEADER_BYTES, "the header of frame.py");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "frames are little-endian, and so must this machine be");
 
 static inline uint64_t molt_head_bytes(const molt_head *head) {

@@ -3,6 +3,8 @@
 
 #include <stdint.h>
 
+enum { MOLT_HEADER_BYTES = 80 };
+
 typedef struct __attribute__((packed)) {
     uint8_t version, kind, codec, status;
     uint16_t entry_bytes, flags;

@@ -35,6 +35,7 @@ def c_header() -> str:
     """core/frame_fields.h: the header as a struct."""
     return (
         f"/* {_NOTE} */\n#pragma once\n\n#include <stdint.h>\n\n"
+        f"enum {{ MOLT_HEADER_BYTES = {sum(field.bits for field in FIELDS) // 8} }};\n\n"
         f"typedef struct __attribute__((packed)) {{\n{_declarations(' ' * 4, ';')}}} molt_frame;\n"
     )
 

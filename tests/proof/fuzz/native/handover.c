@@ -56,7 +56,7 @@ static inline _Bool swap_word(_Atomic uint64_t *at, uint64_t *from, uint64_t to)
 enum { CHANNELS = 3, SLOTS = 2, RING = MOLT_PAGE, MOST = 3 * RING, ENTRIES = 256, STEPS = 400 };
 #define EVERYTHING (1ull << 62)
 
-static const molt_flag open_link;
+static const molt_flag open_flag;
 static uint8_t stream[MOST + ENTRIES]; /* entries and payloads are slices of it */
 /* No larger than this arena is; behind it lies what the sanitizer guards. */
 static _Alignas(4096) uint8_t memory[2 * MOLT_PAGE + SLOTS * 4096 + CHANNELS * (MOLT_PAGE + 2 * RING)];
@@ -277,9 +277,9 @@ static void await(uint32_t i) {
     channel_model *c = &channels[i];
     if (c->gone)
         return;
-    int code = molt_await(&a, &c->call, 0, 0, 0, &open_link);
+    int code = molt_await(&a, &c->call, 0, 0, 0, &open_flag);
     while (code == MOLT_AWAIT_BUFFER && next_buffer(c))
-        code = molt_await(&a, &c->call, 0, 0, 0, &open_link);
+        code = molt_await(&a, &c->call, 0, 0, 0, &open_flag);
     if (honest) {
         int over = c->state == MOLT_DONE || c->state == MOLT_FAILED || c->state == MOLT_IDLE || c->state == MOLT_ABANDONED;
         CHECK(code == (over ? MOLT_AWAIT_OUTCOME : MOLT_AWAIT_TIME));

@@ -1,14 +1,20 @@
 """molt_accel.django.payload: the id of a request and what an entrypoint is given of it."""
 
+import base64
 import json
 import uuid
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpRequest
 from django.test import RequestFactory
+from django.test.client import BOUNDARY, MULTIPART_CONTENT
+from django.utils.decorators import method_decorator
 
-from molt_accel import Client, codec
+from molt_accel import Client, codec, molt_offload
 from molt_accel.django import default_payload, request_id_of
 from molt_accel.ipc.frame import Codec
 from tests.support.views import MakeView
@@ -47,6 +53,107 @@ def test_a_multipart_form_travels_in_its_parts(read_before: bool) -> None:
     assert payload["form"] == {"a": ["1", "2"]}
     assert payload["files"] == {"f": [{"name": "x.csv", "content_type": "text/csv", "content": b"q,r"}]}
     assert payload["body"] == b""
+
+
+FORM = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--{BOUNDARY}--\r\n'.encode()
+
+
+def view_of_drf(client: Client, *, csrf: bool = False, **options: Any) -> Any:
+    """A handler below a permission that reads the request's data, and, if asked for, DRF's check of CSRF tokens."""
+    from rest_framework.authentication import SessionAuthentication
+    from rest_framework.permissions import BasePermission
+    from rest_framework.views import APIView
+
+    class Reading(BasePermission):  # type: ignore[misc]
+        def has_permission(self, request: Any, view: object) -> bool:
+            return "a" in request.data
+
+    class Items(APIView):  # type: ignore[misc]
+        authentication_classes = (SessionAuthentication,) if csrf else ()
+        permission_classes = () if csrf else (Reading,)
+
+        @method_decorator(molt_offload(entry="to_json", client=client, **options))
+        def post(self, request: Any) -> None: ...
+
+        put = post
+
+    return Items.as_view()
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("sent", ["multipart", "urlencoded", "json"])
+def test_what_a_permission_of_drf_has_read_travels(inline_client: Client, method: str, sent: str) -> None:
+    body, content_type = {
+        "multipart": (FORM, MULTIPART_CONTENT),
+        "urlencoded": (b"a=1", "application/x-www-form-urlencoded"),
+        "json": (b'{"a":1}', "application/json"),
+    }[sent]
+    request = RequestFactory().generic(method, "/", body, content_type=content_type)
+    response = view_of_drf(inline_client)(request)
+    payload = json.loads(response.content)
+    expected = (
+        {"body": "", "form": {"a": ["1"]}, "files": {}}
+        if sent == "multipart"
+        else {"body": base64.b64encode(body).decode()}
+    )
+    assert {name: payload[name] for name in payload if name in ("body", "form", "files")} == expected
+
+
+def test_a_form_that_drf_has_checked_for_its_csrf_token_travels(inline_client: Client) -> None:
+    token = "a" * 32
+    request = RequestFactory().post("/", {"a": "1", "csrfmiddlewaretoken": token})
+    request.COOKIES["csrftoken"] = token
+    request.user = SimpleNamespace(is_active=True)
+    response = view_of_drf(inline_client, csrf=True)(request)
+    assert json.loads(response.content)["form"] == {"a": ["1"], "csrfmiddlewaretoken": [token]}
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+def test_a_multipart_body_that_django_does_not_parse_travels_as_it_is(method: str) -> None:
+    request = RequestFactory().generic(method, "/", FORM, content_type=MULTIPART_CONTENT)
+    assert not request.POST
+    payload = default_payload(request, "msgpack")
+    assert payload["body"] == FORM
+    assert "form" not in payload
+
+
+def test_a_file_that_was_read_before_travels_whole_and_can_be_read_again() -> None:
+    request = RequestFactory().post("/", {"f": SimpleUploadedFile("x.csv", b"q,r")})
+    request.FILES["f"].read()
+    assert default_payload(request, "msgpack")["files"]["f"][0]["content"] == b"q,r"
+    assert request.FILES["f"].read() == b"q,r"
+
+
+@pytest.mark.parametrize("codec_name", ["json", "raw"])
+def test_a_form_for_a_view_that_takes_the_body_is_a_bad_request(
+    inline_client: Client, offloaded: MakeView, codec_name: str
+) -> None:
+    request = RequestFactory().post("/", {"a": "1"})
+    request.POST.get("csrfmiddlewaretoken")
+    response = offloaded(entry="echo", client=inline_client, codec=codec_name)(request)
+    assert response.status_code == 400
+    assert "give the view a payload_builder" in json.loads(response.content)["detail"]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", MULTIPART_CONTENT])
+@pytest.mark.parametrize("codec_name", ["msgpack", "json"])
+def test_a_body_that_is_gone_says_what_to_do(content_type: str, codec_name: str) -> None:
+    request = RequestFactory().generic("POST", "/", FORM, content_type=content_type)
+    request.read()
+    with pytest.raises(ImproperlyConfigured, match=r"was read as a stream before the view.*payload_builder"):
+        default_payload(request, codec_name)
+
+
+@pytest.mark.parametrize("charset", ["hex", "rot13", "undefined"])
+def test_a_charset_that_is_none_is_a_bad_request(
+    inline_client: Client, offloaded: MakeView, charset: str
+) -> None:
+    request = RequestFactory().generic(
+        "POST", "/", FORM, content_type=f"{MULTIPART_CONTENT}; charset={charset}"
+    )
+    response = offloaded(entry="echo", client=inline_client)(request)
+    assert response.status_code == 400
+    assert repr(charset) in json.loads(response.content)["detail"]
 
 
 def test_an_urlencoded_form_travels_as_its_body() -> None:

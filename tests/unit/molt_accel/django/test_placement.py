@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.auth.decorators import login_required, permission_required
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
@@ -77,6 +78,74 @@ def test_the_function_of_a_class_based_view_is_refused(made_by: str, drf: Simple
         molt_offload(entry="echo")(view)
 
 
+def guarded_without_wraps(view: Callable[..., Any]) -> Callable[..., Any]:
+    def guard(request: HttpRequest, **kwargs: Any) -> Any:
+        return view(request, **kwargs)
+
+    return guard
+
+
+def guarded_by_default(view: Callable[..., Any]) -> Callable[..., Any]:
+    def guard(request: HttpRequest, guarded: Callable[..., Any] = view) -> Any:
+        return guarded(request)
+
+    return guard
+
+
+class Guard:
+    def __init__(self, view: Callable[..., Any]) -> None:
+        self.view = view
+
+    def __call__(self, request: HttpRequest) -> Any:
+        return self.view(request)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (
+            lambda: guarded_without_wraps(items),
+            r"'guarded_without_wraps.<locals>.guard', which holds the callable 'view'",
+        ),
+        (lambda: guarded_without_wraps(Guard(items)), "holds the callable 'view'"),
+        (lambda: guarded_without_wraps(functools.partial(items)), "holds the callable 'view'"),
+        (lambda: guarded_by_default(items), "holds the callable 'guarded'"),
+        (lambda: Guard(items), "of the type 'Guard'"),
+        (lambda: async_to_sync(login_required(aitems)), "of the type 'AsyncToSync'"),
+        (lambda: functools.partial(guarded_without_wraps(items)), "holds the callable 'view'"),
+        (lambda: functools.partial(login_required(items)), "together with what 'user_passes_test'"),
+        (
+            lambda: functools.partial(ClassView.as_view()),
+            "all of the class-based view",
+        ),
+    ],
+)
+def test_a_guard_is_refused_however_it_is_written(
+    make: Callable[[], Callable[..., Any]], named: str, inline_client: Client
+) -> None:
+    view = make()
+    with pytest.raises(ImproperlyConfigured, match=named):
+        molt_offload(entry="echo")(view)
+    replace = molt_offload(
+        entry="echo", client=inline_client, payload_builder=lambda _: 1, replaces_wrapped=True
+    )
+    assert replace(view)(RequestFactory().get("/")).content == b"1"
+
+
+def test_a_view_of_a_factory_may_hold_what_no_request_could_be_given_to(inline_client: Client) -> None:
+    def now() -> int:
+        return 1
+
+    def make(model: type, name: str, limit: int = 3, count: Callable[..., int] = len) -> Callable[..., Any]:
+        def view(request: HttpRequest, fallback: str = name) -> Any:
+            return model, limit, now(), count(fallback), view
+
+        return view
+
+    offload = molt_offload(entry="echo", client=inline_client, payload_builder=lambda _: 1)
+    assert offload(make(Guard, "x"))(RequestFactory().get("/")).content == b"1"
+
+
 @pytest.mark.parametrize("base", ["View", "APIView"])
 def test_dispatch_is_refused_and_nothing_is_answered(base: str, drf: SimpleNamespace) -> None:
     @method_decorator(molt_offload(entry="echo"), name="dispatch")
@@ -84,6 +153,15 @@ def test_dispatch_is_refused_and_nothing_is_answered(base: str, drf: SimpleNames
         pass
 
     with pytest.raises(ImproperlyConfigured, match=r"would replace '\w+\.dispatch'"):
+        Items.as_view()(RequestFactory().get("/"))
+
+
+def test_what_checks_a_request_before_its_handler_is_refused(drf: SimpleNamespace) -> None:
+    @method_decorator(molt_offload(entry="echo"), name="initial")
+    class Items(drf.APIView):  # type: ignore[misc,name-defined]
+        permission_classes = (drf.IsAuthenticated,)
+
+    with pytest.raises(ImproperlyConfigured, match=r"would replace 'APIView.initial'"):
         Items.as_view()(RequestFactory().get("/"))
 
 

@@ -44,10 +44,10 @@ def test_a_response_factory_gets_request_and_decoded_value(
     assert given == [(get, seen)]
 
 
-def test_a_result_that_is_not_what_its_codec_says_is_502(
+def test_a_result_that_is_not_what_its_codec_says_is_500(
     inline_client: Client, offloaded: MakeView, get: HttpRequest
 ) -> None:
-    """`client.call` raises MoltProtocolError for it, so the view answers as the table says."""
+    """`client.call` raises MoltInternalError for it, so the view answers as the table says."""
     view = offloaded(
         entry="to_json",
         client=inline_client,
@@ -55,8 +55,8 @@ def test_a_result_that_is_not_what_its_codec_says_is_502(
         response_factory=lambda request, value: HttpResponse("made"),
     )
     response = view(get)
-    assert response.status_code == 502
-    assert body_of(response) == {"error": "MoltProtocolError", "detail": "the service gave no valid answer"}
+    assert response.status_code == 500
+    assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
 
 
 def test_results_without_json_are_500(inline_client: Client, offloaded: MakeView, get: HttpRequest) -> None:

@@ -117,6 +117,7 @@ def test_a_clean_end_is_none_and_leaves_nothing_half_read(ends: tuple[int, int])
     reader = FrameStream(read_fd, -1)
     assert read_all(reader) == [frame]
     assert not reader._parser.mid_frame
+    assert not reader.was_reset
 
 
 def test_nothing_to_read_is_0_on_a_non_blocking_end(ends: tuple[int, int]) -> None:
@@ -156,6 +157,7 @@ def test_a_reset_connection_is_an_end_to_the_reader_and_a_broken_pipe_to_the_wri
         stream.send(frames(10)[0])
         theirs.close()  # with unread data: a reset
         assert stream.fill() is None
+        assert stream.was_reset
         with pytest.raises(BrokenPipeError):
             stream.send(frames(10)[0])
 
@@ -223,3 +225,9 @@ def test_a_memoryview_is_sent_like_bytes(ends: tuple[int, int]) -> None:
         writer.send(Request(1, "e", memoryview(data)))
         assert reader.fill()
         assert reader.frames() == [Request(1, "e", data)]
+
+
+def test_what_can_t_be_read_any_more_has_ended() -> None:
+    stream = FrameStream(-1, -1)
+    assert stream.fill() is None
+    assert not stream.was_reset

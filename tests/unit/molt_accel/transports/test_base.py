@@ -19,7 +19,7 @@ ANSWER = Response(7, Status.OK)
 # -- a call in flight -----------------------------------------------------------------------------------
 def test_a_call_in_flight_has_no_outcome_until_it_is_resolved() -> None:
     pending = Pending(7)
-    assert (pending.request_id, pending.result, pending.done) == (7, None, False)
+    assert (pending.request_id, pending.result, pending.done, pending.lost) == (7, None, False, False)
     pending.resolve(ANSWER)
     assert (pending.result, pending.done) == (ANSWER, True)
 
@@ -101,3 +101,17 @@ def test_no_callback_is_missed_when_it_races_with_the_outcome() -> None:
         pending.on_done(called.set)
         assert called.wait(60)
         thread.join()
+
+
+@pytest.mark.parametrize(("timeout_s", "waits_s"), [(None, -1), (0, 0), (-5, 0), (0.01, 0.01)])
+def test_a_wait_is_as_long_as_asked_for(timeout_s: float | None, waits_s: float) -> None:
+    class Gate:
+        def acquire(self, timeout: float) -> bool:
+            waited.append(timeout)
+            return False
+
+    waited: list[float] = []
+    pending = Pending(7)
+    pending._gate = Gate()  # type: ignore[assignment]
+    pending.wait(timeout_s)
+    assert waited == [waits_s]

@@ -91,7 +91,7 @@ def test_after_a_worker_that_died_young_only_a_shared_one_is_looked_for_at_once(
     first.end(drained=drained, lived_s=lived_s)
     assert not transport.ready
     if waits and not transport.shares_worker:
-        with pytest.raises(MoltWorkerUnavailable, match=r"started again in 0\.\d s: gone"):
+        with pytest.raises(MoltWorkerUnavailable, match=r"^gone \(the next start is tried in 0\.\d s\)$"):
             transport._ready_connection()
         assert transport._policy.not_before_s == first.ended_s + FIRST_BACKOFF_S
     else:
@@ -108,7 +108,7 @@ def test_a_start_that_failed_is_waited_for_with_the_same_error(transport: Transp
         transport.failure = None
     else:
         transport._ready_connection().end(failure)
-    with pytest.raises(MoltStartFailed, match=r"started again in 0\.\d s: no module"):
+    with pytest.raises(MoltStartFailed, match=r"^no module \(the next start is tried in 0\.\d s\)$"):
         transport._ready_connection()
     transport._policy.not_before_s = time.monotonic()
     assert transport._ready_connection().number == 2
@@ -125,6 +125,24 @@ def test_closing_closes_those_that_were_retired_too_and_nothing_is_made_then(tra
     for ask in (transport._ready_connection, lambda: transport.wait_ready(20)):
         with pytest.raises(MoltClientClosed):
             ask()
+    assert transport._made == 2
+
+
+def test_ended_connections_are_not_kept(transport: Transport) -> None:
+    for _ in range(3):
+        ended = transport._ready_connection()
+        ended.greet()
+        ended.end(lived_s=STABLE_S)
+    last = transport._ready_connection()
+    assert transport._connections == [last]
+
+
+def test_a_connection_that_this_process_let_go_of_is_no_death(transport: Transport) -> None:
+    first = transport._ready_connection()
+    first.close()
+    first.end()
+    assert transport._ready_connection().number == 2
+    assert transport._policy.failed_starts == 0
 
 
 def test_closed_while_connecting_it_lets_go(transport: Transport) -> None:
@@ -155,7 +173,7 @@ def test_a_child_forgets_every_connection_and_makes_its_own(transport: Transport
     ("plays", "kind", "text"),
     [
         ([Scripted.greet], None, ""),
-        ([lambda first: first.end(MoltStartFailed("no module"))], MoltStartFailed, "no module"),
+        ([lambda first: first.end(MoltStartFailed("no module"))], MoltStartFailed, "^no module$"),
         ([], MoltWorkerUnavailable, "the worker was not ready within 0.01 s"),
         ([lambda first: first.end(drained=True), Scripted.greet], None, ""),
         ([lambda first: first.end(drained=True)], MoltWorkerUnavailable, "not ready within 0.01 s"),

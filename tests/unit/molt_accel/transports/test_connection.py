@@ -7,11 +7,16 @@ import pytest
 from molt_accel.errors import (
     MoltCancelled,
     MoltError,
+    MoltIncompatible,
     MoltProtocolError,
     MoltStartFailed,
     MoltWorkerUnavailable,
+    Status,
+    to_wire,
 )
 from molt_accel.ipc.frame import Fault, FrameError
+from molt_accel.ipc.messages import Cancel, Hello, Response, StartFailed
+from molt_accel.transports.base import Pending
 from molt_accel.transports.connection import (
     CONNECTION_TRANSITIONS,
     BaseConnection,
@@ -70,18 +75,26 @@ def test_a_connection_is_open_until_its_first_step_and_never_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "why", "kind", "detail", "after"),
+    ("before", "said", "kind", "detail", "after"),
     [
-        ("OPEN", "", MoltWorkerUnavailable, "the worker is gone: how", "LOST"),
-        ("DEAF", "", MoltWorkerUnavailable, "the worker is gone: how", "LOST"),
+        ("OPEN", "ready", MoltWorkerUnavailable, "the worker is gone: how", "LOST"),
+        ("DEAF", "ready", MoltWorkerUnavailable, "the worker is gone: how", "LOST"),
+        ("OPEN", "", MoltStartFailed, "the worker can't start: how", "LOST"),
+        ("DEAF", "", MoltStartFailed, "the worker can't start: how", "LOST"),
         ("RETIRED", "", MoltWorkerUnavailable, "the worker is gone: how", "DRAINED"),
-        ("OPEN", "no module", MoltStartFailed, "the worker can't start: no module", "LOST"),
-        ("CLOSING", "no module", MoltCancelled, "the client was closed", "CLOSED"),
+        ("OPEN", MoltStartFailed, MoltStartFailed, "the worker can't start: why", "LOST"),
+        ("OPEN", MoltIncompatible, MoltIncompatible, "the worker can't start: why", "LOST"),
+        ("OPEN", MoltWorkerUnavailable, MoltStartFailed, "the worker can't start: why", "LOST"),
+        ("CLOSING", MoltStartFailed, MoltCancelled, "the client was closed", "CLOSED"),
     ],
 )
-def test_ends_have_meanings(before: str, why: str, kind: type[MoltError], detail: str, after: str) -> None:
+def test_ends_have_meanings(
+    before: str, said: str | type[MoltError], kind: type[MoltError], detail: str, after: str
+) -> None:
     connection = at(ConnectionState[before])
-    connection._start_failure = why
+    connection.was_ready = said == "ready"
+    if not isinstance(said, str):
+        connection._take(StartFailed(to_wire(said("why"))))
     assert connection.ended() == (kind, detail, ConnectionState[after])
 
 
@@ -89,6 +102,14 @@ def test_ends_have_meanings(before: str, why: str, kind: type[MoltError], detail
     ("heard", "kind", "detail"),
     [
         (MoltProtocolError("what"), MoltProtocolError, "what"),
+        (FrameError(Fault.EMPTY), FrameError, "zero length"),
+        (
+            FrameError(Fault.VERSION, "3, this side speaks 2"),
+            MoltIncompatible,
+            "the worker speaks another protocol: unknown version: 3, this side speaks 2; client and worker must be of "
+            "one release of molt-accel: restart the older one, and see that MOLT_WORKER_CMD starts this release's "
+            "molt-worker",
+        ),
         (ZeroDivisionError(), MoltWorkerUnavailable, "the connection failed: ZeroDivisionError"),
     ],
 )
@@ -120,3 +141,38 @@ def test_everybody_raises_an_error_object_of_his_own(error: MoltError, kind: typ
     assert copy is not error
     assert (type(copy), copy.detail, copy.facts) == (kind, error.detail, error.facts)
     assert copy.facts is not error.facts
+
+
+def test_a_response_ends_the_call_it_is_of_and_no_other() -> None:
+    connection = Scripted(1)
+    calls = {number: Pending(number) for number in (1, 2)}
+    connection._pending.update(calls)
+    answer = Response(1, Status.OK, b"")
+    connection._take(answer)
+    connection._take(Response(3, Status.OK, b""))  # too late: nobody waits any more
+    assert (calls[1].result, calls[2].result) == (answer, None)
+    assert list(connection._pending) == [2]
+
+
+def test_the_end_resolves_each_call_with_an_error_of_its_own() -> None:
+    connection = Scripted(1)
+    calls = [Pending(number) for number in (1, 2)]
+    connection._pending.update({call.request_id: call for call in calls})
+    error = MoltWorkerUnavailable("gone", facts={"may_have_run": 1})
+    connection._resolve_all(error)
+    assert connection._pending == {}
+    for call in calls:
+        assert isinstance(call.result, MoltWorkerUnavailable)
+        assert call.result is not error
+        assert call.result.may_have_run
+    assert calls[0].result is not calls[1].result
+
+
+def test_a_greeting_is_noted_and_a_message_that_no_worker_sends_is_refused() -> None:
+    connection = Scripted(1)
+    assert not connection.was_ready
+    connection._take(Hello())
+    assert connection.was_ready
+    assert connection.greeted.is_set()
+    with pytest.raises(MoltProtocolError, match="unexpected Cancel from the worker"):
+        connection._take(Cancel(1, 1))

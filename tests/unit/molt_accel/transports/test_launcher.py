@@ -17,15 +17,22 @@ import pytest
 from molt_accel.config import Config
 from molt_accel.errors import (
     MoltError,
+    MoltIncompatible,
     MoltProtocolError,
     MoltStartFailed,
     MoltWorkerUnavailable,
     NoSharedMemory,
-    WorkerVanished,
 )
 from molt_accel.ipc import control
+from molt_accel.ipc.frame import VERSION
 from molt_accel.transports import interpreter, launcher
-from molt_accel.transports.launcher import RestartPolicy, attach_or_start, start_stdio_worker, worker_command
+from molt_accel.transports.launcher import (
+    NeverListened,
+    RestartPolicy,
+    attach_or_start,
+    start_stdio_worker,
+    worker_command,
+)
 from tests.support.errors import raised
 from tests.support.processes import wait_until
 
@@ -112,8 +119,8 @@ def test_our_ends_of_the_pipes_do_not_block_and_the_worker_s_do() -> None:
 @pytest.mark.parametrize(
     ("command", "error"), [("/no/such/worker --flag", errno.ENOENT), ("/", errno.EACCES)]
 )
-def test_a_command_that_cannot_run_is_an_unavailable_worker_with_a_hint(command: str, error: int) -> None:
-    caught = raised(MoltWorkerUnavailable, start_stdio_worker, Config(worker_cmd=command))
+def test_a_command_that_cannot_run_is_a_failed_start_with_a_hint(command: str, error: int) -> None:
+    caught = raised(MoltStartFailed, start_stdio_worker, Config(worker_cmd=command))
     assert caught.detail == (
         f"can't start the worker with {command!r}: {os.strerror(error)}; set MOLT_WORKER_CMD, "
         "or install molt-accel where molt-worker is on PATH"
@@ -131,6 +138,7 @@ def test_the_installed_command_is_a_worker() -> None:
 #: What the programs here begin with, in place of a worker: `fail()` says why it can't start, as a worker does.
 _WORKER = """
 import os, socket, sys, time
+from molt_accel.ipc import frame
 from molt_accel.ipc.control import new_socket
 from molt_accel.ipc.frame import encode
 from molt_accel.ipc.messages import StartFailed
@@ -207,13 +215,19 @@ serve(30)
             "the worker can't start: no room",
         ),
         ("fail(detail='bad exports')", MoltStartFailed, "the worker can't start: bad exports"),
-        ("sys.exit(3)", MoltWorkerUnavailable, "the worker can't start: it exited with code 3; see its log"),
+        ("sys.exit(3)", MoltStartFailed, "the worker can't start: it exited with code 3; see its log"),
         (
             "print('what', flush=True); sys.exit(0)",
-            MoltWorkerUnavailable,
+            MoltStartFailed,
             "the worker can't start: it exited with code 0; see its log",
         ),
-        ("sys.exit(0)", WorkerVanished, "the pool 'pool' was started, but does not listen on "),
+        ("fail(detail='old', code='incompatible')", MoltIncompatible, "the worker can't start: old"),
+        (
+            "frame.VERSION += 1; fail(detail='new')",
+            MoltIncompatible,
+            f"the worker speaks another protocol: unknown version: {VERSION + 1}, this side speaks {VERSION}; client ",
+        ),
+        ("sys.exit(0)", NeverListened, "the pool 'pool' was started, but does not listen on "),
     ],
 )
 def test_a_pool_that_can_t_be_started_is_an_error_that_says_why(
@@ -235,7 +249,7 @@ if child:
 time.sleep(1000)
 """
     config = pool_config(directory, script, pids, start_timeout_ms=1500)
-    error = raised(MoltWorkerUnavailable, attach, config)
+    error = raised(MoltStartFailed, attach, config)
     assert error.detail.endswith(" did not listen within 1500 ms; see its log")
     assert len(pids.read_text().split()) == 2
     wait_until(lambda: not any(psutil.pid_exists(int(pid)) for pid in pids.read_text().split()))
@@ -410,6 +424,6 @@ def test_a_refusal_says_when_and_why() -> None:
 def test_a_refusal_is_of_the_last_error_s_kind(error: MoltError, kind: type[MoltWorkerUnavailable]) -> None:
     policy = RestartPolicy()
     policy.died(100.0, 0.0, error, was_ready=False)
-    with pytest.raises(MoltWorkerUnavailable, match=r" s: why$") as caught:
+    with pytest.raises(MoltWorkerUnavailable, match=r"^why \(the next start is tried in 0\.1 s\)$") as caught:
         policy.check(100.02)
     assert (type(caught.value), caught.value.may_have_run) == (kind, False)

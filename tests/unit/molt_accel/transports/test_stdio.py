@@ -33,6 +33,8 @@ from molt_accel.errors import (
 )
 from molt_accel.ipc.messages import Request
 from molt_accel.transports import launcher, stdio
+from molt_accel.transports.base import Pending
+from molt_accel.transports.connection import ConnectionState
 from molt_accel.transports.stdio import StdioTransport
 from tests.support.errors import raised
 from tests.support.pools import with_worker
@@ -203,10 +205,29 @@ def test_an_answer_over_this_side_s_limit_costs_its_call_only(make: Make) -> Non
         max_frame_bytes=8000,
     )
     assert client.call("echo", "small", timeout_ms=FAR_MS) == 1
-    with pytest.raises(MoltProtocolError, match=r"^over the frame limit: 10083 bytes, 8000 at most$"):
-        client.call("echo", "big", timeout_ms=FAR_MS)
+    error = failure_of(client, "big")
+    assert (type(error), error.detail) == (
+        MoltProtocolError,
+        "over the frame limit: 10083 bytes, 8000 at most",
+    )
     assert client.call("echo", "small", timeout_ms=FAR_MS) == 1
     assert client._transport._made == 1  # type: ignore[attr-defined]
+
+
+def test_an_answer_that_can_t_be_read_and_is_of_another_connection_ends_all_calls(make: Make) -> None:
+    """Also the one whose id it has."""
+    client = make(
+        worker("for request in requests(): answer(request, bytes(10_000), generation=2)"),
+        max_frame_bytes=8000,
+    )
+    client.start()
+    connection = connection_of(client)
+    error = failure_of(client, timeout_ms=20_000)
+    assert (type(error), error.detail) == (
+        MoltProtocolError,
+        "over the frame limit: 10083 bytes, 8000 at most",
+    )
+    wait_until(lambda: connection.end_error is not None)
 
 
 @pytest.mark.parametrize("what", BROKEN)
@@ -283,6 +304,16 @@ def test_a_worker_that_goes_away_is_unavailable_and_says_why(make: Make, how: st
     assert type(error) is (MoltStartFailed if "notice" in how else MoltWorkerUnavailable)
     # If it was gone before the request could be written, it is the next start that is refused for now.
     assert re.fullmatch(re.escape(text) + r"( \(the next start is tried in 0\.\d s\))?", error.detail)
+
+
+@pytest.mark.parametrize(("code", "may_have_run"), [(0, False), (1, True)])
+def test_what_a_worker_left_when_it_had_drained_has_not_run(
+    make: Make, code: int, may_have_run: bool
+) -> None:
+    """Only an exit code of 0 says that it has answered all that it read."""
+    client = make(worker(f"next(requests()); sys.exit({code})"))
+    client.start()
+    assert failure_of(client).may_have_run is may_have_run
 
 
 def test_every_call_in_flight_ends_with_an_error_of_its_own(make: Make) -> None:
@@ -675,10 +706,23 @@ def test_abandoning_is_accepted_once_and_refused_for_what_has_ended() -> None:
         assert not transport.abandon(pending, MoltCancelled("again"))
         assert pending.result is error
         other = transport.submit(Request(6, "echo"))
+        assert not transport.abandon(Pending(6), error)  # an earlier connection's, of the same request
+        assert other.result is None
     finally:
         transport.close()
     assert not transport.abandon(other, error)
     assert str(other.result) == "the client was closed"
+
+
+def test_one_that_the_worker_does_not_read_from_has_no_successor_before_its_end() -> None:
+    transport = StdioTransport(Config.load(worker_cmd=ECHO))
+    try:
+        connection = transport._ready_connection()
+        assert connection.move_to(ConnectionState.DEAF)
+        assert transport._ready_connection() is connection
+        assert transport.submit(Request(5, "echo")) is None
+    finally:
+        transport.close()
 
 
 def test_the_patience_is_the_grace_time_and_a_little(make: Make) -> None:

@@ -99,7 +99,10 @@ def test_wrong_usage_says_what_is_wrong_and_exits_with_2(
 
 BAD_STARTS = [
     (("--executors", "many"), "executors: 'many' is not allowed; it must be a whole number from 0 to 512"),
-    (("--grace-ms", "-1"), "grace_ms: '-1' is not allowed; it must be a whole number from 0 to 600000"),
+    (
+        ("--grace-ms", "-1"),
+        "grace_ms: '-1' is not allowed; it must be a whole number of ms from 0 to 600000, or a datetime.timedelta",
+    ),
     (
         ("--log-level", "loud"),
         "log_level: 'loud' is not allowed; it must be one of debug, info, warning, error",

@@ -4,7 +4,9 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from molt_worker.compile import record as compiled
@@ -95,6 +97,32 @@ def test_required_it_says_what_to_do(manifest: str, built: Built, fault: Callabl
     assert f"molt-worker build {manifest}" in str(caught.value)
 
 
+@pytest.mark.parametrize("foreign", ["folder", "record"])
+def test_a_build_that_another_user_owns_is_refused_and_root_s_is_not(
+    foreign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "record.json"
+    record = compiled.Record(compiled.VERSION, "key", compiled.ABI, "", "", 0.0, [], {}, {})
+    path.write_bytes(msgspec.json.encode(record))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    owners = {path.parent: 1000, path: 1000}
+    stat = Path.stat
+
+    def owned(self: Path, **options: Any) -> os.stat_result:
+        found = stat(self, **options)
+        return found if self not in owners else os.stat_result((*found[:4], owners[self], *found[5:10]))
+
+    monkeypatch.setattr(Path, "stat", owned)
+    assert compiled.read_record(path) == record
+    which = path.parent if foreign == "folder" else path
+    owners[which] = 0
+    assert compiled.read_record(path) == record
+    owners[which] = 1001
+    with pytest.raises(CompiledError, match="others can write there") as caught:
+        compiled.read_record(path)
+    assert str(caught.value).startswith(f"{which}:")
+
+
 def test_nobody_is_warned_where_there_is_no_build(tmp_path: Path) -> None:
     project.write(tmp_path)
     manifest = str(tmp_path / project.MANIFEST)
@@ -158,3 +186,11 @@ import shop.core
 print(shop.core.__file__.endswith(".so"), shop.core.total([1, 2]))
 """
     assert in_python(program) == "True 6\n"
+
+
+def test_a_source_that_can_t_be_read_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = compiled.Record(compiled.VERSION, "key", compiled.ABI, "", "", 0.0, [], {"shop": "x"}, {})
+    monkeypatch.setattr(compiled, "find_source", lambda name: tmp_path)  # a folder
+    assert compiled.changes(record, tmp_path) == ["shop can't be read (Is a directory)"]
+    monkeypatch.setattr(compiled, "find_source", lambda name: None)
+    assert compiled.changes(record, tmp_path) == ["shop is gone"]

@@ -17,6 +17,7 @@ from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import StopReason, StopWord
 from molt_worker.processes.executor import INTERRUPT_SIGNAL, serve
 from molt_worker.processes.handles import StopWords
+from molt_worker.processes.late_imports import LateImports
 from tests.support.processes import exit_code, fork
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
@@ -64,7 +65,7 @@ def serving(
     exports = ExportTable(
         Export(function.__name__, "m:f", Codec.MSGPACK, Codec.MSGPACK, function) for function in functions
     )
-    return serve(endpoint, exports, word or StopWords(1).word_of(0), 3, CONFIG)
+    return serve(endpoint, exports, word or StopWords(1).word_of(0), 3, CONFIG, LateImports())
 
 
 def echo(payload: object) -> object:

@@ -9,10 +9,13 @@ def test_words_are_lent_once_each_cleared_and_can_be_given_back() -> None:
     assert [words.lend() for _ in range(3)] == [0, 1, 2]
     assert words.left == 0
     words.word_of(1).stop(9, StopReason.TIMED_OUT)
+    words.claim_of(1)[0] = 9
+    assert words.claims() == {1: 9}
     words.give_back(1)
     assert words.left == 1
     assert words.lend() == 1
     assert words.word_of(1).reason(9) == 0
+    assert words.claims() == {}  # the next executor does not have what the last one had
 
 
 def test_the_lowest_free_slot_is_lent_first() -> None:

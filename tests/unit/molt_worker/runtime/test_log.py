@@ -4,7 +4,10 @@ import json
 import os
 import re
 import select
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,3 +152,59 @@ def test_a_regular_file_is_appended_to(tmp_path: Any, make_sink: Any) -> None:
         os.write(file.fileno(), b"{}\n")
         make_sink(file.fileno()).log("info", "two")
     assert [row.get("event") for row in rows(path.read_bytes())] == ["one", None, "two"]
+
+
+def forked(check: Callable[[], object]) -> None:
+    """Run a check in a process of its own, whose standard error it may change."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            check()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_what_is_printed_where_nobody_reads_is_dropped_also_by_programs() -> None:
+    def check() -> None:
+        read_fd, write_fd = os.pipe()
+        os.dup2(write_fd, 1)
+        os.dup2(write_fd, 2)
+        log.mend_stderr()
+        os.write(1, b"read")
+        assert os.read(read_fd, 10) == b"read"
+        os.close(read_fd)
+        log.write_blocking(Config(), "error", "something", {})
+        os.write(1, b"dropped")
+        subprocess.run([sys.executable, "-c", "print('dropped', flush=True)"], check=True)
+
+    forked(check)
+
+
+def test_a_log_file_that_was_removed_is_made_again_by_each_process(tmp_path: Path) -> None:
+    def check() -> None:
+        path = tmp_path / "log"
+        sink = LogSink(as_json=True, level="info")
+        sink.move_to(str(path), bounded=True)
+        os.dup2(2, 1)
+        path.unlink()
+        log.write_blocking(Config(log_json=True), "error", "one", {})
+        os.write(1, b"{}\n")
+        path.unlink()
+        sink.bound()
+        sink.log("info", "two")
+        assert [row.get("event") for row in rows(path.read_bytes())] == ["two"]
+
+    forked(check)
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_pipe_is_no_log_file(tmp_path: Path, read: bool) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if read else None
+    with pytest.raises(OSError, match="it is no regular file"):
+        LogSink(as_json=True, level="info").move_to(str(path), bounded=False)
+    if fd is not None:
+        os.close(fd)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltError
+from molt_accel.errors import MoltError, MoltStartFailed
 from molt_worker.processes.commands import EXIT_BAD_EXPORTS
 from molt_worker.runtime.log import LogSink
 from molt_worker.supervisor.base import Worker
@@ -148,7 +148,9 @@ def test_a_reload_with_a_broken_manifest_starts_nothing(sink: LogSink, tmp_path:
 
 
 def test_a_failed_start_has_an_exit_code_of_its_own(sink: LogSink, tmp_path: Path) -> None:
-    service = Scripted(sink, lambda service: service.stop(service.worker.start_failed("no module")))
+    service = Scripted(
+        sink, lambda service: service.stop(service.worker.start_failed(MoltStartFailed("no module")))
+    )
     assert service.run() == EXIT_BAD_EXPORTS
     assert "the worker can't start: no module" in service.told
     assert 'start_failed error="no module"' in (tmp_path / "log").read_text()

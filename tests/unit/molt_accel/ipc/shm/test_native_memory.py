@@ -1,11 +1,13 @@
 """The binding keeps nothing: neither references nor memory, however often it is called."""
 
+import contextlib
+import ctypes
 import gc
 import mmap
 import os
 import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -13,11 +15,28 @@ import pytest
 
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.ipc.shm.layout import ChannelState, SlotGauge
-from tests.support.handover import MAX_BYTES, channel_of, core, new_arena, reply, request, response, slot_of
+from tests.support.handover import (
+    MAX_BYTES,
+    RING,
+    arena_in,
+    channel_of,
+    core,
+    new_arena,
+    new_memory,
+    publish,
+    put,
+    reply,
+    request,
+    response,
+    slot_of,
+    state_on,
+)
+from tests.support.processes import exit_code, fork
 
 CALLS = 200_000
 #: Less than a byte a call.
 GROWTH_BYTES = 150_000
+DOORBELL_BYTES = 64
 
 
 def rss() -> int:
@@ -209,3 +228,94 @@ def test_an_arena_keeps_the_memory_that_it_looks_at_and_its_channels_keep_the_ar
     del channel
     gc.collect()
     memory.close()
+
+
+@contextlib.contextmanager
+def guarded_memory(size: int) -> Iterator[memoryview]:
+    """Memory of this many bytes. The very next byte behind it belongs to pages that nobody may touch."""
+    guard = 64 * mmap.PAGESIZE
+    inside = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    whole = mmap.mmap(-1, inside + guard)
+    with memoryview(whole) as view:
+        start = ctypes.addressof(ctypes.c_char.from_buffer(whole, inside))
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start), ctypes.c_size_t(guard), 0) == 0
+        yield view[inside - size : inside]
+
+
+@pytest.mark.parametrize("number", [4, 5, 2**32 - 1, 2**32, 2**64 - 1])
+def test_a_scribbled_doorbell_s_number_leads_nowhere(number: int) -> None:
+    """Not out of the arena, which would end the process, and not to another channel either."""
+    size = core.arena_size(4, 2, RING)
+    stride = core.arena_size(5, 2, RING) - size
+    with guarded_memory(size) as memory:
+        arena = arena_in(memory)
+        channel, slot = channel_of(arena, 1), slot_of(arena)
+        doorbells = [size - (4 - index) * stride for index in range(4)]
+        listens = [at + DOORBELL_BYTES for at in doorbells]  # where the number of its doorbell stands
+        assert [int.from_bytes(memory[at : at + 8], sys.byteorder) for at in listens] == [0, 1, 2, 3]
+
+        def ring() -> None:
+            assert channel.publish(request(), 9, 0) == core.ADMITTED
+            memory[listens[1] : listens[1] + 8] = number.to_bytes(8, sys.byteorder)
+            assert slot.next() == core.REQUEST
+            slot.receive(MAX_BYTES)
+            assert reply(slot, response()) == core.TRANSFERRED
+            arena.ring_client(1)
+            counts = [int.from_bytes(memory[at : at + 8], sys.byteorder) for at in doorbells]
+            assert counts == [0, 0, 0, 0]
+
+        assert exit_code(fork(ring)) == 0
+
+
+def test_there_is_no_channel_slot_or_gauge_beyond_the_last() -> None:
+    arena = new_arena(channels=4, slots=2)
+    of_channels = (arena.word, arena.ring_client, arena.reset_channel, lambda index: channel_of(arena, index))
+    of_slots = (
+        arena.slot_state,
+        arena.retires,
+        arena.retire,
+        arena.histograms,
+        lambda index: slot_of(arena, index),
+    )
+    for calls, last in ((of_channels, 3), (of_slots, 1), ((arena.gauge,), 63)):
+        for call in calls:
+            call(last)
+            with pytest.raises(IndexError):
+                call(last + 1)
+
+
+def test_who_gives_up_an_earlier_request_leaves_the_next_alone() -> None:
+    arena = new_arena()
+    channel = channel_of(arena)
+    publish(channel, 1)
+    earlier = channel.generation
+    assert channel.give_up(False, earlier) == ChannelState.READY
+    publish(channel, 2)
+    assert channel.give_up(False, earlier) == ChannelState.IDLE
+    assert state_on(arena) is ChannelState.READY
+    assert channel.give_up(False, channel.generation) == ChannelState.READY
+
+
+def test_a_reply_is_not_written_to_a_channel_that_was_taken_away() -> None:
+    memory = new_memory()
+    arena = arena_in(memory)
+    channel, slot = channel_of(arena), slot_of(arena)
+    publish(channel)
+    assert slot.next() == core.REQUEST
+    slot.receive(MAX_BYTES)
+    put(arena, 0, arena.word(0) + (1 << 32))  # the next request, against the rules
+    before = bytes(memory)
+    assert reply(slot, response()) == core.LOST
+    assert bytes(memory) == before
+
+
+def test_a_geometry_that_was_scribbled_over_is_put_right() -> None:
+    memory = new_memory()
+    arena = arena_in(memory)
+    before = memory[:40]
+    memory[:40] = bytes(40)
+    with pytest.raises(ValueError, match="not an arena to attach to"):
+        core.ArenaView(memory)
+    arena.repair()
+    assert memory[:40] == before
+    core.ArenaView(memory)

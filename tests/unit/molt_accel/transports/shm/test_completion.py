@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from molt_accel.ipc.shm import arena as arenas
 from molt_accel.transports.shm import completion as completion_threads
 from molt_accel.transports.shm.completion import CompletionThread
 from tests.support.processes import wait_until
-from tests.support.scripted_pool import PATIENCE_S, FakePool, MakePool
+from tests.support.scripted_pool import PATIENCE_S, FakePool, MakePool, asleep
 
 MakeCompletionThread = Callable[..., CompletionThread]
 NEVER = 2**63
@@ -72,12 +71,6 @@ def thread(make_completion_thread: MakeCompletionThread) -> CompletionThread:
 
 def gone(completion_thread: CompletionThread) -> bool:
     return not completion_thread._calls
-
-
-def asleep(completion_thread: CompletionThread) -> bool:
-    assert completion_thread._thread is not None
-    stat = Path(f"/proc/self/task/{completion_thread._thread.native_id}/stat").read_text()
-    return stat.rpartition(")")[2].split()[0] == "S"
 
 
 def test_a_call_is_looked_at_when_it_is_rung_for(fake: FakePool, thread: CompletionThread) -> None:

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltBusy, MoltCancelled, MoltProtocolError, MoltWorkerUnavailable, Status
+from molt_accel.errors import (
+    MoltBusy,
+    MoltCancelled,
+    MoltProtocolError,
+    MoltStartFailed,
+    MoltWorkerUnavailable,
+    Status,
+)
 from molt_accel.ipc import control
 from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import (
@@ -228,7 +235,9 @@ def test_whether_a_request_may_have_run_is_whether_anything_could_run_it(fake: F
     fake.hang_up()
     wait_until(lambda: ended(connection))
     assert isinstance(connection.end_error, MoltWorkerUnavailable)
-    assert connection.end_error.detail == "the worker is gone: its control socket was closed"
+    what = "the worker can't start" if sign == "none" else "the worker is gone"
+    assert connection.end_error.detail == f"{what}: its control socket was closed"
+    assert isinstance(connection.end_error, MoltStartFailed) is (sign == "none")
     assert connection.end_error.may_have_run is connection.was_ready is (sign != "none")
     assert not connection.open
     assert connection.greeted.is_set()

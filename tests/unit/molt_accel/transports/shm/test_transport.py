@@ -41,12 +41,13 @@ from molt_accel.ipc.messages import (
 from molt_accel.ipc.shm.layout import ChannelState, Failure, Gauge, Outcome, failure_word, with_state
 from molt_accel.transports import launcher
 from molt_accel.transports.base import PendingCall
+from molt_accel.transports.shm import completion
 from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm import transport as shm
 from molt_accel.transports.shm.transport import ShmCall, ShmTransport
 from tests.support.errors import raised
 from tests.support.processes import wait_until
-from tests.support.scripted_pool import PATIENCE_S, FakePool
+from tests.support.scripted_pool import PATIENCE_S, FakePool, asleep
 
 ids = count(1)
 
@@ -235,6 +236,7 @@ def test_a_channel_that_the_worker_has_taken_away_is_an_unavailable_worker(
 def test_at_the_end_a_call_has_what_is_certain(transport: ShmTransport, fake: FakePool, state: str) -> None:
     pending = submit(transport)
     if state != "queued":
+        fake.set(Gauge.SERVING, 1)
         taken = fake.claim()
     if state == "done":
         fake.reply(taken, "in time")
@@ -371,9 +373,18 @@ def test_a_call_given_up_while_its_waiter_is_interrupted_gives_it_back(transport
     assert in_calls(transport) == 0
 
 
-def test_a_given_up_call_of_an_event_loop_is_called_back(transport: ShmTransport, fake: FakePool) -> None:
+def test_a_given_up_call_of_an_event_loop_is_called_back(
+    transport: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Because the completion thread is woken for it: it sleeps long, and has looked at the call before."""
+    monkeypatch.setattr(completion, "_LOOK_NS", 3600 * 10**9)
+    looks, poll = [], ShmCall.poll
+    monkeypatch.setattr(ShmCall, "poll", lambda call: looks.append(call) or poll(call))
     pending, called = submit(transport), threading.Event()
     pending.on_done(called.set)
+    assert transport._connection is not None
+    thread = transport._connection.completion_thread
+    wait_until(lambda: looks and asleep(thread))
     assert transport.abandon(pending, MoltCancelled("enough"))
     assert called.wait(PATIENCE_S)
     wait_until(lambda: in_calls(transport) == 0)

@@ -1,6 +1,7 @@
 """The audit: requests of the dead and forged ones are ended, and nothing else is touched."""
 
 import signal
+import time
 
 import pytest
 
@@ -138,3 +139,50 @@ def test_the_kill_is_the_executor_s_that_made_the_claim(stage: ShmStage) -> None
     assert not player.killed()
     assert not other.killed()
     assert [stage.arena.word(index) & 0xFF for index in caller.channels[:3]] == [ChannelState.IDLE] * 3
+
+
+def test_an_answer_that_comes_while_the_dead_is_looked_at_stays(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    channel = player.take()
+    watched = stage.watch("step")
+    watched.just_before["step"] = lambda: reply(player.slot, response())
+    player.die()
+    assert stage.state(channel) is ChannelState.DONE
+    assert stage.outcomes() == {}
+
+
+def test_another_s_request_that_comes_while_the_dead_is_looked_at_goes_on(stage: ShmStage) -> None:
+    player, other = stage.start()
+    channel = player.take()
+    word = stage.arena.word(channel.index)
+    others = with_state(9 << 32 | other.index << 8, ChannelState.CLAIMED)
+    watched = stage.watch("step")
+    watched.just_before["step"] = lambda: put(stage.arena, channel.index, others)
+    player.die()
+    assert stage.arena.word(channel.index) == others != word
+
+
+def test_while_an_executor_has_a_request_the_audit_goes_on_without_clients(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    caller = Caller(stage, 2)
+    channel = player.take(caller)
+    put(stage.arena, channel.index, with_state(stage.arena.word(channel.index), ChannelState.KILLING))
+    caller.close()
+    audit, clients = stage.supervisor._audit, stage.supervisor._clients
+    assert clients.count == 0
+    now_ns = time.monotonic_ns()
+    audit.run(now_ns, clients)
+    assert audit._due_ns > now_ns
+    player.die()
+    audit.run(now_ns, clients)
+    assert audit._due_ns == 0
+
+
+def test_a_forged_request_is_ended_behind_channels_that_are_idle_and_as_what_it_is(stage: ShmStage) -> None:
+    stage.start()
+    caller = Caller(stage, 3)
+    forged = with_state(5 << 32, ChannelState.CLAIMED)
+    put(stage.arena, caller.channels[2], forged)
+    stage.pass_time(1100)
+    assert stage.arena.word(caller.channels[2]) == with_state(forged, ChannelState.FAILED)
+    assert stage.outcomes() == {"ProtocolError": 1}

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from molt_accel import __version__
-from molt_accel.errors import MoltError, Status, WorkerVanished
+from molt_accel.errors import MoltError, MoltIncompatible, Status, WorkerVanished, from_wire
 from molt_accel.ipc import control
-from molt_accel.ipc.frame import Item, encode
+from molt_accel.ipc.frame import PREFIX_BYTES, VERSION, Item, encode
 from molt_accel.ipc.messages import (
     PING,
     SHM_FROM_WORKER,
@@ -156,12 +156,12 @@ class Desk(Logged):
         assert len(peer.granted()) == channels
         return peer
 
-    def orphaned(self) -> dict[int, bool]:
+    def quarantined(self) -> dict[int, bool]:
         """Channels of clients that are gone, and whether that is certain."""
-        return {channel: client.is_done_with(channel) for client, channel in self.clients.orphaned()}
+        return {channel: client.is_done_with(channel) for client, channel in self.clients.quarantined()}
 
     def reclaim(self) -> None:
-        for client, channel in self.clients.orphaned():
+        for client, channel in self.clients.quarantined():
             if client.is_done_with(channel) and channel in client.channels:
                 self.clients.take_back(client, channel)
 
@@ -395,12 +395,12 @@ def test_a_channel_that_is_returned_in_use_is_granted_when_nothing_is_on_it(desk
     peer, other = desk.attached(6), desk.attached(2)
     desk.in_use = {2}
     peer.send(Return([1, 2, 3]))
-    assert desk.orphaned() == {2: True}
+    assert desk.quarantined() == {2: True}
     other.send(Lease(12))
     assert other.granted() == [1, 3, 8, 9, 10, 11]
     desk.in_use = set()
     desk.reclaim()
-    assert desk.orphaned() == {}
+    assert desk.quarantined() == {}
     peer.send(Lease(1))
     assert peer.granted() == [2]
 
@@ -432,7 +432,7 @@ LIES = {
     "a byte": (b"\0", "a bad message: zero length"),
     "noise": (b"x" * 50, "a bad message: shorter than its header says"),
     "cut off": (encode(Lease(1))[:-1], "a bad message: shorter than its header says"),
-    "too large": (b"x" * 150_000, "a bad message: unknown version"),
+    "too large": (encode(Lease(1)) + b"x" * 150_000, "a bad message: longer than its header says"),
     "unknown": (message_saying(type="NoSuchThing"), NOT_EXPECTED),
     "nothing": (message_of(b""), NOT_EXPECTED),
     "no msgpack": (message_of(b"\xc1"), NOT_EXPECTED),
@@ -452,6 +452,24 @@ LIES = {
     "a request": (encode(Request(1, "echo", b"\x01")), "a Request that nobody expects here"),
     "a response": (encode(Response(1, Status.OK)), "a Response that nobody expects here"),
 }
+
+
+def test_a_client_of_another_protocol_version_is_refused(desk: Desk) -> None:
+    peer = desk.peer()
+    data = bytearray(encode(Attach("9.9", False, 1)))
+    data[PREFIX_BYTES] += 1
+    peer.sock.send(data)
+    desk.turn()
+    refused, end = peer.received()
+    assert isinstance(refused, Refused)
+    error = from_wire(Status.INTERNAL_ERROR, refused.error)
+    assert type(error) is MoltIncompatible
+    assert error.detail == (
+        f"this pool runs version {__version__}, the client's is an unknown version: {VERSION + 1}, this side speaks "
+        f"{VERSION}; restart the worker, or give the new version another MOLT_WORKER_NAME"
+    )
+    assert end == "the end"
+    assert "client_refused" in desk.log()
 
 
 @pytest.mark.parametrize("attached", [False, True])
@@ -492,7 +510,7 @@ def test_one_that_attaches_twice_or_leases_before_is_sent_away(desk: Desk) -> No
     twice.ask(2)
     early.send(Lease(2))
     assert (twice.received(), early.received()) == (["the end"], ["the end"])
-    assert set(desk.orphaned()) == {0, 1}
+    assert set(desk.quarantined()) == {0, 1}
 
 
 def test_descriptors_that_are_sent_along_are_not_kept(desk: Desk) -> None:
@@ -516,7 +534,7 @@ def test_one_that_asks_and_does_not_read_is_let_go_of(desk: Desk) -> None:
     else:
         pytest.fail("it is still there")
     assert "it doesn't read" in desk.log()
-    assert set(desk.orphaned()) == {0, 1}
+    assert set(desk.quarantined()) == {0, 1}
     other.send(Request(1, PING))
     assert other.received() == [Response(1, Status.OK, b"pong")]
 
@@ -540,25 +558,25 @@ def test_everybody_who_is_attached_is_told_and_who_does_not_read_costs_nobody_el
 def test_channels_of_one_that_said_it_is_done_are_free(desk: Desk) -> None:
     peer = desk.attached(2)
     peer.send(Detach())
-    assert desk.orphaned() == {0: True, 1: True}
+    assert desk.quarantined() == {0: True, 1: True}
     desk.reclaim()
-    assert (desk.orphaned(), list(desk.clients), desk.channels.take(3)) == ({}, [], [0, 1, 2])
+    assert (desk.quarantined(), list(desk.clients), desk.channels.take(3)) == ({}, [], [0, 1, 2])
     assert peer.received() == ["the end"]
 
 
 def test_the_end_of_a_connection_is_not_the_end_of_its_process(desk: Desk) -> None:
     desk.attached(2).close()
     desk.turn()
-    assert desk.orphaned() == {0: False, 1: False}
+    assert desk.quarantined() == {0: False, 1: False}
     desk.reclaim()
-    assert desk.orphaned() == {0: False, 1: False}  # this process could still touch them
+    assert desk.quarantined() == {0: False, 1: False}  # this process could still touch them
     assert desk.clients.count == 0
     assert desk.channels.take(9) == list(range(2, 11))
 
 
 def test_a_process_that_dies_can_touch_nothing_any_more(desk: Desk, tmp_path: Path) -> None:
     ForkedPeer(desk, 3, tmp_path).kill()
-    wait_until(lambda: desk.turn(1) or desk.orphaned() == dict.fromkeys(range(3), True))
+    wait_until(lambda: desk.turn(1) or desk.quarantined() == dict.fromkeys(range(3), True))
     desk.reclaim()
     assert list(desk.clients) == []
 
@@ -578,10 +596,10 @@ def test_a_process_that_closed_its_connection_is_certain_when_it_dies(desk: Desk
     wait_until(lambda: desk.turn(1) or desk.clients.count)
     gate.write_text("close it")
     wait_for_file(marker)
-    wait_until(lambda: desk.turn(1) or desk.orphaned())
-    assert desk.orphaned() == {0: False, 1: False}
+    wait_until(lambda: desk.turn(1) or desk.quarantined())
+    assert desk.quarantined() == {0: False, 1: False}
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: desk.turn(1) or desk.orphaned() == {0: True, 1: True})
+    wait_until(lambda: desk.turn(1) or desk.quarantined() == {0: True, 1: True})
     assert exit_code(pid) == -signal.SIGKILL
 
 
@@ -589,7 +607,7 @@ def test_a_child_that_holds_the_connection_does_not_stand_for_its_parent(desk: D
     peer = ForkedPeer(desk, 2, tmp_path, child=True)
     peer.kill()
     try:
-        wait_until(lambda: desk.turn(1) or desk.orphaned() == {0: True, 1: True})
+        wait_until(lambda: desk.turn(1) or desk.quarantined() == {0: True, 1: True})
         assert "its process is gone" in desk.log()
     finally:
         os.kill(peer.child, signal.SIGKILL)
@@ -602,7 +620,7 @@ def test_where_no_process_can_be_watched_its_socket_does(desk: Desk, monkeypatch
     monkeypatch.setattr(os, "pidfd_open", refuse)
     desk.attached(2).close()
     desk.turn()
-    assert desk.orphaned() == {0: True, 1: True}
+    assert desk.quarantined() == {0: True, 1: True}
 
 
 def test_freed_channels_go_to_who_waits(desk: Desk) -> None:
@@ -610,11 +628,11 @@ def test_freed_channels_go_to_who_waits(desk: Desk) -> None:
     waiting.send(Lease(3))
     leaving.send(Detach())
     client, channels = next(iter(desk.clients)), [0, 1, 2, 3, 4, 5, 6, 7]
-    assert [channel for _, channel in desk.clients.orphaned()] == channels
+    assert [channel for _, channel in desk.clients.quarantined()] == channels
     desk.clients.take_back(client, 5)
     desk.clients.serve_waiting()
     assert waiting.granted() == [5]
-    assert set(desk.orphaned()) == {0, 1, 2, 3, 4, 6, 7}
+    assert set(desk.quarantined()) == {0, 1, 2, 3, 4, 6, 7}
 
 
 def test_one_that_waits_and_goes_is_not_waited_for(desk: Desk) -> None:
@@ -666,35 +684,35 @@ def test_who_belongs_to_another_user_is_refused(desk: Desk, monkeypatch: pytest.
     assert f"user {user} is not {user + 1}" in desk.log()
 
 
-def test_without_a_descriptor_for_another_connection_it_pauses_and_goes_on(desk: Desk) -> None:
+def test_without_a_descriptor_for_another_connection_it_pauses_and_goes_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause_ns = 3600 * 10**9
+    monkeypatch.setattr(clients_module, "_PAUSE_NS", pause_ns)
     served = desk.attached(2)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     peer = Peer(desk.path, desk.turn)
     desk.peers.append(peer)
-    highest = max(int(fd) for fd in os.listdir("/proc/self/fd") if int(fd) < before[0])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_lowest_free(highest), before[1]))
+    lowest = os.dup(0)  # the one that the next connection would get
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    looks = []
     try:
-        turns, began = 0, time.monotonic()
-        while time.monotonic() - began < 0.5:
-            desk.loop.at(time.monotonic_ns() + 50_000_000)
-            desk.loop.turn(desk.clients.on_timers)
-            turns += 1
-        refused = desk.log().count("client_refused")
+        for _ in range(4):
+            desk.turn(20)
+            looks.append(desk.log().count("client_refused"))
+            desk.clients.on_timers(time.monotonic_ns() + pause_ns)
         served.send(Lease(1))
         assert served.granted() == [2]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert 1 <= refused <= 6  # about ten times a second, and not as fast as it can
-    assert turns < 100
-    wait_until(lambda: desk.turn(1) or len(list(desk.clients)) == 2)
+    assert looks == [1, 2, 3, 4]  # once each time, and not in each of the turns
+    assert "Too many open files" in desk.log()
+    desk.clients.on_timers(time.monotonic_ns() + pause_ns)
+    desk.turn()
+    assert len(list(desk.clients)) == 2
     peer.ask(1)
     assert peer.granted() == [3]
-
-
-def _lowest_free(highest: int) -> int:
-    """The limit below which no descriptor is free."""
-    used = {int(fd) for fd in os.listdir("/proc/self/fd")}
-    return next(fd for fd in range(3, highest + 2) if fd not in used)
 
 
 def test_when_it_stops_listening_nobody_is_accepted_and_who_is_there_is_served(desk: Desk) -> None:

@@ -86,6 +86,25 @@ def test_the_deadline_of_an_earlier_request_does_not_stop_the_next_in_its_slot(s
     assert player.interrupted() == [StopReason.TIMED_OUT]
 
 
+def test_a_deadline_that_is_the_next_request_s_does_not_stop_the_last_one(stage: ShmStage) -> None:
+    """The executor goes on to the next one just before the look reads its deadline."""
+    player, _ = stage.start()
+    caller = Caller(stage, 2)
+    player.take(caller, caller.channels[0], deadline_ns=in_ms(50_000))
+    watched = stage.watch("slot_gauge")
+
+    def go_on() -> None:
+        reply(player.slot, response())
+        player.take(caller, caller.channels[1], deadline_ns=in_ms(10_000))
+
+    # Of the slot's two words, the first read says whose request it is, and the second is the deadline.
+    watched.just_before["slot_gauge"] = lambda: watched.just_before.update(slot_gauge=go_on)
+    stage.supervisor._deadlines.look(in_ms(20_000))
+    assert stage.supervisor._deadlines._stops == {}
+    stage.supervisor._deadlines.look(in_ms(20_000))
+    assert list(stage.supervisor._deadlines._stops) == [caller.channels[1]]
+
+
 def test_a_request_whose_deadline_came_while_it_came_is_stopped_when_it_begins(stage: ShmStage) -> None:
     player, _ = stage.start()
     Caller(stage, 2).publish(deadline_ns=in_ms(1))
@@ -266,3 +285,16 @@ def test_a_stop_and_a_kill_are_for_one_request_of_the_one_in_the_slot(stage: Shm
         deadlines.kill(other.index, 41, entry="work")
     assert [player.killed(), other.killed()] == [False, True]
     assert stage.log().count(f"executor_killed executor={other.number} entry=work") == 1
+
+
+@pytest.mark.parametrize("before", ["given up", "not begun"])
+def test_a_deadline_is_seen_behind_requests_without_one(stage: ShmStage, before: str) -> None:
+    first, second = stage.start()
+    caller = Caller(stage, 2)
+    channel = caller.publish(caller.channels[0])
+    first.claim(begin=before == "given up")
+    if before == "given up":
+        assert channel.give_up() == ChannelState.CLAIMED
+    second.take(caller, caller.channels[1], deadline_ns=in_ms(500))
+    stage.pass_time(501)
+    assert second.interrupted() == [StopReason.TIMED_OUT]

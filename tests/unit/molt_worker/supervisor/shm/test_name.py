@@ -2,10 +2,12 @@
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 from molt_accel.errors import AlreadyServed
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
+from molt_worker.supervisor.shm.name import Name
 from tests.support.errors import raised
 from tests.support.processes import exit_code, fork, wait_for_file
 from tests.support.shm_testbed import Caller, MakeShmStage, ShmStage
@@ -35,3 +37,40 @@ def test_what_a_killed_worker_left_is_replaced(make_shm_stage: MakeShmStage, tmp
     stage = make_shm_stage()
     assert os.path.exists(stage.supervisor._name.path)
     assert Caller(stage, 1).channels == [0]
+
+
+def test_a_worker_that_leaves_does_not_take_its_successor_s_socket_along(
+    stage: ShmStage, make_shm_stage: MakeShmStage
+) -> None:
+    """Somebody tidied up the directory, so that there are two workers; the later one is found."""
+    for name in os.listdir(stage.config.pool_directory):
+        os.unlink(os.path.join(stage.config.pool_directory, name))
+    successor = make_shm_stage()
+    stage.supervisor._let_go_of_name()
+    assert Caller(successor, 1).channels == [0]
+    successor.supervisor._let_go_of_name()
+    assert os.listdir(stage.config.pool_directory) == ["pool.lock"]
+
+
+def test_who_lets_go_leaves_the_socket_of_another(tmp_path: Path) -> None:
+    directory = os.environ["MOLT_RUNTIME_DIR"]
+    name = Name(directory, "pool")
+    with name.bind():
+        (tmp_path / "other").touch()
+        os.rename(tmp_path / "other", name.path)  # rather than removed and made: that may have the same inode
+        name.let_go()
+    assert os.path.exists(name.path)
+    name = Name(directory, "pool")
+    with name.bind():
+        name.let_go()
+    assert not os.path.exists(name.path)
+
+
+def test_who_lets_go_before_there_is_a_socket_frees_the_name() -> None:
+    directory = os.environ["MOLT_RUNTIME_DIR"]
+    for _ in range(2):
+        name = Name(directory, "pool")
+        Path(name.path).touch()  # another's
+        name.let_go()
+        name.let_go()
+        assert os.path.exists(name.path)

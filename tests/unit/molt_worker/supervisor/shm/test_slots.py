@@ -1,5 +1,8 @@
 """The slots of an arena: what is written there for executors, and read of them."""
 
+from types import SimpleNamespace
+from typing import Any
+
 from molt_accel.ipc.shm.layout import Outcome, SlotGauge
 from molt_worker.processes.commands import Recycle
 from tests.support.handover import core
@@ -90,3 +93,10 @@ def test_what_is_said_of_executors_is_what_the_slots_say(stage: ShmStage) -> Non
     player, _ = stage.play_those_that_start()
     player.take(Caller(stage, 1))
     assert said() == {"idle": 1, "busy": 1, "starting": 0}
+
+
+def test_one_that_was_replaced_is_told_again_if_that_was_written_over(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    replaced: Any = SimpleNamespace(slot=player.index)
+    stage.supervisor._slots.retire_again([replaced])
+    assert stage.arena.retires(player.index)

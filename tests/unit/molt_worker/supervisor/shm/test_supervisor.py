@@ -1,11 +1,12 @@
 """The supervisor of a shared-memory pool: start and stop, its clients, and what it says of itself."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from molt_accel import codec
-from molt_accel.errors import Status
+from molt_accel.errors import MoltStartFailed, Status
 from molt_accel.ipc.messages import (
     PING,
     Attached,
@@ -16,12 +17,15 @@ from molt_accel.ipc.messages import (
     Hello,
     Lease,
     Refused,
+    Reloading,
     Request,
     Response,
     StartFailed,
 )
 from molt_accel.ipc.shm.attach import ANSWER_S
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, SlotGauge
+from molt_worker.processes.commands import Sources
+from molt_worker.processes.sources import stamp
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
 from tests.support.handover import put, reply, response
 from tests.support.shm_testbed import Caller, MakeShmStage, ShmStage, in_ms
@@ -88,7 +92,7 @@ def test_clients_are_greeted_when_an_executor_is_ready_or_when_they_come_later(s
 
 def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(stage: ShmStage) -> None:
     caller = Caller(stage, 1)
-    stage.supervisor.on_start_failed("no module")
+    stage.supervisor.on_start_failed(MoltStartFailed("no module"))
     assert caller.received() == [
         StartFailed({"error": "MoltStartFailed", "detail": "no module", "code": "start_failed"})
     ]
@@ -97,7 +101,7 @@ def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(stage: ShmStage) 
 
 def test_a_pool_that_nobody_came_to_yet_stays_to_say_why_it_can_t_start(make_shm_stage: MakeShmStage) -> None:
     stage = make_shm_stage(linger=True)
-    stage.supervisor.on_start_failed("no module")
+    stage.supervisor.on_start_failed(MoltStartFailed("no module"))
     assert not stage.supervisor.finished()
     why = {"error": "MoltStartFailed", "detail": "the worker can't start: no module", "code": "start_failed"}
     assert Caller(stage, 1).heard == [Refused(why)]
@@ -158,6 +162,32 @@ def test_a_pool_that_nobody_comes_to_ends(make_shm_stage: MakeShmStage) -> None:
     stage.pass_time(31_000)
     assert stage.supervisor.finished()
     assert "worker_left_alone" in stage.log()
+
+
+def test_a_pool_of_outdated_code_makes_way_for_a_newcomer_or_reloads_while_it_has_others(
+    make_shm_stage: MakeShmStage, tmp_path: Path
+) -> None:
+    stage = make_shm_stage(linger=True)
+    source = tmp_path / "app.py"
+    source.touch()
+    stage.start()
+    stage.forkserver.report(Sources([(str(source), stamp(str(source)))]))
+    stage.turn()
+    first = Caller(stage, 1)
+    os.utime(source, ns=(1, 1))
+    Caller(stage, 0, observer=True)  # needs no newer code
+    assert len(stage.forkservers) == 1
+    second = Caller(stage, 1)
+    assert [type(message) for message in second.heard] == [Reloading]
+    assert len(stage.forkservers) == 2
+    assert not stage.supervisor.finished()
+    stage.forkserver.report(Sources([(str(source), 2)]))  # it has been changed again
+    stage.turn()
+    second.close()
+    first.send(Detach())
+    assert Caller(stage, 1).heard == [None]
+    assert stage.supervisor.finished()
+    assert stage.log().count("worker_outdated") == 1
 
 
 def test_what_it_says_of_itself(stage: ShmStage) -> None:

@@ -32,9 +32,12 @@ def test_the_executor_used_last_is_used_next_and_each_request_has_another_serial
     handout.release("second")  # it has ended already
     assert handout.busy == 0
     assert handout.answered("second")
-    handout._assignments["second"].serial = U32_MAX
-    assert handout.assign(request()) == ("second", 1)
-    assert (handout.served("second"), handout.served("first"), handout.served("unknown")) == (1, 0, 0)
+    handout._assignments["second"].serial = U32_MAX - 1
+    assert handout.assign(request()) == ("second", U32_MAX)
+    handout.release("second")
+    assert handout.answered("second")
+    assert handout.assign(request()) == ("second", 1)  # 0 is no request's
+    assert (handout.served("second"), handout.served("first"), handout.served("unknown")) == (2, 0, 0)
 
 
 def test_nothing_is_handed_out_when_nobody_is_idle(handout: Any) -> None:

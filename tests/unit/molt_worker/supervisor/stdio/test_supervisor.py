@@ -4,141 +4,26 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from molt_accel import codec
-from molt_accel.errors import MoltWorkerUnavailable, Status
-from molt_accel.ipc.frame import FrameParser, Item, encode
+from molt_accel.errors import MoltStartFailed, MoltWorkerUnavailable, Status
+from molt_accel.ipc.frame import encode
 from molt_accel.ipc.messages import (
     PING,
-    STDIO_FROM_WORKER,
-    BadFrame,
-    Cancel,
     Codec,
     Detach,
     Hello,
     Request,
     Response,
-    StartFailed,
 )
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes.commands import Interrupt, Kill
-from molt_worker.processes.pool import Pool
 from molt_worker.supervisor.stdio import supervisor as stdio_supervisor
-from molt_worker.supervisor.stdio.supervisor import EXIT_UNSENT, StdioSupervisor
-from tests.support.processes import closing_all
-from tests.support.scripted_forkserver import FakeExecutor, FakeForkserver, Stage
+from tests.support.stdio_testbed import GENERATION, GRACE_MS, MakeScene, Scene
 
-GRACE_MS = 100_000
-#: The generation that the client gives all of its requests.
-GENERATION = 500
 CRASHED = "the executor died while it ran 'echo': signal 11 (SIGSEGV)"
-
-
-class Scene:
-    """A supervisor and its client, which has read the greeting; executors have started unless the test starts them."""
-
-    def __init__(self, make_stage: Callable[..., Stage], *, start: bool = True, **options: Any) -> None:
-        self.near, self.client = socket.socketpair()
-        self._parser = FrameParser(messages=STDIO_FROM_WORKER)
-        defaults = {"max_queue": 2, "grace_ms": GRACE_MS, "max_frame_bytes": 64 * 1024}
-        self.stage = make_stage(self._make_pool, **{**defaults, **options})
-        self.client.setblocking(False)
-        self.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that a client can be too slow
-        self.near.setblocking(False)
-        if start:
-            self.forkserver: FakeForkserver = self.stage.start()
-            (greeting,) = self.heard()
-            assert greeting == Hello()
-
-    def _make_pool(self, stage: Stage) -> Pool:
-        fd = self.near.fileno()
-        self.supervisor = StdioSupervisor(stage.config, fd, fd, stage.sink)
-        stage.loop.close()
-        stage.loop, stage.counters = self.supervisor._loop, self.supervisor._counters
-        stage.settle = self.supervisor.settle
-        return self.supervisor.pool
-
-    def turn(self) -> None:
-        self.stage.turn()
-
-    def pass_ms(self, ms: float) -> None:
-        """Have the supervisor look at everything that has a time, as if so much had passed."""
-        self.supervisor.on_timers(time.monotonic_ns() + int(ms * 1e6))
-        self.turn()
-
-    def ask(self, request_id: int, entry: str = "echo", payload: bytes = b"", **fields: Any) -> None:
-        frame = Request(request_id, entry, payload, generation=GENERATION)
-        for name, value in fields.items():
-            setattr(frame, name, value)
-        self.say(frame)
-
-    def say(self, frame: Item) -> None:
-        self.client.sendall(encode(frame))
-        self.turn()
-
-    def cancel(self, request_id: int, generation: int = GENERATION) -> None:
-        self.say(Cancel(request_id, generation))
-
-    def heard(self) -> list[Any]:
-        while True:
-            try:
-                data = self.client.recv(1 << 20)
-            except BlockingIOError:
-                break
-            if not data:
-                break
-            self._parser.feed(data)
-            self.turn()
-        return self._parser.frames()
-
-    def outcomes(self) -> list[tuple[int, str, Any]]:
-        """Responses that came: request id, status or error, payload or text. Each under the client's generation."""
-        found: list[tuple[int, str, Any]] = []
-        for frame in self.heard():
-            if isinstance(frame, BadFrame):
-                found.append((0, "BadFrame", frame.detail))
-                continue
-            if isinstance(frame, StartFailed):
-                found.append((0, "StartFailed", frame.error["detail"]))
-                continue
-            assert frame.generation == GENERATION
-            payload: Any = codec.decode(Codec.MSGPACK, frame.payload) if frame.payload else None
-            if frame.status is Status.OK:
-                found.append((frame.request_id, "Ok", payload))
-            else:
-                found.append((frame.request_id, payload["error"], payload["detail"]))
-        return found
-
-    def given(self, number: int) -> list[tuple[int, int, int, int]]:
-        """Requests that an executor was given: id, serial, and what is queued and in flight."""
-        frames: list[Any] = self.forkserver.children[number].received()
-        return [(f.request_id, f.generation, f.queue_depth, f.in_flight) for f in frames]
-
-    def answer(self, number: int, serial: int, status: Status = Status.OK, text: str = "done") -> None:
-        payload: object = text if status is Status.OK else {"error": "MoltCancelled", "detail": text}
-        child = self.forkserver.children[number]
-        child.send(Response(0, status, codec.encode(Codec.MSGPACK, payload), generation=serial))
-        self.turn()
-
-    def child(self, number: int) -> FakeExecutor:
-        return self.forkserver.children[number]
-
-    def close(self) -> None:
-        self.client.close()
-        self.near.close()
-
-
-MakeScene = Callable[..., Scene]
-
-
-@pytest.fixture
-def make_scene(make_stage: Callable[..., Stage]) -> Iterator[MakeScene]:
-    with closing_all(lambda **options: Scene(make_stage, **options)) as make:
-        yield make
 
 
 @pytest.fixture
@@ -164,14 +49,28 @@ def test_requests_go_to_idle_executors_then_the_queue_and_others_are_refused(sce
     assert "request_id=0000000000000005 entry=echo status=Busy" in scene.stage.log()
 
 
+def test_nobody_overtakes_those_that_are_queued_when_an_executor_gets_idle(make_scene: MakeScene) -> None:
+    """Its answer and another request are seen in one turn, before the queue is looked at."""
+    scene = make_scene(executors=1)
+    scene.ask(1)
+    scene.ask(2)
+    scene.given(1)
+    scene.child(1).send(Response(0, Status.OK, generation=1))
+    scene.stage.pool.poll(scene.stage.executor(1))
+    assert scene.supervisor._handout.idle == 1
+    scene.supervisor._on_frame(Request(3, "echo", generation=GENERATION))
+    scene.turn()
+    assert [row[0] for row in scene.given(1)] == [2]
+
+
 def test_one_that_may_wait_gets_the_place_that_is_free_first_or_is_refused(make_scene: MakeScene) -> None:
     scene = make_scene(executors=1, max_queue=1)
     for request_id, wait_ms in ((1, 0), (2, 0), (3, 60_000), (4, 60_000)):
         scene.ask(request_id, max_wait_ms=wait_ms)
-    assert scene.outcomes() == [(4, "MoltBusy", "the queue is full")]  # as many wait as are queued
+    assert scene.outcomes() == []  # more may wait than can be queued
     scene.answer(1, 1)
     scene.pass_ms(61_000)
-    assert scene.outcomes() == [(1, "Ok", "done")]
+    assert scene.outcomes() == [(1, "Ok", "done"), (4, "MoltBusy", "the queue is full")]
     scene.ask(5, max_wait_ms=60_000)
     scene.pass_ms(61_000)
     assert scene.outcomes() == [(5, "MoltBusy", "the queue is full")]
@@ -316,6 +215,16 @@ def test_an_idle_executor_s_death_is_nobody_s_request(scene: Scene) -> None:
     assert scene.given(1) == [(1, 1, 0, 1)]
 
 
+def test_a_request_that_its_executor_left_unread_goes_to_another(make_scene: MakeScene) -> None:
+    scene = make_scene(executors=1)
+    scene.ask(1)
+    scene.child(1).sock.close()  # so the supervisor's end is reset
+    scene.turn()
+    scene.stage.greet(2)
+    assert scene.given(2) == [(1, 1, 0, 1)]
+    assert scene.outcomes() == []
+
+
 def test_a_request_that_was_not_read_goes_to_another_but_not_for_ever(make_scene: MakeScene) -> None:
     scene = make_scene(executors=1)
     scene.child(1).sock.close()
@@ -352,7 +261,16 @@ def test_after_so_many_requests_an_executor_is_recycled(make_scene: MakeScene) -
 def test_frames_that_are_no_requests_are_refused_unless_their_id_is_in_flight(scene: Scene) -> None:
     scene.ask(1)
     scene.ask(1)
-    assert scene.outcomes() == [(0, "BadFrame", "request id 0000000000000001 is in flight already")]
+    taken = "request id 0000000000000001 is in flight already"
+    assert scene.outcomes() == [(0, "BadFrame", taken)]
+    bad = bytearray(encode(Request(1, "echo", generation=GENERATION)))
+    bad[bad.index(b"echo")] = 0xFF  # malformed under the id that is in flight
+    scene.client.sendall(bad)
+    scene.say(Response(1, generation=GENERATION))
+    ((_, _, malformed), (_, _, response)) = scene.outcomes()
+    assert ("entry" in malformed, response) == (True, "a response is not for a worker")
+    scene.say(Response(8, generation=GENERATION))
+    assert scene.outcomes() == [(8, "MoltInvalidInput", "a response is not for a worker")]
     scene.say(Detach())
     ((_, what, text),) = scene.outcomes()
     assert (what, "Detach" in text) == ("BadFrame", True)
@@ -362,7 +280,7 @@ def test_frames_that_are_no_requests_are_refused_unless_their_id_is_in_flight(sc
     scene.turn()
     ((request_id, error, _),) = scene.outcomes()
     assert (request_id, error) == (7, "MoltInvalidInput")
-    assert scene.supervisor._counters.bad_frames == 3
+    assert scene.supervisor._counters.bad_frames == 6
     assert scene.given(2) == [(1, 1, 0, 1)]
 
 
@@ -396,13 +314,42 @@ def test_a_client_that_goes_has_everything_stopped(make_scene: MakeScene) -> Non
     scene.answer(1, 1, Status.CANCELLED, "it gave in")
     assert scene.supervisor.finished()
     assert "client_gone requests=2" in scene.stage.log()
+    assert scene.stage.counters.outcomes == {"Cancelled": 2}
+
+
+@pytest.mark.parametrize("large", [True, False], ids=["what waits", "a response"])
+def test_a_client_that_can_not_be_written_to_is_gone(large: bool, make_scene: MakeScene) -> None:
+    """Though it has not closed the end that it writes to."""
+    scene = make_scene(executors=1, max_frame_bytes=1 << 20)
+    for request_id in (1, 2, 3):
+        scene.ask(request_id)
+    if large:
+        scene.answer(1, 1, text="x" * 100_000)
+        assert scene.supervisor._client.pending_bytes
+        scene.client.recv(1 << 20)  # there is room for more
+    scene.client.shutdown(socket.SHUT_RD)
+    if not large:
+        scene.answer(1, 1)
+    scene.turn()
+    assert scene.supervisor._client.pending_bytes == 0
+    assert scene.stage.log().count("client_gone") == 1
+
+
+def test_a_report_over_the_frame_limit_is_an_error_and_no_bug(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene.supervisor._client, "_max", 300)
+    scene.ask(9, PING)
+    ((request_id, error, text),) = scene.outcomes()
+    assert (request_id, error) == (9, "MoltInternalError")
+    assert text.startswith("the result is over the frame limit")
 
 
 # -- start and stop ---------------------------------------------------------------------------------------
 def test_a_start_that_fails_ends_what_has_come(make_scene: MakeScene) -> None:
     scene = make_scene(start=False)
     scene.ask(1)
-    scene.supervisor.on_start_failed("no module")
+    scene.supervisor.on_start_failed(MoltStartFailed("no module"))
     scene.turn()
     assert scene.outcomes() == [
         (0, "StartFailed", "no module"),
@@ -436,21 +383,10 @@ def test_a_worker_that_stops_tells_which_requests_may_have_run(make_scene: MakeS
     bodies = {f.request_id: codec.decode(Codec.MSGPACK, f.payload) for f in scene.heard()}
     assert [bodies[each].get("may_have_run") for each in (1, 2)] == [1, None]
     assert {body["detail"] for body in bodies.values()} == {"enough"}
+    scene.ask(3)
+    assert scene.outcomes() == [(3, "MoltBusy", "the worker is stopping")]
     assert scene.supervisor.finished()
     assert scene.stage.numbers() == []  # nobody is started any more
-
-
-def test_responses_that_nobody_reads_are_waited_for_and_then_told_by_the_exit_code(
-    make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scene = make_scene(executors=1, max_frame_bytes=1 << 20)
-    scene.ask(1)
-    scene.answer(1, 1, text="x" * 100_000)
-    scene.supervisor._worker.draining = True
-    assert not scene.supervisor.finished()
-    monkeypatch.setattr(scene.supervisor, "_flush_until_ns", time.monotonic_ns())
-    assert scene.supervisor.finished()
-    assert scene.supervisor._worker.exit_code == EXIT_UNSENT
 
 
 def test_a_failed_handing_out_costs_one_turn(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

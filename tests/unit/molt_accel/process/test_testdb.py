@@ -1,6 +1,7 @@
-"""molt_accel.testdb: when tests are running, and what a worker is told of their databases."""
+"""molt_accel.process.testdb: when tests are running, and what a worker is told of their databases."""
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from django.db import connections
 from django.test import override_settings
 from django.test.utils import setup_test_environment, teardown_test_environment
 
-from molt_accel import MoltStartFailed, testdb
+from molt_accel import Client, MoltStartFailed
 from molt_accel.config import Config
+from molt_accel.process import testdb
 from tests.support.views import _project  # noqa: F401
 
 
@@ -70,3 +72,33 @@ def test_tests_run_inline_unless_they_ask_for_a_worker(monkeypatch: pytest.Monke
     assert Config.load(transport="stdio").transport == "stdio"
     with override_settings(MOLT_TRANSPORT="stdio"):
         assert Config.load(settings=settings).transport == "stdio"
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "told"),
+    [
+        ("/srv/shop/manage.py", ["test", "notes"], True),
+        ("manage.py", ["test"], True),
+        ("my_manage.py", ["test"], False),
+        ("/opt/bin/django-admin", ["testserver"], True),
+        ("/opt/lib/django/__main__.py", ["test"], True),
+        ("/srv/shop/manage.py", ["runserver"], False),
+        ("/opt/bin/gunicorn", ["test"], False),
+    ],
+)
+def test_a_command_tells_of_tests_before_they_begin(
+    monkeypatch: pytest.MonkeyPatch, program: str, words: list[str], told: bool
+) -> None:
+    assert settings.configured
+    monkeypatch.setattr("sys.argv", [program, *words])
+    monkeypatch.setattr("os.getcwd", None)  # it may be gone
+    assert testdb.active() is testdb.about_to_be() is told
+
+
+def test_pytest_django_tells_of_tests_before_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytest_django", ModuleType("pytest_django"))
+    assert settings.configured
+    assert testdb.about_to_be()
+    with Client() as client:
+        client.start()
+        assert client.config.transport == "inline"

@@ -1,4 +1,4 @@
-"""molt_worker.processes.streams: print and logging in a child of a process whose threads held the streams' locks."""
+"""molt_worker.runtime.streams: print and logging in a child of a process whose threads held the streams' locks."""
 
 from __future__ import annotations
 

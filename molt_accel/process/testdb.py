@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from molt_accel.errors import MoltStartFailed
 
@@ -18,10 +19,59 @@ from molt_accel.errors import MoltStartFailed
 VARIABLE = "MOLT_TEST_DATABASES"
 
 
-def active() -> bool:
-    """Whether Django's test runner, or pytest-django, has set this process up for tests."""
-    utils = sys.modules.get("django.test.utils")
+TESTS: Final = "django.test.utils"  #: the module that is imported wherever tests run
+#: ``manage.py``, ``django-admin`` and ``python -m django``: the subcommands that put other databases in place.
+_COMMANDS: Final = ("test", "testserver")
+_TESTSERVER: Final = "django.core.management.commands.testserver"
+
+
+def in_force() -> bool:
+    """Whether a test environment is set up in this process."""
+    utils = sys.modules.get(TESTS)
     return utils is not None and hasattr(utils._TestState, "saved_data")
+
+
+def active() -> bool:
+    """Whether this process runs tests, or a server on their databases, or is about to.
+
+    A project's ``AppConfig.ready`` runs, and pytest imports the tests, before the test environment is set up. What is
+    made then must not work on the real database either.
+    """
+    return in_force() or about_to_be()
+
+
+def about_to_be() -> bool:
+    """Whether a command that puts the tests' databases in place runs here, and no test environment is set up.
+
+    ``manage.py testserver`` never sets one up.
+    """
+    return not in_force() and (_TESTSERVER in sys.modules or _is_command())
+
+
+def _is_command() -> bool:
+    conf = sys.modules.get("django.conf")
+    if conf is None or not conf.settings.configured:
+        return False  # there are no databases yet
+    if "pytest_django" in sys.modules:  # it sets up a test environment wherever there are settings
+        return True
+    program = os.path.join(os.sep, sys.argv[0] if sys.argv else "")
+    is_django = program.endswith(
+        (f"{os.sep}manage.py", f"{os.sep}django-admin", os.path.join(os.sep, "django", "__main__.py"))
+    )
+    return is_django and sys.argv[1:2] in ([each] for each in _COMMANDS)
+
+
+def on_override(names_from: str, changed: Callable[[], object]) -> None:
+    """Have `changed` called whenever a test overrides a setting whose name begins so, and at the override's end."""
+    signals = sys.modules.get("django.core.signals")
+    if signals is None:
+        return
+
+    def receive(*, setting: str, **_: object) -> None:
+        if setting.startswith(names_from):
+            changed()
+
+    signals.setting_changed.connect(receive, weak=False, dispatch_uid=f"{__name__} {names_from}")
 
 
 def names() -> str:

@@ -1,0 +1,169 @@
+"""molt_accel.process.identity: what decides who may share a pool."""
+
+import ast
+import os
+import site
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from molt_accel.errors import MoltStartFailed
+from molt_accel.process import identity
+
+
+def own(exports: str | None = None, path: list[str] | None = None, unsaid: str = "") -> dict[str, str]:
+    return identity.of_this_process(exports, path or [], os.environ, unsaid.split())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DJANGO_SETTINGS_MODULE",
+        "DATABASE_URL",
+        "LANG",
+        "PATH",
+        "PYTHONPATH",
+        "TZ",
+        "SECRET",
+        "XDG_DATA_HOME",
+        "MOLT_DB",
+    ],
+)
+def test_all_environment_variables_count_none_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "one")
+    before = own()
+    monkeypatch.setenv(name, "two")
+    assert identity.differences(before, own()) == [f"environment variable {name}"]
+    monkeypatch.delenv(name)
+    assert identity.differences(before, own()) == [f"environment variable {name}"]
+    assert "one" not in str(before)
+    monkeypatch.setenv(name, "three")
+    for pair in (
+        (before, own(unsaid=name)),
+        (own(unsaid=name), before),
+    ):  # one of them says that it doesn't matter
+        assert identity.differences(*pair) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TERM",
+        "SSH_TTY",
+        "INVOCATION_ID",
+        "SERVER_SOFTWARE",
+        "GUNICORN_FD",
+        "RUNTIME_DIRECTORY",
+        "XDG_SESSION_ID",
+    ],
+)
+def test_variables_of_terminals_and_services_do_not_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = own()
+    monkeypatch.setenv(name, "x")
+    assert own() == before
+
+
+def test_the_working_directory_counts_and_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = own()
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    assert identity.differences(before, own()) == ["working directory"]
+    gone.rmdir()
+    with pytest.raises(MoltStartFailed, match="working directory is gone"):
+        own()
+
+
+def test_environments_of_one_python_differ_however_alike_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "one"))
+    one = own()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "other"))
+    assert identity.differences(one, own()) == ["Python"]
+    (tmp_path / "other").symlink_to(tmp_path / "one")  # another path to the same
+    assert own() == one
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a umask can't be read")
+def test_the_umask_counts() -> None:
+    before = own()
+    umask = os.umask(0o077)
+    try:
+        assert identity.differences(before, own()) in ([], ["umask"])
+        os.umask(0o027)
+        assert identity.differences(before, own()) == ["umask"]
+    finally:
+        os.umask(umask)
+
+
+def test_exports_count_where_both_say_them() -> None:
+    assert identity.differences(own("shop.entrypoints"), own("other")) == ["exports"]
+    assert identity.differences(own("shop.entrypoints"), own()) == []
+    assert identity.differences(own(path=["/a", "/b"]), own(path=["/b", "/a"])) == ["sys.path"]
+
+
+def test_the_import_path_is_what_the_process_has_besides_pythons_and_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib, here = tmp_path / "lib", tmp_path / "here"
+    for folder in (lib, here):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib", "scripts")  # the last one: a command's own folder
+    own = [sysconfig.get_paths()[kind] for kind in kinds]
+    python = [*own, *site.getsitepackages(), f"{own[0]}/lib-dynload"]
+    entries = ["", str(here), str(lib), *python, str(tmp_path / "missing"), str(lib)]
+    assert identity.import_path(entries) == [str(lib)]
+
+
+def test_entries_that_are_relative_to_a_directory_that_is_gone_are_gone_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert identity.import_path(["", "src", str(tmp_path)]) == [str(tmp_path)]
+
+
+def test_a_project_in_its_own_environment_s_folder_is_not_pythons() -> None:
+    project = Path(sys.prefix)
+    assert identity.import_path([str(project)]) == [os.path.realpath(project)]
+
+
+def test_what_is_no_text_in_sys_path_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "path", [5, tmp_path, str(tmp_path)])
+    assert identity.Inherited().path == [str(tmp_path)]
+
+
+GRANTED = """
+from molt_accel.process import identity
+print(identity.of_this_process(None, [], {}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ("resource.setrlimit(resource.RLIMIT_CPU, (999, 9999))", "limit of processor time"),
+        ("resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**41))", "limit of address space"),
+        ("resource.setrlimit(resource.RLIMIT_DATA, (2**40, 2**41))", "limit of data"),
+        ("resource.setrlimit(resource.RLIMIT_NOFILE, (99, 99))", "limit of open files"),
+        ("os.nice(1)", "niceness"),
+        ("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})", "processors"),
+    ],
+)
+def test_what_the_system_grants_counts(change: str, name: str) -> None:
+    if name == "processors" and len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("one processor only")
+
+    def of_another(before: str = "") -> dict[str, str]:
+        code = f"import os, resource\n{before}\n{GRANTED}"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        return dict(ast.literal_eval(done.stdout))
+
+    assert identity.differences(of_another(), of_another(change)) == [name]
