@@ -15,7 +15,7 @@ def _own_default_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test has a default client of its own, made when it is first needed."""
     monkeypatch.setattr(molt_accel.client, "_clients", {})
     yield
-    molt_accel.client.forget_clients()
+    molt_accel.client._forget_clients()
 
 
 @pytest.fixture(params=["inline", *TRANSPORTS])

@@ -21,6 +21,7 @@ from tests.support.errors import raised
 SETTINGS: dict[str, tuple[str, object, str, object]] = {
     "transport": ("MOLT_TRANSPORT", "auto", "stdio", "stdio"),
     "worker_cmd": ("MOLT_WORKER_CMD", "", "python 'a b'", "python 'a b'"),
+    "pool": ("MOLT_POOL", "", "reports", "reports"),
     "worker_name": ("MOLT_WORKER_NAME", "", "pool", "pool"),
     "autostart": ("MOLT_WORKER_AUTOSTART", True, "0", False),
     "linger_ms": ("MOLT_WORKER_LINGER_MS", 5000, "0", 0),

@@ -1,0 +1,153 @@
+"""molt_worker.entrypoints.project: the Django project that a worker is a part of."""
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from molt_accel import codec
+from molt_worker.entrypoints import project
+from molt_worker.entrypoints.exports import ExportsError
+from molt_worker.entrypoints.request import CurrentRequest
+from tests.support.views import _project  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("_project")
+
+Said = list[tuple[str, str, dict[str, object]]]
+
+
+@pytest.fixture
+def said() -> Said:
+    return []
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The only database of the project. It notes what is done with it."""
+    done: list[str] = []
+    fake = SimpleNamespace(
+        alias="default",
+        connection=object(),
+        in_atomic_block=False,
+        autocommit=True,
+        settings_dict={"AUTOCOMMIT": True},
+        close=lambda: done.append("close"),
+        done=done,
+    )
+    monkeypatch.setattr("django.db.connections", SimpleNamespace(all=lambda **_: [fake]))
+    monkeypatch.setattr("django.db.close_old_connections", lambda: done.append("close_old"))
+    monkeypatch.setattr("django.db.reset_queries", lambda: done.append("reset_queries"))
+    return fake
+
+
+@pytest.fixture
+def _apps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for app, text in {"own_shop": "raise RuntimeError('imported')", "own_empty": None}.items():
+        (tmp_path / app).mkdir()
+        (tmp_path / app / "__init__.py").touch()
+        if text is not None:
+            (tmp_path / app / "entrypoints.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+
+
+@pytest.fixture
+def install(_project: None) -> Iterator[Callable[..., None]]:  # noqa: F811
+    """Sets INSTALLED_APPS, and has Django import nothing of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield lambda *apps: patch.setattr(settings, "INSTALLED_APPS", apps)
+
+
+@pytest.mark.usefixtures("_apps")
+def test_the_exports_are_the_entrypoints_of_the_installed_apps(install: Callable[..., None]) -> None:
+    install("own_shop", "own_empty")
+    assert project.exports_of("") == ""  # the app is not installed
+    install(project.APP, "own_empty")
+    with pytest.raises(ExportsError, match="no installed app has a module named 'entrypoints'; make one"):
+        project.exports_of("")
+    install(project.APP, "own_empty", "own_shop")
+    assert project.exports_of("") == "own_shop.entrypoints"
+    assert project.exports_of("own.module") == "own.module"
+
+
+def test_apps_that_can_not_be_imported_are_said(install: Callable[..., None]) -> None:
+    install(project.APP, "missing_app")
+    with pytest.raises(ExportsError, match=r"^INSTALLED_APPS: .*Error: No module named 'missing_app'"):
+        project.exports_of("")
+
+
+def test_without_a_project_nothing_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "django.conf")
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    assert project.set_up() is False
+    assert project.exports_of("") == ""
+
+
+@pytest.mark.parametrize("error", [ImportError("no such setting"), SystemExit(3)])
+def test_a_set_up_that_fails_is_said(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("django.setup", fail)
+    with pytest.raises(ExportsError, match=rf"Django can't be set up with .*{type(error).__name__}: {error}"):
+        project.set_up()
+
+
+def test_a_request_begins_as_in_a_server_in_the_caller_s_language_and_time_zone(
+    connection: SimpleNamespace, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("translation", "timezone"):
+        monkeypatch.setattr(f"django.utils.{name}.activate", connection.done.append)
+    request = CurrentRequest(_metadata=codec.encode_metadata({"language": "de", "time_zone": "Asia/Tokyo"}))
+    project.begin_request(request, lambda *what: said.append(what))
+    assert connection.done == ["reset_queries", "close_old", "de", "Asia/Tokyo"]
+    assert said == []
+
+
+def test_what_fails_around_a_request_is_said_and_fails_no_request(
+    connection: SimpleNamespace, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = CurrentRequest(_metadata=codec.encode_metadata({"time_zone": "No/Where"}))
+    project.begin_request(request, lambda *what: said.append(what))
+    monkeypatch.setattr("django.db.close_old_connections", lambda: 1 / 0)
+    project.end_request("list", lambda *what: said.append(what))
+    assert [(level, event) for level, event, _ in said] == [
+        ("error", "before_request_failed"),
+        ("error", "after_request_failed"),
+    ]
+    assert said[1][2] == {"entry": "list", "error": "ZeroDivisionError: division by zero"}
+
+
+@pytest.mark.parametrize(
+    ("state", "left_open"),
+    [
+        ({}, False),
+        ({"in_atomic_block": True}, True),
+        ({"autocommit": False}, True),
+        ({"autocommit": False, "settings_dict": {"AUTOCOMMIT": False}}, False),
+        ({"in_atomic_block": True, "connection": None}, False),
+    ],
+)
+def test_a_transaction_that_was_left_open_is_rolled_back_and_said(
+    connection: SimpleNamespace, said: Said, state: dict[str, Any], left_open: bool
+) -> None:
+    vars(connection).update(state)
+    project.end_request("list", lambda *what: said.append(what))
+    assert connection.done == (["close"] if left_open else []) + ["close_old"]
+    wanted = {"entry": "list", "database": "default", "hint": "it is rolled back"}
+    assert said == ([("warning", "transaction_left_open", wanted)] if left_open else [])
+    assert not (left_open and connection.in_atomic_block)
+
+
+def test_records_get_the_request_s_id_unless_they_have_one() -> None:
+    own, other = (logging.makeLogRecord(each) for each in ({"request_id": "own"}, {}))
+    each = project._RequestIds()
+    assert each.filter(own)
+    assert each.filter(other)
+    assert (own.__dict__["request_id"], other.__dict__["request_id"]) == ("own", "")
