@@ -174,10 +174,13 @@ class _Connection(BaseConnection):
                 self.move_to(ConnectionState.DEAF)
 
     def _take(self, item: Item) -> None:
-        if isinstance(item, BadFrame):
+        if type(item) is Response:
+            if not item.request_id or item.generation == self.number:
+                super()._take(item)  # else it is another connection's
+        elif isinstance(item, BadFrame):
             log.error("the worker could not read a frame: %s", item.detail)
-        elif not isinstance(item, Response) or not item.request_id or item.generation == self.number:
-            super()._take(item)  # else it is another connection's
+        else:
+            super()._take(item)
 
     def _take_malformed(self, error: FrameError) -> None:
         """End the call whose response can't be read. A malformed frame of no call ends the connection."""
