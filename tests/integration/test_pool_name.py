@@ -149,3 +149,21 @@ def test_exports_are_imported_from_where_clients_do(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("MOLT_IMPORT_PATH")
     with Client(transport="shm", exports="far_away", executors=1, log_level="error") as client:
         assert client.call("database", timeout_ms=60_000) is None
+
+
+def test_whoever_started_a_pool_may_use_it_whatever_its_command_changes(
+    make_module: MakeModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_module("shop_core", CORE)
+    command = f"env DATABASE_URL=sqlite:///replica nice -n 1 {sys.executable} -m molt_worker"
+
+    def attach(autostart: bool) -> Client:
+        settings = {"worker_cmd": command, "executors": 1, "autostart": autostart}
+        return Client(transport="shm", worker_name="named", exports="shop_core", **settings)
+
+    with attach(autostart=True) as starter, attach(autostart=False) as other:
+        for client in (starter, other):
+            assert client.call("database", timeout_ms=60_000) == "sqlite:///replica"
+        monkeypatch.setenv("DATABASE_URL", "sqlite:///other")
+        with attach(autostart=False) as third, pytest.raises(MoltIncompatible, match="DATABASE_URL"):
+            third.call("database", timeout_ms=60_000)
