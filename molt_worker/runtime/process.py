@@ -6,7 +6,7 @@
 | descriptors | standard input, output and error; others that were inherited are closed |
 | real-time scheduling | the normal class: an executor that computes must not keep its supervisor from running |
 | soft limit of open files | raised to `OPEN_FILES`: that of a shell would not be enough for what a server starts |
-| other limits, niceness, processors, umask, working directory, environment | inherited: they are how a service is set up |
+| other limits, niceness, processors, umask, directory, environment | inherited: they are how a service is set up |
 """
 
 from __future__ import annotations

@@ -171,7 +171,10 @@ print(identity.of_this_process(None, [], {}))
         ("resource.setrlimit(resource.RLIMIT_DATA, (2**40, 2**41))", "limit of data"),
         ("resource.setrlimit(resource.RLIMIT_NOFILE, (99, 99))", "limit of open files"),
         ("os.nice(1)", "niceness"),
-        ("resource.setrlimit(resource.RLIMIT_NOFILE, (99, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))", ""),
+        (
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (99, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))",
+            "",
+        ),
         ("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})", "processors"),
     ],
 )
