@@ -57,6 +57,8 @@ _COERCED: Final = ("C.UTF-8", "C.utf8", "UTF-8")
 #: So many files a worker's process may open at least, if the hard limit lets it. Servers have higher limits than
 #: shells for the sake of their connections, which an executor has none of.
 OPEN_FILES: Final = 4096
+#: In a worker: what the command that started it has changed, as it is now and as it was. None: there is none.
+_changed: dict[str, tuple[str | None, str | None]] = {}
 #: Limits of which the soft one has an effect, and what an error calls them.
 _LIMITS: Final = {
     "RLIMIT_CPU": "limit of processor time",
@@ -116,13 +118,30 @@ def of_this_process(
         if _counts(name, environ):
             parts[f"environment variable {name}"] = value
     parts |= {f"environment variable {name}": None for name in unsaid}
-    return {name: digest(value) for name, value in parts.items()}
+    return _as_started({name: digest(value) for name, value in parts.items()})
 
 
-def of_starter() -> dict[str, str]:
-    """In a worker: return the identity of the client that has started it, and forget it; empty: nobody told."""
+def of_starter(own: dict[str, str]) -> dict[str, str]:
+    """In a worker: return the identity of the client that has started it; `own` if nobody told.
+
+    From then on this process and its children have that one, but for what they change themselves. So an executor knows
+    its own pool.
+    """
+    global _changed
     told: dict[str, str] = json.loads(os.environ.pop(STARTER, "{}"))
+    if not told:
+        return own
+    told["exports"] = own["exports"]  # they may be said on the worker's own command line
+    _changed = {name: (own.get(name), told.get(name)) for name in differences(told, own)}
     return told
+
+
+def _as_started(found: dict[str, str]) -> dict[str, str]:
+    for name, (own, told) in _changed.items():
+        if found.get(name) == own:
+            found.pop(name, None)
+            found |= {} if told is None else {name: told}
+    return found
 
 
 def _counts(name: str, environ: Mapping[str, str]) -> bool:

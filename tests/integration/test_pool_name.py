@@ -151,6 +151,28 @@ def test_exports_are_imported_from_where_clients_do(tmp_path: Path, monkeypatch:
         assert client.call("database", timeout_ms=60_000) is None
 
 
+OWN_CALL = (
+    CORE
+    + """
+@export
+def again(payload):
+    from molt_accel import Client, MoltStartFailed
+    with Client(transport="shm") as client:
+        try:
+            client.call("database")
+        except MoltStartFailed as exc:
+            return str(exc)
+"""
+)
+
+
+def test_an_executor_knows_its_own_pool_whatever_the_command_has_changed(make_module: MakeModule) -> None:
+    make_module("shop_core", OWN_CALL)
+    command = f"env FOO=1 nice -n 1 {sys.executable} -m molt_worker"
+    with Client(transport="shm", exports="shop_core", worker_cmd=command, executors=1) as client:
+        assert "that it runs in, where it may wait for itself" in client.call("again", timeout_ms=60_000)
+
+
 def test_whoever_started_a_pool_may_use_it_whatever_its_command_changes(
     make_module: MakeModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,9 +72,7 @@ class ShmSupervisor:
         self._config, self._log, self._loop, self._counters = config, log, worker.loop, worker.counters
         self._name = Name(config.pool_directory, config.pool_name)
         self._linger = linger
-        own = config.identity()
-        # Exports may be said on its own command line.
-        self._identity = {**told, "exports": own["exports"]} if (told := identity.of_starter()) else own
+        self._identity = identity.of_starter(config.identity())
         self._idle_until_ns = time.monotonic_ns() + _FIRST_CLIENT_NS if linger else NEVER
         self._nested_only = False  # all clients are executors of other pools
         self._ended = 0  # how many requests had ended when that was looked at
