@@ -11,8 +11,7 @@ change what it would find itself (``nice -n 5 molt-worker``).
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import errno
 import hashlib
 import json
 import os
@@ -95,7 +94,7 @@ def of_this_process(
         unsaid: Names of environment variables that may have any value.
 
     Raises:
-        MoltStartFailed: the working directory was deleted.
+        MoltStartFailed: the working directory was deleted, or no more files can be opened.
     """
     try:
         here = os.getcwd()
@@ -181,11 +180,10 @@ def _own_path(entries: Iterable[str]) -> Iterator[str]:
         here, entries = "", filter(os.path.isabs, entries)
     for entry in entries:
         folder = os.path.realpath(entry) if entry else here
-        if folder != here and not f"{folder}{os.sep}".startswith(_pythons()) and os.path.exists(folder):
+        if folder != here and not f"{folder}{os.sep}".startswith(_PYTHONS) and os.path.exists(folder):
             yield folder
 
 
-@functools.cache
 def _pythons() -> tuple[str, ...]:
     """The folders of the standard library, and of installed packages and commands. A project may be below a prefix.
 
@@ -200,6 +198,10 @@ def _pythons() -> tuple[str, ...]:
     version = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
     own |= {os.path.join(prefix, sys.platlibdir, version) for prefix in (sys.prefix, sys.base_prefix)}
     return tuple(os.path.join(os.path.realpath(folder), "") for folder in own)
+
+
+#: Read when this module is imported: `sysconfig` that fails once, where no more files can be opened, fails for ever.
+_PYTHONS: Final = _pythons()
 
 
 def differences(mine: dict[str, str], others: dict[str, str]) -> list[str]:
@@ -217,11 +219,14 @@ _UNSAID: Final = digest(None)
 
 
 def _umask() -> str:
-    """The umask. Linux lets a process read it; elsewhere that would mean to set it for a moment, for all threads."""
-    lines: Iterable[str] = ()
-    with (
-        contextlib.suppress(OSError),
-        open("/proc/self/status", encoding="ascii", errors="replace") as status,
-    ):
-        lines = list(status)
-    return next((line for line in lines if line.startswith("Umask:")), "")
+    """The umask. Linux lets a process read it; elsewhere that would mean to set it for a moment, for all threads.
+
+    Raises MoltStartFailed: no more files can be opened. What differs for a moment only must not make another pool.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            return next((line for line in status if line.startswith("Umask:")), "")
+    except OSError as exc:
+        if exc.errno in (errno.EMFILE, errno.ENFILE):
+            raise MoltStartFailed(f"this process's umask can't be read: {exc.strerror}") from exc
+        return ""

@@ -188,3 +188,28 @@ def test_what_the_system_grants_counts(change: str, name: str) -> None:
         return dict(ast.literal_eval(done.stdout))
 
     assert identity.differences(of_another(), of_another(change)) == [name] * bool(name)
+
+
+NO_FILES = """
+import resource
+from molt_accel import MoltStartFailed
+from molt_accel.process import identity
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+before = identity.of_this_process(None, [], {})
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+print(identity.import_path(["/usr"]))
+try:
+    identity.of_this_process(None, [], {})
+except MoltStartFailed as exc:
+    print(exc)
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+print(identity.differences(before, identity.of_this_process(None, [], {})))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
+def test_a_process_that_can_open_no_more_files_is_not_another() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_FILES], capture_output=True, text=True, check=True)
+    path, error, differing = done.stdout.splitlines()
+    assert (path, differing) == ("['/usr']", "[]")
+    assert error == "this process's umask can't be read: Too many open files"
