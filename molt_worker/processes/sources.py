@@ -1,8 +1,8 @@
 """The files that an import of the exports was made of, and whether one was changed since.
 
 Entrypoints import modules later, too, and a module that was not there may have been added. So whatever source stands in
-the folders that the project's modules come from counts, imported or not. Files that settings are read from do so, too (a ``.env`` with the address of a database):
-servers are restarted when one was changed.
+the folders that the project's modules come from counts, imported or not. Files that settings are read from do, too (a
+``.env`` with the address of a database): servers are restarted when one was changed.
 """
 
 from __future__ import annotations
