@@ -49,6 +49,8 @@ _CAN_NOT_MATTER_FROM = (
     *("KONSOLE_", "PYTEST_", "RQ_", "SSH_", "SUDO_", "SUPERVISOR_", "UWSGI_", "VSCODE_", "WEZTERM_"),
     *("XDG_SESSION_", "_MP_FORK_LOG"),
 )
+_VARIABLE: Final = "environment variable "
+_MOST_LISTED: Final = 40  #: names of variables in an error's text
 #: Tests that run at once tell by it whose data is whose.
 _MATTERS: Final = frozenset({"PYTEST_XDIST_WORKER"})
 #: What Python makes of the "C" locale when it starts (PEP 538). A server that embeds Python doesn't.
@@ -115,8 +117,8 @@ def of_this_process(
     }
     for name, value in environ.items():
         if _counts(name, environ):
-            parts[f"environment variable {name}"] = value
-    parts |= {f"environment variable {name}": None for name in unsaid}
+            parts[_VARIABLE + name] = value
+    parts |= {_VARIABLE + name: None for name in unsaid}
     return _as_started({name: digest(value) for name, value in parts.items()})
 
 
@@ -208,6 +210,16 @@ def differences(mine: dict[str, str], others: dict[str, str]) -> list[str]:
     """Return the names of what is not the same. What one of the two leaves unsaid may be anything."""
     pairs = ((name, mine.get(name), others.get(name)) for name in mine.keys() | others.keys())
     return sorted(name for name, one, other in pairs if one != other and _UNSAID not in (one, other))
+
+
+def listed(differing: list[str]) -> str:
+    """Return `differences` as a text. All are named, if they aren't very many: each has to be looked after."""
+    variables = [name.removeprefix(_VARIABLE) for name in differing if name.startswith(_VARIABLE)]
+    others = [name for name in differing if not name.startswith(_VARIABLE)]
+    if variables:
+        more = f" and {len(variables) - _MOST_LISTED} more" if len(variables) > _MOST_LISTED else ""
+        others.append(f"environment variables: {', '.join(variables[:_MOST_LISTED])}{more}")
+    return "; ".join(others)
 
 
 def digest(value: object) -> str:

@@ -52,7 +52,6 @@ _NESTED_NS: Final = (
     1_000_000_000  #: how long executors of other pools may stay attached without a call, at least
 )
 _SHARE: Final = 3 / 4  #: the share of the queue that one client of several may have, so that others find room
-_NAMED: Final = 5  #: how many of the things in which a client differs are named
 
 
 class ShmSupervisor:
@@ -315,7 +314,7 @@ class ShmSupervisor:
         if differing:
             return errors.MoltIncompatible(
                 f"the pool {self._config.pool_name!r} runs other code or on other data than this process would: they "
-                f"differ in {', '.join(differing[:_NAMED])}. Start both alike, use another MOLT_WORKER_NAME, or name "
+                f"differ in {identity.listed(differing)}. Start both alike, use another MOLT_WORKER_NAME, or name "
                 "variables that don't matter in MOLT_IGNORED_ENV"
             )
         return self._start_failure

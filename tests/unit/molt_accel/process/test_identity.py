@@ -83,6 +83,13 @@ def test_a_locale_that_python_has_coerced_does_not_count() -> None:
     assert of(LC_CTYPE="C.UTF-8", LANG="de_DE.UTF-8") != of(LANG="de_DE.UTF-8")
 
 
+def test_all_that_differs_is_listed() -> None:
+    variables = [f"environment variable V{number}" for number in range(42)]
+    assert identity.listed(["niceness"]) == "niceness"
+    assert identity.listed([variables[0], "umask", variables[1]]) == "umask; environment variables: V0, V1"
+    assert identity.listed(variables).endswith("V38, V39 and 2 more")
+
+
 def test_the_working_directory_counts_and_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = own()
     gone = tmp_path / "gone"
