@@ -50,6 +50,8 @@ _CAN_NOT_MATTER_FROM = (
     *("XDG_SESSION_", "_MP_FORK_LOG"),
 )
 _VARIABLE: Final = "environment variable "
+#: As one, if there are more: Kubernetes sets seven for each service of a namespace, and a message has a limit.
+_MOST_VARIABLES: Final = 400
 _MOST_LISTED: Final = 40  #: names of variables in an error's text
 #: Tests that run at once tell by it whose data is whose.
 _MATTERS: Final = frozenset({"PYTEST_XDIST_WORKER"})
@@ -115,9 +117,11 @@ def of_this_process(
         "test databases": testdb.names(),
         **dict(_granted()),
     }
-    for name, value in environ.items():
-        if _counts(name, environ):
-            parts[_VARIABLE + name] = value
+    variables = {name: value for name, value in environ.items() if _counts(name, environ)}
+    if len(variables) > _MOST_VARIABLES:
+        parts["environment"] = {name: value for name, value in variables.items() if name not in unsaid}
+    else:
+        parts |= {_VARIABLE + name: value for name, value in variables.items()}
     parts |= {_VARIABLE + name: None for name in unsaid}
     return _as_started({name: digest(value) for name, value in parts.items()})
 

@@ -1,6 +1,7 @@
 """molt_accel.process.identity: what decides who may share a pool."""
 
 import ast
+import json
 import os
 import site
 import subprocess
@@ -81,6 +82,17 @@ def test_a_locale_that_python_has_coerced_does_not_count() -> None:
     assert of(LC_CTYPE="C.UTF-8", LANG="C") == of(LANG="C")
     assert of(LC_CTYPE="de_DE.UTF-8") != of()
     assert of(LC_CTYPE="C.UTF-8", LANG="de_DE.UTF-8") != of(LANG="de_DE.UTF-8")
+
+
+def test_thousands_of_variables_fit_into_a_message_and_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3000):
+        monkeypatch.setenv(f"SHOP_SERVICE_{number}_PORT_8000_TCP_ADDR", "10.0.0.1")
+    before = own(unsaid="OTHER")
+    assert len(json.dumps(before)) < 10_000
+    monkeypatch.setenv("OTHER", "may be anything")
+    assert identity.differences(before, own(unsaid="OTHER")) == []
+    monkeypatch.setenv("SHOP_SERVICE_7_PORT_8000_TCP_ADDR", "10.0.0.2")
+    assert identity.differences(before, own(unsaid="OTHER")) == ["environment"]
 
 
 def test_all_that_differs_is_listed() -> None:
