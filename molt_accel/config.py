@@ -110,7 +110,7 @@ _NOT_THE_WORKERS: Final = frozenset(
         "MOLT_BUSY_HTTP_STATUS",
     }
 )
-#: Settings that the identity has, as they are meant.
+#: Settings that `identity()` has in a form of its own, so the pool's name leaves them out.
 _IN_IDENTITY: Final = frozenset({"MOLT_EXPORTS", "MOLT_IGNORED_ENV"})
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -271,7 +271,7 @@ class Config(_Made):
         values["MOLT_IMPORT_PATH"] = _joined(self.path)
         values["MOLT_IGNORED_ENV"] = " ".join(sorted(self._unsaid()))
         values[testdb.VARIABLE] = testdb.names() or None
-        values[role.VARIABLE] = ""  # a worker is none of another's processes, whoever starts it
+        values[role.VARIABLE] = ""  # whoever starts it, a worker belongs to no other worker
         return {env: str(value) for env, value in values.items() if value is not None}
 
     @property

@@ -180,8 +180,8 @@ class _OffloadedView:
             log.error(
                 "request %s failed in call %s (%s): %s", request_id, error.request_id, name, error.detail
             )
-        # Only a client that could be made is told Busy; for other errors there may be none.
-        busy_status = self.client.config.busy_http_status if isinstance(error, MoltBusy) else 429
+        # A client that was told Busy exists; after other errors there may be none to ask for its settings.
+        busy_status = self.client.config.busy_http_status if isinstance(error, MoltBusy) else None
         return error_response(error, request_id=request_id, busy_status=busy_status)
 
     def answer(self, request: HttpRequest, reply: Reply) -> HttpResponseBase:

@@ -48,9 +48,7 @@ _FIRST_CLIENT_NS: Final = 30 * _S  #: how long a pool that a client started wait
 _TELL_NS: Final = 2 * _S  #: how long a pool that can't start stays to say so
 #: How much longer than an import may take clients wait for executors with newer code.
 _RELOAD_SLACK_MS: Final = 1000
-_NESTED_NS: Final = (
-    1_000_000_000  #: how long executors of other pools may stay attached without a call, at least
-)
+_NESTED_NS: Final = _S  #: how long executors of other pools may stay attached without a call, at least
 _SHARE: Final = 3 / 4  #: the share of the queue that one client of several may have, so that others find room
 
 
@@ -294,7 +292,7 @@ class ShmSupervisor:
         """Answer clients that wait for executors with newer code, if these serve, or if that takes too long."""
         if not self._clients.asking:
             return
-        # The code may have been changed once more since the import began.
+        # If the code was changed once more since, `make_way` begins another reload.
         if not self._older_code_serves() and not self.make_way() and not self._older_code_serves():
             for client in self._clients.asking:
                 self._clients.admit(client)
@@ -351,7 +349,7 @@ class ShmSupervisor:
         self._idle_until_ns = self._loop.at(now_ns + max(self._config.linger_ms * _MS, _NESTED_NS))
 
     def _is_used(self) -> bool:
-        """Whether a request has ended since then, waits, or can't be served yet."""
+        """Whether a request has ended since `_linger_for_nested` counted, one is queued, or none can be served yet."""
         waits = self._ledger.arena.ready() or not self._clients.greets
         return bool(waits) or self._ended != sum(self._outcomes().values())
 
