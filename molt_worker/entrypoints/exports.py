@@ -240,8 +240,9 @@ def _import(module: str, where: str) -> Any:
     except BaseException as exc:  # a module may raise anything when imported, also SystemExit
         text = f"{where}: can't import {module}: {type(exc).__name__}: {exc}"
         if isinstance(exc, ModuleNotFoundError) and f"{module}.".startswith(f"{exc.name}."):
+            folders = list(dict.fromkeys(each or "." for each in sys.path if isinstance(each, str)))
             text += (
-                f"; looked in {', '.join(each or '.' for each in sys.path[:_NAMED])}; start the process in the folder "
+                f"; looked in {', '.join(folders[:_NAMED])}; start the process in the folder "
                 "that has it, or add that to sys.path or MOLT_IMPORT_PATH"
             )
         raise ExportsError(text) from exc

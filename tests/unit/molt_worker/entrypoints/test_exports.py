@@ -219,7 +219,9 @@ def test_a_target_that_can_t_be_says_so(write: Callable[[object], Path], target:
 def test_a_module_that_is_not_found_says_where_it_was_looked_for(
     write: Callable[[object], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "path", ["", "/nowhere", *(f"/nowhere/{number}" for number in range(9))])
+    monkeypatch.setattr(
+        sys, "path", ["", "/nowhere", "", "/nowhere", *(f"/nowhere/{number}" for number in range(9))]
+    )
     path = write(manifest(exports=[GOOD, {"name": "bad", "target": "no_such_module:f"}]))
     check(str(path))  # nothing is imported for this
     assert str(raised(ExportsError, resolve, str(path))) == (
