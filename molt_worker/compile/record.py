@@ -82,7 +82,10 @@ def source_of(module: str) -> Path:
     """Return the source file of a module. Raises CompiledError: there is none."""
     source = find_source(module)
     if source is None:
-        raise CompiledError(f"{module}: there is no such Python module; is its folder on sys.path?")
+        raise CompiledError(
+            f"{module}: there is no such Python module with a source file; is its folder on sys.path? Modules in an "
+            "archive stay in Python"
+        )
     return source
 
 

@@ -281,6 +281,7 @@ def _marked(module: str) -> list[Export]:
         if isinstance(mark, Export):
             exports.append(_with_function(mark, value, module))
     if not exports:
-        raise ExportsError(f"{module}: no function is marked with @molt_worker.export")
+        own = "; in a worker, __main__ is the worker: name the module" if module == "__main__" else ""
+        raise ExportsError(f"{module}: no function is marked with @molt_worker.export{own}")
     _check_unique(exports, module)
     return exports

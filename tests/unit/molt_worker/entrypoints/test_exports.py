@@ -296,6 +296,11 @@ def test_a_module_with_bad_marks_is_refused(module: Callable[[str], str], source
     assert str(raised(ExportsError, resolve, name)) == f"{name}: {what}"
 
 
+def test_the_program_itself_is_no_module_of_a_worker() -> None:
+    text = "__main__: no function is marked with @molt_worker.export; in a worker, __main__ is the worker: "
+    assert str(raised(ExportsError, resolve, "__main__")) == f"{text}name the module"
+
+
 def test_an_async_function_that_is_marked_is_refused(module: Callable[[str], str]) -> None:
     name = module("from molt_worker import export\n@export\nasync def f(payload): pass")
     error = raised(ExportsError, resolve, name)
