@@ -52,6 +52,8 @@ ALLOWED |= {
         *(*FLOOR, "molt_accel.options", "molt_accel.hangup", "molt_accel.waits", "molt_accel.call"),
         "molt_accel.client",
     ),
+    # What counts as code is the worker's to say; this is for development servers.
+    "molt_accel.django.autoreload": (*FLOOR, "molt_accel.client", "molt_worker.processes.sources"),
     "molt_worker.runtime": FLOOR,
     "molt_worker.entrypoints": FLOOR,
     "molt_worker.compile": (*FLOOR, "molt_worker.entrypoints"),
