@@ -133,7 +133,7 @@ class Client:
     def folders(self, timeout_ms: Milliseconds = 1000) -> list[str]:
         """Ask the worker's supervisor for the folders of the project's modules that the exports have imported.
 
-        A changed source in one of them, or below, makes the pool's code outdated. Empty before the exports are imported.
+        A changed source in or below one of them makes the pool's code outdated. Empty before that import, and inline.
         Raises MoltError if the supervisor did not answer.
         """
         return list(self.call(PING, PING_FOLDERS, timeout_ms=timeout_ms).get("folders", ()))

@@ -1,7 +1,7 @@
 """Servers that reload themselves watch the modules that they have imported. Executors import others.
 
-A server process that restarts attaches to its pool anew, and gets executors with the code that is there then. So nothing
-else is needed than that it restarts when a source of its pools has changed.
+A server process that restarts attaches to its pool anew, and gets executors with the code that is there then. So all
+that is needed is that it restarts when a source of its pools has changed.
 """
 
 from __future__ import annotations

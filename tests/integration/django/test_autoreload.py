@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,9 @@ def post_worker_init(worker):
     from molt_accel import default_client
     from molt_accel.django import source_files
     default_client().start()
-    for path in source_files():
-        worker.reloader.add_extra_file(path)
+    if worker.reloader:
+        for path in source_files():
+            worker.reloader.add_extra_file(path)
 """,
     "shop/__init__.py": "",
     "shop/shared.py": "VERSION = 1\n",

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from django.core.signals import request_finished
-from django.test import override_settings
 from django.utils.autoreload import StatReloader
 
 from molt_accel import Client
@@ -36,21 +36,22 @@ def below(folder: Path) -> set[str]:
 
 
 def test_sources_of_every_pool_are_watched_without_an_import(
-    elsewhere: Path, caplog: pytest.LogCaptureFixture
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    settings = SimpleNamespace()
+    monkeypatch.setattr("molt_accel.config._django_settings", lambda: settings)
     assert below(elsewhere) == set()
-    with override_settings(MOLT_POOLS={"x": {"EXPORTS": "near.entries"}}):
-        found = below(elsewhere); import django.conf as c; from molt_accel import config as k; print(c.settings.MOLT_POOLS, k._django_settings(), getattr(k._django_settings(), "MOLT_POOLS", 7), k.pool_names(), autoreload.pool_names is k.pool_names)
-        assert below(elsewhere) == {"near/__init__.py", "near/entries.py", "near/deep/other.py"}
+    settings.MOLT_POOLS = {"x": {"EXPORTS": "near.entries"}}
+    assert below(elsewhere) == {"near/__init__.py", "near/entries.py", "near/deep/other.py"}
     assert str(Path(__file__)) in source_files()
     manifest = elsewhere / "molt_exports.json"
     rows = [{"name": "a", "target": "near.entries:a"}]
     manifest.write_text(json.dumps({"abi_version": "0.1", "exports": rows}))
-    with override_settings(MOLT_POOLS={"x": {"EXPORTS": str(manifest)}}):
-        assert below(elsewhere) >= {"molt_exports.json", "near/entries.py"}
-        assert not caplog.records
-        manifest.write_text("{}")
-        assert below(elsewhere) == set()
+    settings.MOLT_POOLS = {"x": {"EXPORTS": str(manifest)}}
+    assert below(elsewhere) >= {"molt_exports.json", "near/entries.py"}
+    assert not caplog.records
+    manifest.write_text("{}")
+    assert below(elsewhere) == set()
     [record] = caplog.records
     assert "changes of the code of the pool 'x' are not watched: " in record.getMessage()
 
