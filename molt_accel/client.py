@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from molt_accel.call import Call, Reply, make_call
 from molt_accel.config import Config
 from molt_accel.durations import Milliseconds, in_ms
-from molt_accel.ipc.messages import PING
+from molt_accel.ipc.messages import PING, PING_FOLDERS
 from molt_accel.options import HOOKS, CallOptions, Entry, entry_name
 from molt_accel.process import role, testdb
 from molt_accel.transports import forks
@@ -130,6 +130,14 @@ class Client:
         answer: dict[str, Any] = self.call(PING, timeout_ms=timeout_ms)
         return answer
 
+    def folders(self, timeout_ms: Milliseconds = 1000) -> list[str]:
+        """Ask the worker's supervisor for the folders of the project's modules that the exports have imported.
+
+        A changed source in or below one of them makes the pool's code outdated. Empty before that import, and inline.
+        Raises MoltError if the supervisor did not answer.
+        """
+        return list(self.call(PING, PING_FOLDERS, timeout_ms=timeout_ms).get("folders", ()))
+
     def close(self) -> None:
         """Stop what this client started. Calls in flight end as cancelled; later ones raise."""
         self._finalizer()
@@ -169,6 +177,11 @@ def client_for(pool: str) -> Client:
 def default_client() -> Client:
     """Return the client that decorated views share, made at first use from settings and environment."""
     return client_for("default")
+
+
+def shared_clients() -> list[Client]:
+    """Return the clients of pools that this process has used, as far as they are shared."""
+    return list(_clients.values())
 
 
 def offload(entry: Entry, payload: object = None, *, pool: str = "default", **options: Any) -> Any:

@@ -353,6 +353,12 @@ class Config(_Made):
         return self.executors or default_executors()
 
 
+def pool_names() -> list[str]:
+    """Return the names of all pools that the Django setting ``MOLT_POOLS`` has, and ``default``."""
+    pools = getattr(_django_settings(), "MOLT_POOLS", {})
+    return sorted({"default", *map(str, pools)})
+
+
 def _pool_row(settings: object, pool: str, fields: Mapping[str, object]) -> dict[str, object]:
     """What MOLT_POOLS says of a pool, by the names of Config's fields."""
     pools = getattr(settings, "MOLT_POOLS", {})

@@ -50,8 +50,10 @@ ALLOWED |= {
     ),
     "molt_accel.django": (
         *(*FLOOR, "molt_accel.options", "molt_accel.hangup", "molt_accel.waits", "molt_accel.call"),
-        "molt_accel.client",
+        *("molt_accel.client", "molt_accel.django.autoreload"),
     ),
+    # What counts as code is the worker's to say; this is for development servers.
+    "molt_accel.django.autoreload": (*FLOOR, "molt_accel.client", "molt_worker.processes.sources"),
     "molt_worker.runtime": FLOOR,
     "molt_worker.entrypoints": FLOOR,
     "molt_worker.compile": (*FLOOR, "molt_worker.entrypoints"),
@@ -64,8 +66,9 @@ ALLOWED |= {
     "molt_worker.inline": (*FLOOR, "molt_accel.transports", "molt_worker.entrypoints"),
     "molt_worker.processes": (
         *FLOOR,
-        *(f"molt_worker.{each}" for each in ("runtime", "entrypoints", "compile")),
+        *(f"molt_worker.{each}" for each in ("runtime", "entrypoints", "compile", "processes.sources")),
     ),
+    "molt_worker.processes.sources": ("molt_worker.entrypoints", "molt_worker.processes"),
 }
 _WORKER = tuple(f"molt_worker.{each}" for each in ("runtime", "entrypoints", "compile", "processes"))
 ALLOWED |= {

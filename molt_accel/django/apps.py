@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from django.apps import AppConfig
+from django.utils.autoreload import autoreload_started
+
+from molt_accel.django import autoreload
 
 
 class MoltConfig(AppConfig):
@@ -13,3 +16,7 @@ class MoltConfig(AppConfig):
     name: Final = "molt_accel.django"
     label = "molt"
     verbose_name = "Molt Accel"
+
+    def ready(self) -> None:
+        """Have ``runserver`` watch the pools' sources too."""
+        autoreload_started.connect(autoreload.watch)

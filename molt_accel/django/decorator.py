@@ -16,7 +16,7 @@ from molt_accel.call import Call, Reply
 from molt_accel.client import Client, client_for
 from molt_accel.codec import EncodeError
 from molt_accel.config import Config
-from molt_accel.django import disconnect, placement
+from molt_accel.django import disconnect, frameworks, placement
 from molt_accel.django.payload import default_payload, lists_of, metadata_of, request_id_of
 from molt_accel.django.responses import error_response, result_response
 from molt_accel.errors import (
@@ -34,7 +34,7 @@ log = logging.getLogger("molt_accel")
 
 View = Callable[..., Any]
 PayloadBuilder = Callable[..., Any]
-ResponseFactory = Callable[[HttpRequest, Any], HttpResponseBase]
+ResponseFactory = Callable[[HttpRequest, Any], Any]
 
 
 def molt_offload(
@@ -51,9 +51,14 @@ def molt_offload(
 ) -> Callable[[View], View]:
     """Make a sync or async view run `entry` in a worker.
 
+    The view is a function, a handler of a class (the decorator stands above it, or in a `method_decorator`), a view,
+    handler or action of Django REST framework, or an operation of django-ninja.
+
     A JSON result goes to the browser as the bytes that the worker made of it. Other results are decoded, and encoded
-    as JSON. Errors become JSON bodies with the HTTP status that `molt_accel.errors` has for them. When the browser
-    goes away the request is cancelled: under ASGI with the view's task, under gunicorn when its socket closes.
+    as JSON. Where REST framework has negotiated another form, or django-ninja has a schema of the response, the result
+    is decoded and theirs to render. Errors become JSON bodies with the HTTP status that `molt_accel.errors` has for
+    them. When the browser goes away the request is cancelled: under ASGI with the view's task, under gunicorn when its
+    socket closes.
 
     Args:
         entry: The entrypoint's name, or its function, marked with ``@molt_worker.export``.
@@ -61,7 +66,8 @@ def molt_offload(
         pool: Which pool of the Django setting ``MOLT_POOLS``.
         payload_builder: ``(request, *args, **kwargs) -> payload``; by default method, path, query,
             URL arguments and body (see `molt_accel.django.payload.default_payload`).
-        response_factory: ``(request, value) -> HttpResponse``, given the decoded result.
+        response_factory: ``(request, value) -> HttpResponse``, given the decoded result. What it returns is what the
+            view returns: under a framework it may be what that takes.
         allow_fallback: Run the view's own body if no worker can be reached. If the worker was lost while it may
             have run the request, do so only with ``idempotent=True``. Without a fallback the answer is 503.
         cancel_check: ``(request) -> bool``, called again and again while the call waits; true cancels it. It
@@ -80,38 +86,46 @@ def molt_offload(
     options["entry"] = entry_name(entry)
     CallOptions().replace(options)  # so that a wrong option raises at import, not at the first request
 
+    # Undecoded: a JSON result passes through, and any other is decoded just once, for the response.
+    undecoded = {**options, "decode_response": False}
+    # One for all views: `method_decorator` decorates a method anew for each request.
+    offload = _OffloadedView(
+        client, pool, payload_builder, response_factory, allow_fallback, cancel_check, undecoded
+    )
+
     def decorate(view: View) -> View:
         if not replaces_wrapped:
             placement.check(view)
-        # Undecoded: a JSON result passes through, and any other is decoded just once, for the response.
-        undecoded = {**options, "decode_response": False}
-        offload = _OffloadedView(
-            client, pool, payload_builder, response_factory, allow_fallback, cancel_check, undecoded
-        )
+        operations: list[Any]
+
         if iscoroutinefunction(view):  # Django's own, which knows views that are only marked as async too
 
             @functools.wraps(view)
-            async def aview(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            async def aview(*args: Any, **kwargs: Any) -> Any:
+                request, urls, names = frameworks.split(args, kwargs)
                 try:
-                    reply = await adrive(offload.make_call(request, args, kwargs))
+                    reply = await adrive(offload.make_call(request, urls, names))
                 except MoltError as error:
                     if offload.falls_back(error):
-                        return await view(request, *args, **kwargs)
+                        return await view(*args, **kwargs)
                     return offload.refuse(request, error)
-                return offload.answer(request, reply)
+                return offload.answer(request, reply, operations)
 
+            operations = frameworks.offer(view, aview)
             return aview
 
         @functools.wraps(view)
-        def sync_view(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        def sync_view(*args: Any, **kwargs: Any) -> Any:
+            request, urls, names = frameworks.split(args, kwargs)
             try:
-                reply = disconnect.drive_for(request, offload.make_call(request, args, kwargs))
+                reply = disconnect.drive_for(request, offload.make_call(request, urls, names))
             except MoltError as error:
                 if offload.falls_back(error):
-                    return view(request, *args, **kwargs)
+                    return view(*args, **kwargs)
                 return offload.refuse(request, error)
-            return offload.answer(request, reply)
+            return offload.answer(request, reply, operations)
 
+        operations = frameworks.offer(view, sync_view)
         return sync_view
 
     return decorate
@@ -189,10 +203,11 @@ class _OffloadedView:
         busy_status = self.client.config.busy_http_status if isinstance(error, MoltBusy) else None
         return error_response(error, request_id=request_id, busy_status=busy_status)
 
-    def answer(self, request: HttpRequest, reply: Reply) -> HttpResponseBase:
+    def answer(self, request: HttpRequest, reply: Reply, operations: list[Any]) -> Any:
         """The response for a result, or for an error if the result can't be sent."""
+        factory = self.response_factory or frameworks.factory_for(request, reply, operations)
         try:
-            return result_response(request, reply, self.response_factory)
+            return result_response(request, reply, factory)
         except MoltError as error:
             error.request_id = error.request_id or reply.metrics.request_id
             return self.refuse(request, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from enum import Enum
 from typing import Any, Final
 
 from django.conf import settings
@@ -50,8 +51,16 @@ def metadata_of(request: HttpRequest) -> dict[str, Any]:
 _PLAIN: Final = (str, int, float, bytes, list, dict, type(None))
 
 
-def _plain(argument: object) -> object:
-    return argument if isinstance(argument, _PLAIN) else str(argument)
+def _plain(argument: Any) -> object:
+    """An argument of a view: of a URL, or what a framework has made of the request, such as pydantic's models."""
+    if isinstance(argument, Enum):
+        return _plain(argument.value)
+    if isinstance(argument, list):
+        return [_plain(each) for each in argument]
+    if isinstance(argument, _PLAIN):
+        return argument
+    dump = getattr(argument, "model_dump", None)
+    return dump(mode="json") if callable(dump) else str(argument)
 
 
 def unwrapped(request: HttpRequest) -> HttpRequest:
@@ -66,10 +75,11 @@ def default_payload(
     """Return the payload of a view that has no `payload_builder`.
 
     For the codecs ``json`` and ``raw`` it is the body. For ``msgpack`` it is a dict: ``method``, ``path``, ``query``
-    (name -> list of values), ``args`` and ``kwargs`` of the URL (an object that a converter made as its text), ``body``
-    (bytes). Of a ``multipart/form-data`` request by POST, and of any form that was parsed and whose body is gone,
-    ``body`` is empty, ``form`` holds the fields (name -> list of values) and ``files`` the files (name -> list of dicts
-    with ``name``, ``content_type`` and ``content``). Django parses no form of other methods: there the body travels.
+    (name -> list of values), ``args`` and ``kwargs`` of the URL, or what django-ninja made of the request (an enum as
+    its value, a pydantic model as a dict, another object as its text), ``body`` (bytes). Of a ``multipart/form-data``
+    request by POST, and of any form that was parsed and whose body is gone, ``body`` is empty, ``form`` holds the
+    fields (name -> list of values) and ``files`` the files (name -> list of dicts with ``name``, ``content_type`` and
+    ``content``). Django parses no form of other methods: there the body travels.
 
     Raises:
         MoltInvalidInput: the codec takes the body, but that was a form, which has been parsed; or the request names a

@@ -52,6 +52,8 @@ def check(view: Callable[..., Any]) -> None:
     is_method = inspect.ismethod(function)
     function = getattr(function, "__func__", function)
     name = getattr(function, "__qualname__", repr(function))
+    above = name.rpartition(".")[0]
+    is_method = is_method or bool(above and not above.endswith("<locals>"))
     if any(hasattr(layer, "view_class") or hasattr(layer, "cls") for layer in layers):
         raise ImproperlyConfigured(
             f"@molt_offload would replace all of the class-based view {name!r}, its checks included. Decorate a "

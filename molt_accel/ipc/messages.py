@@ -26,6 +26,7 @@ METADATA_TIME_ZONE: Final = "time_zone"
 MAX_METADATA_BYTES: Final = 4096  #: of a request, encoded
 UNDECODABLE: Final = "undecodable"  #: fact of an InvalidInput: the payload is not valid in its codec
 PING: Final = "__ping__"  #: a request that the supervisor answers itself
+PING_FOLDERS: Final = "folders"  #: as its payload: the answer has the folders of the project's sources too
 
 
 class Codec(enum.IntEnum):

@@ -93,6 +93,12 @@ class Pool:
         self.loop.at(forkserver.started_ns + self.config.start_timeout_ms * _MS)
         self._watch_forkserver(forkserver)
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of the project, as the newest fork server knows them."""
+        known = self._forkservers[-1].sources if self._forkservers else None
+        return known.folders if known is not None else ()
+
     def is_outdated(self) -> bool:
         """Whether sources of the project are not what they were when the newest fork server imported the exports."""
         known = self._forkservers[-1].sources if self._forkservers else None

@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from molt_worker.entrypoints import importer
-from molt_worker.entrypoints.exports import manifest_of
+from molt_worker.entrypoints import importer, project
+from molt_worker.entrypoints.exports import manifest_of, read_manifest
 from molt_worker.processes.commands import Sources
 
 #: The stamp of a file that changed during the import: nobody knows which of the two was read.
@@ -54,6 +54,28 @@ def imported(exports: str, began_ns: int) -> Sources:
     beside = {os.getcwd(), *map(os.path.dirname, folders)} - set(folders)
     found += [(path, stamp(path)) for path in (os.path.join(folder, ".env") for folder in beside)]
     return Sources(found, folders, _digest(folders))
+
+
+def of_project(exports: str, told: Iterable[str] = ()) -> list[str]:
+    """The manifest, and the sources in the project's folders, for a process that need not have imported the exports.
+
+    These folders are those of the exports' modules, of the modules that this process has imported, and those `told`: a
+    worker's `Sources.folders`.
+
+    Raises ExportsError: the reference, or the manifest, can't be used.
+    """
+    reference = project.exports_of(exports)
+    manifest = manifest_of(reference)
+    if manifest is None:
+        modules = set(reference.split(","))
+    else:
+        modules = {export.target.partition(":")[0] for export in read_manifest(manifest)}
+    folders = dict.fromkeys(told)
+    for module in modules:
+        if (path := importer.find_source(module)) is not None:
+            folders |= dict.fromkeys((str(path.parent), str(path.parents[module.count(".")])))
+    found = [] if manifest is None else [str(manifest.absolute())]
+    return [*found, *(path for path, _ in _scan((*folders, *_project_folders())))]
 
 
 def changed(known: Sources) -> bool:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import Final
 
 from molt_accel import codec
-from molt_accel.ipc.messages import Codec, Request, Response
+from molt_accel.ipc.messages import PING_FOLDERS, Codec, Request, Response
 from molt_accel.version import __version__
 from molt_worker.processes.pool import Pool
 from molt_worker.runtime.metrics import Counters
+
+_ASKS_FOLDERS: Final = codec.encode(Codec.MSGPACK, PING_FOLDERS)
+_MAX_FOLDERS: Final = 500  #: an answer has to fit into a packet
 
 
 def pong(
@@ -21,7 +25,10 @@ def pong(
     in_flight: int,
     **others: object,
 ) -> Response:
-    """The answer to a ping. `others` is what the transport adds, or knows better than the counters."""
+    """The answer to a ping, with the project's folders if it asks for them.
+
+    `others` is what the transport adds, or knows better than the counters.
+    """
     pids = [executor.pid for executor in pool.living() if executor.pid]
     report = {
         "version": __version__,
@@ -34,6 +41,8 @@ def pong(
         **counters.as_dict(),
         **others,
     }
+    if ping.payload == _ASKS_FOLDERS:
+        report["folders"] = pool.folders[:_MAX_FOLDERS]
     answer = Response(ping.request_id, generation=ping.generation)
     answer.payload = codec.encode(Codec.MSGPACK, report)
     answer.queue_depth, answer.in_flight = queue_depth, in_flight

@@ -32,6 +32,7 @@ class Kind:
     views: tuple[str, ...]  #: the kinds of offloaded views it serves, as their addresses begin
     own_socket: bool = False  #: it binds the port itself
     stopping: str = ""  #: what it logs when it begins to stop
+    reloads: bool = False  #: it starts itself anew when its code was changed
 
 
 def gunicorn(name: str, *options: str, app: str = "tests.integration.django.wsgi:application") -> Kind:
@@ -177,8 +178,11 @@ def _listening(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def serving(kind: Kind, log: Path, **environment: str) -> Iterator[Server]:
-    """A server in a process group of its own, stopped in the end. On failure its log is shown."""
+def serving(kind: Kind, log: Path, cwd: Path = ROOT, **environment: str) -> Iterator[Server]:
+    """A server in a process group of its own, stopped in the end. On failure its log is shown.
+
+    One that reloads itself has a child that only the keyboard's signal reaches, as it does in a terminal.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener, log.open("wb") as log_file:
         # Accepted connections inherit it; asyncio sets it only where it knows the socket's family.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -188,7 +192,7 @@ def serving(kind: Kind, log: Path, **environment: str) -> Iterator[Server]:
         command = [word.format(fd=listener.fileno(), port=port) for word in kind.command]
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
-            cwd=ROOT,
+            cwd=cwd,
             env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.integration.django.settings", **environment},
             stdin=subprocess.DEVNULL,
             stdout=log_file,
@@ -205,7 +209,10 @@ def serving(kind: Kind, log: Path, **environment: str) -> Iterator[Server]:
         raise
     finally:
         if process.poll() is None:
-            process.terminate()
+            if kind.reloads:
+                os.killpg(process.pid, signal.SIGINT)
+            else:
+                process.terminate()
             try:
                 process.wait(PATIENCE_S)
             finally:

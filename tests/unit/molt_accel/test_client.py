@@ -247,3 +247,9 @@ def test_a_child_forked_while_the_shared_client_is_made_makes_its_own() -> None:
     with forks.start_lock():  # as the thread that makes it holds it, which the child doesn't have
         pid = fork(lambda: default_client().call("echo", 7) == 7)
     assert exit_code(pid) == 0
+
+
+def test_the_supervisor_tells_the_project_s_folders(client: Client, make_client: MakeClient) -> None:
+    client.call("echo", 1, timeout_ms=60_000)
+    assert str(ROOT / "tests" / "support") in client.folders(timeout_ms=60_000)
+    assert Client(transport="inline").folders() == []

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molt_accel.config import Config, ConfigError, default_executors
+from molt_accel.config import Config, ConfigError, default_executors, pool_names
 from molt_accel.process.identity import differences
 from tests.support import ROOT
 from tests.support.errors import raised
@@ -358,3 +358,9 @@ def test_django_settings_are_read_only_once_django_is_configured() -> None:
         [sys.executable, "-c", _DJANGO], env=environ, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == ["4", "4", "5"]
+
+
+def test_the_names_of_pools_are_those_of_the_setting_and_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for settings, names in ((None, ["default"]), (SimpleNamespace(MOLT_POOLS={"a": {}}), ["a", "default"])):
+        monkeypatch.setattr("molt_accel.config._django_settings", lambda settings=settings: settings)
+        assert pool_names() == names

@@ -146,6 +146,17 @@ def test_a_view_of_a_factory_may_hold_what_no_request_could_be_given_to(inline_c
     assert offload(make(Guard, "x"))(RequestFactory().get("/")).content == b"1"
 
 
+def test_machinery_that_is_decorated_in_its_class_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"would replace '.*Items.setup'"):
+
+        class Items(ClassView):
+            @molt_offload(entry="echo")
+            def setup(self, request: HttpRequest) -> None: ...
+
+    @molt_offload(entry="echo")
+    def setup(request: HttpRequest) -> None: ...
+
+
 @pytest.mark.parametrize("base", ["View", "APIView"])
 def test_dispatch_is_refused_and_nothing_is_answered(base: str, drf: SimpleNamespace) -> None:
     @method_decorator(molt_offload(entry="echo"), name="dispatch")
@@ -187,7 +198,7 @@ def test_a_drf_handler_is_replaced_below_its_permissions(inline_client: Client, 
 
     assert Items.as_view()(RequestFactory().get("/")).status_code == 403
     Items.permission_classes = ()
-    assert Items.as_view()(RequestFactory().get("/")).content == b"1"
+    assert Items.as_view()(RequestFactory().get("/")).render().content == b"1"
 
 
 def test_whoever_asks_for_it_replaces_a_wrapped_view(inline_client: Client) -> None:

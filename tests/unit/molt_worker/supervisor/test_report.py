@@ -54,3 +54,15 @@ def test_the_report_is_complete(exports: ExportTable | None, names: list[str], c
         "ready": True,
         "outcomes": {"Ok": 9},
     }
+
+
+def test_folders_are_told_to_who_asks_and_fit_into_a_packet() -> None:
+    pool: Any = SimpleNamespace(exports=None, size=1, living=list, folders=("/a",) * 1000)
+    known: dict[str, Any] = {"executors": {}, "queue_depth": 0, "in_flight": 0}
+    for payload, told in (
+        (b"", None),
+        (b"\xc0", None),
+        (codec.encode(Codec.MSGPACK, "folders"), ["/a"] * 500),
+    ):
+        answer = pong(Request(7, PING, payload), pool, Counters(), **known)
+        assert codec.decode(answer.codec, answer.payload).get("folders") == told
