@@ -17,6 +17,10 @@ from typing import Any, ClassVar, Final
 Facts = Mapping[str, "int | str"]
 #: Longest error text that travels, in characters; a response with it fits the smallest frame limit.
 MAX_DETAIL: Final = 1000
+#: Most characters of a traceback that travels: the last ones, with the frames in which it was raised and the error.
+MAX_TRACEBACK: Final = 16_384
+#: The fact of a MoltInternalError that `remote_traceback` reads.
+TRACEBACK: Final = "traceback"
 
 
 class Status(enum.IntEnum):
@@ -88,8 +92,20 @@ class MoltCancelled(MoltError):
     """The client went away or asked to stop."""
 
 
+class RemoteError(Exception):
+    """The `__cause__` of an error: what an entrypoint raised. Its text is the traceback in the executor."""
+
+
 class MoltInternalError(MoltError):
-    """The entrypoint raised. The traceback is in the worker's log, under the request id."""
+    """The entrypoint raised. The traceback is in the worker's log, too, under the request id."""
+
+    @property
+    def remote_traceback(self) -> str:
+        """The traceback in the executor, at most `MAX_TRACEBACK` characters of its end; empty if it raised nothing.
+
+        It is for this process, its log and its error tracker. An HTTP body must not have it: it quotes source.
+        """
+        return str(self.facts.get(TRACEBACK, ""))
 
 
 class MoltEntryError(MoltInternalError):
@@ -257,8 +273,12 @@ def error_body(error: MoltError, request_id: str | None = None) -> dict[str, str
 def to_wire(error: MoltError) -> dict[str, int | str]:
     """The payload of an error response."""
     # A text with a file name or from user code may hold surrogates, which no codec can encode.
-    detail = error.detail[:MAX_DETAIL].encode(errors="replace").decode()
-    body: dict[str, int | str] = {"error": row_of(error).exception.__name__, "detail": detail, **error.facts}
+    texts = {"detail": error.detail[:MAX_DETAIL], **error.facts}
+    facts = {
+        name: value.encode(errors="replace").decode() if isinstance(value, str) else value
+        for name, value in texts.items()
+    }
+    body: dict[str, int | str] = {"error": row_of(error).exception.__name__, **facts}
     if isinstance(error, MoltWorkerUnavailable) and error.code is not None:
         body["code"] = error.code
     return body
@@ -278,4 +298,7 @@ def from_wire(status: Status, body: object, request_id: str = "") -> MoltError:
         for key, value in body.items()
         if key not in ("error", "detail", "code") and isinstance(value, (int, str))
     }
-    return exception(body["detail"], request_id=request_id, facts=facts)
+    error = exception(body["detail"], request_id=request_id, facts=facts)
+    if isinstance(error, MoltInternalError) and error.remote_traceback:
+        error.__cause__ = RemoteError(error.remote_traceback)
+    return error

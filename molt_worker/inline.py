@@ -25,7 +25,7 @@ from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.project import exports_of
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.entrypoints.runner import Runner, error_response
+from molt_worker.entrypoints.runner import Runner, error_response, traceback_room
 
 log = logging.getLogger("molt_worker")
 _Sent = TypeVar("_Sent", Request, Response)
@@ -148,7 +148,8 @@ class InlineTransport:
 
     def _run(self, exports: ExportTable, request: Request) -> Response:
         word = StopWord(memoryview(bytearray(8)).cast("Q"), 0)
-        runner = Runner(exports, word, self._log_traceback, own_clock=True)
+        room = traceback_room(self._config.max_frame_bytes)
+        runner = Runner(exports, word, self._log_traceback, own_clock=True, max_traceback=room)
         response = runner.run(request, serial=1)  # nobody writes the stop word
         try:
             return _transmitted(response, self._config.max_frame_bytes)

@@ -16,7 +16,7 @@ from molt_accel.call import Call, Reply
 from molt_accel.client import Client, client_for
 from molt_accel.codec import EncodeError
 from molt_accel.config import Config
-from molt_accel.django import disconnect, frameworks, placement
+from molt_accel.django import disconnect, frameworks, placement, reporting
 from molt_accel.django.payload import default_payload, lists_of, metadata_of, request_id_of
 from molt_accel.django.responses import error_response, result_response
 from molt_accel.errors import (
@@ -47,6 +47,7 @@ def molt_offload(
     allow_fallback: bool = False,
     cancel_check: Callable[[HttpRequest], bool] | None = None,
     replaces_wrapped: bool = False,
+    on_error: str = "response",
     **options: Any,
 ) -> Callable[[View], View]:
     """Make a sync or async view run `entry` in a worker.
@@ -74,6 +75,9 @@ def molt_offload(
             takes the place of watching the connection.
         replaces_wrapped: Replace also a view that other decorators have wrapped, or a whole class-based view. What
             they check is lost: it never runs.
+        on_error: ``response``: errors become JSON bodies. Django is told of those that are the server's fault
+            (``got_request_exception``), and with DEBUG answers with its page for errors. ``raise``: the view raises the
+            `MoltError`, for a middleware or the framework's exception handler.
         options: Fields of `CallOptions`: ``codec, timeout_ms, idempotent, metrics_hook``, ...
 
     Raises:
@@ -83,6 +87,8 @@ def molt_offload(
     """
     if not entry:
         raise ValueError(f"entry: {entry!r} is not allowed; it must be an entrypoint's name")
+    if on_error not in ("response", "raise"):
+        raise ValueError(f"on_error: {on_error!r} is not allowed; it must be 'response' or 'raise'")
     options["entry"] = entry_name(entry)
     CallOptions().replace(options)  # so that a wrong option raises at import, not at the first request
 
@@ -90,7 +96,7 @@ def molt_offload(
     undecoded = {**options, "decode_response": False}
     # One for all views: `method_decorator` decorates a method anew for each request.
     offload = _OffloadedView(
-        client, pool, payload_builder, response_factory, allow_fallback, cancel_check, undecoded
+        client, pool, payload_builder, response_factory, allow_fallback, cancel_check, on_error, undecoded
     )
 
     def decorate(view: View) -> View:
@@ -150,6 +156,7 @@ class _OffloadedView:
     response_factory: ResponseFactory | None
     allow_fallback: bool
     cancel_check: Callable[[HttpRequest], bool] | None
+    on_error: str
     options: dict[str, Any]
     merged: CallOptions | None = None  # with the client's, from the first request on
 
@@ -192,13 +199,20 @@ class _OffloadedView:
             if not why.by_data:
                 raise error  # the view's own payload is of a type that has no form: that is a bug, and no bad request
             log.warning("refused, as a visitor may have sent it: %s", error.detail)
+        if self.on_error == "raise":
+            raise error
         request_id = request_id_of(request, error.request_id)
         if http_status(error) >= 500:
+            page = reporting.tell(request, error)  # before the log: trackers that read both keep the first
             # Two ids: the one in the HTTP response, and the one in the worker's log.
             name = type(error).__name__
             log.error(
-                "request %s failed in call %s (%s): %s", request_id, error.request_id, name, error.detail
+                *("request %s failed in call %s (%s): %s", request_id, error.request_id, name, error.detail),
+                exc_info=error,
+                extra={"request_id": request_id},
             )
+            if page is not None:
+                return page
         # A client that was told Busy exists; after other errors there may be none to ask for its settings.
         busy_status = self.client.config.busy_http_status if isinstance(error, MoltBusy) else None
         return error_response(error, request_id=request_id, busy_status=busy_status)

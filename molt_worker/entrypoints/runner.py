@@ -12,6 +12,8 @@ from typing import Final
 
 from molt_accel import codec
 from molt_accel.errors import (
+    MAX_TRACEBACK,
+    TRACEBACK,
     MoltCancelled,
     MoltError,
     MoltInternalError,
@@ -48,6 +50,8 @@ LogTraceback = Callable[[str, str, str], object]
 # Looked up once: looking up a member of an enumeration costs as much as a function call.
 _MSGPACK: Final = Codec.MSGPACK
 _OK: Final = Status.OK
+#: Bytes of an error response beside a traceback: header, text of the error, names.
+_OTHERWISE_BYTES: Final = 8192
 
 
 def error_response(request: Request, error: MoltError) -> Response:
@@ -62,6 +66,11 @@ def set_error(response: Response, error: MoltError) -> None:
     response.status = wire_status(error)
     response.codec = Codec.MSGPACK
     response.payload = codec.encode(Codec.MSGPACK, to_wire(error))
+
+
+def traceback_room(max_frame_bytes: int) -> int:
+    """Return how many characters of a traceback fit into a response for certain: up to four bytes each."""
+    return max(0, min(MAX_TRACEBACK, (max_frame_bytes - _OTHERWISE_BYTES) // 4))
 
 
 class _BadPayload(Exception):
@@ -123,6 +132,7 @@ class Runner:
     log_traceback: LogTraceback
     number: int = 0  #: this executor's, for the metrics
     before: Callable[[CurrentRequest], None] | None = None  #: called before each entrypoint; raises nothing
+    max_traceback: int = MAX_TRACEBACK  #: characters of a traceback that a response may carry
     own_clock: bool = False  #: no supervisor watches deadlines: `current_request().check()` reads the clock
     #: A stop has interrupted something that can't be done again, so no other request may run in this process.
     spoiled: bool = False
@@ -250,6 +260,8 @@ class Runner:
             return MoltInvalidInput(text)
         text = "".join(traceback.format_exception(failure))
         self.log_traceback(current.log_id, export.name, text)
+        said = text[-self.max_traceback :] if self.max_traceback else ""
+        facts = {TRACEBACK: said} if said else {}
         if isinstance(failure, _BadResult):
-            return MoltInternalError(str(failure))
-        return MoltInternalError(f"{export.name!r} raised {type(failure).__name__}")
+            return MoltInternalError(str(failure), facts=facts)
+        return MoltInternalError(f"{export.name!r} raised {type(failure).__name__}", facts=facts)

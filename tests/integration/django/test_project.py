@@ -109,12 +109,42 @@ from shop.models import Order
 from django.db import connection
 with connection.schema_editor() as editor:
     editor.create_model(Order)
+import sentry_sdk
+from django.core.wsgi import get_wsgi_application
+from wsgiref.util import setup_testing_defaults
+from sentry_sdk.transport import Transport
+from django.test import override_settings
+
+events = []
+
+class Kept(Transport):
+    def capture_envelope(self, envelope):
+        events.append(envelope.get_event())
+
+sentry_sdk.init(dsn="https://key@example.invalid/1", transport=Kept)
 browser, client, seen = Browser(), default_client(), {}
 client.start()
 seen["plain"] = browser.get("/view").json()
 seen["german"] = browser.get("/elsewhere", headers={"accept-language": "de", "x-request-id": "abc-1"}).json()
-failed = browser.get("/failing", headers={"x-request-id": "abc-2"})
-seen["failed"] = [failed.status_code, failed.json()]
+
+def fail(request_id, query):
+    environ = {"PATH_INFO": "/failing", "QUERY_STRING": query, "HTTP_X_REQUEST_ID": request_id}
+    setup_testing_defaults(environ)
+    started = []
+    body = b"".join(application(environ, lambda *start: started.append(start)))
+    return [started[0][0], body.decode()]
+
+application = get_wsgi_application()
+seen["page"] = fail("abc-2", "")
+with override_settings(DEBUG=False):
+    seen["failed"] = fail("abc-3", "number=3")
+seen["events"] = [
+    [
+        *(event["request"][name] for name in ("url", "query_string")),
+        [each["value"] for each in event["exception"]["values"]],
+    ]
+    for event in events
+]
 seen["count"] = [offload(count), client.call(count)]
 for entry in ("leaves_open", "leaves_atomic"):
     client.call(entry, timeout_ms=60_000)
@@ -152,8 +182,20 @@ def test_entrypoints_of_a_project_are_found_and_run_in_its_surroundings(
     assert seen["plain"][:3] == ["en", "UTC", {}]
     told = {"language": "de", "time_zone": "Asia/Tokyo", "request_id": "abc-1"}
     assert seen["german"][:3] == ["de", "Asia/Tokyo", told]
-    assert seen["failed"][0] == 500
-    assert seen["failed"][1]["request_id"] == "abc-2"
+    status, page = seen["page"]
+    assert status == "500 Internal Server Error"
+    assert "RuntimeError: private" in page  # Django's own, with the traceback of the executor
+    status, body = seen["failed"]
+    public = {"error": "MoltInternalError", "detail": "the request failed", "request_id": "abc-3"}
+    assert (status, json.loads(body)) == ("500 Internal Server Error", public)
+    assert [event[:2] for event in seen["events"]] == [
+        ["http://127.0.0.1/failing", ""],
+        ["http://127.0.0.1/failing", "number=3"],
+    ]
+    for _, _, (cause, error) in seen["events"]:
+        assert error == "'fails' raised RuntimeError"
+        assert "in fails" in cause
+        assert cause.endswith("RuntimeError: private\n")
     first, second = seen["count"]
     assert [first[0], first[2], second[0], second[2]] == [0, 1, 0, 1]  # DEBUG's log begins anew
     assert first[3] == second[1] == second[3]  # the connection persists
@@ -165,7 +207,8 @@ def test_entrypoints_of_a_project_are_found_and_run_in_its_surroundings(
     left = [line["entry"] for line in said if line["event"] == "transaction_left_open"]
     assert left == ["leaves_open", "leaves_atomic"]
     raised = [line["request_id"] for line in said if line["event"] == "entrypoint_raised"]
-    assert raised == ["abc-2"]
+    assert raised == ["abc-2", "abc-3"]
+    assert sum("abc-3" in line for line in logged) == 1  # the id that the browser was told
 
 
 def _worker_log(stderr: str) -> list[str]:

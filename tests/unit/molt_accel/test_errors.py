@@ -165,6 +165,20 @@ def test_an_unknown_error_name_means_the_status_s_first_row(status: Status, name
     assert type(from_wire(status, {"error": name, "detail": "d"})) is first
 
 
+def test_the_traceback_of_an_executor_is_the_cause_and_never_in_a_body() -> None:
+    told = errors.to_wire(
+        MoltInternalError("'f' raised KeyError", facts={"traceback": "in f\nKeyError: \ud800"})
+    )
+    error = errors.from_wire(Status.INTERNAL_ERROR, told)
+    assert isinstance(error, MoltInternalError)
+    assert error.remote_traceback == str(error.__cause__) == "in f\nKeyError: ?"
+    assert type(error.__cause__) is errors.RemoteError
+    assert set(errors.error_body(error)) == {"error", "detail", "request_id"}
+    assert "KeyError" not in str(errors.error_body(error))
+    plain = errors.from_wire(Status.INTERNAL_ERROR, errors.to_wire(MoltInternalError("no")))
+    assert (plain.__cause__, MoltInternalError("no").remote_traceback) == (None, "")
+
+
 def test_an_error_name_under_another_s_status_is_not_believed() -> None:
     assert type(from_wire(Status.BUSY, {"error": "MoltWorkerCrashed", "detail": "d"})) is MoltBusy
 

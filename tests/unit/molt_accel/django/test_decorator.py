@@ -268,11 +268,21 @@ def test_a_raising_entrypoint_is_500_with_no_reason(viewed: MakeView, get: HttpR
     assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
 
 
+def test_an_error_may_be_raised_for_the_framework_to_answer(viewed: MakeView, get: HttpRequest) -> None:
+    with pytest.raises(MoltInternalError, match="'fail' raised ValueError") as caught:
+        viewed("fail", "value", on_error="raise")(get)
+    assert "ValueError" in str(caught.value.__cause__)
+    with pytest.raises(
+        ValueError, match="on_error: 'ignore' is not allowed; it must be 'response' or 'raise'"
+    ):
+        molt_offload(entry="fail", on_error="ignore")
+
+
 def test_no_transport_is_503(offloaded: MakeView, get: HttpRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_transport() -> Client:
+    def no_transport(pool: str) -> Client:
         raise MoltWorkerUnavailable("no transport: secret reasons")
 
-    monkeypatch.setattr("molt_accel.django.decorator.default_client", no_transport)
+    monkeypatch.setattr("molt_accel.django.decorator.client_for", no_transport)
     response = offloaded(entry="echo")(get)
     assert response.status_code == 503
     assert body_of(response) == {"error": "MoltWorkerUnavailable", "detail": "the service is not available"}

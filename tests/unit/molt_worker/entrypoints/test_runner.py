@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from molt_accel import codec
-from molt_accel.errors import MoltBusy, MoltError, MoltWorkerCrashed, Status
+from molt_accel.errors import MAX_TRACEBACK, MoltBusy, MoltError, MoltWorkerCrashed, Status
 from molt_accel.ipc.messages import FLAG_COMPILED, Codec, Request, Response
 from molt_worker import InvalidInput, RequestCancelled, RequestStopped, current_request
 from molt_worker.entrypoints import typed
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import StopReason, StopWord
-from molt_worker.entrypoints.runner import Runner, error_response
+from molt_worker.entrypoints.runner import Runner, error_response, traceback_room
 
 SERIAL = 7
 REFUSAL = {"error": "MoltInvalidInput"}
@@ -141,7 +141,19 @@ def test_all_it_does_becomes_one_answer(function: Function, status: Status, deta
     for request_id, entry, text in bench.tracebacks:
         assert (request_id, entry) == ("0000000000000abc", "f")
         assert logged in text
+        assert body(response)["traceback"] == text.encode(errors="replace").decode()
     assert bench.run(5).status is status  # the runner lives on
+
+
+@pytest.mark.parametrize(
+    ("frame_limit", "room"), [(4176, 0), (8192, 0), (8196, 1), (64 << 10, 14_336), (64 << 20, MAX_TRACEBACK)]
+)
+def test_of_a_traceback_travels_what_fits(frame_limit: int, room: int) -> None:
+    assert traceback_room(frame_limit) == room
+    bench = Bench(lambda payload: {}["x" * 20_000], max_traceback=room)
+    told = body(bench.run()).get("traceback", "")
+    ((_, _, text),) = bench.tracebacks
+    assert told == (text[-room:] if room else "")
 
 
 @pytest.mark.parametrize(

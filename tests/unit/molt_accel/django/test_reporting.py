@@ -1,0 +1,49 @@
+"""molt_accel.django.reporting: what Django is told of an error."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.signals import got_request_exception
+from django.http import HttpRequest, HttpResponse
+
+from molt_accel.django import reporting
+from molt_accel.errors import MoltError, MoltInternalError, Status, from_wire, to_wire
+
+
+@pytest.fixture
+def debug(_project: None) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        yield lambda value: patch.setattr(settings, "DEBUG", value)
+
+
+def test_error_trackers_are_told_and_with_debug_django_s_page_is_shown(
+    get: HttpRequest, debug: Callable[[bool], None]
+) -> None:
+    told: list[object] = []
+
+    def receive(request: HttpRequest, **_: object) -> None:
+        told.append((request, sys.exc_info()[1]))
+
+    def tell() -> tuple[MoltError, HttpResponse | None]:
+        try:
+            raise from_wire(Status.INTERNAL_ERROR, to_wire(failed))
+        except MoltError as error:
+            return error, reporting.tell(get, error)
+
+    failed = MoltInternalError("'f' raised KeyError", facts={"traceback": "the line of the executor"})
+    got_request_exception.connect(receive)
+    try:
+        debug(False)
+        quiet, nothing = tell()
+        debug(True)
+        shown, page = tell()
+    finally:
+        got_request_exception.disconnect(receive)
+    assert told == [(get, quiet), (get, shown)]
+    assert nothing is None
+    assert page is not None
+    assert page.status_code == 500
+    assert b"the line of the executor" in page.content
