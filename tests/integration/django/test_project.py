@@ -110,7 +110,7 @@ from django.db import connection
 with connection.schema_editor() as editor:
     editor.create_model(Order)
 import sentry_sdk
-from django.core.wsgi import get_wsgi_application
+from django.core.handlers.wsgi import WSGIHandler
 from wsgiref.util import setup_testing_defaults
 from sentry_sdk.transport import Transport
 from django.test import override_settings
@@ -134,7 +134,7 @@ def fail(request_id, query):
     body = b"".join(application(environ, lambda *start: started.append(start)))
     return [started[0][0], body.decode()]
 
-application = get_wsgi_application()
+application = WSGIHandler()
 seen["page"] = fail("abc-2", "")
 with override_settings(DEBUG=False):
     seen["failed"] = fail("abc-3", "number=3")
