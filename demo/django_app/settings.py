@@ -23,7 +23,8 @@ MIDDLEWARE: list[str] = []
 DATABASES: dict[str, Any] = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": os.environ.get("DEMO_DATABASE") or Path(tempfile.gettempdir()) / f"molt-demo-{os.getuid()}.sqlite3",
+        "NAME": os.environ.get("DEMO_DATABASE")
+        or Path(tempfile.gettempdir()) / f"molt-demo-{os.getuid()}.sqlite3",
         "CONN_MAX_AGE": None,
     }
 }

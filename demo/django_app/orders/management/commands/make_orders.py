@@ -49,9 +49,7 @@ def _uuid(chance: random.Random) -> uuid.UUID:
     return uuid.UUID(int=chance.getrandbits(128), version=4)
 
 
-def _order(
-    chance: random.Random, customers: list[Customer], products: list[Product], number: int
-) -> Order:
+def _order(chance: random.Random, customers: list[Customer], products: list[Product], number: int) -> Order:
     product, quantity = chance.choice(products), chance.randint(1, 9)
     placed = _BEGAN + timedelta(minutes=number, microseconds=chance.randrange(1_000_000))
     shipped = placed + timedelta(hours=chance.randint(1, 99)) if chance.random() < 0.7 else None
