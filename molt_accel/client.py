@@ -68,15 +68,15 @@ class Client:
         return drive(self._call_with(entry, payload, options)).value
 
     async def acall(self, entry: Entry, payload: object = None, **options: Any) -> Any:
-        """`call` for asyncio. Cancelling the task cancels the request in the worker."""
+        """`call` for asyncio, with its arguments and errors. Cancelling the task cancels the request in the worker."""
         return (await adrive(self._call_with(entry, payload, options))).value
 
     def reply(self, entry: Entry, payload: object = None, **options: Any) -> Reply:
-        """`call`, but returns the whole `Reply`: value, codec, metrics."""
+        """`call`, with its arguments and errors, but returns the whole `Reply`: value, codec, metrics."""
         return drive(self._call_with(entry, payload, options))
 
     async def areply(self, entry: Entry, payload: object = None, **options: Any) -> Reply:
-        """`reply` for asyncio."""
+        """`reply` for asyncio, with the arguments and errors of `call`."""
         return await adrive(self._call_with(entry, payload, options))
 
     def _call_with(self, entry: Entry, payload: object, options: dict[str, Any]) -> Call:

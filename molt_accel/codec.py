@@ -23,7 +23,13 @@ _KEPT_BYTES: Final = 256 * 1024
 
 
 class EncodeError(ValueError):
-    """The codec can't encode the value."""
+    """The codec can't encode the value.
+
+    Attributes:
+        by_data: Not for a type that it has no form for, but for a text, number or depth: a visitor may have chosen it.
+    """
+
+    by_data = False
 
 
 class DecodeError(ValueError):
@@ -40,9 +46,12 @@ def _encode_json(value: object) -> bytes:
     if isinstance(value, _BYTES):
         return bytes(value)
     try:
-        return _json_encode(value)
-    except TypeError:
-        return _json_encode(lenient.with_text_keys(value))
+        try:
+            return _json_encode(value)
+        except TypeError:
+            return _json_encode(lenient.with_text_keys(value))
+    except UnicodeEncodeError:
+        return lenient.escaped(value)
 
 
 def _encode_msgpack(value: object) -> bytes:
@@ -106,12 +115,16 @@ def encode(codec: Codec | str, value: object) -> bytes:
 
 def unencodable(codec: Codec, value: object, encode: Callable[[Any], object], why: Exception) -> EncodeError:
     """Return the error for a value that `encode` has refused: what of it, where that stands, and why."""
+    by_data = isinstance(why, (OverflowError, UnicodeError))
     if isinstance(why, RecursionError) or "recursion limit" in str(why):
         levels = lenient.depth(value)
+        by_data = levels is not None
         where = ", since it contains itself" if levels is None else f", {levels} levels deep"
     else:
         where = lenient.culprit(value, encode)
-    return EncodeError(f"can't be encoded as {codec.label}{where}: {why}")
+    error = EncodeError(f"can't be encoded as {codec.label}{where}: {why}")
+    error.by_data = by_data
+    return error
 
 
 #: What the metadata of a call may hold.

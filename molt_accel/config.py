@@ -110,7 +110,7 @@ _NOT_THE_WORKERS: Final = frozenset(
         "MOLT_BUSY_HTTP_STATUS",
     }
 )
-#: Settings that the identity has, as they are meant.
+#: Settings that `identity()` has in a form of its own, so the pool's name leaves them out.
 _IN_IDENTITY: Final = frozenset({"MOLT_EXPORTS", "MOLT_IGNORED_ENV"})
 _MODULE: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _MODULES: Final = re.compile(f"{_MODULE}(,{_MODULE})*")
@@ -286,7 +286,7 @@ class Config(_Made):
         values["MOLT_IMPORT_PATH"] = _joined(self.path)
         values["MOLT_IGNORED_ENV"] = " ".join(sorted(self._unsaid()))
         values[testdb.VARIABLE] = testdb.names() or None
-        values[role.VARIABLE] = ""  # a worker is none of another's processes, whoever starts it
+        values[role.VARIABLE] = ""  # whoever starts it, a worker belongs to no other worker
         return {env: str(value) for env, value in values.items() if value is not None}
 
     @property
@@ -308,7 +308,7 @@ class Config(_Made):
     def _unsaid(self) -> set[str]:
         """The environment variables that the identity leaves out. A worker and its executors leave out the same."""
         unsaid = set(self.ignored_env.replace(",", " ").split())
-        zone = getattr(_django_settings(), "TIME_ZONE", None)
+        zone = getattr(_settings_that_are_read(), "TIME_ZONE", None)
         if zone and self.inherited.environ.get("TZ") == zone:  # Django has put it there
             unsaid.add("TZ")
         return unsaid
@@ -397,7 +397,18 @@ def _overridden(settings: object, name: str) -> bool:
 def _django_settings() -> object | None:
     # Django is not imported for this: a process that hasn't imported it has no settings to read.
     conf = sys.modules.get("django.conf")
-    if conf is None:
-        return None
-    settings = conf.settings
-    return settings if settings.configured or os.environ.get("DJANGO_SETTINGS_MODULE") else None
+    if conf is not None and not conf.settings.configured and os.environ.get("DJANGO_SETTINGS_MODULE"):
+        try:
+            dir(conf.settings)  # reads them; `getattr` with a default would hide an AttributeError in them
+        except Exception as exc:
+            exc.add_note(
+                "Raised by Django's settings (DJANGO_SETTINGS_MODULE), which a molt_accel client reads."
+            )
+            raise
+    return _settings_that_are_read()
+
+
+def _settings_that_are_read() -> object | None:
+    """Django's settings, unless they would only be read now: in the middle of a call that must not fail."""
+    conf = sys.modules.get("django.conf")
+    return conf.settings if conf is not None and conf.settings.configured else None

@@ -5,20 +5,26 @@ Nothing here is on a good call's way: it runs once a codec has refused a value.
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
+
 _MOST_STEPS: Final = 20
 _MOST_LEVELS: Final = 10_000
-_BASES: Final[tuple[Any, ...]] = (str, int, float, bytes, dict, list, tuple)
+_BASES: Final[tuple[Any, ...]] = (str, int, float, bytes, dict, list, tuple, decimal.Decimal)
 
 
 def plain(value: object) -> object:
     """What stands for a value in JSON, as Django's JsonResponse has it; for `msgspec.json.Encoder(enc_hook=...)`.
 
-    Objects of subclasses of str, int, float, dict, list and tuple (such as SafeString), lazy translations, and scalars
-    of NumPy.
+    Objects of subclasses of plain types (such as SafeString), of Decimal and of dates and times (such as pandas'
+    Timestamp), lazy translations, and scalars of NumPy.
 
     Raises:
         TypeError: nothing does.
@@ -27,6 +33,11 @@ def plain(value: object) -> object:
         if isinstance(value, base) and type(value) not in (base, bool):
             # `str()` of a subclass may return it unchanged.
             return str.__str__(value) if base is str else base(value)
+    if isinstance(value, (datetime.date, datetime.time)):
+        text = value.isoformat()
+        return f"{text[:-6]}Z" if text.endswith("+00:00") else text
+    if isinstance(value, datetime.timedelta):
+        return datetime.timedelta(value.days, value.seconds, value.microseconds)
     functional = sys.modules.get("django.utils.functional")
     if functional is not None and isinstance(value, functional.Promise):
         return str.__str__(str(value))
@@ -49,6 +60,20 @@ def with_text_keys(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [with_text_keys(item) for item in value]
     return value
+
+
+def escaped(value: object) -> bytes:
+    """The JSON of a value with halves of surrogate pairs, as in names of files that aren't UTF-8: they are escaped."""
+    parts = msgspec.to_builtins(with_text_keys(value), enc_hook=plain, str_keys=True)
+    return json.dumps(_finite(parts), separators=(",", ":")).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def with_tuple_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

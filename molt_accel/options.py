@@ -17,7 +17,7 @@ from molt_accel.durations import Milliseconds, in_ms
 from molt_accel.ipc.frame import format_id
 from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
 
-#: As long as gunicorn lets a worker be silent, so that a call without a timeout of its own holds it no longer.
+#: gunicorn kills a worker that is silent for so long; a call without a timeout of its own ends before that.
 DEFAULT_TIMEOUT_MS: Final = 30_000
 
 

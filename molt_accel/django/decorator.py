@@ -17,7 +17,7 @@ from molt_accel.client import Client, client_for
 from molt_accel.codec import EncodeError
 from molt_accel.config import Config
 from molt_accel.django import disconnect, frameworks, placement
-from molt_accel.django.payload import default_payload, metadata_of, request_id_of
+from molt_accel.django.payload import default_payload, lists_of, metadata_of, request_id_of
 from molt_accel.django.responses import error_response, result_response
 from molt_accel.errors import (
     MoltBusy,
@@ -167,7 +167,7 @@ class _OffloadedView:
         if self.payload_builder is not None:
             payload = self.payload_builder(request, *args, **kwargs)
             if isinstance(payload, MultiValueDict):
-                payload = dict(payload.lists())  # the codec would keep only the last value of each name
+                payload = lists_of(payload)
         else:
             payload = default_payload(request, options.codec, args, kwargs)
         return client.make_call(options, payload, self._check_of(request, client), metadata_of(request))
@@ -187,9 +187,11 @@ class _OffloadedView:
         return False
 
     def refuse(self, request: HttpRequest, error: MoltError) -> HttpResponseBase:
-        bad_payload = isinstance(error, MoltInvalidInput) and isinstance(error.__cause__, EncodeError)
-        if bad_payload and self.payload_builder is not None:
-            raise error  # the view's own payload can't be encoded: that is a bug, and no bad request
+        why = error.__cause__ if isinstance(error, MoltInvalidInput) else None
+        if isinstance(why, EncodeError) and self.payload_builder is not None:
+            if not why.by_data:
+                raise error  # the view's own payload is of a type that has no form: that is a bug, and no bad request
+            log.warning("refused, as a visitor may have sent it: %s", error.detail)
         request_id = request_id_of(request, error.request_id)
         if http_status(error) >= 500:
             # Two ids: the one in the HTTP response, and the one in the worker's log.
@@ -197,8 +199,8 @@ class _OffloadedView:
             log.error(
                 "request %s failed in call %s (%s): %s", request_id, error.request_id, name, error.detail
             )
-        # Only a client that could be made is told Busy; for other errors there may be none.
-        busy_status = self.client.config.busy_http_status if isinstance(error, MoltBusy) else 429
+        # A client that was told Busy exists; after other errors there may be none to ask for its settings.
+        busy_status = self.client.config.busy_http_status if isinstance(error, MoltBusy) else None
         return error_response(error, request_id=request_id, busy_status=busy_status)
 
     def answer(self, request: HttpRequest, reply: Reply, operations: list[Any]) -> Any:

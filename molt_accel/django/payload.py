@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, RawPostDataException
 from django.utils import timezone
+from django.utils.datastructures import MultiValueDict
 from django.utils.translation import get_language
 
 from molt_accel import codec as codecs
@@ -109,8 +110,7 @@ def _parts(request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if not parsed and _is_gone(request):  # Django would take the form for empty
         raise _gone()
     # A middleware may have read the form, for its CSRF token: then the body is gone, and the parts are what is left.
-    files = {name: [_file(each) for each in sent] for name, sent in request.FILES.lists()}
-    return {**payload, "body": b"", "form": dict(request.POST.lists()), "files": files}
+    return {**payload, "body": b"", "form": dict(request.POST.lists()), "files": lists_of(request.FILES)}
 
 
 def _is_parsed(request: HttpRequest) -> bool:
@@ -140,6 +140,14 @@ def _gone() -> ImproperlyConfigured:
         "left for the entrypoint; give @molt_offload a payload_builder that takes what was made of it "
         "(payload_builder=lambda request: request.data), or read request.body there"
     )
+
+
+def lists_of(sent: MultiValueDict[str, Any]) -> dict[str, list[Any]]:
+    """All values of each name, of which a codec would keep the last only. Files are as in the default payload."""
+    return {
+        name: [_file(each) if isinstance(each, UploadedFile) else each for each in values]
+        for name, values in sent.lists()
+    }
 
 
 def _file(sent: UploadedFile[Any]) -> dict[str, Any]:

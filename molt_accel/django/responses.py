@@ -25,10 +25,16 @@ def json_response(value: object, status: int = 200) -> HttpResponse:
 
 
 def error_response(
-    error: MoltError, *, request_id: str | None = None, busy_status: int = 429
+    error: MoltError, *, request_id: str | None = None, busy_status: int | None = None
 ) -> HttpResponse:
-    """Return the response for an error: public JSON body, status of the error table, Retry-After for Busy."""
-    status = busy_status if isinstance(error, MoltBusy) else http_status(error)
+    """Return the response for an error: public JSON body, status of the error table, Retry-After for Busy.
+
+    Args:
+        error: The error.
+        request_id: The id that the body has; by default the error's own.
+        busy_status: The status of Busy, 429 or 503; by default the table's.
+    """
+    status = busy_status if busy_status and isinstance(error, MoltBusy) else http_status(error)
     response = json_response(error_body(error, request_id), status)
     if isinstance(error, MoltCancelled):
         response.reason_phrase = "Client Closed Request"  # nginx's words for 499; Django has none

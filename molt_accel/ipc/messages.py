@@ -8,7 +8,7 @@ checks names, types and ranges. docs/reference/protocol.md says when each is sen
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Final
+from typing import Annotated, Final, final
 
 import msgspec
 
@@ -42,6 +42,7 @@ class Codec(enum.IntEnum):
         return self.name.lower()
 
 
+@final
 class Request(msgspec.Struct, gc=False):
     """Run an entrypoint."""
 
@@ -58,6 +59,7 @@ class Request(msgspec.Struct, gc=False):
     in_flight: int = 0  #: how many ran then, this one included
 
 
+@final
 class Response(msgspec.Struct, gc=False):
     """The outcome of a request. Its spans (`*_us`) are microseconds; those that nobody measured are 0."""
 

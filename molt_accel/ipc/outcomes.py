@@ -20,8 +20,31 @@ def stalled() -> MoltTimeout:
     return MoltTimeout("the payload or the result was not moved on for 5 s", facts={"phase": "transport"})
 
 
+def _busy(why: str) -> MoltBusy:
+    return MoltBusy(why, facts={"retry_after_s": 1})
+
+
 def queue_full() -> MoltBusy:
-    return MoltBusy("the queue is full", facts={"retry_after_s": 1})
+    return _busy("the queue is full")
+
+
+def draining() -> MoltBusy:
+    return _busy("the worker is stopping")
+
+
+def all_in_flight() -> MoltBusy:
+    """All channels that the client may have are in use."""
+    return _busy("this client has as many calls in flight as it may")
+
+
+def no_channel() -> MoltBusy:
+    """Other clients have the channels that this one would need."""
+    return _busy("the worker has no channel left for this client")
+
+
+def unread() -> MoltBusy:
+    """The pipe to the worker is full, as far as the client may fill it."""
+    return _busy("the worker doesn't take requests as fast as they come")
 
 
 def other_protocol(why: str) -> MoltIncompatible:

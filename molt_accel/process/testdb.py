@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -92,9 +93,13 @@ def names() -> str:
 
 
 def _name(connection: Any) -> str:
+    test = connection.settings_dict["TEST"]
+    if test["MIRROR"]:
+        from django.db import connections
+
+        return _name(connections[test["MIRROR"]])
     name = str(connection.settings_dict["NAME"])
-    wanted = str(connection.settings_dict["TEST"]["NAME"] or "test_")
-    if not (name.startswith(wanted) or os.path.basename(name).startswith("test_")):  # it is not made yet
+    if not _is_made(name, str(test["NAME"] or "")):
         name = str(connection.creation._get_test_db_name())
     if ":memory:" in name or "mode=memory" in name:
         raise MoltStartFailed(
@@ -102,6 +107,14 @@ def _name(connection: Any) -> str:
             "it; leave the transport inline, or give the database a file: DATABASES[...]['TEST'] = {'NAME': ...}"
         )
     return name
+
+
+def _is_made(name: str, wanted: str) -> bool:
+    """Whether Django has put the tests' database in place. Tests that run at once have numbered copies of it."""
+    if not wanted:
+        return os.path.basename(name).startswith("test_")
+    root, suffix = os.path.splitext(wanted)
+    return bool(re.fullmatch(rf"{re.escape(root)}(_\d+)?{re.escape(suffix)}(_\d+)?", name))
 
 
 def use() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shlex
 import shutil
@@ -30,6 +31,7 @@ from molt_accel.ipc.frame import Fault, FrameError, FrameParser
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, StartFailed
 from molt_accel.ipc.outcomes import exit_text, other_protocol
 from molt_accel.ipc.shm.attach import connect
+from molt_accel.process import identity
 from molt_accel.transports import interpreter
 
 #: After a worker that was ready and lived this long, the next one is started at once.
@@ -197,6 +199,7 @@ def _start_pool(config: Config, name: str) -> None:
     command = [*worker_command(config), "--shm", name, "--linger"]
     # Not its name, which a client in an entrypoint would take for the name of the pool that it wants.
     environ = {**config.inherited.environ, **config.environ(), "MOLT_TRANSPORT": "shm"}
+    environ[identity.STARTER] = json.dumps(config.identity())
     with contextlib.ExitStack() as stack:
         said = None  # what the worker writes to standard error before it opens its log
         if config.log_file(outlives=True):

@@ -18,7 +18,8 @@ import threading
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltBusy, MoltClientClosed, MoltError, MoltWorkerUnavailable
+from molt_accel.errors import MoltClientClosed, MoltError, MoltWorkerUnavailable
+from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import FrameError, Item
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, BadFrame, Cancel, Request, Response
 from molt_accel.ipc.stream import FrameStream
@@ -74,7 +75,7 @@ class _Connection(BaseConnection):
             if not self.open:
                 return None
             if self._stream.pending_bytes > self._config.max_frame_bytes:
-                raise MoltBusy("the worker doesn't take requests as fast as they come")
+                raise outcomes.unread()
             self._pending[request.request_id] = pending
             sent = False
             try:
@@ -174,10 +175,13 @@ class _Connection(BaseConnection):
                 self.move_to(ConnectionState.DEAF)
 
     def _take(self, item: Item) -> None:
-        if isinstance(item, BadFrame):
+        if type(item) is Response:
+            if not item.request_id or item.generation == self.number:
+                super()._take(item)  # else it is another connection's
+        elif isinstance(item, BadFrame):
             log.error("the worker could not read a frame: %s", item.detail)
-        elif not isinstance(item, Response) or not item.request_id or item.generation == self.number:
-            super()._take(item)  # else it is another connection's
+        else:
+            super()._take(item)
 
     def _take_malformed(self, error: FrameError) -> None:
         """End the call whose response can't be read. A malformed frame of no call ends the connection."""

@@ -153,10 +153,15 @@ def _leave_differing(
             return
         say(f"searching for the module at fault: {what}")
         able = [each for each in modules if each.name not in left]
-        name = attempts.culprit(
-            able, lambda some: (done := attempts.once(some)).reason or differing(done.libraries)
-        )
-        left[name] = Module(name, False, f"answers otherwise when compiled: {what}")
+        reasons = {able[-1].name: what}
+
+        def fails(some: Sequence[Source], reasons: dict[str, str] = reasons) -> str:
+            done = attempts.once(some)
+            reasons[some[-1].name] = reason = done.reason or differing(done.libraries)
+            return reason
+
+        name = attempts.culprit(able, fails)
+        left[name] = Module(name, False, f"answers otherwise when compiled: {reasons[name]}")
 
 
 def _store(record: Record, libraries: dict[str, Path], work: Path, path: Path) -> None:

@@ -7,6 +7,7 @@ this process imports the modules from the build. Nothing here compiles; that is 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -81,7 +82,10 @@ def source_of(module: str) -> Path:
     """Return the source file of a module. Raises CompiledError: there is none."""
     source = find_source(module)
     if source is None:
-        raise CompiledError(f"{module}: there is no such Python module; is its folder on sys.path?")
+        raise CompiledError(
+            f"{module}: there is no such Python module with a source file; is its folder on sys.path? Modules in an "
+            "archive stay in Python"
+        )
     return source
 
 
@@ -109,11 +113,12 @@ def read_record(path: Path) -> Record:
     """
     try:
         for each in (path.parent, path):
-            found = each.stat()
-            # The worker runs code from this folder, which may be anywhere. So only the user and root may write there.
-            if found.st_uid not in (os.geteuid(), 0) or found.st_mode & stat.S_IWOTH:
-                raise CompiledError(f"{each}: others can write there, so it isn't used")
+            _check_ours(each)
         record = msgspec.json.decode(path.read_bytes(), type=Record)
+        folder = path.parent / record.key
+        for each in (folder, *(folder / library for library in record.libraries.values())):
+            with contextlib.suppress(FileNotFoundError):  # `changes` says so
+                _check_ours(each)
     except FileNotFoundError:
         raise CompiledError(f"{path}: there is no build") from None
     except (OSError, msgspec.DecodeError) as exc:
@@ -121,6 +126,13 @@ def read_record(path: Path) -> Record:
     if (record.version, record.abi) != (VERSION, ABI):
         raise CompiledError(f"{path}: it is of another version")
     return record
+
+
+def _check_ours(path: Path) -> None:
+    """The worker runs code from this folder, which may be anywhere. So only the user and root may write there."""
+    found = path.stat()
+    if found.st_uid not in (os.geteuid(), 0) or found.st_mode & stat.S_IWOTH:
+        raise CompiledError(f"{path}: others can write there, so it isn't used")
 
 
 def changes(record: Record, folder: Path) -> list[str]:

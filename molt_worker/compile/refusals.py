@@ -7,6 +7,7 @@ call, which no source shows. docs/reference/compiled-code.md has all three.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -36,6 +37,9 @@ NAMES: Final = {
     "get_type_hints": "mypyc doesn't keep annotations",
     "cached_property": "mypyc computes it at each use",
     "RecursionError": "compiled recursion ends the process instead",
+    "__cause__": "mypyc drops the cause of raise ... from",
+    "__suppress_context__": "mypyc drops the cause of raise ... from",
+    "gather": "mypyc expects the tuple that asyncio's types promise, and gets a list",
 }
 #: Modules, whoever imports them.
 IMPORTS: Final = {
@@ -81,6 +85,8 @@ _CONSUMERS: Final = {
 #: Calls whose arguments a compiled loop reads at each turn.
 _LOOPS: Final = {"range", "enumerate", "zip", "reversed"}
 _FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+#: Expressions whose values are other objects each time.
+_MADE: Final = (ast.Call, ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 Found = Iterator[tuple[int, str]]
 
 
@@ -91,6 +97,14 @@ def found(tree: ast.Module) -> Found:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and node.args and _last(node.func) in _CONSUMERS
     }
+    asks = any(isinstance(node, (ast.In, ast.NotIn)) for node in ast.walk(tree))
+    nested = {
+        inner.name
+        for node in ast.walk(tree)
+        if isinstance(node, _FUNCTIONS)
+        for inner in _within(node)
+        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
     own = {node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
     for top in tree.body:
         if isinstance(top, ast.FunctionDef) and top.name in FUNCTIONS:
@@ -99,6 +113,11 @@ def found(tree: ast.Module) -> Found:
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name) if name in NAMES:
                 yield node.lineno, f"uses {name}: {NAMES[name]}"
+            case ast.Attribute(value=ast.Name(id=name), attr="__name__" | "__qualname__") if name in nested:
+                yield (
+                    node.lineno,
+                    f"uses {name}.{node.attr}: a compiled function inside of another one has no name",
+                )
             case ast.Attribute(attr=name) if name.startswith("__") and not name.endswith("__"):
                 yield node.lineno, f"uses {name}: mypyc has one such attribute for a class and its subclasses"
             case ast.Attribute(value=ast.Name(id=name), attr="register") if name[:1].isupper():
@@ -124,6 +143,8 @@ def found(tree: ast.Module) -> Found:
                 )
             case ast.ClassDef():
                 yield from _of_class(node)
+                if asks and not node.bases and (reason := _no_contains(node)):
+                    yield node.lineno, reason
             case ast.Assign(targets=[ast.Attribute(value=ast.Name(id=name), attr=attribute)]) if name in own:
                 if any(attribute == each for each in _methods(tree, name)):
                     yield node.lineno, f"replaces {name}.{attribute}: {_BOUND_EARLY}"
@@ -174,12 +195,40 @@ def _of_class(node: ast.ClassDef) -> Found:
     for name, method in methods.items():
         if name in METHODS:
             yield method.lineno, f"class {node.name} has {name}: {METHODS[name]}"
+    yield from _own_values(node)
     for each in node.body:
         if isinstance(each, ast.Assign) and isinstance(each.value, ast.Name) and each.value.id in methods:
             yield (
                 each.lineno,
                 f"class {node.name} has another name for {each.value.id}: mypyc crashes when it is called",
             )
+
+
+def _no_contains(node: ast.ClassDef) -> str:
+    methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
+    if methods.isdisjoint(("__iter__", "__getitem__")) or "__contains__" in methods:
+        return ""
+    return f"class {node.name} has no __contains__, without which `in` fails for its instances when compiled"
+
+
+def _own_values(node: ast.ClassDef) -> Found:
+    """Attributes of the class that each instance gets anew: all but constants, which can't be told apart."""
+    if any(
+        _last(each.func if isinstance(each, ast.Call) else each) == "dataclass"
+        for each in node.decorator_list
+    ):
+        return
+    if any(_last(base).endswith(("Enum", "Flag", "NamedTuple", "TypedDict")) for base in node.bases):
+        return
+    for each in node.body:
+        shared = isinstance(each, ast.AnnAssign) and re.search(
+            r"\b(ClassVar|Final)\b", ast.unparse(each.annotation)
+        )
+        if not isinstance(each, (ast.Assign, ast.AnnAssign)) or each.value is None or shared:
+            continue
+        if any(isinstance(part, _MADE) for part in ast.walk(each.value)):
+            why = "a value that mypyc makes anew for each instance; annotate it as ClassVar"
+            yield each.lineno, f"class {node.name} has {why}"
 
 
 def _of_function(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Found:
@@ -226,10 +275,20 @@ def _of_loop(loop: ast.For, function: ast.AST) -> Found:
 
 def _converted(annotation: ast.expr | None, value: ast.expr | None) -> Found:
     """Constants of a type that mypyc converts: 0 is written as 0.0 then, and True as 1."""
-    if annotation is not None and isinstance(value, ast.Constant):
-        wanted, given = ast.unparse(annotation), value.value
-        if (wanted, type(given)) in (("float", int), ("int", bool)):
+    wanted = ast.unparse(annotation) if annotation is not None else ""
+    match value:
+        case ast.Constant(value=given) if (wanted, type(given)) in (("float", int), ("int", bool)):
             yield (
                 value.lineno,
                 f"gives {given!r} where {wanted} is declared, to which compiled code converts it",
             )
+        case ast.Compare() | ast.UnaryOp(op=ast.Not()) if wanted == "int":
+            yield value.lineno, "gives a bool where int is declared, to which compiled code converts it"
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
+            yield from _converted(annotation, operand)
+        case ast.IfExp(body=one, orelse=other):
+            yield from _converted(annotation, one)
+            yield from _converted(annotation, other)
+        case ast.BoolOp(values=values):
+            for each in values:
+                yield from _converted(annotation, each)

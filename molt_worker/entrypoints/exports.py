@@ -234,7 +234,8 @@ def resolve(reference: str) -> ExportTable:
     if path is None:
         marked = [item for module in reference.split(",") for item in _marked(module)]
         if not marked:
-            raise ExportsError(f"{reference}: no function is marked with @molt_worker.export")
+            own = "; in a worker, __main__ is the worker: name the module" if reference == "__main__" else ""
+            raise ExportsError(f"{reference}: no function is marked with @molt_worker.export{own}")
         _check_unique(marked, reference)
         return ExportTable(marked)
     return ExportTable(
@@ -251,8 +252,9 @@ def _import(module: str, where: str) -> Any:
     except BaseException as exc:  # a module may raise anything when imported, also SystemExit
         text = f"{where}: can't import {module}: {type(exc).__name__}: {exc}"
         if isinstance(exc, ModuleNotFoundError) and f"{module}.".startswith(f"{exc.name}."):
+            folders = list(dict.fromkeys(each or "." for each in sys.path if isinstance(each, str)))
             text += (
-                f"; looked in {', '.join(each or '.' for each in sys.path[:_NAMED])}; start the process in the folder "
+                f"; looked in {', '.join(folders[:_NAMED])}; start the process in the folder "
                 "that has it, or add that to sys.path or MOLT_IMPORT_PATH"
             )
         raise ExportsError(text) from exc

@@ -13,7 +13,7 @@ from typing import Final
 
 
 def find_source(name: str) -> Path | None:
-    """Return the source file that an import of `name` would run; None if there is none, or it isn't Python.
+    """Return the source file that an import of `name` would run; None if there is none, as in an archive.
 
     Nothing is imported. `importlib.util.find_spec` would import the packages above the module, and these could import
     modules from source that a build has.
@@ -21,7 +21,8 @@ def find_source(name: str) -> Path | None:
     spec = _find_spec(name)
     if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
         return None
-    return Path(str(spec.origin)).absolute()
+    path = Path(str(spec.origin)).absolute()
+    return path if path.is_file() else None
 
 
 def _find_spec(name: str) -> importlib.machinery.ModuleSpec | None:

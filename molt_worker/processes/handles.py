@@ -115,7 +115,7 @@ class ForkserverHandle:
     words: StopWords
     started_ns: int = field(default_factory=time.monotonic_ns)
     exports: ExportTable | None = None  #: known once it is ready
-    sources: Sources | None = None  #: what its exports are made of; known as soon
+    sources: Sources | None = None  #: what its exports are made of; known a moment before them
     announced: bool = False  #: requests are checked against its exports
     failure: MoltError | None = None  #: why it ended, if that is known
 

@@ -178,7 +178,7 @@ class Pool:
             self._on_readable(executor)
 
     def kill(self, executor: ExecutorHandle) -> None:
-        """SIGKILL an executor and replace it. Its request must have ended; `on_closed` is not called for it."""
+        """SIGKILL an executor and replace it. `on_closed` is not called for it: its owner has seen to its request."""
         executor.state = ExecutorState.GONE
         self._tell(executor, Kill(executor.number))
         failpoint("supervisor.killed")
@@ -430,7 +430,7 @@ class Pool:
             self.log.log("error", "forkserver_died", error=why.detail)
             if was_newest:
                 later_ns = self._back_off()
-                # At once, unless the executors of the one before didn't live either.
+                # After a first death at once; after further ones with a back-off.
                 self._forkserver_at_ns = self.loop.at(later_ns if self._boot_deaths > 1 else 1)
         elif self._newest_ready() is not None:
             self.log.log("error", "reload_failed", error=why.detail)

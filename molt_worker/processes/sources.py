@@ -1,7 +1,8 @@
 """The files that an import of the exports was made of, and whether one was changed since.
 
 Entrypoints import modules later, too, and a module that was not there may have been added. So whatever source stands in
-the folders that the project's modules come from counts, imported or not.
+the folders that the project's modules come from counts, imported or not. Files that settings are read from do, too (a
+``.env`` with the address of a database): servers are restarted when one was changed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from molt_worker.processes.commands import Sources
 _UNCERTAIN: Final = 0
 _CLOCK_TICK_NS: Final = 10_000_000  #: a file's times are this much coarser than the clock
 _SUFFIXES: Final = (*importlib.machinery.SOURCE_SUFFIXES, *importlib.machinery.EXTENSION_SUFFIXES)
+#: What settings are made of besides variables of the environment. JSON is not among it: programs write that, too.
+_SETTINGS: Final = (".env", ".toml", ".yaml", ".yml", ".ini", ".cfg")
 #: How much is looked at, the project's packages first. 2,000 files in 200 folders take under 20 ms.
 _MAX_FILES: Final = 5_000
 _MAX_FOLDERS: Final = 1_000
@@ -47,6 +50,9 @@ def imported(exports: str, began_ns: int) -> Sources:
             torn = began_ns - _CLOCK_TICK_NS <= changed_ns <= time.time_ns()
             found.append((path, _UNCERTAIN if torn else stamp(path)))
     folders = _project_folders()
+    # Beside a folder `src`, for instance, and where a process looks that is started there.
+    beside = {os.getcwd(), *map(os.path.dirname, folders)} - set(folders)
+    found += [(path, stamp(path)) for path in (os.path.join(folder, ".env") for folder in beside)]
     return Sources(found, folders, _digest(folders))
 
 
@@ -136,9 +142,14 @@ def _scan(folders: Iterable[str]) -> Iterator[tuple[str, int]]:
             continue
         for entry in entries:
             with contextlib.suppress(OSError):  # gone, or a link to nothing
-                if entry.name.endswith(_SUFFIXES):
-                    if not entry.name.startswith("."):  # an editor's
-                        files += 1
-                        yield entry.path, _stamp(entry.stat())
+                if _counts(entry.name):
+                    files += 1
+                    yield entry.path, _stamp(entry.stat())
                 elif entry.name.isidentifier() and entry.name not in _NO_PACKAGES and entry.is_dir():
                     left.append(entry.path)
+
+
+def _counts(name: str) -> bool:
+    if name.startswith("."):
+        return name == ".env" or name.startswith(".env.")  # others are an editor's
+    return name.endswith((*_SUFFIXES, *_SETTINGS))

@@ -5,7 +5,8 @@
 | signals that are ignored or blocked | none: all as in a Python that was started from a shell |
 | descriptors | standard input, output and error; others that were inherited are closed |
 | real-time scheduling | the normal class: an executor that computes must not keep its supervisor from running |
-| limits, niceness, processors, umask, working directory, environment | inherited: they are how a service is set up |
+| soft limit of open files | raised to `OPEN_FILES`: that of a shell would not be enough for what a server starts |
+| other limits, niceness, processors, umask, directory, environment | inherited: they are how a service is set up |
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import signal
 import sys
 from typing import Final
+
+from molt_accel.process.identity import open_files
 
 _STREAMS: Final = {0: ("stdin", "r"), 1: ("stdout", "w"), 2: ("stderr", "w")}
 #: Python itself ignores these, so that writing fails with an error instead.
@@ -32,6 +36,10 @@ def begin() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:  # a handler is none that could be inherited
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < open_files(hard):
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_files(hard), hard))
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # a sandbox forbids it
             if os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK not in _NORMAL_CLASSES:

@@ -107,7 +107,9 @@ def test_a_named_pool_refuses_a_process_that_differs_and_says_in_what(
     client = with_worker(share())
     monkeypatch.setenv("DATABASE_URL", "sqlite:///other")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MoltIncompatible, match="DATABASE_URL, working directory"):
+    with pytest.raises(
+        MoltIncompatible, match="in working directory; environment variables: DATABASE_URL\\."
+    ):
         share().call("echo", 1)
     monkeypatch.undo()
     assert client.call("echo", 1) == 1
@@ -149,3 +151,43 @@ def test_exports_are_imported_from_where_clients_do(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("MOLT_IMPORT_PATH")
     with Client(transport="shm", exports="far_away", executors=1, log_level="error") as client:
         assert client.call("database", timeout_ms=60_000) is None
+
+
+OWN_CALL = (
+    CORE
+    + """
+@export
+def again(payload):
+    from molt_accel import Client, MoltStartFailed
+    with Client(transport="shm") as client:
+        try:
+            client.call("database")
+        except MoltStartFailed as exc:
+            return str(exc)
+"""
+)
+
+
+def test_an_executor_knows_its_own_pool_whatever_the_command_has_changed(make_module: MakeModule) -> None:
+    make_module("shop_core", OWN_CALL)
+    command = f"env FOO=1 nice -n 1 {sys.executable} -m molt_worker"
+    with Client(transport="shm", exports="shop_core", worker_cmd=command, executors=1) as client:
+        assert "that it runs in, where it may wait for itself" in client.call("again", timeout_ms=60_000)
+
+
+def test_whoever_started_a_pool_may_use_it_whatever_its_command_changes(
+    make_module: MakeModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_module("shop_core", CORE)
+    command = f"env DATABASE_URL=sqlite:///replica nice -n 1 {sys.executable} -m molt_worker"
+
+    def attach(autostart: bool) -> Client:
+        settings = {"worker_cmd": command, "executors": 1, "autostart": autostart}
+        return Client(transport="shm", worker_name="named", exports="shop_core", **settings)
+
+    with attach(autostart=True) as starter, attach(autostart=False) as other:
+        for client in (starter, other):
+            assert client.call("database", timeout_ms=60_000) == "sqlite:///replica"
+        monkeypatch.setenv("DATABASE_URL", "sqlite:///other")
+        with attach(autostart=False) as third, pytest.raises(MoltIncompatible, match="DATABASE_URL"):
+            third.call("database", timeout_ms=60_000)

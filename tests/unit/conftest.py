@@ -18,4 +18,5 @@ if sys.platform == "linux":
 @pytest.fixture(autouse=True)
 def _no_project(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Django settings, whatever project other tests have set this process up for."""
-    monkeypatch.setattr(config, "_django_settings", lambda: None)
+    for name in ("_django_settings", "_settings_that_are_read"):
+        monkeypatch.setattr(config, name, lambda: None)

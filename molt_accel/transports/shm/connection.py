@@ -13,8 +13,8 @@ import threading
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltBusy, MoltError, MoltWorkerUnavailable
-from molt_accel.ipc import control
+from molt_accel.errors import MoltError, MoltWorkerUnavailable
+from molt_accel.ipc import control, outcomes
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import (
@@ -100,7 +100,7 @@ class Connection(BaseConnection):
             except OSError:
                 self.move_to(ConnectionState.DEAF)
                 return None
-            # In time for the answer, which is taken with the lock held.
+            # The answer can't be before it: whoever takes that needs the lock, too.
             self._pending[request.request_id] = pending
         return pending
 
@@ -128,7 +128,7 @@ class Connection(BaseConnection):
                 if not self._granted.wait(ANSWER_S):
                     self.channels.refused()
             if self.open and self._granted_none:
-                raise MoltBusy("the worker has no channel left for this client", facts={"retry_after_s": 1})
+                raise outcomes.no_channel()
 
     @property
     def completion_thread(self) -> CompletionThread:

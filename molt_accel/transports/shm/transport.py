@@ -12,7 +12,6 @@ from typing import Final
 
 from molt_accel import codec
 from molt_accel.errors import (
-    MoltBusy,
     MoltClientClosed,
     MoltError,
     MoltProtocolError,
@@ -37,7 +36,7 @@ from molt_accel.transports.shm.connection import Connection
 
 _MS: Final = 1_000_000
 _ATTACH_TRIES: Final = 5  #: how often the client tries to attach when the worker goes away meanwhile
-#: How many channels that should be free and are not a request may meet before the arena is given up.
+#: How many leased channels may turn out not to be IDLE before one call gives the arena up as corrupt.
 _PUBLISH_TRIES: Final = 40
 
 
@@ -320,7 +319,7 @@ class ShmTransport(ConnectedTransport[Connection]):
                 return None
             if not wait_ms:  # one that may wait is counted when it ends as Busy
                 connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
-            raise MoltBusy("this client has as many calls in flight as it may", facts={"retry_after_s": 1})
+            raise outcomes.all_in_flight()
         try:
             verdict = channel.publish(request, connection.capacity, waiting)
         except BaseException:

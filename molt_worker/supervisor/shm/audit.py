@@ -8,7 +8,7 @@ harms the requests that it hits, and no others. A word that changes during the a
 |---|---|---|---|
 | CLAIMED | an executor has the request | it runs | nothing |
 | ABANDONED | an executor has it | the message that tells of it may have been lost | stop it |
-| KILLING | an executor has it | if not this process, somebody wants its executor to wait for ever | stop it |
+| KILLING | an executor has it | this process set it, or a client forged it, so that the executor waits | stop it |
 | one of these three | no executor has it | it is forged | FAILED (was ABANDONED: IDLE) |
 | IDLE | | it is free | nothing |
 | any other state | a client was granted the channel | it is the client's | nothing |

@@ -19,7 +19,7 @@ from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import Attach, Draining, Request, Response, StartFailed
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import HELD, MAX_WORD, NEVER, ChannelState, Gauge, Outcome, slot_of, state_of
-from molt_accel.process.identity import differences
+from molt_accel.process import identity
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.processes.commands import Recycle, Wake
 from molt_worker.processes.handles import ExecutorHandle, StopWords
@@ -48,11 +48,8 @@ _FIRST_CLIENT_NS: Final = 30 * _S  #: how long a pool that a client started wait
 _TELL_NS: Final = 2 * _S  #: how long a pool that can't start stays to say so
 #: How much longer than an import may take clients wait for executors with newer code.
 _RELOAD_SLACK_MS: Final = 1000
-_NESTED_NS: Final = (
-    1_000_000_000  #: how long executors of other pools may stay attached without a call, at least
-)
+_NESTED_NS: Final = _S  #: how long executors of other pools may stay attached without a call, at least
 _SHARE: Final = 3 / 4  #: the share of the queue that one client of several may have, so that others find room
-_NAMED: Final = 5  #: how many of the things in which a client differs are named
 
 
 class ShmSupervisor:
@@ -72,7 +69,7 @@ class ShmSupervisor:
         self._config, self._log, self._loop, self._counters = config, log, worker.loop, worker.counters
         self._name = Name(config.pool_directory, config.pool_name)
         self._linger = linger
-        self._identity = config.identity()
+        self._identity = identity.of_starter(config.identity())
         self._idle_until_ns = time.monotonic_ns() + _FIRST_CLIENT_NS if linger else NEVER
         self._nested_only = False  # all clients are executors of other pools
         self._ended = 0  # how many requests had ended when that was looked at
@@ -295,7 +292,7 @@ class ShmSupervisor:
         """Answer clients that wait for executors with newer code, if these serve, or if that takes too long."""
         if not self._clients.asking:
             return
-        # The code may have been changed once more since the import began.
+        # If the code was changed once more since, `make_way` begins another reload.
         if not self._older_code_serves() and not self.make_way() and not self._older_code_serves():
             for client in self._clients.asking:
                 self._clients.admit(client)
@@ -311,11 +308,11 @@ class ShmSupervisor:
     def refusal(self, message: Attach) -> MoltError | None:
         if self._worker.draining or self._worker.stopping:
             return errors.WorkerVanished("the worker is stopping")
-        differing = differences(self._identity, message.identity) if message.identity else []
+        differing = identity.differences(self._identity, message.identity) if message.identity else []
         if differing:
             return errors.MoltIncompatible(
                 f"the pool {self._config.pool_name!r} runs other code or on other data than this process would: they "
-                f"differ in {', '.join(differing[:_NAMED])}. Start both alike, use another MOLT_WORKER_NAME, or name "
+                f"differ in {identity.listed(differing)}. Start both alike, use another MOLT_WORKER_NAME, or name "
                 "variables that don't matter in MOLT_IGNORED_ENV"
             )
         return self._start_failure
@@ -352,7 +349,7 @@ class ShmSupervisor:
         self._idle_until_ns = self._loop.at(now_ns + max(self._config.linger_ms * _MS, _NESTED_NS))
 
     def _is_used(self) -> bool:
-        """Whether a request has ended since then, waits, or can't be served yet."""
+        """Whether a request has ended since `_linger_for_nested` counted, one is queued, or none can be served yet."""
         waits = self._ledger.arena.ready() or not self._clients.greets
         return bool(waits) or self._ended != sum(self._outcomes().values())
 

@@ -14,7 +14,7 @@ from molt_accel.ipc import messages
 from molt_worker.processes.handles import ExecutorHandle
 
 
-class RequestState(enum.Enum):
+class RequestState(enum.IntEnum):  # hashed faster than an Enum
     """Where a request is."""
 
     ARRIVED = enum.auto()
@@ -26,7 +26,7 @@ class RequestState(enum.Enum):
     ENDED = enum.auto()
 
 
-class RequestEvent(enum.Enum):
+class RequestEvent(enum.IntEnum):
     """What can happen to a request."""
 
     WAIT = enum.auto()
@@ -72,6 +72,7 @@ class Request:
 
     def advance(self, step: RequestEvent) -> None:
         """Take a step of the table. Raises ValueError for a step that is not in it: a bug."""
-        if (self.state, step) not in REQUEST_TRANSITIONS:
+        state = REQUEST_TRANSITIONS.get((self.state, step))
+        if state is None:
             raise ValueError(f"{step.name} is not possible in state {self.state.name}")
-        self.state = REQUEST_TRANSITIONS[self.state, step]
+        self.state = state

@@ -17,7 +17,7 @@ from molt_accel.errors import MoltError
 from molt_accel.ipc import messages
 from molt_accel.ipc.frame import FrameError, Item, format_id
 from molt_accel.ipc.messages import Message, Response
-from molt_accel.ipc.outcomes import crashed, expired_in_queue, queue_full, timed_out_running
+from molt_accel.ipc.outcomes import crashed, draining, expired_in_queue, queue_full, timed_out_running
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
@@ -196,7 +196,7 @@ class StdioSupervisor:
                 self._finish(request, self._pong(frame))
                 return
             if self._worker.draining or self._worker.stopping:
-                raise errors.MoltBusy("the worker is stopping")
+                raise draining()
             if self.pool.exports is not None:
                 self.pool.exports.find(frame)
             self._place(request, time.monotonic_ns())
@@ -257,7 +257,7 @@ class StdioSupervisor:
 
     def _cancel(self, request: Request, error: MoltError) -> None:
         if request.state is RequestState.ENDED:
-            return  # ending the requests before it has shown that the client is gone
+            return  # answering an earlier request found the client's pipe closed, which ended this one too
         if request.state not in HELD:
             self._queue.remove(request.frame.request_id)
             self._finish(request, error)
@@ -353,7 +353,7 @@ class StdioSupervisor:
     def on_exports(self, exports: ExportTable) -> None:
         for request in list(self._queue):  # requests that came before the exports were known
             if request.state is RequestState.ENDED:
-                continue  # refusing the requests before it has shown that the client is gone
+                continue  # answering an earlier request found the client's pipe closed, which ended this one too
             try:
                 exports.find(request.frame)
             except errors.MoltEntryError as exc:

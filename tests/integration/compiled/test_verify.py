@@ -59,3 +59,21 @@ def test_calls_that_are_not_in_order_are_wrong_usage(folder: Path) -> None:
         assert error in done.stderr
     done = run_build("exports.json", "--include", "exakt", cwd=folder)
     assert (done.returncode, "--include exakt: the exports import no such module" in done.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_each_module_is_left_for_its_own_difference(folder: Path) -> None:
+    """The first call to differ needn't be of the module that is found first."""
+    (folder / "exact.py").write_text("def double(payload: float) -> list[object]:\n    return [payload]\n")
+    (folder / "calls.jsonl").write_text(
+        '{"entry": "scaled", "payload": 3}\n{"entry": "double", "payload": 4}\n'
+    )
+    done = run_build("exports.json", "--verify", "calls.jsonl", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    record = msgspec.json.decode(done.stdout, type=Record)
+    assert {
+        each.name: each.reason.removeprefix("answers otherwise when compiled: ") for each in record.modules
+    } == {
+        "exact": "call 2 (double): $[0]: 4.0 instead of 4",
+        "inexact": "call 1 (scaled): $[1]: 3.0 instead of 3",
+    }

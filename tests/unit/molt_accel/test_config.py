@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from molt_accel.config import Config, ConfigError, default_executors, pool_names
 from molt_accel.process.identity import differences
+from tests.support import ROOT
 from tests.support.errors import raised
 
 #: field -> (environment variable and Django setting, default, another value as text, and as the field has it)
@@ -240,18 +241,38 @@ def test_the_time_zone_that_django_has_set_may_be_any(monkeypatch: pytest.Monkey
     monkeypatch.setenv("TZ", "Europe/Berlin")
     berlin = load().identity()
     settings = SimpleNamespace(TIME_ZONE="Europe/Berlin")
-    monkeypatch.setattr("molt_accel.config._django_settings", lambda: settings)
+    monkeypatch.setattr("molt_accel.config._settings_that_are_read", lambda: settings)
     client = load(ignored_env="OTHER")
     assert differences(none, client.identity()) == []
     # In the worker and its executors nothing has set Django up; still they know their own pool.
-    monkeypatch.setattr("molt_accel.config._django_settings", lambda: None)
+    monkeypatch.setattr("molt_accel.config._settings_that_are_read", lambda: None)
     ours = load(environ=client.environ())
-    monkeypatch.setattr("molt_accel.config._django_settings", lambda: settings)
+    monkeypatch.setattr("molt_accel.config._settings_that_are_read", lambda: settings)
     assert ours.identity() == client.identity()
     assert ours.pool_name == client.pool_name
     settings.TIME_ZONE = "UTC"
     assert load().identity() == berlin
     assert differences(none, berlin) == ["environment variable TZ"]
+
+
+def test_settings_that_fail_do_so_when_a_client_is_made_and_never_in_a_call(tmp_path: Path) -> None:
+    (tmp_path / "broken_settings.py").write_text("raise AttributeError('a typo')\n")
+    code = """
+from molt_accel.config import Config
+config = Config.load()
+import django.conf
+config.identity(), config.pool_name
+try:
+    Config.load()
+except AttributeError as exc:
+    print(exc, *exc.__notes__)
+"""
+    environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "broken_settings", "TZ": "UTC"}
+    environ["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{ROOT}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("a typo Raised by Django's settings (DJANGO_SETTINGS_MODULE)")
 
 
 def test_one_manifest_by_any_path_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

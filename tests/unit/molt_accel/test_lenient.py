@@ -2,6 +2,7 @@
 
 import collections
 import datetime
+import decimal
 import enum
 import json
 import math
@@ -27,6 +28,22 @@ class Share(float):
     """Another."""
 
 
+class Price(decimal.Decimal):
+    """Another."""
+
+
+class Day(datetime.date):
+    """Another."""
+
+
+class Moment(datetime.datetime):
+    """Another, as pandas has one."""
+
+
+class Span(datetime.timedelta):
+    """Another."""
+
+
 class Colour(enum.StrEnum):
     RED = "red"
 
@@ -35,7 +52,8 @@ VALUES: list[Any] = [
     mark_safe("<b>"), [mark_safe("<b>"), {"a": mark_safe("<i>")}], {mark_safe("key"): 1}, lazystr("later"),
     Number(3), Share(0.5), Colour.RED, {None: 1, True: 2, False: {None: 3}}, {1: 2, 1.5: 3},
     [{None: [mark_safe("x")]}], collections.OrderedDict(a=1), collections.namedtuple("Point", "x y")(1, 2),
-    (1, [2]),
+    (1, [2]), Price("1.50"), Day(2026, 1, 2), Moment(2026, 1, 2, 3, 4), Moment(2026, 1, 2, 3, tzinfo=datetime.UTC),
+    "\ud800", {"\udcff.txt": ["\ud83d", {None: mark_safe("\udc00"), 1: 2.5}]}, lazystr("\ud800"),
 ]  # fmt: skip
 
 
@@ -53,6 +71,13 @@ def test_a_scalar_of_numpy_is_its_number(value: Any, plain: Any) -> None:
 
 def test_what_is_no_number_in_json_is_null() -> None:
     assert codec.encode("json", [math.nan, math.inf]) == b"[null,null]"
+    assert codec.encode("json", [math.nan, "\ud800"]) == b'[null,"\\ud800"]'
+
+
+def test_a_subclass_of_timedelta_is_written_as_a_timedelta() -> None:
+    assert codec.encode("json", Span(days=-1, microseconds=5)) == codec.encode(
+        "json", datetime.timedelta(days=-1, microseconds=5)
+    )
 
 
 _KEYS = st.recursive(st.integers(0, 9) | st.text(max_size=2), lambda key: st.tuples(key, key), max_leaves=4)

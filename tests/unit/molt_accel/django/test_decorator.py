@@ -1,16 +1,21 @@
 """molt_accel.django.decorator: the decorated view, its options, and which errors it answers, logs or falls back on."""
 
 import asyncio
+import base64
+import functools
 import inspect
 import json
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from asgiref.sync import iscoroutinefunction
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncRequestFactory, RequestFactory
+from django.utils.datastructures import MultiValueDict
 from django.utils.decorators import method_decorator
 from django.views import View as ClassView
 from django.views.decorators.csrf import csrf_exempt
@@ -237,6 +242,25 @@ def test_a_payload_that_the_view_itself_made_wrong_is_no_bad_request(
         view(get)
 
 
+@pytest.mark.parametrize(
+    ("payload", "where"),
+    [
+        ({"n": 2**64}, r" at \['n'\], of type int: "),
+        ({"a": ["\ud800"]}, r" at \['a'\]\[0\], of type str: "),
+        (functools.reduce(lambda inner, _: [inner], range(2000), []), ", 2000 levels deep: "),
+    ],
+    ids=["number", "text", "depth"],
+)
+def test_what_a_builder_passes_on_of_a_visitor_is_a_bad_request(
+    viewed: MakeView, get: HttpRequest, caplog: pytest.LogCaptureFixture, payload: Any, where: str
+) -> None:
+    response = viewed("echo", payload)(get)
+    assert response.status_code == 400
+    assert re.match(f"the payload can't be encoded as msgpack{where}", body_of(response)["detail"])
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+
+
 @pytest.mark.parametrize("kind", ["value", "exit", "interrupt", "memory", "recursion", "unprintable"])
 def test_a_raising_entrypoint_is_500_with_no_reason(viewed: MakeView, get: HttpRequest, kind: str) -> None:
     response = viewed("fail", kind)(get)
@@ -325,3 +349,19 @@ def test_no_other_error_falls_back(viewed: MakeView, get: HttpRequest) -> None:
 def test_lists_of_a_query_travel_whole(inline_client: Client, offloaded: MakeView) -> None:
     view = offloaded(entry="to_json", client=inline_client, payload_builder=lambda request: request.GET)
     assert view(RequestFactory().get("/?a=1&a=2&b=3")).content == b'{"a":["1","2"],"b":["3"]}'
+
+
+def test_files_of_a_builder_s_form_travel_too(inline_client: Client, offloaded: MakeView) -> None:
+    """As in the `request.data` of Django REST framework."""
+
+    def data(request: HttpRequest) -> MultiValueDict[str, Any]:
+        return MultiValueDict({**dict(request.POST.lists()), **dict(request.FILES.lists())})
+
+    view = offloaded(entry="echo", client=inline_client, payload_builder=data)
+    sent = {"name": "x", "file": SimpleUploadedFile("a.txt", b"some", "text/plain")}
+    assert json.loads(view(RequestFactory().post("/", sent)).content) == {
+        "name": ["x"],
+        "file": [
+            {"name": "a.txt", "content_type": "text/plain", "content": base64.b64encode(b"some").decode()}
+        ],
+    }

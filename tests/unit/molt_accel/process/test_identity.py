@@ -1,6 +1,7 @@
 """molt_accel.process.identity: what decides who may share a pool."""
 
 import ast
+import json
 import os
 import site
 import subprocess
@@ -30,6 +31,7 @@ def own(exports: str | None = None, path: list[str] | None = None, unsaid: str =
         "SECRET",
         "XDG_DATA_HOME",
         "MOLT_DB",
+        "PYTEST_XDIST_WORKER",
     ],
 )
 def test_all_environment_variables_count_none_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,12 +60,46 @@ def test_all_environment_variables_count_none_is_told(name: str, monkeypatch: py
         "GUNICORN_FD",
         "RUNTIME_DIRECTORY",
         "XDG_SESSION_ID",
+        "SUPERVISOR_PROCESS_NAME",
+        "RQ_JOB_ID",
+        "CELERY_LOG_LEVEL",
+        "TRIGGER_TIMER_REALTIME_USEC",
+        "VSCODE_IPC_HOOK_CLI",
+        "PYTHONUNBUFFERED",
     ],
 )
 def test_variables_of_terminals_and_services_do_not_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = own()
     monkeypatch.setenv(name, "x")
     assert own() == before
+
+
+def test_a_locale_that_python_has_coerced_does_not_count() -> None:
+    def of(**environ: str) -> dict[str, str]:
+        return identity.of_this_process(None, [], environ)
+
+    assert of(LC_CTYPE="C.UTF-8") == of()  # a server that embeds Python has none
+    assert of(LC_CTYPE="C.UTF-8", LANG="C") == of(LANG="C")
+    assert of(LC_CTYPE="de_DE.UTF-8") != of()
+    assert of(LC_CTYPE="C.UTF-8", LANG="de_DE.UTF-8") != of(LANG="de_DE.UTF-8")
+
+
+def test_thousands_of_variables_fit_into_a_message_and_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3000):
+        monkeypatch.setenv(f"SHOP_SERVICE_{number}_PORT_8000_TCP_ADDR", "10.0.0.1")
+    before = own(unsaid="OTHER")
+    assert len(json.dumps(before)) < 10_000
+    monkeypatch.setenv("OTHER", "may be anything")
+    assert identity.differences(before, own(unsaid="OTHER")) == []
+    monkeypatch.setenv("SHOP_SERVICE_7_PORT_8000_TCP_ADDR", "10.0.0.2")
+    assert identity.differences(before, own(unsaid="OTHER")) == ["environment"]
+
+
+def test_all_that_differs_is_listed() -> None:
+    variables = [f"environment variable V{number}" for number in range(42)]
+    assert identity.listed(["niceness"]) == "niceness"
+    assert identity.listed([variables[0], "umask", variables[1]]) == "umask; environment variables: V0, V1"
+    assert identity.listed(variables).endswith("V38, V39 and 2 more")
 
 
 def test_the_working_directory_counts_and_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +190,10 @@ print(identity.of_this_process(None, [], {}))
         ("resource.setrlimit(resource.RLIMIT_DATA, (2**40, 2**41))", "limit of data"),
         ("resource.setrlimit(resource.RLIMIT_NOFILE, (99, 99))", "limit of open files"),
         ("os.nice(1)", "niceness"),
+        (
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (99, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))",
+            "",
+        ),
         ("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})", "processors"),
     ],
 )
@@ -166,4 +206,29 @@ def test_what_the_system_grants_counts(change: str, name: str) -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         return dict(ast.literal_eval(done.stdout))
 
-    assert identity.differences(of_another(), of_another(change)) == [name]
+    assert identity.differences(of_another(), of_another(change)) == [name] * bool(name)
+
+
+NO_FILES = """
+import resource
+from molt_accel import MoltStartFailed
+from molt_accel.process import identity
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+before = identity.of_this_process(None, [], {})
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+print(identity.import_path(["/usr"]))
+try:
+    identity.of_this_process(None, [], {})
+except MoltStartFailed as exc:
+    print(exc)
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+print(identity.differences(before, identity.of_this_process(None, [], {})))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no shared pools")
+def test_a_process_that_can_open_no_more_files_is_not_another() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_FILES], capture_output=True, text=True, check=True)
+    path, error, differing = done.stdout.splitlines()
+    assert (path, differing) == ("['/usr']", "[]")
+    assert error == "this process's umask can't be read: Too many open files"

@@ -23,11 +23,13 @@ def under_the_runner(_project: None) -> Any:  # noqa: F811
     teardown_test_environment()
 
 
-def connection(name: str, wanted: str | None = None) -> Any:
+def connection(
+    name: str, wanted: str | None = None, alias: str = "default", mirror: str | None = None
+) -> Any:
     return SimpleNamespace(
-        alias="default",
+        alias=alias,
         vendor="postgresql",
-        settings_dict={"NAME": name, "TEST": {"NAME": wanted}},
+        settings_dict={"NAME": name, "TEST": {"NAME": wanted, "MIRROR": mirror}},
         creation=SimpleNamespace(_get_test_db_name=lambda: wanted or f"test_{name}"),
     )
 
@@ -42,6 +44,9 @@ def connection(name: str, wanted: str | None = None) -> Any:
         ("/srv/test_shop.db", None, "/srv/test_shop.db"),
         ("shop", "checks", "checks"),
         ("checks_1", "checks", "checks_1"),
+        ("/srv/checks_1.db", "/srv/checks.db", "/srv/checks_1.db"),  # SQLite's copies
+        ("checks.new_1", "checks.new", "checks.new_1"),
+        ("checks_live", "checks", "checks"),
     ],
 )
 def test_a_worker_is_told_the_database_of_the_tests(
@@ -50,6 +55,18 @@ def test_a_worker_is_told_the_database_of_the_tests(
     monkeypatch.setattr(connections, "all", lambda: [connection(name, wanted)])
     assert testdb.names() == f'{{"default": "{told}"}}'
     assert Config.load(settings=SimpleNamespace()).environ()[testdb.VARIABLE] == testdb.names()
+
+
+@pytest.mark.usefixtures("under_the_runner")
+@pytest.mark.parametrize("replica", ["shop", "checks"])  # before Django has made it a mirror, and then
+def test_a_mirror_is_the_database_that_it_mirrors(replica: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {
+        "default": connection("checks", "checks"),
+        "replica": connection(replica, None, "replica", "default"),
+    }
+    monkeypatch.setattr(connections, "all", both.values)
+    monkeypatch.setattr(type(connections), "__getitem__", lambda _, alias: both[alias])
+    assert testdb.names() == '{"default": "checks", "replica": "checks"}'
 
 
 @pytest.mark.usefixtures("under_the_runner")

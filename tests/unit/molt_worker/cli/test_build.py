@@ -37,7 +37,8 @@ def test_exports_come_from_the_environment_too(built: Built) -> None:
 
 
 @pytest.mark.parametrize(
-    ("exports", "text"), [("no.json", "can't be read"), ("no.such.module", "there is no such Python module")]
+    ("exports", "text"),
+    [("no.json", "can't be read"), ("no.such.module", "there is no such Python module with a source")],
 )
 def test_exports_that_are_not_in_order_are_wrong_usage(built: Built, exports: str, text: str) -> None:
     done = run_build(exports, cwd=built.folder)

@@ -97,15 +97,23 @@ def test_required_it_says_what_to_do(manifest: str, built: Built, fault: Callabl
     assert f"molt-worker build {manifest}" in str(caught.value)
 
 
-@pytest.mark.parametrize("foreign", ["folder", "record"])
+@pytest.mark.parametrize("foreign", ["folder", "record", "key", "library"])
 def test_a_build_that_another_user_owns_is_refused_and_root_s_is_not(
     foreign: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "record.json"
-    record = compiled.Record(compiled.VERSION, "key", compiled.ABI, "", "", 0.0, [], {}, {})
+    record = compiled.Record(compiled.VERSION, "key", compiled.ABI, "", "", 0.0, [], {}, {"a": "a.so"})
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "a.so").touch()
     path.write_bytes(msgspec.json.encode(record))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    owners = {path.parent: 1000, path: 1000}
+    paths = {
+        "folder": tmp_path,
+        "record": path,
+        "key": tmp_path / "key",
+        "library": tmp_path / "key" / "a.so",
+    }
+    owners = dict.fromkeys(paths.values(), 1000)
     stat = Path.stat
 
     def owned(self: Path, **options: Any) -> os.stat_result:
@@ -114,7 +122,7 @@ def test_a_build_that_another_user_owns_is_refused_and_root_s_is_not(
 
     monkeypatch.setattr(Path, "stat", owned)
     assert compiled.read_record(path) == record
-    which = path.parent if foreign == "folder" else path
+    which = paths[foreign]
     owners[which] = 0
     assert compiled.read_record(path) == record
     owners[which] = 1001

@@ -219,7 +219,9 @@ def test_a_target_that_can_t_be_says_so(write: Callable[[object], Path], target:
 def test_a_module_that_is_not_found_says_where_it_was_looked_for(
     write: Callable[[object], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "path", ["", "/nowhere", *(f"/nowhere/{number}" for number in range(9))])
+    monkeypatch.setattr(
+        sys, "path", ["", "/nowhere", "", "/nowhere", *(f"/nowhere/{number}" for number in range(9))]
+    )
     path = write(manifest(exports=[GOOD, {"name": "bad", "target": "no_such_module:f"}]))
     check(str(path))  # nothing is imported for this
     assert str(raised(ExportsError, resolve, str(path))) == (
@@ -292,6 +294,11 @@ def test_a_module_exports_its_marked_functions_each_once(module: Callable[[str],
 def test_a_module_with_bad_marks_is_refused(module: Callable[[str], str], source: str, what: str) -> None:
     name = module(source)
     assert str(raised(ExportsError, resolve, name)) == f"{name}: {what}"
+
+
+def test_the_program_itself_is_no_module_of_a_worker() -> None:
+    text = "__main__: no function is marked with @molt_worker.export; in a worker, __main__ is the worker: "
+    assert str(raised(ExportsError, resolve, "__main__")) == f"{text}name the module"
 
 
 def test_an_async_function_that_is_marked_is_refused(module: Callable[[str], str]) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,3 +62,11 @@ def test_a_build_takes_the_place_of_another_of_the_same_modules_only() -> None:
         finder.install()
     assert installed() == [second, other]
     assert sys.meta_path[:2] == [second, other]
+
+
+def test_a_module_in_an_archive_has_no_source_file(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "apps.zip", "w") as archive:
+        archive.writestr("packed/core.py", "def f(payload: int) -> int:\n    return payload\n")
+    sys.path.insert(0, str(tmp_path / "apps.zip"))
+    importlib.invalidate_caches()
+    assert find_source("packed.core") is None

@@ -64,9 +64,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sources
         "stock/__init__.py",
         "settings.py",
         "new/a.py",
+        ".env",
+        "shop_of_sources/.env.local",
+        "new/config.toml",
+        "../.env",
     ],
 )
-def test_a_source_that_was_not_imported_and_a_new_one_count_too(
+def test_a_source_or_settings_file_that_was_not_imported_and_a_new_one_count_too(
     project: sources.Sources, tmp_path: Path, name: str
 ) -> None:
     assert not sources.changed(project)
@@ -74,7 +78,7 @@ def test_a_source_that_was_not_imported_and_a_new_one_count_too(
     (tmp_path / name).write_text("x = 22\n")
     assert sources.changed(project)
     (tmp_path / name).unlink()
-    assert sources.changed(project) is ("local" not in name and "settings" not in name and "new" not in name)
+    assert sources.changed(project) is (name in ("shop_of_sources/pricing.py", "stock/__init__.py"))
 
 
 def test_what_a_program_writes_beside_its_sources_does_not(project: sources.Sources, tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ def test_inherited_descriptors_are_closed_and_others_stay() -> None:
     assert state(opened, '[os.path.exists(f"/proc/self/fd/{fd}") for fd in (own, given)]') == "[True, False]"
 
 
+@pytest.mark.parametrize(
+    ("limits", "then"), [((64, 9999), 4096), ((64, 128), 128), ((5000, 9999), 5000), ((4096, 4096), 4096)]
+)
+def test_a_process_may_open_as_many_files_whatever_started_it(limits: tuple[int, int], then: int) -> None:
+    given = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {limits})"
+    assert state(given, "resource.getrlimit(resource.RLIMIT_NOFILE)") == str((then, limits[1]))
+
+
 @pytest.mark.parametrize("closed", ["0", "2"])
 def test_a_standard_stream_that_is_closed_is_opened(closed: str) -> None:
     shown = f'os.readlink("/proc/self/fd/{closed}"), sys.stdin is not None, sys.stderr is not None'
