@@ -269,10 +269,10 @@ def test_a_raising_entrypoint_is_500_with_no_reason(viewed: MakeView, get: HttpR
 
 
 def test_no_transport_is_503(offloaded: MakeView, get: HttpRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_transport() -> Client:
+    def no_transport(pool: str) -> Client:
         raise MoltWorkerUnavailable("no transport: secret reasons")
 
-    monkeypatch.setattr("molt_accel.django.decorator.default_client", no_transport)
+    monkeypatch.setattr("molt_accel.django.decorator.client_for", no_transport)
     response = offloaded(entry="echo")(get)
     assert response.status_code == 503
     assert body_of(response) == {"error": "MoltWorkerUnavailable", "detail": "the service is not available"}
