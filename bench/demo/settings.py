@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.environment import ROOT
+from bench.demo.preparation import DEMO_EXPORTS
 
 
 def server_settings(directory: Path, *, builds: Path | None, compiled: bool) -> dict[str, str]:
@@ -21,6 +22,7 @@ def server_settings(directory: Path, *, builds: Path | None, compiled: bool) -> 
     handlers run in Python unless they are to be compiled and could be: an earlier build must not come in between.
     """
     return {
+        "MOLT_EXPORTS": str(ROOT / DEMO_EXPORTS),
         "MOLT_LOG_LEVEL": "warning",
         "MOLT_WORKER_NAME": f"bench-{secrets.token_hex(4)}",
         "MOLT_RUNTIME_DIR": str(directory / "pools"),

@@ -3,6 +3,7 @@
 from django.urls import URLPattern, path
 
 from demo.django_app import views
+from demo.django_app.orders import views as orders
 
 urlpatterns: list[URLPattern] = [
     path("baseline/", views.baseline),
@@ -17,5 +18,7 @@ urlpatterns: list[URLPattern] = [
     path("offload-async/", views.offload_async),
     path("data/baseline/", views.data_baseline),
     path("data/offload/", views.data_offload),
+    path("orders/baseline/", orders.Baseline.as_view()),
+    path("orders/offload/", orders.Offload.as_view()),
     path("healthz", views.healthz),
 ]

@@ -19,10 +19,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from demo.django_app import metrics, views
-from demo.molt_worker_app import core, make_table
+from demo.molt_worker_app import core, entrypoints, make_table
 from demo.molt_worker_app.schema import ListParameters
 from molt_accel import Client, codec
 from molt_accel import client as client_module
+from molt_worker import export
 from tests.demo.demo_strategies import query_strings, tables
 from tests.support import ROOT, TRANSPORTS
 
@@ -238,7 +239,8 @@ def test_failing_cores_are_one_500(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(core, "list_items", broken)  # what the worker's manifest names
+    exported = export(name="list_items", codec_out="json")(broken)
+    monkeypatch.setattr(entrypoints, "list_items", exported)  # what the worker finds
     monkeypatch.setattr(views, "list_items", broken)  # the same function, imported by the baseline
     with Client(transport="inline") as client:
         monkeypatch.setattr(client_module, "_clients", {"default": client})
