@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         MoltTimeout,
         MoltWorkerCrashed,
         MoltWorkerUnavailable,
+        RemoteError,
     )
     from molt_accel.options import CallInfo, CallMetrics, CallOptions
 
@@ -36,7 +37,7 @@ __all__ = [
     "CallInfo", "CallMetrics", "CallOptions", "Client", "Config", "ConfigError", "Reply",
     "MoltBusy", "MoltCancelled", "MoltClientClosed", "MoltEntryError", "MoltError", "MoltIncompatible",
     "MoltInternalError", "MoltInvalidInput", "MoltProtocolError", "MoltStartFailed", "MoltTimeout", "MoltWorkerCrashed",
-    "MoltWorkerUnavailable", "__version__", "client_for", "default_client", "molt_offload", "offload",
+    "MoltWorkerUnavailable", "RemoteError", "__version__", "client_for", "default_client", "molt_offload", "offload",
 ]
 # fmt: on
 
