@@ -112,12 +112,12 @@ _NOT_THE_WORKERS: Final = frozenset(
 )
 #: Settings that `identity()` has in a form of its own, so the pool's name leaves them out.
 _IN_IDENTITY: Final = frozenset({"MOLT_EXPORTS", "MOLT_IGNORED_ENV"})
-_MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+DOTTED_NAME: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"  #: of a module, or of an attribute in one
 
 
 def is_manifest_path(reference: str) -> bool:
     """Whether an exports reference that isn't empty means a file and not a module."""
-    return reference.endswith(".json") or os.sep in reference or not _MODULE.fullmatch(reference)
+    return reference.endswith(".json") or os.sep in reference or not re.fullmatch(DOTTED_NAME, reference)
 
 
 def _joined(folders: list[str]) -> str:

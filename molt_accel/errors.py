@@ -67,7 +67,7 @@ class MoltInvalidInput(MoltError):
 
 
 class MoltBusy(MoltError):
-    """The pool took the request not in: the queue is full, or the worker stops. It was not run; try again later."""
+    """The pool did not take the request: the queue is full, or the worker stops. It was not run; try again later."""
 
     @property
     def retry_after_s(self) -> int:

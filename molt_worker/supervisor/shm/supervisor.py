@@ -75,9 +75,8 @@ class ShmSupervisor:
         self._ended = 0  # how many requests had ended when that was looked at
         self._refuse_ns = NEVER  # when clients that wait for channels are told that there are none
         self._drained_ns = NEVER
-        self._start_failure: errors.MoltWorkerUnavailable | None = (
-            None  # why it can't serve, until it has stopped
-        )
+        # Why it can't serve, until it has stopped.
+        self._start_failure: errors.MoltWorkerUnavailable | None = None
         geometry = arenas.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
         arena, self._arena_fd = arenas.create(geometry)
         self._capacity = min(config.max_queue, geometry.channels - config.pool_size)
