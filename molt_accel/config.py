@@ -110,7 +110,7 @@ _NOT_THE_WORKERS: Final = frozenset(
         "MOLT_BUSY_HTTP_STATUS",
     }
 )
-#: Settings that `identity()` has in a form of its own, so the pool's name leaves them out.
+#: Settings that `identity()` already covers in normalised form, so the pool's name leaves them out.
 _IN_IDENTITY: Final = frozenset({"MOLT_EXPORTS", "MOLT_IGNORED_ENV"})
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 

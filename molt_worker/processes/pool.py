@@ -424,7 +424,7 @@ class Pool:
             self.log.log("error", "forkserver_died", error=why.detail)
             if was_newest:
                 later_ns = self._back_off()
-                # After a first death at once; after further ones with a back-off.
+                # After a first failure restart at once; after further ones, back off.
                 self._forkserver_at_ns = self.loop.at(later_ns if self._boot_deaths > 1 else 1)
         elif self._newest_ready() is not None:
             self.log.log("error", "reload_failed", error=why.detail)

@@ -34,7 +34,8 @@ _OTHER_FDS: Final = 256  #: descriptors left to the rest of the worker by connec
 _PAUSE_NS: Final = 100_000_000  #: how long no connection is accepted when descriptors or memory have run out
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _BACKLOG: Final = 128
-_ACCEPTED_AT_ONCE: Final = 16  #: new connections, before the loop serves those that there are again
+#: How many new connections are accepted before the loop serves existing ones again.
+_ACCEPTED_AT_ONCE: Final = 16
 
 
 def max_clients() -> int:
@@ -280,7 +281,7 @@ class Clients:
             why = f"it sent a bad message: {exc.detail}"
             if exc.fault is Fault.VERSION and not client.attached:
                 self.log.log("warning", "client_refused", pid=client.pid, error=why)
-                # The client can't read this either, but sees by its version that the worker is of another one.
+                # The client can't decode this either, but its version byte says that the worker is of another one.
                 self.tell(
                     client, messages.Refused(to_wire(_other_version(f"the client's is an {exc.detail}")))
                 )

@@ -292,10 +292,12 @@ class ShmSupervisor:
         """Answer clients that wait for executors with newer code, if these serve, or if that takes too long."""
         if not self._clients.asking:
             return
-        # If the code was changed once more since, `make_way` begins another reload.
-        if not self._older_code_serves() and not self.make_way() and not self._older_code_serves():
-            for client in self._clients.asking:
-                self._clients.admit(client)
+        if not self._older_code_serves():
+            # Only the newest code may serve them. `make_way` may start another reload, so ask again after it.
+            stops = self.make_way()
+            if not stops and not self._older_code_serves():
+                for client in self._clients.asking:
+                    self._clients.admit(client)
         for client in self._clients.asking:
             if now_ns >= client.answer_ns:
                 error = (
