@@ -172,7 +172,10 @@ class Pool:
             self._on_readable(executor)
 
     def kill(self, executor: ExecutorHandle) -> None:
-        """SIGKILL an executor and replace it. `on_closed` is not called for it: its owner has seen to its request."""
+        """SIGKILL an executor and replace it. `on_closed` is not called for it.
+
+        Its request has ended; over shared memory it is KILLING, and ends once the executor is reaped.
+        """
         executor.state = ExecutorState.GONE
         self._tell(executor, Kill(executor.number))
         failpoint("supervisor.killed")
