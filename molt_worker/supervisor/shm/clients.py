@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from molt_accel.durations import NS_PER_MS
 from molt_accel.errors import MoltError, MoltIncompatible, to_wire
 from molt_accel.ipc import control, messages
 from molt_accel.ipc.failpoint import failpoint
@@ -333,7 +334,7 @@ class Clients:
         if refusal is not None:
             self.refuse(client, refusal)
         elif not message.observer and (reload_ms := self.owner.reload_ms()):
-            client.answer_ns = time.monotonic_ns() + reload_ms * 1_000_000
+            client.answer_ns = time.monotonic_ns() + reload_ms * NS_PER_MS
             self.tell(client, messages.Reloading(reload_ms))
         else:
             self.admit(client)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from molt_accel.errors import MoltBusy, MoltError, MoltTimeout, MoltWorkerCrashed
+from molt_accel.errors import MoltBusy, MoltCancelled, MoltError, MoltTimeout, MoltWorkerCrashed
 from molt_accel.ipc import outcomes
 
 _DIED = "the executor died while it ran "
@@ -29,6 +29,8 @@ _DIED = "the executor died while it ran "
         (outcomes.all_in_flight(), MoltBusy, "this client has as many calls in flight", {"retry_after_s": 1}),
         (outcomes.no_channel(), MoltBusy, "the worker has no channel left", {"retry_after_s": 1}),
         (outcomes.unread(), MoltBusy, "the worker doesn't take requests as fast", {"retry_after_s": 1}),
+        (outcomes.http_client_gone(), MoltCancelled, "the client went away", {}),
+        (outcomes.died_unreported(), MoltWorkerCrashed, "the executor died", {}),
         (
             outcomes.crashed("work", -11),
             MoltWorkerCrashed,
