@@ -48,9 +48,8 @@ from molt_worker.supervisor.shm.reclaim import reclaim
 from molt_worker.supervisor.shm.slots import Slots
 from molt_worker.supervisor.shm.snapshot import RESTARTS
 
-_RECLAIM_NS: Final = (
-    20 * NS_PER_MS
-)  #: how often to look at channels of clients that are gone, until they are IDLE
+#: How often to look at channels of clients that are gone, until they are IDLE.
+_RECLAIM_NS: Final = 20 * NS_PER_MS
 #: How long clients may take to return channels that another client wants. They do so as soon as they get a processor.
 _RECALL_NS: Final = NS_PER_S
 #: How long a worker that drains waits for its clients, some of which may be stopped.
