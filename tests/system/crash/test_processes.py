@@ -15,6 +15,7 @@ import pytest
 from molt_accel import Client, MoltBusy, MoltError, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.errors import Status
 from tests.support import ROOT
+from tests.support import driver as driver_module
 from tests.support.driver import MakeDriver, MakeModule, dead, error_of, value_of
 from tests.support.errors import raised
 from tests.support.pools import MakeClient, with_worker
@@ -256,6 +257,32 @@ def test_a_stopped_supervisor_can_be_closed(make_client: MakeClient) -> None:
     os.kill(processes[0].pid, signal.SIGSTOP)
     client.close()
     wait_until(lambda: gone(processes))
+
+
+#: A worker whose fork servers may be silent for a second only.
+_IMPATIENT = """
+import sys
+from molt_worker.processes import pool
+from molt_worker.cli.main import main
+
+pool._STALL_NS = 1_000_000_000
+sys.exit(main())
+"""
+
+
+def test_a_stopped_forkserver_that_is_asked_for_an_executor_is_replaced(
+    make_driver: MakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver_module, "COMMAND", [sys.executable, "-c", _IMPATIENT, "--stdio"])
+    driver = make_driver()
+    (forkserver,) = driver.children()
+    (pid,) = driver.pids()
+    forkserver.suspend()
+    os.kill(pid, signal.SIGKILL)
+    assert value_of(driver.call("echo", 1)) == 1
+    assert dead(forkserver)
+    assert "the fork server does not answer" in driver.log()
+    assert driver.wait_idle()["executors"]["pids"] != [pid]
 
 
 def test_a_stopped_forkserver_holds_no_request(make_driver: MakeDriver) -> None:

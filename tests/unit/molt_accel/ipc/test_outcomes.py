@@ -26,9 +26,24 @@ _DIED = "the executor died while it ran "
         ),
         (outcomes.queue_full(), MoltBusy, "the queue is full", {"retry_after_s": 1}),
         (outcomes.draining(), MoltBusy, "the worker is stopping", {"retry_after_s": 1}),
-        (outcomes.all_in_flight(), MoltBusy, "this client has as many calls in flight", {"retry_after_s": 1}),
-        (outcomes.no_channel(), MoltBusy, "the worker has no channel left", {"retry_after_s": 1}),
-        (outcomes.unread(), MoltBusy, "the worker doesn't take requests as fast", {"retry_after_s": 1}),
+        (
+            outcomes.all_in_flight(),
+            MoltBusy,
+            "this client has as many calls in flight as it may",
+            {"retry_after_s": 1},
+        ),
+        (
+            outcomes.no_channel(),
+            MoltBusy,
+            "the worker has no channel left for this client",
+            {"retry_after_s": 1},
+        ),
+        (
+            outcomes.unread(),
+            MoltBusy,
+            "the worker doesn't take requests as fast as they come",
+            {"retry_after_s": 1},
+        ),
         (outcomes.http_client_gone(), MoltCancelled, "the client went away", {}),
         (outcomes.died_unreported(), MoltWorkerCrashed, "the executor died", {}),
         (

@@ -316,6 +316,25 @@ def test_who_waits_for_a_starter_attaches_as_soon_as_the_pool_listens(directory:
         os.close(held)
 
 
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("error", [MoltWorkerUnavailable("another user's"), KeyboardInterrupt()])
+def test_whoever_fails_to_connect_keeps_no_lock(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, held: bool
+) -> None:
+    control.ensure_directory(str(directory))
+    other = control.lock(str(directory), "pool", "starter", wait=False) if held else None
+
+    def connect(path: str) -> None:
+        raise error
+
+    monkeypatch.setattr(launcher, "connect", connect)
+    with pytest.raises(type(error)):
+        launcher._become_starter(str(directory), "pool", "nowhere", time.monotonic() + 60)
+    assert starting(directory) is held
+    if other is not None:
+        os.close(other)
+
+
 def test_a_start_that_is_too_early_waits_and_looks_whether_another_was_allowed(directory: Path) -> None:
     started_s = time.monotonic()
     attach(pool_config(directory, "serve(30)"), started_s + 0.3)
