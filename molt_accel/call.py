@@ -34,7 +34,7 @@ from molt_accel.errors import (
 from molt_accel.hangup import HALF_CLOSE, hangups
 from molt_accel.ipc.frame import Fault, FrameError, format_id
 from molt_accel.ipc.messages import UNDECODABLE, WORKER_DEFAULT_WAIT, Codec, Request, Response
-from molt_accel.ipc.outcomes import expired_in_queue
+from molt_accel.ipc.outcomes import expired_in_queue, http_client_gone
 from molt_accel.options import CallInfo, CallMetrics, CallOptions, CallPlan
 from molt_accel.transports.base import PendingCall, Sender, Transport
 from molt_accel.transports.line import LeavingLine
@@ -185,7 +185,7 @@ def _tries(
         if not tries_left or not passing or _seconds_left(request) <= pause_s:
             return response, error
         if check is not None and check():
-            return response, MoltCancelled("the client went away")
+            return response, http_client_gone()
         yield Pause(pause_s)
         tries_left -= 1
         pause_s *= 2
@@ -220,7 +220,7 @@ def _in_line(
             elif tried:
                 yield Pause(min(pause_s, _LINE_PAUSE_S))
             if check is not None and check():
-                return None, MoltCancelled("the client went away")
+                return None, http_client_gone()
             if _seconds_left(request) <= 0:
                 return None, expired_in_queue()
             left_ms = max(0, (until_ns - time.monotonic_ns()) // 1_000_000)
@@ -287,7 +287,7 @@ def _wait(
 ) -> Generator[Wait, Any, None]:
     """Wait on until `pending` ends, and end it if the HTTP client goes away. Most calls never get here."""
     if check is not None:
-        cancelled = MoltCancelled("the client went away")
+        cancelled = http_client_gone()
         fileno = getattr(check, "fileno", None)
         if fileno is not None and hangups.start():
             with hangups.watching(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from molt_accel.durations import in_ms
+from molt_accel.errors import MoltBusy, http_status
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES
 from molt_accel.process import identity, role, testdb
 
@@ -110,15 +111,15 @@ _NOT_THE_WORKERS: Final = frozenset(
         "MOLT_BUSY_HTTP_STATUS",
     }
 )
-#: Settings that `identity()` has in a form of its own, so the pool's name leaves them out.
+#: Settings that `identity()` already covers in normalised form, so the pool's name leaves them out.
 _IN_IDENTITY: Final = frozenset({"MOLT_EXPORTS", "MOLT_IGNORED_ENV"})
-_MODULE: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-_MODULES: Final = re.compile(f"{_MODULE}(,{_MODULE})*")
+DOTTED_NAME: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"  #: of a module, or of an attribute in one
+_DOTTED_NAMES: Final = re.compile(f"{DOTTED_NAME}(,{DOTTED_NAME})*")
 
 
 def is_manifest_path(reference: str) -> bool:
     """Whether an exports reference that isn't empty means a file and not modules, separated by commas."""
-    return reference.endswith(".json") or os.sep in reference or not _MODULES.fullmatch(reference)
+    return reference.endswith(".json") or os.sep in reference or not _DOTTED_NAMES.fullmatch(reference)
 
 
 def _joined(folders: list[str]) -> str:
@@ -218,7 +219,7 @@ class Config(_Made):
     cancel_on_half_close: bool = _setting("MOLT_CANCEL_ON_HALF_CLOSE", "", _flag, True,
         "cancel the calls of an HTTP client that has closed its sending half (TCP); 0: only those of one that is "
         "known to be gone")
-    busy_http_status: int = _setting("MOLT_BUSY_HTTP_STATUS", "", _choice(429, 503), 429,
+    busy_http_status: int = _setting("MOLT_BUSY_HTTP_STATUS", "", _choice(429, 503), http_status(MoltBusy),
         "HTTP status of Busy: 429 or 503")
     # fmt: on
 

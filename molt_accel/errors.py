@@ -71,7 +71,10 @@ class MoltInvalidInput(MoltError):
 
 
 class MoltBusy(MoltError):
-    """The pool took the request not in: the queue is full, or the worker stops. It was not run; try again later."""
+    """The pool did not take the request, which was not run; try again later.
+
+    The queue is full, the client has no channel left or its pipe is not read, or the worker is stopping.
+    """
 
     @property
     def retry_after_s(self) -> int:

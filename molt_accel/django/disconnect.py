@@ -37,7 +37,7 @@ class SocketHangup:
 
     Args:
         connection: The connection.
-        at_half_close: Take such a client for gone. Without effect on a Unix socket, which tells the two apart.
+        at_half_close: Take such a client for gone. Ignored for Unix sockets, where the two can be told apart.
     """
 
     def __init__(self, connection: socket.socket, *, at_half_close: bool = True) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from molt_accel.errors import MoltBusy, MoltIncompatible, MoltTimeout, MoltWorkerCrashed
+from molt_accel.errors import MoltBusy, MoltCancelled, MoltIncompatible, MoltTimeout, MoltWorkerCrashed
 
 
 def expired_in_queue() -> MoltTimeout:
@@ -45,6 +45,15 @@ def no_channel() -> MoltBusy:
 def unread() -> MoltBusy:
     """The pipe to the worker is full, as far as the client may fill it."""
     return _busy("the worker doesn't take requests as fast as they come")
+
+
+def http_client_gone() -> MoltCancelled:
+    return MoltCancelled("the client went away")
+
+
+def died_unreported() -> MoltWorkerCrashed:
+    """An executor closed its socket while it had a request, and its fork server did not report its end in time."""
+    return MoltWorkerCrashed("the executor died")
 
 
 def other_protocol(why: str) -> MoltIncompatible:

@@ -175,13 +175,11 @@ class _Connection(BaseConnection):
                 self.move_to(ConnectionState.DEAF)
 
     def _take(self, item: Item) -> None:
-        if type(item) is Response:
-            if not item.request_id or item.generation == self.number:
-                super()._take(item)  # else it is another connection's
-        elif isinstance(item, BadFrame):
+        # Not isinstance(), which takes long where it says no.
+        if type(item) is BadFrame:
             log.error("the worker could not read a frame: %s", item.detail)
-        else:
-            super()._take(item)
+        elif type(item) is not Response or not item.request_id or item.generation == self.number:
+            super()._take(item)  # else it is another connection's
 
     def _take_malformed(self, error: FrameError) -> None:
         """End the call whose response can't be read. A malformed frame of no call ends the connection."""

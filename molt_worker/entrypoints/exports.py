@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
 from molt_accel import codec
-from molt_accel.config import is_manifest_path
+from molt_accel.config import DOTTED_NAME, is_manifest_path
 from molt_accel.errors import MoltEntryError
 from molt_accel.ipc.frame import MAX_ENTRY_BYTES
 from molt_accel.ipc.messages import RESERVED_PREFIX, Codec, Request
@@ -33,7 +33,6 @@ _MOST_OFFERED: Final = 10  #: names of entrypoints in an error's text
 _MARK: Final = "__molt_export__"
 #: Marks of compiled functions, which take no attributes, by id. The function is kept so that its id isn't reused.
 _marked_compiled: Final[dict[int, tuple[Any, Export]]] = {}
-_MODULE: Final = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -199,7 +198,7 @@ def _read_row(row: Any, where: str) -> Export:
     _check_fields(row, ("name", "target", "codec_in", "codec_out"), where)
     name = _check_name(row.get("name"), f"{where}.name")
     target = row.get("target")
-    if not isinstance(target, str) or not re.fullmatch(f"{_MODULE}:{_MODULE}", target):
+    if not isinstance(target, str) or not re.fullmatch(f"{DOTTED_NAME}:{DOTTED_NAME}", target):
         raise ExportsError(f"{where}.target: {target!r} is not allowed; it must be package.module:function")
     codecs = []
     for side in ("codec_in", "codec_out"):

@@ -21,6 +21,7 @@ from typing import Final
 import psutil
 
 from molt_accel.config import Config
+from molt_accel.durations import NS_PER_MS, NS_PER_S
 from molt_accel.errors import MoltStartFailed, Status, from_wire
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError, Item
@@ -37,14 +38,12 @@ from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 
-_MS: Final = 1_000_000
-_S: Final = 1_000_000_000
-_EXIT_NS: Final = 2 * _S  #: how long an idle executor may take to exit once its socket is closed
+_EXIT_NS: Final = 2 * NS_PER_S  #: how long an idle executor may take to exit once its socket is closed
 #: How long the fork server may be silent while it is asked to fork. A fork takes milliseconds.
-_STALL_NS: Final = 5 * _S
-_RSS_CHECK_NS: Final = _S
-_FIRST_RESPAWN_NS: Final = 100 * _MS
-_MAX_RESPAWN_NS: Final = 5 * _S
+_STALL_NS: Final = 5 * NS_PER_S
+_RSS_CHECK_NS: Final = NS_PER_S
+_FIRST_RESPAWN_NS: Final = 100 * NS_PER_MS
+_MAX_RESPAWN_NS: Final = 5 * NS_PER_S
 #: How long the fork server may take to kill its executors and exit when the worker stops.
 _STOP_S: Final = 2.0
 
@@ -90,7 +89,7 @@ class Pool:
             self._forkserver_at_ns = self.loop.at(self._back_off())
             return
         self._forkservers.append(forkserver)
-        self.loop.at(forkserver.started_ns + self.config.start_timeout_ms * _MS)
+        self.loop.at(forkserver.started_ns + self.config.start_timeout_ms * NS_PER_MS)
         self._watch_forkserver(forkserver)
 
     @property
@@ -178,7 +177,10 @@ class Pool:
             self._on_readable(executor)
 
     def kill(self, executor: ExecutorHandle) -> None:
-        """SIGKILL an executor and replace it. `on_closed` is not called for it: its owner has seen to its request."""
+        """SIGKILL an executor and replace it. `on_closed` is not called for it.
+
+        Its request has ended; over shared memory it is KILLING, and ends once the executor is reaped.
+        """
         executor.state = ExecutorState.GONE
         self._tell(executor, Kill(executor.number))
         failpoint("supervisor.killed")
@@ -265,7 +267,7 @@ class Pool:
         self._numbers += 1
         self.counters.executor_starts += 1
         self._executors[executor.number] = executor
-        executor.kill_ns = self.loop.at(executor.asked_ns + self.config.start_timeout_ms * _MS)
+        executor.kill_ns = self.loop.at(executor.asked_ns + self.config.start_timeout_ms * NS_PER_MS)
         self.loop.at(executor.asked_ns + _STALL_NS)
         self._watch(executor)
         return executor
@@ -430,7 +432,7 @@ class Pool:
             self.log.log("error", "forkserver_died", error=why.detail)
             if was_newest:
                 later_ns = self._back_off()
-                # After a first death at once; after further ones with a back-off.
+                # After a first failure restart at once; after further ones, back off.
                 self._forkserver_at_ns = self.loop.at(later_ns if self._boot_deaths > 1 else 1)
         elif self._newest_ready() is not None:
             self.log.log("error", "reload_failed", error=why.detail)
@@ -454,7 +456,7 @@ class Pool:
         """Kill fork servers that import for too long, or that don't fork any more."""
         for forkserver in self._forkservers:
             if forkserver.exports is None:
-                until_ns = forkserver.started_ns + self.config.start_timeout_ms * _MS
+                until_ns = forkserver.started_ns + self.config.start_timeout_ms * NS_PER_MS
                 failure = f"importing the exports took longer than {self.config.start_timeout_ms} ms"
             else:
                 asked = [executor.asked_ns for executor in self._children(forkserver) if not executor.pid]

@@ -122,9 +122,11 @@ def spin(path: str) -> None:
 
 @export
 def stuck_in_c(path: str) -> None:
-    """Says that it runs, then a loop in C that holds the GIL and never looks for signals."""
-    Path(path).write_text(str(os.getpid()))
-    collections.deque(itertools.repeat(0), maxlen=0)
+    """Says that it runs, in a loop in C that holds the GIL and never looks for signals."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    # From within the loop: who reads it may stop this at once, and in Python it would still give in.
+    told = map(os.write, (fd,), (str(os.getpid()).encode(),))
+    collections.deque(itertools.chain(told, itertools.repeat(0)), maxlen=0)
 
 
 @export
@@ -166,8 +168,10 @@ def sleep_through_everything() -> NoReturn:
 
 @export
 def never_stops(path: str) -> None:
-    Path(path).write_text(str(os.getpid()))
-    sleep_through_everything()
+    try:  # who waits for the file may stop this at once
+        Path(path).write_text(str(os.getpid()))
+    finally:
+        sleep_through_everything()
 
 
 @export

@@ -172,6 +172,10 @@ def ping(client: Client) -> Any:
     return client.ping(timeout_ms=PATIENCE_S * 1000)
 
 
+def here(client: Client) -> None:
+    """Answer, without a word to the pool."""
+
+
 def start(client: Client) -> None:
     client.start()
 
@@ -237,7 +241,7 @@ def load(
     return dict(outcomes)
 
 
-OPERATIONS = {each.__name__: each for each in (call, ping, start, close, echo_bytes, big_reply, load)}
+OPERATIONS = {each.__name__: each for each in (call, ping, here, start, close, echo_bytes, big_reply, load)}
 
 
 def main(config: dict[str, Any]) -> None:

@@ -89,10 +89,18 @@ def serial_of(channel: int, generation: int) -> int:
     return channel << 32 | generation
 
 
+class Serving(enum.IntEnum):
+    """What a pool does; the value of `Gauge.SERVING`."""
+
+    STARTING = 0  #: the exports are being imported
+    SERVING = 1  #: an executor is or was ready
+    DRAINING = 2
+
+
 class Gauge(enum.IntEnum):
     """Words of the arena's header. The supervisor writes them; clients too count outcomes."""
 
-    SERVING = 0  #: 0 while the exports are being imported, 1 when an executor is ready, 2 while draining
+    SERVING = 0  #: a `Serving`
     PID = 1  #: of the supervisor
     STARTED_NS = 2  #: CLOCK_MONOTONIC
     CAPACITY = 3  #: of the queue

@@ -100,7 +100,7 @@ class Connection(BaseConnection):
             except OSError:
                 self.move_to(ConnectionState.DEAF)
                 return None
-            # The answer can't be before it: whoever takes that needs the lock, too.
+            # Not too late for the answer: the thread that takes it needs the lock, too.
             self._pending[request.request_id] = pending
         return pending
 

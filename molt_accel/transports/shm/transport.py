@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from molt_accel import codec
+from molt_accel.durations import NS_PER_MS
 from molt_accel.errors import (
     MoltClientClosed,
     MoltError,
@@ -34,7 +35,6 @@ from molt_accel.transports.connection import ConnectionState, cancelled_by_close
 from molt_accel.transports.launcher import NeverListened, attach_or_start
 from molt_accel.transports.shm.connection import Connection
 
-_MS: Final = 1_000_000
 _ATTACH_TRIES: Final = 5  #: how often the client tries to attach when the worker goes away meanwhile
 #: How many leased channels may turn out not to be IDLE before one call gives the arena up as corrupt.
 _PUBLISH_TRIES: Final = 40
@@ -328,7 +328,7 @@ class ShmTransport(ConnectedTransport[Connection]):
         if verdict == ADMITTED:
             return ShmCall(connection, channel, request, NEVER)
         if verdict == WAITING:
-            return ShmCall(connection, channel, request, time.monotonic_ns() + wait_ms * _MS)
+            return ShmCall(connection, channel, request, time.monotonic_ns() + wait_ms * NS_PER_MS)
         connection.channels.give_back(channel)
         connection.call_ended()
         if verdict == BUSY:

@@ -34,6 +34,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from molt_accel.durations import NS_PER_S
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.shm import layout
 from molt_accel.ipc.shm.layout import HELD, ChannelState, Failure, Gauge, Outcome, SlotGauge
@@ -47,7 +48,7 @@ from molt_worker.supervisor.shm.ledger import Ledger, request_serial
 from molt_worker.supervisor.shm.slots import Slots
 
 #: How often the arena is audited while there are clients, which all can write to it.
-_AUDIT_NS: Final = 1_000_000_000
+_AUDIT_NS: Final = NS_PER_S
 #: How often to try again when the word changes meanwhile. Clients that keep the protocol change it once.
 _TRIES: Final = 4
 

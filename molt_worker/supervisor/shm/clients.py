@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from molt_accel.durations import NS_PER_MS
 from molt_accel.errors import MoltError, MoltIncompatible, to_wire
 from molt_accel.ipc import control, messages
 from molt_accel.ipc.failpoint import failpoint
@@ -34,7 +35,8 @@ _OTHER_FDS: Final = 256  #: descriptors left to the rest of the worker by connec
 _PAUSE_NS: Final = 100_000_000  #: how long no connection is accepted when descriptors or memory have run out
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _BACKLOG: Final = 128
-_ACCEPTED_AT_ONCE: Final = 16  #: new connections, before the loop serves those that there are again
+#: How many new connections are accepted before the loop serves existing ones again.
+_ACCEPTED_AT_ONCE: Final = 16
 
 
 def max_clients() -> int:
@@ -280,7 +282,7 @@ class Clients:
             why = f"it sent a bad message: {exc.detail}"
             if exc.fault is Fault.VERSION and not client.attached:
                 self.log.log("warning", "client_refused", pid=client.pid, error=why)
-                # The client can't read this either, but sees by its version that the worker is of another one.
+                # The client can't decode this either, but its version byte says that the worker is of another one.
                 self.tell(
                     client, messages.Refused(to_wire(_other_version(f"the client's is an {exc.detail}")))
                 )
@@ -332,7 +334,7 @@ class Clients:
         if refusal is not None:
             self.refuse(client, refusal)
         elif not message.observer and (reload_ms := self.owner.reload_ms()):
-            client.answer_ns = time.monotonic_ns() + reload_ms * 1_000_000
+            client.answer_ns = time.monotonic_ns() + reload_ms * NS_PER_MS
             self.tell(client, messages.Reloading(reload_ms))
         else:
             self.admit(client)

@@ -17,14 +17,14 @@ import psutil
 
 from molt_accel.ipc.frame import PEEK_BYTES, peek
 from molt_accel.ipc.shm import layout
-from molt_accel.ipc.shm.layout import HELD, ChannelState, Gauge, Outcome, SlotGauge
+from molt_accel.ipc.shm.layout import HELD, ChannelState, Gauge, Outcome, Serving, SlotGauge
 from molt_accel.version import __version__
 from molt_worker.supervisor.shm.ledger import request_serial
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import ArenaView
 
-SERVING: Final = ("starting", "serving", "draining")  #: what the gauge of this name says
+_SERVING: Final[dict[int, str]] = {each.value: each.name.lower() for each in Serving}
 #: Gauges that the supervisor copies from its counters of the same names.
 RESTARTS: Final = (Gauge.EXECUTOR_STARTS, Gauge.EXECUTOR_DEATHS, Gauge.RECYCLED, Gauge.RELOADS)
 _SHARES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -108,7 +108,6 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
     gauge = arena.gauge
     claims = dict(_claims(arena))
     executors = sorted(_executors(arena, claims, now_ns, processes), key=lambda executor: executor.number)
-    serving = gauge(Gauge.SERVING)
     pid = gauge(Gauge.PID)
     used = [slot for slot in range(arena.slots) if any(_outcomes(arena, slot))]
     outcomes = {
@@ -120,7 +119,7 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
     waits, runs = zip(*histograms, strict=True)
     return Snapshot(
         taken_ns=now_ns,
-        state=SERVING[serving] if serving < len(SERVING) else "unknown",
+        state=_SERVING.get(gauge(Gauge.SERVING), "unknown"),
         pid=pid,
         uptime_s=round(max(0, now_ns - gauge(Gauge.STARTED_NS)) / 1e9, 3),
         log=_log_of(pid) if processes else None,

@@ -13,12 +13,23 @@ from typing import Final
 
 from molt_accel import errors
 from molt_accel.config import Config
+from molt_accel.durations import NS_PER_MS, NS_PER_S
 from molt_accel.errors import MoltError
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Item
 from molt_accel.ipc.messages import Attach, Draining, Request, Response, StartFailed
 from molt_accel.ipc.shm import arena as arenas
-from molt_accel.ipc.shm.layout import HELD, MAX_WORD, NEVER, ChannelState, Gauge, Outcome, slot_of, state_of
+from molt_accel.ipc.shm.layout import (
+    HELD,
+    MAX_WORD,
+    NEVER,
+    ChannelState,
+    Gauge,
+    Outcome,
+    Serving,
+    slot_of,
+    state_of,
+)
 from molt_accel.process import identity
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.processes.commands import Recycle, Wake
@@ -37,18 +48,17 @@ from molt_worker.supervisor.shm.reclaim import reclaim
 from molt_worker.supervisor.shm.slots import Slots
 from molt_worker.supervisor.shm.snapshot import RESTARTS
 
-_MS: Final = 1_000_000
-_S: Final = 1_000_000_000
-_RECLAIM_NS: Final = 20 * _MS  #: how often to look at channels of clients that are gone, until they are IDLE
+#: How often to look at channels of clients that are gone, until they are IDLE.
+_RECLAIM_NS: Final = 20 * NS_PER_MS
 #: How long clients may take to return channels that another client wants. They do so as soon as they get a processor.
-_RECALL_NS: Final = _S
+_RECALL_NS: Final = NS_PER_S
 #: How long a worker that drains waits for its clients, some of which may be stopped.
-_CLIENTS_LEAVE_NS: Final = 2 * _S
-_FIRST_CLIENT_NS: Final = 30 * _S  #: how long a pool that a client started waits for its first client
-_TELL_NS: Final = 2 * _S  #: how long a pool that can't start stays to say so
+_CLIENTS_LEAVE_NS: Final = 2 * NS_PER_S
+_FIRST_CLIENT_NS: Final = 30 * NS_PER_S  #: how long a pool that a client started waits for its first client
+_TELL_NS: Final = 2 * NS_PER_S  #: how long a pool that can't start stays to say so
 #: How much longer than an import may take clients wait for executors with newer code.
 _RELOAD_SLACK_MS: Final = 1000
-_NESTED_NS: Final = _S  #: how long executors of other pools may stay attached without a call, at least
+_NESTED_NS: Final = NS_PER_S  #: how long executors of other pools may stay attached without a call, at least
 _SHARE: Final = 3 / 4  #: the share of the queue that one client of several may have, so that others find room
 
 
@@ -75,9 +85,8 @@ class ShmSupervisor:
         self._ended = 0  # how many requests had ended when that was looked at
         self._refuse_ns = NEVER  # when clients that wait for channels are told that there are none
         self._drained_ns = NEVER
-        self._start_failure: errors.MoltWorkerUnavailable | None = (
-            None  # why it can't serve, until it has stopped
-        )
+        # Why it can't serve, until it has stopped.
+        self._start_failure: errors.MoltWorkerUnavailable | None = None
         geometry = arenas.Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * 1024 * 1024)
         arena, self._arena_fd = arenas.create(geometry)
         self._capacity = min(config.max_queue, geometry.channels - config.pool_size)
@@ -87,7 +96,7 @@ class ShmSupervisor:
         arena.spin_ns = limits.spin_ns if config.spin_us is None else config.spin_us * 1000
         arena.executor_spinners = limits.executors
         self._ledger = ledger = Ledger(arena, limits.cpus)
-        ledger[Gauge.SERVING] = 0
+        ledger[Gauge.SERVING] = Serving.STARTING
         ledger[Gauge.PID] = os.getpid()
         ledger[Gauge.STARTED_NS] = time.monotonic_ns()
         ledger[Gauge.CAPACITY] = self._capacity
@@ -102,7 +111,7 @@ class ShmSupervisor:
         words = StopWords(arena.slots)
         self._slots = Slots(config, arena, words)
         self.pool = Pool(config, self._loop, log, self._counters, words, self._slots, self)
-        grace_ns = config.grace_ms * _MS
+        grace_ns = config.grace_ms * NS_PER_MS
         self._deadlines = Deadlines(grace_ns, self._loop, log, self.pool, ledger)
         self._audit = Audit(grace_ns, self._loop, log, self.pool, self._slots, ledger, self._deadlines)
         facts = {name: getattr(config, name) for name in ("max_frame_bytes", "max_wait_ms", "grace_ms")}
@@ -177,7 +186,7 @@ class ShmSupervisor:
 
     def drain(self) -> None:
         self._log.log("info", "worker_draining", requests=len(self._ledger.held()))
-        self._ledger[Gauge.SERVING] = 2
+        self._ledger[Gauge.SERVING] = Serving.DRAINING
         self._let_go_of_name()
         self._clients.tell_all(Draining())
         for client in self._clients.asking:
@@ -232,7 +241,7 @@ class ShmSupervisor:
 
     def on_executor_ready(self, executor: ExecutorHandle) -> None:
         del executor
-        self._ledger[Gauge.SERVING] = max(self._ledger[Gauge.SERVING], 1)
+        self._ledger[Gauge.SERVING] = max(self._ledger[Gauge.SERVING], Serving.SERVING)
         self._clients.greet()
 
     def on_message(self, executor: ExecutorHandle, message: Item) -> bool:
@@ -292,10 +301,12 @@ class ShmSupervisor:
         """Answer clients that wait for executors with newer code, if these serve, or if that takes too long."""
         if not self._clients.asking:
             return
-        # If the code was changed once more since, `make_way` begins another reload.
-        if not self._older_code_serves() and not self.make_way() and not self._older_code_serves():
-            for client in self._clients.asking:
-                self._clients.admit(client)
+        if not self._older_code_serves():
+            # Only the newest code may serve them. `make_way` may start another reload, so ask again after it.
+            stops = self.make_way()
+            if not stops and not self._older_code_serves():
+                for client in self._clients.asking:
+                    self._clients.admit(client)
         for client in self._clients.asking:
             if now_ns >= client.answer_ns:
                 error = (
@@ -335,7 +346,7 @@ class ShmSupervisor:
         elif self._linger and count:
             self._linger_for_nested(now_ns)
         elif self._linger and (self._nested_only or self._idle_until_ns == NEVER):
-            self._idle_until_ns = self._loop.at(now_ns + self._config.linger_ms * _MS + 1)
+            self._idle_until_ns = self._loop.at(now_ns + self._config.linger_ms * NS_PER_MS + 1)
         self._nested_only = bool(count) and not clients.keep
         if clients.anybody_waits and self._refuse_ns == NEVER:
             self._refuse_ns = self._loop.at(now_ns + _RECALL_NS)
@@ -346,7 +357,7 @@ class ShmSupervisor:
     def _linger_for_nested(self, now_ns: int) -> None:
         """Look again later, whether the executors of other pools that are the only clients have called by then."""
         self._ended = sum(self._outcomes().values())
-        self._idle_until_ns = self._loop.at(now_ns + max(self._config.linger_ms * _MS, _NESTED_NS))
+        self._idle_until_ns = self._loop.at(now_ns + max(self._config.linger_ms * NS_PER_MS, _NESTED_NS))
 
     def _is_used(self) -> bool:
         """Whether a request has ended since `_linger_for_nested` counted, one is queued, or none can be served yet."""

@@ -13,11 +13,19 @@ from typing import Final
 
 from molt_accel import errors
 from molt_accel.config import Config
+from molt_accel.durations import NS_PER_MS, NS_PER_S
 from molt_accel.errors import MoltError
 from molt_accel.ipc import messages
 from molt_accel.ipc.frame import FrameError, Item, format_id
 from molt_accel.ipc.messages import Message, Response
-from molt_accel.ipc.outcomes import crashed, draining, expired_in_queue, queue_full, timed_out_running
+from molt_accel.ipc.outcomes import (
+    crashed,
+    died_unreported,
+    draining,
+    expired_in_queue,
+    queue_full,
+    timed_out_running,
+)
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
@@ -33,14 +41,12 @@ from molt_worker.supervisor.stdio.handout import HandOut
 from molt_worker.supervisor.stdio.lifecycle import HELD, Request, RequestEvent, RequestState
 from molt_worker.supervisor.stdio.queue import BoundedQueue, Verdict
 
-_MS: Final = 1_000_000
-_S: Final = 1_000_000_000
 #: While the client doesn't read its responses, requests are read only up to this many unsent bytes.
 _HIGH_WATER_BYTES: Final = 4 * 1024 * 1024
 _QUEUE_FRAMES: Final = 4  #: all queued payloads together may hold this many times the frame limit
 #: How long the report of an executor's exit may lag behind the end of its socket.
-_EXIT_REPORT_NS: Final = 2 * _S
-_FLUSH_NS: Final = _S  #: how long the last responses may take to leave when the worker stops
+_EXIT_REPORT_NS: Final = 2 * NS_PER_S
+_FLUSH_NS: Final = NS_PER_S  #: how long the last responses may take to leave when the worker stops
 #: Exit code if responses couldn't be sent any more: a client must not take unanswered requests for unread ones.
 EXIT_UNSENT: Final = 1
 
@@ -218,7 +224,7 @@ class StdioSupervisor:
             raise queue_full()
         if verdict is Verdict.WAITING:
             request.advance(RequestEvent.WAIT)
-            give_up_ns = now_ns + wait_ms * _MS
+            give_up_ns = now_ns + wait_ms * NS_PER_MS
             request.wake_ns = min(give_up_ns, frame.deadline_ns or give_up_ns)
         else:
             request.advance(RequestEvent.ENQUEUE)
@@ -270,7 +276,7 @@ class StdioSupervisor:
         request.advance(RequestEvent.STOP)
         request.stop_error = error
         self.pool.interrupt(request.executor, self._handout.serial(request.executor), reason)
-        request.wake_ns = self._loop.at(time.monotonic_ns() + self._config.grace_ms * _MS)
+        request.wake_ns = self._loop.at(time.monotonic_ns() + self._config.grace_ms * NS_PER_MS)
 
     def _finish(
         self, request: Request, outcome: Response | MoltError, error: MoltError | None = None
@@ -335,7 +341,7 @@ class StdioSupervisor:
         elif request.state is RequestState.STOPPING:
             self._kill(request)
         elif request.state is RequestState.LOST:
-            self._finish(request, request.stop_error or errors.MoltWorkerCrashed("the executor died"))
+            self._finish(request, request.stop_error or died_unreported())
 
     def _kill(self, request: Request) -> None:
         """The grace time is over: answer in place of the executor, and kill it."""

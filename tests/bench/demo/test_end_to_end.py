@@ -20,6 +20,7 @@ LITTLE = [
 pytestmark = [pytest.mark.bench, pytest.mark.usefixtures("k6")]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("how", [SCRIPT[:1], SCRIPT[1:]], ids=["file", "module"])
 def test_the_benchmark_runs_and_leaves_results_and_nothing_else(tmp_path: Path, how: list[str]) -> None:
     words = LITTLE if how == SCRIPT[:1] else [*LITTLE, "--no-data", "--open-rounds", "0"]
@@ -66,6 +67,7 @@ def test_the_benchmark_runs_and_leaves_results_and_nothing_else(tmp_path: Path, 
     assert "nothing remains" in output
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("stage", ["compiling the handler cores", "warming up offload"])
 def test_an_interrupt_stops_everything_and_writes_nothing(tmp_path: Path, stage: str) -> None:
     command = start(SCRIPT[0], *LITTLE, "--no-data", "--duration", "60", "--out", str(tmp_path))

@@ -47,6 +47,7 @@ def test_every_case_has_figures_for_both_transports(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_one_transport_can_be_asked_for(tmp_path: Path) -> None:
     done = run("--rounds", "1", "--transport", "stdio", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -57,6 +58,7 @@ def test_one_transport_can_be_asked_for(tmp_path: Path) -> None:
     assert [len(cells) for cells in rows] == [3] * len(CASES)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

@@ -187,6 +187,14 @@ def test_descriptors_that_nobody_asked_for_are_not_kept(pair: Pair, sent: int, a
     assert fds() == before
 
 
+def test_an_empty_message_is_the_end_and_its_descriptors_are_not_kept(pair: Pair) -> None:
+    here, there = pair
+    before = fds()
+    socket.send_fds(here, [b""], [0, 1])
+    assert control.receive(there, SHM_FROM_CLIENT, max_fds=2) == (None, [])
+    assert fds() == before
+
+
 @pytest.mark.parametrize(
     ("data", "fault"),
     [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from molt_accel.errors import MoltBusy, MoltError, MoltTimeout, MoltWorkerCrashed
+from molt_accel.errors import MoltBusy, MoltCancelled, MoltError, MoltTimeout, MoltWorkerCrashed
 from molt_accel.ipc import outcomes
 
 _DIED = "the executor died while it ran "
@@ -44,6 +44,8 @@ _DIED = "the executor died while it ran "
             "the worker doesn't take requests as fast as they come",
             {"retry_after_s": 1},
         ),
+        (outcomes.http_client_gone(), MoltCancelled, "the client went away", {}),
+        (outcomes.died_unreported(), MoltWorkerCrashed, "the executor died", {}),
         (
             outcomes.crashed("work", -11),
             MoltWorkerCrashed,

@@ -13,11 +13,12 @@ import pytest
 
 from molt_accel.config import Config
 from molt_accel.errors import MoltBusy, MoltCancelled, MoltClientClosed, MoltError, MoltWorkerUnavailable
-from molt_accel.ipc.frame import Item
+from molt_accel.ipc.frame import FrameError, Item
 from molt_accel.ipc.messages import STDIO_FROM_CLIENT, Cancel, Hello, Request, Response
 from molt_accel.ipc.stream import FrameStream
 from molt_accel.transports import forks, stdio
 from molt_accel.transports import monkeypatch as greenlets
+from molt_accel.transports.base import Pending
 from molt_accel.transports.connection import ConnectionState
 from molt_accel.transports.stdio import StdioTransport, _Connection
 from tests.support.processes import in_thread, wait_until
@@ -191,6 +192,7 @@ def test_requests_and_cancels_are_of_this_connection(make: Make) -> None:
     pending = connection.submit(Request(5, "echo", generation=99))
     assert worker.heard().generation == 3
     error = MoltCancelled("enough")
+    assert not connection.abandon(Pending(5), error)  # of the same request, but another try
     assert connection.abandon(pending, error)
     assert worker.heard() == Cancel(5, 3)
     assert ended(pending) is error
@@ -214,13 +216,13 @@ def test_one_that_is_not_open_sends_nothing_any_more(make: Make, state: Connecti
 
 
 def test_what_is_left_to_write_is_not_written_to_a_pipe_that_may_be_closed(make: Make) -> None:
-    connection, _ = make()
+    connection, worker = make()
     with connection.lock:
         connection.submit(Request(5, "echo", LARGE))
         left = connection._stream.pending_bytes
         assert left
         connection.move_to(ConnectionState.CLOSING)
-        connection._stdin.close()
+        assert os.read(worker.read_fd, 1 << 20)  # so that more could be written
         connection._flush()
         assert connection._stream.pending_bytes == left
         assert connection.state is ConnectionState.CLOSING
@@ -252,6 +254,14 @@ def test_so_much_may_wait_and_no_more(make: Make) -> None:
         with pytest.raises(MoltBusy):
             connection.submit(Request(7, "echo"))
         assert list(connection._pending) == [5, 6]
+
+
+def test_a_request_that_can_t_be_sent_costs_nobody_else(make: Make) -> None:
+    connection, worker = make()
+    with pytest.raises(FrameError):
+        connection.submit(Request(5, ""))
+    assert connection._pending == {}
+    assert worker.done == []
 
 
 def test_an_interrupt_in_a_send_kills_the_worker_at_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -569,7 +579,7 @@ def test_a_closed_one_waits_for_nobody(transport: StdioTransport, workers: list[
 
 def test_nothing_is_sent_or_abandoned_before_the_start(transport: StdioTransport) -> None:
     assert transport.submit(Request(5, "echo")) is None
-    assert transport.abandon(stdio.Pending(5), MoltCancelled("enough")) is False
+    assert transport.abandon(Pending(5), MoltCancelled("enough")) is False
 
 
 def test_pipes_are_checked_before_a_start_only(

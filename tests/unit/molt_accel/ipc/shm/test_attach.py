@@ -140,6 +140,13 @@ def test_a_refusal_says_why(worker: Worker, ask: Ask, error: MoltError, detail: 
 
 
 @BOTH
+def test_a_descriptor_that_comes_with_a_refusal_is_not_kept(worker: Worker, ask: Ask) -> None:
+    """The fixture sees it."""
+    with pytest.raises(MoltWorkerUnavailable):
+        ask(worker.answer(refusal(MoltWorkerUnavailable("not you")), 0))
+
+
+@BOTH
 def test_a_worker_that_closes_has_vanished(worker: Worker, ask: Ask) -> None:
     with pytest.raises(WorkerVanished, match=r"^the worker closed the connection"):
         ask(worker.answer(None))
