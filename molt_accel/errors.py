@@ -17,6 +17,9 @@ from typing import Any, ClassVar, Final
 Facts = Mapping[str, "int | str"]
 #: Longest error text that travels, in characters; a response with it fits the smallest frame limit.
 MAX_DETAIL: Final = 1000
+MAX_TRACEBACK: Final = 16_384  #: characters of a traceback that travels; a longer one keeps both ends
+#: Keys of an error's body on the wire that are no facts.
+_NO_FACTS: Final = ("error", "detail", "code", "traceback", "raised")
 
 
 class Status(enum.IntEnum):
@@ -38,6 +41,13 @@ class Status(enum.IntEnum):
 _LABELS: Final = {status: status.name.title().replace("_", "") for status in Status}
 
 
+class RemoteError(Exception):
+    """What an entrypoint raised, as the cause of the call's error. Its text is the executor's traceback."""
+
+    def __str__(self) -> str:
+        return "\n" + super().__str__()
+
+
 class MoltError(Exception):
     """Base of all errors this library raises.
 
@@ -52,6 +62,11 @@ class MoltError(Exception):
         self.detail = detail
         self.request_id = request_id
         self.facts: dict[str, int | str] = dict(facts or {})
+
+    #: The executor's traceback, for this process only; empty if there is none. `__cause__` has it too.
+    remote_traceback: str = ""
+    #: An exception of the entrypoint's that Django knows; see `molt_accel.forms.raised`.
+    raised: Mapping[str, Any] | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         # BaseException pickles by its args alone; keep the keyword-only state too.
@@ -89,7 +104,7 @@ class MoltCancelled(MoltError):
 
 
 class MoltInternalError(MoltError):
-    """The entrypoint raised. The traceback is in the worker's log, under the request id."""
+    """The entrypoint raised. The traceback is `remote_traceback`, and in the worker's log, under the request id."""
 
 
 class MoltEntryError(MoltInternalError):
@@ -254,13 +269,20 @@ def error_body(error: MoltError, request_id: str | None = None) -> dict[str, str
     }
 
 
-def to_wire(error: MoltError) -> dict[str, int | str]:
+def to_wire(error: MoltError) -> dict[str, Any]:
     """The payload of an error response."""
     # A text with a file name or from user code may hold surrogates, which no codec can encode.
     detail = error.detail[:MAX_DETAIL].encode(errors="replace").decode()
-    body: dict[str, int | str] = {"error": row_of(error).exception.__name__, "detail": detail, **error.facts}
+    body: dict[str, Any] = {"error": row_of(error).exception.__name__, "detail": detail, **error.facts}
     if isinstance(error, MoltWorkerUnavailable) and error.code is not None:
         body["code"] = error.code
+    if text := error.remote_traceback:
+        if len(text) > MAX_TRACEBACK:
+            half = MAX_TRACEBACK // 2
+            text = f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
+        body["traceback"] = text.encode(errors="replace").decode()
+    if error.raised is not None:
+        body["raised"] = error.raised
     return body
 
 
@@ -276,6 +298,12 @@ def from_wire(status: Status, body: object, request_id: str = "") -> MoltError:
     facts = {
         str(key): value
         for key, value in body.items()
-        if key not in ("error", "detail", "code") and isinstance(value, (int, str))
+        if key not in _NO_FACTS and isinstance(value, (int, str))
     }
-    return exception(body["detail"], request_id=request_id, facts=facts)
+    made = exception(body["detail"], request_id=request_id, facts=facts)
+    if isinstance(text := body.get("traceback"), str):
+        made.remote_traceback = text
+        made.__cause__ = RemoteError(text)
+    if isinstance(raised := body.get("raised"), dict):
+        made.raised = raised
+    return made

@@ -5,34 +5,58 @@ Nothing here is on a good call's way: it runs once a codec has refused a value.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 _MOST_STEPS: Final = 20
 _MOST_LEVELS: Final = 10_000
+#: What stands for rows of a database, and what to send instead.
+_QUERIED: Final = (
+    (
+        *("django.db.models", "Model"),
+        "a model instance ({}) can't be sent; send its pk and query in the entrypoint, or the values of its fields",
+    ),
+    ("django.db.models", "QuerySet", "a QuerySet can't be sent; send list(queryset.values(...)), or the pks"),
+    (
+        "django.db.models",
+        "Manager",
+        "a manager ({}) can't be sent; send list(manager.values(...)), or the pks",
+    ),
+)
 _BASES: Final[tuple[Any, ...]] = (str, int, float, bytes, dict, list, tuple)
 
 
 def plain(value: object) -> object:
     """What stands for a value in JSON, as Django's JsonResponse has it; for `msgspec.json.Encoder(enc_hook=...)`.
 
-    Objects of subclasses of str, int, float, dict, list and tuple (such as SafeString), lazy translations, and scalars
-    of NumPy.
+    Objects of subclasses of str, int, float, dict, list and tuple (such as SafeString), lazy translations, models of
+    pydantic, and scalars of NumPy.
 
     Raises:
-        TypeError: nothing does.
+        TypeError: nothing does. For what Django reads from a database the text says what to send instead.
     """
     for base in _BASES:
         if isinstance(value, base) and type(value) not in (base, bool):
             # `str()` of a subclass may return it unchanged.
             return str.__str__(value) if base is str else base(value)
-    functional = sys.modules.get("django.utils.functional")
-    if functional is not None and isinstance(value, functional.Promise):
+    if _is(value, "django.utils.functional", "Promise"):
         return str.__str__(str(value))
+    if _is(value, "pydantic", "BaseModel"):
+        return value.model_dump()  # type: ignore[attr-defined]
+    for module, name, instead in _QUERIED:
+        if _is(value, module, name):
+            raise TypeError(instead.format(type(value).__name__))
     if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
         return value.item()  # type: ignore[attr-defined]  # a scalar of NumPy
     raise TypeError(f"objects of type {type(value).__name__} are not supported")
+
+
+def _is(value: object, module: str, name: str) -> bool:
+    """Whether a value is of a class, which it can't be where that is not imported."""
+    cls = getattr(sys.modules.get(module), name, None)
+    return cls is not None and isinstance(value, cls)
 
 
 #: How JsonResponse writes them as keys.
@@ -53,17 +77,18 @@ def with_text_keys(value: object) -> object:
 
 def with_tuple_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     """A map of msgpack some of whose keys are arrays: those were tuples, and become tuples again."""
-    return {_hashable(key): value for key, value in pairs}
+    return {hashable(key): value for key, value in pairs}
 
 
-def _hashable(key: Any) -> Any:
-    return tuple(_hashable(item) for item in key) if isinstance(key, list) else key
+def hashable(key: Any) -> Any:
+    """An array of msgpack as the tuple that it was where only that can stand: as a key, or in a set."""
+    return tuple(hashable(item) for item in key) if isinstance(key, list) else key
 
 
-def culprit(value: object, encode: Callable[[Any], object]) -> str:
-    """Where in a value that `encode` refuses the part stands that it refuses, and of which type that is.
+def culprit(value: object, encode: Callable[[Any], object]) -> tuple[str, str]:
+    """Where in a value that `encode` refuses the part stands that it refuses, and the name of that part's type.
 
-    For example `` at ['rows'][3]['price'], a Decimal``; empty if it is the value itself.
+    The place is a path such as ``["rows"][3]["price"]``; empty if it is the value itself.
     """
     path = ""
     for _ in range(_MOST_STEPS):
@@ -74,8 +99,8 @@ def culprit(value: object, encode: Callable[[Any], object]) -> str:
                 path, value = path + step, part
                 break
         else:
-            return f" at {path}, of type {type(value).__name__}" if path else ""
-    return ""  # it contains itself, or is nested too deep for a path to help
+            return path, type(value).__name__
+    return "", ""  # it contains itself, or is nested too deep for a path to help
 
 
 def depth(value: object) -> int | None:
@@ -110,7 +135,7 @@ def depth(value: object) -> int | None:
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, Mapping):
-        yield from ((f"[{key!r:.40}]", item) for key, item in value.items())
+        yield from ((f"[{_quoted(key):.40}]", item) for key, item in value.items())
     elif isinstance(value, (list, tuple)):
         yield from ((f"[{index}]", item) for index, item in enumerate(value))
     elif not isinstance(value, type):  # a msgspec.Struct or a dataclass
@@ -118,3 +143,7 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
             getattr(value, "__struct_fields__", None) or getattr(value, "__dataclass_fields__", None) or ()
         )
         yield from ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))
+
+
+def _quoted(key: object) -> str:
+    return json.dumps(key, ensure_ascii=False) if isinstance(key, str) else repr(key)

@@ -20,7 +20,9 @@ from molt_accel.errors import (
     to_wire,
     wire_status,
 )
+from molt_accel.forms import raised
 from molt_accel.ipc.failpoint import failpoint
+from molt_accel.ipc.frame import FrameError
 from molt_accel.ipc.messages import (
     FLAG_COMPILED,
     MAX_METADATA_BYTES,
@@ -31,6 +33,7 @@ from molt_accel.ipc.messages import (
     Response,
 )
 from molt_accel.ipc.outcomes import expired_in_queue, timed_out_running
+from molt_worker.entrypoints import answers
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import (
     STOP_EXCEPTIONS,
@@ -62,6 +65,17 @@ def set_error(response: Response, error: MoltError) -> None:
     response.status = wire_status(error)
     response.codec = Codec.MSGPACK
     response.payload = codec.encode(Codec.MSGPACK, to_wire(error))
+
+
+def too_large(request: Request, response: Response, why: FrameError) -> Response:
+    """Return what is sent in the place of a response over the frame limit: an error, or its text alone if it is one."""
+    if response.status is _OK:
+        return error_response(request, MoltInternalError(f"the result is {why.detail}"))
+    body = codec.decode(_MSGPACK, response.payload)
+    body.pop("traceback", None)
+    body.pop("raised", None)
+    response.payload = codec.encode(_MSGPACK, body)
+    return response
 
 
 class _BadPayload(Exception):
@@ -231,13 +245,20 @@ class Runner:
                 response.payload = export.encode(result)
             else:
                 response.payload = codec.encode(export.codec_out, result)
+            response.codec = export.codec_out
         except codec.UNENCODABLE as exc:
-            why = exc
-            if not isinstance(exc, codec.EncodeError):
-                assert export.encode is not None
-                why = codec.unencodable(export.codec_out, result, export.encode, exc)
-            raise _BadResult(f"the result of {export.name!r} {why}") from exc
-        response.codec = export.codec_out
+            whole = f"the result of {export.name!r}"
+            try:
+                answer = answers.encoded(result)
+            except answers.NotSendable as refusal:
+                raise _BadResult(f"{whole} {refusal}") from exc
+            if answer is None:
+                why = exc
+                if not isinstance(why, codec.EncodeError):
+                    assert export.encode is not None
+                    why = codec.unencodable(export.codec_out, result, export.encode, exc)
+                raise _BadResult(why.of("result", whole)) from exc
+            response.payload = answer  # and its codec is msgpack
         response.encode_us = _us(handled_ns, time.monotonic_ns())
 
     def _mapped(self, failure: BaseException, export: Export, current: CurrentRequest) -> MoltError:
@@ -248,8 +269,13 @@ class Runner:
             with contextlib.suppress(Exception):  # user code defines __str__, and may fail there too
                 text = str(failure)
             return MoltInvalidInput(text)
+        what = f"{export.name!r} raised {type(failure).__name__}"
+        known = raised.packed(failure)
         text = "".join(traceback.format_exception(failure))
-        self.log_traceback(current.log_id, export.name, text)
-        if isinstance(failure, _BadResult):
-            return MoltInternalError(str(failure))
-        return MoltInternalError(f"{export.name!r} raised {type(failure).__name__}")
+        if known is not None and raised.refuses(known):
+            error: MoltError = MoltInvalidInput(what)
+        else:
+            self.log_traceback(current.log_id, export.name, text)
+            error = MoltInternalError(str(failure) if isinstance(failure, _BadResult) else what)
+        error.remote_traceback, error.raised = text, known
+        return error
