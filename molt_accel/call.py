@@ -122,7 +122,7 @@ def make_call(
         try:
             data = request.payload = codec.encode(plan.codec, payload)
         except codec.EncodeError as exc:
-            raise MoltInvalidInput(f"the payload {exc}") from exc
+            raise MoltInvalidInput(exc.of("payload", "the payload")) from exc
         if metadata:
             _append(request, metadata)
         if options.before_send is not None:

@@ -7,7 +7,6 @@ worker without decoding and encoding it.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ import msgpack
 import msgspec
 
 from molt_accel import lenient
+from molt_accel.forms import values
 from molt_accel.ipc.messages import MAX_METADATA_BYTES, Codec
 
 _BYTES = (bytes, bytearray, memoryview)
@@ -25,11 +25,25 @@ _KEPT_BYTES: Final = 256 * 1024
 class EncodeError(ValueError):
     """The codec can't encode the value.
 
-    Attributes:
+    Args:
+        text: What can't be done.
+        path: The way from the value to the part at fault, such as ``["rows"][3]["owner"]``; empty: it is the value.
+        rest: What of the text stands behind the path.
         by_data: Not for a type that it has no form for, but for a text, number or depth: a visitor may have chosen it.
     """
 
-    by_data = False
+    def __init__(self, text: str, path: str = "", rest: str = "", *, by_data: bool = False) -> None:
+        super().__init__(f"{text} at {path}{rest}" if path else text + rest)
+        self._parts = text, path, rest
+        self.by_data = by_data
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), self._parts, vars(self))
+
+    def of(self, name: str, whole: str) -> str:
+        """The text about a value that has a name: `whole` begins the sentence, and the path begins with `name`."""
+        text, path, rest = self._parts
+        return f"{whole} {text} at {name}{path}{rest}" if path else f"{whole} {text}{rest}"
 
 
 class DecodeError(ValueError):
@@ -61,12 +75,21 @@ def _encode_msgpack(value: object) -> bytes:
         packer = _packers.pop()
     except IndexError:
         packer = msgpack.Packer()
-    data: bytes = packer.pack(value)  # after an error it may hold half a value, so it isn't put back
+    try:
+        data: bytes = packer.pack(value)  # after an error it may hold half a value, so it isn't put back
+    except TypeError:  # not all of it is plain
+        return values.pack(value)
     if len(data) <= _KEPT_BYTES:
         _packers.append(packer)
     return data
 
 
+def _decode_msgpack(data: bytes) -> Any:
+    return _unpackb(data, strict_map_key=False, ext_hook=_unpack_ext)
+
+
+_unpackb: Final = msgpack.unpackb
+_unpack_ext: Final = values.unpack_ext
 _packers: Final[list[msgpack.Packer]] = []
 _json_encode: Final = msgspec.json.Encoder(enc_hook=lenient.plain).encode
 
@@ -76,7 +99,7 @@ _ENCODERS: Final[dict[Codec, Callable[[Any], bytes]]] = {
     Codec.RAW: _encode_raw,
 }
 _DECODERS: Final[dict[Codec, Callable[[bytes], Any]]] = {
-    Codec.MSGPACK: functools.partial(msgpack.unpackb, strict_map_key=False),
+    Codec.MSGPACK: _decode_msgpack,
     Codec.JSON: msgspec.json.Decoder().decode,
     Codec.RAW: bytes,
 }
@@ -115,16 +138,17 @@ def encode(codec: Codec | str, value: object) -> bytes:
 
 def unencodable(codec: Codec, value: object, encode: Callable[[Any], object], why: Exception) -> EncodeError:
     """Return the error for a value that `encode` has refused: what of it, where that stands, and why."""
-    by_data = isinstance(why, (OverflowError, UnicodeError))
     if isinstance(why, RecursionError) or "recursion limit" in str(why):
         levels = lenient.depth(value)
-        by_data = levels is not None
         where = ", since it contains itself" if levels is None else f", {levels} levels deep"
-    else:
-        where = lenient.culprit(value, encode)
-    error = EncodeError(f"can't be encoded as {codec.label}{where}: {why}")
-    error.by_data = by_data
-    return error
+        return EncodeError(f"can't be encoded as {codec.label}{where}: {why}", by_data=levels is not None)
+    path, kind = lenient.culprit(value, encode)
+    return EncodeError(
+        f"can't be encoded as {codec.label}",
+        path,
+        f", of type {kind}: {why}" if path else f": {why}",
+        by_data=isinstance(why, (OverflowError, UnicodeError)),
+    )
 
 
 #: What the metadata of a call may hold.
@@ -164,5 +188,5 @@ def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:
         # A key is an array, which can't be one of a dict.
         if codec is Codec.MSGPACK and isinstance(exc, TypeError):
             with contextlib.suppress(*_UNDECODABLE):
-                return msgpack.unpackb(data, strict_map_key=False, object_pairs_hook=lenient.with_tuple_keys)
+                return values.unpack(data, object_pairs_hook=lenient.with_tuple_keys)
         raise DecodeError(f"not valid {codec.label}: {str(exc) or type(exc).__name__}") from exc

@@ -17,10 +17,9 @@ from typing import Any, ClassVar, Final
 Facts = Mapping[str, "int | str"]
 #: Longest error text that travels, in characters; a response with it fits the smallest frame limit.
 MAX_DETAIL: Final = 1000
-#: Most characters of a traceback that travels: the last ones, with the frames in which it was raised and the error.
-MAX_TRACEBACK: Final = 16_384
-#: The fact of a MoltInternalError that `remote_traceback` reads.
-TRACEBACK: Final = "traceback"
+MAX_TRACEBACK: Final = 16_384  #: characters of a traceback that travels; a longer one keeps both ends
+#: Keys of an error's body on the wire that are no facts.
+_NO_FACTS: Final = ("error", "detail", "code", "traceback", "raised")
 
 
 class Status(enum.IntEnum):
@@ -42,6 +41,13 @@ class Status(enum.IntEnum):
 _LABELS: Final = {status: status.name.title().replace("_", "") for status in Status}
 
 
+class RemoteError(Exception):
+    """What an entrypoint raised, as the cause of the call's error. Its text is the executor's traceback."""
+
+    def __str__(self) -> str:
+        return "\n" + super().__str__()
+
+
 class MoltError(Exception):
     """Base of all errors this library raises.
 
@@ -56,6 +62,11 @@ class MoltError(Exception):
         self.detail = detail
         self.request_id = request_id
         self.facts: dict[str, int | str] = dict(facts or {})
+
+    #: The executor's traceback, for this process only; empty if there is none. `__cause__` has it too.
+    remote_traceback: str = ""
+    #: An exception of the entrypoint's that Django knows; see `molt_accel.forms.raised`.
+    raised: Mapping[str, Any] | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         # BaseException pickles by its args alone; keep the keyword-only state too.
@@ -95,20 +106,8 @@ class MoltCancelled(MoltError):
     """The client went away or asked to stop."""
 
 
-class RemoteError(Exception):
-    """The `__cause__` of an error: what an entrypoint raised. Its text is the traceback in the executor."""
-
-
 class MoltInternalError(MoltError):
-    """The entrypoint raised. The traceback is in the worker's log, too, under the request id."""
-
-    @property
-    def remote_traceback(self) -> str:
-        """The traceback in the executor, at most `MAX_TRACEBACK` characters of its end; empty if it raised nothing.
-
-        It is for this process, its log and its error tracker. An HTTP body must not have it: it quotes source.
-        """
-        return str(self.facts.get(TRACEBACK, ""))
+    """The entrypoint raised. The traceback is `remote_traceback`, and in the worker's log, under the request id."""
 
 
 class MoltEntryError(MoltInternalError):
@@ -273,17 +272,23 @@ def error_body(error: MoltError, request_id: str | None = None) -> dict[str, str
     }
 
 
-def to_wire(error: MoltError) -> dict[str, int | str]:
+def to_wire(error: MoltError) -> dict[str, Any]:
     """The payload of an error response."""
     # A text with a file name or from user code may hold surrogates, which no codec can encode.
-    texts = {"detail": error.detail[:MAX_DETAIL], **error.facts}
     facts = {
         name: value.encode(errors="replace").decode() if isinstance(value, str) else value
-        for name, value in texts.items()
+        for name, value in {"detail": error.detail[:MAX_DETAIL], **error.facts}.items()
     }
-    body: dict[str, int | str] = {"error": row_of(error).exception.__name__, **facts}
+    body: dict[str, Any] = {"error": row_of(error).exception.__name__, **facts}
     if isinstance(error, MoltWorkerUnavailable) and error.code is not None:
         body["code"] = error.code
+    if text := error.remote_traceback:
+        if len(text) > MAX_TRACEBACK:
+            half = MAX_TRACEBACK // 2
+            text = f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
+        body["traceback"] = text.encode(errors="replace").decode()
+    if error.raised is not None:
+        body["raised"] = error.raised
     return body
 
 
@@ -299,9 +304,12 @@ def from_wire(status: Status, body: object, request_id: str = "") -> MoltError:
     facts = {
         str(key): value
         for key, value in body.items()
-        if key not in ("error", "detail", "code") and isinstance(value, (int, str))
+        if key not in _NO_FACTS and isinstance(value, (int, str))
     }
-    error = exception(body["detail"], request_id=request_id, facts=facts)
-    if isinstance(error, MoltInternalError) and error.remote_traceback:
-        error.__cause__ = RemoteError(error.remote_traceback)
-    return error
+    made = exception(body["detail"], request_id=request_id, facts=facts)
+    if isinstance(text := body.get("traceback"), str):
+        made.remote_traceback = text
+        made.__cause__ = RemoteError(text)
+    if isinstance(raised := body.get("raised"), dict):
+        made.raised = raised
+    return made

@@ -17,6 +17,15 @@ import msgspec
 
 _MOST_STEPS: Final = 20
 _MOST_LEVELS: Final = 10_000
+#: What stands for rows of a database, and what to send instead.
+_QUERIED: Final = (
+    (
+        "Model",
+        "a model instance ({}) can't be sent; send its pk and query in the entrypoint, or its fields' values",
+    ),
+    ("QuerySet", "a QuerySet can't be sent; send list(queryset.values(...)), or the pks"),
+    ("Manager", "a manager ({}) can't be sent; send list(manager.values(...)), or the pks"),
+)
 _BASES: Final[tuple[Any, ...]] = (str, int, float, bytes, dict, list, tuple, decimal.Decimal)
 
 
@@ -24,10 +33,10 @@ def plain(value: object) -> object:
     """What stands for a value in JSON, as Django's JsonResponse has it; for `msgspec.json.Encoder(enc_hook=...)`.
 
     Objects of subclasses of plain types (such as SafeString), of Decimal and of dates and times (such as pandas'
-    Timestamp), lazy translations, and scalars of NumPy.
+    Timestamp), lazy translations, models of pydantic, and scalars of NumPy.
 
     Raises:
-        TypeError: nothing does.
+        TypeError: nothing does. For what Django reads from a database the text says what to send instead.
     """
     for base in _BASES:
         if isinstance(value, base) and type(value) not in (base, bool):
@@ -38,12 +47,22 @@ def plain(value: object) -> object:
         return f"{text[:-6]}Z" if text.endswith("+00:00") else text
     if isinstance(value, datetime.timedelta):
         return datetime.timedelta(value.days, value.seconds, value.microseconds)
-    functional = sys.modules.get("django.utils.functional")
-    if functional is not None and isinstance(value, functional.Promise):
+    if _is(value, "django.utils.functional", "Promise"):
         return str.__str__(str(value))
+    if _is(value, "pydantic", "BaseModel"):
+        return value.model_dump()  # type: ignore[attr-defined]
+    for name, instead in _QUERIED:
+        if _is(value, "django.db.models", name):
+            raise TypeError(instead.format(type(value).__name__))
     if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0:
         return value.item()  # type: ignore[attr-defined]  # a scalar of NumPy
     raise TypeError(f"objects of type {type(value).__name__} are not supported")
+
+
+def _is(value: object, module: str, name: str) -> bool:
+    """Whether a value is of a class, which it can't be where that is not imported."""
+    cls = getattr(sys.modules.get(module), name, None)
+    return cls is not None and isinstance(value, cls)
 
 
 #: How JsonResponse writes them as keys.
@@ -78,17 +97,18 @@ def _finite(value: Any) -> Any:
 
 def with_tuple_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     """A map of msgpack some of whose keys are arrays: those were tuples, and become tuples again."""
-    return {_hashable(key): value for key, value in pairs}
+    return {hashable(key): value for key, value in pairs}
 
 
-def _hashable(key: Any) -> Any:
-    return tuple(_hashable(item) for item in key) if isinstance(key, list) else key
+def hashable(key: Any) -> Any:
+    """An array of msgpack as the tuple that it was where only that can stand: as a key, or in a set."""
+    return tuple(hashable(item) for item in key) if isinstance(key, list) else key
 
 
-def culprit(value: object, encode: Callable[[Any], object]) -> str:
-    """Where in a value that `encode` refuses the part stands that it refuses, and of which type that is.
+def culprit(value: object, encode: Callable[[Any], object]) -> tuple[str, str]:
+    """Where in a value that `encode` refuses the part stands that it refuses, and the name of that part's type.
 
-    For example `` at ['rows'][3]['price'], a Decimal``; empty if it is the value itself.
+    The place is a path such as ``["rows"][3]["price"]``; empty if it is the value itself.
     """
     path = ""
     for _ in range(_MOST_STEPS):
@@ -99,8 +119,8 @@ def culprit(value: object, encode: Callable[[Any], object]) -> str:
                 path, value = path + step, part
                 break
         else:
-            return f" at {path}, of type {type(value).__name__}" if path else ""
-    return ""  # it contains itself, or is nested too deep for a path to help
+            return path, type(value).__name__
+    return "", ""  # it contains itself, or is nested too deep for a path to help
 
 
 def depth(value: object) -> int | None:
@@ -135,7 +155,7 @@ def depth(value: object) -> int | None:
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, Mapping):
-        yield from ((f"[{key!r:.40}]", item) for key, item in value.items())
+        yield from ((f"[{_quoted(key):.40}]", item) for key, item in value.items())
     elif isinstance(value, (list, tuple)):
         yield from ((f"[{index}]", item) for index, item in enumerate(value))
     elif not isinstance(value, type):  # a msgspec.Struct or a dataclass
@@ -143,3 +163,7 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
             getattr(value, "__struct_fields__", None) or getattr(value, "__dataclass_fields__", None) or ()
         )
         yield from ((f".{name}", getattr(value, name)) for name in names if hasattr(value, name))
+
+
+def _quoted(key: object) -> str:
+    return json.dumps(key, ensure_ascii=False) if isinstance(key, str) else repr(key)

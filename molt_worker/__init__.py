@@ -1,5 +1,6 @@
 """The worker: a supervisor and a pool of executor processes that run exported entrypoints."""
 
+from molt_accel.forms.response import Response
 from molt_worker.entrypoints.exports import export
 from molt_worker.entrypoints.request import (
     InvalidInput,
@@ -14,6 +15,7 @@ __all__ = [
     "RequestCancelled",
     "RequestStopped",
     "RequestTimedOut",
+    "Response",
     "current_request",
     "export",
 ]

@@ -25,7 +25,7 @@ from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
 from molt_worker.entrypoints.project import exports_of
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.entrypoints.runner import Runner, error_response, traceback_room
+from molt_worker.entrypoints.runner import Runner, too_large
 
 log = logging.getLogger("molt_worker")
 _Sent = TypeVar("_Sent", Request, Response)
@@ -148,13 +148,12 @@ class InlineTransport:
 
     def _run(self, exports: ExportTable, request: Request) -> Response:
         word = StopWord(memoryview(bytearray(8)).cast("Q"), 0)
-        room = traceback_room(self._config.max_frame_bytes)
-        runner = Runner(exports, word, self._log_traceback, own_clock=True, max_traceback=room)
+        runner = Runner(exports, word, self._log_traceback, own_clock=True)
         response = runner.run(request, serial=1)  # nobody writes the stop word
         try:
             return _transmitted(response, self._config.max_frame_bytes)
         except FrameError as exc:
-            return error_response(request, MoltInternalError(f"the result is {exc.detail}"))
+            return too_large(request, response, exc)
 
     def _log_traceback(self, request_id: str, entry: str, text: str) -> None:
         log.error("entrypoint %s raised in request %s\n%s", entry, request_id, text)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction
+from asgiref.sync import iscoroutinefunction, sync_to_async
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.datastructures import MultiValueDict
 
@@ -16,8 +19,9 @@ from molt_accel.call import Call, Reply
 from molt_accel.client import Client, client_for
 from molt_accel.codec import EncodeError
 from molt_accel.config import Config
-from molt_accel.django import disconnect, frameworks, placement, reporting
+from molt_accel.django import disconnect, frameworks, placement
 from molt_accel.django.payload import default_payload, lists_of, metadata_of, request_id_of
+from molt_accel.django.reporting import SERVER_ERROR, report
 from molt_accel.django.responses import error_response, result_response
 from molt_accel.errors import (
     MoltBusy,
@@ -27,11 +31,14 @@ from molt_accel.errors import (
     http_status,
     row_of,
 )
+from molt_accel.forms import raised
 from molt_accel.options import CallOptions, Entry, entry_name
 from molt_accel.waits import adrive
 
 log = logging.getLogger("molt_accel")
 
+#: What `on_error` may be.
+_ON_ERROR = ("response", "raise")
 View = Callable[..., Any]
 PayloadBuilder = Callable[..., Any]
 ResponseFactory = Callable[[HttpRequest, Any], Any]
@@ -45,9 +52,9 @@ def molt_offload(
     payload_builder: PayloadBuilder | None = None,
     response_factory: ResponseFactory | None = None,
     allow_fallback: bool = False,
+    on_error: str = "response",
     cancel_check: Callable[[HttpRequest], bool] | None = None,
     replaces_wrapped: bool = False,
-    on_error: str = "response",
     **options: Any,
 ) -> Callable[[View], View]:
     """Make a sync or async view run `entry` in a worker.
@@ -56,38 +63,40 @@ def molt_offload(
     handler or action of Django REST framework, or an operation of django-ninja.
 
     A JSON result goes to the browser as the bytes that the worker made of it. Other results are decoded, and encoded
-    as JSON. Where REST framework has negotiated another form, or django-ninja has a schema of the response, the result
-    is decoded and theirs to render. Errors become JSON bodies with the HTTP status that `molt_accel.errors` has for
-    them. When the browser goes away the request is cancelled: under ASGI with the view's task, under gunicorn when its
-    socket closes.
+    as JSON. A `molt_worker.Response` and an HttpResponse that the entrypoint returns are the view's answer. Where REST
+    framework has negotiated another form, or django-ninja has a schema of the response, the result is decoded and
+    theirs to render. Errors become JSON bodies with the HTTP status that `molt_accel.errors` has for them. Http404 and
+    other exceptions that Django or REST framework makes a response of are raised in the view. When the browser goes
+    away the request is cancelled: under ASGI with the view's task, under gunicorn when its socket closes.
 
     Args:
         entry: The entrypoint's name, or its function, marked with ``@molt_worker.export``.
         client: The client to call with; by default the one that all views of this pool share.
         pool: Which pool of the Django setting ``MOLT_POOLS``.
         payload_builder: ``(request, *args, **kwargs) -> payload``; by default method, path, query,
-            URL arguments and body (see `molt_accel.django.payload.default_payload`).
+            URL arguments and body (see `molt_accel.django.payload.default_payload`). For an async view it may be async.
         response_factory: ``(request, value) -> HttpResponse``, given the decoded result. What it returns is what the
-            view returns: under a framework it may be what that takes.
+            view returns: under a framework it may be what that takes. For an async view it may be async.
         allow_fallback: Run the view's own body if no worker can be reached. If the worker was lost while it may
             have run the request, do so only with ``idempotent=True``. Without a fallback the answer is 503.
+        on_error: ``response``: errors become JSON bodies. Django is told of those that are the server's fault
+            (``got_request_exception``), and with DEBUG answers with its page for errors. ``raise``: the view raises the
+            `MoltError`, for a middleware or the framework's exception handler.
         cancel_check: ``(request) -> bool``, called again and again while the call waits; true cancels it. It
             takes the place of watching the connection.
         replaces_wrapped: Replace also a view that other decorators have wrapped, or a whole class-based view. What
             they check is lost: it never runs.
-        on_error: ``response``: errors become JSON bodies. Django is told of those that are the server's fault
-            (``got_request_exception``), and with DEBUG answers with its page for errors. ``raise``: the view raises the
-            `MoltError`, for a middleware or the framework's exception handler.
         options: Fields of `CallOptions`: ``codec, timeout_ms, idempotent, metrics_hook``, ...
 
     Raises:
         TypeError: an option is unknown.
         ValueError: an option has a value that is not allowed.
-        ImproperlyConfigured: the view is wrapped already; see `molt_accel.django.placement`.
+        ImproperlyConfigured: the view is wrapped already (see `molt_accel.django.placement`), or it is sync and a
+            function for it is async.
     """
     if not entry:
         raise ValueError(f"entry: {entry!r} is not allowed; it must be an entrypoint's name")
-    if on_error not in ("response", "raise"):
+    if on_error not in _ON_ERROR:
         raise ValueError(f"on_error: {on_error!r} is not allowed; it must be 'response' or 'raise'")
     options["entry"] = entry_name(entry)
     CallOptions().replace(options)  # so that a wrong option raises at import, not at the first request
@@ -96,7 +105,7 @@ def molt_offload(
     undecoded = {**options, "decode_response": False}
     # One for all views: `method_decorator` decorates a method anew for each request.
     offload = _OffloadedView(
-        client, pool, payload_builder, response_factory, allow_fallback, cancel_check, on_error, undecoded
+        client, pool, payload_builder, response_factory, allow_fallback, on_error, cancel_check, undecoded
     )
 
     def decorate(view: View) -> View:
@@ -110,26 +119,45 @@ def molt_offload(
             async def aview(*args: Any, **kwargs: Any) -> Any:
                 request, urls, names = frameworks.split(args, kwargs)
                 try:
-                    reply = await adrive(offload.make_call(request, urls, names))
+                    payload = offload.payload(request, urls, names)
+                    if inspect.isawaitable(payload):
+                        payload = await payload
+                    reply = await adrive(offload.make_call(request, payload))
                 except MoltError as error:
                     if offload.falls_back(error):
                         return await view(*args, **kwargs)
-                    return offload.refuse(request, error)
-                return offload.answer(request, reply, operations)
+                    return await offload.arefuse(request, error)
+                try:
+                    response = offload.answer(request, reply, operations)
+                    return await response if inspect.isawaitable(response) else response
+                except MoltError as error:
+                    return await offload.arefuse(request, error, reply)
 
             operations = frameworks.offer(view, aview)
             return aview
+
+        for function in (payload_builder, response_factory):
+            if iscoroutinefunction(function):
+                named = getattr(function, "__qualname__", repr(function))
+                raise ImproperlyConfigured(
+                    f"{named} is async and needs an async view, which {view.__qualname__} is not; make one of them "
+                    "what the other is"
+                )
 
         @functools.wraps(view)
         def sync_view(*args: Any, **kwargs: Any) -> Any:
             request, urls, names = frameworks.split(args, kwargs)
             try:
-                reply = disconnect.drive_for(request, offload.make_call(request, urls, names))
+                payload = offload.payload(request, urls, names)
+                reply = disconnect.drive_for(request, offload.make_call(request, payload))
             except MoltError as error:
                 if offload.falls_back(error):
                     return view(*args, **kwargs)
                 return offload.refuse(request, error)
-            return offload.answer(request, reply, operations)
+            try:
+                return offload.answer(request, reply, operations)
+            except MoltError as error:
+                return offload.refuse(request, error, reply)
 
         operations = frameworks.offer(view, sync_view)
         return sync_view
@@ -155,8 +183,8 @@ class _OffloadedView:
     payload_builder: PayloadBuilder | None
     response_factory: ResponseFactory | None
     allow_fallback: bool
-    cancel_check: Callable[[HttpRequest], bool] | None
     on_error: str
+    cancel_check: Callable[[HttpRequest], bool] | None
     options: dict[str, Any]
     merged: CallOptions | None = None  # with the client's, from the first request on
 
@@ -164,20 +192,25 @@ class _OffloadedView:
     def client(self) -> Client:
         return self.given_client or client_for(self.pool)
 
-    def make_call(self, request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        client = self.client
-        options = self.merged
-        if options is None:
-            options = self.merged = client.options.replace(self.options)
+    @property
+    def call_options(self) -> CallOptions:
+        if self.merged is None:
+            self.merged = self.client.options.replace(self.options)
             if self.given_client is None:
-                _warn_of_early_client(client, self.pool)
+                _warn_of_early_client(self.client, self.pool)
+        return self.merged
+
+    def payload(self, request: HttpRequest, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.payload_builder is not None:
-            payload = self.payload_builder(request, *args, **kwargs)
-            if isinstance(payload, MultiValueDict):
-                payload = lists_of(payload)
-        else:
-            payload = default_payload(request, options.codec, args, kwargs)
-        return client.make_call(options, payload, self._check_of(request, client), metadata_of(request))
+            return self.payload_builder(request, *args, **kwargs)
+        return default_payload(request, self.call_options.codec, args, kwargs)
+
+    def make_call(self, request: HttpRequest, payload: Any) -> Call:
+        client = self.client
+        if isinstance(payload, MultiValueDict):
+            payload = lists_of(payload)
+        check = self._check_of(request, client)
+        return client.make_call(self.call_options, payload, check, metadata_of(request))
 
     def _check_of(self, request: HttpRequest, client: Client) -> Callable[[], bool] | None:
         if self.cancel_check is not None:
@@ -193,35 +226,37 @@ class _OffloadedView:
             return True
         return False
 
-    def refuse(self, request: HttpRequest, error: MoltError) -> HttpResponseBase:
+    def answer(self, request: HttpRequest, reply: Reply, operations: list[Any]) -> Any:
+        """The response for a result; what an async response factory returns is to be awaited."""
+        factory = self.response_factory or frameworks.factory_for(request, reply, operations)
+        return result_response(request, reply, factory)
+
+    async def arefuse(self, request: HttpRequest, error: MoltError, reply: Reply | None = None) -> Any:
+        """`refuse` for async views, which may wait for receivers of the signal: on a thread, as Django does it."""
+        if http_status(error) < SERVER_ERROR:
+            return self.refuse(request, error, reply)
+        return await sync_to_async(self.refuse, thread_sensitive=False)(request, error, reply)
+
+    def refuse(self, request: HttpRequest, error: MoltError, reply: Reply | None = None) -> HttpResponseBase:
+        """Answer an error that is being handled, or raise it, or what the entrypoint has raised.
+
+        `reply` is the call's if the error came only after it.
+        """
+        if reply is not None:
+            error.request_id = error.request_id or reply.metrics.request_id
+        original = raised.rebuilt(error.raised) if error.raised is not None else None
+        if original is not None:
+            raise original from error
         why = error.__cause__ if isinstance(error, MoltInvalidInput) else None
         if isinstance(why, EncodeError) and self.payload_builder is not None:
             if not why.by_data:
                 raise error  # the view's own payload is of a type that has no form: that is a bug, and no bad request
             log.warning("refused, as a visitor may have sent it: %s", error.detail)
-        if self.on_error == "raise":
+        is_failure = http_status(error) >= SERVER_ERROR
+        if self.on_error == "raise" or (is_failure and settings.DEBUG_PROPAGATE_EXCEPTIONS):
             raise error
         request_id = request_id_of(request, error.request_id)
-        if http_status(error) >= 500:
-            page = reporting.tell(request, error)  # before the log: trackers that read both keep the first
-            # Two ids: the one in the HTTP response, and the one in the worker's log.
-            name = type(error).__name__
-            log.error(
-                *("request %s failed in call %s (%s): %s", request_id, error.request_id, name, error.detail),
-                exc_info=error,
-                extra={"request_id": request_id},
-            )
-            if page is not None:
-                return page
         # A client that was told Busy exists; after other errors there may be none to ask for its settings.
         busy_status = self.client.config.busy_http_status if isinstance(error, MoltBusy) else None
-        return error_response(error, request_id=request_id, busy_status=busy_status)
-
-    def answer(self, request: HttpRequest, reply: Reply, operations: list[Any]) -> Any:
-        """The response for a result, or for an error if the result can't be sent."""
-        factory = self.response_factory or frameworks.factory_for(request, reply, operations)
-        try:
-            return result_response(request, reply, factory)
-        except MoltError as error:
-            error.request_id = error.request_id or reply.metrics.request_id
-            return self.refuse(request, error)
+        response = error_response(error, request_id=request_id, busy_status=busy_status)
+        return report(request, error, response, request_id) if is_failure else response

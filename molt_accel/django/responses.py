@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from molt_accel import codec
 from molt_accel.call import Reply, decode_result
 from molt_accel.errors import MoltBusy, MoltCancelled, MoltError, MoltInternalError, error_body, http_status
+from molt_accel.forms.response import Response
 from molt_accel.ipc.messages import Codec
 
 _JSON = "application/json"
@@ -48,16 +49,37 @@ def result_response(
 ) -> HttpResponseBase:
     """Return the response for an undecoded reply. JSON passes through unless `factory` needs the value.
 
+    A response that the entrypoint chose is the view's, whether there is a factory or not.
+
     Raises:
         MoltInternalError: the result is not valid in its codec, or has no JSON form.
     """
+    if factory is None:
+        if reply.codec is Codec.JSON:
+            return HttpResponse(reply.value, content_type=_JSON)
+        if reply.codec is Codec.RAW:
+            return HttpResponse(reply.value, content_type="application/octet-stream")
+    value = decode_result(reply.entry, reply.codec, reply.value)
+    if type(value) is Response:
+        return _chosen(value)
     if factory is not None:
-        return factory(request, decode_result(reply.entry, reply.codec, reply.value))
-    if reply.codec is Codec.JSON:
-        return HttpResponse(reply.value, content_type=_JSON)
-    if reply.codec is Codec.RAW:
-        return HttpResponse(reply.value, content_type="application/octet-stream")
+        return factory(request, value)
     try:
-        return json_response(decode_result(reply.entry, reply.codec, reply.value))
+        return json_response(value)
     except codec.EncodeError as exc:
-        raise MoltInternalError(f"the result {exc}") from exc
+        raise MoltInternalError(exc.of("result", "the result")) from exc
+
+
+def _chosen(value: Response) -> HttpResponse:
+    made = HttpResponse(
+        value.body, status=value.status, reason=value.reason, content_type=value.content_type or None
+    )
+    if value.content_type == "":  # of Django's own response, whose headers are all there
+        del made.headers["Content-Type"]
+    for name, text in value.headers.items():
+        made.headers[name] = text
+    for key, cookie, coded, attributes in value.cookies:
+        made.cookies[key] = cookie
+        made.cookies[key].set(key, cookie, coded)
+        made.cookies[key].update(attributes)
+    return made

@@ -12,8 +12,6 @@ from typing import Final
 
 from molt_accel import codec
 from molt_accel.errors import (
-    MAX_TRACEBACK,
-    TRACEBACK,
     MoltCancelled,
     MoltError,
     MoltInternalError,
@@ -22,7 +20,9 @@ from molt_accel.errors import (
     to_wire,
     wire_status,
 )
+from molt_accel.forms import raised
 from molt_accel.ipc.failpoint import failpoint
+from molt_accel.ipc.frame import FrameError
 from molt_accel.ipc.messages import (
     FLAG_COMPILED,
     MAX_METADATA_BYTES,
@@ -33,6 +33,7 @@ from molt_accel.ipc.messages import (
     Response,
 )
 from molt_accel.ipc.outcomes import expired_in_queue, timed_out_running
+from molt_worker.entrypoints import answers
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import (
     STOP_EXCEPTIONS,
@@ -50,8 +51,6 @@ LogTraceback = Callable[[str, str, str], object]
 # Looked up once: looking up a member of an enumeration costs as much as a function call.
 _MSGPACK: Final = Codec.MSGPACK
 _OK: Final = Status.OK
-#: Bytes of an error response beside a traceback: header, text of the error, names.
-_OTHERWISE_BYTES: Final = 8192
 
 
 def error_response(request: Request, error: MoltError) -> Response:
@@ -68,9 +67,15 @@ def set_error(response: Response, error: MoltError) -> None:
     response.payload = codec.encode(Codec.MSGPACK, to_wire(error))
 
 
-def traceback_room(max_frame_bytes: int) -> int:
-    """Return how many characters of a traceback fit into a response for certain: up to four bytes each."""
-    return max(0, min(MAX_TRACEBACK, (max_frame_bytes - _OTHERWISE_BYTES) // 4))
+def too_large(request: Request, response: Response, why: FrameError) -> Response:
+    """Return what is sent in the place of a response over the frame limit: an error, or its text alone if it is one."""
+    if response.status is _OK:
+        return error_response(request, MoltInternalError(f"the result is {why.detail}"))
+    body = codec.decode(_MSGPACK, response.payload)
+    body.pop("traceback", None)
+    body.pop("raised", None)
+    response.payload = codec.encode(_MSGPACK, body)
+    return response
 
 
 class _BadPayload(Exception):
@@ -132,7 +137,6 @@ class Runner:
     log_traceback: LogTraceback
     number: int = 0  #: this executor's, for the metrics
     before: Callable[[CurrentRequest], None] | None = None  #: called before each entrypoint; raises nothing
-    max_traceback: int = MAX_TRACEBACK  #: characters of a traceback that a response may carry
     own_clock: bool = False  #: no supervisor watches deadlines: `current_request().check()` reads the clock
     #: A stop has interrupted something that can't be done again, so no other request may run in this process.
     spoiled: bool = False
@@ -241,13 +245,20 @@ class Runner:
                 response.payload = export.encode(result)
             else:
                 response.payload = codec.encode(export.codec_out, result)
+            response.codec = export.codec_out
         except codec.UNENCODABLE as exc:
-            why = exc
-            if not isinstance(exc, codec.EncodeError):
-                assert export.encode is not None
-                why = codec.unencodable(export.codec_out, result, export.encode, exc)
-            raise _BadResult(f"the result of {export.name!r} {why}") from exc
-        response.codec = export.codec_out
+            whole = f"the result of {export.name!r}"
+            try:
+                answer = answers.encoded(result)
+            except answers.NotSendable as refusal:
+                raise _BadResult(f"{whole} {refusal}") from exc
+            if answer is None:
+                why = exc
+                if not isinstance(why, codec.EncodeError):
+                    assert export.encode is not None
+                    why = codec.unencodable(export.codec_out, result, export.encode, exc)
+                raise _BadResult(why.of("result", whole)) from exc
+            response.payload = answer  # and its codec is msgpack
         response.encode_us = _us(handled_ns, time.monotonic_ns())
 
     def _mapped(self, failure: BaseException, export: Export, current: CurrentRequest) -> MoltError:
@@ -258,10 +269,13 @@ class Runner:
             with contextlib.suppress(Exception):  # user code defines __str__, and may fail there too
                 text = str(failure)
             return MoltInvalidInput(text)
+        what = f"{export.name!r} raised {type(failure).__name__}"
+        known = raised.packed(failure)
         text = "".join(traceback.format_exception(failure))
-        self.log_traceback(current.log_id, export.name, text)
-        said = text[-self.max_traceback :] if self.max_traceback else ""
-        facts = {TRACEBACK: said} if said else {}
-        if isinstance(failure, _BadResult):
-            return MoltInternalError(str(failure), facts=facts)
-        return MoltInternalError(f"{export.name!r} raised {type(failure).__name__}", facts=facts)
+        if known is not None and raised.refuses(known):
+            error: MoltError = MoltInvalidInput(what)
+        else:
+            self.log_traceback(current.log_id, export.name, text)
+            error = MoltInternalError(str(failure) if isinstance(failure, _BadResult) else what)
+        error.remote_traceback, error.raised = text, known
+        return error

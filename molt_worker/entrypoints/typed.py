@@ -18,6 +18,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
+from molt_accel.forms import values
 from molt_accel.ipc.messages import Codec
 from molt_worker.entrypoints.importer import find_source, is_compiled
 from molt_worker.entrypoints.request import InvalidInput
@@ -27,7 +28,14 @@ Encode = Callable[[Any], bytes]
 
 #: Characters of an error text. It quotes names and values that the client chose, so it is cut.
 _LONGEST_TEXT: Final = 400
-_DECODERS: Final = {Codec.MSGPACK: msgspec.msgpack.Decoder, Codec.JSON: msgspec.json.Decoder}
+_EXTENSION: Final = "got `ext`"  #: in what msgspec says of an extension that comes where a type is not one
+#: Types whose values the codec sends as `molt_accel.forms.values` has them.
+_NOT_PLAIN: Final = (
+    *(msgspec.inspect.DateTimeType, msgspec.inspect.DateType, msgspec.inspect.TimeType),
+    *(msgspec.inspect.TimeDeltaType, msgspec.inspect.DecimalType, msgspec.inspect.UUIDType),
+    *(msgspec.inspect.SetType, msgspec.inspect.FrozenSetType, msgspec.inspect.AnyType),
+    msgspec.inspect.CustomType,
+)
 #: What msgspec raises for a bad input. Its own ValidationError and DecodeError are ValueErrors.
 _REFUSALS: Final = (ValueError, TypeError, OverflowError, RecursionError)
 #: Python 3.14 evaluates annotations when they are read. With FORWARDREF, one that fails doesn't hide the others.
@@ -143,15 +151,26 @@ def decoder(hint: Any, codec: Codec) -> Decode | None:
     """
     if not is_typed(hint):
         return None
-    if codec not in _DECODERS:
+    if codec is Codec.RAW:
         raise NoCodec(f"codec_in {codec.label} has no objects, but the parameter is {_name(hint)}")
     _check(hint)
-    decode = _DECODERS[codec](hint).decode
+    decode: Decode
+    if codec is Codec.JSON:
+        decode = msgspec.json.Decoder(hint).decode
+    else:
+        decode = msgspec.msgpack.Decoder(hint, ext_hook=values.unpack_ext).decode
 
     def validated(payload: bytes | memoryview) -> Any:
         try:
             return decode(payload)
         except _REFUSALS as exc:
+            if codec is Codec.MSGPACK and _EXTENSION in str(
+                exc
+            ):  # where the type is another, such as Decimal
+                try:
+                    return msgspec.convert(values.unpack(payload), hint)
+                except _REFUSALS as again:
+                    _refuse(again, f"not valid {codec.label}: ")
             _refuse(exc, f"not valid {codec.label}: ")
 
     return validated
@@ -166,8 +185,18 @@ def encoder(hint: Any, codec: Codec) -> Encode | None:
         return None
     if codec is not Codec.MSGPACK:
         raise NoCodec(f"codec_out {codec.label} has no objects, but the result is {_name(hint)}")
+    if not _is_plain(hint):
+        return None  # the codec sends a Decimal as one, where msgspec's encoder writes a text
     encode: Encode = msgspec.msgpack.Encoder().encode
     return encode
+
+
+def _is_plain(hint: Any) -> bool:
+    """Whether msgpack has a form for all that a type says; False for a type that can't be looked into."""
+    try:
+        return not any(isinstance(each, _NOT_PLAIN) for each in _walk(msgspec.inspect.type_info(hint)))
+    except Exception:  # also NameError, for a type of a field that exists for type checkers only
+        return False
 
 
 def convert(value: Any, hint: Any) -> Any:

@@ -10,11 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from molt_accel.errors import MoltInternalError
 from molt_accel.ipc.frame import Fault, FrameError, Item
 from molt_accel.ipc.messages import Hello, Request, Response
 from molt_accel.ipc.stream import FrameStream
-from molt_worker.entrypoints.runner import error_response
+from molt_worker.entrypoints.runner import too_large
 
 
 class Endpoint(Protocol):
@@ -68,5 +67,4 @@ class SocketEndpoint:
         except FrameError as exc:
             if exc.fault is not Fault.TOO_LARGE:
                 raise
-            too_large = MoltInternalError(f"the result is {exc.detail}")
-            self._stream.send(error_response(request, too_large))
+            self._stream.send(too_large(request, response, exc))

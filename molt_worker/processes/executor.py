@@ -18,7 +18,7 @@ from molt_accel.ipc.messages import Request, Response
 from molt_worker.entrypoints import project
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopWord
-from molt_worker.entrypoints.runner import Runner, error_response, traceback_room
+from molt_worker.entrypoints.runner import Runner, error_response
 from molt_worker.processes.endpoint import Endpoint
 from molt_worker.processes.late_imports import LateImports
 from molt_worker.runtime import log
@@ -54,9 +54,7 @@ def serve(
         fields: dict[str, object] = {"request_id": request_id, "entry": entry, "traceback": text}
         say("error", "entrypoint_raised", fields)
 
-    runner = Runner(
-        exports, word, log_traceback, number=number, max_traceback=traceback_room(config.max_frame_bytes)
-    )
+    runner = Runner(exports, word, log_traceback, number=number)
     if in_project:
         runner.before = functools.partial(project.begin_request, say=say)
     signal.signal(INTERRUPT_SIGNAL, runner.interrupt)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltInternalError, Status
+from molt_accel.errors import Status
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES, FrameError, decode, encode, encode_head
 from molt_accel.ipc.messages import Hello, Message, Request, Response
 from molt_accel.ipc.shm import layout
 from molt_accel.ipc.shm.layout import ChannelState, Failure, Gauge, Outcome, SlotGauge
-from molt_worker.entrypoints.runner import error_response
+from molt_worker.entrypoints.runner import too_large
 from molt_worker.processes.commands import Recycle, Wake
 from molt_worker.runtime import log
 from molt_worker.runtime.metrics import request_fields, request_level
@@ -148,7 +148,7 @@ class ShmEndpoint:
         try:
             encode_head(response, self._max)
         except FrameError as exc:
-            return error_response(request, MoltInternalError(f"the result is {exc.detail}"))
+            return too_large(request, response, exc)
         return response
 
     def _give_up(self, reason: Failure, why: str, counted: int | None = None) -> None:

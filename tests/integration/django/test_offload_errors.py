@@ -135,7 +135,7 @@ def test_a_worker_that_cant_start_is_503_without_a_word_of_why(
     assert response.status_code == 503
     assert "Retry-After" not in response
     assert body_of(response) == {"error": name, "detail": "the service is not available"}
-    assert [record.levelname for record in caplog.records if record.name == "molt_accel"] == ["ERROR"]
+    assert [record.levelname for record in caplog.records if record.name == "django.request"] == ["ERROR"]
 
 
 def test_a_worker_that_breaks_the_protocol_is_502(offloaded: MakeView, get: HttpRequest) -> None:

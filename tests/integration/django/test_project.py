@@ -102,7 +102,7 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
 import django
 django.setup()
 from django.core.management import call_command
-from django.test import Client as Browser
+from django.test import Client as Browser, override_settings
 from molt_accel import client_for, default_client, offload
 from shop.entrypoints import count, numbers
 from shop.models import Order

@@ -89,8 +89,8 @@ class _Strange:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("msgpack", _Strange()), ("msgpack", {1, 2}), ("msgpack", 2**64), ("msgpack", "\ud800"),
-        ("msgpack", {"deep": [datetime.timedelta]}), ("json", _Strange()),
+        ("msgpack", _Strange()), ("msgpack", {_Strange()}), ("msgpack", 2**64), ("msgpack", "\ud800"),
+        ("msgpack", {"deep": [datetime.timedelta]}), ("json", _Strange()), ("json", "\ud800"),
         ("json", {(1, 2): 3}), ("raw", "text"), ("raw", None), ("raw", 5),
     ],
 )  # fmt: skip

@@ -93,12 +93,12 @@ def test_tuples_come_back_as_keys(value: dict[Any, int]) -> None:
     [
         (
             "msgpack",
-            {"rows": [1, {"at": datetime.date(2026, 1, 2)}]},
-            r"at \['rows'\]\[1\]\['at'\], of type date",
+            {"rows": [1, {datetime.date(2026, 1, 2): object()}]},
+            r'at \["rows"\]\[1\]\[datetime.date\(2026, 1, 2\)\], of type object',
         ),
         ("msgpack", [2**64], r"at \[0\], of type int"),
-        ("json", {"a": (1, object())}, r"at \['a'\]\[1\], of type object"),
-        ("json", {"a": {(1, 2): 3}}, r"at \['a'\], of type dict"),
+        ("json", {"a": (1, object())}, r'at \["a"\]\[1\], of type object'),
+        ("json", {"a": {(1, 2): 3}}, r'at \["a"\], of type dict'),
         ("json", object(), "objects of type object"),
     ],
 )

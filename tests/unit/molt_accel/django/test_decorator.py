@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import iscoroutinefunction
+from django.core.exceptions import ImproperlyConfigured
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncRequestFactory, RequestFactory
@@ -224,13 +225,13 @@ def test_a_view_that_does_not_fit_the_pool_is_500_and_an_error_in_the_log(
     assert body_of(response) == {"error": "MoltEntryError", "detail": "the request failed"}
     (record,) = caplog.records
     assert record.levelname == "ERROR"
-    assert f"(MoltEntryError): {logged}" in record.getMessage()
+    assert f"MoltEntryError: {logged}" in record.getMessage()
 
 
 @pytest.mark.parametrize(
     ("codec", "payload", "detail"),
     [
-        ("msgpack", object(), "the payload can't be encoded as msgpack: can not serialize 'object' object"),
+        ("msgpack", object(), "the payload can't be encoded as msgpack: objects of type object are not supported"),
         ("raw", "text", "the payload can't be encoded as raw: raw takes bytes, not str"),
     ],
 )
@@ -323,7 +324,7 @@ def test_an_error_names_the_request_by_the_senders_id_if_that_is_sane(
     request_id = json.loads(view(request).content)["request_id"]
 
     assert (request_id == header) is taken
-    [logged] = [record for record in caplog.records if record.name == "molt_accel"]
+    [logged] = [record for record in caplog.records if record.name == "django.request"]
     assert request_id in logged.getMessage()
     assert "\n" not in logged.getMessage()
 
@@ -333,7 +334,40 @@ def test_only_failures_of_the_service_are_logged_as_errors(
     viewed: MakeView, get: HttpRequest, caplog: pytest.LogCaptureFixture, kind: str, levels: list[int]
 ) -> None:
     viewed("fail", kind)(get)
-    assert [record.levelno for record in caplog.records if record.name == "molt_accel"] == levels
+    assert [record.levelno for record in caplog.records if record.name == "django.request"] == levels
+
+
+def test_only_what_it_may_do_on_an_error_is_allowed() -> None:
+    with pytest.raises(ValueError, match="on_error: 'ignore' is not allowed; allowed: response, raise"):
+        molt_offload(entry="echo", on_error="ignore")
+
+
+def test_with_on_error_raise_the_error_is_the_view_s(viewed: MakeView, get: HttpRequest) -> None:
+    with pytest.raises(MoltInternalError, match="'fail' raised ValueError") as caught:
+        viewed("fail", "value", on_error="raise")(get)
+    assert "Traceback" in caught.value.remote_traceback
+
+
+@pytest.mark.parametrize("option", ["payload_builder", "response_factory"])
+def test_async_functions_of_a_view_need_an_async_one(inline_client: Client, get: HttpRequest, option: str) -> None:
+    async def given(request: HttpRequest, value: object = 5) -> Any:
+        return HttpResponse(f"made of {value}") if option == "response_factory" else value
+
+    options: dict[str, Any] = {"payload_builder": lambda _: 5, "client": inline_client, option: given}
+    decorate = molt_offload(entry="echo", **options)
+
+    @decorate
+    async def aview(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("here")
+
+    expected = b"made of 5" if option == "response_factory" else b"5"
+    assert asyncio.run(aview(get)).content == expected
+
+    def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("here")
+
+    with pytest.raises(ImproperlyConfigured, match="given is async and needs an async view"):
+        decorate(view)
 
 
 def test_a_factory_without_a_worker_does_not_run_the_view_too(viewed: MakeView, get: HttpRequest) -> None:

@@ -117,8 +117,8 @@ def test_the_result_is_encoded_as_the_export_says() -> None:
         (
             lambda payload: {"rows": [1, {"at": object()}]},
             FAILED,
-            "the result of 'f' can't be encoded as msgpack at ['rows'][1]['at'], of type object: "
-            "can not serialize 'object' object",
+            "the result of 'f' can't be encoded as msgpack at result[\"rows\"][1][\"at\"], of type object: "
+            "objects of type object are not supported",
             "EncodeError",
         ),
         (
