@@ -29,6 +29,8 @@ _MEMBERS: Final = (
     *(date, time, timedelta, Decimal, UUID),
 )
 
+_PLAIN: Final = (str, bytes, int, float, bool, type(None), list, dict, tuple)
+
 _PACK: Final[dict[type, tuple[bytes, Callable[[Any], bytes]]]] = {
     datetime: (b"s", lambda value: _in_zone(value).encode()),
     date: (b"d", lambda value: value.isoformat().encode()),
@@ -89,7 +91,8 @@ def _form(value: Any) -> Any:
             kind, data_of = _PACK[cls]
             return msgpack.ExtType(EXT, kind + data_of(value))
     if isinstance(value, enum.Enum):
-        return value.value
+        # msgpack asks only once for what stands for a value.
+        return value.value if type(value.value) in _PLAIN else _form(value.value)
     if isinstance(value, msgspec.Struct):
         return _struct(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -164,9 +164,8 @@ def decoder(hint: Any, codec: Codec) -> Decode | None:
         try:
             return decode(payload)
         except _REFUSALS as exc:
-            if codec is Codec.MSGPACK and _EXTENSION in str(
-                exc
-            ):  # where the type is another, such as Decimal
+            # An extension in the place of another type, such as Decimal.
+            if codec is Codec.MSGPACK and _EXTENSION in str(exc):
                 try:
                     return msgspec.convert(values.unpack(payload), hint)
                 except _REFUSALS as again:

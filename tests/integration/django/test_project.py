@@ -24,7 +24,15 @@ LANGUAGE_CODE = "en"
 USE_TZ, TIME_ZONE, DEBUG = True, "UTC", True
 LOGGING = {
     "version": 1,
-    "formatters": {"own": {"format": "{levelname} {request_id} {message}", "style": "{"}},
+    "disable_existing_loggers": False,
+    "formatters": {
+        "own": {
+            "()": "logging.Formatter",
+            "fmt": "{levelname} {request_id} {message}",
+            "style": "{",
+            "defaults": {"request_id": "-"},
+        }
+    },
     "handlers": {"file": {"class": "logging.FileHandler", "filename": "own.log", "formatter": "own"}},
     "root": {"handlers": ["file"], "level": "INFO"},
 }
@@ -208,7 +216,7 @@ def test_entrypoints_of_a_project_are_found_and_run_in_its_surroundings(
     assert left == ["leaves_open", "leaves_atomic"]
     raised = [line["request_id"] for line in said if line["event"] == "entrypoint_raised"]
     assert raised == ["abc-2", "abc-3"]
-    assert sum("abc-3" in line for line in logged) == 1  # the id that the browser was told
+    assert sum("abc-3" in line for line in logged) == 1, logged  # the id that the browser was told
 
 
 def _worker_log(stderr: str) -> list[str]:

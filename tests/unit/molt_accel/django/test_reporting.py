@@ -27,23 +27,24 @@ def test_error_trackers_are_told_and_with_debug_django_s_page_is_shown(
     def receive(request: HttpRequest, **_: object) -> None:
         told.append((request, sys.exc_info()[1]))
 
-    def tell() -> tuple[MoltError, HttpResponse | None]:
+    def tell() -> tuple[MoltError, HttpResponse]:
         try:
-            raise from_wire(Status.INTERNAL_ERROR, to_wire(failed))
+            raise from_wire(Status.INTERNAL_ERROR, to_wire(failed), "id-of-the-call")
         except MoltError as error:
-            return error, reporting.tell(get, error)
+            return error, reporting.report(get, error, own, "id-of-the-view")
 
-    failed = MoltInternalError("'f' raised KeyError", facts={"traceback": "the line of the executor"})
+    own = HttpResponse("own", status=503)
+    failed = MoltInternalError("'f' raised KeyError")
+    failed.remote_traceback = "the line of the executor"
     got_request_exception.connect(receive)
     try:
         debug(False)
-        quiet, nothing = tell()
+        quiet, answer = tell()
         debug(True)
         shown, page = tell()
     finally:
         got_request_exception.disconnect(receive)
     assert told == [(get, quiet), (get, shown)]
-    assert nothing is None
-    assert page is not None
-    assert page.status_code == 500
+    assert answer is own
+    assert page.status_code == 503
     assert b"the line of the executor" in page.content

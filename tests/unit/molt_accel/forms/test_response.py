@@ -28,6 +28,8 @@ def test_it_is_made_again_of_its_parts() -> None:
         ({"content_type": "a\nb"}, ValueError, "it has more than one line"),
     ],
 )
-def test_what_no_response_can_have_is_refused(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+def test_what_no_response_can_have_is_refused(
+    arguments: dict[str, Any], error: type[Exception], text: str
+) -> None:
     with pytest.raises(error, match=text):
         Response(b"", **arguments)

@@ -26,7 +26,9 @@ def test_other_results_are_none_of_its_business(result: object) -> None:
 def test_a_body_of_other_values_is_json() -> None:
     made = sent(Response({"at": datetime.date(2026, 1, 2)}, 201, {"A": "b"}))
     assert made.parts() == [b'{"at":"2026-01-02"}', 201, {"A": "b"}, "application/json", [], None]
-    assert sent(Response([], content_type="application/problem+json")).content_type == "application/problem+json"
+    assert (
+        sent(Response([], content_type="application/problem+json")).content_type == "application/problem+json"
+    )
 
 
 @pytest.mark.parametrize("body", ["text", b"bytes"])
@@ -42,7 +44,9 @@ def test_a_response_of_django_travels_whole(settings_of_a_project: None) -> None
         *(b'{"a": 1}', 202, "Later"),
         {"Content-Type": "application/json"},
     )
-    assert back.cookies == [["seen", "a b", '"a b"', {"max-age": "60", "path": "/", "expires": back.cookies[0][3]["expires"]}]]
+    assert back.cookies == [
+        ["seen", "a b", '"a b"', {"max-age": "60", "path": "/", "expires": back.cookies[0][3]["expires"]}]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,10 @@ def test_a_response_of_django_travels_whole(settings_of_a_project: None) -> None
         (lambda: StreamingHttpResponse([b"a"]), "is a StreamingHttpResponse, whose parts can't be sent"),
         (lambda: FileResponse(iter([b"a"])), "is a FileResponse, whose parts can't be sent"),
         (lambda: RestResponse({"a": 1}), "is a Response that can't be rendered here"),
-        (lambda: Response({"a": object()}), r'is a Response whose body can\'t be encoded as json at body\["a"\]'),
+        (
+            lambda: Response({"a": object()}),
+            r'is a Response whose body can\'t be encoded as json at body\["a"\]',
+        ),
         (lambda: Response("\ud800"), "is a Response that can't be sent"),
     ],
     ids=["streaming", "file", "rest framework", "body", "surrogate"],

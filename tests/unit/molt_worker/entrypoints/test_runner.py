@@ -8,15 +8,17 @@ from typing import Any, ClassVar, cast
 import msgpack
 import msgspec
 import pytest
+from django.http import Http404
 
 from molt_accel import codec
 from molt_accel.errors import MAX_TRACEBACK, MoltBusy, MoltError, MoltWorkerCrashed, Status
+from molt_accel.ipc.frame import Fault, FrameError
 from molt_accel.ipc.messages import FLAG_COMPILED, Codec, Request, Response
 from molt_worker import InvalidInput, RequestCancelled, RequestStopped, current_request
 from molt_worker.entrypoints import typed
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.request import StopReason, StopWord
-from molt_worker.entrypoints.runner import Runner, error_response, traceback_room
+from molt_worker.entrypoints.runner import Runner, error_response, too_large
 
 SERIAL = 7
 REFUSAL = {"error": "MoltInvalidInput"}
@@ -117,7 +119,7 @@ def test_the_result_is_encoded_as_the_export_says() -> None:
         (
             lambda payload: {"rows": [1, {"at": object()}]},
             FAILED,
-            "the result of 'f' can't be encoded as msgpack at result[\"rows\"][1][\"at\"], of type object: "
+            'the result of \'f\' can\'t be encoded as msgpack at result["rows"][1]["at"], of type object: '
             "objects of type object are not supported",
             "EncodeError",
         ),
@@ -145,15 +147,24 @@ def test_all_it_does_becomes_one_answer(function: Function, status: Status, deta
     assert bench.run(5).status is status  # the runner lives on
 
 
-@pytest.mark.parametrize(
-    ("frame_limit", "room"), [(4176, 0), (8192, 0), (8196, 1), (64 << 10, 14_336), (64 << 20, MAX_TRACEBACK)]
-)
-def test_of_a_traceback_travels_what_fits(frame_limit: int, room: int) -> None:
-    assert traceback_room(frame_limit) == room
-    bench = Bench(lambda payload: {}["x" * 20_000], max_traceback=room)
-    told = body(bench.run()).get("traceback", "")
+def test_a_long_traceback_keeps_both_of_its_ends() -> None:
+    bench = Bench(lambda payload: {}["x" * 20_000])
+    told = body(bench.run())["traceback"]
     ((_, _, text),) = bench.tracebacks
-    assert told == (text[-room:] if room else "")
+    half = MAX_TRACEBACK // 2
+    assert told == f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
+
+
+def test_an_answer_over_the_frame_limit_is_an_error_and_an_error_loses_its_traceback() -> None:
+    why = FrameError(Fault.TOO_LARGE, "9 bytes long, 8 at most")
+    request = Request(0xABC, entry="f")
+    answer = too_large(request, Bench(lambda payload: payload).run("long"), why)
+    assert (answer.status, body(answer)["detail"]) == (FAILED, f"the result is {why.detail}")
+    failed = Bench(raising(Http404("no such row"))).run()
+    assert {"traceback", "raised"} < set(body(failed))
+    answer = too_large(request, failed, why)
+    assert answer.status is REFUSED
+    assert body(answer) == {"error": "MoltInvalidInput", "detail": "'f' raised Http404"}
 
 
 @pytest.mark.parametrize(
@@ -459,8 +470,8 @@ def test_a_stop_while_an_object_is_made_ends_the_request(
     ("result", "where"),
     [
         (object(), ": "),
-        ({"a": object()}, " at ['a'], of type object: "),
-        ([Order(cast("int", object()))], " at [0].count, of type object: "),
+        ({"a": object()}, ' at result["a"], of type object: '),
+        ([Order(cast("int", object()))], " at result[0].count, of type object: "),
         (2**64, ": "),
         ("\ud800", ": "),
         (Order, ": "),
@@ -474,8 +485,8 @@ def test_a_typed_result_that_has_no_form_is_the_entrypoint_s_failure(result: obj
     assert len(bench.tracebacks) == 1
 
 
-def test_without_types_a_struct_has_no_form_in_msgpack_but_one_in_json() -> None:
-    assert Bench(lambda payload: Order(1)).run().status is FAILED
+def test_without_types_a_struct_has_a_form_too() -> None:
+    assert body(Bench(lambda payload: Order(1)).run()) == {"count": 1}
     assert Bench(lambda payload: Order(1), Codec.JSON).run().payload == b'{"count":1}'
 
 

@@ -194,7 +194,13 @@ def test_a_type_that_only_type_checkers_see_does_not_go_unchecked(function: Call
 def test_structs_dataclasses_and_typed_dicts_count(hint: Any, expected: bool) -> None:
     assert typed.is_typed(hint) is expected
     assert (typed.decoder(hint, Codec.MSGPACK) is not None) is expected
-    assert (typed.encoder(hint, Codec.MSGPACK) is not None) is expected
+    assert (typed.encoder(hint, Codec.MSGPACK) is not None) is (expected and hint is not Point)
+
+
+def sent(hint: Any, result: Any) -> Any:
+    """A result of this type as the caller gets it: by an encoder of its own, or by the codec."""
+    encode = typed.encoder(hint, Codec.MSGPACK) or functools.partial(codec.encode, Codec.MSGPACK)
+    return codec.decode(Codec.MSGPACK, encode(result))
 
 
 def decoded(hint: Any, value: Any, name: Codec = Codec.MSGPACK) -> Any:
@@ -394,16 +400,14 @@ def test_typed_results_are_the_bytes_of_their_values(rows: list[Row]) -> None:
 
 
 def test_results_with_structs_have_a_form_in_msgpack_too() -> None:
-    encode = typed.encoder(dict[str, Point], Codec.MSGPACK)
-    assert encode is not None
-    assert codec.decode("msgpack", encode({"a": Point(1.5)})) == {"a": {"x": 1.5, "when": None}}
+    assert sent(dict[str, Query], {"a": Query(1)}) == {"a": {"limit": 1, "sort": "up", "tags": []}}
+    day = datetime.date(2026, 1, 2)
+    assert sent(dict[str, Point], {"a": Point(1.5, day)}) == {"a": {"x": 1.5, "when": day}}
 
 
 @pytest.mark.parametrize("hint", [Query | Point, Iterable[Row], Holder, Query | bytes])
 def test_results_may_be_of_types_that_can_t_be_decoded(hint: Any) -> None:
-    encode = typed.encoder(hint, Codec.MSGPACK)
-    assert encode is not None
-    assert codec.decode("msgpack", encode(Query(1))) == {"limit": 1, "sort": "up", "tags": []}
+    assert sent(hint, Query(1)) == {"limit": 1, "sort": "up", "tags": []}
 
 
 def test_results_in_json_need_nothing_else_than_the_codec() -> None:
