@@ -137,6 +137,8 @@ def _project_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers import the tests' entrypoints from the directory they are started in."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MOLT_WORKER_CMD", f"{sys.executable} -m molt_worker")
+    # A worker sets up the project that this names. Those of demo/ and of Django's tests name theirs themselves.
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -86,7 +86,7 @@ def test_a_call_that_ran_and_whose_client_is_closed_before_the_next_try_ends_as_
             "echo",
             object(),
             "msgpack",
-            "the payload can't be encoded as msgpack: can not serialize 'object' object",
+            "the payload can't be encoded as msgpack: objects of type object are not supported",
         ),
     ],
     ids=lambda value: repr(value)[:20],
@@ -166,7 +166,10 @@ def test_a_result_that_can_t_be_encoded_is_an_internal_error(client: Client) -> 
     with pytest.raises(MoltInternalError) as caught:
         client.call("unencodable")
     where = "can't be encoded as msgpack"
-    assert caught.value.detail == f"the result of 'unencodable' {where}: can not serialize 'object' object"
+    assert (
+        caught.value.detail
+        == f"the result of 'unencodable' {where}: objects of type object are not supported"
+    )
 
 
 @pytest.mark.parametrize(

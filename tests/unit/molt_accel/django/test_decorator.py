@@ -342,7 +342,9 @@ def test_only_failures_of_the_service_are_logged_as_errors(
 
 
 def test_only_what_it_may_do_on_an_error_is_allowed() -> None:
-    with pytest.raises(ValueError, match="on_error: 'ignore' is not allowed; it must be 'response' or 'raise'"):
+    with pytest.raises(
+        ValueError, match="on_error: 'ignore' is not allowed; it must be 'response' or 'raise'"
+    ):
         molt_offload(entry="echo", on_error="ignore")
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.conf import empty, settings
 
 from molt_accel import Config
 from molt_accel.ipc.frame import FrameParser
@@ -151,8 +152,14 @@ def test_a_path_that_is_no_utf_8_is_reported_like_any_other(tmp_path: Path) -> N
     ],
 )
 def test_check_imports_the_exports_and_lists_them(
-    capfd: pytest.CaptureFixture[str], arguments: list[str], module: str, names: list[str]
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    module: str,
+    names: list[str],
 ) -> None:
+    # Another test of this process may have set up a project, whose entrypoints the default would be.
+    monkeypatch.setattr(settings, "_wrapped", empty)
     assert cli.main(["--check", *arguments]) == 0
     out, err = capfd.readouterr()
     assert err == ""
