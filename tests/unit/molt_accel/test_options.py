@@ -13,6 +13,7 @@ from molt_accel import Client, molt_offload
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.options import HOOKS, CallInfo, CallMetrics, CallOptions, CallPlan
+from tests.support import EXPORTS
 from tests.support.errors import raised
 
 
@@ -111,7 +112,7 @@ def test_a_time_may_be_a_timedelta_in_every_option() -> None:
     plan = CallOptions(timeout_ms=wait, queue_timeout_ms=timedelta(seconds=2), retry_backoff_ms=wait).plan
     assert (plan.timeout_ns, plan.max_wait_ms, plan.pause_s) == (2_500_000, 2000, 0.0025)
     assert str(raised(ValueError, lambda: CallOptions(timeout_ms=-wait))).endswith(_RANGE)
-    with Client(transport="inline", exports="molt_worker.entrypoints.builtin") as client:
+    with Client(transport="inline", exports=EXPORTS) as client:
         client.start(timedelta(minutes=1))
         assert client.ping(timedelta(seconds=60))["ready"] is True
         assert client.call("echo", 1, timeout_ms=timedelta(minutes=1)) == 1
