@@ -9,11 +9,10 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -29,9 +28,9 @@ from molt_worker.entrypoints import exports
 from molt_worker.processes import commands
 from molt_worker.supervisor.shm.snapshot import Running
 from tests.support import ROOT, TRANSPORTS
+from tests.support.documents import DOCS, FENCE, SETTINGS, blocks, read, startproject, write_files
 from tests.support.pools import MakeClient
 
-DOCS = ROOT / "docs"
 PAGES = sorted(
     page
     for pattern in ("*.md", "docs/**/*.md", "bench/*.md", "demo/**/*.md")
@@ -40,36 +39,12 @@ PAGES = sorted(
 )
 GUIDES = sorted(DOCS.glob("how-to/*.md"))
 
-_FENCE = re.compile(
-    r"^(?:(?P<end>At the end of )?`(?P<file>[\w./-]+)`:\n\n)?(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
-    re.S | re.M,
-)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _SETTING = re.compile(r"\bMOLT_[A-Z][A-Z_]*[A-Z]\b")
 
 
-class Block(NamedTuple):
-    """A fenced block; `file` is the name that stands above it as "`name`:" or, to append to it, "At the end of `name`:"."""
-
-    file: str | None
-    appends: bool
-    language: str
-    text: str
-
-
-def read(page: str) -> str:
-    return (DOCS / page).read_text(encoding="utf-8")
-
-
-def blocks(text: str) -> list[Block]:
-    return [
-        Block(match["file"], bool(match["end"]), match["language"], textwrap.dedent(match["text"]))
-        for match in _FENCE.finditer(text)
-    ]
-
-
 def prose(text: str) -> str:
-    return _FENCE.sub("", text)
+    return FENCE.sub("", text)
 
 
 def blocks_of(language: str, pages: Iterable[Path] = PAGES) -> list[Any]:
@@ -578,16 +553,6 @@ def test_the_manifests_of_the_documents_are_valid(page: str, tmp_path: Path) -> 
         exports.read_manifest(path)
 
 
-def write_files(page: str, folder: Path) -> None:
-    """The files that a page has its reader write."""
-    for block in blocks(read(page)):
-        if block.file:
-            path = folder / block.file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a" if block.appends else "w", encoding="utf-8") as file:
-                file.write(block.text)
-
-
 def run_python(folder: Path, *arguments: str, settings: str = "") -> str:
     environ = {**os.environ, "MOLT_LOG_LEVEL": "error"}
     # The examples are on their own: nothing of this test run's settings and plug-ins is for them.
@@ -602,14 +567,10 @@ def run_python(folder: Path, *arguments: str, settings: str = "") -> str:
     return done.stdout
 
 
-SETTINGS = "chains.settings"  # of the tutorial's project
-
-
 @pytest.fixture
 def tutorial(tmp_path: Path) -> Path:
     """A directory with the tutorial's project."""
-    (start,) = re.findall(r"^django-admin (startproject .*)$", read("tutorial.md"), re.M)
-    run_python(tmp_path, "-m", "django", *start.split())
+    run_python(tmp_path, "-m", "django", *startproject())
     write_files("tutorial.md", tmp_path)
     return tmp_path
 
@@ -690,4 +651,7 @@ from django.test import RequestFactory
 request = RequestFactory().get("/", {"below": "1000"})
 print(views.longest(request).status_code, fallback.longest(request).content.decode())
 """
-    assert run_python(tutorial, "-c", ask, settings=SETTINGS) == '503 {"below": 1000, "start": 871, "steps": 179}\n'
+    assert (
+        run_python(tutorial, "-c", ask, settings=SETTINGS)
+        == '503 {"below": 1000, "start": 871, "steps": 179}\n'
+    )
