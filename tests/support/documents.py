@@ -19,7 +19,7 @@ FENCE = re.compile(
 
 
 class Block(NamedTuple):
-    """A fenced block. Above it stands "`name`:" if it is a file, or "At the end of `name`:" if it is appended to one."""
+    """A fenced block. Above it stands "`name`:" if it is a file, "At the end of `name`:" if it is appended to one."""
 
     file: str | None
     appends: bool
