@@ -120,7 +120,8 @@ def program(name: str) -> str:
     """A program of PostgreSQL; Debian keeps those of the server out of the path."""
     versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     found = shutil.which(name) or (str(versions[-1]) if versions else None)
-    assert found, f"{name} is missing: install PostgreSQL (on Debian: apt-get install postgresql)"
+    if found is None:
+        pytest.skip(f"{name} is missing: install PostgreSQL (on Debian: apt-get install postgresql)")
     return found
 
 
