@@ -28,6 +28,7 @@ from molt_worker.entrypoints.importer import is_compiled
 
 ABI_VERSION: Final = "0.1"
 PACKAGED: Final = Path(__file__).with_name("molt_exports.json")
+_OWN: Final = "molt_worker."  #: where the targets of the packaged exports are
 _NAMED: Final = 8  #: how many folders of sys.path an error names
 _MOST_OFFERED: Final = 10  #: names of entrypoints in an error's text
 _MARK: Final = "__molt_export__"
@@ -85,9 +86,10 @@ class ExportTable:
         """Return the export that a request names. Raises MoltEntryError: no such name, or another codec."""
         export = self._by_name.get(request.entry)
         if export is None:
-            raise MoltEntryError(
-                f"unknown entry {request.entry!r}; the pool offers {self._offer(request.entry)}"
-            )
+            offer = f"unknown entry {request.entry!r}; the pool offers {self._offer(request.entry)}"
+            if self._by_name and all(each.target.startswith(_OWN) for each in self):
+                offer += ", the packaged ones only; set MOLT_EXPORTS, or install the app molt_accel.django"
+            raise MoltEntryError(offer)
         if request.codec is not export.codec_in:
             given, wanted = request.codec.label, export.codec_in.label
             raise MoltEntryError(f"entry {request.entry!r} takes {wanted} payloads, not {given}")

@@ -365,6 +365,14 @@ def test_what_the_pool_offers_is_told_near_matches_first_and_not_all_of_a_long_l
     assert told == f"unknown entry 'list_item'; the pool offers 'list_items', 'items', {reports} and 12 more"
 
 
+def test_a_pool_without_exports_of_ones_own_says_how_it_gets_some() -> None:
+    told = raised(MoltEntryError, resolve("").find, Request(1, "report")).detail
+    assert told == (
+        "unknown entry 'report'; the pool offers 'echo', 'health', the packaged ones only; "
+        "set MOLT_EXPORTS, or install the app molt_accel.django"
+    )
+
+
 TYPED = """
 from __future__ import annotations
 import dataclasses
