@@ -55,6 +55,22 @@ def double(payload):
 @export
 def refuses(payload):
     raise InvalidInput("not this")
+
+@export(codec_out="json")
+def rows(numbers):
+    return [{"number": number, "pid": os.getpid()} for number in numbers]
+
+@export
+def page(payload):
+    from inspect import unwrap
+    from urllib.parse import urlsplit
+    from django.test import RequestFactory
+    from shop import views
+
+    url = urlsplit(payload["url"])
+    request = RequestFactory().get(payload["url"], HTTP_HOST=url.netloc, secure=url.scheme == "https")
+    request.META["CSRF_COOKIE"] = payload["csrf"]
+    return unwrap(views.page)(request)
 """,
     "shop/models.py": """
 from django.db import models
@@ -71,9 +87,14 @@ pre_save.connect(doubles, sender=Order)
 """,
     "shop/views.py": """
 import json
+import os
+from django.http import HttpResponse
+from django.middleware.csrf import get_token
+from django.template import engines
 from django.utils.decorators import method_decorator
 from django.views import View
-from rest_framework import permissions, renderers, serializers, throttling, views, viewsets
+from django.views.decorators.csrf import csrf_protect
+from rest_framework import mixins, pagination, permissions, renderers, serializers, throttling, views, viewsets
 from rest_framework.decorators import action, api_view, renderer_classes
 from molt_accel import molt_offload, offload
 from shop.entrypoints import double, refuses, spaced, told
@@ -158,6 +179,35 @@ class Set(viewsets.ViewSet):
     @molt_offload(entry=double, payload_builder=lambda request: request.user.pk or 4, timeout_ms=60_000)
     def decoded(self, request): ...
 
+class Few(pagination.PageNumberPagination):
+    page_size = 2
+
+def rows_of_page(request):
+    view = request.parser_context["view"]
+    return view.paginate_queryset(view.filter_queryset(view.get_queryset()))
+
+def as_page(request, rows):
+    return request.parser_context["view"].get_paginated_response(rows)
+
+@method_decorator(
+    molt_offload(entry="rows", payload_builder=rows_of_page, response_factory=as_page, timeout_ms=60_000),
+    name="list",
+)
+class Pages(mixins.ListModelMixin, viewsets.GenericViewSet):
+    pagination_class = Few
+    def get_queryset(self):
+        return [1, 2, 3, 4, 5]
+
+def page_payload(request):
+    get_token(request)
+    return {"url": request.build_absolute_uri(), "csrf": request.META["CSRF_COOKIE"]}
+
+@csrf_protect
+@molt_offload(entry="page", payload_builder=page_payload, timeout_ms=60_000)
+def page(request):
+    template = engines["django"].from_string("{{ pid }} {{ csrf_token }} {{ request.build_absolute_uri }}")
+    return HttpResponse(template.render({"pid": os.getpid(), "request": request}, request))
+
 class Serialized(serializers.Serializer):
     number = serializers.IntegerField()
     doubled = serializers.SerializerMethodField()
@@ -234,6 +284,7 @@ from shop.api import api, other
 
 router = SimpleRouter()
 router.register("set", views.Set, basename="set")
+router.register("pages", views.Pages, basename="pages")
 kinds = {
     "function": views.function, "afunction": views.afunction, "class": views.Class.as_view(),
     "named": views.Named.as_view(), "aclass": views.AsyncClass.as_view(), "api_function": views.api_function,
@@ -241,7 +292,7 @@ kinds = {
 }
 urlpatterns = [
     *(path(f"{name}/<int:number>", view) for name, view in kinds.items()),
-    path("serialized", views.serialized), path("ninja/", api.urls), path("other/", other.urls),
+    path("page", views.page), path("serialized", views.serialized), path("ninja/", api.urls), path("other/", other.urls),
     path("", include(router.urls)),
 ]
 """,
@@ -281,6 +332,14 @@ note("list", browser.get("/set/"))
 note("list indented", browser.get("/set/", headers={"accept": "application/json; indent=4"}))
 note("list browsed", browser.get("/set/", headers={"accept": "text/html"}))
 note("list unacceptable", browser.get("/set/", headers={"accept": "image/png"}))
+note("pages", browser.get("/pages/?page=2"))
+note("pages browsed", browser.get("/pages/?page=2", headers={"accept": "text/html"}))
+note("pages beyond", browser.get("/pages/?page=9"))
+strict = Client(enforce_csrf_checks=True)
+note("page", strict.get("/page?a=%C3%BC", secure=True, headers={"host": "shop.example"}))
+own = {"secure": True, "headers": {"host": "shop.example", "referer": "https://shop.example/"}}
+note("page posted", strict.post("/page", {"csrfmiddlewaretoken": seen["page"][2].split()[1]}, **own))
+note("page forged", strict.post("/page", {"csrfmiddlewaretoken": "x"}, **own))
 note("retrieve", browser.get("/set/x/"))
 note("action closed", browser.get("/set/x/closed/"))
 note("action open", browser.get("/set/x/open/"))
@@ -377,6 +436,27 @@ def test_view_sets_and_their_actions_take_it(ran: dict[str, Any]) -> None:
     assert answer(ran, "retrieve") == answer(ran, "action open") == {**TOLD, "kwargs": {"pk": "x"}}
     assert ran["action closed"][0] == 403
     assert ran["action decoded"][:3] == [200, "application/json", "8"]
+
+
+def test_a_list_that_a_class_inherits_has_its_pages(ran: dict[str, Any]) -> None:
+    status, _, text, body, _ = ran["pages"]
+    assert status == 200, text
+    assert {row.pop("pid") for row in body["results"]}.isdisjoint({ran["pid"]})
+    start = "http://testserver/pages/"
+    assert body == {
+        "count": 5, "next": f"{start}?page=3", "previous": start, "results": [{"number": 3}, {"number": 4}],
+    }  # fmt: skip
+    status, _, text, _, _ = ran["pages browsed"]
+    assert (status, '<ul class="pagination">' in text) == (200, True)
+    assert (ran["pages beyond"][0], ran["pages beyond"][3]) == (404, {"detail": "Invalid page."})
+
+
+def test_an_executor_runs_a_view_as_it_is_with_a_request_made_anew(ran: dict[str, Any]) -> None:
+    status, _, text, _, _ = ran["page"]
+    pid, token, url = text.split()
+    assert (status, url, len(token)) == (200, "https://shop.example/page?a=%C3%BC", 64)
+    assert int(pid) != ran["pid"]
+    assert [ran["page posted"][0], ran["page forged"][0]] == [200, 403]
 
 
 def test_operations_of_ninja_take_it(ran: dict[str, Any]) -> None:
