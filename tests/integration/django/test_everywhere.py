@@ -292,7 +292,8 @@ kinds = {
 }
 urlpatterns = [
     *(path(f"{name}/<int:number>", view) for name, view in kinds.items()),
-    path("page", views.page), path("serialized", views.serialized), path("ninja/", api.urls), path("other/", other.urls),
+    path("page", views.page),
+    path("serialized", views.serialized), path("ninja/", api.urls), path("other/", other.urls),
     path("", include(router.urls)),
 ]
 """,
