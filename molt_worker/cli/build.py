@@ -30,6 +30,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "exports", nargs="?", metavar="EXPORTS", help="manifest or package.module [MOLT_EXPORTS]"
     )
+    parser.add_argument("--build-dir", metavar="DIR", help="where builds are kept [MOLT_BUILD_DIR]")
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what to do with the build of given exports."""
     parser.add_argument("--check", action="store_true", help="build nothing; say if the build is up to date")
     parser.add_argument("--strict", action="store_true", help="fail if a module is left in Python")
     parser.add_argument(
@@ -46,19 +53,26 @@ def _parser() -> argparse.ArgumentParser:
         help="run the calls of this file in Python and compiled, and leave modules in Python that answer otherwise:\n"
         'JSON lines such as {"entry": "items", "payload": {"id": 1}}',
     )
-    parser.add_argument("--build-dir", metavar="DIR", help="where builds are kept [MOLT_BUILD_DIR]")
     parser.add_argument("--force", action="store_true", help="build anew what is up to date")
     parser.add_argument("--json", action="store_true", help="print the build's record instead of the report")
-    return parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``molt-worker build`` and return its exit code."""
     given = _parser().parse_args(arguments)
-    is_new = False
     try:
         look_in([])  # the worker imports from there too
         config = Config.load(exports=given.exports, build_dir=given.build_dir)
+    except (ConfigError, ExportsError) as exc:
+        _say(str(exc))
+        return 2
+    return run(given, config)
+
+
+def run(given: argparse.Namespace, config: Config) -> int:
+    """Build the configured exports, as the options of `add_options` say. Returns the exit code."""
+    is_new = False
+    try:
         exports = exports_of(config.exports)
         if given.check:
             record = compiled.read_record(path := compiled.record_path(exports, config.build_dir))
@@ -67,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
             record, is_new = build(
                 exports, config.build_dir, given.include, given.verify, force=given.force, say=_say
             )
-    except (ConfigError, ExportsError, BuildError) as exc:
+    except (ExportsError, BuildError) as exc:
         _say(str(exc))
         not_built = isinstance(exc, BuildError) or (given.check and isinstance(exc, CompiledError))
         return 1 if not_built else 2

@@ -30,12 +30,18 @@ _EXIT_USAGE: Final = 2
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command. Returns its exit code: 0 shown, 1 no such pool, 2 wrong usage or settings, 130 Ctrl-C."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.interval is not None and not options.watch:
-        parser.error("--interval is for --watch")
+    options = _parser().parse_args(arguments)
     try:
-        config = Config.load(worker_name=options.name)
+        return run(options, Config.load(worker_name=options.name))
+    except ConfigError as exc:
+        return _fail(str(exc), _EXIT_USAGE)
+
+
+def run(options: argparse.Namespace, config: Config) -> int:
+    """Show a pool, as the options of `add_options` say. Returns the exit code, as `main` does."""
+    if options.interval is not None and not options.watch:
+        raise SystemExit(_fail("--interval is for --watch", _EXIT_USAGE))
+    try:
         native()
         pool = PoolPlace.of(config)
         with contextlib.closing(Observer.of(pool)) as observer:
@@ -45,8 +51,6 @@ def main(arguments: Sequence[str]) -> int:
             document = {"name": pool.name, "socket": pool.path, **snapshot.as_dict()}
             text = json.dumps(document, indent=2) if options.json else as_text(pool, snapshot)
             sys.stdout.write(text + "\n")
-    except ConfigError as exc:
-        return _fail(str(exc), _EXIT_USAGE)
     except MoltWorkerUnavailable as exc:
         return _fail(exc.detail, 1)
     except KeyboardInterrupt:
@@ -63,11 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--name", help="the pool [MOLT_WORKER_NAME; default: this project's, or the only one]"
     )
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how to show a pool."""
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print one JSON document")
     how.add_argument("--watch", action="store_true", help="show it live, until Ctrl-C")
     parser.add_argument("--interval", metavar="S", type=_interval, help="seconds between looks [default: 1]")
-    return parser
 
 
 def _interval(text: str) -> float:
