@@ -60,19 +60,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run ``molt-worker build`` and return its exit code."""
     given = _parser().parse_args(arguments)
+    is_new = False
     try:
         look_in([])  # the worker imports from there too
         config = Config.load(exports=given.exports, build_dir=given.build_dir)
-    except (ConfigError, ExportsError) as exc:
-        _say(str(exc))
-        return 2
-    return run(given, config)
-
-
-def run(given: argparse.Namespace, config: Config) -> int:
-    """Build the configured exports, as the options of `add_options` say. Returns the exit code."""
-    is_new = False
-    try:
         exports = exports_of(config.exports)
         if given.check:
             record = compiled.read_record(path := compiled.record_path(exports, config.build_dir))
@@ -81,7 +72,7 @@ def run(given: argparse.Namespace, config: Config) -> int:
             record, is_new = build(
                 exports, config.build_dir, given.include, given.verify, force=given.force, say=_say
             )
-    except (ExportsError, BuildError) as exc:
+    except (ConfigError, ExportsError, BuildError) as exc:
         _say(str(exc))
         not_built = isinstance(exc, BuildError) or (given.check and isinstance(exc, CompiledError))
         return 1 if not_built else 2

@@ -30,18 +30,12 @@ _EXIT_USAGE: Final = 2
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command. Returns its exit code: 0 shown, 1 no such pool, 2 wrong usage or settings, 130 Ctrl-C."""
-    options = _parser().parse_args(arguments)
-    try:
-        return run(options, Config.load(worker_name=options.name))
-    except ConfigError as exc:
-        return _fail(str(exc), _EXIT_USAGE)
-
-
-def run(options: argparse.Namespace, config: Config) -> int:
-    """Show a pool, as the options of `add_options` say. Returns the exit code, as `main` does."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
     if options.interval is not None and not options.watch:
-        raise SystemExit(_fail("--interval is for --watch", _EXIT_USAGE))
+        parser.error("--interval is for --watch")
     try:
+        config = Config.load(worker_name=options.name)
         native()
         pool = PoolPlace.of(config)
         with contextlib.closing(Observer.of(pool)) as observer:
@@ -51,6 +45,8 @@ def run(options: argparse.Namespace, config: Config) -> int:
             document = {"name": pool.name, "socket": pool.path, **snapshot.as_dict()}
             text = json.dumps(document, indent=2) if options.json else as_text(pool, snapshot)
             sys.stdout.write(text + "\n")
+    except ConfigError as exc:
+        return _fail(str(exc), _EXIT_USAGE)
     except MoltWorkerUnavailable as exc:
         return _fail(exc.detail, 1)
     except KeyboardInterrupt:
