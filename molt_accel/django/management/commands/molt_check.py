@@ -16,8 +16,9 @@ class Command(PoolCommand):
     """Checks what can be checked before a server runs."""
 
     help = (
-        "Runs the system checks with the tag 'molt', those of --deploy too, then imports a pool's entrypoints as its "
-        "worker would, and lists them. Exit codes: 0 all is well, 1 a check failed, 2 they can't be imported."
+        "Imports a pool's entrypoints, runs the system checks with the tag 'molt', those of --deploy too, and lists "
+        "the entrypoints as the pool's worker finds them. Exit codes: 0 all is well, 1 a check failed, 2 the "
+        "entrypoints can't be imported."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
