@@ -21,7 +21,7 @@ from molt_accel.errors import (
 )
 from molt_accel.ipc.frame import Fault, FrameError, Item
 from molt_accel.ipc.messages import Hello, Response, StartFailed
-from molt_accel.ipc.outcomes import other_protocol
+from molt_accel.ipc.outcomes import other_protocol, worker_gone
 from molt_accel.transports.base import Pending
 
 log = logging.getLogger("molt_accel")
@@ -165,7 +165,7 @@ class BaseConnection(ABC):
             return self._start_failure
         if not self._may_have_served() and self.state is not ConnectionState.RETIRED:
             return MoltStartFailed(f"the worker can't start: {how}")
-        return MoltWorkerUnavailable(f"the worker is gone: {how}")
+        return worker_gone(how)
 
     def _may_have_served(self) -> bool:
         """Whether the worker may have run requests. A subclass may know better than the greeting does."""
