@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from molt_accel.config import Config
 from molt_accel.testing import stage
 from molt_accel.transports.base import Transport
 
+_LOOK_S: Final = 0.005
 _STOP_S: Final = 10.0  #: how long a worker may take to stop, beyond its grace time
 
 
@@ -73,7 +75,15 @@ def running_pool(pool: str = "default", **fields: Any) -> Iterator[Client]:
                 yield client
             finally:
                 client.close()
-                psutil.wait_procs([supervisor], config.grace_ms / 1000 + _STOP_S)
+                _wait_for_end(supervisor, config.grace_ms / 1000 + _STOP_S)
+
+
+def _wait_for_end(process: psutil.Process, timeout_s: float) -> None:
+    until_s = time.monotonic() + timeout_s
+    # No child of this process: whoever reaps it may take its time.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until_s:
+            time.sleep(_LOOK_S)
 
 
 @contextlib.contextmanager
