@@ -51,8 +51,13 @@ ALLOWED |= {
     ),
     "molt_accel.django": (
         *(*FLOOR, "molt_accel.options", "molt_accel.hangup", "molt_accel.waits", "molt_accel.call"),
-        *("molt_accel.client", "molt_accel.django.autoreload"),
+        *("molt_accel.client", "molt_accel.django.autoreload", "molt_accel.django.checks"),
     ),
+    # What exports and builds are is the worker's to say too.
+    "molt_accel.django.checks": (
+        *(*FLOOR, "molt_accel.django", "molt_worker.compile", "molt_worker.entrypoints"),
+    ),
+    "molt_accel.django.management": (*FLOOR, "molt_accel.transports"),
     # What counts as code is the worker's to say; this is for development servers.
     "molt_accel.django.autoreload": (*FLOOR, "molt_accel.client", "molt_worker.processes.sources"),
     # For tests of others: it stands between clients and workers, and runs entrypoints as the inline transport does.

@@ -9,11 +9,10 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -31,9 +30,9 @@ from molt_worker.entrypoints import exports
 from molt_worker.processes import commands
 from molt_worker.supervisor.shm.snapshot import Running
 from tests.support import ROOT, TRANSPORTS
+from tests.support.documents import DOCS, FENCE, SETTINGS, blocks, read, startproject, write_files
 from tests.support.pools import MakeClient
 
-DOCS = ROOT / "docs"
 PAGES = sorted(
     page
     for pattern in ("*.md", "docs/**/*.md", "bench/*.md", "demo/**/*.md")
@@ -42,35 +41,12 @@ PAGES = sorted(
 )
 GUIDES = sorted(DOCS.glob("how-to/*.md"))
 
-_FENCE = re.compile(
-    r"^(?:`(?P<file>[\w./-]+)`:\n\n)?(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
-    re.S | re.M,
-)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _SETTING = re.compile(r"\bMOLT_[A-Z][A-Z_]*[A-Z]\b")
 
 
-class Block(NamedTuple):
-    """A fenced block; `file` is the name that stands above it as "`name`:"."""
-
-    file: str | None
-    language: str
-    text: str
-
-
-def read(page: str) -> str:
-    return (DOCS / page).read_text(encoding="utf-8")
-
-
-def blocks(text: str) -> list[Block]:
-    return [
-        Block(match["file"], match["language"], textwrap.dedent(match["text"]))
-        for match in _FENCE.finditer(text)
-    ]
-
-
 def prose(text: str) -> str:
-    return _FENCE.sub("", text)
+    return FENCE.sub("", text)
 
 
 def blocks_of(language: str, pages: Iterable[Path] = PAGES) -> list[Any]:
@@ -404,7 +380,7 @@ def test_the_properties_of_the_errors_are_described() -> None:
         for error in ERROR_TABLE
         for name, _ in inspect.getmembers(error.exception, lambda member: isinstance(member, property))
     }
-    assert attributes == properties | {"detail", "request_id", "facts"}
+    assert attributes == properties | {"detail", "request_id", "facts", "remote_traceback"}
 
 
 METRICS = read("reference/metrics.md")
@@ -594,20 +570,13 @@ def test_the_manifests_of_the_documents_are_valid(page: str, tmp_path: Path) -> 
         exports.read_manifest(path)
 
 
-def write_files(page: str, folder: Path) -> None:
-    """The files that a page has its reader write."""
-    for block in blocks(read(page)):
-        if block.file:
-            path = folder / block.file
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text)
-
-
-def run_python(folder: Path, *arguments: str) -> str:
+def run_python(folder: Path, *arguments: str, settings: str = "") -> str:
     environ = {**os.environ, "MOLT_LOG_LEVEL": "error"}
     # The examples are on their own: nothing of this test run's settings and plug-ins is for them.
     for name in ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "DJANGO_SETTINGS_MODULE"):
         environ.pop(name, None)
+    if settings:
+        environ["DJANGO_SETTINGS_MODULE"] = settings
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environ, capture_output=True, text=True, timeout=120
     )
@@ -617,7 +586,8 @@ def run_python(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def tutorial(tmp_path: Path) -> Path:
-    """A directory with the tutorial's files."""
+    """A directory with the tutorial's project."""
+    run_python(tmp_path, "-m", "django", *startproject())
     write_files("tutorial.md", tmp_path)
     return tmp_path
 
@@ -641,12 +611,13 @@ def test_the_programs_in_the_guides_run(page: Path, program: str, tutorial: Path
 @pytest.mark.parametrize("below", ["1000", "many"])
 def test_the_tutorials_views_answer_as_it_says(below: str, tutorial: Path) -> None:
     ask = f"""
-import app
+import django
+django.setup()
 from django.test import Client
-response = Client().get("/offload", {{"below": "{below}"}})
+response = Client(headers={{"host": "127.0.0.1"}}).get("/offload", {{"below": "{below}"}})
 print(response.status_code, response.content.decode())
 """
-    status, _, body = run_python(tutorial, "-c", ask).partition(" ")
+    status, _, body = run_python(tutorial, "-c", ask, settings=SETTINGS).partition(" ")
     if below == "1000":
         assert (status, json.loads(body)) == ("200", {"below": 1000, "start": 871, "steps": 179})
     else:
@@ -663,14 +634,15 @@ print(response.status_code, response.content.decode())
 def test_the_tests_in_the_testing_guide_pass(tutorial: Path) -> None:
     write_files("how-to/test-offloaded-views.md", tutorial)
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly"]
-    assert "7 passed" in run_python(tutorial, "-m", "pytest", *options, "test_app.py")
-    run_python(tutorial, "-m", "unittest", "-q", "tests")
+    assert "7 passed" in run_python(tutorial, "-m", "pytest", *options)
+    run_python(tutorial, "manage.py", "test")
 
 
 def test_the_views_of_the_error_guide_answer(tutorial: Path) -> None:
     write_files("how-to/handle-errors.md", tutorial)
     ask = """
-import app
+import django
+django.setup()
 import fallback, own, views
 from django.test import RequestFactory
 from molt_accel import default_client
@@ -680,7 +652,7 @@ for view in (views.longest, fallback.longest, own.longest):
         response = view(RequestFactory().get("/", {"below": below}))
         print(response.status_code, response.content.decode())
 """
-    lines = run_python(tutorial, "-c", ask).splitlines()
+    lines = run_python(tutorial, "-c", ask, settings=SETTINGS).splitlines()
     assert [line.split()[0] for line in lines] == ["200", "400", "200", "400", "200", "200"]
     assert lines[0] == "200 The longest chain starts at 871."
 
@@ -689,10 +661,14 @@ def test_the_error_guide_s_fallback_needs_no_worker(tutorial: Path, monkeypatch:
     write_files("how-to/handle-errors.md", tutorial)
     monkeypatch.setenv("MOLT_WORKER_CMD", "no-such-command")
     ask = """
-import app
+import django
+django.setup()
 import fallback, views
 from django.test import RequestFactory
 request = RequestFactory().get("/", {"below": "1000"})
 print(views.longest(request).status_code, fallback.longest(request).content.decode())
 """
-    assert run_python(tutorial, "-c", ask) == '503 {"below": 1000, "start": 871, "steps": 179}\n'
+    assert (
+        run_python(tutorial, "-c", ask, settings=SETTINGS)
+        == '503 {"below": 1000, "start": 871, "steps": 179}\n'
+    )

@@ -111,6 +111,8 @@ def molt_offload(
     def decorate(view: View) -> View:
         if not replaces_wrapped:
             placement.check(view)
+        if client is None:
+            placement.note(pool, options["entry"], view)
         operations: list[Any]
 
         if iscoroutinefunction(view):  # Django's own, which knows views that are only marked as async too

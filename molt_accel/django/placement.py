@@ -34,6 +34,18 @@ _MACHINERY = frozenset(
     }
 )
 
+_decorated: dict[tuple[str, str], str] = {}
+
+
+def note(pool: str, entry: str, view: Callable[..., Any]) -> None:
+    """Remember what a view offloads, for the system checks. A method that is decorated anew is noted once."""
+    _decorated.setdefault((pool, entry), f"{view.__module__}.{getattr(view, '__qualname__', view)}")
+
+
+def decorated() -> dict[tuple[str, str], str]:
+    """Return the first view of each entry that was decorated so far, by pool and entry."""
+    return dict(_decorated)
+
 
 def check(view: Callable[..., Any]) -> None:
     """Refuse a view that carries more than its own function.

@@ -77,6 +77,17 @@ def worker_command(config: Config) -> list[str]:
     )
 
 
+def worker_environ(config: Config) -> dict[str, str]:
+    """Return the environment of a worker that serves a pool of shared memory for this process and others like it.
+
+    Raises MoltStartFailed: the working directory was deleted.
+    """
+    # Not its name, which a client in an entrypoint would take for the name of the pool that it wants.
+    environ = {**config.inherited.environ, **config.environ(), "MOLT_TRANSPORT": "shm"}
+    environ[identity.STARTER] = json.dumps(config.identity())
+    return environ
+
+
 def start_stdio_worker(config: Config) -> subprocess.Popen[bytes]:
     """Start a worker that speaks frames on its stdin and stdout. Its stderr is this process's.
 
@@ -197,9 +208,7 @@ def _become_starter(
 def _start_pool(config: Config, name: str) -> None:
     """Start a pool and wait until it listens. From then on it belongs to no client, and outlives this one."""
     command = [*worker_command(config), "--shm", name, "--linger"]
-    # Not its name, which a client in an entrypoint would take for the name of the pool that it wants.
-    environ = {**config.inherited.environ, **config.environ(), "MOLT_TRANSPORT": "shm"}
-    environ[identity.STARTER] = json.dumps(config.identity())
+    environ = worker_environ(config)
     with contextlib.ExitStack() as stack:
         said = None  # what the worker writes to standard error before it opens its log
         if config.log_file(outlives=True):

@@ -52,14 +52,19 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def _close_connections() -> str:
-    """Close the connections to databases that Django has opened. Returns the names of those databases."""
+    """Close the connections to databases that Django has opened, and pools of them. Returns those databases' names."""
     db = sys.modules.get("django.db")
     # Without its settings read Django has opened none; and to ask it would read them, which nobody else may want.
     if db is None or "settings" not in vars(db.connections):
         return ""
-    open_now = [each for each in db.connections.all(initialized_only=True) if each.connection]
+    initialised = db.connections.all(initialized_only=True)
+    # A pool keeps connections that nobody has in use, and threads, which no executor would have.
+    pooled = [each for each in initialised if each.alias in getattr(each, "_connection_pools", ())]
+    open_now = [each for each in initialised if each.connection or each in pooled]
     for connection in open_now:
         connection.close()
+    for connection in pooled:
+        connection.close_pool()
     return ", ".join(connection.alias for connection in open_now)
 
 

@@ -211,7 +211,7 @@ def test_entrypoints_of_a_project_are_found_and_run_in_its_surroundings(
     assert seen["pools"] == [64, 3, False]
     logged = (tmp_path / "own.log").read_text(encoding="utf-8").splitlines()
     assert "INFO abc-1 seen" in logged
-    said = [json.loads(line) for line in _worker_log(done.stderr)]
+    said = [json.loads(line) for line in worker_log(done.stderr)]
     left = [line["entry"] for line in said if line["event"] == "transaction_left_open"]
     assert left == ["leaves_open", "leaves_atomic"]
     raised = [line["request_id"] for line in said if line["event"] == "entrypoint_raised"]
@@ -219,7 +219,7 @@ def test_entrypoints_of_a_project_are_found_and_run_in_its_surroundings(
     assert sum("abc-3" in line for line in logged) == 1, logged  # the id that the browser was told
 
 
-def _worker_log(stderr: str) -> list[str]:
+def worker_log(stderr: str) -> list[str]:
     """What the worker has logged: on the stderr of its client, or to a file of its own."""
     logs = Path(os.environ["MOLT_RUNTIME_DIR"]).rglob("*.log")
     text = stderr + "".join(path.read_text(encoding="utf-8") for path in logs)
