@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from molt_accel import Client, errors, testing
+from molt_accel import CallOptions, Client, errors, testing
+from molt_accel.call import make_call
 from molt_accel.errors import MoltError
 from molt_accel.ipc import outcomes
+from molt_accel.waits import drive
 from tests.support import EXPORTS
 from tests.support.entrypoints import echo
 from tests.support.errors import raised
+from tests.support.scripted_transport import ScriptedTransport, lose
 
 
 @pytest.fixture
@@ -46,6 +49,16 @@ def test_faults_are_those_of_a_pool(client: Client, forced: testing.Outcome, mad
     assert (type(error), error.detail, error.facts) == (type(made), made.detail, made.facts)
     assert len(error.request_id) == 16
     assert client.call("echo", 1) == 1
+
+
+def test_a_loss_that_was_certainly_not_run_is_that_of_workers_who_are_gone_at_once(client: Client) -> None:
+    options = CallOptions(entry="echo")
+    gone = raised(MoltError, drive, make_call(ScriptedTransport(lose), options, 1))
+    with testing.forced("echo", testing.unavailable()):
+        error = raised(MoltError, client.call, "echo", 1)
+    assert isinstance(error, errors.MoltWorkerUnavailable)
+    assert not error.may_have_run
+    assert (type(error), str(error), error.facts) == (type(gone), str(gone), gone.facts)
 
 
 @pytest.mark.parametrize(

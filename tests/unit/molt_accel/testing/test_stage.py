@@ -1,6 +1,7 @@
 """molt_accel.testing.stage: clients are staged while there are layers, and as they were before afterwards."""
 
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from molt_accel.call import make_call
 from molt_accel.testing import stage
 from molt_accel.transports.opening import open_transport
 from tests.support import EXPORTS
+from tests.support.processes import wait_until
 from tests.support.scripted_transport import ScriptedTransport, answer, silence
 
 
@@ -53,7 +55,7 @@ def staged(transport: ScriptedTransport) -> Client:
     transport.close = lambda: None  # type: ignore[attr-defined]
     client._finalizer.detach()
     client._transport = transport  # type: ignore[assignment]
-    client._finalizer = clients.weakref.finalize(client, transport.close)  # type: ignore[attr-defined]
+    client._finalizer = weakref.finalize(client, transport.close)  # type: ignore[attr-defined]
     return client
 
 
@@ -85,13 +87,11 @@ def test_a_call_that_began_before_is_ended_at_its_owner() -> None:
             with testing.recorded_calls():
                 thread = threading.Thread(target=call)
                 thread.start()
-                while not transport.calls:
-                    pass
+                wait_until(lambda: transport.calls)
         else:
             thread = threading.Thread(target=call)
             thread.start()
-            while not transport.calls:
-                pass
+            wait_until(lambda: transport.calls)
         with testing.recorded_calls():
             gone.set()
             thread.join()
