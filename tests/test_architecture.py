@@ -63,6 +63,11 @@ ALLOWED |= {
     ),
     # What counts as code is the worker's to say; this is for development servers.
     "molt_accel.django.autoreload": (*FLOOR, "molt_accel.client", "molt_worker.processes.sources"),
+    # For tests of others: it stands between clients and workers, and runs entrypoints as the inline transport does.
+    "molt_accel.testing": (
+        *(*FLOOR, "molt_accel.options", "molt_accel.transports", "molt_accel.transports.opening"),
+        *("molt_accel.waits", "molt_accel.call", "molt_accel.client", "molt_worker.entrypoints"),
+    ),
     "molt_worker.runtime": FLOOR,
     "molt_worker.entrypoints": FLOOR,
     "molt_worker.compile": (*FLOOR, "molt_worker.entrypoints"),
