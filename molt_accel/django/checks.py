@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import psutil
 from django.conf import settings
@@ -49,6 +49,7 @@ HINTS: Final = {
     "molt.W004": "Run manage.py molt_build, or set MOLT_COMPILED = 'off'.",
     "molt.W005": "Set MOLT_RUNTIME_DIR to a shorter path, or MOLT_WORKER_NAME to a shorter name.",
     "molt.W006": "Serve with gunicorn --threads N, or another server whose threads have a bound.",
+    "molt.W007": "Decorate it with transaction.non_atomic_requests too, above, if it changes nothing itself.",
     "molt.W011": "Make it writable for its owner only: chmod go-w.",
     "molt.W012": "Make /dev/shm larger (in a container: --shm-size), or MOLT_WORKER_ARENA_MB smaller.",
     "molt.W013": "Lower MOLT_WORKER_EXECUTORS or MOLT_WORKER_MAX_RSS_MB, or give the service more memory.",
@@ -60,7 +61,7 @@ def check_pools() -> list[CheckMessage]:
     """Check the settings, exports and places of all pools, and the views that call them."""
     with contextlib.suppress(Exception):  # Django's own check says so
         _ = get_resolver().url_patterns  # imports the views
-    return [*_of_pools(), *_unknown_pools(), *_unbounded_threads()]
+    return [*_of_pools(), *_unknown_pools(), *_views_in_transactions(), *_unbounded_threads()]
 
 
 def check_deployment() -> list[CheckMessage]:
@@ -132,6 +133,27 @@ def _unknown_pools() -> Iterator[CheckMessage]:
         if pool not in known:
             text = f"{where} offloads {entry!r} to the pool {pool!r}, which MOLT_POOLS does not have."
             yield _message(Error, "molt.E006", text)
+
+
+def _views_in_transactions() -> Iterator[CheckMessage]:
+    """Offloaded views that hold a transaction while they wait, of which their entrypoint sees nothing."""
+    atomic = [alias for alias, each in settings.DATABASES.items() if each.get("ATOMIC_REQUESTS")]
+    with contextlib.suppress(Exception):  # Django's own check says what is wrong with the URLs
+        for view in _views(get_resolver().url_patterns) if atomic else ():
+            within = [alias for alias in atomic if alias not in getattr(view, "_non_atomic_requests", ())]
+            where = placement.offloaded(view)
+            if where and within:
+                of = f"(ATOMIC_REQUESTS of {', '.join(within)})"
+                text = f"{where} runs in a transaction {of}, which its entrypoint doesn't see."
+                yield _message(Warned, "molt.W007", text)
+
+
+def _views(patterns: list[Any]) -> Iterator[Any]:
+    for each in patterns:
+        if hasattr(each, "url_patterns"):
+            yield from _views(each.url_patterns)
+        else:
+            yield each.callback
 
 
 def _unbounded_threads() -> Iterator[CheckMessage]:

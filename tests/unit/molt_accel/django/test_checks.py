@@ -5,15 +5,19 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 from django.conf import settings
 from django.core.checks import CheckMessage
+from django.db import transaction
 from django.test import override_settings
+from django.urls import clear_url_caches, include, path
+from django.views import View
+from django.views.decorators.cache import never_cache
 
-from molt_accel import Config
+from molt_accel import Config, molt_offload
 from molt_accel.django import checks, placement
 from tests.support.documents import read
 
@@ -195,3 +199,27 @@ def test_the_documents_list_every_id_with_what_to_do() -> None:
     listed = re.findall(r"^\| `(molt\.\w+)` \|.*\| (.*) \|$", read("reference/checks.md"), re.M)
     assert {number: hint.replace("`", "") for number, hint in listed} == checks.HINTS
     assert Config.load().compiled == "prefer"
+
+
+def test_an_offloaded_view_in_a_transaction_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    @molt_offload(entry="echo", client=cast(Any, object()))
+    def inside(request: object) -> None: ...
+
+    class InClass(View):
+        @molt_offload(entry="echo", client=cast(Any, object()))
+        def get(self, request: object) -> None: ...
+
+    def plain(request: object) -> None: ...
+
+    outside = transaction.non_atomic_requests(never_cache(inside))
+    views = [inside, never_cache(inside), outside, InClass.as_view(), plain]
+    nested = [path("nested/", include([path(f"{number}", view) for number, view in enumerate(views)]))]
+    monkeypatch.setattr(sys.modules[__name__], "urlpatterns", nested)
+    clear_url_caches()
+    assert found() == []
+    databases = {"default": {"ENGINE": "django.db.backends.sqlite3", "ATOMIC_REQUESTS": True}}
+    monkeypatch.setattr(settings, "DATABASES", databases)
+    messages = [_checked(message) for message in checks.check_pools()]
+    assert [message.id for message in messages] == ["molt.W007"] * 3
+    assert "inside runs in a transaction (ATOMIC_REQUESTS of default)" in messages[0].msg
+    assert "InClass.get runs in a transaction" in messages[2].msg
