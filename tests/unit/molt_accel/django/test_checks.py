@@ -218,8 +218,9 @@ def test_an_offloaded_view_in_a_transaction_is_a_warning(monkeypatch: pytest.Mon
     clear_url_caches()
     assert found() == []
     databases = {"default": {"ENGINE": "django.db.backends.sqlite3", "ATOMIC_REQUESTS": True}}
-    monkeypatch.setattr(settings, "DATABASES", databases)
-    messages = [_checked(message) for message in checks.check_pools()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "DATABASES", databases)
+        messages = [_checked(message) for message in checks.check_pools()]
     assert [message.id for message in messages] == ["molt.W007"] * 3
     assert "inside runs in a transaction (ATOMIC_REQUESTS of default)" in messages[0].msg
     assert "InClass.get runs in a transaction" in messages[2].msg
