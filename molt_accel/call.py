@@ -24,8 +24,6 @@ from molt_accel.errors import (
     MoltInternalError,
     MoltInvalidInput,
     MoltProtocolError,
-    MoltTimeout,
-    MoltWorkerUnavailable,
     Status,
     from_wire,
     row_of,
@@ -34,7 +32,7 @@ from molt_accel.errors import (
 from molt_accel.hangup import HALF_CLOSE, hangups
 from molt_accel.ipc.frame import Fault, FrameError, format_id
 from molt_accel.ipc.messages import UNDECODABLE, WORKER_DEFAULT_WAIT, Codec, Request, Response
-from molt_accel.ipc.outcomes import expired_in_queue, http_client_gone
+from molt_accel.ipc.outcomes import expired_in_queue, http_client_gone, no_answer, worker_gone
 from molt_accel.options import CallInfo, CallMetrics, CallOptions, CallPlan
 from molt_accel.transports.base import PendingCall, Sender, Transport
 from molt_accel.transports.line import LeavingLine
@@ -271,7 +269,7 @@ def _attempt(
         if left_s <= 0:
             return None, not_started_in_time()
         if rounds == _ROUNDS:
-            return None, MoltWorkerUnavailable("the worker is gone")
+            return None, worker_gone()
         rounds += 1
         if rounds > _ROUNDS_WITHOUT_PAUSE:
             yield Pause(min(pause_s, left_s))
@@ -314,8 +312,7 @@ def _wait_out(transport: Sender, request: Request, pending: PendingCall) -> Gene
     left_s = _seconds_left(request) + transport.patience_s
     ended = yield CallEnd(pending, None if left_s == FOREVER else left_s)
     if not ended:
-        late = MoltTimeout("no answer within deadline and grace time", facts={"phase": "transport"})
-        transport.abandon(pending, late)
+        transport.abandon(pending, no_answer())
         # If the answer came just now, another thread is setting it as the outcome: wait for that.
         yield CallEnd(pending, None)
 

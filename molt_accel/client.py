@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 from molt_accel.call import Call, Reply, make_call
-from molt_accel.config import Config
+from molt_accel.config import Config, ConfigError
 from molt_accel.durations import Milliseconds, in_ms
 from molt_accel.ipc.messages import PING, PING_FOLDERS
 from molt_accel.options import HOOKS, CallOptions, Entry, entry_name
@@ -45,11 +45,12 @@ class Client:
         self._under_tests: Final = testdb.active()  # or about to begin
         self.config: Final = config if config is not None else Config.load(**overrides)
         self.options: Final = options if options is not None else CallOptions()
-        self._transport: Final[Transport] = open_transport(self.config)
+        self._transport: Transport = open_transport(self.config)
         # Checking the options of every call would cost more than encoding; there are few different ones.
         self._options_of = functools.lru_cache(maxsize=256)(functools.partial(_merge, self.options))
         # Runs at the latest at interpreter exit, while threads still run.
         self._finalizer = weakref.finalize(self, self._transport.close)
+        living.add(self)
 
     def call(self, entry: Entry, payload: object = None, **options: Any) -> Any:
         """Call an entrypoint and return its result.
@@ -153,6 +154,8 @@ def _merge(defaults: CallOptions, entry: str, *changes: tuple[str, Any]) -> Call
     return defaults.replace({**dict(changes), "entry": entry})
 
 
+#: The clients of this process. `molt_accel.testing` stands between each of them and its worker.
+living: Final[weakref.WeakSet[Client]] = weakref.WeakSet()
 _clients: dict[str, Client] = {}
 # On the way of every call: no function is called where no tests run.
 _TESTS: Final = testdb.TESTS
@@ -163,7 +166,7 @@ def client_for(pool: str) -> Client:
     """Return the client of a pool that the Django setting ``MOLT_POOLS`` names, made at first use.
 
     All that ask for the same pool share one client. When Django's tests begin, and when a test overrides a ``MOLT_``
-    setting, the next use makes another.
+    setting of this pool, the next use makes another.
 
     Raises:
         ConfigError: there is no such pool, or a value is not allowed.
@@ -177,6 +180,11 @@ def client_for(pool: str) -> Client:
 def default_client() -> Client:
     """Return the client that decorated views share, made at first use from settings and environment."""
     return client_for("default")
+
+
+def shared_client(pool: str) -> Client | None:
+    """Return the client that those who use a pool share, if there is one already."""
+    return _clients.get(pool)
 
 
 def shared_clients() -> list[Client]:
@@ -211,9 +219,17 @@ def _make_shared(pool: str, old: Client | None) -> Client:
 
 
 def _forget_clients() -> None:
-    """Close the shared clients. The next use makes others."""
+    """Close the shared clients whose settings were changed. The next use makes others."""
     with forks.start_lock():
-        clients = list(_clients.values())
-        _clients.clear()
-    for client in clients:
+        changed = {pool: client for pool, client in _clients.items() if not _is_current(pool, client)}
+        for pool in changed:
+            del _clients[pool]
+    for client in changed.values():
         client.close()
+
+
+def _is_current(pool: str, client: Client) -> bool:
+    try:
+        return Config.load(pool=pool) == client.config
+    except ConfigError:  # the next use says what is wrong
+        return False

@@ -276,6 +276,8 @@ class Config(_Made):
         if testdb.active() and "transport" not in overrides and not _overridden(settings, "MOLT_TRANSPORT"):
             # Whatever the project has set: its tests must not run in its worker.
             values["transport"] = "inline"
+        if testdb.active():  # a pool that a test asks for stops with the test's client
+            values.setdefault("linger_ms", 0)
         return cls(**values)
 
     def environ(self) -> dict[str, str]:

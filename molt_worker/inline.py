@@ -129,19 +129,22 @@ class InlineTransport:
         del timeout_s  # importing blocks; there is nobody to stop waiting for it
         self.start()
 
-    def submit(self, request: Request) -> Pending | None:
+    def submit(
+        self, request: Request, instead: Callable[[ExportTable], ExportTable] | None = None
+    ) -> Pending | None:
+        """See `Transport`. `instead` makes other exports of the configured ones, for this request."""
         if self._exports is None or self._closed:
             return None
         limit = self._config.max_frame_bytes
         request = _transmitted(request, limit)
+        exports = self._exports if instead is None else instead(self._exports)
         if request.entry == PING:
             report = {"version": __version__, "pid": os.getpid(), "ready": True, "transport": "inline"}
             result = Response(request.request_id, payload=codec.encode(Codec.MSGPACK, report))
         elif sync_to_async := _sync_to_async():
-            exports = self._exports
             return _AwaitedCall(request.request_id, lambda: self._run(exports, request), sync_to_async)
         else:
-            result = self._run(self._exports, request)
+            result = self._run(exports, request)
         pending = Pending(request.request_id)
         pending.resolve(result)
         return pending

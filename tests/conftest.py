@@ -29,8 +29,8 @@ pytest_plugins = [
 ]
 
 _common: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("ci", max_examples=100, derandomize=True, **_common)
-settings.register_profile("dev", max_examples=100, **_common)
+settings.register_profile("ci", max_examples=50, derandomize=True, **_common)
+settings.register_profile("dev", max_examples=50, **_common)
 settings.register_profile("fuzz", max_examples=20_000, **_common)
 settings.load_profile(os.environ.get("MOLT_HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 

@@ -55,11 +55,19 @@ ALLOWED |= {
     ),
     # What exports and builds are is the worker's to say too.
     "molt_accel.django.checks": (
-        *(*FLOOR, "molt_accel.django", "molt_worker.compile", "molt_worker.entrypoints"),
+        *(*FLOOR, "molt_accel.django", "molt_worker.compile", "molt_worker.compile.compiler"),
+        *("molt_worker.entrypoints", "molt_worker.runtime"),
     ),
-    "molt_accel.django.management": (*FLOOR, "molt_accel.transports"),
+    "molt_accel.django.management": (
+        *(*FLOOR, "molt_accel.transports", "molt_worker.cli", "molt_worker.entrypoints"),
+    ),
     # What counts as code is the worker's to say; this is for development servers.
     "molt_accel.django.autoreload": (*FLOOR, "molt_accel.client", "molt_worker.processes.sources"),
+    # For tests of others: it stands between clients and workers, and runs entrypoints as the inline transport does.
+    "molt_accel.testing": (
+        *(*FLOOR, "molt_accel.options", "molt_accel.transports", "molt_accel.transports.opening"),
+        *("molt_accel.waits", "molt_accel.call", "molt_accel.client", "molt_worker.entrypoints"),
+    ),
     "molt_worker.runtime": FLOOR,
     "molt_worker.entrypoints": FLOOR,
     "molt_worker.compile": (*FLOOR, "molt_worker.entrypoints"),

@@ -18,12 +18,14 @@ import pytest
 
 import molt_accel
 import molt_accel.django
+import molt_accel.testing
 import molt_worker
 from molt_accel import CallInfo, CallMetrics, CallOptions, Client, Config
 from molt_accel.config import ConfigError
 from molt_accel.errors import ERROR_TABLE
 from molt_accel.ipc import messages
 from molt_accel.ipc.shm import layout
+from molt_accel.testing import plugin
 from molt_worker.entrypoints import exports
 from molt_worker.processes import commands
 from molt_worker.supervisor.shm.snapshot import Running
@@ -268,7 +270,9 @@ def test_the_fields_of_the_status_document_are_described() -> None:
 API = read("reference/python-api.md")
 
 
-@pytest.mark.parametrize("module", [molt_accel, molt_accel.django, molt_worker], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [molt_accel, molt_accel.django, molt_accel.testing, molt_worker], ids=lambda m: m.__name__
+)
 def test_every_public_name_is_described(module: Any) -> None:
     described = section(API, module.__name__)
     missing = [name for name in module.__all__ if not re.search(rf"(?:`|^### |\.){name}\b", described, re.M)]
@@ -318,6 +322,19 @@ def test_the_django_helpers_are_described_with_their_parameters() -> None:
     helpers = molt_accel.django.__all__
     described = described_calls(section(API, "molt_accel.django"))
     assert described == {name: parameters(getattr(molt_accel.django, name)) for name in helpers}
+
+
+def test_the_test_kit_is_described_with_its_parameters() -> None:
+    functions = {name: getattr(molt_accel.testing, name) for name in molt_accel.testing.__all__}
+    described = described_calls(section(API, "molt_accel.testing"))
+    wanted = {name: parameters(each) for name, each in functions.items() if not isinstance(each, type)}
+    assert described == wanted
+
+
+def test_the_fixtures_of_the_plugin_are_described() -> None:
+    fixtures = {name for name in dir(plugin) if name.startswith("molt_") and name != "molt_accel"}
+    documented = {code(row["fixture"])[0] for row in rows(section(API, "molt_accel.testing"), "fixture")}
+    assert documented == fixtures
 
 
 def test_the_call_options_are_described_with_their_defaults() -> None:
@@ -617,8 +634,8 @@ print(response.status_code, response.content.decode())
 def test_the_tests_in_the_testing_guide_pass(tutorial: Path) -> None:
     write_files("how-to/test-offloaded-views.md", tutorial)
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly"]
-    for name in ("test_app.py", "test_worker.py"):
-        assert "2 passed" in run_python(tutorial, "-m", "pytest", *options, name)
+    assert "7 passed" in run_python(tutorial, "-m", "pytest", *options)
+    run_python(tutorial, "manage.py", "test")
 
 
 def test_the_views_of_the_error_guide_answer(tutorial: Path) -> None:

@@ -1,20 +1,20 @@
 """System checks of the project's pools: ``manage.py check``, and with ``--deploy`` what matters on a server.
 
-No check imports an entrypoint or starts a process. What can't be seen without an import, ``manage.py molt_check`` sees.
+No check imports an entrypoint or starts a process: checks run before most commands, which have no use for them. So
+exports are read (`molt_worker.entrypoints.offered`), and what can't be told without an import is not complained of.
+``manage.py molt_check`` imports them first. Then nothing has to be guessed.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import os
-import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
+import psutil
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.checks import Warning as Warned
@@ -24,15 +24,16 @@ from molt_accel.config import Config, ConfigError, pool_names
 from molt_accel.django import placement
 from molt_accel.errors import MoltError
 from molt_accel.ipc import control
-from molt_worker.compile import record
-from molt_worker.compile.record import CompiledError
-from molt_worker.entrypoints.exports import ExportsError, look_in, manifest_of, read_manifest
-from molt_worker.entrypoints.importer import find_source
+from molt_accel.ipc.shm.arena import Geometry, native
+from molt_worker.compile import compiler, record
+from molt_worker.compile.record import CompiledError, NotOurs
+from molt_worker.entrypoints.exports import ExportsError, look_in
+from molt_worker.entrypoints.offered import offered
 from molt_worker.entrypoints.project import exports_of
+from molt_worker.runtime import cgroups
 
 _MB: Final = 1024 * 1024
 _SHM: Final = "/dev/shm"  # noqa: S108  # where the kernel keeps shared memory
-_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
 #: Of every message: what is checked, and what to do. docs/reference/checks.md has the same table.
 HINTS: Final = {
@@ -41,128 +42,143 @@ HINTS: Final = {
     "molt.E003": "Set MOLT_RUNTIME_DIR to a shorter path, or MOLT_WORKER_NAME to a shorter name.",
     "molt.E004": "Remove the directory, or set MOLT_RUNTIME_DIR to one that only this user may use.",
     "molt.E005": "Run manage.py molt_build before the server starts.",
+    "molt.E006": "Add the pool to MOLT_POOLS, or correct pool= of the view.",
     "molt.W001": "Mark the function with @molt_worker.export, or correct the name; manage.py molt_check looks closer.",
     "molt.W002": "Install a C compiler and molt-accel[compile] where builds are made.",
     "molt.W003": "Set MOLT_COMPILED = 'off' while you develop.",
+    "molt.W004": "Run manage.py molt_build, or set MOLT_COMPILED = 'off'.",
+    "molt.W005": "Set MOLT_RUNTIME_DIR to a shorter path, or MOLT_WORKER_NAME to a shorter name.",
+    "molt.W006": "Serve with gunicorn --threads N, or another server whose threads have a bound.",
+    "molt.W007": "Decorate it with transaction.non_atomic_requests too, above, if it changes nothing itself.",
     "molt.W011": "Make it writable for its owner only: chmod go-w.",
     "molt.W012": "Make /dev/shm larger (in a container: --shm-size), or MOLT_WORKER_ARENA_MB smaller.",
     "molt.W013": "Lower MOLT_WORKER_EXECUTORS or MOLT_WORKER_MAX_RSS_MB, or give the service more memory.",
+    "molt.W014": "Make the directory above it, writable for this user, or set MOLT_RUNTIME_DIR to another place.",
 }
 
 
 def check_pools() -> list[CheckMessage]:
-    """Check the settings, exports and places of all pools."""
-    return list(_of_pools())
+    """Check the settings, exports and places of all pools, and the views that call them."""
+    with contextlib.suppress(Exception):  # Django's own check says so
+        _ = get_resolver().url_patterns  # imports the views
+    return [*_of_pools(), *_unknown_pools(), *_views_in_transactions(), *_unbounded_threads()]
 
 
 def check_deployment() -> list[CheckMessage]:
     """Check what a server would be hurt by: who may write where, and whether there is memory for the pools."""
-    configs = [config for _, config in _configs()]
-    return [*_writable_builds(configs), *_too_little_memory(configs)]
+    configs = list(_configs())
+    return [*_writable_builds(configs), *_no_place(configs), *_too_little_memory(configs)]
 
 
 def _message(kind: Callable[..., CheckMessage], number: str, text: str, pool: str = "") -> CheckMessage:
     return kind(f"The pool {pool!r}: {text}" if pool else text, hint=HINTS[number], id=number)
 
 
-def _configs() -> Iterator[tuple[str, Config]]:
-    for pool in pool_names():
-        try:
-            yield pool, Config.load(pool=pool)
-        except ConfigError:
-            continue  # `check_pools` says so
+def _configs() -> Iterator[Config]:
+    for pool in _pools():
+        with contextlib.suppress(ConfigError):  # `check_pools` says so
+            yield Config.load(pool=pool)
+
+
+def _pools() -> list[str]:
+    """The pools' names. Where the setting is no mapping, `Config.load` says so."""
+    return pool_names() if isinstance(getattr(settings, "MOLT_POOLS", {}), Mapping) else ["default"]
+
+
+@contextlib.contextmanager
+def _importing_as(config: Config) -> Iterator[None]:
+    """Look for modules as a pool's worker would. What this process imports from, and by it its pools, stays."""
+    before = sys.path[:]
+    try:
+        look_in(config.path)
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _is_shared(config: Config) -> bool:
+    return config.transport in ("auto", "shm") and sys.platform == "linux"
 
 
 def _of_pools() -> Iterator[CheckMessage]:
-    for pool in pool_names():
+    said: set[str] = set()
+    for pool in _pools():
         try:
             config = Config.load(pool=pool)
         except ConfigError as exc:
-            yield _message(Error, "molt.E001", str(exc))
+            if str(exc) not in said:  # a setting of all pools
+                yield _message(Error, "molt.E001", str(exc))
+            said.add(str(exc))
             continue
         try:
-            # As its worker would look for modules.
-            look_in(config.path)
-            reference = exports_of(config.exports)
-            entries = _entries(reference)
+            with _importing_as(config):
+                reference = exports_of(config.exports)
+                yield from _unknown_entries(pool, offered(reference))
+                yield from _compiled(pool, config, reference)
         except (ExportsError, ValueError) as exc:
             yield _message(Error, "molt.E002", str(exc), pool)
-            continue
-        yield from _unknown_entries(pool, entries)
-        yield from _compiled(pool, config, reference)
-        if config.transport in ("auto", "shm") and sys.platform == "linux":
+        if _is_shared(config):
             yield from _places(pool, config)
 
 
-def _entries(reference: str) -> set[str] | None:
-    """The names of the exports, as far as they can be read without an import; None: a module may have others.
-
-    Raises ExportsError: the reference can't be right.
-    """
-    if path := manifest_of(reference):
-        return {each.name for each in read_manifest(path)}
-    names: set[str] = set()
-    for module in reference.split(","):
-        source = find_source(module)
-        if source is None:
-            raise ExportsError(f"{module}: there is no module of this name with a source file")
-        try:
-            tree = ast.parse(source.read_bytes(), str(source))
-        except (OSError, SyntaxError, ValueError) as exc:
-            raise ExportsError(f"{module}: {type(exc).__name__}: {exc}") from exc
-        found = _marked(tree)
-        if found is None:
-            return None
-        names |= found
-    return names
-
-
-def _marked(tree: ast.Module) -> set[str] | None:
-    """The names that a module's functions may be exported by; None: it could be any.
-
-    Names that it imports are among them, since functions that another module has marked are exported too.
-    """
-    names: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom):
-            names |= {each.asname or each.name for each in node.names}
-        elif isinstance(node, ast.FunctionDef):
-            marks = [mark for mark in node.decorator_list if _is_export(mark)]
-            calls = [mark for mark in marks if isinstance(mark, ast.Call)]
-            given = [word.value for call in calls for word in call.keywords if word.arg == "name"]
-            names |= {str(ast.literal_eval(each)) for each in given if isinstance(each, ast.Constant)}
-            names |= {node.name} if marks and not given else set()
-            if not all(isinstance(each, ast.Constant) for each in given):
-                return None
-        elif any(_is_export(each) for each in ast.walk(node) if isinstance(each, ast.Call)):
-            return None
-    return None if "*" in names else names
-
-
-def _is_export(mark: ast.expr) -> bool:
-    """Whether a decorator, or a call, is of the name of `molt_worker.export`."""
-    return ast.unparse(mark.func if isinstance(mark, ast.Call) else mark).rpartition(".")[2] == "export"
-
-
 def _unknown_entries(pool: str, entries: set[str] | None) -> Iterator[CheckMessage]:
-    with contextlib.suppress(Exception):  # Django's own check says so
-        _ = get_resolver().url_patterns  # imports the views
     for (of_pool, entry), where in sorted(placement.decorated().items()):
         if of_pool == pool and entries is not None and entry not in entries:
             yield _message(Warned, "molt.W001", f"{where} offloads {entry!r}, which no export has.", pool)
 
 
+def _unknown_pools() -> Iterator[CheckMessage]:
+    known = _pools()
+    for (pool, entry), where in sorted(placement.decorated().items()):
+        if pool not in known:
+            text = f"{where} offloads {entry!r} to the pool {pool!r}, which MOLT_POOLS does not have."
+            yield _message(Error, "molt.E006", text)
+
+
+def _views_in_transactions() -> Iterator[CheckMessage]:
+    """Offloaded views that hold a transaction while they wait, of which their entrypoint sees nothing."""
+    atomic = [alias for alias, each in settings.DATABASES.items() if each.get("ATOMIC_REQUESTS")]
+    with contextlib.suppress(Exception):  # Django's own check says what is wrong with the URLs
+        for view in _views(get_resolver().url_patterns) if atomic else ():
+            within = [alias for alias in atomic if alias not in getattr(view, "_non_atomic_requests", ())]
+            where = placement.offloaded(view)
+            if where and within:
+                of = f"(ATOMIC_REQUESTS of {', '.join(within)})"
+                text = f"{where} runs in a transaction {of}, which its entrypoint doesn't see."
+                yield _message(Warned, "molt.W007", text)
+
+
+def _views(patterns: list[Any]) -> Iterator[Any]:
+    for each in patterns:
+        if hasattr(each, "url_patterns"):
+            yield from _views(each.url_patterns)
+        else:
+            yield each.callback
+
+
+def _unbounded_threads() -> Iterator[CheckMessage]:
+    """All that can be seen from here: servers for production bound their threads, each by settings of its own."""
+    if "runserver" in sys.argv[1:2] and "--nothreading" not in sys.argv and not settings.DEBUG:
+        text = (
+            "DEBUG is off, and runserver has a thread for each connection: any number may wait for the pools."
+        )
+        yield _message(Warned, "molt.W006", text)
+
+
 def _compiled(pool: str, config: Config, reference: str) -> Iterator[CheckMessage]:
     if config.compiled == "off":
         return
+    path = None
     try:
         path = record.record_path(reference, config.build_dir)
         record.check_fresh(record.read_record(path), path)
     except CompiledError as exc:
         if config.compiled == "require":
             yield _message(Error, "molt.E005", f"compiled code is required, but {exc}.", pool)
-            if shutil.which("cc") is None and shutil.which("gcc") is None:
-                yield _message(Warned, "molt.W002", "there is no C compiler to build it with.", pool)
+            if missing := compiler.missing():
+                yield _message(Warned, "molt.W002", f"it can't be built here: {missing}.", pool)
+        elif path is not None and path.exists():
+            yield _message(Warned, "molt.W004", f"executors run Python: {exc}.", pool)
     else:
         if settings.DEBUG:
             text = "DEBUG is on, and executors run compiled code, which a change of a source puts out of use."
@@ -174,47 +190,68 @@ def _places(pool: str, config: Config) -> Iterator[CheckMessage]:
     try:
         control.socket_path(directory, config.pool_name)
     except MoltError as exc:
-        yield _message(Error, "molt.E003", exc.detail, pool)
-    if os.path.lexists(directory):
-        try:
-            control.ensure_directory(directory)
-        except MoltError as exc:
-            yield _message(Error, "molt.E004", exc.detail, pool)
+        if config.transport == "shm":
+            yield _message(Error, "molt.E003", exc.detail, pool)
+        else:
+            text = f"each server process will have a worker of its own, over stdio: {exc.detail}"
+            yield _message(Warned, "molt.W005", text, pool)
+    try:
+        control.check_directory(directory)
+    except OSError:  # a client makes it
+        pass
+    except MoltError as exc:
+        yield _message(Error, "molt.E004", exc.detail, pool)
 
 
 def _writable_builds(configs: list[Config]) -> Iterator[CheckMessage]:
-    for folder in sorted({config.build_dir for config in configs if config.build_dir}):
-        try:
-            mode = os.stat(folder).st_mode
-        except OSError:
+    said: set[str] = set()
+    for config in configs:
+        if config.compiled == "off":
             continue
-        if mode & (stat.S_IWOTH | stat.S_IWGRP):
-            yield _message(
-                Warned, "molt.W011", f"Others may write to {folder}, whose code executors would run."
-            )
+        with contextlib.suppress(ExportsError, ValueError, OSError), _importing_as(config):
+            path = record.record_path(exports_of(config.exports), config.build_dir)
+            folder = str(path.parent)
+            text = f"Others may write to {folder}, whose code executors would run."
+            try:
+                if not os.stat(folder).st_mode & (stat.S_IWOTH | stat.S_IWGRP):
+                    record.read_record(path)
+                    continue
+            except NotOurs as exc:
+                text = f"{exc}."
+            if folder not in said:
+                said.add(folder)
+                yield _message(Warned, "molt.W011", text)
+
+
+def _no_place(configs: list[Config]) -> Iterator[CheckMessage]:
+    for directory in sorted({config.pool_directory for config in configs if _is_shared(config)}):
+        above = os.path.dirname(os.path.abspath(directory))
+        if not os.path.lexists(directory) and not os.access(above, os.W_OK | os.X_OK):
+            yield _message(Warned, "molt.W014", f"The runtime directory {directory} can't be made.")
 
 
 def _too_little_memory(configs: list[Config]) -> Iterator[CheckMessage]:
-    shared = sum(config.arena_mb for config in configs if config.transport in ("auto", "shm"))
-    try:
+    with contextlib.suppress(OSError, MoltError):  # where there is no shared memory, clients say so
         found = os.statvfs(_SHM)
         free_mb = found.f_bavail * found.f_frsize // _MB
-    except OSError:
-        free_mb = shared
-    if free_mb < shared:
-        text = f"{_SHM} has {free_mb} MiB free, and the pools may take {shared} MiB (MOLT_WORKER_ARENA_MB)."
-        yield _message(Warned, "molt.W012", text)
-    wanted = sum(config.pool_size * config.max_rss_mb for config in configs)
-    if wanted > (most_mb := _memory_mb()):
-        text = (
-            f"Executors may take {wanted} MiB (number x MOLT_WORKER_MAX_RSS_MB), and there are {most_mb} MiB."
-        )
+        shared = sum(_arena_bytes(config) for config in configs if _is_shared(config)) // _MB
+        if free_mb < shared:
+            text = f"{_SHM} has {free_mb} MiB free, and the pools that don't run yet take {shared} MiB."
+            yield _message(Warned, "molt.W012", text)
+    # An executor shares memory with the others at first, and less and less as it writes. Where nothing limits it, it is
+    # taken to need what this process does, which has the same project.
+    own_mb = psutil.Process().memory_info().rss // _MB
+    wanted = sum(config.pool_size * (config.max_rss_mb or own_mb) for config in configs)
+    most_mb = cgroups.memory(psutil.virtual_memory().total) // _MB
+    if wanted > most_mb:
+        count = sum(config.pool_size for config in configs)
+        text = f"{count} executors may take {wanted} MiB, and there are {most_mb} MiB for this service."
         yield _message(Warned, "molt.W013", text)
 
 
-def _memory_mb() -> int:
-    """How much memory there is for this process, in MiB: the machine's, or what its control group may use."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max"
-        total = min(total, int(_LIMIT.read_text()))
-    return total // _MB
+def _arena_bytes(config: Config) -> int:
+    """The shared memory that a pool will take. One that runs has taken it."""
+    if os.path.lexists(control.socket_path(config.pool_directory, config.pool_name)):
+        return 0
+    it = Geometry.fitting(config.pool_size, config.max_queue, config.arena_mb * _MB)
+    return int(native().arena_size(it.channels, it.slots, it.ring_bytes))

@@ -135,6 +135,7 @@ def molt_offload(
                 except MoltError as error:
                     return await offload.arefuse(request, error, reply)
 
+            placement.mark(aview, view)
             operations = frameworks.offer(view, aview)
             return aview
 
@@ -161,6 +162,7 @@ def molt_offload(
             except MoltError as error:
                 return offload.refuse(request, error, reply)
 
+        placement.mark(sync_view, view)
         operations = frameworks.offer(view, sync_view)
         return sync_view
 

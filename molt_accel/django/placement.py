@@ -42,6 +42,20 @@ def note(pool: str, entry: str, view: Callable[..., Any]) -> None:
     _decorated.setdefault((pool, entry), f"{view.__module__}.{getattr(view, '__qualname__', view)}")
 
 
+def mark(wrapper: Any, view: Callable[..., Any]) -> None:
+    """Mark what stands in the place of a view. Decorators above it hand the mark on."""
+    wrapper.molt_offloads = f"{view.__module__}.{getattr(view, '__qualname__', view)}"
+
+
+def offloaded(view: Any) -> str:
+    """Return the name of the decorated function that a URL's view is, or has as a handler; empty: it is none."""
+    cls = getattr(view, "view_class", None) or getattr(view, "cls", None)
+    for each in (view, *(vars(cls).values() if cls else ())):
+        if name := getattr(each, "molt_offloads", ""):
+            return str(name)
+    return ""
+
+
 def decorated() -> dict[tuple[str, str], str]:
     """Return the first view of each entry that was decorated so far, by pool and entry."""
     return dict(_decorated)

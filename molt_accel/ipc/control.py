@@ -45,9 +45,14 @@ def ensure_directory(directory: str) -> None:
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory, 0o700)
-        found = os.lstat(directory)
+        check_directory(directory)
     except OSError as exc:
         raise no_place(f"can't make the directory {directory}", exc) from exc
+
+
+def check_directory(directory: str) -> None:
+    """Raise MoltWorkerUnavailable if a directory is not this user's, or others may use it; OSError if there is none."""
+    found = os.lstat(directory)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise MoltWorkerUnavailable(
             f"{directory} must be a directory of this user with mode 0700; remove it, or set MOLT_RUNTIME_DIR"

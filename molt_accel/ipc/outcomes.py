@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import signal
 
-from molt_accel.errors import MoltBusy, MoltCancelled, MoltIncompatible, MoltTimeout, MoltWorkerCrashed
+from molt_accel.errors import (
+    MoltBusy,
+    MoltCancelled,
+    MoltIncompatible,
+    MoltTimeout,
+    MoltWorkerCrashed,
+    MoltWorkerUnavailable,
+)
 
 
 def expired_in_queue() -> MoltTimeout:
@@ -18,6 +25,11 @@ def timed_out_running() -> MoltTimeout:
 def stalled() -> MoltTimeout:
     """One side of a channel did not take or send bytes for too long, so the other gave up."""
     return MoltTimeout("the payload or the result was not moved on for 5 s", facts={"phase": "transport"})
+
+
+def no_answer() -> MoltTimeout:
+    """The worker itself does not answer, so its client gives up."""
+    return MoltTimeout("no answer within deadline and grace time", facts={"phase": "transport"})
 
 
 def _busy(why: str) -> MoltBusy:
@@ -49,6 +61,15 @@ def unread() -> MoltBusy:
 
 def http_client_gone() -> MoltCancelled:
     return MoltCancelled("the client went away")
+
+
+def worker_gone(how: str = "") -> MoltWorkerUnavailable:
+    """The connection to a worker has ended.
+
+    Args:
+        how: How that was seen, as a sentence; empty: it is not known.
+    """
+    return MoltWorkerUnavailable(f"the worker is gone: {how}" if how else "the worker is gone")
 
 
 def died_unreported() -> MoltWorkerCrashed:

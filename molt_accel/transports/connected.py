@@ -12,6 +12,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from molt_accel.config import Config
 from molt_accel.errors import MoltClientClosed, MoltWorkerUnavailable
+from molt_accel.ipc.outcomes import worker_gone
 from molt_accel.process import role
 from molt_accel.transports import forks
 from molt_accel.transports.connection import BaseConnection, ConnectionState, copy_error
@@ -109,7 +110,7 @@ class ConnectedTransport(ABC, Generic[C]):
             if in_time and connection.end_error is None:
                 return
             if in_time and connection.state is ConnectionState.LOST:
-                raise copy_error(connection.end_error or MoltWorkerUnavailable("the worker is gone"))
+                raise copy_error(connection.end_error or worker_gone())
             if time.monotonic() >= until_s:
                 raise MoltWorkerUnavailable(f"the worker was not ready within {timeout_s:g} s")
             # The worker drained, and has a successor.

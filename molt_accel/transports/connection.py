@@ -21,7 +21,7 @@ from molt_accel.errors import (
 )
 from molt_accel.ipc.frame import Fault, FrameError, Item
 from molt_accel.ipc.messages import Hello, Response, StartFailed
-from molt_accel.ipc.outcomes import other_protocol
+from molt_accel.ipc.outcomes import other_protocol, worker_gone
 from molt_accel.transports.base import Pending
 
 log = logging.getLogger("molt_accel")
@@ -31,7 +31,7 @@ class ConnectionState(enum.Enum):
     OPEN = enum.auto()  #: takes calls
     DEAF = enum.auto()  #: the worker reads nothing any more; its end is about to be seen
     #: Takes no new calls: the worker drains, or can't be trusted. Calls under way go on.
-    RETIRED = enum.auto()
+    FINISHING = enum.auto()
     CLOSING = enum.auto()  #: this process lets go of the worker; the calls under way end as cancelled
     LOST = enum.auto()  #: the worker ended
     DRAINED = enum.auto()  #: the worker ended after it had answered all that it had read
@@ -43,9 +43,9 @@ _S = ConnectionState
 
 #: Every step that a connection may take. `Connection.move_to` refuses any other.
 CONNECTION_TRANSITIONS: Final[dict[ConnectionState, frozenset[ConnectionState]]] = {
-    _S.OPEN: frozenset({_S.DEAF, _S.RETIRED, _S.CLOSING, _S.LOST, _S.DRAINED, _S.FORGOTTEN}),
-    _S.DEAF: frozenset({_S.RETIRED, _S.CLOSING, _S.LOST, _S.DRAINED, _S.FORGOTTEN}),
-    _S.RETIRED: frozenset({_S.CLOSING, _S.DRAINED, _S.FORGOTTEN}),
+    _S.OPEN: frozenset({_S.DEAF, _S.FINISHING, _S.CLOSING, _S.LOST, _S.DRAINED, _S.FORGOTTEN}),
+    _S.DEAF: frozenset({_S.FINISHING, _S.CLOSING, _S.LOST, _S.DRAINED, _S.FORGOTTEN}),
+    _S.FINISHING: frozenset({_S.CLOSING, _S.DRAINED, _S.FORGOTTEN}),
     _S.CLOSING: frozenset({_S.CLOSED, _S.FORGOTTEN}),
     _S.LOST: frozenset({_S.CLOSED, _S.FORGOTTEN}),
     _S.DRAINED: frozenset({_S.CLOSED, _S.FORGOTTEN}),
@@ -163,9 +163,9 @@ class BaseConnection(ABC):
             return cancelled_by_close()
         if self._start_failure:
             return self._start_failure
-        if not self._may_have_served() and self.state is not ConnectionState.RETIRED:
+        if not self._may_have_served() and self.state is not ConnectionState.FINISHING:
             return MoltStartFailed(f"the worker can't start: {how}")
-        return MoltWorkerUnavailable(f"the worker is gone: {how}")
+        return worker_gone(how)
 
     def _may_have_served(self) -> bool:
         """Whether the worker may have run requests. A subclass may know better than the greeting does."""

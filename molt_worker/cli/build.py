@@ -30,6 +30,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "exports", nargs="?", metavar="EXPORTS", help="manifest or package.module [MOLT_EXPORTS]"
     )
+    parser.add_argument("--build-dir", metavar="DIR", help="where builds are kept [MOLT_BUILD_DIR]")
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what to do with the build of given exports."""
     parser.add_argument("--check", action="store_true", help="build nothing; say if the build is up to date")
     parser.add_argument("--strict", action="store_true", help="fail if a module is left in Python")
     parser.add_argument(
@@ -46,10 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         help="run the calls of this file in Python and compiled, and leave modules in Python that answer otherwise:\n"
         'JSON lines such as {"entry": "items", "payload": {"id": 1}}',
     )
-    parser.add_argument("--build-dir", metavar="DIR", help="where builds are kept [MOLT_BUILD_DIR]")
     parser.add_argument("--force", action="store_true", help="build anew what is up to date")
     parser.add_argument("--json", action="store_true", help="print the build's record instead of the report")
-    return parser
 
 
 def main(arguments: Sequence[str]) -> int:

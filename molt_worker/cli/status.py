@@ -63,11 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--name", help="the pool [MOLT_WORKER_NAME; default: this project's, or the only one]"
     )
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how to show a pool."""
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print one JSON document")
     how.add_argument("--watch", action="store_true", help="show it live, until Ctrl-C")
     parser.add_argument("--interval", metavar="S", type=_interval, help="seconds between looks [default: 1]")
-    return parser
 
 
 def _interval(text: str) -> float:

@@ -39,15 +39,27 @@ _MISSING: Final = "molt-worker build needs mypyc, the extra 'compile': pip insta
 
 def compiler() -> str:
     """Return the versions of mypyc and the C compiler, and the optimisation. Raises BuildError: one is missing."""
-    if None in map(importlib.util.find_spec, ("mypyc", "setuptools")):
-        raise BuildError(_MISSING)
-    command = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
+    if text := missing():
+        raise BuildError(text)
+    command = _command()
     try:
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as exc:
         raise BuildError(f"{command[0]}: {exc}; {NO_COMPILER}") from exc
     flags = os.environ.get("CFLAGS", "")
     return f"mypyc {metadata.version('mypy')}, {done.stdout.splitlines()[0]}, -O{OPT_LEVEL} {flags}".strip()
+
+
+def missing() -> str:
+    """Return what a build would lack here, and what to do; empty: nothing, as far as can be told without a process."""
+    if None in map(importlib.util.find_spec, ("mypyc", "setuptools")):
+        return _MISSING
+    program = _command()[0]
+    return "" if shutil.which(program) else f"{program} is not there; {NO_COMPILER}"
+
+
+def _command() -> list[str]:
+    return (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()
 
 
 def key_of(sources: dict[str, str], modules: Sequence[Source], compiled_by: str, verified: str = "") -> str:

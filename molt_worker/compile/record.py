@@ -32,6 +32,10 @@ class CompiledError(exports.ExportsError):
     """No build can be used. The text is one line that says why and what to do."""
 
 
+class NotOurs(CompiledError):
+    """Others can write to the build, so it isn't used."""
+
+
 class Module(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the build has done with one module."""
 
@@ -132,7 +136,7 @@ def _check_ours(path: Path) -> None:
     """The worker runs code from this folder, which may be anywhere. So only the user and root may write there."""
     found = path.stat()
     if found.st_uid not in (os.geteuid(), 0) or found.st_mode & stat.S_IWOTH:
-        raise CompiledError(f"{path}: others can write there, so it isn't used")
+        raise NotOurs(f"{path}: others can write there, so it isn't used")
 
 
 def changes(record: Record, folder: Path) -> list[str]:

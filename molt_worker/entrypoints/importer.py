@@ -25,6 +25,11 @@ def find_source(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def is_there(name: str) -> bool:
+    """Whether there is a module of this name, of whatever kind. Nothing is imported."""
+    return name in sys.modules or _find_spec(name) is not None
+
+
 def _find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
     """Ask all finders except those of builds. Editable installations have finders of their own."""
     path: Sequence[str] | None = None

@@ -44,6 +44,7 @@ print(json.dumps(seen))
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_list_of_5000_orders_is_the_same_bytes(tmp_path: Path, transport: str) -> None:
     environment = {

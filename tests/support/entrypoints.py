@@ -198,6 +198,13 @@ def fail(kind: str) -> None:
     }[kind]
 
 
+@export
+def not_found(text: str) -> None:
+    from django.http import Http404
+
+    raise Http404(text)
+
+
 class _Unprintable(Exception):
     def __str__(self) -> str:
         raise RuntimeError("can't even be printed")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -12,7 +14,7 @@ from molt_accel.config import Config, ConfigError, pool_names
 from molt_accel.errors import MoltError
 from molt_accel.transports.launcher import worker_command, worker_environ
 
-_NOT_RUN: Final = 2  #: the exit code of molt-worker for wrong usage, settings or exports
+NOT_RUN: Final = 2  #: the exit code of molt-worker for wrong usage, settings or exports
 
 
 class PoolCommand(BaseCommand):
@@ -32,7 +34,7 @@ class PoolCommand(BaseCommand):
         try:
             return Config.load(pool=pool)
         except ConfigError as exc:
-            raise CommandError(str(exc), returncode=_NOT_RUN) from exc
+            raise CommandError(str(exc), returncode=NOT_RUN) from exc
 
     def run(self, config: Config, *arguments: str, replace: bool = False) -> None:
         """Run ``molt-worker`` with these arguments, as the worker of a pool would be run.
@@ -45,7 +47,7 @@ class PoolCommand(BaseCommand):
         try:
             command, environ = [*worker_command(config), *arguments], worker_environ(config)
         except MoltError as exc:
-            raise CommandError(exc.detail, returncode=_NOT_RUN) from exc
+            raise CommandError(exc.detail, returncode=NOT_RUN) from exc
         try:
             if replace:
                 self.stdout.flush()
@@ -53,10 +55,25 @@ class PoolCommand(BaseCommand):
             done = subprocess.run(command, env=environ, check=False)
         except OSError as exc:
             text = f"can't run {command[0]}: {exc.strerror}; set MOLT_WORKER_CMD"
-            raise CommandError(text, returncode=_NOT_RUN) from exc
+            raise CommandError(text, returncode=NOT_RUN) from exc
         if done.returncode:
             # molt-worker has said why.
             raise SystemExit(done.returncode if done.returncode > 0 else 128 - done.returncode)
+
+
+def words(
+    add_options: Callable[[argparse.ArgumentParser], None], options: Mapping[str, Any]
+) -> Iterator[str]:
+    """Return options that were parsed as words again, for the command of `molt-worker` whose options they are."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_options(parser)
+    for action in parser._actions:
+        flag, value = action.option_strings[0], options[action.dest]
+        for each in value if isinstance(value, list) else [value]:
+            if each is True:
+                yield flag
+            elif each is not None and each is not False:
+                yield f"{flag}={each}"
 
 
 def _known() -> list[str]:

@@ -146,7 +146,7 @@ class Connection(BaseConnection):
             return
         if self.closing:
             self._quiet.set()
-        elif self.state in (ConnectionState.RETIRED, ConnectionState.DRAINED) and not self._pending:
+        elif self.state in (ConnectionState.FINISHING, ConnectionState.DRAINED) and not self._pending:
             self.close()
 
     def _send(self, message: Message | Request) -> None:
@@ -176,7 +176,7 @@ class Connection(BaseConnection):
         elif isinstance(item, Recall):
             self._send(Return(self.channels.spare(item.count)))
         elif isinstance(item, Draining):
-            self.move_to(ConnectionState.RETIRED)
+            self.move_to(ConnectionState.FINISHING)
         else:
             super()._take(item)
         if not self.open:
@@ -185,7 +185,7 @@ class Connection(BaseConnection):
     def _end(self, error: MoltError) -> None:
         self.was_ready = self._may_have_served()
         with self.lock:
-            self._note_end(error, drained=self.state is ConnectionState.RETIRED)
+            self._note_end(error, drained=self.state is ConnectionState.FINISHING)
             self._sock.close()
             completion_thread = self._completion_thread
         self._resolve_all(error)
@@ -228,7 +228,7 @@ class Connection(BaseConnection):
         for as long as this process lives.
         """
         log.error("the worker broke the protocol: %s", error)
-        self.move_to(ConnectionState.RETIRED)
+        self.move_to(ConnectionState.FINISHING)
         self.call_ended()
 
     def forget(self) -> None:

@@ -220,7 +220,7 @@ class ShmCall:
             elif state == ChannelState.READY:
                 self.lost = True
             else:
-                self.result = copy_error(connection.end_error or MoltWorkerUnavailable("the worker is gone"))
+                self.result = copy_error(connection.end_error or outcomes.worker_gone())
                 self.result.facts["may_have_run"] = 1
 
     def abandon(self, error: MoltError, *, only_queued: bool = False) -> bool:

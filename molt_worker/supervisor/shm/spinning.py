@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 from typing import Final
 
 from molt_accel.config import default_executors
+from molt_worker.runtime import cgroups
 
 _ROUNDS: Final = 40
 #: Bounds of what is measured: a shorter spin meets no answer, and a longer one costs others more than it gives.
@@ -50,30 +49,16 @@ def measure() -> SpinLimits:
     return SpinLimits(spin_ns, int(cpus) - 1, max(1, int(cpus) // 2), int(cpus))
 
 
-def quota(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> float:
+def quota(root: str = cgroups.ROOT, own: str = cgroups.OWN) -> float:
     """How many processors this process may use on average; all of them if no control group has a limit.
 
     Each of its groups, and each group around that, may have one. A container sees only the innermost, at the root.
     """
     limits = [float(os.cpu_count() or 1)]
-    for group in _control_groups(root, own):
+    for group in cgroups.of_this_process("cpu", root, own):
         for names in _LIMITS:
             with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
                 limit, period = map(int, " ".join((group / name).read_text() for name in names).split())
                 if limit >= 0:
                     limits.append(limit / period)
     return min(limits)
-
-
-def _control_groups(root: str, own: str) -> Iterator[Path]:
-    """Where the limits of this process's control groups may stand."""
-    paths = {"": "/", "cpu": "/"}  # by hierarchy: that of version 2, and that of version 1 for processors
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path(own).read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if not controllers or "cpu" in controllers.split(","):
-                paths["cpu" if controllers else ""] = path
-    for hierarchy, path in paths.items():
-        group = PurePosixPath(path)
-        for each in (group, *group.parents):
-            yield Path(root, hierarchy, each.as_posix().lstrip("/"))

@@ -67,7 +67,7 @@ def test_the_benchmark_runs_and_leaves_results_and_nothing_else(tmp_path: Path, 
     assert "nothing remains" in output
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["compiling the handler cores", "warming up offload"])
 def test_an_interrupt_stops_everything_and_writes_nothing(tmp_path: Path, stage: str) -> None:
     command = start(SCRIPT[0], *LITTLE, "--no-data", "--duration", "60", "--out", str(tmp_path))

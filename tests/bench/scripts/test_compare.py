@@ -114,6 +114,7 @@ def test_the_stored_reference_can_be_compared() -> None:
     assert compare.figures(read(ROOT / given.results[0], KIND)[1])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "bench" / "results").glob("*.json")), ids=lambda path: path.name
 )

@@ -15,7 +15,8 @@ def _own_default_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test has a default client of its own, made when it is first needed."""
     monkeypatch.setattr(molt_accel.client, "_clients", {})
     yield
-    molt_accel.client._forget_clients()
+    for client in molt_accel.client.shared_clients():
+        client.close()
 
 
 @pytest.fixture(params=["inline", *TRANSPORTS])

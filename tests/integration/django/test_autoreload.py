@@ -131,7 +131,7 @@ class Project:
                 return
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("transport", ["shm"], indirect=True)
 @pytest.mark.parametrize("kind", [RUNSERVER, DAPHNE, GUNICORN, UVICORN], ids=lambda kind: kind.name)
 def test_a_change_of_what_only_executors_import_is_served_with_the_next_request(

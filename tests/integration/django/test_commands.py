@@ -41,6 +41,15 @@ def view(request): ...
 
 urlpatterns = []
 """,
+    "shop/more.py": """
+from molt_worker import export
+
+def entry(function):
+    return export(function)
+
+@entry
+def parent(payload): ...
+""",
     "ask.py": """
 import os
 os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
@@ -76,6 +85,16 @@ def test_commands_and_checks_are_about_the_project_s_own_pools(tmp_path: Path) -
     (tmp_path / "mistaken.py").write_text("from settings import *\nMOLT_WORKER_EXECUTORS = 'many'\n")
     code, _, said = manage("check", "--settings", "mistaken")
     assert (code, "(molt.E001) MOLT_WORKER_EXECUTORS" in said) == (1, True)
+    # A decorator of the project's own: only an import can tell.
+    (tmp_path / "own.py").write_text("from settings import *\nMOLT_EXPORTS, MOLT_POOLS = 'shop.more', {}\n")
+    code, _, said = manage("check", "--tag", "molt", "--settings", "own")
+    assert (code, "molt." in said) == (0, False), said
+    code, listed, said = manage("molt_check", "--settings", "own")
+    assert (code, "(molt.W001)" in said) == (0, True), said
+    assert listed.splitlines()[-1] == "parent  shop.more:parent  msgpack -> msgpack"
+    (tmp_path / "broken.py").write_text("from settings import *\nMOLT_EXPORTS = 'shop.nothing'\n")
+    code, _, said = manage("molt_check", "--settings", "broken")
+    assert (code, "(molt.E002)" in said) == (1, True), said
     code, _, said = manage("molt_status", "--pool", "reports")
     assert (code, "nobody serves the pool" in said) == (1, True)
     code, _, said = manage("molt_build", "--check", "--pool", "nope")

@@ -154,6 +154,7 @@ def postgres() -> Iterator[Path]:
                 server.wait(60)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("transport", TRANSPORTS, indirect=True)
 def test_connections_to_postgresql_are_an_executor_s_own_and_survive(
     transport: str, postgres: Path, tmp_path: Path

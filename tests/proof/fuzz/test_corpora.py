@@ -53,6 +53,7 @@ def test_a_minimised_corpus_reaches_as_much_and_keeps_findings(monkeypatch: pyte
     assert corpora.minimised("toy", inputs) == {"0": b"", "1": b"a", "a-finding": b"aaa"}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("target", building.TARGETS)
 def test_no_kept_input_makes_the_core_do_what_it_must_not(target: str, tmp_path: Path) -> None:
     compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")

@@ -23,6 +23,7 @@ def run(program: Path, *arguments: str, timeout_s: float = 120) -> str:
     return done.stdout
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_each_step_does_what_it_says(build: Build, sanitizer: str) -> None:
     assert run(build("core_test", sanitizer)) == "ok\n"

@@ -9,7 +9,6 @@ from molt_accel.errors import MoltWorkerUnavailable
 from molt_accel.ipc import control
 from molt_accel.ipc.shm.attach import connect
 
-ROLES = ("client", "supervisor", "forkserver", "executor")
 #: All processes of one soak test inherit this variable.
 MARK = "MOLT_SOAK_ID"
 

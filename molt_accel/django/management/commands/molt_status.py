@@ -6,7 +6,8 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from molt_accel.django.management.pool_command import PoolCommand
+from molt_accel.django.management.pool_command import PoolCommand, words
+from molt_worker.cli import status
 
 
 class Command(PoolCommand):
@@ -20,12 +21,9 @@ class Command(PoolCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options of ``molt-worker status``."""
         super().add_arguments(parser)
-        how = parser.add_mutually_exclusive_group()
-        how.add_argument("--json", action="store_true", help="print one JSON document")
-        how.add_argument("--watch", action="store_true", help="show it live, until Ctrl-C")
+        status.add_options(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run ``molt-worker status``."""
         config = self.config_of(options["pool"])
-        flags = [f"--{flag}" for flag in ("json", "watch") if options[flag]]
-        self.run(config, "status", "--name", config.pool_name, *flags)
+        self.run(config, "status", "--name", config.pool_name, *words(status.add_options, options))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from molt_accel.django.management.pool_command import PoolCommand
+from django.core.management.base import CommandError
+
+from molt_accel.django.management.pool_command import NOT_RUN, PoolCommand
 
 
 class Command(PoolCommand):
@@ -19,4 +21,10 @@ class Command(PoolCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Become the worker."""
         config = self.config_of(options["pool"])
+        if config.transport in ("stdio", "inline"):
+            text = (
+                f"MOLT_TRANSPORT is {config.transport}: views would not look for this pool; set it to auto or shm, or "
+                "leave the worker to the server, which starts its own"
+            )
+            raise CommandError(text, returncode=NOT_RUN)
         self.run(config, "--shm", config.pool_name, replace=True)

@@ -150,6 +150,7 @@ class Page:
         self.words = unescape(re.sub(r"<[^>]*>", "", text))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("make", [whole, with_everything])
 def test_the_page_needs_nothing_else(make: Callable[[], dict[str, Any]]) -> None:
     page = Page(html.render(report_of(make())))
@@ -202,6 +203,7 @@ def test_criteria_are_judged_by_what_was_seen() -> None:
     assert (never["seen"], never["reached"]) == ("never", False)
 
 
+@pytest.mark.slow
 def test_reports_are_made_anew_of_stored_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     *made, data = output.write(with_everything(), tmp_path)
     before = [path.read_text(encoding="utf-8") for path in made]

@@ -81,7 +81,7 @@ def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.bench
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_runs_and_leaves_a_section_that_can_be_shown(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k6: K6

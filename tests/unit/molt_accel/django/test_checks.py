@@ -1,18 +1,23 @@
 """molt_accel.django.checks: what is wrong with the pools, by id, without an import of an entrypoint."""
 
-import ast
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import psutil
 import pytest
 from django.conf import settings
 from django.core.checks import CheckMessage
+from django.db import transaction
 from django.test import override_settings
+from django.urls import clear_url_caches, include, path
+from django.views import View
+from django.views.decorators.cache import never_cache
 
-from molt_accel import Config
+from molt_accel import Config, molt_offload
 from molt_accel.django import checks, placement
 from tests.support.documents import read
 
@@ -62,7 +67,10 @@ def test_a_project_in_order_has_nothing_to_say() -> None:
         ({"MOLT_POOLS": {"reports": {"EXECUTOR": 1}}}, "molt.E001"),
         ({"MOLT_EXPORTS": "no.such.module"}, "molt.E002"),
         ({"MOLT_EXPORTS": "no_such.json"}, "molt.E002"),
-        ({"MOLT_WORKER_NAME": "n" * 64, "MOLT_RUNTIME_DIR": "/tmp/" + "d" * 60}, "molt.E003"),
+        (
+            {"MOLT_TRANSPORT": "shm", "MOLT_WORKER_NAME": "n" * 64, "MOLT_RUNTIME_DIR": "/tmp/" + "d" * 60},
+            "molt.E003",
+        ),
         ({"MOLT_COMPILED": "require"}, "molt.E005"),
     ],
 )
@@ -89,55 +97,130 @@ def test_an_entry_that_no_export_has_is_a_warning(tmp_path: Path, monkeypatch: p
     assert message.msg == f"The pool 'default': {__name__}.found offloads 'missing', which no export has."
 
 
-@pytest.mark.parametrize(
-    ("source", "names"),
-    [
-        ("from molt_worker import export\n@export\ndef f(p): ...\ndef g(p): ...", {"export", "f"}),
-        ("from other import a, b as c\n", {"a", "c"}),
-        ("from other import *\n", None),
-        ("@export(name='a' + 'b')\ndef f(p): ...", None),
-        ("f = export(g)\n", None),
-        ("for f in g: export(f)\n", None),
-    ],
-)
-def test_what_a_module_may_export_is_read_and_not_run(source: str, names: set[str] | None) -> None:
-    assert checks._marked(ast.parse(source)) == names
+def test_a_pool_that_no_setting_has_is_an_error() -> None:
+    placement.note("reports", "missing", found)
+    assert found() == ["molt.E006"]
+    assert found(MOLT_POOLS={"reports": {}}) == ["molt.W001"]
+    assert found(MOLT_POOLS=["reports"]) == ["molt.E001", "molt.E006"]
 
 
-def test_compiled_code_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks.shutil, "which", lambda name: None)
+def test_a_setting_of_all_pools_is_told_once() -> None:
+    assert found(MOLT_WORKER_EXECUTORS=-1, MOLT_POOLS={"a": {}, "b": {}}) == ["molt.E001"]
+
+
+def test_checks_change_nothing_of_what_this_process_imports_from(tmp_path: Path) -> None:
+    before = sys.path[:]
+    assert found(MOLT_IMPORT_PATH=str(tmp_path), MOLT_COMPILED="require") == ["molt.E005"]
+    checks.check_deployment()
+    assert sys.path == before
+
+
+def test_a_path_that_is_too_long_leaves_auto_with_stdio() -> None:
+    long = {"MOLT_WORKER_NAME": "n" * 64, "MOLT_RUNTIME_DIR": "/tmp/" + "d" * 60}
+    assert found(MOLT_TRANSPORT="auto", **long) == ["molt.W005"]
+    assert found(MOLT_TRANSPORT="stdio", **long) == []
+
+
+def test_a_server_without_a_bound_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["manage.py", "runserver"])
+    assert found(DEBUG=False) == ["molt.W006"]
+    assert found(DEBUG=True) == []
+    monkeypatch.setattr(sys, "argv", ["manage.py", "runserver", "--nothreading"])
+    assert found(DEBUG=False) == []
+
+
+def test_compiled_code_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
     assert found(MOLT_COMPILED="require") == ["molt.E005", "molt.W002"]
     assert found(MOLT_COMPILED="off", DEBUG=True) == []
+    assert found(MOLT_BUILD_DIR=str(tmp_path)) == []  # none was made, and none is required
+    there = checks.record.record_path(settings.MOLT_EXPORTS, str(tmp_path))
+    there.write_text("{}")
+    assert found(MOLT_BUILD_DIR=str(tmp_path)) == ["molt.W004"]
     monkeypatch.setattr(checks.record, "read_record", lambda path: None)
     monkeypatch.setattr(checks.record, "check_fresh", lambda record, path: None)
     assert found(MOLT_COMPILED="require") == []
     assert found(DEBUG=True) == ["molt.W003"]
 
 
-def test_a_deployment_s_builds_and_memory_are_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def deployed(**settings: Any) -> list[str]:
-        with override_settings(MOLT_WORKER_EXECUTORS=2, **settings):
-            return [_checked(message).id or "" for message in checks.check_deployment()]
+def deployed(**settings: Any) -> list[str]:
+    """The ids of what the checks of a deployment say, with these settings."""
+    with override_settings(MOLT_WORKER_EXECUTORS=2, **settings):
+        return [_checked(message).id or "" for message in checks.check_deployment()]
 
-    assert deployed(MOLT_BUILD_DIR=str(tmp_path / "missing")) == []
-    os.chmod(tmp_path, 0o775)
-    assert deployed(MOLT_BUILD_DIR=str(tmp_path)) == ["molt.W011"]
-    free = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize // 2**20
-    if free < 65536:  # the most that can be asked for
-        assert deployed(MOLT_WORKER_ARENA_MB=65536, MOLT_TRANSPORT="shm") == ["molt.W012"]
-    assert deployed(MOLT_WORKER_ARENA_MB=65536, MOLT_TRANSPORT="stdio") == []
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(checks, "_LIMIT", limit)
-    limit.write_text("max\n")
-    assert deployed(MOLT_WORKER_MAX_RSS_MB=100) == []
-    limit.write_text(f"{150 * 2**20}\n")
+
+def test_builds_that_others_may_write_to(tmp_path: Path) -> None:
+    folder = tmp_path / "builds"
+    assert deployed(MOLT_BUILD_DIR=str(folder)) == []
+    folder.mkdir()
+    os.chmod(folder, 0o775)
+    assert deployed(MOLT_BUILD_DIR=str(folder)) == ["molt.W011"]
+    assert deployed(MOLT_BUILD_DIR=str(folder), MOLT_POOLS={"a": {}, "b": {}}) == ["molt.W011"]  # told once
+    assert deployed(MOLT_BUILD_DIR=str(folder), MOLT_COMPILED="off") == []
+    os.chmod(folder, 0o755)
+    assert deployed(MOLT_BUILD_DIR=str(folder)) == []
+    there = checks.record.record_path(settings.MOLT_EXPORTS, str(folder))
+    there.write_text("{}")
+    os.chmod(there, 0o666)
+    assert deployed(MOLT_BUILD_DIR=str(folder)) == ["molt.W011"]
+
+
+def test_a_runtime_directory_that_can_t_be_made() -> None:
+    assert deployed(MOLT_RUNTIME_DIR="/no/such/place") == ["molt.W014"]
+    assert deployed(MOLT_RUNTIME_DIR="/no/such/place", MOLT_TRANSPORT="stdio") == []
+
+
+def test_room_for_the_pools_that_do_not_run_yet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    free = os.statvfs_result((4096, 4096, 1000, 2560, 2560, 0, 0, 0, 0, 255))  # 10 MiB
+    monkeypatch.setattr(os, "statvfs", lambda path: free)
+    assert deployed(MOLT_WORKER_ARENA_MB=16) == ["molt.W012"]
+    assert deployed(MOLT_WORKER_ARENA_MB=8) == []
+    assert deployed(MOLT_WORKER_ARENA_MB=8, MOLT_POOLS={"more": {}}) == ["molt.W012"]
+    assert deployed(MOLT_WORKER_ARENA_MB=16, MOLT_TRANSPORT="stdio") == []
+    with override_settings(MOLT_WORKER_NAME="running", MOLT_RUNTIME_DIR=str(tmp_path)):
+        assert deployed(MOLT_WORKER_ARENA_MB=16) == ["molt.W012"]
+        (tmp_path / "running.sock").touch()
+        assert deployed(MOLT_WORKER_ARENA_MB=16) == []
+
+
+def test_memory_for_the_executors(monkeypatch: pytest.MonkeyPatch) -> None:
+    own_mb = psutil.Process().memory_info().rss // 2**20
+    there = {"mb": 150}
+    monkeypatch.setattr(checks.cgroups, "memory", lambda machine: there["mb"] * 2**20)
     assert deployed(MOLT_WORKER_MAX_RSS_MB=100) == ["molt.W013"]
     assert deployed(MOLT_WORKER_MAX_RSS_MB=75) == []
+    there["mb"] = own_mb  # for two executors without a limit
+    assert deployed() == ["molt.W013"]
+    there["mb"] = own_mb * 4
+    assert deployed() == []
 
 
 def test_the_documents_list_every_id_with_what_to_do() -> None:
     listed = re.findall(r"^\| `(molt\.\w+)` \|.*\| (.*) \|$", read("reference/checks.md"), re.M)
     assert {number: hint.replace("`", "") for number, hint in listed} == checks.HINTS
     assert Config.load().compiled == "prefer"
+
+
+def test_an_offloaded_view_in_a_transaction_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    @molt_offload(entry="echo", client=cast(Any, object()))
+    def inside(request: object) -> None: ...
+
+    class InClass(View):
+        @molt_offload(entry="echo", client=cast(Any, object()))
+        def get(self, request: object) -> None: ...
+
+    def plain(request: object) -> None: ...
+
+    outside = transaction.non_atomic_requests(never_cache(inside))
+    views = [inside, never_cache(inside), outside, InClass.as_view(), plain]
+    nested = [path("nested/", include([path(f"{number}", view) for number, view in enumerate(views)]))]
+    monkeypatch.setattr(sys.modules[__name__], "urlpatterns", nested)
+    clear_url_caches()
+    assert found() == []
+    databases = {"default": {"ENGINE": "django.db.backends.sqlite3", "ATOMIC_REQUESTS": True}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "DATABASES", databases)
+        messages = [_checked(message) for message in checks.check_pools()]
+    assert [message.id for message in messages] == ["molt.W007"] * 3
+    assert "inside runs in a transaction (ATOMIC_REQUESTS of default)" in messages[0].msg
+    assert "InClass.get runs in a transaction" in messages[2].msg

@@ -23,6 +23,7 @@ from molt_accel.ipc.frame import (
     encode,
     encode_head,
     format_id,
+    peek,
 )
 from molt_accel.ipc.messages import (
     PING,
@@ -330,3 +331,12 @@ def test_a_limit_below_the_header_s_size_is_kept_too() -> None:
 
 def test_ids_are_shown_as_16_hexadecimal_digits() -> None:
     assert [format_id(0), format_id(255), format_id(2**64 - 1)] == ["0" * 16, "00000000000000ff", "f" * 16]
+
+
+@pytest.mark.parametrize("off_by", [-1, 1, 2**31])
+def test_a_look_at_a_request_sees_nothing_where_its_sizes_disagree(off_by: int) -> None:
+    data = bytearray(encode(Request(7, entry="echo", payload=b"abc")))
+    assert peek(bytes(data[:-3])) is not None  # any part of the payload may be missing
+    size = int.from_bytes(data[:PREFIX_BYTES], "little")
+    data[:PREFIX_BYTES] = (size + off_by).to_bytes(PREFIX_BYTES, "little")
+    assert peek(bytes(data)) is None

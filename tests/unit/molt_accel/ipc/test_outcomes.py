@@ -2,7 +2,14 @@
 
 import pytest
 
-from molt_accel.errors import MoltBusy, MoltCancelled, MoltError, MoltTimeout, MoltWorkerCrashed
+from molt_accel.errors import (
+    MoltBusy,
+    MoltCancelled,
+    MoltError,
+    MoltTimeout,
+    MoltWorkerCrashed,
+    MoltWorkerUnavailable,
+)
 from molt_accel.ipc import outcomes
 
 _DIED = "the executor died while it ran "
@@ -43,6 +50,19 @@ _DIED = "the executor died while it ran "
             MoltBusy,
             "the worker doesn't take requests as fast as they come",
             {"retry_after_s": 1},
+        ),
+        (
+            outcomes.no_answer(),
+            MoltTimeout,
+            "no answer within deadline and grace time",
+            {"phase": "transport"},
+        ),
+        (outcomes.worker_gone(), MoltWorkerUnavailable, "the worker is gone", {}),
+        (
+            outcomes.worker_gone("it closed its stdout"),
+            MoltWorkerUnavailable,
+            "the worker is gone: it closed its stdout",
+            {},
         ),
         (outcomes.http_client_gone(), MoltCancelled, "the client went away", {}),
         (outcomes.died_unreported(), MoltWorkerCrashed, "the executor died", {}),

@@ -232,3 +232,13 @@ def test_a_process_that_can_open_no_more_files_is_not_another() -> None:
     path, error, differing = done.stdout.splitlines()
     assert (path, differing) == ("['/usr']", "[]")
     assert error == "this process's umask can't be read: Too many open files"
+
+
+def test_the_groups_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = own()
+    groups = [*os.getgroups(), 54_321]
+    monkeypatch.setattr(os, "getgroups", lambda: groups)
+    assert identity.differences(before, own()) == ["groups"]
+    in_another_order = own()
+    groups.reverse()
+    assert identity.differences(in_another_order, own()) == []

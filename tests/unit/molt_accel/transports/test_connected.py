@@ -116,7 +116,7 @@ def test_a_start_that_failed_is_waited_for_with_the_same_error(transport: Transp
 
 def test_closing_closes_those_that_were_retired_too_and_nothing_is_made_then(transport: Transport) -> None:
     retired = transport._ready_connection()
-    retired.move_to(ConnectionState.RETIRED)
+    retired.move_to(ConnectionState.FINISHING)
     current = transport._ready_connection()
     assert current is not retired
     transport.close()
@@ -160,7 +160,7 @@ def test_a_child_forgets_every_connection_and_makes_its_own(transport: Transport
     transport.failure = None
     transport._policy.not_before_s = 0.0
     connections = [transport._ready_connection()]
-    connections[0].move_to(ConnectionState.RETIRED)
+    connections[0].move_to(ConnectionState.FINISHING)
     connections.append(transport._ready_connection())
     transport.after_fork_in_child()
     assert all(each.forgotten for each in connections)

@@ -43,7 +43,7 @@ class Scripted(BaseConnection):
 
     def _end(self, error: MoltError) -> None:
         with self.lock:
-            self._note_end(error, drained=self.state is ConnectionState.RETIRED)
+            self._note_end(error, drained=self.state is ConnectionState.FINISHING)
 
     def ended(self) -> tuple[type[MoltError], str, ConnectionState]:
         self._attend()
@@ -81,7 +81,7 @@ def test_a_connection_is_open_until_its_first_step_and_never_again() -> None:
         ("DEAF", "ready", MoltWorkerUnavailable, "the worker is gone: how", "LOST"),
         ("OPEN", "", MoltStartFailed, "the worker can't start: how", "LOST"),
         ("DEAF", "", MoltStartFailed, "the worker can't start: how", "LOST"),
-        ("RETIRED", "", MoltWorkerUnavailable, "the worker is gone: how", "DRAINED"),
+        ("FINISHING", "", MoltWorkerUnavailable, "the worker is gone: how", "DRAINED"),
         ("OPEN", MoltStartFailed, MoltStartFailed, "the worker can't start: why", "LOST"),
         ("OPEN", MoltIncompatible, MoltIncompatible, "the worker can't start: why", "LOST"),
         ("OPEN", MoltWorkerUnavailable, MoltStartFailed, "the worker can't start: why", "LOST"),
@@ -120,7 +120,7 @@ def test_a_failure_of_listening_ends_it(heard: Exception, kind: type[MoltError],
 
 
 @pytest.mark.parametrize("was_ready", [False, True])
-@pytest.mark.parametrize("state", [ConnectionState.OPEN, ConnectionState.RETIRED])
+@pytest.mark.parametrize("state", [ConnectionState.OPEN, ConnectionState.FINISHING])
 def test_a_request_may_have_run_if_it_was_ready_and_no_drain(was_ready: bool, state: ConnectionState) -> None:
     connection = at(state)
     connection.was_ready = was_ready

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from django.conf import empty, settings
 
 from molt_accel import Config
 from molt_accel.ipc.frame import FrameParser
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, StartFailed
 from molt_worker.cli import main as cli
+from molt_worker.entrypoints import project
 from tests.support import EXPORTS
 from tests.support.errors import raised
 
@@ -159,7 +159,7 @@ def test_check_imports_the_exports_and_lists_them(
     names: list[str],
 ) -> None:
     # Another test of this process may have set up a project, whose entrypoints the default would be.
-    monkeypatch.setattr(settings, "_wrapped", empty)
+    monkeypatch.setattr(project, "_named", lambda: False)
     assert cli.main(["--check", *arguments]) == 0
     out, err = capfd.readouterr()
     assert err == ""

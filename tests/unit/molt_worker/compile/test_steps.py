@@ -32,6 +32,7 @@ def test_a_trial_import_says_what_can_t_be_imported(built: Built, monkeypatch: p
     }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("result", "told", "made_c"),
     [

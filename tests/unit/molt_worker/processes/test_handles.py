@@ -40,3 +40,9 @@ def test_each_word_has_a_cache_line_of_its_own() -> None:
     words.word_of(1).stop(1, StopReason.CANCELLED)
     line = 64 // words.memory.itemsize
     assert [index for index, word in enumerate(words.memory) if word] == [line]
+
+
+def test_a_channel_is_claimed_by_whoever_has_a_request_of_it() -> None:
+    words = StopWords(2)
+    words.claim_of(words.lend())[0] = 5 << 32 | 7  # channel and generation
+    assert [words.is_claimed(channel) for channel in (5, 7, 0)] == [True, False, False]

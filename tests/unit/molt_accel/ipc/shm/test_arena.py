@@ -120,6 +120,15 @@ def test_a_view_can_not_write() -> None:
     assert arena.in_use == 0
 
 
+def test_a_view_needs_no_descriptor_that_it_could_write_by() -> None:
+    arena, fd = arenas.create(GEOMETRY)
+    read_only = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+    os.close(fd)
+    with pytest.raises(MoltWorkerUnavailable):
+        arenas.attach(os.dup(read_only))
+    assert arenas.view(read_only).channels == arena.channels
+
+
 def test_its_name_is_gone_and_its_pages_are_there() -> None:
     before = set(os.listdir("/dev/shm"))
     _, fd = arenas.create(GEOMETRY)

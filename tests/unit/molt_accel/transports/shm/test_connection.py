@@ -307,7 +307,7 @@ def test_a_drain_is_left_after_the_last_call_and_the_last_ping(fake: FakePool) -
     assert pending is not None
     fake.hear()
     fake.tell(Draining())
-    wait_until(lambda: connection.state is ConnectionState.RETIRED)
+    wait_until(lambda: connection.state is ConnectionState.FINISHING)
     assert not connection.open
     fake.reply(fake.claim())
     assert isinstance(channel.take(), Response)
@@ -325,7 +325,7 @@ def test_a_ping_that_is_forgotten_is_none_to_wait_for(fake: FakePool, connection
     assert pending is not None
     fake.hear()
     fake.tell(Draining())
-    wait_until(lambda: connection.state is ConnectionState.RETIRED)
+    wait_until(lambda: connection.state is ConnectionState.FINISHING)
     assert connection.forget_ping(pending)
     assert fake.heard() == [Detach()]
 

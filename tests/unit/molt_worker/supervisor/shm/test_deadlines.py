@@ -6,9 +6,10 @@ import pytest
 
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import CancelChannel
-from molt_accel.ipc.shm.layout import NEVER, ChannelState, Failure, Gauge, failure_word
+from molt_accel.ipc.shm.layout import NEVER, ChannelState, Failure, Gauge, failure_word, with_state
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes.commands import Interrupt
+from molt_worker.supervisor.shm.deadlines import Stop
 from tests.support.handover import core, reply, response
 from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage, in_ms
 
@@ -298,3 +299,12 @@ def test_a_deadline_is_seen_behind_requests_without_one(stage: ShmStage, before:
     second.take(caller, caller.channels[1], deadline_ns=in_ms(500))
     stage.pass_time(501)
     assert second.interrupted() == [StopReason.TIMED_OUT]
+
+
+def test_a_stop_is_of_one_claim_of_one_slot_in_one_generation() -> None:
+    claimed = 6 << 32 | 3 << 24 | 2 << 8 | ChannelState.CLAIMED
+    stop = Stop(claimed, StopReason.CANCELLED, 0)
+    assert stop.is_of(claimed)
+    for other in (7 << 32 | 3 << 24 | 2 << 8, 6 << 32 | 4 << 24 | 2 << 8, 6 << 32 | 3 << 24 | 1 << 8):
+        assert not stop.is_of(other | ChannelState.CLAIMED)
+    assert not stop.is_of(with_state(claimed, ChannelState.DONE))

@@ -3,7 +3,7 @@
 from molt_accel import codec
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import PING, Codec, Detach, Lease, Request
-from molt_accel.ipc.shm.layout import ChannelState, generation_of
+from molt_accel.ipc.shm.layout import ChannelState, generation_of, idle_word
 from molt_worker.entrypoints.request import StopReason
 from tests.support.handover import put, reply, response
 from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage, in_ms
@@ -73,3 +73,22 @@ def test_words_that_can_not_be_hurt_nobody_else_and_go_with_their_client(stage: 
     scribbler.send(Detach())
     assert [stage.arena.word(index) for index in scribbler.channels] == [5 << 32] * 4
     assert stage.supervisor._channels._free[:4] == scribbler.channels
+
+
+def test_a_channel_is_free_only_when_no_executor_can_write_to_it_any_more(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    caller = Caller(stage, 3)
+    channel = player.take(caller, caller.channels[1])
+    claim = stage.supervisor.pool.words.claim_of(player.index)
+    serial = claim[0]
+    reply(player.slot, response())
+    claim[0] = serial  # it has not looked for another request yet
+    caller.send(Detach())
+    assert stage.state(channel) is ChannelState.DONE
+    put(stage.arena, channel.index, idle_word(stage.arena.word(channel.index)))
+    stage.pass_time(20)
+    free = stage.supervisor._channels._free
+    assert channel.index not in free
+    claim[0] = 0
+    stage.pass_time(20)
+    assert channel.index in free
