@@ -7,6 +7,7 @@ worker without decoding and encoding it.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -84,12 +85,6 @@ def _encode_msgpack(value: object) -> bytes:
     return data
 
 
-def _decode_msgpack(data: bytes) -> Any:
-    return _unpackb(data, strict_map_key=False, ext_hook=_unpack_ext)
-
-
-_unpackb: Final = msgpack.unpackb
-_unpack_ext: Final = values.unpack_ext
 _packers: Final[list[msgpack.Packer]] = []
 _json_encode: Final = msgspec.json.Encoder(enc_hook=lenient.plain).encode
 
@@ -99,7 +94,7 @@ _ENCODERS: Final[dict[Codec, Callable[[Any], bytes]]] = {
     Codec.RAW: _encode_raw,
 }
 _DECODERS: Final[dict[Codec, Callable[[bytes], Any]]] = {
-    Codec.MSGPACK: _decode_msgpack,
+    Codec.MSGPACK: functools.partial(msgpack.unpackb, strict_map_key=False, ext_hook=values.unpack_ext),
     Codec.JSON: msgspec.json.Decoder().decode,
     Codec.RAW: bytes,
 }

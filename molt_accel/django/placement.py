@@ -39,12 +39,16 @@ _decorated: dict[tuple[str, str], str] = {}
 
 def note(pool: str, entry: str, view: Callable[..., Any]) -> None:
     """Remember what a view offloads, for the system checks. A method that is decorated anew is noted once."""
-    _decorated.setdefault((pool, entry), f"{view.__module__}.{getattr(view, '__qualname__', view)}")
+    _decorated.setdefault((pool, entry), _name_of(view))
 
 
 def mark(wrapper: Any, view: Callable[..., Any]) -> None:
     """Mark what stands in the place of a view. Decorators above it hand the mark on."""
-    wrapper.molt_offloads = f"{view.__module__}.{getattr(view, '__qualname__', view)}"
+    wrapper.molt_offloads = _name_of(view)
+
+
+def _name_of(view: Callable[..., Any]) -> str:
+    return f"{view.__module__}.{getattr(view, '__qualname__', view)}"
 
 
 def offloaded(view: Any) -> str:
