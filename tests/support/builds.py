@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -35,12 +36,13 @@ def run_build(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comp
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
-def build_once(folder: Path, cwd: Path, exports: str, *arguments: str) -> Record:
+def build_once(folder: Path, cwd: Path, exports: str, *arguments: str, **environment: str) -> Record:
     """Build unless another test process has; one at a time."""
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = run_build(exports, "--json", "--build-dir", str(folder / "build"), *arguments, cwd=cwd)
+        arguments = (exports, "--json", "--build-dir", str(folder / "build"), *arguments)
+        done = run_build(*arguments, cwd=cwd, **environment)
     assert done.returncode == 0, done.stderr
     return msgspec.json.decode(done.stdout, type=Record)
 
@@ -53,14 +55,25 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def original(shared_folder: Path) -> Built:
-    """The project, built. Not to be changed."""
+def quick_cc(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A C compiler that does not optimise, whatever it is told; for code of which only the results are looked at."""
+    script = tmp_path_factory.mktemp("cc") / "cc"
+    script.write_text(f'#!/bin/sh\nexec {sysconfig.get_config_var("CC")} "$@" -O0\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.fixture(scope="session")
+def original(shared_folder: Path, quick_cc: str, pytestconfig: pytest.Config) -> Built:
+    """The project, built. Not to be changed. The whole suite has the compilers see all of its modules."""
+    whole = pytestconfig.getoption("whole")
     folder = shared_folder / "project"
     with (shared_folder / "project.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            project.write(folder)
-    record = build_once(shared_folder / "project-build", folder, project.MANIFEST)
+            project.write(folder, **({} if whole else project.QUICK))
+    environment = {} if whole else {"CC": quick_cc}
+    record = build_once(shared_folder / "project-build", folder, project.MANIFEST, **environment)
     return Built(folder, folder / project.MANIFEST, record)
 
 

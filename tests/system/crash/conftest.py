@@ -1,6 +1,5 @@
 """The build with failpoints."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,11 @@ from tests.system.crash.failpoints.build import build
 
 
 @pytest.fixture(scope="session")
-def points_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a native core with failpoints, made once by all test processes of a session."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "points"
-    build(folder)
+def points_build(shared_folder: Path, quick_cc: str, pytestconfig: pytest.Config) -> Path:
+    """The folder of a native core with failpoints, made once by all test processes of a session.
+
+    The whole suite has it optimised, as that of users is.
+    """
+    folder = shared_folder / "points"
+    build(folder, **({} if pytestconfig.getoption("whole") else {"CC": quick_cc}))
     return folder

@@ -12,8 +12,8 @@ HERE: Final = Path(__file__).resolve().parent
 ROOT: Final = HERE.parents[3]
 
 
-def build(folder: Path) -> Path:
-    """The native core with failpoints, built in `folder` unless it is there.
+def build(folder: Path, **environment: str) -> Path:
+    """The native core with failpoints, built in `folder` unless it is there, with this in its environment.
 
     One process of those that share the folder builds it, the others wait.
     """
@@ -25,7 +25,7 @@ def build(folder: Path) -> Path:
             flags = f"{os.environ.get('CFLAGS', '')} -DMOLT_FAILPOINTS -I{shlex.quote(str(HERE))}"
             command = [sys.executable, "setup.py", "-q", "build_ext"]
             command += ["--build-lib", str(folder / "lib"), "--build-temp", str(folder / "temp")]
-            subprocess.run(command, cwd=ROOT, env={**os.environ, "CFLAGS": flags}, check=True)
+            subprocess.run(command, cwd=ROOT, env={**os.environ, **environment, "CFLAGS": flags}, check=True)
             built = list(folder.glob("lib/**/_native*.so"))
         (library,) = built
         return library

@@ -2,7 +2,9 @@
 
 import os
 import re
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from molt_worker.cli import build as command
@@ -17,28 +19,53 @@ def fates(record: compiled.Record) -> dict[str, tuple[bool, str, int]]:
     return {module.name: (module.compiled, module.reason, module.line) for module in record.modules}
 
 
-def test_each_module_is_compiled_or_left_in_python_with_the_reason_and_the_line(original: Built) -> None:
+#: What the compilers, or an import of what they made, say of a module, and the line that they name.
+REJECTED = {
+    "shop.grown": ("mypyc fails (exit code 1): AssertionError: object", 0),
+    "shop.price": ("mypyc fails: AssertionError: Expected return type annotation for property 'euros'", 3),
+    "shop.late": ("it can't be imported when compiled: AttributeError", 0),
+}
+
+
+def test_each_module_is_compiled_or_left_in_python_with_the_reason_and_the_line(
+    original: Built, pytestconfig: pytest.Config
+) -> None:
     found = fates(original.record)
     for name in ("core", "money", "slug"):
         assert found.pop(f"shop.{name}") == (True, "", 0)
     expected = {
         "shop.bag": ("uses vars: an instance of a compiled class has no __dict__", 5),
-        "shop.grown": ("mypyc fails (exit code 1): AssertionError: object", 0),
-        "shop.price": (
-            "mypyc fails: AssertionError: Expected return type annotation for property 'euros'",
-            3,
-        ),
         "shop.shown": ("imports shop.slug, which is a module and, in shop, also another thing named slug", 2),
         "shop.broken": ("Incompatible return value type", 4),
         "shop.here": ("uses __file__", 4),
         "shop.options": ("frozen", 5),
-        "shop.late": ("it can't be imported when compiled: AttributeError", 0),
+        **REJECTED,
     }
+    if not pytestconfig.getoption("whole"):  # see `project.QUICK`
+        for name in REJECTED:
+            lines = (original.folder / f"{name.replace('.', '/')}.py").read_text().splitlines()
+            expected[name] = ("uses __file__", len(lines))
     assert found.keys() == expected.keys()
     for name, (text, line) in expected.items():
         is_compiled, reason, seen = found[name]
         assert (is_compiled, seen) == (False, line)
         assert text in reason
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("name", project.COSTLY)
+def test_a_module_that_the_compilers_reject_is_left_in_python_and_another_compiled(
+    tmp_path: Path, quick_cc: str, name: str
+) -> None:
+    module = name.removesuffix(".py").replace("/", ".")
+    project.write(tmp_path, **{"shop/__init__.py": "", "shop/core.py": f"import {module}\n"})
+    done = run_build("shop.core", "--json", cwd=tmp_path, CC=quick_cc)
+    assert done.returncode == 0, done.stderr
+    found = fates(msgspec.json.decode(done.stdout, type=compiled.Record))
+    assert found.pop("shop.core") == (True, "", 0)
+    ((rejected, (is_compiled, reason, line)),) = found.items()
+    assert (rejected, is_compiled, line) == (module, False, REJECTED[module][1])
+    assert REJECTED[module][0] in reason
 
 
 def test_modules_outside_of_the_exports_package_count_but_are_not_compiled(original: Built) -> None:
