@@ -105,6 +105,13 @@ def _cheap_collections() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.fixture
+def often(pytestconfig: pytest.Config) -> Callable[[int], int]:
+    """How often a test does what may go wrong each time: as often as it says, or a quarter of that in the sample."""
+    whole = pytestconfig.getoption("whole")
+    return lambda times: times if whole else max(1, times // 4)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test: no process of its making, no open pipe or socket, no shared memory."""

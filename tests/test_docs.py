@@ -608,6 +608,7 @@ def test_the_programs_in_the_guides_run(page: Path, program: str, tutorial: Path
     run_python(tutorial, "-c", program)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("below", ["1000", "many"])
 def test_the_tutorials_views_answer_as_it_says(below: str, tutorial: Path) -> None:
     ask = f"""

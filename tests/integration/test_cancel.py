@@ -4,6 +4,7 @@ import itertools
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from tests.support.pools import MakeClient, with_worker
 from tests.support.processes import in_thread, wait_for_file, wait_until
 
 pytestmark = pytest.mark.sample(4)
+
+Often = Callable[[int], int]
 
 
 ASKED = (Status.CANCELLED, {"error": "MoltCancelled", "detail": "the client asked to stop"})
@@ -155,12 +158,12 @@ def test_a_call_that_is_cancelled_stops_whatever_it_does(
     assert marker.exists() is (entry != "clean_up")
 
 
-def test_calls_cancelled_as_they_end_hit_nobody_else(make_client: MakeClient) -> None:
+def test_calls_cancelled_as_they_end_hit_nobody_else(make_client: MakeClient, often: Often) -> None:
     """One at a time: the cancel goes out while the request ends, and the next one follows at once."""
     client = with_worker(make_client(executors=1, grace_ms=20_000))
     pid = client.call("pid", timeout_ms=60_000)
     outcomes: Counter[str] = Counter()
-    for number in range(400):
+    for number in range(often(400)):
         try:
             # Asked for the first time after 10 ms, which is when it ends.
             client.call("sleep", 0.0095 + 0.0002 * (number % 8), cancel_check=lambda: True)
@@ -179,7 +182,9 @@ def test_a_cancel_check_that_never_says_yes_changes_nothing(client: Client) -> N
     assert next(asked) > 1
 
 
-def test_calls_cancelled_from_other_threads_race_with_quick_ones(make_client: MakeClient) -> None:
+def test_calls_cancelled_from_other_threads_race_with_quick_ones(
+    make_client: MakeClient, often: Often
+) -> None:
     client = make_client(max_queue=1000)
     stop = threading.Event()
     wrong: list[object] = []
@@ -195,7 +200,7 @@ def test_calls_cancelled_from_other_threads_race_with_quick_ones(make_client: Ma
 
     threads = [in_thread(cancelling) for _ in range(3)]
     try:
-        for number in range(400):
+        for number in range(often(400)):
             assert client.call("echo", number) == number
     finally:
         stop.set()

@@ -19,7 +19,7 @@ RUNNING = {"error": "MoltTimeout", "detail": "the deadline passed while the requ
 QUEUE = {"error": "MoltTimeout", "detail": "the deadline passed in the queue", "phase": "queue"}
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("entry", "survives"), [*STOPPED, ("spawn_child", False)])
 def test_a_deadline_ends_a_request_whatever_it_does(
     make_driver: MakeDriver, tmp_path: Path, entry: str, survives: bool
@@ -42,7 +42,7 @@ def one_executor(make_client: MakeClient, grace_ms: int) -> tuple[Client, int]:
     return client, client.call("pid", timeout_ms=60_000)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("entry", "survives"), [*STOPPED, ("spawn_child", False)])
 def test_a_call_s_deadline_holds_whatever_the_entrypoint_does(
     make_client: MakeClient, tmp_path: Path, entry: str, survives: bool
@@ -66,6 +66,7 @@ VALUE = "whole"
 """
 
 
+@pytest.mark.sample(1)
 def test_an_executor_of_an_interrupted_import_serves_no_more(make_client: MakeClient, tmp_path: Path) -> None:
     (tmp_path / "slow_to_import.py").write_text(SLOW_TO_IMPORT)
     client, pid = one_executor(make_client, 20_000)
@@ -87,6 +88,7 @@ with pathlib.Path(__file__).with_name("tries").open("a") as tries:
 """
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("end", ["VALUE = 'whole'", "raise SystemExit('not today')", "os._exit(1)"])
 def test_an_import_that_takes_longer_than_a_request_is_done_by_the_next_executor(
     make_module: MakeModule, make_client: MakeClient, end: str
@@ -103,6 +105,7 @@ def test_an_import_that_takes_longer_than_a_request_is_done_by_the_next_executor
     assert module.with_name("tries").read_text() == "x"
 
 
+@pytest.mark.sample(1)
 def test_the_processes_of_a_stopped_request_end_with_it(make_client: MakeClient, tmp_path: Path) -> None:
     client, _ = one_executor(make_client, 20_000)
     child = tmp_path / "child"
@@ -112,7 +115,7 @@ def test_the_processes_of_a_stopped_request_end_with_it(make_client: MakeClient,
     assert client.call("echo", 1, timeout_ms=60_000) == 1
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("grace_ms", [0, 1])
 def test_without_grace_a_call_s_executor_is_killed_at_once_and_the_pool_recovers(
     make_client: MakeClient, tmp_path: Path, grace_ms: int
@@ -144,6 +147,7 @@ def test_many_calls_deadlines_at_once_each_hold(make_client: MakeClient) -> None
     assert set(report["executors"]["pids"]) == pids
 
 
+@pytest.mark.sample(1)
 def test_what_a_late_call_started_is_killed_with_it(make_client: MakeClient, tmp_path: Path) -> None:
     client, _ = one_executor(make_client, 100)
     marker = tmp_path / "child"
@@ -153,6 +157,7 @@ def test_what_a_late_call_started_is_killed_with_it(make_client: MakeClient, tmp
     wait_until(lambda: child is None or dead(child))
 
 
+@pytest.mark.sample(1)
 def test_an_idle_executor_is_not_touched_by_deadlines_of_ended_calls(make_client: MakeClient) -> None:
     """Nor is the next request: thousands of deadlines pass while others run."""
     client, pid = one_executor(make_client, 20_000)

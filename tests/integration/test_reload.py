@@ -99,6 +99,7 @@ def test_there_are_never_fewer_executors_ready(make_driver: MakeDriver, make_mod
     reloaded(driver, 1)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("held", [False, True])
 def test_reloads_in_quick_succession_leave_one_pool_of_the_last_code(
     make_driver: MakeDriver, make_module: MakeModule, tmp_path: Path, held: bool

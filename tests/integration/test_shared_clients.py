@@ -141,11 +141,13 @@ def test_channels_of_clients_that_are_gone_are_granted_again(share: Share, make_
     assert client.call("echo", "mine") == "mine"
 
 
-def test_clients_that_leave_as_soon_as_they_come_leave_their_channels(share: Share, pool_log: Path) -> None:
+def test_clients_that_leave_as_soon_as_they_come_leave_their_channels(
+    share: Share, pool_log: Path, often: Callable[[int], int]
+) -> None:
     """What the worker has to tell them then reaches nobody; what they said before still counts."""
     client = share(executors=1, max_queue=0, log_level="info")  # 33 channels, and each asks for 32
     client.start()
-    for _ in range(200):
+    for _ in range(often(200)):
         with Client(client.config) as other:
             other._transport.start()
     with Client(client.config) as other:

@@ -153,6 +153,7 @@ def test_a_worker_that_is_started_by_hand_meanwhile_is_found(serve: Serve, gated
         assert health(client)["pid"] == by_hand.pid
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("timeout_ms", [200, None])
 def test_a_command_that_never_serves_holds_no_call_for_ever(tmp_path: Path, timeout_ms: int | None) -> None:
     command = [sys.executable, "-c", "import sys, time; open(sys.argv[1], 'w').write('x'); time.sleep(1e6)"]
@@ -370,6 +371,7 @@ def test_a_stopped_client_keeps_no_worker_running(share: Share, make_peer: MakeP
     assert peer.do("ping")["pid"] == health(client)["pid"] != old
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]], ids=["int", "terms"])
 def test_a_worker_that_is_told_to_stop_at_once_ends_what_runs_and_hands_on_what_is_queued(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path, signals: list[signal.Signals]
@@ -417,9 +419,11 @@ def test_a_client_closed_while_its_worker_drains_is_done(share: Share, window: L
     wait_until(lambda: dead_pid(old))
 
 
-def test_pings_that_are_under_way_when_a_worker_drains_are_answered(share: Share) -> None:
+def test_pings_that_are_under_way_when_a_worker_drains_are_answered(
+    share: Share, often: Callable[[int], int]
+) -> None:
     client = with_worker(share())
-    for _ in range(15):
+    for _ in range(often(15)):
         with ThreadPoolExecutor(4) as threads:
             old = health(client)["pid"]
             pings = [threads.submit(health, client) for _ in range(20)]

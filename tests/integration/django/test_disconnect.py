@@ -43,7 +43,7 @@ def server(way: tuple[Kind, str], transport: str, tmp_path: Path) -> Iterator[Se
         yield server
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_work_of_a_browser_that_hangs_up_stops(server: Server, way: tuple[Kind, str], tmp_path: Path) -> None:
     _, view = way
     executor = server.get(f"/{view}/pid/")
@@ -83,7 +83,7 @@ def test_a_half_closed_connection_counts_as_configured_and_a_reset_always(
             wait_until(lambda: not reset.exists())
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_browsers_that_stay_do_not_seem_gone(server: Server, way: tuple[Kind, str], tmp_path: Path) -> None:
     kind, view = way
     with server.connection() as connection:

@@ -156,6 +156,7 @@ def test_a_forced_loss_is_the_loss_of_a_worker(
         assert [seen(client, "echo", 1)] == found
 
 
+@pytest.mark.sample(1)
 def test_a_forced_silence_is_the_silence_of_a_worker(make_client: MakeClient, tmp_path: Path) -> None:
     client = with_worker(make_client(executors=1, grace_ms=0))
     stopped = [client.ping()["pid"], client.call("pid")]

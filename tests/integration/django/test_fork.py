@@ -188,7 +188,7 @@ def test_a_fork_by_another_thread_leaves_a_call_of_the_main_thread_alone(client:
 
 
 # -- multiprocessing ----------------------------------------------------------------------------------------
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_each_process_of_a_multiprocessing_pool_has_a_connection(
     method: str, transport: str, monkeypatch: pytest.MonkeyPatch

@@ -25,6 +25,7 @@ def application(environ, start_response):
 CORE = "from molt_worker import export\n\n@export\ndef where(_):\n    return __file__\n"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("flag", ["--pythonpath", "--chdir"])
 def test_a_worker_imports_from_where_gunicorn_was_told_to(tmp_path: Path, transport: str, flag: str) -> None:

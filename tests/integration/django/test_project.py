@@ -178,6 +178,7 @@ def run(folder: Path, transport: str, program: str = "main.py") -> subprocess.Co
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_entrypoints_of_a_project_are_found_and_run_in_its_surroundings(
     tmp_path: Path, transport: str

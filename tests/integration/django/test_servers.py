@@ -49,7 +49,7 @@ def each_kind(*kinds: Kind) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in kinds])
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @each_kind(SYNC, GTHREAD, PRELOAD, RECYCLING, UVICORN, RUNSERVER)
 def test_concurrent_requests_get_the_baselines_answers(kind: Kind, log: Path) -> None:
     numbers = range(12)
@@ -79,7 +79,7 @@ def test_one_connection_serves_many_requests(kind: Kind, log: Path) -> None:
     assert len(set(answers)) == 1
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @each_kind(SYNC, GTHREAD_ONE, UVICORN)
 def test_every_server_process_has_one_worker(kind: Kind, log: Path) -> None:
     with serving(kind, log) as server, ThreadPoolExecutor(BUSY_BROWSERS) as browsers:
@@ -168,7 +168,7 @@ def test_recycled_server_processes_leave_no_worker_behind(log: Path) -> None:
         wait_until(lambda: all(gone(pid) for pair in seen[:2] for pid in pair))
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT])
 @each_kind(SYNC, GTHREAD, UVICORN, RUNSERVER)
 def test_a_stopped_server_takes_its_worker_along(kind: Kind, log: Path, signum: signal.Signals) -> None:
@@ -178,7 +178,7 @@ def test_a_stopped_server_takes_its_worker_along(kind: Kind, log: Path, signum: 
         wait_until(lambda: all(gone(pid) for pid in pids.values()))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @each_kind(SYNC, GTHREAD_ONE, UVICORN)
 def test_a_gracefully_stopped_server_finishes_what_it_began(kind: Kind, log: Path, tmp_path: Path) -> None:
     path = tmp_path / "go"
@@ -194,7 +194,7 @@ def test_a_gracefully_stopped_server_finishes_what_it_began(kind: Kind, log: Pat
         wait_until(lambda: all(gone(pid) for pid in pids.values()))
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @each_kind(SYNC, GTHREAD, UVICORN, RUNSERVER, RUNSERVER_RELOADING)
 def test_ctrl_c_stops_server_and_worker(kind: Kind, log: Path) -> None:
     """Ctrl-C goes to the whole process group of the terminal."""
@@ -244,7 +244,7 @@ def kill_worker(server: Server) -> int:
     return worker
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @each_kind(SYNC, UVICORN)
 def test_a_killed_worker_is_replaced_for_the_next_request(kind: Kind, log: Path) -> None:
     with serving(kind, log) as server:

@@ -37,7 +37,7 @@ def test_each_mutation_is_a_flag_of_the_model(mutation: check.Mutation) -> None:
     assert re.search(rf"^#\s*if\w* .*\b{mutation.flag.partition('=')[0]}\b", check.MODEL.read_text(), re.M)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("task", check.tasks(quick=True), ids=lambda task: task.name)
 def test_configurations_hold_and_mutations_do_not(task: check.Task) -> None:
     _ready_to_search()

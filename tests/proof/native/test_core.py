@@ -23,7 +23,7 @@ def run(program: Path, *arguments: str, timeout_s: float = 120) -> str:
     return done.stdout
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_each_step_does_what_it_says(build: Build, sanitizer: str) -> None:
     assert run(build("core_test", sanitizer)) == "ok\n"
@@ -49,7 +49,7 @@ def test_each_header_stands_by_itself_however_often_it_is_included(header: str, 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("mood", ["patient", "impatient", "mortal"])
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_threads_lose_nothing_mix_nothing_up_never_hang(build: Build, sanitizer: str, mood: str) -> None:

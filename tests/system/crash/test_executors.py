@@ -47,6 +47,7 @@ def test_an_idle_executor_that_dies_costs_no_request(make_driver: MakeDriver) ->
     assert set(driver.wait_idle()["outcomes"]) == {"Ok"}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("size", [0, 100, 1_000_000])  # the last is more than the socket takes at once
 def test_a_request_given_to_a_dead_executor_is_given_to_another(make_driver: MakeDriver, size: int) -> None:
     driver = make_driver("--executors", "2", "--log-level", "error")

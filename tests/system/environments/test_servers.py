@@ -76,6 +76,7 @@ def test_shared_memory_is_refused_under_gevent(tmp_path: Path, monkeypatch: pyte
     assert _REFUSED in log.read_text()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("transport", ["stdio", "auto"])
 def test_under_gevent_others_run_while_one_waits_and_it_sees_its_worker_die(transport: str) -> None:
     found = run("patched", transport)

@@ -113,6 +113,7 @@ def test_the_document_is_json_and_names_its_schema() -> None:
     assert len(entry["runs"]) == 4
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("make", [whole, lambda: document([run("offload", load(0))])], ids=["whole", "none"])
 def test_the_picture_is_svg_and_repeatable(make: Callable[[], dict[str, Any]]) -> None:
     first = plots.picture(make())

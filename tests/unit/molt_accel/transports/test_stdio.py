@@ -579,6 +579,7 @@ _EXITS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("ending", "code"), _EXITS.values(), ids=_EXITS)
 def test_an_interpreter_s_end_stops_its_worker(ending: str, code: int, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"

@@ -44,6 +44,7 @@ with Client(transport="stdio", exports="said", executors=1, log_level="warning")
 """
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("where", ["at import", "an agent in every process"])
 def test_a_thread_that_holds_a_streams_lock_at_the_fork_stops_no_executor(tmp_path: Path, where: str) -> None:
     at_import = where == "at import"
