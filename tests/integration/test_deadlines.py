@@ -88,7 +88,7 @@ with pathlib.Path(__file__).with_name("tries").open("a") as tries:
 """
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("end", ["VALUE = 'whole'", "raise SystemExit('not today')", "os._exit(1)"])
 def test_an_import_that_takes_longer_than_a_request_is_done_by_the_next_executor(
     make_module: MakeModule, make_client: MakeClient, end: str
