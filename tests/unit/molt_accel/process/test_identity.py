@@ -242,3 +242,26 @@ def test_the_groups_count(monkeypatch: pytest.MonkeyPatch) -> None:
     in_another_order = own()
     groups.reverse()
     assert identity.differences(in_another_order, own()) == []
+
+
+def test_a_worker_has_the_identity_of_who_started_it_and_its_children_are_told_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(identity, "_changed", {})
+    mine = own("mine")
+    told = {**mine, "niceness": "the starter's", "exports": "the starter's"}
+    monkeypatch.setenv(identity.STARTER, json.dumps(told))
+    theirs = {**told, "exports": mine["exports"]}  # what it exports is said on its own command line
+    assert identity.of_starter(mine) == theirs
+    assert identity.STARTER not in os.environ
+    assert own("mine") == theirs
+
+
+def test_users_and_processors_count_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    before = own()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1})  # as many, but others
+    assert identity.differences(before, own()) == ["processors"]
+    uid = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+    assert identity.differences(before, own()) == ["processors", "user"]

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from molt_accel.errors import Status
-from molt_accel.ipc.messages import CancelChannel
+from molt_accel.ipc.messages import PING, CancelChannel, Request
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Failure, Gauge, SlotGauge, failure_word, with_state
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes.commands import Interrupt
@@ -325,3 +325,11 @@ def test_deadlines_that_somebody_scribbles_do_not_keep_it_busy(stage: ShmStage) 
     stage.arena.set_slot_gauge(player.index, SlotGauge.DEADLINE_NS, now_ns + 1)
     stage.supervisor._deadlines.look(now_ns)
     assert stage.arena.gauge(Gauge.WAKE_NS) == now_ns + 1_000_000
+
+
+def test_a_cancel_that_was_lost_among_pings_is_noticed_at_the_next_ping(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    player.take().give_up()
+    assert player.interrupted() == []
+    stage.supervisor.pong(Request(1, PING))
+    assert player.interrupted() == [StopReason.CANCELLED]

@@ -190,6 +190,32 @@ def test_a_pool_of_outdated_code_makes_way_for_a_newcomer_or_reloads_while_it_ha
     assert stage.log().count("worker_outdated") == 1
 
 
+def test_a_newcomer_waits_for_newer_code_until_its_time_is_over(
+    make_shm_stage: MakeShmStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make_shm_stage(linger=True)
+    source = tmp_path / "app.py"
+    source.touch()
+    stage.start()
+    stage.forkserver.report(Sources([(str(source), stamp(str(source)))]))
+    stage.turn()
+    Caller(stage, 1)
+    os.utime(source, ns=(1, 1))
+    newcomer = Caller(stage, 1)
+    supervisor = stage.supervisor
+    (asking,) = supervisor._clients.asking
+    with monkeypatch.context() as patch:  # newer code serves, and is outdated itself: the worker stops
+        patch.setattr(supervisor, "_older_code_serves", lambda: False)
+        patch.setattr(supervisor, "make_way", lambda: True)
+        supervisor._answer_asking(asking.answer_ns - 1)
+    supervisor._answer_asking(asking.answer_ns - 1)
+    assert (supervisor._clients.asking, asking.attached) == ([asking], False)
+    supervisor._answer_asking(asking.answer_ns)
+    assert supervisor._clients.asking == []
+    (refused,) = newcomer.received()
+    assert isinstance(refused, Refused)
+
+
 def test_what_it_says_of_itself(stage: ShmStage) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 4)
