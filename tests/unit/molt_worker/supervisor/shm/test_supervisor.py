@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from molt_accel import codec
-from molt_accel.errors import MoltStartFailed, Status
+from molt_accel.errors import MoltStartFailed, Status, WorkerVanished
 from molt_accel.ipc.messages import (
     PING,
+    Attach,
     Attached,
     Codec,
     Detach,
@@ -24,6 +25,7 @@ from molt_accel.ipc.messages import (
 )
 from molt_accel.ipc.shm.attach import ANSWER_S
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, SlotGauge
+from molt_accel.version import __version__
 from molt_worker.processes.commands import Sources
 from molt_worker.processes.sources import stamp
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
@@ -214,6 +216,18 @@ def test_a_newcomer_waits_for_newer_code_until_its_time_is_over(
     assert supervisor._clients.asking == []
     (refused,) = newcomer.received()
     assert isinstance(refused, Refused)
+
+
+def test_whoever_asks_a_pool_that_drains_is_sent_to_its_successor(stage: ShmStage) -> None:
+    stage.start()
+    caller = Caller(stage, 1)
+    (client,) = stage.supervisor._clients
+    client.asked = asked = Attach(__version__, False, 1)  # it waits for newer code
+    stage.supervisor._worker.draining = True
+    stage.supervisor.drain()
+    assert stage.supervisor._clients.asking == []
+    assert [type(message) for message in caller.received()] == [Draining, Refused]
+    assert isinstance(stage.supervisor.refusal(asked), WorkerVanished)
 
 
 def test_what_it_says_of_itself(stage: ShmStage) -> None:
