@@ -92,7 +92,11 @@ def test_clients_are_greeted_when_an_executor_is_ready_or_when_they_come_later(s
     assert [type(message) for message in Caller(stage, 1).heard] == [Attached, Hello]
 
 
-def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(stage: ShmStage) -> None:
+@pytest.mark.parametrize("linger", [False, True])
+def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(
+    make_shm_stage: MakeShmStage, linger: bool
+) -> None:
+    stage = make_shm_stage(linger=linger)
     caller = Caller(stage, 1)
     stage.supervisor.on_start_failed(MoltStartFailed("no module"))
     assert caller.received() == [
