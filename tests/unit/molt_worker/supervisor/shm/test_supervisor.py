@@ -234,6 +234,15 @@ def test_whoever_asks_a_pool_that_drains_is_sent_to_its_successor(stage: ShmStag
     assert isinstance(stage.supervisor.refusal(asked), WorkerVanished)
 
 
+def test_until_newer_code_is_imported_the_older_serves_however_busy_it_is(stage: ShmStage) -> None:
+    players = stage.start()
+    caller = Caller(stage, 2)
+    for player, index in zip(players, caller.channels, strict=True):
+        player.take(caller, index)
+    stage.supervisor.pool.start_forkserver()
+    assert stage.supervisor.reload_ms()
+
+
 def test_what_it_says_of_itself(stage: ShmStage) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 4)
