@@ -32,6 +32,7 @@ from molt_accel.errors import (
 )
 from molt_accel.ipc.frame import Fault, FrameError
 from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
+from molt_accel.ipc.outcomes import queue_full
 from molt_accel.options import CallInfo, CallMetrics, CallOptions
 from molt_accel.transports.base import Pending
 from molt_accel.waits import Pause, adrive, drive
@@ -399,6 +400,32 @@ def test_a_pause_is_made(run: Run) -> None:
     reply = run(call(transport, idempotent=True, retry_backoff_ms=50))
     assert time.monotonic() - before_s >= 0.05
     assert reply.metrics.client_us >= 50_000
+
+
+# -- in the line ----------------------------------------------------------------------------------------
+def test_who_waits_for_a_place_tries_again_with_the_time_that_is_left(run: Run) -> None:
+    transport = ScriptedTransport(refuse(queue_full()), answer("in the end"))
+    assert run(call(transport, queue_timeout_ms=60_000)).value == "in the end"
+    assert transport.submitted[-1].max_wait_ms < 60_000
+    assert not transport.line.holds_back(0)
+
+
+def test_who_is_cancelled_in_the_line_is_not_sent_and_holds_nobody_back(run: Run) -> None:
+    transport = ScriptedTransport(refuse(queue_full()), answer("unwanted"))
+    with pytest.raises(MoltCancelled, match="the client went away"):
+        run(call(transport, queue_timeout_ms=60_000, cancel_check=lambda: True))
+    assert len(transport.submitted) == 1
+    assert not transport.line.holds_back(0)
+
+
+def test_a_deadline_that_passes_in_the_line_is_one_of_the_queue(run: Run) -> None:
+    transport = ScriptedTransport(refuse(queue_full()), answer("too late"))
+    transport.line.join(1)  # somebody who is before it
+    with pytest.raises(MoltTimeout, match="the deadline passed in the queue"):
+        run(call(transport, queue_timeout_ms=100, timeout_ms=5))
+    assert len(transport.submitted) == 1
+    transport.line.leave(1)
+    assert not transport.line.holds_back(0)
 
 
 # -- deadlines and races --------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse
-from django.test import AsyncRequestFactory, RequestFactory
+from django.test import AsyncRequestFactory, RequestFactory, override_settings
 from django.utils.datastructures import MultiValueDict
 from django.utils.decorators import method_decorator
 from django.views import View as ClassView
@@ -32,6 +34,7 @@ from molt_accel import (
     MoltInvalidInput,
     MoltWorkerUnavailable,
     molt_offload,
+    testing,
 )
 from molt_accel.errors import ERROR_TABLE
 from molt_accel.ipc.frame import Codec
@@ -283,6 +286,42 @@ def test_an_error_may_be_raised_for_the_framework_to_answer(viewed: MakeView, ge
         molt_offload(entry="fail", on_error="ignore")
 
 
+def test_a_failure_is_django_s_where_the_settings_let_exceptions_through(
+    viewed: MakeView, get: HttpRequest
+) -> None:
+    with override_settings(DEBUG_PROPAGATE_EXCEPTIONS=True):
+        with pytest.raises(MoltInternalError, match="'fail' raised ValueError"):
+            viewed("fail", "value")(get)
+        assert viewed("fail", "invalid")(get).status_code == 400  # no failure, so it is answered
+
+
+def test_receivers_of_the_signal_never_hold_up_an_event_loop(inline_client: Client, get: HttpRequest) -> None:
+    @molt_offload(entry="fail", client=inline_client, payload_builder=lambda request: "value")
+    async def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+    told: list[threading.Thread] = []
+
+    def receive(**kwargs: Any) -> None:
+        told.append(threading.current_thread())
+
+    got_request_exception.connect(receive)
+    try:
+        assert asyncio.run(view(get)).status_code == 500
+    finally:
+        got_request_exception.disconnect(receive)
+    assert [thread is threading.current_thread() for thread in told] == [False]
+
+
+def test_an_error_that_comes_after_the_call_has_the_call_s_id(viewed: MakeView, get: HttpRequest) -> None:
+    def refuse(request: HttpRequest, value: object) -> Any:
+        raise MoltInvalidInput("not this result")
+
+    ids: list[str] = []
+    view = viewed("echo", response_factory=refuse, after_recv=lambda info: ids.append(info.request_id))
+    assert [json.loads(view(get).content)["request_id"]] == ids
+
+
 def test_no_transport_is_503(offloaded: MakeView, get: HttpRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_transport(pool: str) -> Client:
         raise MoltWorkerUnavailable("no transport: secret reasons")
@@ -384,6 +423,17 @@ def test_a_factory_without_a_worker_does_not_run_the_view_too(viewed: MakeView, 
 
     view = viewed("echo", allow_fallback=True, response_factory=factory, payload_builder=None)
     assert view(get).status_code == 503
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_what_may_have_run_falls_back_only_if_running_it_twice_does_no_harm(
+    viewed: MakeView, get: HttpRequest, idempotent: bool
+) -> None:
+    view = viewed("echo", allow_fallback=True, idempotent=idempotent)
+    with testing.forced("echo", testing.unavailable(may_have_run=True)):
+        assert view(get).status_code == (200 if idempotent else 503)
+    with testing.forced("echo", testing.unavailable(may_have_run=False)):
+        assert view(get).content == b"here"
 
 
 def test_no_other_error_falls_back(viewed: MakeView, get: HttpRequest) -> None:

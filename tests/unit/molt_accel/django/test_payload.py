@@ -10,13 +10,16 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpRequest
-from django.test import RequestFactory
+from django.test import RequestFactory, override_settings
 from django.test.client import BOUNDARY, MULTIPART_CONTENT
+from django.utils import timezone
 from django.utils.decorators import method_decorator
 
 from molt_accel import Client, codec, molt_offload
 from molt_accel.django import default_payload, request_id_of
+from molt_accel.django.payload import metadata_of
 from molt_accel.ipc.frame import Codec
+from molt_accel.ipc.messages import METADATA_TIME_ZONE
 from tests.support.views import MakeView
 
 
@@ -185,3 +188,16 @@ def test_a_hostile_x_request_id_is_ignored(hostile: str) -> None:
     made = [request_id_of(request) for _ in range(2)]
     assert made[0] != made[1]
     assert all(len(each) == 16 and int(each, 16) >= 0 for each in made)
+
+
+@pytest.mark.parametrize("hostile", ["a b", "a\nb", "x" * 129])
+def test_metadata_have_no_hostile_id(hostile: str) -> None:
+    request = RequestFactory().get("/", headers={"X-Request-ID": hostile})
+    assert metadata_of(request) == {}
+
+
+@pytest.mark.parametrize("uses_zones", [False, True])
+def test_a_time_zone_travels_only_where_the_project_has_some(uses_zones: bool) -> None:
+    request = RequestFactory().get("/")
+    with override_settings(USE_TZ=uses_zones), timezone.override("Asia/Tokyo"):
+        assert metadata_of(request) == ({METADATA_TIME_ZONE: "Asia/Tokyo"} if uses_zones else {})

@@ -1,10 +1,17 @@
 """molt_accel.django.responses: what a result becomes, with and without a factory."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import msgpack
 import pytest
 from django.http import HttpRequest, HttpResponse
 
 from molt_accel import Client
+from molt_accel.django.responses import result_response
+from molt_accel.forms import values
+from molt_accel.forms.response import Response
+from molt_accel.ipc.messages import Codec
 from tests.support.views import MakeView, body_of
 
 
@@ -64,3 +71,10 @@ def test_results_without_json_are_500(inline_client: Client, offloaded: MakeView
     response = offloaded(entry="echo", client=inline_client, payload_builder=lambda _: stamp)(get)
     assert response.status_code == 500
     assert body_of(response) == {"error": "MoltInternalError", "detail": "the request failed"}
+
+
+def test_a_response_that_had_no_content_type_gets_none(get: HttpRequest) -> None:
+    packed = values.pack_response(Response(b"", 204, content_type=""))
+    reply: Any = SimpleNamespace(codec=Codec.MSGPACK, entry="echo", value=packed)
+    response = result_response(get, reply, None)
+    assert (response.status_code, response.get("Content-Type")) == (204, None)

@@ -101,8 +101,33 @@ def test_a_class_with_arguments_of_its_own_is_made_without_them() -> None:
 def test_a_class_that_is_not_imported_here_is_its_family_s() -> None:
     form = {**(raised.packed(Http404("a")) or {}), "class": "no.such.module:Missing"}
     assert type(raised.rebuilt(form)) is Http404
-    form["class"] = "os:system"  # of no family
-    assert type(raised.rebuilt(form)) is Http404
+    for other in ("os:system", "builtins:SystemExit"):  # of no family
+        form["class"] = other
+        assert type(raised.rebuilt(form)) is Http404
+
+
+def test_only_so_much_of_its_arguments_travels_and_always_as_text() -> None:
+    error = sent(Http404("x" * 5000, "\udcff", *range(20)))
+    assert error.args == ("x" * 1000, "?", *map(str, range(6)))
+
+
+def test_of_rest_framework_s_state_only_plain_values_travel() -> None:
+    throttled = Throttled()
+    throttled.wait = object()  # type: ignore[assignment]
+    assert sent(throttled).status_code == 429
+
+
+def test_a_status_from_500_on_is_no_refusal() -> None:
+    found = []
+    for status in (499, 500):
+        error = APIException("a")
+        error.status_code = status
+        found.append(raised.refuses(raised.packed(error) or {}))
+    assert found == [True, False]
+
+
+#: Of a class that is imported everywhere, but is of no family.
+EXIT = {"family": "builtins:SystemExit", "class": "builtins:SystemExit", "args": ["1"]}
 
 
 @pytest.mark.parametrize("error", [ValueError, Hostile])
@@ -112,7 +137,7 @@ def test_other_exceptions_do_not_travel(error: type[Exception]) -> None:
 
 @pytest.mark.parametrize(
     "form",
-    [None, 5, {}, {"family": "os:system", "class": "os:system", "args": ["true"]}, {"family": [1]}],
+    [None, 5, {}, {"family": "os:system", "class": "os:system", "args": ["true"]}, EXIT, {"family": [1]}],
     ids=str,
 )
 def test_what_is_no_such_form_is_no_exception(form: object) -> None:

@@ -74,8 +74,9 @@ def test_an_hour_that_clocks_show_twice_stays_the_one_it_was() -> None:
         assert (back.fold, back.tzinfo, back.utcoffset()) == (fold, berlin, moment.utcoffset())
 
 
-def test_a_zone_that_is_not_known_here_leaves_the_offset() -> None:
-    data = msgpack.packb(msgpack.ExtType(values.EXT, b"s2026-01-02T03:04:05+09:00[Nowhere/Else]"))
+@pytest.mark.parametrize("zone", [b"Nowhere/Else", b"America"])
+def test_a_zone_that_is_not_known_here_leaves_the_offset(zone: bytes) -> None:
+    data = msgpack.packb(msgpack.ExtType(values.EXT, b"s2026-01-02T03:04:05+09:00[%b]" % zone))
     assert codec.decode(Codec.MSGPACK, data).utcoffset() == datetime.timedelta(hours=9)
 
 

@@ -272,3 +272,13 @@ def test_sockets_are_of_packets(tmp_path: Path) -> None:
     with contextlib.closing(control.new_socket()) as sock:
         assert (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_SEQPACKET)
         assert not sock.get_inheritable()
+
+
+def test_what_was_said_before_a_close_is_heard_though_something_was_left_unread() -> None:
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here:
+        control.send(here, Lease(1))
+        control.send(there, Return([1]))
+        there.close()
+        assert control.receive(here, SHM_FROM_CLIENT) == (Return([1]), [])
+        assert control.receive(here, SHM_FROM_CLIENT) == (None, [])

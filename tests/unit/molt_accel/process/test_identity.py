@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import resource
 import site
 import subprocess
 import sys
@@ -242,3 +243,33 @@ def test_the_groups_count(monkeypatch: pytest.MonkeyPatch) -> None:
     in_another_order = own()
     groups.reverse()
     assert identity.differences(in_another_order, own()) == []
+
+
+def test_a_worker_has_the_identity_of_who_started_it_and_its_children_are_told_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(identity, "_changed", {})
+    monkeypatch.setenv("SET_BY_THE_COMMAND", "1")
+    mine = own("mine")
+    told = {**mine, "niceness": "the starter's", "exports": "the starter's"}
+    del told["environment variable SET_BY_THE_COMMAND"]
+    monkeypatch.setenv(identity.STARTER, json.dumps(told))
+    theirs = {**told, "exports": mine["exports"]}  # what it exports is said on its own command line
+    assert identity.of_starter(mine) == theirs
+    assert identity.STARTER not in os.environ
+    assert own("mine") == theirs
+
+
+def test_users_and_processors_count_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    before = own()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1})  # as many, but others
+    assert identity.differences(before, own()) == ["processors"]
+    uid = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+    assert identity.differences(before, own()) == ["processors", "user"]
+
+
+def test_so_many_files_may_be_opened_as_the_hard_limit_lets_but_no_more_than_an_executor_needs() -> None:
+    limits = (100, identity.OPEN_FILES + 1, resource.RLIM_INFINITY)
+    assert [identity.open_files(limit) for limit in limits] == [100, identity.OPEN_FILES, identity.OPEN_FILES]

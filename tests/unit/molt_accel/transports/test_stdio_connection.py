@@ -12,8 +12,15 @@ from typing import Any
 import pytest
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltBusy, MoltCancelled, MoltClientClosed, MoltError, MoltWorkerUnavailable
-from molt_accel.ipc.frame import FrameError, Item
+from molt_accel.errors import (
+    MoltBusy,
+    MoltCancelled,
+    MoltClientClosed,
+    MoltError,
+    MoltProtocolError,
+    MoltWorkerUnavailable,
+)
+from molt_accel.ipc.frame import Fault, FrameError, Item
 from molt_accel.ipc.messages import STDIO_FROM_CLIENT, Cancel, Hello, Request, Response
 from molt_accel.ipc.stream import FrameStream
 from molt_accel.transports import forks, stdio
@@ -275,6 +282,20 @@ def test_an_interrupt_in_a_send_kills_the_worker_at_once(make: Make, monkeypatch
         connection.submit(Request(5, "echo"))
     assert worker.done[:1] == ["kill"]
     assert connection._pending == {}
+
+
+def test_a_response_that_can_t_be_read_ends_its_own_call_and_no_other_connection_s(make: Make) -> None:
+    connection, _ = make()
+    pending, other = connection.submit(Request(5, "echo")), connection.submit(Request(6, "echo"))
+    assert pending is not None
+    assert other is not None
+    connection._take_malformed(FrameError(Fault.TOO_LARGE, "", 5, connection.number))
+    assert isinstance(pending.result, MoltProtocolError)
+    stray = FrameError(Fault.TOO_LARGE, "", 6, connection.number + 1)
+    with pytest.raises(FrameError) as caught:
+        connection._take_malformed(stray)
+    assert caught.value is stray
+    assert (other.result, list(connection._pending)) == (None, [6])
 
 
 # -- the receiver ---------------------------------------------------------------------------------------

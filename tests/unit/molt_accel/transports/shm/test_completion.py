@@ -207,10 +207,11 @@ def test_no_doorbell_means_looking(fake: FakePool, make_completion_thread: MakeC
     doorbells.append(arenas.native().Channel(fake.arena, 0, 10_000))
     wait_until(lambda: completion_thread._doorbell is not None and asleep(completion_thread))
     before = asked
+    waiting.end(fake)  # it came when there was no doorbell, and is rung for by the one that there is now
+    wait_until(lambda: gone(completion_thread))
     late = Call(fake, 3)
     completion_thread.add(late)
     late.end(fake)
-    waiting.end(fake)
     wait_until(lambda: gone(completion_thread))
     assert asked == before
 

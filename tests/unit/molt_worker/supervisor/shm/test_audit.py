@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from molt_accel.ipc.messages import CancelChannel
+from molt_accel.ipc.messages import CancelChannel, Detach
 from molt_accel.ipc.shm.layout import (
     ChannelState,
     Failure,
@@ -14,6 +14,7 @@ from molt_accel.ipc.shm.layout import (
     serial_of,
     with_state,
 )
+from molt_worker.entrypoints.request import StopReason
 from tests.support.handover import core, put, reply, response
 from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage
 
@@ -186,3 +187,39 @@ def test_a_forged_request_is_ended_behind_channels_that_are_idle_and_as_what_it_
     stage.pass_time(1100)
     assert stage.arena.word(caller.channels[2]) == with_state(forged, ChannelState.FAILED)
     assert stage.outcomes() == {"ProtocolError": 1}
+
+
+def test_the_stop_of_an_earlier_request_is_not_the_outcome_of_the_next(stage: ShmStage) -> None:
+    first, second = stage.start()
+    caller = Caller(stage, 1)
+    channel = first.take(caller, caller.channels[0])
+    word, now_ns = stage.arena.word(channel.index), time.monotonic_ns()
+    stage.supervisor._deadlines.stop(channel.index, word, StopReason.TIMED_OUT, now_ns)
+    assert reply(first.slot, response()) == core.TRANSFERRED
+    channel.take()
+    crashing = second.take(caller, caller.channels[0])
+    stage.supervisor._audit.end_of_dead(second.index, 3)
+    assert crashing.take() == failure_word(Failure.CRASHED, second.number, 3)
+
+
+def test_a_channel_of_nobody_s_is_repaired_and_whoever_waits_is_rung_for(stage: ShmStage) -> None:
+    stage.start()
+    Caller(stage, 1)
+    leaving = Caller(stage, 1)
+    leaving.send(Detach())
+    (index,) = leaving.channels
+    put(stage.arena, index, 5 << 32 | ChannelState.DONE)
+    watched = stage.watch("ring_client")
+    stage.supervisor._audit.run(time.monotonic_ns(), stage.supervisor._clients)
+    assert stage.arena.word(index) == 5 << 32 | ChannelState.IDLE
+    assert watched.done == [("ring_client", index)]
+
+
+def test_one_that_was_replaced_is_told_again_by_the_audit(
+    stage: ShmStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    player, _ = stage.start()
+    (executor,) = [each for each in stage.supervisor.pool.living() if each.number == player.number]
+    monkeypatch.setattr(stage.supervisor.pool, "replaced", lambda: [executor])
+    stage.supervisor._audit.run(time.monotonic_ns(), stage.supervisor._clients)
+    assert stage.arena.retires(player.index)

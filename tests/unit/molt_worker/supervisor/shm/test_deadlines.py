@@ -5,12 +5,12 @@ import time
 import pytest
 
 from molt_accel.errors import Status
-from molt_accel.ipc.messages import CancelChannel
-from molt_accel.ipc.shm.layout import NEVER, ChannelState, Failure, Gauge, failure_word, with_state
+from molt_accel.ipc.messages import PING, CancelChannel, Request
+from molt_accel.ipc.shm.layout import NEVER, ChannelState, Failure, Gauge, SlotGauge, failure_word, with_state
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.processes.commands import Interrupt
 from molt_worker.supervisor.shm.deadlines import Stop
-from tests.support.handover import core, reply, response
+from tests.support.handover import core, put, reply, response
 from tests.support.shm_testbed import GRACE_MS, Caller, ShmStage, in_ms
 
 
@@ -308,3 +308,28 @@ def test_a_stop_is_of_one_claim_of_one_slot_in_one_generation() -> None:
     for other in (7 << 32 | 3 << 24 | 2 << 8, 6 << 32 | 4 << 24 | 2 << 8, 6 << 32 | 3 << 24 | 1 << 8):
         assert not stop.is_of(other | ChannelState.CLAIMED)
     assert not stop.is_of(with_state(claimed, ChannelState.DONE))
+
+
+def test_a_word_that_names_no_slot_keeps_no_other_from_its_deadline(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    scribbler, honest = Caller(stage, 1), Caller(stage, 1)
+    player.take(honest, deadline_ns=in_ms(10))
+    put(stage.arena, scribbler.channels[0], with_state(1 << 32 | 0xFFFF << 8, ChannelState.CLAIMED))
+    stage.supervisor._deadlines.look(in_ms(20))
+    assert player.interrupted() == [StopReason.TIMED_OUT]
+
+
+def test_deadlines_that_somebody_scribbles_do_not_keep_it_busy(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    now_ns = in_ms(0)
+    stage.arena.set_slot_gauge(player.index, SlotGauge.DEADLINE_NS, now_ns + 1)
+    stage.supervisor._deadlines.look(now_ns)
+    assert stage.arena.gauge(Gauge.WAKE_NS) == now_ns + 1_000_000
+
+
+def test_a_cancel_that_was_lost_among_pings_is_noticed_at_the_next_ping(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    player.take().give_up()
+    assert player.interrupted() == []
+    stage.supervisor.pong(Request(1, PING))
+    assert player.interrupted() == [StopReason.CANCELLED]

@@ -92,3 +92,23 @@ def test_a_channel_is_free_only_when_no_executor_can_write_to_it_any_more(stage:
     claim[0] = 0
     stage.pass_time(20)
     assert channel.index in free
+
+
+def test_what_a_gone_client_has_queued_is_ended_first(stage: ShmStage) -> None:
+    """Else the executor of a request that is stopped would take it."""
+    player, _ = stage.start()
+    caller = Caller(stage, 3)
+    running = player.take(caller, caller.channels[0])
+    queued = caller.publish(caller.channels[2])
+    watched = stage.watch("step")
+    caller.close()
+    assert [channel for _, channel, *_ in watched.done] == [queued.index, running.index]
+
+
+def test_a_channel_is_reset_before_another_client_gets_it(stage: ShmStage) -> None:
+    stage.start()
+    caller = Caller(stage, 2)
+    watched = stage.watch("reset_channel")
+    caller.close()
+    stage.supervisor._clients._on_death(next(iter(stage.supervisor._clients)))
+    assert sorted(watched.done) == [("reset_channel", index) for index in caller.channels]

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from molt_accel.ipc.shm.layout import Outcome, SlotGauge
+from molt_accel.ipc.shm.layout import MAX_WORD, Outcome, SlotGauge
 from molt_worker.processes.commands import Recycle
 from tests.support.handover import core
 from tests.support.shm_testbed import Caller, ShmStage
@@ -80,6 +80,15 @@ def test_what_earlier_executors_of_a_slot_served_is_not_the_next_one_s(stage: Sh
     assert stage.arena.slot_gauge(0, SlotGauge.SERVED_BEFORE) == 7
     stage.arena.set_slot_gauge(0, SlotGauge.OUTCOMES + Outcome.Ok, 6)
     assert served(executor) == 1  # as whoever comes next in the slot
+
+
+def test_counts_that_a_client_has_written_keep_no_slot_from_its_next_executor(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    for outcome in Outcome:
+        stage.arena.set_slot_gauge(0, SlotGauge.OUTCOMES + outcome, MAX_WORD)
+    player.die()
+    assert stage.arena.slot_gauge(0, SlotGauge.SERVED_BEFORE) == MAX_WORD
+    assert stage.supervisor.pool.words.left == stage.arena.slots - 2
 
 
 def test_what_is_said_of_executors_is_what_the_slots_say(stage: ShmStage) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from molt_accel import codec
-from molt_accel.errors import MoltStartFailed, Status
+from molt_accel.errors import MoltStartFailed, Status, WorkerVanished
 from molt_accel.ipc.messages import (
     PING,
+    Attach,
     Attached,
     Codec,
     Detach,
@@ -24,6 +25,7 @@ from molt_accel.ipc.messages import (
 )
 from molt_accel.ipc.shm.attach import ANSWER_S
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, SlotGauge
+from molt_accel.version import __version__
 from molt_worker.processes.commands import Sources
 from molt_worker.processes.sources import stamp
 from molt_worker.supervisor.shm import supervisor as shm_supervisor
@@ -90,7 +92,11 @@ def test_clients_are_greeted_when_an_executor_is_ready_or_when_they_come_later(s
     assert [type(message) for message in Caller(stage, 1).heard] == [Attached, Hello]
 
 
-def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(stage: ShmStage) -> None:
+@pytest.mark.parametrize("linger", [False, True])
+def test_a_pool_that_can_not_start_tells_who_is_there_and_ends(
+    make_shm_stage: MakeShmStage, linger: bool
+) -> None:
+    stage = make_shm_stage(linger=linger)
     caller = Caller(stage, 1)
     stage.supervisor.on_start_failed(MoltStartFailed("no module"))
     assert caller.received() == [
@@ -188,6 +194,53 @@ def test_a_pool_of_outdated_code_makes_way_for_a_newcomer_or_reloads_while_it_ha
     assert Caller(stage, 1).heard == [None]
     assert stage.supervisor.finished()
     assert stage.log().count("worker_outdated") == 1
+
+
+def test_a_newcomer_waits_for_newer_code_until_its_time_is_over(
+    make_shm_stage: MakeShmStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make_shm_stage(linger=True)
+    source = tmp_path / "app.py"
+    source.touch()
+    stage.start()
+    stage.forkserver.report(Sources([(str(source), stamp(str(source)))]))
+    stage.turn()
+    Caller(stage, 1)
+    os.utime(source, ns=(1, 1))
+    newcomer = Caller(stage, 1)
+    supervisor = stage.supervisor
+    (asking,) = supervisor._clients.asking
+    with monkeypatch.context() as patch:  # newer code serves, and is outdated itself: the worker stops
+        patch.setattr(supervisor, "_older_code_serves", lambda: False)
+        patch.setattr(supervisor, "make_way", lambda: True)
+        supervisor._answer_asking(asking.answer_ns - 1)
+    supervisor._answer_asking(asking.answer_ns - 1)
+    assert (supervisor._clients.asking, asking.attached) == ([asking], False)
+    supervisor._answer_asking(asking.answer_ns)
+    assert supervisor._clients.asking == []
+    (refused,) = newcomer.received()
+    assert isinstance(refused, Refused)
+
+
+def test_whoever_asks_a_pool_that_drains_is_sent_to_its_successor(stage: ShmStage) -> None:
+    stage.start()
+    caller = Caller(stage, 1)
+    (client,) = stage.supervisor._clients
+    client.asked = asked = Attach(__version__, False, 1)  # it waits for newer code
+    stage.supervisor._worker.draining = True
+    stage.supervisor.drain()
+    assert stage.supervisor._clients.asking == []
+    assert [type(message) for message in caller.received()] == [Draining, Refused]
+    assert isinstance(stage.supervisor.refusal(asked), WorkerVanished)
+
+
+def test_until_newer_code_is_imported_the_older_serves_however_busy_it_is(stage: ShmStage) -> None:
+    players = stage.start()
+    caller = Caller(stage, 2)
+    for player, index in zip(players, caller.channels, strict=True):
+        player.take(caller, index)
+    stage.supervisor.pool.start_forkserver()
+    assert stage.supervisor.reload_ms()
 
 
 def test_what_it_says_of_itself(stage: ShmStage) -> None:
