@@ -243,8 +243,7 @@ def _attempt(
         try:
             pending = transport.submit(request)
         except FrameError as exc:
-            callers = _CALLERS_FAULTS.get(exc.fault)
-            return None, exc if callers is None else callers(exc.detail)
+            return None, whose_fault(exc)
         except MoltError as exc:
             return None, exc
         if pending is not None:
@@ -278,6 +277,12 @@ def _attempt(
             yield WorkerStart(transport, left_s)
         except MoltError as exc:
             return None, exc
+
+
+def whose_fault(error: FrameError) -> MoltError:
+    """Return the error of a call whose request fits no frame: the caller's, if what it gave is the reason."""
+    callers = _CALLERS_FAULTS.get(error.fault)
+    return error if callers is None else callers(error.detail)
 
 
 def _wait(
