@@ -250,7 +250,7 @@ class _OffloadedView:
             error.request_id = error.request_id or reply.metrics.request_id
         original = raised.rebuilt(error.raised) if error.raised is not None else None
         if original is not None:
-            raise original from error
+            raise original.with_traceback(error.__traceback__) from error
         why = error.__cause__ if isinstance(error, MoltInvalidInput) else None
         if isinstance(why, EncodeError) and self.payload_builder is not None:
             if not why.by_data:

@@ -33,17 +33,17 @@ class Seen:
     """All that a view's browser, its hooks and Django see of an outcome."""
 
     answer: list[object]
-    signals: list[type]
+    signals: list[str]
     label: str
     error: dict[str, object]
 
 
 def seen(client: Client, entry: str, payload: object, **options: Any) -> Seen:
     infos: list[CallInfo] = []
-    signals: list[type] = []
+    signals: list[str] = []
 
     def receive(**_: object) -> None:
-        signals.append(type(sys.exc_info()[1]))
+        signals.append(type(sys.exc_info()[1]).__name__)
 
     @molt_offload(
         entry=entry, client=client, payload_builder=lambda _: payload, after_recv=infos.append, **options

@@ -16,6 +16,7 @@ from django.utils.decorators import method_decorator
 
 from molt_accel import Client, codec, molt_offload
 from molt_accel.django import default_payload, request_id_of
+from molt_accel.django.payload import metadata_of
 from molt_accel.ipc.frame import Codec
 from tests.support.views import MakeView
 
@@ -174,6 +175,14 @@ def test_the_default_payload_is_the_body(inline_client: Client, offloaded: MakeV
 )
 def test_a_sane_x_request_id_is_taken(sane: str) -> None:
     assert request_id_of(RequestFactory().get("/", headers={"X-Request-ID": sane}), "own") == sane
+
+
+def test_an_id_that_a_middleware_has_set_is_the_call_s_too() -> None:
+    request = RequestFactory().get("/")
+    assert "X-Request-ID" not in request.headers  # which are read only once
+    request.META["HTTP_X_REQUEST_ID"] = "7f3a"
+    assert request_id_of(request, "own") == "7f3a"
+    assert metadata_of(request) == {"request_id": "7f3a"}
 
 
 @pytest.mark.parametrize(
