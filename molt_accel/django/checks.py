@@ -138,11 +138,13 @@ def _unknown_pools() -> Iterator[CheckMessage]:
 def _views_in_transactions() -> Iterator[CheckMessage]:
     """Offloaded views that hold a transaction while they wait, of which their entrypoint sees nothing."""
     atomic = [alias for alias, each in settings.DATABASES.items() if each.get("ATOMIC_REQUESTS")]
+    said: set[str] = set()
     with contextlib.suppress(Exception):  # Django's own check says what is wrong with the URLs
         for view in _views(get_resolver().url_patterns) if atomic else ():
             within = [alias for alias in atomic if alias not in getattr(view, "_non_atomic_requests", ())]
             where = placement.offloaded(view)
-            if where and within:
+            if where and within and where not in said:
+                said.add(where)
                 of = f"(ATOMIC_REQUESTS of {', '.join(within)})"
                 text = f"{where} runs in a transaction {of}, which its entrypoint doesn't see."
                 yield _message(Warned, "molt.W007", text)
