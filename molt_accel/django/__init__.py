@@ -1,8 +1,11 @@
 """What Django views need around a call: request ids, payloads, responses, and whether the client is there."""
 
+from django.conf import settings
+
+from molt_accel.client import surroundings
 from molt_accel.django.autoreload import source_files
 from molt_accel.django.disconnect import cancel_check
-from molt_accel.django.payload import default_payload, request_id_of
+from molt_accel.django.payload import active_metadata, default_payload, request_id_of
 from molt_accel.django.responses import error_response, json_response
 
 __all__ = [
@@ -13,3 +16,6 @@ __all__ = [
     "request_id_of",
     "source_files",
 ]
+
+# Before the settings are read nothing can be active.
+surroundings.append(lambda: active_metadata() if settings.configured else {})

@@ -38,10 +38,16 @@ def metadata_of(request: HttpRequest) -> dict[str, Any]:
 
     Its id, if the request brings one, and the active language and time zone, if they are not those of the settings.
     """
-    metadata = {}
+    metadata = active_metadata()
     header = request.META.get(_HEADER, "")
     if header and _ID.fullmatch(header):
         metadata[METADATA_REQUEST_ID] = header
+    return metadata
+
+
+def active_metadata() -> dict[str, Any]:
+    """Return the active language and time zone, if they are not those of the settings."""
+    metadata: dict[str, Any] = {}
     language = get_language()
     if language and language != settings.LANGUAGE_CODE:
         metadata[METADATA_LANGUAGE] = language
