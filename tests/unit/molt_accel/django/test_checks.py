@@ -184,6 +184,21 @@ def test_room_for_the_pools_that_do_not_run_yet(monkeypatch: pytest.MonkeyPatch,
         assert deployed(MOLT_WORKER_ARENA_MB=16) == []
 
 
+def test_a_setting_whose_name_is_nearly_right_is_a_warning() -> None:
+    names = {
+        "MOLT_EXECUTORS": 2,
+        "MOLT_WORKER_TRANSPORT": "shm",
+        "MOLT_DEMO_METRICS_PATH": "",
+        "MOLT_POOLS": {},
+    }
+    with override_settings(**names):
+        messages = [each for each in checks.check_pools() if each.id == "molt.W008"]
+    assert [each.msg for each in messages] == [
+        "MOLT_EXECUTORS is no setting of Molt Accel; MOLT_WORKER_EXECUTORS is.",
+        "MOLT_WORKER_TRANSPORT is no setting of Molt Accel; MOLT_TRANSPORT is.",
+    ]
+
+
 def test_memory_for_the_executors(monkeypatch: pytest.MonkeyPatch) -> None:
     own_mb = psutil.Process().memory_info().rss // 2**20
     there = {"mb": 150}
