@@ -7,13 +7,16 @@ from molt_accel.django.autoreload import source_files
 from molt_accel.django.disconnect import cancel_check
 from molt_accel.django.payload import active_metadata, default_payload, request_id_of
 from molt_accel.django.responses import error_response, json_response
+from molt_accel.django.travel import rebuilt_request, request_parts
 
 __all__ = [
     "cancel_check",
     "default_payload",
     "error_response",
     "json_response",
+    "rebuilt_request",
     "request_id_of",
+    "request_parts",
     "source_files",
 ]
 
