@@ -191,6 +191,31 @@ def test_a_forced_refusal_is_that_of_a_pool_which_others_share(share: Share, tmp
         assert seen(client, "echo", 1) == real
 
 
+def test_a_forced_full_pipe_is_that_of_a_worker_which_reads_nothing(
+    make_client: MakeClient, transport: str
+) -> None:
+    if transport != "stdio":
+        pytest.skip("there is no pipe")
+    client = with_worker(make_client(executors=1, max_frame_bytes=1_000_000))
+    pid = client.ping()["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        waiting = [in_thread(client.call, "to_json", "x" * 900_000) for _ in range(3)]
+        found: list[Seen] = []
+
+        def is_full() -> bool:
+            found.append(seen(client, "echo", 1, timeout_ms=1))
+            return "MoltBusy" in str(found[-1].error["text"])
+
+        wait_until(is_full)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for thread in waiting:
+        thread.join()
+    with testing.forced("echo", testing.busy("unread")):
+        assert seen(client, "echo", 1, timeout_ms=1) == found[-1]
+
+
 @pytest.mark.parametrize("retries", [0, 1])
 def test_a_forced_failure_to_start_is_a_worker_s(make_client: MakeClient, retries: int) -> None:
     client = make_client(exports="no_such_module")
