@@ -29,6 +29,7 @@ from molt_accel.errors import (
     row_of,
     status_label,
 )
+from molt_accel.forms import failure
 from molt_accel.hangup import HALF_CLOSE, hangups
 from molt_accel.ipc.frame import Fault, FrameError, format_id
 from molt_accel.ipc.messages import UNDECODABLE, WORKER_DEFAULT_WAIT, Codec, Request, Response
@@ -243,8 +244,7 @@ def _attempt(
         try:
             pending = transport.submit(request)
         except FrameError as exc:
-            callers = _CALLERS_FAULTS.get(exc.fault)
-            return None, exc if callers is None else callers(exc.detail)
+            return None, whose_fault(exc)
         except MoltError as exc:
             return None, exc
         if pending is not None:
@@ -278,6 +278,12 @@ def _attempt(
             yield WorkerStart(transport, left_s)
         except MoltError as exc:
             return None, exc
+
+
+def whose_fault(error: FrameError) -> MoltError:
+    """Return the error of a call whose request fits no frame: the caller's, if what it gave is the reason."""
+    callers = _CALLERS_FAULTS.get(error.fault)
+    return error if callers is None else callers(error.detail)
 
 
 def _wait(
@@ -323,7 +329,12 @@ def _error_of(response: Response) -> MoltError:
         body = codec.decode(Codec.MSGPACK, response.payload)
     except codec.DecodeError as exc:
         return MoltProtocolError(f"the worker sent a {response.status.label} error that is {exc}")
-    return from_wire(response.status, body, request_id)
+    error = from_wire(response.status, body, request_id)
+    if error.failure is not None:
+        error.__traceback__ = failure.traceback_of(
+            error.failure
+        )  # raising it puts this process's frames above
+    return error
 
 
 def _blame(failure: MoltError, payload: object) -> None:

@@ -192,17 +192,25 @@ def shared_clients() -> list[Client]:
     return list(_clients.values())
 
 
+#: What makes the metadata of a call by `offload` where the caller's framework has a state: language and time zone.
+surroundings: list[Callable[[], Mapping[str, Any]]] = []
+
+
 def offload(entry: Entry, payload: object = None, *, pool: str = "default", **options: Any) -> Any:
     """Call an entrypoint from what is no view: a serializer, a command, a signal's receiver.
 
+    Under Django the active language and time zone travel with the call, as with that of a decorated view.
+
     Args:
-        entry, payload, options: As for `Client.call`.
+        entry, payload, options: As for `Client.call`. Metadata that is given wins.
         pool: Which pool of ``MOLT_POOLS``.
 
     Raises:
         MoltError: the subclass says what happened.
         ConfigError: there is no such pool, or a setting is not allowed.
     """
+    for active in surroundings:
+        options["metadata"] = {**active(), **(options.get("metadata") or {})}
     return client_for(pool).call(entry, payload, **options)
 
 

@@ -19,7 +19,7 @@ Facts = Mapping[str, "int | str"]
 MAX_DETAIL: Final = 1000
 MAX_TRACEBACK: Final = 16_384  #: characters of a traceback that travels; a longer one keeps both ends
 #: Keys of an error's body on the wire that are no facts.
-_NO_FACTS: Final = ("error", "detail", "code", "traceback", "raised")
+_NO_FACTS: Final = ("error", "detail", "code", "traceback", "raised", "failure")
 
 
 class Status(enum.IntEnum):
@@ -67,6 +67,8 @@ class MoltError(Exception):
     remote_traceback: str = ""
     #: An exception of the entrypoint's that Django knows; see `molt_accel.forms.raised`.
     raised: Mapping[str, Any] | None = None
+    #: What an entrypoint has raised, and where; see `molt_accel.forms.failure`.
+    failure: dict[str, Any] | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
         # BaseException pickles by its args alone; keep the keyword-only state too.
@@ -289,6 +291,8 @@ def to_wire(error: MoltError) -> dict[str, Any]:
         body["traceback"] = text.encode(errors="replace").decode()
     if error.raised is not None:
         body["raised"] = error.raised
+    if error.failure is not None:
+        body["failure"] = error.failure
     return body
 
 
@@ -312,4 +316,6 @@ def from_wire(status: Status, body: object, request_id: str = "") -> MoltError:
         made.__cause__ = RemoteError(text)
     if isinstance(raised := body.get("raised"), dict):
         made.raised = raised
+    if isinstance(failure := body.get("failure"), dict):
+        made.failure = failure
     return made

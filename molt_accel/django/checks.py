@@ -8,6 +8,8 @@ exports are read (`molt_worker.entrypoints.offered`), and what can't be told wit
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import difflib
 import os
 import stat
 import sys
@@ -33,6 +35,7 @@ from molt_worker.entrypoints.project import exports_of
 from molt_worker.runtime import cgroups
 
 _MB: Final = 1024 * 1024
+_NEAR: Final = 0.75  #: how alike two names of settings are if one is likely to be meant as the other
 _SHM: Final = "/dev/shm"  # noqa: S108  # where the kernel keeps shared memory
 
 #: Of every message: what is checked, and what to do. docs/reference/checks.md has the same table.
@@ -50,6 +53,7 @@ HINTS: Final = {
     "molt.W005": "Set MOLT_RUNTIME_DIR to a shorter path, or MOLT_WORKER_NAME to a shorter name.",
     "molt.W006": "Serve with gunicorn --threads N, or another server whose threads have a bound.",
     "molt.W007": "Decorate it with transaction.non_atomic_requests too, above, if it changes nothing itself.",
+    "molt.W008": "Correct the name of the setting.",
     "molt.W011": "Make it writable for its owner only: chmod go-w.",
     "molt.W012": "Make /dev/shm larger (in a container: --shm-size), or MOLT_WORKER_ARENA_MB smaller.",
     "molt.W013": "Lower MOLT_WORKER_EXECUTORS or MOLT_WORKER_MAX_RSS_MB, or give the service more memory.",
@@ -61,7 +65,13 @@ def check_pools() -> list[CheckMessage]:
     """Check the settings, exports and places of all pools, and the views that call them."""
     with contextlib.suppress(Exception):  # Django's own check says so
         _ = get_resolver().url_patterns  # imports the views
-    return [*_of_pools(), *_unknown_pools(), *_views_in_transactions(), *_unbounded_threads()]
+    return [
+        *_misnamed_settings(),
+        *_of_pools(),
+        *_unknown_pools(),
+        *_views_in_transactions(),
+        *_unbounded_threads(),
+    ]
 
 
 def check_deployment() -> list[CheckMessage]:
@@ -98,6 +108,14 @@ def _importing_as(config: Config) -> Iterator[None]:
 
 def _is_shared(config: Config) -> bool:
     return config.transport in ("auto", "shm") and sys.platform == "linux"
+
+
+def _misnamed_settings() -> Iterator[CheckMessage]:
+    """Settings that nothing reads. Only those whose names are near to one that counts: others may be the project's."""
+    known = {field.metadata["env"] for field in dataclasses.fields(Config)} | {"MOLT_POOLS"}
+    for name in sorted(each for each in dir(settings) if each.startswith("MOLT_") and each not in known):
+        for near in difflib.get_close_matches(name, sorted(known), 1, _NEAR):
+            yield _message(Warned, "molt.W008", f"{name} is no setting of Molt Accel; {near} is.")
 
 
 def _of_pools() -> Iterator[CheckMessage]:
@@ -138,11 +156,13 @@ def _unknown_pools() -> Iterator[CheckMessage]:
 def _views_in_transactions() -> Iterator[CheckMessage]:
     """Offloaded views that hold a transaction while they wait, of which their entrypoint sees nothing."""
     atomic = [alias for alias, each in settings.DATABASES.items() if each.get("ATOMIC_REQUESTS")]
+    said: set[str] = set()
     with contextlib.suppress(Exception):  # Django's own check says what is wrong with the URLs
         for view in _views(get_resolver().url_patterns) if atomic else ():
             within = [alias for alias in atomic if alias not in getattr(view, "_non_atomic_requests", ())]
             where = placement.offloaded(view)
-            if where and within:
+            if where and within and where not in said:
+                said.add(where)
                 of = f"(ATOMIC_REQUESTS of {', '.join(within)})"
                 text = f"{where} runs in a transaction {of}, which its entrypoint doesn't see."
                 yield _message(Warned, "molt.W007", text)

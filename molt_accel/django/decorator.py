@@ -12,7 +12,7 @@ from typing import Any
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.datastructures import MultiValueDict
 
 from molt_accel.call import Call, Reply
@@ -37,11 +37,12 @@ from molt_accel.waits import adrive
 
 log = logging.getLogger("molt_accel")
 
-#: What `on_error` may be.
+#: What `on_error` may be, besides a function.
 _ON_ERROR = ("response", "raise")
 View = Callable[..., Any]
 PayloadBuilder = Callable[..., Any]
 ResponseFactory = Callable[[HttpRequest, Any], Any]
+OnError = str | Callable[[HttpRequest, MoltError], HttpResponse]
 
 
 def molt_offload(
@@ -52,7 +53,7 @@ def molt_offload(
     payload_builder: PayloadBuilder | None = None,
     response_factory: ResponseFactory | None = None,
     allow_fallback: bool = False,
-    on_error: str = "response",
+    on_error: OnError = "response",
     cancel_check: Callable[[HttpRequest], bool] | None = None,
     replaces_wrapped: bool = False,
     **options: Any,
@@ -81,7 +82,8 @@ def molt_offload(
             have run the request, do so only with ``idempotent=True``. Without a fallback the answer is 503.
         on_error: ``response``: errors become JSON bodies. Django is told of those that are the server's fault
             (``got_request_exception``), and with DEBUG answers with its page for errors. ``raise``: the view raises the
-            `MoltError`, for a middleware or the framework's exception handler.
+            `MoltError`, for a middleware or the framework's exception handler. A function ``(request, error) ->
+            HttpResponse`` makes the response in the place of the JSON body; else all is as with ``response``.
         cancel_check: ``(request) -> bool``, called again and again while the call waits; true cancels it. It
             takes the place of watching the connection.
         replaces_wrapped: Replace also a view that other decorators have wrapped, or a whole class-based view. What
@@ -96,8 +98,12 @@ def molt_offload(
     """
     if not entry:
         raise ValueError(f"entry: {entry!r} is not allowed; it must be an entrypoint's name")
-    if on_error not in _ON_ERROR:
-        raise ValueError(f"on_error: {on_error!r} is not allowed; it must be 'response' or 'raise'")
+    if not callable(on_error) and on_error not in _ON_ERROR:
+        raise ValueError(
+            f"on_error: {on_error!r} is not allowed; it must be 'response', 'raise' or a function"
+        )
+    if iscoroutinefunction(on_error):
+        raise ImproperlyConfigured("on_error is async, which it can't be: async views call it on a thread")
     options["entry"] = entry_name(entry)
     CallOptions().replace(options)  # so that a wrong option raises at import, not at the first request
 
@@ -187,7 +193,7 @@ class _OffloadedView:
     payload_builder: PayloadBuilder | None
     response_factory: ResponseFactory | None
     allow_fallback: bool
-    on_error: str
+    on_error: OnError
     cancel_check: Callable[[HttpRequest], bool] | None
     options: dict[str, Any]
     merged: CallOptions | None = None  # with the client's, from the first request on
@@ -236,8 +242,11 @@ class _OffloadedView:
         return result_response(request, reply, factory)
 
     async def arefuse(self, request: HttpRequest, error: MoltError, reply: Reply | None = None) -> Any:
-        """`refuse` for async views, which may wait for receivers of the signal: on a thread, as Django does it."""
-        if http_status(error) < SERVER_ERROR:
+        """`refuse` for async views, which may wait for receivers of the signal: on a thread, as Django does it.
+
+        So may the project's own function.
+        """
+        if http_status(error) < SERVER_ERROR and not callable(self.on_error):
             return self.refuse(request, error, reply)
         return await sync_to_async(self.refuse, thread_sensitive=False)(request, error, reply)
 
@@ -250,7 +259,7 @@ class _OffloadedView:
             error.request_id = error.request_id or reply.metrics.request_id
         original = raised.rebuilt(error.raised) if error.raised is not None else None
         if original is not None:
-            raise original from error
+            raise original.with_traceback(error.__traceback__) from error
         why = error.__cause__ if isinstance(error, MoltInvalidInput) else None
         if isinstance(why, EncodeError) and self.payload_builder is not None:
             if not why.by_data:
@@ -260,6 +269,9 @@ class _OffloadedView:
         if self.on_error == "raise" or (is_failure and settings.DEBUG_PROPAGATE_EXCEPTIONS):
             raise error
         request_id = request_id_of(request, error.request_id)
+        if callable(self.on_error):
+            response = self.on_error(request, error)
+            return report(request, error, response, request_id) if is_failure else response
         # A client that was told Busy exists; after other errors there may be none to ask for its settings.
         busy_status = self.client.config.busy_http_status if isinstance(error, MoltBusy) else None
         response = error_response(error, request_id=request_id, busy_status=busy_status)

@@ -19,13 +19,17 @@ from molt_accel import codec as codecs
 from molt_accel.errors import MoltInvalidInput
 from molt_accel.ipc.messages import METADATA_LANGUAGE, METADATA_REQUEST_ID, METADATA_TIME_ZONE, Codec
 
+_HEADER: Final = "HTTP_X_REQUEST_ID"
 # A header of this form may go into logs and bodies: it has no spaces, quotes or control characters.
 _ID: Final = re.compile(r"[A-Za-z0-9_.:/+=-]{1,128}")
 
 
 def request_id_of(request: HttpRequest, default: str = "") -> str:
-    """Return the X-Request-ID header if it has the form of an id, else `default`, else a new id."""
-    header = request.headers.get("X-Request-ID", "")
+    """Return the X-Request-ID header if it has the form of an id, else `default`, else a new id.
+
+    A middleware may have set it: then it stands in ``request.META`` only, since ``request.headers`` is made just once.
+    """
+    header = request.META.get(_HEADER, "")
     return header if _ID.fullmatch(header) else default or os.urandom(8).hex()
 
 
@@ -34,10 +38,16 @@ def metadata_of(request: HttpRequest) -> dict[str, Any]:
 
     Its id, if the request brings one, and the active language and time zone, if they are not those of the settings.
     """
-    metadata = {}
-    header = request.headers.get("X-Request-ID", "")
+    metadata = active_metadata()
+    header = request.META.get(_HEADER, "")
     if header and _ID.fullmatch(header):
         metadata[METADATA_REQUEST_ID] = header
+    return metadata
+
+
+def active_metadata() -> dict[str, Any]:
+    """Return the active language and time zone, if they are not those of the settings."""
+    metadata: dict[str, Any] = {}
     language = get_language()
     if language and language != settings.LANGUAGE_CODE:
         metadata[METADATA_LANGUAGE] = language

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.decorators import method_decorator
 
 _REMEDY = (
     "Put @molt_offload directly above the function, below all other decorators; or pass replaces_wrapped=True if "
@@ -48,15 +49,27 @@ def mark(wrapper: Any, view: Callable[..., Any]) -> None:
 
 
 def _name_of(view: Callable[..., Any]) -> str:
+    # `method_decorator` calls a decorator with a stand-in too, of which Django knows no more than that.
+    if view.__module__ == method_decorator.__module__:
+        return "a method with method_decorator"
     return f"{view.__module__}.{getattr(view, '__qualname__', view)}"
 
 
 def offloaded(view: Any) -> str:
     """Return the name of the decorated function that a URL's view is, or has as a handler; empty: it is none."""
-    cls = getattr(view, "view_class", None) or getattr(view, "cls", None)
-    for each in (view, *(vars(cls).values() if cls else ())):
-        if name := getattr(each, "molt_offloads", ""):
-            return str(name)
+    if name := getattr(view, "molt_offloads", ""):
+        return str(name)
+    cls: Any = getattr(view, "view_class", None) or getattr(view, "cls", None)
+    # Of a view set only the handlers of this URL; they may be inherited.
+    handlers = (getattr(view, "actions", None) or {}).values() or getattr(cls, "http_method_names", ())
+    for handler in handlers:
+        method = getattr(cls, handler.lower(), None)
+        if hasattr(method, "molt_offloads"):
+            return f"{cls.__module__}.{cls.__qualname__}.{handler.lower()}"
+        # REST framework's `api_view` makes a class whose handlers call the function.
+        for _, held in _held(method) if hasattr(method, "__closure__") else ():
+            if name := getattr(held, "molt_offloads", ""):
+                return str(name)
     return ""
 
 

@@ -16,6 +16,30 @@ from molt_accel.errors import MoltError
 SERVER_ERROR: Final = 500  #: the lowest HTTP status of an error that is not the visitor's
 
 
+def as_raised(error: MoltError) -> MoltError:
+    """Return an error of the call as reports should show it: with the name and the text of what the entrypoint raised.
+
+    It is of a class of that name, derived from the error's own, and otherwise as the error. If the entrypoint has
+    raised nothing, it is the error itself.
+    """
+    if error.failure is None:
+        return error
+
+    def reduce(self: MoltError) -> tuple[object, ...]:
+        return (type(error), (self.detail,), vars(self))  # no other process has the class
+
+    try:
+        text = error.failure["text"]
+        # sentry-sdk shows a `message` rather than a `detail`, and that rather than the text.
+        names = {"__module__": error.failure["module"], "__reduce__": reduce, "message": text}
+        made: MoltError = type(error.failure["class"], (type(error),), names)(text)
+    except Exception:  # another release has sent it
+        return error
+    vars(made).update(vars(error))
+    made.__cause__ = error.__cause__
+    return made.with_traceback(error.__traceback__)
+
+
 def report(request: HttpRequest, error: MoltError, response: HttpResponse, request_id: str) -> HttpResponse:
     """Tell Django of an error, once. Call it while the error is being handled.
 
@@ -25,11 +49,23 @@ def report(request: HttpRequest, error: MoltError, response: HttpResponse, reque
     Returns:
         With DEBUG Django's technical page, as for an error that nothing handles; else `response`.
     """
+    shown = as_raised(error)
+    if shown is error:
+        return _tell(request, error, error, response, request_id)
+    try:
+        raise shown  # receivers ask for the exception that is being handled
+    except MoltError:
+        return _tell(request, error, shown, response, request_id)
+
+
+def _tell(
+    request: HttpRequest, error: MoltError, shown: MoltError, response: HttpResponse, request_id: str
+) -> HttpResponse:
     request = unwrapped(request)
     got_request_exception.send(sender=None, request=request)
     if settings.DEBUG:
         status = response.status_code
-        response = technical_500_response(request, type(error), error, error.__traceback__, status)
+        response = technical_500_response(request, type(shown), shown, shown.__traceback__, status)
     # Two ids: the one in the HTTP response, and the one in the worker's log.
     ids = f"request {request_id}, call {error.request_id}"
     log_response(
@@ -43,6 +79,6 @@ def report(request: HttpRequest, error: MoltError, response: HttpResponse, reque
         ),
         response=response,
         request=request,
-        exception=error,
+        exception=shown,
     )
     return response

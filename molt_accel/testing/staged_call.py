@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from molt_accel.call import whose_fault
 from molt_accel.errors import MoltError
+from molt_accel.ipc.frame import FrameError
 from molt_accel.ipc.messages import Request
 from molt_accel.ipc.outcomes import timed_out_running
 from molt_accel.transports.base import PendingCall, Result, Sender
@@ -97,6 +99,8 @@ class StagedCall:
                 try:
                     self._begun = self._owner.submit(self._request)
                     self._lost = self._begun is None
+                except FrameError as exc:
+                    self._ended = whose_fault(exc)
                 except MoltError as exc:
                     self._ended = exc
             self._wake()

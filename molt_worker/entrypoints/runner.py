@@ -20,6 +20,7 @@ from molt_accel.errors import (
     to_wire,
     wire_status,
 )
+from molt_accel.forms import failure as failures
 from molt_accel.forms import raised
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError
@@ -74,6 +75,7 @@ def too_large(request: Request, response: Response, why: FrameError) -> Response
     body = codec.decode(_MSGPACK, response.payload)
     body.pop("traceback", None)
     body.pop("raised", None)
+    body.pop("failure", None)
     response.payload = codec.encode(_MSGPACK, body)
     return response
 
@@ -278,4 +280,6 @@ class Runner:
             self.log_traceback(current.log_id, export.name, text)
             error = MoltInternalError(str(failure) if isinstance(failure, _BadResult) else what)
         error.remote_traceback, error.raised = text, known
+        if not isinstance(failure, _BadResult):
+            error.failure = failures.packed(failure, Runner._call.__code__)
         return error

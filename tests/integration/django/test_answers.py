@@ -302,8 +302,8 @@ def test_rest_framework_answers_its_own_exceptions(done: Done) -> None:
 
 def test_django_is_told_of_an_error_once(done: Done) -> None:
     out = done[2]
-    assert out["plain"]["RuntimeError"][3] == ["MoltInternalError"]
-    assert out["later"]["RuntimeError"][3] == ["MoltInternalError"]
+    assert out["plain"]["RuntimeError"][3] == ["RuntimeError"]
+    assert out["later"]["RuntimeError"][3] == ["RuntimeError"]
     assert out["plain"]["get"][3] == ["DoesNotExist"]
     assert out["plain"]["Http404"][3] == []
     status, body, by_middleware, told = out["raising"]
@@ -334,7 +334,10 @@ def test_an_error_has_one_id_in_the_answer_and_in_both_logs(done: Done) -> None:
 def test_an_error_tracker_gets_one_event_with_the_executor_s_stack_and_the_request(done: Done) -> None:
     (event,) = done[2]["events"]
     values = event["exception"]["values"]
-    assert [value["type"] for value in values] == ["RemoteError", "MoltInternalError"]
+    assert [value["type"] for value in values] == ["RemoteError", "RuntimeError"]
+    assert values[1]["value"] == "secret of the executor"
+    last = values[1]["stacktrace"]["frames"][-1]
+    assert (last["module"], last["function"]) == ("shop.entrypoints", "raises")
     assert "shop/entrypoints.py" in values[0]["value"]
     assert "RuntimeError: secret of the executor" in values[0]["value"]
     assert event["request"]["data"] == {"note": "of the browser"}
@@ -348,8 +351,8 @@ def test_only_with_debug_the_answer_says_what_happened(done: Done) -> None:
                 for private in ("secret", "Traceback", "entrypoints.py", "wrong"):
                     assert private not in rows[kind][1]
     status, page, _, told = out["debug"]
-    assert (status, told) == (500, ["MoltInternalError"])
-    for text in ("<!DOCTYPE html>", "secret of the executor", "shop/entrypoints.py"):
+    assert (status, told) == (500, ["RuntimeError"])
+    for text in ("<!DOCTYPE html>", "<title>RuntimeError\n", "secret of the executor", "shop/entrypoints.py"):
         assert text in page
     assert out["debug text"][0] == 500
     assert "RuntimeError: secret of the executor" in out["debug text"][1]

@@ -33,17 +33,17 @@ class Seen:
     """All that a view's browser, its hooks and Django see of an outcome."""
 
     answer: list[object]
-    signals: list[type]
+    signals: list[str]
     label: str
     error: dict[str, object]
 
 
 def seen(client: Client, entry: str, payload: object, **options: Any) -> Seen:
     infos: list[CallInfo] = []
-    signals: list[type] = []
+    signals: list[str] = []
 
     def receive(**_: object) -> None:
-        signals.append(type(sys.exc_info()[1]))
+        signals.append(type(sys.exc_info()[1]).__name__)
 
     @molt_offload(
         entry=entry, client=client, payload_builder=lambda _: payload, after_recv=infos.append, **options
@@ -190,6 +190,31 @@ def test_a_forced_refusal_is_that_of_a_pool_which_others_share(share: Share, tmp
     assert "as many calls in flight as it may" in str(real.error["text"])
     with testing.forced("echo", testing.busy("in_flight")):
         assert seen(client, "echo", 1) == real
+
+
+def test_a_forced_full_pipe_is_that_of_a_worker_which_reads_nothing(
+    make_client: MakeClient, transport: str
+) -> None:
+    if transport != "stdio":
+        pytest.skip("there is no pipe")
+    client = with_worker(make_client(executors=1, max_frame_bytes=1_000_000))
+    pid = client.ping()["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        waiting = [in_thread(client.call, "to_json", "x" * 900_000) for _ in range(3)]
+        found: list[Seen] = []
+
+        def is_full() -> bool:
+            found.append(seen(client, "echo", 1, timeout_ms=1))
+            return "MoltBusy" in str(found[-1].error["text"])
+
+        wait_until(is_full)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for thread in waiting:
+        thread.join()
+    with testing.forced("echo", testing.busy("unread")):
+        assert seen(client, "echo", 1, timeout_ms=1) == found[-1]
 
 
 @pytest.mark.parametrize("retries", [0, 1])

@@ -14,6 +14,7 @@ from django.core.checks import CheckMessage
 from django.db import transaction
 from django.test import override_settings
 from django.urls import clear_url_caches, include, path
+from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.cache import never_cache
 
@@ -183,6 +184,21 @@ def test_room_for_the_pools_that_do_not_run_yet(monkeypatch: pytest.MonkeyPatch,
         assert deployed(MOLT_WORKER_ARENA_MB=16) == []
 
 
+def test_a_setting_whose_name_is_nearly_right_is_a_warning() -> None:
+    names = {
+        "MOLT_EXECUTORS": 2,
+        "MOLT_WORKER_TRANSPORT": "shm",
+        "MOLT_DEMO_METRICS_PATH": "",
+        "MOLT_POOLS": {},
+    }
+    with override_settings(**names):
+        messages = [each for each in checks.check_pools() if each.id == "molt.W008"]
+    assert [each.msg for each in messages] == [
+        "MOLT_EXECUTORS is no setting of Molt Accel; MOLT_WORKER_EXECUTORS is.",
+        "MOLT_WORKER_TRANSPORT is no setting of Molt Accel; MOLT_TRANSPORT is.",
+    ]
+
+
 def test_memory_for_the_executors(monkeypatch: pytest.MonkeyPatch) -> None:
     own_mb = psutil.Process().memory_info().rss // 2**20
     there = {"mb": 150}
@@ -202,6 +218,9 @@ def test_the_documents_list_every_id_with_what_to_do() -> None:
 
 
 def test_an_offloaded_view_in_a_transaction_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rest_framework.decorators import api_view
+    from rest_framework.viewsets import ViewSet
+
     @molt_offload(entry="echo", client=cast(Any, object()))
     def inside(request: object) -> None: ...
 
@@ -211,8 +230,26 @@ def test_an_offloaded_view_in_a_transaction_is_a_warning(monkeypatch: pytest.Mon
 
     def plain(request: object) -> None: ...
 
+    class Base(View):
+        @method_decorator(molt_offload(entry="echo", client=cast(Any, object())))
+        def post(self, request: object) -> None: ...
+
+    class Decorated(Base): ...
+
+    @api_view(["GET"])
+    @molt_offload(entry="echo", client=cast(Any, object()))
+    def by_rest_framework(request: object) -> None: ...
+
+    class Rows(ViewSet):
+        @molt_offload(entry="echo", client=cast(Any, object()))
+        def rows(self, request: object) -> None: ...
+
+        def plain(self, request: object) -> None: ...
+
     outside = transaction.non_atomic_requests(never_cache(inside))
+    rows = [Rows.as_view({"get": action}) for action in ("rows", "plain")]
     views = [inside, never_cache(inside), outside, InClass.as_view(), plain]
+    views += [Decorated.as_view(), by_rest_framework, *rows]
     nested = [path("nested/", include([path(f"{number}", view) for number, view in enumerate(views)]))]
     monkeypatch.setattr(sys.modules[__name__], "urlpatterns", nested)
     clear_url_caches()
@@ -221,6 +258,9 @@ def test_an_offloaded_view_in_a_transaction_is_a_warning(monkeypatch: pytest.Mon
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settings, "DATABASES", databases)
         messages = [_checked(message) for message in checks.check_pools()]
-    assert [message.id for message in messages] == ["molt.W007"] * 3
+    assert [message.id for message in messages] == ["molt.W007"] * 5
     assert "inside runs in a transaction (ATOMIC_REQUESTS of default)" in messages[0].msg
-    assert "InClass.get runs in a transaction" in messages[2].msg
+    assert "InClass.get runs in a transaction" in messages[1].msg
+    assert messages[2].msg.split(" runs ")[0].endswith(".<locals>.Decorated.post")
+    assert messages[3].msg.split(" runs ")[0].endswith(".<locals>.by_rest_framework")
+    assert messages[4].msg.split(" runs ")[0].endswith(".<locals>.Rows.rows")

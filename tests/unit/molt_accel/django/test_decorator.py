@@ -36,7 +36,7 @@ from molt_accel import (
     molt_offload,
     testing,
 )
-from molt_accel.errors import ERROR_TABLE
+from molt_accel.errors import ERROR_TABLE, http_status
 from molt_accel.ipc.frame import Codec
 from tests.support.views import MakeView, body_of
 
@@ -281,7 +281,7 @@ def test_an_error_may_be_raised_for_the_framework_to_answer(viewed: MakeView, ge
         viewed("fail", "value", on_error="raise")(get)
     assert "ValueError" in str(caught.value.__cause__)
     with pytest.raises(
-        ValueError, match="on_error: 'ignore' is not allowed; it must be 'response' or 'raise'"
+        ValueError, match="on_error: 'ignore' is not allowed; it must be 'response', 'raise' or a function"
     ):
         molt_offload(entry="fail", on_error="ignore")
 
@@ -382,7 +382,7 @@ def test_only_failures_of_the_service_are_logged_as_errors(
 
 def test_only_what_it_may_do_on_an_error_is_allowed() -> None:
     with pytest.raises(
-        ValueError, match="on_error: 'ignore' is not allowed; it must be 'response' or 'raise'"
+        ValueError, match="on_error: 'ignore' is not allowed; it must be 'response', 'raise' or a function"
     ):
         molt_offload(entry="echo", on_error="ignore")
 
@@ -391,6 +391,26 @@ def test_with_on_error_raise_the_error_is_the_view_s(viewed: MakeView, get: Http
     with pytest.raises(MoltInternalError, match="'fail' raised ValueError") as caught:
         viewed("fail", "value", on_error="raise")(get)
     assert "Traceback" in caught.value.remote_traceback
+
+
+@pytest.mark.parametrize(("kind", "status"), [("value", 500), ("invalid", 400)])
+def test_a_function_of_the_project_answers_errors(
+    viewed: MakeView, get: HttpRequest, caplog: pytest.LogCaptureFixture, kind: str, status: int
+) -> None:
+    def answer(request: HttpRequest, error: MoltError) -> HttpResponse:
+        assert request is get
+        return HttpResponse(f"<h1>{type(error).__name__}</h1>", status=http_status(error))
+
+    response = viewed("fail", kind, on_error=answer)(get)
+    assert (response.status_code, response.content[:8]) == (status, b"<h1>Molt")
+    logged = [record for record in caplog.records if record.name == "django.request"]
+    assert len(logged) == (status == 500)
+
+    async def later(request: HttpRequest, error: MoltError) -> HttpResponse:
+        raise AssertionError
+
+    with pytest.raises(ImproperlyConfigured, match="on_error is async"):
+        molt_offload(entry="fail", on_error=later)
 
 
 @pytest.mark.parametrize("option", ["payload_builder", "response_factory"])

@@ -15,7 +15,7 @@ from django.test.client import BOUNDARY, MULTIPART_CONTENT
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 
-from molt_accel import Client, codec, molt_offload
+from molt_accel import Client, codec, molt_offload, offload
 from molt_accel.django import default_payload, request_id_of
 from molt_accel.django.payload import metadata_of
 from molt_accel.ipc.frame import Codec
@@ -177,6 +177,33 @@ def test_the_default_payload_is_the_body(inline_client: Client, offloaded: MakeV
 )
 def test_a_sane_x_request_id_is_taken(sane: str) -> None:
     assert request_id_of(RequestFactory().get("/", headers={"X-Request-ID": sane}), "own") == sane
+
+
+def test_an_id_that_a_middleware_has_set_is_the_call_s_too() -> None:
+    request = RequestFactory().get("/")
+    assert "X-Request-ID" not in request.headers  # which are read only once
+    request.META["HTTP_X_REQUEST_ID"] = "7f3a"
+    assert request_id_of(request, "own") == "7f3a"
+    assert metadata_of(request) == {"request_id": "7f3a"}
+
+
+def test_the_active_language_and_time_zone_travel_with_a_call_that_no_view_makes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[object] = []
+
+    def call(entry: object, payload: object, **options: Any) -> None:
+        given.append(options["metadata"])
+
+    monkeypatch.setattr("molt_accel.client.client_for", lambda pool: SimpleNamespace(call=call))
+    monkeypatch.setattr("molt_accel.django.payload.get_language", lambda: "de")
+    with timezone.override("Asia/Tokyo"):
+        offload("e")
+        offload("e", metadata={"language": "fr", "tenant": "a"})
+    offload("e")
+    tokyo = {"time_zone": "Asia/Tokyo"}
+    german = {"language": "de"}
+    assert given == [{**german, **tokyo}, {"language": "fr", **tokyo, "tenant": "a"}, german]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from molt_accel.errors import MoltBusy, MoltCancelled, MoltTimeout
+from molt_accel.errors import MoltBusy, MoltCancelled, MoltInvalidInput, MoltTimeout
+from molt_accel.ipc.frame import Fault, FrameError
 from molt_accel.ipc.messages import Request
 from molt_accel.testing.staged_call import StagedCall
 from molt_accel.transports.base import PendingCall
@@ -37,6 +38,15 @@ def test_it_ends_as_its_transport_refuses_it() -> None:
     pending = call(ScriptedTransport(refuse(error)))
     assert pending.wait(None)
     assert pending.result is error
+
+
+def test_a_request_that_fits_no_frame_is_its_caller_s_fault() -> None:
+    too_large = FrameError(Fault.TOO_LARGE, "9 bytes, 8 at most")
+    broken = FrameError(Fault.VERSION)
+    for error, kind in ((too_large, MoltInvalidInput), (broken, FrameError)):
+        pending = call(ScriptedTransport(refuse(error)))
+        assert pending.wait(None)
+        assert (type(pending.result), str(pending.result)) == (kind, str(error))
 
 
 def test_it_ends_at_a_deadline_that_comes_first() -> None:
