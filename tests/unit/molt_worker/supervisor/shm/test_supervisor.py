@@ -28,7 +28,7 @@ from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, SlotG
 from molt_accel.version import __version__
 from molt_worker.processes.commands import Sources
 from molt_worker.processes.sources import stamp
-from molt_worker.supervisor.shm import supervisor as shm_supervisor
+from molt_worker.supervisor.shm import clients
 from tests.support.handover import put, reply, response
 from tests.support.shm_testbed import Caller, MakeShmStage, ShmStage, in_ms
 
@@ -59,7 +59,7 @@ def test_whoever_waits_for_channels_is_told_in_time_that_there_are_none(stage: S
     waiting = Caller(stage, 1)
     waiting.send(Lease(5))
     assert waiting.received() == []
-    patience_ms = shm_supervisor._RECALL_NS / _MS
+    patience_ms = clients._RECALL_NS / _MS
     assert patience_ms < ANSWER_S * 1000 / 2
     assert stage.supervisor._loop._timer_ns <= in_ms(patience_ms)
     stage.pass_time(0)
