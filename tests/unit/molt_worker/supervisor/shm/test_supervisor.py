@@ -161,6 +161,18 @@ def test_a_pool_of_clients_ends_after_them(make_shm_stage: MakeShmStage, linger:
     assert stage.supervisor.finished() == ends
 
 
+def test_a_pool_of_nested_clients_only_stays_until_it_can_serve_them(make_shm_stage: MakeShmStage) -> None:
+    """An import may take longer than they may stay attached without a call."""
+    stage = make_shm_stage(linger=True, linger_ms=0)
+    Caller(stage, 1, nested=True)
+    for passed_ms in (10_000, 20_000, 30_000):
+        stage.pass_time(passed_ms)
+        assert not stage.supervisor.finished()
+    stage.start()
+    stage.pass_time(40_000)
+    assert stage.supervisor.finished()  # they could have called
+
+
 def test_a_pool_that_nobody_comes_to_ends(make_shm_stage: MakeShmStage) -> None:
     stage = make_shm_stage(linger=True)
     stage.pass_time(10_000)
