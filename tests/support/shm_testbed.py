@@ -108,14 +108,20 @@ class Player:
 
 class Caller:
     def __init__(
-        self, stage: "ShmStage", channels: int, version: str = __version__, *, observer: bool = False
+        self,
+        stage: "ShmStage",
+        channels: int,
+        version: str = __version__,
+        *,
+        observer: bool = False,
+        nested: bool = False,
     ) -> None:
         self.stage = stage
         self.sock = control.new_socket()
         stage.callers.append(self)
         self.sock.setblocking(False)
         self.sock.connect(stage.supervisor._name.path)
-        control.send(self.sock, Attach(version, observer, channels))
+        control.send(self.sock, Attach(version, observer, channels, {}, nested))
         stage.turn()
         self.heard = self.received()
         self.channels = self.granted(self.heard)

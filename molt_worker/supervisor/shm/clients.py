@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from molt_accel.durations import NS_PER_MS
+from molt_accel.durations import NS_PER_MS, NS_PER_S
 from molt_accel.errors import MoltError, MoltIncompatible, to_wire
 from molt_accel.ipc import control, messages
 from molt_accel.ipc.failpoint import failpoint
@@ -32,6 +32,8 @@ from molt_worker.runtime.metrics import Counters
 
 _MAX_CLIENTS: Final = 1024  #: more connections are not from servers, but from a program that leaks them
 _OTHER_FDS: Final = 256  #: descriptors left to the rest of the worker by connections, which take two each
+#: How long clients may take to return channels that another client wants. They do so as soon as they get a processor.
+_RECALL_NS: Final = NS_PER_S
 _PAUSE_NS: Final = 100_000_000  #: how long no connection is accepted when descriptors or memory have run out
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _BACKLOG: Final = 128
@@ -89,6 +91,7 @@ class Attachment:
     nested: bool = False  #: it is an executor of another pool
     wanted: int = 0  #: channels that it gets as soon as there are some
     awaits_grant: bool = False  #: it waits for a grant, which may be an empty one
+    refuse_ns: int = 0  #: when it gets an empty one at the latest
     recalled: bool = False  #: it was asked to return channels, and has not answered
     connected: bool = True
     has_left: bool = False  #: it can't touch the arena any more: it said so, or its process is dead
@@ -183,7 +186,8 @@ class Clients:
         self.loop.watch(self.listener.fileno(), READ, lambda _: self._accept())
 
     def on_timers(self, now_ns: int) -> None:
-        """Accept connections again, if it is time for that."""
+        """Accept connections again, and tell clients that there are no channels for them, if it is time for that."""
+        self.refuse_waiting(now_ns)
         if self._accept_ns and now_ns >= self._accept_ns:
             self._accept_ns = 0
             if self.listener.fileno() >= 0:
@@ -302,16 +306,21 @@ class Clients:
         elif isinstance(message, Attach) and not client.attached and client.asked is None:
             self._attach(client, message)
         elif isinstance(message, messages.Lease) and client.attached and not client.observer:
-            client.awaits_grant = True
+            if not client.awaits_grant:
+                client.awaits_grant = True
+                client.refuse_ns = self.loop.at(time.monotonic_ns() + _RECALL_NS)
             self._want(client, message.count)
         elif isinstance(message, messages.Return):
             client.recalled = False
-            for channel in client.channels.intersection(message.channels):
+            returned = client.channels.intersection(message.channels)
+            for channel in returned:
                 if self.channels.is_idle(channel):
                     self.take_back(client, channel)
                 else:  # the client lies, or another has scribbled over the state word
                     client.returned.add(channel)
             self.serve_waiting()
+            if returned:  # else a client that has none to spare would be asked again and again
+                self._recall_for_waiting()
             self.owner.on_clients_changed()
         elif isinstance(message, messages.CancelChannel):
             if message.channel in client.channels:
@@ -372,11 +381,25 @@ class Clients:
             self.owner.on_clients_changed()
 
     def serve_waiting(self) -> None:
-        """Grant free channels to clients that want some."""
-        for client in self:
-            if client.wanted and client.connected and (granted := self.channels.take(client.wanted)):
+        """Grant free channels to clients that want some. While several do, none gets more than its share."""
+        waiting = [client for client in self if client.wanted]
+        for client in waiting:
+            count = client.wanted
+            if len(waiting) > 1:
+                count = min(count, max(1, self._share - len(client.channels)))
+            if granted := self.channels.take(count):
                 client.wanted = 0
                 self._grant(client, granted)
+
+    def _recall_for_waiting(self) -> None:
+        """Ask for more channels: those that came back were too few for all who wait."""
+        for client in self:
+            if client.wanted:
+                self._recall(client)
+
+    @property
+    def _share(self) -> int:
+        return self.channels.count // max(1, self.count)
 
     def _grant(self, client: Attachment, granted: list[int]) -> None:
         client.awaits_grant = False
@@ -389,7 +412,7 @@ class Clients:
 
         `refuse_waiting` tells the client that wants channels if none come in time. It gets those that come later.
         """
-        share = self.channels.count // max(1, self.count)
+        share = self._share
         excess = [client for client in self if client.counts and len(client.channels) > share]
         if not excess or len(wanting.channels) >= share:
             wanting.wanted = 0
@@ -401,16 +424,13 @@ class Clients:
                 client.recalled = True
                 self.tell(client, messages.Recall(len(client.channels) - share))
 
-    @property
-    def anybody_waits(self) -> bool:
-        """Whether a client waits for a grant, which may be an empty one."""
-        return any(client.awaits_grant for client in self._clients)
-
-    def refuse_waiting(self) -> None:
-        """Tell clients that still wait for channels that there are none."""
+    def refuse_waiting(self, now_ns: int) -> None:
+        """Tell clients that have waited long enough for channels that there are none."""
         for client in self:
-            if client.awaits_grant:
+            if client.awaits_grant and now_ns >= client.refuse_ns:
                 self._grant(client, [])
+            elif client.awaits_grant:
+                self.loop.at(client.refuse_ns)
 
     # -- the end of a connection ------------------------------------------------------------------------
 

@@ -50,8 +50,6 @@ from molt_worker.supervisor.shm.snapshot import RESTARTS
 
 #: How often to look at channels of clients that are gone, until they are IDLE.
 _RECLAIM_NS: Final = 20 * NS_PER_MS
-#: How long clients may take to return channels that another client wants. They do so as soon as they get a processor.
-_RECALL_NS: Final = NS_PER_S
 #: How long a worker that drains waits for its clients, some of which may be stopped.
 _CLIENTS_LEAVE_NS: Final = 2 * NS_PER_S
 _FIRST_CLIENT_NS: Final = 30 * NS_PER_S  #: how long a pool that a client started waits for its first client
@@ -83,7 +81,6 @@ class ShmSupervisor:
         self._idle_until_ns = time.monotonic_ns() + _FIRST_CLIENT_NS if linger else NEVER
         self._nested_only = False  # all clients are executors of other pools
         self._ended = 0  # how many requests had ended when that was looked at
-        self._refuse_ns = NEVER  # when clients that wait for channels are told that there are none
         self._drained_ns = NEVER
         # Why it can't serve, until it has stopped.
         self._start_failure: errors.MoltWorkerUnavailable | None = None
@@ -167,9 +164,6 @@ class ShmSupervisor:
         self._audit.on_timers(now_ns, self._clients)
         self._clients.on_timers(now_ns)
         self._answer_asking(now_ns)
-        if now_ns >= self._refuse_ns:
-            self._refuse_ns = NEVER
-            self._clients.refuse_waiting()
         if now_ns >= self._idle_until_ns:
             self._idle_until_ns = NEVER
             if not self._clients.keep and not self._clients.asking:
@@ -181,8 +175,7 @@ class ShmSupervisor:
                 else:
                     self._log.log("info", "worker_left_alone", linger_ms=self._config.linger_ms)
                     self.stop(errors.MoltWorkerUnavailable("nobody needs the worker any more"))
-        for due_ns in (self._refuse_ns, self._idle_until_ns):
-            self._loop.at(0 if due_ns == NEVER else due_ns)
+        self._loop.at(0 if self._idle_until_ns == NEVER else self._idle_until_ns)
 
     def drain(self) -> None:
         self._log.log("info", "worker_draining", requests=len(self._ledger.held()))
@@ -348,8 +341,6 @@ class ShmSupervisor:
         elif self._linger and (self._nested_only or self._idle_until_ns == NEVER):
             self._idle_until_ns = self._loop.at(now_ns + self._config.linger_ms * NS_PER_MS + 1)
         self._nested_only = bool(count) and not clients.keep
-        if clients.anybody_waits and self._refuse_ns == NEVER:
-            self._refuse_ns = self._loop.at(now_ns + _RECALL_NS)
         if self._reclaim(now_ns):
             self._loop.at(now_ns + _RECLAIM_NS)
         self._audit.run(now_ns, clients)

@@ -9,21 +9,61 @@ ROOT: Final = Path(__file__).resolve().parents[3]
 
 #: What decides outcomes, hand-over, identity and security.
 PATTERNS: Final = (
-    *(f"molt_accel/{name}.py" for name in ("errors", "call", "options", "codec")),
-    *("molt_accel/process/identity.py", "molt_accel/process/role.py"),
+    *(f"molt_accel/{name}.py" for name in ("errors", "call", "options", "codec", "waits")),
+    *(
+        f"molt_accel/django/{name}.py"
+        for name in ("decorator", "payload", "responses", "reporting", "travel")
+    ),
+    "molt_accel/forms/*.py",
+    *("molt_accel/process/identity.py", "molt_accel/process/role.py", "molt_accel/process/testdb.py"),
     *(f"molt_accel/ipc/{name}.py" for name in ("frame", "outcomes", "control", "stream")),
     *(f"molt_accel/ipc/shm/{name}.py" for name in ("attach", "layout", "arena")),
     *("molt_accel/transports/**/*.py", "molt_worker/supervisor/**/*.py", "molt_worker/processes/**/*.py"),
     *("molt_worker/compile/record.py", "molt_worker/compile/plan.py"),
+    *("molt_worker/entrypoints/runner.py", "molt_worker/entrypoints/project.py"),
 )
 
 #: By the beginning of a module's path: files that are run where the unit files notice nothing. The longest one counts.
 _PROMISES: Final = {
     "molt_accel/": ("tests/integration/test_outcomes.py",),
-    "molt_accel/call": ("tests/integration/test_outcomes.py", "tests/integration/test_cancel.py"),
+    "molt_accel/call": (
+        "tests/integration/test_outcomes.py",
+        "tests/integration/test_cancel.py",
+        "tests/integration/test_waiting.py",
+        "tests/integration/test_shared_queue.py",
+    ),
+    "molt_accel/django/": (
+        "tests/integration/django/test_offload.py",
+        "tests/integration/django/test_offload_errors.py",
+        "tests/integration/django/test_offload_settings.py",
+    ),
+    "molt_accel/django/payload": (
+        "tests/integration/django/test_offload.py",
+        "tests/integration/django/test_everywhere.py",
+    ),
+    "molt_accel/django/reporting": (
+        "tests/integration/django/test_offload_errors.py",
+        "tests/integration/django/test_answers.py",
+    ),
+    "molt_accel/django/responses": (
+        "tests/integration/django/test_offload.py",
+        "tests/integration/django/test_answers.py",
+    ),
+    "molt_accel/django/travel": ("tests/integration/django/test_everywhere.py",),
+    "molt_accel/forms/": ("tests/integration/test_outcomes.py", "tests/integration/test_typed.py"),
+    "molt_accel/forms/response": (
+        "tests/integration/django/test_everywhere.py",
+        "tests/integration/django/test_answers.py",
+    ),
     "molt_accel/codec": ("tests/integration/test_payloads.py",),
     "molt_accel/process/identity": ("tests/integration/test_pool_name.py",),
     "molt_accel/process/role": ("tests/integration/test_nesting.py",),
+    "molt_accel/process/testdb": ("tests/integration/django/test_testdb.py",),
+    "molt_accel/waits": (
+        "tests/integration/test_concurrency.py",
+        "tests/integration/test_no_threads.py",
+        "tests/integration/test_waiting.py",
+    ),
     "molt_accel/ipc/control": ("tests/integration/test_shared_clients.py",),
     "molt_accel/ipc/shm/": ("tests/integration/test_shared_clients.py",),
     "molt_accel/transports/auto": ("tests/integration/test_auto.py",),
@@ -35,6 +75,17 @@ _PROMISES: Final = {
         "tests/integration/test_outcomes.py",
     ),
     "molt_worker/compile/": ("tests/unit/molt_worker/compile/test_compiler.py",),
+    "molt_worker/entrypoints/": ("tests/integration/test_outcomes.py",),
+    "molt_worker/entrypoints/project": (
+        "tests/integration/django/test_project.py",
+        "tests/integration/django/test_testdb.py",
+    ),
+    "molt_worker/entrypoints/runner": (
+        "tests/integration/test_outcomes.py",
+        "tests/integration/test_cancel.py",
+        "tests/integration/test_deadlines.py",
+        "tests/integration/test_left_state.py",
+    ),
     "molt_worker/processes/": (
         "tests/integration/test_outcomes.py",
         "tests/system/crash/test_executors.py",

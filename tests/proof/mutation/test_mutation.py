@@ -99,6 +99,9 @@ def test_a_fault_is_put_into_a_copy_and_taken_out_again(
     source = "def f():\n    return 1\n"
     (original / "m.py").write_text(source)
     (original / "test_m.py").write_text("from m import f\n\ndef test_f() -> None:\n    assert f() == 1\n")
+    plugin = original / "molt_accel" / "testing" / "plugin.py"  # pytest loads it by its entry point
+    plugin.parent.mkdir(parents=True)
+    plugin.touch()
     subprocess.run(["git", "init", "-q"], cwd=original, check=True)
     monkeypatch.setattr(trees, "ROOT", original)
     with contextlib.closing(Tree(copy, Baselines())) as tree:
@@ -107,3 +110,29 @@ def test_a_fault_is_put_into_a_copy_and_taken_out_again(
             ran = tree.try_mutant(Mutant("m.py", "", 2, "f", "", "", text, (("test_m.py",),)))
             assert (ran.failed, ran.by) == (bool(by), by)
             assert (copy / "m.py").read_text() == (original / "m.py").read_text() == source
+
+
+def test_programs_of_the_tests_import_the_copy_whatever_their_environment(tmp_path: Path) -> None:
+    """Else a fault that such a program should have noticed survives."""
+    python = trees._environment(tmp_path / "environment", tmp_path / "copy")
+    for name in ("molt_accel", "molt_worker"):
+        package = tmp_path / "copy" / name
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+    command = tmp_path / "copy/molt_worker/cli"
+    command.mkdir()
+    (command / "__init__.py").write_text("")
+    (command / "main.py").write_text("def main():\n    print(__file__)\n")
+    program = "import molt_accel, molt_worker, msgspec; print(molt_accel.__file__, molt_worker.__file__)"
+    for words in ([python, "-c", program], [str(Path(python).with_name("molt-worker"))]):
+        done = subprocess.run(
+            words,
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert done.stdout.split()
+        assert all(Path(path).is_relative_to(tmp_path / "copy") for path in done.stdout.split())

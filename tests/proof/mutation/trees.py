@@ -10,9 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 import uuid
+import venv
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -62,6 +64,26 @@ class Baselines:
         return sorted({test for _, failing in self._known.values() for test in failing})
 
 
+def _environment(folder: Path, copy: Path) -> str:
+    """Make an environment with everything of this one, but for the packages, which are a copy's. Returns its Python.
+
+    A PYTHONPATH would not do: tests run programs with one of their own, which would import the packages installed here.
+    """
+    venv.create(folder, with_pip=False)
+    paths = sysconfig.get_paths("venv", {"base": str(folder), "platbase": str(folder)})
+    # As plain paths: their own .pth files, by which these packages are installed for editing, are not read.
+    installed = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    Path(paths["purelib"], "copy.pth").write_text("\n".join([str(copy), *installed]) + "\n")
+    python = str(Path(paths["scripts"], "python"))
+    for script in Path(sysconfig.get_path("scripts")).iterdir():  # molt-worker, gunicorn
+        here = Path(paths["scripts"], script.name)
+        text = script.read_bytes() if script.is_file() and not here.exists() else b""
+        if text.startswith(b"#!") and b"python" in text.partition(b"\n")[0]:
+            here.write_bytes(b"\n".join([f"#!{python}".encode(), text.partition(b"\n")[2]]))
+            here.chmod(0o755)
+    return python
+
+
 class Tree:
     """A copy of the tree, used by one thread at a time."""
 
@@ -84,8 +106,9 @@ class Tree:
         compiling = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "."]
         subprocess.run(compiling, cwd=folder, check=True)
         self._child = 0  # the process that runs tests just now
+        self._python = _environment(folder.with_suffix(".env"), folder)
         self._starter = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("starter.py"))],
+            [self._python, str(Path(__file__).with_name("starter.py"))],
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -139,7 +162,7 @@ class Tree:
     ) -> tuple[str, int | None, float]:
         """Returns the output, the exit code (None: it took too long), and the seconds."""
         mark = uuid.uuid4().hex
-        environ = {**os.environ, "PYTHONPATH": str(self._folder), _MARK: mark}
+        environ = {**os.environ, _MARK: mark}
         arguments = ["-n", "0", "-q", "--tb=no", "-W", _PRELOADED, *options, *tests]
         output = self._folder.with_suffix(".log")
         asked = {"arguments": arguments, "environ": environ, "output": str(output)}
@@ -182,7 +205,7 @@ class Tree:
         """Build the native core if tests need that. Returns the compiler's complaint: it must not be what notices."""
         command: list[str] = []
         if mutant.builds:
-            command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+            command = [self._python, "setup.py", "-q", "build_ext", "--inplace"]
         elif mutant.file.endswith(".h"):  # the tests compile it themselves
             flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-Imolt_accel/ipc/shm/core"]
             command = [*programs.compiler(), *flags, "tests/proof/native/core_test.c"]

@@ -42,6 +42,7 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     )
     monkeypatch.setattr("django.db.connections", SimpleNamespace(all=lambda **_: [fake]))
     monkeypatch.setattr("django.db.close_old_connections", lambda: done.append("close_old"))
+    monkeypatch.setattr("django.core.cache.caches.close_all", lambda: done.append("close_caches"))
     monkeypatch.setattr("django.db.reset_queries", lambda: done.append("reset_queries"))
     return fake
 
@@ -139,7 +140,7 @@ def test_a_transaction_that_was_left_open_is_rolled_back_and_said(
 ) -> None:
     vars(connection).update(state)
     project.end_request("list", lambda *what: said.append(what))
-    assert connection.done == (["close"] if left_open else []) + ["close_old"]
+    assert connection.done == (["close"] if left_open else []) + ["close_old", "close_caches"]
     wanted = {"entry": "list", "database": "default", "hint": "it is rolled back"}
     assert said == ([("warning", "transaction_left_open", wanted)] if left_open else [])
     assert not (left_open and connection.in_atomic_block)

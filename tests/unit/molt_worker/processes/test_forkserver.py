@@ -15,6 +15,7 @@ import pytest
 from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import Status
+from molt_accel.ipc.frame import encode
 from molt_accel.ipc.messages import Codec, Hello, Request, Response, StartFailed
 from molt_accel.ipc.stream import FrameStream
 from molt_worker.entrypoints.request import StopReason
@@ -27,6 +28,7 @@ from molt_worker.processes.commands import (
     Kill,
     Ready,
     Sources,
+    Spawn,
     Spawned,
 )
 from molt_worker.processes.endpoint import SocketEndpoint
@@ -218,6 +220,27 @@ def test_a_fork_that_fails_is_reported_and_costs_no_other_executor(
             assert hear(forkserver.stream, Spawned).executor == number
             hear(executor.stream, Hello)
         executor.sock.close()
+
+
+def test_an_executor_has_no_descriptor_of_one_that_is_forked_after_it(loaded: ForkserverHandle) -> None:
+    """Its own comes with the first byte of its command, and the next one's with the command's rest."""
+    os.kill(loaded.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, loaded.pid, os.WSTOPPED)
+    command, spawning = encode(Interrupt(77)), encode(Spawn(1, 0))  # 77 is none that there is
+    count, rest = divmod(65536, len(command))  # as much as is received at a time
+    while not 0 < rest < len(spawning):
+        count, rest = count - 1, rest + len(command)
+    loaded.control.sendall(command * count)
+    executors = [loaded.spawn(number) for number in (1, 2)]
+    os.kill(loaded.pid, signal.SIGCONT)
+    held = []
+    for executor in executors:
+        assert executor is not None
+        pid = hear(loaded.stream, Spawned).pid
+        hear(executor.stream, Hello)
+        held.append(len(os.listdir(f"/proc/{pid}/fd")))
+        executor.sock.close()
+    assert held[0] == held[1]
 
 
 def test_a_request_that_was_stopped_before_it_is_read_never_runs(spawn: Any, tmp_path: Path) -> None:

@@ -21,7 +21,16 @@ from molt_accel.errors import (
     to_wire,
 )
 from molt_accel.ipc import control
-from molt_accel.ipc.messages import SHM_FROM_CLIENT, Attach, Attached, Hello, Lease, Message, Refused
+from molt_accel.ipc.messages import (
+    SHM_FROM_CLIENT,
+    Attach,
+    Attached,
+    Hello,
+    Lease,
+    Message,
+    Refused,
+    Reloading,
+)
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm import attach
 from molt_accel.ipc.shm.attach import connect, handshake, observe
@@ -40,11 +49,15 @@ class Worker:
         self.asked: object = None
         self._thread: threading.Thread | None = None
 
-    def answer(self, message: Message | bytes | None, *fds: int) -> socket.socket:
-        """Answer so, or close the socket; returns the end to ask on."""
+    def answer(
+        self, message: Message | bytes | None, *fds: int, before: Message | None = None
+    ) -> socket.socket:
+        """Answer so, or close the socket; returns the end to ask on. `before`: what it says first."""
 
         def serve() -> None:
             self.asked, _ = control.receive(self._far, SHM_FROM_CLIENT)
+            if before is not None:
+                control.send(self._far, before)
             if isinstance(message, Message):
                 control.send(self._far, message, fds)
             elif message is not None:
@@ -215,6 +228,27 @@ def test_a_silent_worker_ends_the_wait(worker: Worker, ask: Ask, monkeypatch: py
 
 
 # -- connecting -------------------------------------------------------------------------------------------
+@BOTH
+def test_while_the_worker_reloads_it_is_waited_for_as_long_as_it_says(
+    worker: Worker, arena_fd: int, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float | None] = []
+
+    class Timed:
+        """The socket, that writes down how long is waited."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sock, name)
+
+        def settimeout(self, limit_s: float | None) -> None:
+            limits.append(limit_s)
+            sock.settimeout(limit_s)
+
+    sock = worker.answer(attached(), arena_fd, before=Reloading(31_000))
+    ask(Timed())  # type: ignore[arg-type]
+    assert limits == [attach.ANSWER_S, 31 + attach.ANSWER_S, None]
+
+
 def test_nobody_serves_a_path_that_is_not_there_or_was_left(tmp_path: Path) -> None:
     path = str(tmp_path / "left.sock")
     assert connect(path) is None

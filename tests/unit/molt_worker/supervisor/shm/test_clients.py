@@ -33,6 +33,7 @@ from molt_accel.ipc.messages import (
     Response,
     Return,
 )
+from molt_accel.ipc.shm.layout import NEVER
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 from molt_worker.supervisor.shm import clients as clients_module
@@ -138,6 +139,10 @@ class Desk(Logged):
         return Response(ping.request_id, Status.OK, b"pong")
 
     # What the test does.
+
+    @property
+    def anybody_waits(self) -> bool:
+        return any(client.awaits_grant for client in self.clients)
 
     def turn(self, turns: int = 30) -> None:
         for _ in range(turns):
@@ -331,7 +336,7 @@ def test_more_channels_are_granted_while_there_are_some(desk: Desk) -> None:
 def test_one_that_holds_its_share_gets_no_more_than_are_free(desk: Desk, number: int) -> None:
     peer = desk.attached(12)
     peer.send(Lease(number))
-    desk.clients.refuse_waiting()
+    desk.clients.refuse_waiting(NEVER)
     assert peer.granted() == []
 
 
@@ -340,23 +345,56 @@ def test_who_holds_more_than_its_share_is_asked_to_give_some_back(desk: Desk) ->
     modest.send(Lease(3))
     assert modest.received() == []
     assert greedy.received() == [Recall(4)]
-    assert desk.clients.anybody_waits
+    assert desk.anybody_waits
     greedy.send(Return([9, 8]))
     assert modest.granted() == [8, 9]
-    assert not desk.clients.anybody_waits
+    assert not desk.anybody_waits
 
 
-def test_whoever_waits_for_channels_is_known_to_be_waiting_at_once(desk: Desk) -> None:
-    """So that it can be told in time that there are none, also if nobody gives any back."""
+def test_each_who_waits_for_channels_waits_as_long_as_the_others(desk: Desk) -> None:
+    """And is told in time that there are none, also if nobody gives any back."""
     desk.attached(10)
-    modest = desk.attached(2)
-    waited = []
-    desk.on_change = lambda: waited.append(desk.clients.anybody_waits)
-    modest.send(Lease(3))
-    assert waited == [True]
-    desk.clients.refuse_waiting()
-    assert modest.granted() == []
-    assert not desk.clients.anybody_waits
+    early, late = desk.attached(1), desk.attached(1)
+    early.send(Lease(3))
+    early_ns, patience_ns = time.monotonic_ns(), clients_module._RECALL_NS
+    assert early_ns < desk.loop._timer_ns <= early_ns + patience_ns
+    late.send(Lease(3))
+    _, first, second = desk.clients
+    second.refuse_ns = first.refuse_ns + 1  # it asked so much later
+    early.send(Lease(3))  # who asks again waits no longer
+    desk.clients.on_timers(first.refuse_ns - 1)
+    assert (early.received(), late.received()) == ([], [])
+    desk.clients.on_timers(first.refuse_ns)
+    assert (early.received(), late.received()) == ([Grant([])], [])
+    assert desk.loop._timer_ns <= second.refuse_ns
+    desk.clients.on_timers(second.refuse_ns)
+    assert late.received() == [Grant([])]
+    assert not desk.anybody_waits
+
+
+def test_of_channels_that_come_back_each_who_waits_gets_its_share(desk: Desk) -> None:
+    holder, first, second = desk.attached(12), desk.attached(0), desk.attached(0)
+    first.send(Lease(12))
+    second.send(Lease(4))
+    assert holder.received() == [Recall(8)]
+    holder.send(Return(list(range(4, 12))))
+    assert (first.granted(), second.granted()) == ([4, 5, 6, 7], [8, 9, 10, 11])
+
+
+def test_while_too_few_come_back_for_all_who_wait_more_are_asked_for(desk: Desk) -> None:
+    """Nobody was asked for the sake of who began to wait while others had been asked."""
+    first, second = desk.attached(6), desk.attached(6)
+    late = desk.attached(0), desk.attached(0)
+    for peer in late:
+        peer.send(Lease(4))
+    assert (first.received(), second.received()) == ([Recall(3)], [Recall(3)])
+    first.send(Return([5]))  # the others are in use
+    assert (late[0].granted(), late[1].received()) == ([5], [])
+    assert (first.received(), second.received()) == ([Recall(2)], [])
+    first.send(Return([]))
+    assert first.received() == []  # it has none to spare now
+    second.send(Return([6, 7, 8]))
+    assert late[1].granted() == [6, 7, 8]
 
 
 def test_one_that_does_not_give_back_is_asked_once_and_not_flooded(desk: Desk) -> None:
@@ -364,7 +402,7 @@ def test_one_that_does_not_give_back_is_asked_once_and_not_flooded(desk: Desk) -
     for _ in range(1000):
         modest.send(Lease(3))
         desk.turn(2)
-    desk.clients.refuse_waiting()
+    desk.clients.refuse_waiting(NEVER)
     assert modest.received() == [Grant([])]
     assert stopped.received() == [Recall(4)]
     stopped.send(Return([]))  # it goes on, and has none to spare
@@ -375,7 +413,7 @@ def test_one_that_does_not_give_back_is_asked_once_and_not_flooded(desk: Desk) -
 def test_what_comes_back_late_is_granted_then(desk: Desk) -> None:
     slow, modest = desk.attached(10), desk.attached(2)
     modest.send(Lease(3))
-    desk.clients.refuse_waiting()
+    desk.clients.refuse_waiting(NEVER)
     assert modest.granted() == []
     slow.send(Return([9]))
     assert modest.granted() == [9]
@@ -386,7 +424,7 @@ def test_returned_channels_are_granted_once(desk: Desk) -> None:
     first.send(Return([0, 0, 6, 12, 2**32 - 1]))  # 6 is the other's
     for peer, expected in ((second, [0]), (first, [])):
         peer.send(Lease(9))
-        desk.clients.refuse_waiting()
+        desk.clients.refuse_waiting(NEVER)
         assert peer.granted() == expected
 
 
@@ -638,10 +676,10 @@ def test_freed_channels_go_to_who_waits(desk: Desk) -> None:
 def test_one_that_waits_and_goes_is_not_waited_for(desk: Desk) -> None:
     holder, waiting = desk.attached(10), desk.attached(2)
     waiting.send(Lease(3))
-    assert desk.clients.anybody_waits
+    assert desk.anybody_waits
     waiting.close()
     desk.turn()
-    assert not desk.clients.anybody_waits
+    assert not desk.anybody_waits
     holder.send(Return([9]))
     assert desk.channels.take(9) == [9]
 

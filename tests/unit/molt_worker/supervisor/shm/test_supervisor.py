@@ -28,7 +28,7 @@ from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, SlotG
 from molt_accel.version import __version__
 from molt_worker.processes.commands import Sources
 from molt_worker.processes.sources import stamp
-from molt_worker.supervisor.shm import supervisor as shm_supervisor
+from molt_worker.supervisor.shm import clients
 from tests.support.handover import put, reply, response
 from tests.support.shm_testbed import Caller, MakeShmStage, ShmStage, in_ms
 
@@ -59,7 +59,7 @@ def test_whoever_waits_for_channels_is_told_in_time_that_there_are_none(stage: S
     waiting = Caller(stage, 1)
     waiting.send(Lease(5))
     assert waiting.received() == []
-    patience_ms = shm_supervisor._RECALL_NS / _MS
+    patience_ms = clients._RECALL_NS / _MS
     assert patience_ms < ANSWER_S * 1000 / 2
     assert stage.supervisor._loop._timer_ns <= in_ms(patience_ms)
     stage.pass_time(0)
@@ -159,6 +159,18 @@ def test_a_pool_of_clients_ends_after_them(make_shm_stage: MakeShmStage, linger:
         assert not stage.supervisor.finished()
     stage.pass_time(121_000)
     assert stage.supervisor.finished() == ends
+
+
+def test_a_pool_of_nested_clients_only_stays_until_it_can_serve_them(make_shm_stage: MakeShmStage) -> None:
+    """An import may take longer than they may stay attached without a call."""
+    stage = make_shm_stage(linger=True, linger_ms=0)
+    Caller(stage, 1, nested=True)
+    for passed_ms in (10_000, 20_000, 30_000):
+        stage.pass_time(passed_ms)
+        assert not stage.supervisor.finished()
+    stage.start()
+    stage.pass_time(40_000)
+    assert stage.supervisor.finished()  # they could have called
 
 
 def test_a_pool_that_nobody_comes_to_ends(make_shm_stage: MakeShmStage) -> None:
