@@ -29,8 +29,8 @@ pytest_plugins = [
 ]
 
 _common: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("ci", max_examples=50, derandomize=True, **_common)
-settings.register_profile("dev", max_examples=50, **_common)
+settings.register_profile("ci", max_examples=30, derandomize=True, **_common)
+settings.register_profile("dev", max_examples=30, **_common)
 settings.register_profile("fuzz", max_examples=20_000, **_common)
 settings.load_profile(os.environ.get("MOLT_HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
@@ -119,11 +119,12 @@ def nothing_left_behind(monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
         yield
         return
     mark = uuid.uuid4().hex
+    known = set(psutil.pids())
     monkeypatch.setenv(_MARK, mark)
     channels = _channels()
     yield
     until = time.monotonic() + 10
-    while (left := marked(_MARK, mark)) and time.monotonic() < until:
+    while (left := marked(_MARK, mark, known)) and time.monotonic() < until:
         psutil.wait_procs(left, timeout=0.2)
     described = [f"{process.pid} {process.status()} {process.cmdline()}" for process in left]
     for process in left:

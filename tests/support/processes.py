@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,17 @@ def logged_worker(log: Path, module: str = "molt_worker") -> str:
     return shlex.join(["sh", "-c", script, "molt-worker"])
 
 
-def marked(variable: str, value: str) -> list[psutil.Process]:
-    """All processes, but for this one, that inherited an environment variable, whoever their parents are by now."""
+def marked(variable: str, value: str, known: Collection[int] = ()) -> list[psutil.Process]:
+    """All processes, but for this one, that inherited an environment variable, whoever their parents are by now.
+
+    `known` are the ids of processes that are not looked at: they were there before the variable was set.
+    """
     found = []
     wanted = f"{variable}={value}".encode()
     for pid in psutil.pids():
         with contextlib.suppress(psutil.Error, OSError):
             # Read as it is: after each of some thousand tests psutil would take longer than the tests themselves.
-            if pid != os.getpid() and wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if pid not in known and pid != os.getpid() and wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 found.append(psutil.Process(pid))
     return found
 
