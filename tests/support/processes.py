@@ -37,7 +37,9 @@ def marked(variable: str, value: str, known: Collection[int] = ()) -> list[psuti
     for pid in psutil.pids():
         with contextlib.suppress(psutil.Error, OSError):
             # Read as it is: after each of some thousand tests psutil would take longer than the tests themselves.
-            if pid not in known and pid != os.getpid() and wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if pid in known or pid == os.getpid():
+                continue
+            if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 found.append(psutil.Process(pid))
     return found
 
