@@ -29,7 +29,7 @@ from molt_accel.errors import (
     row_of,
     status_label,
 )
-from molt_accel.forms import failure
+from molt_accel.forms import failure as failures
 from molt_accel.hangup import HALF_CLOSE, hangups
 from molt_accel.ipc.frame import Fault, FrameError, format_id
 from molt_accel.ipc.messages import UNDECODABLE, WORKER_DEFAULT_WAIT, Codec, Request, Response
@@ -331,9 +331,8 @@ def _error_of(response: Response) -> MoltError:
         return MoltProtocolError(f"the worker sent a {response.status.label} error that is {exc}")
     error = from_wire(response.status, body, request_id)
     if error.failure is not None:
-        error.__traceback__ = failure.traceback_of(
-            error.failure
-        )  # raising it puts this process's frames above
+        # Raising it puts this process's frames above.
+        error.__traceback__ = failures.traceback_of(error.failure)
     return error
 
 

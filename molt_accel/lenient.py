@@ -81,6 +81,14 @@ def with_text_keys(value: object) -> object:
     return value
 
 
+def text_of(value: object) -> str:
+    """Return an object's text as it can be encoded; the name of its type if it has none."""
+    try:
+        return str.__str__(str(value)).encode(errors="replace").decode()
+    except Exception:  # user code, and lazy translations, may fail here
+        return f"<{type(value).__name__}>"
+
+
 def escaped(value: object) -> bytes:
     """The JSON of a value with halves of surrogate pairs, as in names of files that aren't UTF-8: they are escaped."""
     parts = msgspec.to_builtins(with_text_keys(value), enc_hook=plain, str_keys=True)

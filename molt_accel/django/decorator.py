@@ -271,8 +271,8 @@ class _OffloadedView:
         request_id = request_id_of(request, error.request_id)
         if callable(self.on_error):
             response = self.on_error(request, error)
-            return report(request, error, response, request_id) if is_failure else response
-        # A client that was told Busy exists; after other errors there may be none to ask for its settings.
-        busy_status = self.client.config.busy_http_status if isinstance(error, MoltBusy) else None
-        response = error_response(error, request_id=request_id, busy_status=busy_status)
+        else:
+            # A client that was told Busy exists; after other errors there may be none to ask for its settings.
+            busy_status = self.client.config.busy_http_status if isinstance(error, MoltBusy) else None
+            response = error_response(error, request_id=request_id, busy_status=busy_status)
         return report(request, error, response, request_id) if is_failure else response

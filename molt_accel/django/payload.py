@@ -29,8 +29,13 @@ def request_id_of(request: HttpRequest, default: str = "") -> str:
 
     A middleware may have set it: then it stands in ``request.META`` only, since ``request.headers`` is made just once.
     """
+    return _sent_id(request) or default or os.urandom(8).hex()
+
+
+def _sent_id(request: HttpRequest) -> str:
+    """The X-Request-ID header if it has the form of an id, else an empty text."""
     header = request.META.get(_HEADER, "")
-    return header if _ID.fullmatch(header) else default or os.urandom(8).hex()
+    return header if _ID.fullmatch(header) else ""
 
 
 def metadata_of(request: HttpRequest) -> dict[str, Any]:
@@ -39,9 +44,8 @@ def metadata_of(request: HttpRequest) -> dict[str, Any]:
     Its id, if the request brings one, and the active language and time zone, if they are not those of the settings.
     """
     metadata = active_metadata()
-    header = request.META.get(_HEADER, "")
-    if header and _ID.fullmatch(header):
-        metadata[METADATA_REQUEST_ID] = header
+    if sent := _sent_id(request):
+        metadata[METADATA_REQUEST_ID] = sent
     return metadata
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any, Final
 
+from molt_accel.lenient import text_of
+
 #: A failure as it travels.
 Failure = dict[str, Any]
 
@@ -48,10 +50,7 @@ def _place(frame: FrameType, line: int | None) -> list[str | int]:
 
 
 def _text(value: object) -> str:
-    try:
-        return str.__str__(str(value))[:_MAX_TEXT].encode(errors="replace").decode()
-    except Exception:  # user code may fail here
-        return f"<{type(value).__name__}>"
+    return text_of(value)[:_MAX_TEXT]
 
 
 def traceback_of(failure: Failure) -> TracebackType | None:

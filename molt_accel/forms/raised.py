@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+from molt_accel.lenient import text_of
+
 #: A raised exception as it travels.
 Raised = dict[str, Any]
 
@@ -49,7 +51,7 @@ def _packed(family: str, error: BaseException) -> Raised:
     raised: Raised = {
         "family": family,
         "class": f"{cls.__module__}:{cls.__qualname__}",
-        "args": [_text(each)[:_MAX_TEXT] for each in error.args[:_MAX_ARGS]],
+        "args": [text_of(each)[:_MAX_TEXT] for each in error.args[:_MAX_ARGS]],
     }
     if family == _API:
         state = {name: getattr(error, name, None) for name in ("status_code", "auth_header", "wait")}
@@ -99,20 +101,13 @@ def _class(name: str) -> Any:
         return None
 
 
-def _text(value: object) -> str:
-    try:
-        return str.__str__(str(value)).encode(errors="replace").decode()
-    except Exception:  # user code, and lazy translations, may fail here
-        return f"<{type(value).__name__}>"
-
-
 def _detail(detail: object) -> object:
     """The detail of REST framework's, in which each text has a code."""
     if isinstance(detail, Mapping):
-        return {"map": {_text(key): _detail(item) for key, item in detail.items()}}
+        return {"map": {text_of(key): _detail(item) for key, item in detail.items()}}
     if isinstance(detail, (list, tuple)):
         return {"list": [_detail(item) for item in detail]}
-    return {"text": _text(detail), "code": _text(getattr(detail, "code", None) or "error")}
+    return {"text": text_of(detail), "code": text_of(getattr(detail, "code", None) or "error")}
 
 
 def _detail_of(form: Any) -> Any:
@@ -127,14 +122,14 @@ def _messages(error: Any) -> object:
     """The messages of Django's ValidationError: by field, or a list; each as text and code."""
     if hasattr(error, "error_dict"):
         return {
-            _text(field): [_message(each) for each in errors] for field, errors in error.error_dict.items()
+            text_of(field): [_message(each) for each in errors] for field, errors in error.error_dict.items()
         }
     return [_message(each) for each in error.error_list]
 
 
 def _message(error: Any) -> list[str | None]:
     message = error.message % error.params if error.params else error.message
-    return [_text(message), None if error.code is None else _text(error.code)]
+    return [text_of(message), None if error.code is None else text_of(error.code)]
 
 
 def _validation_error(base: Any, detail: Any) -> Any:

@@ -73,9 +73,8 @@ def too_large(request: Request, response: Response, why: FrameError) -> Response
     if response.status is _OK:
         return error_response(request, MoltInternalError(f"the result is {why.detail}"))
     body = codec.decode(_MSGPACK, response.payload)
-    body.pop("traceback", None)
-    body.pop("raised", None)
-    body.pop("failure", None)
+    for long in ("traceback", "raised", "failure"):
+        body.pop(long, None)
     response.payload = codec.encode(_MSGPACK, body)
     return response
 

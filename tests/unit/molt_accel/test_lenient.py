@@ -123,3 +123,11 @@ def test_levels_are_those_of_the_longest_way_down() -> None:
         shared = [shared, shared]  # 2**60 ways
     values = [1, [], [[], [1, [2]]], [[[1]], []], {"a": ({},)}, shared, [1, [shared], shared]]
     assert [lenient.depth(value) for value in values] == [0, 0, 3, 3, 2, 60, 62]
+
+
+def test_every_object_has_a_text_that_can_be_encoded() -> None:
+    class Sly(str):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    assert [lenient.text_of(each) for each in ("a", 5, "\ud800", Sly("b"))] == ["a", "5", "?", "<Sly>"]
