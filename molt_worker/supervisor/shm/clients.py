@@ -90,8 +90,7 @@ class Attachment:
     observer: bool = False
     nested: bool = False  #: it is an executor of another pool
     wanted: int = 0  #: channels that it gets as soon as there are some
-    awaits_grant: bool = False  #: it waits for a grant, which may be an empty one
-    refuse_ns: int = 0  #: when it gets an empty one at the latest
+    refuse_ns: int = 0  #: it waits for a grant, and gets an empty one at this time; 0: it waits for none
     recalled: bool = False  #: it was asked to return channels, and has not answered
     connected: bool = True
     has_left: bool = False  #: it can't touch the arena any more: it said so, or its process is dead
@@ -306,8 +305,7 @@ class Clients:
         elif isinstance(message, Attach) and not client.attached and client.asked is None:
             self._attach(client, message)
         elif isinstance(message, messages.Lease) and client.attached and not client.observer:
-            if not client.awaits_grant:
-                client.awaits_grant = True
+            if not client.refuse_ns:
                 client.refuse_ns = self.loop.at(time.monotonic_ns() + _RECALL_NS)
             self._want(client, message.count)
         elif isinstance(message, messages.Return):
@@ -402,7 +400,7 @@ class Clients:
         return self.channels.count // max(1, self.count)
 
     def _grant(self, client: Attachment, granted: list[int]) -> None:
-        client.awaits_grant = False
+        client.refuse_ns = 0
         client.channels.update(granted)
         self.owner.on_clients_changed()
         self.tell(client, messages.Grant(granted))
@@ -416,7 +414,7 @@ class Clients:
         excess = [client for client in self if client.counts and len(client.channels) > share]
         if not excess or len(wanting.channels) >= share:
             wanting.wanted = 0
-            if wanting.awaits_grant:
+            if wanting.refuse_ns:
                 self._grant(wanting, [])
             return
         for client in excess:
@@ -427,10 +425,9 @@ class Clients:
     def refuse_waiting(self, now_ns: int) -> None:
         """Tell clients that have waited long enough for channels that there are none."""
         for client in self:
-            if client.awaits_grant and now_ns >= client.refuse_ns:
+            if 0 < client.refuse_ns <= now_ns:
                 self._grant(client, [])
-            elif client.awaits_grant:
-                self.loop.at(client.refuse_ns)
+            self.loop.at(client.refuse_ns)
 
     # -- the end of a connection ------------------------------------------------------------------------
 
@@ -447,7 +444,7 @@ class Clients:
         if not client.connected:
             return
         client.connected = False
-        client.wanted, client.awaits_grant = 0, False
+        client.wanted = client.refuse_ns = 0
         self.loop.watch(client.sock.fileno(), 0)
         client.sock.close()
         if client.pidfd < 0:

@@ -63,14 +63,10 @@ def rows(numbers):
 @export
 def page(payload):
     from inspect import unwrap
-    from urllib.parse import urlsplit
-    from django.test import RequestFactory
+    from molt_accel.django import rebuilt_request
     from shop import views
 
-    url = urlsplit(payload["url"])
-    request = RequestFactory().get(payload["url"], HTTP_HOST=url.netloc, secure=url.scheme == "https")
-    request.META["CSRF_COOKIE"] = payload["csrf"]
-    return unwrap(views.page)(request)
+    return unwrap(views.page)(rebuilt_request(payload))
 """,
     "shop/models.py": """
 from django.db import models
@@ -89,7 +85,6 @@ pre_save.connect(doubles, sender=Order)
 import json
 import os
 from django.http import HttpResponse
-from django.middleware.csrf import get_token
 from django.template import engines
 from django.utils.decorators import method_decorator
 from django.views import View
@@ -97,6 +92,7 @@ from django.views.decorators.csrf import csrf_protect
 from rest_framework import mixins, pagination, permissions, renderers, serializers, throttling, views, viewsets
 from rest_framework.decorators import action, api_view, renderer_classes
 from molt_accel import molt_offload, offload
+from molt_accel.django import request_parts
 from shop.entrypoints import double, refuses, spaced, told
 
 offloaded = molt_offload(entry=told, timeout_ms=60_000)
@@ -198,12 +194,8 @@ class Pages(mixins.ListModelMixin, viewsets.GenericViewSet):
     def get_queryset(self):
         return [1, 2, 3, 4, 5]
 
-def page_payload(request):
-    get_token(request)
-    return {"url": request.build_absolute_uri(), "csrf": request.META["CSRF_COOKIE"]}
-
 @csrf_protect
-@molt_offload(entry="page", payload_builder=page_payload, timeout_ms=60_000)
+@molt_offload(entry="page", payload_builder=lambda request: request_parts(request, csrf=True), timeout_ms=60_000)
 def page(request):
     template = engines["django"].from_string("{{ pid }} {{ csrf_token }} {{ request.build_absolute_uri }}")
     return HttpResponse(template.render({"pid": os.getpid(), "request": request}, request))

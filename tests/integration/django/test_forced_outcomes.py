@@ -192,11 +192,8 @@ def test_a_forced_refusal_is_that_of_a_pool_which_others_share(share: Share, tmp
         assert seen(client, "echo", 1) == real
 
 
-def test_a_forced_full_pipe_is_that_of_a_worker_which_reads_nothing(
-    make_client: MakeClient, transport: str
-) -> None:
-    if transport != "stdio":
-        pytest.skip("there is no pipe")
+@pytest.mark.parametrize("transport", ["stdio"])  # shared memory has no pipe
+def test_a_forced_full_pipe_is_that_of_a_worker_which_reads_nothing(make_client: MakeClient) -> None:
     client = with_worker(make_client(executors=1, max_frame_bytes=1_000_000))
     pid = client.ping()["pid"]
     os.kill(pid, signal.SIGSTOP)

@@ -142,7 +142,7 @@ class Desk(Logged):
 
     @property
     def anybody_waits(self) -> bool:
-        return any(client.awaits_grant for client in self.clients)
+        return any(client.refuse_ns for client in self.clients)
 
     def turn(self, turns: int = 30) -> None:
         for _ in range(turns):

@@ -182,15 +182,21 @@ def test_a_pool_that_nobody_comes_to_ends(make_shm_stage: MakeShmStage) -> None:
     assert "worker_left_alone" in stage.log()
 
 
-def test_a_pool_of_outdated_code_makes_way_for_a_newcomer_or_reloads_while_it_has_others(
-    make_shm_stage: MakeShmStage, tmp_path: Path
-) -> None:
+def with_source(make_shm_stage: MakeShmStage, folder: Path) -> tuple[ShmStage, Path]:
+    """A pool that a client started, and the source that its exports were read from."""
     stage = make_shm_stage(linger=True)
-    source = tmp_path / "app.py"
+    source = folder / "app.py"
     source.touch()
     stage.start()
     stage.forkserver.report(Sources([(str(source), stamp(str(source)))]))
     stage.turn()
+    return stage, source
+
+
+def test_a_pool_of_outdated_code_makes_way_for_a_newcomer_or_reloads_while_it_has_others(
+    make_shm_stage: MakeShmStage, tmp_path: Path
+) -> None:
+    stage, source = with_source(make_shm_stage, tmp_path)
     first = Caller(stage, 1)
     os.utime(source, ns=(1, 1))
     Caller(stage, 0, observer=True)  # needs no newer code
@@ -211,12 +217,7 @@ def test_a_pool_of_outdated_code_makes_way_for_a_newcomer_or_reloads_while_it_ha
 def test_a_newcomer_waits_for_newer_code_until_its_time_is_over(
     make_shm_stage: MakeShmStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = make_shm_stage(linger=True)
-    source = tmp_path / "app.py"
-    source.touch()
-    stage.start()
-    stage.forkserver.report(Sources([(str(source), stamp(str(source)))]))
-    stage.turn()
+    stage, source = with_source(make_shm_stage, tmp_path)
     Caller(stage, 1)
     os.utime(source, ns=(1, 1))
     newcomer = Caller(stage, 1)
