@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -29,6 +30,25 @@ def start_lock() -> threading.RLock:
     Otherwise a child could inherit the descriptors of a half-made connection, and nobody there could close them.
     """
     return _start_lock
+
+
+class Descriptor:
+    """A descriptor that a child must not keep: its object knows of none while another thread is about to close it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd: Final = fd
+        self._what: Final = _what_is(fd)
+
+    def close_in_child(self) -> None:
+        """Close it unless that was done. The number may be another descriptor's by now, which is left alone."""
+        with contextlib.suppress(OSError):
+            if _what_is(self._fd) == self._what:
+                os.close(self._fd)
+
+
+def _what_is(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
 
 
 def _after_fork_in_child() -> None:

@@ -32,6 +32,7 @@ from molt_accel.ipc.messages import (
 from molt_accel.ipc.shm.attach import ANSWER_S, handshake
 from molt_accel.ipc.shm.layout import Gauge, SlotGauge
 from molt_accel.process import role
+from molt_accel.transports import forks
 from molt_accel.transports.base import Pending
 from molt_accel.transports.connection import BaseConnection, ConnectionState
 from molt_accel.transports.shm.channels import BATCH, ChannelPool
@@ -57,6 +58,7 @@ class Connection(BaseConnection):
     def __init__(self, config: Config, sock: socket.socket, number: int) -> None:
         super().__init__(number)
         self._sock = sock
+        self._descriptor = forks.Descriptor(sock.fileno())
         self._leasing = threading.Lock()  # one thread asks for channels, the others wait for its answer
         self._granted = threading.Event()
         self._granted_none = False  # whether the last answer was empty
@@ -238,4 +240,5 @@ class Connection(BaseConnection):
         self.move_to(ConnectionState.FORGOTTEN)
         self.arena.close()
         self._sock.close()
+        self._descriptor.close_in_child()
         self.arena.let_go()  # the child has copies of the parent's calls: ending those must not end the parent's

@@ -1,6 +1,8 @@
 """Forks of this process: what a child forgets first, and that no fork comes while a connection is made."""
 
 import gc
+import os
+import socket
 import threading
 import weakref
 
@@ -27,6 +29,19 @@ def test_a_child_s_members_forget_and_the_parent_s_don_t() -> None:
         forks.register(member)
     assert exit_code(fork(lambda: [member.forgot for member in members] == [1, 1])) == 0
     assert [member.forgot for member in members] == [0, 0]
+
+
+def test_a_descriptor_that_another_thread_is_just_closing_is_closed_in_a_child() -> None:
+    ours, theirs = socket.socketpair()
+    descriptor = forks.Descriptor(ours.fileno())
+    fd = ours.detach()  # as in a close that has not come to the system yet
+    descriptor.close_in_child()
+    assert theirs.recv(1) == b""
+    descriptor.close_in_child()  # nothing is left to do
+    with theirs, open(os.devnull) as other:
+        assert other.fileno() == fd  # the number is another's now
+        descriptor.close_in_child()
+        assert os.fstat(fd)
 
 
 def test_members_are_not_kept() -> None:
