@@ -1,8 +1,7 @@
-"""Forks of this process: what a child must forget, and the lock that keeps starts and forks apart."""
+"""Forks of this process: what a child must forget, and the locks that keep starts, closes and forks apart."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import weakref
@@ -17,6 +16,7 @@ class Forgetting(Protocol):
 _members: Final[weakref.WeakSet[Forgetting]] = weakref.WeakSet()
 # Reentrant, because a signal handler or the garbage collector may fork or close a client on a thread that holds it.
 _start_lock = threading.RLock()
+_close_lock = threading.RLock()
 
 
 def register(member: Forgetting) -> None:
@@ -32,34 +32,36 @@ def start_lock() -> threading.RLock:
     return _start_lock
 
 
-class Descriptor:
-    """A descriptor that a child must not keep: its object knows of none while another thread is about to close it."""
+def close_lock() -> threading.RLock:
+    """The lock to hold while a connection's descriptors are closed, and for no longer; a fork waits for it.
 
-    def __init__(self, fd: int) -> None:
-        self._fd: Final = fd
-        self._what: Final = _what_is(fd)
-
-    def close_in_child(self) -> None:
-        """Close it unless that was done. The number may be another descriptor's by now, which is left alone."""
-        with contextlib.suppress(OSError):
-            if _what_is(self._fd) == self._what:
-                os.close(self._fd)
+    Otherwise a child could inherit one that is still open, but that its object has forgotten already.
+    """
+    return _close_lock
 
 
-def _what_is(fd: int) -> tuple[int, int]:
-    found = os.fstat(fd)
-    return found.st_dev, found.st_ino
+def _before_fork() -> None:
+    _start_lock.acquire()
+    _close_lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _close_lock.release()
+    _start_lock.release()
 
 
 def _after_fork_in_child() -> None:
-    global _start_lock
-    _start_lock = threading.RLock()  # its holder may not exist in this process
+    global _start_lock, _close_lock
+    _start_lock, _close_lock = (
+        threading.RLock(),
+        threading.RLock(),
+    )  # their holders may not exist in this process
     for member in list(_members):
         member.after_fork_in_child()
 
 
 os.register_at_fork(
-    before=lambda: _start_lock.acquire(),
-    after_in_parent=lambda: _start_lock.release(),
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
     after_in_child=_after_fork_in_child,
 )

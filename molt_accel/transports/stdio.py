@@ -146,7 +146,8 @@ class _Connection(BaseConnection):
                     poll.unregister(stream.write_fd)
                 writing = wants_to_write
                 if self.closing:
-                    self._stdin.close()
+                    with forks.close_lock():
+                        self._stdin.close()
                 deaf = self.state is ConnectionState.DEAF
             ready = poll.poll(SLACK_S * 1000 if deaf else None)
             if not ready and deaf:
@@ -218,7 +219,7 @@ class _Connection(BaseConnection):
             self._process.wait()
 
     def _close_pipes(self) -> None:
-        with self.lock:
+        with self.lock, forks.close_lock():
             self._stdin.close()
             self._stdout.close()
             for fd in (self._wake_r, self._wake_w):

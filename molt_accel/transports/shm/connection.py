@@ -58,7 +58,6 @@ class Connection(BaseConnection):
     def __init__(self, config: Config, sock: socket.socket, number: int) -> None:
         super().__init__(number)
         self._sock = sock
-        self._descriptor = forks.Descriptor(sock.fileno())
         self._leasing = threading.Lock()  # one thread asks for channels, the others wait for its answer
         self._granted = threading.Event()
         self._granted_none = False  # whether the last answer was empty
@@ -188,7 +187,8 @@ class Connection(BaseConnection):
         self.was_ready = self._may_have_served()
         with self.lock:
             self._note_end(error, drained=self.state is ConnectionState.FINISHING)
-            self._sock.close()
+            with forks.close_lock():
+                self._sock.close()
             completion_thread = self._completion_thread
         self._resolve_all(error)
         self.arena.close()
@@ -240,5 +240,4 @@ class Connection(BaseConnection):
         self.move_to(ConnectionState.FORGOTTEN)
         self.arena.close()
         self._sock.close()
-        self._descriptor.close_in_child()
         self.arena.let_go()  # the child has copies of the parent's calls: ending those must not end the parent's

@@ -1,16 +1,16 @@
 """Forks of this process: what a child forgets first, and that no fork comes while a connection is made."""
 
 import gc
-import os
-import socket
 import threading
 import weakref
+from collections.abc import Callable
 
 import pytest
 
 from molt_accel.transports import forks
 from tests.support.processes import exit_code, fork, in_thread
 
+GetLock = Callable[[], threading.RLock]
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 
 
@@ -31,19 +31,6 @@ def test_a_child_s_members_forget_and_the_parent_s_don_t() -> None:
     assert [member.forgot for member in members] == [0, 0]
 
 
-def test_a_descriptor_that_another_thread_is_just_closing_is_closed_in_a_child() -> None:
-    ours, theirs = socket.socketpair()
-    descriptor = forks.Descriptor(ours.fileno())
-    fd = ours.detach()  # as in a close that has not come to the system yet
-    descriptor.close_in_child()
-    assert theirs.recv(1) == b""
-    descriptor.close_in_child()  # nothing is left to do
-    with theirs, open(os.devnull) as other:
-        assert other.fileno() == fd  # the number is another's now
-        descriptor.close_in_child()
-        assert os.fstat(fd)
-
-
 def test_members_are_not_kept() -> None:
     forks.register(member := Member())
     reference = weakref.ref(member)
@@ -52,7 +39,11 @@ def test_members_are_not_kept() -> None:
     assert reference() is None
 
 
-def test_a_fork_waits_for_a_connection_that_is_being_made() -> None:
+each_lock = pytest.mark.parametrize("lock", [forks.start_lock, forks.close_lock])
+
+
+@each_lock
+def test_a_fork_waits_for_a_connection_that_is_being_made_or_closed(lock: GetLock) -> None:
     begun, forked = threading.Event(), threading.Event()
     codes: list[int] = []
 
@@ -62,7 +53,7 @@ def test_a_fork_waits_for_a_connection_that_is_being_made() -> None:
         forked.set()
 
     thread = threading.Thread(target=fork_one)
-    with forks.start_lock():
+    with lock():
         thread.start()
         assert begun.wait(20)
         assert not forked.wait(0.05)
@@ -70,15 +61,16 @@ def test_a_fork_waits_for_a_connection_that_is_being_made() -> None:
     assert codes == [0]
 
 
-def test_who_holds_the_lock_may_fork_and_the_child_has_one_of_its_own() -> None:
-    """A signal handler may fork on the thread that makes a connection."""
+@each_lock
+def test_who_holds_the_lock_may_fork_and_the_child_has_one_of_its_own(lock: GetLock) -> None:
+    """A signal handler may fork on the thread that makes or closes a connection."""
 
     def take_it_on_another_thread() -> bool:
         taken: list[bool] = []
-        thread = in_thread(lambda: taken.append(forks.start_lock().acquire(timeout=20)))
+        thread = in_thread(lambda: taken.append(lock().acquire(timeout=20)))
         thread.join()
         return taken == [True]
 
-    with forks.start_lock():
+    with lock():
         pid = fork(take_it_on_another_thread)
     assert exit_code(pid) == 0
