@@ -19,6 +19,7 @@ from typing import Any, Final
 from molt_accel.durations import in_ms
 from molt_accel.errors import MoltBusy, http_status
 from molt_accel.ipc.frame import DEFAULT_MAX_FRAME_BYTES, HEADER_BYTES
+from molt_accel.overload.admission import DEFAULT_TARGET_MS
 from molt_accel.process import identity, role, testdb
 
 Parser = Callable[[object], Any]
@@ -109,6 +110,7 @@ _NOT_THE_WORKERS: Final = frozenset(
         "MOLT_WORKER_AUTOSTART",
         "MOLT_CANCEL_ON_HALF_CLOSE",
         "MOLT_BUSY_HTTP_STATUS",
+        "MOLT_MAX_IN_FLIGHT",
     }
 )
 #: Settings that `identity()` already covers in normalised form, so the pool's name leaves them out.
@@ -193,6 +195,9 @@ class Config(_Made):
         "places in the bounded queue")
     max_wait_ms: int = _setting("MOLT_WORKER_MAX_WAIT_MS", "--max-wait-ms", _ms(0, 600_000), 0,
         "longest wait for a place in a full queue before Busy, in ms")
+    queue_target_ms: int = _setting("MOLT_WORKER_QUEUE_TARGET_MS", "--queue-target-ms", _ms(0, 600_000),
+        DEFAULT_TARGET_MS,
+        "how long requests may stand in the queue before new ones are refused, in ms; a burst passes; 0: no limit")
     grace_ms: int = _setting("MOLT_WORKER_GRACE_MS", "--grace-ms", _ms(0, 600_000), 100,
         "between the soft interrupt and SIGKILL, in ms")
     max_requests: int = _setting("MOLT_WORKER_MAX_REQUESTS", "--max-requests", _whole(0, 2**31 - 1), 0,
@@ -219,6 +224,9 @@ class Config(_Made):
     cancel_on_half_close: bool = _setting("MOLT_CANCEL_ON_HALF_CLOSE", "", _flag, True,
         "cancel the calls of an HTTP client that has closed its sending half (TCP); 0: only those of one that is "
         "known to be gone")
+    max_in_flight: int | None = _setting("MOLT_MAX_IN_FLIGHT", "", _whole(1, 65536), None,
+        "calls of one server process that may be under way to a pool; one more is Busy at once; none: no limit, but "
+        "what threads of the server are left for other views")
     busy_http_status: int = _setting("MOLT_BUSY_HTTP_STATUS", "", _choice(429, 503), http_status(MoltBusy),
         "HTTP status of Busy: 429 or 503")
     # fmt: on

@@ -41,6 +41,21 @@ class Status(enum.IntEnum):
 _LABELS: Final = {status: status.name.title().replace("_", "") for status in Status}
 
 
+class BusyReason(enum.StrEnum):
+    """Why a request was refused."""
+
+    QUEUE_FULL = "queue_full"  #: as many requests are queued as may be
+    QUEUE_DELAY = "queue_delay"  #: requests would stand in the queue for too long
+    DEADLINE = "deadline"  #: it could not end before its deadline
+    ENTRY_LIMIT = (
+        "entry_limit"  #: as QUEUE_DELAY, since only so many requests of its entrypoint may run at once
+    )
+    IN_FLIGHT = "in_flight"  #: its process, its view or its client has as many calls under way as it may
+    NO_CHANNEL = "no_channel"  #: other clients have the channels that this one would need
+    UNREAD = "unread"  #: the pipe to the worker is full
+    STOPPING = "stopping"  #: the worker is
+
+
 class RemoteError(Exception):
     """What an entrypoint raised, as the cause of the call's error. Its text is the executor's traceback."""
 
@@ -84,14 +99,16 @@ class MoltInvalidInput(MoltError):
 
 
 class MoltBusy(MoltError):
-    """The pool did not take the request, which was not run; try again later.
+    """The request was refused and was not run; try again later. `reason` says why."""
 
-    The queue is full, the client has no channel left or its pipe is not read, or the worker is stopping.
-    """
+    @property
+    def reason(self) -> str:
+        """One of `BusyReason`; empty if the worker has not said."""
+        return str(self.facts.get("reason", ""))
 
     @property
     def retry_after_s(self) -> int:
-        """Seconds to wait before another try, for the Retry-After header."""
+        """Seconds to wait before another try, for the Retry-After header: worked out from what is queued, at random."""
         return self._int_fact("retry_after_s") or 1
 
 

@@ -15,7 +15,8 @@ ALLOWED = {
     "molt_accel.version": (),
     "molt_accel.durations": (),
     "molt_accel.errors": (),
-    "molt_accel.ipc": ("molt_accel.errors",),
+    "molt_accel.ipc": ("molt_accel.errors", "molt_accel.durations"),
+    "molt_accel.overload": ("molt_accel.errors", "molt_accel.durations"),
     "molt_accel.ipc.shm": ("molt_accel.errors", "molt_accel.version", "molt_accel.ipc", "molt_accel.codec"),
     "molt_accel.lenient": (),
     "molt_accel.forms": ("molt_accel.lenient",),
@@ -29,6 +30,7 @@ ALLOWED = {
         "molt_accel.errors",
         *(f"molt_accel.process.{each}" for each in ("identity", "role", "testdb")),
         "molt_accel.ipc",
+        "molt_accel.overload",
     ),
 }
 FLOOR = tuple(ALLOWED)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import signal
+from typing import Final
 
+from molt_accel.durations import NS_PER_S
 from molt_accel.errors import (
+    BusyReason,
     MoltBusy,
     MoltCancelled,
     MoltIncompatible,
@@ -32,31 +36,30 @@ def no_answer() -> MoltTimeout:
     return MoltTimeout("no answer within deadline and grace time", facts={"phase": "transport"})
 
 
-def _busy(why: str) -> MoltBusy:
-    return MoltBusy(why, facts={"retry_after_s": 1})
+#: What a refused caller is told, by the reason.
+_BUSY_TEXTS: Final = {
+    BusyReason.QUEUE_FULL: "the queue is full",
+    BusyReason.QUEUE_DELAY: "requests have to wait for too long",
+    BusyReason.DEADLINE: "the request could not end before its deadline",
+    BusyReason.ENTRY_LIMIT: "requests of this entry have to wait for too long",
+    BusyReason.IN_FLIGHT: "as many calls are in flight as may be",
+    BusyReason.NO_CHANNEL: "the worker has no channel left for this client",
+    BusyReason.UNREAD: "the worker doesn't take requests as fast as they come",
+    BusyReason.STOPPING: "the worker is stopping",
+}
 
 
-def queue_full() -> MoltBusy:
-    return _busy("the queue is full")
+def busy(reason: BusyReason, wait_ns: int = 0) -> MoltBusy:
+    """A request is refused.
 
-
-def draining() -> MoltBusy:
-    return _busy("the worker is stopping")
-
-
-def all_in_flight() -> MoltBusy:
-    """All channels that the client may have are in use."""
-    return _busy("this client has as many calls in flight as it may")
-
-
-def no_channel() -> MoltBusy:
-    """Other clients have the channels that this one would need."""
-    return _busy("the worker has no channel left for this client")
-
-
-def unread() -> MoltBusy:
-    """The pipe to the worker is full, as far as the client may fill it."""
-    return _busy("the worker doesn't take requests as fast as they come")
+    Args:
+        reason: Why.
+        wait_ns: How long a request would have to wait, in ns. `retry_after_s` is that, and up to as much again at
+            random: those who are refused together shall not come back together.
+    """
+    after_s = max(1, -(-wait_ns // NS_PER_S))
+    after_s += random.randint(0, after_s)
+    return MoltBusy(_BUSY_TEXTS[reason], facts={"reason": reason.value, "retry_after_s": after_s})
 
 
 def http_client_gone() -> MoltCancelled:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn
 
 from molt_accel.durations import Milliseconds, in_ms
-from molt_accel.errors import MoltBusy, MoltError, MoltStartFailed, MoltTimeout, start_failure
+from molt_accel.errors import BusyReason, MoltError, MoltStartFailed, MoltTimeout, start_failure
 from molt_accel.ipc import outcomes
 from molt_accel.ipc.messages import Request
 from molt_accel.options import Entry, entry_name
@@ -24,13 +24,7 @@ from molt_accel.transports.base import Pending, PendingCall
 from molt_worker.entrypoints.exports import Export, ExportTable
 from molt_worker.entrypoints.runner import error_response
 
-_BUSY: Final[dict[str, Callable[[], MoltBusy]]] = {
-    "queue_full": outcomes.queue_full,
-    "in_flight": outcomes.all_in_flight,
-    "no_channel": outcomes.no_channel,
-    "unread": outcomes.unread,
-    "stopping": outcomes.draining,
-}
+_BUSY: Final = {reason.value: reason for reason in BusyReason}
 _TIMEOUTS: Final[dict[str, Callable[[], MoltTimeout]]] = {
     "queue": outcomes.expired_in_queue,
     "running": outcomes.timed_out_running,
@@ -92,14 +86,13 @@ def busy(reason: str = "queue_full") -> Outcome:
     """The pool takes no request (`MoltBusy`).
 
     Args:
-        reason: ``queue_full``; ``in_flight``: this client has as many calls under way as it may; ``no_channel``: other
-            clients have all channels; ``unread``: the pipe to the worker is full; ``stopping``: the worker stops.
+        reason: One of `molt_accel.errors.BusyReason`.
 
     Raises:
         ValueError: there is no such reason.
     """
-    make = _one_of("reason", reason, _BUSY)
-    return _Fault(lambda _: make())
+    why = _one_of("reason", reason, _BUSY)
+    return _Fault(lambda _: outcomes.busy(why))
 
 
 def timeout(phase: str = "running") -> Outcome:

@@ -18,7 +18,7 @@ import threading
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltClientClosed, MoltError, MoltWorkerUnavailable
+from molt_accel.errors import BusyReason, MoltClientClosed, MoltError, MoltWorkerUnavailable
 from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import FrameError, Item
 from molt_accel.ipc.messages import STDIO_FROM_WORKER, BadFrame, Cancel, Request, Response
@@ -75,7 +75,7 @@ class _Connection(BaseConnection):
             if not self.open:
                 return None
             if self._stream.pending_bytes > self._config.max_frame_bytes:
-                raise outcomes.unread()
+                raise outcomes.busy(BusyReason.UNREAD)
             self._pending[request.request_id] = pending
             sent = False
             try:

@@ -13,7 +13,7 @@ import threading
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltError, MoltWorkerUnavailable
+from molt_accel.errors import BusyReason, MoltError, MoltWorkerUnavailable
 from molt_accel.ipc import control, outcomes
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import Item
@@ -129,7 +129,7 @@ class Connection(BaseConnection):
                 if not self._granted.wait(ANSWER_S):
                     self.channels.refused()
             if self.open and self._granted_none:
-                raise outcomes.no_channel()
+                raise outcomes.busy(BusyReason.NO_CHANNEL)
 
     @property
     def completion_thread(self) -> CompletionThread:

@@ -13,6 +13,7 @@ from typing import Final
 from molt_accel import codec
 from molt_accel.durations import NS_PER_MS
 from molt_accel.errors import (
+    BusyReason,
     MoltClientClosed,
     MoltError,
     MoltProtocolError,
@@ -202,7 +203,7 @@ class ShmCall:
         if now_ns >= self._deadline_ns:
             self.abandon(outcomes.expired_in_queue(), only_queued=True)
         elif self.channel.excess(self._connection.capacity):
-            self.abandon(outcomes.queue_full(), only_queued=True)
+            self.abandon(outcomes.busy(BusyReason.QUEUE_FULL), only_queued=True)
         else:  # it has a place by now
             self._look_ns = self._deadline_ns
 
@@ -319,7 +320,7 @@ class ShmTransport(ConnectedTransport[Connection]):
                 return None
             if not wait_ms:  # one that may wait is counted when it ends as Busy
                 connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
-            raise outcomes.all_in_flight()
+            raise outcomes.busy(BusyReason.IN_FLIGHT)
         try:
             verdict = channel.publish(request, connection.capacity, waiting)
         except BaseException:
@@ -333,7 +334,7 @@ class ShmTransport(ConnectedTransport[Connection]):
         connection.call_ended()
         if verdict == BUSY:
             connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
-            raise outcomes.queue_full()
+            raise outcomes.busy(BusyReason.QUEUE_FULL)
         if verdict == BAD_FRAME:
             encode_head(request, connection.max_frame_bytes)  # raises, and says what is wrong
         # A process has scribbled over the state word; `give_back` keeps the channel until it is IDLE.
@@ -346,7 +347,7 @@ class ShmTransport(ConnectedTransport[Connection]):
     def _room_to_wait(self, request: Request) -> int:
         """How many requests may wait in the arena before this one: any, but not before those in the line."""
         if self.line.holds_back(request.request_id):
-            raise outcomes.queue_full()
+            raise outcomes.busy(BusyReason.QUEUE_FULL)
         return U32_MAX
 
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:

@@ -14,16 +14,15 @@ from typing import Final
 from molt_accel import errors
 from molt_accel.config import Config
 from molt_accel.durations import NS_PER_MS, NS_PER_S
-from molt_accel.errors import MoltError
+from molt_accel.errors import BusyReason, MoltError
 from molt_accel.ipc import messages
 from molt_accel.ipc.frame import FrameError, Item, format_id
 from molt_accel.ipc.messages import Message, Response
 from molt_accel.ipc.outcomes import (
+    busy,
     crashed,
     died_unreported,
-    draining,
     expired_in_queue,
-    queue_full,
     timed_out_running,
 )
 from molt_accel.ipc.stream import FrameStream
@@ -202,7 +201,7 @@ class StdioSupervisor:
                 self._finish(request, self._pong(frame))
                 return
             if self._worker.draining or self._worker.stopping:
-                raise draining()
+                raise busy(BusyReason.STOPPING)
             if self.pool.exports is not None:
                 self.pool.exports.find(frame)
             self._place(request, time.monotonic_ns())
@@ -221,7 +220,7 @@ class StdioSupervisor:
         wait_ms = self._config.max_wait_ms if is_default else frame.max_wait_ms
         verdict = self._queue.offer(frame.request_id, request, len(frame.payload), may_wait=wait_ms > 0)
         if verdict is Verdict.BUSY:
-            raise queue_full()
+            raise busy(BusyReason.QUEUE_FULL)
         if verdict is Verdict.WAITING:
             request.advance(RequestEvent.WAIT)
             give_up_ns = now_ns + wait_ms * NS_PER_MS
@@ -335,7 +334,7 @@ class StdioSupervisor:
         if request.state in (RequestState.WAITING, RequestState.QUEUED):
             self._queue.remove(request.frame.request_id)
             expired = 0 < request.frame.deadline_ns <= now_ns
-            self._finish(request, expired_in_queue() if expired else queue_full())
+            self._finish(request, expired_in_queue() if expired else busy(BusyReason.QUEUE_FULL))
         elif request.state is RequestState.RUNNING:
             self._stop(request, StopReason.TIMED_OUT, timed_out_running())
         elif request.state is RequestState.STOPPING:

@@ -17,6 +17,7 @@ from molt_accel import call as module
 from molt_accel import codec
 from molt_accel.call import Call, Reply, make_call
 from molt_accel.errors import (
+    BusyReason,
     MoltBusy,
     MoltCancelled,
     MoltClientClosed,
@@ -32,7 +33,7 @@ from molt_accel.errors import (
 )
 from molt_accel.ipc.frame import Fault, FrameError
 from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
-from molt_accel.ipc.outcomes import queue_full
+from molt_accel.ipc.outcomes import busy
 from molt_accel.options import CallInfo, CallMetrics, CallOptions
 from molt_accel.transports.base import Pending
 from molt_accel.waits import Pause, adrive, drive
@@ -404,14 +405,14 @@ def test_a_pause_is_made(run: Run) -> None:
 
 # -- in the line ----------------------------------------------------------------------------------------
 def test_who_waits_for_a_place_tries_again_with_the_time_that_is_left(run: Run) -> None:
-    transport = ScriptedTransport(refuse(queue_full()), answer("in the end"))
+    transport = ScriptedTransport(refuse(busy(BusyReason.QUEUE_FULL)), answer("in the end"))
     assert run(call(transport, queue_timeout_ms=60_000)).value == "in the end"
     assert transport.submitted[-1].max_wait_ms < 60_000
     assert not transport.line.holds_back(0)
 
 
 def test_who_is_cancelled_in_the_line_is_not_sent_and_holds_nobody_back(run: Run) -> None:
-    transport = ScriptedTransport(refuse(queue_full()), answer("unwanted"))
+    transport = ScriptedTransport(refuse(busy(BusyReason.QUEUE_FULL)), answer("unwanted"))
     with pytest.raises(MoltCancelled, match="the client went away"):
         run(call(transport, queue_timeout_ms=60_000, cancel_check=lambda: True))
     assert len(transport.submitted) == 1
@@ -419,7 +420,7 @@ def test_who_is_cancelled_in_the_line_is_not_sent_and_holds_nobody_back(run: Run
 
 
 def test_a_deadline_that_passes_in_the_line_is_one_of_the_queue(run: Run) -> None:
-    transport = ScriptedTransport(refuse(queue_full()), answer("too late"))
+    transport = ScriptedTransport(refuse(busy(BusyReason.QUEUE_FULL)), answer("too late"))
     transport.line.join(1)  # somebody who is before it
     with pytest.raises(MoltTimeout, match="the deadline passed in the queue"):
         run(call(transport, queue_timeout_ms=100, timeout_ms=5))

@@ -3,7 +3,7 @@
 import pytest
 
 from molt_accel.errors import (
-    MoltBusy,
+    BusyReason,
     MoltCancelled,
     MoltError,
     MoltTimeout,
@@ -30,26 +30,6 @@ _DIED = "the executor died while it ran "
             MoltTimeout,
             "the payload or the result was not moved on for 5 s",
             {"phase": "transport"},
-        ),
-        (outcomes.queue_full(), MoltBusy, "the queue is full", {"retry_after_s": 1}),
-        (outcomes.draining(), MoltBusy, "the worker is stopping", {"retry_after_s": 1}),
-        (
-            outcomes.all_in_flight(),
-            MoltBusy,
-            "this client has as many calls in flight as it may",
-            {"retry_after_s": 1},
-        ),
-        (
-            outcomes.no_channel(),
-            MoltBusy,
-            "the worker has no channel left for this client",
-            {"retry_after_s": 1},
-        ),
-        (
-            outcomes.unread(),
-            MoltBusy,
-            "the worker doesn't take requests as fast as they come",
-            {"retry_after_s": 1},
         ),
         (
             outcomes.no_answer(),
@@ -91,3 +71,19 @@ def test_all_say_why(error: MoltError, kind: type[MoltError], detail: str, facts
 def test_an_exit_code_in_words_and_facts(code: int, text: str, facts: dict[str, int]) -> None:
     assert outcomes.exit_text(code) == text
     assert outcomes.exit_facts(code) == facts
+
+
+@pytest.mark.parametrize("reason", BusyReason)
+def test_a_refusal_says_why_and_when_to_come_back(reason: BusyReason) -> None:
+    error = outcomes.busy(reason)
+    assert error.reason == reason.value
+    assert error.detail
+    assert error.retry_after_s in (1, 2)
+
+
+@pytest.mark.parametrize(("wait_s", "least", "most"), [(0.2, 1, 2), (1.0, 1, 2), (2.5, 3, 6)])
+def test_those_who_are_refused_come_back_when_the_queue_is_worked_off_and_not_together(
+    wait_s: float, least: int, most: int
+) -> None:
+    seen = {outcomes.busy(BusyReason.QUEUE_DELAY, int(wait_s * 1e9)).retry_after_s for _ in range(200)}
+    assert seen == set(range(least, most + 1))

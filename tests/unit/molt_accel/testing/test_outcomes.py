@@ -11,7 +11,7 @@ import pytest
 
 from molt_accel import CallOptions, Client, errors, testing
 from molt_accel.call import make_call
-from molt_accel.errors import MoltError
+from molt_accel.errors import BusyReason, MoltBusy, MoltError
 from molt_accel.ipc import outcomes
 from molt_accel.waits import drive
 from tests.support import EXPORTS
@@ -29,11 +29,6 @@ def client() -> Iterator[Client]:
 @pytest.mark.parametrize(
     ("forced", "made"),
     [
-        (testing.busy(), outcomes.queue_full()),
-        (testing.busy("in_flight"), outcomes.all_in_flight()),
-        (testing.busy("no_channel"), outcomes.no_channel()),
-        (testing.busy("unread"), outcomes.unread()),
-        (testing.busy("stopping"), outcomes.draining()),
         (testing.timeout(), outcomes.timed_out_running()),
         (testing.timeout("queue"), outcomes.expired_in_queue()),
         (testing.timeout("transport"), outcomes.no_answer()),
@@ -51,6 +46,14 @@ def test_faults_are_those_of_a_pool(client: Client, forced: testing.Outcome, mad
     assert client.call("echo", 1) == 1
 
 
+@pytest.mark.parametrize("reason", BusyReason)
+def test_a_refusal_is_a_pools(client: Client, reason: BusyReason) -> None:
+    with testing.forced("echo", testing.busy(reason.value)):
+        error = raised(MoltBusy, client.call, "echo", 1)
+    assert (error.reason, error.detail) == (reason.value, outcomes.busy(reason).detail)
+    assert error.retry_after_s in (1, 2)
+
+
 def test_a_loss_that_was_certainly_not_run_is_that_of_workers_who_are_gone_at_once(client: Client) -> None:
     options = CallOptions(entry="echo")
     gone = raised(MoltError, drive, make_call(ScriptedTransport(lose), options, 1))
@@ -66,7 +69,7 @@ def test_a_loss_that_was_certainly_not_run_is_that_of_workers_who_are_gone_at_on
     [
         (
             lambda: testing.busy("full"),
-            "reason: 'full' is not allowed; it must be one of queue_full, in_flight, no_channel, unread, stopping",
+            "reason: 'full' is not allowed; it must be one of queue_full, queue_delay, deadline, entry_limit, in_flight, no_channel, unread, stopping",
         ),
         (
             lambda: testing.timeout("late"),

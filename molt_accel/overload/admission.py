@@ -1,0 +1,84 @@
+"""The rule of admission: whether a request is taken on, by the time that it would wait.
+
+A request that can't end before its deadline is refused at once. A burst passes; a queue that stands is cut down to the
+target. That is CoDel's distinction (Nichols and Jacobson, "Controlling Queue Delay", 2012), decided on arrival and by
+the expected wait, since whoever is refused later has waited for nothing. Other than CoDel's, shedding goes on until
+nothing had to be refused for a while: ended at the first short wait, the queue fills again and again (docs/explanation/overload.md).
+
+`judge` is a function of its arguments. Clients call it for shared memory, the supervisor for stdio, and the simulator.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from molt_accel.durations import NS_PER_MS
+from molt_accel.errors import BusyReason
+from molt_accel.overload.line import Wait
+
+#: How long requests may stand in the queue; the default of MOLT_WORKER_QUEUE_TARGET_MS.
+DEFAULT_TARGET_MS: Final = 100
+#: A queue that has been over its target for so long stands: a burst would have been worked off.
+INTERVAL_NS: Final = 100 * NS_PER_MS
+#: Shedding ends when no request had to be refused for so long.
+CALM_NS: Final = 1000 * NS_PER_MS
+
+#: What is remembered of an entrypoint between two of its requests, in one word: 0: its queue is short. An even time in
+#: ns: since then it has been over its target. An odd one: it is being shed, and a request was refused then.
+Standing = int
+CALM: Final = 0
+_SHEDDING: Final = 1
+
+
+class Verdict(NamedTuple):
+    """What becomes of a request, and of the entrypoint's word."""
+
+    reason: BusyReason | None  #: None: it is taken on
+    standing: Standing
+
+
+def is_shedding(standing: Standing) -> bool:
+    return bool(standing & _SHEDDING)
+
+
+def judge(
+    standing: Standing, now_ns: int, wait: Wait, usual_ns: int, left_ns: int | None, target_ns: int
+) -> Verdict:
+    """Decide on a request.
+
+    Args:
+        standing: The entrypoint's word.
+        now_ns: By CLOCK_MONOTONIC.
+        wait: How long the request would wait.
+        usual_ns: What it will take once it runs; 0: not known.
+        left_ns: The time until its deadline; None: it has none.
+        target_ns: How long requests may stand in the queue; 0: as long as they like.
+    """
+    wait_ns = wait.ns
+    if wait_ns and left_ns is not None and wait_ns + usual_ns > left_ns:
+        return Verdict(BusyReason.DEADLINE, standing)
+    if not target_ns:
+        return Verdict(None, CALM)
+    # Who runs for half a second waits for one that runs as long, however few there are.
+    over = wait_ns > max(target_ns, usual_ns)
+    since_ns = standing & ~_SHEDDING
+    if is_shedding(standing):
+        if not over:
+            return Verdict(None, standing if now_ns - since_ns < CALM_NS else CALM)
+    elif not over:
+        return Verdict(None, CALM)
+    elif standing == CALM:
+        return Verdict(None, now_ns & ~_SHEDDING)
+    elif now_ns - since_ns < INTERVAL_NS:
+        return Verdict(None, standing)
+    reason = BusyReason.ENTRY_LIMIT if wait.entry_ns > wait.pool_ns else BusyReason.QUEUE_DELAY
+    return Verdict(reason, now_ns | _SHEDDING)
+
+
+def is_hopeless(least_ns: int, left_ns: int, queued: int) -> bool:
+    """Whether an executor shall not begin a request that it has just taken up, because it can't end in time.
+
+    With nothing else queued it is run all the same: that harms nobody, and is how an estimate that was too high is
+    found out.
+    """
+    return queued > 0 and left_ns < least_ns

@@ -1,0 +1,50 @@
+"""How long an entrypoint usually runs: a running mean and mean deviation of what its requests took.
+
+As TCP estimates round trips (Jacobson, "Congestion Avoidance and Control", 1988). The native core has a twin of
+`Estimate.learn` in `ipc/shm/core/entries.h`; a property test holds one against the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+GAIN_SHIFT: Final = (
+    3  #: a new sample counts 1/8, so an estimate follows a change of load within some ten requests
+)
+WARM_UP: Final = 2  #: each of the first samples replaces what was: imports and caches make them too long
+
+
+@dataclass(slots=True)
+class Estimate:
+    """What is known of one entrypoint. Times are nanoseconds.
+
+    Attributes:
+        mean_ns: What a request usually takes; 0: nothing is known.
+        deviation_ns: By how much a request usually differs from that.
+        samples: How many requests were learnt from.
+    """
+
+    mean_ns: int = 0
+    deviation_ns: int = 0
+    samples: int = 0
+
+    def learn(self, took_ns: int, *, stopped: bool = False) -> None:
+        """Count what a request took. `stopped`: it was ended before its time, so it would have taken longer."""
+        if stopped and took_ns <= self.mean_ns:
+            return
+        if self.samples < WARM_UP:
+            self.mean_ns, self.deviation_ns = took_ns, took_ns // 2
+        else:
+            error = took_ns - self.mean_ns
+            self.mean_ns += error >> GAIN_SHIFT
+            self.deviation_ns += (abs(error) - self.deviation_ns) >> GAIN_SHIFT
+        self.samples += 1
+
+    def left_ns(self, ran_ns: int) -> int:
+        """What a request that has run for so long will still take."""
+        return self.mean_ns - ran_ns if ran_ns < self.mean_ns else self.deviation_ns
+
+    def least_ns(self) -> int:
+        """What hardly any request takes less than: two deviations under the mean."""
+        return max(0, self.mean_ns - 2 * self.deviation_ns)
