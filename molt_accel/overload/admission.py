@@ -3,7 +3,8 @@
 A request that can't end before its deadline is refused at once. A burst passes; a queue that stands is cut down to the
 target. That is CoDel's distinction (Nichols and Jacobson, "Controlling Queue Delay", 2012), decided on arrival and by
 the expected wait, since whoever is refused later has waited for nothing. Other than CoDel's, shedding goes on until
-nothing had to be refused for a while: ended at the first short wait, the queue fills again and again (docs/explanation/overload.md).
+nothing had to be refused for a while: ended at the first short wait, the queue fills again and again.
+docs/explanation/overload.md has the figures.
 
 `judge` is a function of its arguments. Clients call it for shared memory, the supervisor for stdio, and the simulator.
 """

@@ -23,6 +23,7 @@ from molt_accel.config import DOTTED_NAME, is_manifest_path
 from molt_accel.errors import MoltEntryError
 from molt_accel.ipc.frame import MAX_ENTRY_BYTES
 from molt_accel.ipc.messages import RESERVED_PREFIX, Codec, Request
+from molt_accel.overload.priority import Priority
 from molt_worker.entrypoints import typed
 from molt_worker.entrypoints.importer import is_compiled
 
@@ -58,6 +59,8 @@ class Export:
     target: str
     codec_in: Codec = Codec.MSGPACK
     codec_out: Codec = Codec.MSGPACK
+    max_concurrency: int | None = None  #: how many of its requests may run at once
+    priority: Priority = Priority.NORMAL
     function: Callable[[Any], Any] | None = field(default=None, compare=False)
     compiled: bool = field(default=False, compare=False)  #: its module is native code
     #: For typed parameters and results; None: the codec decodes or encodes.
