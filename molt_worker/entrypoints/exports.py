@@ -59,13 +59,13 @@ class Export:
     target: str
     codec_in: Codec = Codec.MSGPACK
     codec_out: Codec = Codec.MSGPACK
-    max_concurrency: int | None = None  #: how many of its requests may run at once
-    priority: Priority = Priority.NORMAL
     function: Callable[[Any], Any] | None = field(default=None, compare=False)
     compiled: bool = field(default=False, compare=False)  #: its module is native code
     #: For typed parameters and results; None: the codec decodes or encodes.
     decode: typed.Decode | None = field(default=None, compare=False)
     encode: typed.Encode | None = field(default=None, compare=False)
+    max_concurrency: int | None = None  #: how many of its requests may run at once
+    priority: Priority = Priority.NORMAL
 
 
 class ExportTable:

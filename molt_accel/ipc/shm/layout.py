@@ -142,6 +142,7 @@ class Entry(NamedTuple):
     """What the pool knows of an entrypoint."""
 
     name: str  #: at most its first 64 bytes
+    id: int  #: as `_native.entry_id` makes it of the whole name
     delay_ns: int  #: its class, as `overload.priority` has it
     limit: int  #: how many of its requests may run at once; 0: any number
     mean_ns: int  #: what its requests take, as `overload.estimate` has it

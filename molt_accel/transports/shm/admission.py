@@ -16,7 +16,7 @@ from molt_accel.overload.line import EntryLoad, Wait, expected_wait
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena, Channel
 
-_UNKNOWN: Final = Entry("", 0, 0, 0, 0, CALM, 0)
+_UNKNOWN: Final = Entry("", 0, 0, 0, 0, 0, CALM, 0)
 _SHED: Final = {reason: Gauge.SHED + index for index, reason in enumerate(BusyReason)}
 
 

@@ -161,7 +161,8 @@ cdef uint64_t _id_of(str name) except 0:
 cdef object _entry_of(const molt_entry *row):
     cdef bytes name = (<const char *>row.name)[:MOLT_ENTRY_NAME]
     return _Entry(
-        name.rstrip(b"\0").decode(errors="replace"),
+        name.rstrip(b"\0").decode(errors="ignore"),
+        atomic_load(&row.id),
         atomic_load(&row.delay_ns),
         atomic_load(&row.limit),
         atomic_load(&row.mean_ns),

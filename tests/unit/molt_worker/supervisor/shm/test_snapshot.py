@@ -327,6 +327,11 @@ def test_a_view_stores_nothing() -> None:
         "word",
         "request_bytes",
         "ready",
+        "entry",
+        "entries",
+        "open_slots",
+        "queued",
+        "running",
     }
 
 
