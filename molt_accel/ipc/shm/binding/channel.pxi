@@ -56,9 +56,7 @@ cdef class Channel:
         self.c.left[1] = PyBytes_GET_SIZE(self.payload)
         self.c.entry = molt_entry_id(self.out.entry, self.out.header.entry_bytes)
         now_ns = molt_now_ns()
-        self.c.turn = molt_fair_turn(
-            now_ns, arena.last_turn, molt_usual_ns(molt_find_entry(a, self.c.entry, 0)), arena.executors
-        )
+        self.c.turn = arena.fair_turn(now_ns, self.c.entry)
         if not molt_publish(a, &self.c):
             return NOT_IDLE
         over = molt_excess(a, &self.c, capacity)
