@@ -337,9 +337,13 @@ class ShmTransport(ConnectedTransport[Connection]):
         except BaseException:
             connection.channels.give_back(channel)
             raise
-        refusal = self._decide(connection, channel, request) if verdict == UNDECIDED else None
-        if refusal is None and verdict in (ADMITTED, UNDECIDED):
+        if verdict == ADMITTED:
             return ShmCall(connection, channel, request, NEVER)
+        refusal = None
+        if verdict == UNDECIDED:
+            refusal = self._decide(connection, channel, request)
+            if refusal is None:
+                return ShmCall(connection, channel, request, NEVER)
         if verdict == WAITING:
             return ShmCall(connection, channel, request, time.monotonic_ns() + wait_ms * NS_PER_MS)
         connection.channels.give_back(channel)

@@ -298,6 +298,7 @@ def test_one_that_is_not_calm_or_at_its_limit_is_asked_about(pool: Any) -> None:
     pool.set_standing(core.entry_id("work"), 5, False)
     assert verdict(pool) == core.UNDECIDED
     pool.set_entry("slow", NORMAL, 1)
+    pool.learn(core.entry_id("slow"), 1000, False)
     assert channel_of(pool, 0).publish(request(0, entry="slow"), 1000, 0) == core.ADMITTED
     assert channel_of(pool, 1).publish(request(1, entry="slow"), 1000, 0) == core.UNDECIDED
 
