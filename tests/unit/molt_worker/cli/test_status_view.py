@@ -135,9 +135,9 @@ def test_entrypoints_and_refusals_are_shown_if_there_are_any(stage: Stage) -> No
     assert "refused" not in status_view.as_text(POOL, stage.take())
     stage.arena.set_entry("report", DELAY_NS[Priority.LOW], 2)
     stage.arena.learn(stage.core.entry_id("report"), 12_345_678, False)
-    stage.arena.set_standing(stage.core.entry_id("report"), 1, True)
     stage.arena.set_gauge(Gauge.SHED + list(BusyReason).index(BusyReason.QUEUE_DELAY), 1234)
     stage.request(0, "report")
+    stage.arena.set_standing(stage.core.entry_id("report"), 1, True)
     looked = stage.take()
     lines = status_view.as_text(POOL, looked).splitlines()
     assert "refused     queue_delay 1,234" in lines

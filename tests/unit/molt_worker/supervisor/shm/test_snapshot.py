@@ -328,10 +328,10 @@ def test_entrypoints_of_which_there_is_something_to_tell(stage: Stage) -> None:
     for name, priority, limit in (("work", "normal", 0), ("slow", "low", 2), ("idle", "high", 0)):
         arena.set_entry(name, DELAY_NS[Priority(priority)], limit)
     arena.learn(core.entry_id("work"), 12_345_678, False)
-    arena.set_standing(core.entry_id("work"), 1, True)
     for channel, name in enumerate(("work", "work", "slow", "slow")):
         stage.request(channel, name)
     stage.run(stage.executor(0, 1))
+    arena.set_standing(core.entry_id("work"), 1, True)
     assert stage.take().entries == {
         "slow": EntryStatus(0.0, 0, 2, 2, "low", 0),
         "work": EntryStatus(12.346, 1, 1, None, "normal", 1),
