@@ -158,8 +158,8 @@ class Admission:
                     "usual_ms": round(entry.estimate.mean_ns / NS_PER_MS, 3),
                     "running": running[name],
                     "queued": waiting[name],
-                    "limit": entry.limit,
+                    "limit": entry.limit or None,
                     "priority": entry.priority.value,
-                    "refused": dict(entry.refused),
+                    "refused": entry.refused.total(),
                 }
         return rows

@@ -88,8 +88,8 @@ def test_only_what_has_something_to_tell_is_reported(running: dict[int, Running]
     admission.count("unknown", "queue_full")
     rows = admission.report(["waits", "waits"])
     assert {name: (row["running"], row["queued"], row["refused"]) for name, row in rows.items()} == {
-        "limited": (0, 0, {}),
-        "runs": (1, 0, {}),
-        "waits": (0, 2, {}),
-        "shed": (0, 0, {"queue_full": 1}),
+        "limited": (0, 0, 0),
+        "runs": (1, 0, 0),
+        "waits": (0, 2, 0),
+        "shed": (0, 0, 1),
     }

@@ -102,7 +102,14 @@ def test_a_ping_says_what_the_worker_does(make_scene: MakeScene) -> None:
     assert (report["executor_starts"], report["executor_deaths"], report["outcomes"]) == (4, 1, {})
     assert report["shed"] == {}
     assert report["entries"] == {
-        "echo": {"usual_ms": 0.0, "running": 1, "queued": 0, "limit": 0, "priority": "normal", "refused": {}}
+        "echo": {
+            "usual_ms": 0.0,
+            "running": 1,
+            "queued": 0,
+            "limit": None,
+            "priority": "normal",
+            "refused": 0,
+        }
     }
 
 

@@ -160,9 +160,9 @@ def test_a_queue_that_stands_is_refused_and_a_burst_is_not(
         "usual_ms": 60.0,
         "running": 1,
         "queued": 18,
-        "limit": 0,
+        "limit": None,
         "priority": "normal",
-        "refused": {"queue_delay": 5},
+        "refused": 5,
     }
     log = scene.stage.log()
     assert log.count("warning shedding entry=echo reason=queue_delay") == 1
@@ -188,7 +188,7 @@ def test_a_limited_entry_has_a_reason_of_its_own(make_pool: Callable[..., Scene]
     clock.now_ns += INTERVAL_NS
     scene.ask(4)
     assert scene.outcomes() == [(4, "MoltBusy", "requests of this entry have to wait for too long")]
-    assert report_of(scene, "echo")["refused"] == {"entry_limit": 1}
+    assert report_of(scene, "echo")["refused"] == 1
 
 
 def test_without_a_target_only_the_places_count(make_pool: Callable[..., Scene], clock: Clock) -> None:
