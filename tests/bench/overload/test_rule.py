@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.overload.pool import LATE, OK, Call, Pool, Shape
+from bench.overload.study import followed
 from bench.overload.traffic import (
     Arrivals,
     Clients,
@@ -178,6 +179,25 @@ def test_who_sheds_does_not_go_on_when_the_load_is_gone() -> None:
     assert {call.outcome for call in calls if call.at >= 3.3} == {OK}
 
 
+def test_requests_that_become_slow_are_followed_within_seconds() -> None:
+    assert followed(Shape(), 40) <= 2.5
+
+
+def test_a_burst_passes_whole_soon_after_a_load_is_gone() -> None:
+    heavy = Source("entry", fixed(0.05), poisson(5 * EXECUTORS / 0.05, 0, 3))
+    burst = Source("entry", fixed(0.05), once(20, 5.0))
+    calls = Pool([heavy, burst]).run(8)
+    assert [call.outcome for call in calls if call.at >= 5] == [OK] * 20
+
+
+def test_slow_first_requests_are_soon_forgotten() -> None:
+    """Of the first second some wait for long, but none is refused, and then none waits."""
+    calls = Pool([under(0.5, 0.02)], Shape(first=1.0)).run(20)
+    assert sum(call.outcome != OK for call in calls) <= 30
+    assert {call.outcome for call in calls if call.at >= 1.5} == {OK}
+    assert max(call.waited for call in calls if call.at >= 2.5) <= 0.1
+
+
 def test_hardly_anything_is_refused_at_a_load_that_a_pool_can_bear() -> None:
     for service, mean, most in (
         (fixed(0.02), 0.02, 0.0),
@@ -256,6 +276,13 @@ def test_a_limit_keeps_an_executor_free() -> None:
     slow_ones = answered([call for call in calls if call.source is slow])
     assert len(slow_ones) >= 0.95 * 60 / 0.5
     assert {call.outcome for call in calls if call.source is slow} == {OK, "entry_limit"}
+
+
+def test_those_over_their_limit_are_in_nobody_s_way() -> None:
+    quick = Source("quick", fixed(0.02), poisson(0.4 / 0.02), deadline=1.0)
+    slow = Source("slow", fixed(0.4), bursts(10, 4.0), limit=1)
+    calls = Pool([quick, slow], Shape(warm=True)).run(60)
+    assert {call.outcome for call in calls if call.source is quick} == {OK}
 
 
 # -- callers that come back -------------------------------------------------------------------------------
