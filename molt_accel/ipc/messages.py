@@ -146,6 +146,8 @@ class Attached(Message):
     capacity: U32
     spin_ns: U64
     client_spinners: U32
+    executors: U32
+    queue_target_ms: U32
 
 
 class Reloading(Message):

@@ -22,6 +22,11 @@ def expired_in_queue() -> MoltTimeout:
     return MoltTimeout("the deadline passed in the queue", facts={"phase": "queue"})
 
 
+def too_late() -> MoltTimeout:
+    """An executor has taken the request up, and it takes more time than is left."""
+    return MoltTimeout("too little time was left to run it", facts={"phase": "queue"})
+
+
 def timed_out_running() -> MoltTimeout:
     return MoltTimeout("the deadline passed while the request ran", facts={"phase": "running"})
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from molt_worker.cli.observer import PoolPlace
-from molt_worker.supervisor.shm.snapshot import ExecutorStatus, Snapshot, quantiles
+from molt_worker.supervisor.shm.snapshot import EntryStatus, ExecutorStatus, Snapshot, quantiles
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _STYLES: Final = {"busy": "green", "stopping": "red", "starting": "yellow"}
 _COLUMNS: Final = ("executor", "pid", "state", "entry", "for", "deadline in", "calls", "memory")
+_ENTRY_COLUMNS: Final = ("entry", "priority", "takes", "running", "queued", "refused")
 #: Columns of figures, which stand on the right.
-_RIGHT: Final = frozenset({"executor", "pid", "for", "deadline in", "calls", "memory"})
+_RIGHT: Final = frozenset(
+    {"executor", "pid", "for", "deadline in", "calls", "memory", "takes", "running", "queued", "refused"}
+)
 
 
 def facts(pool: PoolPlace, now: Snapshot, before: Snapshot | None = None) -> list[tuple[str, str]]:
@@ -36,6 +39,8 @@ def facts(pool: PoolPlace, now: Snapshot, before: Snapshot | None = None) -> lis
         ("clients", str(now.clients)),
         ("calls", f"{now.calls:,}" + (f"  ({outcomes})" if outcomes else "")),
     ]
+    if any(now.shed.values()):
+        shown.append(("refused", ", ".join(f"{why} {count:,}" for why, count in now.shed.items() if count)))
     if before is not None:
         seconds = (now.taken_ns - before.taken_ns) / 1e9
         shown.append(("calls/s", f"{(now.calls - before.calls) / seconds:,.1f}"))
@@ -90,21 +95,36 @@ def row(executor: ExecutorStatus) -> list[str]:
     return [*numbers, executor.state, entry, for_s, left, f"{executor.calls:,}", size(executor.rss_bytes)]
 
 
+def entry_row(name: str, entry: EntryStatus) -> list[str]:
+    """An entrypoint's line, in the order of the columns."""
+    running = str(entry.running) if entry.limit is None else f"{entry.running} of {entry.limit}"
+    usual = duration(entry.usual_ms / 1000) if entry.usual_ms else "-"
+    return [_printable(name), entry.priority, usual, running, str(entry.queued), f"{entry.refused:,}"]
+
+
 def as_text(pool: PoolPlace, snapshot: Snapshot) -> str:
     """A pool as lines of plain text."""
     shown = facts(pool, snapshot)
     width = max(len(name) for name, _ in shown)
     lines = [f"{name:<{width}}  {text}" for name, text in shown]
-    table = [list(_COLUMNS), *(row(executor) for executor in snapshot.executors)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines.append("")
-    for cells in table:
-        padded = [
-            cell.rjust(width) if name in _RIGHT else cell.ljust(width)
-            for name, cell, width in zip(_COLUMNS, cells, widths, strict=True)
-        ]
-        lines.append("  ".join(padded).rstrip())
+    for columns, rows in _tables(snapshot):
+        table = [list(columns), *rows]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines.append("")
+        for cells in table:
+            padded = [
+                cell.rjust(width) if name in _RIGHT else cell.ljust(width)
+                for name, cell, width in zip(columns, cells, widths, strict=True)
+            ]
+            lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
+
+
+def _tables(snapshot: Snapshot) -> Iterator[tuple[tuple[str, ...], list[list[str]]]]:
+    """Columns and rows: of the executors, and of the entrypoints of which there is something to tell."""
+    yield _COLUMNS, [row(executor) for executor in snapshot.executors]
+    if snapshot.entries:
+        yield _ENTRY_COLUMNS, [entry_row(name, entry) for name, entry in snapshot.entries.items()]
 
 
 def duration(seconds: float) -> str:
@@ -145,9 +165,12 @@ def as_table(pool: PoolPlace, now: Snapshot, before: Snapshot | None) -> Rendera
     above.add_column(style="bold")
     for name, text in facts(pool, now, before):
         above.add_row(name, Text(text))
-    below = Table(box=None, padding=(0, 1), header_style="bold")
-    for name in _COLUMNS:
-        below.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=True)
-    for executor in now.executors:
-        below.add_row(*map(Text, row(executor)), style=_STYLES.get(executor.state))
-    return Group(above, "", below)
+    parts: list[RenderableType] = [above]
+    for columns, rows in _tables(now):
+        below = Table(box=None, padding=(0, 1), header_style="bold")
+        for name in columns:
+            below.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=True)
+        for cells in rows:
+            below.add_row(*map(Text, cells), style=_STYLES.get(cells[2]) if columns is _COLUMNS else None)
+        parts += ["", below]
+    return Group(*parts)

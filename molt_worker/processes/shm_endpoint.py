@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from molt_accel.config import Config
 from molt_accel.errors import Status
+from molt_accel.ipc import outcomes
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES, FrameError, decode, encode, encode_head
 from molt_accel.ipc.messages import Hello, Message, Request, Response
 from molt_accel.ipc.shm import layout
 from molt_accel.ipc.shm.layout import ChannelState, Failure, Gauge, Outcome, SlotGauge
-from molt_worker.entrypoints.runner import too_large
+from molt_accel.overload import admission
+from molt_accel.overload.estimate import Estimate
+from molt_worker.entrypoints.runner import error_response, too_large
 from molt_worker.processes.commands import Recycle, Wake
 from molt_worker.runtime import log
 from molt_worker.runtime.metrics import request_fields, request_level
@@ -98,6 +101,9 @@ class ShmEndpoint:
                 if slot.begin(_SERIAL, item.deadline_ns, _WAKE_NS):
                     # If the socket is full, the supervisor will look when it reads the others.
                     self._tell(Wake())
+                if item.deadline_ns and slot.queued and self._is_hopeless(item):
+                    self.answer(item, error_response(item, outcomes.too_late()))
+                    continue
                 return item
             if type(item) is not bytes:
                 self._give_up(Failure.STALLED, "the request was not sent on")
@@ -109,6 +115,10 @@ class ShmEndpoint:
                 return exc
             self._give_up(Failure.CORRUPT, "it is no request")
         return None
+
+    def _is_hopeless(self, request: Request) -> bool:
+        left_ns = request.deadline_ns - time.monotonic_ns()
+        return admission.is_hopeless(Estimate(*self._slot.usual).least_ns(), left_ns, self._slot.queued)
 
     def _show_entry(self, entry: str) -> None:
         """Write the entry into the slot, for observers: in the ring, a large request overwrites its own start."""

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no sh
 
 
 FULL = "the queue is full"
-OVER_ITS_SHARE = "this client has as many calls in flight as it may"
+OVER_ITS_SHARE = "as many calls are in flight as may be"
 
 
 @contextmanager

@@ -85,6 +85,8 @@ class FakePool:
                 capacity=arena.gauge(Gauge.CAPACITY),
                 spin_ns=arena.gauge(Gauge.SPIN_NS),
                 client_spinners=arena.gauge(Gauge.CLIENT_SPINNERS),
+                executors=1,
+                queue_target_ms=100,
             )
             control.send(far, attached, (self._arena_fd,))
 

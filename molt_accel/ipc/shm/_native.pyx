@@ -14,10 +14,11 @@ from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap
 
 # C variables, which cost less than names of the module. The tables have the member for each of 256 byte values, or None.
-cdef object _Request, _Response
+cdef object _Request, _Response, _Entry
 cdef tuple _codecs, _statuses
 from molt_accel.ipc.frame import CODECS as _codecs, STATUSES as _statuses
 from molt_accel.ipc.messages import Request as _Request, Response as _Response
+from molt_accel.ipc.shm.layout import Entry as _Entry
 
 include "binding/fields.pxi"
 include "binding/core.pxi"
@@ -30,11 +31,14 @@ OUTCOME, TIME, CLOSED = MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_CLOSED
 REQUEST, RETIRE = MOLT_NEXT_REQUEST, MOLT_NEXT_RETIRE
 TRANSFERRED, LOST, STALLED = MOLT_TRANSFERRED, MOLT_TRANSFER_LOST, MOLT_TRANSFER_STALLED
 #: Verdicts of `Channel.publish`.
-ADMITTED, WAITING, BUSY, NOT_IDLE, BAD_FRAME = 0, 1, 2, 3, 4
+ADMITTED, WAITING, BUSY, NOT_IDLE, BAD_FRAME, UNDECIDED = 0, 1, 2, 3, 4, 5
+#: How many entrypoints have a row at most.
+ENTRIES = MOLT_ENTRIES - MOLT_ENTRIES // 4
 
 
 cdef enum:
     _SMALL = 16384
+    NO_CHANNEL = 0xffffffff
 
 
 class Corrupt(RuntimeError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from molt_accel.errors import MoltError, MoltProtocolError
 from molt_accel.ipc import outcomes
@@ -120,6 +120,7 @@ class Gauge(enum.IntEnum):
     GRACE_MS = 17
     EXPORTS = 18  #: entrypoints
     COMPILED = 19  #: entrypoints that are native code
+    SHED = 20  #: refused requests, in the order of `errors.BusyReason`: 20 to 27
     OUTCOMES = 32  #: outcomes that no executor decided, by `Outcome`: 32 to 47
 
 
@@ -135,6 +136,19 @@ class SlotGauge(enum.IntEnum):
     SERVED_BEFORE = 7  #: requests that earlier executors had ended in this slot
     ENTRY = 8  #: the entry of what runs if its ring no longer shows it, see `shown_entry`: 8 to 15
     OUTCOMES = 16  #: requests ended in this slot, by `Outcome`: 16 to 31
+
+
+class Entry(NamedTuple):
+    """What the pool knows of an entrypoint."""
+
+    name: str  #: at most its first 64 bytes
+    id: int  #: as `_native.entry_id` makes it of the whole name
+    delay_ns: int  #: its class, as `overload.priority` has it
+    limit: int  #: how many of its requests may run at once; 0: any number
+    mean_ns: int  #: what its requests take, as `overload.estimate` has it
+    deviation_ns: int
+    standing: int  #: the word of `overload.admission`
+    refused: int  #: requests
 
 
 MAX_WORD: Final = 2**64 - 1

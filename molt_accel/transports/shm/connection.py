@@ -13,6 +13,7 @@ import threading
 from typing import Final
 
 from molt_accel.config import Config
+from molt_accel.durations import NS_PER_MS
 from molt_accel.errors import BusyReason, MoltError, MoltWorkerUnavailable
 from molt_accel.ipc import control, outcomes
 from molt_accel.ipc.failpoint import failpoint
@@ -35,6 +36,7 @@ from molt_accel.process import role
 from molt_accel.transports import forks
 from molt_accel.transports.base import Pending
 from molt_accel.transports.connection import BaseConnection, ConnectionState
+from molt_accel.transports.shm.admission import Admission
 from molt_accel.transports.shm.channels import BATCH, ChannelPool
 from molt_accel.transports.shm.completion import CompletionThread
 
@@ -72,6 +74,9 @@ class Connection(BaseConnection):
         self.grace_ms: int = grant.grace_ms
         self.capacity: int = grant.capacity
         self.worker_started_s = self.arena.gauge(Gauge.STARTED_NS) / 1e9
+        self.arena.target_ns = grant.queue_target_ms * NS_PER_MS
+        self.arena.executors = grant.executors
+        self.admission = Admission(self.arena)
         self.channels = ChannelPool(self.arena, self.max_frame_bytes)
         if grant.channels:  # else other clients hold all of them, and the first call asks again
             self.channels.add(grant.channels)

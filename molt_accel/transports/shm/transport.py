@@ -14,6 +14,7 @@ from molt_accel import codec
 from molt_accel.durations import NS_PER_MS
 from molt_accel.errors import (
     BusyReason,
+    MoltBusy,
     MoltClientClosed,
     MoltError,
     MoltProtocolError,
@@ -27,7 +28,17 @@ from molt_accel.ipc import outcomes
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import encode_head
 from molt_accel.ipc.messages import PING, U32_MAX, WORKER_DEFAULT_WAIT, Codec, Request, Response
-from molt_accel.ipc.shm._native import ADMITTED, BAD_FRAME, BUSY, CLOSED, OUTCOME, WAITING, Channel, Corrupt
+from molt_accel.ipc.shm._native import (
+    ADMITTED,
+    BAD_FRAME,
+    BUSY,
+    CLOSED,
+    OUTCOME,
+    UNDECIDED,
+    WAITING,
+    Channel,
+    Corrupt,
+)
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, failed_executor, failure_error
 from molt_accel.transports import monkeypatch as greenlets
 from molt_accel.transports.base import Pending, PendingCall
@@ -318,9 +329,9 @@ class ShmTransport(ConnectedTransport[Connection]):
         if channel is None:
             if connection.channels.wants_more or not connection.open:
                 return None
-            if not wait_ms:  # one that may wait is counted when it ends as Busy
-                connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
-            raise outcomes.busy(BusyReason.IN_FLIGHT)
+            # One that may wait is counted when it ends as Busy.
+            make = outcomes.busy if wait_ms else connection.admission.busy
+            raise make(BusyReason.IN_FLIGHT)
         try:
             verdict = channel.publish(request, connection.capacity, waiting)
         except BaseException:
@@ -328,13 +339,19 @@ class ShmTransport(ConnectedTransport[Connection]):
             raise
         if verdict == ADMITTED:
             return ShmCall(connection, channel, request, NEVER)
+        refusal = None
+        if verdict == UNDECIDED:
+            refusal = self._decide(connection, channel, request)
+            if refusal is None:
+                return ShmCall(connection, channel, request, NEVER)
         if verdict == WAITING:
             return ShmCall(connection, channel, request, time.monotonic_ns() + wait_ms * NS_PER_MS)
         connection.channels.give_back(channel)
         connection.call_ended()
+        if refusal is not None:
+            raise refusal
         if verdict == BUSY:
-            connection.arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
-            raise outcomes.busy(BusyReason.QUEUE_FULL)
+            raise connection.admission.queue_full(request.entry)
         if verdict == BAD_FRAME:
             encode_head(request, connection.max_frame_bytes)  # raises, and says what is wrong
         # A process has scribbled over the state word; `give_back` keeps the channel until it is IDLE.
@@ -343,6 +360,22 @@ class ShmTransport(ConnectedTransport[Connection]):
         error = MoltProtocolError("a channel is in use that should be free")
         connection.fail(error)
         raise error
+
+    def _decide(self, connection: Connection, channel: Channel, request: Request) -> MoltBusy | None:
+        """Refuse a published request that would have to wait for too long, or tell the executors of it."""
+        left_ns = request.deadline_ns - time.monotonic_ns() if request.deadline_ns else None
+        refusal = connection.admission.refusal(request.entry, left_ns, channel)
+        # An executor may have looked around and taken it up meanwhile: then it is running.
+        if refusal is not None and channel.give_up(only_queued=True) == ChannelState.READY:
+            return refusal
+        channel.announce()
+        return None
+
+    def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
+        connection = self._connection
+        if connection is None or not connection.open:
+            return None
+        return connection.admission.refusal(entry, left_ns)
 
     def _room_to_wait(self, request: Request) -> int:
         """How many requests may wait in the arena before this one: any, but not before those in the line."""

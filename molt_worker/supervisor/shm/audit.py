@@ -140,6 +140,7 @@ class Audit:
                     outcome = Outcome.Cancelled
                     if stop.reason is StopReason.TIMED_OUT:
                         outcome = Outcome.Timeout
+                        arena.learn_of(channel)  # its executor was killed and couldn't tell
                         reason = layout.failure_word(Failure.TIMED_OUT, layout.failed_executor(crash))
                 arena.set_failure(channel, reason)
             failpoint("supervisor.repairing")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from molt_accel.ipc.frame import PEEK_BYTES, format_id, peek
 from molt_accel.ipc.shm.layout import HELD, Gauge, generation_of, serial_of, state_of
+from molt_accel.overload.priority import DELAY_NS, Priority
+from molt_worker.entrypoints.exports import Export
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena
@@ -18,12 +20,13 @@ def request_serial(channel: int, word: int) -> int:
 
 
 class Ledger:
-    """The gauges of the arena's header, and which channels are in use."""
+    """The gauges of the arena's header, which channels are in use, and what entrypoints are there."""
 
     def __init__(self, arena: Arena, cpus: int) -> None:
         self.arena = arena
         self._cpus = cpus
         self._gauges: dict[int, int] = {}  # by `Gauge`
+        self._entries: dict[str, tuple[int, int]] = {}  # by name: delay of the class, limit
         self._in_use = 0  # channels from this one on were never granted
 
     def __getitem__(self, gauge: Gauge) -> int:
@@ -37,12 +40,29 @@ class Ledger:
         """A channel was granted, so supervisor and executors look at it from now on."""
         self._in_use = max(self._in_use, channel + 1)
 
+    def name_entries(self, exports: Iterable[Export]) -> int:
+        """Give the exports their rows. Returns how many have none, because there are too many."""
+        from molt_accel.ipc.shm._native import ENTRIES
+
+        gone = dict.fromkeys(self._entries, (DELAY_NS[Priority.NORMAL], 0))
+        now = {each.name: (DELAY_NS[each.priority], each.max_concurrency or 0) for each in exports}
+        # Those with limits first: what they promise needs a row.
+        rows = gone | dict(sorted(now.items(), key=lambda item: not item[1][1]))
+        self._entries = dict(list(rows.items())[:ENTRIES])
+        self._write_entries()
+        return len(rows) - len(self._entries)
+
+    def _write_entries(self) -> None:
+        for name, (delay_ns, limit) in self._entries.items():
+            self.arena.set_entry(name, delay_ns, limit)
+
     def repair(self) -> None:
         """Write all of it again, because a client may have written over it."""
         arena = self.arena
         arena.repair()
         arena.set_cpus(self._cpus)
         arena.set_in_use(self._in_use)
+        self._write_entries()
         for gauge, value in self._gauges.items():
             if gauge != Gauge.WAKE_NS:  # each look at deadlines writes it
                 arena.set_gauge(gauge, value)

@@ -9,15 +9,18 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
+from molt_accel.errors import BusyReason
 from molt_accel.ipc.frame import PEEK_BYTES, peek
 from molt_accel.ipc.shm import layout
 from molt_accel.ipc.shm.layout import HELD, ChannelState, Gauge, Outcome, Serving, SlotGauge
+from molt_accel.overload.priority import DELAY_NS, Priority
 from molt_accel.version import __version__
 from molt_worker.supervisor.shm.ledger import request_serial
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 _SERVING: Final[dict[int, str]] = {each.value: each.name.lower() for each in Serving}
 #: Gauges that the supervisor copies from its counters of the same names.
 RESTARTS: Final = (Gauge.EXECUTOR_STARTS, Gauge.EXECUTOR_DEATHS, Gauge.RECYCLED, Gauge.RELOADS)
+_PRIORITIES: Final = {delay_ns: each for each, delay_ns in DELAY_NS.items()}
 _SHARES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _MAX_PID: Final = 2**31 - 1
 
@@ -53,6 +57,18 @@ class ExecutorStatus:
     rss_bytes: int | None  #: its resident memory; None: not known
 
 
+@dataclass(frozen=True, slots=True)
+class EntryStatus:
+    """An entrypoint."""
+
+    usual_ms: float  #: what its requests take
+    running: int
+    queued: int
+    limit: int | None  #: how many of its requests may run at once; None: any number
+    priority: str
+    refused: int  #: requests that would have had to wait for too long
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """A pool at a moment. Counts are since its start."""
@@ -69,6 +85,8 @@ class Snapshot:
     in_flight: int
     calls: int  #: how many have ended, with any outcome
     outcomes: dict[str, int]
+    shed: dict[str, int]  #: refused requests, by reason
+    entries: dict[str, EntryStatus]  #: of which there is something to tell
     queue_counts: list[int]  #: a histogram of microseconds, as `layout.quantile` takes it
     exec_counts: list[int]  #: the same
     pool_size: int
@@ -129,6 +147,8 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
         in_flight=len(claims),
         calls=sum(outcomes.values()),
         outcomes=outcomes,
+        shed={each.value: gauge(Gauge.SHED + index) for index, each in enumerate(BusyReason)},
+        entries=_entries(arena),
         queue_counts=[sum(column) for column in zip(*waits, strict=True)],
         exec_counts=[sum(column) for column in zip(*runs, strict=True)],
         pool_size=gauge(Gauge.POOL_SIZE),
@@ -147,6 +167,24 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
             "executors_rss_bytes": sum(each.rss_bytes or 0 for each in executors) if processes else None,
         },
     )
+
+
+def _entries(arena: ArenaView) -> dict[str, EntryStatus]:
+    running = Counter(entry for entry, _, _ in arena.running())
+    queued = Counter(arena.queued())
+    found = {}
+    for row in sorted(arena.entries()):
+        status = EntryStatus(
+            round(row.mean_ns / 1e6, 3),
+            running[row.id],
+            queued[row.id],
+            row.limit or None,
+            _PRIORITIES.get(row.delay_ns, Priority.NORMAL).value,
+            row.refused,
+        )
+        if status.usual_ms or status.running or status.queued or status.refused or status.limit:
+            found[row.name] = status
+    return found
 
 
 def _outcomes(arena: ArenaView, slot: int) -> list[int]:

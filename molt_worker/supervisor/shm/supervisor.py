@@ -111,8 +111,12 @@ class ShmSupervisor:
         grace_ns = config.grace_ms * NS_PER_MS
         self._deadlines = Deadlines(grace_ns, self._loop, log, self.pool, ledger)
         self._audit = Audit(grace_ns, self._loop, log, self.pool, self._slots, ledger, self._deadlines)
-        facts = {name: getattr(config, name) for name in ("max_frame_bytes", "max_wait_ms", "grace_ms")}
-        facts |= {"capacity": self._capacity, "spin_ns": arena.spin_ns, "client_spinners": limits.clients}
+        facts = {
+            name: getattr(config, name)
+            for name in ("max_frame_bytes", "max_wait_ms", "grace_ms", "queue_target_ms")
+        }
+        facts |= {"capacity": self._capacity, "executors": config.pool_size}
+        facts |= {"spin_ns": arena.spin_ns, "client_spinners": limits.clients}
         self._channels = Channels(
             geometry.channels, lambda channel: state_of(ledger.arena.word(channel)) is ChannelState.IDLE
         )
@@ -212,6 +216,10 @@ class ShmSupervisor:
     def on_exports(self, exports: ExportTable) -> None:
         self._ledger[Gauge.EXPORTS] = len(exports)
         self._ledger[Gauge.COMPILED] = len(exports.compiled)
+        if self._ledger.name_entries(exports):
+            self._log.log(
+                "warning", "entries_limited", exports=len(exports), hint="those left out have no estimates"
+            )
 
     def on_start_failed(self, why: MoltError) -> None:
         self._clients.tell_all(StartFailed(errors.to_wire(why)))

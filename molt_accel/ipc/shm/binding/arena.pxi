@@ -102,6 +102,76 @@ cdef class ArenaView:
         return count
 
 
+    def entry(self, uint64_t entry):
+        """What the pool knows of an entrypoint, by its `entry_id`, as `layout.Entry`; None: it has no row."""
+        cdef molt_entry *row = molt_find_entry(&self.a, entry, 0)
+        return None if row == NULL else _entry_of(row)
+
+    def entries(self):
+        """What the pool knows of its entrypoints."""
+        cdef uint32_t index
+        return [_entry_of(&self.a.entries[index]) for index in range(MOLT_ENTRIES) if atomic_load(&self.a.entries[index].id)]
+
+    def open_slots(self):
+        """The slots of the executors that serve."""
+        return [index for index in range(self.slots) if atomic_load(&self.a.slots[index].state) != MOLT_SLOT_FREE]
+
+    def running(self):
+        """For each request that an executor has: the id of its entrypoint, slot, and when it was begun (ns)."""
+        cdef uint32_t index, state
+        cdef uint64_t word
+        found = []
+        for index in range(molt_in_use(&self.a)):
+            word = molt_look(&self.a, index)
+            state = MOLT_STATE(word)
+            if state == MOLT_CLAIMED or state == MOLT_ABANDONED or state == MOLT_KILLING:
+                found.append((atomic_load(&self.a.entry_of[index]), MOLT_SLOT(word), atomic_load(&self.a.began_ns[index])))
+        return found
+
+    def queued(self, uint64_t turn=MAX_TURN, uint32_t but=NO_CHANNEL):
+        """The ids of the entrypoints of queued requests whose turn is before `turn`, in the order of their turns.
+
+        Args:
+            turn: As `Entry.delay_ns` and `Channel.turn` make it.
+            but: A channel whose request doesn't count.
+        """
+        cdef uint32_t index
+        cdef uint64_t its
+        found = []
+        for index in range(molt_in_use(&self.a)):
+            if index != but and MOLT_STATE(molt_look(&self.a, index)) == MOLT_READY:
+                its = molt_turn(&self.a, index, molt_entry_of(&self.a, index))
+                if its < turn:
+                    found.append((its, atomic_load(&self.a.entry_of[index])))
+        found.sort()
+        return [entry for _, entry in found]
+
+
+def entry_id(str name not None):
+    """The number by which the arena names an entrypoint."""
+    return _id_of(name)
+
+
+cdef uint64_t _id_of(str name) except 0:
+    cdef Py_ssize_t size
+    cdef const char *text = PyUnicode_AsUTF8AndSize(name, &size)
+    return molt_entry_id(<const uint8_t *>text, <uint64_t>size)
+
+
+cdef object _entry_of(const molt_entry *row):
+    cdef bytes name = (<const char *>row.name)[:MOLT_ENTRY_NAME]
+    return _Entry(
+        name.rstrip(b"\0").decode(errors="ignore"),
+        atomic_load(&row.id),
+        atomic_load(&row.delay_ns),
+        atomic_load(&row.limit),
+        atomic_load(&row.mean_ns),
+        atomic_load(&row.deviation_ns),
+        atomic_load(&row.standing),
+        atomic_load(&row.refused),
+    )
+
+
 cdef class Arena(ArenaView):
     """A mapped arena to work with: made in zeroed memory if a geometry is given, else attached to.
 
@@ -112,6 +182,10 @@ cdef class Arena(ArenaView):
     #: Longest spin in nanoseconds, and how many clients and executors may spin at once.
     cdef public uint64_t spin_ns
     cdef public uint32_t client_spinners, executor_spinners
+    #: How long requests may stand in the queue, and how many executors the pool has, for clients.
+    cdef public uint64_t target_ns
+    cdef public uint32_t executors
+    cdef uint64_t last_turn  # of this process's requests
 
     def close(self):
         """Have this process's calls on this arena end with CLOSED. The caller rings their doorbells afterwards."""
@@ -134,6 +208,50 @@ cdef class Arena(ArenaView):
             store_flag(&self.a.client_spins[index], 0)
         for index in range(self.slots):
             store_flag(&self.a.executor_spins[index], 0)
+
+    def set_entry(self, str name not None, uint64_t delay_ns, uint64_t limit):
+        """Make the row of an entrypoint, or change it. There may be `ENTRIES` at most."""
+        cdef uint64_t id = _id_of(name)
+        cdef molt_entry *row = molt_find_entry(&self.a, id, 1)
+        if row == NULL:
+            return  # somebody has scribbled over all of them
+        atomic_store(&row.delay_ns, delay_ns)
+        atomic_store(&row.limit, limit)
+        text = name.encode()[:MOLT_ENTRY_NAME].ljust(MOLT_ENTRY_NAME, b"\0")
+        memcpy(row.name, PyBytes_AS_STRING(text), MOLT_ENTRY_NAME)
+        atomic_store(&row.id, id)
+
+    def learn(self, uint64_t entry, uint64_t took_ns, bint stopped):
+        """Count what a request of an entrypoint took; see `Estimate.learn`."""
+        cdef molt_entry *row = molt_find_entry(&self.a, entry, 0)
+        if row != NULL:
+            molt_learn_usual(row, took_ns, stopped)
+
+    cdef uint64_t fair_turn(self, uint64_t now_ns, uint64_t entry):
+        return molt_fair_turn(
+            now_ns, self.last_turn, molt_usual_ns(molt_find_entry(&self.a, entry, 0)), self.executors
+        )
+
+    def next_turn(self, uint64_t now_ns, uint64_t entry):
+        """When it would be the turn of this process's next request of an entrypoint, but for the delay of its class."""
+        return self.fair_turn(now_ns, entry)
+
+    def learn_of(self, uint32_t channel):
+        """Count that a channel's request, which is stopped now, took at least so long."""
+        self.learn(
+            atomic_load(&self.a.entry_of[self.channel(channel)]),
+            molt_now_ns() - atomic_load(&self.a.began_ns[channel]),
+            True,
+        )
+
+    def set_standing(self, uint64_t entry, uint64_t standing, bint refused):
+        """Store an entrypoint's word of `overload.admission`, and count a request that was refused."""
+        cdef molt_entry *row = molt_find_entry(&self.a, entry, 0)
+        if row != NULL:
+            if atomic_load(&row.standing) != standing:
+                atomic_store(&row.standing, standing)
+            if refused:
+                atomic_fetch_add(&row.refused, 1)
 
     def set_cpus(self, uint32_t cpus):
         """Say how many processors there are for this pool; 0: not known."""
@@ -184,6 +302,7 @@ cdef class Arena(ArenaView):
         for i in range(min(gauges, <uint32_t>MOLT_SLOT_GAUGES)):
             atomic_store(&slot.gauges[i], 0)
         atomic_store(&slot.retire, 0)
+        atomic_store(&slot.holds, 0)
         molt_doorbell_init(&slot.doorbell)
         store_flag(&self.a.executor_spins[index], 0)
 

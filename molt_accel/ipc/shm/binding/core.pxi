@@ -17,10 +17,14 @@ cdef extern from "molt_core.h" nogil:
         molt_word *gauges
     ctypedef struct molt_slot:
         molt_doorbell doorbell
-        molt_word state, retire
+        molt_word state, retire, holds
         molt_word *gauges
         molt_word *queue_us
         molt_word *exec_us
+    ctypedef struct molt_entry:
+        molt_word id, delay_ns, limit, mean_ns, deviation_ns, samples, standing, refused
+        char *name
+    const int MOLT_ENTRIES, MOLT_ENTRY_NAME
     ctypedef struct molt_channel:
         molt_doorbell doorbell
         molt_word doorbell_of
@@ -29,18 +33,21 @@ cdef extern from "molt_core.h" nogil:
         uint8_t *base
         molt_header *header
         molt_word *failure
+        molt_word *entry_of
+        molt_word *began_ns
         molt_flag *client_spins
         molt_flag *executor_spins
         molt_slot *slots
+        molt_entry *entries
     ctypedef struct molt_call:
         uint32_t channel
-        uint64_t word, wanted
+        uint64_t word, entry, turn, wanted
         uint64_t left[2]
         const uint8_t *part[2]
         uint8_t *into
     ctypedef struct molt_executor:
         uint32_t slot, epoch, channel, queued, running
-        uint64_t word
+        uint64_t word, entry
         molt_word *claim
     ctypedef struct molt_head:
         uint32_t size
@@ -72,9 +79,23 @@ cdef extern from "molt_core.h" nogil:
     uint64_t molt_serial(uint32_t, uint64_t)
     void molt_ring_client(molt_arena *, uint32_t)
     uint32_t MOLT_STATE(uint64_t)
+    uint32_t MOLT_SLOT(uint64_t)
     uint32_t MOLT_GENERATION(uint64_t)
     int molt_wake_executor(molt_arena *)
     uint32_t molt_in_use(const molt_arena *)
+    uint64_t molt_entry_id(const uint8_t *, uint64_t)
+    molt_entry *molt_find_entry(const molt_arena *, uint64_t, int)
+    molt_entry *molt_entry_of(const molt_arena *, uint32_t)
+    uint64_t molt_usual_ns(const molt_entry *)
+    uint64_t molt_turn(const molt_arena *, uint32_t, const molt_entry *)
+    void molt_learn_usual(molt_entry *, uint64_t, int)
+    const int MOLT_STATUS_TIMEOUT, MOLT_STATUS_CANCELLED
+    uint64_t molt_fair_turn(uint64_t, uint64_t, uint64_t, uint32_t)
+    const uint64_t MAX_TURN "UINT64_MAX"
+    ctypedef struct molt_around:
+        uint32_t ahead
+    molt_around molt_look_around(const molt_arena *, const molt_call *)
+    bint molt_is_light(const molt_around *, const molt_entry *, uint64_t, uint64_t)
     uint32_t molt_excess(const molt_arena *, const molt_call *, uint32_t)
     int molt_publish(molt_arena *, molt_call *)
     void molt_announce(molt_arena *, molt_call *)

@@ -42,6 +42,19 @@ cdef class Slot:
         return molt_serial(self.e.channel, self.e.word)
 
     @property
+    def queued(self):
+        """How many requests were queued when this one was claimed, without it."""
+        return self.e.queued
+
+    @property
+    def usual(self):
+        """What requests of the claimed one's entrypoint take: mean and mean deviation, in ns; zeros: not known."""
+        cdef molt_entry *row = molt_find_entry(&self.arena.a, self.e.entry, 0)
+        if row == NULL:
+            return 0, 0
+        return atomic_load(&row.mean_ns), atomic_load(&row.deviation_ns)
+
+    @property
     def word(self):
         """The state word of the claim."""
         return self.e.word
@@ -121,6 +134,7 @@ cdef class Slot:
         cdef molt_slot *slot = &self.arena.a.slots[self.e.slot]
         cdef molt_word *counter = slot_word(slot, gauge)
         cdef bytes payload = response.payload
+        cdef molt_entry *row
         cdef int code
         if _begin_head(&self.head, response, MOLT_RESPONSE, 0) > max_bytes:
             return BAD_FRAME
@@ -130,6 +144,13 @@ cdef class Slot:
         atomic_fetch_add(counter, 1)
         atomic_fetch_add(&slot.queue_us[molt_bucket(self.head.header.queue_us)], 1)
         atomic_fetch_add(&slot.exec_us[molt_bucket(self.head.header.exec_us)], 1)
+        row = molt_find_entry(&self.arena.a, self.e.entry, 0)
+        if row != NULL:
+            molt_learn_usual(
+                row,
+                <uint64_t>self.head.header.exec_us * 1000,
+                self.head.header.status == MOLT_STATUS_TIMEOUT or self.head.header.status == MOLT_STATUS_CANCELLED,
+            )
         code = self.transfer(NULL, <const uint8_t *>&self.head, molt_head_bytes(&self.head))
         if code == MOLT_TRANSFERRED:
             code = self.transfer(NULL, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))

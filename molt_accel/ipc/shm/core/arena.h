@@ -20,12 +20,14 @@ static inline uint64_t molt_serial(uint32_t channel, uint64_t word) {
 
 #define MOLT_PAGE 4096u
 #define MOLT_MAGIC 0x31616e6572416c4dULL
-#define MOLT_ARENA_VERSION 1u
+#define MOLT_ARENA_VERSION 2u
 #define MOLT_MAX_CHANNELS 4096u
 #define MOLT_MAX_SLOTS 4096u
 #define MOLT_GAUGES 64
 #define MOLT_SLOT_GAUGES 32
 #define MOLT_BUCKETS 128
+#define MOLT_ENTRIES 1024u /* a power of two */
+#define MOLT_ENTRY_NAME 64
 
 /* Where things are. Written once; every process checks it and from then on uses its own copy. */
 typedef struct {
@@ -44,6 +46,18 @@ typedef struct {
     molt_word gauges[MOLT_GAUGES];                   /* named in layout.py */
 } molt_header;
 
+/* What the pool knows of an entrypoint. The supervisor writes the first three, executors the next three, clients the
+ * others. */
+typedef struct {
+    _Alignas(MOLT_CACHE_LINE) molt_word id;   /* of its name, see molt_entry_id; 0: the row is free */
+    molt_word delay_ns;                       /* its class, as overload/priority.py has it */
+    molt_word limit;                          /* how many of its requests may run at once; 0: any number */
+    molt_word mean_ns, deviation_ns, samples; /* of overload/estimate.py */
+    molt_word standing;                       /* of overload/admission.py */
+    molt_word refused;                        /* requests */
+    char name[MOLT_ENTRY_NAME];               /* for observers: what fits of it, and zeros */
+} molt_entry;
+
 enum molt_slot_state { MOLT_SLOT_FREE = 0, MOLT_SLOT_BUSY = 1, MOLT_SLOT_IDLE = 2 };
 
 /* An executor's place: what it tells of itself, and is told. */
@@ -51,6 +65,7 @@ typedef struct {
     molt_doorbell doorbell;
     _Alignas(MOLT_CACHE_LINE) molt_word state; /* enum molt_slot_state */
     molt_word retire;                          /* 1: exit as soon as there is no request */
+    molt_word holds;                           /* the entrypoint with a limit that it runs or is about to; see molt_enter */
     _Alignas(MOLT_CACHE_LINE) molt_word gauges[MOLT_SLOT_GAUGES]; /* named in layout.py */
     molt_word queue_us[MOLT_BUCKETS], exec_us[MOLT_BUCKETS];    /* how often; see molt_bucket */
 } molt_slot;
@@ -66,8 +81,10 @@ typedef struct {
     uint8_t *base;
     molt_header *header;
     molt_word *words, *ticket_of, *failure;   /* by channel */
+    molt_word *entry_of, *turn_of, *began_ns; /* by channel: whose request, when it is its turn, when it was begun */
     molt_flag *client_spins, *executor_spins; /* by channel, by slot */
     molt_slot *slots;
+    molt_entry *entries; /* a hash table of MOLT_ENTRIES */
     uint8_t *channels;
     uint64_t stride;
 } molt_arena;
@@ -77,6 +94,7 @@ static inline uint64_t molt_align(uint64_t n, uint64_t to) { return (n + to - 1)
 /* Changes with whatever two builds could disagree about. */
 static inline uint32_t molt_abi(void) {
     return (uint32_t)(sizeof(molt_header) * 1000003u ^ sizeof(molt_slot) * 10007u ^ sizeof(molt_channel) * 101u ^
+                      sizeof(molt_entry) * 31u ^
                       sizeof(sem_t) * 7u ^ sizeof(void *));
 }
 
@@ -93,8 +111,12 @@ static inline uint64_t molt_arena_plan(molt_arena *a, uint32_t channels, uint32_
     a->words = (molt_word *)(base + at), at += array;
     a->ticket_of = (molt_word *)(base + at), at += array;
     a->failure = (molt_word *)(base + at), at += array;
+    a->entry_of = (molt_word *)(base + at), at += array;
+    a->turn_of = (molt_word *)(base + at), at += array;
+    a->began_ns = (molt_word *)(base + at), at += array;
     a->client_spins = (molt_flag *)(base + at), at += molt_align(channels, MOLT_CACHE_LINE);
     a->executor_spins = (molt_flag *)(base + at), at += molt_align(slots, MOLT_CACHE_LINE);
+    a->entries = (molt_entry *)(base + at), at += MOLT_ENTRIES * sizeof(molt_entry);
     at = molt_align(at, MOLT_PAGE);
     a->slots = (molt_slot *)(base + at);
     at = molt_align(at + slots * sizeof(molt_slot), MOLT_PAGE);

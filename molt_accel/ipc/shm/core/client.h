@@ -7,6 +7,7 @@
 typedef struct {
     uint32_t channel;
     uint64_t word;                 /* READY, as published */
+    uint64_t entry, turn;          /* the id of its entrypoint; when it is its turn, but for the delay of its class */
     const uint8_t *part[2];        /* what is still to be sent: header, payload */
     uint64_t left[2], sent, taken; /* `sent` and `taken`: own counts of the two rings */
     uint8_t *into;                 /* where the next part of the reply goes */
@@ -60,6 +61,51 @@ static inline uint32_t molt_excess(const molt_arena *a, const molt_call *c, uint
     return ahead < capacity ? 0 : ahead - capacity + 1;
 }
 
+/* The farthest that a client's requests are put off because it has others in the queue: less than a class. */
+#define MOLT_FAIR_NS 500000000u
+
+/* When it is the turn of a client's next request. Each is due when the one before would be done if the pool were the client's
+ * own. So a client that asks for little goes before one that has filled the queue (start-time fair queueing: Goyal, Vin and
+ * Cheng, 1996). `last`: the turn of its last one. */
+static inline uint64_t molt_fair_turn(uint64_t now_ns, uint64_t last, uint64_t usual_ns, uint32_t executors) {
+    uint64_t next = last + usual_ns / (executors ? executors : 1);
+    return next > now_ns ? molt_earlier(next, now_ns + MOLT_FAIR_NS) : now_ns;
+}
+
+/* What a published request finds. */
+typedef struct {
+    uint32_t ahead;   /* READY requests that were published before it */
+    uint32_t of_own;  /* others of its entrypoint, queued or running */
+    uint64_t work_ns; /* what all others usually take together, queued or running */
+} molt_around;
+
+static inline molt_around molt_look_around(const molt_arena *a, const molt_call *c) {
+    molt_around around = {0};
+    uint64_t ticket = atomic_load_explicit(&a->ticket_of[c->channel], memory_order_relaxed);
+    for (uint32_t i = 0, n = molt_in_use(a); i < n; i++) {
+        uint32_t state = MOLT_STATE(molt_look(a, i));
+        if (state == MOLT_IDLE || state == MOLT_DONE || state == MOLT_FAILED || i == c->channel)
+            continue;
+        around.ahead += state == MOLT_READY &&
+                        (int64_t)(atomic_load_explicit(&a->ticket_of[i], memory_order_relaxed) - ticket) < 0;
+        around.of_own += atomic_load_explicit(&a->entry_of[i], memory_order_relaxed) == c->entry;
+        around.work_ns += molt_usual_ns(molt_entry_of(a, i));
+    }
+    return around;
+}
+
+/* Whether a request certainly waits for less than half the target (0: there is none), and can end in time: then nobody has to work out how long
+ * it waits. It need not wait for more than what all others take together. */
+static inline int molt_is_light(const molt_around *around, const molt_entry *own, uint64_t left_ns, uint64_t target_ns) {
+    if (own && atomic_load_explicit(&own->standing, memory_order_relaxed))
+        return 0;
+    if (!around->work_ns)
+        return 1;
+    uint64_t limit = molt_limit_of(own);
+    return (!limit || around->of_own < limit) && (!target_ns || around->work_ns <= target_ns / 2) &&
+           around->work_ns + molt_usual_ns(own) <= left_ns;
+}
+
 /* Start a request on a channel that is IDLE: IDLE -> READY, with as much of it in the ring as fits. Returns 1, or 0: the
  * channel is not IDLE. Nobody is woken yet. */
 static inline int molt_publish(molt_arena *a, molt_call *c) {
@@ -78,6 +124,8 @@ static inline int molt_publish(molt_arena *a, molt_call *c) {
     molt_send_more(a, c);
     uint32_t generation = MOLT_GENERATION(idle) + 1;
     c->word = MOLT_WITH_STATE(MOLT_IDLE_WORD(generation ? generation : 1), MOLT_READY);
+    atomic_store_explicit(&a->entry_of[c->channel], c->entry, memory_order_relaxed);
+    atomic_store_explicit(&a->turn_of[c->channel], c->turn, memory_order_relaxed);
     atomic_store_explicit(&a->ticket_of[c->channel], atomic_fetch_add(&a->header->tickets, 1), memory_order_relaxed);
     return molt_step(a, c->channel, idle, c->word);
 }

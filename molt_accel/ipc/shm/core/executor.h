@@ -6,9 +6,11 @@
 /* An executor in its slot; private memory. */
 typedef struct {
     uint32_t slot, epoch, channel;
-    uint64_t word; /* CLAIMED */
+    uint64_t word, entry; /* CLAIMED; the id of its entrypoint */
     uint64_t taken, sent;
     uint32_t queued, running; /* seen at the last claim, without and with this request */
+    int made_room;            /* its last request was of an entrypoint with a limit */
+    int full;                 /* at the last look there were requests that may not run yet, and too few seemed to run */
     molt_word *claim; /* where it says what it claims, in memory that no client can map; NULL: nowhere */
     molt_patience patience, transfer_patience;
 } molt_executor;
@@ -19,10 +21,28 @@ static inline void molt_tell_claim(molt_executor *e, uint64_t serial) {
         atomic_store(e->claim, serial);
 }
 
-/* Find the READY request that was published first, and count what is queued and what runs. 1, or 0: there is none. */
-static inline int molt_find_oldest(const molt_arena *a, molt_executor *e, uint32_t *oldest, uint64_t *oldest_word) {
+/* Entrypoints that were found to be at their limits in one look. */
+enum { MOLT_MOST_FULL = 16 };
+typedef struct {
+    uint64_t ids[MOLT_MOST_FULL];
+    uint32_t count;
+} molt_full;
+
+static inline int molt_is_full(const molt_full *full, uint64_t id, const molt_entry *entry) {
+    if (!full->count || !molt_limit_of(entry))
+        return 0;
+    for (uint32_t i = 0; i < full->count; i++)
+        if (full->ids[i] == id)
+            return 1;
+    return full->count == MOLT_MOST_FULL; /* more can't be noted: pass all that have a limit */
+}
+
+/* Find the READY request whose turn it is, and count what is queued and what runs. 1, or 0: there is none that may run. */
+static inline int molt_find_next(const molt_arena *a, molt_executor *e, const molt_full *full, uint32_t *next,
+                                 uint64_t *next_word) {
     uint32_t n = molt_in_use(a);
-    uint64_t oldest_ticket = 0;
+    uint64_t next_turn = 0;
+    int found = 0;
     e->queued = e->running = 0;
     for (uint32_t i = 0; i < n; i++) {
         uint64_t word = molt_look(a, i);
@@ -30,32 +50,77 @@ static inline int molt_find_oldest(const molt_arena *a, molt_executor *e, uint32
         e->running += state == MOLT_CLAIMED || state == MOLT_ABANDONED || state == MOLT_KILLING;
         if (state != MOLT_READY)
             continue;
-        uint64_t ticket = atomic_load_explicit(&a->ticket_of[i], memory_order_relaxed);
-        if (!e->queued++ || (int64_t)(ticket - oldest_ticket) < 0)
-            *oldest = i, *oldest_word = word, oldest_ticket = ticket;
+        e->queued++;
+        const molt_entry *entry = molt_entry_of(a, i);
+        uint64_t turn = molt_turn(a, i, entry);
+        if (found && (int64_t)(turn - next_turn) >= 0)
+            continue;
+        if (molt_is_full(full, atomic_load_explicit(&a->entry_of[i], memory_order_relaxed), entry))
+            continue;
+        *next = i, *next_word = word, next_turn = turn, found = 1;
     }
-    return e->queued > 0;
+    return found;
 }
 
-/* Claim the READY request that was published first; 1, or 0: there is none. */
+/* Whether as many requests of an entrypoint run as may. */
+static inline int molt_limit_reached(const molt_arena *a, uint64_t id, uint64_t limit) {
+    uint64_t running = 0;
+    for (uint32_t i = 0, n = molt_in_use(a); i < n; i++) {
+        uint32_t state = MOLT_STATE(molt_look(a, i));
+        running += (state == MOLT_CLAIMED || state == MOLT_ABANDONED || state == MOLT_KILLING) &&
+                   atomic_load_explicit(&a->entry_of[i], memory_order_relaxed) == id;
+    }
+    return running >= limit;
+}
+
+/* Whether this executor may run a request of that entrypoint; if not, it is noted in `full`. */
+static inline int molt_may_run(molt_arena *a, molt_executor *e, molt_full *full, uint64_t id) {
+    uint64_t limit = molt_limit_of(molt_find_entry(a, id, 0));
+    if (!limit || molt_enter(a, e->slot, id, limit))
+        return 1;
+    if (!molt_limit_reached(a, id, limit))
+        e->full = 1; /* two stepped back from each other, or one is between two steps: nobody will wake this one */
+    if (full->count < MOLT_MOST_FULL)
+        full->ids[full->count++] = id;
+    return 0;
+}
+
+/* Claim the READY request whose turn it is; 1, or 0: there is none that may run. */
 static inline int molt_claim(molt_arena *a, molt_executor *e) {
-    uint32_t oldest = 0;
+    uint32_t next = 0;
     uint64_t word = 0;
-    while (molt_find_oldest(a, e, &oldest, &word)) {
+    molt_full full = {.count = 0};
+    e->full = 0;
+    while (molt_find_next(a, e, &full, &next, &word)) {
+        e->entry = atomic_load_explicit(&a->entry_of[next], memory_order_relaxed);
+        if (!molt_may_run(a, e, &full, e->entry))
+            continue;
         /* Before the claim: a claim that was not told of is a forged one. */
-        molt_tell_claim(e, molt_serial(oldest, word));
+        molt_tell_claim(e, molt_serial(next, word));
         MOLT_FAILPOINT(executor.scanned);
         e->word = MOLT_CLAIMED | (uint64_t)e->slot << 8 | (uint64_t)(e->epoch & 0xff) << 24 |
                   (uint64_t)MOLT_GENERATION(word) << 32;
-        if (molt_step(a, oldest, word, e->word)) {
-            e->channel = oldest;
+        atomic_store_explicit(&a->began_ns[next], molt_now_ns(), memory_order_relaxed);
+        if (molt_step(a, next, word, e->word)) {
+            e->channel = next;
             e->queued--, e->running++;
             e->taken = e->sent = 0;
             return 1;
         }
+        molt_leave(a, e->slot);
     }
     molt_tell_claim(e, 0);
     return 0;
+}
+
+/* The last request of this executor has made room for another one of its entrypoint, which it has not taken up itself:
+ * others sleep, because there was none that might run. */
+static inline void molt_tell_room(molt_arena *a, molt_executor *e) {
+    if (e->made_room && e->queued) {
+        atomic_fetch_add(&a->header->published, 1);
+        molt_wake_executor(a);
+    }
+    e->made_room = 0;
 }
 
 /* Whether the word is still of this executor's claim. */
@@ -80,17 +145,24 @@ static inline int molt_spin_for_request(molt_arena *a, molt_executor *e, uint64_
     return changed;
 }
 
+/* How soon an executor looks again that has stepped back from another one; each after a time of its own. */
+#define MOLT_LOOK_AGAIN_NS 200000u
+
 /* Wait for the next request and claim it. Spins at most `spin_ns`, if fewer than `spinners` executors do. */
 static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t spin_ns, uint32_t spinners) {
     molt_slot *slot = &a->slots[e->slot];
     uint64_t start_ns = 0, spin_until_ns = 0;
     for (;;) {
         uint64_t seen = atomic_load(&a->header->published);
-        if (atomic_load(&slot->retire))
+        if (atomic_load(&slot->retire)) {
+            e->queued = 1; /* there may be one */
+            molt_tell_room(a, e);
             return MOLT_NEXT_RETIRE;
+        }
         if (molt_claim(a, e)) {
             MOLT_FAILPOINT(executor.claimed);
             atomic_store(&slot->state, MOLT_SLOT_BUSY);
+            molt_tell_room(a, e);
             molt_learn(&e->patience, start_ns ? molt_now_ns() - start_ns : 0);
             return MOLT_NEXT_REQUEST;
         }
@@ -108,7 +180,8 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
             spin_until_ns = 0;
         }
         /* A signal that came just before the wait did not interrupt it: look for one after a wait in vain, too. */
-        if (molt_park(&slot->doorbell, &a->header->published, seen, now_ns + MOLT_PARK_NS) != MOLT_CHANGED)
+        uint64_t most_ns = e->full ? MOLT_LOOK_AGAIN_NS * (1 + e->slot % 8) : MOLT_PARK_NS;
+        if (molt_park(&slot->doorbell, &a->header->published, seen, now_ns + most_ns) != MOLT_CHANGED)
             return MOLT_NEXT_SIGNAL;
     }
 }
@@ -193,6 +266,7 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
  * (ABANDONED, which it ends; KILLING; or ended before). The slot is IDLE before that: whoever sees the outcome sees that
  * too. */
 static inline int molt_finish(molt_arena *a, molt_executor *e, uint32_t state, uint64_t reason) {
+    e->made_room = molt_leave(a, e->slot);
     if (!molt_holds(e, molt_look(a, e->channel))) {
         molt_tell_claim(e, 0);
         return 0; /* the channel may be in use again */

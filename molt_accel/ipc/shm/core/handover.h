@@ -1,7 +1,7 @@
 /* The hand-over: the state words, and how whoever has to look at one is woken. */
 #pragma once
 
-#include "arena.h"
+#include "entries.h"
 
 /* The state word of a channel. */
 static inline uint64_t molt_look(const molt_arena *a, uint32_t channel) { return atomic_load(&a->words[channel]); }

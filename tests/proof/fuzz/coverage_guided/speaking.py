@@ -25,7 +25,17 @@ _TYPES = ("Attach", "Lease", "Return", "CancelChannel", "Detach", "Grant", "Reca
 _FIELDS = ("version", "observer", "channels", "count", "channel", "generation", "type", "else")
 #: What the pool tells a client of itself.
 _FACTS = dict.fromkeys(
-    ("max_frame_bytes", "max_wait_ms", "grace_ms", "capacity", "spin_ns", "client_spinners"), 1
+    (
+        "max_frame_bytes",
+        "max_wait_ms",
+        "grace_ms",
+        "capacity",
+        "spin_ns",
+        "client_spinners",
+        "executors",
+        "queue_target_ms",
+    ),
+    1,
 )
 
 

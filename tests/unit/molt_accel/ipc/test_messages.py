@@ -34,7 +34,7 @@ SAID: dict[Any, list[Message]] = {
     STDIO_FROM_WORKER: [Hello(), StartFailed(ERROR), BadFrame("why")],
     SHM_FROM_CLIENT: [Attach("1.0", False, 2), Lease(3), Return([1, 2]), CancelChannel(0, 9), Detach()],
     SHM_FROM_WORKER: [
-        *(Attached([0], 1, 2, 3, 4, 2**60, 6), Refused(ERROR), Grant([]), Recall(1)),
+        *(Attached([0], 1, 2, 3, 4, 2**60, 6, 7, 8), Refused(ERROR), Grant([]), Recall(1)),
         *(Hello(), Draining(), StartFailed(ERROR)),
     ],
 }

@@ -69,7 +69,8 @@ def test_a_loss_that_was_certainly_not_run_is_that_of_workers_who_are_gone_at_on
     [
         (
             lambda: testing.busy("full"),
-            "reason: 'full' is not allowed; it must be one of queue_full, queue_delay, deadline, entry_limit, in_flight, no_channel, unread, stopping",
+            "reason: 'full' is not allowed; it must be one of queue_full, queue_delay, deadline, entry_limit, "
+            "in_flight, no_channel, unread, stopping",
         ),
         (
             lambda: testing.timeout("late"),

@@ -151,7 +151,7 @@ def test_where_there_is_no_room_it_is_an_error_and_nothing_stays(monkeypatch: py
     monkeypatch.setattr(os, "posix_fallocate", no_room)
     error = raised(NoSharedMemory, arenas.create, GEOMETRY)
     assert error.detail == (
-        "no room in /dev/shm for the 0.0 MiB of this pool (No space left on device); make it larger "
+        "no room in /dev/shm for the 0.2 MiB of this pool (No space left on device); make it larger "
         "(docker run --shm-size), lower MOLT_WORKER_MAX_QUEUE, or use MOLT_TRANSPORT=stdio"
     )
     assert fds() == before

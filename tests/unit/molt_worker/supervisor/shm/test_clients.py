@@ -46,6 +46,8 @@ from tests.support.scripted_forkserver import Logged
 FACTS = {
     "max_frame_bytes": 50_000, "max_wait_ms": 60, "grace_ms": 70, "capacity": 80, "spin_ns": 90,
     "client_spinners": 2,
+    "executors": 2,
+    "queue_target_ms": 100,
 }  # fmt: skip
 
 
