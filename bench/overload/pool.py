@@ -50,7 +50,7 @@ class Call:
     source: Source
     at: float
     service: float
-    idle: int = 0  #: executors without a request when it arrived, and nobody before it
+    free: int = 0  #: executors that could have run it when it arrived
     began: float | None = None
     ended: float = 0.0
     outcome: str = ""  #: OK, LATE or the reason of its refusal
@@ -149,7 +149,9 @@ class Pool:
         if call.outcome in (OK, LATE):
             pause = self._think(clients)
         else:
-            pause = float(call.retry_after) if clients.honour else clients.hammer
+            pause = call.retry_after if clients.honour else clients.hammer
+            # A little at random: in lockstep with what runs, one and the same caller would be first each time.
+            pause *= self._random.uniform(0.9, 1.1)
         self._at(self._now + pause, self._visit, call.source)
 
     # -- as the supervisor does -------------------------------------------------------------------------
@@ -157,8 +159,8 @@ class Pool:
         name, rule, now = call.source.name, self._rule, self._ns()
         passed = self._admission.at_limit()
         nobody = self._queue.empty or all(each.source.name in passed for each in self._queue)
-        if self._idle and name not in passed and nobody:
-            call.idle = len(self._idle)
+        call.free = len(self._idle) if name not in passed else 0
+        if call.free and nobody:
             rule.at_once(self._admission, name, now)
             self._begin(call)
             return

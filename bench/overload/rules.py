@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from bench.overload.traffic import ns
 from molt_accel.errors import BusyReason
-from molt_accel.overload import admission
+from molt_accel.overload import admission, estimate
 from molt_worker.supervisor.stdio.admission import Admission, Refusal
 
 
@@ -115,17 +115,21 @@ class CoDel(FirstCome):
 
 
 @contextmanager
-def tuned(interval: float | None = None, calm: float | None = None) -> Iterator[None]:
-    """Runs what is inside with other constants of the rule, in seconds."""
-    before = admission.INTERVAL_NS, admission.CALM_NS
-    if interval is not None:
-        admission.INTERVAL_NS = ns(interval)  # type: ignore[misc]
-    if calm is not None:
-        admission.CALM_NS = ns(calm)  # type: ignore[misc]
-    try:
+def tuned(
+    interval: float | None = None, calm: float | None = None, gain: int | None = None
+) -> Iterator[None]:
+    """Runs what is inside with other constants of the rule: seconds, and the weight of a sample as a shift."""
+    given = (
+        (admission, "INTERVAL_NS", None if interval is None else ns(interval)),
+        (admission, "CALM_NS", None if calm is None else ns(calm)),
+        (estimate, "GAIN_SHIFT", gain),
+    )
+    with ExitStack() as stack:
+        for module, name, value in given:
+            if value is not None:
+                stack.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, value)
         yield
-    finally:
-        admission.INTERVAL_NS, admission.CALM_NS = before  # type: ignore[misc]
 
 
 #: What a refusal at the hand-out counts as.

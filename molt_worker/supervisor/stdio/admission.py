@@ -43,7 +43,7 @@ class _Entry:
     priority: Priority = Priority.NORMAL
     standing: Standing = CALM
     estimate: Estimate = field(default_factory=Estimate)
-    refused: Counter[str] = field(default_factory=Counter)  #: by reason
+    refused: int = 0
 
 
 class Admission:
@@ -138,10 +138,10 @@ class Admission:
         """Count what a request took. `stopped`: it was ended before its time."""
         self._entry(name).estimate.learn(took_ns, stopped=stopped)
 
-    def count(self, name: str, reason: str) -> None:
-        """Count a refusal, of whatever may have refused it."""
+    def count(self, name: str) -> None:
+        """Count a refusal, for whatever reason."""
         if (entry := self._entries.get(name)) is not None:
-            entry.refused[reason] += 1
+            entry.refused += 1
 
     def report(self, queued: Iterable[str]) -> dict[str, dict[str, object]]:
         """What is known of entrypoints that have been called, or have a limit or a class.
@@ -160,6 +160,6 @@ class Admission:
                     "queued": waiting[name],
                     "limit": entry.limit or None,
                     "priority": entry.priority.value,
-                    "refused": entry.refused.total(),
+                    "refused": entry.refused,
                 }
         return rows

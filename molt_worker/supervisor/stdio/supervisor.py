@@ -340,7 +340,7 @@ class StdioSupervisor:
             self._log.log(level, "request", **request_fields(frame, response, label))
 
     def _count_refusal(self, entry: str, why: errors.MoltBusy) -> None:
-        self._admission.count(entry, why.reason)
+        self._admission.count(entry)
         line = self._episode.refused(why.reason, time.monotonic_ns())
         if line is not None:
             self._log.log("warning", "shedding", entry=entry, **line)
@@ -372,7 +372,7 @@ class StdioSupervisor:
             transport="stdio",
             ready=self.pool.exports is not None,
             max_queue=self._queue.capacity,
-            shed=dict(self._episode.by_reason),
+            shed={reason.value: self._episode.by_reason[reason.value] for reason in BusyReason},
             entries=self._admission.report(each.frame.entry for each in self._queue),
         )
 

@@ -3,6 +3,7 @@
 import pytest
 
 from molt_accel.errors import BusyReason
+from molt_accel.overload.admission import INTERVAL_NS
 from molt_accel.overload.priority import DELAY_NS, Priority
 from molt_worker.entrypoints.exports import Export
 from molt_worker.supervisor.stdio.admission import Admission, Running
@@ -50,6 +51,20 @@ def test_nobody_is_refused_while_no_executor_is_ready_or_one_is_idle(
     assert admission.refusal("plain", 10, 11, [], 1) is None
 
 
+def test_one_that_need_not_wait_ends_what_was_seen_before(
+    admission: Admission, running: dict[int, Running]
+) -> None:
+    """So a queue that others have filled meanwhile is new to it, and passes for a burst."""
+    running[1] = Running("plain", 0)
+    assert admission.refusal("plain", 0, 0, ["plain"] * 9, 0) is None
+    admission.began_at_once("plain", 1000 * MS)
+    running[1] = Running("low", 1001 * MS)
+    assert admission.refusal("plain", 1001 * MS, 0, ["low"] * 9, 0) is None
+    late = admission.refusal("plain", 1001 * MS + INTERVAL_NS, 0, ["low"] * 9, 0)
+    assert late is not None
+    assert late.reason is BusyReason.QUEUE_DELAY
+
+
 def test_who_is_over_its_limit_is_named_and_passed(admission: Admission, running: dict[int, Running]) -> None:
     assert admission.at_limit() == set()
     running[1] = Running("limited", 0)
@@ -84,8 +99,8 @@ def test_only_what_has_something_to_tell_is_reported(running: dict[int, Running]
         [export("idle"), export("limited", 3), export("runs"), export("waits"), export("shed")]
     )
     running[1] = Running("runs", 0)
-    admission.count("shed", "queue_full")
-    admission.count("unknown", "queue_full")
+    admission.count("shed")
+    admission.count("unknown")
     rows = admission.report(["waits", "waits"])
     assert {name: (row["running"], row["queued"], row["refused"]) for name, row in rows.items()} == {
         "limited": (0, 0, 0),
