@@ -14,7 +14,7 @@ from molt_accel.durations import NS_PER_MS
 from molt_accel.errors import BusyReason, MoltBusy
 from molt_accel.ipc.messages import Response
 from molt_accel.overload.estimate import Estimate
-from molt_accel.overload.places import Places
+from molt_accel.overload.places import UNLIMITED, Places, one_at_a_time
 from molt_accel.overload.server_threads import SERVER_THREADS, refused_wait_ns, wait_ns
 from molt_accel.transports import forks
 from molt_accel.transports.base import Transport
@@ -33,59 +33,44 @@ class Bulkheads:
 
     def __init__(self, config: Config, transport: Transport) -> None:
         global _all
+        self.limited: Final = config.max_in_flight is not None  #: the configuration has a limit
         self._transport: Final = transport
         self._executors: Final = config.pool_size
         self._target_ns: Final = config.queue_target_ms * NS_PER_MS
-        self._places: Final = None if config.max_in_flight is None else Places(config.max_in_flight)
+        self._calls: Final = Places(config.max_in_flight or UNLIMITED)
         self._usual: Final = Estimate()
         with forks.start_lock():
             _all = (*(each for each in _all if each() is not None), weakref.ref(self))
 
-    @property
-    def limited(self) -> bool:
-        """Whether the configuration has a limit."""
-        return self._places is not None
-
     def refusal(self, view: Places | None = None) -> MoltBusy | None:
         """The error of a call that is made now; None: it would be taken on. `view` are the places of its view."""
-        if any(places is not None and places.full for places in (view, self._places)):
-            return self.full()
-        return self._crowded()
-
-    def _crowded(self) -> MoltBusy | None:
+        in_pool = self._calls.taken + 1
+        if self._calls.full or (view is not None and view.full):
+            waits_ns = wait_ns(in_pool, self._executors, self._usual.mean_ns)
+            return self._transport.busy(BusyReason.IN_FLIGHT, waits_ns)
         threads = SERVER_THREADS.count
-        if not threads or self._places is not None or not self._target_ns:
+        if not threads or self.limited or in_pool <= self._executors:
             return None
-        in_pool = self._transport.in_flight + 1
-        if in_pool <= self._executors:
-            return None
-        others = sum(each._transport.in_flight for ref in _all if (each := ref()) not in (None, self))
-        usual_ns = self._usual.mean_ns
+        calls = 1 + sum(each._calls.taken for ref in _all if (each := ref()) is not None)
         waits_ns = refused_wait_ns(
-            in_pool + others, threads, in_pool, self._executors, usual_ns, self._target_ns
+            calls, threads, in_pool, self._executors, self._usual.mean_ns, self._target_ns
         )
-        return self._busy(waits_ns) if waits_ns else None
-
-    def full(self) -> MoltBusy:
-        """The error of a call that finds all places taken."""
-        return self._busy(wait_ns(self._transport.in_flight + 1, self._executors, self._usual.mean_ns))
-
-    def _busy(self, waits_ns: int) -> MoltBusy:
-        return self._transport.busy(BusyReason.IN_FLIGHT, waits_ns)
+        return self._transport.busy(BusyReason.IN_FLIGHT, waits_ns) if waits_ns else None
 
     def take(self, passage: Passage, view: Places | None) -> None:
-        if (view is not None and not view.take(passage)) or (
-            self._places is not None and not self._places.take(passage)
-        ):
-            raise self.full()
-        refusal = self._crowded()
+        with one_at_a_time():
+            refusal = self.refusal(view)
+            if refusal is None:
+                self._calls.take(passage)
+                if view is not None:
+                    view.take(passage)
         if refusal is not None:
             raise refusal
 
     def give_up(self, passage: Passage, view: Places | None, response: Response | None) -> None:
-        for places in (view, self._places):
-            if places is not None:
-                places.give_up(passage)
+        self._calls.give_up(passage)
+        if view is not None:
+            view.give_up(passage)
         if response is not None and response.exec_us:
             self._usual.learn(response.exec_us * 1000)
 

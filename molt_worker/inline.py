@@ -107,7 +107,6 @@ class InlineTransport:
     """
 
     max_wait_ms = 0  # nothing is queued here
-    in_flight = 0  # nor does anything wait for another process
 
     def __init__(self, config: Config) -> None:
         self.line = Line()

@@ -1,4 +1,4 @@
-"""Places for calls, of which there are only so many: a bulkhead of this process."""
+"""Places for calls, of which there are only so many: what bulkheads of this process are made of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ import threading
 import weakref
 from typing import Final
 
+#: More calls than a process can have under way.
+UNLIMITED: Final = 2**31
+
 _all: Final[weakref.WeakSet[Places]] = weakref.WeakSet()
+# Reentrant, because a signal handler on a thread that holds it may call.
+_lock = threading.RLock()
+
+
+def one_at_a_time() -> threading.RLock:
+    """The lock to hold for looking at places and taking some. No call is made while it is held."""
+    return _lock
 
 
 class Places:
@@ -22,13 +32,9 @@ class Places:
 
     def __init__(self, limit: int) -> None:
         self.limit: Final = limit
-        self._forget()
-        _all.add(self)
-
-    def _forget(self) -> None:
-        # Reentrant, because a signal handler on a thread that holds it may call.
-        self._lock = threading.RLock()
         self._holders: set[object] = set()
+        with _lock:
+            _all.add(self)
 
     @property
     def taken(self) -> int:
@@ -40,7 +46,7 @@ class Places:
 
     def take(self, holder: object) -> bool:
         """Take a place. Returns False if all are taken."""
-        with self._lock:
+        with _lock:
             if len(self._holders) >= self.limit:
                 return False
             self._holders.add(holder)
@@ -48,13 +54,15 @@ class Places:
 
     def give_up(self, holder: object) -> None:
         """Give up the holder's place, if it has one."""
-        with self._lock:
+        with _lock:
             self._holders.discard(holder)
 
 
-def _forget_all() -> None:
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()  # its holder may not exist in this process
     for places in list(_all):
-        places._forget()  # the calls that hold them, and the lock, are the parent's
+        places._holders = set()  # the parent's calls
 
 
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)

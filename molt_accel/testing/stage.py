@@ -118,10 +118,6 @@ class StagedTransport:
     def line(self) -> Line:
         return self.target.line
 
-    @property
-    def in_flight(self) -> int:
-        return self.real.in_flight  # inline and forced ones occupy nobody
-
     def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
         return self.target.refusal(entry, left_ns)
 

@@ -50,10 +50,6 @@ class AutoTransport:
     def line(self) -> Line:
         return self._transport.line
 
-    @property
-    def in_flight(self) -> int:
-        return sum(transport.in_flight for transport in self._transports)
-
     def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
         return self._transport.refusal(entry, left_ns)
 

@@ -134,10 +134,6 @@ class Transport(Sender, Protocol):
     def line(self) -> Line:
         """Where calls wait that may wait, and that `submit` has refused as Busy."""
 
-    @property
-    def in_flight(self) -> int:
-        """How many calls of this process are under way, those in the line included. Never counted, always looked up."""
-
     def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
         """The error of a request that would come now; None: it would be taken on, or that is not known here.
 

@@ -48,10 +48,6 @@ class ConnectedTransport(ABC, Generic[C]):
     def max_wait_ms(self) -> int:
         return self._config.max_wait_ms
 
-    @property
-    def in_flight(self) -> int:
-        return sum(connection.in_flight for connection in self._connections) + len(self.line)
-
     def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
         return None
 

@@ -92,11 +92,6 @@ class BaseConnection(ABC):
         return self.open
 
     @property
-    def in_flight(self) -> int:
-        """How many calls have not ended."""
-        return len(self._pending)
-
-    @property
     def closing(self) -> bool:
         """Whether this process closes the connection, or has closed it."""
         return self.state in (ConnectionState.CLOSING, ConnectionState.CLOSED)

@@ -23,9 +23,6 @@ class Line:
         self._lock = threading.RLock()
         self._waiting: dict[int, Pending] = {}
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def join(self, request_id: int) -> Pending:
         """Stand at the end of the line. Returns what ends when the call has become the first."""
         place = Pending(request_id)

@@ -124,10 +124,6 @@ class ScriptedTransport:
         pending.resolve(error)
         return True
 
-    @property
-    def in_flight(self) -> int:
-        return sum(not call.done for call in self.calls) + len(self.line)
-
     def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
         return None
 

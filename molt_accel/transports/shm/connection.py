@@ -87,10 +87,6 @@ class Connection(BaseConnection):
         except RuntimeError as exc:  # no more threads are allowed
             raise MoltWorkerUnavailable(f"can't attend to a worker: {exc}") from exc
 
-    @property
-    def in_flight(self) -> int:
-        return self.channels.in_calls
-
     def cancel(self, channel: int, generation: int) -> None:
         """Have the supervisor stop a request that was ABANDONED."""
         # If the message can't be sent, the supervisor still finds the request: it looks once a second.

@@ -12,14 +12,14 @@ from molt_accel import bulkheads as module
 from molt_accel.bulkheads import Bulkheads, Passage
 from molt_accel.call import Reply, make_call
 from molt_accel.config import Config
-from molt_accel.errors import MoltBusy, MoltError, MoltInternalError
+from molt_accel.errors import MoltBusy, MoltInternalError
 from molt_accel.ipc.messages import Response
 from molt_accel.options import CallMetrics, CallOptions
 from molt_accel.overload.places import Places
 from molt_accel.overload.server_threads import SERVER_THREADS
 from molt_accel.waits import adrive, drive
 from tests.support.errors import raised
-from tests.support.processes import in_thread, wait_until
+from tests.support.processes import exit_code, fork, in_thread
 from tests.support.scripted_transport import ScriptedTransport, answer, answer_error, silence
 
 OPTIONS = CallOptions(entry="echo")
@@ -41,19 +41,22 @@ def call(transport: ScriptedTransport, passage: Passage, **options: Any) -> Repl
     return drive(make_call(transport, CallOptions(entry="echo", **options), None, None, None, passage))
 
 
-def under_way(transport: ScriptedTransport, count: int) -> None:
-    """Have so many more calls wait for an answer, each on a thread."""
-    before = transport.in_flight
-    options = CallOptions(entry="echo", timeout_ms=60_000)
-    for _ in range(count):
-        in_thread(lambda: raised(MoltError, drive, make_call(transport, options, None)))
-    wait_until(lambda: transport.in_flight == before + count)
+def under_way(bulkheads: Bulkheads, count: int) -> list[Passage]:
+    """Have so many more calls under way."""
+    passages = [Passage(bulkheads) for _ in range(count)]
+    for each in passages:
+        each.enter()
+    return passages
 
 
-def end_all(transport: ScriptedTransport) -> None:
-    for pending in transport.calls:
-        if not pending.done:
-            pending.resolve(MoltInternalError("over"))
+def end_all(passages: list[Passage]) -> None:
+    for each in passages:
+        each.leave(None)
+
+
+def usually(bulkheads: Bulkheads, seconds: float) -> None:
+    """Have the client know what its calls take."""
+    Passage(bulkheads).leave(Response(1, exec_us=int(seconds * 1_000_000)))
 
 
 def busy_reason(work: Callable[..., object], *args: object, **kwargs: object) -> str:
@@ -142,65 +145,106 @@ def test_an_interrupt_in_the_middle_of_asking_leaves_no_place_taken() -> None:
 
 def test_calls_that_would_take_the_last_threads_for_long_are_refused() -> None:
     SERVER_THREADS.count = 8
-    transport = ScriptedTransport(silence)
+    transport = ScriptedTransport(answer())
     bulkheads = bulkheads_of(transport, executors=2)
-    Passage(bulkheads).leave(Response(1, exec_us=100_000))
-    under_way(transport, 5)
+    usually(bulkheads, 0.1)
+    passages = under_way(bulkheads, 5)
     assert bulkheads.refusal() is None
-    under_way(transport, 1)
+    passages += under_way(bulkheads, 1)
     refusal = bulkheads.refusal()
     assert refusal is not None
     assert refusal.reason == "in_flight"
     assert busy_reason(call, transport, Passage(bulkheads)) == "in_flight"
-    end_all(transport)
-    wait_until(lambda: bulkheads.refusal() is None)
+    assert transport.submitted == []
+    end_all(passages)
+    assert call(transport, Passage(bulkheads)).value is None
+
+
+def test_of_threads_that_call_at_once_exactly_three_quarters_do() -> None:
+    SERVER_THREADS.count = 8
+    bulkheads = bulkheads_of(ScriptedTransport(), executors=1)
+    usually(bulkheads, 60)
+    barrier = threading.Barrier(8)
+    entered: list[bool] = []
+
+    def enter() -> None:
+        barrier.wait()
+        try:
+            Passage(bulkheads).enter()
+        except MoltBusy:
+            entered.append(False)
+        else:
+            entered.append(True)
+
+    for thread in [in_thread(enter) for _ in range(8)]:
+        thread.join()
+    assert sorted(entered) == [False] * 2 + [True] * 6
 
 
 def test_without_an_estimate_or_threads_or_a_target_none_is_refused() -> None:
-    transport = ScriptedTransport(silence)
-    under_way(transport, 8)
-    known, off, unknown = (bulkheads_of(transport, executors=1, queue_target_ms=ms) for ms in (100, 0, 100))
+    known, off, unknown = (
+        bulkheads_of(ScriptedTransport(), executors=1, queue_target_ms=ms) for ms in (100, 0, 100)
+    )
+    for each in (known, off, unknown):
+        under_way(each, 8)
     for each in (known, off):
-        Passage(each).leave(Response(1, exec_us=1_000_000))
+        usually(each, 1)
     assert known.refusal() is None
     SERVER_THREADS.count = 8
     assert [each.refusal() is None for each in (known, off, unknown)] == [False, True, True]
-    end_all(transport)
 
 
 def test_max_in_flight_takes_the_place_of_the_threads_rule() -> None:
     SERVER_THREADS.count = 8
-    transport = ScriptedTransport(silence)
-    bulkheads = bulkheads_of(transport, executors=1, max_in_flight=100)
-    Passage(bulkheads).leave(Response(1, exec_us=1_000_000))
-    under_way(transport, 8)
+    bulkheads = bulkheads_of(ScriptedTransport(), executors=1, max_in_flight=100)
+    usually(bulkheads, 1)
+    under_way(bulkheads, 8)
     assert bulkheads.refusal() is None
-    end_all(transport)
 
 
 def test_calls_to_all_pools_hold_threads() -> None:
     SERVER_THREADS.count = 8
-    other, own = ScriptedTransport(silence), ScriptedTransport(silence)
-    others = bulkheads_of(other, executors=1)
-    bulkheads = bulkheads_of(own, executors=1)
-    Passage(bulkheads).leave(Response(1, exec_us=1_000_000))
-    under_way(other, 5)
-    under_way(own, 1)
+    others = bulkheads_of(ScriptedTransport(), executors=1)
+    bulkheads = bulkheads_of(ScriptedTransport(), executors=1)
+    usually(bulkheads, 1)
+    passages = under_way(others, 5)
+    under_way(bulkheads, 1)
     assert bulkheads.refusal() is not None
-    del others
+    end_all(passages)
+    assert bulkheads.refusal() is None
+
+
+def test_a_client_that_is_gone_holds_none() -> None:
+    SERVER_THREADS.count = 8
+    others = bulkheads_of(ScriptedTransport(), executors=1)
+    bulkheads = bulkheads_of(ScriptedTransport(), executors=1)
+    usually(bulkheads, 1)
+    passages = under_way(others, 5)
+    under_way(bulkheads, 1)
+    del others, passages
     gc.collect()
-    assert bulkheads.refusal() is None  # the other client is gone
-    for each in (other, own):
-        end_all(each)
+    assert bulkheads.refusal() is None
 
 
 def test_retry_after_is_from_what_is_under_way() -> None:
-    transport = ScriptedTransport(silence)
-    bulkheads = bulkheads_of(transport, executors=1)
-    Passage(bulkheads).leave(Response(1, exec_us=4_000_000))
-    under_way(transport, 5)
-    assert 20 <= bulkheads.full().retry_after_s <= 40
-    end_all(transport)
+    bulkheads = bulkheads_of(ScriptedTransport(), executors=1, max_in_flight=5)
+    usually(bulkheads, 4)
+    under_way(bulkheads, 5)
+    refusal = bulkheads.refusal()
+    assert refusal is not None
+    assert 20 <= refusal.retry_after_s <= 40
+
+
+def test_a_forked_child_has_no_calls_under_way() -> None:
+    bulkheads = bulkheads_of(ScriptedTransport(), max_in_flight=2)
+    under_way(bulkheads, 2)
+
+    def child() -> None:
+        assert bulkheads.refusal() is None
+        under_way(bulkheads, 2)
+        assert bulkheads.refusal() is not None
+
+    assert exit_code(fork(child)) == 0
 
 
 def test_clients_that_are_made_on_threads_are_all_known() -> None:

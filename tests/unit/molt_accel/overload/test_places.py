@@ -5,7 +5,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molt_accel.overload.places import Places
+from molt_accel.overload.places import Places, one_at_a_time
 from tests.support.processes import exit_code, fork, in_thread
 
 
@@ -65,7 +65,7 @@ def test_a_forked_child_begins_with_all_of_them_whoever_held_the_lock() -> None:
     locked, go = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with places._lock:
+        with one_at_a_time():
             locked.set()
             go.wait()
 

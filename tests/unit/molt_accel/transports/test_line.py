@@ -10,7 +10,6 @@ def test_first_come_first_served() -> None:
     line = Line()
     places = [line.join(request_id) for request_id in (7, 3, 5)]
     assert [place.done for place in places] == [True, False, False]
-    assert len(line) == 3
     assert [line.holds_back(request_id) for request_id in (7, 3, 5, 9)] == [False, True, True, True]
     line.leave(7)
     assert [place.done for place in places] == [True, True, False]
