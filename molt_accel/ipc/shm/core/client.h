@@ -94,7 +94,7 @@ static inline molt_around molt_look_around(const molt_arena *a, const molt_call 
     return around;
 }
 
-/* Whether a request certainly waits for less than half the target, and can end in time: then nobody has to work out how long
+/* Whether a request certainly waits for less than half the target (0: there is none), and can end in time: then nobody has to work out how long
  * it waits. It need not wait for more than what all others take together. */
 static inline int molt_is_light(const molt_around *around, const molt_entry *own, uint64_t left_ns, uint64_t target_ns) {
     if (own && atomic_load_explicit(&own->standing, memory_order_relaxed))
@@ -102,7 +102,7 @@ static inline int molt_is_light(const molt_around *around, const molt_entry *own
     if (!around->work_ns)
         return 1;
     uint64_t limit = molt_limit_of(own);
-    return (!limit || around->of_own < limit) && around->work_ns <= target_ns / 2 &&
+    return (!limit || around->of_own < limit) && (!target_ns || around->work_ns <= target_ns / 2) &&
            around->work_ns + molt_usual_ns(own) <= left_ns;
 }
 
