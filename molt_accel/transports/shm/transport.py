@@ -377,6 +377,12 @@ class ShmTransport(ConnectedTransport[Connection]):
             return None
         return connection.admission.refusal(entry, left_ns)
 
+    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
+        connection = self._connection
+        if connection is None or not connection.open:
+            return super().busy(reason, wait_ns)
+        return connection.admission.busy(reason, wait_ns)
+
     def _room_to_wait(self, request: Request) -> int:
         """How many requests may wait in the arena before this one: any, but not before those in the line."""
         if self.line.holds_back(request.request_id):
