@@ -41,5 +41,7 @@ def test_the_manifest_names_what_there_is() -> None:
         "list_items": ("msgpack", "json"),
         "data_summary": ("json", "json"),
         "spend": ("msgpack", "json"),
+        "spend_limited": ("msgpack", "json"),
+        "spend_low": ("msgpack", "json"),
         "health": ("msgpack", "json"),
     }
