@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.util
 import os
 import secrets
 import socket
@@ -25,6 +26,11 @@ READY_S = 30.0
 # A server that isn't ready yet answers 503. With 500 the application fails, and waiting won't help.
 BROKEN = 500
 STOP_S = 10.0
+
+
+def has_dirty_apps() -> bool:
+    """Whether the gunicorn that is installed has dirty apps; older ones don't."""
+    return importlib.util.find_spec("gunicorn.dirty") is not None
 
 
 @dataclass(frozen=True, slots=True)
