@@ -23,8 +23,8 @@ HOW_TO_GET_IT = (
     "elsewhere install it as https://grafana.com/docs/k6/latest/set-up/install-k6/ says, or name it with "
     "--k6 PATH."
 )
-# k6 waits for requests in flight (gracefulStop of the script); the rest is for its start and summary.
-GRACE_S = 10.0 + 20.0
+# Beyond its run and the wait for requests in flight: for k6's start and summary.
+GRACE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +214,11 @@ class Load:
 
     def wait(self) -> LoadResult:
         """Waits for the end and reads the summary; raises BenchError if k6 failed or wrote none."""
+        grace_s = self._spec.timeout_s + GRACE_S
         try:
-            code = self._process.wait(self._spec.lasts_s + GRACE_S)
+            code = self._process.wait(self._spec.lasts_s + grace_s)
         except subprocess.TimeoutExpired:
-            raise BenchError(f"k6 didn't end within {GRACE_S:g} s after its run. {self._tail()}") from None
+            raise BenchError(f"k6 didn't end within {grace_s:g} s after its run. {self._tail()}") from None
         if code != 0:
             raise BenchError(f"k6 ended with exit code {code}. {self._tail()}")
         try:

@@ -120,6 +120,9 @@ class Server:
     def start(self) -> None:
         """Starts the server; raises OSError when that isn't possible."""
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            # Accepted connections inherit it. gunicorn would set it, and uvicorn takes an inherited socket for a Unix
+            # one: then the second packet of an answer waits for an acknowledgement that a client delays by 40 ms.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listener.bind(("127.0.0.1", 0))
             listener.listen(2048)
             self.port = listener.getsockname()[1]

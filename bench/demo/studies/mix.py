@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bench.core.plots import log_scale, reach
-from bench.core.tables import Table, with_range
+from bench.core.tables import Table, number, with_range
 from bench.demo.load.k6 import Clients, LoadSpec
 from bench.demo.options import Options
 from bench.demo.studies.cost import iterations_per_ms, url_of, warm
@@ -134,7 +134,7 @@ class Mix(Study):
                         place + (index - 1) * width, found["median"], width, alpha=alpha,
                         color=COLOURS[way], yerr=reach(found), capsize=2,
                     )  # fmt: skip
-                    axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
+                    axes.bar_label(bars, fmt=number, fontsize=7, padding=2)
         log_scale(axes, "y")
         axes.set_xticks(range(len(section["runs"])), [f"beside {TITLES[way]}" for way in section["runs"]])
         axes.set_ylabel("quick requests, ms: p50, p95, p99")
