@@ -45,7 +45,7 @@ def pong(
         "executors": {"size": pool.size, **executors, "pids": pids},
         "queue_depth": queue_depth,
         "in_flight": in_flight,
-        "shed": {reason: count for reason, count in shed.items() if count},
+        "shed": dict(shed),
         "entries": dict(itertools.islice(entries.items(), _MAX_ENTRIES)),
         **counters.as_dict(),
         **others,

@@ -105,7 +105,7 @@ def test_a_call_that_can_not_end_in_time_is_refused_at_once(
     gate = held(begin, client, tmp_path / "gate")
     error = raised(MoltBusy, client.call, "work", {"seconds": 0}, timeout_ms=250)
     assert (error.reason, error.detail) == ("deadline", "the request could not end before its deadline")
-    assert health(client)["shed"] == {"deadline": 1}
+    assert {why: count for why, count in health(client)["shed"].items() if count} == {"deadline": 1}
     (tmp_path / "gate").touch()
     gate.result()
 

@@ -53,7 +53,7 @@ def test_the_report_is_complete(exports: ExportTable | None, names: list[str], c
         "executors": {"size": 4, "idle": 1, "pids": [11, 12]},
         "queue_depth": 5,
         "in_flight": 2,
-        "shed": {"queue_full": 3},
+        "shed": {"deadline": 0, "queue_full": 3},
         "entries": {f"e{number}": {} for number in range(200)},
         "ready": True,
         "outcomes": {"Ok": 9},
