@@ -21,7 +21,7 @@ from molt_accel.codec import EncodeError
 from molt_accel.config import Config
 from molt_accel.django import disconnect, frameworks, placement
 from molt_accel.django.payload import default_payload, lists_of, metadata_of, request_id_of
-from molt_accel.django.reporting import SERVER_ERROR, once_an_episode, report
+from molt_accel.django.reporting import SERVER_ERROR, report
 from molt_accel.django.responses import error_response, result_response
 from molt_accel.errors import (
     MoltBusy,
@@ -304,6 +304,4 @@ class _OffloadedView:
             # A client that was told Busy exists; after other errors there may be none to ask for its settings.
             busy_status = self.client.config.busy_http_status if isinstance(error, MoltBusy) else None
             response = error_response(error, request_id=request_id, busy_status=busy_status)
-        if isinstance(error, MoltBusy):
-            return once_an_episode(request, error, response)
         return report(request, error, response, request_id) if is_failure else response

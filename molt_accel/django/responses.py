@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
@@ -12,8 +13,11 @@ from molt_accel.call import Reply, decode_result
 from molt_accel.errors import MoltBusy, MoltCancelled, MoltError, MoltInternalError, error_body, http_status
 from molt_accel.forms.response import Response
 from molt_accel.ipc.messages import Codec
+from molt_accel.overload.episode import Episode
 
 _JSON = "application/json"
+#: The refusals that were answered.
+_refused: Final = Episode()
 
 
 def json_response(value: object, status: int = 200) -> HttpResponse:
@@ -30,6 +34,9 @@ def error_response(
 ) -> HttpResponse:
     """Return the response for an error: public JSON body, status of the error table, Retry-After for Busy.
 
+    Of several refusals that follow each other Django's log ``django.request`` has the first one: a log that floods
+    would be one load more.
+
     Args:
         error: The error.
         request_id: The id that the body has; by default the error's own.
@@ -41,6 +48,8 @@ def error_response(
         response.reason_phrase = "Client Closed Request"  # nginx's words for 499; Django has none
     if isinstance(error, MoltBusy):
         response["Retry-After"] = str(error.retry_after_s)
+        if not _refused.refused(error.reason, time.monotonic_ns()):
+            response._has_been_logged = True  # type: ignore[attr-defined]  # as Django's log_response notes it
     return response
 
 

@@ -21,6 +21,8 @@ from tests.support.processes import wait_until
 
 #: How long an answer or an exit may take on a slow machine before it counts as a hang.
 PATIENCE_S = 60
+#: Which project servers serve.
+PROJECT = {"DJANGO_SETTINGS_MODULE": "tests.integration.django.settings"}
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def serving(kind: Kind, log: Path, cwd: Path = ROOT, **environment: str) -> Iter
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=cwd,
-            env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.integration.django.settings", **environment},
+            env={**os.environ, **PROJECT, **environment},
             stdin=subprocess.DEVNULL,
             stdout=log_file,
             stderr=log_file,

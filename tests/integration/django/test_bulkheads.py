@@ -14,6 +14,7 @@ from tests.integration.django.servers import (
     EIGHT_THREADS_PRELOAD,
     ONE_THREAD,
     PATIENCE_S,
+    PROJECT,
     SYNC,
     UVICORN,
     Kind,
@@ -27,13 +28,14 @@ pytestmark = pytest.mark.sample(2)
 
 HEAVY = 32
 SHED = "molt_accel.django.ShedMiddleware"
-LATE = "tests.integration.django.views.late_middleware"
+LATE = "tests.integration.django.bulkheads.urls.late_middleware"
 
 
 @pytest.fixture(autouse=True)
 def _each_transport(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test is of servers that use it."""
     monkeypatch.setenv("MOLT_TRANSPORT", transport)
+    monkeypatch.setitem(PROJECT, "DJANGO_SETTINGS_MODULE", "tests.integration.django.bulkheads.settings")
 
 
 @pytest.fixture
@@ -72,19 +74,27 @@ def reasons(answers: list[tuple[int, bytes]]) -> Counter[str]:
 def test_beside_heavy_calls_light_views_find_a_thread_and_none_is_lost(
     kind: Kind, views: list[str], log: Path, tmp_path: Path
 ) -> None:
-    """Six of eight threads may be in calls. The others answer refusals and light views while those wait."""
-    with serving(kind, log) as server, ThreadPoolExecutor(HEAVY) as browsers:
+    """Six of eight threads may be in calls. The others answer refusals and light views while those wait.
+
+    A seventh may if it is of another pool with an idle executor. With so small a target calls count as long, though all
+    but the first are short here.
+    """
+    most = 7 if "second" in views else 6
+    with (
+        serving(kind, log, MOLT_WORKER_QUEUE_TARGET_MS="1") as server,
+        ThreadPoolExecutor(HEAVY) as browsers,
+    ):
         learn(server, *({"offload", "second"} & set(views)), "offload")
         for turn in range(3):
             path = tmp_path / f"go-{turn}"
             heavy = flood(server, browsers, *(with_path(f"{view}/wait", path) for view in views))
-            wait_until(lambda heavy=heavy: sum(each.done() for each in heavy) >= HEAVY - 6)
+            wait_until(lambda heavy=heavy, most=most: sum(each.done() for each in heavy) >= HEAVY - most)
             for _ in range(8):
                 assert server.get("/baseline/3/")[0] == 200
             assert sum(not each.done() for each in heavy) >= 1
             path.touch()
             found = reasons([each.result(PATIENCE_S) for each in heavy])
-            assert 1 <= found["Ok"] <= 6, found
+            assert 1 <= found["Ok"] <= most, found
             assert server.get("/offload/3/") == server.get("/baseline/3/")
         text = log.read_text()
         assert text.count("requests are refused") == 1

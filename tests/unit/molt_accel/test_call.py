@@ -15,7 +15,7 @@ import pytest
 
 from molt_accel import call as module
 from molt_accel import codec
-from molt_accel.call import Call, Reply, make_call
+from molt_accel.call import Call, Reply, make_call, report_refusal
 from molt_accel.errors import (
     BusyReason,
     MoltBusy,
@@ -31,10 +31,12 @@ from molt_accel.errors import (
     MoltWorkerUnavailable,
     Status,
 )
+from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import Fault, FrameError
 from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.ipc.outcomes import busy
 from molt_accel.options import CallInfo, CallMetrics, CallOptions
+from molt_accel.overload.episode import Episode
 from molt_accel.transports.base import Pending
 from molt_accel.waits import Pause, adrive, drive
 from tests.support.errors import raised
@@ -723,3 +725,38 @@ def test_nothing_is_sent_again_for_a_client_that_went_away(run: Run) -> None:
     with pytest.raises(MoltCancelled, match=r"^the client went away$"):
         run(attempt)
     assert len(transport.submitted) == 1
+
+
+# -- what is refused ------------------------------------------------------------------------------------
+def test_hooks_are_told_why_a_call_was_refused_and_the_log_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "shedding", Episode())
+    for _ in range(3):
+        hooks = Hooks()
+        refused = call(ScriptedTransport(refuse(outcomes.busy(BusyReason.QUEUE_DELAY))), **hooks.options)
+        error = raised(MoltBusy, run, refused)
+        assert (hooks.metrics.status, hooks.metrics.reason) == ("Busy", "queue_delay")
+        assert hooks.metrics.request_id == error.request_id
+    assert [record.message for record in caplog.records] == ["requests are refused: reason=queue_delay"]
+
+
+def test_a_call_that_is_refused_before_it_is_made_is_reported_as_others_are(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "shedding", Episode())
+    hooks = Hooks()
+    error = outcomes.busy(BusyReason.IN_FLIGHT)
+    report_refusal(CallOptions(entry="echo", **hooks.options), error)
+    assert (hooks.metrics.entry, hooks.metrics.reason, hooks.metrics.request_id) == (
+        *("echo", "in_flight", error.request_id),
+    )
+    assert hooks.received.error is error
+    assert hooks.names == ["metrics_hook", "after_recv"]
+    assert len(caplog.records) == 1
+
+
+def test_metrics_of_other_outcomes_have_no_reason(run: Run) -> None:
+    hooks = Hooks()
+    run(call(ScriptedTransport(answer()), **hooks.options))
+    assert hooks.metrics.reason == ""

@@ -1,17 +1,24 @@
-"""molt_accel.django.responses: what a result becomes, with and without a factory."""
+"""molt_accel.django.responses: what a result becomes, with and without a factory, and what a refusal."""
 
+import json
+import logging
 from types import SimpleNamespace
 from typing import Any
 
 import msgpack
 import pytest
 from django.http import HttpRequest, HttpResponse
+from django.utils.log import log_response
 
 from molt_accel import Client
-from molt_accel.django.responses import result_response
+from molt_accel.django import responses
+from molt_accel.django.responses import error_response, result_response
+from molt_accel.errors import BusyReason
 from molt_accel.forms import values
 from molt_accel.forms.response import Response
+from molt_accel.ipc import outcomes
 from molt_accel.ipc.messages import Codec
+from molt_accel.overload.episode import Episode
 from tests.support.views import MakeView, body_of
 
 
@@ -78,3 +85,22 @@ def test_a_response_that_had_no_content_type_gets_none(get: HttpRequest) -> None
     reply: Any = SimpleNamespace(codec=Codec.MSGPACK, entry="echo", value=packed)
     response = result_response(get, reply, None)
     assert (response.status_code, response.get("Content-Type")) == (204, None)
+
+
+def test_a_refusal_says_why_and_when_to_come_back() -> None:
+    error = outcomes.busy(BusyReason.DEADLINE, 3_000_000_000)
+    response = error_response(error)
+    body = json.loads(response.content)
+    assert (response.status_code, body["reason"]) == (429, "deadline")
+    assert 3 <= body["retry_after_s"] == int(response["Retry-After"]) <= 6
+
+
+def test_django_logs_the_first_refusal_of_an_episode(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(responses, "_refused", Episode())
+    for _ in range(3):
+        response = error_response(outcomes.busy(BusyReason.QUEUE_DELAY))
+        with caplog.at_level(logging.WARNING, "django.request"):
+            log_response("refused", response=response)
+    assert [record.message for record in caplog.records] == ["refused"]
