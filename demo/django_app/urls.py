@@ -12,6 +12,7 @@ urlpatterns: list[URLPattern] = [
     path("dirty-app/", views.in_dirty_app),
     path("light/", views.light),
     path("cost/baseline/", views.cost_baseline),
+    path("cost/refused/", views.cost_refused),
     path("cost/offload/", views.cost_offload),
     path("cost/offload-async/", views.cost_offload_async),
     path("cost/limited-async/", views.cost_limited_async),

@@ -103,6 +103,12 @@ def cost_baseline(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
+def cost_refused(request: HttpRequest) -> HttpResponse:
+    """Refuses, and does nothing else: what a refusal costs at least."""
+    return JsonResponse({"error": "MoltBusy"}, status=429, headers={"Retry-After": "1"})
+
+
+@require_safe
 @_offload_cost(entry="spend")
 def cost_offload(request: HttpRequest) -> HttpResponse:
     """The same handler, run by the worker. The body is a fallback, which is not enabled."""

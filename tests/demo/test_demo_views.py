@@ -297,6 +297,11 @@ def test_the_light_view_answers() -> None:
     assert fetch("/light/").json()["status"] == "ok"
 
 
+def test_a_view_that_only_refuses_does_so() -> None:
+    refused = fetch("/cost/refused/", "iterations=9")
+    assert (refused.status, dict(refused.headers)["Retry-After"]) == (429, "1")
+
+
 @pytest.mark.usefixtures("transport")
 @pytest.mark.parametrize(("query", "iterations"), [("iterations=9", 9), ("", 0), ("iterations=-1", 0)])
 def test_a_handler_of_any_cost_says_the_same_here_and_there(query: str, iterations: int) -> None:

@@ -85,6 +85,13 @@ CRITERIA: tuple[Criterion[Document], ...] = (
                   _of("neighbour", neighbour.worst, server, name, "over_allowed"))
         for server in SERVERS
         for name, title in neighbour.TITLES.items()
+        if name != neighbour.FLOOR
+    ),
+    *(
+        Criterion(f"neighbour_{server}_floor",
+                  f"the same beside clients that hammer, over a view's that only refuses: {server}", "<=", 1.5,
+                  _of("neighbour", neighbour.worst, server, neighbour.HAMMERED, "over_floor"))
+        for server in SERVERS
     ),
     *(
         Criterion(f"neighbour_{server}_busy", f"share of time that executors are busy beside them: {server}", ">=", 0.9,

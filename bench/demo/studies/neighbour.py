@@ -60,14 +60,17 @@ TIMES_ALONE, MORE_MS = 3.0, 5.0
 #: From so many heavy clients on, the server is under pressure.
 MANY_CLIENTS = 32
 PERCENTILES = ("p50", "p99")
-OFFLOAD, HAMMERED = "offload", "hammered"
-TITLES = {OFFLOAD: "offload", HAMMERED: "offload, hammered"}
+OFFLOAD, HAMMERED, FLOOR = "offload", "hammered", "refusals"
+TITLES = {OFFLOAD: "offload", HAMMERED: "offload, hammered", FLOOR: "a view that only refuses, hammered"}
 
 
 def variants_of(server: str, peers: Iterable[str]) -> tuple[Variant, ...]:
-    """What is compared on a server. Two of them are the same server under other clients."""
+    """What is compared on a server. The first three are the same server under other clients.
+
+    A view that does nothing but refuse shows what requests cost by themselves: no library can do better.
+    """
     asgi = SERVERS[server]
-    offload = (Variant(name, offload=True, asgi=asgi) for name in (OFFLOAD, HAMMERED))
+    offload = (Variant(name, offload=True, asgi=asgi) for name in (OFFLOAD, HAMMERED, FLOOR))
     return (*offload, *(Variant(name, asgi=asgi, peer=name if name == POOL else "") for name in peers))
 
 
@@ -106,7 +109,9 @@ class Neighbour(Study):
 
         def load(variant: Variant, heavy: int, what: str) -> Sample:
             url = url_of(testbed, variant, HEAVY_MS * per_ms)
-            honours = variant.name != HAMMERED
+            if variant.name == FLOOR:
+                url = testbed.url(variant, "/cost/refused/")
+            honours = variant.name == OFFLOAD or variant.is_peer
             spec = LoadSpec(
                 testbed.url(variant, "/light/"), "open", seconds, LIGHT_CLIENTS, rate=LIGHT_RATE, expect_key="status",
                 timeout_s=TIMEOUT_S, others=(Clients("heavy", url, heavy, honours),) if heavy else (),
@@ -136,7 +141,7 @@ class Neighbour(Study):
                         {
                             "clients": clients,
                             "runs": {
-                                name: point(runs, alone[server], executors)
+                                name: point(runs, alone[server], executors, found[server, clients][FLOOR])
                                 for name, runs in found[server, clients].items()
                             },
                         }
@@ -151,8 +156,8 @@ class Neighbour(Study):
     def tables(self, section: Mapping[str, Any]) -> Iterator[Table]:
         columns = (
             "server", "heavy clients", "heavy view", *(f"light {each} ms" for each in PERCENTILES),
-            "p99 / allowed", "heavy answers/s", "refused/s", "executors busy", "server, cores", "workers, cores",
-            "k6, cores", "errors",
+            "p99 / allowed", "p99 / refusals", "heavy answers/s", "refused/s", "executors busy", "server, cores",
+            "workers, cores", "k6, cores", "errors",
         )  # fmt: skip
         rows = []
         for server, part in section["servers"].items():
@@ -166,6 +171,7 @@ class Neighbour(Study):
                         TITLES.get(name, name),
                         *(with_range(run[f"{each}_ms"], 1) for each in PERCENTILES),
                         with_range(run["over_allowed"], 2),
+                        with_range(run["over_floor"], 2),
                         *(with_range(run[f"heavy_{what}_s"], 0) for what in ("ok", "refused")),
                         with_range(run["busy_share"], 2),
                         *(number(run[f"{part}_cores"]["median"], 2) for part in ("server", "worker", "k6")),
@@ -231,13 +237,16 @@ def _runs(part: Mapping[str, Any]) -> Iterator[tuple[int, str, Mapping[str, Any]
             yield each["clients"], name, run
 
 
-def point(runs: Mapping[int, Sample], alone: Sequence[Sample], executors: int) -> dict[str, Any]:
+def point(
+    runs: Mapping[int, Sample], alone: Sequence[Sample], executors: int, floor: Mapping[int, Sample]
+) -> dict[str, Any]:
     """The figures of one variant beside so many heavy clients.
 
     Args:
         runs: By round.
         alone: The light view alone, in each round.
         executors: How many the worker has.
+        floor: The light view beside as many clients that hammer a view which only refuses, by round.
     """
     samples = list(runs.values())
 
@@ -247,6 +256,7 @@ def point(runs: Mapping[int, Sample], alone: Sequence[Sample], executors: int) -
     return summary(
         samples,
         over_allowed=[over_allowed(sample, alone[round_]) for round_, sample in runs.items()],
+        over_floor=[_over(sample, floor[round_]) for round_, sample in runs.items()],
         heavy_ok_s=heavy(lambda counts: counts.ok),
         heavy_refused_s=heavy(lambda counts: counts.refused),
         busy_share=[each.busy_share for each in samples],
@@ -261,6 +271,11 @@ def over_allowed(beside: Sample, alone: Sample) -> float | None:
     """The light view's p99 beside heavy clients over what is allowed; None: nothing was asked."""
     (here, there) = (sample.slowest_ms(TIMEOUT_S * 1000) for sample in (beside, alone))
     return None if here is None or there is None else here / (TIMES_ALONE * there + MORE_MS)
+
+
+def _over(beside: Sample, floor: Sample) -> float | None:
+    (here, there) = (sample.slowest_ms(TIMEOUT_S * 1000) for sample in (beside, floor))
+    return here / there if here is not None and there else None
 
 
 def _ratios(found: Mapping[tuple[str, int], Mapping[str, Mapping[int, Sample]]]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ SERVERS = {"gunicorn": False, "uvicorn": True}
 
 VARIANT_COLOURS = {
     "baseline": "#7f8c9b", "alone": "#9aa5b1", "offload": "#d9622b", "compiled": "#d9622b", "python": "#e8a33d",
-    POOL: "#4f8fc0", DIRTY: "#6aa36f", "hammered": "#e8a33d",
+    POOL: "#4f8fc0", DIRTY: "#6aa36f", "hammered": "#e8a33d", "refusals": "#9aa5b1",
 }  # fmt: skip
 
 

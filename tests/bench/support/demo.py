@@ -94,6 +94,7 @@ def with_everything() -> dict[str, Any]:
         "heavy_ok_s",
         "heavy_refused_s",
         "over_allowed",
+        "over_floor",
     ]
     names += [
         "server_cores",

@@ -192,7 +192,7 @@ def test_the_worst_place_beside_many_heavy_clients_is_judged() -> None:
     def beside(p: float) -> dict[str, Any]:
         made = sample(100, p=p)
         made = replace(made, load=replace(made.load, others={"heavy": Counts(7, 2, 1)}), busy_share=p / 100)
-        return neighbour.point({0: made}, [sample(100)], 2)
+        return neighbour.point({0: made}, [sample(100)], 2, {0: sample(100, p=p / 4)})
 
     points = [
         {"clients": count, "runs": {"offload": beside(p)}} for count, p in ((8, 90), (32, 20), (128, 40))
@@ -201,6 +201,7 @@ def test_the_worst_place_beside_many_heavy_clients_is_judged() -> None:
     assert points[0]["runs"]["offload"]["heavy_failed"] == 1
     assert points[0]["runs"]["offload"]["heavy_ok_s"]["median"] == 7
     assert neighbour.worst(section, "uvicorn", "offload", "over_allowed")["median"] == 2
+    assert neighbour.worst(section, "uvicorn", "offload", "over_floor")["median"] == 4
     assert neighbour.worst(section, "uvicorn", "offload", "busy_share", least=True)["median"] == 0.2
     assert neighbour.worst(section, "uvicorn", "hammered", "busy_share") is None
     assert neighbour.worst(section, "gunicorn", "offload", "busy_share") is None
