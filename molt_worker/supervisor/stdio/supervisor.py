@@ -24,6 +24,7 @@ from molt_accel.ipc.outcomes import (
     died_unreported,
     expired_in_queue,
     timed_out_running,
+    too_late,
 )
 from molt_accel.ipc.stream import FrameStream
 from molt_accel.overload.episode import Episode
@@ -258,8 +259,9 @@ class StdioSupervisor:
     def _dispatch(self) -> None:
         """Give idle executors those who are next, and free places in the queue to requests that wait for one."""
         while self._may_hand_out() and (request := self._take()) is not None:
-            if self._is_late(request):
-                self._finish(request, expired_in_queue())
+            late = self._lateness(request)
+            if late is not None:
+                self._finish(request, late)
             else:
                 self._hand_out(request)
         while (waiting := self._queue.promote()) is not None:
@@ -271,12 +273,15 @@ class StdioSupervisor:
         passed = self._admission.at_limit()
         return self._queue.take(lambda each: each.frame.entry not in passed)
 
-    def _is_late(self, request: Request) -> bool:
-        """Whether a request that has been taken up can't end before its deadline any more."""
+    def _lateness(self, request: Request) -> MoltError | None:
+        """The error of a request that has been taken up and can't end before its deadline any more; None: it can."""
         frame = request.frame
         left_ns = frame.deadline_ns - time.monotonic_ns()
-        late = left_ns <= 0 or self._admission.is_hopeless(frame.entry, left_ns, len(self._queue))
-        return frame.deadline_ns > 0 and late
+        if not frame.deadline_ns:
+            return None
+        if left_ns <= 0:
+            return expired_in_queue()
+        return too_late() if self._admission.is_hopeless(frame.entry, left_ns, len(self._queue)) else None
 
     def _may_hand_out(self) -> bool:
         """Whether an executor is idle, and the client reads its responses."""

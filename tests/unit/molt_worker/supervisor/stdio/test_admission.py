@@ -55,12 +55,12 @@ def test_one_that_need_not_wait_ends_what_was_seen_before(
     admission: Admission, running: dict[int, Running]
 ) -> None:
     """So a queue that others have filled meanwhile is new to it, and passes for a burst."""
-    running[1] = Running("plain", 0)
-    assert admission.refusal("plain", 0, 0, ["plain"] * 9, 0) is None
-    admission.began_at_once("plain", 1000 * MS)
-    running[1] = Running("low", 1001 * MS)
-    assert admission.refusal("plain", 1001 * MS, 0, ["low"] * 9, 0) is None
-    late = admission.refusal("plain", 1001 * MS + INTERVAL_NS, 0, ["low"] * 9, 0)
+    running[1] = Running("plain", 1000 * MS)
+    assert admission.refusal("plain", 1000 * MS, 0, ["plain"] * 9, 0) is None
+    admission.began_at_once("plain", 2000 * MS)
+    running[1] = Running("low", 2001 * MS)
+    assert admission.refusal("plain", 2001 * MS, 0, ["low"] * 9, 0) is None
+    late = admission.refusal("plain", 2001 * MS + INTERVAL_NS, 0, ["low"] * 9, 0)
     assert late is not None
     assert late.reason is BusyReason.QUEUE_DELAY
 

@@ -230,7 +230,7 @@ def test_what_can_not_end_any_more_is_not_begun_while_others_wait(
     scene.ask(3, deadline_ns=deadline_ns + 30 * MS)
     clock.now_ns += 149 * MS
     reply(scene, 1, 1, 60)
-    assert scene.outcomes() == [(1, "Ok", "done"), (2, "MoltTimeout", "the deadline passed in the queue")]
+    assert scene.outcomes() == [(1, "Ok", "done"), (2, "MoltTimeout", "too little time was left to run it")]
     assert [row[0] for row in scene.given(1)] == [1, 3]  # nobody else is queued
 
 
