@@ -157,3 +157,18 @@ def test_before_an_executor_is_ready_only_the_places_are_the_bound(
     client = make_client(exports=EXPORTS, executors=1)
     calls = [begin(client, "work", {"seconds": 0.001}, timeout_ms=PATIENCE_MS) for _ in range(30)]
     assert [call.result() for call in calls] == ["done"] * 30
+
+
+def test_what_a_process_refuses_itself_is_counted_where_its_pool_can_see_it(
+    make_client: MakeClient, begin: Begin, transport: str, tmp_path: Path
+) -> None:
+    client = one(make_client, max_in_flight=1)
+    running = held(begin, client, tmp_path / "go")
+    before = health(client)["shed"].get("in_flight", 0)
+    error = raised(MoltBusy, client.call, "work", {"seconds": 0})
+    assert (error.reason, error.detail) == ("in_flight", "as many calls are in flight as may be")
+    counted = health(client)["shed"].get("in_flight", 0) - before
+    assert counted == (1 if transport == "shm" else 0)
+    (tmp_path / "go").touch()
+    running.result()
+    client.call("work", {"seconds": 0})

@@ -18,7 +18,7 @@ View = Callable[..., Any]
 MakeView = Callable[..., View]
 
 
-def body_of(response: HttpResponse) -> dict[str, str]:
+def body_of(response: HttpResponse) -> dict[str, str | int]:
     """The error body; its request id is checked and left out."""
     assert response["Content-Type"] == "application/json"
     body = json.loads(response.content)

@@ -82,6 +82,13 @@ def described(error: BaseException) -> dict[str, object]:
     }
 
 
+def refusal_like(real: Seen, reason: str) -> testing.Outcome:
+    """A refusal that says the same time to come back, which is at random."""
+    after_s = real.error["retry_after_s"]
+    assert isinstance(after_s, int)
+    return testing.busy(reason, retry_after_s=after_s)
+
+
 @contextlib.contextmanager
 def occupied(client: Client, path: Path) -> Iterator[None]:
     """The client's one executor is busy."""
@@ -115,7 +122,6 @@ def test_each_forced_outcome_is_what_a_worker_brings_about(make_client: MakeClie
         return occupied(client, tmp_path / "busy")
 
     cases: list[tuple[testing.Outcome, Provoke, str, object, dict[str, Any]]] = [
-        (testing.busy("queue_full"), full, "echo", 1, {}),
         (testing.timeout("queue"), busy_executor, "echo", 1, {"timeout_ms": 50}),
         (testing.timeout("running"), as_it_is, "sleep", 1e6, {"timeout_ms": 200}),
         (testing.slow(1e6), as_it_is, "sleep", 1e6, {"timeout_ms": 200}),
@@ -132,6 +138,10 @@ def test_each_forced_outcome_is_what_a_worker_brings_about(make_client: MakeClie
         (testing.returns({"a": [1, 2]}), as_it_is, "to_json", {"a": (1, 2)}, {}),
         (testing.returns(object()), as_it_is, "unencodable", 1, {}),
     ]
+    with full():
+        refused = seen(client, "echo", 1)
+    with testing.forced("echo", refusal_like(refused, "queue_full")):
+        assert seen(client, "echo", 1) == refused
     for outcome, provoke, entry, payload, options in cases:
         with provoke():
             real = seen(client, entry, payload, **options)
@@ -187,8 +197,8 @@ def test_a_forced_refusal_is_that_of_a_pool_which_others_share(share: Share, tmp
         real = seen(client, "echo", 1)
     for thread in waiting:
         thread.join()
-    assert "as many calls in flight as it may" in str(real.error["text"])
-    with testing.forced("echo", testing.busy("in_flight")):
+    assert "as many calls are in flight as may be" in str(real.error["text"])
+    with testing.forced("echo", refusal_like(real, "in_flight")):
         assert seen(client, "echo", 1) == real
 
 
@@ -210,7 +220,7 @@ def test_a_forced_full_pipe_is_that_of_a_worker_which_reads_nothing(make_client:
         os.kill(pid, signal.SIGCONT)
     for thread in waiting:
         thread.join()
-    with testing.forced("echo", testing.busy("unread")):
+    with testing.forced("echo", refusal_like(found[-1], "unread")):
         assert seen(client, "echo", 1, timeout_ms=1) == found[-1]
 
 

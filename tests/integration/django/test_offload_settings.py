@@ -79,7 +79,7 @@ def test_the_status_of_busy_is_a_setting(tmp_path: Path) -> None:
     finally:
         path.touch()
         thread.join()
-    assert (response.status_code, response["Retry-After"]) == (503, "1")
+    assert (response.status_code, response["Retry-After"] in ("1", "2")) == (503, True)
     assert response.json()["error"] == "MoltBusy"
 
 
