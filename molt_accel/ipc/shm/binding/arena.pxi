@@ -86,6 +86,10 @@ cdef class ArenaView:
         """Channels from this index on were never granted, so nobody looks at them."""
         return atomic_load(&self.a.header.in_use)
 
+    def holds(self, uint32_t index):
+        """The id of the entrypoint with a limit that an executor says it runs; 0: none."""
+        return atomic_load(&self.slot(index).holds)
+
     def word(self, uint32_t index):
         return molt_look(&self.a, <uint32_t>self.channel(index))
 
@@ -283,10 +287,6 @@ cdef class Arena(ArenaView):
     def ring_client(self, uint32_t index):
         """Wake whoever waits for this channel, to look again."""
         molt_ring_client(&self.a, <uint32_t>self.channel(index))
-
-    def holds(self, uint32_t index):
-        """The id of the entrypoint with a limit that an executor says it runs; 0: none."""
-        return atomic_load(&self.slot(index).holds)
 
     def let_go_of(self, uint32_t index, uint64_t entry):
         """Have an executor not count as one that runs an entrypoint, if it still says so."""
