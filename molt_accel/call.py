@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from molt_accel import codec, lenient
+from molt_accel.bulkheads import Passage
 from molt_accel.errors import (
     MoltBusy,
     MoltCancelled,
@@ -35,6 +36,7 @@ from molt_accel.ipc.frame import Fault, FrameError, format_id
 from molt_accel.ipc.messages import UNDECODABLE, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.ipc.outcomes import expired_in_queue, http_client_gone, no_answer, worker_gone
 from molt_accel.options import CallInfo, CallMetrics, CallOptions, CallPlan
+from molt_accel.overload.episode import Episode
 from molt_accel.transports.base import PendingCall, Sender, Transport
 from molt_accel.transports.line import LeavingLine
 from molt_accel.waits import FOREVER, CallEnd, Pause, Wait, WorkerStart, not_started_in_time
@@ -54,6 +56,9 @@ _LINE_PAUSE_S: Final = 0.005  #: how often the first call of a client's line loo
 # Looking a member up in an enumeration costs more than the call that it is for.
 _OK: Final = Status.OK
 _OK_LABEL: Final = Status.OK.label
+
+#: What this process's calls were refused. The log has a line for an episode, and not for each of them.
+shedding: Final = Episode()
 
 # Ids of different processes and clients should not meet in one log: count on from a random start.
 _ids = itertools.count(int.from_bytes(os.urandom(7)) | 1)
@@ -106,10 +111,12 @@ def make_call(
     payload: object,
     cancel_check: CancelCheck | None = None,
     metadata: Mapping[str, Any] | None = None,
+    passage: Passage | None = None,
 ) -> Call:
     """Make one call. It ends with its `Reply` or raises a MoltError (or what a `before_send` hook raised).
 
-    `cancel_check`, if given, takes the place of the options'.
+    `cancel_check`, if given, takes the place of the options'. `passage` is None where nothing bounds the calls of this
+    process.
     """
     plan = options.plan
     now_ns = time.monotonic_ns()
@@ -118,6 +125,8 @@ def make_call(
     request = Request(next(_ids), options.entry, b"", plan.codec, 0, deadline_ns, now_ns, plan.max_wait_ms)
     response: Response | None = None
     try:
+        if passage is not None:
+            passage.enter()
         try:
             data = request.payload = codec.encode(plan.codec, payload)
         except codec.EncodeError as exc:
@@ -145,15 +154,38 @@ def make_call(
         if options.decode_response:
             value = decode_result(options.entry, response.codec, value)
     except BaseException as exc:
-        if isinstance(exc, MoltError) and not exc.request_id:
-            exc.request_id = format_id(request.request_id)
-        if plan.reports:
-            _report(options, CallMetrics.of(_label(exc), request, response, time.monotonic_ns()), exc)
+        _note_failure(exc, options, request, response)
         raise
+    finally:
+        if passage is not None:
+            passage.leave(response)
     reply = Reply(value, response.codec, request, response, time.monotonic_ns())
     if plan.reports:
         _report(options, reply.metrics, None)
     return reply
+
+
+def report_refusal(options: CallOptions, error: MoltBusy) -> None:
+    """Report a call that is refused before it is made, as one that was made: with an id, to hooks and log."""
+    now_ns = time.monotonic_ns()
+    _note_failure(error, options, Request(next(_ids), options.entry, b"", sent_ns=now_ns), None)
+
+
+def _note_failure(
+    error: BaseException, options: CallOptions, request: Request, response: Response | None
+) -> None:
+    if isinstance(error, MoltError) and not error.request_id:
+        error.request_id = format_id(request.request_id)
+    now_ns = time.monotonic_ns()
+    reason = ""
+    if isinstance(error, MoltBusy):
+        reason = error.reason
+        if line := shedding.refused(reason, now_ns):
+            log.warning(
+                "requests are refused: %s", ", ".join(f"{key}={value}" for key, value in line.items())
+            )
+    if options.plan.reports:
+        _report(options, CallMetrics.of(_label(error), request, response, now_ns, reason), error)
 
 
 def _append(request: Request, metadata: Mapping[str, Any]) -> None:

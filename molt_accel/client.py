@@ -8,11 +8,15 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
-from molt_accel.call import Call, Reply, make_call
+from molt_accel.bulkheads import Bulkheads, Passage
+from molt_accel.call import Call, Reply, make_call, report_refusal
 from molt_accel.config import Config, ConfigError
 from molt_accel.durations import Milliseconds, in_ms
-from molt_accel.ipc.messages import PING, PING_FOLDERS
+from molt_accel.errors import MoltBusy
+from molt_accel.ipc.messages import PING, PING_FOLDERS, WORKER_DEFAULT_WAIT
 from molt_accel.options import HOOKS, CallOptions, Entry, entry_name
+from molt_accel.overload.places import Places
+from molt_accel.overload.server_threads import SERVER_THREADS
 from molt_accel.process import role, testdb
 from molt_accel.transports import forks
 from molt_accel.transports.base import Transport
@@ -46,6 +50,8 @@ class Client:
         self.config: Final = config if config is not None else Config.load(**overrides)
         self.options: Final = options if options is not None else CallOptions()
         self._transport: Transport = open_transport(self.config)
+        self._bulkheads: Final = Bulkheads(self.config, self._transport)
+        self._is_limited: Final = self._bulkheads.limited
         # Checking the options of every call would cost more than encoding; there are few different ones.
         self._options_of = functools.lru_cache(maxsize=256)(functools.partial(_merge, self.options))
         # Runs at the latest at interpreter exit, while threads still run.
@@ -94,7 +100,9 @@ class Client:
             # Perhaps only because a value has no hash; the options themselves say what is wrong.
             except TypeError:
                 merged = _merge(self.options, entry, *options.items())
-        return make_call(self._transport, merged, payload, metadata=metadata)
+        limited = (self._is_limited or SERVER_THREADS.count) and entry != PING
+        passage = Passage(self._bulkheads) if limited else None
+        return make_call(self._transport, merged, payload, None, metadata, passage)
 
     def make_call(
         self,
@@ -102,9 +110,32 @@ class Client:
         payload: object,
         cancel_check: Callable[[], bool] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        places: Places | None = None,
     ) -> Call:
-        """Make a call as a generator, for `molt_accel.waits.drive` or `adrive`."""
-        return make_call(self._transport, options, payload, cancel_check, metadata)
+        """Make a call as a generator, for `molt_accel.waits.drive` or `adrive`.
+
+        `places` are those that it needs one of besides the client's.
+        """
+        limited = places is not None or self._is_limited or SERVER_THREADS.count
+        passage = Passage(self._bulkheads, places) if limited else None
+        return make_call(self._transport, options, payload, cancel_check, metadata, passage)
+
+    def refusal(self, options: CallOptions, places: Places | None = None) -> MoltBusy | None:
+        """Return the error of a call with these options if it would be refused now, reported as if it had been made.
+
+        For those who can spare what comes before the call. Costs no message. None: it would be taken on, or may wait
+        for a place in the queue, or nobody can say. Over stdio only the limits of this process are asked.
+        """
+        error = self._bulkheads.refusal(places)
+        plan = options.plan
+        may_wait = (
+            plan.max_wait_ms if plan.max_wait_ms != WORKER_DEFAULT_WAIT else self._transport.max_wait_ms
+        )
+        if error is None and not may_wait:
+            error = self._transport.refusal(options.entry, plan.timeout_ns or None)
+        if error is not None:
+            report_refusal(options, error)
+        return error
 
     def start(self, timeout_ms: Milliseconds | None = None) -> None:
         """Start the worker and wait until an executor is ready, so that the first call need not.

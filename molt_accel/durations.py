@@ -7,6 +7,7 @@ from typing import Final
 
 Milliseconds = float | timedelta
 
+NS_PER_US: Final = 1_000
 NS_PER_MS: Final = 1_000_000
 NS_PER_S: Final = 1_000_000_000
 _MOST_MS: Final = 1e12

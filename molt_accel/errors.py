@@ -281,14 +281,17 @@ def status_label(error: MoltError) -> str:
     return row.exception.__name__.removeprefix("Molt")
 
 
-def error_body(error: MoltError, request_id: str | None = None) -> dict[str, str]:
-    """The public JSON body of an error: class name, safe text, request id."""
+def error_body(error: MoltError, request_id: str | None = None) -> dict[str, str | int]:
+    """The public JSON body of an error: class name, safe text, request id; of Busy the reason and when to come back."""
     row = row_of(error)
-    return {
+    body: dict[str, str | int] = {
         "error": row.exception.__name__,
         "detail": error.detail if row.public is None else row.public,
         "request_id": error.request_id if request_id is None else request_id,
     }
+    if isinstance(error, MoltBusy):
+        body |= {"reason": error.reason, "retry_after_s": error.retry_after_s}
+    return body
 
 
 def to_wire(error: MoltError) -> dict[str, Any]:

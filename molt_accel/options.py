@@ -38,6 +38,7 @@ class CallMetrics(msgspec.Struct, frozen=True):
         compiled: Whether the entrypoint ran as compiled code.
         payload_bytes, response_bytes: Sizes of the encoded payload and result.
         client_us: The whole call as its caller saw it, encoding and retries included.
+        reason: Why the call was refused, one of `molt_accel.errors.BusyReason`; empty unless the status is ``Busy``.
     """
 
     entry: str
@@ -56,9 +57,12 @@ class CallMetrics(msgspec.Struct, frozen=True):
     payload_bytes: int = 0
     response_bytes: int = 0
     client_us: int = 0
+    reason: str = ""
 
     @classmethod
-    def of(cls, status: str, request: Request, response: Response | None, ended_ns: int) -> CallMetrics:
+    def of(
+        cls, status: str, request: Request, response: Response | None, ended_ns: int, reason: str = ""
+    ) -> CallMetrics:
         """The metrics of a call that ended at `ended_ns` of CLOCK_MONOTONIC.
 
         `response` is None if the call ended without an answer of the worker.
@@ -81,6 +85,7 @@ class CallMetrics(msgspec.Struct, frozen=True):
             len(request.payload),
             len(response.payload),
             (ended_ns - request.sent_ns) // 1000,
+            reason,
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -16,7 +16,15 @@ from typing import Any, Final, TypeVar
 
 from molt_accel import codec
 from molt_accel.config import Config
-from molt_accel.errors import MoltClientClosed, MoltError, MoltInternalError, MoltStartFailed
+from molt_accel.errors import (
+    BusyReason,
+    MoltBusy,
+    MoltClientClosed,
+    MoltError,
+    MoltInternalError,
+    MoltStartFailed,
+)
+from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import PREFIX_BYTES, FrameError, decode, encode
 from molt_accel.ipc.messages import PING, Codec, Request, Response
 from molt_accel.transports.base import Pending, PendingCall, Result
@@ -164,6 +172,14 @@ class InlineTransport:
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:
         # Any other has ended already.
         return isinstance(pending, _AwaitedCall) and pending.drop(error)
+
+    def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
+        """See `Transport`: nothing is refused here."""
+        return None
+
+    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
+        """See `Transport`."""
+        return outcomes.busy(reason, wait_ns)
 
     def close(self) -> None:
         self._closed = True

@@ -44,12 +44,14 @@ ALLOWED |= {
         *(*FLOOR, "molt_accel.transports", "molt_accel.transports.shm", "molt_worker.inline"),
     ),
     "molt_accel.waits": (*FLOOR, "molt_accel.transports"),
+    "molt_accel.bulkheads": (*FLOOR, "molt_accel.transports"),
     "molt_accel.call": (
         *(*FLOOR, "molt_accel.options", "molt_accel.hangup", "molt_accel.transports", "molt_accel.waits"),
+        "molt_accel.bulkheads",
     ),
     "molt_accel.client": (
         *(*FLOOR, "molt_accel.options", "molt_accel.transports", "molt_accel.transports.opening"),
-        *("molt_accel.waits", "molt_accel.call"),
+        *("molt_accel.waits", "molt_accel.bulkheads", "molt_accel.call"),
     ),
     "molt_accel.django": (
         *(*FLOOR, "molt_accel.options", "molt_accel.hangup", "molt_accel.waits", "molt_accel.call"),
@@ -68,7 +70,8 @@ ALLOWED |= {
     # For tests of others: it stands between clients and workers, and runs entrypoints as the inline transport does.
     "molt_accel.testing": (
         *(*FLOOR, "molt_accel.options", "molt_accel.transports", "molt_accel.transports.opening"),
-        *("molt_accel.waits", "molt_accel.call", "molt_accel.client", "molt_worker.entrypoints"),
+        *("molt_accel.waits", "molt_accel.bulkheads", "molt_accel.call", "molt_accel.client"),
+        "molt_worker.entrypoints",
     ),
     "molt_worker.runtime": FLOOR,
     "molt_worker.entrypoints": FLOOR,

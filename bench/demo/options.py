@@ -60,6 +60,7 @@ class Options:
     warmup_requests: int | None = None
     extra_env: dict[str, str] = field(default_factory=dict)
     studies: tuple[str, ...] | None = None
+    study_rounds: int | None = None
     app: str = "demo.django_app.wsgi:application"
     k6: str | None = None
     sample_interval_s: float = 0.25
@@ -74,6 +75,7 @@ class Options:
                 "--max-queue": self.max_queue,
                 "--concurrency": self.concurrency,
                 "--rounds": self.closed_rounds,
+                "--study-rounds": self.study_rounds,
                 "--data-rows": self.data_rows,
                 "--warmup": self.warmup_requests,
             }

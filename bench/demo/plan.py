@@ -50,7 +50,7 @@ class Plan:
     @property
     def builds(self) -> bool:
         """Whether handler cores are compiled."""
-        studied = any(variant.compiled for study in self.studies for variant in study.variants)
+        studied = any(server.compiled for server in servers_of(self.studies, self.options.preset))
         return studied or any(scenario.compiled for scenario in self.scenarios)
 
     @property
@@ -75,13 +75,12 @@ class Plan:
     @property
     def study_start_s(self) -> float:
         """Until all servers of studies are up."""
-        return self.slowness * SERVER_S * len(servers_of(self.studies))
+        return self.slowness * SERVER_S * len(servers_of(self.studies, self.options.preset))
 
     @property
     def studies_s(self) -> float:
         """All studies."""
-        runs = [study.runs(self.options.preset) for study in self.studies]
-        return self.study_start_s + sum(count * (seconds + RUN_OVERHEAD_S) for count, seconds in runs)
+        return self.study_start_s + sum(study.lasts_s(self.options) for study in self.studies)
 
     @property
     def report_s(self) -> float:

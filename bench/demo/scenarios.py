@@ -15,6 +15,8 @@ from bench.core.command import check_names
 from bench.core.environment import available_cores
 from bench.demo.options import Options
 
+DIRTY_APP = "demo.django_app.dirty:Cores"
+
 Role = Literal["baseline", "alternative", "offload"]
 Runs = Literal["always", "full", "named"]
 
@@ -91,7 +93,7 @@ SCENARIOS = (
              "/baseline-orjson/", "always", per_core=True, compiled=True),
     Scenario("process-pool", "ProcessPoolExecutor in the view, orjson", "list", "alternative", "/process-pool/"),
     Scenario("dirty-app", "gunicorn's dirty app, orjson", "list", "alternative", "/dirty-app/",
-             dirty_app="demo.django_app.dirty:ListItems"),
+             dirty_app=DIRTY_APP),
     Scenario("offload-stdio", "offload, stdio", "list", "offload", "/offload/",
              transport="stdio", headline=False),
     Scenario("offload-python", "offload, best transport", "list", "offload", "/offload/", "always",

@@ -33,7 +33,7 @@ from bench.demo.preparation import Build, make_table
 from bench.demo.report.aggregate import Mode, Run, open_rate
 from bench.demo.report.document import KIND, build
 from bench.demo.scenarios import GROUPS, Scenario, chosen, layout
-from bench.demo.settings import effective_client_config, server_settings, worker_facts
+from bench.demo.settings import NO_TARGET, effective_client_config, server_settings, worker_facts
 from bench.demo.studies.registry import chosen_studies
 from bench.demo.studies.testbed import Testbed
 
@@ -206,6 +206,7 @@ class Session:
             env["MOLT_WORKER_EXECUTORS"] = str(self._options.executor_count)
         if scenario.role == "offload":
             env["MOLT_TRANSPORT"] = laid_out.transport or "auto"
+            env |= dict(NO_TARGET)
             if self._options.max_queue is not None:
                 env["MOLT_WORKER_MAX_QUEUE"] = str(self._options.max_queue)
         env |= dict(scenario.env) | self._options.extra_env

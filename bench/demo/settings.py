@@ -14,6 +14,9 @@ from typing import Any
 from bench.core.environment import ROOT
 from bench.demo.preparation import DEMO_EXPORTS
 
+#: Clients in a closed loop measure throughput, however long their requests wait: none is to be refused for that.
+NO_TARGET = (("MOLT_WORKER_QUEUE_TARGET_MS", "0"),)
+
 
 def server_settings(directory: Path, *, builds: Path | None, compiled: bool) -> dict[str, str]:
     """What every server of the benchmark runs under, scenario or study.

@@ -11,12 +11,15 @@
 //   BENCH_EXPECT_KEY  JSON key that a good body holds                                  none
 //   BENCH_SLO_MS      answers within this time are counted apart                       none
 //   BENCH_TIMEOUT_MS  how long a client waits for an answer                            30000
-//   BENCH_HEAVY_URL   URL that other clients load meanwhile, each asking again at once none
-//   BENCH_HEAVY_VUS   how many of these                                                4
+//   BENCH_START       how long after the others' start the load of BENCH_URL begins    0s
+//   BENCH_OTHERS      JSON list of other clients, each asking again at once:           []
+//                     {name, url, vus, duration_ms, honours}; with honours, those that
+//                     are refused wait as long as the answer's Retry-After says
 //   BENCH_SUMMARY     file for the JSON summary                                        standard output
 //
 // By hand: BENCH_URL=http://127.0.0.1:8000/offload/ k6 run --no-usage-report bench/k6/demo.js
 
+import { sleep } from 'k6';
 import http from 'k6/http';
 import exec from 'k6/execution';
 import { Counter, Trend } from 'k6/metrics';
@@ -24,6 +27,7 @@ import { Counter, Trend } from 'k6/metrics';
 const url = required('BENCH_URL');
 const mode = __ENV.BENCH_MODE || 'closed';
 const duration = __ENV.BENCH_DURATION || '5s';
+const startTime = __ENV.BENCH_START || '0s';
 const vus = Number(__ENV.BENCH_VUS || 8);
 const method = __ENV.BENCH_METHOD || 'GET';
 const queries = JSON.parse(__ENV.BENCH_QUERIES || '[""]');
@@ -34,18 +38,23 @@ const needle = __ENV.BENCH_EXPECT_KEY ? `"${__ENV.BENCH_EXPECT_KEY}"` : '';
 
 const urls = queries.map((query) => (query ? `${url}?${query}` : url));
 const sloMs = Number(__ENV.BENCH_SLO_MS || 0);
-const heavyUrl = __ENV.BENCH_HEAVY_URL || '';
+const others = JSON.parse(__ENV.BENCH_OTHERS || '[]');
 const params = {
   headers: body ? { 'Content-Type': 'application/json' } : {},
   redirects: 0,
   timeout: Number(__ENV.BENCH_TIMEOUT_MS || 30000),
 };
+// No request is cut off and counted nowhere: each is answered or given up on.
+const gracefulStop = `${params.timeout + 1000}ms`;
 
 const ok = new Counter('bench_ok');
 const okMs = new Trend('bench_ok_ms', true);
 const within = new Counter('bench_within_slo');
-const heavyOk = new Counter('bench_heavy_ok');
-const heavyFailed = new Counter('bench_heavy_failed');
+const counted = {};
+for (const { name } of others) {
+  counted[name] = {};
+  for (const what of ['ok', 'refused', 'failed']) counted[name][what] = new Counter(`bench_other_${name}_${what}`);
+}
 const failures = {
   transport: new Counter('bench_failed_transport'),
   busy_429: new Counter('bench_failed_busy_429'),
@@ -56,7 +65,10 @@ const failures = {
 };
 
 export const options = {
-  scenarios: heavyUrl ? { main: scenario(), heavy: heavyScenario() } : { main: scenario() },
+  scenarios: Object.assign(
+    { main: scenario() },
+    ...others.map((each) => ({ [each.name]: otherScenario(each) })),
+  ),
   summaryTrendStats: [
     'min', 'avg', 'p(10)', 'p(25)', 'p(50)', 'p(75)', 'p(90)', 'p(95)', 'p(99)', 'p(99.9)', 'max', 'count',
   ],
@@ -72,7 +84,7 @@ function required(name) {
 
 function scenario() {
   if (mode === 'closed') {
-    return { executor: 'constant-vus', vus, duration, gracefulStop: '10s' };
+    return { executor: 'constant-vus', vus, duration, startTime, gracefulStop };
   }
   if (mode === 'open') {
     return {
@@ -80,22 +92,32 @@ function scenario() {
       rate: Number(required('BENCH_RATE')),
       timeUnit: '1s',
       duration,
+      startTime,
       preAllocatedVUs: vus,
       maxVUs: vus,
-      gracefulStop: '10s',
+      gracefulStop,
     };
   }
   throw new Error(`BENCH_MODE is '${mode}', allowed are closed and open`);
 }
 
-function heavyScenario() {
-  const clients = Number(__ENV.BENCH_HEAVY_VUS || 4);
-  return { executor: 'constant-vus', vus: clients, duration, gracefulStop: '10s', exec: 'heavy' };
+function otherScenario(each) {
+  return {
+    executor: 'constant-vus', vus: each.vus, duration: `${each.duration_ms}ms`, gracefulStop, exec: 'other',
+  };
 }
 
-export function heavy() {
-  const response = http.get(heavyUrl, { redirects: 0, timeout: params.timeout });
-  (response.status === 200 ? heavyOk : heavyFailed).add(1);
+// Nobody sleeps on when the running scenario has ended. A little longer than its time, so that none asks once more.
+function secondsLeft(durationMs) {
+  return Math.max(0, exec.scenario.startTime + durationMs + 50 - Date.now()) / 1000;
+}
+
+export function other() {
+  const { name, url: address, honours, duration_ms: durationMs } = others.find((each) => each.name === exec.scenario.name);
+  const response = http.get(address, { redirects: 0, timeout: params.timeout });
+  const refused = response.status === 429;
+  counted[name][response.status === 200 ? 'ok' : refused ? 'refused' : 'failed'].add(1);
+  if (refused && honours) sleep(Math.min(Number(response.headers['Retry-After'] || 0), secondsLeft(durationMs)));
 }
 
 function failureOf(response) {

@@ -96,9 +96,10 @@ def _figures(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure | None]]
             yield f"sweep.break_even_ms.{name}", _figure(cost, more=False)
     for name, ratio in studies.get("neighbour", {}).get("ratio_p99", {}).items():
         yield f"neighbour.p99.{name}", _figure(ratio, more=True)
-    for name, kept in studies.get("goodput", {}).get("kept", {}).items():
-        if name == "bounded":  # the others are there to show what happens without it
-            yield f"goodput.kept.{name}", _figure(kept, more=True)
+    for cell in studies.get("goodput", {}).get("cells", ()):
+        # The others are there to show what happens without offload.
+        for share, kept in cell["variants"]["offload"]["kept"].items():
+            yield f"goodput.kept.{cell['server']}.{cell['handler_ms']:g}ms.{share}x", _figure(kept, more=True)
 
 
 def gates(

@@ -1,8 +1,8 @@
 """Runs the demo benchmark, baselines against offload under k6, in one command; prints and stores results.
 
-    python bench/scripts/run_demo_bench.py            two minutes or so on two cores
+    python bench/scripts/run_demo_bench.py            less than three minutes on two cores
     python bench/scripts/run_demo_bench.py --quick    a look, under a minute
-    python bench/scripts/run_demo_bench.py --full     every scenario and study, for figures to keep: about 25 minutes
+    python bench/scripts/run_demo_bench.py --full     every scenario and study, for figures to keep: about 45 minutes
 
 Says first what it will do and how long that takes. Starts one gunicorn for each scenario (and through the demo its
 worker), proves that all answer alike, warms them up, loads them in turn for several rounds, stops everything it
@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
             f"seconds of one run (list {of_list.duration_s:g}, data {of_data.duration_s:g})",
         ),
         ("--rounds", int, "N", f"closed-loop rounds (list {of_list.closed}, data {of_data.closed})"),
+        ("--study-rounds", int, "N", "rounds of each study (1; with --full 5)"),
         ("--open-rounds", int, "N", f"open-loop rounds (list {of_list.open}, data {of_data.open})"),
         ("--warmup", int, "N", "warm-up requests of a scenario; the data path takes a tenth"),
     )
@@ -133,6 +134,7 @@ def options_of(arguments: Sequence[str] | None) -> Options:
         duration_s=given.duration,
         closed_rounds=given.rounds,
         open_rounds=given.open_rounds,
+        study_rounds=given.study_rounds,
         rate=given.rate,
         rate_share=given.rate_share,
         transport=given.transport,

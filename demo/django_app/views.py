@@ -5,9 +5,11 @@ Both ways build the same payload, run the same function and answer with the same
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -62,8 +64,8 @@ def baseline_orjson(request: HttpRequest) -> HttpResponse:
 @require_safe
 def in_process_pool(request: HttpRequest) -> HttpResponse:
     """The list endpoint in a ProcessPoolExecutor."""
-    page = process_pool.call(list_payload(request), LIST_TIMEOUT_MS / 1000)
-    return HttpResponse(page, content_type="application/json")
+    page = process_pool.submit(process_pool.list_page, list_payload(request))
+    return HttpResponse(page.result(LIST_TIMEOUT_MS / 1000), content_type="application/json")
 
 
 @require_safe
@@ -71,13 +73,25 @@ def in_dirty_app(request: HttpRequest) -> HttpResponse:
     """The list endpoint in a dirty app of gunicorn."""
     from demo.django_app import dirty  # older versions of gunicorn have no dirty apps
 
-    return HttpResponse(dirty.call(list_payload(request)), content_type="application/json")
+    return HttpResponse(dirty.call("list_items", list_payload(request)), content_type="application/json")
 
 
 @require_safe
 def light(request: HttpRequest) -> HttpResponse:
     """A view that costs little, to measure how other views slow it down."""
     return JsonResponse({"status": "ok", "path": request.path, "items": [1, 2, 3]})
+
+
+def _iterations(request: HttpRequest) -> int:
+    text = request.GET.get("iterations", "0")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
+
+
+_offload_cost = partial(
+    molt_offload,
+    timeout_ms=DATA_TIMEOUT_MS,
+    payload_builder=lambda request: {"iterations": _iterations(request)},
+)
 
 
 @require_safe
@@ -89,14 +103,54 @@ def cost_baseline(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
-@molt_offload(
-    entry="spend",
-    timeout_ms=DATA_TIMEOUT_MS,
-    payload_builder=lambda request: {"iterations": _iterations(request)},
-)
+@_offload_cost(entry="spend")
 def cost_offload(request: HttpRequest) -> HttpResponse:
     """The same handler, run by the worker. The body is a fallback, which is not enabled."""
     return cost_baseline(request)
+
+
+@require_safe
+@_offload_cost(entry="spend")
+async def cost_offload_async(request: HttpRequest) -> HttpResponse:
+    """The same, while this event loop serves other requests."""
+    return await sync_to_async(cost_baseline)(request)
+
+
+@require_safe
+@_offload_cost(entry="spend_limited")
+async def cost_limited_async(request: HttpRequest) -> HttpResponse:
+    """The same by the entrypoint of which one request runs at a time."""
+    return await sync_to_async(cost_baseline)(request)
+
+
+@require_safe
+@_offload_cost(entry="spend_low")
+async def cost_low_async(request: HttpRequest) -> HttpResponse:
+    """The same by the entrypoint that others go before."""
+    return await sync_to_async(cost_baseline)(request)
+
+
+@require_safe
+def cost_in_process_pool(request: HttpRequest) -> HttpResponse:
+    """The same handler in a ProcessPoolExecutor."""
+    spent = process_pool.submit(process_pool.spent, _iterations(request))
+    return HttpResponse(spent.result(DATA_TIMEOUT_MS / 1000), content_type="application/json")
+
+
+@require_safe
+async def cost_in_process_pool_async(request: HttpRequest) -> HttpResponse:
+    """The same, while this event loop serves other requests."""
+    spent = asyncio.wrap_future(process_pool.submit(process_pool.spent, _iterations(request)))
+    body = await asyncio.wait_for(spent, DATA_TIMEOUT_MS / 1000)
+    return HttpResponse(body, content_type="application/json")
+
+
+@require_safe
+def cost_in_dirty_app(request: HttpRequest) -> HttpResponse:
+    """The same handler in a dirty app of gunicorn."""
+    from demo.django_app import dirty  # older versions of gunicorn have no dirty apps
+
+    return HttpResponse(dirty.call("spend", _iterations(request)), content_type="application/json")
 
 
 @require_safe
@@ -157,22 +211,6 @@ def healthz(request: HttpRequest) -> HttpResponse:
         response.status_code = 503
         return response
     return json_response({"status": "ok", "worker": worker, "executor": executor})
-
-
-@require_safe
-@molt_offload(
-    entry="spend",
-    timeout_ms=DATA_TIMEOUT_MS,
-    payload_builder=lambda request: {"iterations": _iterations(request)},
-)
-async def cost_offload_async(request: HttpRequest) -> HttpResponse:
-    """The handler of `cost_baseline`, run by the worker while this event loop serves other requests."""
-    return await sync_to_async(cost_baseline)(request)
-
-
-def _iterations(request: HttpRequest) -> int:
-    text = request.GET.get("iterations", "0")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
 
 
 def _orjson(result: Any) -> HttpResponse:

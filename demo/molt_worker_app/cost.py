@@ -19,3 +19,13 @@ def spend(cost: Cost) -> Spent:
             request.check()
         total += edit_distance(_WORDS[number % 8], _WORDS[number * 3 % 7])
     return {"iterations": cost.iterations, "total": total}
+
+
+def spend_limited(cost: Cost) -> Spent:
+    """The same as an entrypoint of its own, of which one request runs at a time."""
+    return spend(cost)
+
+
+def spend_low(cost: Cost) -> Spent:
+    """The same as an entrypoint of its own, which others go before."""
+    return spend(cost)

@@ -11,10 +11,12 @@ from molt_worker import export
 from molt_worker.entrypoints.builtin import health
 
 from .core import list_items
-from .cost import spend
+from .cost import spend, spend_limited, spend_low
 from .table import data_summary
 
 ENTRYPOINTS: Final = [
     *(export(codec_out="json")(core) for core in (list_items, spend, health)),
+    export(codec_out="json", max_concurrency=1)(spend_limited),
+    export(codec_out="json", priority="low")(spend_low),
     export(codec_in="json", codec_out="json")(data_summary),
 ]

@@ -82,13 +82,13 @@ class ItemPage(TypedDict):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """The payload of `cost.spend`: how many edit distances it computes."""
+    """The payload of `cost.spend` and its like: how many edit distances it computes."""
 
     iterations: int = 0
 
 
 class Spent(TypedDict):
-    """The result of `cost.spend`: iterations done, and the sum of the distances."""
+    """Their result: iterations done, and the sum of the distances."""
 
     iterations: int
     total: int

@@ -3,13 +3,16 @@
 from django.conf import settings
 
 from molt_accel.client import surroundings
+from molt_accel.django import server
 from molt_accel.django.autoreload import source_files
 from molt_accel.django.disconnect import cancel_check
 from molt_accel.django.payload import active_metadata, default_payload, request_id_of
 from molt_accel.django.responses import error_response, json_response
+from molt_accel.django.shedding import ShedMiddleware
 from molt_accel.django.travel import rebuilt_request, request_parts
 
 __all__ = [
+    "ShedMiddleware",
     "cancel_check",
     "default_payload",
     "error_response",
@@ -20,5 +23,6 @@ __all__ = [
     "source_files",
 ]
 
+server.watch()
 # Before the settings are read nothing can be active.
 surroundings.append(lambda: active_metadata() if settings.configured else {})

@@ -16,12 +16,12 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.datastructures import MultiValueDict
 
 from molt_accel.call import Call, Reply
-from molt_accel.client import Client, client_for
+from molt_accel.client import Client, client_for, shared_client
 from molt_accel.codec import EncodeError
 from molt_accel.config import Config
 from molt_accel.django import disconnect, frameworks, placement
 from molt_accel.django.payload import default_payload, lists_of, metadata_of, request_id_of
-from molt_accel.django.reporting import SERVER_ERROR, report
+from molt_accel.django.reporting import SERVER_ERROR, once_an_episode, report
 from molt_accel.django.responses import error_response, result_response
 from molt_accel.errors import (
     MoltBusy,
@@ -33,6 +33,7 @@ from molt_accel.errors import (
 )
 from molt_accel.forms import raised
 from molt_accel.options import CallOptions, Entry, entry_name
+from molt_accel.overload.places import Places
 from molt_accel.waits import adrive
 
 log = logging.getLogger("molt_accel")
@@ -55,6 +56,7 @@ def molt_offload(
     allow_fallback: bool = False,
     on_error: OnError = "response",
     cancel_check: Callable[[HttpRequest], bool] | None = None,
+    max_in_flight: int | None = None,
     replaces_wrapped: bool = False,
     **options: Any,
 ) -> Callable[[View], View]:
@@ -86,6 +88,8 @@ def molt_offload(
             HttpResponse`` makes the response in the place of the JSON body; else all is as with ``response``.
         cancel_check: ``(request) -> bool``, called again and again while the call waits; true cancels it. It
             takes the place of watching the connection.
+        max_in_flight: How many calls of this decorator may be under way in one server process. One more is Busy at
+            once (``in_flight``). None: as many as the client may have.
         replaces_wrapped: Replace also a view that other decorators have wrapped, or a whole class-based view. What
             they check is lost: it never runs.
         options: Fields of `CallOptions`: ``codec, timeout_ms, idempotent, metrics_hook``, ...
@@ -102,6 +106,10 @@ def molt_offload(
         raise ValueError(
             f"on_error: {on_error!r} is not allowed; it must be 'response', 'raise' or a function"
         )
+    if max_in_flight is not None and (type(max_in_flight) is not int or max_in_flight < 1):
+        raise ValueError(
+            f"max_in_flight: {max_in_flight!r} is not allowed; it must be a whole number, 1 or more"
+        )
     if iscoroutinefunction(on_error):
         raise ImproperlyConfigured("on_error is async, which it can't be: async views call it on a thread")
     options["entry"] = entry_name(entry)
@@ -111,7 +119,15 @@ def molt_offload(
     undecoded = {**options, "decode_response": False}
     # One for all views: `method_decorator` decorates a method anew for each request.
     offload = _OffloadedView(
-        client, pool, payload_builder, response_factory, allow_fallback, on_error, cancel_check, undecoded
+        client,
+        pool,
+        payload_builder,
+        response_factory,
+        allow_fallback,
+        on_error,
+        cancel_check,
+        undecoded,
+        None if max_in_flight is None else Places(max_in_flight),
     )
 
     def decorate(view: View) -> View:
@@ -141,7 +157,7 @@ def molt_offload(
                 except MoltError as error:
                     return await offload.arefuse(request, error, reply)
 
-            placement.mark(aview, view)
+            placement.mark(aview, view, offload)
             operations = frameworks.offer(view, aview)
             return aview
 
@@ -168,7 +184,7 @@ def molt_offload(
             except MoltError as error:
                 return offload.refuse(request, error, reply)
 
-        placement.mark(sync_view, view)
+        placement.mark(sync_view, view, offload)
         operations = frameworks.offer(view, sync_view)
         return sync_view
 
@@ -196,6 +212,7 @@ class _OffloadedView:
     on_error: OnError
     cancel_check: Callable[[HttpRequest], bool] | None
     options: dict[str, Any]
+    places: Places | None = None
     merged: CallOptions | None = None  # with the client's, from the first request on
 
     @property
@@ -220,7 +237,19 @@ class _OffloadedView:
         if isinstance(payload, MultiValueDict):
             payload = lists_of(payload)
         check = self._check_of(request, client)
-        return client.make_call(self.call_options, payload, check, metadata_of(request))
+        return client.make_call(self.call_options, payload, check, metadata_of(request), self.places)
+
+    def shed(self, request: HttpRequest) -> HttpResponseBase | None:
+        """The answer to a request that would be refused now; None: the view shall have it.
+
+        That is so where the project answers errors itself, which may take what later middlewares add to a request; and
+        before the first call, since this starts no worker.
+        """
+        client = self.given_client or shared_client(self.pool)
+        if self.on_error != "response" or client is None:
+            return None
+        error = client.refusal(self.call_options, self.places)
+        return None if error is None else self.refuse(request, error)
 
     def _check_of(self, request: HttpRequest, client: Client) -> Callable[[], bool] | None:
         if self.cancel_check is not None:
@@ -275,4 +304,6 @@ class _OffloadedView:
             # A client that was told Busy exists; after other errors there may be none to ask for its settings.
             busy_status = self.client.config.busy_http_status if isinstance(error, MoltBusy) else None
             response = error_response(error, request_id=request_id, busy_status=busy_status)
+        if isinstance(error, MoltBusy):
+            return once_an_episode(request, error, response)
         return report(request, error, response, request_id) if is_failure else response

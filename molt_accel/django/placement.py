@@ -43,9 +43,10 @@ def note(pool: str, entry: str, view: Callable[..., Any]) -> None:
     _decorated.setdefault((pool, entry), _name_of(view))
 
 
-def mark(wrapper: Any, view: Callable[..., Any]) -> None:
-    """Mark what stands in the place of a view. Decorators above it hand the mark on."""
+def mark(wrapper: Any, view: Callable[..., Any], offload: object) -> None:
+    """Mark what stands in the place of a view, and how it offloads. Decorators above it hand the marks on."""
     wrapper.molt_offloads = _name_of(view)
+    wrapper.molt_offload = offload
 
 
 def _name_of(view: Callable[..., Any]) -> str:
@@ -71,6 +72,23 @@ def offloaded(view: Any) -> str:
             if name := getattr(held, "molt_offloads", ""):
                 return str(name)
     return ""
+
+
+def offload_of(view: Any, method: str) -> Any:
+    """Return how a URL's view offloads requests of an HTTP method, as it was marked; None: it does not."""
+    if offload := getattr(view, "molt_offload", None):
+        return offload
+    cls: Any = getattr(view, "view_class", None) or getattr(view, "cls", None)
+    verb = method.lower()
+    # Django's classes answer HEAD as GET unless they have a handler for it.
+    for name in (verb, "get") if verb == "head" else (verb,):
+        handler = getattr(cls, (getattr(view, "actions", None) or {}).get(name, name), None)
+        if handler is not None:
+            if offload := getattr(handler, "molt_offload", None):
+                return offload
+            held = (each for _, each in _held(handler)) if hasattr(handler, "__closure__") else ()
+            return next((found for each in held if (found := getattr(each, "molt_offload", None))), None)
+    return None
 
 
 def decorated() -> dict[tuple[str, str], str]:

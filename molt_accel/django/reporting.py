@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from django.conf import settings
@@ -11,9 +12,31 @@ from django.utils.log import log_response
 from django.views.debug import technical_500_response
 
 from molt_accel.django.payload import unwrapped
-from molt_accel.errors import MoltError
+from molt_accel.errors import MoltBusy, MoltError
+from molt_accel.overload.episode import Episode
 
 SERVER_ERROR: Final = 500  #: the lowest HTTP status of an error that is not the visitor's
+
+
+#: The refusals that Django was told of.
+_refused: Final = Episode()
+
+
+def once_an_episode(request: HttpRequest, error: MoltBusy, response: HttpResponse) -> HttpResponse:
+    """Have Django's log show the first refusal of an episode, and not each: a log that floods is one load more.
+
+    Returns:
+        `response`, which Django leaves out of its log ``django.request`` from now on.
+    """
+    if _refused.refused(error.reason, time.monotonic_ns()):
+        log_response(
+            "%s: %s (%s; more refusals are not shown)",
+            *(response.reason_phrase, request.path, error.reason),
+            response=response,
+            request=unwrapped(request),
+        )
+    response._has_been_logged = True  # type: ignore[attr-defined]  # log_response sets it too
+    return response
 
 
 def as_raised(error: MoltError) -> MoltError:

@@ -3,8 +3,8 @@
 A request that can't end before its deadline is refused at once. A burst passes; a queue that stands is cut down to the
 target. That is CoDel's distinction (Nichols and Jacobson, "Controlling Queue Delay", 2012), decided on arrival and by
 the expected wait, since whoever is refused later has waited for nothing. Other than CoDel's, shedding goes on until
-nothing had to be refused for a while: ended at the first short wait, the queue fills again and again.
-docs/explanation/overload.md has the figures.
+nothing had to be refused for a while: ended at the first short wait, the queue fills again and again. Why the constants
+are what they are: docs/explanation/overload.md.
 
 `judge` is a function of its arguments. Clients call it for shared memory, the supervisor for stdio, and the simulator.
 """
@@ -19,8 +19,8 @@ from molt_accel.overload.line import Wait
 
 #: How long requests may stand in the queue; the default of MOLT_WORKER_QUEUE_TARGET_MS.
 DEFAULT_TARGET_MS: Final = 100
-#: A queue that has been over its target for so long stands: a burst would have been worked off.
-INTERVAL_NS: Final = 100 * NS_PER_MS
+#: A queue that has been over its target for so long stands. A burst has arrived by then, as a whole.
+INTERVAL_NS: Final = 50 * NS_PER_MS
 #: Shedding ends when no request had to be refused for so long.
 CALM_NS: Final = 1000 * NS_PER_MS
 
@@ -60,20 +60,29 @@ def judge(
         return Verdict(BusyReason.DEADLINE, standing)
     if not target_ns:
         return Verdict(None, CALM)
-    # Who runs for half a second waits for one that runs as long, however few there are.
-    over = wait_ns > max(target_ns, usual_ns)
     since_ns = standing & ~_SHEDDING
-    if is_shedding(standing):
-        if not over:
-            return Verdict(None, standing if now_ns - since_ns < CALM_NS else CALM)
-    elif not over:
-        return Verdict(None, CALM)
-    elif standing == CALM:
+    if is_shedding(standing) and now_ns - since_ns >= CALM_NS:
+        standing = CALM
+    if not _is_over(wait, usual_ns, target_ns):
+        return Verdict(None, standing if is_shedding(standing) else CALM)
+    if standing == CALM:
         return Verdict(None, now_ns & ~_SHEDDING)
-    elif now_ns - since_ns < INTERVAL_NS:
+    if not is_shedding(standing) and now_ns - since_ns < INTERVAL_NS:
         return Verdict(None, standing)
     reason = BusyReason.ENTRY_LIMIT if wait.entry_ns > wait.pool_ns else BusyReason.QUEUE_DELAY
     return Verdict(reason, now_ns | _SHEDDING)
+
+
+def _is_over(wait: Wait, usual_ns: int, target_ns: int) -> bool:
+    """Whether a request would wait for longer than the target, and not only because requests are long.
+
+    Who runs for half a second waits for one that runs as long, however few there are. And a quick request beside slow
+    ones waits for one of those to end: to refuse it for that would leave the pool to the slow ones.
+    """
+    allowed_ns = max(target_ns, usual_ns)
+    if wait.entry_ns > allowed_ns:
+        return True
+    return wait.pool_ns > max(allowed_ns, wait.longest_ns, wait.free_ns + target_ns // 2)
 
 
 def is_hopeless(least_ns: int, left_ns: int, queued: int) -> bool:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-GAIN_SHIFT: Final = (
-    3  #: a new sample counts 1/8, so an estimate follows a change of load within some ten requests
-)
+#: A new sample counts 1/16. With more, an entrypoint with two kinds of requests is misjudged; with less, a change of
+#: load is followed too late.
+GAIN_SHIFT: Final = 4
 WARM_UP: Final = 2  #: each of the first samples replaces what was: imports and caches make them too long
 
 
@@ -36,9 +36,11 @@ class Estimate:
         if self.samples < WARM_UP:
             self.mean_ns, self.deviation_ns = took_ns, took_ns // 2
         else:
+            # The first ones count for more, so that the mean is soon near what it will be.
+            shift = min(GAIN_SHIFT, self.samples.bit_length() - 1)
             error = took_ns - self.mean_ns
-            self.mean_ns += error >> GAIN_SHIFT
-            self.deviation_ns += (abs(error) - self.deviation_ns) >> GAIN_SHIFT
+            self.mean_ns += error >> shift
+            self.deviation_ns += (abs(error) - self.deviation_ns) >> shift
         self.samples += 1
 
     def left_ns(self, ran_ns: int) -> int:

@@ -20,6 +20,8 @@ class Wait(NamedTuple):
 
     pool_ns: int  #: for an executor; 0: one is idle
     entry_ns: int = 0  #: until its entrypoint may run once more, where that has a limit
+    free_ns: int = 0  #: the part of `pool_ns` that nobody before it in the queue is to blame for
+    longest_ns: int = 0  #: what the longest of those before it takes
 
     @property
     def ns(self) -> int:
@@ -36,6 +38,7 @@ def expected_wait(free_in: Sequence[int], ahead: Sequence[EntryLoad], own: Entry
     """
     executors = list(free_in)
     heapq.heapify(executors)
+    free_ns, longest_ns = executors[0], 0
     started: dict[int, int] = {}
     for entry in ahead:
         if entry.limit:
@@ -44,11 +47,12 @@ def expected_wait(free_in: Sequence[int], ahead: Sequence[EntryLoad], own: Entry
                 continue  # the others pass it
             started[id(entry)] = count + 1
         heapq.heapreplace(executors, executors[0] + entry.usual_ns)
+        longest_ns = max(longest_ns, entry.usual_ns)
     if not own.limit:
-        return Wait(executors[0])
+        return Wait(executors[0], 0, free_ns, longest_ns)
     places = [*sorted(own.running)[-own.limit :], *[0] * (own.limit - len(own.running))]
     heapq.heapify(places)
     for entry in ahead:
         if entry is own:
             heapq.heapreplace(places, places[0] + own.usual_ns)
-    return Wait(executors[0], places[0])
+    return Wait(executors[0], places[0], free_ns, longest_ns)

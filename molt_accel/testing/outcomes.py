@@ -82,17 +82,25 @@ def _one_of(name: str, value: str, allowed: dict[str, Any]) -> Any:
     return allowed[value]
 
 
-def busy(reason: str = "queue_full") -> Outcome:
+def busy(reason: str = "queue_full", *, retry_after_s: int | None = None) -> Outcome:
     """The pool takes no request (`MoltBusy`).
 
     Args:
         reason: One of `molt_accel.errors.BusyReason`.
+        retry_after_s: The seconds of Retry-After; None: as of a pool that is hardly over its limit, 1 or 2 at random.
 
     Raises:
         ValueError: there is no such reason.
     """
     why = _one_of("reason", reason, _BUSY)
-    return _Fault(lambda _: outcomes.busy(why))
+
+    def make(_: Request) -> MoltError:
+        error = outcomes.busy(why)
+        if retry_after_s is not None:
+            error.facts["retry_after_s"] = retry_after_s
+        return error
+
+    return _Fault(make)
 
 
 def timeout(phase: str = "running") -> Outcome:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from molt_accel import client as clients
+from molt_accel.bulkheads import Passage
 from molt_accel.call import Call, Reply, make_call
 from molt_accel.config import Config
-from molt_accel.errors import MoltClientClosed, MoltError
+from molt_accel.errors import BusyReason, MoltBusy, MoltClientClosed, MoltError
 from molt_accel.ipc.messages import RESERVED_PREFIX, Request
 from molt_accel.options import CallOptions
 from molt_accel.testing.staged_call import StagedCall
@@ -117,6 +118,12 @@ class StagedTransport:
     def line(self) -> Line:
         return self.target.line
 
+    def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
+        return self.target.refusal(entry, left_ns)
+
+    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
+        return self.target.busy(reason, wait_ns)
+
     @property
     def patience_s(self) -> float:
         return max(self.target.patience_s, SLACK_S)  # of a forced outcome, too
@@ -203,8 +210,9 @@ def _make_call(
     payload: object,
     cancel_check: Callable[[], bool] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    passage: Passage | None = None,
 ) -> Call:
-    call = make_call(transport, options, payload, cancel_check, metadata)
+    call = make_call(transport, options, payload, cancel_check, metadata, passage)
     if not isinstance(transport, StagedTransport) or options.entry.startswith(RESERVED_PREFIX):
         return call
     record = RecordedCall(transport.pool, options.entry, payload, options, dict(metadata or {}))

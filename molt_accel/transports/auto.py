@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from molt_accel.errors import MoltError, NoSharedMemory
+from molt_accel.errors import BusyReason, MoltBusy, MoltError, NoSharedMemory
 from molt_accel.ipc.messages import Request
 from molt_accel.transports.base import PendingCall, Transport
 from molt_accel.transports.line import Line
@@ -49,6 +49,12 @@ class AutoTransport:
     @property
     def line(self) -> Line:
         return self._transport.line
+
+    def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
+        return self._transport.refusal(entry, left_ns)
+
+    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
+        return self._transport.busy(reason, wait_ns)
 
     @property
     def patience_s(self) -> float:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from molt_accel.errors import MoltError
+from molt_accel.errors import BusyReason, MoltBusy, MoltError
 from molt_accel.ipc.messages import Request, Response
 
 if TYPE_CHECKING:
@@ -133,6 +133,17 @@ class Transport(Sender, Protocol):
     @property
     def line(self) -> Line:
         """Where calls wait that may wait, and that `submit` has refused as Busy."""
+
+    def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
+        """The error of a request that would come now; None: it would be taken on, or that is not known here.
+
+        Args:
+            entry: The entrypoint's name.
+            left_ns: The time until its deadline; None: it has none.
+        """
+
+    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
+        """The error of a request that this process refuses itself, counted where the pool's can be."""
 
     def wait_ready(self, timeout_s: float) -> None:
         """Block until the worker has imported its exports. Raises as `start` does."""

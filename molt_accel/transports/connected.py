@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, TypeVar
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltClientClosed, MoltWorkerUnavailable
-from molt_accel.ipc.outcomes import worker_gone
+from molt_accel.errors import BusyReason, MoltBusy, MoltClientClosed, MoltWorkerUnavailable
+from molt_accel.ipc import outcomes
 from molt_accel.process import role
 from molt_accel.transports import forks
 from molt_accel.transports.connection import BaseConnection, ConnectionState, copy_error
@@ -47,6 +47,12 @@ class ConnectedTransport(ABC, Generic[C]):
     @property
     def max_wait_ms(self) -> int:
         return self._config.max_wait_ms
+
+    def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
+        return None
+
+    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
+        return outcomes.busy(reason, wait_ns)
 
     @property
     def ready(self) -> bool:
@@ -110,7 +116,7 @@ class ConnectedTransport(ABC, Generic[C]):
             if in_time and connection.end_error is None:
                 return
             if in_time and connection.state is ConnectionState.LOST:
-                raise copy_error(connection.end_error or worker_gone())
+                raise copy_error(connection.end_error or outcomes.worker_gone())
             if time.monotonic() >= until_s:
                 raise MoltWorkerUnavailable(f"the worker was not ready within {timeout_s:g} s")
             # The worker drained, and has a successor.

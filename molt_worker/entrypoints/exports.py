@@ -31,6 +31,8 @@ ABI_VERSION: Final = "0.1"
 PACKAGED: Final = Path(__file__).with_name("molt_exports.json")
 _OWN: Final = "molt_worker."  #: where the targets of the packaged exports are
 _NAMED: Final = 8  #: how many folders of sys.path an error names
+MAX_CONCURRENCY: Final = 512  #: as many as a pool can have executors
+_PRIORITIES: Final = tuple(each.value for each in Priority)
 _MOST_OFFERED: Final = 10  #: names of entrypoints in an error's text
 _MARK: Final = "__molt_export__"
 #: Marks of compiled functions, which take no attributes, by id. The function is kept so that its id isn't reused.
@@ -53,7 +55,7 @@ def look_in(folders: Iterable[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """An entrypoint: its public name, where it lives, and how its payload and result are encoded."""
+    """An entrypoint: its public name, where it lives, how payload and result are encoded, how it shares the pool."""
 
     name: str
     target: str
@@ -64,8 +66,10 @@ class Export:
     #: For typed parameters and results; None: the codec decodes or encodes.
     decode: typed.Decode | None = field(default=None, compare=False)
     encode: typed.Encode | None = field(default=None, compare=False)
-    max_concurrency: int | None = None  #: how many of its requests may run at once
-    priority: Priority = Priority.NORMAL
+    max_concurrency: int | None = (
+        None  #: how many of its requests may run at once; None: as many as there are executors
+    )
+    priority: Priority = Priority.NORMAL  #: who is taken up first
 
 
 class ExportTable:
@@ -112,21 +116,34 @@ def export(function: Function) -> Function: ...
 
 @overload
 def export(
-    *, name: str | None = None, codec_in: str = "msgpack", codec_out: str = "msgpack"
+    *,
+    name: str | None = None,
+    codec_in: str = "msgpack",
+    codec_out: str = "msgpack",
+    max_concurrency: int | None = None,
+    priority: str = "normal",
 ) -> Callable[[Function], Function]: ...
 
 
 def export(
-    function: Any = None, *, name: str | None = None, codec_in: str = "msgpack", codec_out: str = "msgpack"
+    function: Any = None,
+    *,
+    name: str | None = None,
+    codec_in: str = "msgpack",
+    codec_out: str = "msgpack",
+    max_concurrency: int | None = None,
+    priority: str = "normal",
 ) -> Any:
     """Mark a function as an entrypoint, for ``--exports package.module``. The function can be called as before.
 
     Args:
         name: The public name. Default: the function's name.
         codec_in, codec_out: Codecs of the payload and of the result: ``msgpack``, ``json`` or ``raw``.
+        max_concurrency: How many of its requests may run at once in a pool. Default: as many as there are executors.
+        priority: Which requests are taken up first: ``high``, ``normal`` or ``low``.
 
     Raises:
-        ExportsError: the name is not allowed.
+        ExportsError: the name, the limit or the priority is not allowed.
         ValueError: a codec is unknown.
     """
 
@@ -134,7 +151,10 @@ def export(
         target = f"{function.__module__}:{function.__qualname__}"
         public = function.__name__ if name is None else name
         _check_name(public, target)
-        as_marked = Export(public, target, codec.parse(codec_in), codec.parse(codec_out))
+        codecs = codec.parse(codec_in), codec.parse(codec_out)
+        limit = _check_limit(max_concurrency, f"{target}: max_concurrency")
+        wanted = _check_priority(priority, f"{target}: priority")
+        as_marked = Export(public, target, *codecs, max_concurrency=limit, priority=wanted)
         try:
             setattr(function, _MARK, as_marked)
         except AttributeError:
@@ -159,6 +179,21 @@ def _check_name(name: object, where: str) -> str:
     else:
         return name
     raise ExportsError(f"{where}: {name!r} is not allowed; {why}")
+
+
+def _check_limit(value: object, where: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_CONCURRENCY:
+        allowed = f"it must be a whole number from 1 to {MAX_CONCURRENCY}; without one there is no limit"
+        raise ExportsError(f"{where}: {value!r} is not allowed; {allowed}")
+    return value
+
+
+def _check_priority(value: object, where: str) -> Priority:
+    if isinstance(value, str) and value in _PRIORITIES:
+        return Priority(value)
+    raise ExportsError(f"{where}: {value!r} is not allowed; allowed: {', '.join(_PRIORITIES)}")
 
 
 def manifest_of(reference: str) -> Path | None:
@@ -200,7 +235,8 @@ def _check_fields(row: object, allowed: tuple[str, ...], where: str) -> None:
 
 
 def _read_row(row: Any, where: str) -> Export:
-    _check_fields(row, ("name", "target", "codec_in", "codec_out"), where)
+    fields = ("name", "target", "codec_in", "codec_out", "max_concurrency", "priority")
+    _check_fields(row, fields, where)
     name = _check_name(row.get("name"), f"{where}.name")
     target = row.get("target")
     if not isinstance(target, str) or not re.fullmatch(f"{DOTTED_NAME}:{DOTTED_NAME}", target):
@@ -212,7 +248,9 @@ def _read_row(row: Any, where: str) -> Export:
             codecs.append(codec.parse(value if isinstance(value, str) else repr(value)))
         except ValueError as exc:
             raise ExportsError(f"{where}.{side}: {exc}") from exc
-    return Export(name, target, codecs[0], codecs[1])
+    limit = _check_limit(row.get("max_concurrency"), f"{where}.max_concurrency")
+    priority = _check_priority(row.get("priority", Priority.NORMAL.value), f"{where}.priority")
+    return Export(name, target, codecs[0], codecs[1], max_concurrency=limit, priority=priority)
 
 
 def _check_unique(exports: list[Export], where: str) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from molt_accel.ipc.messages import U32, Codec, Hello, Message, StartFailed
+from molt_accel.overload.priority import Priority
 
 EXIT_BAD_EXPORTS: Final = 2  #: exit code of a worker, and of a fork server, whose exports can't be used
 
@@ -44,6 +45,8 @@ class ExportRow(msgspec.Struct, frozen=True, array_like=True):
     codec_out: Codec
     target: str
     compiled: bool
+    max_concurrency: int | None = None
+    priority: Priority = Priority.NORMAL
 
 
 class Sources(Message):

@@ -156,7 +156,10 @@ class Forkserver:
         failpoint("forkserver.imported")
         self._send(sources.imported(config.exports, began_ns))
         rows = [
-            commands.ExportRow(item.name, item.codec_in, item.codec_out, item.target, item.compiled)
+            commands.ExportRow(
+                *(item.name, item.codec_in, item.codec_out, item.target, item.compiled),
+                *(item.max_concurrency, item.priority),
+            )
             for item in self._exports
         ]
         self._send(commands.Ready(rows))

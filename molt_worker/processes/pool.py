@@ -394,7 +394,12 @@ class Pool:
 
     def _on_forkserver_ready(self, forkserver: ForkserverHandle, report: Ready) -> None:
         forkserver.exports = ExportTable(
-            Export(row.name, row.target, row.codec_in, row.codec_out, compiled=row.compiled)
+            Export(
+                *(row.name, row.target, row.codec_in, row.codec_out),
+                compiled=row.compiled,
+                max_concurrency=row.max_concurrency,
+                priority=row.priority,
+            )
             for row in report.exports
         )
         counts = {"count": len(forkserver.exports), "compiled": len(forkserver.exports.compiled)}

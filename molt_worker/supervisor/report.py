@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Mapping
 from typing import Final
 
 from molt_accel import codec
@@ -12,7 +14,9 @@ from molt_worker.processes.pool import Pool
 from molt_worker.runtime.metrics import Counters
 
 _ASKS_FOLDERS: Final = codec.encode(Codec.MSGPACK, PING_FOLDERS)
-_MAX_FOLDERS: Final = 500  #: an answer has to fit into a packet
+#: An answer has to fit into a packet.
+_MAX_FOLDERS: Final = 500
+_MAX_ENTRIES: Final = 200
 
 
 def pong(
@@ -23,11 +27,14 @@ def pong(
     executors: dict[str, object],
     queue_depth: int,
     in_flight: int,
+    shed: Mapping[str, int],
+    entries: Mapping[str, object],
     **others: object,
 ) -> Response:
     """The answer to a ping, with the project's folders if it asks for them.
 
-    `others` is what the transport adds, or knows better than the counters.
+    `shed` has refused requests by reason, and `entries` what there is to tell of entrypoints. `others` is what the
+    transport adds, or knows better than the counters.
     """
     pids = [executor.pid for executor in pool.living() if executor.pid]
     report = {
@@ -38,6 +45,8 @@ def pong(
         "executors": {"size": pool.size, **executors, "pids": pids},
         "queue_depth": queue_depth,
         "in_flight": in_flight,
+        "shed": {reason: count for reason, count in shed.items() if count},
+        "entries": dict(itertools.islice(entries.items(), _MAX_ENTRIES)),
         **counters.as_dict(),
         **others,
     }

@@ -27,9 +27,10 @@ ALLOWED = {
     "micro.caller": "micro micro.peers",
     "micro.report": "core micro micro.options micro.peers",
     "micro.session": "core micro micro.client_process micro.options micro.peers micro.report",
+    "overload": "core",
     "programs": "",
-    "scripts": "core programs demo demo.report demo.session demo.studies micro micro.options micro.peers micro.report "
-    "micro.session",
+    "scripts": "core overload programs demo demo.report demo.session demo.studies micro micro.options micro.peers "
+    "micro.report micro.session",
 }
 
 

@@ -29,6 +29,10 @@ def test_a_core_module_imports_only_the_standard_library_its_neighbours_and_the_
             assert top in sys.stdlib_module_names or top in OTHERS, f"{path.name} imports {name}"
 
 
+#: What the manifest says beside names and codecs.
+PRESSURE = {"spend_limited": {"max_concurrency": 1}, "spend_low": {"priority": "low"}}
+
+
 def test_the_manifest_names_what_there_is() -> None:
     manifest = json.loads((FOLDER / "molt_exports.json").read_text(encoding="utf-8"))
     assert manifest["abi_version"] == "0.1"
@@ -37,9 +41,13 @@ def test_the_manifest_names_what_there_is() -> None:
         module, _, function = entry["target"].partition(":")
         assert callable(getattr(importlib.import_module(module), function))
         names[entry["name"]] = (entry["codec_in"], entry["codec_out"])
+        pressure = {key: entry[key] for key in ("max_concurrency", "priority") if key in entry}
+        assert pressure == PRESSURE.get(entry["name"], {})
     assert names == {
         "list_items": ("msgpack", "json"),
         "data_summary": ("json", "json"),
         "spend": ("msgpack", "json"),
+        "spend_limited": ("msgpack", "json"),
+        "spend_low": ("msgpack", "json"),
         "health": ("msgpack", "json"),
     }

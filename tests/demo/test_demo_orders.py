@@ -60,7 +60,8 @@ def test_a_list_of_5000_orders_is_the_same_bytes(tmp_path: Path, transport: str)
     assert done.returncode == 0, done.stderr
     seen: dict[str, Any] = json.loads(done.stdout)
     assert seen["said"] == "5000 orders\n"
-    assert sorted(seen["exports"]) == ["data_summary", "health", "list_items", "list_orders", "spend"]
+    spends = ["spend", "spend_limited", "spend_low"]
+    assert sorted(seen["exports"]) == ["data_summary", "health", "list_items", "list_orders", *spends]
     count, [first] = seen["UTC"]
     assert count == 5000
     assert set(first) == {

@@ -301,7 +301,8 @@ def test_the_light_view_answers() -> None:
 @pytest.mark.parametrize(("query", "iterations"), [("iterations=9", 9), ("", 0), ("iterations=-1", 0)])
 def test_a_handler_of_any_cost_says_the_same_here_and_there(query: str, iterations: int) -> None:
     here, there = fetch("/cost/baseline/", query), fetch("/cost/offload/", query)
-    assert here == there == fetch("/cost/offload-async/", query)
+    others = [fetch(f"/cost/{way}-async/", query) for way in ("offload", "limited", "low")]
+    assert [here] * 4 == [there, *others]
     assert here.json()["iterations"] == iterations
 
 
@@ -311,9 +312,13 @@ from django.test import Client
 django.setup()
 if __name__ == "__main__":
     from demo.django_app import process_pool
-    answers = [Client().get(path, {"q": "oak"}).content for path in ("/process-pool/", "/baseline-orjson/")]
+    client = Client()
+    pages = [client.get(path, {"q": "oak"}).content for path in ("/process-pool/", "/baseline-orjson/")]
+    ways = ("process-pool", "process-pool-async", "baseline")
+    spent = {client.get(f"/cost/{way}/", {"iterations": 9}).content for way in ways}
     process_pool.stop()
-    assert answers[0] == answers[1] != b""
+    assert pages[0] == pages[1] != b""
+    assert len(spent) == 1
 """
 
 

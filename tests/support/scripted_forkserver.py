@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -37,6 +37,9 @@ from molt_worker.runtime.metrics import Counters
 
 class FakeForkserver(ForkserverHandle):
     """What the pool holds of a fork server whose other end is the test's."""
+
+    #: What it has imported.
+    rows: ClassVar = [ExportRow("echo", Codec.MSGPACK, Codec.MSGPACK, "m:echo", False)]
 
     def __init__(self, config: Config, words: StopWords, make_endpoint: object) -> None:
         control, self.other_end = socket.socketpair()
@@ -69,7 +72,7 @@ class FakeForkserver(ForkserverHandle):
         self.other_end.sendall(encode(message))
 
     def loaded(self) -> None:
-        self.report(Ready([ExportRow("echo", Codec.MSGPACK, Codec.MSGPACK, "m:echo", False)]))
+        self.report(Ready(self.rows))
 
     def exited(self, number: int, code: int) -> None:
         self.report(Exited(number, code))

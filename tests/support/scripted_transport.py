@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from molt_accel import codec
-from molt_accel.errors import MoltError, Status, to_wire, wire_status
+from molt_accel.errors import BusyReason, MoltBusy, MoltError, Status, to_wire, wire_status
+from molt_accel.ipc import outcomes
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.transports.base import Pending, PendingCall
 from molt_accel.transports.line import Line
@@ -122,6 +123,12 @@ class ScriptedTransport:
         self.abandoned.append(error)
         pending.resolve(error)
         return True
+
+    def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
+        return None
+
+    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
+        return outcomes.busy(reason, wait_ns)
 
     def wait_ready(self, timeout_s: float) -> None:
         self.start()

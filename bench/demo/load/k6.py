@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -23,8 +23,8 @@ HOW_TO_GET_IT = (
     "elsewhere install it as https://grafana.com/docs/k6/latest/set-up/install-k6/ says, or name it with "
     "--k6 PATH."
 )
-# k6 waits for requests in flight (gracefulStop of the script); the rest is for its start and summary.
-GRACE_S = 10.0 + 20.0
+# Beyond its run and the wait for requests in flight: for k6's start and summary.
+GRACE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,38 @@ class K6:
 
 
 @dataclass(frozen=True, slots=True)
+class Clients:
+    """Clients that load a URL beside the one that is measured, each asking again at once.
+
+    Attributes:
+        name: A word that tells them from others.
+        honours: A refused one waits as long as the answer's Retry-After says before it asks again.
+    """
+
+    name: str
+    url: str
+    count: int
+    honours: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many requests of such clients were answered well, were refused (429), and failed otherwise."""
+
+    ok: int = 0
+    refused: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LoadSpec:
     """One run of k6 against one URL.
 
     Attributes:
         slo_ms: Good answers within this time are counted apart.
         timeout_s: How long a client waits for an answer.
-        heavy_url: What further clients load meanwhile; they are counted, and not in any other figure.
+        others: Further clients, whose requests are in no other figure.
+        lead_s: How long the others load before the URL is loaded.
     """
 
     url: str
@@ -57,13 +82,22 @@ class LoadSpec:
     expect_key: str = ""
     slo_ms: float | None = None
     timeout_s: float = 30.0
-    heavy_url: str = ""
-    heavy_vus: int = 0
+    others: tuple[Clients, ...] = ()
+    lead_s: float = 0.0
+
+    @property
+    def lasts_s(self) -> float:
+        """How long k6 starts requests."""
+        return self.lead_s + self.duration_s
 
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What k6 saw in one run. Times in milliseconds, of good answers only; None where there was none."""
+    """What k6 saw in one run. Times in milliseconds, of good answers only; None where there was none.
+
+    Attributes:
+        duration_s: The whole run, with the lead of other clients and the wait for the last answers.
+    """
 
     duration_s: float
     requests: int
@@ -74,8 +108,18 @@ class LoadResult:
     bytes_received: int
     bytes_sent: int
     within_slo: int = 0
-    heavy_ok: int = 0
-    heavy_failed: int = 0
+    others: Mapping[str, Counts] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> int:
+        """Requests that were refused."""
+        return self.failed.get("busy_429", 0)
+
+    @property
+    def all_answered(self) -> bool:
+        """Whether every request got a good answer or a refusal, so that the server has nothing left to do."""
+        failed = sum(self.failed.values()) - self.refused + sum(each.failed for each in self.others.values())
+        return not failed
 
     @property
     def req_s(self) -> float:
@@ -85,9 +129,17 @@ class LoadResult:
     @property
     def error_rate(self) -> float:
         """Share of failed and dropped requests in all that were due."""
-        failed = sum(self.failed.values()) + self.dropped
-        due = self.ok + failed
-        return failed / due if due else 1.0
+        return (self.due - self.ok) / self.due if self.due else 1.0
+
+    @property
+    def refused_share(self) -> float:
+        """Share of refused requests in all that were due."""
+        return self.refused / self.due if self.due else 0.0
+
+    @property
+    def due(self) -> int:
+        """Requests that were sent or should have been, those of other clients apart."""
+        return self.ok + sum(self.failed.values()) + self.dropped
 
 
 def find_k6(explicit: str | None = None) -> K6:
@@ -162,10 +214,11 @@ class Load:
 
     def wait(self) -> LoadResult:
         """Waits for the end and reads the summary; raises BenchError if k6 failed or wrote none."""
+        grace_s = self._spec.timeout_s + GRACE_S
         try:
-            code = self._process.wait(self._spec.duration_s + GRACE_S)
+            code = self._process.wait(self._spec.lasts_s + grace_s)
         except subprocess.TimeoutExpired:
-            raise BenchError(f"k6 didn't end within {GRACE_S:g} s after its run. {self._tail()}") from None
+            raise BenchError(f"k6 didn't end within {grace_s:g} s after its run. {self._tail()}") from None
         if code != 0:
             raise BenchError(f"k6 ended with exit code {code}. {self._tail()}")
         try:
@@ -195,8 +248,8 @@ def _environment(spec: LoadSpec, summary: Path) -> dict[str, str]:
     }
     optional = {
         "BENCH_SLO_MS": None if spec.slo_ms is None else f"{spec.slo_ms:g}",
-        "BENCH_HEAVY_URL": spec.heavy_url or None,
-        "BENCH_HEAVY_VUS": spec.heavy_vus if spec.heavy_url else None,
+        "BENCH_OTHERS": json.dumps([_scenario(each, spec) for each in spec.others]) if spec.others else None,
+        "BENCH_START": f"{round(spec.lead_s * 1000)}ms" if spec.lead_s else None,
         "BENCH_RATE": spec.rate,
         "BENCH_BODY_FILE": spec.body_file,
     }
@@ -214,11 +267,22 @@ def _environment(spec: LoadSpec, summary: Path) -> dict[str, str]:
     }
 
 
+def _scenario(clients: Clients, spec: LoadSpec) -> dict[str, Any]:
+    return {
+        "name": clients.name,
+        "url": clients.url,
+        "vus": clients.count,
+        "honours": clients.honours,
+        "duration_ms": round(spec.lasts_s * 1000),
+    }
+
+
 _PERCENTILES = {
     "min": "min", "avg": "avg", "p10": "p(10)", "p25": "p(25)", "p50": "p(50)", "p75": "p(75)", "p90": "p(90)",
     "p95": "p(95)", "p99": "p(99)", "p999": "p(99.9)", "max": "max",
 }  # fmt: skip
 _FAILED = "bench_failed_"
+_OTHER = re.compile(r"bench_other_(\w+)_(ok|refused|failed)")
 
 
 def parse_summary(summary: Mapping[str, Any]) -> LoadResult:
@@ -251,8 +315,10 @@ def parse_summary(summary: Mapping[str, Any]) -> LoadResult:
             bytes_received=count("data_received"),
             bytes_sent=count("data_sent"),
             within_slo=count("bench_within_slo"),
-            heavy_ok=count("bench_heavy_ok"),
-            heavy_failed=count("bench_heavy_failed"),
+            others={
+                name: Counts(*(count(f"bench_other_{name}_{what}") for what in ("ok", "refused", "failed")))
+                for name in sorted({found[1] for found in map(_OTHER.fullmatch, metrics) if found})
+            },
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BenchError(f"k6's summary is not as expected: {type(error).__name__}: {error}") from error

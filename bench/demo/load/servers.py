@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.util
 import os
 import secrets
 import socket
@@ -25,6 +26,11 @@ READY_S = 30.0
 # A server that isn't ready yet answers 503. With 500 the application fails, and waiting won't help.
 BROKEN = 500
 STOP_S = 10.0
+
+
+def has_dirty_apps() -> bool:
+    """Whether the gunicorn that is installed has dirty apps; older ones don't."""
+    return importlib.util.find_spec("gunicorn.dirty") is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,9 @@ class Server:
     def start(self) -> None:
         """Starts the server; raises OSError when that isn't possible."""
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            # Accepted connections inherit it. gunicorn would set it, and uvicorn takes an inherited socket for a Unix
+            # one: then the second packet of an answer waits for an acknowledgement that a client delays by 40 ms.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listener.bind(("127.0.0.1", 0))
             listener.listen(2048)
             self.port = listener.getsockname()[1]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from bench.core.criteria import NEVER, Criterion
+from bench.demo.studies import goodput, neighbour
+from bench.demo.studies.testbed import SERVERS
 
 Document = Mapping[str, Any]
 
@@ -32,6 +35,16 @@ def _study(*path: str | int) -> Callable[[Document], Any]:
     return find
 
 
+def _of(study: str, find: Callable[..., Any], *words: str) -> Callable[[Document], Any]:
+    """A figure that the study itself finds in its section."""
+
+    def found(document: Document) -> Any:
+        section = document["studies"].get(study)
+        return None if section is None else find(section, *words)
+
+    return found
+
+
 def _break_even(document: Document) -> Any:
     found = document["studies"].get("sweep", {}).get("break_even_ms", {})
     if "compiled" not in found:
@@ -53,9 +66,30 @@ CRITERIA: tuple[Criterion[Document], ...] = (
               _study("sweep", "points", 0, "ratio_cpu", "compiled")),
     Criterion("break_even_ms", "cost of a handler from which on offloading pays, compiled", "<=", 0.3,
               _break_even, "ms"),
-    Criterion("neighbour_p99", "a light view's p99 beside a heavy one: baseline against offload", ">=", 5.0,
-              _study("neighbour", "ratio_p99", "compiled")),
-    Criterion("goodput_kept", "share of the best goodput that is kept at twice the capacity", ">=", 0.9,
-              _study("goodput", "kept", "bounded")),
+    Criterion("neighbour_p99", "a light view's p99 beside 4 heavy clients: baseline against offload", ">=", 5.0,
+              _study("neighbour", "ratio_p99", "gunicorn")),
+    *(
+        Criterion(f"goodput_{server}_{share}x",
+                  f"best goodput kept at {share} times the capacity, with what refusals took: {server}",
+                  ">=", limit, _of("goodput", goodput.worst_kept, server, share))
+        for server in SERVERS
+        for share, limit in (("2", 0.95), ("5", 0.85))
+    ),
+    Criterion("mix_quick_p99", "p99 of a 1 ms request beside ones of 500 ms, of which one runs at a time", "<=", 20.0,
+              _study("mix", "runs", "limited", "slowest_ms"), "ms"),
+    Criterion("mix_low", "answers of low priority a second beside them", ">=", 1.0,
+              _study("mix", "runs", "limited", "low_req_s")),
+    *(
+        Criterion(f"neighbour_{server}_{name}",
+                  f"a light view's p99 beside 32 clients and more, over 3 x alone + 5 ms: {server}, {title}", "<=", 1.0,
+                  _of("neighbour", neighbour.worst, server, name, "over_allowed"))
+        for server in SERVERS
+        for name, title in neighbour.TITLES.items()
+    ),
+    *(
+        Criterion(f"neighbour_{server}_busy", f"share of time that executors are busy beside them: {server}", ">=", 0.9,
+                  _of("neighbour", partial(neighbour.worst, least=True), server, neighbour.OFFLOAD, "busy_share"))
+        for server in SERVERS
+    ),
 )
 # fmt: on

@@ -16,7 +16,7 @@ from bench.demo.report.aggregate import Run, compare, find_errors, find_warnings
 from bench.demo.report.criteria import CRITERIA
 from bench.demo.scenarios import layout
 
-KIND = Kind("molt-accel demo benchmark", "demo_k6", 3)
+KIND = Kind("molt-accel demo benchmark", "demo_k6", 4)
 FAKE_DATABASE = {
     "delay_ms": "MOLT_FAKE_DB_DELAY_MS",
     "decode_us_per_row": "MOLT_FAKE_DB_DECODE_US_PER_ROW",

@@ -53,7 +53,9 @@ def plots(document: Mapping[str, Any]) -> Iterator[Plot]:
         )
     for name, section in document["studies"].items():
         text = f"The figures of the table of the study {name}."
-        yield _plot(section["title"], text, partial(STUDIES[name].plot, section=section))
+        study = STUDIES[name]
+        drawn = svg(partial(study.plot, section=section), study.plot_height(section))
+        yield Plot(section["title"], text, drawn)
     for name, entry in members_of(document, "list").items():
         if entry["series"]:
             yield _plot(

@@ -10,7 +10,7 @@ from bench.demo.scenarios import GROUPS
 from bench.demo.studies.registry import STUDIES
 
 MODES = {
-    "closed": "closed loop (each client asks again at once)",
+    "closed": "closed loop (each client asks again at once, and none is refused for its wait)",
     "open": "open loop (constant arrival rate)",
 }
 Entry = Mapping[str, Any]

@@ -19,7 +19,8 @@ from bench.core.processes import Family
 from bench.core.statistics import spread_json
 from bench.core.tables import Table, with_range
 from bench.demo.load.servers import Server
-from bench.demo.studies.sweep import iterations_per_ms
+from bench.demo.options import Options
+from bench.demo.studies.cost import iterations_per_ms, path_of
 from bench.demo.studies.testbed import (
     IDLE_S,
     IDLE_SHARE,
@@ -39,6 +40,7 @@ CLIENTS = 12
 COST_MS = 300.0
 #: How long the clients wait before they hang up: long enough for some to run.
 PATIENCE_S = 0.25
+VARIANTS = (Variant("baseline", asgi=True), Variant("offload", offload=True, asgi=True))
 
 
 class Abort(Study):
@@ -46,23 +48,25 @@ class Abort(Study):
 
     name = "abort"
     title = "Clients that hang up"
-    variants = (Variant("baseline", asgi=True), Variant("offload", offload=True, asgi=True))
 
-    def runs(self, preset: str) -> tuple[int, float]:
-        rounds, seconds = SCALES[preset]
-        return rounds * len(self.variants), seconds
+    def variants(self, preset: str) -> tuple[Variant, ...]:
+        return VARIANTS
+
+    def lasts_s(self, options: Options) -> float:
+        rounds, seconds = SCALES[options.preset].of(options)
+        return rounds * len(VARIANTS) * seconds
 
     def run(self, testbed: Testbed) -> dict[str, Any]:
-        rounds, seconds = SCALES[testbed.options.preset]
+        rounds, seconds = SCALES[testbed.options.preset].of(testbed.options)
         iterations = round(COST_MS * iterations_per_ms())
         found: dict[str, list[dict[str, float]]] = {}
         testbed.settle()
         for number in range(rounds):
-            for variant in testbed.turns(self.variants, number):
+            for variant in testbed.turns(VARIANTS, number):
                 what = f"{self.name}: {variant.name}, round {number + 1}"
                 testbed.reporter.running(what)
                 server = testbed.server(variant)
-                path = "/cost/offload-async/" if variant.offload else "/cost/baseline/"
+                path = path_of(variant)
                 figures = hang_up(server.port, f"{path}?iterations={iterations}", path, server.family)
                 if variant.offload:
                     figures |= _outcomes(server)
@@ -102,7 +106,8 @@ class Abort(Study):
             f"answers for nobody, offload {after:.0f} ms."
         )
 
-    def plot(self, axes: Any, section: Mapping[str, Any]) -> None:
+    def plot(self, figure: Any, section: Mapping[str, Any]) -> None:
+        axes = figure.subplots()
         figures = {
             "free_after_ms": "another request is answered after",
             "cpu_ms_after": "CPU spent for nobody",

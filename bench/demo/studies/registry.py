@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bench.core.command import check_names
 from bench.demo.options import Options
-from bench.demo.studies import abort, goodput, neighbour, sweep
+from bench.demo.studies import abort, goodput, mix, neighbour, sweep
 from bench.demo.studies.testbed import Study
 
 STUDIES: dict[str, Study] = {
-    each.name: each for each in (sweep.STUDY, neighbour.STUDY, goodput.STUDY, abort.STUDY)
+    each.name: each for each in (sweep.STUDY, goodput.STUDY, mix.STUDY, neighbour.STUDY, abort.STUDY)
 }
-OF_PRESET = {"quick": (), "default": ("sweep", "neighbour"), "full": tuple(STUDIES)}
+OF_PRESET = {"quick": (), "default": ("sweep", "goodput", "mix", "neighbour"), "full": tuple(STUDIES)}
 
 
 def chosen_studies(options: Options) -> list[Study]:

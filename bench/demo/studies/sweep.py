@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import median
 from typing import Any
 
 from bench.core.plots import log_scale
 from bench.core.tables import Table, with_range
 from bench.demo.load.k6 import LoadSpec
 from bench.demo.load.warmup import Target, warm_up
+from bench.demo.options import Options
+from bench.demo.settings import NO_TARGET
+from bench.demo.studies.cost import iterations_per_ms, path_of
 from bench.demo.studies.testbed import (
-    BASELINE,
-    COMPILED,
-    OFFLOAD,
+    RUN_OVERHEAD_S,
     VARIANT_COLOURS,
     Sample,
     Scale,
     Study,
     Testbed,
+    Variant,
     sample_ratio,
     summary,
 )
@@ -33,21 +33,11 @@ COSTS = {
 }
 SCALES = {"quick": Scale(1, 1.0), "default": Scale(1, 1.0), "full": Scale(5, 2.0)}
 WARMUPS = 100
-
-
-def iterations_per_ms(seconds: float = 0.5) -> float:
-    """How many of the handler's iterations take a millisecond of processor time here, in Python."""
-    from demo.molt_worker_app.cost import spend
-    from demo.molt_worker_app.schema import Cost
-
-    spend(Cost(200))
-    until = time.monotonic() + seconds
-    found = []
-    while time.monotonic() < until:
-        started = time.process_time()
-        spend(Cost(2000))
-        found.append(2000 / ((time.process_time() - started) * 1000))
-    return median(found)
+VARIANTS = (
+    Variant("baseline"),
+    Variant("offload", offload=True, env=NO_TARGET),
+    Variant("compiled", offload=True, compiled=True, env=NO_TARGET),
+)
 
 
 def break_even(points: Sequence[tuple[float, float]]) -> float | None:
@@ -72,36 +62,37 @@ def break_even(points: Sequence[tuple[float, float]]) -> float | None:
 
 
 class Sweep(Study):
-    """Throughput and processor time against the handler's cost."""
+    """Throughput and processor time against the handler's cost. Without a queue target: the loop is closed."""
 
     name = "sweep"
     title = "What offloading costs, and from which cost of a handler on it pays"
-    variants = (BASELINE, OFFLOAD, COMPILED)
 
-    def runs(self, preset: str) -> tuple[int, float]:
-        rounds, seconds = SCALES[preset]
-        return len(COSTS[preset]) * len(self.variants) * rounds, seconds
+    def variants(self, preset: str) -> tuple[Variant, ...]:
+        return VARIANTS
+
+    def lasts_s(self, options: Options) -> float:
+        rounds, seconds = SCALES[options.preset].of(options)
+        return len(COSTS[options.preset]) * len(VARIANTS) * rounds * (seconds + RUN_OVERHEAD_S)
 
     def run(self, testbed: Testbed) -> dict[str, Any]:
         options = testbed.options
-        costs, (rounds, seconds) = COSTS[options.preset], SCALES[options.preset]
+        costs, (rounds, seconds) = COSTS[options.preset], SCALES[options.preset].of(options)
         per_ms = iterations_per_ms()
-        paths = {each.name: "/cost/offload/" if each.offload else "/cost/baseline/" for each in self.variants}
-        for variant in testbed.able(self.variants):
+        for variant in testbed.able(VARIANTS):
             port = testbed.server(variant).port
-            target = Target(variant.name, port, paths[variant.name], "GET", ("iterations=0",))
+            target = Target(variant.name, port, path_of(variant), "GET", ("iterations=0",))
             warm_up(target, WARMUPS, options.concurrency)
         found: dict[tuple[float, str], list[Sample]] = {}
         for number in range(rounds):
             for cost in costs:
-                for variant in testbed.turns(self.variants, number):
+                for variant in testbed.turns(VARIANTS, number):
                     spec = LoadSpec(
-                        url=testbed.url(variant, paths[variant.name]), mode="closed", vus=options.concurrency,
+                        url=testbed.url(variant, path_of(variant)), mode="closed", vus=options.concurrency,
                         duration_s=seconds, queries=(f"iterations={round(cost * per_ms)}",), expect_key="total",
                     )  # fmt: skip
                     sample = testbed.load(self, variant, spec, f"{cost:g} ms, round {number + 1}")
                     found.setdefault((cost, variant.name), []).append(sample)
-        names = [variant.name for variant in testbed.able(self.variants)]
+        names = [variant.name for variant in testbed.able(VARIANTS)]
 
         def ratios(cost: float, figure: str) -> dict[str, Any]:
             return {
@@ -164,13 +155,14 @@ class Sweep(Study):
             else:
                 yield f"{name}: offloading gives more throughput from {cost:.2g} ms of handler CPU on."
 
-    def plot(self, axes: Any, section: Mapping[str, Any]) -> None:
+    def plot(self, figure: Any, section: Mapping[str, Any]) -> None:
+        axes = figure.subplots()
         points = section["points"]
         # The empty handler has no place on a logarithmic axis: half of the least cost stands for it.
         costs = [point["handler_ms"] or points[1]["handler_ms"] / 2 for point in points]
         for name in points[0]["runs"]:
             rates = [point["runs"][name]["req_s"]["median"] for point in points]
-            colour = VARIANT_COLOURS[name]
+            colour = VARIANT_COLOURS["python" if name == "offload" else name]
             axes.plot(costs, rates, marker="o", markersize=3, label=name, color=colour)
             cost = section["break_even_ms"].get(name)
             if cost is not None:

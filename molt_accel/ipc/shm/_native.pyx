@@ -40,9 +40,6 @@ cdef enum:
     _SMALL = 16384
     NO_CHANNEL = 0xffffffff
 
-cdef extern from *:
-    const uint64_t MAX_TURN "UINT64_MAX"
-
 
 class Corrupt(RuntimeError):
     """Shared memory says something that no honest process writes."""

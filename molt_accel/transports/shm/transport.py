@@ -337,9 +337,13 @@ class ShmTransport(ConnectedTransport[Connection]):
         except BaseException:
             connection.channels.give_back(channel)
             raise
-        refusal = self._decide(connection, channel, request) if verdict == UNDECIDED else None
-        if refusal is None and verdict in (ADMITTED, UNDECIDED):
+        if verdict == ADMITTED:
             return ShmCall(connection, channel, request, NEVER)
+        refusal = None
+        if verdict == UNDECIDED:
+            refusal = self._decide(connection, channel, request)
+            if refusal is None:
+                return ShmCall(connection, channel, request, NEVER)
         if verdict == WAITING:
             return ShmCall(connection, channel, request, time.monotonic_ns() + wait_ms * NS_PER_MS)
         connection.channels.give_back(channel)
@@ -373,6 +377,12 @@ class ShmTransport(ConnectedTransport[Connection]):
         if connection is None or not connection.open:
             return None
         return connection.admission.refusal(entry, left_ns)
+
+    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
+        connection = self._connection
+        if connection is None or not connection.open:
+            return super().busy(reason, wait_ns)
+        return connection.admission.busy(reason, wait_ns)
 
     def _room_to_wait(self, request: Request) -> int:
         """How many requests may wait in the arena before this one: any, but not before those in the line."""

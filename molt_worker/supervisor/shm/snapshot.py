@@ -147,8 +147,8 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
         in_flight=len(claims),
         calls=sum(outcomes.values()),
         outcomes=outcomes,
-        shed={each.value: gauge(Gauge.SHED + index) for index, each in enumerate(BusyReason)},
-        entries=_entries(arena),
+        shed=shed(arena),
+        entries=entries(arena),
         queue_counts=[sum(column) for column in zip(*waits, strict=True)],
         exec_counts=[sum(column) for column in zip(*runs, strict=True)],
         pool_size=gauge(Gauge.POOL_SIZE),
@@ -169,7 +169,13 @@ def take(arena: ArenaView, *, processes: bool = True) -> Snapshot:
     )
 
 
-def _entries(arena: ArenaView) -> dict[str, EntryStatus]:
+def shed(arena: ArenaView) -> dict[str, int]:
+    """How many requests were refused, by reason."""
+    return {each.value: arena.gauge(Gauge.SHED + index) for index, each in enumerate(BusyReason)}
+
+
+def entries(arena: ArenaView) -> dict[str, EntryStatus]:
+    """Entrypoints of which there is something to tell, by name."""
     running = Counter(entry for entry, _, _ in arena.running())
     queued = Counter(arena.queued())
     found = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import asdict
 from typing import Final
 
 from molt_accel import errors
@@ -38,7 +39,7 @@ from molt_worker.processes.pool import Pool
 from molt_worker.runtime.log import LogSink
 from molt_worker.supervisor import report
 from molt_worker.supervisor.base import Worker
-from molt_worker.supervisor.shm import spinning
+from molt_worker.supervisor.shm import snapshot, spinning
 from molt_worker.supervisor.shm.audit import Audit
 from molt_worker.supervisor.shm.clients import Channels, Clients
 from molt_worker.supervisor.shm.deadlines import Deadlines
@@ -46,7 +47,6 @@ from molt_worker.supervisor.shm.ledger import Ledger, request_serial
 from molt_worker.supervisor.shm.name import Name
 from molt_worker.supervisor.shm.reclaim import reclaim
 from molt_worker.supervisor.shm.slots import Slots
-from molt_worker.supervisor.shm.snapshot import RESTARTS
 
 #: How often to look at channels of clients that are gone, until they are IDLE.
 _RECLAIM_NS: Final = 20 * NS_PER_MS
@@ -142,7 +142,7 @@ class ShmSupervisor:
         self._loop.guard(self._write_counters)
 
     def _write_counters(self) -> None:
-        for gauge in (*RESTARTS, Gauge.BAD_FRAMES):
+        for gauge in (*snapshot.RESTARTS, Gauge.BAD_FRAMES):
             self._ledger[gauge] = getattr(self._counters, gauge.name.lower())
         self._ledger[Gauge.FORKSERVER_PID] = self.pool.forkserver_pid
 
@@ -366,12 +366,13 @@ class ShmSupervisor:
     def pong(self, ping: Request) -> Response:
         # Pings can fill a socket, so that a cancellation is lost.
         self._deadlines.stop_abandoned(time.monotonic_ns())
+        arena = self._ledger.arena
         return report.pong(
             ping,
             self.pool,
             self._counters,
             executors=self._slots.describe(self.pool.living()),
-            queue_depth=self._ledger.arena.ready(),
+            queue_depth=arena.ready(),
             in_flight=len(self._ledger.held()),
             transport="shm",
             name=self._config.pool_name,
@@ -379,6 +380,8 @@ class ShmSupervisor:
             max_queue=self._capacity,
             clients=self._clients.count,
             outcomes=self._outcomes(),
+            shed=snapshot.shed(arena),
+            entries={name: asdict(each) for name, each in snapshot.entries(arena).items()},
         )
 
     def _outcomes(self) -> dict[str, int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from molt_accel.ipc.messages import U32_MAX
 from molt_worker.processes.endpoint import SocketEndpoint
 from molt_worker.processes.handles import ExecutorHandle
+from molt_worker.supervisor.stdio.admission import Running
 from molt_worker.supervisor.stdio.lifecycle import Request
 
 
@@ -31,7 +32,12 @@ class HandOut:
         self._max_frame_bytes = max_frame_bytes
         self._assignments: dict[ExecutorHandle, _Assignment] = {}
         self._idle: list[ExecutorHandle] = []  # the one used last is used next: its caches are warm
-        self.busy = 0  #: executors that have a request
+        self.running: dict[ExecutorHandle, Running] = {}  #: what each executor has that has a request
+
+    @property
+    def busy(self) -> int:
+        """How many executors have a request."""
+        return len(self.running)
 
     @property
     def idle(self) -> int:
@@ -55,14 +61,14 @@ class HandOut:
         self._assignments[executor] = _Assignment()
         self._idle.append(executor)
 
-    def assign(self, request: Request) -> tuple[ExecutorHandle, int]:
+    def assign(self, request: Request, now_ns: int) -> tuple[ExecutorHandle, int]:
         """Give a request to an idle executor; there must be one. Returns it and its answer's serial."""
         executor = self._idle.pop()
         assignment = self._assignments[executor]
         assignment.request = request
         assignment.serial = assignment.serial % U32_MAX + 1
         request.executor = executor
-        self.busy += 1
+        self.running[executor] = Running(request.frame.entry, now_ns)
         return executor, assignment.serial
 
     def serial(self, executor: ExecutorHandle) -> int:
@@ -80,7 +86,7 @@ class HandOut:
         if assignment.request is not None:
             assignment.request.executor = None
             assignment.request = None
-            self.busy -= 1
+            del self.running[executor]
 
     def answered(self, executor: ExecutorHandle) -> bool:
         """Count an executor's answer. True if the executor is idle now; False if it is to be retired."""

@@ -69,6 +69,7 @@ class Request:
     handed_back: int = 0  #: how many executors have died before they had read this request
     stop_error: MoltError | None = None  #: the outcome if the executor doesn't answer any more
     wake_ns: int = 0  #: when its state has to be looked at; 0: never
+    arrived_ns: int = 0
 
     def advance(self, step: RequestEvent) -> None:
         """Take a step of the table. Raises ValueError for a step that is not in it: a bug."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from molt_accel import errors
 from molt_accel.config import Config
-from molt_accel.durations import NS_PER_MS, NS_PER_S
+from molt_accel.durations import NS_PER_MS, NS_PER_S, NS_PER_US
 from molt_accel.errors import BusyReason, MoltError
 from molt_accel.ipc import messages
 from molt_accel.ipc.frame import FrameError, Item, format_id
@@ -26,6 +26,7 @@ from molt_accel.ipc.outcomes import (
     timed_out_running,
 )
 from molt_accel.ipc.stream import FrameStream
+from molt_accel.overload.episode import Episode
 from molt_worker.entrypoints.exports import ExportTable
 from molt_worker.entrypoints.request import StopReason
 from molt_worker.entrypoints.runner import error_response, set_error
@@ -36,6 +37,7 @@ from molt_worker.runtime.loop import READ, WRITE
 from molt_worker.runtime.metrics import request_fields, request_level
 from molt_worker.supervisor import report
 from molt_worker.supervisor.base import Worker
+from molt_worker.supervisor.stdio.admission import Admission
 from molt_worker.supervisor.stdio.handout import HandOut
 from molt_worker.supervisor.stdio.lifecycle import HELD, Request, RequestEvent, RequestState
 from molt_worker.supervisor.stdio.queue import BoundedQueue, Verdict
@@ -64,7 +66,9 @@ class StdioSupervisor:
         self._client_open = True
         self._requests: dict[int, Request] = {}
         queued_bytes = _QUEUE_FRAMES * config.max_frame_bytes
-        self._queue: BoundedQueue[Request] = BoundedQueue(config.max_queue, queued_bytes)
+        self._admission = Admission(config.queue_target_ms * NS_PER_MS, self._handout.running)
+        self._queue: BoundedQueue[Request] = BoundedQueue(config.max_queue, queued_bytes, self._order)
+        self._episode = Episode()
         self._greeted = False
         self._flush_until_ns = 0
         self._blocking: dict[int, bool] = {}  # what the descriptors were before `run`
@@ -195,7 +199,8 @@ class StdioSupervisor:
             why = f"request id {format_id(frame.request_id)} is in flight already"
             self._refuse(frame.request_id, frame.generation, why)
             return
-        request = self._requests[frame.request_id] = Request(frame)
+        now_ns = time.monotonic_ns()
+        request = self._requests[frame.request_id] = Request(frame, arrived_ns=now_ns)
         try:
             if frame.entry == messages.PING:
                 self._finish(request, self._pong(frame))
@@ -204,7 +209,7 @@ class StdioSupervisor:
                 raise busy(BusyReason.STOPPING)
             if self.pool.exports is not None:
                 self.pool.exports.find(frame)
-            self._place(request, time.monotonic_ns())
+            self._place(request, now_ns)
         except MoltError as exc:
             self._finish(request, exc)
 
@@ -213,9 +218,11 @@ class StdioSupervisor:
         frame = request.frame
         if 0 < frame.deadline_ns <= now_ns:
             raise expired_in_queue()
-        if self._may_hand_out() and self._queue.empty:
+        if self._is_next(request):
+            self._admission.began_at_once(frame.entry, now_ns)
             self._hand_out(request)
             return
+        self._judge(request, now_ns)
         is_default = frame.max_wait_ms == messages.WORKER_DEFAULT_WAIT
         wait_ms = self._config.max_wait_ms if is_default else frame.max_wait_ms
         verdict = self._queue.offer(frame.request_id, request, len(frame.payload), may_wait=wait_ms > 0)
@@ -230,16 +237,46 @@ class StdioSupervisor:
             request.wake_ns = frame.deadline_ns
         self._loop.at(request.wake_ns)
 
+    def _order(self, request: Request) -> int:
+        return self._admission.order(request.frame.entry, request.arrived_ns)
+
+    def _is_next(self, request: Request) -> bool:
+        """Whether a new request can be handed out at once, since nobody who is queued can."""
+        if not self._may_hand_out():
+            return False
+        passed = self._admission.at_limit()
+        return request.frame.entry not in passed and all(each.frame.entry in passed for each in self._queue)
+
+    def _judge(self, request: Request, now_ns: int) -> None:
+        """Raise MoltBusy for a new request that would have to wait for too long."""
+        frame, idle = request.frame, self._handout.idle
+        ahead = (each.frame.entry for each in self._queue.before(self._order(request)))
+        refusal = self._admission.refusal(frame.entry, now_ns, frame.deadline_ns, ahead, idle)
+        if refusal is not None:
+            raise busy(refusal.reason, refusal.wait_ns)
+
     def _dispatch(self) -> None:
-        """Give idle executors the oldest requests, and free places in the queue to requests that wait for one."""
-        while self._may_hand_out() and (request := self._queue.take()) is not None:
-            if 0 < request.frame.deadline_ns <= time.monotonic_ns():
+        """Give idle executors those who are next, and free places in the queue to requests that wait for one."""
+        while self._may_hand_out() and (request := self._take()) is not None:
+            if self._is_late(request):
                 self._finish(request, expired_in_queue())
             else:
                 self._hand_out(request)
         while (waiting := self._queue.promote()) is not None:
             waiting.advance(RequestEvent.ENQUEUE)
             waiting.wake_ns = self._loop.at(waiting.frame.deadline_ns)
+
+    def _take(self) -> Request | None:
+        """Take up who is next. Others pass those of whose entrypoint so many requests run as may."""
+        passed = self._admission.at_limit()
+        return self._queue.take(lambda each: each.frame.entry not in passed)
+
+    def _is_late(self, request: Request) -> bool:
+        """Whether a request that has been taken up can't end before its deadline any more."""
+        frame = request.frame
+        left_ns = frame.deadline_ns - time.monotonic_ns()
+        late = left_ns <= 0 or self._admission.is_hopeless(frame.entry, left_ns, len(self._queue))
+        return frame.deadline_ns > 0 and late
 
     def _may_hand_out(self) -> bool:
         """Whether an executor is idle, and the client reads its responses."""
@@ -248,7 +285,7 @@ class StdioSupervisor:
     def _hand_out(self, request: Request) -> None:
         request.advance(RequestEvent.HAND_OUT)
         request.wake_ns = self._loop.at(request.frame.deadline_ns)
-        executor, serial = self._handout.assign(request)
+        executor, serial = self._handout.assign(request, time.monotonic_ns())
         frame = request.frame
         client_generation = frame.generation
         frame.queue_depth = len(self._queue)
@@ -293,11 +330,20 @@ class StdioSupervisor:
         if error is not None:
             set_error(response, error)
         label = response.status.label if error is None else errors.status_label(error)
+        if isinstance(error, errors.MoltBusy) and error.reason != BusyReason.STOPPING:
+            self._count_refusal(frame.entry, error)
         self._send(response)
         self._counters.outcomes[label] += 1
-        level = request_level(label)
+        # Refusals come by the thousand; the first one of an episode has a line of its own.
+        level = "debug" if isinstance(error, errors.MoltBusy) else request_level(label)
         if self._log.wants(level):
             self._log.log(level, "request", **request_fields(frame, response, label))
+
+    def _count_refusal(self, entry: str, why: errors.MoltBusy) -> None:
+        self._admission.count(entry)
+        line = self._episode.refused(why.reason, time.monotonic_ns())
+        if line is not None:
+            self._log.log("warning", "shedding", entry=entry, **line)
 
     def _own_response(self, request: Request) -> Response:
         """A response that no executor sent, with the metrics that are known here."""
@@ -326,6 +372,8 @@ class StdioSupervisor:
             transport="stdio",
             ready=self.pool.exports is not None,
             max_queue=self._queue.capacity,
+            shed={reason.value: self._episode.by_reason[reason.value] for reason in BusyReason},
+            entries=self._admission.report(each.frame.entry for each in self._queue),
         )
 
     # -- requests: what is due ---------------------------------------------------------------------------
@@ -349,6 +397,8 @@ class StdioSupervisor:
         assert request.stop_error is not None
         self.pool.poll(executor)  # if its answer came in this very moment, there is nothing to kill
         if request.state is RequestState.STOPPING:
+            ran_ns = time.monotonic_ns() - self._handout.running[executor].since_ns
+            self._admission.learn(request.frame.entry, ran_ns, stopped=True)
             self._log.log("warning", "executor_killed", executor=executor.number, entry=request.frame.entry)
             self._finish(request, request.stop_error)
             self.pool.kill(executor)
@@ -356,6 +406,8 @@ class StdioSupervisor:
     # -- what the pool tells ------------------------------------------------------------------------------
 
     def on_exports(self, exports: ExportTable) -> None:
+        self._admission.set_exports(exports)
+        self._queue.sort()
         for request in list(self._queue):  # requests that came before the exports were known
             if request.state is RequestState.ENDED:
                 continue  # answering an earlier request found the client's pipe closed, which ended this one too
@@ -387,6 +439,7 @@ class StdioSupervisor:
         self._handout.release(executor)
         # An executor that gave in says only that it was stopped. The reason is known here.
         stopped = message.status in (errors.Status.CANCELLED, errors.Status.TIMEOUT)
+        self._admission.learn(request.frame.entry, message.exec_us * NS_PER_US, stopped=stopped)
         gave_in = request.state is RequestState.STOPPING and stopped
         self._finish(request, message, request.stop_error if gave_in else None)
         if not self._handout.answered(executor):

@@ -79,16 +79,20 @@ def test_one_result_is_held_against_its_criteria(files: Any, tmp_path: Path) -> 
 def test_what_is_missing_in_the_new_result_is_told(files: Any, capsys: pytest.CaptureFixture[str]) -> None:
     less = copy.deepcopy(made())
     more = made()
-    more["studies"]["neighbour"] = {"ratio_p99": {"offload": {"median": 5, "min": 4, "max": 6}}}
+    more["studies"]["neighbour"] = {"ratio_p99": {"gunicorn": {"median": 5, "min": 4, "max": 6}}}
+    kept = {"offload": {"kept": {"2": {"median": 0.9, "min": 0.9, "max": 0.9}}}, "baseline": {"kept": {}}}
+    more["studies"]["goodput"] = {"cells": [{"server": "uvicorn", "handler_ms": 5.0, "variants": kept}]}
     assert compare.main(files(more, less)) == 0
-    assert "neighbour.p99.offload" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "neighbour.p99.gunicorn" in told
+    assert "goodput.kept.uvicorn.5ms.2x" in told
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         ({"kind": "other"}, "is no result of the molt-accel demo benchmark"),
-        ({"schema_version": 1}, "schema_version 1, not 3"),
+        ({"schema_version": 1}, "schema_version 1, not 4"),
         ({"comparisons": []}, "no figure in common"),
     ],
 )

@@ -87,8 +87,27 @@ def with_everything() -> dict[str, Any]:
     made = document(runs)
     figure = {"median": 5.0, "min": 4.0, "max": 6.0, "rounds": [4.0, 5.0, 6.0]}
     names = ["p50_ms", "p95_ms", "p99_ms", "req_s", "cpu_ms_per_request", "goodput_req_s", "busy_share"]
-    names += ["heavy_req_s", "free_after_ms", "cpu_ms_after", "idle_after_ms"]
+    names += [
+        "free_after_ms",
+        "cpu_ms_after",
+        "idle_after_ms",
+        "heavy_ok_s",
+        "heavy_refused_s",
+        "over_allowed",
+    ]
+    names += [
+        "server_cores",
+        "worker_cores",
+        "k6_cores",
+        "refused_share",
+        "slow_req_s",
+        "low_req_s",
+        "slowest_ms",
+    ]
     variant = dict.fromkeys(names, figure) | {"errors": 0, "heavy_failed": 0}
+    share = {"median": 0.9, "min": 0.8, "max": 1.0, "rounds": [0.8, 0.9, 1.0]}
+    points = [{"share": 1.0, "run": variant}, {"share": 2.0, "run": variant}]
+    kept = {name: {"2": share} for name in ("kept", "lost", "kept_and_lost")}
     ratios = dict.fromkeys(("offload", "compiled"), figure)
 
     def runs_of(*variants: str) -> dict[str, Any]:
@@ -101,14 +120,35 @@ def with_everything() -> dict[str, Any]:
             "points": [point | {"handler_ms": ms} for ms in (0, 0.1, 1)],
             "break_even_ms": {"offload": None, "compiled": 0.07},
         },
-        "neighbour": runs_of("alone", "baseline", "offload")
-        | {"title": "Neighbour", "light_rate": 50, "heavy_clients": 4, "ratio_p99": ratios},
         "goodput": {
             "title": "Goodput",
             "slo_ms": 250,
-            "capacity_req_s": {"bounded": 80, "baseline": 40},
-            "points": [runs_of("bounded", "baseline") | {"share": share} for share in (1, 2)],
-            "kept": {"bounded": 0.95, "baseline": 0.05},
+            "cells": [
+                {
+                    "server": server,
+                    "handler_ms": 20.0,
+                    "variants": {name: {"points": points, **kept} for name in ("offload", "baseline")},
+                }
+                for server in ("gunicorn", "uvicorn")
+            ],
+        },
+        "mix": runs_of("alone", "unlimited", "limited")
+        | {"title": "Mix", "quick_rate": 50, "quick_ms": 1.0, "slow_clients": 8, "slow_ms": 500.0},
+        "neighbour": {
+            "title": "Neighbour",
+            "light_rate": 50,
+            "heavy_ms": 100.0,
+            "ratio_p99": {"gunicorn": figure},
+            "servers": {
+                server: {
+                    "alone": variant,
+                    "points": [
+                        runs_of("offload", "hammered", "baseline") | {"clients": clients}
+                        for clients in (4, 32)
+                    ],
+                }
+                for server in ("gunicorn", "uvicorn")
+            },
         },
         "abort": runs_of("baseline", "offload") | {"title": "Abort", "clients": 12, "cost_ms": 300},
     }

@@ -51,6 +51,12 @@ GTHREAD = gunicorn(
 GTHREAD_ONE = gunicorn(
     "gthread-one", "--worker-class", "gthread", "--workers", "1", "--threads", "4", "--keep-alive", "60"
 )
+EIGHT_THREADS = gunicorn("eight-threads", "--worker-class", "gthread", "--workers", "1", "--threads", "8")
+EIGHT_THREADS_PRELOAD = gunicorn(
+    *("eight-threads-preload", "--preload", "--worker-class", "gthread", "--workers", "1", "--threads", "8"),
+    app="tests.integration.django.preloaded:application",
+)
+ONE_THREAD = gunicorn("one-thread", "--worker-class", "gthread", "--workers", "1", "--threads", "1")
 PRELOAD = gunicorn(
     "preload", "--preload", "--workers", "2", app="tests.integration.django.preloaded:application"
 )

@@ -9,12 +9,13 @@ ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "tests.integration.django.urls"
 WSGI_APPLICATION = "tests.integration.django.wsgi.application"
 INSTALLED_APPS: list[str] = []
-MIDDLEWARE: list[str] = []
+MIDDLEWARE: list[str] = os.environ.get("TEST_MIDDLEWARE", "").split()
 USE_TZ = True
 
 MOLT_EXPORTS = "tests.support.entrypoints"
 MOLT_WORKER_EXECUTORS = os.environ.get("TEST_EXECUTORS", "2")
 MOLT_LOG_LEVEL = "error"
+MOLT_POOLS = {"second": {"EXECUTORS": 1}}
 
 LOGGING = {
     "version": 1,

@@ -14,5 +14,11 @@ urlpatterns: list[URLPattern] = [
     path("async/clean-up/", views.clean_up_async),
     path("offload/wait/", views.wait_for_file),
     path("async/wait/", views.wait_for_file_async),
+    path("offload/sleep/", views.sleep),
+    path("second/sleep/", views.sleep_in_second),
+    path("second/wait/", views.wait_in_second),
+    path("offload/alone/", views.wait_alone),
+    path("async/alone/", views.wait_alone_async),
+    path("plain/wait/", views.plain_wait),
     path("processes/", views.processes),
 ]

@@ -1,13 +1,15 @@
 """Views of the test project: a baseline, its offloaded twins, and some that take as long as a test wants."""
 
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
-from molt_accel import molt_offload
+from molt_accel import MoltError, molt_offload
+from molt_accel import offload as call_offload
 from molt_accel.client import default_client
-from molt_accel.django import json_response
+from molt_accel.django import error_response, json_response
 
 #: Longer than any test: these calls end because something ends them.
 LONG_MS: Final = 200_000
@@ -74,6 +76,62 @@ def wait_for_file(request: HttpRequest) -> HttpResponseBase:
 async def wait_for_file_async(request: HttpRequest) -> HttpResponseBase:
     """Says that it runs, by a file beside it, and ends when the file is there."""
     raise AssertionError("no fallback is allowed")
+
+
+def seconds_of(request: HttpRequest) -> float:
+    """How long a request shall take."""
+    return float(request.GET["seconds"])
+
+
+@molt_offload(entry="sleep", payload_builder=seconds_of, timeout_ms=LONG_MS)
+def sleep(request: HttpRequest) -> HttpResponseBase:
+    """Takes so many seconds of an executor."""
+    raise AssertionError("no fallback is allowed")
+
+
+@molt_offload(entry="sleep", payload_builder=seconds_of, timeout_ms=LONG_MS, pool="second")
+def sleep_in_second(request: HttpRequest) -> HttpResponseBase:
+    """`sleep`, in the other pool."""
+    raise AssertionError("no fallback is allowed")
+
+
+@molt_offload(entry="wait_for_file", payload_builder=path_of, timeout_ms=LONG_MS, pool="second")
+def wait_in_second(request: HttpRequest) -> HttpResponseBase:
+    """`wait_for_file`, in the other pool."""
+    raise AssertionError("no fallback is allowed")
+
+
+@molt_offload(entry="wait_for_file", payload_builder=path_of, timeout_ms=LONG_MS, max_in_flight=1)
+def wait_alone(request: HttpRequest) -> HttpResponseBase:
+    """`wait_for_file`, for one at a time."""
+    raise AssertionError("no fallback is allowed")
+
+
+@molt_offload(entry="wait_for_file", payload_builder=path_of, timeout_ms=LONG_MS, max_in_flight=1)
+async def wait_alone_async(request: HttpRequest) -> HttpResponseBase:
+    """`wait_for_file`, for one at a time."""
+    raise AssertionError("no fallback is allowed")
+
+
+def plain_wait(request: HttpRequest) -> HttpResponse:
+    """A view that is not decorated, and makes the call itself."""
+    try:
+        return json_response(call_offload("wait_for_file", path_of(request), timeout_ms=LONG_MS))
+    except MoltError as error:
+        return error_response(error)
+
+
+def late_middleware(
+    get_response: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
+    """Says in each answer that the request has passed it."""
+
+    def middleware(request: HttpRequest) -> HttpResponse:
+        response = get_response(request)
+        response["X-Passed"] = "yes"
+        return response
+
+    return middleware
 
 
 def processes(request: HttpRequest) -> HttpResponse:

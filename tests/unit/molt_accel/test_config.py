@@ -36,6 +36,7 @@ SETTINGS: dict[str, tuple[str, object, str, object]] = {
     "executors": ("MOLT_WORKER_EXECUTORS", 0, "3", 3),
     "max_queue": ("MOLT_WORKER_MAX_QUEUE", 64, "0", 0),
     "max_wait_ms": ("MOLT_WORKER_MAX_WAIT_MS", 0, "20", 20),
+    "queue_target_ms": ("MOLT_WORKER_QUEUE_TARGET_MS", 100, "0", 0),
     "grace_ms": ("MOLT_WORKER_GRACE_MS", 100, "0", 0),
     "max_requests": ("MOLT_WORKER_MAX_REQUESTS", 0, "1000", 1000),
     "max_rss_mb": ("MOLT_WORKER_MAX_RSS_MB", 0, "512", 512),
@@ -46,6 +47,7 @@ SETTINGS: dict[str, tuple[str, object, str, object]] = {
     "log_json": ("MOLT_LOG_JSON", False, "yes", True),
     "log_level": ("MOLT_LOG_LEVEL", "info", "error", "error"),
     "cancel_on_half_close": ("MOLT_CANCEL_ON_HALF_CLOSE", True, "0", False),
+    "max_in_flight": ("MOLT_MAX_IN_FLIGHT", None, "40", 40),
     "busy_http_status": ("MOLT_BUSY_HTTP_STATUS", 429, "503", 503),
 }
 
@@ -119,6 +121,8 @@ _REFUSED = {
     ("executors", _WHOLE.format(0, 512)): (-1, 513, True, 2.0, "two", "", "9" * 5000),
     ("max_queue", _WHOLE.format(0, 65536)): (65537,),
     ("max_wait_ms", _MS.format(0, 600_000)): (600_001,),
+    ("queue_target_ms", _MS.format(0, 600_000)): (600_001,),
+    ("max_in_flight", _WHOLE.format(1, 65536)): (0, 65537),
     ("grace_ms", _MS.format(0, 600_000)): (-1, timedelta(days=1), 0.5, "soon"),
     ("max_requests", _WHOLE.format(0, 2**31 - 1)): (2**31,),
     ("max_rss_mb", _WHOLE.format(0, 2**31 - 1)): (2**31,),
@@ -297,7 +301,7 @@ def test_a_named_pool_has_that_name_whatever_else_is_configured() -> None:
 
 
 #: Settings that make no difference to a worker: clients that differ in them share one.
-CLIENTS_ONLY = {"transport", "autostart", "cancel_on_half_close", "busy_http_status"}
+CLIENTS_ONLY = {"max_in_flight", "transport", "autostart", "cancel_on_half_close", "busy_http_status"}
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "worker_name"])

@@ -237,7 +237,10 @@ HIDDEN = {
 @each_exception
 def test_the_http_body_shows_the_text_only_where_it_is_for_the_sender(cls: type[MoltError]) -> None:
     error = cls("the text", request_id="00000000000000ff")
-    expected = {"error": cls.__name__, "detail": HIDDEN.get(cls, "the text")}
+    expected: dict[str, str | int] = {"error": cls.__name__, "detail": HIDDEN.get(cls, "the text")}
+    if cls is MoltBusy:
+        error.facts |= {"reason": "queue_delay", "retry_after_s": 3}
+        expected |= {"reason": "queue_delay", "retry_after_s": 3}
     assert error_body(error) == {**expected, "request_id": "00000000000000ff"}
     assert error_body(error, "from-header") == {**expected, "request_id": "from-header"}
 

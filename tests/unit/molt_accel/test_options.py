@@ -163,7 +163,7 @@ def test_metrics_of_an_answered_call_are_those_of_its_response() -> None:
         "entry": "entry", "status": "Ok", "request_id": "00000000000000ff", "ts_ms": metrics.ts_ms,
         "queue_us": 1500, "decode_us": 4, "handler_us": 5, "encode_us": 6, "exec_us": 2500,
         "queue_depth": 1, "in_flight": 2, "executor": 8, "compiled": True, "payload_bytes": 10,
-        "response_bytes": 5, "client_us": 5000, "queue_ms": 1.5, "exec_ms": 2.5,
+        "response_bytes": 5, "client_us": 5000, "reason": "", "queue_ms": 1.5, "exec_ms": 2.5,
     }  # fmt: skip
 
 

@@ -240,6 +240,15 @@ cdef class Arena(ArenaView):
         if row != NULL:
             molt_learn_usual(row, took_ns, stopped)
 
+    cdef uint64_t fair_turn(self, uint64_t now_ns, uint64_t entry):
+        return molt_fair_turn(
+            now_ns, self.last_turn, molt_usual_ns(molt_find_entry(&self.a, entry, 0)), self.executors
+        )
+
+    def next_turn(self, uint64_t now_ns, uint64_t entry):
+        """When it would be the turn of this process's next request of an entrypoint, but for the delay of its class."""
+        return self.fair_turn(now_ns, entry)
+
     def learn_of(self, uint32_t channel):
         """Count that a channel's request, which is stopped now, took at least so long."""
         self.learn(

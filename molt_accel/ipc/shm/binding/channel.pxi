@@ -45,7 +45,9 @@ cdef class Channel:
         """
         cdef Arena arena = self.arena
         cdef molt_arena *a = &arena.a
-        cdef uint32_t over
+        cdef molt_around around
+        cdef const molt_entry *own
+        cdef uint32_t over = 0
         cdef uint64_t now_ns, deadline_ns, left_ns = MAX_TURN
         if not _fill_request(&self.out, request, self.max_bytes):
             return BAD_FRAME
@@ -54,29 +56,32 @@ cdef class Channel:
         self.c.left[0] = molt_head_bytes(&self.out)
         self.c.part[1] = <const uint8_t *>PyBytes_AS_STRING(self.payload)
         self.c.left[1] = PyBytes_GET_SIZE(self.payload)
-        self.c.entry = molt_entry_id(self.out.entry, self.out.header.entry_bytes)
         now_ns = molt_now_ns()
-        self.c.turn = molt_fair_turn(
-            now_ns, arena.last_turn, molt_usual_ns(molt_find_entry(a, self.c.entry, 0)), arena.executors
-        )
+        deadline_ns = self.out.header.deadline_ns
+        if deadline_ns:
+            left_ns = deadline_ns - now_ns if deadline_ns > now_ns else 0
+        self.c.entry = molt_entry_id(self.out.entry, self.out.header.entry_bytes)
+        own = molt_find_entry(a, self.c.entry, 0)
+        self.c.turn = molt_fair_turn(now_ns, arena.last_turn, molt_usual_ns(own), arena.executors)
         if not molt_publish(a, &self.c):
             return NOT_IDLE
-        over = molt_excess(a, &self.c, capacity)
+        around = molt_look_around(a, &self.c)
+        if around.ahead >= capacity:
+            over = molt_excess(a, &self.c, capacity)
         if over > waiting and molt_give_up(a, &self.c, 1) == MOLT_READY:
             return BUSY
-        if over == 0:
-            deadline_ns = self.out.header.deadline_ns
-            if deadline_ns:
-                left_ns = deadline_ns - now_ns if deadline_ns > now_ns else 0
-            if not molt_is_light(a, &self.c, left_ns, arena.target_ns):
-                return UNDECIDED
-        self.announce()
+        if over == 0 and not molt_is_light(&around, own, left_ns, arena.target_ns):
+            return UNDECIDED
+        self.tell()
         return WAITING if over else ADMITTED
 
-    cpdef announce(self):
-        """Tell the executors of the request that was published."""
+    cdef void tell(self):
         self.arena.last_turn = self.c.turn
         molt_announce(&self.arena.a, &self.c)
+
+    def announce(self):
+        """Tell the executors of the request that was published."""
+        self.tell()
 
     @property
     def turn(self):

@@ -92,7 +92,11 @@ cdef extern from "molt_core.h" nogil:
     void molt_learn_usual(molt_entry *, uint64_t, int)
     const int MOLT_STATUS_TIMEOUT, MOLT_STATUS_CANCELLED
     uint64_t molt_fair_turn(uint64_t, uint64_t, uint64_t, uint32_t)
-    bint molt_is_light(const molt_arena *, const molt_call *, uint64_t, uint64_t)
+    const uint64_t MAX_TURN "UINT64_MAX"
+    ctypedef struct molt_around:
+        uint32_t ahead
+    molt_around molt_look_around(const molt_arena *, const molt_call *)
+    bint molt_is_light(const molt_around *, const molt_entry *, uint64_t, uint64_t)
     uint32_t molt_excess(const molt_arena *, const molt_call *, uint32_t)
     int molt_publish(molt_arena *, molt_call *)
     void molt_announce(molt_arena *, molt_call *)

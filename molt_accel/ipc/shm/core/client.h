@@ -72,24 +72,38 @@ static inline uint64_t molt_fair_turn(uint64_t now_ns, uint64_t last, uint64_t u
     return next > now_ns ? molt_earlier(next, now_ns + MOLT_FAIR_NS) : now_ns;
 }
 
-/* Whether a published request certainly waits for less than half the target, and can end in time: then nobody has to work
- * out how long it waits. It has not to wait for more than what all others take together. */
-static inline int molt_is_light(const molt_arena *a, const molt_call *c, uint64_t left_ns, uint64_t target_ns) {
-    const molt_entry *own = molt_find_entry(a, c->entry, 0);
-    uint64_t bound_ns = 0, limit = molt_limit_of(own), of_own = 0;
-    if (own && atomic_load_explicit(&own->standing, memory_order_relaxed))
-        return 0;
+/* What a published request finds. */
+typedef struct {
+    uint32_t ahead;   /* READY requests that were published before it */
+    uint32_t of_own;  /* others of its entrypoint, queued or running */
+    uint64_t work_ns; /* what all others usually take together, queued or running */
+} molt_around;
+
+static inline molt_around molt_look_around(const molt_arena *a, const molt_call *c) {
+    molt_around around = {0};
+    uint64_t ticket = atomic_load_explicit(&a->ticket_of[c->channel], memory_order_relaxed);
     for (uint32_t i = 0, n = molt_in_use(a); i < n; i++) {
         uint32_t state = MOLT_STATE(molt_look(a, i));
-        if (i == c->channel || state == MOLT_IDLE || state == MOLT_DONE || state == MOLT_FAILED)
+        if (state == MOLT_IDLE || state == MOLT_DONE || state == MOLT_FAILED || i == c->channel)
             continue;
-        const molt_entry *other = molt_entry_of(a, i);
-        bound_ns += molt_usual_ns(other);
-        of_own += other == own;
+        around.ahead += state == MOLT_READY &&
+                        (int64_t)(atomic_load_explicit(&a->ticket_of[i], memory_order_relaxed) - ticket) < 0;
+        around.of_own += atomic_load_explicit(&a->entry_of[i], memory_order_relaxed) == c->entry;
+        around.work_ns += molt_usual_ns(molt_entry_of(a, i));
     }
-    if (limit && of_own >= limit)
+    return around;
+}
+
+/* Whether a request certainly waits for less than half the target (0: there is none), and can end in time: then nobody has to work out how long
+ * it waits. It need not wait for more than what all others take together. */
+static inline int molt_is_light(const molt_around *around, const molt_entry *own, uint64_t left_ns, uint64_t target_ns) {
+    if (own && atomic_load_explicit(&own->standing, memory_order_relaxed))
         return 0;
-    return !bound_ns || (bound_ns <= target_ns / 2 && bound_ns + molt_usual_ns(own) <= left_ns);
+    if (!around->work_ns)
+        return 1;
+    uint64_t limit = molt_limit_of(own);
+    return (!limit || around->of_own < limit) && (!target_ns || around->work_ns <= target_ns / 2) &&
+           around->work_ns + molt_usual_ns(own) <= left_ns;
 }
 
 /* Start a request on a channel that is IDLE: IDLE -> READY, with as much of it in the ring as fits. Returns 1, or 0: the

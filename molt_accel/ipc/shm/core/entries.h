@@ -44,7 +44,7 @@ static inline uint64_t molt_turn(const molt_arena *a, uint32_t channel, const mo
 }
 
 /* Of overload/estimate.py. */
-enum { MOLT_GAIN_SHIFT = 3, MOLT_WARM_UP = 2 };
+enum { MOLT_GAIN_SHIFT = 4, MOLT_WARM_UP = 2 };
 
 /* Count what a request took, as `Estimate.learn` does. Of two executors that do so at once, one may go uncounted. */
 static inline void molt_learn_usual(molt_entry *entry, uint64_t took_ns, int stopped) {
@@ -58,8 +58,9 @@ static inline void molt_learn_usual(molt_entry *entry, uint64_t took_ns, int sto
         mean = took, deviation = took / 2;
     } else {
         int64_t error = took - mean;
-        mean += error >> MOLT_GAIN_SHIFT;
-        deviation += ((error < 0 ? -error : error) - deviation) >> MOLT_GAIN_SHIFT;
+        int shift = (int)molt_earlier(63 - (uint64_t)__builtin_clzll(samples), MOLT_GAIN_SHIFT);
+        mean += error >> shift;
+        deviation += ((error < 0 ? -error : error) - deviation) >> shift;
     }
     atomic_store_explicit(&entry->mean_ns, (uint64_t)mean, memory_order_relaxed);
     atomic_store_explicit(&entry->deviation_ns, (uint64_t)deviation, memory_order_relaxed);

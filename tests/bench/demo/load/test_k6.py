@@ -2,7 +2,9 @@
 
 import json
 import stat
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import pytest
 
 from bench.core import BenchError
 from bench.demo.load import k6
-from bench.demo.load.k6 import K6, Load, LoadSpec, find_k6, parse_summary
+from bench.demo.load.k6 import K6, Clients, Counts, Load, LoadSpec, find_k6, parse_summary
 
 Sample = Callable[[str], dict[str, Any]]
 
@@ -55,6 +57,29 @@ def test_a_run_without_a_good_answer_has_no_latency(sample: Sample) -> None:
     assert result.failed == {"body": result.requests}
     assert (result.error_rate, result.req_s) == (1.0, 0.0)
     assert parse_summary({"metrics": {}, "state": {"testRunDurationMs": 1000}}).error_rate == 1.0
+
+
+def test_requests_of_other_clients_are_counted_apart(sample: Sample) -> None:
+    raw = sample("closed")
+    counts = {"bench_other_heavy_refused": 4, "bench_other_low_ok": 3, "bench_other_low_failed": 1}
+    raw["metrics"] |= {name: {"values": {"count": count}} for name, count in counts.items()}
+    result = parse_summary(raw)
+    assert result.others == {"heavy": Counts(refused=4), "low": Counts(ok=3, failed=1)}
+    assert result.due == result.ok
+    assert not result.all_answered
+    del raw["metrics"]["bench_other_low_failed"]
+    assert parse_summary(raw).all_answered
+
+
+def test_refusals_are_answers_and_errors_of_which_the_server_knows_nothing_more(sample: Sample) -> None:
+    raw = sample("closed")
+    ok = parse_summary(raw).ok
+    raw["metrics"]["bench_failed_busy_429"] = {"values": {"count": ok}}
+    result = parse_summary(raw)
+    assert (result.refused, result.due, result.refused_share, result.error_rate) == (ok, 2 * ok, 0.5, 0.5)
+    assert result.all_answered
+    raw["metrics"]["bench_failed_transport"] = {"values": {"count": 1}}
+    assert not parse_summary(raw).all_answered
 
 
 @pytest.mark.parametrize(
@@ -119,7 +144,10 @@ def test_load_hands_its_spec_over_and_no_setting_of_the_caller(
     path = program(tmp_path / "k6", script)
     monkeypatch.setenv("K6_OUT", "influxdb=http://elsewhere")
     monkeypatch.setenv("BENCH_BODY_FILE", "left over")
-    spec = LoadSpec("http://127.0.0.1:9/x", "open", 1.5, 20, rate=70, queries=("a=1", ""), expect_key="items")
+    spec = LoadSpec(
+        "http://127.0.0.1:9/x", "open", 1.5, 20, rate=70, queries=("a=1", ""), expect_key="items",
+        others=(Clients("heavy", "http://127.0.0.1:9/y", 3, honours=True),), lead_s=1.0,
+    )  # fmt: skip
     with Load(K6(str(path), "test", "1"), spec, tmp_path, "one") as load:
         result = load.wait()
     assert result.ok > 0
@@ -127,6 +155,11 @@ def test_load_hands_its_spec_over_and_no_setting_of_the_caller(
     given = dict(line.partition("=")[::2] for line in lines)
     assert (given["BENCH_DURATION"], given["BENCH_RATE"]) == ("1500ms", "70")
     assert json.loads(given["BENCH_QUERIES"]) == ["a=1", ""]
+    (other,) = json.loads(given["BENCH_OTHERS"])
+    assert other == {
+        "name": "heavy", "url": "http://127.0.0.1:9/y", "vus": 3, "duration_ms": 2500, "honours": True,
+    }  # fmt: skip
+    assert given["BENCH_START"] == "1000ms"
     assert "K6_OUT" not in given
     assert "BENCH_BODY_FILE" not in given
     assert "--no-usage-report" in (tmp_path / "args").read_text(encoding="utf-8")
@@ -152,3 +185,46 @@ def test_leaving_the_context_ends_a_running_k6(tmp_path: Path) -> None:
     with Load(K6(str(path), "test", "1"), spec, tmp_path, "one") as load:
         process = load._process
     assert process.returncode is not None
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Refuses what is asked at one path, for a minute, and answers all else."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        refused = self.path.startswith("/refused")
+        self.send_response(429 if refused else 200)
+        if refused:
+            self.send_header("Retry-After", "60")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.bench
+def test_clients_that_honour_retry_after_ask_once_and_others_at_once_again(tmp_path: Path, k6: K6) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            beside = (
+                Clients("patient", f"{url}/refused", 3, honours=True),
+                Clients("hammering", f"{url}/refused", 1),
+                Clients("served", f"{url}/fine", 1),
+            )
+            spec = LoadSpec(f"{url}/fine", "open", 1.0, 5, rate=20, others=beside, lead_s=0.2)
+            with Load(k6, spec, tmp_path, "one") as load:
+                result = load.wait()
+        finally:
+            server.shutdown()
+            thread.join()
+    assert result.others["patient"] == Counts(refused=3)
+    assert result.others["hammering"].refused > 3
+    assert result.others["served"].ok > 0
+    assert result.ok > 0
+    assert result.all_answered

@@ -1,6 +1,7 @@
 """Starting and stopping real gunicorn servers."""
 
 import http.client
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,37 @@ def application(environ, start_response):
         body = "fine"
     start_response("500 Oh" if path == "/broken" else "200 OK", [("Content-Length", str(len(body)))])
     return [body.encode()]
+"""
+
+
+#: Says of each of its process's connections whether small packets are sent at once.
+ASGI_APP = """
+import os, socket
+
+def connections():
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            copy = os.dup(int(name))
+        except OSError:  # the directory's own
+            continue
+        try:
+            found = socket.socket(fileno=copy)
+        except OSError:  # no socket
+            os.close(copy)
+            continue
+        with found:
+            try:
+                found.getpeername()
+            except OSError:  # it listens
+                continue
+            if found.family == socket.AF_INET:
+                yield bool(found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+async def application(scope, receive, send):
+    assert scope["type"] == "http"
+    body = repr(list(connections())).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
 """
 
 
@@ -131,3 +163,11 @@ def test_a_server_that_is_never_started_can_be_stopped(place: Path) -> None:
     assert idle.stop().remaining == []
     with pytest.raises(BenchError, match="not started"):
         idle.wait_ready()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_uvicorn_sends_what_it_has_at_once(tmp_path: Path) -> None:
+    (tmp_path / "in_a_loop.py").write_text(ASGI_APP, encoding="utf-8")
+    with served(tmp_path, app="in_a_loop:application", asgi=True) as server:
+        server.wait_ready()
+        assert get(server, "/") == "[True]"

@@ -54,6 +54,11 @@ def test_a_refusal_is_a_pools(client: Client, reason: BusyReason) -> None:
     assert error.retry_after_s in (1, 2)
 
 
+def test_a_refusal_may_say_when_to_come_back(client: Client) -> None:
+    with testing.forced("echo", testing.busy("queue_delay", retry_after_s=7)):
+        assert raised(MoltBusy, client.call, "echo", 1).retry_after_s == 7
+
+
 def test_a_loss_that_was_certainly_not_run_is_that_of_workers_who_are_gone_at_once(client: Client) -> None:
     options = CallOptions(entry="echo")
     gone = raised(MoltError, drive, make_call(ScriptedTransport(lose), options, 1))

@@ -6,7 +6,9 @@ import os
 import pytest
 
 from molt_accel import __version__
+from molt_accel.errors import BusyReason
 from molt_accel.ipc.shm.layout import Gauge
+from molt_accel.overload.priority import DELAY_NS, Priority
 from molt_worker.cli import status_view
 from molt_worker.cli.observer import PoolPlace
 from molt_worker.supervisor.shm.snapshot import ExecutorStatus, Running
@@ -127,3 +129,20 @@ def test_a_second_look_tells_the_rate_and_what_came_since(stage: Stage) -> None:
     idle = dataclasses.replace(now, taken_ns=now.taken_ns + _S)
     assert dict(status_view.facts(POOL, idle, now))["queue time"].endswith("   now: -")
     assert dict(status_view.facts(POOL, idle, now))["calls/s"] == "0.0"
+
+
+def test_entrypoints_and_refusals_are_shown_if_there_are_any(stage: Stage) -> None:
+    assert "refused" not in status_view.as_text(POOL, stage.take())
+    stage.arena.set_entry("report", DELAY_NS[Priority.LOW], 2)
+    stage.arena.learn(stage.core.entry_id("report"), 12_345_678, False)
+    stage.arena.set_gauge(Gauge.SHED + list(BusyReason).index(BusyReason.QUEUE_DELAY), 1234)
+    stage.request(0, "report")
+    stage.arena.set_standing(stage.core.entry_id("report"), 1, True)
+    looked = stage.take()
+    lines = status_view.as_text(POOL, looked).splitlines()
+    assert "refused     queue_delay 1,234" in lines
+    assert lines[-2:] == [
+        "entry   priority    takes  running  queued  refused",
+        "report  low       12.3 ms   0 of 2       1        1",
+    ]
+    assert status_view.as_table(POOL, looked, None) is not None

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from molt_accel import MoltEntryError
 from molt_accel.config import is_manifest_path
 from molt_accel.ipc.messages import Codec, Request
+from molt_accel.overload.priority import Priority
 from molt_worker import export
 from molt_worker.entrypoints import builtin
 from molt_worker.entrypoints.exports import (
@@ -70,6 +71,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
 
 NAME_RULE = "it must be 1 to 255 bytes of printable text"
+FIELDS = "name, target, codec_in, codec_out, max_concurrency, priority"
+LIMIT_RULE = "it must be a whole number from 1 to 512; without one there is no limit"
 TARGET_RULE = "it must be package.module:function"
 BAD_MANIFESTS = [
     ("", "not valid JSON: Expecting value: line 1 column 1 (char 0)"),
@@ -85,7 +88,7 @@ BAD_MANIFESTS = [
     (manifest(exports=[]), "exports: must be a list of at least one export"),
     (manifest(exports={"echo": 1}), "exports: must be a list of at least one export"),
     (manifest(exports=[GOOD, "echo"]), "exports[1]: must be an object"),
-    (row(codec="json"), "exports[0]: unknown field 'codec'; allowed: name, target, codec_in, codec_out"),
+    (row(codec="json"), f"exports[0]: unknown field 'codec'; allowed: {FIELDS}"),
     (manifest(exports=[{"target": "a:b"}]), f"exports[0].name: None is not allowed; {NAME_RULE}"),
     (row(name=""), f"exports[0].name: '' is not allowed; {NAME_RULE}"),
     (row(name=7), f"exports[0].name: 7 is not allowed; {NAME_RULE}"),
@@ -105,6 +108,14 @@ BAD_MANIFESTS = [
     (row(codec_in="xml"), "exports[0].codec_in: unknown codec 'xml'; allowed: msgpack, json, raw"),
     (row(codec_out=None), "exports[0].codec_out: unknown codec 'None'; allowed: msgpack, json, raw"),
     (row(codec_out=1), "exports[0].codec_out: unknown codec '1'; allowed: msgpack, json, raw"),
+    *(
+        (row(max_concurrency=each), f"exports[0].max_concurrency: {each!r} is not allowed; {LIMIT_RULE}")
+        for each in (0, -1, 513, 1.5, "1", True)
+    ),
+    *(
+        (row(priority=each), f"exports[0].priority: {each!r} is not allowed; allowed: high, normal, low")
+        for each in ("highest", None, 1, ["high"])
+    ),
     (manifest(exports=[GOOD, {**GOOD, "target": "a:b"}]), "the name 'echo' is exported twice"),
 ]
 
@@ -305,6 +316,36 @@ def test_an_async_function_that_is_marked_is_refused(module: Callable[[str], str
     name = module("from molt_worker import export\n@export\nasync def f(payload): pass")
     error = raised(ExportsError, resolve, name)
     assert str(error) == f"{name}: {name}:f is async; an entrypoint is a plain function"
+
+
+def test_limits_and_classes_are_read_from_manifests_and_marks(
+    module: Callable[[str], str], write: Callable[[object], Path]
+) -> None:
+    path = write(
+        manifest(exports=[{**GOOD, "max_concurrency": 2, "priority": "high"}, {**GOOD, "name": "b"}])
+    )
+    assert [(each.max_concurrency, each.priority) for each in read_manifest(path)] == [
+        (2, Priority.HIGH),
+        (None, Priority.NORMAL),
+    ]
+    name = module(
+        "from molt_worker import export\n@export(max_concurrency=512, priority='low')\ndef f(p): pass"
+    )
+    assert [(each.max_concurrency, each.priority) for each in resolve(name)] == [(512, Priority.LOW)]
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"max_concurrency": 0}, f"max_concurrency: 0 is not allowed; {LIMIT_RULE}"),
+        ({"priority": "urgent"}, "priority: 'urgent' is not allowed; allowed: high, normal, low"),
+    ],
+)
+def test_a_bad_limit_or_class_fails_where_the_function_is_marked(options: dict[str, Any], what: str) -> None:
+    def function(payload: object) -> None: ...
+
+    error = raised(ExportsError, export(**options), function)
+    assert str(error) == f"{__name__}:{function.__qualname__}: {what}"
 
 
 def test_marking_leaves_the_function_as_it_is() -> None:

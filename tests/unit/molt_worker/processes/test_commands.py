@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from molt_accel.ipc.messages import Codec, Hello, Message, StartFailed
+from molt_accel.overload.priority import Priority
 from molt_worker.processes.commands import (
     FROM_EXECUTOR,
     FROM_FORKSERVER,
@@ -20,7 +21,7 @@ from molt_worker.processes.commands import (
     Wake,
 )
 
-ROW = ExportRow("echo", Codec.JSON, Codec.RAW, "m:echo", True)
+ROW = ExportRow("echo", Codec.JSON, Codec.RAW, "m:echo", True, 2, Priority.LOW)
 SAID = {
     TO_FORKSERVER: [Spawn(1, 2), Interrupt(1), Kill(2**32 - 1)],
     FROM_FORKSERVER: [

@@ -318,3 +318,33 @@ def test_without_a_supervisor_it_goes_on_until_it_is_killed(make_ends: MakeEnds)
     for number in range(3):
         ends.endpoint.answer(ends.take(number=number, deadline_ns=5), response(number))
         assert ends.outcome() == response(number)
+
+
+def test_what_can_not_end_in_time_is_not_begun_while_others_wait(make_ends: MakeEnds) -> None:
+    ends = make_ends()
+    ends.arena.set_entry("slow", 0, 0)
+    for _ in range(200):  # so often that there is hardly any deviation
+        ends.arena.learn(core.entry_id("slow"), 60_000_000_000, False)
+    soon_ns = time.monotonic_ns() + 30_000_000_000
+    channels = [ends.channel, channel_of(ends.arena, 1), channel_of(ends.arena, 2)]
+    for number, (channel, deadline_ns) in enumerate(zip(channels, (soon_ns, soon_ns, 0), strict=True), 1):
+        channel.publish(request(number, entry="slow", deadline_ns=deadline_ns), 9, 0)
+    got = ends.endpoint.receive()
+    assert isinstance(got, Request)
+    assert got.request_id == 3  # the one without a deadline
+    refused = ends.outcome()
+    assert refused.status is Status.TIMEOUT
+    assert codec.decode(Codec.MSGPACK, refused.payload) == {
+        "error": "MoltTimeout",
+        "detail": "too little time was left to run it",
+        "phase": "queue",
+    }
+    assert ends.counted() == {"Timeout": 2}
+
+
+def test_what_can_not_end_in_time_is_begun_if_nobody_else_waits(ends: Ends) -> None:
+    """It harms nobody, and else an estimate that was once too high would never be found out."""
+    ends.arena.set_entry("slow", 0, 0)
+    for _ in range(200):
+        ends.arena.learn(core.entry_id("slow"), 60_000_000_000, False)
+    assert ends.take(entry="slow", deadline_ns=time.monotonic_ns() + 30_000_000_000).entry == "slow"

@@ -35,6 +35,8 @@ def test_the_report_is_complete(exports: ExportTable | None, names: list[str], c
         executors={"idle": 1},
         queue_depth=5,
         in_flight=2,
+        shed={"deadline": 0, "queue_full": 3},
+        entries={f"e{number}": {} for number in range(300)},
         ready=True,
         outcomes={"Ok": 9},
     )
@@ -51,6 +53,8 @@ def test_the_report_is_complete(exports: ExportTable | None, names: list[str], c
         "executors": {"size": 4, "idle": 1, "pids": [11, 12]},
         "queue_depth": 5,
         "in_flight": 2,
+        "shed": {"queue_full": 3},
+        "entries": {f"e{number}": {} for number in range(200)},
         "ready": True,
         "outcomes": {"Ok": 9},
     }
@@ -58,7 +62,7 @@ def test_the_report_is_complete(exports: ExportTable | None, names: list[str], c
 
 def test_folders_are_told_to_who_asks_and_fit_into_a_packet() -> None:
     pool: Any = SimpleNamespace(exports=None, size=1, living=list, folders=("/a",) * 1000)
-    known: dict[str, Any] = {"executors": {}, "queue_depth": 0, "in_flight": 0}
+    known: dict[str, Any] = {"executors": {}, "queue_depth": 0, "in_flight": 0, "shed": {}, "entries": {}}
     for payload, told in (
         (b"", None),
         (b"\xc0", None),

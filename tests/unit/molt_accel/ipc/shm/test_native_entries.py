@@ -433,10 +433,20 @@ def test_a_near_deadline_is_asked_about(pool: Any) -> None:
     assert channel_of(pool, 1).publish(request(1, entry="work", deadline_ns=1), 1000, 0) == core.UNDECIDED
 
 
+def test_without_a_target_only_the_deadline_is_asked_about(pool: Any) -> None:
+    pool.target_ns = 0
+    put_in(pool, "work")
+    pool.learn(core.entry_id("work"), 10**12, False)
+    assert verdict(pool) == core.ADMITTED
+    late = request(1, entry="work", deadline_ns=time.monotonic_ns() + 10**11)
+    assert channel_of(pool, 1).publish(late, 1000, 0) == core.UNDECIDED
+
+
 def test_one_that_is_not_calm_or_at_its_limit_is_asked_about(pool: Any) -> None:
     pool.set_standing(core.entry_id("work"), 5, False)
     assert verdict(pool) == core.UNDECIDED
     pool.set_entry("slow", NORMAL, 1)
+    pool.learn(core.entry_id("slow"), 1000, False)
     assert channel_of(pool, 0).publish(request(0, entry="slow"), 1000, 0) == core.ADMITTED
     assert channel_of(pool, 1).publish(request(1, entry="slow"), 1000, 0) == core.UNDECIDED
 

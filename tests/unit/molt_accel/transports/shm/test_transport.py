@@ -463,7 +463,7 @@ def test_a_deadline_is_the_worker_s_to_watch_once_it_runs(transport: ShmTranspor
 def test_a_full_queue_is_busy_at_once(transport: ShmTransport, fake: FakePool) -> None:
     queued = [submit(transport) for _ in range(5)]  # four places, and an idle executor
     error = raised(MoltBusy, transport.submit, request())
-    assert (error.detail, error.retry_after_s) == ("the queue is full", 1)
+    assert (error.detail, error.reason) == ("the queue is full", "queue_full")
     assert fake.arena.gauge(Gauge.OUTCOMES + Outcome.Busy) == 1
     assert in_calls(transport) == len(queued)
     fake.claim()

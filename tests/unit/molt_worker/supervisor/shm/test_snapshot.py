@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from molt_accel import __version__
-from molt_accel.errors import Status
+from molt_accel.errors import BusyReason, Status
 from molt_accel.ipc.frame import HEADER_BYTES, PREFIX_BYTES, VERSION, Kind, encode, peek
 from molt_accel.ipc.messages import Request
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, Outcome, SlotGauge, with_state
+from molt_accel.overload.priority import DELAY_NS, Priority
 from molt_worker.supervisor.shm import snapshot
-from molt_worker.supervisor.shm.snapshot import Running
+from molt_worker.supervisor.shm.snapshot import EntryStatus, Running
 from tests.support.observed_arena import RING, Stage
 
 _S = 1_000_000_000
@@ -51,6 +52,8 @@ def test_a_pool_in_which_nothing_has_happened(stage: Stage) -> None:
         "in_flight": 0,
         "calls": 0,
         "outcomes": {outcome.name: 0 for outcome in Outcome},
+        "shed": {reason.value: 0 for reason in BusyReason},
+        "entries": {},
         "queue_us": {"p50": 0.0, "p95": 0.0, "p99": 0.0},
         "exec_us": {"p50": 0.0, "p95": 0.0, "p99": 0.0},
         "pool_size": 2,
@@ -318,6 +321,27 @@ def test_processes_of_another_namespace_are_not_looked_up(stage: Stage) -> None:
     looked = snapshot.take(stage.view, processes=False)
     assert looked.executors[0].rss_bytes is None
     assert set(looked.memory.values()) == {arenas.native().arena_size(8, 4, RING), None}
+
+
+def test_entrypoints_of_which_there_is_something_to_tell(stage: Stage) -> None:
+    arena, core = stage.arena, stage.core
+    for name, priority, limit in (("work", "normal", 0), ("slow", "low", 2), ("idle", "high", 0)):
+        arena.set_entry(name, DELAY_NS[Priority(priority)], limit)
+    arena.learn(core.entry_id("work"), 12_345_678, False)
+    for channel, name in enumerate(("work", "work", "slow", "slow")):
+        stage.request(channel, name)
+    stage.run(stage.executor(0, 1))
+    arena.set_standing(core.entry_id("work"), 1, True)
+    assert stage.take().entries == {
+        "slow": EntryStatus(0.0, 0, 2, 2, "low", 0),
+        "work": EntryStatus(12.346, 1, 1, None, "normal", 1),
+    }
+
+
+def test_refusals_are_counted_by_reason(stage: Stage) -> None:
+    for index, _ in enumerate(BusyReason):
+        stage.arena.set_gauge(Gauge.SHED + index, index + 1)
+    assert stage.take().shed == {reason.value: index + 1 for index, reason in enumerate(BusyReason)}
 
 
 def test_a_view_stores_nothing() -> None:

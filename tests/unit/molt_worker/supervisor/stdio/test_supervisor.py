@@ -45,7 +45,7 @@ def test_requests_go_to_idle_executors_then_the_queue_and_others_are_refused(sce
         scene.answer(number, serial)
     assert [row[:2] for row in scene.outcomes()] == [(1, "Ok"), (3, "Ok"), (4, "Ok")]
     assert scene.supervisor._counters.outcomes == {"Ok": 4, "Busy": 1}
-    assert scene.stage.log().count("debug request") == 4
+    assert scene.stage.log().count("debug request") == 5
     assert "request_id=0000000000000005 entry=echo status=Busy" in scene.stage.log()
 
 
@@ -100,6 +100,17 @@ def test_a_ping_says_what_the_worker_does(make_scene: MakeScene) -> None:
     names = ("transport", "pid", "ready", "exports", "compiled", "queue_depth", "max_queue", "in_flight")
     assert [report[name] for name in names] == ["stdio", os.getpid(), True, ["echo"], [], 0, 2, 1]
     assert (report["executor_starts"], report["executor_deaths"], report["outcomes"]) == (4, 1, {})
+    assert set(report["shed"].values()) == {0}
+    assert report["entries"] == {
+        "echo": {
+            "usual_ms": 0.0,
+            "running": 1,
+            "queued": 0,
+            "limit": None,
+            "priority": "normal",
+            "refused": 0,
+        }
+    }
 
 
 # -- stopped ----------------------------------------------------------------------------------------------

@@ -1,0 +1,55 @@
+"""When calls may not take more of a server's threads, so that views that call nobody still find one.
+
+A WSGI server with threads has so many, and each holds one request. If all of them wait for a pool that has more to do
+than it can, a view that needs a millisecond waits with them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+class ServerThreads:
+    """How many threads this process serves requests with; `count` 0: that is not known, or nothing is bounded by it."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+#: Of this process. Who serves it sets it; see `molt_accel.django.server`.
+SERVER_THREADS: Final = ServerThreads()
+
+
+def too_many(calls: int, threads: int) -> bool:
+    """Whether calls hold more than three quarters of the threads."""
+    return 4 * calls > 3 * threads
+
+
+def wait_ns(in_pool: int, executors: int, usual_ns: int) -> int:
+    """How long the last of a process's calls to a pool waits for an executor at least, in ns."""
+    return max(0, in_pool - executors) * usual_ns // executors
+
+
+def refused_wait_ns(
+    calls: int, threads: int, in_pool: int, executors: int, usual_ns: int, target_ns: int
+) -> int:
+    """Decide on a call, by what this process has under way.
+
+    Args:
+        calls: Its calls to all pools, this one included.
+        threads: What it serves with.
+        in_pool: Its calls to this call's pool, this one included.
+        executors: Of the pool.
+        usual_ns: What calls to it usually take once they run; 0: not known.
+        target_ns: How long requests may stand in the queue; 0: as long as they like.
+
+    Returns:
+        How long the call would wait, if it is refused for that; 0: it is taken on. It is where an executor may be
+        idle, and where it would wait for less than half the target: then its thread is back soon.
+    """
+    if not target_ns or not too_many(calls, threads):
+        return 0
+    waits_ns = wait_ns(in_pool, executors, usual_ns)
+    return waits_ns if 2 * waits_ns > target_ns else 0

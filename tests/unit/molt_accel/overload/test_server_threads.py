@@ -1,0 +1,56 @@
+"""molt_accel.overload.server_threads: when calls leave no thread for others."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from molt_accel.durations import NS_PER_MS
+from molt_accel.overload.server_threads import SERVER_THREADS, refused_wait_ns, too_many, wait_ns
+
+TARGET_NS = 100 * NS_PER_MS
+
+
+def refused(calls: int, threads: int, in_pool: int, executors: int, usual_ms: int, target_ns: int) -> int:
+    """The wait of a refused call in ms; 0: it is taken on."""
+    return refused_wait_ns(calls, threads, in_pool, executors, usual_ms * NS_PER_MS, target_ns) // NS_PER_MS
+
+
+def test_calls_may_hold_three_quarters_of_the_threads() -> None:
+    assert [calls for calls in range(1, 9) if too_many(calls, 8)] == [7, 8]
+    assert [calls for calls in range(1, 4) if too_many(calls, 2)] == [2, 3]
+
+
+def test_the_last_one_waits_for_those_before_it() -> None:
+    assert wait_ns(7, 2, 100) == 250
+    assert wait_ns(1, 2, 100) == 0
+
+
+def test_a_call_is_refused_if_threads_run_out_and_its_own_would_not_be_back_soon() -> None:
+    assert refused(7, 8, 7, 2, 100, TARGET_NS) == 250
+    assert refused(6, 8, 6, 2, 100, TARGET_NS) == 0
+    # Seven that take 20 ms are done after 50 ms.
+    assert refused(7, 8, 7, 2, 20, TARGET_NS) == 0
+    assert refused(7, 8, 7, 2, 21, TARGET_NS) == 52
+
+
+def test_the_threads_may_be_taken_by_calls_to_another_pool() -> None:
+    assert refused(7, 8, 3, 1, 100, TARGET_NS) == 200
+    assert refused(7, 8, 1, 1, 100, TARGET_NS) == 0
+
+
+def test_a_target_of_zero_switches_it_off() -> None:
+    assert refused(8, 8, 8, 1, 60_000, 0) == 0
+
+
+@given(*[st.integers(1, 200)] * 4, st.integers(0, 10**12), st.integers(0, 10**12))
+def test_where_an_executor_may_be_idle_nothing_is_refused(
+    calls: int, threads: int, in_pool: int, executors: int, usual_ns: int, target_ns: int
+) -> None:
+    waits_ns = refused_wait_ns(calls, threads, in_pool, executors, usual_ns, target_ns)
+    if in_pool <= executors or not usual_ns:
+        assert waits_ns == 0
+    if waits_ns:
+        assert 4 * calls > 3 * threads
+
+
+def test_nothing_is_known_of_this_process() -> None:
+    assert SERVER_THREADS.count == 0
