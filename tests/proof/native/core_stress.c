@@ -134,7 +134,7 @@ static int serve(molt_executor *e, uint64_t *state, uint8_t *bytes) {
     check_bytes(bytes, about);
     CHECK(atomic_fetch_add(&runs[about.number], 1) == 0);
     if (dies(state))
-        return 0;
+        goto died;
     if (!chance(state, 10)) {
         if (!finish(e, &entry, MOLT_FAILED, FAILED_BY_EXECUTOR(about.number)))
             goto lost;
@@ -145,16 +145,16 @@ static int serve(molt_executor *e, uint64_t *state, uint8_t *bytes) {
     if (!move(e, state, NULL, &about, sizeof about))
         goto lost;
     if (dies(state))
-        return 0;
+        goto died;
     uint64_t half = chance(state, about.size + 1);
     if (!move(e, state, NULL, bytes, half))
         goto lost;
     if (dies(state))
-        return 0;
+        goto died;
     if (!move(e, state, NULL, bytes + half, about.size - half))
         goto lost;
     if (dies(state))
-        return 0;
+        goto died;
     if (finish(e, &entry, MOLT_DONE, 0))
         return 1;
 lost:
