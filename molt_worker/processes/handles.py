@@ -67,6 +67,10 @@ class StopWords:
         self.claim_of(slot)[0] = 0
         return slot
 
+    def is_lent(self, slot: int) -> bool:
+        """Whether an executor has the slot."""
+        return slot in self._lent
+
     def give_back(self, slot: int) -> None:
         """Take a slot back, once its executor has been reaped."""
         heapq.heappush(self._free, slot)

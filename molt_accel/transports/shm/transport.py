@@ -363,6 +363,7 @@ class ShmTransport(ConnectedTransport[Connection]):
 
     def _decide(self, connection: Connection, channel: Channel, request: Request) -> MoltBusy | None:
         """Refuse a published request that would have to wait for too long, or tell the executors of it."""
+        failpoint("client.undecided")
         left_ns = request.deadline_ns - time.monotonic_ns() if request.deadline_ns else None
         refusal = connection.admission.refusal(request.entry, left_ns, channel)
         # An executor may have looked around and taken it up meanwhile: then it is running.

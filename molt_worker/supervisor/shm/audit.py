@@ -97,6 +97,7 @@ class Audit:
                 self.log.log("warning", "arena_repaired", channel=channel, state=int(state))
                 arena.ring_client(channel)
         self._look_at_orphans(now_ns)
+        self._look_at_places()
         settled = settled and not self._orphans and not self.ledger.held()
         self._due_ns = self.loop.at(now_ns + _AUDIT_NS) if clients.count or not settled else 0
 
@@ -153,6 +154,26 @@ class Audit:
                     number = layout.failed_executor(crash)
                     self.log.log("error", "executor_crashed", executor=number, error=error, **request)
                 return
+
+    def _look_at_places(self) -> None:
+        """Free the places of entrypoints with a limit that executors do not take, though their slots say so.
+
+        An executor that has no request sees to its own slot, whenever it looks for one.
+        """
+        arena = self.ledger.arena
+        claims = self.pool.words.claims()
+        for slot in range(arena.slots):
+            holds = arena.holds(slot)
+            if not holds:
+                continue
+            forged = not self.pool.words.is_lent(slot)
+            if (serial := claims.get(slot)) is not None:
+                channel = serial >> 32
+                word = arena.word(channel)
+                runs = request_serial(channel, word) == serial and layout.state_of(word) in HELD
+                forged = runs and layout.slot_of(word) == slot and holds != arena.entry_of(channel)
+            if forged:
+                arena.let_go_of(slot, holds)
 
     def _look_at_orphans(self, now_ns: int) -> None:
         before, self._orphans = self._orphans, {}

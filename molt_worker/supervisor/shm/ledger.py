@@ -62,6 +62,9 @@ class Ledger:
         arena.repair()
         arena.set_cpus(self._cpus)
         arena.set_in_use(self._in_use)
+        from molt_accel.ipc.shm._native import entry_id
+
+        arena.keep_entries(frozenset(map(entry_id, self._entries)))
         self._write_entries()
         for gauge, value in self._gauges.items():
             if gauge != Gauge.WAKE_NS:  # each look at deadlines writes it

@@ -35,6 +35,7 @@ class Configuration:
     shows: str
     quick: bool = False
     ends: bool = False  #: is searched for runs without an end, too, as the quick ones are
+    races: bool = False  #: has runs without an end, of two that step back from each other for ever
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,31 @@ CONFIGURATIONS: Final = {
             "C=2 E=2 R=1 LARGE STALLS",
             "a client stops in the middle of its request; the other's is served by the other executor",
         ),
+        Configuration(
+            "limit",
+            "C=3 E=2 R=1 LIMIT=2 ENDLESS",
+            "two requests of which one may run, and one that runs for ever",
+            quick=True,
+            races=True,
+        ),
+        Configuration(
+            "limit_dies",
+            "C=2 E=2 R=1 LIMIT=2 EXECUTOR_KILLS=1 BOUNDED_CLIENTS=1",
+            "an executor dies anywhere; its place is free, and the other one looks",
+            races=True,
+        ),
+        Configuration(
+            "limit_withdrawn",
+            "C=2 E=2 R=1 LIMIT=2 UNDECIDED GIVE_UPS=1",
+            "requests of which one may run, undecided, withdrawn or given up",
+            races=True,
+        ),
+        Configuration("undecided", "C=1 E=1 R=2 UNDECIDED", "requests are withdrawn or announced", quick=True),
+        Configuration(
+            "undecided_dies",
+            "C=2 E=1 R=1 UNDECIDED CLIENT_KILLS=1 RESPAWN BOUNDED_EXECUTORS=1",
+            "the same, and a client dies anywhere, also before it has announced",
+        ),
         Configuration("retires", "C=1 E=1 R=1 RETIREMENTS=1 RESPAWN", "executors are replaced", quick=True),
     )
 }
@@ -177,6 +203,12 @@ MUTATIONS: Final = (
         "a channel is granted on only when its client is certain to be gone",
     ),
     Mutation("RING_BEFORE_CLOSED", "connection_lost", "a connection is closed before its calls are woken"),
+    Mutation("COUNTS_BEFORE_IT_SAYS", "limit", "an executor says what it runs before it counts", quick=True),
+    Mutation("NO_ROOM_TOLD", "limit", "who makes room and takes up something else wakes another", quick=True),
+    Mutation("NO_LOOK_SOON", "limit", "who steps back and sees nobody run looks again soon"),
+    Mutation("PLACE_OF_THE_DEAD_KEPT", "limit_dies", "a slot that is made anew holds no place"),
+    Mutation("NO_NEWS_AFTER_REAP", "limit_dies", "who is about to sleep looks once more after a reap"),
+    Mutation("UNDECIDED_FORGOTTEN", "undecided", "what is taken on is announced", quick=True),
     Mutation("DEFERRED_WAKE_FORGOTTEN", "spinner_stopped", "a wake put off is caught up on", quick=True),
     Mutation("WAKES_WHOM_IT_SAW", "large_stalls", "who was woken must not be busy with a request"),
 )
@@ -279,7 +311,7 @@ def tasks(*, quick: bool) -> list[Task]:
     for each in CONFIGURATIONS.values():
         if each.quick or not quick:
             found.append(Task(each.name, tuple(each.defines.split()), True, False, each.shows))
-        if not quick and (each.quick or each.ends):
+        if not quick and (each.quick or each.ends) and not each.races:
             found.append(
                 Task(f"{each.name}, cycles", tuple(each.defines.split()), True, True, "all runs end")
             )

@@ -18,8 +18,9 @@
  *   5 a channel isn't handed on while a former owner may store: assertions at each store, in step() and at each grant
  *   6 a kill or an interrupt touches only its own request: assertions at the kill and in the interrupt's handler
  *
- * What is left out, since nothing hangs on it: who published first is served first (any READY request is claimed), the
- * queue's length, how long to spin, and time: a deadline may come at any moment.
+ *   8 never more run of an entrypoint with a limit (1, here) than may: assertion in Executor, when it has claimed
+ *
+ * What is left out, since nothing hangs on it: whose turn it is (any READY request is claimed), the queue's length, how long to spin, and time: a deadline may come at any moment.
  * What waiters compare with what they noted (a doorbell's `count`, `published`) is one bit for each waiter here: whether it
  * has grown since. A signal that the kernel has sent counts as delivered: who was sent SIGKILL stores nothing more.
  */
@@ -74,7 +75,9 @@
 #ifndef BOUNDED_CLIENTS
 #define BOUNDED_CLIENTS 0
 #endif
-/* SPINS: executors spin before they park. LARGE: what client 0 sends doesn't fit its ring. STALLS: it is stopped before
+/* LIMIT: so many channels, the first ones, carry requests of an entrypoint of which one may run; E is 2 then. ENDLESS: what
+ * the last channel carries runs for ever, and nobody stops it. UNDECIDED: a client may withdraw what it has published before
+ * it tells anybody. SPINS: executors spin before they park. LARGE: what client 0 sends doesn't fit its ring. STALLS: it is stopped before
  * it sends the rest. FAILS: executors give requests
  * up, whose bytes don't come. RESPAWN: a reaped executor has a successor in its slot. INTERRUPTS: soft interrupts.
  * TSO: processors with store buffers. */
@@ -102,8 +105,15 @@
 #define IDLE_WORD(g) ((g) << 6)
 #define CLAIMED_BY(w, slot) (IDLE_WORD(GENERATION(w)) | (epoch[slot] << 4) | ((slot) << 3) | CLAIMED)
 #define HELD(w) (STATE(w) == CLAIMED || STATE(w) == ABANDONED || STATE(w) == KILLING)
-#define SERIAL(c, g) ((g) * 2 + (c))
-#define A_REQUEST_IS_READY (STATE(word[0]) == READY || STATE(word[C - 1]) == READY)
+#define SERIAL(c, g) ((g) * 4 + (c))
+#define A_REQUEST_IS_READY (STATE(word[0]) == READY || STATE(word[C / 2]) == READY || STATE(word[C - 1]) == READY)
+#ifdef LIMIT
+#define LIMITED(c) ((c) < LIMIT)
+#define LIMITED_IS(what) (what(word[0]) || (LIMIT > 1 && what(word[1])))
+#define IS_READY(w) (STATE(w) == READY)
+#else
+#define LIMITED(c) false
+#endif
 
 /* -- the arena --------------------------------------------------------------------------------------------- */
 short word[C];
@@ -117,6 +127,10 @@ byte client_sem[C];
 byte slot_state[E];
 bool news[E];                   /* whether `published` has grown since this executor noted it */
 bool slot_rung[E], slot_parked[E];
+#ifdef LIMIT
+bool holds[E];                  /* the entrypoint with a limit */
+bool runs[E];                   /* and whether it does run, which nobody sees */
+#endif
 byte slot_sem[E];
 #ifdef SPINS
 bool executor_spins[E];
@@ -159,7 +173,7 @@ bool supervisor_killed, supervisor_gone;
 byte decided[C];                /* the last generation that has ended */
 byte hangs, deadlines, give_ups, cancels;
 
-#define SERVED(c) ((serves[0] && serves[0] % 2 == c) || (serves[E - 1] && serves[E - 1] % 2 == c))
+#define SERVED(c) ((serves[0] && serves[0] % 4 == c) || (serves[E - 1] && serves[E - 1] % 4 == c))
 #ifndef MOST_TOKENS
 #define MOST_TOKENS (2 * (C + HEIRS + 2)) /* tokens: late and new ones of the clients, a canceller, the supervisor */
 #endif
@@ -257,6 +271,12 @@ inline wake_executor() {
   od
 }
 
+/* molt_look_again */
+inline look_again() {
+  atomic { news[0] = true; news[E - 1] = true };
+  wake_executor()
+}
+
 /* molt_ring_client, and molt_doorbell_ring of a channel's doorbell */
 inline ring_client(c) {
   ringer_store(rung[c], RUNG);
@@ -277,6 +297,9 @@ proctype Executor(byte me) {
   byte c, i, id;
   short seen, claim;
   bool won;
+#ifdef LIMIT
+  bool made_room, stepped_back, tells_room;
+#endif
 #ifdef LARGE
   bool tells;
 #endif
@@ -290,6 +313,9 @@ end_unborn:
 
 next: /* molt_next_request */
     atomic { news[me] = false; claim = 0; c = 0 }; /* notes `published` */
+#ifdef LIMIT
+    stepped_back = false;
+#endif
 #if RETIREMENTS > 0
     if
     :: retire[me] -> goto leave
@@ -298,7 +324,37 @@ next: /* molt_next_request */
 #endif
     do /* molt_claim */
     :: atomic { c < C && STATE(word[c]) != READY -> c++ }
+#ifdef LIMIT
+    :: atomic { /* the other one's turn is earlier */
+         c == 0 && !LIMITED(C - 1) && STATE(word[C - 1]) == READY ->
+         c = C - 1; seen = word[c]; told[me] = SERIAL(c, GENERATION(seen))
+       };
+       goto claiming
+#endif
     :: atomic { c < C && STATE(word[c]) == READY -> seen = word[c]; told[me] = SERIAL(c, GENERATION(seen)) };
+#ifdef LIMIT
+       if /* molt_enter */
+       :: LIMITED(c) ->
+#ifndef COUNTS_BEFORE_IT_SAYS
+          holds[me] = true;
+#endif
+          if
+          :: atomic { holds[1 - me] -> skip };
+             holds[me] = false;
+             if /* molt_limit_reached */
+             :: LIMITED_IS(HELD)
+             :: !LIMITED_IS(HELD) -> stepped_back = true
+             fi;
+             goto passed
+          :: !holds[1 - me]
+          fi;
+#ifdef COUNTS_BEFORE_IT_SAYS
+          holds[me] = true
+#endif
+       :: !LIMITED(c)
+       fi;
+claiming:
+#endif
        atomic {
          step(c, READY, CLAIMED, EXECUTOR, CLAIMED_BY(seen, me));
          if
@@ -306,10 +362,25 @@ next: /* molt_next_request */
             assert(!SERVED(c)); /* 3 */
             claim = CLAIMED_BY(seen, me);
             serves[me] = SERIAL(c, GENERATION(seen));
+#ifdef LIMIT
+            assert(!LIMITED(c) || !runs[1 - me]); /* 8 */
+            runs[me] = LIMITED(c);
+            tells_room = (made_room || stepped_back) && A_REQUEST_IS_READY;
+            made_room = false;
+#endif
             goto serve
          :: else -> c = 0
          fi
        }
+#ifdef LIMIT
+       ;
+       holds[me] = false; /* molt_leave */
+       if
+       :: false -> /* it may not run: not this one, at this look */
+passed:   atomic { c = LIMIT }
+       :: true
+       fi
+#endif
     :: atomic { c == C -> told[me] = 0; c = 0; seen = 0; break }
     od;
 #ifdef SPINS
@@ -341,6 +412,9 @@ end_parked:
     if
     :: atomic { DRAINED && slot_sem[me] > 0 -> slot_sem[me]--; slot_parked[me] = false; goto next }
     :: atomic { BOUNDED_EXECUTORS && DRAINED && A_REQUEST_IS_READY -> skip }
+#if defined(LIMIT) && !defined(NO_LOOK_SOON)
+    :: atomic { stepped_back && LIMITED_IS(IS_READY) && !holds[1 - me] -> skip } /* a park that is short */
+#endif
     fi;
 parked:
     atomic { DRAINED -> slot_parked[me] = false; goto next };
@@ -379,6 +453,23 @@ end_transfer: /* it waits as long as its client is stopped; as built, for 5 s */
     :: c != 0
     fi;
 #endif
+#ifdef LIMIT
+    slot_state[me] = SLOT_BUSY;
+#ifndef NO_ROOM_TOLD
+    if /* molt_tell_room */
+    :: atomic { tells_room -> tells_room = false }; look_again()
+    :: !tells_room
+    fi;
+#endif
+#endif
+#ifdef ENDLESS
+    if
+    :: c == C - 1 ->
+end_endless:
+       false
+    :: c != C - 1
+    fi;
+#endif
     if /* it says that it is busy, has read the request, and runs */
     :: atomic { true -> slot_state[me] = SLOT_BUSY; assert(OWNS && request[c] == GENERATION(claim)) /* 5 */ }
 #if HANGS > 0
@@ -401,7 +492,10 @@ end_transfer: /* it waits as long as its client is stopped; as built, for 5 s */
        }
     fi;
 #endif
-finish: /* molt_transfer writes the reply. molt_finish: molt_holds, idle, and the step that decides */
+finish: /* molt_transfer writes the reply. molt_finish: molt_leave, molt_holds, idle, and the step that decides */
+#ifdef LIMIT
+    atomic { made_room = LIMITED(c); runs[me] = false; holds[me] = false };
+#endif
     atomic {
       assert(OWNS && owner[c] != NOBODY); /* 5 */
       reply[c] = GENERATION(claim);
@@ -475,6 +569,9 @@ end_stopped:
     hung[me] = false;
     fate[me] = DEAD;
     c = 0; i = 0; seen = 0; claim = 0; won = false;
+#ifdef LIMIT
+    runs[me] = false; made_room = false; stepped_back = false; tells_room = false;
+#endif
     goto end_unborn
   }
 }
@@ -596,7 +693,20 @@ publish:
 #ifdef PUBLISHED_BEFORE_READY
     atomic { news[0] = true; news[E - 1] = true };
 #endif
-    atomic { step(c, IDLE, READY, CLIENT, mine); assert(won); calling[c] = true };
+    atomic { step(c, IDLE, READY, CLIENT, mine); assert(won); calling[c] = true; seen = mine };
+#ifdef UNDECIDED
+    if /* ShmTransport._decide */
+    :: step(c, READY, IDLE, CLIENT, WITH_STATE(mine, IDLE)); /* molt_give_up, of what is queued */
+       if
+       :: won -> goto over
+       :: else /* an executor has taken it up */
+       fi
+    :: true
+#ifdef UNDECIDED_FORGOTTEN
+       -> goto look
+#endif
+    fi;
+#endif
     /* molt_announce */
 #ifndef PUBLISHED_BEFORE_READY
 #ifdef TSO
@@ -616,6 +726,12 @@ publish:
     if
     :: c == 0 -> client_fate[id] = STOPPED
     :: c != 0
+    fi;
+#endif
+#ifdef ENDLESS
+    if
+    :: c == C - 1 -> client_fate[id] = STOPPED
+    :: c != C - 1
     fi;
 #endif
 
@@ -785,7 +901,7 @@ over:
 #define CLAIM_OF(c, s) (SLOT(word[c]) == s && SERIAL(c, GENERATION(word[c])) == claimed)
 #endif
 /* StopWords.is_claimed: whether an executor says that it may store to it */
-#define TOLD(c) ((told[0] && told[0] % 2 == c) || (told[E - 1] && told[E - 1] % 2 == c))
+#define TOLD(c) ((told[0] && told[0] % 4 == c) || (told[E - 1] && told[E - 1] % 4 == c))
 
 /* Deadlines.stop */
 inline tell_to_stop() {
@@ -829,6 +945,9 @@ inline repair() {
 /* Arena.reset_slot */
 inline reset_slot() {
   slot_state[s] = SLOT_FREE;
+#if defined(LIMIT) && !defined(PLACE_OF_THE_DEAD_KEPT)
+  holds[s] = false;
+#endif
 #if RETIREMENTS > 0
   retire[s] = false;
 #endif
@@ -946,7 +1065,11 @@ end:
 #ifndef NO_WAKE_AFTER_REAP
        do /* Arena.ready */
        :: atomic { c < C && STATE(word[c]) != READY -> c++ }
+#ifdef NO_NEWS_AFTER_REAP
        :: c < C && STATE(word[c]) == READY -> wake_executor(); break
+#else
+       :: c < C && STATE(word[c]) == READY -> look_again(); break
+#endif
        :: c == C -> break
        od;
 #endif
@@ -1071,7 +1194,7 @@ init {
 #endif
   };
   /* 7. Not to get beyond here is an invalid end state. */
-  (ENDED(0) && ENDED(C - 1) && BACK(0) && BACK(C - 1));
+  (ENDED(0) && ENDED(C / 2) && ENDED(C - 1) && BACK(0) && BACK(C - 1));
 #if HEIRS > 0
   (!freed[0] || ended[C])
 #endif

@@ -5,7 +5,8 @@
  * Built with a MOLT_PARK_NS of a minute: then nobody looks again by himself, and a wake-up that is lost is a hang, which
  * main notices. Each request has a number of its own, and its bytes follow from it, so what any side gets is checked to the
  * last byte: a reply is the request's, a failure is the request's, a request runs at most once, one that was taken back
- * from the queue runs never, and one that was answered ran once.
+ * from the queue runs never, and one that was answered ran once. Requests are of three entrypoints, two of them with a limit:
+ * never more of one run than may, counted outside of the arena.
  *
  * A death is a thread that stops in the middle of what it does, as far as the others can tell; between the calls of the
  * core, that is, since nobody can be stopped inside one here. The supervisor does what molt_worker/supervisor/shm does about it.
@@ -46,9 +47,16 @@ static uint64_t seed;
 static _Atomic int leaving, stopping; /* clients end their last call while the others still serve them */
 static const molt_flag open_flag = 0;
 
+/* The entrypoints; a request's number says of which it is. */
+enum { ENTRIES = 3 };
+static const struct {
+    uint64_t id, delay_ns, limit;
+} entries[ENTRIES] = {{11, 1000000, 0}, {12, 0, 1}, {11 + MOLT_ENTRIES, 500000, 2}}; /* two share a place in the table */
+static _Atomic int running[ENTRIES];
+
 enum { REQUESTS = 1 << 22 };
 static _Atomic uint8_t runs[REQUESTS];
-static molt_word numbers, kills, deaths, clients_lost;
+static molt_word numbers, withdrawn, kills, deaths, clients_lost;
 
 #define FAILED_BY_EXECUTOR(number) ((number) << 8 | 2)
 #define FAILED_BY_SUPERVISOR 1u
@@ -88,23 +96,47 @@ static int move(molt_executor *e, uint64_t *state, void *to, const void *from, u
     return code == MOLT_TRANSFERRED;
 }
 
+/* From here on another may run in its place. */
+static int leaves(int *entry) {
+    if (*entry >= 0)
+        atomic_fetch_sub(&running[*entry], 1);
+    *entry = -1;
+    return 1;
+}
+
+static int finish(molt_executor *e, int *entry, uint32_t state, uint64_t reason) {
+    leaves(entry);
+    return molt_finish(&arena, e, state, reason);
+}
+
+static int begins(const molt_executor *e) {
+    for (int i = 0; i < ENTRIES; i++)
+        if (entries[i].id == e->entry) {
+            int others = atomic_fetch_add(&running[i], 1);
+            CHECK(!entries[i].limit || (uint64_t)others < entries[i].limit);
+            return i;
+        }
+    CHECK(0);
+}
+
 /* Serve one request. Returns 0 if the executor has died of it. */
 static int serve(molt_executor *e, uint64_t *state, uint8_t *bytes) {
     label about;
+    int entry = begins(e);
     atomic_fetch_add(&executors[e->slot].claimed, 1);
     if (dies(state))
-        return 0;
+        goto died;
     if (!move(e, state, &about, NULL, sizeof about))
         goto lost;
-    CHECK(about.size <= LARGEST && about.number < REQUESTS);
+    CHECK(about.size <= LARGEST && about.number < REQUESTS && entries[about.number % ENTRIES].id == e->entry);
     if (!move(e, state, bytes, NULL, about.size))
         goto lost;
     check_bytes(bytes, about);
     CHECK(atomic_fetch_add(&runs[about.number], 1) == 0);
     if (dies(state))
-        return 0;
+        goto died;
     if (!chance(state, 10)) {
-        if (!molt_finish(&arena, e, MOLT_FAILED, FAILED_BY_EXECUTOR(about.number)))
+        if (!finish(e, &entry, MOLT_FAILED, FAILED_BY_EXECUTOR(about.number)))
             goto lost;
         return 1;
     }
@@ -113,23 +145,26 @@ static int serve(molt_executor *e, uint64_t *state, uint8_t *bytes) {
     if (!move(e, state, NULL, &about, sizeof about))
         goto lost;
     if (dies(state))
-        return 0;
+        goto died;
     uint64_t half = chance(state, about.size + 1);
     if (!move(e, state, NULL, bytes, half))
         goto lost;
     if (dies(state))
-        return 0;
+        goto died;
     if (!move(e, state, NULL, bytes + half, about.size - half))
         goto lost;
     if (dies(state))
-        return 0;
-    if (molt_finish(&arena, e, MOLT_DONE, 0))
+        goto died;
+    if (finish(e, &entry, MOLT_DONE, 0))
         return 1;
 lost:
-    molt_finish(&arena, e, MOLT_FAILED, FAILED_BY_EXECUTOR(REQUESTS)); /* ends it where its client gave up, if it is its */
+    finish(e, &entry, MOLT_FAILED, FAILED_BY_EXECUTOR(REQUESTS)); /* ends it where its client gave up, if it is its */
     /* One that is being killed waits for that. */
     uint64_t word = molt_look(&arena, e->channel);
     return MOLT_STATE(word) != MOLT_KILLING || word >> 8 != e->word >> 8;
+died:
+    leaves(&entry);
+    return 0;
 }
 
 static void *run_executor(void *argument) {
@@ -272,9 +307,16 @@ static void *run_client(void *argument) {
         c->number = about.number;
         c->call.part[0] = (const uint8_t *)&about, c->call.left[0] = sizeof about;
         c->call.part[1] = request, c->call.left[1] = about.size;
+        c->call.entry = entries[about.number % ENTRIES].id;
+        c->call.turn = molt_now_ns();
         CHECK(molt_publish(&arena, &c->call));
+        int undecided = !chance(&state, 4); /* nobody is told for a while, and it may be withdrawn */
+        if (undecided && chance(&state, 2))
+            usleep((useconds_t)chance(&state, 50));
         uint32_t over = molt_excess(&arena, &c->call, (uint32_t)chance(&state, 2));
         int busy = over && chance(&state, 2) && molt_give_up(&arena, &c->call, 1) == MOLT_READY;
+        if (!busy && undecided && chance(&state, 2) && molt_give_up(&arena, &c->call, 1) == MOLT_READY)
+            busy = 1, atomic_fetch_add(&withdrawn, 1);
         if (!busy)
             molt_announce(&arena, &c->call);
         pthread_mutex_unlock(&c->lock);
@@ -345,11 +387,12 @@ static void reap(uint32_t slot) {
     molt_slot *s = &arena.slots[slot];
     atomic_store(&s->state, MOLT_SLOT_FREE);
     atomic_store(&s->retire, 0);
+    atomic_store(&s->holds, 0);
     CHECK(molt_doorbell_init(&s->doorbell) == 0);
     atomic_store(&arena.executor_spins[slot], 0);
     executors[slot].epoch = (executors[slot].epoch + 1) & 0xff;
     if (molt_ahead_of(&arena, 1ull << 62))
-        molt_wake_executor(&arena);
+        molt_look_again(&arena);
 }
 
 /* Take back the channel of a client that is gone. Returns 1 when it is done. */
@@ -409,8 +452,9 @@ static void describe(void) {
                 (unsigned long long)atomic_load(&molt_channel_at(&arena, i)->doorbell.parked),
                 (unsigned long long)(clients[i].call.left[0] + clients[i].call.left[1]));
     for (uint32_t i = 0; i < SLOTS; i++)
-        fprintf(stderr, "slot %u: state %llu, fate %d, claimed %llu, parked %llu, spins %d\n", i,
-                (unsigned long long)atomic_load(&arena.slots[i].state), atomic_load(&executors[i].fate),
+        fprintf(stderr, "slot %u: state %llu, holds %llu, fate %d, claimed %llu, parked %llu, spins %d\n", i,
+                (unsigned long long)atomic_load(&arena.slots[i].state),
+                (unsigned long long)atomic_load(&arena.slots[i].holds), atomic_load(&executors[i].fate),
                 (unsigned long long)atomic_load(&executors[i].claimed),
                 (unsigned long long)atomic_load(&arena.slots[i].doorbell.parked), atomic_load(&arena.executor_spins[i]));
 }
@@ -445,6 +489,13 @@ int main(int argc, char **argv) {
     seed = strtoull(argv[3], NULL, 10);
     CHECK(seed);
     arena = new_arena(CLIENTS, SLOTS, RING);
+    for (int i = 0; i < ENTRIES; i++) {
+        molt_entry *row = molt_find_entry(&arena, entries[i].id, 1);
+        CHECK(row);
+        atomic_store(&row->delay_ns, entries[i].delay_ns);
+        atomic_store(&row->limit, entries[i].limit);
+        atomic_store(&row->id, entries[i].id);
+    }
     for (uint32_t i = 0; i < CLIENTS; i++) {
         pthread_mutex_init(&clients[i].lock, NULL);
         clients[i].call.channel = i;
@@ -483,7 +534,9 @@ int main(int argc, char **argv) {
            (unsigned long long)given_up, (unsigned long long)crowded_out, (unsigned long long)deaths,
            (unsigned long long)kills, (unsigned long long)clients_lost);
     fflush(stdout);
-    CHECK(failed > 10 && crowded_out);
+    CHECK(failed > 10 && crowded_out && withdrawn);
+    for (uint32_t i = 0; i < SLOTS; i++)
+        CHECK(mortal || !atomic_load(&arena.slots[i].holds));
     CHECK(impatient ? taken_back && given_up : !taken_back && !given_up);
     if (mortal)
         CHECK(kills && deaths > SLOTS && clients_lost);

@@ -30,15 +30,19 @@ typedef struct {
 
 static void check_regions(const molt_arena *a) {
     uint32_t channels = a->geometry.channels, slots = a->geometry.slots;
-    region all[7 + 3 * 8];
+    region all[11 + 3 * 8];
     size_t n = 0;
     CHECK(channels <= 8);
     all[n++] = (region){(uint8_t *)a->header, sizeof(molt_header)};
     all[n++] = (region){(uint8_t *)a->words, channels * sizeof(molt_word)};
     all[n++] = (region){(uint8_t *)a->ticket_of, channels * sizeof(molt_word)};
     all[n++] = (region){(uint8_t *)a->failure, channels * sizeof(molt_word)};
+    all[n++] = (region){(uint8_t *)a->entry_of, channels * sizeof(molt_word)};
+    all[n++] = (region){(uint8_t *)a->turn_of, channels * sizeof(molt_word)};
+    all[n++] = (region){(uint8_t *)a->began_ns, channels * sizeof(molt_word)};
     all[n++] = (region){(uint8_t *)a->client_spins, channels};
     all[n++] = (region){(uint8_t *)a->executor_spins, slots};
+    all[n++] = (region){(uint8_t *)a->entries, MOLT_ENTRIES * sizeof(molt_entry)};
     all[n++] = (region){(uint8_t *)a->slots, slots * sizeof(molt_slot)};
     for (uint32_t i = 0; i < channels; i++) {
         all[n++] = (region){(uint8_t *)molt_channel_at(a, i), sizeof(molt_channel)};
@@ -284,7 +288,9 @@ static molt_executor executor_in(uint32_t slot, uint32_t epoch) {
 }
 
 static int publish(molt_arena *a, molt_call *c, uint32_t channel, const void *bytes, uint64_t n) {
-    *c = (molt_call){.channel = channel, .part = {bytes, NULL}, .left = {n, 0}};
+    /* Its turn comes when it is published. */
+    uint64_t turn = atomic_load(&a->header->tickets);
+    *c = (molt_call){.channel = channel, .turn = turn, .part = {bytes, NULL}, .left = {n, 0}};
     return molt_publish(a, c);
 }
 
@@ -445,7 +451,7 @@ static void test_generations_go_round_without_0(void) {
 
 /* -- the queue ------------------------------------------------------------------------------------------------- */
 
-static void test_first_come_first_served_wherever_tickets_stand(void) {
+static void test_first_come_first_served_wherever_turns_stand(void) {
     static const uint64_t starts[] = {0, (1ull << 32) - 3, (1ull << 62) - 3, (1ull << 63) - 3, UINT64_MAX - 3};
     static const uint32_t order[] = {5, 0, 7, 3, 1, 6, 2, 4};
     for (size_t s = 0; s < sizeof starts / sizeof *starts; s++) {
@@ -521,6 +527,82 @@ static void test_only_channels_in_use_are_looked_at(void) {
     atomic_store(&a.header->in_use, UINT64_MAX); /* scribbled: no more than there are */
     CHECK(molt_in_use(&a) == 4 && molt_claim(&a, &e) && e.channel == 2);
     free_arena(&a);
+}
+
+/* -- limits ----------------------------------------------------------------------------------------------------- */
+
+enum { SLOW = 7, QUICK = 8 };
+
+static molt_arena arena_with_a_limit(void) {
+    molt_arena a = new_arena(4, 3, RING);
+    molt_entry *row = molt_find_entry(&a, SLOW, 1);
+    atomic_store(&row->limit, 1);
+    atomic_store(&row->id, SLOW);
+    return a;
+}
+
+static void publish_of(molt_arena *a, uint32_t channel, uint64_t entry) {
+    molt_call c = {.channel = channel, .entry = entry, .turn = atomic_load(&a->header->tickets)};
+    CHECK(molt_publish(a, &c));
+}
+
+static void test_who_makes_room_and_takes_up_something_else_wakes_another(void) {
+    molt_arena a = arena_with_a_limit();
+    molt_executor e = executor_in(0, 0), other = executor_in(1, 0);
+    publish_of(&a, 0, SLOW);
+    publish_of(&a, 1, QUICK);
+    publish_of(&a, 2, SLOW);
+    CHECK(molt_next_request(&a, &e, 0, 0) == MOLT_NEXT_REQUEST && e.channel == 0 && e.entry == SLOW);
+    CHECK(molt_claim(&a, &other) && other.channel == 1); /* and not 2 */
+    publish_of(&a, 3, QUICK);
+    atomic_store(&a.turn_of[3], 0);
+    CHECK(molt_finish(&a, &other, MOLT_DONE, 0) && !other.made_room && !other.full);
+    CHECK(molt_finish(&a, &e, MOLT_DONE, 0) && e.made_room);
+    atomic_store(&a.slots[2].state, MOLT_SLOT_IDLE);
+    atomic_store(&a.slots[2].doorbell.parked, 1);
+    uint64_t before = atomic_load(&a.header->published);
+    CHECK(molt_next_request(&a, &e, 0, 0) == MOLT_NEXT_REQUEST && e.channel == 3);
+    CHECK(!atomic_load(&a.slots[2].doorbell.parked) && atomic_load(&a.header->published) == before + 1);
+    molt_executor woken = executor_in(2, 0);
+    CHECK(molt_claim(&a, &woken) && woken.channel == 2);
+    free_arena(&a);
+}
+
+static void test_who_may_not_run_what_is_there_sleeps_until_it_may(void) {
+    molt_arena a = arena_with_a_limit();
+    molt_executor e = executor_in(0, 0), other = executor_in(1, 0);
+    publish_of(&a, 0, SLOW);
+    publish_of(&a, 1, SLOW);
+    CHECK(molt_claim(&a, &e) && !molt_claim(&a, &other) && !other.full && other.queued == 1);
+    CHECK(!atomic_load(&a.slots[1].holds));
+    CHECK(molt_finish(&a, &e, MOLT_DONE, 0) && molt_claim(&a, &other) && other.channel == 1);
+    free_arena(&a);
+}
+
+static void test_who_stepped_back_and_sees_nobody_run_looks_again_soon(void) {
+    molt_arena a = arena_with_a_limit();
+    molt_executor e = executor_in(0, 0);
+    publish_of(&a, 0, SLOW);
+    atomic_store(&a.slots[1].holds, SLOW); /* and is about to step back, too */
+    CHECK(!molt_claim(&a, &e) && e.full);
+    atomic_store(&a.slots[1].holds, 0);
+    CHECK(molt_claim(&a, &e) && !e.full && atomic_load(&a.slots[0].holds) == SLOW);
+    free_arena(&a);
+}
+
+static void test_scribbled_estimates_are_no_numbers_that_cant_be_reckoned_with(void) {
+    static const uint64_t written[] = {0, INT64_MAX, (uint64_t)INT64_MAX + 1, UINT64_MAX};
+    molt_entry row;
+    for (int mean = 0; mean < 4; mean++)
+        for (int deviation = 0; deviation < 4; deviation++)
+            for (int took = 0; took < 4; took++) {
+                memset(&row, 0, sizeof row);
+                atomic_store(&row.mean_ns, written[mean]);
+                atomic_store(&row.deviation_ns, written[deviation]);
+                atomic_store(&row.samples, 5);
+                molt_learn_usual(&row, written[took], 0);
+                CHECK(atomic_load(&row.mean_ns) <= INT64_MAX && atomic_load(&row.deviation_ns) <= INT64_MAX);
+            }
 }
 
 /* -- waking ---------------------------------------------------------------------------------------------------- */
@@ -821,10 +903,14 @@ int main(void) {
     test_a_late_finish_touches_neither_the_channel_nor_the_slot();
     test_an_executor_that_is_being_killed_counts_as_busy();
     test_generations_go_round_without_0();
-    test_first_come_first_served_wherever_tickets_stand();
+    test_first_come_first_served_wherever_turns_stand();
     test_places_are_those_of_the_queue_and_of_idle_executors();
     test_the_queue_exceeds_its_places_by_those_being_published_at_most();
     test_only_channels_in_use_are_looked_at();
+    test_who_makes_room_and_takes_up_something_else_wakes_another();
+    test_who_may_not_run_what_is_there_sleeps_until_it_may();
+    test_who_stepped_back_and_sees_nobody_run_looks_again_soon();
+    test_scribbled_estimates_are_no_numbers_that_cant_be_reckoned_with();
     test_one_idle_sleeper_is_woken_for_a_request();
     test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken();
     test_while_one_spins_no_other_is_woken_unless_it_comes_too_late();

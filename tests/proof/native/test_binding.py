@@ -140,6 +140,10 @@ def _look(s: Stage) -> None:
         arena.gauge(3), arena.slot_gauge(1, 3), arena.slot_state(1), arena.histograms(1), arena.word(2)
         assert arena.request_bytes(0, 100_000).__len__() == 4096
         assert arena.ready() == 0
+        assert arena.entries() == arena.running() == arena.queued() == []
+        assert arena.queued(7, 1) == []
+        arena.open_slots()
+        assert arena.entry(7) is None
         for method in (arena.slot_state, arena.histograms, arena.word):
             raises(IndexError, method, 99)
         raises(IndexError, arena.slot_gauge, 99, 0)
@@ -167,6 +171,25 @@ def _store(s: Stage) -> None:
         raises(IndexError, bad)
     arena.repair()
     assert not arena.retires(1)
+    arena.set_entry("echo", 5, 0), arena.learn(core.entry_id("echo"), 70, True), arena.learn_of(3)
+    arena.set_standing(core.entry_id("echo"), 5, True), arena.set_standing(1, 1, True)
+    for view in (arena, s.view):
+        row = view.entry(core.entry_id("echo"))
+        assert (row.name, row.delay_ns, len(view.entries())) == ("echo", 5, 1)
+    arena.keep_entries({core.entry_id("echo")}), arena.keep_entries(())
+    assert arena.entries() == []
+    assert arena.holds(0) == 0
+    assert arena.entry_of(3) == 0
+    arena.let_go_of(0, 5)
+    arena.executors, arena.target_ns = 0, 2**63
+    assert (arena.executors, arena.target_ns) == (0, 2**63)
+    for bad in (
+        lambda: arena.holds(9), lambda: arena.let_go_of(9, 1), lambda: arena.entry_of(9), lambda: arena.learn_of(9),
+    ):  # fmt: skip
+        raises(IndexError, bad)
+    raises(TypeError, arena.set_entry, None, 0, 0)
+    raises(TypeError, arena.keep_entries, None)
+    raises(TypeError, core.entry_id, 3)
     raises(IndexError, arena.retires, 9)
     raises(OverflowError, arena.set_gauge, 0, 2**64)
     raises(TypeError, arena.set_gauge, 0, "1")
@@ -179,6 +202,23 @@ def _let_go(s: Stage) -> None:
     assert arena.word(0) == 0
     del arena
     memory.close()
+
+
+def _undecided(s: Stage) -> None:
+    s.arena.set_entry("echo", 0, 1)
+    assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
+    assert s.other.publish(s.request, 9, 0) == core.UNDECIDED
+    assert s.arena.queued(s.other.turn, 1) == [core.entry_id("echo")]
+    s.other.announce()
+    assert s.slot.next() == core.REQUEST
+    assert s.arena.running()[0][:2] == (core.entry_id("echo"), 0)
+    assert (s.slot.usual, s.arena.open_slots()) == ((0, 0), [0])
+    assert s.slot.fail(3)
+    assert s.channel.take() == 3
+    assert s.other.give_up(True) == ChannelState.READY
+    assert s.channel.clear()
+    assert s.other.clear()
+    s.arena.keep_entries(())
 
 
 def _new_channel(s: Stage) -> None:

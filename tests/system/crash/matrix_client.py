@@ -153,9 +153,9 @@ class Caller:
 
         return self._run(entry, extra, call, next(self._numbers))
 
-    def _call_at_once(self, count: int, seconds: float, *, awaited: bool) -> list[Outcome]:
+    def _call_at_once(self, count: int, seconds: float, *, awaited: bool, entry: str = "nap") -> list[Outcome]:
         with ThreadPoolExecutor(count) as threads:
-            return list(threads.map(lambda _: self._call("nap", seconds, awaited=awaited), range(count)))
+            return list(threads.map(lambda _: self._call(entry, seconds, awaited=awaited), range(count)))
 
     def _call_and_cancel(self, *, awaited: bool) -> Outcome:
         number = next(self._numbers)
@@ -186,6 +186,8 @@ class Caller:
             return [self._call("echo", "x" * _LARGE, awaited=awaited)]
         if script is Script.NAP:
             return self._call_at_once(2, 0.02, awaited=awaited)
+        if script is Script.LIMIT:
+            return self._call_at_once(2, 0.02, awaited=awaited, entry="narrow")
         if script is Script.CANCEL:
             return [self._call_and_cancel(awaited=awaited)]
         if script is Script.LATE:

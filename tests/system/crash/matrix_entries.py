@@ -49,6 +49,14 @@ def nap(order: Order) -> Order:
     return order
 
 
+@export(max_concurrency=1)
+def narrow(order: Order) -> Order:
+    """Sleeps so many seconds; one at a time."""
+    _begin(order)
+    time.sleep(float(str(order[1])))
+    return order
+
+
 @export
 def stuck(order: Order) -> Order:
     """Swallows every interrupt."""

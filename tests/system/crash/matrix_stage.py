@@ -335,6 +335,8 @@ class Stage:
             yield f"channels: {busy}"
         if len(states) > _MOST_CHANNELS:
             yield f"{len(states)} channels were granted: some are not taken back"
+        if taken := [slot for slot in range(self._view.slots) if self._view.holds(slot)]:
+            yield f"places of a limited entrypoint that slots {taken} take"
         forkservers = _children(self._supervisor)
         if len(forkservers) != 1 or _children(min(forkservers)) != pids:
             yield f"fork servers: {forkservers}"

@@ -43,6 +43,10 @@ _PAGE = 4096
 _TICKETS, _PUBLISHED, _CPUS, _IN_USE = 64, 128, 192, 256
 #: arena.h, molt_slot.
 _SLOT_BYTES = 64 + 64 + 32 * 8 + 2 * 128 * 8
+#: Arrays of words, one for each channel; the last three say of which entrypoint a request is, its turn, when it began.
+_ARRAYS = 6
+#: arena.h, molt_entry.
+_ROWS, _ROW_BYTES = 1024, 128
 
 
 def _lines(n: int) -> int:
@@ -151,14 +155,20 @@ class Offender:
         """Where a channel begins, with its doorbell."""
         size = arenas.native().arena_size
         channels, slots, ring_bytes = self.arena.channels, self.arena.slots, self.arena.ring_bytes
-        stride = (size(channels, slots, ring_bytes) - size(1, slots, ring_bytes)) // max(1, channels - 1)
+        stride = size(2, slots, ring_bytes) - size(1, slots, ring_bytes)  # what else they need fits the same lines
         return int(self.memory.size() - (channels - channel) * stride)
 
     @property
     def slots_at(self) -> int:
         """Where the slots begin, each with its doorbell."""
-        arrays = 3 * _lines(8 * self.arena.channels) + _lines(self.arena.channels) + _lines(self.arena.slots)
-        return (_PAGE + arrays + _PAGE - 1) // _PAGE * _PAGE
+        arrays = _ARRAYS * _lines(8 * self.arena.channels) + _lines(self.arena.channels) + _lines(self.arena.slots)
+        return (_PAGE + arrays + _ROWS * _ROW_BYTES + _PAGE - 1) // _PAGE * _PAGE
+
+    @property
+    def rows_at(self) -> int:
+        """Where the table of entrypoints begins."""
+        arrays = _ARRAYS * _lines(8 * self.arena.channels) + _lines(self.arena.channels) + _lines(self.arena.slots)
+        return _PAGE + arrays
 
     def empty_requests(self) -> None:
         """READY, with nothing in the ring, or lengths that lie. Few: each may hold an executor until it gives up."""
@@ -168,7 +178,7 @@ class Offender:
             return
         size = arenas.native().arena_size
         geometry = self.arena.channels, self.arena.slots, self.arena.ring_bytes
-        stride = (size(geometry[0], *geometry[1:]) - size(1, *geometry[1:])) // max(1, geometry[0] - 1)
+        stride = size(2, *geometry[1:]) - size(1, *geometry[1:])
         ring = self.memory.size() - (geometry[0] - channel) * stride + stride - 2 * geometry[2]
         lies = encode(Request(1, "echo", b"x" * self.chance.randrange(200)))
         lies = lies[:4] + self.chance.randbytes(self.chance.randrange(90)) + lies[100:]
@@ -204,8 +214,31 @@ class Offender:
         """Failure words and who spins."""
         self.arena.set_failure(self.channel(), self.anything())
         array_bytes = (8 * self.arena.channels + 63) & ~63
-        at = _PAGE + 3 * array_bytes + self.chance.randrange(self.arena.channels)
+        at = _PAGE + _ARRAYS * array_bytes + self.chance.randrange(self.arena.channels)
         self.memory[at] = 1
+
+    def rows(self) -> None:
+        """Rows of entrypoints: those that there are, new ones, and all at once."""
+        row = self.rows_at + _ROW_BYTES * self.chance.randrange(_ROWS)
+        if self.chance.random() < 0.8 and (known := self.arena.entries()):
+            name = self.chance.choice(known).name.encode()
+            row = max(self.memory.find(name.ljust(64, b"\0"), self.rows_at, self.slots_at) - 64, self.rows_at)
+        if self.chance.random() < 0.01:
+            for number in range(_ROWS):
+                struct.pack_into("<Q", self.memory, self.rows_at + _ROW_BYTES * number, number + 1)
+        struct.pack_into("<Q", self.memory, row + 8 * self.chance.randrange(8), self.anything())
+
+    def places(self) -> None:
+        """What slots say that they run: any entrypoint, of those with a limit too."""
+        ids = [row.id for row in self.arena.entries()] or [1]
+        slot = self.slots_at + _SLOT_BYTES * self.chance.randrange(self.arena.slots)
+        struct.pack_into("<Q", self.memory, slot + 64 + 16, self.chance.choice([*ids, 0, self.anything()]))
+
+    def turns(self) -> None:
+        """Of which entrypoint requests are, when it is their turn, and when they were begun."""
+        array = _PAGE + self.chance.randrange(3, _ARRAYS) * _lines(8 * self.arena.channels)
+        ids = [row.id for row in self.arena.entries()]
+        struct.pack_into("<Q", self.memory, array + 8 * self.channel(), self.chance.choice([*ids, self.anything()]))
 
     # -- the control socket ---------------------------------------------------------------------------------
     def say(self, message: Item) -> None:
@@ -295,7 +328,7 @@ ON_MEMORY: dict[str, Callable[[Offender], None]] = {
     for each in (
         *(Offender.words, Offender.states, Offender.executors, Offender.taken_away, Offender.forged_claims),
         *(Offender.empty_requests, Offender.tickets, Offender.header, Offender.slots, Offender.flags),
-        Offender.doorbells,
+        *(Offender.doorbells, Offender.rows, Offender.places, Offender.turns),
     )
 }
 #: Attacks on the control socket.
@@ -314,7 +347,8 @@ def main(path: str, attack: str, seconds: str, seed: str) -> None:
     attacks = {**ON_MEMORY, **ON_SOCKET}
     until, count = time.monotonic() + float(seconds), 0
     before = bytes(offender.memory[: 4 * _PAGE])
-    changed = attack in ON_SOCKET or attack == Offender.doorbells.__name__  # which are elsewhere
+    elsewhere = {each.__name__ for each in (Offender.doorbells, Offender.rows, Offender.places, Offender.turns)}
+    changed = attack in ON_SOCKET or attack in elsewhere
     while time.monotonic() < until:
         attacks[attack](offender)
         count += 1

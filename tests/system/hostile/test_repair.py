@@ -18,8 +18,9 @@ from molt_accel.ipc.shm.layout import (
     idle_word,
     with_state,
 )
+from molt_accel.overload.priority import DELAY_NS, Priority
 from molt_worker.entrypoints.request import StopReason
-from tests.support.handover import core, put, reply, response
+from tests.support.handover import channel_of, core, put, reply, request, response
 from tests.support.shm_testbed import GRACE_MS, Caller, MakeShmStage, ShmStage
 
 
@@ -103,7 +104,7 @@ def test_what_only_the_supervisor_writes_is_written_again(stage: ShmStage) -> No
     Caller(stage, 3)
     arena = stage.arena
     stage.supervisor.settle()
-    wanted = {fact: arena.gauge(fact) for fact in Gauge if fact < Gauge.OUTCOMES and fact != Gauge.WAKE_NS}
+    wanted = {fact: arena.gauge(fact) for fact in Gauge if fact < Gauge.SHED and fact != Gauge.WAKE_NS}
     for fact in wanted:
         arena.set_gauge(fact, 12345)
     arena.set_in_use(0)
@@ -120,3 +121,57 @@ def test_a_free_channel_that_was_scribbled_over_is_not_granted_until_it_is_put_r
     assert Caller(stage, 2).channels == [3, 4]
     stage.pass_time(2000)
     assert Caller(stage, 1).channels == [2]
+
+
+SLOW = "slow"
+
+
+def seem_to_run(stage: ShmStage, slot: int, channel: int) -> None:
+    """Have a slot say that it runs an entrypoint with a limit, with no claim of its executor."""
+    stage.arena.set_entry(SLOW, DELAY_NS[Priority.NORMAL], 1)
+    channel_of(stage.arena, channel).publish(request(1, entry=SLOW), 1000, 0)
+    assert core.Slot(stage.arena, slot, stage.arena.slot_gauge(slot, SlotGauge.EPOCH)).next() == core.REQUEST
+    assert stage.arena.holds(slot) == core.entry_id(SLOW)
+
+
+def test_the_place_of_a_slot_that_nobody_has_is_free_again(stage: ShmStage) -> None:
+    stage.start()
+    caller = Caller(stage, 2)
+    seem_to_run(stage, stage.arena.slots - 1, caller.channels[0])
+    stage.pass_time(1001)
+    assert stage.arena.holds(stage.arena.slots - 1) == 0
+
+
+def test_the_place_that_an_executor_of_another_entrypoint_seems_to_take_is_free_again(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    caller = Caller(stage, 2)
+    running = caller.publish()
+    player.claim()
+    seem_to_run(stage, player.index, caller.channels[1])
+    stage.pass_time(1001)
+    assert stage.arena.holds(player.index) == 0
+    assert stage.arena.word(running.index) & 0xFF == ChannelState.CLAIMED
+    assert not player.killed()
+    assert reply(player.slot, response()) == core.TRANSFERRED
+
+
+def test_the_place_that_an_executor_takes_stays_taken(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    caller = Caller(stage, 2)
+    stage.arena.set_entry(SLOW, DELAY_NS[Priority.NORMAL], 1)
+    channel_of(stage.arena, caller.channels[0]).publish(request(1, entry=SLOW), 1000, 0)
+    player.claim()
+    stage.pass_time(1001)
+    assert stage.arena.holds(player.index) == core.entry_id(SLOW)
+
+
+def test_rows_that_were_scribbled_over_are_written_again_and_those_of_nobody_are_freed(stage: ShmStage) -> None:
+    stage.start()
+    Caller(stage, 2)
+    rows = stage.arena.entries()
+    for row in rows:
+        stage.arena.set_entry(row.name, 1, 1)
+    for number in range(2000):
+        stage.arena.set_entry(f"nobody's {number}", 1, 1)
+    stage.pass_time(1001)
+    assert [row[:4] for row in stage.arena.entries()] == [row[:4] for row in rows]

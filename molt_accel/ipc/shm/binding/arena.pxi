@@ -86,6 +86,10 @@ cdef class ArenaView:
         """Channels from this index on were never granted, so nobody looks at them."""
         return atomic_load(&self.a.header.in_use)
 
+    def holds(self, uint32_t index):
+        """The id of the entrypoint with a limit that an executor says it runs; 0: none."""
+        return atomic_load(&self.slot(index).holds)
+
     def word(self, uint32_t index):
         return molt_look(&self.a, <uint32_t>self.channel(index))
 
@@ -221,6 +225,15 @@ cdef class Arena(ArenaView):
         memcpy(row.name, PyBytes_AS_STRING(text), MOLT_ENTRY_NAME)
         atomic_store(&row.id, id)
 
+    def keep_entries(self, known not None):
+        """Free the rows that are not of these entrypoints, and those that no search finds. Somebody has scribbled."""
+        cdef uint32_t index
+        cdef uint64_t id
+        for index in range(MOLT_ENTRIES):
+            id = atomic_load(&self.a.entries[index].id)
+            if id and (id not in known or molt_find_entry(&self.a, id, 0) != &self.a.entries[index]):
+                memset(&self.a.entries[index], 0, sizeof(molt_entry))
+
     def learn(self, uint64_t entry, uint64_t took_ns, bint stopped):
         """Count what a request of an entrypoint took; see `Estimate.learn`."""
         cdef molt_entry *row = molt_find_entry(&self.a, entry, 0)
@@ -277,12 +290,20 @@ cdef class Arena(ArenaView):
         atomic_store(&self.a.failure[self.channel(index)], reason)
 
     def wake_executor(self):
-        """Wake an executor that sleeps, if there is one."""
-        return bool(molt_wake_executor(&self.a))
+        """Wake an executor that sleeps, if there is one; one that is about to sleep looks once more."""
+        return bool(molt_look_again(&self.a))
 
     def ring_client(self, uint32_t index):
         """Wake whoever waits for this channel, to look again."""
         molt_ring_client(&self.a, <uint32_t>self.channel(index))
+
+    def let_go_of(self, uint32_t index, uint64_t entry):
+        """Have an executor not count as one that runs an entrypoint, if it still says so."""
+        atomic_compare_exchange_strong(&self.slot(index).holds, &entry, 0)
+
+    def entry_of(self, uint32_t index):
+        """The id of the entrypoint whose request is on a channel."""
+        return atomic_load(&self.a.entry_of[self.channel(index)])
 
     def reset_channel(self, uint32_t index):
         """Make a channel ready for another client. Only while nobody can be using it."""

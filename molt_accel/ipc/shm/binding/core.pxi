@@ -63,6 +63,7 @@ cdef extern from "molt_core.h" nogil:
     const int MOLT_TRANSFER_SIGNAL, MOLT_TRANSFER_LOST, MOLT_TRANSFER_STALLED, MOLT_TRANSFER_CORRUPT
     uint64_t atomic_load(const molt_word *)
     void atomic_store(molt_word *, uint64_t)
+    bint atomic_compare_exchange_strong(molt_word *, uint64_t *, uint64_t)
     uint64_t atomic_fetch_add(molt_word *, uint64_t)
     void store_flag "atomic_store"(molt_flag *, int)
     uint64_t molt_now_ns()
@@ -81,7 +82,7 @@ cdef extern from "molt_core.h" nogil:
     uint32_t MOLT_STATE(uint64_t)
     uint32_t MOLT_SLOT(uint64_t)
     uint32_t MOLT_GENERATION(uint64_t)
-    int molt_wake_executor(molt_arena *)
+    int molt_look_again(molt_arena *)
     uint32_t molt_in_use(const molt_arena *)
     uint64_t molt_entry_id(const uint8_t *, uint64_t)
     molt_entry *molt_find_entry(const molt_arena *, uint64_t, int)

@@ -49,8 +49,8 @@ enum { MOLT_GAIN_SHIFT = 4, MOLT_WARM_UP = 2 };
 /* Count what a request took, as `Estimate.learn` does. Of two executors that do so at once, one may go uncounted. */
 static inline void molt_learn_usual(molt_entry *entry, uint64_t took_ns, int stopped) {
     int64_t took = (int64_t)molt_earlier(took_ns, INT64_MAX / 2);
-    int64_t mean = (int64_t)atomic_load_explicit(&entry->mean_ns, memory_order_relaxed);
-    int64_t deviation = (int64_t)atomic_load_explicit(&entry->deviation_ns, memory_order_relaxed);
+    int64_t mean = (int64_t)molt_earlier(atomic_load_explicit(&entry->mean_ns, memory_order_relaxed), INT64_MAX / 2);
+    int64_t deviation = (int64_t)molt_earlier(atomic_load_explicit(&entry->deviation_ns, memory_order_relaxed), INT64_MAX / 2);
     uint64_t samples = atomic_load_explicit(&entry->samples, memory_order_relaxed);
     if (stopped && took <= mean)
         return;

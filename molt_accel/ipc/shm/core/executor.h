@@ -21,11 +21,11 @@ static inline void molt_tell_claim(molt_executor *e, uint64_t serial) {
         atomic_store(e->claim, serial);
 }
 
-/* Entrypoints that were found to be at their limits in one look. */
-enum { MOLT_MOST_FULL = 16 };
+/* Entrypoints that were found to be at their limits in one look. Each is run by another slot, so there are not more. */
+enum { MOLT_MOST_FULL = MOLT_MAX_SLOTS };
 typedef struct {
-    uint64_t ids[MOLT_MOST_FULL];
     uint32_t count;
+    uint64_t ids[MOLT_MOST_FULL];
 } molt_full;
 
 static inline int molt_is_full(const molt_full *full, uint64_t id, const molt_entry *entry) {
@@ -34,7 +34,7 @@ static inline int molt_is_full(const molt_full *full, uint64_t id, const molt_en
     for (uint32_t i = 0; i < full->count; i++)
         if (full->ids[i] == id)
             return 1;
-    return full->count == MOLT_MOST_FULL; /* more can't be noted: pass all that have a limit */
+    return full->count == MOLT_MOST_FULL; /* somebody scribbles: pass all that have a limit */
 }
 
 /* Find the READY request whose turn it is, and count what is queued and what runs. 1, or 0: there is none that may run. */
@@ -89,14 +89,17 @@ static inline int molt_may_run(molt_arena *a, molt_executor *e, molt_full *full,
 static inline int molt_claim(molt_arena *a, molt_executor *e) {
     uint32_t next = 0;
     uint64_t word = 0;
-    molt_full full = {.count = 0};
+    molt_full full; /* most of it is never touched */
+    full.count = 0;
     e->full = 0;
+    molt_leave(a, e->slot); /* it runs nothing: a client has written that it does, and would keep others from running it */
     while (molt_find_next(a, e, &full, &next, &word)) {
         e->entry = atomic_load_explicit(&a->entry_of[next], memory_order_relaxed);
+        /* Before the claim: a claim that was not told of is a forged one. And before it says what it holds: who has told
+         * of no claim holds nothing. */
+        molt_tell_claim(e, molt_serial(next, word));
         if (!molt_may_run(a, e, &full, e->entry))
             continue;
-        /* Before the claim: a claim that was not told of is a forged one. */
-        molt_tell_claim(e, molt_serial(next, word));
         MOLT_FAILPOINT(executor.scanned);
         e->word = MOLT_CLAIMED | (uint64_t)e->slot << 8 | (uint64_t)(e->epoch & 0xff) << 24 |
                   (uint64_t)MOLT_GENERATION(word) << 32;
@@ -114,12 +117,10 @@ static inline int molt_claim(molt_arena *a, molt_executor *e) {
 }
 
 /* The last request of this executor has made room for another one of its entrypoint, which it has not taken up itself:
- * others sleep, because there was none that might run. */
+ * others sleep, because there was none that might run. So they do if it stepped back from one that stepped back as well. */
 static inline void molt_tell_room(molt_arena *a, molt_executor *e) {
-    if (e->made_room && e->queued) {
-        atomic_fetch_add(&a->header->published, 1);
-        molt_wake_executor(a);
-    }
+    if ((e->made_room || e->full) && e->queued)
+        molt_look_again(a);
     e->made_room = 0;
 }
 

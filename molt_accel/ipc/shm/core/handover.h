@@ -27,6 +27,13 @@ static inline int molt_wake_executor(molt_arena *a) {
     return 0;
 }
 
+/* Have an executor look once more: there is a request that may run only now. One that is about to sleep, having looked
+ * before, sees that `published` has grown. */
+static inline int molt_look_again(molt_arena *a) {
+    atomic_fetch_add(&a->header->published, 1);
+    return molt_wake_executor(a);
+}
+
 /* Ring the doorbell that a channel's client listens to. */
 static inline void molt_ring_client(molt_arena *a, uint32_t channel) {
     uint64_t at = atomic_load(&molt_channel_at(a, channel)->doorbell_of); /* ordered after the state that it rings for */

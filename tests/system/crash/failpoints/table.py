@@ -21,6 +21,7 @@ class Script(enum.Enum):
     """What is done so that a point is passed."""
 
     ECHO = "echo"  #: a small call
+    LIMIT = "limit"  #: two calls at once of an entrypoint of which one may run
     LARGE = "large"  #: a call whose request and reply are larger than a ring
     NAP = "nap"  #: a call for each executor, so long that both sides sleep
     CANCEL = "cancel"  #: a call that is given up while it runs
@@ -64,6 +65,7 @@ POINTS: Final[tuple[Point, ...]] = (
         ("leasing", Script.LEASE, "has asked for more channels, has not got them"),
         ("leased", Script.ECHO, "has taken a channel, which is IDLE"),
         ("mid_payload", Script.LARGE, "a part of the request is in the ring"),
+        ("undecided", Script.LIMIT, "READY is stored, and whether it is taken on is not decided"),
         ("published", Script.ECHO, "READY is stored, the count of published requests not"),
         ("announced", Script.ECHO, "the count is stored, no executor was woken"),
         ("mid_reply", Script.LARGE, "a part of the reply is read"),
@@ -78,7 +80,8 @@ POINTS: Final[tuple[Point, ...]] = (
         Actor.EXECUTOR,
         ("forked", Script.CRASH, "has its process, has not touched its slot"),
         ("opened", Script.CRASH, "its slot is IDLE, the supervisor doesn't know"),
-        ("scanned", Script.ECHO, "has found the oldest request, has not claimed it"),
+        ("entering", Script.LIMIT, "says that it runs an entrypoint with a limit, has not counted who else does"),
+        ("scanned", Script.ECHO, "has found the request whose turn it is, has not claimed it"),
         ("claimed", Script.ECHO, "CLAIMED is stored, its slot is still IDLE"),
         ("mid_request", Script.LARGE, "a part of the request is read"),
         ("begun", Script.ECHO, "its slot says what runs, the supervisor was not told of the deadline"),

@@ -1,5 +1,7 @@
 """Entrypoints in the native core: their rows, whose turn it is, and how many of their requests run."""
 
+import mmap
+import struct
 import threading
 import time
 from typing import Any
@@ -121,6 +123,46 @@ def test_an_executor_learns_from_what_it_answers(status: Status, learnt_ns: int)
     assert usual_ns(arena, "echo") == learnt_ns
 
 
+def row_at(memory: mmap.mmap, entry: str) -> int:
+    """Where a row begins, which has its name behind eight words."""
+    return memory.find(entry.encode().ljust(64, b"\0")) - 64
+
+
+@pytest.mark.parametrize("written", [0, 1, 2**63, 2**64 - 1])
+def test_scribbled_estimates_come_back_to_what_requests_take(written: int) -> None:
+    memory = new_memory()
+    arena = arena_in(memory)
+    arena.set_entry("echo", NORMAL, 0)
+    struct.pack_into("<QQQ", memory, row_at(memory, "echo") + 24, written, written, 2**64 - 1)
+    for _ in range(400):
+        arena.learn(core.entry_id("echo"), 1000, False)
+    assert 900 < usual_ns(arena, "echo") < 1100
+
+
+def test_rows_that_nobody_has_made_are_freed_and_those_that_no_search_finds() -> None:
+    memory = new_memory()
+    arena = arena_in(memory)
+    names = [f"entry {number}" for number in range(600)]
+    for number, name in enumerate(names):
+        arena.set_entry(name, number, 1)
+    ids = {core.entry_id(name) for name in names}
+    arena.keep_entries(ids)
+    assert {row.id for row in arena.entries()} == ids
+    table = row_at(memory, names[0]) // 128 * 128  # some row of it
+    for at in range(table % 4096, len(memory) - 128, 128):
+        if memory[at + 64 : at + 70] == b"entry " and at % 3 == 0:
+            struct.pack_into("<Q", memory, at, 2**40 + at)  # another's
+    arena.set_entry("foreign", 1, 1)
+    arena.keep_entries(ids)
+    assert {row.id for row in arena.entries()} <= ids
+    for number, name in enumerate(names):
+        arena.set_entry(name, number, 2)
+    arena.keep_entries(ids)
+    rows = {row.id: row for row in arena.entries()}
+    assert len(arena.entries()) == len(rows) == len(names)
+    assert {row.limit for row in rows.values()} == {2}
+
+
 # -- whose turn it is -------------------------------------------------------------------------------------
 def test_a_class_goes_before_the_next_and_within_it_who_came_first() -> None:
     arena = new_arena(channels=6, slots=1)
@@ -196,6 +238,103 @@ def test_more_full_entrypoints_than_can_be_noted_hide_no_other(limited: Any) -> 
     slots = [slot_of(arena, index) for index in range(21)]
     assert sorted(take(slot) for slot in slots[:20]) == sorted(names)
     assert take(slots[20]) == "quick"
+
+
+def test_one_that_may_run_is_found_behind_many_that_may_not() -> None:
+    arena = new_arena(channels=48, slots=24)
+    names = [f"slow {number}" for number in range(21)]
+    for name in names:
+        arena.set_entry(name, NORMAL, 1)
+    put_in(arena, *names[:20], *names)
+    slots = [slot_of(arena, index) for index in range(21)]
+    assert sorted(take(slot) for slot in slots[:20]) == sorted(names[:20])
+    assert take(slots[20]) == names[20]
+
+
+def looks(memory: mmap.mmap) -> int:
+    """How often executors were told to look: the header's `published`."""
+    count: int = struct.unpack_from("<Q", memory, 128)[0]
+    return count
+
+
+@pytest.fixture
+def shared() -> tuple[mmap.mmap, Any]:
+    memory = new_memory(channels=6, slots=3)
+    arena = arena_in(memory, channels=6, slots=3)
+    arena.set_entry("slow", NORMAL, 1)
+    arena.set_entry("quick", NORMAL, 0)
+    return memory, arena
+
+
+def test_who_makes_room_and_takes_up_something_else_has_another_look(shared: tuple[mmap.mmap, Any]) -> None:
+    memory, arena = shared
+    put_in(arena, "slow", "quick", "slow", "quick")
+    slot = slot_of(arena, 0)
+    assert take(slot) == "slow"
+    before = looks(memory)
+    reply(slot, response())
+    assert (take(slot), looks(memory)) == ("quick", before + 1)
+    reply(slot, response())
+    assert (take(slot), looks(memory)) == ("slow", before + 1)  # it has made no room
+
+
+def test_who_makes_room_and_retires_has_another_look(shared: tuple[mmap.mmap, Any]) -> None:
+    memory, arena = shared
+    put_in(arena, "slow", "slow")
+    slot = slot_of(arena, 0)
+    take(slot)
+    reply(slot, response())
+    arena.retire(0)
+    before = looks(memory)
+    assert (slot.next(), looks(memory)) == (core.RETIRE, before + 1)
+
+
+def seem_to_run(arena: Any, index: int) -> None:
+    """Have a slot say that it runs an entrypoint with a limit, whose request nobody runs."""
+    put_in(arena, "slow")
+    forged = slot_of(arena, index)
+    assert take(forged) == "slow"
+    assert arena.step(0, forged.word, forged.word >> 32 << 32)
+    assert arena.holds(index) == core.entry_id("slow")
+
+
+def test_who_steps_back_from_one_that_does_not_run_it_has_another_look(
+    shared: tuple[mmap.mmap, Any],
+) -> None:
+    """The other has stepped back as well, and may take up something else as well."""
+    memory, arena = shared
+    seem_to_run(arena, 1)
+    put_in(arena, "slow", "quick")
+    before = looks(memory)
+    assert (take(slot_of(arena, 0)), looks(memory)) == ("quick", before + 1)
+
+
+def test_an_executor_without_a_request_holds_no_place_whatever_its_slot_says(
+    shared: tuple[mmap.mmap, Any],
+) -> None:
+    _, arena = shared
+    seem_to_run(arena, 0)
+    put_in(arena, "quick")
+    assert take(slot_of(arena, 0)) == "quick"
+    assert arena.holds(0) == 0
+
+
+def test_a_place_is_let_go_of_only_if_it_is_that_one_s(shared: tuple[mmap.mmap, Any]) -> None:
+    _, arena = shared
+    seem_to_run(arena, 0)
+    arena.let_go_of(0, 7)
+    assert arena.holds(0) == core.entry_id("slow") == arena.entry_of(0)
+    arena.let_go_of(0, core.entry_id("slow"))
+    assert arena.holds(0) == 0
+
+
+def test_who_is_woken_by_the_supervisor_looks_though_it_is_not_asleep_yet(
+    shared: tuple[mmap.mmap, Any],
+) -> None:
+    memory, arena = shared
+    before = looks(memory)
+    arena.wake_executor()
+    assert looks(memory) == before + 1
 
 
 @pytest.mark.parametrize("how", ["failed", "given up"])
