@@ -32,10 +32,10 @@ class Admission:
         Args:
             entry: The entrypoint's name.
             left_ns: The time until its deadline; None: it has none.
-            channel: Where it was published; None: not yet, and nothing is counted.
+            channel: Where it was published; None: not yet. Then it counts only if it is refused.
 
         Returns:
-            Why it is not taken on, counted; None: it is.
+            Why it is not taken on; None: it is.
         """
         arena = self._arena
         own_id = entry_id(entry)
@@ -45,15 +45,10 @@ class Admission:
         if wait is None:
             return None
         verdict = judge(own.standing, now_ns, wait, own.mean_ns, left_ns, arena.target_ns)
-        if channel is not None:
-            arena.set_standing(own_id, verdict.standing, verdict.reason is not None)
-        if verdict.reason is None:
-            return None
-        return (
-            self.busy(verdict.reason, wait.ns)
-            if channel is not None
-            else outcomes.busy(verdict.reason, wait.ns)
-        )
+        refused = verdict.reason is not None
+        if channel is not None or refused:
+            arena.set_standing(own_id, verdict.standing, refused)
+        return None if verdict.reason is None else self.busy(verdict.reason, wait.ns)
 
     def queue_full(self, entry: str) -> MoltBusy:
         """The error of a request for which there is no place, counted."""

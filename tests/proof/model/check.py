@@ -164,7 +164,9 @@ CONFIGURATIONS: Final = {
             "requests of which one may run, undecided, withdrawn or given up",
             races=True,
         ),
-        Configuration("undecided", "C=1 E=1 R=2 UNDECIDED", "requests are withdrawn or announced", quick=True),
+        Configuration(
+            "undecided", "C=1 E=1 R=2 UNDECIDED", "requests are withdrawn or announced", quick=True
+        ),
         Configuration(
             "undecided_dies",
             "C=2 E=1 R=1 UNDECIDED CLIENT_KILLS=1 RESPAWN BOUNDED_EXECUTORS=1",

@@ -154,17 +154,26 @@ def test_a_standing_queue_is_refused_and_counted() -> None:
     }
 
 
-def test_a_question_in_advance_changes_and_counts_nothing() -> None:
+def test_who_is_refused_before_anything_was_published_is_counted_too() -> None:
+    """Else shedding would end while many are refused so."""
     pool = Pool()
     pool.entry("work", 5000)
     overloaded(pool)
-    before = pool.standing("work")
     error = pool.admission.refusal("work", None)
     assert error is not None
     assert error.reason == BusyReason.QUEUE_DELAY
-    assert pool.standing("work") == before
-    assert pool.arena.gauge(Gauge.OUTCOMES + Outcome.Busy) == 0
-    assert pool.arena.gauge(Gauge.SHED + list(BusyReason).index(BusyReason.QUEUE_DELAY)) == 0
+    assert is_shedding(pool.standing("work"))
+    assert pool.arena.gauge(Gauge.OUTCOMES + Outcome.Busy) == 1
+    assert pool.arena.gauge(Gauge.SHED + list(BusyReason).index(BusyReason.QUEUE_DELAY)) == 1
+
+
+def test_who_is_not_refused_before_anything_was_published_changes_nothing() -> None:
+    pool = Pool()
+    pool.entry("work", 5000)
+    overloaded(pool)
+    pool.arena.set_standing(core.entry_id("work"), CALM, False)
+    assert pool.admission.refusal("work", None) is None
+    assert pool.standing("work") == CALM
 
 
 def test_the_first_that_would_wait_for_too_long_is_part_of_a_burst() -> None:

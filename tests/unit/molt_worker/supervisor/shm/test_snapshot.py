@@ -352,6 +352,7 @@ def test_a_view_stores_nothing() -> None:
         "request_bytes",
         "ready",
         "entry",
+        "holds",
         "entries",
         "open_slots",
         "queued",
