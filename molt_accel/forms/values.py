@@ -70,18 +70,24 @@ def unpack(data: bytes | bytearray | memoryview, **options: Any) -> Any:
     return msgpack.unpackb(data, strict_map_key=False, ext_hook=unpack_ext, **options)
 
 
+class NotValid(ValueError):
+    """An extension that has no value."""
+
+
 def unpack_ext(code: int, data: bytes | memoryview) -> Any:
     """Return the value of an extension. One of a foreign type stays a `msgpack.ExtType`.
 
-    Raises ValueError: it is of the type `EXT` and not valid.
+    Raises NotValid: it is of the type `EXT` and not valid, or of one that is reserved for msgpack itself.
     """
+    if code < 0:
+        raise NotValid(f"the extension type {code} is reserved")
     if code != EXT:
         return msgpack.ExtType(code, bytes(data))
     data = bytes(data)
     try:
         return _UNPACK[data[0]](data[1:])
     except Exception as exc:
-        raise ValueError(f"a value of the extension type {EXT} is not valid: {exc}") from exc
+        raise NotValid(f"a value of the extension type {EXT} is not valid: {exc}") from exc
 
 
 def _form(value: Any) -> Any:

@@ -167,7 +167,11 @@ def decoder(hint: Any, codec: Codec) -> Decode | None:
             # An extension in the place of another type, such as Decimal.
             if codec is Codec.MSGPACK and _EXTENSION in str(exc):
                 try:
-                    return msgspec.convert(values.unpack(payload), hint)
+                    value = values.unpack(payload)
+                except _REFUSALS as bad:
+                    _refuse(bad.with_traceback(None), f"not valid {codec.label}: ")
+                try:
+                    return msgspec.convert(value, hint)
                 except _REFUSALS as again:
                     _refuse(again, f"not valid {codec.label}: ")
             _refuse(exc, f"not valid {codec.label}: ")
@@ -212,7 +216,8 @@ def convert(value: Any, hint: Any) -> Any:
 def _refuse(exc: Exception, prefix: str) -> NoReturn:
     """Raise InvalidInput for a bad input. An exception that user code raised is raised again as it is."""
     # msgspec adds no frames to a traceback, so a frame below the caller's is user code's.
-    if exc.__traceback__ is not None and exc.__traceback__.tb_next is not None:
+    in_user_code = exc.__traceback__ is not None and exc.__traceback__.tb_next is not None
+    if in_user_code and not isinstance(exc, values.NotValid):
         raise exc
     if isinstance(exc.__cause__, TypeError):  # a bug in a `__post_init__`; msgspec takes it for a bad input
         raise exc.__cause__ from None

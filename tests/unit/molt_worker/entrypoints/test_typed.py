@@ -8,6 +8,7 @@ import datetime
 import decimal
 import enum
 import functools
+import re
 import typing
 import uuid
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from molt_accel import codec
+from molt_accel.forms import values as values_form
 from molt_accel.ipc.messages import Codec
 from molt_worker import InvalidInput
 from molt_worker.entrypoints import typed
@@ -370,6 +372,26 @@ def test_whatever_comes_is_decoded_or_refused(data: bytes, changes: list[tuple[i
             assert decode is not None
             with contextlib.suppress(InvalidInput):
                 decode(bytes(damaged))
+
+
+@pytest.mark.parametrize("hint", [Kitchen, list[Kitchen], Query])
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"\xd4\x00\x00\x00", "unpack(b) received extra data"),
+        (b"\xd4\x80\x00", "the extension type -128 is reserved"),
+        (
+            b"\xd4" + bytes([values_form.EXT]) + b"?",
+            f"a value of the extension type {values_form.EXT} is not valid",
+        ),
+    ],
+    ids=["extra", "reserved", "own"],
+)
+def test_an_extension_that_has_no_value_is_bad_input(hint: Any, data: bytes, why: str) -> None:
+    decode = typed.decoder(hint, Codec.MSGPACK)
+    assert decode is not None
+    with pytest.raises(InvalidInput, match=re.escape(why)):
+        decode(data)
 
 
 def outcome(of: Callable[[], Any]) -> tuple[bool, object]:
