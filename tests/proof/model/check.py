@@ -147,24 +147,25 @@ CONFIGURATIONS: Final = {
         ),
         Configuration(
             "limit",
-            "C=3 E=2 R=1 LIMIT=2 ENDLESS",
+            "C=3 E=2 R=1 LIMIT=2 ENDLESS PATIENT",
             "two requests of which one may run, and one that runs for ever",
-            quick=True,
             races=True,
         ),
         Configuration(
             "limit_dies",
-            "C=2 E=2 R=1 LIMIT=2 EXECUTOR_KILLS=1 BOUNDED_CLIENTS=1",
+            "C=2 E=2 R=1 LIMIT=2 EXECUTOR_KILLS=1 PATIENT",
             "an executor dies anywhere; its place is free, and the other one looks",
             races=True,
         ),
         Configuration(
             "limit_withdrawn",
-            "C=2 E=2 R=1 LIMIT=2 UNDECIDED GIVE_UPS=1",
+            "C=2 E=2 R=1 LIMIT=2 UNDECIDED PATIENT",
             "requests of which one may run, undecided, withdrawn or given up",
             races=True,
         ),
-        Configuration("undecided", "C=1 E=1 R=2 UNDECIDED", "requests are withdrawn or announced", quick=True),
+        Configuration(
+            "undecided", "C=1 E=1 R=2 UNDECIDED", "requests are withdrawn or announced", quick=True
+        ),
         Configuration(
             "undecided_dies",
             "C=2 E=1 R=1 UNDECIDED CLIENT_KILLS=1 RESPAWN BOUNDED_EXECUTORS=1",
@@ -203,7 +204,7 @@ MUTATIONS: Final = (
         "a channel is granted on only when its client is certain to be gone",
     ),
     Mutation("RING_BEFORE_CLOSED", "connection_lost", "a connection is closed before its calls are woken"),
-    Mutation("COUNTS_BEFORE_IT_SAYS", "limit", "an executor says what it runs before it counts", quick=True),
+    Mutation("COUNTS_BEFORE_IT_SAYS", "limit", "an executor says what it runs before it counts"),
     Mutation("NO_ROOM_TOLD", "limit", "who makes room and takes up something else wakes another", quick=True),
     Mutation("NO_LOOK_SOON", "limit", "who steps back and sees nobody run looks again soon"),
     Mutation("PLACE_OF_THE_DEAD_KEPT", "limit_dies", "a slot that is made anew holds no place"),

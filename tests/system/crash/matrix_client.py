@@ -153,7 +153,9 @@ class Caller:
 
         return self._run(entry, extra, call, next(self._numbers))
 
-    def _call_at_once(self, count: int, seconds: float, *, awaited: bool, entry: str = "nap") -> list[Outcome]:
+    def _call_at_once(
+        self, count: int, seconds: float, *, awaited: bool, entry: str = "nap"
+    ) -> list[Outcome]:
         with ThreadPoolExecutor(count) as threads:
             return list(threads.map(lambda _: self._call(entry, seconds, awaited=awaited), range(count)))
 

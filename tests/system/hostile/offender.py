@@ -155,19 +155,25 @@ class Offender:
         """Where a channel begins, with its doorbell."""
         size = arenas.native().arena_size
         channels, slots, ring_bytes = self.arena.channels, self.arena.slots, self.arena.ring_bytes
-        stride = size(2, slots, ring_bytes) - size(1, slots, ring_bytes)  # what else they need fits the same lines
+        stride = size(2, slots, ring_bytes) - size(
+            1, slots, ring_bytes
+        )  # what else they need fits the same lines
         return int(self.memory.size() - (channels - channel) * stride)
 
     @property
     def slots_at(self) -> int:
         """Where the slots begin, each with its doorbell."""
-        arrays = _ARRAYS * _lines(8 * self.arena.channels) + _lines(self.arena.channels) + _lines(self.arena.slots)
+        arrays = (
+            _ARRAYS * _lines(8 * self.arena.channels) + _lines(self.arena.channels) + _lines(self.arena.slots)
+        )
         return (_PAGE + arrays + _ROWS * _ROW_BYTES + _PAGE - 1) // _PAGE * _PAGE
 
     @property
     def rows_at(self) -> int:
         """Where the table of entrypoints begins."""
-        arrays = _ARRAYS * _lines(8 * self.arena.channels) + _lines(self.arena.channels) + _lines(self.arena.slots)
+        arrays = (
+            _ARRAYS * _lines(8 * self.arena.channels) + _lines(self.arena.channels) + _lines(self.arena.slots)
+        )
         return _PAGE + arrays
 
     def empty_requests(self) -> None:
@@ -238,7 +244,9 @@ class Offender:
         """Of which entrypoint requests are, when it is their turn, and when they were begun."""
         array = _PAGE + self.chance.randrange(3, _ARRAYS) * _lines(8 * self.arena.channels)
         ids = [row.id for row in self.arena.entries()]
-        struct.pack_into("<Q", self.memory, array + 8 * self.channel(), self.chance.choice([*ids, self.anything()]))
+        struct.pack_into(
+            "<Q", self.memory, array + 8 * self.channel(), self.chance.choice([*ids, self.anything()])
+        )
 
     # -- the control socket ---------------------------------------------------------------------------------
     def say(self, message: Item) -> None:
@@ -347,7 +355,9 @@ def main(path: str, attack: str, seconds: str, seed: str) -> None:
     attacks = {**ON_MEMORY, **ON_SOCKET}
     until, count = time.monotonic() + float(seconds), 0
     before = bytes(offender.memory[: 4 * _PAGE])
-    elsewhere = {each.__name__ for each in (Offender.doorbells, Offender.rows, Offender.places, Offender.turns)}
+    elsewhere = {
+        each.__name__ for each in (Offender.doorbells, Offender.rows, Offender.places, Offender.turns)
+    }
     changed = attack in ON_SOCKET or attack in elsewhere
     while time.monotonic() < until:
         attacks[attack](offender)

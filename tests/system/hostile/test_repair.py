@@ -142,7 +142,9 @@ def test_the_place_of_a_slot_that_nobody_has_is_free_again(stage: ShmStage) -> N
     assert stage.arena.holds(stage.arena.slots - 1) == 0
 
 
-def test_the_place_that_an_executor_of_another_entrypoint_seems_to_take_is_free_again(stage: ShmStage) -> None:
+def test_the_place_that_an_executor_of_another_entrypoint_seems_to_take_is_free_again(
+    stage: ShmStage,
+) -> None:
     player, _ = stage.start()
     caller = Caller(stage, 2)
     running = caller.publish()
@@ -165,7 +167,9 @@ def test_the_place_that_an_executor_takes_stays_taken(stage: ShmStage) -> None:
     assert stage.arena.holds(player.index) == core.entry_id(SLOW)
 
 
-def test_rows_that_were_scribbled_over_are_written_again_and_those_of_nobody_are_freed(stage: ShmStage) -> None:
+def test_rows_that_were_scribbled_over_are_written_again_and_those_of_nobody_are_freed(
+    stage: ShmStage,
+) -> None:
     stage.start()
     Caller(stage, 2)
     rows = stage.arena.entries()

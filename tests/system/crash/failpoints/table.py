@@ -80,7 +80,11 @@ POINTS: Final[tuple[Point, ...]] = (
         Actor.EXECUTOR,
         ("forked", Script.CRASH, "has its process, has not touched its slot"),
         ("opened", Script.CRASH, "its slot is IDLE, the supervisor doesn't know"),
-        ("entering", Script.LIMIT, "says that it runs an entrypoint with a limit, has not counted who else does"),
+        (
+            "entering",
+            Script.LIMIT,
+            "says that it runs an entrypoint with a limit, has not counted who else does",
+        ),
         ("scanned", Script.ECHO, "has found the request whose turn it is, has not claimed it"),
         ("claimed", Script.ECHO, "CLAIMED is stored, its slot is still IDLE"),
         ("mid_request", Script.LARGE, "a part of the request is read"),
