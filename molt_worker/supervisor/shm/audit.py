@@ -21,6 +21,12 @@ harms the requests that it hits, and no others. A word that changes during the a
 | the state word does not agree | it ends just now, or was taken away: an orphan | interrupt; the grace time begins |
 | it does not agree when the grace time is over | nobody waits for it, and it has no deadline | kill |
 
+| what a slot says that it runs, of an entrypoint with a limit | means | done |
+|---|---|---|
+| nobody has the slot | it is forged | freed |
+| its executor has a request of another entrypoint | it is forged | freed |
+| its executor has no request | it is forged, or it is about to claim one | nothing: it frees it at its next look |
+
 | a request whose executor was reaped | done | counted |
 |---|---|---|
 | ABANDONED | IDLE | Cancelled |

@@ -77,7 +77,7 @@
 #endif
 /* LIMIT: so many channels, the first ones, carry requests of an entrypoint of which one may run; E is 2 then. ENDLESS: what
  * the last channel carries runs for ever, and nobody stops it. UNDECIDED: a client may withdraw what it has published before
- * it tells anybody. SPINS: executors spin before they park. LARGE: what client 0 sends doesn't fit its ring. STALLS: it is stopped before
+ * it tells anybody. PATIENT: clients wait without being rung, and to wake an executor is one step, so that there is less to explore. SPINS: executors spin before they park. LARGE: what client 0 sends doesn't fit its ring. STALLS: it is stopped before
  * it sends the rest. FAILS: executors give requests
  * up, whose bytes don't come. RESPAWN: a reaped executor has a successor in its slot. INTERRUPTS: soft interrupts.
  * TSO: processors with store buffers. */
@@ -251,6 +251,18 @@ inline doorbell_wake(parked, sem) {
 
 /* molt_wake_executor */
 inline wake_executor() {
+#ifdef PATIENT
+  d_step {
+    if
+    :: slot_state[0] == SLOT_IDLE && slot_parked[0] -> slot_parked[0] = false; slot_sem[0]++
+    :: else ->
+       if
+       :: slot_state[E - 1] == SLOT_IDLE && slot_parked[E - 1] -> slot_parked[E - 1] = false; slot_sem[E - 1]++
+       :: else
+       fi
+    fi
+  }
+#else
   do
   :: atomic { i < E && slot_state[i] != SLOT_IDLE -> i++ }
   :: atomic { i < E && slot_state[i] == SLOT_IDLE -> skip };
@@ -269,6 +281,7 @@ inline wake_executor() {
      fi
   :: atomic { i >= E -> i = 0; break }
   od
+#endif
 }
 
 /* molt_look_again */
@@ -279,8 +292,12 @@ inline look_again() {
 
 /* molt_ring_client, and molt_doorbell_ring of a channel's doorbell */
 inline ring_client(c) {
+#ifdef PATIENT
+  skip
+#else
   ringer_store(rung[c], RUNG);
   doorbell_wake(client_parked[c], client_sem[c])
+#endif
 }
 
 /* molt_ring_executor */
@@ -735,6 +752,9 @@ publish:
     fi;
 #endif
 
+#ifdef PATIENT
+    atomic { STATE(word[c]) == DONE || STATE(word[c]) == FAILED -> goto outcome };
+#endif
 look: /* molt_await */
     rung[c] = false; /* notes the count */
     atomic {

@@ -46,6 +46,7 @@ int main(void) {
 }
 #else
 
+enum { ENTRY = 7 }; /* of all requests; so many may run as there are executors, so each enters and leaves */
 enum { CHANNELS = 2, SLOTS = 2, RING = 256, SMALL = 40, LARGE = 700, NUMBERS = 16, LAST = 7, STUCK_S = 60 };
 
 /* -- the paths ------------------------------------------------------------------------------------------------- */
@@ -222,6 +223,7 @@ static enum outcome call(molt_call *c, label about, int gives_up) {
     enum outcome outcome = NONE;
     fill(sent, about);
     c->part[0] = (const uint8_t *)&about, c->left[0] = sizeof about;
+    c->entry = ENTRY;
     c->part[1] = sent, c->left[1] = about.size;
     mark(PUBLISH);
     CHECK(molt_publish(&arena, c));
@@ -503,11 +505,12 @@ static void repair(uint32_t slot) {
     atomic_store(&told->claims[slot], 0);
     atomic_store(&s->state, MOLT_SLOT_FREE);
     atomic_store(&s->retire, 0);
+    atomic_store(&s->holds, 0);
     CHECK(molt_doorbell_init(&s->doorbell) == 0);
     atomic_store(&arena.executor_spins[slot], 0);
     epoch[slot] = (epoch[slot] + 1) & 0xff;
     if (molt_ahead_of(&arena, 1ull << 62))
-        molt_wake_executor(&arena);
+        molt_look_again(&arena);
 }
 
 /* A client is dead: its channels are to be IDLE, and another's. Executors that have a request of it are told by a signal. */
@@ -643,6 +646,9 @@ static void reset(const path *p, enum fate what) {
     memset(arena.base, 0, arena.geometry.size);
     CHECK(molt_arena_create(&arena) == 0);
     atomic_store(&arena.header->in_use, CHANNELS);
+    molt_entry *row = molt_find_entry(&arena, ENTRY, 1);
+    atomic_store(&row->limit, SLOTS);
+    atomic_store(&row->id, ENTRY);
     arena.geometry.ring_bytes = RING; /* smaller than it is made, so that few instructions fill one */
     alarm(STUCK_S);
 }
@@ -772,7 +778,7 @@ static int run(const path *p, enum fate what, uint64_t k, tally *t) {
     for (uint32_t i = 0; i < CHANNELS; i++)
         EXPECT(MOLT_STATE(molt_look(&arena, i)) == MOLT_IDLE && !arena.client_spins[i]);
     for (uint32_t i = 0; i < SLOTS; i++)
-        EXPECT(!atomic_load(&arena.slots[i].doorbell.parked) && !arena.executor_spins[i] && !told->claims[i]);
+        EXPECT(!atomic_load(&arena.slots[i].holds) && !atomic_load(&arena.slots[i].doorbell.parked) && !arena.executor_spins[i] && !told->claims[i]);
     check_requests(t, lives);
     t->parks += parks;
     return at == ENDED;

@@ -206,13 +206,16 @@ def _let_go(s: Stage) -> None:
 
 def _undecided(s: Stage) -> None:
     s.arena.set_entry("echo", 0, 1)
+    s.arena.learn(core.entry_id("echo"), 100, False)
+    s.arena.target_ns, s.arena.executors = 1, 1
+    s.arena.next_turn(0, 7)
     assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
     assert s.other.publish(s.request, 9, 0) == core.UNDECIDED
     assert s.arena.queued(s.other.turn, 1) == [core.entry_id("echo")]
     s.other.announce()
     assert s.slot.next() == core.REQUEST
     assert s.arena.running()[0][:2] == (core.entry_id("echo"), 0)
-    assert (s.slot.usual, s.arena.open_slots()) == ((0, 0), [0])
+    assert (s.slot.usual, s.arena.open_slots()) == ((100, 50), [0])
     assert s.slot.fail(3)
     assert s.channel.take() == 3
     assert s.other.give_up(True) == ChannelState.READY

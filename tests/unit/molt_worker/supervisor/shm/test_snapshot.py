@@ -357,6 +357,7 @@ def test_a_view_stores_nothing() -> None:
         "open_slots",
         "queued",
         "running",
+        "holds",
     }
 
 
