@@ -32,10 +32,10 @@ class Admission:
         Args:
             entry: The entrypoint's name.
             left_ns: The time until its deadline; None: it has none.
-            channel: Where it was published; None: not yet. Then it counts only if it is refused.
+            channel: Where it was published; None: not yet. Then it leaves a trace only if it is refused.
 
         Returns:
-            Why it is not taken on; None: it is.
+            Why it is not taken on, for `count`; None: it is.
         """
         arena = self._arena
         own_id = entry_id(entry)
@@ -45,10 +45,9 @@ class Admission:
         if wait is None:
             return None
         verdict = judge(own.standing, now_ns, wait, own.mean_ns, left_ns, arena.target_ns)
-        refused = verdict.reason is not None
-        if channel is not None or refused:
-            arena.set_standing(own_id, verdict.standing, refused)
-        return None if verdict.reason is None else self.busy(verdict.reason, wait.ns)
+        if channel is not None or verdict.reason is not None:
+            arena.set_standing(own_id, verdict.standing, False)
+        return None if verdict.reason is None else outcomes.busy(verdict.reason, wait.ns)
 
     def queue_full(self, entry: str) -> MoltBusy:
         """The error of a request for which there is no place, counted."""
@@ -58,9 +57,17 @@ class Admission:
 
     def busy(self, reason: BusyReason, wait_ns: int = 0) -> MoltBusy:
         """The error of a refused request, counted."""
-        self._arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
-        self._arena.add_counter(_SHED[reason])
-        return outcomes.busy(reason, wait_ns)
+        return self.count(outcomes.busy(reason, wait_ns))
+
+    def count(self, error: MoltBusy, entry: str = "") -> MoltBusy:
+        """Count a refused request, also as one of its entrypoint's if that is given. Returns its error."""
+        arena = self._arena
+        arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
+        arena.add_counter(_SHED[BusyReason(error.reason)])
+        row = arena.entry(entry_id(entry)) if entry else None
+        if row is not None:
+            arena.set_standing(row.id, row.standing, True)
+        return error
 
     def _wait(self, own_id: int, own: Entry, now_ns: int, channel: Channel | None) -> Wait | None:
         """How long a request waits; None: that is not known, because no executor is ready yet."""

@@ -365,10 +365,15 @@ class ShmTransport(ConnectedTransport[Connection]):
         """Refuse a published request that would have to wait for too long, or tell the executors of it."""
         failpoint("client.undecided")
         left_ns = request.deadline_ns - time.monotonic_ns() if request.deadline_ns else None
-        refusal = connection.admission.refusal(request.entry, left_ns, channel)
+        try:
+            refusal = connection.admission.refusal(request.entry, left_ns, channel)
+        except BaseException:  # Ctrl-C; what a process has scribbled
+            channel.give_up()
+            connection.channels.give_back(channel)
+            raise
         # An executor may have looked around and taken it up meanwhile: then it is running.
         if refusal is not None and channel.give_up(only_queued=True) == ChannelState.READY:
-            return refusal
+            return connection.admission.count(refusal, request.entry)
         channel.announce()
         return None
 
@@ -376,7 +381,9 @@ class ShmTransport(ConnectedTransport[Connection]):
         connection = self._connection
         if connection is None or not connection.open:
             return None
-        return connection.admission.refusal(entry, left_ns)
+        admission = connection.admission
+        refusal = admission.refusal(entry, left_ns)
+        return None if refusal is None else admission.count(refusal, entry)
 
     def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
         connection = self._connection

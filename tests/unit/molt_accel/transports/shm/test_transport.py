@@ -15,6 +15,7 @@ import pytest
 from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import (
+    BusyReason,
     MoltBusy,
     MoltCancelled,
     MoltClientClosed,
@@ -38,6 +39,7 @@ from molt_accel.ipc.messages import (
     Request,
     Response,
 )
+from molt_accel.ipc.shm._native import entry_id
 from molt_accel.ipc.shm.layout import ChannelState, Failure, Gauge, Outcome, failure_word, with_state
 from molt_accel.transports import launcher
 from molt_accel.transports.base import PendingCall
@@ -660,3 +662,75 @@ def test_many_starts_at_once_make_one_connection(
 def test_patience_is_the_worker_s_grace_time_and_some(transport: ShmTransport, fake: FakePool) -> None:
     assert transport.patience_s == pytest.approx(0.05 + 0.25)
     assert fake.transport(grace_ms=2000).patience_s == pytest.approx(2.25)
+
+
+# -- what would wait for too long ----------------------------------------------------------------------------
+def shed(fake: FakePool) -> int:
+    """Refused requests, whatever the reason."""
+    return sum(fake.arena.gauge(Gauge.SHED + index) for index in range(len(BusyReason)))
+
+
+@pytest.fixture
+def overloaded(transport: ShmTransport, fake: FakePool) -> ShmTransport:
+    """The pool's one executor is busy, requests of a minute stand in the queue, and they are being shed."""
+    echo = entry_id("echo")
+    fake.arena.set_entry("echo", 0, 0)
+    submit(transport)
+    fake.claim()
+    submit(transport)
+    fake.arena.learn(echo, 60_000_000_000, False)
+    submit(transport)
+    fake.arena.set_standing(echo, time.monotonic_ns() | 1, False)
+    return transport
+
+
+def test_what_would_wait_for_too_long_is_refused_and_leaves_nothing(
+    overloaded: ShmTransport, fake: FakePool
+) -> None:
+    error = raised(MoltBusy, overloaded.submit, request())
+    assert error.reason == BusyReason.QUEUE_DELAY
+    assert (in_calls(overloaded), fake.states().count(ChannelState.READY)) == (3, 2)
+    assert (shed(fake), fake.arena.entry(entry_id("echo")).refused) == (1, 1)
+
+
+def test_before_it_is_published_the_same_is_said_and_counted(
+    overloaded: ShmTransport, fake: FakePool
+) -> None:
+    error = overloaded.refusal("echo", None)
+    assert error is not None
+    assert error.reason == BusyReason.QUEUE_DELAY
+    assert (shed(fake), in_calls(overloaded)) == (1, 3)
+    assert overloaded.refusal("unknown", None) is None
+
+
+def test_what_an_executor_takes_up_meanwhile_runs_and_counts_as_no_refusal(
+    overloaded: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = overloaded._connection
+    assert connection is not None
+    decide = connection.admission.refusal
+
+    def taken_up_meanwhile(entry: str, left_ns: int | None, channel: Any = None) -> MoltBusy | None:
+        refusal = decide(entry, left_ns, channel)
+        word = fake.arena.word(channel.index)
+        assert fake.arena.step(channel.index, word, with_state(word, ChannelState.CLAIMED))
+        return refusal
+
+    monkeypatch.setattr(connection.admission, "refusal", taken_up_meanwhile)
+    assert isinstance(overloaded.submit(request()), ShmCall)
+    assert (shed(fake), in_calls(overloaded)) == (0, 4)
+
+
+def test_an_interrupt_while_it_is_decided_leaves_nothing(
+    overloaded: ShmTransport, fake: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = overloaded._connection
+    assert connection is not None
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connection.admission, "refusal", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        overloaded.submit(request())
+    assert (in_calls(overloaded), fake.states().count(ChannelState.READY)) == (3, 2)
