@@ -122,6 +122,9 @@ def test_the_document_tells_what_the_pool_itself_tells(make_pool: MakeClient) ->
     assert sorted(shown.pop("spin")) == ["clients", "executors", "limit_us"]
     outcomes = shown.pop("outcomes")
     assert {name: count for name, count in outcomes.items() if count} == report["outcomes"]
+    entries = shown.pop("entries")
+    assert sorted(entries) == ["echo", "fail"]
+    assert (entries, shown.pop("shed")) == (report["entries"], report["shed"])
     assert shown == {
         "name": "pool",
         "socket": os.path.join(os.environ["MOLT_RUNTIME_DIR"], "pool.sock"),
@@ -160,7 +163,11 @@ def test_what_runs_and_waits_is_shown(make_pool: MakeClient, tmp_path: Path) -> 
     assert request["for_ms"] + request["deadline_ms"] <= 60_000
     lines = text.splitlines()
     assert lines[4:6] == ["executors   1 busy, 1 of 1 ready", "queue       1 of 64 places, 1 in flight"]
-    assert re.match(r" +1 +\d+  busy   announce_and_sleep +[\d.]+ m?s +[\d.]+ s +0 +[\d.]+ MiB$", lines[-1])
+    executor_line, waiting_line = (lines[lines.index("") + 2], lines[-1])
+    assert re.match(
+        r" +1 +\d+  busy   announce_and_sleep +[\d.]+ m?s +[\d.]+ s +0 +[\d.]+ MiB$", executor_line
+    )
+    assert re.match(r"wait_for_file +normal +- +0 +1 +0$", waiting_line)
     after = document("--name", "pool")
     assert after["restarts"] == {"executor_starts": 2, "executor_deaths": 1, "recycled": 0, "reloads": 0}
     assert [executor["number"] for executor in after["executors"]] == [2]

@@ -57,6 +57,10 @@ def _msgpack(nonce: Any, chance: random.Random) -> Order:
     return Order("msgpack", "echo", payload, frozenset({"Ok"}), payload)
 
 
+#: What may come of a near deadline. Busy: what is queued would have let it pass.
+_IN_TIME_OR_NOT = frozenset({"Ok", "MoltTimeout", "MoltBusy"})
+
+
 def _json(nonce: Any, chance: random.Random) -> Order:
     start, end = _cut(chance)
     payload = [nonce, _TEXT[start:end]]
@@ -72,12 +76,12 @@ def _raw(nonce: Any, chance: random.Random) -> Order:
 def _tight(nonce: Any, chance: random.Random) -> Order:
     """A deadline that is about when the answer is there."""
     timeout_ms = chance.choice([0.01, 0.05, 0.2, 1])
-    return Order("tight", "echo", nonce, frozenset({"Ok", "MoltTimeout"}), nonce, {"timeout_ms": timeout_ms})
+    return Order("tight", "echo", nonce, _IN_TIME_OR_NOT, nonce, {"timeout_ms": timeout_ms})
 
 
 def _late(nonce: Any, chance: random.Random) -> Order:
-    plausible = frozenset({"Ok", "MoltTimeout"})  # Ok: who stops it was given no processor in time
-    return Order("late", "sleep", 0.005, plausible, "slept", {"timeout_ms": 1 + 2 * chance.random()})
+    # Ok: who stops it was given no processor in time.
+    return Order("late", "sleep", 0.005, _IN_TIME_OR_NOT, "slept", {"timeout_ms": 1 + 2 * chance.random()})
 
 
 def _checked(nonce: Any, chance: random.Random) -> Order:
@@ -101,7 +105,7 @@ def _failing(nonce: Any, chance: random.Random) -> Order:
 
 def _stubborn(nonce: Any, chance: random.Random) -> Order:
     """Ends its executor: with SIGKILL, at deadline and grace time."""
-    return Order("stubborn", "stubborn", nonce, frozenset({"MoltTimeout"}), options={"timeout_ms": 20})
+    return Order("stubborn", "stubborn", nonce, _IN_TIME_OR_NOT - {"Ok"}, options={"timeout_ms": 20})
 
 
 def _dying(nonce: Any, chance: random.Random) -> Order:
