@@ -171,6 +171,7 @@ cdef object _entry_of(const molt_entry *row):
         atomic_load(&row.limit),
         atomic_load(&row.mean_ns),
         atomic_load(&row.deviation_ns),
+        atomic_load(&row.learnt_ns),
         atomic_load(&row.standing),
         atomic_load(&row.refused),
     )

@@ -22,7 +22,7 @@ cdef extern from "molt_core.h" nogil:
         molt_word *queue_us
         molt_word *exec_us
     ctypedef struct molt_entry:
-        molt_word id, delay_ns, limit, mean_ns, deviation_ns, samples, standing, refused
+        molt_word id, delay_ns, limit, mean_ns, deviation_ns, samples, learnt_ns, standing, refused
         char *name
     const int MOLT_ENTRIES, MOLT_ENTRY_NAME
     ctypedef struct molt_channel:
