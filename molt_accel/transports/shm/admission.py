@@ -82,7 +82,7 @@ class Admission:
             running.setdefault(its_id, []).append(left_ns)
             if slot in free_in:
                 free_in[slot] = left_ns
-        turn = own.delay_ns + (arena.next_turn(now_ns, own_id) if channel is None else channel.turn)
+        turn = own.delay_ns + (arena.next_turn(now_ns) if channel is None else channel.turn)
         ahead = arena.queued(turn) if channel is None else arena.queued(turn, channel.index)
         loads: dict[int, EntryLoad] = {}
         for its_id in {own_id, *ahead}:

@@ -210,6 +210,27 @@ def test_a_client_that_asks_for_little_goes_before_one_that_has_filled_the_queue
     assert order == [0, 3, 1, 2]
 
 
+def test_a_queue_that_was_filled_before_anything_was_known_puts_its_client_off_too() -> None:
+    memory = new_memory(channels=6, slots=1)
+    greedy = arena_in(memory, channels=6, slots=1)
+    other = core.Arena(memory)
+    greedy.set_entry("work", NORMAL, 0)
+    for arena in (greedy, other):
+        arena.executors, arena.target_ns = 1, 10**12
+    for index in range(3):
+        channel_of(greedy, index).publish(request(index, entry="work"), 1000, 0)
+    greedy.learn(core.entry_id("work"), 10**8, False)
+    for client, index in ((greedy, 3), (greedy, 4), (other, 5)):
+        channel_of(client, index).publish(request(index, entry="work"), 1000, 0)
+    slot = slot_of(greedy)
+    order = []
+    for _ in range(6):
+        take(slot)
+        order.append(slot.channel)
+        reply(slot, response())
+    assert order == [0, 1, 2, 5, 3, 4]
+
+
 # -- how many run -----------------------------------------------------------------------------------------
 @pytest.fixture
 def limited() -> Any:
