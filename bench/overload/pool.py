@@ -116,7 +116,7 @@ class Pool:
     def _warm_up(self) -> None:
         for source in self._sources:
             for _ in range(50):
-                self._admission.learn(source.name, ns(source.service(self._random, 0.0)))
+                self._admission.learn(source.name, self._ns(), ns(source.service(self._random, 0.0)))
 
     def _at(self, when: float, step: Callable[..., None], *what: Any) -> None:
         heapq.heappush(self._events, (when, next(self._numbers), step, what))
@@ -192,7 +192,7 @@ class Pool:
     def _answer(self, executor: int, call: Call, stopped: bool) -> None:
         since_ns = self._running.pop(executor).since_ns
         self._idle.append(executor)
-        self._admission.learn(call.source.name, self._ns() - since_ns, stopped=stopped)
+        self._admission.learn(call.source.name, self._ns(), self._ns() - since_ns, stopped=stopped)
         self._end(call, LATE if stopped else OK)
         self._dispatch()
 

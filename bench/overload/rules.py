@@ -47,8 +47,8 @@ class ByTime:
     def on_hand_out(
         self, pool: Admission, name: str, now: int, waited: int, left: int | None, queued: int
     ) -> bool:
-        del now, waited
-        return left is None or not pool.is_hopeless(name, left, queued)
+        del waited
+        return left is None or not pool.is_hopeless(name, now, left, queued)
 
 
 class FirstCome:

@@ -43,7 +43,14 @@ def is_shedding(standing: Standing) -> bool:
 
 
 def judge(
-    standing: Standing, now_ns: int, wait: Wait, usual_ns: int, left_ns: int | None, target_ns: int
+    standing: Standing,
+    now_ns: int,
+    wait: Wait,
+    usual_ns: int,
+    left_ns: int | None,
+    target_ns: int,
+    *,
+    trial: bool = False,
 ) -> Verdict:
     """Decide on a request.
 
@@ -54,9 +61,11 @@ def judge(
         usual_ns: What it will take once it runs; 0: not known.
         left_ns: The time until its deadline; None: it has none.
         target_ns: How long requests may stand in the queue; 0: as long as they like.
+        trial: What it will take is to be found out: it need not fit what is left.
     """
     wait_ns = wait.ns
-    if wait_ns and left_ns is not None and wait_ns + usual_ns > left_ns:
+    takes_ns = 0 if trial else usual_ns
+    if wait_ns and left_ns is not None and wait_ns + takes_ns > left_ns:
         return Verdict(BusyReason.DEADLINE, standing)
     if not target_ns:
         return Verdict(None, CALM)

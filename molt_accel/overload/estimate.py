@@ -9,10 +9,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from molt_accel.durations import NS_PER_MS
+
 #: A new sample counts 1/16. With more, an entrypoint with two kinds of requests is misjudged; with less, a change of
 #: load is followed too late.
 GAIN_SHIFT: Final = 4
 WARM_UP: Final = 2  #: each of the first samples replaces what was: imports and caches make them too long
+
+
+#: An estimate of which nothing was learnt for so long, and for so many times of itself, is due for a trial.
+TRIAL_NS: Final = 100 * NS_PER_MS
+TRIAL_MEANS: Final = 4
+
+
+def is_due(mean_ns: int, learnt_ns: int, now_ns: int) -> bool:
+    """Whether a request shall be tried although it could not end in time, if what is known is true.
+
+    Without that, an estimate that was once too high would have all requests refused in a pool that is never idle, and
+    so never be found out. A trial each time takes a fifth of an executor at most.
+
+    Args:
+        mean_ns: What requests usually take.
+        learnt_ns: When one ended last, by CLOCK_MONOTONIC.
+        now_ns: By the same clock.
+    """
+    return now_ns - learnt_ns > max(TRIAL_NS, TRIAL_MEANS * mean_ns)
 
 
 @dataclass(slots=True)

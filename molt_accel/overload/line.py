@@ -22,6 +22,7 @@ class Wait(NamedTuple):
     entry_ns: int = 0  #: until its entrypoint may run once more, where that has a limit
     free_ns: int = 0  #: the part of `pool_ns` that nobody before it in the queue is to blame for
     longest_ns: int = 0  #: what the longest of those before it takes
+    kin: int = 0  #: how many of its entrypoint are queued before it or run
 
     @property
     def ns(self) -> int:
@@ -48,11 +49,12 @@ def expected_wait(free_in: Sequence[int], ahead: Sequence[EntryLoad], own: Entry
             started[id(entry)] = count + 1
         heapq.heapreplace(executors, executors[0] + entry.usual_ns)
         longest_ns = max(longest_ns, entry.usual_ns)
+    kin = len(own.running) + sum(entry is own for entry in ahead)
     if not own.limit:
-        return Wait(executors[0], 0, free_ns, longest_ns)
+        return Wait(executors[0], 0, free_ns, longest_ns, kin)
     places = [*sorted(own.running)[-own.limit :], *[0] * (own.limit - len(own.running))]
     heapq.heapify(places)
     for entry in ahead:
         if entry is own:
             heapq.heapreplace(places, places[0] + own.usual_ns)
-    return Wait(executors[0], places[0], free_ns, longest_ns)
+    return Wait(executors[0], places[0], free_ns, longest_ns, kin)

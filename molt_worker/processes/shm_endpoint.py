@@ -18,7 +18,7 @@ from molt_accel.ipc.messages import Hello, Message, Request, Response
 from molt_accel.ipc.shm import layout
 from molt_accel.ipc.shm.layout import ChannelState, Failure, Gauge, Outcome, SlotGauge
 from molt_accel.overload import admission
-from molt_accel.overload.estimate import Estimate
+from molt_accel.overload.estimate import Estimate, is_due
 from molt_worker.entrypoints.runner import error_response, too_large
 from molt_worker.processes.commands import Recycle, Wake
 from molt_worker.runtime import log
@@ -117,8 +117,12 @@ class ShmEndpoint:
         return None
 
     def _is_hopeless(self, request: Request) -> bool:
-        left_ns = request.deadline_ns - time.monotonic_ns()
-        return admission.is_hopeless(Estimate(*self._slot.usual).least_ns(), left_ns, self._slot.queued)
+        now_ns = time.monotonic_ns()
+        mean_ns, deviation_ns, learnt_ns = self._slot.usual
+        if is_due(mean_ns, learnt_ns, now_ns):
+            return False
+        least_ns = Estimate(mean_ns, deviation_ns).least_ns()
+        return admission.is_hopeless(least_ns, request.deadline_ns - now_ns, self._slot.queued)
 
     def _show_entry(self, entry: str) -> None:
         """Write the entry into the slot, for observers: in the ring, a large request overwrites its own start."""

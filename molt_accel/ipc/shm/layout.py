@@ -141,12 +141,13 @@ class SlotGauge(enum.IntEnum):
 class Entry(NamedTuple):
     """What the pool knows of an entrypoint."""
 
-    name: str  #: at most its first 64 bytes
+    name: str  #: at most its first 56 bytes
     id: int  #: as `_native.entry_id` makes it of the whole name
     delay_ns: int  #: its class, as `overload.priority` has it
     limit: int  #: how many of its requests may run at once; 0: any number
     mean_ns: int  #: what its requests take, as `overload.estimate` has it
     deviation_ns: int
+    learnt_ns: int  #: when one of its requests ended last
     standing: int  #: the word of `overload.admission`
     refused: int  #: requests
 

@@ -10,13 +10,13 @@ from molt_accel.ipc import outcomes
 from molt_accel.ipc.shm._native import entry_id
 from molt_accel.ipc.shm.layout import Entry, Gauge, Outcome
 from molt_accel.overload.admission import CALM, judge
-from molt_accel.overload.estimate import Estimate
+from molt_accel.overload.estimate import Estimate, is_due
 from molt_accel.overload.line import EntryLoad, Wait, expected_wait
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena, Channel
 
-_UNKNOWN: Final = Entry("", 0, 0, 0, 0, 0, CALM, 0)
+_UNKNOWN: Final = Entry("", 0, 0, 0, 0, 0, 0, CALM, 0)
 _SHED: Final = {reason: Gauge.SHED + index for index, reason in enumerate(BusyReason)}
 
 
@@ -44,7 +44,8 @@ class Admission:
         wait = self._wait(own_id, own, now_ns, channel)
         if wait is None:
             return None
-        verdict = judge(own.standing, now_ns, wait, own.mean_ns, left_ns, arena.target_ns)
+        trial = not wait.kin and is_due(own.mean_ns, own.learnt_ns, now_ns)
+        verdict = judge(own.standing, now_ns, wait, own.mean_ns, left_ns, arena.target_ns, trial=trial)
         if channel is not None or verdict.reason is not None:
             arena.set_standing(own_id, verdict.standing, False)
         return None if verdict.reason is None else outcomes.busy(verdict.reason, wait.ns)
@@ -83,7 +84,7 @@ class Admission:
             running.setdefault(its_id, []).append(left_ns)
             if slot in free_in:
                 free_in[slot] = left_ns
-        turn = own.delay_ns + (arena.next_turn(now_ns, own_id) if channel is None else channel.turn)
+        turn = own.delay_ns + (arena.next_turn(now_ns) if channel is None else channel.turn)
         ahead = arena.queued(turn) if channel is None else arena.queued(turn, channel.index)
         loads: dict[int, EntryLoad] = {}
         for its_id in {own_id, *ahead}:

@@ -44,15 +44,19 @@ class Ledger:
         """Give the exports their rows. Returns how many have none, because there are too many."""
         from molt_accel.ipc.shm._native import ENTRIES
 
-        gone = dict.fromkeys(self._entries, (DELAY_NS[Priority.NORMAL], 0))
         now = {each.name: (DELAY_NS[each.priority], each.max_concurrency or 0) for each in exports}
-        # Those with limits first: what they promise needs a row.
-        rows = gone | dict(sorted(now.items(), key=lambda item: not item[1][1]))
+        # Those with limits first: what they promise needs a row. Last those that are gone, which requests may still be of.
+        gone = {name: (DELAY_NS[Priority.NORMAL], 0) for name in self._entries if name not in now}
+        rows = dict(sorted(now.items(), key=lambda item: not item[1][1])) | gone
         self._entries = dict(list(rows.items())[:ENTRIES])
-        self._write_entries()
-        return len(rows) - len(self._entries)
+        self._keep_entries()
+        return max(0, len(now) - ENTRIES)
 
-    def _write_entries(self) -> None:
+    def _keep_entries(self) -> None:
+        """Have rows for these entrypoints, and for no others."""
+        from molt_accel.ipc.shm._native import entry_id
+
+        self.arena.keep_entries(frozenset(map(entry_id, self._entries)))
         for name, (delay_ns, limit) in self._entries.items():
             self.arena.set_entry(name, delay_ns, limit)
 
@@ -62,10 +66,7 @@ class Ledger:
         arena.repair()
         arena.set_cpus(self._cpus)
         arena.set_in_use(self._in_use)
-        from molt_accel.ipc.shm._native import entry_id
-
-        arena.keep_entries(frozenset(map(entry_id, self._entries)))
-        self._write_entries()
+        self._keep_entries()
         for gauge, value in self._gauges.items():
             if gauge != Gauge.WAKE_NS:  # each look at deadlines writes it
                 arena.set_gauge(gauge, value)

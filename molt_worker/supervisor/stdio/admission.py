@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from molt_accel.durations import NS_PER_MS
 from molt_accel.errors import BusyReason
 from molt_accel.overload.admission import CALM, Standing, is_hopeless, judge
-from molt_accel.overload.estimate import Estimate
+from molt_accel.overload.estimate import Estimate, is_due
 from molt_accel.overload.line import EntryLoad, Wait, expected_wait
 from molt_accel.overload.priority import DELAY_NS, Priority
 from molt_worker.entrypoints.exports import Export
@@ -43,6 +43,7 @@ class _Entry:
     priority: Priority = Priority.NORMAL
     standing: Standing = CALM
     estimate: Estimate = field(default_factory=Estimate)
+    learnt_ns: int = 0  #: when one of its requests ended last
     refused: int = 0
 
 
@@ -109,7 +110,10 @@ class Admission:
             return None
         left_ns = deadline_ns - now_ns if deadline_ns else None
         usual_ns = entry.estimate.mean_ns
-        reason, entry.standing = judge(entry.standing, now_ns, wait, usual_ns, left_ns, self._target_ns)
+        trial = not wait.kin and is_due(usual_ns, entry.learnt_ns, now_ns)
+        reason, entry.standing = judge(
+            entry.standing, now_ns, wait, usual_ns, left_ns, self._target_ns, trial=trial
+        )
         return Refusal(reason, wait.ns) if reason is not None else None
 
     def _wait(self, name: str, now_ns: int, ahead: Iterable[str], idle: int) -> Wait | None:
@@ -130,13 +134,18 @@ class Admission:
         loads = {of: load(of) for of in {name, *before}}
         return expected_wait(free_in, [loads[of] for of in before], loads[name])
 
-    def is_hopeless(self, name: str, left_ns: int, queued: int) -> bool:
+    def is_hopeless(self, name: str, now_ns: int, left_ns: int, queued: int) -> bool:
         """Whether a request that has been taken up, with so much time left and others queued, shall not begin."""
-        return is_hopeless(self._entry(name).estimate.least_ns(), left_ns, queued)
+        entry = self._entry(name)
+        if is_due(entry.estimate.mean_ns, entry.learnt_ns, now_ns):
+            return False
+        return is_hopeless(entry.estimate.least_ns(), left_ns, queued)
 
-    def learn(self, name: str, took_ns: int, *, stopped: bool = False) -> None:
-        """Count what a request took. `stopped`: it was ended before its time."""
-        self._entry(name).estimate.learn(took_ns, stopped=stopped)
+    def learn(self, name: str, now_ns: int, took_ns: int, *, stopped: bool = False) -> None:
+        """Count what a request took that has ended. `stopped`: it was ended before its time."""
+        entry = self._entry(name)
+        entry.learnt_ns = now_ns
+        entry.estimate.learn(took_ns, stopped=stopped)
 
     def count(self, name: str) -> None:
         """Count a refusal, for whatever reason."""

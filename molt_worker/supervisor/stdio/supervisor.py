@@ -276,12 +276,14 @@ class StdioSupervisor:
     def _lateness(self, request: Request) -> MoltError | None:
         """The error of a request that has been taken up and can't end before its deadline any more; None: it can."""
         frame = request.frame
-        left_ns = frame.deadline_ns - time.monotonic_ns()
+        now_ns = time.monotonic_ns()
+        left_ns = frame.deadline_ns - now_ns
         if not frame.deadline_ns:
             return None
         if left_ns <= 0:
             return expired_in_queue()
-        return too_late() if self._admission.is_hopeless(frame.entry, left_ns, len(self._queue)) else None
+        hopeless = self._admission.is_hopeless(frame.entry, now_ns, left_ns, len(self._queue))
+        return too_late() if hopeless else None
 
     def _may_hand_out(self) -> bool:
         """Whether an executor is idle, and the client reads its responses."""
@@ -402,8 +404,9 @@ class StdioSupervisor:
         assert request.stop_error is not None
         self.pool.poll(executor)  # if its answer came in this very moment, there is nothing to kill
         if request.state is RequestState.STOPPING:
-            ran_ns = time.monotonic_ns() - self._handout.running[executor].since_ns
-            self._admission.learn(request.frame.entry, ran_ns, stopped=True)
+            now_ns = time.monotonic_ns()
+            ran_ns = now_ns - self._handout.running[executor].since_ns
+            self._admission.learn(request.frame.entry, now_ns, ran_ns, stopped=True)
             self._log.log("warning", "executor_killed", executor=executor.number, entry=request.frame.entry)
             self._finish(request, request.stop_error)
             self.pool.kill(executor)
@@ -444,7 +447,8 @@ class StdioSupervisor:
         self._handout.release(executor)
         # An executor that gave in says only that it was stopped. The reason is known here.
         stopped = message.status in (errors.Status.CANCELLED, errors.Status.TIMEOUT)
-        self._admission.learn(request.frame.entry, message.exec_us * NS_PER_US, stopped=stopped)
+        took_ns = message.exec_us * NS_PER_US
+        self._admission.learn(request.frame.entry, time.monotonic_ns(), took_ns, stopped=stopped)
         gave_in = request.state is RequestState.STOPPING and stopped
         self._finish(request, message, request.stop_error if gave_in else None)
         if not self._handout.answered(executor):

@@ -303,3 +303,14 @@ def test_callers_that_honour_retry_after_keep_the_pool_busy_and_are_told_whole_s
     assert {call.retry_after for call in refused} <= {1, 2, 3, 4, 5, 6}
     assert {call.retry_after for call in refused if call.at > 5} == {1, 2}
     assert len(answered(calls)) >= 0.9 * EXECUTORS / 0.1 * 60
+
+
+def test_an_estimate_that_was_once_too_high_is_found_out_in_a_pool_that_is_never_idle() -> None:
+    """Four requests that are stopped at their deadline, and quick ones of the same entrypoint from then on."""
+    busy = Source("busy", exponential(0.02), poisson(5 * EXECUTORS / 0.02))
+    once_slow = Source("once slow", changing(fixed(1.0), fixed(0.01), 3.0), poisson(20), deadline=0.3)
+    calls = [call for call in Pool([busy, once_slow], Shape()).run(20) if call.source is once_slow]
+    assert [call for call in calls if call.outcome == LATE]
+    late = [call for call in calls if call.at > 10]
+    assert [call for call in late if call.outcome == OK]
+    assert Counter(call.outcome for call in late)["deadline"] < len(late) // 10

@@ -171,6 +171,7 @@ cdef object _entry_of(const molt_entry *row):
         atomic_load(&row.limit),
         atomic_load(&row.mean_ns),
         atomic_load(&row.deviation_ns),
+        atomic_load(&row.learnt_ns),
         atomic_load(&row.standing),
         atomic_load(&row.refused),
     )
@@ -190,6 +191,7 @@ cdef class Arena(ArenaView):
     cdef public uint64_t target_ns
     cdef public uint32_t executors
     cdef uint64_t last_turn  # of this process's requests
+    cdef uint32_t generations[4096]  # by channel, of this process's last request on it
 
     def close(self):
         """Have this process's calls on this arena end with CLOSED. The caller rings their doorbells afterwards."""
@@ -240,14 +242,12 @@ cdef class Arena(ArenaView):
         if row != NULL:
             molt_learn_usual(row, took_ns, stopped)
 
-    cdef uint64_t fair_turn(self, uint64_t now_ns, uint64_t entry):
-        return molt_fair_turn(
-            now_ns, self.last_turn, molt_usual_ns(molt_find_entry(&self.a, entry, 0)), self.executors
-        )
+    cdef uint64_t fair_turn(self, uint64_t now_ns):
+        return molt_fair_turn(&self.a, self.generations, now_ns, self.last_turn, self.executors)
 
-    def next_turn(self, uint64_t now_ns, uint64_t entry):
-        """When it would be the turn of this process's next request of an entrypoint, but for the delay of its class."""
-        return self.fair_turn(now_ns, entry)
+    def next_turn(self, uint64_t now_ns):
+        """When it would be the turn of this process's next request, but for the delay of its class."""
+        return self.fair_turn(now_ns)
 
     def learn_of(self, uint32_t channel):
         """Count that a channel's request, which is stopped now, took at least so long."""

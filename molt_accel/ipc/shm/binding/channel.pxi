@@ -62,9 +62,10 @@ cdef class Channel:
             left_ns = deadline_ns - now_ns if deadline_ns > now_ns else 0
         self.c.entry = molt_entry_id(self.out.entry, self.out.header.entry_bytes)
         own = molt_find_entry(a, self.c.entry, 0)
-        self.c.turn = molt_fair_turn(now_ns, arena.last_turn, molt_usual_ns(own), arena.executors)
+        self.c.turn = arena.fair_turn(now_ns)
         if not molt_publish(a, &self.c):
             return NOT_IDLE
+        arena.generations[self.index] = MOLT_GENERATION(self.c.word)
         around = molt_look_around(a, &self.c)
         if around.ahead >= capacity:
             over = molt_excess(a, &self.c, capacity)

@@ -22,7 +22,7 @@ cdef extern from "molt_core.h" nogil:
         molt_word *queue_us
         molt_word *exec_us
     ctypedef struct molt_entry:
-        molt_word id, delay_ns, limit, mean_ns, deviation_ns, samples, standing, refused
+        molt_word id, delay_ns, limit, mean_ns, deviation_ns, samples, learnt_ns, standing, refused
         char *name
     const int MOLT_ENTRIES, MOLT_ENTRY_NAME
     ctypedef struct molt_channel:
@@ -91,7 +91,7 @@ cdef extern from "molt_core.h" nogil:
     uint64_t molt_turn(const molt_arena *, uint32_t, const molt_entry *)
     void molt_learn_usual(molt_entry *, uint64_t, int)
     const int MOLT_STATUS_TIMEOUT, MOLT_STATUS_CANCELLED
-    uint64_t molt_fair_turn(uint64_t, uint64_t, uint64_t, uint32_t)
+    uint64_t molt_fair_turn(const molt_arena *, const uint32_t *, uint64_t, uint64_t, uint32_t)
     const uint64_t MAX_TURN "UINT64_MAX"
     ctypedef struct molt_around:
         uint32_t ahead

@@ -48,11 +48,11 @@ cdef class Slot:
 
     @property
     def usual(self):
-        """What requests of the claimed one's entrypoint take: mean and mean deviation, in ns; zeros: not known."""
+        """What requests of the claimed one's entrypoint take: mean and mean deviation, and when one ended last, in ns; zeros: not known."""
         cdef molt_entry *row = molt_find_entry(&self.arena.a, self.e.entry, 0)
         if row == NULL:
-            return 0, 0
-        return atomic_load(&row.mean_ns), atomic_load(&row.deviation_ns)
+            return 0, 0, 0
+        return atomic_load(&row.mean_ns), atomic_load(&row.deviation_ns), atomic_load(&row.learnt_ns)
 
     @property
     def word(self):

@@ -27,7 +27,7 @@ static inline uint64_t molt_serial(uint32_t channel, uint64_t word) {
 #define MOLT_SLOT_GAUGES 32
 #define MOLT_BUCKETS 128
 #define MOLT_ENTRIES 1024u /* a power of two */
-#define MOLT_ENTRY_NAME 64
+#define MOLT_ENTRY_NAME 56
 
 /* Where things are. Written once; every process checks it and from then on uses its own copy. */
 typedef struct {
@@ -46,13 +46,14 @@ typedef struct {
     molt_word gauges[MOLT_GAUGES];                   /* named in layout.py */
 } molt_header;
 
-/* What the pool knows of an entrypoint. The supervisor writes the first three, executors the next three, clients the
+/* What the pool knows of an entrypoint. The supervisor writes the first three, executors the next four, clients the
  * others. */
 typedef struct {
     _Alignas(MOLT_CACHE_LINE) molt_word id;   /* of its name, see molt_entry_id; 0: the row is free */
     molt_word delay_ns;                       /* its class, as overload/priority.py has it */
     molt_word limit;                          /* how many of its requests may run at once; 0: any number */
     molt_word mean_ns, deviation_ns, samples; /* of overload/estimate.py */
+    molt_word learnt_ns;                      /* when one of its requests ended last */
     molt_word standing;                       /* of overload/admission.py */
     molt_word refused;                        /* requests */
     char name[MOLT_ENTRY_NAME];               /* for observers: what fits of it, and zeros */

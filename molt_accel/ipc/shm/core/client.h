@@ -64,12 +64,27 @@ static inline uint32_t molt_excess(const molt_arena *a, const molt_call *c, uint
 /* The farthest that a client's requests are put off because it has others in the queue: less than a class. */
 #define MOLT_FAIR_NS 500000000u
 
-/* When it is the turn of a client's next request. Each is due when the one before would be done if the pool were the client's
- * own. So a client that asks for little goes before one that has filled the queue (start-time fair queueing: Goyal, Vin and
- * Cheng, 1996). `last`: the turn of its last one. */
-static inline uint64_t molt_fair_turn(uint64_t now_ns, uint64_t last, uint64_t usual_ns, uint32_t executors) {
-    uint64_t next = last + usual_ns / (executors ? executors : 1);
-    return next > now_ns ? molt_earlier(next, now_ns + MOLT_FAIR_NS) : now_ns;
+/* When it is the turn of a client's next request: when those that it has in the queue would have begun if the pool were its
+ * own. So a client that asks for little goes before one that has filled the queue. What is queued is looked at each time: a
+ * sum that only grows with requests says nothing of a queue that was filled before it was known what they take.
+ * `generations`: by channel, of the client's last request. `last`: the turn of its last one, which goes first. */
+static inline uint64_t molt_fair_turn(const molt_arena *a, const uint32_t *generations, uint64_t now_ns, uint64_t last,
+                                      uint32_t executors) {
+    uint64_t work_ns = 0, most_ns = (uint64_t)MOLT_FAIR_NS * (executors ? executors : 1);
+    int any = 0;
+    for (uint32_t i = 0, n = molt_in_use(a); i < n && work_ns < most_ns; i++) {
+        if (!generations[i])
+            continue;
+        uint64_t word = molt_look(a, i);
+        if (MOLT_STATE(word) != MOLT_READY || MOLT_GENERATION(word) != generations[i])
+            continue;
+        work_ns += molt_earlier(molt_usual_ns(molt_entry_of(a, i)), most_ns);
+        any = 1;
+    }
+    if (!any)
+        return now_ns;
+    uint64_t turn = now_ns + molt_earlier(work_ns, most_ns) / (executors ? executors : 1);
+    return turn > last ? turn : molt_earlier(last, now_ns + MOLT_FAIR_NS);
 }
 
 /* What a published request finds. */

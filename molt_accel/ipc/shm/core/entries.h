@@ -52,6 +52,7 @@ static inline void molt_learn_usual(molt_entry *entry, uint64_t took_ns, int sto
     int64_t mean = (int64_t)molt_earlier(atomic_load_explicit(&entry->mean_ns, memory_order_relaxed), INT64_MAX / 2);
     int64_t deviation = (int64_t)molt_earlier(atomic_load_explicit(&entry->deviation_ns, memory_order_relaxed), INT64_MAX / 2);
     uint64_t samples = atomic_load_explicit(&entry->samples, memory_order_relaxed);
+    atomic_store_explicit(&entry->learnt_ns, molt_now_ns(), memory_order_relaxed);
     if (stopped && took <= mean)
         return;
     if (samples < MOLT_WARM_UP) {

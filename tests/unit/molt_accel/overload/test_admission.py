@@ -125,3 +125,10 @@ def test_what_can_not_end_in_time_is_not_begun_unless_nobody_else_is_queued() ->
     assert is_hopeless(10, 9, 1)
     assert not is_hopeless(10, 10, 1)
     assert not is_hopeless(10, 9, 0)
+
+
+def test_a_trial_need_not_fit_what_is_left_but_its_wait_must() -> None:
+    wait, usual = Wait(20 * MS), 500 * MS
+    assert judge(CALM, NOW, wait, usual, 30 * MS, 100 * MS).reason is BusyReason.DEADLINE
+    assert judge(CALM, NOW, wait, usual, 30 * MS, 100 * MS, trial=True).reason is None
+    assert judge(CALM, NOW, wait, usual, 19 * MS, 100 * MS, trial=True).reason is BusyReason.DEADLINE

@@ -1,9 +1,10 @@
 """What is learnt of how long an entrypoint runs."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from molt_accel.overload.estimate import GAIN_SHIFT, WARM_UP, Estimate
+from molt_accel.overload.estimate import GAIN_SHIFT, TRIAL_MEANS, TRIAL_NS, WARM_UP, Estimate, is_due
 
 TIMES = st.integers(0, 10**13)
 
@@ -69,3 +70,11 @@ def test_it_follows_a_change_of_load(before: int, after: int, samples: int) -> N
     for _ in range(60):
         estimate.learn(after)
     assert abs(estimate.mean_ns - after) <= abs(before - after) // 30 + 20
+
+
+@pytest.mark.parametrize(
+    ("mean_ns", "after_ns"), [(0, TRIAL_NS), (1000, TRIAL_NS), (TRIAL_NS, TRIAL_MEANS * TRIAL_NS)]
+)
+def test_one_of_which_nothing_was_learnt_for_long_is_due_for_a_trial(mean_ns: int, after_ns: int) -> None:
+    assert not is_due(mean_ns, 5, 5 + after_ns)
+    assert is_due(mean_ns, 5, 6 + after_ns)

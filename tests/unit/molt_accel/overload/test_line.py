@@ -19,8 +19,8 @@ def test_one_waits_for_the_first_that_ends() -> None:
 
 def test_those_before_it_take_the_executors_in_their_order() -> None:
     other = EntryLoad(100, 0)
-    assert expected_wait([5, 0], [PLAIN, other], PLAIN) == Wait(10, longest_ns=100)
-    assert expected_wait([5, 0], [other, PLAIN], PLAIN) == Wait(15, longest_ns=100)
+    assert expected_wait([5, 0], [PLAIN, other], PLAIN) == Wait(10, longest_ns=100, kin=1)
+    assert expected_wait([5, 0], [other, PLAIN], PLAIN) == Wait(15, longest_ns=100, kin=1)
 
 
 def test_those_over_their_limit_are_passed() -> None:
@@ -33,13 +33,13 @@ def test_those_over_their_limit_are_passed() -> None:
 
 def test_one_of_a_limited_entrypoint_waits_for_its_turn_too() -> None:
     limited = EntryLoad(100, 1, [30])
-    assert expected_wait([30, 0], [limited], limited) == Wait(0, 130)
+    assert expected_wait([30, 0], [limited], limited) == Wait(0, 130, kin=2)
     assert expected_wait([30, 0], [limited], limited).ns == 130
-    assert expected_wait([0, 0], [], EntryLoad(100, 2, [30])) == Wait(0)
+    assert expected_wait([0, 0], [], EntryLoad(100, 2, [30])) == Wait(0, kin=1)
 
 
 def test_more_may_run_than_a_limit_that_was_lowered_allows() -> None:
-    assert expected_wait([10, 20, 30], [], EntryLoad(5, 2, [10, 20, 30])) == Wait(10, 20, free_ns=10)
+    assert expected_wait([10, 20, 30], [], EntryLoad(5, 2, [10, 20, 30])) == Wait(10, 20, free_ns=10, kin=3)
 
 
 @given(

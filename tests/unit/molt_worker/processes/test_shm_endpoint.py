@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from molt_accel.ipc.shm.layout import (
     serial_of,
     with_state,
 )
+from molt_worker.processes import shm_endpoint
 from molt_worker.processes.commands import FROM_EXECUTOR, Recycle, Wake
 from molt_worker.processes.shm_endpoint import ShmEndpoint
 from tests.support.handover import (
@@ -348,3 +350,19 @@ def test_what_can_not_end_in_time_is_begun_if_nobody_else_waits(ends: Ends) -> N
     for _ in range(200):
         ends.arena.learn(core.entry_id("slow"), 60_000_000_000, False)
     assert ends.take(entry="slow", deadline_ns=time.monotonic_ns() + 30_000_000_000).entry == "slow"
+
+
+def test_what_can_not_end_in_time_is_begun_if_none_of_its_kind_has_ended_for_long(
+    make_ends: MakeEnds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = make_ends()
+    ends.arena.set_entry("slow", 0, 0)
+    for _ in range(200):
+        ends.arena.learn(core.entry_id("slow"), 60_000_000_000, False)
+    later_ns = time.monotonic_ns() + 241_000_000_000
+    monkeypatch.setattr(shm_endpoint, "time", types.SimpleNamespace(monotonic_ns=lambda: later_ns))
+    for number, channel in enumerate((ends.channel, channel_of(ends.arena, 1)), 1):
+        channel.publish(request(number, entry="slow", deadline_ns=later_ns + 30_000_000_000), 9, 0)
+    got = ends.endpoint.receive()
+    assert isinstance(got, Request)
+    assert got.request_id == 1

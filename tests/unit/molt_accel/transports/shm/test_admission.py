@@ -1,6 +1,7 @@
 """molt_accel.transports.shm.admission: what a client makes of an arena, and what it counts."""
 
 import time
+import types
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from molt_accel.ipc.shm.layout import Gauge, Outcome
 from molt_accel.overload.admission import CALM, INTERVAL_NS, is_shedding
 from molt_accel.overload.line import Wait
 from molt_accel.overload.priority import DELAY_NS, Priority
+from molt_accel.transports.shm import admission
 from molt_accel.transports.shm.admission import Admission
 from tests.support.handover import MAX_BYTES, channel_of, core, new_arena, request, slot_of
 
@@ -228,3 +230,27 @@ def test_a_full_queue_says_when_it_is_worked_off() -> None:
     pool.publish("work")
     error = pool.admission.queue_full("work")
     assert (error.reason, error.retry_after_s in range(10, 21)) == (BusyReason.QUEUE_FULL, True)
+
+
+def test_an_estimate_that_was_too_high_is_found_out_though_no_executor_is_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Pool()
+    pool.entry("busy", 3000)
+    pool.entry("once slow", 400)
+    for slot in range(2):
+        pool.run("busy", slot)
+    left_ns = 1200 * MS  # in 2 s executors are busy for 1 s more
+    now_ns = time.monotonic_ns()
+    clock = types.SimpleNamespace(monotonic_ns=lambda: now_ns + later_ns)
+    monkeypatch.setattr(admission, "time", clock)
+    later_ns = 1550 * MS
+    assert refused(pool.admission.refusal("once slow", left_ns)) == "deadline"
+    later_ns = 2000 * MS
+    assert pool.admission.refusal("once slow", left_ns) is None
+    pool.publish("once slow")  # one at a time
+    assert refused(pool.admission.refusal("once slow", left_ns)) == "deadline"
+
+
+def refused(error: MoltBusy | None) -> str:
+    return error.reason if error is not None else ""

@@ -63,3 +63,11 @@ def test_of_too_many_exports_those_with_limits_have_rows(stage: ShmStage) -> Non
     assert stage.supervisor._ledger.name_entries([*exports, *limited]) == 5
     assert all(stage.arena.entry(entry_id(each.name)) is not None for each in limited)
     assert len(stage.arena.entries()) == ENTRIES
+
+
+def test_exports_of_now_have_rows_before_those_that_are_gone(stage: ShmStage) -> None:
+    ledger = stage.supervisor._ledger
+    ledger.name_entries([Export(f"old{number}", "m:f") for number in range(ENTRIES)])
+    assert ledger.name_entries([Export("new", "m:f"), Export("narrow", "m:f", max_concurrency=1)]) == 0
+    found = rows(stage)
+    assert (found["narrow"][1], "new" in found, len(found)) == (1, True, ENTRIES)

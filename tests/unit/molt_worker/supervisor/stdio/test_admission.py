@@ -9,6 +9,7 @@ from molt_worker.entrypoints.exports import Export
 from molt_worker.supervisor.stdio.admission import Admission, Running
 
 MS = 1_000_000
+NOW = 40 * MS
 TARGET = 100 * MS
 
 
@@ -27,7 +28,7 @@ def admission(running: dict[int, Running]) -> Admission:
     admission.set_exports([export("plain"), export("limited", 1), export("low", None, Priority.LOW)])
     for name in ("plain", "limited", "low"):
         for _ in range(20):
-            admission.learn(name, 60 * MS)
+            admission.learn(name, NOW, 60 * MS)
     return admission
 
 
@@ -108,3 +109,19 @@ def test_only_what_has_something_to_tell_is_reported(running: dict[int, Running]
         "waits": (0, 2, 0),
         "shed": (0, 0, 1),
     }
+
+
+def test_an_estimate_that_was_too_high_is_found_out_though_no_executor_is_idle(
+    admission: Admission, running: dict[int, Running]
+) -> None:
+    later = NOW + 250 * MS  # more than four times of what it takes
+    running |= {1: Running("plain", later - 50 * MS), 2: Running("plain", later)}
+    assert admission.is_hopeless("low", NOW + 1, 1 * MS, 1)
+    assert not admission.is_hopeless("low", later, 1 * MS, 1)
+    for ahead, refusal in (([], None), (["low"], BusyReason.DEADLINE)):
+        found = admission.refusal("low", later, later + 30 * MS, ahead, 0)
+        assert (found and found.reason) == refusal
+    admission.learn("low", later, 60 * MS)
+    found = admission.refusal("low", later, later + 30 * MS, [], 0)
+    assert found is not None
+    assert found.reason is BusyReason.DEADLINE

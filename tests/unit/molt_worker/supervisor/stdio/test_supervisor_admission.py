@@ -64,7 +64,7 @@ def reply(scene: Scene, number: int, serial: int, took_ms: float, status: Status
 
 def teach(scene: Scene, entry: str, took_ms: float) -> None:
     for _ in range(30):
-        scene.supervisor._admission.learn(entry, int(took_ms * MS))
+        scene.supervisor._admission.learn(entry, time.monotonic_ns(), int(took_ms * MS))
 
 
 def report(scene: Scene) -> Any:
