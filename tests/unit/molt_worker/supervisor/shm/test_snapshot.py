@@ -357,7 +357,6 @@ def test_a_view_stores_nothing() -> None:
         "open_slots",
         "queued",
         "running",
-        "holds",
     }
 
 
