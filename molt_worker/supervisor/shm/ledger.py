@@ -45,7 +45,7 @@ class Ledger:
         from molt_accel.ipc.shm._native import ENTRIES
 
         now = {each.name: (DELAY_NS[each.priority], each.max_concurrency or 0) for each in exports}
-        # Those with limits first: what they promise needs a row. Last those that are gone, which requests may still be of.
+        # Those with limits first: what they promise needs a row. Last those that are gone, of which some may be queued.
         gone = {name: (DELAY_NS[Priority.NORMAL], 0) for name in self._entries if name not in now}
         rows = dict(sorted(now.items(), key=lambda item: not item[1][1])) | gone
         self._entries = dict(list(rows.items())[:ENTRIES])

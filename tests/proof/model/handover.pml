@@ -77,7 +77,9 @@
 #endif
 /* LIMIT: so many channels, the first ones, carry requests of an entrypoint of which one may run; E is 2 then. ENDLESS: what
  * the last channel carries runs for ever, and nobody stops it. UNDECIDED: a client may withdraw what it has published before
- * it tells anybody. PATIENT: clients wait without being rung, and to wake an executor is one step, so that there is less to explore. SPINS: executors spin before they park. LARGE: what client 0 sends doesn't fit its ring. STALLS: it is stopped before
+ * it tells anybody. PATIENT: so that there is less to explore, clients wait without being rung, and one step each are: to look
+ * for a request, to wake an executor, to write a request and publish it, to announce it, to end one, to take its outcome. What they consist
+ * of is explored without it. SPINS: executors spin before they park. LARGE: what client 0 sends doesn't fit its ring. STALLS: it is stopped before
  * it sends the rest. FAILS: executors give requests
  * up, whose bytes don't come. RESPAWN: a reaped executor has a successor in its slot. INTERRUPTS: soft interrupts.
  * TSO: processors with store buffers. */
@@ -340,7 +342,17 @@ next: /* molt_next_request */
     fi;
 #endif
     do /* molt_claim */
+#ifdef PATIENT
+    :: atomic {
+         c < C && STATE(word[c]) != READY -> c++;
+         do
+         :: c < C && STATE(word[c]) != READY -> c++
+         :: else -> break
+         od
+       }
+#else
     :: atomic { c < C && STATE(word[c]) != READY -> c++ }
+#endif
 #ifdef LIMIT
     :: atomic { /* the other one's turn is earlier */
          c == 0 && !LIMITED(C - 1) && STATE(word[C - 1]) == READY ->
@@ -398,7 +410,7 @@ passed:   atomic { c = LIMIT }
        :: true
        fi
 #endif
-    :: atomic { c == C -> told[me] = 0; c = 0; seen = 0; break }
+    :: atomic { c == C -> told[me] = 0; c = 0; seen = 0; won = false; break }
     od;
 #ifdef SPINS
     if
@@ -488,7 +500,11 @@ end_endless:
     fi;
 #endif
     if /* it says that it is busy, has read the request, and runs */
+#ifdef PATIENT
+    :: atomic { true -> assert(OWNS && request[c] == GENERATION(claim)); goto finish /* 5 */ }
+#else
     :: atomic { true -> slot_state[me] = SLOT_BUSY; assert(OWNS && request[c] == GENERATION(claim)) /* 5 */ }
+#endif
 #if HANGS > 0
     :: atomic { hangs < HANGS -> hangs++; hung[me] = true; slot_state[me] = SLOT_BUSY }; false
 #endif
@@ -512,6 +528,19 @@ end_endless:
 finish: /* molt_transfer writes the reply. molt_finish: molt_leave, molt_holds, idle, and the step that decides */
 #ifdef LIMIT
     atomic { made_room = LIMITED(c); runs[me] = false; holds[me] = false };
+#endif
+#ifdef PATIENT
+    atomic {
+      assert(OWNS && owner[c] != NOBODY); /* 5 */
+      reply[c] = GENERATION(claim);
+      slot_state[me] = SLOT_IDLE;
+      seen = claim;
+      step(c, CLAIMED, DONE, EXECUTOR, WITH_STATE(seen, DONE));
+      assert(won); /* nobody gives up what runs, or is late */
+      serves[me] = 0; told[me] = 0;
+      seen = 0; won = false;
+      goto next
+    };
 #endif
     atomic {
       assert(OWNS && owner[c] != NOBODY); /* 5 */
@@ -701,7 +730,10 @@ lease: /* ChannelPool.give_back and lease: a channel that lingers is clear()ed a
          :: else
          fi;
 #endif
-         mine = WITH_STATE(IDLE_WORD(GENERATION(seen) + 1), READY)
+         mine = WITH_STATE(IDLE_WORD(GENERATION(seen) + 1), READY);
+#ifdef PATIENT
+         goto publish
+#endif
        }
     :: closed[id] || (STATE(word[c]) == IDLE && n == R) -> goto leave
     fi;
@@ -710,7 +742,12 @@ publish:
 #ifdef PUBLISHED_BEFORE_READY
     atomic { news[0] = true; news[E - 1] = true };
 #endif
-    atomic { step(c, IDLE, READY, CLIENT, mine); assert(won); calling[c] = true; seen = mine };
+    atomic {
+      step(c, IDLE, READY, CLIENT, mine); assert(won); calling[c] = true; seen = mine;
+#if defined(PATIENT) && !defined(UNDECIDED)
+      goto announce
+#endif
+    };
 #ifdef UNDECIDED
     if /* ShmTransport._decide */
     :: step(c, READY, IDLE, CLIENT, WITH_STATE(mine, IDLE)); /* molt_give_up, of what is queued */
@@ -729,7 +766,13 @@ publish:
 #ifdef TSO
     ringer_store(news[0], PUBLISHED);
 #else
-    atomic { news[0] = true; news[E - 1] = true };
+announce:
+    atomic {
+      news[0] = true; news[E - 1] = true;
+#ifdef PATIENT
+      wake_executor()
+#endif
+    };
 #endif
 #endif
 #ifdef SPINS
@@ -738,7 +781,9 @@ publish:
     :: !executor_spins[0] && !executor_spins[E - 1]
     fi;
 #endif
+#ifndef PATIENT
     wake_executor();
+#endif
 #ifdef STALLS
     if
     :: c == 0 -> client_fate[id] = STOPPED
@@ -753,7 +798,19 @@ publish:
 #endif
 
 #ifdef PATIENT
-    atomic { STATE(word[c]) == DONE || STATE(word[c]) == FAILED -> goto outcome };
+    atomic {
+      STATE(word[c]) == DONE || STATE(word[c]) == FAILED -> seen = word[c];
+      assert(GENERATION(seen) == GENERATION(mine)); /* 2 */
+      if
+      :: STATE(seen) == DONE -> step(c, DONE, IDLE, CLIENT, IDLE_WORD(GENERATION(seen)))
+      :: STATE(seen) == FAILED -> step(c, FAILED, IDLE, CLIENT, IDLE_WORD(GENERATION(seen)))
+      fi;
+      calling[c] = false; seen = 0; mine = 0; won = false; n++;
+      if
+      :: n == R -> goto leave
+      :: n < R -> goto lease
+      fi
+    };
 #endif
 look: /* molt_await */
     rung[c] = false; /* notes the count */
@@ -1170,7 +1227,9 @@ end:
   do
 #if EXECUTOR_KILLS > 0
   :: atomic { kills < EXECUTOR_KILLS && fate[0] == ALIVE -> fate[0] = KILLED; kills++ }
+#ifndef PATIENT /* they are alike */
   :: atomic { kills < EXECUTOR_KILLS && fate[E - 1] == ALIVE -> fate[E - 1] = KILLED; kills++ }
+#endif
 #endif
 #if EXECUTOR_STOPS > 0
   :: atomic { stops < EXECUTOR_STOPS && fate[0] == ALIVE && STOPPABLE(0) -> fate[0] = STOPPED; stops++ }

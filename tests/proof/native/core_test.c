@@ -13,6 +13,14 @@ static int watched_sem_post(sem_t *sem) {
 }
 #define sem_post watched_sem_post
 
+static void (*at_moment)(const char *name); /* called wherever the core names a moment */
+static void reach(const char *name) {
+    if (at_moment)
+        at_moment(name);
+}
+#undef MOLT_FAILPOINT
+#define MOLT_FAILPOINT(name) reach(#name)
+
 #include "testing.h"
 
 #include <pthread.h>
@@ -590,6 +598,54 @@ static void test_who_stepped_back_and_sees_nobody_run_looks_again_soon(void) {
     free_arena(&a);
 }
 
+static molt_arena *contested;
+static molt_call withdrawn;
+static molt_executor *contender;
+
+static void withdraw_what_is_about_to_be_claimed(const char *name) {
+    if (strcmp(name, "executor.scanned") == 0) {
+        at_moment = NULL;
+        CHECK(molt_give_up(contested, &withdrawn, 0) == MOLT_READY);
+    }
+}
+
+static void test_who_loses_a_claim_holds_no_place(void) {
+    molt_arena a = arena_with_a_limit();
+    molt_executor e = executor_in(0, 0), other = executor_in(1, 0);
+    withdrawn = (molt_call){.channel = 0, .entry = SLOW};
+    CHECK(molt_publish(&a, &withdrawn) == 1);
+    contested = &a, at_moment = withdraw_what_is_about_to_be_claimed;
+    CHECK(!molt_claim(&a, &e) && !at_moment);
+    CHECK(!atomic_load(&a.slots[0].holds)); /* it sleeps now, and nobody would wake it to let go */
+    publish_of(&a, 1, SLOW);
+    CHECK(molt_claim(&a, &other) && other.channel == 1);
+    free_arena(&a);
+}
+
+static uint32_t places_asked_for;
+
+static void look_at_what_was_told(const char *name) {
+    if (strcmp(name, "executor.entering") == 0) {
+        places_asked_for++;
+        CHECK(atomic_load(contender->claim) == molt_serial(0, molt_look(contested, 0)));
+        CHECK(atomic_load(&contested->slots[contender->slot].holds) == SLOW);
+    }
+}
+
+/* Who has told of no claim holds nothing: so the supervisor tells a forged place from one that is being taken. */
+static void test_a_claim_is_told_of_before_its_place_is_taken(void) {
+    molt_arena a = arena_with_a_limit();
+    molt_executor e = executor_in(0, 0);
+    molt_word claim = 0;
+    e.claim = &claim;
+    publish_of(&a, 0, SLOW);
+    contested = &a, contender = &e, at_moment = look_at_what_was_told;
+    CHECK(molt_claim(&a, &e));
+    at_moment = NULL;
+    CHECK(places_asked_for == 1);
+    free_arena(&a);
+}
+
 static void test_scribbled_estimates_are_no_numbers_that_cant_be_reckoned_with(void) {
     static const uint64_t written[] = {0, INT64_MAX, (uint64_t)INT64_MAX + 1, UINT64_MAX};
     molt_entry row;
@@ -910,6 +966,8 @@ int main(void) {
     test_who_makes_room_and_takes_up_something_else_wakes_another();
     test_who_may_not_run_what_is_there_sleeps_until_it_may();
     test_who_stepped_back_and_sees_nobody_run_looks_again_soon();
+    test_who_loses_a_claim_holds_no_place();
+    test_a_claim_is_told_of_before_its_place_is_taken();
     test_scribbled_estimates_are_no_numbers_that_cant_be_reckoned_with();
     test_one_idle_sleeper_is_woken_for_a_request();
     test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken();

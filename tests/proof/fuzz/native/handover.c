@@ -1,8 +1,8 @@
 /* The hand-over: an input is a program of steps that clients, executors and the supervisor take in any order, and so may
  * somebody who stores what he likes wherever he likes, also between two loads of one step.
  *
- * Until he does, every word is what a plain model says, what arrives is what was sent, the oldest request is claimed first,
- * and nobody sleeps over one. From then on: nothing outside the arena is touched, no step goes on for ever, and what is
+ * Until he does, every word is what a plain model says, what arrives is what was sent, the request whose turn it is is claimed
+ * first, and nobody sleeps over one. From then on: nothing outside the arena is touched, no step goes on for ever, and what is
  * private stays as it was. */
 #define _GNU_SOURCE
 #define MOLT_PARK_NS 0u /* nobody else is there to wait for */
@@ -53,13 +53,14 @@ static inline _Bool swap_word(_Atomic uint64_t *at, uint64_t *from, uint64_t to)
 
 #include "fuzzing.h"
 
-enum { CHANNELS = 3, SLOTS = 2, RING = MOLT_PAGE, MOST = 3 * RING, ENTRIES = 256, STEPS = 400 };
+enum { CHANNELS = 3, SLOTS = 2, CLASSES = 2, RING = MOLT_PAGE, MOST = 3 * RING, ENTRIES = 256, STEPS = 400 };
 #define EVERYTHING (1ull << 62)
 
 static const molt_flag open_flag;
 static uint8_t stream[MOST + ENTRIES]; /* entries and payloads are slices of it */
 /* No larger than this arena is; behind it lies what the sanitizer guards. */
-static _Alignas(4096) uint8_t memory[2 * MOLT_PAGE + SLOTS * 4096 + CHANNELS * (MOLT_PAGE + 2 * RING)];
+static _Alignas(4096) uint8_t memory[4 * MOLT_PAGE + MOLT_ENTRIES * sizeof(molt_entry) + SLOTS * 4096 +
+                                       CHANNELS * (MOLT_PAGE + 2 * RING)];
 
 /* A frame as its sender has it, and as its receiver has it by now. */
 typedef struct {
@@ -80,7 +81,7 @@ typedef struct {
     int gone;      /* the client is dead, and the channel not yet another's */
     int announced; /* or there is nothing to announce */
     uint32_t state, generation, slot, epoch, outcomes;
-    uint64_t ticket, reason;
+    uint64_t ticket, turn, reason; /* `turn`: with the delay of its class */
 } channel_model;
 
 /* An executor: what it has, and what the model says of it. */
@@ -128,13 +129,23 @@ static uint64_t some_place(molt_input *in) {
         &ch->request.head, &ch->request.tail, &ch->reply.head, &ch->reply.tail,
         &ch->doorbell_of, &ch->doorbell.sem, &slot->doorbell.sem, &slot->state, &slot->doorbell.parked,
     };
+    molt_entry *row = molt_find_entry(&a, 1 + index % CLASSES, 1);
+    void *of_entries[] = {
+        &a.entry_of[index % CHANNELS], &a.turn_of[index % CHANNELS], &a.began_ns[index % CHANNELS], &slot->holds,
+        row ? &row->id : &slot->holds, row ? &row->delay_ns : &slot->holds, row ? &row->limit : &slot->holds,
+        row ? &row->mean_ns : &slot->holds,
+    };
     uint64_t n = sizeof capacity / sizeof *capacity;
     if (which % 16 < n)
         return (uint64_t)((uint8_t *)capacity[which % 16] - memory) / 8;
-    return number(in, 2);
+    uint64_t place = number(in, 2);
+    return place & 1 ? place >> 1 : (uint64_t)((uint8_t *)of_entries[place >> 1 & 7] - memory) / 8;
 }
 
 /* -- the model --------------------------------------------------------------------------------------------------- */
+
+/* How far an entrypoint's requests are put off, in tickets: the model's clock. */
+static uint64_t class_delay(uint64_t entry) { return entry == 2 ? 2 : 0; }
 
 static uint64_t word_of(const channel_model *c) {
     int held = c->state != MOLT_IDLE && c->state != MOLT_READY;
@@ -160,6 +171,13 @@ static uint32_t ready(uint64_t before) {
     uint32_t n = 0;
     for (int i = 0; i < CHANNELS; i++)
         n += channels[i].state == MOLT_READY && channels[i].ticket < before;
+    return n;
+}
+
+static uint32_t ready_with_turn_before(uint64_t turn) {
+    uint32_t n = 0;
+    for (int i = 0; i < CHANNELS; i++)
+        n += channels[i].state == MOLT_READY && channels[i].turn < turn;
     return n;
 }
 
@@ -228,6 +246,8 @@ static void publish(uint32_t i, molt_input *in) {
     c->call.part[0] = (uint8_t *)&c->out.head, c->call.left[0] = molt_head_bytes(&c->out.head);
     c->call.part[1] = c->out.payload, c->call.left[1] = c->out.head.header.payload_bytes;
     c->stage = 0;
+    c->call.entry = (how >> 3) % (CLASSES + 1); /* one of them is known to nobody */
+    c->call.turn = tickets;
     uint32_t idle = 0, ahead = ready(EVERYTHING);
     for (uint32_t slot = 0; slot < SLOTS; slot++)
         idle += slots[slot].state == MOLT_SLOT_IDLE;
@@ -238,6 +258,7 @@ static void publish(uint32_t i, molt_input *in) {
         CHECK(over == (ahead < capacity + idle ? 0 : ahead - capacity - idle + 1));
         c->generation++, c->outcomes = 0;
         c->state = MOLT_READY, c->ticket = tickets++;
+        c->turn = c->call.turn + class_delay(c->call.entry);
     }
     c->announced = 0;
     if (over > waiting && molt_give_up(&a, &c->call, 1) == MOLT_READY)
@@ -325,7 +346,8 @@ static void claim(uint32_t i) {
     if (!honest)
         return;
     channel_model *c = &channels[s->e.channel];
-    CHECK(c->state == MOLT_READY && ready(c->ticket) == 0); /* the oldest */
+    CHECK(c->state == MOLT_READY && ready_with_turn_before(c->turn) == 0);
+    CHECK(s->e.entry == c->call.entry);
     c->state = MOLT_CLAIMED, c->slot = i, c->epoch = s->e.epoch & 0xff;
     s->state = MOLT_SLOT_BUSY;
     CHECK(s->e.queued == ready(EVERYTHING) && s->e.word == word_of(c));
@@ -459,6 +481,7 @@ static void reap(uint32_t i) {
     s->claims = s->noted = 0;
     s->state = MOLT_SLOT_IDLE;
     CHECK(molt_doorbell_init(&a.slots[i].doorbell) == 0);
+    atomic_store(&a.slots[i].holds, 0);
     atomic_store(&a.executor_spins[i], 0);
     atomic_store(&a.slots[i].state, MOLT_SLOT_IDLE);
     if (molt_ahead_of(&a, EVERYTHING))
@@ -498,9 +521,16 @@ static void reclaim(uint32_t i) {
 /* -- all together ------------------------------------------------------------------------------------------------ */
 
 static void start(void) {
+    ambushes.after = 0; /* it may not have come to pass */
     memset(memory, 0, a.geometry.size);
     CHECK(molt_arena_create(&a) == 0);
     atomic_store(&a.header->in_use, CHANNELS);
+    for (uint64_t id = 1; id <= CLASSES; id++) {
+        molt_entry *row = molt_find_entry(&a, id, 1);
+        CHECK(row);
+        atomic_store(&row->delay_ns, class_delay(id));
+        atomic_store(&row->id, id);
+    }
     for (uint32_t i = 0; i < CHANNELS; i++) {
         channel_model *c = &channels[i];
         c->call = (molt_call){.channel = i};
@@ -515,7 +545,6 @@ static void start(void) {
     }
     tickets = 0;
     honest = 1;
-    ambushes.after = 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

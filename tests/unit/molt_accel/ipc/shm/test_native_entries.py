@@ -231,6 +231,28 @@ def test_a_queue_that_was_filled_before_anything_was_known_puts_its_client_off_t
     assert order == [0, 1, 2, 5, 3, 4]
 
 
+def turns_of(*, usual_ns: int, executors: int) -> tuple[int, int]:
+    """The turns of two requests that one client publishes one after the other."""
+    arena = new_arena()
+    arena.set_entry("work", NORMAL, 0)
+    arena.learn(core.entry_id("work"), usual_ns, False)
+    arena.executors, arena.target_ns = executors, 0
+    first, second = channel_of(arena, 0), channel_of(arena, 1)
+    for channel in (first, second):
+        channel.publish(request(entry="work"), 1000, 0)
+    return first.turn, second.turn
+
+
+def test_a_client_s_next_request_is_due_when_all_executors_would_have_done_the_one_before() -> None:
+    first, second = turns_of(usual_ns=400 * 10**9, executors=1000)
+    assert first + 400_000_000 <= second <= time.monotonic_ns() + 400_000_000
+
+
+def test_a_client_s_requests_are_not_put_off_for_longer_than_a_class() -> None:
+    first, second = turns_of(usual_ns=10**15, executors=1)
+    assert first < second <= time.monotonic_ns() + 500_000_000
+
+
 # -- how many run -----------------------------------------------------------------------------------------
 @pytest.fixture
 def limited() -> Any:
