@@ -208,7 +208,7 @@ def _undecided(s: Stage) -> None:
     s.arena.set_entry("echo", 0, 1)
     s.arena.learn(core.entry_id("echo"), 100, False)
     s.arena.target_ns, s.arena.executors = 1, 1
-    s.arena.next_turn(0, 7)
+    s.arena.next_turn(0)
     assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
     assert s.other.publish(s.request, 9, 0) == core.UNDECIDED
     assert s.arena.queued(s.other.turn, 1) == [core.entry_id("echo")]
