@@ -53,7 +53,13 @@ class Bulkheads:
             return None
         calls = 1 + sum(each._calls.taken for ref in _all if (each := ref()) is not None)
         waits_ns = refused_wait_ns(
-            calls, threads, in_pool, self._executors, self._usual.mean_ns, self._target_ns
+            calls,
+            threads,
+            SERVER_THREADS.waiting(),
+            in_pool,
+            self._executors,
+            self._usual.mean_ns,
+            self._target_ns,
         )
         return self._transport.busy(BusyReason.IN_FLIGHT, waits_ns) if waits_ns else None
 

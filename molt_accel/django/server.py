@@ -11,18 +11,38 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from django.core.signals import request_started
 
 from molt_accel.overload.server_threads import SERVER_THREADS
 
 _UID: Final = "molt_accel.server_threads"
-#: By the module of the server's function that runs the application: how many threads its `self` serves with.
-_THREADS: Final[dict[str, Callable[[Any], int]]] = {
-    "gunicorn.workers.gthread": lambda worker: int(worker.cfg.threads),
-    "waitress.task": lambda task: int(task.channel.server.adj.threads),
+
+
+class Threads(NamedTuple):
+    """What a server serves with."""
+
+    number: int  #: 0: it is no server that is known
+    waiting: Callable[[], int]  #: how many requests wait for a thread
+
+
+def _of_gunicorn(worker: Any) -> Threads:
+    return Threads(int(worker.cfg.threads), worker.tpool._work_queue.qsize)
+
+
+def _of_waitress(task: Any) -> Threads:
+    server = task.channel.server
+    queue = server.task_dispatcher.queue
+    return Threads(int(server.adj.threads), lambda: len(queue))
+
+
+#: By the module of the server's function that runs the application: what its `self` serves with.
+_THREADS: Final[dict[str, Callable[[Any], Threads]]] = {
+    "gunicorn.workers.gthread": _of_gunicorn,
+    "waitress.task": _of_waitress,
 }
+_UNKNOWN: Final = Threads(0, lambda: 0)
 
 
 def watch() -> None:
@@ -30,8 +50,8 @@ def watch() -> None:
     request_started.connect(_learn, dispatch_uid=_UID)
 
 
-def threads_of_server() -> int:
-    """Return how many threads the server has that has called this function; 0: it is none of those that are known."""
+def threads_of_server() -> Threads:
+    """Return what the server serves with that has called this function."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         threads = _THREADS.get(frame.f_globals.get("__name__", ""))
@@ -40,9 +60,9 @@ def threads_of_server() -> int:
             try:
                 return threads(server)
             except (AttributeError, TypeError, ValueError):  # another release of the server
-                return 0
+                return _UNKNOWN
         frame = frame.f_back
-    return 0
+    return _UNKNOWN
 
 
 def _learn(sender: object = None, environ: dict[str, Any] | None = None, **_: Any) -> None:
@@ -50,4 +70,4 @@ def _learn(sender: object = None, environ: dict[str, Any] | None = None, **_: An
         return  # Django's test client, which a server may use to warm up
     request_started.disconnect(dispatch_uid=_UID)
     if environ is not None:
-        SERVER_THREADS.count = threads_of_server()
+        SERVER_THREADS.count, SERVER_THREADS.waiting = threads_of_server()

@@ -6,16 +6,27 @@ than it can, a view that needs a millisecond waits with them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 
-class ServerThreads:
-    """How many threads this process serves requests with; `count` 0: that is not known, or nothing is bounded by it."""
+def _none() -> int:
+    return 0
 
-    __slots__ = ("count",)
+
+class ServerThreads:
+    """The threads that this process serves requests with.
+
+    Attributes:
+        count: How many there are; 0: that is not known, or nothing is bounded by it.
+        waiting: Says how many requests wait for one of them.
+    """
+
+    __slots__ = ("count", "waiting")
 
     def __init__(self) -> None:
         self.count = 0
+        self.waiting: Callable[[], int] = _none
 
 
 #: Of this process. Who serves it sets it; see `molt_accel.django.server`.
@@ -33,13 +44,14 @@ def wait_ns(in_pool: int, executors: int, usual_ns: int) -> int:
 
 
 def refused_wait_ns(
-    calls: int, threads: int, in_pool: int, executors: int, usual_ns: int, target_ns: int
+    calls: int, threads: int, waiting: int, in_pool: int, executors: int, usual_ns: int, target_ns: int
 ) -> int:
     """Decide on a call, by what this process has under way.
 
     Args:
         calls: Its calls to all pools, this one included.
         threads: What it serves with.
+        waiting: How many requests wait for one of them. They may be of any view, and count as if they called too.
         in_pool: Its calls to this call's pool, this one included.
         executors: Of the pool.
         usual_ns: What calls to it usually take once they run; 0: not known.
@@ -47,9 +59,13 @@ def refused_wait_ns(
 
     Returns:
         How long the call would wait, if it is refused for that; 0: it is taken on. It is where an executor may be
-        idle, and where it would wait for less than half the target: then its thread is back soon.
+        idle, and where it would wait for less than half the target: then its thread is back soon. But then the queue
+        may stand before the threads, where no pool sees it: with those who wait for one it must not be over the target.
     """
-    if not target_ns or not too_many(calls, threads):
+    if not target_ns or not too_many(calls, threads) or in_pool <= executors:
         return 0
     waits_ns = wait_ns(in_pool, executors, usual_ns)
-    return waits_ns if 2 * waits_ns > target_ns else 0
+    if 2 * waits_ns > target_ns:
+        return waits_ns
+    waits_ns = wait_ns(in_pool + waiting, executors, usual_ns)
+    return waits_ns if waits_ns > target_ns else 0

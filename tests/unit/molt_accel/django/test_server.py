@@ -1,6 +1,9 @@
 """molt_accel.django.server: how many threads a server has, from the stack of the request that it serves."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,8 +31,12 @@ def method_of(module: str) -> Callable[[object, Callable[[], Any]], Any]:
     return handle
 
 
-WORKER = SimpleNamespace(cfg=SimpleNamespace(threads=8))
-TASK = SimpleNamespace(channel=SimpleNamespace(server=SimpleNamespace(adj=SimpleNamespace(threads=4))))
+QUEUE: SimpleQueue[int] = SimpleQueue()
+WORKER = SimpleNamespace(cfg=SimpleNamespace(threads=8), tpool=SimpleNamespace(_work_queue=QUEUE))
+WAITING: deque[int] = deque()
+DISPATCHER = SimpleNamespace(queue=WAITING)
+SERVER = SimpleNamespace(adj=SimpleNamespace(threads=4), task_dispatcher=DISPATCHER)
+TASK = SimpleNamespace(channel=SimpleNamespace(server=SERVER))
 GTHREAD = "gunicorn.workers.gthread"
 
 
@@ -45,7 +52,7 @@ def start(**environ: str) -> None:
     ],
 )  # fmt: skip
 def test_the_server_on_the_stack_says_how_many_it_has(module: str, owner: object, threads: int) -> None:
-    assert method_of(module)(owner, lambda: (lambda: server.threads_of_server())()) == threads
+    assert method_of(module)(owner, lambda: (lambda: server.threads_of_server())()).number == threads
 
 
 def test_the_servers_own_words_are_those_of_its_release() -> None:
@@ -54,6 +61,19 @@ def test_the_servers_own_words_are_those_of_its_release() -> None:
 
     assert ThreadWorker.handle_request.__globals__["__name__"] == GTHREAD
     assert ThreadWorker.handle_request.__code__.co_varnames[0] == "self"
+    with ThreadPoolExecutor(1) as pool:  # as `get_thread_pool` makes it
+        assert pool._work_queue.qsize() == 0
+
+
+def test_how_many_requests_wait_for_a_thread_is_asked_anew_each_time() -> None:
+    method_of(GTHREAD)(WORKER, lambda: start(SERVER_SOFTWARE="gunicorn/27"))
+    assert SERVER_THREADS.waiting() == 0
+    QUEUE.put(1)
+    assert SERVER_THREADS.waiting() == 1
+    QUEUE.get()
+    (waitress,) = (method_of("waitress.task")(TASK, lambda: server.threads_of_server()),)
+    WAITING.append(1)
+    assert waitress.waiting() == 1
 
 
 def test_the_first_request_of_a_server_tells_and_later_ones_cost_nothing() -> None:

@@ -9,9 +9,12 @@ from molt_accel.overload.server_threads import SERVER_THREADS, refused_wait_ns, 
 TARGET_NS = 100 * NS_PER_MS
 
 
-def refused(calls: int, threads: int, in_pool: int, executors: int, usual_ms: int, target_ns: int) -> int:
+def refused(
+    calls: int, threads: int, in_pool: int, executors: int, usual_ms: int, target_ns: int, waiting: int = 0
+) -> int:
     """The wait of a refused call in ms; 0: it is taken on."""
-    return refused_wait_ns(calls, threads, in_pool, executors, usual_ms * NS_PER_MS, target_ns) // NS_PER_MS
+    usual_ns = usual_ms * NS_PER_MS
+    return refused_wait_ns(calls, threads, waiting, in_pool, executors, usual_ns, target_ns) // NS_PER_MS
 
 
 def test_calls_may_hold_three_quarters_of_the_threads() -> None:
@@ -32,6 +35,15 @@ def test_a_call_is_refused_if_threads_run_out_and_its_own_would_not_be_back_soon
     assert refused(7, 8, 7, 2, 21, TARGET_NS) == 52
 
 
+def test_those_who_wait_for_a_thread_count_where_threads_run_out() -> None:
+    # Eight that take 5 ms are soon back. But before the threads there may be a queue that stands.
+    assert refused(8, 8, 8, 2, 5, TARGET_NS) == 0
+    assert refused(8, 8, 8, 2, 5, TARGET_NS, waiting=34) == 0
+    assert refused(8, 8, 8, 2, 5, TARGET_NS, waiting=35) == 102
+    assert refused(6, 8, 6, 2, 5, TARGET_NS, waiting=1000) == 0
+    assert refused(8, 8, 2, 2, 5, TARGET_NS, waiting=1000) == 0
+
+
 def test_the_threads_may_be_taken_by_calls_to_another_pool() -> None:
     assert refused(7, 8, 3, 1, 100, TARGET_NS) == 200
     assert refused(7, 8, 1, 1, 100, TARGET_NS) == 0
@@ -41,11 +53,11 @@ def test_a_target_of_zero_switches_it_off() -> None:
     assert refused(8, 8, 8, 1, 60_000, 0) == 0
 
 
-@given(*[st.integers(1, 200)] * 4, st.integers(0, 10**12), st.integers(0, 10**12))
+@given(*[st.integers(1, 200)] * 5, st.integers(0, 10**12), st.integers(0, 10**12))
 def test_where_an_executor_may_be_idle_nothing_is_refused(
-    calls: int, threads: int, in_pool: int, executors: int, usual_ns: int, target_ns: int
+    calls: int, threads: int, waiting: int, in_pool: int, executors: int, usual_ns: int, target_ns: int
 ) -> None:
-    waits_ns = refused_wait_ns(calls, threads, in_pool, executors, usual_ns, target_ns)
+    waits_ns = refused_wait_ns(calls, threads, waiting, in_pool, executors, usual_ns, target_ns)
     if in_pool <= executors or not usual_ns:
         assert waits_ns == 0
     if waits_ns:
