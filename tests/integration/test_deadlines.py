@@ -130,8 +130,11 @@ def test_without_grace_a_call_s_executor_is_killed_at_once_and_the_pool_recovers
 
 def test_many_calls_deadlines_at_once_each_hold(make_client: MakeClient) -> None:
     client = with_worker(make_client(executors=2, max_queue=100, grace_ms=20_000))
-    wait_until(lambda: client.ping()["executors"]["idle"] == 2)
-    pids = set(client.ping()["executors"]["pids"])
+    # An executor may serve before the fork server has told the supervisor its process id.
+    both = wait_until(
+        lambda: (found := client.ping()["executors"])["idle"] == len(found["pids"]) == 2 and found
+    )
+    pids = set(both["pids"])
 
     def late(number: int) -> str:
         return raised(MoltTimeout, client.call, "sleep", 1e6, timeout_ms=100 + 3 * number).phase
