@@ -47,6 +47,16 @@ def take(slot: Any) -> str:
     return entry
 
 
+def served(slot: Any, count: int) -> list[int]:
+    """Serve so many requests, one after the other; the channels that they were on."""
+    order = []
+    for _ in range(count):
+        take(slot)
+        order.append(slot.channel)
+        reply(slot, response())
+    return order
+
+
 def usual_ns(arena: Any, entry: str) -> int:
     mean_ns: int = arena.entry(core.entry_id(entry)).mean_ns
     return mean_ns
@@ -201,13 +211,7 @@ def test_a_client_that_asks_for_little_goes_before_one_that_has_filled_the_queue
         channel_of(greedy, index).publish(request(index, entry="work"), 1000, 0)
     last = channel_of(other, 3)
     last.publish(request(9, entry="work"), 1000, 0)
-    slot = slot_of(greedy)
-    order = []
-    for _ in range(4):
-        take(slot)
-        order.append(slot.channel)
-        reply(slot, response())
-    assert order == [0, 3, 1, 2]
+    assert served(slot_of(greedy), 4) == [0, 3, 1, 2]
 
 
 def test_a_queue_that_was_filled_before_anything_was_known_puts_its_client_off_too() -> None:
@@ -222,13 +226,7 @@ def test_a_queue_that_was_filled_before_anything_was_known_puts_its_client_off_t
     greedy.learn(core.entry_id("work"), 10**8, False)
     for client, index in ((greedy, 3), (greedy, 4), (other, 5)):
         channel_of(client, index).publish(request(index, entry="work"), 1000, 0)
-    slot = slot_of(greedy)
-    order = []
-    for _ in range(6):
-        take(slot)
-        order.append(slot.channel)
-        reply(slot, response())
-    assert order == [0, 1, 2, 5, 3, 4]
+    assert served(slot_of(greedy), 6) == [0, 1, 2, 5, 3, 4]
 
 
 def turns_of(*, usual_ns: int, executors: int) -> tuple[int, int]:
