@@ -4,6 +4,8 @@ import os
 
 from django.core.asgi import get_asgi_application
 
+from molt_accel.django import ShedASGI
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "demo.django_app.settings")
 
-application = get_asgi_application()
+application = ShedASGI(get_asgi_application())

@@ -20,6 +20,7 @@ from molt_accel.client import Client, client_for, shared_client
 from molt_accel.codec import EncodeError
 from molt_accel.config import Config
 from molt_accel.django import disconnect, frameworks, placement
+from molt_accel.django.front.asgi import note_call
 from molt_accel.django.payload import default_payload, lists_of, metadata_of, request_id_of
 from molt_accel.django.reporting import SERVER_ERROR, report
 from molt_accel.django.responses import error_response, result_response
@@ -234,13 +235,14 @@ class _OffloadedView:
 
     def make_call(self, request: HttpRequest, payload: Any) -> Call:
         client = self.client
+        note_call(request)
         if isinstance(payload, MultiValueDict):
             payload = lists_of(payload)
         check = self._check_of(request, client)
         return client.make_call(self.call_options, payload, check, metadata_of(request), self.places)
 
-    def shed(self, request: HttpRequest) -> HttpResponseBase | None:
-        """The answer to a request that would be refused now; None: the view shall have it.
+    def refusal(self) -> MoltBusy | None:
+        """The error of a request that would be refused now; None: the view shall have it.
 
         That is so where the project answers errors itself, which may take what later middlewares add to a request; and
         before the first call, since this starts no worker.
@@ -248,8 +250,7 @@ class _OffloadedView:
         client = self.given_client or shared_client(self.pool)
         if self.on_error != "response" or client is None:
             return None
-        error = client.refusal(self.call_options, self.places)
-        return None if error is None else self.refuse(request, error)
+        return client.refusal(self.call_options, self.places)
 
     def _check_of(self, request: HttpRequest, client: Client) -> Callable[[], bool] | None:
         if self.cancel_check is not None:

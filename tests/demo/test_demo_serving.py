@@ -128,7 +128,7 @@ def test_several_server_processes_share_one_metrics_file(tmp_path: Path) -> None
             endpoint = ("baseline", "offload")[number % 2]
             # A connection of its own each time, so that both processes get some.
             answer = httpx.get(f"{web.base_url}/{endpoint}/", params={"user_id": 1 + number}, timeout=30)
-            assert answer.status_code == 200
+            assert answer.status_code == 200, answer.text
             assert answer.json()["items"][0]["user_id"] == 1 + number
 
         with ThreadPoolExecutor(8) as threads:
