@@ -6,6 +6,7 @@ other views. Whoever sets no limit, and serves with no threads that are known, p
 
 from __future__ import annotations
 
+import time
 import weakref
 from typing import Final
 
@@ -13,9 +14,11 @@ from molt_accel.config import Config
 from molt_accel.durations import NS_PER_MS
 from molt_accel.errors import BusyReason, MoltBusy
 from molt_accel.ipc.messages import Response
+from molt_accel.overload import server_threads
+from molt_accel.overload.admission import CALM, Standing
 from molt_accel.overload.estimate import Estimate
 from molt_accel.overload.places import UNLIMITED, Places, one_at_a_time
-from molt_accel.overload.server_threads import SERVER_THREADS, refused_wait_ns, wait_ns
+from molt_accel.overload.server_threads import SERVER_THREADS, wait_ns
 from molt_accel.transports import forks
 from molt_accel.transports.base import Transport
 
@@ -38,7 +41,9 @@ class Bulkheads:
         self._executors: Final = config.pool_size
         self._target_ns: Final = config.queue_target_ms * NS_PER_MS
         self._calls: Final = Places(config.max_in_flight or UNLIMITED)
-        self._usual: Final = Estimate()
+        # Imports and caches make each executor's first request too long.
+        self._usual: Final = Estimate(warm_up=config.pool_size + 1)
+        self._standing: Standing = CALM  # of the threads: what waits for one, and in one
         with forks.start_lock():
             _all = (*(each for each in _all if each() is not None), weakref.ref(self))
 
@@ -49,16 +54,18 @@ class Bulkheads:
             waits_ns = wait_ns(in_pool, self._executors, self._usual.mean_ns)
             return self._transport.busy(BusyReason.IN_FLIGHT, waits_ns)
         threads = SERVER_THREADS.count
-        if not threads or self.limited or in_pool <= self._executors:
+        if not threads or self.limited or (in_pool <= self._executors and self._standing == CALM):
             return None
         calls = 1 + sum(each._calls.taken for ref in _all if (each := ref()) is not None)
-        waits_ns = refused_wait_ns(
+        waits_ns, self._standing = server_threads.judge(
+            self._standing,
+            time.monotonic_ns(),
             calls,
             threads,
             SERVER_THREADS.waiting(),
             in_pool,
             self._executors,
-            self._usual.mean_ns,
+            self._usual.mean_ns if self._usual.is_warm else 0,
             self._target_ns,
         )
         return self._transport.busy(BusyReason.IN_FLIGHT, waits_ns) if waits_ns else None

@@ -69,17 +69,28 @@ def judge(
         return Verdict(BusyReason.DEADLINE, standing)
     if not target_ns:
         return Verdict(None, CALM)
+    is_refused, standing = stands(standing, now_ns, _is_over(wait, usual_ns, target_ns))
+    if not is_refused:
+        return Verdict(None, standing)
+    reason = BusyReason.ENTRY_LIMIT if wait.entry_ns > wait.pool_ns else BusyReason.QUEUE_DELAY
+    return Verdict(reason, standing)
+
+
+def stands(standing: Standing, now_ns: int, is_over: bool) -> tuple[bool, Standing]:
+    """Whether a request is refused, which would wait for too long (`is_over`), and what is remembered then.
+
+    It is if requests did so for an interval. Then each one that would is, until none had to be for a while.
+    """
     since_ns = standing & ~_SHEDDING
     if is_shedding(standing) and now_ns - since_ns >= CALM_NS:
         standing = CALM
-    if not _is_over(wait, usual_ns, target_ns):
-        return Verdict(None, standing if is_shedding(standing) else CALM)
+    if not is_over:
+        return False, standing if is_shedding(standing) else CALM
     if standing == CALM:
-        return Verdict(None, now_ns & ~_SHEDDING)
+        return False, now_ns & ~_SHEDDING
     if not is_shedding(standing) and now_ns - since_ns < INTERVAL_NS:
-        return Verdict(None, standing)
-    reason = BusyReason.ENTRY_LIMIT if wait.entry_ns > wait.pool_ns else BusyReason.QUEUE_DELAY
-    return Verdict(reason, now_ns | _SHEDDING)
+        return False, standing
+    return True, now_ns | _SHEDDING
 
 
 def _is_over(wait: Wait, usual_ns: int, target_ns: int) -> bool:

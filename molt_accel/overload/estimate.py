@@ -44,17 +44,23 @@ class Estimate:
         mean_ns: What a request usually takes; 0: nothing is known.
         deviation_ns: By how much a request usually differs from that.
         samples: How many requests were learnt from.
+        warm_up: So many of the first samples each replace what was.
     """
 
     mean_ns: int = 0
     deviation_ns: int = 0
     samples: int = 0
+    warm_up: int = WARM_UP
+
+    @property
+    def is_warm(self) -> bool:
+        return self.samples >= self.warm_up
 
     def learn(self, took_ns: int, *, stopped: bool = False) -> None:
         """Count what a request took. `stopped`: it was ended before its time, so it would have taken longer."""
         if stopped and took_ns <= self.mean_ns:
             return
-        if self.samples < WARM_UP:
+        if not self.is_warm:
             self.mean_ns, self.deviation_ns = took_ns, took_ns // 2
         else:
             # The first ones count for more, so that the mean is soon near what it will be.

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from molt_accel.overload.admission import Standing, stands
+
 
 def _none() -> int:
     return 0
@@ -43,12 +45,22 @@ def wait_ns(in_pool: int, executors: int, usual_ns: int) -> int:
     return max(0, in_pool - executors) * usual_ns // executors
 
 
-def refused_wait_ns(
-    calls: int, threads: int, waiting: int, in_pool: int, executors: int, usual_ns: int, target_ns: int
-) -> int:
+def judge(
+    standing: Standing,
+    now_ns: int,
+    calls: int,
+    threads: int,
+    waiting: int,
+    in_pool: int,
+    executors: int,
+    usual_ns: int,
+    target_ns: int,
+) -> tuple[int, Standing]:
     """Decide on a call, by what this process has under way.
 
     Args:
+        standing: What is remembered of the queue before the threads; see `molt_accel.overload.admission.stands`.
+        now_ns: By CLOCK_MONOTONIC.
         calls: Its calls to all pools, this one included.
         threads: What it serves with.
         waiting: How many requests wait for one of them. They may be of any view, and count as if they called too.
@@ -58,14 +70,15 @@ def refused_wait_ns(
         target_ns: How long requests may stand in the queue; 0: as long as they like.
 
     Returns:
-        How long the call would wait, if it is refused for that; 0: it is taken on. It is where an executor may be
-        idle, and where it would wait for less than half the target: then its thread is back soon. But then the queue
-        may stand before the threads, where no pool sees it: with those who wait for one it must not be over the target.
+        How long the call would wait, if it is refused for that; 0: it is taken on. And what is remembered then.
+        It is taken on where an executor may be idle, and where it would wait for less than half the target: then its
+        thread is back soon. But then the queue may stand before the threads, where no pool sees it.
     """
     if not target_ns or not too_many(calls, threads) or in_pool <= executors:
-        return 0
+        return 0, stands(standing, now_ns, False)[1]
     waits_ns = wait_ns(in_pool, executors, usual_ns)
     if 2 * waits_ns > target_ns:
-        return waits_ns
+        return waits_ns, standing
     waits_ns = wait_ns(in_pool + waiting, executors, usual_ns)
-    return waits_ns if waits_ns > target_ns else 0
+    is_refused, standing = stands(standing, now_ns, waits_ns > target_ns)
+    return waits_ns if is_refused else 0, standing

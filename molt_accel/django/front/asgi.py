@@ -18,12 +18,20 @@ from molt_accel.django.front.threads import one_thread
 
 #: Where a request's scope has the function that takes note of its call.
 CALLS: Final = "molt_accel.calls"
+#: So many refusals a second leave at once. Where there are more, some clients ask again without heeding Retry-After.
+AT_ONCE_PER_S: Final = 100
+#: The others leave after so many seconds, for which those clients are quiet. As measured beside 128 of them, a light
+#: view's p99 falls from 290 to 22 ms, and executors have twice the processor time.
+PAUSE_S: Final = 0.25
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
 
 class ShedASGI:
     """An ASGI application around Django's: refuses on the loop, lets the others in by turns, keeps their threads.
+
+    What the rate of refusals is over 100 a second waits a quarter of a second for its answer, which costs the loop
+    nothing and slows down those who ask again at once.
 
     No middleware sees what it refuses.
 
@@ -35,6 +43,7 @@ class ShedASGI:
         self._application = application
         self._gate: Gate | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._at_once = Allowance(AT_ONCE_PER_S)
 
     async def __call__(
         self, scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[Message]], send: Send
@@ -51,6 +60,8 @@ class ShedASGI:
         gate, holder = self._gate_here(), object()
         error = await gate.enter(holder, offload.refusal)
         if error is not None:
+            if not self._at_once.take(asyncio.get_running_loop().time()):
+                await asyncio.sleep(PAUSE_S)
             await _send(offload.refuse(ASGIRequest(scope, BytesIO()), error), send)
             return
         calls = functools.partial(gate.leave, holder)
@@ -65,6 +76,24 @@ class ShedASGI:
         if self._gate is None or self._loop is not loop:
             self._gate, self._loop = Gate(loop), loop
         return self._gate
+
+
+class Allowance:
+    """So many things a second may be done, and as many at once after a quiet second (a token bucket)."""
+
+    def __init__(self, per_s: int) -> None:
+        self._per_s: Final = per_s
+        self._left = float(per_s)
+        self._since_s = 0.0
+
+    def take(self, now_s: float) -> bool:
+        """Whether one more may be done. `now_s` is by a clock that never goes back."""
+        self._left = min(self._per_s, self._left + (now_s - self._since_s) * self._per_s)
+        self._since_s = now_s
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 async def _send(response: HttpResponse, send: Send) -> None:

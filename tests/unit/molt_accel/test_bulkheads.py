@@ -15,6 +15,7 @@ from molt_accel.config import Config
 from molt_accel.errors import MoltBusy, MoltInternalError
 from molt_accel.ipc.messages import Response
 from molt_accel.options import CallMetrics, CallOptions
+from molt_accel.overload.admission import CALM_NS, INTERVAL_NS
 from molt_accel.overload.places import Places
 from molt_accel.overload.server_threads import SERVER_THREADS
 from molt_accel.waits import adrive, drive
@@ -56,7 +57,8 @@ def end_all(passages: list[Passage]) -> None:
 
 def usually(bulkheads: Bulkheads, seconds: float) -> None:
     """Have the client know what its calls take."""
-    Passage(bulkheads).leave(Response(1, exec_us=int(seconds * 1_000_000)))
+    while not bulkheads._usual.is_warm:
+        Passage(bulkheads).leave(Response(1, exec_us=int(seconds * 1_000_000)))
 
 
 def busy_reason(work: Callable[..., object], *args: object, **kwargs: object) -> str:
@@ -192,6 +194,39 @@ def test_without_an_estimate_or_threads_or_a_target_none_is_refused() -> None:
     assert known.refusal() is None
     SERVER_THREADS.count = 8
     assert [each.refusal() is None for each in (known, off, unknown)] == [False, True, True]
+
+
+def test_the_first_calls_of_the_executors_teach_nothing_yet() -> None:
+    SERVER_THREADS.count = 8
+    bulkheads = bulkheads_of(ScriptedTransport(), executors=2)
+    under_way(bulkheads, 8)
+    for seconds in (5.0, 5.0):  # each executor imports something
+        Passage(bulkheads).leave(Response(1, exec_us=int(seconds * 1_000_000)))
+        assert bulkheads.refusal() is None
+    usually(bulkheads, 0.001)
+    assert bulkheads.refusal() is None
+
+
+def test_a_burst_before_the_threads_passes_and_a_queue_that_stands_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_ns = 10**18
+    monkeypatch.setattr(module.time, "monotonic_ns", lambda: now_ns)
+    SERVER_THREADS.count, SERVER_THREADS.waiting = 8, lambda: 60
+    bulkheads = bulkheads_of(ScriptedTransport(), executors=2)
+    usually(bulkheads, 0.005)
+    passages = under_way(bulkheads, 7)
+    assert bulkheads.refusal() is None
+    now_ns += INTERVAL_NS // 2
+    end_all(passages)
+    assert bulkheads.refusal() is None  # an executor may be idle: the queue was gone
+    passages = under_way(bulkheads, 7)
+    assert bulkheads.refusal() is None
+    now_ns += INTERVAL_NS
+    assert bulkheads.refusal() is not None
+    now_ns += CALM_NS
+    assert bulkheads.refusal() is None
+    end_all(passages)
 
 
 def test_max_in_flight_takes_the_place_of_the_threads_rule() -> None:

@@ -4,17 +4,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from molt_accel.durations import NS_PER_MS
-from molt_accel.overload.server_threads import SERVER_THREADS, refused_wait_ns, too_many, wait_ns
+from molt_accel.overload.admission import CALM, INTERVAL_NS
+from molt_accel.overload.server_threads import SERVER_THREADS, judge, too_many, wait_ns
 
 TARGET_NS = 100 * NS_PER_MS
+NOW_NS = 10**18
 
 
 def refused(
     calls: int, threads: int, in_pool: int, executors: int, usual_ms: int, target_ns: int, waiting: int = 0
 ) -> int:
-    """The wait of a refused call in ms; 0: it is taken on."""
-    usual_ns = usual_ms * NS_PER_MS
-    return refused_wait_ns(calls, threads, waiting, in_pool, executors, usual_ns, target_ns) // NS_PER_MS
+    """The wait of a call in ms that is refused once things are so for an interval; 0: it is taken on."""
+    found = calls, threads, waiting, in_pool, executors, usual_ms * NS_PER_MS, target_ns
+    _, standing = judge(CALM, NOW_NS, *found)
+    return judge(standing, NOW_NS + INTERVAL_NS, *found)[0] // NS_PER_MS
 
 
 def test_calls_may_hold_three_quarters_of_the_threads() -> None:
@@ -44,6 +47,16 @@ def test_those_who_wait_for_a_thread_count_where_threads_run_out() -> None:
     assert refused(8, 8, 2, 2, 5, TARGET_NS, waiting=1000) == 0
 
 
+def test_threads_are_kept_free_at_once_and_a_queue_before_them_is_cut_only_if_it_stands() -> None:
+    few = (8, 8, 0, 8, 2, 100 * NS_PER_MS, TARGET_NS)
+    assert judge(CALM, NOW_NS, *few) == (300 * NS_PER_MS, CALM)
+    many = (8, 8, 35, 8, 2, 5 * NS_PER_MS, TARGET_NS)
+    waits_ns, standing = judge(CALM, NOW_NS, *many)
+    assert (waits_ns, standing) == (0, NOW_NS)
+    assert judge(standing, NOW_NS + INTERVAL_NS - 1, *many) == (0, NOW_NS)
+    assert judge(standing, NOW_NS + INTERVAL_NS, *many)[0] > TARGET_NS
+
+
 def test_the_threads_may_be_taken_by_calls_to_another_pool() -> None:
     assert refused(7, 8, 3, 1, 100, TARGET_NS) == 200
     assert refused(7, 8, 1, 1, 100, TARGET_NS) == 0
@@ -57,7 +70,9 @@ def test_a_target_of_zero_switches_it_off() -> None:
 def test_where_an_executor_may_be_idle_nothing_is_refused(
     calls: int, threads: int, waiting: int, in_pool: int, executors: int, usual_ns: int, target_ns: int
 ) -> None:
-    waits_ns = refused_wait_ns(calls, threads, waiting, in_pool, executors, usual_ns, target_ns)
+    found = calls, threads, waiting, in_pool, executors, usual_ns, target_ns
+    _, standing = judge(CALM, NOW_NS, *found)
+    waits_ns, _ = judge(standing, NOW_NS + INTERVAL_NS, *found)
     if in_pool <= executors or not usual_ns:
         assert waits_ns == 0
     if waits_ns:
