@@ -4,6 +4,7 @@ import http.client
 import json
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ def log(tmp_path: Path) -> Path:
 
 def each_kind(*kinds: Kind) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.name) for kind in kinds])
+
+
+def shedding(kind: Kind) -> Kind:
+    """The same server, with an application around Django's."""
+    front = f"tests.integration.django.bulkheads.fronts:{'asgi' if kind is UVICORN else 'wsgi'}"
+    return replace(kind, command=(*kind.command[:-1], front))
 
 
 def learn(server: Server, *pools: str) -> None:
@@ -145,17 +152,20 @@ def test_a_process_has_as_many_calls_as_it_may(kind: Kind, log: Path, tmp_path: 
     [(EIGHT_THREADS, "offload"), (UVICORN, "offload"), (UVICORN, "async")],
     ids=["threads", "uvicorn", "uvicorn-async"],
 )
-@pytest.mark.parametrize("middleware", [LATE, f"{SHED} {LATE}"], ids=["decorator", "middleware"])
+@pytest.mark.parametrize("front", ["decorator", "middleware", "application"])
 def test_a_view_has_places_of_its_own_that_come_back_when_browsers_go(
-    kind: Kind, view: str, middleware: str, log: Path, tmp_path: Path
+    kind: Kind, view: str, front: str, log: Path, tmp_path: Path
 ) -> None:
+    middleware = f"{SHED} {LATE}" if front == "middleware" else LATE
+    if front == "application":
+        kind = shedding(kind)
     path = tmp_path / "go"
     address = with_path(f"{view}/alone", path)
     with serving(kind, log, TEST_MIDDLEWARE=middleware) as server:
         with server.connection() as browser:
             browser.send(address)
             wait_for_file(f"{path}.running")
-            assert refused(server, address) == ("in_flight", "yes" if middleware == LATE else None)
+            assert refused(server, address) == ("in_flight", "yes" if front == "decorator" else None)
             assert reasons([server.get(f"/{view}/3/")]) == {"Ok": 1}
         path.touch()
         wait_until(lambda: server.get(address)[0] == 200)
@@ -173,3 +183,20 @@ def refused(server: Server, address: str) -> tuple[str, str | None]:
         return body["reason"], response.headers.get("X-Passed")
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize("view", ["offload", "async"])
+def test_a_flood_of_an_event_loop_is_answered_as_a_whole(view: str, log: Path, tmp_path: Path) -> None:
+    """More at once than the gate has room for: each is served or refused, and light views are served all along."""
+    path = tmp_path / "go"
+    with serving(shedding(UVICORN), log) as server, ThreadPoolExecutor(120) as browsers:
+        heavy = [browsers.submit(server.get, with_path(f"{view}/wait", path)) for _ in range(120)]
+        wait_for_file(f"{path}.running")
+        for _ in range(8):
+            assert server.get("/baseline/3/")[0] == 200
+        path.touch()
+        found = reasons([each.result(PATIENCE_S) for each in heavy])
+        assert found.total() == 120
+        assert found["Ok"] >= 2
+        assert set(found) <= {"Ok", "queue_full", "queue_delay", "in_flight"}
+        assert reasons([server.get(f"/{view}/3/")]) == {"Ok": 1}

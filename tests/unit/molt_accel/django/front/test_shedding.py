@@ -1,4 +1,4 @@
-"""molt_accel.django.shedding: what the middleware refuses, and what it lets pass."""
+"""molt_accel.django.front.shedding and asgi: what each refuses, and what it lets pass."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from django.views import View as ClassView
 from django.views.decorators.csrf import csrf_exempt
 
 from molt_accel import CallMetrics, Client, molt_offload
-from molt_accel.django import ShedMiddleware
+from molt_accel.django import ShedASGI, ShedMiddleware, ShedWSGI
 from molt_accel.errors import BusyReason, MoltBusy
 from molt_accel.ipc import outcomes
 from tests.support import EXPORTS
@@ -49,28 +49,76 @@ def client() -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture(params=["sync", "async"])
+def by_middleware(asked: HttpRequest) -> HttpResponse:
+    return ShedMiddleware(lambda _: HttpResponse("passed"))(asked)  # type: ignore[return-value]
+
+
+def by_async_middleware(asked: HttpRequest) -> HttpResponse:
+    async def get_response(_: HttpRequest) -> HttpResponse:
+        return HttpResponse("passed")
+
+    middleware = ShedMiddleware(get_response)
+    assert iscoroutinefunction(middleware)
+
+    async def run() -> Any:
+        return await middleware(asked)  # type: ignore[misc]
+
+    return asyncio.run(run())  # type: ignore[no-any-return]
+
+
+def by_wsgi(asked: HttpRequest) -> HttpResponse:
+    made = HttpResponse()
+
+    def start_response(status: str, headers: list[tuple[str, str]]) -> None:
+        code, _, made.reason_phrase = status.partition(" ")
+        made.status_code = int(code)
+        for name, value in headers:
+            made[name] = value
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"passed"]
+
+    environ = {**asked.environ, "SCRIPT_NAME": "/prefix"}  # type: ignore[attr-defined]
+    made.content = b"".join(ShedWSGI(application)(environ, start_response))
+    return made
+
+
+def by_asgi(asked: HttpRequest) -> HttpResponse:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"passed"})
+
+    scope = {
+        "type": "http", "method": asked.method, "headers": [], "query_string": b"", "root_path": "/prefix",
+        "path": "/prefix" + asked.path,
+    }  # fmt: skip
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("nothing of the body is read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(ShedASGI(application)(scope, receive, send))
+    start, body = sent
+    made = HttpResponse(body["body"], status=start["status"])
+    for name, value in start["headers"]:
+        made[name.decode()] = value.decode()
+    return made
+
+
+@pytest.fixture(params=[by_middleware, by_async_middleware, by_wsgi, by_asgi])
 def answer_of(request: pytest.FixtureRequest) -> AnswerOf:
-    """The middleware's answer to a request for the only view; ``passed`` if the view has it."""
+    """The answer of each that refuses, to a request for the only view; ``passed`` if the view has it."""
 
     def answer(view: Any, method: str = "get", where: str = "/view/") -> HttpResponse:
         urls: Any = ModuleType("urls")
         urls.urlpatterns = [path("view/", view)]
-        asked = getattr(RequestFactory(), method)(where)
         with override_settings(ROOT_URLCONF=urls):
-            if request.param == "sync":
-                return ShedMiddleware(lambda _: HttpResponse("passed"))(asked)  # type: ignore[return-value]
-
-            async def get_response(_: HttpRequest) -> HttpResponse:
-                return HttpResponse("passed")
-
-            middleware = ShedMiddleware(get_response)
-            assert iscoroutinefunction(middleware)
-
-            async def run() -> Any:
-                return await middleware(asked)  # type: ignore[misc]
-
-            return asyncio.run(run())  # type: ignore[no-any-return]
+            made: HttpResponse = request.param(getattr(RequestFactory(), method)(where))
+            return made
 
     return answer
 
