@@ -139,7 +139,7 @@ def make_call(
         if plan.retries:
             response, failure = yield from _tries(transport, plan, request, check)
         else:
-            response, failure = yield from _attempt(transport, request, check)
+            response, failure = yield from attempt(transport, request, check)
             if isinstance(failure, MoltBusy):
                 response, failure = yield from _in_line(transport, request, check, (response, failure))
         if failure is not None:
@@ -209,7 +209,7 @@ def _tries(
     tries_left = plan.retries
     pause_s = plan.pause_s
     while True:
-        response, error = yield from _attempt(transport, request, check)
+        response, error = yield from attempt(transport, request, check)
         if isinstance(error, MoltBusy):
             response, error = yield from _in_line(transport, request, check, (response, error))
         passing = error is not None and row_of(error).passing
@@ -258,7 +258,7 @@ def _in_line(
             if first.done or not left_ms:
                 tried = True
                 request.max_wait_ms = left_ms  # 0: one last try
-                outcome = yield from _attempt(sender, request, check)
+                outcome = yield from attempt(sender, request, check)
                 if sender.sent and time.monotonic_ns() >= until_ns:
                     break
     finally:
@@ -266,9 +266,7 @@ def _in_line(
     return outcome
 
 
-def _attempt(
-    transport: Sender, request: Request, check: CancelCheck | None
-) -> Generator[Wait, Any, _Outcome]:
+def attempt(transport: Sender, request: Request, check: CancelCheck | None) -> Generator[Wait, Any, _Outcome]:
     """Get the request to a worker, and wait until it has ended."""
     rounds = 0
     pause_s = _FIRST_PAUSE_S

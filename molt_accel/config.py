@@ -92,6 +92,16 @@ def _pool_name(value: object) -> str:
     return text
 
 
+_SUBJECT: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+def _subject(value: object) -> str:
+    text = _text(value)
+    if not _SUBJECT.fullmatch(text):
+        raise ValueError("words of letters, digits, '_' and '-', separated by '.'")
+    return text
+
+
 def _command(value: object) -> str:
     if isinstance(value, (list, tuple)):
         value = shlex.join(_text(part) for part in value)
@@ -111,6 +121,16 @@ _NOT_THE_WORKERS: Final = frozenset(
         "MOLT_CANCEL_ON_HALF_CLOSE",
         "MOLT_BUSY_HTTP_STATUS",
         "MOLT_MAX_IN_FLIGHT",
+        "MOLT_OVERFLOW",
+        "MOLT_NATS_URL",
+        "MOLT_NATS_SUBJECT",
+        "MOLT_NATS_CREDS",
+        "MOLT_NATS_NKEY",
+        "MOLT_NATS_USER",
+        "MOLT_NATS_PASSWORD",
+        "MOLT_NATS_CA",
+        "MOLT_NATS_CERT",
+        "MOLT_NATS_KEY",
     }
 )
 #: Settings that `identity()` already covers in normalised form, so the pool's name leaves them out.
@@ -161,8 +181,25 @@ class Config(_Made):
     """
 
     # fmt: off
-    transport: str = _setting("MOLT_TRANSPORT", "", _choice("auto", "shm", "stdio", "inline"), "auto",
-        "auto (shm where it can run, else stdio), shm, stdio, or inline (in this process, for tests)")
+    transport: str = _setting("MOLT_TRANSPORT", "", _choice("auto", "shm", "stdio", "nats", "inline"), "auto",
+        "auto (shm where it can run, else stdio), shm, stdio, nats (pools of other hosts), or inline (in this "
+        "process, for tests)")
+    overflow: str = _setting("MOLT_OVERFLOW", "", _choice("off", "nats"), "off",
+        "where a call goes that the local pool refuses as Busy: nats (pools of other hosts), or off")
+    nats_url: str = _setting("MOLT_NATS_URL", "", _text, "",
+        "NATS servers, separated by commas: nats://HOST:PORT, or tls://HOST:PORT")
+    nats_subject: str = _setting("MOLT_NATS_SUBJECT", "", _subject, "molt",
+        "prefix of the subjects on NATS, one for each kind of pool; an entrypoint's name comes behind it")
+    nats_creds: str = _setting("MOLT_NATS_CREDS", "", _text, "",
+        "credentials file for NATS, with a JWT and a seed")
+    nats_nkey: str = _setting("MOLT_NATS_NKEY", "", _text, "", "file with the seed of an nkey for NATS")
+    nats_user: str = _setting("MOLT_NATS_USER", "", _text, "", "user name for NATS")
+    nats_password: str = _setting("MOLT_NATS_PASSWORD", "", _text, "", "its password")
+    nats_ca: str = _setting("MOLT_NATS_CA", "", _text, "",
+        "certificates that NATS servers must be signed by; empty: those that the system trusts")
+    nats_cert: str = _setting("MOLT_NATS_CERT", "", _text, "",
+        "certificate to show to NATS servers, where they demand one")
+    nats_key: str = _setting("MOLT_NATS_KEY", "", _text, "", "the key of that certificate")
     worker_cmd: str = _setting("MOLT_WORKER_CMD", "", _command, "",
         "command that starts a worker, split as a shell splits words; empty: molt-worker")
     pool: str = _setting("MOLT_POOL", "", _pool_name, "",

@@ -41,10 +41,17 @@ def _open_auto(config: Config) -> Transport:
         return _open_stdio(config)
 
 
+def _open_nats(config: Config) -> Transport:
+    from molt_accel.transports.cluster import ClusterTransport
+
+    return ClusterTransport(config)
+
+
 _OPENERS: Final[dict[str, Callable[[Config], Transport]]] = {
     "auto": _open_auto,
     "shm": _open_shm,
     "stdio": _open_stdio,
+    "nats": _open_nats,
     "inline": _open_inline,
 }
 

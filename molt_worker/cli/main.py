@@ -23,6 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from molt_worker.cli import build
 
         return build.main(arguments[1:])
+    if command == "bridge":
+        from molt_worker.cli import bridge
+
+        return bridge.main(arguments[1:])
     from molt_worker.cli import serve
 
     return serve.main(arguments)

@@ -1,0 +1,151 @@
+"""NATS as the messaging system: nats-py, configured by MOLT_NATS_*. Imported only where that is asked for.
+
+Waiting for a lost server never ends, with pauses that grow: a bridge has nothing better to do, and a client's calls are
+told at once. What a client publishes meanwhile is refused and not kept, since a request that is sent later than its
+caller knows has a deadline that is wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import Any, Final
+
+from molt_accel.cluster.engine import EngineError, Handler, Incoming
+from molt_accel.config import Config
+
+try:
+    import nats
+    import nats.errors
+    from nats.aio.client import Client as NatsClient
+    from nats.aio.msg import Msg
+except ImportError as exc:  # pragma: no cover - every test environment has it
+    raise ImportError("MOLT_NATS_URL needs nats-py: pip install 'molt-accel[nats]'") from exc
+
+log = logging.getLogger("molt_accel")
+
+CONNECT_S: Final = 2  #: how long a server may take to accept a connection
+RECONNECT_S: Final = 1  #: between two tries to come back to one server
+PING_S: Final = 5  #: how often an idle connection is tried; two without an answer end it
+_NO_RESPONDERS: Final = "503"
+
+
+class NatsEngine:
+    """The `Engine` for NATS.
+
+    Args:
+        config: Its servers, and how to be let in.
+        name: What the server's own views call this connection.
+    """
+
+    def __init__(self, config: Config, name: str) -> None:
+        self._config = config
+        self._name = name
+        self._client = NatsClient()
+
+    @property
+    def client(self) -> NatsClient:
+        """nats-py's own, for what only NATS has: its service API."""
+        return self._client
+
+    @property
+    def connected(self) -> bool:
+        return bool(self._client.is_connected)
+
+    @property
+    def max_payload(self) -> int:
+        return int(self._client.max_payload)
+
+    async def connect(self) -> None:
+        config = self._config
+        try:
+            await self._client.connect(
+                [each.strip() for each in config.nats_url.split(",") if each.strip()],
+                name=self._name,
+                connect_timeout=CONNECT_S,
+                reconnect_time_wait=RECONNECT_S,
+                max_reconnect_attempts=-1,
+                ping_interval=PING_S,
+                max_outstanding_pings=2,
+                error_cb=self._note,
+                disconnected_cb=self._disconnected,
+                reconnected_cb=self._reconnected,
+                **self._how_to_be_let_in(),
+            )
+        except (nats.errors.Error, OSError, TimeoutError, ValueError) as exc:
+            raise EngineError(f"can't reach NATS at {self._servers}: {exc or type(exc).__name__}") from exc
+
+    @property
+    def _servers(self) -> str:
+        """Where the servers are, without the passwords that a URL may have."""
+        return ", ".join(each.rpartition("@")[2] for each in self._config.nats_url.split(","))
+
+    def _how_to_be_let_in(self) -> dict[str, Any]:
+        config = self._config
+        options: dict[str, Any] = {}
+        if config.nats_creds:
+            options["user_credentials"] = config.nats_creds
+        if config.nats_nkey:
+            options["nkeys_seed"] = config.nats_nkey
+        if config.nats_user:
+            options["user"], options["password"] = config.nats_user, config.nats_password
+        if config.nats_ca or config.nats_cert:
+            try:
+                context = ssl.create_default_context(cafile=config.nats_ca or None)
+                if config.nats_cert:
+                    context.load_cert_chain(config.nats_cert, config.nats_key or None)
+            except (OSError, ssl.SSLError) as exc:
+                raise EngineError(
+                    f"MOLT_NATS_CA, MOLT_NATS_CERT or MOLT_NATS_KEY can't be read: {exc}"
+                ) from exc
+            options["tls"] = context
+        return options
+
+    def new_inbox(self) -> str:
+        return str(self._client.new_inbox())
+
+    async def subscribe(self, subject: str, handler: Handler, *, group: str = "") -> Any:
+        async def take(message: Msg) -> None:
+            headers = message.headers
+            unheard = bool(headers) and headers.get("Status") == _NO_RESPONDERS
+            handler(Incoming(message.subject, message.data, message.reply, unheard))
+
+        try:
+            # The bounds are the bridge's and the client's own: they answer for what they take.
+            return await self._client.subscribe(
+                subject, queue=group, cb=take, pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
+        except nats.errors.Error as exc:
+            raise EngineError(f"can't subscribe to {subject}: {exc or type(exc).__name__}") from exc
+
+    async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+        if not self.connected:
+            raise EngineError(f"the connection to NATS at {self._servers} is lost")
+        try:
+            await self._client.publish(subject, data, reply=reply)
+        except (nats.errors.Error, OSError) as exc:
+            raise EngineError(f"can't publish to {subject}: {exc or type(exc).__name__}") from exc
+
+    async def flush(self) -> None:
+        try:
+            await self._client.flush(CONNECT_S)
+        except (nats.errors.Error, OSError, TimeoutError) as exc:
+            raise EngineError(
+                f"NATS at {self._servers} does not answer: {exc or type(exc).__name__}"
+            ) from exc
+
+    async def close(self) -> None:
+        try:
+            await self._client.close()
+        except (nats.errors.Error, OSError, TimeoutError) as exc:
+            log.debug("leaving NATS: %s", exc)
+
+    async def _note(self, error: Exception) -> None:
+        log.warning("NATS at %s: %s", self._servers, error or type(error).__name__)
+
+    async def _disconnected(self) -> None:
+        if not self._client.is_closed:
+            log.warning("the connection to NATS at %s is lost; trying to come back", self._servers)
+
+    async def _reconnected(self) -> None:
+        log.warning("back at NATS at %s", self._servers)

@@ -1,0 +1,368 @@
+"""The transport to pools on other hosts: a thread with an event loop and one connection to the messaging system.
+
+A call is resolved by whoever takes it out of the table: the loop with its answer or because nothing was heard of it for
+too long, `abandon`, or `close`. So it has one outcome, and what comes late finds no call. Requests are sent once; only a
+Busy one, which was certainly not run, is sent again, for another host to take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from molt_accel import codec
+from molt_accel.cluster import wire
+from molt_accel.cluster.engine import Engine, EngineError, Incoming
+from molt_accel.cluster.pulse import LOOK_S, SILENCE_S
+from molt_accel.config import Config
+from molt_accel.errors import (
+    BusyReason,
+    MoltBusy,
+    MoltCancelled,
+    MoltClientClosed,
+    MoltError,
+    MoltWorkerUnavailable,
+    Status,
+    from_wire,
+)
+from molt_accel.ipc import outcomes
+from molt_accel.ipc.frame import FrameError
+from molt_accel.ipc.messages import Codec, Request
+from molt_accel.transports import forks
+from molt_accel.transports.base import Pending, PendingCall, Result
+from molt_accel.transports.connection import copy_error
+from molt_accel.transports.launcher import RestartPolicy
+from molt_accel.transports.line import Line
+
+log = logging.getLogger("molt_accel")
+
+START_S: Final = 5.0  #: how long connecting may take
+SLACK_S: Final = 0.5  #: how long after deadline and grace time an answer may still be on its way
+#: So many hosts are asked in a row, if each says Busy.
+MOST_ASKED: Final = 4
+_STOP_S: Final = 2.0
+
+
+class _Call(Pending):
+    """A call in flight."""
+
+    __slots__ = ("answer", "asked", "busy", "heard_s", "request", "rest", "taken", "token")
+
+    def __init__(self, request: Request, token: int) -> None:
+        super().__init__(request.request_id)
+        self.request = request
+        self.token = token
+        self.heard_s = time.monotonic()  #: when it was sent, or something was heard of it
+        self.taken = False  #: a host has said that it has it
+        self.asked = 0
+        self.busy: MoltBusy | None = None  #: of the hosts that refused it, the one that is free first
+        self.rest: Iterator[bytes] | None = None  #: pieces that are to be sent when a host asks for them
+        self.answer: wire.Pieces | None = None  #: what came of an answer in pieces
+
+
+class _Link:
+    """One connection, its thread, and the calls in flight on it. `close` and the loop's thread end it."""
+
+    def __init__(self, config: Config, open_engine: Callable[[Config, str], Engine]) -> None:
+        self.calls: Final[dict[int, _Call]] = {}
+        self.inbox = ""
+        self.engine: Final = open_engine(config, "molt client")
+        self.error: MoltWorkerUnavailable | None = None  #: why it could not be made
+        self.made = threading.Event()
+        self._config = config
+        self._ended = False
+        self._tokens = 0
+        self._lock = threading.Lock()
+        self._tasks: Final[set[asyncio.Task[None]]] = set()  # which the loop itself keeps only weakly
+        self.loop: Final = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self.thread: Final = threading.Thread(target=self._run, name="molt-cluster", daemon=True)
+
+    @property
+    def usable(self) -> bool:
+        return not self._ended and self.made.is_set() and self.error is None
+
+    def submit(self, request: Request) -> _Call | None:
+        """Send a request. None: the link has ended. Raises MoltWorkerUnavailable and FrameError: nothing was sent."""
+        if not self.engine.connected:
+            raise MoltWorkerUnavailable("the connection to NATS is lost")
+        wire.encode_request(
+            request, self._config.max_frame_bytes
+        )  # its faults are the caller's to know at once
+        with self._lock:
+            if self._ended:
+                return None
+            self._tokens += 1
+            call = self.calls[self._tokens] = _Call(request, self._tokens)
+            self.loop.call_soon_threadsafe(self._send, call)
+        return call
+
+    def abandon(self, call: _Call, error: MoltError) -> bool:
+        if self.calls.pop(call.token, None) is None:
+            return False
+        with self._lock:
+            if not self._ended:
+                self.loop.call_soon_threadsafe(self._cancel, call)
+        call.resolve(error)
+        return True
+
+    def end(self, error: MoltError) -> None:
+        """End all calls, and then the link. Any thread."""
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            if not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(self._stopping.set)
+        for token in list(self.calls):
+            if (call := self.calls.pop(token, None)) is not None:
+                call.resolve(copy_error(error))
+
+    # -- on the loop's thread --
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(self._live())
+        except BaseException as exc:
+            log.exception("the thread of the connection to NATS failed")
+            self.error = self.error or MoltWorkerUnavailable(f"the connection to NATS failed: {exc!r}")
+        finally:
+            self.end(self.error or outcomes.worker_gone("the connection to NATS has ended"))
+            self.made.set()
+            with self._lock:
+                self.loop.close()
+
+    async def _live(self) -> None:
+        try:
+            async with asyncio.timeout(START_S):
+                await self.engine.connect()
+                self.inbox = self.engine.new_inbox()
+                await self.engine.subscribe(f"{self.inbox}.*", self._take)
+                await self.engine.flush()
+        except (EngineError, TimeoutError) as exc:
+            self.error = MoltWorkerUnavailable(str(exc) or f"NATS does not answer within {START_S:g} s")
+            await self.engine.close()
+            return
+        self.made.set()
+        while not self._stopping.is_set():
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._stopping.wait()
+            except TimeoutError:
+                self._look()
+        for task in list(self._tasks):  # cancellations that are on their way
+            await asyncio.wait([task], timeout=_STOP_S)
+        await self.engine.close()
+
+    def _do(self, what: object) -> None:
+        task = self.loop.create_task(what)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _send(self, call: _Call) -> None:
+        self._do(self._publish(call))
+
+    async def _publish(self, call: _Call) -> None:
+        request = call.request
+        subject = wire.subject_of(self._config.nats_subject, request.entry)
+        try:
+            body = wire.encode_request(request, self._config.max_frame_bytes)
+            first = wire.REQUEST + body
+            if len(first) > self.engine.max_payload:
+                call.rest = wire.pieces_of(body, wire.FIRST_PIECE, self.engine.max_payload)
+                first = next(call.rest)
+            call.asked += 1
+            call.heard_s = time.monotonic()
+            await self.engine.publish(subject, first, f"{self.inbox}.{call.token}")
+        except (EngineError, FrameError) as exc:
+            # It was not sent. A host that has it from an earlier try has refused it.
+            self._end_call(call, call.busy or MoltWorkerUnavailable(str(exc)))
+
+    async def _send_rest(self, call: _Call, pieces: Iterator[bytes], subject: str) -> None:
+        try:
+            for piece in pieces:
+                if call.done:
+                    return
+                await self.engine.publish(subject, wire.NEXT_PIECE + piece[1:], f"{self.inbox}.{call.token}")
+        except EngineError as exc:
+            # The whole has not arrived, so nobody can have run it.
+            self._end_call(call, MoltWorkerUnavailable(str(exc)))
+
+    def _cancel(self, call: _Call) -> None:
+        async def cancel() -> None:
+            subject = f"{self._config.nats_subject}.{wire.CANCEL}"
+            try:
+                await self.engine.publish(subject, f"{self.inbox}.{call.token}".encode())
+            except EngineError as exc:
+                log.debug("a cancellation was not sent: %s", exc)
+
+        self._do(cancel())
+
+    def _take(self, message: Incoming) -> None:
+        token = message.subject.rpartition(".")[2]
+        call = self.calls.get(int(token)) if token.isdecimal() else None
+        if call is None:
+            return  # it has ended
+        if message.unheard:
+            nobody = MoltWorkerUnavailable(
+                f"nobody serves {call.request.entry!r} at {self._config.nats_subject!r} on NATS: no bridge of a pool "
+                "that exports it is there, or all are full"
+            )
+            if not call.taken:
+                self._end_call(call, call.busy or nobody)
+            return
+        call.heard_s = time.monotonic()
+        kind, data = message.data[:1], message.data[1:]
+        try:
+            if kind == wire.RESPONSE:
+                self._take_response(call, data)
+            elif kind == wire.RESPONSE_PIECE:
+                call.answer = call.answer or wire.Pieces(self._config.max_frame_bytes)
+                whole = call.answer.add(message.data)
+                if whole is not None:
+                    self._take_response(call, whole)
+            elif kind == wire.TAKEN:
+                call.taken = True
+            elif kind == wire.GO_ON and call.rest is not None and message.reply:
+                call.rest, pieces = None, call.rest
+                self._do(self._send_rest(call, pieces, message.reply))
+        except FrameError as exc:
+            exc.facts["may_have_run"] = 1
+            self._end_call(call, copy_error(exc))
+
+    def _take_response(self, call: _Call, data: bytes) -> None:
+        response = wire.decode_response(data)
+        if response.request_id != call.request.request_id:
+            return  # it is of whoever sent it, and not this call's
+        if response.status is Status.OK:
+            self._end_call(call, response)
+            return
+        error = from_wire(response.status, codec.decode(Codec.MSGPACK, response.payload))
+        if not _may_ask_another(error):
+            self._end_call(call, response)
+            return
+        if isinstance(error, MoltBusy) and (
+            call.busy is None or error.retry_after_s < call.busy.retry_after_s
+        ):
+            call.busy = error
+        left_ns = call.request.deadline_ns - time.monotonic_ns() if call.request.deadline_ns else 1
+        if call.asked < MOST_ASKED and left_ns > 0:
+            call.rest = call.answer = None
+            call.taken = False
+            self._send(call)
+        else:
+            self._end_call(call, call.busy or response)
+
+    def _end_call(self, call: _Call, result: Result) -> None:
+        if self.calls.pop(call.token, None) is not None:
+            call.resolve(result)
+
+    def _look(self) -> None:
+        """End calls of which nothing was heard for too long."""
+        now_s = time.monotonic()
+        for call in list(self.calls.values()):
+            if now_s - call.heard_s > SILENCE_S:
+                why = f"nothing was heard for {SILENCE_S:g} s of the host that has the request"
+                self._end_call(call, MoltWorkerUnavailable(why, facts={"may_have_run": 1}))
+
+
+def _may_ask_another(error: MoltError) -> bool:
+    """Whether a host has certainly not run the request, and another one may."""
+    if isinstance(error, MoltWorkerUnavailable):
+        return not error.may_have_run
+    return isinstance(error, MoltBusy)
+
+
+def _open_nats(config: Config, name: str) -> Engine:
+    from molt_accel.cluster.nats import NatsEngine
+
+    return NatsEngine(config, name)
+
+
+class ClusterTransport:
+    """The `Transport` to pools on other hosts.
+
+    Args:
+        config: Names the servers (MOLT_NATS_URL) and the subject.
+        open_engine: Makes the connection; for tests and other messaging systems.
+    """
+
+    def __init__(self, config: Config, open_engine: Callable[[Config, str], Engine] = _open_nats) -> None:
+        self._config = config
+        self._open_engine = open_engine
+        self._closed = False
+        self._link: _Link | None = None
+        self._policy = RestartPolicy()
+        self.line = Line()
+        forks.register(self)
+
+    @property
+    def ready(self) -> bool:
+        link = self._link
+        return link is not None and link.usable
+
+    @property
+    def patience_s(self) -> float:
+        return self._config.grace_ms / 1000 + SLACK_S
+
+    @property
+    def max_wait_ms(self) -> int:
+        return self._config.max_wait_ms
+
+    def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
+        return None
+
+    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
+        return outcomes.busy(reason, wait_ns)
+
+    def start(self) -> None:
+        with forks.start_lock():
+            if self._closed:
+                raise MoltClientClosed
+            if self.ready:
+                return
+            if self._policy.failed_starts:
+                self._policy.check(time.monotonic())
+            link = _Link(self._config, self._open_engine)
+            try:
+                link.thread.start()
+            except RuntimeError as exc:
+                raise MoltWorkerUnavailable(f"can't attend to a connection: {exc}") from exc
+            self._link = link
+        link.made.wait()
+        if link.error is not None:
+            self._policy.died(time.monotonic(), 0.0, link.error, was_ready=False)
+            raise copy_error(link.error)
+        self._policy = RestartPolicy()
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Connect, and see that a pool answers. Raises as `start` does, and MoltWorkerUnavailable: none does in time."""
+        self.start()
+
+    def submit(self, request: Request) -> PendingCall | None:
+        link = self._link
+        return link.submit(request) if link is not None and link.usable else None
+
+    def abandon(self, pending: PendingCall, error: MoltError) -> bool:
+        link = self._link
+        return link is not None and isinstance(pending, _Call) and link.abandon(pending, error)
+
+    def close(self) -> None:
+        with forks.start_lock():
+            self._closed = True
+            link = self._link
+        if link is not None:
+            link.end(MoltCancelled("the client was closed"))
+            if link.thread is not threading.current_thread():
+                link.thread.join(2 * _STOP_S)
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's connection. The next call makes one of this process's own."""
+        self._link = None
+        self._policy = RestartPolicy()
+        self.line = Line()

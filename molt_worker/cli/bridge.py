@@ -1,0 +1,69 @@
+"""The command ``molt-worker bridge``: serves requests from other hosts, by NATS, with a pool of this host."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from molt_accel.config import Config, ConfigError
+
+_EXIT_USAGE: Final = 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the bridge until SIGTERM or SIGINT. Returns its exit code: 0 stopped as asked, 2 wrong usage or settings."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = Config.load(
+            worker_name=options.name,
+            nats_url=options.nats,
+            nats_subject=options.subject,
+            transport="shm",
+            autostart=False,
+        )
+        if not config.worker_name:
+            raise ConfigError(
+                "--name (MOLT_WORKER_NAME) is missing: it names the pool, as molt-worker --shm NAME does"
+            )
+        if not config.nats_url:
+            raise ConfigError("--nats (MOLT_NATS_URL) is missing, for example nats://127.0.0.1:4222")
+    except ConfigError as exc:
+        return _fail(str(exc))
+    try:
+        from molt_worker.bridge import run
+    except ImportError as exc:
+        return _fail(str(exc))
+    level = logging.getLevelNamesMapping()[config.log_level.upper()]
+    logging.basicConfig(level=level, format="%(asctime)s molt-worker %(levelname)s %(message)s")
+    asyncio.run(_until_told(run.run, config))
+    return 0
+
+
+async def _until_told(run: object, config: Config) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await run(config, stop)  # type: ignore[operator]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="molt-worker bridge",
+        description="Serves requests that come from other hosts by NATS with a pool of this host. It takes no more than "
+        "the pool can begin with in time. The pool is started by itself: molt-worker --shm NAME. How to be let in to "
+        "NATS, and all else, is told by environment variables (MOLT_NATS_*).",
+    )
+    parser.add_argument("--name", help="the pool [MOLT_WORKER_NAME]")
+    parser.add_argument("--nats", metavar="URL", help="NATS servers, separated by commas [MOLT_NATS_URL]")
+    parser.add_argument("--subject", help="prefix of the subjects [MOLT_NATS_SUBJECT; default: molt]")
+    return parser
+
+
+def _fail(text: str) -> int:
+    sys.stderr.write(f"molt-worker: {text}\n")
+    return _EXIT_USAGE
