@@ -107,7 +107,7 @@ class NatsEngine:
     async def subscribe(self, subject: str, handler: Handler, *, group: str = "") -> Any:
         async def take(message: Msg) -> None:
             headers = message.headers
-            unheard = bool(headers) and headers.get("Status") == _NO_RESPONDERS
+            unheard = headers is not None and headers.get("Status") == _NO_RESPONDERS
             handler(Incoming(message.subject, message.data, message.reply, unheard))
 
         try:

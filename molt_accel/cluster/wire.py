@@ -1,7 +1,7 @@
 """What travels between clients and bridges: a byte that says what it is, and its body. No I/O here.
 
-A request's deadline travels as the time that is left, since clocks of hosts differ. A frame that is longer than a message
-may be goes in pieces, in order; see `Pieces`.
+A request's deadline travels as the time that is left, since clocks of hosts differ. A frame that is longer than a
+message may be goes in pieces, in order; see `Pieces`.
 
 | byte | from | body |
 |:--|:--|:--|

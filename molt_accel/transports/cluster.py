@@ -1,8 +1,8 @@
 """The transport to pools on other hosts: a thread with an event loop and one connection to the messaging system.
 
-A call is resolved by whoever takes it out of the table: the loop with its answer or because nothing was heard of it for
-too long, `abandon`, or `close`. So it has one outcome, and what comes late finds no call. Requests are sent once; only a
-Busy one, which was certainly not run, is sent again, for another host to take.
+A call is resolved by whoever takes it out of the table: the loop with its answer or because nothing was heard of it
+for too long, `abandon`, or `close`. So it has one outcome, and what comes late finds no call. A request is sent once;
+only one that was certainly not run, such as a Busy one, is sent again, for another host to take.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final
 
 from molt_accel import codec
 from molt_accel.cluster import wire
@@ -159,8 +159,8 @@ class _Link:
             await asyncio.wait([task], timeout=_STOP_S)
         await self.engine.close()
 
-    def _do(self, what: object) -> None:
-        task = self.loop.create_task(what)  # type: ignore[arg-type]
+    def _do(self, what: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -229,8 +229,8 @@ class _Link:
             elif kind == wire.TAKEN:
                 call.taken = True
             elif kind == wire.GO_ON and call.rest is not None and message.reply:
-                call.rest, pieces = None, call.rest
-                self._do(self._send_rest(call, pieces, message.reply))
+                self._do(self._send_rest(call, call.rest, message.reply))
+                call.rest = None
         except FrameError as exc:
             exc.facts["may_have_run"] = 1
             self._end_call(call, copy_error(exc))
@@ -341,7 +341,7 @@ class ClusterTransport:
         self._policy = RestartPolicy()
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Connect, and see that a pool answers. Raises as `start` does, and MoltWorkerUnavailable: none does in time."""
+        """Connect. Whether a pool is there a call finds out."""
         self.start()
 
     def submit(self, request: Request) -> PendingCall | None:

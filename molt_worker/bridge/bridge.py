@@ -1,8 +1,7 @@
 """Between a messaging system and the pool of this host: takes requests, has the pool run them, and answers.
 
-The pool decides on each request as on any other: deadlines, cancellation, Busy, crashes. What the bridge adds is that it
-takes no more requests while the pool is full, so that others get them, and that it says again and again which requests it
-still has.
+The pool decides on each request as on any other: deadlines, cancellation, Busy, crashes. The bridge adds two things: it
+takes no more requests while the pool is full, so that others get them; and it says again and again which it still has.
 """
 
 from __future__ import annotations

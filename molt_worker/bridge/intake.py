@@ -1,4 +1,4 @@
-"""Puts frames together that come in pieces, within bounds: of what a stranger begins, little is kept, and not for long."""
+"""Puts frames together that come in pieces, within bounds: what a stranger begins is not kept for long."""
 
 from __future__ import annotations
 

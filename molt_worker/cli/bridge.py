@@ -54,8 +54,8 @@ async def _until_told(run: object, config: Config) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="molt-worker bridge",
-        description="Serves requests that come from other hosts by NATS with a pool of this host. It takes no more than "
-        "the pool can begin with in time. The pool is started by itself: molt-worker --shm NAME. How to be let in to "
+        description="Serves requests that come from other hosts by NATS with a pool of this host. It takes no more "
+        "than the pool can begin with in time. The pool is started by itself: molt-worker --shm NAME. How to be let in to "
         "NATS, and all else, is told by environment variables (MOLT_NATS_*).",
     )
     parser.add_argument("--name", help="the pool [MOLT_WORKER_NAME]")
