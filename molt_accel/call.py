@@ -141,7 +141,7 @@ def make_call(
         else:
             response, failure = yield from attempt(transport, request, check)
             if isinstance(failure, MoltBusy):
-                response, failure = yield from _in_line(transport, request, check, (response, failure))
+                response, failure = yield from _after_busy(transport, request, check, (response, failure))
         if failure is not None:
             _blame(failure, payload)
             try:
@@ -211,7 +211,7 @@ def _tries(
     while True:
         response, error = yield from attempt(transport, request, check)
         if isinstance(error, MoltBusy):
-            response, error = yield from _in_line(transport, request, check, (response, error))
+            response, error = yield from _after_busy(transport, request, check, (response, error))
         passing = error is not None and row_of(error).passing
         if not tries_left or not passing or _seconds_left(request) <= pause_s:
             return response, error
@@ -226,6 +226,19 @@ def _seconds_left(request: Request) -> float:
     if not request.deadline_ns:
         return FOREVER
     return (request.deadline_ns - time.monotonic_ns()) / 1e9
+
+
+def _after_busy(
+    transport: Transport, request: Request, check: CancelCheck | None, outcome: _Outcome
+) -> Generator[Wait, Any, _Outcome]:
+    """After Busy: send the request to another host, if there is one, or wait for a place here, if the call may."""
+    overflow = transport.overflow
+    elsewhere = None if overflow is None else overflow.for_request(request)
+    if overflow is not None and elsewhere is not None:
+        theirs = yield from attempt(elsewhere, request, check)
+        if overflow.note(theirs[1]):
+            return theirs
+    return (yield from _in_line(transport, request, check, outcome))
 
 
 def _in_line(

@@ -131,7 +131,9 @@ class Client:
         may_wait = (
             plan.max_wait_ms if plan.max_wait_ms != WORKER_DEFAULT_WAIT else self._transport.max_wait_ms
         )
-        if error is None and not may_wait:
+        overflow = self._transport.overflow
+        goes_elsewhere = overflow is not None and overflow.has_room
+        if error is None and not may_wait and not goes_elsewhere:
             error = self._transport.refusal(options.entry, plan.timeout_ns or None)
         if error is not None:
             report_refusal(options, error)

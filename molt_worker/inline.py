@@ -110,6 +110,7 @@ class InlineTransport:
 
     def __init__(self, config: Config) -> None:
         self.line = Line()
+        self.overflow = None
         self._config = config
         self._exports: ExportTable | None = None
         self._lock = threading.Lock()

@@ -39,10 +39,14 @@ ALLOWED |= {
     "molt_accel.hangup": (),
     "molt_accel.transports": FLOOR,
     "molt_accel.transports.shm": (*FLOOR, "molt_accel.transports"),
+    "molt_accel.cluster": FLOOR,
+    "molt_accel.transports.cluster": (*FLOOR, "molt_accel.cluster", "molt_accel.transports"),
     # The client library depends on the worker's here only.
     "molt_accel.transports.opening": (
         *(*FLOOR, "molt_accel.transports", "molt_accel.transports.shm", "molt_worker.inline"),
+        "molt_accel.transports.cluster",
     ),
+    "molt_accel.transports.overflow": (*FLOOR, "molt_accel.transports", "molt_accel.transports.cluster"),
     "molt_accel.waits": (*FLOOR, "molt_accel.transports"),
     "molt_accel.bulkheads": (*FLOOR, "molt_accel.transports"),
     "molt_accel.call": (
@@ -94,9 +98,14 @@ ALLOWED |= {
     "molt_worker.supervisor": (*FLOOR, *_WORKER),
     "molt_worker.supervisor.stdio": (*FLOOR, *_WORKER, "molt_worker.supervisor"),
     "molt_worker.supervisor.shm": (*FLOOR, *_WORKER, "molt_worker.supervisor"),
+    "molt_worker.bridge": (
+        *(*FLOOR, "molt_accel.cluster", "molt_accel.transports", "molt_accel.transports.opening"),
+        *("molt_accel.waits", "molt_accel.call"),
+    ),
     "molt_worker.cli": (
         *FLOOR,
         *_WORKER,
+        "molt_worker.bridge",
         "molt_worker.compile.compiler",
         *(f"molt_worker.supervisor{each}" for each in ("", ".stdio", ".shm")),
     ),
@@ -107,6 +116,7 @@ ALLOWED["molt_accel"] = ALLOWED["molt_worker"] = tuple(ALLOWED)
 KNOWN_TO = {
     "django": ("molt_accel.django", "molt_accel.process.testdb", "molt_worker.entrypoints.project"),
     "asgiref": ("molt_accel.django",),
+    "nats": ("molt_accel.cluster.nats", "molt_worker.bridge.service"),
 }
 
 

@@ -187,6 +187,8 @@ def test_the_documented_values_are_allowed_and_their_neighbours_are_not() -> Non
         if bounds:
             low, high = int(bounds[1]), int(bounds[2])
             allowed, refused = [str(low), str(high)], [str(low - 1), str(high + 1), "", "x"]
+        elif row["allowed"] == "words":
+            allowed, refused = ["a", "Shop-1.eu_2"], ["", "a b", "a.*", ".a", "a..b", ">"]
         elif row["allowed"] == "a text":
             continue
         elif row["allowed"] == "a name":

@@ -28,6 +28,7 @@ from molt_accel.transports.base import PendingCall, Transport
 from molt_accel.transports.connected import SLACK_S
 from molt_accel.transports.line import Line
 from molt_accel.transports.opening import open_transport
+from molt_accel.transports.overflow import Overflow
 from molt_accel.waits import Wait
 
 
@@ -117,6 +118,10 @@ class StagedTransport:
     @property
     def line(self) -> Line:
         return self.target.line
+
+    @property
+    def overflow(self) -> Overflow | None:
+        return self.target.overflow
 
     def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
         return self.target.refusal(entry, left_ns)

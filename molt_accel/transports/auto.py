@@ -10,6 +10,7 @@ from molt_accel.errors import BusyReason, MoltBusy, MoltError, NoSharedMemory
 from molt_accel.ipc.messages import Request
 from molt_accel.transports.base import PendingCall, Transport
 from molt_accel.transports.line import Line
+from molt_accel.transports.overflow import Overflow
 
 log = logging.getLogger("molt_accel")
 
@@ -49,6 +50,10 @@ class AutoTransport:
     @property
     def line(self) -> Line:
         return self._transport.line
+
+    @property
+    def overflow(self) -> Overflow | None:
+        return self._transport.overflow
 
     def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
         return self._transport.refusal(entry, left_ns)

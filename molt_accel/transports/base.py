@@ -15,6 +15,7 @@ from molt_accel.ipc.messages import Request, Response
 
 if TYPE_CHECKING:
     from molt_accel.transports.line import Line
+    from molt_accel.transports.overflow import Overflow
 
 Result = Response | MoltError
 
@@ -133,6 +134,10 @@ class Transport(Sender, Protocol):
     @property
     def line(self) -> Line:
         """Where calls wait that may wait, and that `submit` has refused as Busy."""
+
+    @property
+    def overflow(self) -> Overflow | None:
+        """Where calls may go instead that `submit` has refused as Busy; None: nowhere."""
 
     def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
         """The error of a request that would come now; None: it would be taken on, or that is not known here.

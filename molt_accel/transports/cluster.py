@@ -90,15 +90,13 @@ class _Link:
         """Send a request. None: the link has ended. Raises MoltWorkerUnavailable and FrameError: nothing was sent."""
         if not self.engine.connected:
             raise MoltWorkerUnavailable("the connection to NATS is lost")
-        wire.encode_request(
-            request, self._config.max_frame_bytes
-        )  # its faults are the caller's to know at once
+        body = wire.encode_request(request, self._config.max_frame_bytes)
         with self._lock:
             if self._ended:
                 return None
             self._tokens += 1
             call = self.calls[self._tokens] = _Call(request, self._tokens)
-            self.loop.call_soon_threadsafe(self._send, call)
+            self.loop.call_soon_threadsafe(self._send, call, body)
         return call
 
     def abandon(self, call: _Call, error: MoltError) -> bool:
@@ -164,14 +162,12 @@ class _Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _send(self, call: _Call) -> None:
-        self._do(self._publish(call))
+    def _send(self, call: _Call, body: bytes) -> None:
+        self._do(self._publish(call, body))
 
-    async def _publish(self, call: _Call) -> None:
-        request = call.request
-        subject = wire.subject_of(self._config.nats_subject, request.entry)
+    async def _publish(self, call: _Call, body: bytes) -> None:
+        subject = wire.subject_of(self._config.nats_subject, call.request.entry)
         try:
-            body = wire.encode_request(request, self._config.max_frame_bytes)
             first = wire.REQUEST + body
             if len(first) > self.engine.max_payload:
                 call.rest = wire.pieces_of(body, wire.FIRST_PIECE, self.engine.max_payload)
@@ -179,7 +175,7 @@ class _Link:
             call.asked += 1
             call.heard_s = time.monotonic()
             await self.engine.publish(subject, first, f"{self.inbox}.{call.token}")
-        except (EngineError, FrameError) as exc:
+        except EngineError as exc:
             # It was not sent. A host that has it from an earlier try has refused it.
             self._end_call(call, call.busy or MoltWorkerUnavailable(str(exc)))
 
@@ -254,7 +250,7 @@ class _Link:
         if call.asked < MOST_ASKED and left_ns > 0:
             call.rest = call.answer = None
             call.taken = False
-            self._send(call)
+            self._send(call, wire.encode_request(call.request, self._config.max_frame_bytes))
         else:
             self._end_call(call, call.busy or response)
 
@@ -299,6 +295,7 @@ class ClusterTransport:
         self._link: _Link | None = None
         self._policy = RestartPolicy()
         self.line = Line()
+        self.overflow = None
         forks.register(self)
 
     @property

@@ -18,6 +18,7 @@ from molt_accel.transports import forks
 from molt_accel.transports.connection import BaseConnection, ConnectionState, copy_error
 from molt_accel.transports.launcher import RestartPolicy
 from molt_accel.transports.line import Line
+from molt_accel.transports.overflow import overflow_of
 
 SLACK_S = 0.25  #: how long after deadline and grace time a client still waits for the answer
 
@@ -38,6 +39,7 @@ class ConnectedTransport(ABC, Generic[C]):
         self._connections: list[C] = []  #: all that have not ended: a retired one goes on with its calls
         self._policy = RestartPolicy()
         self.line = Line()
+        self.overflow = overflow_of(config)
         forks.register(self)
 
     @abstractmethod
@@ -127,6 +129,8 @@ class ConnectedTransport(ABC, Generic[C]):
         self._closed = True
         for connection in self._connections:
             connection.close()
+        if self.overflow is not None:
+            self.overflow.close()
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's connections. The next call makes one of this process's own."""

@@ -55,8 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="molt-worker bridge",
         description="Serves requests that come from other hosts by NATS with a pool of this host. It takes no more "
-        "than the pool can begin with in time. The pool is started by itself: molt-worker --shm NAME. How to be let in to "
-        "NATS, and all else, is told by environment variables (MOLT_NATS_*).",
+        "than the pool can begin with in time. The pool is started by itself: molt-worker --shm NAME. How NATS lets "
+        "the bridge in is told by environment variables (MOLT_NATS_*).",
     )
     parser.add_argument("--name", help="the pool [MOLT_WORKER_NAME]")
     parser.add_argument("--nats", metavar="URL", help="NATS servers, separated by commas [MOLT_NATS_URL]")

@@ -99,6 +99,7 @@ class ScriptedTransport:
         self.patience_s = patience_s
         self.max_wait_ms = 0
         self.line = Line()
+        self.overflow = None
         self.starts = 0
         self.submitted: list[Request] = []
         self.calls: list[ScriptedCall] = []
