@@ -162,6 +162,11 @@ class Bridge:
         # Not again before what it has is what executors can begin with.
         return len(self._running) > self._executors or self._refused_s > time.monotonic() - PAUSE_S
 
+    def _look(self) -> None:
+        """Have requests asked for, or no longer, if that is to change."""
+        if self._is_full is bool(self._subscriptions):
+            self._changed.set()
+
     async def _take_or_leave(self) -> None:
         if not self._engine.connected:
             return
@@ -236,10 +241,10 @@ class Bridge:
         if reply in self._running:
             return  # sent a second time
         if len(self._running) >= self._most:
-            self._changed.set()
             self._refuse(entry, request, outcomes.busy(BusyReason.QUEUE_FULL), reply)
             return
         self._running[reply] = _Running(asyncio.create_task(self._serve(entry, request, reply)))
+        self._look()
 
     async def _serve(self, entry: str, request: Request, reply: str) -> None:
         their_id = request.request_id
@@ -263,7 +268,7 @@ class Bridge:
             self._answer(reply, _response_of(MoltInternalError(f"the bridge failed: {exc}"), their_id))
         finally:
             self._running.pop(reply, None)
-            self._changed.set()
+            self._look()
 
     def _count(self, entry: str, response: Response, took_ns: int) -> None:
         served = self.served[entry]
