@@ -77,7 +77,11 @@ class Gate:
             holder, ask, turn = self._waiting.popleft()
             if turn.done():
                 continue  # it was cancelled
-            error = ask()
+            try:
+                error = ask()
+            except Exception as failure:  # its own; those behind it shall have their turn
+                turn.set_exception(failure)
+                continue
             if error is None:
                 self._inside[holder] = self._loop.time()
             turn.set_result(error)
