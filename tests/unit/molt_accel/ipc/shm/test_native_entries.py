@@ -260,6 +260,14 @@ def test_a_client_is_not_put_off_by_another_s_request_on_a_channel_that_was_its_
     assert other.next_turn(now_ns) == now_ns + 10**8
 
 
+def test_a_client_s_next_request_goes_behind_its_last_one_though_less_is_queued_by_now() -> None:
+    arena, _ = clients_of_work(channels=3)
+    began_ns = time.monotonic_ns()
+    *_, last = put_in(arena, "work", "work", "work")
+    assert served(slot_of(arena), 2) == [0, 1]
+    assert arena.next_turn(began_ns) == min(last.turn, began_ns + 500_000_000) > began_ns + 10**8
+
+
 def turns_of(*, usual_ns: int, executors: int) -> tuple[int, int]:
     """The turns of two requests that one client publishes one after the other."""
     arena = new_arena()
