@@ -360,6 +360,17 @@ def test_who_makes_room_and_takes_up_something_else_has_another_look(shared: tup
     assert (take(slot), looks(memory)) == ("slow", before + 1)  # it has made no room
 
 
+def test_nobody_is_told_of_room_if_nothing_else_is_queued(shared: tuple[mmap.mmap, Any]) -> None:
+    memory, arena = shared
+    put_in(arena, "slow")
+    slot = slot_of(arena, 0)
+    take(slot)
+    reply(slot, response())
+    channel_of(arena, 1).publish(request(1, entry="quick"), 1000, 0)
+    before = looks(memory)
+    assert (take(slot), looks(memory)) == ("quick", before)
+
+
 def test_who_makes_room_and_retires_has_another_look(shared: tuple[mmap.mmap, Any]) -> None:
     memory, arena = shared
     put_in(arena, "slow", "slow")
