@@ -59,10 +59,11 @@ class ShedASGI:
             return
         gate, holder = self._gate_here(), object()
         error = await gate.enter(holder, offload.refusal)
-        if error is not None:
+        request = None if error is None else _request_of(scope)
+        if request is not None:
             if not self._at_once.take(asyncio.get_running_loop().time()):
                 await asyncio.sleep(PAUSE_S)
-            await _send(offload.refuse(ASGIRequest(scope, BytesIO()), error), send)
+            await _send(offload.refuse(request, error), send)
             return
         calls = functools.partial(gate.leave, holder)
         try:
@@ -94,6 +95,13 @@ class Allowance:
             return False
         self._left -= 1
         return True
+
+
+def _request_of(scope: MutableMapping[str, Any]) -> ASGIRequest | None:
+    try:
+        return ASGIRequest(scope, BytesIO())
+    except UnicodeDecodeError:  # of its query; Django answers that
+        return None
 
 
 async def _send(response: HttpResponse, send: Send) -> None:

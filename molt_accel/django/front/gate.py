@@ -9,6 +9,7 @@ turn comes, and by then the queue is what those before it made it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -65,8 +66,9 @@ class Gate:
         """Take note that the holder makes its call, or ends without one. More than once does no harm."""
         if threading.get_ident() == self._thread:
             self._leave(holder)
-        elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._leave, holder)
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._leave, holder)
 
     def _leave(self, holder: object) -> None:
         if self._inside.pop(holder, None) is not None:
@@ -77,7 +79,11 @@ class Gate:
             holder, ask, turn = self._waiting.popleft()
             if turn.done():
                 continue  # it was cancelled
-            error = ask()
+            try:
+                error = ask()
+            except Exception as failure:  # its own; those behind it shall have their turn
+                turn.set_exception(failure)
+                continue
             if error is None:
                 self._inside[holder] = self._loop.time()
             turn.set_result(error)

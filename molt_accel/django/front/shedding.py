@@ -15,6 +15,7 @@ from django.conf import settings
 from django.core.handlers.wsgi import WSGIRequest, get_path_info
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import Resolver404, resolve
+from django.utils.translation import get_language_from_path, override
 
 from molt_accel.django import placement
 
@@ -77,14 +78,28 @@ def offload_at(path: str, method: str, urlconf: Any) -> Any:
         method: In capitals.
         urlconf: Where the path is looked up, as for `django.urls.resolve`.
     """
-    try:
-        view = resolve(path, urlconf).func
-    except Resolver404:
+    view = _view_at(path, urlconf)
+    if view is None:
         return None
     try:
         return _offload_of(view, method)
     except TypeError:  # it has no hash
         return placement.offload_of(view, method)
+
+
+def _view_at(path: str, urlconf: Any) -> Any:
+    try:
+        return resolve(path, urlconf).func
+    except Resolver404:
+        # Below `i18n_patterns` a URL is found in the active language only. LocaleMiddleware comes later than this.
+        language = get_language_from_path(path) if settings.USE_I18N else None
+    if language is None:
+        return None
+    try:
+        with override(language):
+            return resolve(path, urlconf).func
+    except Resolver404:
+        return None
 
 
 # What a view is never changes, and looking into its class takes longer than all the rest.

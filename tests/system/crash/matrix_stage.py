@@ -209,7 +209,7 @@ class Stage:
             result.answers_ms = [
                 (each.end_ns - died_ns) / 1e6
                 for each in outcomes + others
-                if each.kind == ended and each.start_ns < died_ns < each.end_ns
+                if each.kind in ended and each.start_ns < died_ns < each.end_ns
             ]
 
     def _who(self, cell: Cell, repetition: int) -> int:

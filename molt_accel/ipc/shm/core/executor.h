@@ -216,12 +216,14 @@ static inline int molt_fits(const molt_arena *a, const molt_executor *e, int out
     return n <= a->geometry.ring_bytes - (e->sent - atomic_load_explicit(&ch->reply.tail, memory_order_acquire));
 }
 
-/* Move what can be moved of n bytes, out of the request (`to`) or into the reply (`from`). How many, or MOLT_CORRUPT. */
-static inline int64_t molt_move(molt_arena *a, molt_executor *e, uint8_t *to, const uint8_t *from, uint64_t n) {
+/* Move what can be moved of n bytes without the `done` ones, out of the request (`to`) or into the reply (`from`). How many,
+ * or MOLT_CORRUPT. */
+static inline int64_t molt_move(molt_arena *a, molt_executor *e, uint8_t *to, const uint8_t *from, uint64_t done, uint64_t n) {
     molt_channel *ch = molt_channel_at(a, e->channel);
+    uint64_t ring_bytes = a->geometry.ring_bytes;
     if (to)
-        return molt_ring_read(&ch->request, molt_request_data(a, e->channel), a->geometry.ring_bytes, &e->taken, to, n);
-    return molt_ring_write(&ch->reply, molt_reply_data(a, e->channel), a->geometry.ring_bytes, &e->sent, from, n);
+        return molt_ring_read(&ch->request, molt_request_data(a, e->channel), ring_bytes, &e->taken, to + done, n - done);
+    return molt_ring_write(&ch->reply, molt_reply_data(a, e->channel), ring_bytes, &e->sent, from + done, n - done);
 }
 
 /* Move n bytes out of the request (`to`) or into the reply (`from`), waiting for the client where the ring is empty or full.
@@ -233,7 +235,7 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
     int may_spin = molt_may_spin(&e->transfer_patience, spin_ns) && !molt_contended(a, molt_now_ns());
     for (;;) {
         uint64_t seen = atomic_load(&doorbell->count);
-        int64_t moved = molt_move(a, e, to ? to + *done : NULL, to ? NULL : from + *done, n - *done);
+        int64_t moved = molt_move(a, e, to, from, *done, n);
         if (moved < 0)
             return MOLT_TRANSFER_CORRUPT;
         *done += (uint64_t)moved;

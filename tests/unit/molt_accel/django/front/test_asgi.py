@@ -48,7 +48,7 @@ def scope_of(where: str = "/view/") -> Message:
     }  # fmt: skip
 
 
-async def get(application: Any, where: str = "/view/") -> int:
+async def get(application: Any, where: str = "/view/", query: bytes = b"") -> int:
     sent: list[Message] = []
     messages = iter([{"type": "http.request", "body": b"", "more_body": False}])
 
@@ -61,7 +61,7 @@ async def get(application: Any, where: str = "/view/") -> int:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await application(scope_of(where), receive, send)
+    await application({**scope_of(where), "query_string": query}, receive, send)
     return int(sent[0]["status"])
 
 
@@ -151,3 +151,15 @@ def test_an_allowance_comes_back_with_time_and_is_never_more_than_a_second_s() -
 def test_a_request_that_came_another_way_has_nothing_to_note() -> None:
     note_call(object())
     note_call(type("Request", (), {"scope": {}})())
+
+
+@pytest.mark.usefixtures("view")
+def test_a_request_that_django_can_t_read_is_answered_by_django(
+    monkeypatch: pytest.MonkeyPatch, client: Client
+) -> None:
+    monkeypatch.setattr(
+        client._transport, "refusal", lambda entry, left_ns: outcomes.busy(BusyReason.QUEUE_DELAY, 0)
+    )
+    application = ShedASGI(get_asgi_application())
+    assert asyncio.run(get(application, query=b"a=1")) == 429
+    assert asyncio.run(get(application, query=b"a=\xff")) == 400

@@ -173,3 +173,21 @@ def test_whatever_happens_room_is_never_exceeded_and_all_get_their_turn(steps: l
         assert not gate._waiting
 
     on_loop(test)
+
+
+def test_who_fails_when_its_turn_comes_hears_of_it_and_those_behind_it_are_let_in() -> None:
+    async def test(gate: Gate) -> None:
+        answers = iter([None])
+
+        def asked_once() -> MoltBusy | None:
+            for answer in answers:
+                return answer
+            raise ValueError("asked again")
+
+        await fill(gate)
+        failing, behind = (asyncio.ensure_future(gate.enter(object(), ask)) for ask in (asked_once, passes))
+        assert await asyncio.wait_for(behind, 60) is None
+        with pytest.raises(ValueError, match="asked again"):
+            await asyncio.wait_for(failing, 60)
+
+    on_loop(test)

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 from asgiref.sync import iscoroutinefunction
+from django.conf.urls.i18n import i18n_patterns
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
 from django.urls import path
+from django.utils import translation
 from django.utils.decorators import method_decorator
 from django.views import View as ClassView
 from django.views.decorators.csrf import csrf_exempt
 
 from molt_accel import CallMetrics, Client, molt_offload
 from molt_accel.django import ShedASGI, ShedMiddleware, ShedWSGI
+from molt_accel.django.front.shedding import offload_at
 from molt_accel.errors import BusyReason, MoltBusy
 from molt_accel.ipc import outcomes
 from tests.support import EXPORTS
@@ -228,3 +231,21 @@ def test_a_view_whose_places_are_taken_is_refused(client: Client, answer_of: Ans
     assert status_and_reason(answer_of(view)) == (429, "in_flight")
     places.give_up(self)
     assert places.taken == 0
+
+
+def test_below_i18n_patterns_each_language_is_looked_up(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Django decides once whether it translates, and the other tests' settings say no.
+    monkeypatch.setattr(translation, "_trans", type(translation._trans)())  # type: ignore[attr-defined]
+
+    @molt_offload(entry="echo", client=client)
+    def view(request: HttpRequest) -> HttpResponse:
+        raise AssertionError("it is not run here")
+
+    urls: Any = ModuleType("urls")
+    languages = [("en", "English"), ("fr", "French")]
+    with override_settings(USE_I18N=True, LANGUAGE_CODE="en", LANGUAGES=languages, ROOT_URLCONF=urls):
+        urls.urlpatterns = i18n_patterns(path("view/", view))
+        assert offload_at("/en/view/", "GET", urls) is offload_at("/fr/view/", "GET", urls) is not None
+        assert offload_at("/view/", "GET", urls) is offload_at("/fr/nowhere/", "GET", urls) is None

@@ -5,13 +5,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 
 from molt_accel.django.front import threads
 from molt_accel.django.front.threads import one_thread
 from tests.support.processes import exit_code, fork
-
-needs_given_threads = pytest.mark.skipif(not threads._can_be_given, reason="asgiref before 3.13")
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +31,6 @@ async def thread_inside() -> int:
         return first
 
 
-@needs_given_threads
 def test_requests_one_after_the_other_have_the_same_thread() -> None:
     async def main() -> None:
         assert await thread_inside() == await thread_inside() != threading.get_ident()
@@ -42,7 +39,6 @@ def test_requests_one_after_the_other_have_the_same_thread() -> None:
     assert asyncio.run(thread_inside()) == asyncio.run(thread_inside())
 
 
-@needs_given_threads
 def test_requests_at_once_have_a_thread_each_and_no_more_are_kept_than_agreed() -> None:
     number = threads.KEPT + 3
     barrier = threading.Barrier(number)
@@ -59,7 +55,6 @@ def test_requests_at_once_have_a_thread_each_and_no_more_are_kept_than_agreed() 
     assert len(threads._idle) == threads.KEPT
 
 
-@needs_given_threads
 def test_a_thread_that_still_works_for_a_request_that_is_gone_is_not_given_to_the_next() -> None:
     began, go = threading.Event(), threading.Event()
 
@@ -84,17 +79,61 @@ def test_a_thread_that_still_works_for_a_request_that_is_gone_is_not_given_to_th
     asyncio.run(main())
 
 
-def test_without_a_context_that_takes_one_django_s_own_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_can_be_given", False)
+def test_what_was_cancelled_behind_work_that_goes_on_does_not_free_the_thread() -> None:
+    began, go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        assert go.wait(60)
+
+    async def abandoned() -> None:
+        async with one_thread():
+            executor = SyncToAsync.context_to_thread_executor[SyncToAsync.thread_sensitive_context.get()]
+            executor.submit(work)
+            assert executor.submit(work).cancel()
+            assert await asyncio.to_thread(began.wait, 60)
 
     async def main() -> None:
-        assert await thread_inside() != threading.get_ident()
+        await abandoned()
+        assert not threads._idle
+        go.set()
+        while not threads._idle:
+            await asyncio.sleep(0)
 
     asyncio.run(main())
-    assert not threads._idle
 
 
-@needs_given_threads
+def test_a_task_that_outlives_its_request_can_still_do_sync_work() -> None:
+    async def main() -> None:
+        answered = asyncio.Event()
+
+        async def later() -> int:
+            await answered.wait()
+            return await sync_to_async(threading.get_ident)()
+
+        async with one_thread():
+            thread = await sync_to_async(threading.get_ident)()
+            task = asyncio.create_task(later())
+        answered.set()
+        assert await task not in (thread, threading.get_ident())  # the request's may be another's by now
+
+    asyncio.run(main())
+
+
+def test_a_caller_that_waits_in_async_to_sync_lends_its_own_thread() -> None:
+    assert async_to_sync(thread_inside)() == threading.get_ident()
+
+
+def test_a_context_around_is_kept() -> None:
+    async def main() -> None:
+        async with ThreadSensitiveContext():
+            outside = await sync_to_async(threading.get_ident)()
+            assert await thread_inside() == outside
+        assert not threads._idle
+
+    asyncio.run(main())
+
+
 def test_a_forked_child_begins_without_any() -> None:
     asyncio.run(thread_inside())
     assert threads._idle

@@ -229,6 +229,45 @@ def test_a_queue_that_was_filled_before_anything_was_known_puts_its_client_off_t
     assert served(slot_of(greedy), 6) == [0, 1, 2, 5, 3, 4]
 
 
+def clients_of_work(channels: int = 2) -> tuple[Any, Any]:
+    """Two clients of one pool with an executor, whose requests usually take a tenth of a second."""
+    memory = new_memory(channels, slots=1)
+    one = arena_in(memory, channels, slots=1)
+    one.set_entry("work", NORMAL, 0)
+    one.learn(core.entry_id("work"), 10**8, False)
+    other = core.Arena(memory)
+    for arena in (one, other):
+        arena.executors, arena.target_ns = 1, 10**12
+    return one, other
+
+
+def test_a_client_is_put_off_by_what_it_has_in_the_queue_and_not_by_what_runs() -> None:
+    arena, _ = clients_of_work()
+    put_in(arena, "work")
+    now_ns = time.monotonic_ns()
+    assert arena.next_turn(now_ns) == now_ns + 10**8
+    take(slot_of(arena))
+    assert arena.next_turn(now_ns) == now_ns
+
+
+def test_a_client_is_not_put_off_by_another_s_request_on_a_channel_that_was_its_own() -> None:
+    arena, other = clients_of_work()
+    (channel,) = put_in(arena, "work")
+    assert channel.give_up(True) == 1  # READY
+    put_in(other, "work")
+    now_ns = time.monotonic_ns()
+    assert arena.next_turn(now_ns) == now_ns
+    assert other.next_turn(now_ns) == now_ns + 10**8
+
+
+def test_a_client_s_next_request_goes_behind_its_last_one_though_less_is_queued_by_now() -> None:
+    arena, _ = clients_of_work(channels=3)
+    began_ns = time.monotonic_ns()
+    *_, last = put_in(arena, "work", "work", "work")
+    assert served(slot_of(arena), 2) == [0, 1]
+    assert arena.next_turn(began_ns) == min(last.turn, began_ns + 500_000_000) > began_ns + 10**8
+
+
 def turns_of(*, usual_ns: int, executors: int) -> tuple[int, int]:
     """The turns of two requests that one client publishes one after the other."""
     arena = new_arena()
@@ -319,6 +358,17 @@ def test_who_makes_room_and_takes_up_something_else_has_another_look(shared: tup
     assert (take(slot), looks(memory)) == ("quick", before + 1)
     reply(slot, response())
     assert (take(slot), looks(memory)) == ("slow", before + 1)  # it has made no room
+
+
+def test_nobody_is_told_of_room_if_nothing_else_is_queued(shared: tuple[mmap.mmap, Any]) -> None:
+    memory, arena = shared
+    put_in(arena, "slow")
+    slot = slot_of(arena, 0)
+    take(slot)
+    reply(slot, response())
+    channel_of(arena, 1).publish(request(1, entry="quick"), 1000, 0)
+    before = looks(memory)
+    assert (take(slot), looks(memory)) == ("quick", before)
 
 
 def test_who_makes_room_and_retires_has_another_look(shared: tuple[mmap.mmap, Any]) -> None:
