@@ -30,6 +30,10 @@ PING_S: Final = 5  #: how often an idle connection is tried; two without an answ
 _NO_RESPONDERS: Final = "503"
 
 
+class _GivenUpError(Exception):
+    """None of the servers has let this connection in."""
+
+
 class NatsEngine:
     """The `Engine` for NATS.
 
@@ -42,6 +46,7 @@ class NatsEngine:
         self._config = config
         self._name = name
         self._client = NatsClient()
+        self._tries_left = 0  # while it connects for the first time: one for each server
 
     @property
     def client(self) -> NatsClient:
@@ -57,10 +62,12 @@ class NatsEngine:
         return int(self._client.max_payload)
 
     async def connect(self) -> None:
-        config = self._config
+        servers = [each.strip() for each in self._config.nats_url.split(",") if each.strip()]
+        self._tries_left = len(servers)
+        self._client = NatsClient()
         try:
             await self._client.connect(
-                [each.strip() for each in config.nats_url.split(",") if each.strip()],
+                servers,
                 name=self._name,
                 connect_timeout=CONNECT_S,
                 reconnect_time_wait=RECONNECT_S,
@@ -72,8 +79,10 @@ class NatsEngine:
                 reconnected_cb=self._reconnected,
                 **self._how_to_be_let_in(),
             )
-        except (nats.errors.Error, OSError, TimeoutError, ValueError) as exc:
+        except (nats.errors.Error, OSError, TimeoutError, ValueError, _GivenUpError) as exc:
+            await self.close()
             raise EngineError(f"can't reach NATS at {self._servers}: {exc or type(exc).__name__}") from exc
+        self._tries_left = 0
 
     @property
     def _servers(self) -> str:
@@ -141,7 +150,13 @@ class NatsEngine:
             log.debug("leaving NATS: %s", exc)
 
     async def _note(self, error: Exception) -> None:
-        log.warning("NATS at %s: %s", self._servers, error or type(error).__name__)
+        if self._tries_left:
+            # nats-py would try for ever to connect for the first time. What this raises ends that.
+            self._tries_left -= 1
+            if not self._tries_left:
+                raise _GivenUpError(str(error) or type(error).__name__) from error
+        elif self.connected:  # else it is told once that the connection is lost
+            log.warning("NATS at %s: %s", self._servers, error or type(error).__name__)
 
     async def _disconnected(self) -> None:
         if not self._client.is_closed:

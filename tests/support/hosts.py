@@ -76,21 +76,22 @@ class Host:
     def start(self, what: str, says: str, *command: str, clock_s: int = 0, **environ: str) -> None:
         """Start a process here, and wait until it says so. `clock_s`: so far ahead is its CLOCK_MONOTONIC."""
         log = self.folder / f"{what}.log"
-        ahead = ("unshare", "--time", "--fork", "--kill-child", "--monotonic", str(clock_s)) if clock_s else ()
+        ahead = (
+            ("unshare", "--time", "--fork", "--kill-child", "--monotonic", str(clock_s)) if clock_s else ()
+        )
         with log.open("wb") as file:
             self.processes[what] = process = subprocess.Popen(
                 ["ip", "netns", "exec", self.name, *ahead, *command],
                 env={**os.environ, "MOLT_RUNTIME_DIR": str(self.folder), **environ},
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             )  # fmt: skip
-        wait_until(
-            lambda: says in log.read_text(errors="replace") or process.poll() is not None, PATIENCE_S
-        )
+        wait_until(lambda: says in log.read_text(errors="replace") or process.poll() is not None, PATIENCE_S)
         assert process.poll() is None, log.read_text(errors="replace")
 
     def start_server(self) -> None:
         routes = ",".join(
-            f"nats://{self.network.prefix}.{number}:{CLUSTER_PORT}" for number in range(1, self.network.size + 1)
+            f"nats://{self.network.prefix}.{number}:{CLUSTER_PORT}"
+            for number in range(1, self.network.size + 1)
         )
         self.start(
             "server", "Server is ready", program(), "-a", self.address, "-p", str(NATS_PORT),
@@ -98,7 +99,17 @@ class Host:
         )  # fmt: skip
 
     def start_pool(self, *flags: str, clock_s: int = 0) -> None:
-        command = (sys.executable, "-m", "molt_worker", "--shm", "pool", "--exports", EXPORTS, "--executors", "2")
+        command = (
+            sys.executable,
+            "-m",
+            "molt_worker",
+            "--shm",
+            "pool",
+            "--exports",
+            EXPORTS,
+            "--executors",
+            "2",
+        )
         self.start("pool", "exports_loaded", *command, *flags, clock_s=clock_s)
 
     def start_bridge(self, clock_s: int = 0) -> None:

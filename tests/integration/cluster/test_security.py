@@ -117,19 +117,12 @@ def shop(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., Client]]:
     cluster.nats = NatsServer(tmp_path, ["-c", str(config)])
     cluster.nats.start()
     cluster.pool()
-    cluster.bridge(MOLT_NATS_USER="bridge", MOLT_NATS_PASSWORD="b", MOLT_NATS_SUBJECT="shop")  # noqa: S106
+    cluster.bridge(MOLT_NATS_USER="bridge", MOLT_NATS_PASSWORD="b", MOLT_NATS_SUBJECT="shop")
     made: list[Client] = []
 
     def client(user: str, **settings: Any) -> Client:
-        made.append(
-            Client(
-                transport="nats",
-                nats_url=cluster.url,
-                nats_user=user,
-                nats_password=user[0],
-                **{"nats_subject": "shop", **settings},
-            )  # fmt: skip
-        )
+        who = {"nats_url": cluster.url, "nats_user": user, "nats_password": user[0], "nats_subject": "shop"}
+        made.append(Client(**{"transport": "nats", **who, **settings}))
         return made[-1]
 
     yield client

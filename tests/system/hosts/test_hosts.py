@@ -46,7 +46,9 @@ class Calls:
     def _call(self, number: int) -> None:
         while not self._stop.is_set():
             try:
-                self._client.call("append", {"path": str(self._path), "text": str(number)}, timeout_ms=LONG_MS)
+                self._client.call(
+                    "append", {"path": str(self._path), "text": str(number)}, timeout_ms=LONG_MS
+                )
             except (MoltBusy, MoltTimeout, MoltWorkerUnavailable) as error:
                 unknown = isinstance(error, MoltTimeout) or getattr(error, "may_have_run", False)
                 self.outcomes.append((number, "unknown" if unknown else "not run"))
@@ -103,7 +105,9 @@ FAULTS: dict[str, tuple[Callable[[Host], None], Callable[[Host], None]]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_call_has_one_outcome_whatever_befalls_a_host(hosts: Network, tmp_path: Path, fault: str) -> None:
+def test_every_call_has_one_outcome_whatever_befalls_a_host(
+    hosts: Network, tmp_path: Path, fault: str
+) -> None:
     befalls, ends = FAULTS[fault]
     for host in hosts.hosts:
         host.start_all()

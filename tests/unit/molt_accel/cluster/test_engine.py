@@ -6,5 +6,5 @@ from tests.support.broker import Broker
 
 def test_an_engine_is_what_has_these_methods() -> None:
     engine: Engine = Broker().engine()
-    assert not engine.new_inbox() == engine.new_inbox()
+    assert engine.new_inbox() != engine.new_inbox()
     assert Incoming("subject", b"", "").unheard is False

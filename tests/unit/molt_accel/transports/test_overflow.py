@@ -55,7 +55,7 @@ def test_what_is_refused_is_run_elsewhere(refused: Act) -> None:
     other = ScriptedTransport(answer(value="there"))
     local = local_with(overflow_to(other), refused)
     assert call(local) == "there"
-    assert call(local, idempotent=True, max_retries=2) == "there"
+    assert call(local, idempotent=True, retries=2) == "there"
     assert len(other.submitted) == 2
 
 
