@@ -32,6 +32,8 @@ REQUEST, FIRST_PIECE, NEXT_PIECE = b"Q", b"q", b"r"
 RESPONSE, RESPONSE_PIECE, GO_ON, TAKEN = b"A", b"a", b"G", b"T"
 #: Of a subject, behind the prefix: where requests are ended. No entrypoint's name begins so.
 CANCEL: Final = "__cancel__"
+#: The same: where further pieces of requests go, below a word of the bridge's own.
+PIECES: Final = "__pieces__"
 #: A piece's place: bytes of the whole, and of those before it.
 _PIECE: Final = struct.Struct("<II")
 _HEAD_BYTES: Final = 1 + _PIECE.size

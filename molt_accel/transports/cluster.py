@@ -83,6 +83,10 @@ class _Link:
         self.thread: Final = threading.Thread(target=self._run, name="molt-cluster", daemon=True)
 
     @property
+    def ended(self) -> bool:
+        return self._ended
+
+    @property
     def usable(self) -> bool:
         return not self._ended and self.made.is_set() and self.error is None
 
@@ -132,6 +136,7 @@ class _Link:
         finally:
             self.end(self.error or outcomes.worker_gone("the connection to NATS has ended"))
             self.made.set()
+            self.loop.run_until_complete(self._tidy_up())
             with self._lock:
                 self.loop.close()
 
@@ -156,6 +161,14 @@ class _Link:
         for task in list(self._tasks):  # cancellations that are on their way
             await asyncio.wait([task], timeout=_STOP_S)
         await self.engine.close()
+
+    async def _tidy_up(self) -> None:
+        """End what nats-py has left, so that its sockets are closed with the loop."""
+        left = asyncio.all_tasks(self.loop) - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close in the loop's next turn
 
     def _do(self, what: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(what)
@@ -321,17 +334,17 @@ class ClusterTransport:
         with forks.start_lock():
             if self._closed:
                 raise MoltClientClosed
-            if self.ready:
-                return
-            if self._policy.failed_starts:
-                self._policy.check(time.monotonic())
-            link = _Link(self._config, self._open_engine)
-            try:
-                link.thread.start()
-            except RuntimeError as exc:
-                raise MoltWorkerUnavailable(f"can't attend to a connection: {exc}") from exc
-            self._link = link
-        link.made.wait()
+            link = self._link
+            if link is None or link.ended:
+                if self._policy.failed_starts:
+                    self._policy.check(time.monotonic())
+                link = _Link(self._config, self._open_engine)
+                try:
+                    link.thread.start()
+                except RuntimeError as exc:
+                    raise MoltWorkerUnavailable(f"can't attend to a connection: {exc}") from exc
+                self._link = link
+        link.made.wait()  # others may wait for the same one
         if link.error is not None:
             self._policy.died(time.monotonic(), 0.0, link.error, was_ready=False)
             raise copy_error(link.error)

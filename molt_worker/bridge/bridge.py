@@ -118,7 +118,8 @@ class Bridge:
         self._refused_s = 0.0  # when the pool refused a request
         self._changed: Final = asyncio.Event()
         self._next_id = 0
-        self._pieces_inbox: Final = engine.new_inbox()
+        own = engine.new_inbox().rpartition(".")[2]  # nobody can guess it
+        self._pieces_inbox: Final = f"{config.nats_subject}.{wire.PIECES}.{own}"
 
     @property
     def in_flight(self) -> int:

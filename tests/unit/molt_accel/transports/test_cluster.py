@@ -33,6 +33,7 @@ from molt_accel.transports.cluster import MOST_ASKED, ClusterTransport
 from molt_accel.waits import drive
 from tests.support.broker import Broker
 from tests.support.errors import raised
+from tests.support.processes import in_thread
 
 PATIENCE_S = 60
 Answer = Callable[[Request, str], bytes | None]
@@ -335,3 +336,25 @@ def test_a_forked_child_begins_without_a_connection(transport: ClusterTransport,
     assert link is not None
     link.end(MoltCancelled("the parent's"))
     link.thread.join(PATIENCE_S)
+
+
+def test_threads_that_call_first_at_once_share_one_connection(
+    broker: OneHostBroker, host: Host, transport: ClusterTransport
+) -> None:
+    made: list[object] = []
+
+    def open_engine(*arguments: object) -> Any:
+        made.append(arguments)
+        return broker.engine()
+
+    transport._open_engine = open_engine
+    barrier = threading.Barrier(8)
+
+    def first() -> None:
+        barrier.wait()
+        assert call(transport) == "x"
+
+    threads = [in_thread(first) for _ in range(8)]
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
