@@ -28,8 +28,10 @@ def why_not() -> str:
     """Why there can be none here; empty: there can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "network namespaces need root on Linux"
-    if shutil.which("ip") is None or shutil.which("tc") is None:
+    if shutil.which("ip") is None:
         return "iproute2 is not installed"
+    if not os.path.exists("/dev/net/tun"):
+        return "there is no /dev/net/tun"
     probe = f"molt-probe-{os.getpid()}"
     if subprocess.run(["ip", "netns", "add", probe], capture_output=True).returncode:
         return "no network namespace can be made here"
@@ -59,7 +61,14 @@ class Host:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._outer, self._inner = f"{self.name}o", f"{self.name}i"
         _run("ip", "netns", "add", self.name)
-        _run("ip", "link", "add", self._outer, "type", "veth", "peer", "name", self._inner)
+        self._wire = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("wire.py")), self._outer, self._inner],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._wire.stdin is not None
+        assert self._wire.stdout is not None
+        assert self._wire.stdout.readline() == b"ready\n"
         _run("ip", "link", "set", self._inner, "netns", self.name)
         _run("ip", "link", "set", self._outer, "master", network.name, "up")
         self.inside("ip", "address", "add", f"{self.address}/24", "dev", self._inner)
@@ -125,24 +134,28 @@ class Host:
         process.send_signal(number)
         process.wait(PATIENCE_S)
 
+    def disturb(self, lost: float = 0.0, delay_s: float = 0.0, bits_s: float = 0.0) -> None:
+        """Have its cable lose this share of packets, delay the others, and pass so many bits a second (0: any)."""
+        assert self._wire.stdin is not None
+        self._wire.stdin.write(f"{lost} {delay_s} {bits_s}\n".encode())
+        self._wire.stdin.flush()
+
     def cut_off(self) -> None:
-        """Pull its cable."""
-        _run("ip", "link", "set", self._outer, "down")
+        """Pull its cable: nobody is told."""
+        self.disturb(lost=1.0)
 
     def put_back(self) -> None:
-        _run("ip", "link", "set", self._outer, "up")
-
-    def disturb(self, *how: str) -> None:
-        """Have its link behave so, in the words of tc: ``netem delay 50ms loss 5%``, ``tbf rate 1mbit ...``."""
-        for device, where in ((self._outer, ()), (self._inner, ("ip", "netns", "exec", self.name))):
-            _run(*where, "tc", "qdisc", "replace", "dev", device, "root", *how)
+        self.disturb()
 
     def end(self) -> None:
         for process in self.processes.values():
             process.kill()
             process.wait()
         subprocess.run(["ip", "netns", "delete", self.name], capture_output=True)
-        subprocess.run(["ip", "link", "delete", self._outer], capture_output=True)
+        for pipe in (self._wire.stdin, self._wire.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._wire.wait(PATIENCE_S)  # and its devices are gone
 
 
 class Network:
