@@ -51,8 +51,7 @@ class Bulkheads:
         """The error of a call that is made now; None: it would be taken on. `view` are the places of its view."""
         in_pool = self._calls.taken + 1
         if self._calls.full or (view is not None and view.full):
-            waits_ns = wait_ns(in_pool, self._executors, self._usual.mean_ns)
-            return self._transport.busy(BusyReason.IN_FLIGHT, waits_ns)
+            return self._transport.busy(BusyReason.IN_FLIGHT, self._place_in_ns(view))
         threads = SERVER_THREADS.count
         if not threads or self.limited or (in_pool <= self._executors and self._standing == CALM):
             return None
@@ -70,6 +69,17 @@ class Bulkheads:
         )
         return self._transport.busy(BusyReason.IN_FLIGHT, waits_ns) if waits_ns else None
 
+    def _place_in_ns(self, view: Places | None) -> int:
+        """How long a call waits, in ns, where places are taken that it needs."""
+        waits_ns = wait_ns(
+            self._calls.taken + 1, min(self._calls.limit, self._executors), self._usual.mean_ns
+        )
+        if view is None or not view.full:
+            return waits_ns
+        # What the view's calls take says when one of its places is free: others of the client may be far quicker.
+        own_ns = wait_ns(view.taken + 1, min(view.limit, self._executors), view.usual.mean_ns)
+        return max(waits_ns, own_ns)
+
     def take(self, passage: Passage, view: Places | None) -> None:
         with one_at_a_time():
             refusal = self.refusal(view)
@@ -86,6 +96,8 @@ class Bulkheads:
             view.give_up(passage)
         if response is not None and response.exec_us:
             self._usual.learn(response.exec_us * 1000)
+            if view is not None:
+                view.usual.learn(response.exec_us * 1000)
 
 
 class Passage:

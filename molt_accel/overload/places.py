@@ -7,6 +7,8 @@ import threading
 import weakref
 from typing import Final
 
+from molt_accel.overload.estimate import Estimate
+
 #: More calls than a process can have under way.
 UNLIMITED: Final = 2**31
 
@@ -28,10 +30,14 @@ class Places:
 
     Args:
         limit: How many places there are, 1 or more.
+
+    Attributes:
+        usual: What calls take that had a place, as their holders have it learn.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit: Final = limit
+        self.usual: Final = Estimate()
         self._holders: set[object] = set()
         with _lock:
             _all.add(self)

@@ -172,3 +172,19 @@ def test_what_a_process_refuses_itself_is_counted_where_its_pool_can_see_it(
     (tmp_path / "go").touch()
     running.result()
     client.call("work", {"seconds": 0})
+
+
+def test_who_waited_for_a_place_in_vain_is_counted_and_told_how_long_it_takes(
+    make_client: MakeClient, begin: Begin, tmp_path: Path
+) -> None:
+    client = one(make_client, max_queue=1, queue_target_ms=0)
+    train(client, 2)
+    running = held(begin, client, tmp_path / "gate")
+    (queued,) = queue_up(begin, client, 1)
+    error = raised(MoltBusy, client.call, "work", {"seconds": 0}, queue_timeout_ms=20, timeout_ms=PATIENCE_MS)
+    assert error.reason == "queue_full"
+    assert error.retry_after_s >= 2
+    counted = health(client)
+    assert counted["shed"]["queue_full"] == counted["outcomes"]["Busy"] == 1
+    (tmp_path / "gate").touch()
+    assert [each.result() for each in (running, queued)] == ["released", "done"]

@@ -13,7 +13,7 @@ from django.core.handlers.asgi import ASGIRequest, get_script_prefix
 from django.http import HttpResponse
 
 from molt_accel.django.front.gate import Gate
-from molt_accel.django.front.shedding import offload_at
+from molt_accel.django.front.shedding import offload_at, refuse
 from molt_accel.django.front.threads import one_thread
 
 #: Where a request's scope has the function that takes note of its call.
@@ -63,7 +63,7 @@ class ShedASGI:
         if request is not None:
             if not self._at_once.take(asyncio.get_running_loop().time()):
                 await asyncio.sleep(PAUSE_S)
-            await _send(offload.refuse(request, error), send)
+            await _send(refuse(offload, request, error), send)
             return
         calls = functools.partial(gate.leave, holder)
         try:

@@ -15,9 +15,11 @@ from django.conf import settings
 from django.core.handlers.wsgi import WSGIRequest, get_path_info
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import Resolver404, resolve
+from django.utils.log import log_response
 from django.utils.translation import get_language_from_path, override
 
 from molt_accel.django import placement
+from molt_accel.errors import MoltBusy
 
 
 class ShedMiddleware:
@@ -59,7 +61,7 @@ class ShedWSGI:
         error = None if offload is None else offload.refusal()
         if error is None:
             return self._application(environ, start_response)
-        response: HttpResponse = offload.refuse(WSGIRequest(environ), error)
+        response = refuse(offload, WSGIRequest(environ), error)
         start_response(f"{response.status_code} {response.reason_phrase}", list(response.items()))
         return [response.content]
 
@@ -70,6 +72,13 @@ def _shed(request: HttpRequest) -> HttpResponseBase | None:
     return None if error is None else cast(HttpResponseBase, offload.refuse(request, error))
 
 
+def refuse(offload: Any, request: HttpRequest, error: MoltBusy) -> HttpResponse:
+    """Answer a request in Django's place, and log it as Django does: of an episode the first one."""
+    response: HttpResponse = offload.refuse(request, error)
+    log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
+    return response
+
+
 def offload_at(path: str, method: str, urlconf: Any) -> Any:
     """Return how the view at a path offloads requests of an HTTP method; None: it does not, or there is none.
 
@@ -78,7 +87,10 @@ def offload_at(path: str, method: str, urlconf: Any) -> Any:
         method: In capitals.
         urlconf: Where the path is looked up, as for `django.urls.resolve`.
     """
-    view = _view_at(path, urlconf)
+    try:
+        view = _view_at(path, urlconf)
+    except Exception:  # of the project's URLs, such as Http404 of a converter: Django meets it again, and answers it
+        return None
     if view is None:
         return None
     try:

@@ -50,11 +50,11 @@ class Admission:
             arena.set_standing(own_id, verdict.standing, False)
         return None if verdict.reason is None else outcomes.busy(verdict.reason, wait.ns)
 
-    def queue_full(self, entry: str) -> MoltBusy:
-        """The error of a request for which there is no place, counted."""
+    def queue_full(self, entry: str, channel: Channel | None = None) -> MoltBusy:
+        """The error of a request for which there is no place, not counted yet. `channel`: as for `refusal`."""
         own_id = entry_id(entry)
-        wait = self._wait(own_id, self._arena.entry(own_id) or _UNKNOWN, time.monotonic_ns(), None)
-        return self.busy(BusyReason.QUEUE_FULL, wait.ns if wait is not None else 0)
+        wait = self._wait(own_id, self._arena.entry(own_id) or _UNKNOWN, time.monotonic_ns(), channel)
+        return outcomes.busy(BusyReason.QUEUE_FULL, wait.ns if wait is not None else 0)
 
     def busy(self, reason: BusyReason, wait_ns: int = 0) -> MoltBusy:
         """The error of a refused request, counted."""
@@ -62,13 +62,17 @@ class Admission:
 
     def count(self, error: MoltBusy, entry: str = "") -> MoltBusy:
         """Count a refused request, also as one of its entrypoint's if that is given. Returns its error."""
+        self._arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
+        self.count_reason(error, entry)
+        return error
+
+    def count_reason(self, error: MoltBusy, entry: str) -> None:
+        """Count a refused request whose outcome is counted by others."""
         arena = self._arena
-        arena.add_counter(Gauge.OUTCOMES + Outcome.Busy)
         arena.add_counter(_SHED[BusyReason(error.reason)])
         row = arena.entry(entry_id(entry)) if entry else None
         if row is not None:
             arena.set_standing(row.id, row.standing, True)
-        return error
 
     def _wait(self, own_id: int, own: Entry, now_ns: int, channel: Channel | None) -> Wait | None:
         """How long a request waits; None: that is not known, because no executor is ready yet."""

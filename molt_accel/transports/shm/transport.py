@@ -214,7 +214,9 @@ class ShmCall:
         if now_ns >= self._deadline_ns:
             self.abandon(outcomes.expired_in_queue(), only_queued=True)
         elif self.channel.excess(self._connection.capacity):
-            self.abandon(outcomes.busy(BusyReason.QUEUE_FULL), only_queued=True)
+            error = self._connection.admission.queue_full(self._entry, self.channel)
+            if self.abandon(error, only_queued=True):
+                self._connection.admission.count_reason(error, self._entry)
         else:  # it has a place by now
             self._look_ns = self._deadline_ns
 
@@ -351,7 +353,7 @@ class ShmTransport(ConnectedTransport[Connection]):
         if refusal is not None:
             raise refusal
         if verdict == BUSY:
-            raise connection.admission.queue_full(request.entry)
+            raise connection.admission.count(connection.admission.queue_full(request.entry))
         if verdict == BAD_FRAME:
             encode_head(request, connection.max_frame_bytes)  # raises, and says what is wrong
         # A process has scribbled over the state word; `give_back` keeps the channel until it is IDLE.

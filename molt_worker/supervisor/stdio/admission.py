@@ -116,6 +116,11 @@ class Admission:
         )
         return Refusal(reason, wait.ns) if reason is not None else None
 
+    def wait_ns(self, name: str, now_ns: int, ahead: Iterable[str], idle: int) -> int:
+        """How long a request would wait, in ns; 0: that is not known. The arguments are those of `refusal`."""
+        wait = self._wait(name, now_ns, ahead, idle)
+        return wait.ns if wait is not None else 0
+
     def _wait(self, name: str, now_ns: int, ahead: Iterable[str], idle: int) -> Wait | None:
         """How long a request would wait; None: no executor is ready, so nobody can tell."""
         left: dict[str, list[int]] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from molt_accel import errors
@@ -228,7 +229,7 @@ class StdioSupervisor:
         wait_ms = self._config.max_wait_ms if is_default else frame.max_wait_ms
         verdict = self._queue.offer(frame.request_id, request, len(frame.payload), may_wait=wait_ms > 0)
         if verdict is Verdict.BUSY:
-            raise busy(BusyReason.QUEUE_FULL)
+            raise self._queue_full(request, now_ns)
         if verdict is Verdict.WAITING:
             request.advance(RequestEvent.WAIT)
             give_up_ns = now_ns + wait_ms * NS_PER_MS
@@ -251,10 +252,20 @@ class StdioSupervisor:
     def _judge(self, request: Request, now_ns: int) -> None:
         """Raise MoltBusy for a new request that would have to wait for too long."""
         frame, idle = request.frame, self._handout.idle
-        ahead = (each.frame.entry for each in self._queue.before(self._order(request)))
-        refusal = self._admission.refusal(frame.entry, now_ns, frame.deadline_ns, ahead, idle)
+        refusal = self._admission.refusal(frame.entry, now_ns, frame.deadline_ns, self._ahead(request), idle)
         if refusal is not None:
             raise busy(refusal.reason, refusal.wait_ns)
+
+    def _ahead(self, request: Request) -> Iterator[str]:
+        """The entrypoints of what is queued before a request."""
+        return (each.frame.entry for each in self._queue.before(self._order(request)))
+
+    def _queue_full(self, request: Request, now_ns: int) -> MoltError:
+        """The error of a request for which there is no place."""
+        wait_ns = self._admission.wait_ns(
+            request.frame.entry, now_ns, self._ahead(request), self._handout.idle
+        )
+        return busy(BusyReason.QUEUE_FULL, wait_ns)
 
     def _dispatch(self) -> None:
         """Give idle executors those who are next, and free places in the queue to requests that wait for one."""
@@ -389,7 +400,7 @@ class StdioSupervisor:
         if request.state in (RequestState.WAITING, RequestState.QUEUED):
             self._queue.remove(request.frame.request_id)
             expired = 0 < request.frame.deadline_ns <= now_ns
-            self._finish(request, expired_in_queue() if expired else busy(BusyReason.QUEUE_FULL))
+            self._finish(request, expired_in_queue() if expired else self._queue_full(request, now_ns))
         elif request.state is RequestState.RUNNING:
             self._stop(request, StopReason.TIMED_OUT, timed_out_running())
         elif request.state is RequestState.STOPPING:

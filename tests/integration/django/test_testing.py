@@ -114,7 +114,7 @@ class Kit(TestCase):
         self.calls = self.enterContext(recorded_calls())
 
     def test_an_answer(self):
-        self.enterContext(forced("facts", busy()))
+        self.enterContext(forced("facts", busy(retry_after_s=1)))
         response = self.client.get("/facts?q=x", headers={"X-Request-ID": "one"})
         self.assertEqual((response.status_code, response["Retry-After"]), (429, "1"))
         (call,) = self.calls

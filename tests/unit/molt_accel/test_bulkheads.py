@@ -293,3 +293,16 @@ def test_clients_that_are_made_on_threads_are_all_known() -> None:
     for thread in [in_thread(make) for _ in range(8)]:
         thread.join()
     assert {ref() for ref in module._all} == set(made)
+
+
+def test_a_full_view_says_when_its_own_calls_end_however_quick_the_others_are() -> None:
+    bulkheads = bulkheads_of(ScriptedTransport(), executors=2)
+    view = Places(1)
+    for _ in range(3):
+        Passage(bulkheads, view).leave(Response(1, exec_us=8_000_000))
+    for _ in range(100):
+        Passage(bulkheads).leave(Response(1, exec_us=1000))
+    Passage(bulkheads, view).enter()
+    refusal = bulkheads.refusal(view)
+    assert refusal is not None
+    assert refusal.retry_after_s >= 8

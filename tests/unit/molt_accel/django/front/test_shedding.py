@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 from asgiref.sync import iscoroutinefunction
 from django.conf.urls.i18n import i18n_patterns
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
-from django.urls import path
+from django.urls import path, register_converter
 from django.utils import translation
 from django.utils.decorators import method_decorator
 from django.views import View as ClassView
 from django.views.decorators.csrf import csrf_exempt
 
 from molt_accel import CallMetrics, Client, molt_offload
-from molt_accel.django import ShedASGI, ShedMiddleware, ShedWSGI
-from molt_accel.django.front.shedding import offload_at
+from molt_accel.django import ShedASGI, ShedMiddleware, ShedWSGI, responses
+from molt_accel.django.front.shedding import offload_at, refuse
 from molt_accel.errors import BusyReason, MoltBusy
 from molt_accel.ipc import outcomes
+from molt_accel.overload.episode import Episode
 from tests.support import EXPORTS
 
 AnswerOf = Callable[..., HttpResponse]
@@ -249,3 +250,30 @@ def test_below_i18n_patterns_each_language_is_looked_up(
         urls.urlpatterns = i18n_patterns(path("view/", view))
         assert offload_at("/en/view/", "GET", urls) is offload_at("/fr/view/", "GET", urls) is not None
         assert offload_at("/view/", "GET", urls) is offload_at("/fr/nowhere/", "GET", urls) is None
+
+
+def test_what_looking_a_url_up_raises_is_left_to_django() -> None:
+    class Gone:
+        regex = "[a-z]+"
+
+        def to_python(self, value: str) -> str:
+            raise Http404("no such item")
+
+        def to_url(self, value: str) -> str:
+            return value
+
+    urls: Any = ModuleType("urls")
+    register_converter(Gone, "molt_gone")
+    urls.urlpatterns = [path("<molt_gone:item>/", never)]
+    assert offload_at("/item/", "GET", urls) is None
+
+
+def test_the_first_refusal_of_an_episode_is_in_djangos_log_in_front_of_it_too(
+    client: Client, shedding: Shedding, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(responses, "_refused", Episode())
+    offload = molt_offload(entry="echo", client=client)(never).molt_offload  # type: ignore[attr-defined]
+    with caplog.at_level("WARNING", "django.request"):
+        for _ in range(2):
+            refuse(offload, RequestFactory().get("/view/"), outcomes.busy(BusyReason.QUEUE_DELAY))
+    assert [each.getMessage() for each in caplog.records] == ["Too Many Requests: /view/"]
