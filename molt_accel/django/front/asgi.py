@@ -60,7 +60,7 @@ class ShedASGI:
         gate, holder = self._gate_here(), object()
         error = await gate.enter(holder, offload.refusal)
         request = None if error is None else _request_of(scope)
-        if request is not None:
+        if error is not None and request is not None:
             if not self._at_once.take(asyncio.get_running_loop().time()):
                 await asyncio.sleep(PAUSE_S)
             await _send(refuse(offload, request, error), send)

@@ -89,7 +89,7 @@ def offload_at(path: str, method: str, urlconf: Any) -> Any:
     """
     try:
         view = _view_at(path, urlconf)
-    except Exception:  # of the project's URLs, such as Http404 of a converter: Django meets it again, and answers it
+    except Exception:  # of the project's URLs. Django meets it again, and answers it
         return None
     if view is None:
         return None
