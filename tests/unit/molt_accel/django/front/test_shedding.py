@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+import django
 import pytest
 from asgiref.sync import iscoroutinefunction
 from django.conf.urls.i18n import i18n_patterns
@@ -237,6 +238,7 @@ def test_a_view_whose_places_are_taken_is_refused(client: Client, answer_of: Ans
 def test_below_i18n_patterns_each_language_is_looked_up(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    django.setup()  # which languages there are is asked of the apps too
     # Django decides once whether it translates, and the other tests' settings say no.
     monkeypatch.setattr(translation, "_trans", type(translation._trans)())  # type: ignore[attr-defined]
 
