@@ -37,16 +37,13 @@ FLOOR = tuple(ALLOWED)
 ALLOWED |= {
     "molt_accel.options": FLOOR,
     "molt_accel.hangup": (),
-    "molt_accel.transports": FLOOR,
-    "molt_accel.transports.shm": (*FLOOR, "molt_accel.transports"),
     "molt_accel.cluster": FLOOR,
-    "molt_accel.transports.cluster": (*FLOOR, "molt_accel.cluster", "molt_accel.transports"),
+    "molt_accel.transports": (*FLOOR, "molt_accel.cluster"),
+    "molt_accel.transports.shm": (*FLOOR, "molt_accel.transports"),
     # The client library depends on the worker's here only.
     "molt_accel.transports.opening": (
         *(*FLOOR, "molt_accel.transports", "molt_accel.transports.shm", "molt_worker.inline"),
-        "molt_accel.transports.cluster",
     ),
-    "molt_accel.transports.overflow": (*FLOOR, "molt_accel.transports", "molt_accel.transports.cluster"),
     "molt_accel.waits": (*FLOOR, "molt_accel.transports"),
     "molt_accel.bulkheads": (*FLOOR, "molt_accel.transports"),
     "molt_accel.call": (

@@ -21,6 +21,16 @@ from tests.support.errors import raised
 #: field -> (environment variable and Django setting, default, another value as text, and as the field has it)
 SETTINGS: dict[str, tuple[str, object, str, object]] = {
     "transport": ("MOLT_TRANSPORT", "auto", "stdio", "stdio"),
+    "overflow": ("MOLT_OVERFLOW", "off", "nats", "nats"),
+    "nats_url": ("MOLT_NATS_URL", "", "nats://a:4222,nats://b:4222", "nats://a:4222,nats://b:4222"),
+    "nats_subject": ("MOLT_NATS_SUBJECT", "molt", "shop.eu", "shop.eu"),
+    "nats_creds": ("MOLT_NATS_CREDS", "", "/etc/shop.creds", "/etc/shop.creds"),
+    "nats_nkey": ("MOLT_NATS_NKEY", "", "/etc/shop.nk", "/etc/shop.nk"),
+    "nats_user": ("MOLT_NATS_USER", "", "web", "web"),
+    "nats_password": ("MOLT_NATS_PASSWORD", "", "w", "w"),
+    "nats_ca": ("MOLT_NATS_CA", "", "/etc/ca.pem", "/etc/ca.pem"),
+    "nats_cert": ("MOLT_NATS_CERT", "", "/etc/web.pem", "/etc/web.pem"),
+    "nats_key": ("MOLT_NATS_KEY", "", "/etc/web.key", "/etc/web.key"),
     "worker_cmd": ("MOLT_WORKER_CMD", "", "python 'a b'", "python 'a b'"),
     "pool": ("MOLT_POOL", "", "reports", "reports"),
     "worker_name": ("MOLT_WORKER_NAME", "", "pool", "pool"),
@@ -101,7 +111,7 @@ def test_a_field_has_a_help_text(name: str) -> None:
 
 _WHOLE = "it must be a whole number from {} to {}"
 _MS = "it must be a whole number of ms from {} to {}, or a datetime.timedelta"
-_TRANSPORT = "it must be one of auto, shm, stdio, inline"
+_TRANSPORT = "it must be one of auto, shm, stdio, nats, inline"
 _FLAG = "it must be one of 1, true, yes, on, 0, false, no, off"
 _NAME = "it must be 1 to 64 of letters, digits, '.', '_' and '-', not beginning with '.' or '-'"
 
@@ -301,7 +311,14 @@ def test_a_named_pool_has_that_name_whatever_else_is_configured() -> None:
 
 
 #: Settings that make no difference to a worker: clients that differ in them share one.
-CLIENTS_ONLY = {"max_in_flight", "transport", "autostart", "cancel_on_half_close", "busy_http_status"}
+CLIENTS_ONLY = {
+    "max_in_flight",
+    "transport",
+    "autostart",
+    "cancel_on_half_close",
+    "busy_http_status",
+    "overflow",
+} | {name for name in SETTINGS if name.startswith("nats_")}
 
 
 @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "worker_name"])
