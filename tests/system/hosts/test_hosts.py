@@ -92,7 +92,7 @@ def start_again(what: str) -> Callable[[Host], None]:
 FAULTS: dict[str, tuple[Callable[[Host], None], Callable[[Host], None]]] = {
     "cable": (Host.cut_off, Host.put_back),
     "loss": (lambda host: host.disturb(lost=0.1, delay_s=0.005), Host.disturb),
-    "delay": (lambda host: host.disturb(delay_s=0.2), Host.disturb),
+    "delay": (lambda host: host.disturb(delay_s=0.05), Host.disturb),
     "slow": (lambda host: host.disturb(bits_s=1e6), Host.disturb),
     **{f"kill {what}": (kill(what), start_again(what)) for what in ("server", "pool", "bridge")},
     "leave": (lambda host: host.kill("bridge", signal.SIGTERM), start_again("bridge")),
