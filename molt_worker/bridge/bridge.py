@@ -135,6 +135,9 @@ class Bridge:
         beating = asyncio.create_task(self._beat())
         stopping = asyncio.create_task(stop.wait())
         try:
+            await self._take_or_leave()
+            await self._engine.flush()  # the server knows of it
+            log.info("bridge_ready subject=%s entries=%d", self._config.nats_subject, len(self.served))
             while not stop.is_set() and self._transport.ready:
                 await self._take_or_leave()
                 self._changed.clear()

@@ -89,12 +89,6 @@ async def _serve(
     service = PoolService(engine.client, bridge, config.pool_name, config.nats_subject, facts)
     try:
         await service.start()
-        log.info(
-            "bridge_ready pool=%s subject=%s entries=%d",
-            config.pool_name,
-            config.nats_subject,
-            len(bridge.served),
-        )
         await bridge.run(stop)
     except EngineError as exc:
         log.warning("%s", exc)

@@ -88,7 +88,7 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed() -> None:
         default_client()
     assert str(caught.value) == (
         "MOLT_TRANSPORT (Django setting): 'carrier pigeon' is not allowed; "
-        "it must be one of auto, shm, stdio, inline"
+        "it must be one of auto, shm, stdio, nats, inline"
     )
 
 
