@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from molt_accel import Client, MoltTimeout
+from molt_accel import Client, MoltBusy, MoltTimeout
 from molt_accel.errors import Status
 from tests.support.driver import STOPPED, MakeDriver, MakeModule, dead, deadline, error_of, value_of
 from tests.support.errors import raised
@@ -137,15 +137,19 @@ def test_many_calls_deadlines_at_once_each_hold(make_client: MakeClient) -> None
     pids = set(both["pids"])
 
     def late(number: int) -> str:
-        return raised(MoltTimeout, client.call, "sleep", 1e6, timeout_ms=100 + 3 * number).phase
+        with pytest.raises((MoltTimeout, MoltBusy)) as caught:
+            client.call("sleep", 1e6, timeout_ms=100 + 3 * number)
+        error = caught.value
+        # Who comes when some have ended already, on a slow machine, is told at once that it would not.
+        return error.phase if isinstance(error, MoltTimeout) else error.reason
 
     with ThreadPoolExecutor(50) as threads:
         phases = Counter(threads.map(late, range(50)))
-    assert set(phases) <= {"running", "queue"}
+    assert set(phases) <= {"running", "queue", "deadline"}
     assert phases["running"] >= 2
     assert client.call("echo", "after all of them") == "after all of them"
     report = client.ping()
-    assert report["outcomes"]["Timeout"] == 50
+    assert report["outcomes"]["Timeout"] == 50 - phases["deadline"]
     assert report["executor_deaths"] == 0  # a sleep gives in to the soft interrupt
     assert set(report["executors"]["pids"]) == pids
 
