@@ -17,17 +17,14 @@ from typing import Any, Final, TypeVar
 from molt_accel import codec
 from molt_accel.config import Config
 from molt_accel.errors import (
-    BusyReason,
-    MoltBusy,
     MoltClientClosed,
     MoltError,
     MoltInternalError,
     MoltStartFailed,
 )
-from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import PREFIX_BYTES, FrameError, decode, encode
 from molt_accel.ipc.messages import PING, Codec, Request, Response
-from molt_accel.transports.base import Pending, PendingCall, Result
+from molt_accel.transports.base import Pending, PendingCall, RefusesNothing, Result
 from molt_accel.transports.line import Line
 from molt_accel.version import __version__
 from molt_worker.entrypoints.exports import ExportsError, ExportTable, resolve
@@ -100,7 +97,7 @@ class _AwaitedCall(Pending):
         self.drop(MoltInternalError(f"the entrypoint could not be run in a thread: {error}"))
 
 
-class InlineTransport:
+class InlineTransport(RefusesNothing):
     """Runs each request at once on the thread that submits it; see `molt_accel.transports.base.Transport`.
 
     In an event loop, where asgiref is there, a request runs when its caller awaits it; see `_AwaitedCall`.
@@ -173,14 +170,6 @@ class InlineTransport:
     def abandon(self, pending: PendingCall, error: MoltError) -> bool:
         # Any other has ended already.
         return isinstance(pending, _AwaitedCall) and pending.drop(error)
-
-    def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
-        """See `Transport`: nothing is refused here."""
-        return None
-
-    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
-        """See `Transport`."""
-        return outcomes.busy(reason, wait_ns)
 
     def close(self) -> None:
         self._closed = True

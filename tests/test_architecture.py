@@ -97,7 +97,7 @@ ALLOWED |= {
     "molt_worker.supervisor.shm": (*FLOOR, *_WORKER, "molt_worker.supervisor"),
     "molt_worker.bridge": (
         *(*FLOOR, "molt_accel.cluster", "molt_accel.transports", "molt_accel.transports.opening"),
-        *("molt_accel.waits", "molt_accel.call"),
+        *("molt_accel.waits", "molt_accel.call", "molt_worker.entrypoints"),
     ),
     "molt_worker.cli": (
         *FLOOR,

@@ -11,6 +11,7 @@ from molt_accel.errors import (
     BusyReason,
     MoltBusy,
     MoltCancelled,
+    MoltError,
     MoltIncompatible,
     MoltTimeout,
     MoltWorkerCrashed,
@@ -78,6 +79,13 @@ def worker_gone(how: str = "") -> MoltWorkerUnavailable:
         how: How that was seen, as a sentence; empty: it is not known.
     """
     return MoltWorkerUnavailable(f"the worker is gone: {how}" if how else "the worker is gone")
+
+
+def was_not_run(error: MoltError | None) -> bool:
+    """Whether a pool that ended a request so has certainly not run it, and another one may."""
+    if isinstance(error, MoltWorkerUnavailable):
+        return not error.may_have_run
+    return isinstance(error, MoltBusy)
 
 
 def died_unreported() -> MoltWorkerCrashed:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from molt_accel.errors import BusyReason, MoltBusy, MoltError
+from molt_accel.ipc import outcomes
 from molt_accel.ipc.messages import Request, Response
 
 if TYPE_CHECKING:
@@ -155,3 +156,17 @@ class Transport(Sender, Protocol):
 
     def close(self) -> None:
         """Stop the worker, or leave it if it is shared. Calls in flight end as cancelled."""
+
+
+class RefusesNothing:
+    """What transports share that know of no refusal before it comes, and keep no count of this process's own."""
+
+    __slots__ = ()
+
+    def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
+        """See `Transport`."""
+        return None
+
+    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
+        """See `Transport`."""
+        return outcomes.busy(reason, wait_ns)

@@ -20,7 +20,6 @@ from molt_accel.cluster.engine import Engine, EngineError, Incoming
 from molt_accel.cluster.pulse import LOOK_S, SILENCE_S
 from molt_accel.config import Config
 from molt_accel.errors import (
-    BusyReason,
     MoltBusy,
     MoltCancelled,
     MoltClientClosed,
@@ -33,7 +32,7 @@ from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import FrameError
 from molt_accel.ipc.messages import Codec, Request
 from molt_accel.transports import forks
-from molt_accel.transports.base import Pending, PendingCall, Result
+from molt_accel.transports.base import Pending, PendingCall, RefusesNothing, Result
 from molt_accel.transports.connection import copy_error
 from molt_accel.transports.launcher import RestartPolicy
 from molt_accel.transports.line import Line
@@ -252,7 +251,7 @@ class _Link:
             self._end_call(call, response)
             return
         error = from_wire(response.status, codec.decode(Codec.MSGPACK, response.payload))
-        if not _may_ask_another(error):
+        if not outcomes.was_not_run(error):
             self._end_call(call, response)
             return
         if isinstance(error, MoltBusy) and (
@@ -280,20 +279,13 @@ class _Link:
                 self._end_call(call, MoltWorkerUnavailable(why, facts={"may_have_run": 1}))
 
 
-def _may_ask_another(error: MoltError) -> bool:
-    """Whether a host has certainly not run the request, and another one may."""
-    if isinstance(error, MoltWorkerUnavailable):
-        return not error.may_have_run
-    return isinstance(error, MoltBusy)
-
-
 def _open_nats(config: Config, name: str) -> Engine:
     from molt_accel.cluster.nats import NatsEngine
 
     return NatsEngine(config, name)
 
 
-class ClusterTransport:
+class ClusterTransport(RefusesNothing):
     """The `Transport` to pools on other hosts.
 
     Args:
@@ -323,12 +315,6 @@ class ClusterTransport:
     @property
     def max_wait_ms(self) -> int:
         return self._config.max_wait_ms
-
-    def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
-        return None
-
-    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
-        return outcomes.busy(reason, wait_ns)
 
     def start(self) -> None:
         with forks.start_lock():

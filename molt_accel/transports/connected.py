@@ -11,10 +11,11 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, TypeVar
 
 from molt_accel.config import Config
-from molt_accel.errors import BusyReason, MoltBusy, MoltClientClosed, MoltWorkerUnavailable
+from molt_accel.errors import MoltClientClosed, MoltWorkerUnavailable
 from molt_accel.ipc import outcomes
 from molt_accel.process import role
 from molt_accel.transports import forks
+from molt_accel.transports.base import RefusesNothing
 from molt_accel.transports.connection import BaseConnection, ConnectionState, copy_error
 from molt_accel.transports.launcher import RestartPolicy
 from molt_accel.transports.line import Line
@@ -25,7 +26,7 @@ SLACK_S = 0.25  #: how long after deadline and grace time a client still waits f
 C = TypeVar("C", bound=BaseConnection)
 
 
-class ConnectedTransport(ABC, Generic[C]):
+class ConnectedTransport(RefusesNothing, ABC, Generic[C]):
     """Connects at the first call, and again when the connection has ended."""
 
     #: Whether another process may have started a worker meanwhile, so that it pays to look for one at once.
@@ -49,12 +50,6 @@ class ConnectedTransport(ABC, Generic[C]):
     @property
     def max_wait_ms(self) -> int:
         return self._config.max_wait_ms
-
-    def refusal(self, entry: str, left_ns: int | None) -> MoltBusy | None:
-        return None
-
-    def busy(self, reason: BusyReason, wait_ns: int) -> MoltBusy:
-        return outcomes.busy(reason, wait_ns)
 
     @property
     def ready(self) -> bool:

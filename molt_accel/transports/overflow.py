@@ -11,7 +11,8 @@ import time
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltBusy, MoltError, MoltWorkerUnavailable
+from molt_accel.errors import MoltError
+from molt_accel.ipc import outcomes
 from molt_accel.ipc.messages import PING, Request
 from molt_accel.transports.base import Transport
 
@@ -51,9 +52,7 @@ class Overflow:
 
     def note(self, error: MoltError | None) -> bool:
         """Take note of how a request ended there. Returns whether that is its outcome; else it was not run."""
-        not_run = isinstance(error, MoltBusy) or (
-            isinstance(error, MoltWorkerUnavailable) and not error.may_have_run
-        )
+        not_run = outcomes.was_not_run(error)
         if not_run:
             self._not_before_s = time.monotonic() + PAUSE_S
         return not not_run

@@ -14,19 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from molt_accel import codec
 from molt_accel.call import attempt
 from molt_accel.cluster import wire
 from molt_accel.cluster.engine import Engine, EngineError, Incoming, Subscription
 from molt_accel.cluster.pulse import BEAT_S
 from molt_accel.config import Config
-from molt_accel.errors import BusyReason, MoltError, MoltInternalError, Status, to_wire, wire_status
+from molt_accel.errors import BusyReason, MoltError, MoltInternalError, Status
 from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import Fault, FrameError
-from molt_accel.ipc.messages import Codec, Request, Response
+from molt_accel.ipc.messages import Request, Response
 from molt_accel.transports.base import PendingCall, Transport
 from molt_accel.waits import adrive
 from molt_worker.bridge.intake import Intake
+from molt_worker.entrypoints.runner import error_response
 
 log = logging.getLogger("molt_worker")
 
@@ -106,14 +106,10 @@ class Bridge:
         self._transport: Final = transport
         self._executors: Final = executors
         self._most: Final = executors + max_queue
-        self._running: Final[
-            dict[str, _Running]
-        ] = {}  # by the subject of the answer, which is one request's alone
+        # By the subject of the answer, which is one request's alone.
+        self._running: Final[dict[str, _Running]] = {}
         self._sending: Final[set[asyncio.Task[None]]] = set()
         self._intake: Final = Intake(config.max_frame_bytes)
-        self._keys: Final[
-            dict[str, tuple[str, str]]
-        ] = {}  # of what comes in pieces: its entrypoint and its answer's subject
         self._subscriptions: list[Subscription] = []
         self._refused_s = 0.0  # when the pool refused a request
         self._changed: Final = asyncio.Event()
@@ -197,33 +193,31 @@ class Bridge:
             try:
                 if kind == wire.FIRST_PIECE:
                     key = self._next_key()
-                    whole = self._intake.begin(key, message.data)
+                    whole = self._intake.begin(key, entry, message.reply, message.data)
                     if whole is None:
                         self._send(message.reply, [wire.GO_ON], reply=f"{self._pieces_inbox}.{key}")
-                        self._keys[key] = (entry, message.reply)
                         return
                     body = whole
                 elif kind != wire.REQUEST:
                     return
                 self._begin(entry, body, message.reply)
             except FrameError as exc:
-                self._refuse(entry, Request(exc.raw_id, entry), exc, message.reply)
+                self._refuse(entry, exc.raw_id, exc, message.reply)
 
         return take
 
     def _take_piece(self, message: Incoming) -> None:
         key = message.subject.rpartition(".")[2]
-        entry, reply = self._keys.get(key, ("", ""))
-        if not entry or message.reply != reply:
+        owner = self._intake.owner_of(key)
+        if owner is None or message.reply != owner[1]:
             return
+        entry, reply = owner
         try:
             whole = self._intake.add(key, message.data)
             if whole is not None:
-                del self._keys[key]
                 self._begin(entry, whole, reply)
         except FrameError as exc:
-            self._keys.pop(key, None)
-            self._refuse(entry, Request(exc.raw_id, entry), exc, reply)
+            self._refuse(entry, exc.raw_id, exc, reply)
 
     def _take_cancel(self, message: Incoming) -> None:
         running = self._running.get(message.data.decode("ascii", "replace"))
@@ -245,7 +239,7 @@ class Bridge:
         if reply in self._running:
             return  # sent a second time
         if len(self._running) >= self._most:
-            self._refuse(entry, request, outcomes.busy(BusyReason.QUEUE_FULL), reply)
+            self._refuse(entry, request.request_id, outcomes.busy(BusyReason.QUEUE_FULL), reply)
             return
         self._running[reply] = _Running(asyncio.create_task(self._serve(entry, request, reply)))
         self._look()
@@ -263,13 +257,16 @@ class Bridge:
             )
             if response is None:
                 assert error is not None
-                response = _response_of(error)
+                response = error_response(request, error)
             response.request_id = their_id
             self._count(entry, response, time.monotonic_ns() - began_ns)
             await self._publish(reply, self._messages_of(response))
         except Exception as exc:
             log.exception("a request of %s failed in the bridge", entry)
-            self._answer(reply, _response_of(MoltInternalError(f"the bridge failed: {exc}"), their_id))
+            self._answer(
+                reply,
+                error_response(Request(their_id, entry), MoltInternalError(f"the bridge failed: {exc}")),
+            )
         finally:
             self._running.pop(reply, None)
             self._look()
@@ -287,8 +284,8 @@ class Bridge:
 
     # -- answers --
 
-    def _refuse(self, entry: str, request: Request, error: MoltError, reply: str) -> None:
-        response = _response_of(error, request.request_id)
+    def _refuse(self, entry: str, request_id: int, error: MoltError, reply: str) -> None:
+        response = error_response(Request(request_id, entry), error)
         self._count(entry, response, 0)
         self._answer(reply, response)
 
@@ -299,7 +296,9 @@ class Bridge:
         try:
             body = wire.encode_response(response, self._config.max_frame_bytes)
         except FrameError as exc:
-            body = wire.encode_response(_response_of(exc, response.request_id), self._config.max_frame_bytes)
+            body = wire.encode_response(
+                error_response(Request(response.request_id, ""), exc), self._config.max_frame_bytes
+            )
         if len(body) < self._engine.max_payload:
             return [wire.RESPONSE + body]
         return list(wire.pieces_of(body, wire.RESPONSE_PIECE, self._engine.max_payload))
@@ -323,8 +322,3 @@ class Bridge:
             for reply, running in list(self._running.items()):
                 if running.since_s < before_s:
                     self._send(reply, [wire.TAKEN])
-
-
-def _response_of(error: MoltError, request_id: int = 0) -> Response:
-    """The response that says so."""
-    return Response(request_id, wire_status(error), codec.encode(Codec.MSGPACK, to_wire(error)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from molt_accel.cluster.wire import Pieces
@@ -13,6 +14,17 @@ from molt_accel.ipc.frame import Fault, FrameError
 MOST: Final = 64
 #: For so long, in s, the next piece is waited for.
 PATIENCE_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A frame of which pieces have come."""
+
+    entry: str
+    reply: str
+    pieces: Pieces
+    until_s: float = 0.0
+    bytes: int = 0
 
 
 class Intake:
@@ -26,42 +38,54 @@ class Intake:
     def __init__(self, max_frame_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes: Final = max_frame_bytes
         self._clock: Final = clock
-        self._begun: Final[dict[str, tuple[Pieces, float, int]]] = {}
+        self._begun: Final[dict[str, _Begun]] = {}
         self._bytes = 0
 
-    def begin(self, key: str, piece: bytes) -> bytes | None:
+    def begin(self, key: str, entry: str, reply: str, piece: bytes) -> bytes | None:
         """Take a first piece. Returns the frame if it is complete already.
+
+        Args:
+            key: By which the other pieces come.
+            entry: The entrypoint that it was sent to.
+            reply: Where its answer goes.
+            piece: With its first byte.
 
         Raises FrameError: it is no piece, or there are too many under way.
         """
         self._forget_late_ones()
         if len(self._begun) >= MOST:
             raise FrameError(Fault.RANGE, f"{MOST} requests come in pieces already")
-        self._begun[key] = (Pieces(self._max_bytes), 0.0, 0)
+        self._begun[key] = _Begun(entry, reply, Pieces(self._max_bytes))
         return self.add(key, piece)
 
     def add(self, key: str, piece: bytes) -> bytes | None:
         """Take another piece of what was begun by this key; of what was not, or is given up, nothing comes."""
-        if key not in self._begun:
+        begun = self._begun.get(key)
+        if begun is None:
             return None
-        pieces, _, had = self._begun[key]
         try:
-            whole = pieces.add(piece)
+            whole = begun.pieces.add(piece)
         except FrameError:
             self.drop(key)
             raise
         self._bytes += len(piece)
-        self._begun[key] = (pieces, self._clock() + PATIENCE_S, had + len(piece))
+        begun.bytes += len(piece)
+        begun.until_s = self._clock() + PATIENCE_S
         if whole is not None or self._bytes > 4 * self._max_bytes:
             self.drop(key)
         return whole
 
+    def owner_of(self, key: str) -> tuple[str, str] | None:
+        """Return the entrypoint and where the answer goes of what was begun by this key; None: nothing was."""
+        begun = self._begun.get(key)
+        return None if begun is None else (begun.entry, begun.reply)
+
     def drop(self, key: str) -> None:
         """Give up what was begun by this key."""
         if key in self._begun:
-            self._bytes -= self._begun.pop(key)[2]
+            self._bytes -= self._begun.pop(key).bytes
 
     def _forget_late_ones(self) -> None:
         now_s = self._clock()
-        for key in [key for key, (_, until_s, _) in self._begun.items() if until_s < now_s]:
+        for key in [key for key, begun in self._begun.items() if begun.until_s < now_s]:
             self.drop(key)

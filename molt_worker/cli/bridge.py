@@ -7,8 +7,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from molt_accel.config import Config, ConfigError
 
@@ -44,11 +44,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-async def _until_told(run: object, config: Config) -> None:
+async def _until_told(
+    run: Callable[[Config, asyncio.Event], Coroutine[Any, Any, None]], config: Config
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await run(config, stop)  # type: ignore[operator]
+    await run(config, stop)
 
 
 def _parser() -> argparse.ArgumentParser:

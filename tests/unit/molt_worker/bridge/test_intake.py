@@ -20,15 +20,15 @@ def cut(body: bytes) -> list[bytes]:
 def test_frames_of_several_come_together_each_by_itself() -> None:
     intake = Intake(1000)
     one, other = cut(b"a" * 20), cut(b"b" * 20)
-    assert intake.begin("one", one[0]) is None
-    assert intake.begin("other", other[0]) is None
+    assert intake.begin("one", "echo", "inbox.1", one[0]) is None
+    assert intake.begin("other", "echo", "inbox.1", other[0]) is None
     assert intake.add("one", one[1]) == b"a" * 20
     assert intake.add("other", other[1]) == b"b" * 20
     assert intake.add("one", one[1]) is None  # once more
 
 
 def test_a_frame_of_one_piece_is_complete_at_once() -> None:
-    assert Intake(1000).begin("one", cut(b"abc")[0]) == b"abc"
+    assert Intake(1000).begin("one", "echo", "inbox.1", cut(b"abc")[0]) == b"abc"
 
 
 def test_pieces_of_what_was_not_begun_are_nothing() -> None:
@@ -38,7 +38,7 @@ def test_pieces_of_what_was_not_begun_are_nothing() -> None:
 def test_what_is_wrong_is_given_up() -> None:
     intake = Intake(1000)
     first, second = cut(b"a" * 20)
-    intake.begin("one", first)
+    intake.begin("one", "echo", "inbox.1", first)
     raised(FrameError, intake.add, "one", first)
     assert intake.add("one", second) is None
 
@@ -48,10 +48,12 @@ def test_there_are_never_too_many_and_late_ones_make_room() -> None:
     intake = Intake(1000, clock)
     first, second = cut(b"a" * 20)
     for number in range(MOST):
-        intake.begin(str(number), first)
-    raised(FrameError, intake.begin, "more", first)
+        intake.begin(str(number), "echo", "inbox.1", first)
+    raised(FrameError, intake.begin, "more", "echo", "inbox.1", first)
     clock.now_s += PATIENCE_S + 1
-    assert intake.begin("more", first) is None
+    assert intake.owner_of("0") == ("echo", "inbox.1")
+    assert intake.begin("more", "echo", "inbox.1", first) is None
+    assert intake.owner_of("0") is None  # nothing is kept of it
     assert intake.add("0", second) is None
     assert intake.add("more", second) == b"a" * 20
 
@@ -60,7 +62,7 @@ def test_all_together_have_a_bound() -> None:
     intake = Intake(100)
     frames = [list(pieces_of(bytes(100), FIRST_PIECE, 99)) for _ in range(6)]
     for number, pieces in enumerate(frames):
-        intake.begin(str(number), pieces[0])
+        intake.begin(str(number), "echo", "inbox.1", pieces[0])
     ended = [intake.add(str(number), pieces[1]) for number, pieces in enumerate(frames)]
     assert None in ended
-    assert intake.begin("another", cut(b"abc")[0]) == b"abc"
+    assert intake.begin("another", "echo", "inbox.1", cut(b"abc")[0]) == b"abc"
