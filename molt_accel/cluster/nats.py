@@ -27,6 +27,8 @@ log = logging.getLogger("molt_accel")
 CONNECT_S: Final = 2  #: how long a server may take to accept a connection
 RECONNECT_S: Final = 1  #: between two tries to come back to one server
 PING_S: Final = 5  #: how often an idle connection is tried; two without an answer end it
+#: So many bytes may wait for the socket before publishing waits too: half of what nats-py allows (MAX_PENDING_SIZE).
+_UNSENT_BYTES: Final = 1024 * 1024
 _NO_RESPONDERS: Final = "503"
 
 
@@ -139,6 +141,16 @@ class NatsEngine:
             )
         except nats.errors.Error as exc:
             raise EngineError(f"can't subscribe to {subject}: {exc or type(exc).__name__}") from exc
+
+    def publish_now(self, subject: str, data: bytes, reply: str = "") -> bool:
+        if self._client.pending_data_size + len(data) > _UNSENT_BYTES:
+            return False
+        # nats-py's `publish` waits only for room, which there is.
+        try:
+            self.publish(subject, data, reply).send(None)
+        except StopIteration:
+            return True
+        raise AssertionError("nats-py's publish has waited although there is room")
 
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         if not self.connected:
