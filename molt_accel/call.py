@@ -112,11 +112,22 @@ def make_call(
     cancel_check: CancelCheck | None = None,
     metadata: Mapping[str, Any] | None = None,
     passage: Passage | None = None,
+    *,
+    blocks: bool = False,
 ) -> Call:
     """Make one call. It ends with its `Reply` or raises a MoltError (or what a `before_send` hook raised).
 
-    `cancel_check`, if given, takes the place of the options'. `passage` is None where nothing bounds the calls of this
-    process.
+    Most calls end within their first wait, and have succeeded. That is the short way, seen here as a whole; `_go_on`
+    has all others.
+
+    Args:
+        transport: What takes the request to a worker.
+        options: How the call is made.
+        payload: What the codec encodes.
+        cancel_check: In place of the options' own.
+        metadata: Travels behind the payload.
+        passage: Its way through the bulkheads; None: nothing bounds the calls of this process.
+        blocks: It is for `drive`: the first wait may block at once, which saves a step.
     """
     plan = options.plan
     now_ns = time.monotonic_ns()
@@ -136,19 +147,26 @@ def make_call(
         if options.before_send is not None:
             options.before_send(CallInfo(options.entry, format_id(request.request_id), len(data)))
         check = options.cancel_check if cancel_check is None else cancel_check
-        if plan.retries:
-            response, failure = yield from _tries(transport, plan, request, check)
-        else:
-            response, failure = yield from attempt(transport, request, check)
-            if isinstance(failure, MoltBusy):
-                response, failure = yield from _after_busy(transport, request, check, (response, failure))
-        if failure is not None:
-            _blame(failure, payload)
+        sent, ended = _send(transport, request), None
+        if sent is not None and not isinstance(sent, MoltError):
             try:
-                raise failure
-            finally:
-                # Its traceback refers to this frame: the two would keep each other alive.
-                del failure
+                wait_s = _first_wait_s(request, check)
+                ended = sent.wait(wait_s) if blocks else (yield CallEnd(sent, wait_s))
+            except BaseException:
+                _stop(transport, sent)
+                raise
+            result = sent.result
+            if type(result) is Response and result.status is _OK:
+                response = result
+        if response is None:
+            response, failure = yield from _go_on(transport, plan, request, check, (sent, ended))
+            if failure is not None:
+                _blame(failure, payload)
+                try:
+                    raise failure
+                finally:
+                    # Its traceback refers to this frame: the two would keep each other alive.
+                    del failure, sent
         assert response is not None  # without a failure there is a response
         value = response.payload
         if options.decode_response:
@@ -200,16 +218,43 @@ def _append(request: Request, metadata: Mapping[str, Any]) -> None:
 
 #: How a call ended: the response, if one came, and the error unless it succeeded.
 _Outcome = tuple[Response | None, MoltError | None]
+#: What became of sending a request: the call in flight; why there is none; None: there must be a worker first. And
+#: whether it has ended within the first wait; None: nobody has waited yet.
+_Sent = tuple[PendingCall | MoltError | None, bool | None]
 
 
-def _tries(
-    transport: Transport, plan: CallPlan, request: Request, check: CancelCheck | None
+def _send(transport: Sender, request: Request) -> PendingCall | MoltError | None:
+    try:
+        return transport.submit(request)
+    except FrameError as exc:
+        return whose_fault(exc)
+    except MoltError as exc:
+        return exc
+
+
+def _first_wait_s(request: Request, check: CancelCheck | None) -> float | None:
+    """How long to wait before anything else is looked at."""
+    if not request.deadline_ns:
+        return None if check is None else CANCEL_AFTER_S
+    left_s = (request.deadline_ns - time.monotonic_ns()) / 1e9
+    return left_s if check is None or left_s < CANCEL_AFTER_S else CANCEL_AFTER_S
+
+
+def _stop(transport: Sender, pending: PendingCall) -> None:
+    """Ctrl-C, a cancelled task, a failing cancel check: whoever stops waiting stops the work too."""
+    transport.abandon(pending, MoltCancelled("the caller stopped waiting"))
+
+
+def _go_on(
+    transport: Transport, plan: CallPlan, request: Request, check: CancelCheck | None, sent: _Sent
 ) -> Generator[Wait, Any, _Outcome]:
-    """Send the request, and send it again while that may help and time is left."""
+    """Go on with a request that was sent, and send it again while that may help and time is left."""
     tries_left = plan.retries
     pause_s = plan.pause_s
+    first: _Sent | None = sent
     while True:
-        response, error = yield from attempt(transport, request, check)
+        response, error = yield from attempt(transport, request, check, first)
+        first = None
         if isinstance(error, MoltBusy):
             response, error = yield from _after_busy(transport, request, check, (response, error))
         passing = error is not None and row_of(error).passing
@@ -279,28 +324,25 @@ def _in_line(
     return outcome
 
 
-def attempt(transport: Sender, request: Request, check: CancelCheck | None) -> Generator[Wait, Any, _Outcome]:
-    """Get the request to a worker, and wait until it has ended."""
+def attempt(
+    transport: Sender, request: Request, check: CancelCheck | None, sent: _Sent | None = None
+) -> Generator[Wait, Any, _Outcome]:
+    """Get the request to a worker, and wait until it has ended. `sent`: what has become of that so far."""
     rounds = 0
     pause_s = _FIRST_PAUSE_S
     while True:
-        try:
-            pending = transport.submit(request)
-        except FrameError as exc:
-            return None, whose_fault(exc)
-        except MoltError as exc:
-            return None, exc
+        pending, ended = sent or (_send(transport, request), None)
+        sent = None
+        if isinstance(pending, MoltError):
+            return None, pending
         if pending is not None:
             try:
-                left_s = _seconds_left(request)
-                if check is not None:
-                    left_s = min(CANCEL_AFTER_S, left_s)
-                ended = yield CallEnd(pending, None if left_s == FOREVER else left_s)
+                if ended is None:
+                    ended = yield CallEnd(pending, _first_wait_s(request, check))
                 if not ended:
                     yield from _wait(transport, request, pending, check)
             except BaseException:
-                # Ctrl-C, a cancelled task, a failing cancel check: whoever stops waiting stops the work too.
-                transport.abandon(pending, MoltCancelled("the caller stopped waiting"))
+                _stop(transport, pending)
                 raise
             result = pending.result
             if isinstance(result, Response):

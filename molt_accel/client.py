@@ -72,21 +72,21 @@ class Client:
             MoltError: the subclass says what happened; see `molt_accel.errors`.
             TypeError, ValueError: an option is unknown, or has a value that is not allowed.
         """
-        return drive(self._call_with(entry, payload, options)).value
+        return drive(self._call_with(entry, payload, options, True)).value
 
     async def acall(self, entry: Entry, payload: object = None, **options: Any) -> Any:
         """`call` for asyncio, with its arguments and errors. Cancelling the task cancels the request in the worker."""
-        return (await adrive(self._call_with(entry, payload, options))).value
+        return (await adrive(self._call_with(entry, payload, options, False))).value
 
     def reply(self, entry: Entry, payload: object = None, **options: Any) -> Reply:
         """`call`, with its arguments and errors, but returns the whole `Reply`: value, codec, metrics."""
-        return drive(self._call_with(entry, payload, options))
+        return drive(self._call_with(entry, payload, options, True))
 
     async def areply(self, entry: Entry, payload: object = None, **options: Any) -> Reply:
         """`reply` for asyncio, with the arguments and errors of `call`."""
-        return await adrive(self._call_with(entry, payload, options))
+        return await adrive(self._call_with(entry, payload, options, False))
 
-    def _call_with(self, entry: Entry, payload: object, options: dict[str, Any]) -> Call:
+    def _call_with(self, entry: Entry, payload: object, options: dict[str, Any], blocks: bool) -> Call:
         if type(entry) is not str:
             entry = entry_name(entry)
         metadata = options.pop("metadata", None) if options else None
@@ -102,7 +102,7 @@ class Client:
                 merged = _merge(self.options, entry, *options.items())
         limited = (self._is_limited or SERVER_THREADS.count) and entry != PING
         passage = Passage(self._bulkheads) if limited else None
-        return make_call(self._transport, merged, payload, None, metadata, passage)
+        return make_call(self._transport, merged, payload, None, metadata, passage, blocks=blocks)
 
     def make_call(
         self,
@@ -111,14 +111,16 @@ class Client:
         cancel_check: Callable[[], bool] | None = None,
         metadata: Mapping[str, Any] | None = None,
         places: Places | None = None,
+        *,
+        blocks: bool = False,
     ) -> Call:
-        """Make a call as a generator, for `molt_accel.waits.drive` or `adrive`.
+        """Make a call as a generator, for `molt_accel.waits.drive` (which `blocks`) or `adrive`.
 
         `places` are those that it needs one of besides the client's.
         """
         limited = places is not None or self._is_limited or SERVER_THREADS.count
         passage = Passage(self._bulkheads, places) if limited else None
-        return make_call(self._transport, options, payload, cancel_check, metadata, passage)
+        return make_call(self._transport, options, payload, cancel_check, metadata, passage, blocks=blocks)
 
     def refusal(self, options: CallOptions, places: Places | None = None) -> MoltBusy | None:
         """Return the error of a call with these options if it would be refused now, reported as if it had been made.

@@ -147,7 +147,7 @@ def molt_offload(
                     payload = offload.payload(request, urls, names)
                     if inspect.isawaitable(payload):
                         payload = await payload
-                    reply = await adrive(offload.make_call(request, payload))
+                    reply = await adrive(offload.make_call(request, payload, False))
                 except MoltError as error:
                     if offload.falls_back(error):
                         return await view(*args, **kwargs)
@@ -175,7 +175,7 @@ def molt_offload(
             request, urls, names = frameworks.split(args, kwargs)
             try:
                 payload = offload.payload(request, urls, names)
-                reply = disconnect.drive_for(request, offload.make_call(request, payload))
+                reply = disconnect.drive_for(request, functools.partial(offload.make_call, request, payload))
             except MoltError as error:
                 if offload.falls_back(error):
                     return view(*args, **kwargs)
@@ -233,13 +233,14 @@ class _OffloadedView:
             return self.payload_builder(request, *args, **kwargs)
         return default_payload(request, self.call_options.codec, args, kwargs)
 
-    def make_call(self, request: HttpRequest, payload: Any) -> Call:
+    def make_call(self, request: HttpRequest, payload: Any, blocks: bool) -> Call:
         client = self.client
         note_call(request)
         if isinstance(payload, MultiValueDict):
             payload = lists_of(payload)
         check = self._check_of(request, client)
-        return client.make_call(self.call_options, payload, check, metadata_of(request), self.places)
+        metadata = metadata_of(request)
+        return client.make_call(self.call_options, payload, check, metadata, self.places, blocks=blocks)
 
     def refusal(self) -> MoltBusy | None:
         """The error of a request that would be refused now; None: the view shall have it.

@@ -81,12 +81,15 @@ def cancel_check(request: HttpRequest, config: Config | None = None) -> Callable
     return SocketHangup(connection, at_half_close=(config or default_client().config).cancel_on_half_close)
 
 
-def drive_for(request: HttpRequest, call: Call) -> Reply:
-    """Run a sync view's call to its end: under ASGI in the event loop, where Django can cancel it."""
+def drive_for(request: HttpRequest, make_call: Callable[[bool], Call]) -> Reply:
+    """Make a sync view's call: under ASGI in the event loop, where Django can cancel it.
+
+    `make_call` is told whether the call may block its thread.
+    """
     if isinstance(unwrapped(request), ASGIRequest) and not _in_event_loop():
-        reply: Reply = async_to_sync(adrive)(call)
+        reply: Reply = async_to_sync(adrive)(make_call(False))
         return reply
-    return drive(call)
+    return drive(make_call(True))
 
 
 def _in_event_loop() -> bool:

@@ -216,8 +216,10 @@ def _make_call(
     cancel_check: Callable[[], bool] | None = None,
     metadata: Mapping[str, Any] | None = None,
     passage: Passage | None = None,
+    *,
+    blocks: bool = False,
 ) -> Call:
-    call = make_call(transport, options, payload, cancel_check, metadata, passage)
+    call = make_call(transport, options, payload, cancel_check, metadata, passage, blocks=blocks)
     if not isinstance(transport, StagedTransport) or options.entry.startswith(RESERVED_PREFIX):
         return call
     record = RecordedCall(transport.pool, options.entry, payload, options, dict(metadata or {}))

@@ -395,9 +395,9 @@ def test_an_event_loop_s_call_needs_its_own_channel_only(share: Share, window: L
     pool = client._transport._connection.channels  # type: ignore[attr-defined]
     gate = Gate(client, tmp_path)
     with ThreadPoolExecutor(40) as threads:
-        queued = [threads.submit(client.call, "echo", number) for number in range(len(pool._free) - 1)]
+        queued = [threads.submit(client.call, "echo", number) for number in range(len(pool.free) - 1)]
         view.wait(ChannelState.CLAIMED, *[ChannelState.READY] * len(queued))
-        assert len(pool._free) == 1
+        assert len(pool.free) == 1
 
         async def main() -> Any:
             task = asyncio.create_task(client.acall("echo", "no doorbell"))

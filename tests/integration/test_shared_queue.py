@@ -148,7 +148,7 @@ def test_more_channels_than_granted_can_t_be_had_from_a_stopped_supervisor_and_d
     client = share(executors=2, max_queue=200)
     supervisor = idle(client)["pid"]
     gate = Gate(client, tmp_path, executors=2)
-    held = len(client._transport._connection.channels._free)  # type: ignore[attr-defined]
+    held = len(client._transport._connection.channels.free)  # type: ignore[attr-defined]
     with ThreadPoolExecutor(held) as threads:
         with stopped(supervisor):
             queued = [threads.submit(client.call, "echo", number) for number in range(held)]

@@ -1,7 +1,8 @@
 """The binding of core/molt_core.h, as type checkers see it; _native.pyx says what the names mean."""
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from typing_extensions import Buffer
 
@@ -113,6 +114,34 @@ class Channel:
     def redirect(self, doorbell: Channel) -> None: ...
     def ring(self) -> None: ...
     def listen(self, seen: int, until_ns: int) -> int: ...
+
+class FreeChannels:
+    free: list[Channel]
+    lingering: list[Channel]
+    usable: int
+    is_shut: bool
+    def __new__(cls, arena: Arena, max_frame_bytes: int) -> Self: ...
+    def lease(self) -> Channel | None: ...
+    def give_back(self, channel: Channel) -> None: ...
+
+class ChannelCall:
+    channel: Final[Channel]
+    connection: Final[Any]
+    request_id: int
+    entry: Final[str]
+    result: Any
+    callback: Callable[[], object] | None
+    lost: bool
+    waited_for: bool
+    published: Final[int]
+    deadline_ns: Final[int]
+    look_ns: int
+    def __new__(cls, connection: object, channel: Channel, request: Request, place_ns: int) -> Self: ...
+    @property
+    def done(self) -> bool: ...
+    def wait(self, timeout_s: float | None) -> bool: ...
+    def advance(self, until_ns: int) -> None: ...
+    def release(self) -> None: ...
 
 class Slot:
     def __new__(cls, arena: Arena, slot: int, epoch: int, claim: Buffer | None = None) -> Self: ...

@@ -18,7 +18,9 @@ cdef object _Request, _Response, _Entry
 cdef tuple _codecs, _statuses
 from molt_accel.ipc.frame import CODECS as _codecs, STATUSES as _statuses
 from molt_accel.ipc.messages import Request as _Request, Response as _Response
-from molt_accel.ipc.shm.layout import Entry as _Entry
+from molt_accel.ipc.shm.layout import Entry as _Entry, Gauge as _Gauge
+
+cdef uint32_t _client_limit = _Gauge.CLIENT_LIMIT
 
 include "binding/fields.pxi"
 include "binding/core.pxi"
@@ -48,6 +50,7 @@ class Corrupt(RuntimeError):
 include "binding/heads.pxi"
 include "binding/arena.pxi"
 include "binding/channel.pxi"
+include "binding/call.pxi"
 include "binding/slot.pxi"
 
 

@@ -11,29 +11,24 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from molt_accel.ipc.shm._native import Arena, Channel
-from molt_accel.ipc.shm.layout import Gauge
+from molt_accel.ipc.shm._native import Arena, Channel, FreeChannels
 
 BATCH: Final = 16  #: how many channels a client asks for when all of its own are in use
 _REFUSED_S: Final = 1.0  #: how long a client does not ask again after it was refused more channels
 
 
-class ChannelPool:
+class ChannelPool(FreeChannels):
     """The channels that the worker has granted this client. Thread-safe.
 
-    A call takes no lock here, only one step on a list. It gets the channel that was used last, whose memory is warm.
+    A call takes no lock here: `FreeChannels`.
     """
 
     def __init__(self, arena: Arena, max_frame_bytes: int) -> None:
         self._arena = arena
         self._max_frame_bytes = max_frame_bytes
-        self._lock = threading.RLock()  # held to change `_usable`, or to replace a list by another one
+        self._lock = threading.RLock()  # held to change `usable`, or to replace a list by another one
         self._all: list[Channel] = []
-        self._usable = 0  # granted, and not set aside
-        self._free: list[Channel] = []
-        self._lingering: list[Channel] = []
         self._refused_until_s = 0.0
-        self._shut = False
 
     def add(self, indices: Iterable[int]) -> None:
         """Take over channels that were granted. No channel means that other clients hold all for now."""
@@ -42,15 +37,15 @@ class ChannelPool:
             self.refused()
         with self._lock:
             self._all += new
-            self._usable += len(new)
-            self._free += reversed(new)
+            self.usable += len(new)
+            self.free += reversed(new)
 
     def set_aside(self) -> Channel | None:
         """Return a free channel that is not for calls, and doesn't count as in use; None if there is none."""
         channel = self.lease()
         if channel is not None:
             with self._lock:
-                self._usable -= 1
+                self.usable -= 1
         return channel
 
     def refused(self) -> None:
@@ -60,12 +55,12 @@ class ChannelPool:
         """Give up to `count` free channels away, but keep one. Returns their indices."""
         indices: list[int] = []
         with self._lock:
-            while len(indices) < count and len(self._free) > 1:
+            while len(indices) < count and len(self.free) > 1:
                 try:
-                    channel = self._free.pop(0)  # the coldest
+                    channel = self.free.pop(0)  # the coldest
                 except IndexError:  # leased in this very moment
                     break
-                self._usable -= 1
+                self.usable -= 1
                 self._all.remove(channel)
                 indices.append(channel.index)
         return indices
@@ -73,45 +68,32 @@ class ChannelPool:
     def shut(self) -> None:
         """Lease no more channels, and never touch those that linger again."""
         with self._lock:
-            self._shut = True
-            free, self._free = self._free, []
-            lingering, self._lingering = self._lingering, []
-            self._usable -= len(free) + len(lingering)
+            self.is_shut = True
+            free, self.free = self.free, []
+            lingering, self.lingering = self.lingering, []
+            self.usable -= len(free) + len(lingering)
 
     @property
     def wants_more(self) -> bool:
         """Whether none is free, and asking for more may help."""
         # Channels that linger don't count: they may do so for a grace time, and others may be had at once.
-        return not self._free and time.monotonic() >= self._refused_until_s
+        return not self.free and time.monotonic() >= self._refused_until_s
 
     @property
     def in_calls(self) -> int:
         """How many channels are leased by calls that have not ended."""
-        return self._usable - len(self._free) - len(self._lingering)
+        return self.usable - len(self.free) - len(self.lingering)
 
-    def lease(self) -> Channel | None:
-        """Return a free channel; None if there is none, or this client has as many in use as it may."""
-        if self._lingering:
-            lingering, self._lingering = self._lingering, []
-            for each in lingering:
-                self.give_back(each)
-        if self._usable - len(self._free) >= self._arena.gauge(Gauge.CLIENT_LIMIT):
-            return None
-        try:
-            return self._free.pop()
-        except IndexError:
-            return None
+    def look_again(self) -> None:
+        """Free the channels that linger, where that is possible by now."""
+        lingering, self.lingering = self.lingering, []
+        for each in lingering:
+            self.give_back(each)
 
-    def give_back(self, channel: Channel) -> None:
-        """Take back the channel of a call that has ended. It is free now or later."""
-        clear = channel.clear()
-        if self._shut:  # from now on the worker may grant the channel to another client
-            with self._lock:
-                self._usable -= 1
-        elif clear:
-            self._free.append(channel)
-        else:
-            self._lingering.append(channel)
+    def count_out(self) -> None:
+        """Note that a channel came back that is not for calls any more."""
+        with self._lock:
+            self.usable -= 1
 
     def wake_all(self) -> None:
         """Ring every channel's doorbell, so that all threads that wait look again."""

@@ -37,6 +37,7 @@ from molt_accel.ipc.shm._native import (
     UNDECIDED,
     WAITING,
     Channel,
+    ChannelCall,
     Corrupt,
 )
 from molt_accel.ipc.shm.layout import NEVER, ChannelState, Gauge, Outcome, failed_executor, failure_error
@@ -59,77 +60,32 @@ def _failed(word: int, entry: str, request_id: int) -> Response:
     return Response(request_id, wire_status(error), payload, executor=failed_executor(word), in_flight=1)
 
 
-class ShmCall:
-    """A call on its channel; a `PendingCall`. One thread waits for it, or the connection's completion thread does."""
+class ShmCall(ChannelCall):
+    """A call on its channel; a `PendingCall`. One thread waits for it, or the connection's completion thread does.
 
-    __slots__ = (
-        "_callback",
-        "_connection",
-        "_deadline_ns",
-        "_entry",
-        "_lease",
-        "_look_ns",
-        "_published",
-        "_waited_for",
-        "channel",
-        "lost",
-        "request_id",
-        "result",
-    )
+    `ChannelCall` has the usual course; here is what else may befall a call.
+    """
 
-    def __init__(self, connection: Connection, channel: Channel, request: Request, place_ns: int) -> None:
-        self.request_id = request.request_id
-        self.channel = channel
-        #: Which of the channel's requests this is. The channel gets another one once this call has given it back.
-        self._published = channel.generation
-        self._entry = request.entry
-        self.result: Response | MoltError | None = None
-        self.lost = False
-        self._connection = connection
-        # The thread that gives the channel back takes it out, so that it is given back once.
-        self._lease = [channel]
-        self._deadline_ns = request.deadline_ns or NEVER
-        #: When a queued call must be looked at: at its deadline, or at the end of its wait for a place.
-        self._look_ns = min(self._deadline_ns, place_ns)
-        self._waited_for = False  # a thread waits in the channel, and will give it back
-        self._callback: Callable[[], object] | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.result is not None or self.lost
-
-    def wait(self, timeout_s: float | None) -> bool:
-        self._waited_for = True  # before it looks: `abandon` gives the channel back if nobody waits
-        try:
-            if self.result is None and not self.lost:
-                until_ns = NEVER
-                if timeout_s is not None:
-                    until_ns = time.monotonic_ns() + max(0, int(timeout_s * 1e9))
-                self._advance(until_ns)
-        finally:
-            self._waited_for = False
-        if self.result is None and not self.lost:
-            return False
-        self._release()
-        return True
+    __slots__ = ()
+    connection: Final[Connection]  # type: ignore[misc]
 
     def on_done(self, callback: Callable[[], object]) -> None:
         # From now on the completion thread waits for the call.
-        if self._callback is None and not self.done:
-            completion_thread = self._connection.completion_thread
-            self._callback = callback
-            self._waited_for = True
+        if self.callback is None and not self.done:
+            completion_thread = self.connection.completion_thread
+            self.callback = callback
+            self.waited_for = True
             try:
                 completion_thread.add(self)
             except BaseException as exc:
-                self._waited_for = False
-                self._callback = None
+                self.waited_for = False
+                self.callback = None
                 if isinstance(exc, RuntimeError):  # no more threads are allowed
                     why = f"can't wait for the call: {exc}"
                     raise MoltWorkerUnavailable(why, facts={"may_have_run": 1}) from exc
                 raise
         else:
-            self._callback = callback
+            self.callback = callback
         if self.done:
             callback()
 
@@ -137,69 +93,72 @@ class ShmCall:
         """For the completion thread: move on without waiting. Returns 0 at the end, else when to look again (ns)."""
         try:
             if not self.done:
-                self._advance(0)
+                self.advance(0)
         except BaseException as exc:
             self.result = MoltProtocolError(f"the call failed: {type(exc).__name__}: {exc}")
             raise
         finally:
             if self.done:
-                self._release()
-                if self._callback is not None:
-                    self._callback()
-        return 0 if self.done else self._look_ns
+                self.release()
+                if self.callback is not None:
+                    self.callback()
+        return 0 if self.done else self.look_ns
 
-    def _advance(self, until_ns: int) -> None:
-        """Wait until the call ends, at most until `until_ns` (0: don't wait)."""
+    def go_on(self, code: int, until_ns: int) -> None:
+        """Wait on: what ended the wait so far is not the call's outcome."""
         channel = self.channel
         try:
             while True:
-                code = channel.wait(min(until_ns, self._look_ns))
                 if code == OUTCOME:
-                    self._take()
+                    self.take()
                     return
                 if code == CLOSED:
                     self._connection_lost()
                     return
                 now_ns = time.monotonic_ns()
-                if now_ns >= self._look_ns:
+                if now_ns >= self.look_ns:
                     self._look(now_ns)
                     if self.done:
                         return
                 if now_ns >= until_ns:
                     return
+                code = channel.wait(min(until_ns, self.look_ns))
         except Corrupt as exc:
-            self._distrust(exc)
+            self.distrust(exc)
 
-    def _take(self) -> None:
+    def take(self) -> None:
+        """Take the outcome that the channel has."""
         try:
-            got = self.channel.take()
+            self.take_other(self.channel.take())
         except Corrupt as exc:
-            self._distrust(exc)
-            return
+            self.distrust(exc)
+
+    def take_other(self, got: Response | int | None) -> None:
+        """End the call by what was in its channel."""
         if type(got) is Response:
             if got.request_id == self.request_id:
                 self.result = got
             else:
-                self._distrust("the reply is another request's")
+                self.distrust("the reply is another request's")
         elif type(got) is int:
-            self.result = _failed(got, self._entry, self.request_id)
+            self.result = _failed(got, self.entry, self.request_id)
         else:
             self._given_up()
 
     def _given_up(self) -> None:
         """There is no outcome in the channel: another thread gave up, or the worker takes this client for gone."""
         # Another thread that gave up sets the outcome before it lets go of the lock.
-        with self._connection.lock:
+        with self.connection.lock:
             if self.done:
                 return
-            if self._connection.closing:
+            if self.connection.closing:
                 self.result = cancelled_by_close()
             else:
                 why = "the worker has let go of this client"
                 self.result = MoltWorkerUnavailable(why, facts={"may_have_run": 1})
 
-    def _distrust(self, why: object) -> None:
-        connection = self._connection
+    def distrust(self, why: object) -> None:
+        connection = self.connection
         if connection.state is ConnectionState.FORGOTTEN:  # a forked child's copy of a call of its parent's
             self.result = copy_error(
                 connection.end_error or MoltWorkerUnavailable("this is the parent's call")
@@ -210,25 +169,25 @@ class ShmCall:
 
     def _look(self, now_ns: int) -> None:
         """Act on a time that only matters while the request is queued: its deadline, or the wait for a place."""
-        self._look_ns = NEVER
-        if now_ns >= self._deadline_ns:
+        self.look_ns = NEVER
+        if now_ns >= self.deadline_ns:
             self.abandon(outcomes.expired_in_queue(), only_queued=True)
-        elif self.channel.excess(self._connection.capacity):
-            error = self._connection.admission.queue_full(self._entry, self.channel)
+        elif self.channel.excess(self.connection.capacity):
+            error = self.connection.admission.queue_full(self.entry, self.channel)
             if self.abandon(error, only_queued=True):
-                self._connection.admission.count_reason(error, self._entry)
+                self.connection.admission.count_reason(error, self.entry)
         else:  # it has a place by now
-            self._look_ns = self._deadline_ns
+            self.look_ns = self.deadline_ns
 
     def _connection_lost(self) -> None:
         """End the call, because its connection has ended."""
-        connection = self._connection
+        connection = self.connection
         with connection.lock:
             if self.done:
                 return
             state = self.channel.give_up()
             if state in (ChannelState.DONE, ChannelState.FAILED):
-                self._take()
+                self.take()
             elif connection.closing:
                 self.result = cancelled_by_close()
             elif state == ChannelState.READY:
@@ -242,40 +201,30 @@ class ShmCall:
 
         Returns False if it has ended by itself, or with `only_queued` if it has left the queue.
         """
-        connection = self._connection
+        connection = self.connection
         ended = False
         with connection.lock:
             if not self.done:
-                state = self.channel.give_up(only_queued, self._published)
+                state = self.channel.give_up(only_queued, self.published)
                 running = state in (ChannelState.CLAIMED, ChannelState.KILLING)
                 ended = state == ChannelState.READY or (running and not only_queued)
                 if ended:
                     self.result = error
-                elif not running and not self._waited_for and not self.done:
-                    self._take()
+                elif not running and not self.waited_for and not self.done:
+                    self.take()
         if ended:
             if state == ChannelState.READY:
                 connection.arena.add_counter(Gauge.OUTCOMES + Outcome[status_label(error)])
             elif state == ChannelState.CLAIMED:
                 failpoint("client.cancelling")
-                connection.cancel(self.channel.index, self._published)
+                connection.cancel(self.channel.index, self.published)
         # The thread that waits gives the channel back, even if it comes only now. Without one, this thread does.
-        if self._callback is not None:
+        if self.callback is not None:
             if ended:
                 connection.completion_thread.wake()
-        elif self.done and not self._waited_for:
-            self._release()
+        elif self.done and not self.waited_for:
+            self.release()
         return ended
-
-    def _release(self) -> None:
-        try:
-            channel = self._lease.pop()
-        except IndexError:
-            return
-        connection = self._connection
-        connection.channels.give_back(channel)
-        if not connection.open:
-            connection.call_ended()
 
 
 class ShmTransport(ConnectedTransport[Connection]):

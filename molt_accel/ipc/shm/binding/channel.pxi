@@ -115,7 +115,7 @@ cdef class Channel:
         self.stage += 1
         return 1
 
-    def wait(self, uint64_t until_ns):
+    cpdef int wait(self, uint64_t until_ns) except -1:
         """Wait until the request has an outcome. Returns OUTCOME, or TIME or CLOSED if that comes first.
 
         Args:
@@ -142,7 +142,7 @@ cdef class Channel:
                     PyErr_CheckSignals()
                 return code
 
-    def take(self):
+    cpdef object take(self):
         """Take the outcome and free the channel. Returns the response, or the failure word (an int).
 
         Returns None if there is no outcome, because the request was given up.
@@ -189,7 +189,7 @@ cdef class Channel:
             return MOLT_IDLE
         return molt_give_up(&self.arena.a, &self.c, only_queued)
 
-    def clear(self):
+    cpdef bint clear(self) except -1:
         """After a call: let go of its bytes, and free the channel if possible. Returns True if it is IDLE now."""
         cdef uint64_t word = molt_look(&self.arena.a, self.index)
         self.c.left[0] = self.c.left[1] = self.c.wanted = 0

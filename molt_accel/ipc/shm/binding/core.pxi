@@ -92,7 +92,7 @@ cdef extern from "molt_core.h" nogil:
     void molt_learn_usual(molt_entry *, uint64_t, int)
     const int MOLT_STATUS_TIMEOUT, MOLT_STATUS_CANCELLED
     uint64_t molt_fair_turn(const molt_arena *, const uint32_t *, uint64_t, uint64_t, uint32_t)
-    const uint64_t MAX_TURN "UINT64_MAX"
+    const uint64_t MAX_TURN "UINT64_MAX", MOLT_NEVER
     ctypedef struct molt_around:
         uint32_t ahead
     molt_around molt_look_around(const molt_arena *, const molt_call *)

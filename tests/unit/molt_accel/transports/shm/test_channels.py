@@ -46,7 +46,7 @@ def test_none_is_leased_twice_and_none_where_all_are_in_use(fake: FakePool) -> N
     assert pool.lease() is None
     assert pool.in_calls == 8
     assert pool.wants_more
-    assert not pool._free + pool._lingering
+    assert not pool.free + pool.lingering
     pool.give_back(leased[3])
     assert not pool.wants_more
     assert lease(pool) is leased[3]
@@ -72,7 +72,7 @@ def test_a_channel_whose_request_runs_on_lingers_until_it_is_idle(fake: FakePool
     assert channel.give_up() == ChannelState.CLAIMED
     pool.give_back(channel)
     assert pool.in_calls == 0
-    assert pool._free + pool._lingering
+    assert pool.free + pool.lingering
     assert pool.lease() is None
     assert pool.wants_more  # it may take a grace time, and there may be others
     assert fake.reply(request) is False

@@ -100,7 +100,7 @@ def test_a_grant_of_nothing_at_first_is_no_refusal(fake: FakePool) -> None:
     connection = fake.connection()
     assert connection.channels.wants_more
     fake.grant(3)
-    wait_until(lambda: connection.channels._free)
+    wait_until(lambda: connection.channels.free)
 
 
 def test_no_thread_for_it_is_an_unavailable_worker(fake: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ def test_more_channels_are_asked_for_and_used(fake: FakePool) -> None:
         fake.grant(4, 5)
         for each in asking:
             each.result(PATIENCE_S)
-    assert connection.channels._free
+    assert connection.channels.free
     connection.close()
     assert fake.heard() == [Detach()]  # one has asked for all
 

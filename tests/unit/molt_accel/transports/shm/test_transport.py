@@ -39,7 +39,7 @@ from molt_accel.ipc.messages import (
     Request,
     Response,
 )
-from molt_accel.ipc.shm._native import entry_id
+from molt_accel.ipc.shm._native import Channel, entry_id
 from molt_accel.ipc.shm.layout import ChannelState, Failure, Gauge, Outcome, failure_word, with_state
 from molt_accel.transports import launcher
 from molt_accel.transports.base import PendingCall
@@ -91,6 +91,14 @@ def submit(transport: ShmTransport, frame: Request | None = None) -> ShmCall:
     pending = transport.submit(frame or request())
     assert isinstance(pending, ShmCall)
     return pending
+
+
+def lease_next(transport: ShmTransport, kind: type[Channel]) -> None:
+    """Have the next request use a channel of another class."""
+    connection = transport._connection
+    assert connection is not None
+    index = connection.channels.free.pop().index
+    connection.channels.free.append(kind(connection.arena, index, connection.max_frame_bytes))
 
 
 def in_calls(transport: ShmTransport) -> int:
@@ -356,19 +364,14 @@ def test_a_thread_that_waits_is_woken_and_gives_the_channel_back(
 
 def test_a_call_given_up_while_its_waiter_is_interrupted_gives_it_back(transport: ShmTransport) -> None:
     """Another thread gives up, and leaves the channel to the waiter, who raises in that moment."""
+
+    class Interrupting(Channel):
+        def wait(self, until_ns: int) -> int:
+            assert transport.abandon(pending, MoltCancelled("the browser went away"))
+            raise KeyboardInterrupt
+
+    lease_next(transport, Interrupting)
     pending = submit(transport)
-
-    def interrupted(until_ns: int) -> int:
-        assert transport.abandon(pending, MoltCancelled("the browser went away"))
-        raise KeyboardInterrupt
-
-    channel = pending.channel
-
-    class Interrupting:
-        def __getattr__(self, name: str) -> Any:
-            return interrupted if name == "wait" else getattr(channel, name)
-
-    pending.channel = Interrupting()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         pending.wait(None)
     assert not transport.abandon(pending, MoltCancelled("the caller stopped waiting"))
@@ -424,6 +427,12 @@ def test_giving_up_and_answering_race_for_one_outcome(transport: ShmTransport, f
 def test_a_call_that_ends_as_it_is_given_up_does_not_take_the_next_one_of_its_channel_with_it(
     transport: ShmTransport, fake: FakePool
 ) -> None:
+    class Late(Channel):
+        def give_up(self, only_queued: bool = False, generation: int = 0) -> int:
+            ended.result = result
+            return super().give_up(only_queued, generation)
+
+    lease_next(transport, Late)
     ended = submit(transport)
     fake.reply(fake.claim(), 1)
     assert ended.wait(None)
@@ -431,13 +440,6 @@ def test_a_call_that_ends_as_it_is_given_up_does_not_take_the_next_one_of_its_ch
     assert following.channel is ended.channel
     fake.reply(fake.claim(), 2)
     result, ended.result = ended.result, None  # as who gives it up sees it, just before
-
-    class Late:
-        def give_up(self, only_queued: bool, generation: int) -> int:
-            ended.result = result
-            return int(following.channel.give_up(only_queued, generation))
-
-    ended.channel = Late()  # type: ignore[assignment]
     assert transport.abandon(ended, MoltCancelled("enough")) is False
     assert ended.result is result
     assert following.wait(None)
@@ -482,9 +484,9 @@ def test_a_wait_for_a_place_ends_in_time_unless_it_has_one(transport: ShmTranspo
     assert in_vain.wait(None)
     assert (type(outcome(in_vain)), outcome(in_vain).detail) == (MoltBusy, "the queue is full")
     fake.reply(fake.claim())
-    in_time._look_ns = time.monotonic_ns()  # its time is over, and it has a place
+    in_time.look_ns = time.monotonic_ns()  # its time is over, and it has a place
     assert not in_time.wait(0.05)
-    assert in_time._look_ns > time.monotonic_ns()
+    assert in_time.look_ns > time.monotonic_ns()
     for _ in range(4):
         fake.reply(fake.claim())
     fake.reply(fake.claim(), "served")
@@ -557,7 +559,7 @@ def test_a_draining_worker_is_succeeded_and_its_calls_go_on(transport: ShmTransp
     assert transport.submit(request()) is None
     transport.start()
     assert fake.sock is not old
-    assert submit(transport)._connection.number == pending._connection.number + 1
+    assert submit(transport).connection.number == pending.connection.number + 1
     assert transport.abandon(ping, MoltTimeout("late"))  # though it is not of this connection
     assert not transport.abandon(ping, MoltTimeout("late"))
     fake.reply(taken, "finished")
