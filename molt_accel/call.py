@@ -139,9 +139,11 @@ def make_call(
         if passage is not None:
             passage.enter()
         try:
-            data = request.payload = codec.encode(plan.codec, payload)
-        except codec.EncodeError as exc:
-            raise MoltInvalidInput(exc.of("payload", "the payload")) from exc
+            data = request.payload = plan.encode(payload)
+        except codec.UNENCODABLE as exc:
+            why = codec.unencodable(plan.codec, payload, plan.encode, exc)
+            why.__cause__ = exc
+            raise MoltInvalidInput(why.of("payload", "the payload")) from why
         if metadata:
             _append(request, metadata)
         if options.before_send is not None:
@@ -170,7 +172,10 @@ def make_call(
         assert response is not None  # without a failure there is a response
         value = response.payload
         if options.decode_response:
-            value = decode_result(options.entry, response.codec, value)
+            try:
+                value = codec.DECODERS[response.codec](value)
+            except codec.UNDECODABLE:  # or msgspec says so
+                value = decode_result(options.entry, response.codec, value)
     except BaseException as exc:
         _note_failure(exc, options, request, response)
         raise

@@ -123,6 +123,7 @@ class CallPlan(msgspec.Struct, frozen=True):
     """`CallOptions` in the terms of a call, worked out once and not for every call."""
 
     codec: Codec
+    encode: Callable[[Any], bytes]  #: the codec's; raises what `codec.UNENCODABLE` lists
     timeout_ns: int  #: from the call to its deadline; 0: no deadline
     max_wait_ms: int  #: as the request's frame has it
     retries: int  #: 0 unless the call is idempotent
@@ -183,8 +184,10 @@ class CallOptions:
         wait = WORKER_DEFAULT_WAIT
         if wait_ms is not None:
             wait = min(int(in_ms("queue_timeout_ms", wait_ms)), WORKER_DEFAULT_WAIT - 1)
+        codec = codecs.parse(self.codec)
         return CallPlan(
-            codecs.parse(self.codec),
+            codec,
+            codecs.ENCODERS[codec],
             0 if limit_ms is None else max(1, int(in_ms("timeout_ms", limit_ms) * 1e6)),
             wait,
             self.retries if self.idempotent else 0,

@@ -64,8 +64,8 @@ def test_a_payload_that_was_encoded_here_is_not_its_sender_s_fault(
     assert caught.value.detail.startswith("the payload is not valid json: ")
     assert caught.value.__cause__ is None
     # What this process encodes, in a codec that allows more here than the worker's decoder does.
-    monkeypatch.setitem(codec._ENCODERS, codec.Codec.JSON, lambda value: b"[" * 100_000 + b"]" * 100_000)
+    monkeypatch.setitem(codec.ENCODERS, codec.Codec.JSON, lambda value: b"[" * 100_000 + b"]" * 100_000)
     with pytest.raises(MoltInvalidInput) as caught:
-        client.call("same", nested(3), codec="json")
+        client.call("same", nested(3), codec="json", timeout_ms=29_999)  # options that are not known yet
     assert isinstance(caught.value.__cause__, codec.EncodeError)
     assert str(caught.value.__cause__) == "encodes to what can't be decoded; it is 3 levels deep"

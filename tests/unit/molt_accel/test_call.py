@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -63,14 +64,22 @@ def _run_async(call: Call) -> Reply:
     return asyncio.run(adrive(call))
 
 
-@pytest.fixture(params=[drive, _run_async], ids=["blocking", "async"])
-def run(request: pytest.FixtureRequest) -> Run:
-    driver: Run = request.param
+#: Whether calls are made to block at their first wait. Both ways have the same outcomes, so all tests run with each.
+_blocks = False
+
+
+@pytest.fixture(
+    params=[(drive, True), (drive, False), (_run_async, False)], ids=["blocking", "in steps", "async"]
+)
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Run:
+    driver: Run
+    driver, blocks = request.param
+    monkeypatch.setattr(sys.modules[__name__], "_blocks", blocks)
     return driver
 
 
 def call(transport: ScriptedTransport, payload: object = None, **options: Any) -> Call:
-    return make_call(transport, CallOptions(entry="echo", **options), payload)
+    return make_call(transport, CallOptions(entry="echo", **options), payload, blocks=_blocks)
 
 
 class Hooks:

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import enum
+import json
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -162,6 +163,25 @@ def test_an_unknown_codec_neither_encodes_nor_decodes(name: Any) -> None:
 def test_invalid_bytes_are_a_decode_error_that_names_the_codec(name: str, data: bytes) -> None:
     with pytest.raises(DecodeError, match=f"^not valid {name}: .+"):
         codec.decode(name, data)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        msgpack.Timestamp(1, 2),
+        msgpack.Timestamp(2**33, 3),
+        msgpack.Timestamp(2**40, 4),
+        b"\xd6\xff",
+        [b"\xc7\x0c\xff"],
+    ],
+)
+def test_timestamps_keep_their_nanoseconds(value: object) -> None:
+    assert codec.decode("msgpack", msgpack.packb([value])) == [value]
+
+
+def test_what_is_nested_deeply_is_decoded() -> None:
+    depth = 500
+    assert codec.decode("msgpack", b"\x91" * depth + b"\x01") == json.loads("[" * depth + "1" + "]" * depth)
 
 
 def test_msgpack_keeps_text_bytes_and_integer_keys_apart() -> None:

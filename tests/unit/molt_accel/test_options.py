@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from molt_accel import Client, molt_offload
+from molt_accel.codec import ENCODERS
 from molt_accel.errors import Status
 from molt_accel.ipc.messages import FLAG_COMPILED, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.options import HOOKS, CallInfo, CallMetrics, CallOptions, CallPlan
@@ -28,7 +29,18 @@ def test_the_options_of_the_contract_and_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, CallPlan(Codec.MSGPACK, 30 * 10**9, WORKER_DEFAULT_WAIT, 0, 0.02, reports=False)),
+        (
+            {},
+            CallPlan(
+                Codec.MSGPACK,
+                ENCODERS[Codec.MSGPACK],
+                30 * 10**9,
+                WORKER_DEFAULT_WAIT,
+                0,
+                0.02,
+                reports=False,
+            ),
+        ),
         ({"codec": "json", "timeout_ms": None}, {"codec": Codec.JSON, "timeout_ns": 0}),
         ({"timeout_ms": 1e-9}, {"timeout_ns": 1}),  # the shortest, and not none
         ({"queue_timeout_ms": 12.7}, {"max_wait_ms": 12}),
