@@ -17,6 +17,8 @@ from molt_accel.forms import values
 from molt_accel.ipc.messages import MAX_METADATA_BYTES, Codec
 
 _BYTES = (bytes, bytearray, memoryview)
+#: How msgpack's timestamps begin: in 4, 8 and 12 bytes.
+_TIMESTAMPS: Final = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 UNDECODABLE: Final = (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException)
 #: A packer's buffer never shrinks, so a packer that has packed more bytes than this is not kept.
 _KEPT_BYTES: Final = 256 * 1024
@@ -89,7 +91,7 @@ def _decode_msgpack(data: bytes | bytearray | memoryview) -> Any:
         data = bytes(data)
     # msgspec takes a tenth of msgpack's time for a small value. But it makes datetimes of msgpack's timestamps, which
     # have no nanoseconds, and takes less deep nesting. So msgpack has the last word.
-    if b"\xd6\xff" not in data and b"\xd7\xff" not in data and b"\xc7\x0c\xff" not in data:
+    if data.find(b"\xff") < 0 or not any(each in data for each in _TIMESTAMPS):
         try:
             return _msgpack_decode(data)
         except UNDECODABLE:
