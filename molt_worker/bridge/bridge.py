@@ -283,6 +283,7 @@ class Bridge:
         if response.status is Status.BUSY:
             served.busy += 1
             self._refused_s = time.monotonic()
+            self._look()
         elif response.status is not Status.OK:
             served.errors += 1
             served.last_error = response.status.label

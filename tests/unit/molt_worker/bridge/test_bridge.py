@@ -151,7 +151,9 @@ def test_what_comes_while_it_leaves_is_refused() -> None:
     run(test, silence)
 
 
-def test_after_a_refusal_of_the_pool_it_pauses() -> None:
+def test_after_a_refusal_of_the_pool_it_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.5)  # so long that a slow machine sees it
+
     async def test(desk: Desk) -> None:
         await desk.ask()
         assert isinstance(await desk.error(), MoltBusy)
