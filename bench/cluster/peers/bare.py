@@ -1,0 +1,60 @@
+"""What the calls are held against: NATS' own request and reply, and one byte over TCP."""
+
+from __future__ import annotations
+
+import socket
+
+from nats.aio.client import Client as NatsClient
+
+from bench.cluster.peers.looped import Looped
+from bench.micro.peers.base import Peer, Setup
+from bench.micro.wire import pack
+
+SUBJECT = "bench-bare.echo"
+LINK_PORT_BEHIND = 1
+"""The responder's TCP port, counted from that of NATS."""
+_PATIENCE_S = 30.0
+
+
+class Nats(Looped):
+    """nats-py, bytes that were packed before."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._client = NatsClient()
+        self._packed: tuple[object, bytes] = (None, b"")
+
+    async def astart(self) -> None:
+        await self._client.connect(self.setup.at)
+
+    async def acall(self, payload: object) -> object:
+        if self._packed[0] is not payload:
+            self._packed = (payload, pack(payload))
+        answer = await self._client.request(SUBJECT, self._packed[1], timeout=_PATIENCE_S)
+        return payload if answer.data == self._packed[1] else answer.data
+
+    async def astop(self) -> None:
+        if self._client.is_connected:
+            await self._client.close()
+
+
+class Link(Peer):
+    """A byte there and back over TCP: what the network itself takes. It has one connection, and so one caller."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._socket: socket.socket | None = None
+
+    def start(self) -> None:
+        host, _, port = self.setup.at.rpartition("/")[2].partition(":")
+        self._socket = socket.create_connection((host, int(port) + LINK_PORT_BEHIND), _PATIENCE_S)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def call(self, payload: object) -> object:
+        assert self._socket is not None
+        self._socket.sendall(b"x")
+        return payload if self._socket.recv(1) == b"x" else None
+
+    def stop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
