@@ -24,6 +24,7 @@ class Row:
         bare: The row that it is held against.
         served: What of the place's own services it needs: `pool`, `responder`; empty: it starts its own.
         resident: Whether it stays up while others are measured. What has daemons that never rest does not.
+        callers: How many may call at once.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Row:
     bare: str = "nats"
     served: str = ""
     resident: bool = True
+    callers: int = 16
 
 
 _BRIDGED = "nats-server, bridge and pool of one executor, a process each"
@@ -59,7 +61,7 @@ ROWS = {
         ),
         Row(
             "far-link", "TCP echo, the cable itself", "namespaces", "bare:Link", "one byte, a thread that answers",
-            "far-nats", "responder",
+            "far-nats", "responder", callers=1,
         ),
         Row(
             "far-nats", "bare NATS request", "namespaces", "bare:Nats", _RESPONDER, "far-nats", "responder"

@@ -85,9 +85,7 @@ class Host:
             self._raw = raw
 
     def _start(self, request: Request) -> Answer:
-        setup = Setup(
-            Path(request["scratch"]), request["workers"], request["first"], request.get("at", "")
-        )
+        setup = Setup(Path(request["scratch"]), request["workers"], request["first"], request.get("at", ""))
         self._peer = self._load(request["peer"], setup)
         self._peer.start()
         # What importing left behind is out of the way: a collection in the middle of a call need not look at it.

@@ -29,7 +29,11 @@ class ClientProcess:
     """Starts at once; `ask` it, or `send` and later `receive`; `close` in any case."""
 
     def __init__(
-        self, log: Path, mark: str, command: Sequence[str] = PROGRAM, settings: Mapping[str, str] | None = None
+        self,
+        log: Path,
+        mark: str,
+        command: Sequence[str] = PROGRAM,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self._log = log
         environment = os.environ | {MARK_VARIABLE: mark} | dict(settings or {})

@@ -7,12 +7,10 @@ import socket
 from nats.aio.client import Client as NatsClient
 
 from bench.cluster.peers.looped import Looped
+from bench.cluster.peers.names import LINK_PORT_BEHIND, SUBJECT
 from bench.micro.peers.base import Peer, Setup
 from bench.micro.wire import pack
 
-SUBJECT = "bench-bare.echo"
-LINK_PORT_BEHIND = 1
-"""The responder's TCP port, counted from that of NATS."""
 _PATIENCE_S = 30.0
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import celery  # noqa: F401  # said at once where it is not installed, before a server is started
 import redis
+import redis.backoff
+import redis.retry
 
+from bench.cluster.peers.names import CELERY_APP, REDIS_VARIABLE
 from bench.micro.peers.base import Peer, Setup
 
-APP = "bench.cluster.peers.celery_app"
-"""Imported once the server's address is known, which it reads."""
-REDIS_VARIABLE = "BENCH_REDIS_URL"
 _PATIENCE_S = 60.0
 
 
@@ -58,10 +58,10 @@ class CeleryTask(Peer):
         retry = redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), int(_PATIENCE_S / 0.05))
         redis.Redis(port=port, retry=retry, retry_on_error=[redis.ConnectionError]).ping()
         self._run(
-            sys.executable, "-m", "celery", "-A", APP, "worker", "--pool=solo", "--concurrency=1",
+            sys.executable, "-m", "celery", "-A", CELERY_APP, "worker", "--pool=solo", "--concurrency=1",
             "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING",
         )  # fmt: skip
-        self._task = importlib.import_module(APP).echo
+        self._task = importlib.import_module(CELERY_APP).echo
         self.call(None)  # its worker is up
 
     def _run(self, *command: str) -> None:

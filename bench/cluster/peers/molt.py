@@ -7,10 +7,9 @@ import sys
 from typing import Any
 
 from bench.cluster.peers.looped import Looped
+from bench.cluster.peers.names import EXPORTS
 from bench.micro.peers.base import Peer, Setup
 from molt_accel import Client, MoltWorkerUnavailable
-
-EXPORTS = "bench.cluster.entrypoints"
 
 
 class _Molt(Peer):

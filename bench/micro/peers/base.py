@@ -100,7 +100,7 @@ class Peer(ABC):
 
 
 def load_from(package: str, target: str, setup: Setup) -> Peer:
-    """The peer that a table names as `module:class`, not started yet. Raises Unavailable with the reason where it can't run."""
+    """The peer that a table names as `module:class`, not started yet. Raises Unavailable with the reason."""
     module_name, _, class_name = target.partition(":")
     try:
         module = importlib.import_module(f"{package}.{module_name}")
