@@ -12,7 +12,7 @@ import traceback
 from collections import Counter
 from typing import Any
 
-from bench.cluster.peers.names import EXPORTS
+from bench.cluster.names import EXPORTS
 from bench.micro.caller import Answer, Request, serve
 from bench.micro.timing import thinned
 from molt_accel import Client, MoltBusy, MoltError

@@ -13,7 +13,7 @@ import threading
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 
-from bench.cluster.peers.names import LINK_PORT_BEHIND, SUBJECT
+from bench.cluster.names import LINK_PORT_BEHIND, SUBJECT
 
 
 def _echo(connection: socket.socket) -> None:

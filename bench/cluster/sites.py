@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bench.cluster.peers.names import EXPORTS, LINK_PORT_BEHIND
+from bench.cluster.names import EXPORTS, LINK_PORT_BEHIND
 from bench.core.environment import ROOT
 from bench.core.processes import MARK_VARIABLE
 from bench.micro.client_process import PeerFailed

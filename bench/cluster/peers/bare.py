@@ -6,8 +6,8 @@ import socket
 
 from nats.aio.client import Client as NatsClient
 
+from bench.cluster.names import LINK_PORT_BEHIND, SUBJECT
 from bench.cluster.peers.looped import Looped
-from bench.cluster.peers.names import LINK_PORT_BEHIND, SUBJECT
 from bench.micro.peers.base import Peer, Setup
 from bench.micro.wire import pack
 

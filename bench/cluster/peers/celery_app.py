@@ -6,7 +6,7 @@ import os
 
 from celery import Celery
 
-from bench.cluster.peers.names import REDIS_VARIABLE
+from bench.cluster.names import REDIS_VARIABLE
 
 app = Celery("bench", broker=os.environ[REDIS_VARIABLE], backend=os.environ[REDIS_VARIABLE])
 app.conf.broker_connection_retry_on_startup = True

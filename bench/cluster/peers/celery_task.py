@@ -17,7 +17,7 @@ import redis
 import redis.backoff
 import redis.retry
 
-from bench.cluster.peers.names import CELERY_APP, REDIS_VARIABLE
+from bench.cluster.names import CELERY_APP, REDIS_VARIABLE
 from bench.micro.peers.base import Peer, Setup
 
 _PATIENCE_S = 60.0

@@ -6,8 +6,8 @@ import hashlib
 import sys
 from typing import Any
 
+from bench.cluster.names import EXPORTS
 from bench.cluster.peers.looped import Looped
-from bench.cluster.peers.names import EXPORTS
 from bench.micro.peers.base import Peer, Setup
 from molt_accel import Client, MoltWorkerUnavailable
 
