@@ -8,7 +8,7 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,18 @@ HEAD_START_NS = 20_000_000
 _CALLER = (sys.executable, "-m", "bench.cluster.caller")
 _PORT = 4222
 """Of NATS where nobody else listens: in a namespace of its own."""
+
+
+def turns(rows: Sequence[Row], chance: random.Random) -> list[Row]:
+    """The rows in a random order, but those that a place serves one after another: they are held against each other.
+
+    What else happens on the machine changes within seconds, and a turn of all rows takes longer than that.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.place if row.served else row.name, []).append(row)
+    drawn = chance.sample(list(groups.values()), len(groups))
+    return [row for group in drawn for row in chance.sample(group, len(group))]
 
 
 @dataclass(slots=True)
@@ -212,7 +224,7 @@ class Session:
     def _round(self, number: int, up: dict[str, ClientProcess]) -> None:
         rows = self._still(self.options.chosen)
         self.reporter.note(f"calls: round {number + 1}")
-        for row in self._chance.sample(rows, len(rows)):
+        for row in turns(rows, self._chance):
             self.reporter.running(f"round {number + 1}: {row.name}")
             with self._turn(row, up) as client:
                 if client is not None:
@@ -268,7 +280,7 @@ class Session:
                 for number in range(self.options.round_count):
                     self.reporter.note(f"goodput: round {number + 1}")
                     for pools in self._chance.sample(POOLS, len(POOLS)):
-                        self.reporter.running(f"goodput, round {number + 1}: {pools} pools")
+                        self.reporter.running(f"goodput, round {number + 1}: pools {pools}")
                         run = goodput.run(pools, number)
                         self._measured.runs.append(run)
                         self.reporter.done(self.options.goodput_turn_s, told(run))
@@ -280,4 +292,5 @@ class Session:
 def told(run: Run) -> str:
     """One run in a line."""
     ended = ", ".join(f"{name} {count}" for name, count in sorted(run.outcomes.items()))
-    return f"{run.pools} pools: {run.goodput_s:.0f} answers in time per second ({ended})"
+    with_ = "1 pool" if run.pools == 1 else f"{run.pools} pools"
+    return f"{with_}: {run.goodput_s:.0f} answers in time per second ({ended})"
