@@ -26,6 +26,8 @@ DISTURBED_PERCENT = 5.0
 """Of a core: what other programs may take before a warning says so."""
 BEHIND_MS = 50.0
 """Calls of an open loop that are made later than this are a sign that the client itself can't keep up."""
+LEAST_OF_CAPACITY = 0.9
+"""What one pool gives on a machine with enough processor time."""
 GOODPUT_FIGURES = (
     "goodput_s", "offered_s", "own_s", "p50_ms", "p99_ms", "behind_ms", "client_cores", "bridges_cores"
 )  # fmt: skip
@@ -134,9 +136,19 @@ def _warnings(
     if options.round_count < 3:
         yield f"{options.round_count} rounds say little; the default is made for comparing."
     late = [
-        f"{run.pools} pools ({run.behind_ms:.0f} ms)" for run in measured.runs if run.behind_ms > BEHIND_MS
+        f"pools: {run.pools} ({run.behind_ms:.0f} ms)" for run in measured.runs if run.behind_ms > BEHIND_MS
     ]
     if late:
         yield f"The client of goodput made calls late, so it had too little processor time: {', '.join(late)}."
+    low = [
+        run.goodput_s
+        for run in measured.with_pools(1)
+        if run.goodput_s < LEAST_OF_CAPACITY * options.capacity_s
+    ]
+    if low:
+        yield (
+            f"One pool gave only {min(low):.0f} of the {options.capacity_s:.0f} answers per second that it can: ratios to it "
+            "are better than they should be."
+        )
     if left_over:
         yield f"Processes had to be killed at the end: {', '.join(left_over)}."

@@ -73,14 +73,14 @@ def test_what_failed_is_an_error_in_front_and_goodput_tells_why_it_is_missing() 
 
 def test_what_makes_figures_doubtful_is_a_warning() -> None:
     made = measured(**USUAL)
-    made.runs.append(replace(goodput(3, 1000), behind_ms=80.0))
+    made.runs += [replace(goodput(3, 1000), behind_ms=80.0), goodput(1, 850)]
     warnings = document(
         made,
         surroundings={"calls": Surroundings(10, 40, 30)},
         left_over=["17 celery"],
         chosen=Options(rounds=1),
     )["warnings"]
-    assert [warning.split(" ")[0] for warning in warnings] == ["Other", "The", "1", "The", "Processes"]
+    assert [warning.split(" ")[0] for warning in warnings] == ["Other", "The", "1", "The", "One", "Processes"]
     assert document(measured(**USUAL))["warnings"] == []
 
 
