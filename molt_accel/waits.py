@@ -163,10 +163,13 @@ def drive(steps: Generator[Wait, Any, T]) -> T:
         return result
 
 
-async def adrive(steps: Generator[Wait, Any, T]) -> T:
-    """Run a generator of waits to its end in the running event loop. Cancelling the task cancels the call."""
+async def adrive(steps: Generator[Wait, Any, T], step: Wait | None = None) -> T:
+    """Run a generator of waits to its end in the running event loop. Cancelling the task cancels the call.
+
+    `step` is the wait that it stands at, if it has begun.
+    """
     try:
-        step = next(steps)
+        step = step or next(steps)
         while True:
             try:
                 outcome = await step.wait()

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from molt_accel import Client
+from molt_accel.cluster.loop import new_event_loop
 from molt_accel.hangup import hangups
 from tests.support import EXPORTS, ROOT, TRANSPORTS
 from tests.support.processes import closing_all, marked
@@ -103,6 +104,12 @@ def _cheap_collections() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pipe_of_libuv() -> None:
+    """With its first loop, libuv opens a pipe for the whole process, which it keeps."""
+    new_event_loop().close()
 
 
 @pytest.fixture

@@ -113,6 +113,7 @@ ALLOWED["molt_accel"] = ALLOWED["molt_worker"] = tuple(ALLOWED)
 KNOWN_TO = {
     "django": ("molt_accel.django", "molt_accel.process.testdb", "molt_worker.entrypoints.project"),
     "asgiref": ("molt_accel.django",),
+    "uvloop": ("molt_accel.cluster.loop",),
     "nats": ("molt_accel.cluster.nats", "molt_worker.bridge.service"),
 }
 

@@ -27,11 +27,26 @@ log = logging.getLogger("molt_accel")
 CONNECT_S: Final = 2  #: how long a server may take to accept a connection
 RECONNECT_S: Final = 1  #: between two tries to come back to one server
 PING_S: Final = 5  #: how often an idle connection is tried; two without an answer end it
+#: So many bytes may wait for the socket before publishing waits too: half of what nats-py allows (MAX_PENDING_SIZE).
+_UNSENT_BYTES: Final = 1024 * 1024
 _NO_RESPONDERS: Final = "503"
 
 
 class _GivenUpError(Exception):
     """None of the servers has let this connection in."""
+
+
+class _Client(NatsClient):
+    """nats-py's client, whose `flush` waits for all that was sent before it.
+
+    nats-py's own writes its PING to the socket at once, and may leave what was sent before in a list that a task writes
+    later (nats-py 2.16, `_send_ping` and `_flusher`). So the answer says nothing of that, and a subscription that is
+    drained loses the requests that come between the PING and the UNSUB behind it. By the first answer the task has run.
+    """
+
+    async def flush(self, timeout: int = CONNECT_S) -> None:
+        await super().flush(timeout)
+        await super().flush(timeout)
 
 
 class NatsEngine:
@@ -45,7 +60,7 @@ class NatsEngine:
     def __init__(self, config: Config, name: str) -> None:
         self._config = config
         self._name = name
-        self._client = NatsClient()
+        self._client = _Client()
         self._tries_left = 0  # while it connects for the first time: one for each server
 
     @property
@@ -64,7 +79,7 @@ class NatsEngine:
     async def connect(self) -> None:
         servers = [each.strip() for each in self._config.nats_url.split(",") if each.strip()]
         self._tries_left = len(servers)
-        self._client = NatsClient()
+        self._client = _Client()
         try:
             await self._client.connect(
                 servers,
@@ -127,6 +142,16 @@ class NatsEngine:
         except nats.errors.Error as exc:
             raise EngineError(f"can't subscribe to {subject}: {exc or type(exc).__name__}") from exc
 
+    def publish_now(self, subject: str, data: bytes, reply: str = "") -> bool:
+        if self._client.pending_data_size + len(data) > _UNSENT_BYTES:
+            return False
+        # nats-py's `publish` waits only for room, which there is.
+        try:
+            self.publish(subject, data, reply).send(None)
+        except StopIteration:
+            return True
+        raise AssertionError("nats-py's publish has waited although there is room")
+
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         if not self.connected:
             raise EngineError(f"the connection to NATS at {self._servers} is lost")
@@ -137,7 +162,7 @@ class NatsEngine:
 
     async def flush(self) -> None:
         try:
-            await self._client.flush(CONNECT_S)
+            await self._client.flush()
         except (nats.errors.Error, OSError, TimeoutError) as exc:
             raise EngineError(
                 f"NATS at {self._servers} does not answer: {exc or type(exc).__name__}"

@@ -16,6 +16,7 @@ message may be goes in pieces, in order; see `Pieces`.
 
 from __future__ import annotations
 
+import functools
 import struct
 import time
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ _PIECE: Final = struct.Struct("<II")
 _HEAD_BYTES: Final = 1 + _PIECE.size
 
 
+@functools.lru_cache(1024)
 def subject_of(prefix: str, entry: str) -> str:
     """Return where requests for an entrypoint go. What NATS does not allow in a subject is written as in a URL."""
     name = quote(entry, safe="")

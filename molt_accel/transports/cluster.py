@@ -17,6 +17,7 @@ from typing import Any, Final
 from molt_accel import codec
 from molt_accel.cluster import wire
 from molt_accel.cluster.engine import Engine, EngineError, Incoming
+from molt_accel.cluster.loop import new_event_loop
 from molt_accel.cluster.pulse import LOOK_S, SILENCE_S
 from molt_accel.config import Config
 from molt_accel.errors import (
@@ -77,7 +78,7 @@ class _Link:
         self._tokens = 0
         self._lock = threading.Lock()
         self._tasks: Final[set[asyncio.Task[None]]] = set()  # which the loop itself keeps only weakly
-        self.loop: Final = asyncio.new_event_loop()
+        self.loop: Final = new_event_loop()
         self._stopping = asyncio.Event()
         self.thread: Final = threading.Thread(target=self._run, name="molt-cluster", daemon=True)
 
@@ -175,21 +176,34 @@ class _Link:
         task.add_done_callback(self._tasks.discard)
 
     def _send(self, call: _Call, body: bytes) -> None:
-        self._do(self._publish(call, body))
-
-    async def _publish(self, call: _Call, body: bytes) -> None:
-        subject = wire.subject_of(self._config.nats_subject, call.request.entry)
+        first = wire.REQUEST + body
+        if len(first) > self.engine.max_payload:
+            call.rest = wire.pieces_of(body, wire.FIRST_PIECE, self.engine.max_payload)
+            first = next(call.rest)
+        call.asked += 1
+        call.heard_s = time.monotonic()
+        message = (
+            wire.subject_of(self._config.nats_subject, call.request.entry),
+            first,
+            f"{self.inbox}.{call.token}",
+        )
         try:
-            first = wire.REQUEST + body
-            if len(first) > self.engine.max_payload:
-                call.rest = wire.pieces_of(body, wire.FIRST_PIECE, self.engine.max_payload)
-                first = next(call.rest)
-            call.asked += 1
-            call.heard_s = time.monotonic()
-            await self.engine.publish(subject, first, f"{self.inbox}.{call.token}")
+            if self.engine.publish_now(*message):
+                return
         except EngineError as exc:
-            # It was not sent. A host that has it from an earlier try has refused it.
-            self._end_call(call, call.busy or MoltWorkerUnavailable(str(exc)))
+            self._was_not_sent(call, exc)
+        else:
+            self._do(self._publish(call, message))
+
+    async def _publish(self, call: _Call, message: tuple[str, bytes, str]) -> None:
+        try:
+            await self.engine.publish(*message)
+        except EngineError as exc:
+            self._was_not_sent(call, exc)
+
+    def _was_not_sent(self, call: _Call, error: EngineError) -> None:
+        # A host that has it from an earlier try has refused it.
+        self._end_call(call, call.busy or MoltWorkerUnavailable(str(error)))
 
     async def _send_rest(self, call: _Call, pieces: Iterator[bytes], subject: str) -> None:
         try:

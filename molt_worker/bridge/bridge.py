@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,8 +23,8 @@ from molt_accel.errors import BusyReason, MoltError, MoltInternalError, Status
 from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import Fault, FrameError
 from molt_accel.ipc.messages import Request, Response
-from molt_accel.transports.base import PendingCall, Transport
-from molt_accel.waits import adrive
+from molt_accel.transports.base import Transport
+from molt_accel.waits import CallEnd, Wait, adrive
 from molt_worker.bridge.intake import Intake
 from molt_worker.entrypoints.runner import error_response
 
@@ -37,6 +37,7 @@ PAUSE_S: Final = 0.1
 #: A request that usually takes less is waited for on the loop, if it is the only one: for so long at most, in s.
 QUICK_NS: Final = 500_000
 QUICK_S: Final = 0.001
+_NOT_SENT: Final = "an answer was not sent: %s"
 
 
 @dataclass
@@ -59,24 +60,12 @@ class Served:
 class _Running:
     """A request that the pool has."""
 
-    task: asyncio.Task[None]
+    entry: str
+    reply: str
+    request: Request  #: with an id of the bridge's own, as clients' may meet
+    their_id: int
+    task: asyncio.Task[None] | None = None
     since_s: float = field(default_factory=time.monotonic)
-
-
-class _Quick:
-    """A pool's transport for one request, whose end is waited for where it is sent."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self.patience_s = transport.patience_s
-        self.start = transport.start
-        self.abandon = transport.abandon
-
-    def submit(self, request: Request) -> PendingCall | None:
-        pending = self._transport.submit(request)
-        if pending is not None:
-            pending.wait(QUICK_S)
-        return pending
 
 
 class Bridge:
@@ -142,16 +131,19 @@ class Bridge:
                 changed.cancel()
             await self._leave()
             while self._running or self._sending:
-                await asyncio.wait([*(each.task for each in self._running.values()), *self._sending])
+                await asyncio.wait([*self._tasks(), *self._sending])
             await self._engine.flush()
         finally:
             beating.cancel()
             stopping.cancel()
-            for each in self._running.values():
-                each.task.cancel()
+            for each in self._tasks():
+                each.cancel()
             for subscription in others:
                 with contextlib.suppress(Exception):
                     await subscription.drain()
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [each.task for each in self._running.values() if each.task is not None]
 
     # -- what is asked for --
 
@@ -221,7 +213,7 @@ class Bridge:
 
     def _take_cancel(self, message: Incoming) -> None:
         running = self._running.get(message.data.decode("ascii", "replace"))
-        if running is not None:
+        if running is not None and running.task is not None:
             running.task.cancel()
 
     def _may_be_answered(self, reply: str) -> bool:
@@ -241,35 +233,48 @@ class Bridge:
         if len(self._running) >= self._most:
             self._refuse(entry, request.request_id, outcomes.busy(BusyReason.QUEUE_FULL), reply)
             return
-        self._running[reply] = _Running(asyncio.create_task(self._serve(entry, request, reply)))
+        self._next_id += 1
+        running = _Running(entry, reply, request, request.request_id)
+        request.request_id = self._next_id
+        steps = self._serve(running)
+        try:
+            step = next(steps)
+            if self._is_quick(entry) and isinstance(step, CallEnd) and step.pending.wait(QUICK_S):
+                step = steps.send(True)
+        except StopIteration:
+            return
+        self._running[reply] = running
+        running.task = asyncio.create_task(adrive(steps, step))
+        running.task.add_done_callback(lambda _: self._ended(running, steps))
         self._look()
 
-    async def _serve(self, entry: str, request: Request, reply: str) -> None:
-        their_id = request.request_id
-        # Nobody else waits for the loop then: to wait here saves the ways to the completion thread and back.
-        is_quick = len(self._running) == 1 and self.served[entry].usually_ns < QUICK_NS
+    def _is_quick(self, entry: str) -> bool:
+        """Whether to wait for a request here, which saves the ways to the completion thread and back.
+
+        Nobody else needs the loop then.
+        """
+        return not self._running and self.served[entry].usually_ns < QUICK_NS
+
+    def _serve(self, running: _Running) -> Generator[Wait, Any, None]:
+        """Have the pool run a request, and answer it."""
+        request = running.request
         began_ns = time.monotonic_ns()
-        self._next_id += 1
-        request.request_id = self._next_id
         try:
-            response, error = await adrive(
-                attempt(_Quick(self._transport) if is_quick else self._transport, request, None)
-            )
-            if response is None:
-                assert error is not None
-                response = error_response(request, error)
-            response.request_id = their_id
-            self._count(entry, response, time.monotonic_ns() - began_ns)
-            await self._publish(reply, self._messages_of(response))
+            response, error = yield from attempt(self._transport, request, None)
         except Exception as exc:
-            log.exception("a request of %s failed in the bridge", entry)
-            self._answer(
-                reply,
-                error_response(Request(their_id, entry), MoltInternalError(f"the bridge failed: {exc}")),
-            )
-        finally:
-            self._running.pop(reply, None)
-            self._look()
+            log.exception("a request of %s failed in the bridge", running.entry)
+            response, error = None, MoltInternalError(f"the bridge failed: {exc}")
+        if response is None:
+            assert error is not None
+            response = error_response(request, error)
+        response.request_id = running.their_id
+        self._count(running.entry, response, time.monotonic_ns() - began_ns)
+        self._answer(running.reply, response)
+
+    def _ended(self, running: _Running, steps: Generator[Wait, Any, None]) -> None:
+        steps.close()  # a task that is cancelled before its first step has not done so
+        del self._running[running.reply]
+        self._look()
 
     def _count(self, entry: str, response: Response, took_ns: int) -> None:
         served = self.served[entry]
@@ -304,16 +309,22 @@ class Bridge:
         return list(wire.pieces_of(body, wire.RESPONSE_PIECE, self._engine.max_payload))
 
     def _send(self, subject: str, messages: list[bytes], reply: str = "") -> None:
+        try:
+            if len(messages) == 1 and self._engine.publish_now(subject, messages[0], reply):
+                return
+        except EngineError as exc:
+            log.warning(_NOT_SENT, exc)
+            return
         task = asyncio.create_task(self._publish(subject, messages, reply))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
-    async def _publish(self, subject: str, messages: list[bytes], reply: str = "") -> None:
+    async def _publish(self, subject: str, messages: list[bytes], reply: str) -> None:
         try:
             for message in messages:
                 await self._engine.publish(subject, message, reply)
         except EngineError as exc:
-            log.warning("an answer was not sent: %s", exc)
+            log.warning(_NOT_SENT, exc)
 
     async def _beat(self) -> None:
         while True:

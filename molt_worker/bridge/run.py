@@ -7,12 +7,14 @@ import hashlib
 import logging
 import os
 import platform
+import signal
 import time
 from typing import Any, Final
 
 from molt_accel import codec
 from molt_accel.call import attempt
 from molt_accel.cluster.engine import EngineError
+from molt_accel.cluster.loop import new_event_loop
 from molt_accel.cluster.nats import NatsEngine
 from molt_accel.config import Config, is_manifest_path
 from molt_accel.errors import MoltError, MoltWorkerUnavailable
@@ -28,6 +30,19 @@ log = logging.getLogger("molt_worker")
 FIRST_PAUSE_S: Final = 0.25  #: before it is tried again to reach a pool or NATS; doubled each time
 LONGEST_PAUSE_S: Final = 10.0
 _PING_S: Final = 5.0
+
+
+def serve(config: Config) -> None:
+    """Be the bridge of the pool that `config` names, until SIGTERM or SIGINT."""
+
+    async def until_told() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await run(config, stop)
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(until_told())
 
 
 async def run(config: Config, stop: asyncio.Event) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
-import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from molt_accel.config import Config, ConfigError
 
@@ -40,17 +38,8 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(str(exc))
     level = logging.getLevelNamesMapping()[config.log_level.upper()]
     logging.basicConfig(level=level, format="%(asctime)s molt-worker %(levelname)s %(message)s")
-    asyncio.run(_until_told(run.run, config))
+    run.serve(config)
     return 0
-
-
-async def _until_told(
-    run: Callable[[Config, asyncio.Event], Coroutine[Any, Any, None]], config: Config
-) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await run(config, stop)
 
 
 def _parser() -> argparse.ArgumentParser:

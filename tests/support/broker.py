@@ -95,11 +95,15 @@ class BrokerEngine:
             self.broker.subscriptions.append(made)
         return made
 
-    async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+    def publish_now(self, subject: str, data: bytes, reply: str = "") -> bool:
         if not self.connected:
             raise EngineError("the broker is down")
         assert len(data) <= self.max_payload
         self.broker.deliver(subject, data, reply)
+        return True
+
+    async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+        self.publish_now(subject, data, reply)
 
     async def flush(self) -> None:
         await asyncio.sleep(0)

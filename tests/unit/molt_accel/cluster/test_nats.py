@@ -60,6 +60,68 @@ def test_messages_go_to_one_of_a_group_and_answers_back(server: NatsServer) -> N
     asyncio.run(main())
 
 
+def test_what_can_not_be_sent_now_is_not_sent_and_is_sent_later(server: NatsServer) -> None:
+    async def main() -> None:
+        engine = engine_of(server.url)
+        await engine.connect()
+        got: list[bytes] = []
+        await engine.subscribe("work", lambda message: got.append(message.data[:1]))
+        await engine.flush()
+        piece = bytes(500_000)
+        sent = 0
+        while engine.publish_now("work", piece):  # the loop has no turn to write any of it
+            sent += 1
+        assert sent == 2
+        await engine.publish("work", b"x" + piece)
+        async with asyncio.timeout(PATIENCE_S):
+            while len(got) < sent + 1:
+                await asyncio.sleep(0.01)
+        assert got == [b"\0"] * sent + [b"x"]
+        assert engine.publish_now("work", piece)
+        await engine.close()
+        with pytest.raises(EngineError):
+            engine.publish_now("work", piece)
+
+    asyncio.run(main())
+
+
+def test_no_message_is_lost_while_one_of_a_group_leaves_again_and_again(server: NatsServer) -> None:
+    async def main() -> None:
+        stays, leaves, sends = (engine_of(server.url) for _ in range(3))
+        for engine in (stays, leaves, sends):
+            await engine.connect()
+        got: set[bytes] = set()
+
+        def take(message: Incoming) -> None:
+            got.add(message.data)
+
+        await stays.subscribe("work", take, group="g")
+        await stays.flush()
+        sent = 0
+
+        async def leave_often() -> None:
+            for _ in range(150):
+                subscription = await leaves.subscribe("work", take, group="g")
+                await leaves.flush()
+                await subscription.drain()
+
+        leaving = asyncio.create_task(leave_often())
+        while not leaving.done():
+            await sends.publish("work", b"%d" % sent)
+            sent += 1
+            await asyncio.sleep(0)
+        await leaving
+        await sends.flush()
+        await stays.flush()
+        async with asyncio.timeout(PATIENCE_S):
+            while len(got) < sent:
+                await asyncio.sleep(0.01)
+        for engine in (stays, leaves, sends):
+            await engine.close()
+
+    asyncio.run(main())
+
+
 def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
     async def main() -> None:
         with pytest.raises(EngineError) as caught:

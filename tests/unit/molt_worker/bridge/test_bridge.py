@@ -174,6 +174,16 @@ def test_a_cancellation_reaches_the_request() -> None:
     run(test, silence)
 
 
+def test_a_cancellation_right_behind_its_request_leaves_no_place_taken() -> None:
+    async def test(desk: Desk) -> None:
+        reply = await desk.ask()
+        await desk.client.publish("molt.__cancel__", reply.encode())
+        await until(lambda: desk.transport.abandoned != [])
+        await until(lambda: desk.bridge.in_flight == 0)
+
+    run(test, silence)
+
+
 def test_it_says_again_and_again_what_it_still_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEAT_S", 0.01)
 
