@@ -2,6 +2,8 @@
 
 EXPORTS = "bench.cluster.entrypoints"
 SUBJECT = "bench-bare.echo"
+UVLOOP_SUBJECT = "bench-bare.echo-uvloop"
+"""Where the responder answers that runs on uvloop."""
 LINK_PORT_BEHIND = 1
 """Where the responder listens for TCP, counted from NATS' port."""
 CELERY_APP = "bench.cluster.peers.celery_app"

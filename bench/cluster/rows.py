@@ -22,7 +22,7 @@ class Row:
         target: `module:class`, the module relative to `bench.cluster.peers`.
         how: How the other side is run, and with which settings that are not its defaults.
         bare: The row that it is held against.
-        served: What of the place's own services it needs: `pool`, `responder`; empty: it starts its own.
+        served: What of the place it needs: `pool`, `responder`, `responder-uvloop`; empty: it starts its own.
         resident: Whether it stays up while others are measured. What has daemons that never rest does not.
         callers: How many may call at once.
     """
@@ -47,6 +47,11 @@ ROWS = {
             "shm", "Client.call, shared memory", "local", "molt:Shm", "a pool of one executor; threads call"
         ),
         Row("nats", "bare NATS request", "loopback", "bare:Nats", _RESPONDER, served="responder"),
+        Row(
+            "nats-uvloop", "bare NATS request, uvloop", "loopback", "bare:NatsOnUvloop",
+            "the same, with uvloop on both sides, as clients and bridges of this project have it where it is installed",
+            served="responder-uvloop",
+        ),
         Row("call", "Client.call, NATS", "loopback", "molt:Call", f"{_BRIDGED}; threads call", served="pool"),
         Row("acall", "Client.acall, NATS", "loopback", "molt:Acall", f"{_BRIDGED}; tasks call", served="pool"),
         Row(

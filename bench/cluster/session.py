@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,8 @@ class Session:
             site.start_server()
             if "responder" in served:
                 site.start_responder()
+            if "responder-uvloop" in served and find_spec("uvloop"):
+                site.start_responder("uvloop")
             if "pool" in served:
                 site.start_pool(place, 1)
                 site.start_bridge(place)

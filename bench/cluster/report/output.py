@@ -16,7 +16,8 @@ from bench.core.report import Report, markdown
 EXPLANATION = (
     "Figures are medians over interleaved rounds, with the least and the greatest in parentheses; ratios are "
     "taken within each round. Each row has one process that answers. Bare NATS carries bytes as they are; all other "
-    "rows carry an object, which is packed and unpacked on both sides. Local rows are held against bare NATS over "
+    "rows carry an object, which is packed and unpacked on both sides. It runs on asyncio's loop, as nats-py does by "
+    "itself; nats-uvloop is for comparing what this project adds on uvloop. Local rows are held against bare NATS over "
     "loopback. Goodput: calls come at random times, whether earlier ones have been answered or not; an answer is in "
     "time if it comes within the time limit of when its call was due. Executors sleep, so processors are not what "
     "limits the pools; what they leave is shared by client, bridges and server."

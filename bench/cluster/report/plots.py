@@ -33,7 +33,7 @@ def _colours(rows: Mapping[str, Any]) -> dict[str, str]:
         name: _OTHERS[others.index(name) % len(_OTHERS)]
         if name in others
         else _BARE
-        if name.endswith("nats")
+        if "nats" in name
         else _OWN
         for name in rows
     }
@@ -51,7 +51,7 @@ def _bars(axes: Any, rows: Mapping[str, Any]) -> None:
 
 def _distributions(axes: Any, percentiles: list[float], rows: Mapping[str, Any]) -> None:
     colours = _colours(rows)
-    dashed = {"acall": ":", "far-acall": ":"}
+    dashed = {"acall": ":", "far-acall": ":", "nats-uvloop": ":"}
     for name, row in rows.items():
         style = dashed.get(name, "--" if name.startswith("far-") else "-")
         places = [-math.log10(1 - min(q, 99.95) / 100) for q in percentiles]

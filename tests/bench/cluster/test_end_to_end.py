@@ -33,7 +33,7 @@ def test_calls_are_measured_and_nothing_is_left_behind(tmp_path: Path) -> None:
     rows = document["rows"]
     assert isinstance(rows, dict)
     assert document["errors"] == []
-    for name in ("nats", "call", "acall"):
+    for name in ("nats", "nats-uvloop", "call", "acall"):
         assert rows[name]["not_run"] is None
         assert 0 < rows[name]["p50_us"]["median"] <= rows[name]["p99_us"]["median"]
         assert rows[name]["calls_s"]["1"]["median"] > 0

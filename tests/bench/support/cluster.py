@@ -13,7 +13,7 @@ from tests.bench.support.micro import batch
 
 #: p50 of each row, us.
 USUAL = {
-    "shm": 10.0, "nats": 200.0, "call": 280.0, "acall": 260.0, "ray": 700.0, "celery": 2000.0,
+    "shm": 10.0, "nats": 200.0, "nats-uvloop": 170.0, "call": 280.0, "acall": 260.0, "ray": 700.0, "celery": 2000.0,
     "far-link": 450.0, "far-nats": 600.0, "far-call": 700.0, "far-acall": 690.0,
 }  # fmt: skip
 

@@ -29,7 +29,7 @@ def test_rows_stand_beside_bare_nats_in_a_table_for_each_place() -> None:
     made = document(measured(**USUAL))
     cells = {row[0]: dict(zip(of(made, "over loopback").columns, row, strict=True))
              for row in of(made, "over loopback").rows}  # fmt: skip
-    assert list(cells) == ["nats", "call", "acall", "ray", "celery"]
+    assert list(cells) == ["nats", "nats-uvloop", "call", "acall", "ray", "celery"]
     assert cells["call"]["p50 us"] == "420 (280-560)"
     assert cells["call"]["p50 / bare NATS"] == "1.40 (1.40-1.40)"
     assert cells["call"]["calls/s, 1 caller"] == cells["call"]["calls/s, 16 callers"]
