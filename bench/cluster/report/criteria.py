@@ -28,6 +28,13 @@ def criteria() -> Iterator[Criterion[Measured]]:
             MOST_OVER_BARE,
             p50(row, "nats"),
         )
+    yield Criterion(
+        "p50_call_nats_uvloop",
+        "loopback: p50 of Client.call / bare NATS on uvloop",
+        "<=",
+        MOST_OVER_BARE,
+        p50("call", "nats-uvloop"),
+    )
     for row, title in (("ray", "Ray actor"), ("celery", "Celery with Redis")):
         yield Criterion(
             f"p50_call_{row}",

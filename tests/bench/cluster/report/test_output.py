@@ -49,10 +49,11 @@ def test_goodput_stands_beside_one_pool_and_the_capacity() -> None:
 
 def test_criteria_are_judged() -> None:
     reached = {each["name"]: each["reached"] for each in document(measured(**USUAL))["criteria"]}
-    assert set(reached.values()) == {True}
+    assert {name for name, is_reached in reached.items() if not is_reached} == {"p50_call_nats_uvloop"}
     slow = document(measured(of_pools=800, nats=200.0, call=310.0, acall=290.0, ray=300.0))["criteria"]
     assert {each["name"]: each["reached"] for each in slow} == {
         "p50_call_nats": False, "p50_acall_nats": True, "p50_call_ray": False, "p50_call_celery": None,
+        "p50_call_nats_uvloop": None,
         "goodput_pools": False,
     }  # fmt: skip
 
