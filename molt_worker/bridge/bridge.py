@@ -220,9 +220,12 @@ class Bridge:
             self._refuse(entry, exc.raw_id, exc, reply)
 
     def _take_cancel(self, message: Incoming) -> None:
-        running = self._running.get(message.data.decode("ascii", "replace"))
+        reply = message.data.decode("ascii", "replace")
+        running = self._running.get(reply)
         if running is not None:
             running.task.cancel()
+            # A task that has not begun ends without a step of its own.
+            running.task.add_done_callback(lambda _: self._forget(reply, running))
 
     def _may_be_answered(self, reply: str) -> bool:
         """Whether answers may go there: not to requests of others, nor to the system's own subjects."""
@@ -269,6 +272,11 @@ class Bridge:
             )
         finally:
             self._running.pop(reply, None)
+            self._look()
+
+    def _forget(self, reply: str, running: _Running) -> None:
+        if self._running.get(reply) is running:
+            del self._running[reply]
             self._look()
 
     def _count(self, entry: str, response: Response, took_ns: int) -> None:

@@ -174,6 +174,20 @@ def test_a_cancellation_reaches_the_request() -> None:
     run(test, silence)
 
 
+def test_a_request_that_is_cancelled_before_it_has_begun_leaves_nothing() -> None:
+    async def test(desk: Desk) -> None:
+        handlers = {each.subject: each.handler for each in desk.broker.subscriptions}
+        body = wire.encode_request(Request(1, "echo"), LIMIT)
+        reply = f"{desk.inbox}.1"
+        # Both in one turn of the loop, as a bridge reads them that could not read for a while.
+        handlers["molt.echo"](Incoming("molt.echo", wire.REQUEST + body, reply))
+        handlers[f"molt.{wire.CANCEL}"](Incoming(f"molt.{wire.CANCEL}", reply.encode(), ""))
+        await until(lambda: desk.bridge.in_flight == 0)
+        assert desk.transport.submitted == []
+
+    run(test, silence)
+
+
 def test_it_says_again_and_again_what_it_still_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEAT_S", 0.01)
 
