@@ -141,8 +141,9 @@ class Bridge:
                 await asyncio.wait([changed, stopping], timeout=PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
             await self._leave()
-            while self._running or self._sending:
-                await asyncio.wait([*(each.task for each in self._running.values()), *self._sending])
+            while self._running or self._sending or self._intake.under_way:
+                ends = [*(each.task for each in self._running.values()), *self._sending]
+                await asyncio.wait(ends) if ends else await asyncio.sleep(PAUSE_S)  # the other pieces come
             await self._engine.flush()
         finally:
             beating.cancel()
