@@ -75,6 +75,7 @@ class _Link:
         self._config = config
         self._ended = False
         self._tokens = 0
+        self._looked_s = 0.0  # when `_look` was called
         self._lock = threading.Lock()
         self._tasks: Final[set[asyncio.Task[None]]] = set()  # which the loop itself keeps only weakly
         self.loop: Final = asyncio.new_event_loop()
@@ -273,6 +274,9 @@ class _Link:
     def _look(self) -> None:
         """End calls of which nothing was heard for too long."""
         now_s = time.monotonic()
+        last_s, self._looked_s = self._looked_s, now_s
+        if now_s - last_s > SILENCE_S / 2:
+            return  # this process was stopped: what has come meanwhile is read first
         for call in list(self.calls.values()):
             if now_s - call.heard_s > SILENCE_S:
                 why = f"nothing was heard for {SILENCE_S:g} s of the host that has the request"

@@ -225,6 +225,21 @@ def test_a_host_that_says_that_it_is_at_it_is_not_lost(
     assert call(transport) == "x"
 
 
+def test_who_was_stopped_for_long_reads_first_what_has_come_meanwhile(
+    transport: ClusterTransport, host: Host
+) -> None:
+    def act(request: Request, reply: str) -> bytes:
+        link = transport._link
+        assert link is not None
+        link._looked_s -= 100
+        link.calls[int(reply.rpartition(".")[2])].heard_s -= 100
+        link._look()
+        return ok(request, reply)
+
+    host.script = [act]
+    assert call(transport) == "x"
+
+
 def test_a_deadline_ends_a_call_that_is_not_answered(transport: ClusterTransport, host: Host) -> None:
     host.script = [silent]
     raised(MoltTimeout, call, transport, timeout_ms=20)
