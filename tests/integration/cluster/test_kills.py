@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import nats
 import nats.errors
 import pytest
 
-from molt_accel import Client, MoltError
+from molt_accel import Client, MoltError, MoltWorkerUnavailable
 from tests.integration.cluster.conftest import Cluster, Started
 from tests.integration.cluster.steps.launcher import ARMED
 from tests.integration.cluster.steps.table import SILENCE_S, STEPS, Script, Step
@@ -37,9 +36,9 @@ TIMEOUT_MS = 30_000
 LONG_BYTES = 4_000_000
 EXECUTORS = 2
 HOLDING = (Script.HOLD, Script.CANCEL, Script.LEAVE)
-#: How a call may end if somebody dies; of these, which say that it did not run.
+#: How a call may end if somebody dies.
 ENDS = {"Ok", "MoltWorkerUnavailable", "MoltBusy", "MoltCancelled", "MoltWorkerCrashed"}
-#: Who dies, or that the process itself stops for longer than the silence.
+#: Who dies at the step; or it only stops, for longer than the silence.
 FATES = ("itself", "stops", "client", "bridge", "pool", "server")
 CASES = [
     pytest.param(step, fate, id=f"{step.name}-{fate}") for step in STEPS for fate in FATES if fate != step.who
@@ -65,11 +64,15 @@ class Stage:
         self.flags: tuple[str, ...] = ()
 
     def start_pool(self) -> None:
-        self.pool = self.cluster.pool("pool", "--exports", "tests.integration.cluster.steps.entries", *self.flags)
+        self.pool = self.cluster.pool(
+            "pool", "--exports", "tests.integration.cluster.steps.entries", *self.flags
+        )
 
     def start_bridge(self, armed: Armed = UNHARMED) -> Started:
         command = (sys.executable, "-m", LAUNCHER, *armed)
-        bridge = self.cluster._start("bridge", *command, "bridge", "--name", "pool", "--nats", self.cluster.url)
+        bridge = self.cluster._start(
+            "bridge", *command, "bridge", "--name", "pool", "--nats", self.cluster.url
+        )
         bridge.says("bridge_ready")
         self.bridges.append(bridge)
         return bridge
@@ -174,7 +177,10 @@ class Stage:
     @contextlib.contextmanager
     def full(self) -> Iterator[None]:
         """Have callers of this host take all executors. They end with the fate of the pool."""
-        with Client(worker_name="pool", transport="shm", autostart=False) as local, ThreadPoolExecutor() as threads:
+        with (
+            Client(worker_name="pool", transport="shm", autostart=False) as local,
+            ThreadPoolExecutor() as threads,
+        ):
             nonces = [next(self.nonces) for _ in range(EXECUTORS)]
             for nonce in nonces:
                 order = {"nonce": nonce, "ledger": str(self.ledger), "go": str(self.go), "answer_bytes": 0}
@@ -247,8 +253,13 @@ def test_whoever_dies_at_any_step_the_caller_is_told_the_truth_and_nothing_is_le
             stage.go.touch()
         outcome = stage.outcome(client)
     judge(outcome, nonce, stage.ran(nonce))
+    if fate == "stops" and step.who == "client" and step.script not in (Script.CANCEL, Script.BUSY):
+        assert outcome is not None
+        assert outcome["kind"] == "Ok", outcome  # nobody else has lost anything
     if step.script is Script.LEAVE:
-        assert stage.process("bridge").wait(PATIENCE_S) == (-signal.SIGKILL if fate in ("itself", "bridge") else 0)
+        assert stage.process("bridge").wait(PATIENCE_S) == (
+            -signal.SIGKILL if fate in ("itself", "bridge") else 0
+        )
     stage.heal()
     stage.go.touch()
     stage.serves()
@@ -256,7 +267,44 @@ def test_whoever_dies_at_any_step_the_caller_is_told_the_truth_and_nothing_is_le
     assert not [each.log.read_text() for each in stage.cluster.started if "Traceback" in each.log.read_text()]
 
 
+def test_an_idempotent_call_is_sent_to_another_host(stage: Stage) -> None:
+    """One bridge dies with it, whichever got it. The other one's answer is the call's."""
+    step = next(each for each in STEPS if each.name == "bridge.given")
+    stage.start_pool()
+    for _ in range(2):
+        stage.start_bridge(stage.armed(step, signal.SIGKILL))
+    nonce = stage.start_client(step.script, idempotent=True)
+    outcome = stage.outcome(stage.clients[0])
+    assert outcome == {"kind": "Ok", "nonce": nonce}
+    assert stage.hit.exists()
+    assert 1 <= stage.ran(nonce) <= 2
+    stage.heal()
+    stage.serves()
+
+
+def test_a_bridge_that_leaves_takes_the_other_pieces_of_a_request(stage: Stage) -> None:
+    step = next(each for each in STEPS if each.name == "client.mid_request")
+    stage.start_pool()
+    bridge = stage.start_bridge()
+    nonce = stage.start_client(step.script, armed=stage.armed(step, signal.SIGSTOP))
+    client = stage.clients[0]
+    wait_until(lambda: stage.hit.exists() and status_of(client.process.pid) == "T", PATIENCE_S)
+    bridge.process.send_signal(signal.SIGTERM)
+    with Client(transport="nats", nats_url=stage.cluster.url) as other:
+        wait_until(lambda: nobody_serves(other), PATIENCE_S)
+    client.process.send_signal(signal.SIGCONT)
+    assert stage.outcome(client) == {"kind": "Ok", "nonce": nonce}
+    assert bridge.process.wait(PATIENCE_S) == 0
+
+
+def nobody_serves(client: Client) -> bool:
+    try:
+        client.ping(timeout_ms=TIMEOUT_MS)
+    except MoltWorkerUnavailable:
+        return True
+    return False
+
+
 def status_of(pid: int) -> str:
     """The state of a process, as /proc has it."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-

@@ -22,17 +22,17 @@ from tests.integration.cluster.steps.table import BEAT_S, LOOK_S, SILENCE_S
 if __name__ == "__main__":  # before other modules take the values
     pulse.BEAT_S, pulse.LOOK_S, pulse.SILENCE_S = BEAT_S, LOOK_S, SILENCE_S  # type: ignore[misc]
 
-from nats.aio.client import Client as NatsClient  # noqa: E402
-from nats.aio.subscription import Subscription  # noqa: E402
+from nats.aio.client import Client as NatsClient
+from nats.aio.subscription import Subscription
 
-from molt_accel import Client, MoltError  # noqa: E402
-from molt_accel.cluster import wire  # noqa: E402
-from molt_accel.cluster.nats import NatsEngine  # noqa: E402
-from molt_accel.transports.cluster import _Link  # noqa: E402
-from molt_accel.transports.shm.transport import ShmTransport  # noqa: E402
-from molt_worker.cli.main import main as molt_worker  # noqa: E402
-from molt_worker.bridge.bridge import Bridge  # noqa: E402
-from molt_worker.bridge.intake import Intake  # noqa: E402
+from molt_accel import Client, MoltError
+from molt_accel.cluster import wire
+from molt_accel.cluster.nats import NatsEngine
+from molt_accel.transports.cluster import _Link
+from molt_accel.transports.shm.transport import ShmTransport
+from molt_worker.bridge.bridge import Bridge
+from molt_worker.bridge.intake import Intake
+from molt_worker.cli.main import main as molt_worker
 
 Condition = Callable[..., bool]
 
