@@ -331,3 +331,5 @@ class Bridge:
             for reply, running in list(self._running.items()):
                 if running.since_s < before_s:
                     self._send(reply, [wire.TAKEN])
+            for reply in self._intake.replies:  # over a slow link pieces take long
+                self._send(reply, [wire.GO_ON])

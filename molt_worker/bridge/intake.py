@@ -47,6 +47,12 @@ class Intake:
         self._forget_late_ones()
         return len(self._begun)
 
+    @property
+    def replies(self) -> list[str]:
+        """Where the answers of those go."""
+        self._forget_late_ones()
+        return [begun.reply for begun in self._begun.values()]
+
     def begin(self, key: str, entry: str, reply: str, piece: bytes) -> bytes | None:
         """Take a first piece. Returns the frame if it is complete already.
 

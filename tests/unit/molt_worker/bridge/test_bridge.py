@@ -201,6 +201,21 @@ def test_it_says_again_and_again_what_it_still_has(monkeypatch: pytest.MonkeyPat
     run(test, silence)
 
 
+def test_it_says_again_and_again_that_pieces_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_S", 0.01)
+    monkeypatch.setattr(intake, "PATIENCE_S", 0.2)
+
+    async def test(desk: Desk) -> None:
+        body = wire.encode_request(Request(5, "echo", bytes(3000)), LIMIT)
+        first = next(wire.pieces_of(body, wire.FIRST_PIECE, desk.broker.max_payload))
+        await desk.client.publish("molt.echo", first, f"{desk.inbox}.5")
+        said = [await desk.next() for _ in range(4)]
+        assert [each.data for each in said] == [wire.GO_ON] * 4
+        assert [bool(each.reply) for each in said] == [True, False, False, False]
+
+    run(test, silence)
+
+
 def test_a_request_in_pieces() -> None:
     async def test(desk: Desk) -> None:
         body = wire.encode_request(Request(5, "echo", bytes(3000)), LIMIT)

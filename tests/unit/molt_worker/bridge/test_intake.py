@@ -34,6 +34,7 @@ def test_what_is_under_way_is_what_may_still_be_completed() -> None:
     for key in ("one", "other"):
         intake.begin(key, "echo", "inbox.1", first)
     assert intake.under_way == 2
+    assert intake.replies == ["inbox.1"] * 2
     intake.add("one", second)
     assert intake.under_way == 1
     clock.now_s += PATIENCE_S + 0.1
