@@ -7,6 +7,7 @@ caller knows has a deadline that is wrong.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from typing import Any, Final
@@ -171,6 +172,12 @@ class NatsEngine:
     async def close(self) -> None:
         try:
             await self._client.close()
+        except asyncio.CancelledError:
+            # While it tries to come back, nats-py ends a task of its own that waits for the same socket, and hears of
+            # that as if it was cancelled itself.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
         except (nats.errors.Error, OSError, TimeoutError) as exc:
             log.debug("leaving NATS: %s", exc)
 

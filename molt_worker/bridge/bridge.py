@@ -130,8 +130,9 @@ class Bridge:
                 await asyncio.wait([changed, stopping], timeout=PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
             await self._leave()
-            while self._running or self._sending:
-                await asyncio.wait([*self._tasks(), *self._sending])
+            while self._running or self._sending or self._intake.under_way:
+                ends = [*self._tasks(), *self._sending]
+                await asyncio.wait(ends) if ends else await asyncio.sleep(PAUSE_S)  # the other pieces come
             await self._engine.flush()
         finally:
             beating.cancel()
@@ -334,3 +335,5 @@ class Bridge:
             for reply, running in list(self._running.items()):
                 if running.since_s < before_s:
                     self._send(reply, [wire.TAKEN])
+            for reply in self._intake.replies:  # over a slow link pieces take long
+                self._send(reply, [wire.GO_ON])
