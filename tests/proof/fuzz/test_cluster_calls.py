@@ -43,6 +43,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.connected = True
+        self.turn = False
         self.max_payload = MAX_PAYLOAD
         self.published: list[tuple[str, bytes, str]] = []
 
@@ -54,6 +55,14 @@ class FakeEngine:
 
     async def subscribe(self, subject: str, handler: Handler, *, group: str = "") -> Any:
         raise NotImplementedError
+
+    def publish_now(self, subject: str, data: bytes, reply: str = "") -> bool:
+        if not self.connected:
+            raise EngineError("down")
+        self.turn = not self.turn  # every other one has to wait
+        if self.turn:
+            self.published.append((subject, data, reply))
+        return self.turn
 
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         await asyncio.sleep(0)
