@@ -164,7 +164,7 @@ class NatsEngine:
     async def flush(self) -> None:
         try:
             await self._client.flush()
-        except (nats.errors.Error, OSError, TimeoutError) as exc:
+        except (nats.errors.Error, OSError, TimeoutError, RuntimeError) as exc:
             raise EngineError(
                 f"NATS at {self._servers} does not answer: {exc or type(exc).__name__}"
             ) from exc
@@ -178,7 +178,8 @@ class NatsEngine:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-        except (nats.errors.Error, OSError, TimeoutError) as exc:
+        except (nats.errors.Error, OSError, TimeoutError, RuntimeError) as exc:
+            # RuntimeError: nats-py also writes to a socket that is gone, which uvloop refuses.
             log.debug("leaving NATS: %s", exc)
 
     async def _note(self, error: Exception) -> None:
