@@ -93,12 +93,14 @@ class Bridge:
         self._config: Final = config
         self._engine: Final = engine
         self._transport: Final = transport
-        self._executors: Final = executors
-        self._most: Final = executors + max_queue
+        self._executors = executors
+        self._most = executors + max_queue
         # By the subject of the answer, which is one request's alone.
         self._running: Final[dict[str, _Running]] = {}
         self._sending: Final[set[asyncio.Task[None]]] = set()
         self._intake: Final = Intake(config.max_frame_bytes)
+        self._entries: list[str] = list(entries)
+        self._offers_others = False  # than those that it is subscribed for
         self._subscriptions: list[Subscription] = []
         self._refused_s = 0.0  # when the pool refused a request
         self._changed: Final = asyncio.Event()
@@ -110,6 +112,20 @@ class Bridge:
     def in_flight(self) -> int:
         """How many requests the pool has from here."""
         return len(self._running)
+
+    @property
+    def entries(self) -> list[str]:
+        """The entrypoints that are served now. `served` has also those that were."""
+        return self._entries
+
+    def offer(self, entries: Sequence[str], executors: int, max_queue: int) -> None:
+        """Serve these entrypoints from now on, and no others: the pool is not what it was."""
+        for entry in entries:
+            self.served.setdefault(entry, Served())
+        self._entries = list(entries)
+        self._offers_others = True
+        self._executors, self._most = executors, executors + max_queue
+        self._changed.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or the pool is gone; then take no more, finish, and return. Raises EngineError."""
@@ -162,10 +178,13 @@ class Bridge:
     async def _take_or_leave(self) -> None:
         if not self._engine.connected:
             return
+        if self._offers_others:
+            self._offers_others = False
+            await self._leave()
         if self._is_full:
             await self._leave()
         elif not self._subscriptions:
-            for entry in self.served:
+            for entry in list(self._entries):
                 subject = wire.subject_of(self._config.nats_subject, entry)
                 self._subscriptions.append(
                     await self._engine.subscribe(subject, self._handler(entry), group=GROUP)

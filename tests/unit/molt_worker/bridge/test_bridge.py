@@ -317,3 +317,18 @@ def test_a_broker_that_is_gone_loses_answers_and_nothing_else() -> None:
         await until(lambda: len(desk.transport.calls) == 2)
 
     run(test, silence)
+
+
+def test_what_the_pool_exports_now_is_served_and_nothing_else() -> None:
+    async def test(desk: Desk) -> None:
+        desk.bridge.offer(["echo", "newer"], 1, 0)
+        await until(
+            lambda: "molt.newer" in desk.broker.subjects() and "molt.other" not in desk.broker.subjects()
+        )
+        assert "molt.echo" in desk.broker.subjects()
+        assert desk.bridge.entries == ["echo", "newer"]
+        await desk.ask("newer")
+        await desk.full()  # with one request: it has one executor now
+        assert set(desk.bridge.served) == {"echo", "other", "newer"}
+
+    run(test, silence)
