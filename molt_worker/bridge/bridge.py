@@ -26,7 +26,7 @@ from molt_accel.ipc.messages import Request, Response
 from molt_accel.transports.base import Transport
 from molt_accel.waits import CallEnd, Wait, adrive
 from molt_worker.bridge.intake import Intake
-from molt_worker.entrypoints.runner import error_response
+from molt_worker.entrypoints.runner import error_response, too_large
 
 log = logging.getLogger("molt_worker")
 
@@ -261,6 +261,7 @@ class Bridge:
             if self._is_quick(entry) and isinstance(step, CallEnd) and step.pending.wait(QUICK_S):
                 step = steps.send(True)
         except StopIteration:
+            self._look()  # the pool may have refused it
             return
         self._running[reply] = running
         running.task = asyncio.create_task(adrive(steps, step))
@@ -320,9 +321,8 @@ class Bridge:
         try:
             body = wire.encode_response(response, self._config.max_frame_bytes)
         except FrameError as exc:
-            body = wire.encode_response(
-                error_response(Request(response.request_id, ""), exc), self._config.max_frame_bytes
-            )
+            shorter = too_large(Request(response.request_id, ""), response, exc)
+            body = wire.encode_response(shorter, self._config.max_frame_bytes)
         if len(body) < self._engine.max_payload:
             return [wire.RESPONSE + body]
         return list(wire.pieces_of(body, wire.RESPONSE_PIECE, self._engine.max_payload))

@@ -10,7 +10,17 @@ from molt_accel import codec
 from molt_accel.cluster import wire
 from molt_accel.cluster.engine import Incoming
 from molt_accel.config import Config
-from molt_accel.errors import BusyReason, MoltBusy, MoltError, MoltTimeout, Status, from_wire
+from molt_accel.errors import (
+    BusyReason,
+    MoltBusy,
+    MoltError,
+    MoltInternalError,
+    MoltTimeout,
+    Status,
+    from_wire,
+    to_wire,
+    wire_status,
+)
 from molt_accel.ipc import outcomes
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_worker.bridge import bridge as module
@@ -230,10 +240,15 @@ def test_a_long_answer_goes_in_pieces() -> None:
 def test_an_answer_over_the_limit_is_an_error() -> None:
     async def test(desk: Desk) -> None:
         await desk.ask()
-        _, response = await desk.response()
-        assert response.status is not Status.OK
+        error = await desk.error()
+        assert type(error) is MoltInternalError  # as the pool itself says it
+        assert error.detail == "the result is over the frame limit: 20083 bytes, 10000 at most"
+        await desk.ask()
+        error = await desk.error()
+        assert (type(error), error.detail) == (MoltInternalError, "it raised")
 
-    run(test, answer("x" * 20_000))
+    long = MoltInternalError("it raised")
+    run(test, answer("x" * 20_000), answer({**to_wire(long), "traceback": "x" * 20_000}, wire_status(long)))
 
 
 @pytest.mark.parametrize(
