@@ -19,8 +19,8 @@ try:
     import nats.errors
     from nats.aio.client import Client as NatsClient
     from nats.aio.msg import Msg
-except ImportError as exc:  # pragma: no cover - every test environment has it
-    raise ImportError("MOLT_NATS_URL needs nats-py: pip install 'molt-accel[nats]'") from exc
+except ImportError as exc:
+    raise ImportError(f"calls to other hosts need nats-py ({exc}): pip install 'molt-accel[nats]'") from exc
 
 log = logging.getLogger("molt_accel")
 
@@ -78,6 +78,8 @@ class NatsEngine:
 
     async def connect(self) -> None:
         servers = [each.strip() for each in self._config.nats_url.split(",") if each.strip()]
+        if not servers:
+            raise EngineError("MOLT_NATS_URL is empty: it names NATS servers, as in nats://127.0.0.1:4222")
         self._tries_left = len(servers)
         self._client = _Client()
         try:
@@ -171,6 +173,8 @@ class NatsEngine:
     async def close(self) -> None:
         try:
             await self._client.close()
+        except AssertionError:
+            log.debug("there is no connection to NATS to leave")  # nats-py says it so of one that never began
         except (nats.errors.Error, OSError, TimeoutError) as exc:
             log.debug("leaving NATS: %s", exc)
 

@@ -25,6 +25,7 @@ from molt_accel.errors import (
     MoltCancelled,
     MoltClientClosed,
     MoltError,
+    MoltStartFailed,
     MoltWorkerUnavailable,
     Status,
     from_wire,
@@ -294,8 +295,10 @@ class _Link:
 
 
 def _open_nats(config: Config, name: str) -> Engine:
-    from molt_accel.cluster.nats import NatsEngine
-
+    try:
+        from molt_accel.cluster.nats import NatsEngine
+    except ImportError as exc:
+        raise MoltStartFailed(str(exc)) from exc
     return NatsEngine(config, name)
 
 

@@ -15,7 +15,7 @@ from molt_accel.ipc.messages import PING
 from tests.integration.cluster.conftest import Cluster
 from tests.support.driver import MakeModule
 from tests.support.nats_server import PATIENCE_S
-from tests.support.processes import wait_for_file, wait_until
+from tests.support.processes import wait_until
 from tests.support.versioned import source
 
 Remote = Callable[..., Client]

@@ -1,5 +1,6 @@
 """molt_accel.transports.cluster: one outcome for each call, whatever the hosts do, told by a broker in this process."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from molt_accel.errors import (
     MoltClientClosed,
     MoltError,
     MoltProtocolError,
+    MoltStartFailed,
     MoltTimeout,
     MoltWorkerUnavailable,
     Status,
@@ -358,3 +360,11 @@ def test_threads_that_call_first_at_once_share_one_connection(
     for thread in threads:
         thread.join()
     assert len(made) == 1
+
+
+def test_without_nats_py_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "molt_accel.cluster.nats", None)
+    transport = ClusterTransport(Config.load(transport="nats", nats_url="nats://127.0.0.1:1"))
+    for _ in range(2):
+        assert not raised(MoltStartFailed, transport.start).may_have_run
+    transport.close()
