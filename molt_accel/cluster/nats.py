@@ -8,6 +8,7 @@ caller knows has a deadline that is wrong.
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from typing import Any, Final
 
@@ -177,6 +178,18 @@ class NatsEngine:
             log.debug("there is no connection to NATS to leave")  # nats-py says it so of one that never began
         except (nats.errors.Error, OSError, TimeoutError) as exc:
             log.debug("leaving NATS: %s", exc)
+
+    def forget(self) -> None:
+        # nats-py can't be asked: all that it does goes through the loop, which is the parent's.
+        writer = getattr(getattr(self._client, "_transport", None), "_bare_io_writer", None)
+        sock = None if writer is None else writer.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return
+        # The number stays in use, since objects that know it may close it, or take it out of the loop's epoll, which
+        # parent and child share.
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(null, sock.fileno(), inheritable=False)
+        os.close(null)
 
     async def _note(self, error: Exception) -> None:
         if self._tries_left:

@@ -376,6 +376,8 @@ class ClusterTransport(RefusesNothing):
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's connection. The next call makes one of this process's own."""
+        if self._link is not None:
+            self._link.engine.forget()
         self._link = None
         self._policy = RestartPolicy()
         self.line = Line()

@@ -33,7 +33,7 @@ from molt_accel.options import CallOptions
 from molt_accel.transports import cluster as module
 from molt_accel.transports.cluster import MOST_ASKED, ClusterTransport
 from molt_accel.waits import drive
-from tests.support.broker import Broker
+from tests.support.broker import Broker, BrokerEngine
 from tests.support.errors import raised
 from tests.support.processes import in_thread
 
@@ -334,8 +334,10 @@ def test_a_forked_child_begins_without_a_connection(transport: ClusterTransport,
     link = transport._link
     transport.after_fork_in_child()
     assert not transport.ready
-    assert call(transport) == "x"
     assert link is not None
+    assert isinstance(link.engine, BrokerEngine)
+    assert link.engine.forgotten
+    assert call(transport) == "x"
     link.end(MoltCancelled("the parent's"))
     link.thread.join(PATIENCE_S)
 
