@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from molt_accel.config import Config, ConfigError
+from molt_accel.config import ConfigError
+from molt_worker.bridge.settings import BridgeConfig
 
 _EXIT_USAGE: Final = 2
 
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the bridge until SIGTERM or SIGINT. Returns its exit code: 0 stopped as asked, 2 wrong usage or settings."""
     options = _parser().parse_args(arguments)
     try:
-        config = Config.load(
+        config = BridgeConfig.load(
             worker_name=options.name,
             nats_url=options.nats,
             nats_subject=options.subject,

@@ -1,7 +1,11 @@
 """Calls over NATS: outcomes, deadlines, cancellation, large frames, and every process that may be gone."""
 
 import asyncio
+import gc
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from molt_accel import (
@@ -124,6 +129,37 @@ def test_a_forked_child_has_a_connection_of_its_own(whole: Cluster, remote: Remo
     assert client.call("echo", 3) == 3
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_forked_child_keeps_none_of_the_parent_s_sockets(
+    whole: Cluster, remote: Remote, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the server takes a parent that has ended for living as long as a child lives."""
+    if loop == "asyncio":
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+
+    def sockets() -> list[int]:
+        return [
+            each.fd
+            for each in psutil.Process().net_connections("tcp")
+            if each.raddr and each.raddr.port == whole.nats.port
+        ]
+
+    client = remote()
+    assert client.call("echo", 1) == 1
+    (parent_s,) = sockets()
+
+    def child() -> None:
+        assert sockets() == []
+        assert client.call("echo", 2) == 2
+        assert len(sockets()) == 1
+        gc.collect()
+        assert client.call("echo", 3) == 3
+
+    assert exit_code(fork(child)) == 0
+    assert sockets() == [parent_s]
+    assert client.call("echo", 4) == 4
+
+
 def test_nobody_there_is_told_at_once(cluster: Cluster, remote: Remote) -> None:
     no_server = raised(MoltWorkerUnavailable, remote().call, "echo")
     assert not no_server.may_have_run
@@ -134,6 +170,28 @@ def test_nobody_there_is_told_at_once(cluster: Cluster, remote: Remote) -> None:
     cluster.pool()
     cluster.bridge()
     assert client.call("echo", 1) == 1
+
+
+def test_a_bridge_may_differ_from_its_pool_in_environment_and_folder(
+    cluster: Cluster, remote: Remote, tmp_path: Path
+) -> None:
+    """Its operator names the pool, and what runs there is as the pool was started. A client that differs is refused."""
+    cluster.nats.start()
+    cluster.pool()
+    cluster.bridge(DATABASE_URL="another", cwd=str(tmp_path))
+    assert remote().call("echo", 1) == 1
+    environ = {**os.environ, "DATABASE_URL": "another"}
+    script = "import molt_accel\nmolt_accel.Client(worker_name='pool', transport='shm', autostart=False).call('echo')"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert "MoltIncompatible" in done.stderr
+    assert "DATABASE_URL" in done.stderr
 
 
 def test_of_two_pools_the_other_is_asked_if_one_is_full(
