@@ -25,13 +25,14 @@ from molt_accel.errors import (
     MoltCancelled,
     MoltClientClosed,
     MoltError,
+    MoltIncompatible,
     MoltStartFailed,
     MoltWorkerUnavailable,
     Status,
     from_wire,
 )
 from molt_accel.ipc import outcomes
-from molt_accel.ipc.frame import FrameError
+from molt_accel.ipc.frame import VERSION, FrameError
 from molt_accel.ipc.messages import Codec, Request
 from molt_accel.transports import forks
 from molt_accel.transports.base import Pending, PendingCall, RefusesNothing, Result
@@ -249,6 +250,8 @@ class _Link:
                 whole = call.answer.add(message.data)
                 if whole is not None:
                     self._take_response(call, whole)
+            elif kind == wire.OTHER_VERSION:
+                self._ask_another(call, _other_version(data))
             elif kind == wire.TAKEN:
                 call.taken = True
             elif kind == wire.GO_ON and call.rest is not None and message.reply:
@@ -273,13 +276,17 @@ class _Link:
             call.busy is None or error.retry_after_s < call.busy.retry_after_s
         ):
             call.busy = error
+        self._ask_another(call, response)
+
+    def _ask_another(self, call: _Call, refusal: Result) -> None:
+        """Send a request again that a host has refused, if there is time; else it ends with that, or as Busy."""
         left_ns = call.request.deadline_ns - time.monotonic_ns() if call.request.deadline_ns else 1
         if call.asked < MOST_ASKED and left_ns > 0:
             call.rest = call.answer = None
             call.taken = False
             self._send(call, wire.encode_request(call.request, self._config.max_frame_bytes))
         else:
-            self._end_call(call, call.busy or response)
+            self._end_call(call, call.busy or refusal)
 
     def _end_call(self, call: _Call, result: Result) -> None:
         if self.calls.pop(call.token, None) is not None:
@@ -292,6 +299,14 @@ class _Link:
             if now_s - call.heard_s > SILENCE_S:
                 why = f"nothing was heard for {SILENCE_S:g} s of the host that has the request"
                 self._end_call(call, MoltWorkerUnavailable(why, facts={"may_have_run": 1}))
+
+
+def _other_version(said: bytes) -> MoltIncompatible:
+    theirs = f"version {said[0]}" if said else "another version"
+    return MoltIncompatible(
+        f"the hosts that were asked speak {theirs} of the protocol, this side speaks {VERSION}: pools and "
+        "clients must be of one release; while two are deployed, give each a MOLT_NATS_SUBJECT of its own"
+    )
 
 
 def _open_nats(config: Config, name: str) -> Engine:

@@ -310,6 +310,9 @@ class Bridge:
     # -- answers --
 
     def _refuse(self, entry: str, request_id: int, error: MoltError, reply: str) -> None:
+        if isinstance(error, FrameError) and error.fault is Fault.VERSION:
+            self._send(reply, [wire.NOT_MINE])  # its sender could not read a response of this version
+            return
         response = error_response(Request(request_id, entry), error)
         self._count(entry, response, 0)
         self._answer(reply, response)

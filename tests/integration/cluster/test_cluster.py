@@ -27,6 +27,7 @@ from molt_accel import (
     MoltWorkerUnavailable,
 )
 from tests.integration.cluster.conftest import Cluster
+from tests.support.driver import MakeModule
 from tests.support.errors import raised
 from tests.support.nats_server import PATIENCE_S
 from tests.support.processes import exit_code, fork, wait_for_file, wait_until
@@ -223,6 +224,30 @@ def _answers(client: Client) -> bool:
         return bool(client.call("echo", 1) == 1)
     except (MoltBusy, MoltWorkerUnavailable):
         return False
+
+
+def test_of_two_pools_each_is_asked_for_what_it_exports_only(
+    cluster: Cluster, remote: Remote, make_module: MakeModule
+) -> None:
+    """As in a rolling deployment: the new pool has a new version of an entrypoint beside the old one."""
+    head = "import os\nfrom molt_worker import export\n"
+    old = f"{head}\n@export\ndef items(payload):\n    return [os.getppid(), payload]\n"
+    make_module("old_shop", old)
+    make_module("new_shop", f"{old}\n@export\ndef items_2(payload):\n    return [os.getppid(), payload, 2]\n")
+    cluster.nats.start()
+    for name in ("old", "new"):
+        cluster.pool(name, "--exports", f"{name}_shop")
+        cluster.bridge(name)
+    client = remote()
+    new = {client.call("items_2", number)[0] for number in range(50)}
+    assert len(new) == 1  # the old pool got none: it would have said that it has no such entrypoint
+    both = {client.call("items", number)[0] for number in range(200)}
+    assert len(both) == 2
+    assert new < both
+    cluster.started[3].stop()  # the new pool's bridge: a deployment that is taken back
+    error = raised(MoltWorkerUnavailable, client.call, "items_2")
+    assert not error.may_have_run
+    assert {client.call("items", number)[0] for number in range(50)} == both - new
 
 
 def test_a_bridge_that_is_told_to_stop_finishes_first(whole: Cluster, remote: Remote, tmp_path: Path) -> None:

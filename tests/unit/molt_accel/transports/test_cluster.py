@@ -18,6 +18,7 @@ from molt_accel.errors import (
     MoltCancelled,
     MoltClientClosed,
     MoltError,
+    MoltIncompatible,
     MoltProtocolError,
     MoltStartFailed,
     MoltTimeout,
@@ -27,7 +28,7 @@ from molt_accel.errors import (
     wire_status,
 )
 from molt_accel.ipc import outcomes
-from molt_accel.ipc.frame import FrameError
+from molt_accel.ipc.frame import VERSION, FrameError
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.options import CallOptions
 from molt_accel.transports import cluster as module
@@ -327,6 +328,23 @@ def test_it_refuses_nothing_itself(transport: ClusterTransport) -> None:
     assert transport.busy(BusyReason.IN_FLIGHT, 0).reason == "in_flight"
     transport.wait_ready(1)
     assert transport.ready
+
+
+def test_hosts_of_another_version_have_not_run_it_and_another_one_is_asked(
+    transport: ClusterTransport, host: Host
+) -> None:
+    theirs = wire.OTHER_VERSION + bytes([VERSION + 1])
+    host.script = [lambda request, reply: theirs, ok]
+    assert call(transport) == "x"
+    assert len(host.requests) == 2
+    for said, version in ((theirs, f"version {VERSION + 1} "), (wire.OTHER_VERSION, "another version ")):
+        host.requests.clear()
+        host.script = [lambda request, reply, said=said: said]  # type: ignore[misc]
+        error = raised(MoltIncompatible, call, transport)
+        assert not error.may_have_run
+        assert version in error.detail
+        assert "MOLT_NATS_SUBJECT" in error.detail
+        assert len(host.requests) == MOST_ASKED
 
 
 def test_a_forked_child_begins_without_a_connection(transport: ClusterTransport, host: Host) -> None:

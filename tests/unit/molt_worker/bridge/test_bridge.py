@@ -22,6 +22,7 @@ from molt_accel.errors import (
     wire_status,
 )
 from molt_accel.ipc import outcomes
+from molt_accel.ipc.frame import VERSION
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_worker.bridge import bridge as module
 from molt_worker.bridge.bridge import Bridge
@@ -347,3 +348,25 @@ def test_what_the_pool_exports_now_is_served_and_nothing_else() -> None:
         assert set(desk.bridge.served) == {"echo", "other", "newer"}
 
     run(test, silence)
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_a_request_of_another_version_is_not_taken(pieces: bool) -> None:
+    """The answer is no response: its sender could not read one of this version."""
+
+    async def test(desk: Desk) -> None:
+        body = bytearray(wire.encode_request(Request(1, "echo", b"x" * (3000 if pieces else 1)), LIMIT))
+        body[0] = VERSION + 1
+        if pieces:
+            first, *rest = wire.pieces_of(bytes(body), wire.FIRST_PIECE, 1000)
+            await desk.client.publish("molt.echo", first, f"{desk.inbox}.1")
+            go_on = await desk.next()
+            assert go_on.data == wire.GO_ON
+            for piece in rest:
+                await desk.client.publish(go_on.reply, wire.NEXT_PIECE + piece[1:], f"{desk.inbox}.1")
+        else:
+            await desk.client.publish("molt.echo", wire.REQUEST + bytes(body), f"{desk.inbox}.1")
+        assert (await desk.next()).data == wire.OTHER_VERSION + bytes([VERSION])
+        assert desk.transport.submitted == []
+
+    run(test)
