@@ -263,7 +263,7 @@ class _Link:
 
     def _take_response(self, call: _Call, data: bytes) -> None:
         response = wire.decode_response(data)
-        if response.request_id != call.request.request_id:
+        if response.request_id not in (0, call.request.request_id):  # 0: the request was refused unread
             return  # it is of whoever sent it, and not this call's
         if response.status is Status.OK:
             self._end_call(call, response)

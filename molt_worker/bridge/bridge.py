@@ -19,7 +19,7 @@ from molt_accel.cluster import wire
 from molt_accel.cluster.engine import Engine, EngineError, Incoming, Subscription
 from molt_accel.cluster.pulse import BEAT_S
 from molt_accel.config import Config
-from molt_accel.errors import BusyReason, MoltError, MoltInternalError, Status
+from molt_accel.errors import BusyReason, MoltBusy, MoltError, MoltInternalError, MoltInvalidInput, Status
 from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import Fault, FrameError
 from molt_accel.ipc.messages import Request, Response
@@ -212,8 +212,8 @@ class Bridge:
                 elif kind != wire.REQUEST:
                     return
                 self._begin(entry, body, message.reply)
-            except FrameError as exc:
-                self._refuse(entry, exc.raw_id, exc, message.reply)
+            except (FrameError, MoltBusy) as exc:
+                self._refuse_bytes(entry, exc, message.reply)
 
         return take
 
@@ -227,8 +227,8 @@ class Bridge:
             whole = self._intake.add(key, message.data)
             if whole is not None:
                 self._begin(entry, whole, reply)
-        except FrameError as exc:
-            self._refuse(entry, exc.raw_id, exc, reply)
+        except (FrameError, MoltBusy) as exc:
+            self._refuse_bytes(entry, exc, reply)
 
     def _take_cancel(self, message: Incoming) -> None:
         running = self._running.get(message.data.decode("ascii", "replace"))
@@ -309,10 +309,16 @@ class Bridge:
 
     # -- answers --
 
-    def _refuse(self, entry: str, request_id: int, error: MoltError, reply: str) -> None:
-        if isinstance(error, FrameError) and error.fault is Fault.VERSION:
+    def _refuse_bytes(self, entry: str, error: FrameError | MoltBusy, reply: str) -> None:
+        """Refuse what has not become a request. Its id may not be known; then the answer has 0."""
+        if isinstance(error, MoltBusy):
+            self._refuse(entry, 0, error, reply)
+        elif error.fault is Fault.VERSION:
             self._send(reply, [wire.NOT_MINE])  # its sender could not read a response of this version
-            return
+        else:
+            self._refuse(entry, error.raw_id, MoltInvalidInput(error.detail), reply)
+
+    def _refuse(self, entry: str, request_id: int, error: MoltError, reply: str) -> None:
         response = error_response(Request(request_id, entry), error)
         self._count(entry, response, 0)
         self._answer(reply, response)

@@ -330,3 +330,13 @@ def test_every_call_has_one_outcome_while_bridges_come_and_go(
     for number, outcome in outcomes:
         assert outcome == "unknown" or (number in ran) is (outcome == "ran"), (number, outcome)
     assert len({number for number, _ in outcomes}) == len(outcomes)
+
+
+def test_a_frame_over_the_bridge_s_limit_is_refused_and_was_not_run(cluster: Cluster, remote: Remote) -> None:
+    cluster.nats.start()
+    cluster.pool()
+    cluster.bridge(MOLT_MAX_FRAME_BYTES="1500000")
+    client = remote()
+    error = raised(MoltInvalidInput, client.call, "echo", bytes(2_000_000), timeout_ms=PATIENCE_S * 1000)
+    assert "limit" in error.detail
+    assert client.call("echo", 1) == 1

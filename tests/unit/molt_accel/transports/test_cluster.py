@@ -19,6 +19,7 @@ from molt_accel.errors import (
     MoltClientClosed,
     MoltError,
     MoltIncompatible,
+    MoltInvalidInput,
     MoltProtocolError,
     MoltStartFailed,
     MoltTimeout,
@@ -388,3 +389,11 @@ def test_without_nats_py_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPat
     for _ in range(2):
         assert not raised(MoltStartFailed, transport.start).may_have_run
     transport.close()
+
+
+def test_a_request_that_was_refused_unread_has_ended(transport: ClusterTransport, host: Host) -> None:
+    """A host that could not read it does not know its id."""
+    error = MoltInvalidInput("over the frame limit")
+    refusal = Response(0, wire_status(error), codec.encode(Codec.MSGPACK, to_wire(error)))
+    host.script = [lambda request, reply: answer_of(refusal)]
+    assert raised(MoltInvalidInput, call, transport).detail == "over the frame limit"
