@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import platform
 import signal
 import time
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from molt_accel import codec
@@ -22,8 +24,11 @@ from molt_accel.transports.base import Transport
 from molt_accel.transports.opening import open_transport
 from molt_accel.waits import WorkerStart, adrive
 from molt_worker.bridge.bridge import Bridge
+from molt_worker.bridge.http import serving
 from molt_worker.bridge.load import LOOK_S, LoadMeter
+from molt_worker.bridge.metrics import Exposition
 from molt_worker.bridge.service import PoolService
+from molt_worker.bridge.survey import Survey
 
 log = logging.getLogger("molt_worker")
 
@@ -50,16 +55,30 @@ def serve(config: Config) -> None:
 async def run(config: Config, stop: asyncio.Event) -> None:
     """Be the bridge of the pool that `config` names, until `stop` is set."""
     engine = NatsEngine(config, f"molt bridge {config.pool_name}")
-    await _again_and_again(engine.connect, stop)
-    transport = open_transport(config)
-    try:
-        while not stop.is_set():
-            report = await _again_and_again(lambda: _report_of(transport), stop)
-            if report is not None:
-                await _serve(config, engine, transport, report, stop)
-    finally:
-        transport.close()
-        await engine.close()
+    told = Exposition(config.pool_name, Survey(engine, config.nats_subject))
+    async with _told_by_http(config, told):
+        await _again_and_again(engine.connect, stop)
+        transport = open_transport(config)
+        try:
+            while not stop.is_set():
+                report = await _again_and_again(lambda: _report_of(transport), stop)
+                if report is not None:
+                    await _serve(config, engine, transport, report, told, stop)
+        finally:
+            transport.close()
+            await engine.close()
+
+
+@contextlib.asynccontextmanager
+async def _told_by_http(config: Config, told: Exposition) -> AsyncIterator[None]:
+    """Tell what there is to tell at MOLT_BRIDGE_METRICS, if that is set. Raises OSError: nobody may listen there."""
+    if not config.bridge_metrics:
+        yield
+        return
+    host, _, port = config.bridge_metrics.rpartition(":")
+    async with serving(host.strip("[]"), int(port), told.answer) as number:
+        log.info("metrics_served port=%d", number)
+        yield
 
 
 async def _again_and_again(what: Any, stop: asyncio.Event) -> Any:
@@ -93,7 +112,12 @@ async def _report_of(transport: Transport) -> dict[str, Any]:
 
 
 async def _serve(
-    config: Config, engine: NatsEngine, transport: Transport, report: dict[str, Any], stop: asyncio.Event
+    config: Config,
+    engine: NatsEngine,
+    transport: Transport,
+    report: dict[str, Any],
+    told: Exposition,
+    stop: asyncio.Event,
 ) -> None:
     bridge = Bridge(config, engine, transport, *_offer_of(report))
     meter = LoadMeter()
@@ -108,10 +132,12 @@ async def _serve(
     looking = asyncio.create_task(_look_after(transport, bridge, meter, service, report))
     try:
         await service.start()
+        told.bridge, told.meter = bridge, meter
         await bridge.run(stop)
     except EngineError as exc:
         log.warning("%s", exc)
     finally:
+        told.bridge = told.meter = None
         looking.cancel()
         if engine.connected:
             await service.stop()
