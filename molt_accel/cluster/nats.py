@@ -7,6 +7,7 @@ caller knows has a deadline that is wrong.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import ssl
@@ -176,6 +177,12 @@ class NatsEngine:
             await self._client.close()
         except AssertionError:
             log.debug("there is no connection to NATS to leave")  # nats-py says it so of one that never began
+        except asyncio.CancelledError:
+            # While it tries to come back, nats-py ends a task of its own that waits for the same socket, and hears of
+            # that as if it was cancelled itself.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
         except (nats.errors.Error, OSError, TimeoutError) as exc:
             log.debug("leaving NATS: %s", exc)
 

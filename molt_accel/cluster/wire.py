@@ -10,7 +10,7 @@ message may be goes in pieces, in order; see `Pieces`.
 | ``r`` | client | another piece |
 | ``A`` | bridge | a response's frame |
 | ``a`` | bridge | a piece of one |
-| ``G`` | bridge | go on: send the other pieces to the reply subject of this message |
+| ``G`` | bridge | go on: send the other pieces to the reply subject of this message; without one: they are coming |
 | ``T`` | bridge | taken, and not ended yet; each second |
 | ``N`` | bridge | not taken: the frame is of another version; a byte says which one the bridge speaks |
 

@@ -52,15 +52,17 @@ _STOP_S: Final = 2.0
 class _Call(Pending):
     """A call in flight."""
 
-    __slots__ = ("answer", "asked", "busy", "heard_s", "request", "rest", "taken", "token")
+    __slots__ = ("answer", "asked", "busy", "heard_s", "reply", "request", "rest", "taken", "token")
 
-    def __init__(self, request: Request, token: int) -> None:
+    def __init__(self, request: Request, token: int, reply: str) -> None:
         super().__init__(request.request_id)
         self.request = request
         self.token = token
+        #: Where answers go: another subject each time that it is sent, so that what comes late is not taken for new.
+        self.reply = reply
         self.heard_s = time.monotonic()  #: when it was sent, or something was heard of it
         self.taken = False  #: a host has said that it has it
-        self.asked = 0
+        self.asked = 1
         self.busy: MoltBusy | None = None  #: of the hosts that refused it, the one that is free first
         self.rest: Iterator[bytes] | None = None  #: pieces that are to be sent when a host asks for them
         self.answer: wire.Pieces | None = None  #: what came of an answer in pieces
@@ -78,6 +80,7 @@ class _Link:
         self._config = config
         self._ended = False
         self._tokens = 0
+        self._looked_s = 0.0  # when `_look` was called
         self._lock = threading.Lock()
         self._tasks: Final[set[asyncio.Task[None]]] = set()  # which the loop itself keeps only weakly
         self.loop: Final = new_event_loop()
@@ -101,7 +104,7 @@ class _Link:
             if self._ended:
                 return None
             self._tokens += 1
-            call = self.calls[self._tokens] = _Call(request, self._tokens)
+            call = self.calls[self._tokens] = _Call(request, self._tokens, f"{self.inbox}.{self._tokens}")
             self.loop.call_soon_threadsafe(self._send, call, body)
         return call
 
@@ -134,7 +137,9 @@ class _Link:
             self.loop.run_until_complete(self._live())
         except BaseException as exc:
             log.exception("the thread of the connection to NATS failed")
-            self.error = self.error or MoltWorkerUnavailable(f"the connection to NATS failed: {exc!r}")
+            why = f"the connection to NATS failed: {exc!r}"
+            self.error = self.error or MoltWorkerUnavailable(why)
+            self.end(MoltWorkerUnavailable(why, facts={"may_have_run": 1}))  # what was sent may have run
         finally:
             self.end(self.error or outcomes.worker_gone("the connection to NATS has ended"))
             self.made.set()
@@ -182,13 +187,8 @@ class _Link:
         if len(first) > self.engine.max_payload:
             call.rest = wire.pieces_of(body, wire.FIRST_PIECE, self.engine.max_payload)
             first = next(call.rest)
-        call.asked += 1
         call.heard_s = time.monotonic()
-        message = (
-            wire.subject_of(self._config.nats_subject, call.request.entry),
-            first,
-            f"{self.inbox}.{call.token}",
-        )
+        message = wire.subject_of(self._config.nats_subject, call.request.entry), first, call.reply
         try:
             if self.engine.publish_now(*message):
                 return
@@ -207,31 +207,31 @@ class _Link:
         # A host that has it from an earlier try has refused it.
         self._end_call(call, call.busy or MoltWorkerUnavailable(str(error)))
 
-    async def _send_rest(self, call: _Call, pieces: Iterator[bytes], subject: str) -> None:
+    async def _send_rest(self, call: _Call, pieces: Iterator[bytes], subject: str, reply: str) -> None:
         try:
             for piece in pieces:
-                if call.done:
+                if call.done or call.reply != reply:
                     return
-                await self.engine.publish(subject, wire.NEXT_PIECE + piece[1:], f"{self.inbox}.{call.token}")
+                await self.engine.publish(subject, wire.NEXT_PIECE + piece[1:], reply)
         except EngineError as exc:
-            # The whole has not arrived, so nobody can have run it.
-            self._end_call(call, MoltWorkerUnavailable(str(exc)))
+            if call.reply == reply:  # the whole has not arrived, so nobody can have run it
+                self._end_call(call, MoltWorkerUnavailable(str(exc)))
 
     def _cancel(self, call: _Call) -> None:
         async def cancel() -> None:
             subject = f"{self._config.nats_subject}.{wire.CANCEL}"
             try:
-                await self.engine.publish(subject, f"{self.inbox}.{call.token}".encode())
+                await self.engine.publish(subject, call.reply.encode())
             except EngineError as exc:
                 log.debug("a cancellation was not sent: %s", exc)
 
         self._do(cancel())
 
     def _take(self, message: Incoming) -> None:
-        token = message.subject.rpartition(".")[2]
+        token = message.subject.rpartition(".")[2].partition("-")[0]
         call = self.calls.get(int(token)) if token.isdecimal() else None
-        if call is None:
-            return  # it has ended
+        if call is None or message.subject != call.reply:
+            return  # it has ended, or is sent again
         if message.unheard:
             nobody = MoltWorkerUnavailable(
                 f"nobody serves {call.request.entry!r} at {self._config.nats_subject!r} on NATS: no bridge of a pool "
@@ -255,7 +255,7 @@ class _Link:
             elif kind == wire.TAKEN:
                 call.taken = True
             elif kind == wire.GO_ON and call.rest is not None and message.reply:
-                self._do(self._send_rest(call, call.rest, message.reply))
+                self._do(self._send_rest(call, call.rest, message.reply, call.reply))
                 call.rest = None
         except FrameError as exc:
             exc.facts["may_have_run"] = 1
@@ -284,6 +284,8 @@ class _Link:
         if call.asked < MOST_ASKED and left_ns > 0:
             call.rest = call.answer = None
             call.taken = False
+            call.asked += 1
+            call.reply = f"{self.inbox}.{call.token}-{call.asked}"
             self._send(call, wire.encode_request(call.request, self._config.max_frame_bytes))
         else:
             self._end_call(call, call.busy or refusal)
@@ -295,6 +297,9 @@ class _Link:
     def _look(self) -> None:
         """End calls of which nothing was heard for too long."""
         now_s = time.monotonic()
+        last_s, self._looked_s = self._looked_s, now_s
+        if now_s - last_s > SILENCE_S / 2:
+            return  # this process was stopped: what has come meanwhile is read first
         for call in list(self.calls.values()):
             if now_s - call.heard_s > SILENCE_S:
                 why = f"nothing was heard for {SILENCE_S:g} s of the host that has the request"

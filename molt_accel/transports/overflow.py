@@ -20,8 +20,11 @@ from molt_accel.transports.base import Transport
 
 log = logging.getLogger("molt_accel")
 
-#: After all hosts that were asked have refused, or none was there, none is asked for so long, in s.
-PAUSE_S: Final = 0.25
+#: After all hosts that were asked have refused, or none was there, none is asked for so long, in s. Not for longer than
+#: what a full pool has yet to do, or it stands idle for the rest.
+PAUSE_S: Final = 0.05
+#: After the connection could not be made, it is not tried again for so long, in s.
+CONNECT_PAUSE_S: Final = 1.0
 #: With less time than this left, in ns, a request stays: it would be late.
 LEAST_NS: Final = 5_000_000
 
@@ -71,7 +74,7 @@ class Overflow:
             if self._transport is None:
                 cluster = importlib.import_module("molt_accel.transports.cluster")
                 self._transport = cluster.ClusterTransport(self._config)
-            self._not_before_s = time.monotonic() + PAUSE_S  # for the thread that connects
+            self._not_before_s = time.monotonic() + CONNECT_PAUSE_S  # for the thread that connects
             threading.Thread(
                 target=self._start, args=(self._transport,), name="molt-starter", daemon=True
             ).start()
@@ -84,7 +87,7 @@ class Overflow:
             self._not_before_s = math.inf
             log.warning("no overflow to other hosts: %s", exc.detail)
         except MoltError:
-            self._not_before_s = time.monotonic() + 4 * PAUSE_S
+            self._not_before_s = time.monotonic() + CONNECT_PAUSE_S
         else:
             self._not_before_s = 0.0
 

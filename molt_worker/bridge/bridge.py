@@ -146,8 +146,9 @@ class Bridge:
                 await asyncio.wait([changed, stopping], timeout=PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
             await self._leave()
-            while self._running or self._sending:
-                await asyncio.wait([*self._tasks(), *self._sending])
+            while self._running or self._sending or self._intake.under_way:
+                ends = [*self._tasks(), *self._sending]
+                await asyncio.wait(ends) if ends else await asyncio.sleep(PAUSE_S)  # the other pieces come
             await self._engine.flush()
         finally:
             beating.cancel()
@@ -261,7 +262,6 @@ class Bridge:
             if self._is_quick(entry) and isinstance(step, CallEnd) and step.pending.wait(QUICK_S):
                 step = steps.send(True)
         except StopIteration:
-            self._look()  # the pool may have refused it
             return
         self._running[reply] = running
         running.task = asyncio.create_task(adrive(steps, step))
@@ -303,6 +303,7 @@ class Bridge:
         if response.status is Status.BUSY:
             served.busy += 1
             self._refused_s = time.monotonic()
+            self._look()
         elif response.status is not Status.OK:
             served.errors += 1
             served.last_error = response.status.label
@@ -361,3 +362,5 @@ class Bridge:
             for reply, running in list(self._running.items()):
                 if running.since_s < before_s:
                     self._send(reply, [wire.TAKEN])
+            for reply in self._intake.replies:  # over a slow link pieces take long
+                self._send(reply, [wire.GO_ON])

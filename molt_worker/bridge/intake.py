@@ -43,6 +43,18 @@ class Intake:
         self._begun: Final[dict[str, _Begun]] = {}
         self._bytes = 0
 
+    @property
+    def under_way(self) -> int:
+        """How many frames have begun whose next piece may still come."""
+        self._forget_late_ones()
+        return len(self._begun)
+
+    @property
+    def replies(self) -> list[str]:
+        """Where the answers of those go."""
+        self._forget_late_ones()
+        return [begun.reply for begun in self._begun.values()]
+
     def begin(self, key: str, entry: str, reply: str, piece: bytes) -> bytes | None:
         """Take a first piece. Returns the frame if it is complete already.
 

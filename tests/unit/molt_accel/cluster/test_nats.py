@@ -122,6 +122,32 @@ def test_no_message_is_lost_while_one_of_a_group_leaves_again_and_again(server: 
     asyncio.run(main())
 
 
+def test_closing_while_the_server_is_lost_is_no_cancellation(server: NatsServer) -> None:
+    async def main() -> None:
+        engine = engine_of(server.url)
+        await engine.connect()
+        inner = engine.client.close
+
+        async def close() -> None:
+            await inner()
+            raise asyncio.CancelledError  # as if a task of nats-py had been cancelled with the socket
+
+        engine.client.close = close  # type: ignore[method-assign]
+        await engine.close()
+
+        async def wait() -> None:
+            await asyncio.Event().wait()
+
+        engine.client.close = wait  # type: ignore[method-assign]
+        closing = asyncio.create_task(engine.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+
+    asyncio.run(main())
+
+
 def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
     async def main() -> None:
         with pytest.raises(EngineError) as caught:

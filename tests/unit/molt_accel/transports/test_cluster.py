@@ -177,6 +177,25 @@ def test_after_busy_others_are_asked_and_the_first_that_is_free_is_told(
     assert len(host.requests) == MOST_ASKED
 
 
+def test_what_comes_late_of_a_host_that_refused_it_is_not_the_next_one_s(
+    transport: ClusterTransport, host: Host, broker: OneHostBroker
+) -> None:
+    busy = refused(outcomes.busy(BusyReason.QUEUE_FULL))
+
+    def twice(request: Request, reply: str) -> bytes | None:
+        broker.deliver(reply, busy(request, reply) or b"", "")
+        return busy(request, reply)
+
+    def at_last(request: Request, reply: str) -> bytes:
+        broker.deliver(host.replies[0], busy(request, reply) or b"", "")
+        broker.deliver(host.replies[0], wire.TAKEN, "")
+        return ok(request, reply)
+
+    host.script = [twice, at_last]
+    assert call(transport) == "x"
+    assert len(host.requests) == len(set(host.replies)) == 2
+
+
 def test_after_busy_nobody_there_is_busy(
     transport: ClusterTransport, host: Host, broker: OneHostBroker
 ) -> None:
@@ -208,6 +227,24 @@ def test_a_host_of_which_nothing_is_heard_is_lost_and_may_have_run_it(
     assert raised(MoltWorkerUnavailable, call, transport).may_have_run
 
 
+def test_what_was_sent_may_have_run_if_the_connection_s_thread_fails(
+    transport: ClusterTransport, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(link: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    host.script = [silent]
+    transport.start()
+    pending = transport.submit(Request(5, "echo"))
+    assert pending is not None
+    assert host.asked.wait(PATIENCE_S)
+    monkeypatch.setattr(module._Link, "_look", fail)
+    assert pending.wait(PATIENCE_S)
+    assert isinstance(pending.result, MoltWorkerUnavailable)
+    assert pending.result.may_have_run
+
+
 def test_a_host_that_says_that_it_is_at_it_is_not_lost(
     transport: ClusterTransport, host: Host, broker: OneHostBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +263,21 @@ def test_a_host_that_says_that_it_is_at_it_is_not_lost(
 
     monkeypatch.setattr(module._Link, "_look", watched)
     host.script = [silent]
+    assert call(transport) == "x"
+
+
+def test_who_was_stopped_for_long_reads_first_what_has_come_meanwhile(
+    transport: ClusterTransport, host: Host
+) -> None:
+    def act(request: Request, reply: str) -> bytes:
+        link = transport._link
+        assert link is not None
+        link._looked_s -= 100
+        link.calls[int(reply.rpartition(".")[2])].heard_s -= 100
+        link._look()
+        return ok(request, reply)
+
+    host.script = [act]
     assert call(transport) == "x"
 
 

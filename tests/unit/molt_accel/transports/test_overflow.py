@@ -60,14 +60,18 @@ def test_what_is_refused_is_run_elsewhere(refused: Act) -> None:
 
 
 @pytest.mark.parametrize("error", [outcomes.busy(BusyReason.QUEUE_DELAY), MoltWorkerUnavailable("nobody")])
-def test_if_nobody_takes_it_the_own_refusal_stands_and_nobody_is_asked_for_a_while(error: Any) -> None:
+@pytest.mark.parametrize("pause_s", [600.0, 0.0])
+def test_if_nobody_takes_it_the_own_refusal_stands_and_nobody_is_asked_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, error: Any, pause_s: float
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", pause_s)
     other = ScriptedTransport(end(error))
     overflow = overflow_to(other)
     local = local_with(overflow, refuse(BUSY))
     assert raised(MoltBusy, call, local).reason == "queue_full"
-    assert not overflow.has_room
+    assert overflow.has_room is not bool(pause_s)
     raised(MoltBusy, call, local)
-    assert len(other.submitted) == 1
+    assert len(other.submitted) == (1 if pause_s else 2)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import VERSION
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_worker.bridge import bridge as module
+from molt_worker.bridge import intake
 from molt_worker.bridge.bridge import Bridge
 from tests.support.broker import Broker, BrokerEngine
 from tests.support.scripted_transport import Act, ScriptedTransport, answer, answer_error, end, silence
@@ -162,7 +163,9 @@ def test_what_comes_while_it_leaves_is_refused() -> None:
     run(test, silence)
 
 
-def test_after_a_refusal_of_the_pool_it_pauses() -> None:
+def test_after_a_refusal_of_the_pool_it_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.5)  # so long that a slow machine sees it
+
     async def test(desk: Desk) -> None:
         await desk.ask()
         assert isinstance(await desk.error(), MoltBusy)
@@ -203,6 +206,21 @@ def test_it_says_again_and_again_what_it_still_has(monkeypatch: pytest.MonkeyPat
         for _ in range(3):
             message = await desk.next()
             assert (message.subject, message.data) == (reply, wire.TAKEN)
+
+    run(test, silence)
+
+
+def test_it_says_again_and_again_that_pieces_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_S", 0.01)
+    monkeypatch.setattr(intake, "PATIENCE_S", 0.2)
+
+    async def test(desk: Desk) -> None:
+        body = wire.encode_request(Request(5, "echo", bytes(3000)), LIMIT)
+        first = next(wire.pieces_of(body, wire.FIRST_PIECE, desk.broker.max_payload))
+        await desk.client.publish("molt.echo", first, f"{desk.inbox}.5")
+        said = [await desk.next() for _ in range(4)]
+        assert [each.data for each in said] == [wire.GO_ON] * 4
+        assert [bool(each.reply) for each in said] == [True, False, False, False]
 
     run(test, silence)
 
@@ -305,6 +323,40 @@ def test_told_to_stop_it_finishes_what_it_has() -> None:
         await desk.full()
         desk.transport.calls[0].resolve(Response(desk.transport.calls[0].request_id, Status.OK))
         assert (await desk.response())[0] == reply
+
+    run(test, silence)
+
+
+def test_told_to_stop_it_takes_the_other_pieces_of_what_it_has_begun_to_take() -> None:
+    async def test(desk: Desk) -> None:
+        body = wire.encode_request(Request(5, "echo", bytes(3000)), LIMIT)
+        first, *rest = wire.pieces_of(body, wire.FIRST_PIECE, desk.broker.max_payload)
+        reply = f"{desk.inbox}.5"
+        await desk.client.publish("molt.echo", first, reply)
+        message = await desk.next()
+        desk.stop.set()
+        await desk.full()
+        for _ in range(100):  # the pieces are on their way for some turns of the loop
+            await asyncio.sleep(0)
+        for piece in rest:
+            await desk.client.publish(message.reply, wire.NEXT_PIECE + piece[1:], reply)
+        _, response = await desk.response()
+        assert (response.request_id, response.status) == (5, Status.OK)
+
+    run(test, answer("x"))
+
+
+def test_told_to_stop_it_does_not_wait_for_pieces_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "PATIENCE_S", 0.05)
+
+    async def test(desk: Desk) -> None:
+        body = wire.encode_request(Request(5, "echo", bytes(3000)), LIMIT)
+        await desk.client.publish(
+            "molt.echo",
+            next(wire.pieces_of(body, wire.FIRST_PIECE, desk.broker.max_payload)),
+            f"{desk.inbox}.5",
+        )
+        assert (await desk.next()).data == wire.GO_ON
 
     run(test, silence)
 

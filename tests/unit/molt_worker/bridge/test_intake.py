@@ -28,6 +28,20 @@ def test_frames_of_several_come_together_each_by_itself() -> None:
     assert intake.add("one", one[1]) is None  # once more
 
 
+def test_what_is_under_way_is_what_may_still_be_completed() -> None:
+    clock = Clock()
+    intake = Intake(1000, clock)
+    first, second = cut(b"a" * 20)
+    for key in ("one", "other"):
+        intake.begin(key, "echo", "inbox.1", first)
+    assert intake.under_way == 2
+    assert intake.replies == ["inbox.1"] * 2
+    intake.add("one", second)
+    assert intake.under_way == 1
+    clock.now_s += PATIENCE_S + 0.1
+    assert intake.under_way == 0
+
+
 def test_a_frame_of_one_piece_is_complete_at_once() -> None:
     assert Intake(1000).begin("one", "echo", "inbox.1", cut(b"abc")[0]) == b"abc"
 
