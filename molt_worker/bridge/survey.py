@@ -21,6 +21,9 @@ SUBJECT: Final = "$SRV.STATS"
 WAIT_S: Final = 0.5
 #: So old, in s, an answer may be: many who ask at once cost one question.
 FRESH_S: Final = 1.0
+#: So many answers are read at most, and no figure is larger than that.
+MOST: Final = 10_000
+_MAX: Final = 2.0**53
 
 
 class Survey:
@@ -56,7 +59,7 @@ class Survey:
         answers: list[bytes] = []
 
         def take(message: Incoming) -> None:
-            if not message.unheard:
+            if not message.unheard and len(answers) < MOST:
                 answers.append(message.data)
 
         inbox = self._engine.new_inbox()
@@ -96,7 +99,8 @@ def _data_of(answer: bytes, subject: str) -> dict[str, float] | None:
         endpoints: Any = json.loads(answer)["endpoints"]
         for each in endpoints:
             if each["subject"] == subject and isinstance(each["data"], dict):
-                return {name: float(value) for name, value in each["data"].items()}
-    except (ValueError, LookupError, TypeError, RecursionError):
+                data = {name: float(value) for name, value in each["data"].items()}
+                return data if all(0 <= value <= _MAX for value in data.values()) else None
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         pass
     return None

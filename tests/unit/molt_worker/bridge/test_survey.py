@@ -42,6 +42,10 @@ def test_pools_are_added_up() -> None:
         b'{"endpoints": [{"subject": "shop.__ping__"}]}',
         b'{"endpoints": [{"subject": "shop.__ping__", "data": 5}]}',
         told(queue_depth="many"),
+        told(queue_depth=-1),
+        told(queue_depth=float("nan")),
+        told(queue_depth=float("inf")),
+        told(queue_depth=10**400),
         told(queue_depth=[]),
         told("other.__ping__", queue_depth=7),
     ],
@@ -84,6 +88,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_those_who_ask_at_once_cost_one_question() -> None:
     total: Any = answered(ONE, OTHER)
     assert total == (total_of([ONE, OTHER], SHOP), 1)
+
+
+def test_a_flood_of_answers_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST", 3)
+    assert answered(*[ONE] * 10)[0]["pools"] == 3
 
 
 def test_no_answer_is_not_taken_for_no_load() -> None:
