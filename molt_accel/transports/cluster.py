@@ -25,12 +25,14 @@ from molt_accel.errors import (
     MoltCancelled,
     MoltClientClosed,
     MoltError,
+    MoltIncompatible,
+    MoltStartFailed,
     MoltWorkerUnavailable,
     Status,
     from_wire,
 )
 from molt_accel.ipc import outcomes
-from molt_accel.ipc.frame import FrameError
+from molt_accel.ipc.frame import VERSION, FrameError
 from molt_accel.ipc.messages import Codec, Request
 from molt_accel.transports import forks
 from molt_accel.transports.base import Pending, PendingCall, RefusesNothing, Result
@@ -248,6 +250,8 @@ class _Link:
                 whole = call.answer.add(message.data)
                 if whole is not None:
                     self._take_response(call, whole)
+            elif kind == wire.OTHER_VERSION:
+                self._ask_another(call, _other_version(data))
             elif kind == wire.TAKEN:
                 call.taken = True
             elif kind == wire.GO_ON and call.rest is not None and message.reply:
@@ -259,7 +263,7 @@ class _Link:
 
     def _take_response(self, call: _Call, data: bytes) -> None:
         response = wire.decode_response(data)
-        if response.request_id != call.request.request_id:
+        if response.request_id not in (0, call.request.request_id):  # 0: the request was refused unread
             return  # it is of whoever sent it, and not this call's
         if response.status is Status.OK:
             self._end_call(call, response)
@@ -272,6 +276,10 @@ class _Link:
             call.busy is None or error.retry_after_s < call.busy.retry_after_s
         ):
             call.busy = error
+        self._ask_another(call, response)
+
+    def _ask_another(self, call: _Call, refusal: Result) -> None:
+        """Send a request again that a host has refused, if there is time; else it ends with that, or as Busy."""
         left_ns = call.request.deadline_ns - time.monotonic_ns() if call.request.deadline_ns else 1
         if call.asked < MOST_ASKED and left_ns > 0:
             call.rest = call.answer = None
@@ -280,7 +288,7 @@ class _Link:
             call.reply = f"{self.inbox}.{call.token}-{call.asked}"
             self._send(call, wire.encode_request(call.request, self._config.max_frame_bytes))
         else:
-            self._end_call(call, call.busy or response)
+            self._end_call(call, call.busy or refusal)
 
     def _end_call(self, call: _Call, result: Result) -> None:
         if self.calls.pop(call.token, None) is not None:
@@ -298,9 +306,19 @@ class _Link:
                 self._end_call(call, MoltWorkerUnavailable(why, facts={"may_have_run": 1}))
 
 
-def _open_nats(config: Config, name: str) -> Engine:
-    from molt_accel.cluster.nats import NatsEngine
+def _other_version(said: bytes) -> MoltIncompatible:
+    theirs = f"version {said[0]}" if said else "another version"
+    return MoltIncompatible(
+        f"the hosts that were asked speak {theirs} of the protocol, this side speaks {VERSION}: pools and "
+        "clients must be of one release; while two are deployed, give each a MOLT_NATS_SUBJECT of its own"
+    )
 
+
+def _open_nats(config: Config, name: str) -> Engine:
+    try:
+        from molt_accel.cluster.nats import NatsEngine
+    except ImportError as exc:
+        raise MoltStartFailed(str(exc)) from exc
     return NatsEngine(config, name)
 
 
@@ -378,6 +396,8 @@ class ClusterTransport(RefusesNothing):
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's connection. The next call makes one of this process's own."""
+        if self._link is not None:
+            self._link.engine.forget()
         self._link = None
         self._policy = RestartPolicy()
         self.line = Line()

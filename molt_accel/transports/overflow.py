@@ -6,15 +6,19 @@ Nothing of it costs a call that is taken on here. The connection is made when it
 from __future__ import annotations
 
 import importlib
+import logging
+import math
 import threading
 import time
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltError
+from molt_accel.errors import MoltError, MoltStartFailed
 from molt_accel.ipc import outcomes
 from molt_accel.ipc.messages import PING, Request
 from molt_accel.transports.base import Transport
+
+log = logging.getLogger("molt_accel")
 
 #: After all hosts that were asked have refused, or none was there, none is asked for so long, in s. Not for longer than
 #: what a full pool has yet to do, or it stands idle for the rest.
@@ -79,6 +83,9 @@ class Overflow:
     def _start(self, transport: Transport) -> None:
         try:
             transport.start()
+        except MoltStartFailed as exc:  # nothing that a later try could change
+            self._not_before_s = math.inf
+            log.warning("no overflow to other hosts: %s", exc.detail)
         except MoltError:
             self._not_before_s = time.monotonic() + CONNECT_PAUSE_S
         else:

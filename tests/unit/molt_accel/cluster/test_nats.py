@@ -170,7 +170,20 @@ def test_of_several_servers_one_is_enough(server: NatsServer) -> None:
 def test_credentials_that_can_t_be_read_are_an_error(tmp_path: Path) -> None:
     async def main() -> None:
         for settings in ({"nats_ca": "nowhere"}, {"nats_creds": str(tmp_path / "nowhere")}):
+            engine = engine_of("nats://127.0.0.1:1", **settings)
             with pytest.raises(EngineError):
-                await engine_of("nats://127.0.0.1:1", **settings).connect()
+                await engine.connect()
+            await engine.close()  # of what was never open
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("url", ["", " , "])
+def test_without_a_server_s_url_it_says_so_and_tries_none(url: str) -> None:
+    async def main() -> None:
+        engine = engine_of(url)
+        with pytest.raises(EngineError, match="MOLT_NATS_URL is empty"):
+            await engine.connect()
+        await engine.close()
 
     asyncio.run(main())

@@ -10,8 +10,19 @@ from molt_accel import codec
 from molt_accel.cluster import wire
 from molt_accel.cluster.engine import Incoming
 from molt_accel.config import Config
-from molt_accel.errors import BusyReason, MoltBusy, MoltError, MoltTimeout, Status, from_wire
+from molt_accel.errors import (
+    BusyReason,
+    MoltBusy,
+    MoltError,
+    MoltInternalError,
+    MoltTimeout,
+    Status,
+    from_wire,
+    to_wire,
+    wire_status,
+)
 from molt_accel.ipc import outcomes
+from molt_accel.ipc.frame import VERSION
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_worker.bridge import bridge as module
 from molt_worker.bridge import intake
@@ -248,10 +259,15 @@ def test_a_long_answer_goes_in_pieces() -> None:
 def test_an_answer_over_the_limit_is_an_error() -> None:
     async def test(desk: Desk) -> None:
         await desk.ask()
-        _, response = await desk.response()
-        assert response.status is not Status.OK
+        error = await desk.error()
+        assert type(error) is MoltInternalError  # as the pool itself says it
+        assert error.detail == "the result is over the frame limit: 20083 bytes, 10000 at most"
+        await desk.ask()
+        error = await desk.error()
+        assert (type(error), error.detail) == (MoltInternalError, "it raised")
 
-    run(test, answer("x" * 20_000))
+    long = MoltInternalError("it raised")
+    run(test, answer("x" * 20_000), answer({**to_wire(long), "traceback": "x" * 20_000}, wire_status(long)))
 
 
 @pytest.mark.parametrize(
@@ -369,3 +385,40 @@ def test_a_broker_that_is_gone_loses_answers_and_nothing_else() -> None:
         await until(lambda: len(desk.transport.calls) == 2)
 
     run(test, silence)
+
+
+def test_what_the_pool_exports_now_is_served_and_nothing_else() -> None:
+    async def test(desk: Desk) -> None:
+        desk.bridge.offer(["echo", "newer"], 1, 0)
+        await until(
+            lambda: "molt.newer" in desk.broker.subjects() and "molt.other" not in desk.broker.subjects()
+        )
+        assert "molt.echo" in desk.broker.subjects()
+        assert desk.bridge.entries == ["echo", "newer"]
+        await desk.ask("newer")
+        await desk.full()  # with one request: it has one executor now
+        assert set(desk.bridge.served) == {"echo", "other", "newer"}
+
+    run(test, silence)
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_a_request_of_another_version_is_not_taken(pieces: bool) -> None:
+    """The answer is no response: its sender could not read one of this version."""
+
+    async def test(desk: Desk) -> None:
+        body = bytearray(wire.encode_request(Request(1, "echo", b"x" * (3000 if pieces else 1)), LIMIT))
+        body[0] = VERSION + 1
+        if pieces:
+            first, *rest = wire.pieces_of(bytes(body), wire.FIRST_PIECE, 1000)
+            await desk.client.publish("molt.echo", first, f"{desk.inbox}.1")
+            go_on = await desk.next()
+            assert go_on.data == wire.GO_ON
+            for piece in rest:
+                await desk.client.publish(go_on.reply, wire.NEXT_PIECE + piece[1:], f"{desk.inbox}.1")
+        else:
+            await desk.client.publish("molt.echo", wire.REQUEST + bytes(body), f"{desk.inbox}.1")
+        assert (await desk.next()).data == wire.OTHER_VERSION + bytes([VERSION])
+        assert desk.transport.submitted == []
+
+    run(test)

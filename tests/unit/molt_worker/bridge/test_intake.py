@@ -1,6 +1,7 @@
 """molt_worker.bridge.intake: frames in pieces, of many at once, and what nobody ends."""
 
 from molt_accel.cluster.wire import FIRST_PIECE, pieces_of
+from molt_accel.errors import MoltBusy
 from molt_accel.ipc.frame import FrameError
 from molt_worker.bridge.intake import MOST, PATIENCE_S, Intake
 from tests.support.errors import raised
@@ -63,7 +64,7 @@ def test_there_are_never_too_many_and_late_ones_make_room() -> None:
     first, second = cut(b"a" * 20)
     for number in range(MOST):
         intake.begin(str(number), "echo", "inbox.1", first)
-    raised(FrameError, intake.begin, "more", "echo", "inbox.1", first)
+    raised(MoltBusy, intake.begin, "more", "echo", "inbox.1", first)
     clock.now_s += PATIENCE_S + 1
     assert intake.owner_of("0") == ("echo", "inbox.1")
     assert intake.begin("more", "echo", "inbox.1", first) is None
@@ -76,7 +77,10 @@ def test_all_together_have_a_bound() -> None:
     intake = Intake(100)
     frames = [list(pieces_of(bytes(100), FIRST_PIECE, 99)) for _ in range(6)]
     for number, pieces in enumerate(frames):
-        intake.begin(str(number), "echo", "inbox.1", pieces[0])
+        if number < 4:
+            assert intake.begin(str(number), "echo", "inbox.1", pieces[0]) is None
+        else:
+            raised(MoltBusy, intake.begin, str(number), "echo", "inbox.1", pieces[0])
     ended = [intake.add(str(number), pieces[1]) for number, pieces in enumerate(frames)]
-    assert None in ended
+    assert ended == [bytes(100)] * 4 + [None] * 2
     assert intake.begin("another", "echo", "inbox.1", cut(b"abc")[0]) == b"abc"
