@@ -102,6 +102,14 @@ def _subject(value: object) -> str:
     return text
 
 
+def _address(value: object) -> str:
+    text = _text(value)
+    host, colon, port = text.rpartition(":")
+    if text and not (host and colon and port.isdecimal() and port.isascii() and int(port) <= 65535):
+        raise ValueError("HOST:PORT, for example 127.0.0.1:9464 or [::1]:9464")
+    return text
+
+
 def _command(value: object) -> str:
     if isinstance(value, (list, tuple)):
         value = shlex.join(_text(part) for part in value)
@@ -131,6 +139,7 @@ _NOT_THE_WORKERS: Final = frozenset(
         "MOLT_NATS_CA",
         "MOLT_NATS_CERT",
         "MOLT_NATS_KEY",
+        "MOLT_BRIDGE_METRICS",
     }
 )
 #: Settings that `identity()` already covers in normalised form, so the pool's name leaves them out.
@@ -200,6 +209,8 @@ class Config(_Made):
     nats_cert: str = _setting("MOLT_NATS_CERT", "", _text, "",
         "certificate to show to NATS servers, where they demand one")
     nats_key: str = _setting("MOLT_NATS_KEY", "", _text, "", "the key of that certificate")
+    bridge_metrics: str = _setting("MOLT_BRIDGE_METRICS", "", _address, "",
+        "HOST:PORT at which a bridge tells its statistics by HTTP; empty: nowhere")
     worker_cmd: str = _setting("MOLT_WORKER_CMD", "", _command, "",
         "command that starts a worker, split as a shell splits words; empty: molt-worker")
     pool: str = _setting("MOLT_POOL", "", _pool_name, "",

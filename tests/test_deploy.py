@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from molt_worker.bridge.survey import total_of
 from molt_worker.cli import bridge, serve
 from tests.support import ROOT
 from tests.support.nats_server import program
@@ -52,14 +53,63 @@ def test_the_compose_file_starts_what_there_is() -> None:
     subprocess.run(["sh", "-n", "-c", script.replace("$$", "$")], check=True)
 
 
+def read(path: str) -> list[Any]:
+    return list(yaml.safe_load_all((DEPLOY / path).read_text()))
+
+
 def test_the_pods_start_what_there_is() -> None:
-    (deployment,) = yaml.safe_load_all((DEPLOY / "kubernetes" / "shop.yaml").read_text())
+    (deployment,) = read("kubernetes/shop.yaml")
+    assert (deployment["apiVersion"], deployment["kind"]) == ("apps/v1", "Deployment")
     pod = deployment["spec"]["template"]["spec"]
     assert [each["name"] for each in pod["containers"]] == ["pool", "bridge"]
     for each in pod["containers"]:
         check_command([str(word) for word in each["command"]])
         named = {entry["name"]: entry["value"] for entry in each["env"]}
         assert named["MOLT_RUNTIME_DIR"].startswith(each["volumeMounts"][0]["mountPath"])
+    bridge = pod["containers"][1]
+    (port,) = bridge["ports"]
+    address = bridge["command"][bridge["command"].index("--metrics") + 1]
+    assert address == f"0.0.0.0:{port['containerPort']}"
+
+
+#: What KEDA has in these places: its ScaledObject (keda.sh/v1alpha1), and its scaler `metrics-api`.
+KEDA = {
+    "spec": {
+        *("scaleTargetRef", "pollingInterval", "initialCooldownPeriod", "cooldownPeriod", "idleReplicaCount"),
+        *("minReplicaCount", "maxReplicaCount", "fallback", "advanced", "triggers"),
+    },
+    "fallback": {"failureThreshold", "replicas", "behavior"},
+    "trigger": {"type", "name", "metadata", "authenticationRef", "metricType", "useCachedMetrics"},
+    "metadata": {
+        *("url", "valueLocation", "targetValue", "activationTargetValue", "format", "unsafeSsl"),
+        *("aggregateFromKubeServiceEndpoints", "aggregationType"),
+    },
+}
+
+
+def test_scaling_goes_by_what_a_bridge_tells() -> None:
+    (deployment,) = read("kubernetes/shop.yaml")
+    service, scaled = read("kubernetes/scaling.yaml")
+    pod = deployment["spec"]["template"]
+    (port,) = service["spec"]["ports"]
+    assert service["spec"]["selector"] == pod["metadata"]["labels"]
+    assert port["targetPort"] in [each["name"] for each in pod["spec"]["containers"][1]["ports"]]
+    assert (scaled["apiVersion"], scaled["kind"]) == ("keda.sh/v1alpha1", "ScaledObject")
+    spec = scaled["spec"]
+    assert spec["scaleTargetRef"] == {"name": deployment["metadata"]["name"]}
+    assert set(spec) <= KEDA["spec"]
+    assert set(spec["fallback"]) <= KEDA["fallback"]
+    assert 1 <= spec["minReplicaCount"] < spec["maxReplicaCount"]
+    told = total_of([], "")
+    for trigger in spec["triggers"]:
+        assert set(trigger) <= KEDA["trigger"]
+        assert (trigger["type"], trigger["metricType"]) == ("metrics-api", "AverageValue")
+        metadata = trigger["metadata"]
+        assert set(metadata) <= KEDA["metadata"]
+        assert all(type(value) is str for value in metadata.values())  # a map of texts to texts
+        assert metadata["url"] == f"http://{service['metadata']['name']}.default.svc:{port['port']}/cluster"
+        assert metadata["valueLocation"] in told
+        assert float(metadata["targetValue"]) > 0
 
 
 def test_the_server_s_configuration_is_valid() -> None:

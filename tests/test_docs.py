@@ -21,11 +21,15 @@ import molt_accel.django
 import molt_accel.testing
 import molt_worker
 from molt_accel import CallInfo, CallMetrics, CallOptions, Client, Config
+from molt_accel.cluster import wire
+from molt_accel.cluster.pulse import SILENCE_S
 from molt_accel.config import ConfigError
 from molt_accel.errors import ERROR_TABLE
 from molt_accel.ipc import messages
 from molt_accel.ipc.shm import layout
 from molt_accel.testing import plugin
+from molt_worker.bridge.bridge import GROUP
+from molt_worker.bridge.intake import MOST, PATIENCE_S
 from molt_worker.entrypoints import exports
 from molt_worker.processes import commands
 from molt_worker.supervisor.shm.snapshot import Running
@@ -228,14 +232,15 @@ def test_the_environment_variables_of_the_command_are_those_of_the_config() -> N
 
 
 def test_options_that_the_benchmark_guide_mentions_exist() -> None:
-    from bench.scripts import compare, run_demo_bench
+    from bench.scripts import compare, run_cluster_bench, run_demo_bench
 
     mentioned = {
         flag
         for line in read("how-to/run-the-benchmark.md").splitlines()
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)
     }
-    known = {flag for made in (run_demo_bench, compare) for flag in made.parser()._option_string_actions}
+    scripts = (run_demo_bench, run_cluster_bench, compare)
+    known = {flag for made in scripts for flag in made.parser()._option_string_actions}
     assert mentioned - known == set()
 
 
@@ -449,6 +454,23 @@ def test_the_events_of_the_log_are_those_of_the_sources() -> None:
 
 # -- shared memory --------------------------------------------------------------------------------------
 PROTOCOL = read("reference/protocol.md")
+
+
+def test_what_travels_over_nats_is_documented() -> None:
+    text = section(PROTOCOL, "Over NATS")
+    kinds = {"".join(code(row["byte"])): row["from"] for row in rows(text, "byte")}
+    clients = [wire.REQUEST, wire.FIRST_PIECE, wire.NEXT_PIECE]
+    bridges = [wire.RESPONSE, wire.RESPONSE_PIECE, wire.GO_ON, wire.TAKEN, wire.OTHER_VERSION]
+    assert kinds == {
+        **{each.decode(): "client" for each in clients},
+        **{each.decode(): "bridge" for each in bridges},
+    }
+    assert f"PREFIX.{wire.CANCEL}" in text
+    assert f"PREFIX.{wire.PIECES}." in text
+    assert f"in the queue group `{GROUP}`" in text
+    assert f"nothing of a request for {SILENCE_S:g} s" in " ".join(text.split())
+    assert f"at most {MOST} requests together" in text
+    assert f"after {PATIENCE_S:g} s without a piece" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(

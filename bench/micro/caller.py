@@ -13,21 +13,32 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bench.micro.payloads import payload_of
 from bench.micro.peers.base import Peer, Setup, Unavailable
 from bench.micro.peers.table import load
-from bench.micro.timing import thinned, throughput
+from bench.micro.timing import thinned
 
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
 
 
-class Host:
-    """Carries out requests on one peer."""
+class Served(Protocol):
+    """What carries out requests in a client process."""
 
-    def __init__(self) -> None:
+    def handle(self, request: Request) -> Answer:
+        """The answer to one request."""
+
+    def close(self) -> None:
+        """Ends what requests have begun."""
+
+
+class Host:
+    """Carries out requests on one peer, which `load` makes by its name."""
+
+    def __init__(self, load: Callable[[str, Setup], Peer] = load) -> None:
+        self._load = load
         self._peer: Peer | None = None
         self._payloads: dict[int, object] = {}
         self._raw = False
@@ -74,8 +85,8 @@ class Host:
             self._raw = raw
 
     def _start(self, request: Request) -> Answer:
-        setup = Setup(scratch=Path(request["scratch"]), workers=request["workers"], first=request["first"])
-        self._peer = load(request["peer"], setup)
+        setup = Setup(Path(request["scratch"]), request["workers"], request["first"], request.get("at", ""))
+        self._peer = self._load(request["peer"], setup)
         self._peer.start()
         # What importing left behind is out of the way: a collection in the middle of a call need not look at it.
         gc.collect()
@@ -98,10 +109,9 @@ class Host:
 
     def _throughput(self, request: Request) -> Answer:
         self._carry(False)
-        done = throughput(
-            self.peer.call,
+        done = self.peer.throughput(
             self._payload(request["size"]),
-            threads=request["threads"],
+            callers=request["threads"],
             start_at_ns=request["start_at_ns"],
             window_s=request["window_s"],
         )
@@ -116,12 +126,11 @@ class Host:
         return {}
 
 
-def main() -> None:
-    """Serves requests until stdin ends."""
+def serve(host: Served) -> None:
+    """Has `host` handle requests until stdin ends."""
     # Nothing else may write between the answers, so stdout becomes stderr for this process and its children.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    host = Host()
     try:
         for line in sys.stdin:
             print(json.dumps(host.handle(json.loads(line))), file=answers, flush=True)
@@ -132,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(Host())

@@ -1,4 +1,4 @@
-"""The runner's hold on one client process (`bench.micro.caller`)."""
+"""The runner's hold on one client process (`bench.micro.caller`, or what is served as that is)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bench.core.environment import ROOT
 from bench.core.processes import MARK_VARIABLE
 from bench.micro.peers.base import Unavailable
 
+PROGRAM = (sys.executable, "-m", "bench.micro.caller")
 STOP_S = 15.0
 LOG_TAIL = 1500
 
@@ -26,14 +28,20 @@ class PeerFailed(Exception):
 class ClientProcess:
     """Starts at once; `ask` it, or `send` and later `receive`; `close` in any case."""
 
-    def __init__(self, log: Path, mark: str) -> None:
+    def __init__(
+        self,
+        log: Path,
+        mark: str,
+        command: Sequence[str] = PROGRAM,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._log = log
-        environment = os.environ | {MARK_VARIABLE: mark}
+        environment = os.environ | {MARK_VARIABLE: mark} | dict(settings or {})
         paths = (str(ROOT), environment.get("PYTHONPATH", ""))
         environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "bench.micro.caller"],
+                command,
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.PIPE,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from bench.cluster.report import output as cluster
+from bench.cluster.report.document import KIND as CLUSTER
 from bench.core import BenchError
 from bench.core.command import USAGE, argument_parser  # after the root is on the path
 from bench.core.results import read
@@ -26,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the files. Returns the exit code: 0, or 2 where the result can't be read."""
     parser = argument_parser(PROGRAM, __doc__)
     parser.add_argument(
-        "result", type=Path, metavar="JSON", help="a result of the demo or the micro benchmark"
+        "result", type=Path, metavar="JSON", help="a result of the demo, the micro or the cluster benchmark"
     )
     result: Path = parser.parse_args(arguments).result
-    writers = {DEMO: demo.write, MICRO: micro.write}
+    writers = {DEMO: demo.write, MICRO: micro.write, CLUSTER: cluster.write}
     try:
         kind, document = read(result, *writers)
     except BenchError as error:

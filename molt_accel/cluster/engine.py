@@ -64,3 +64,6 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Send what is to be sent, and leave."""
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's connection, and tell the server nothing. Not on the loop."""

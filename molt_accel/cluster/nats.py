@@ -7,7 +7,9 @@ caller knows has a deadline that is wrong.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import ssl
 from typing import Any, Final
 
@@ -19,8 +21,8 @@ try:
     import nats.errors
     from nats.aio.client import Client as NatsClient
     from nats.aio.msg import Msg
-except ImportError as exc:  # pragma: no cover - every test environment has it
-    raise ImportError("MOLT_NATS_URL needs nats-py: pip install 'molt-accel[nats]'") from exc
+except ImportError as exc:
+    raise ImportError(f"calls to other hosts need nats-py ({exc}): pip install 'molt-accel[nats]'") from exc
 
 log = logging.getLogger("molt_accel")
 
@@ -78,6 +80,8 @@ class NatsEngine:
 
     async def connect(self) -> None:
         servers = [each.strip() for each in self._config.nats_url.split(",") if each.strip()]
+        if not servers:
+            raise EngineError("MOLT_NATS_URL is empty: it names NATS servers, as in nats://127.0.0.1:4222")
         self._tries_left = len(servers)
         self._client = _Client()
         try:
@@ -163,7 +167,7 @@ class NatsEngine:
     async def flush(self) -> None:
         try:
             await self._client.flush()
-        except (nats.errors.Error, OSError, TimeoutError) as exc:
+        except (nats.errors.Error, OSError, TimeoutError, RuntimeError) as exc:
             raise EngineError(
                 f"NATS at {self._servers} does not answer: {exc or type(exc).__name__}"
             ) from exc
@@ -171,8 +175,29 @@ class NatsEngine:
     async def close(self) -> None:
         try:
             await self._client.close()
-        except (nats.errors.Error, OSError, TimeoutError) as exc:
+        except AssertionError:
+            log.debug("there is no connection to NATS to leave")  # nats-py says it so of one that never began
+        except asyncio.CancelledError:
+            # While it tries to come back, nats-py ends a task of its own that waits for the same socket, and hears of
+            # that as if it was cancelled itself.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+        except (nats.errors.Error, OSError, TimeoutError, RuntimeError) as exc:
+            # RuntimeError: nats-py also writes to a socket that is gone, which uvloop refuses.
             log.debug("leaving NATS: %s", exc)
+
+    def forget(self) -> None:
+        # nats-py can't be asked: all that it does goes through the loop, which is the parent's.
+        writer = getattr(getattr(self._client, "_transport", None), "_bare_io_writer", None)
+        sock = None if writer is None else writer.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return
+        # The number stays in use, since objects that know it may close it, or take it out of the loop's epoll, which
+        # parent and child share.
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(null, sock.fileno(), inheritable=False)
+        os.close(null)
 
     async def _note(self, error: Exception) -> None:
         if self._tries_left:

@@ -10,8 +10,11 @@ message may be goes in pieces, in order; see `Pieces`.
 | ``r`` | client | another piece |
 | ``A`` | bridge | a response's frame |
 | ``a`` | bridge | a piece of one |
-| ``G`` | bridge | go on: send the other pieces to the reply subject of this message |
+| ``G`` | bridge | go on: send the other pieces to the reply subject of this message; without one: they are coming |
 | ``T`` | bridge | taken, and not ended yet; each second |
+| ``N`` | bridge | not taken: the frame is of another version; a byte says which one the bridge speaks |
+
+These bytes are the same in all versions of frames, so that sides of different releases can tell each other.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ from molt_accel.ipc.frame import PREFIX_BYTES, Fault, FrameError
 from molt_accel.ipc.messages import Request, Response
 
 REQUEST, FIRST_PIECE, NEXT_PIECE = b"Q", b"q", b"r"
-RESPONSE, RESPONSE_PIECE, GO_ON, TAKEN = b"A", b"a", b"G", b"T"
+RESPONSE, RESPONSE_PIECE, GO_ON, TAKEN, OTHER_VERSION = b"A", b"a", b"G", b"T", b"N"
+#: What a bridge says to a request of another version.
+NOT_MINE: Final = OTHER_VERSION + bytes([frame.VERSION])
 #: Of a subject, behind the prefix: where requests are ended. No entrypoint's name begins so.
 CANCEL: Final = "__cancel__"
 #: The same: where further pieces of requests go, below a word of the bridge's own.

@@ -122,7 +122,8 @@ class Cancel(Message):
 class Attach(Message):
     """Client, first: its version, and how many channels it asks for. Answered by `Attached` or `Refused`.
 
-    `identity` is what it must have in common with the worker (`molt_accel.process.identity`); an observer's is empty.
+    `identity` is what it must have in common with the worker (`molt_accel.process.identity`); an observer's and a
+    bridge's are empty.
     `nested`: it is part of a worker itself, and keeps the pool alive only while it calls.
     """
 

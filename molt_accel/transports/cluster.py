@@ -25,12 +25,14 @@ from molt_accel.errors import (
     MoltCancelled,
     MoltClientClosed,
     MoltError,
+    MoltIncompatible,
+    MoltStartFailed,
     MoltWorkerUnavailable,
     Status,
     from_wire,
 )
 from molt_accel.ipc import outcomes
-from molt_accel.ipc.frame import FrameError
+from molt_accel.ipc.frame import VERSION, FrameError
 from molt_accel.ipc.messages import Codec, Request
 from molt_accel.transports import forks
 from molt_accel.transports.base import Pending, PendingCall, RefusesNothing, Result
@@ -50,15 +52,17 @@ _STOP_S: Final = 2.0
 class _Call(Pending):
     """A call in flight."""
 
-    __slots__ = ("answer", "asked", "busy", "heard_s", "request", "rest", "taken", "token")
+    __slots__ = ("answer", "asked", "busy", "heard_s", "reply", "request", "rest", "taken", "token")
 
-    def __init__(self, request: Request, token: int) -> None:
+    def __init__(self, request: Request, token: int, reply: str) -> None:
         super().__init__(request.request_id)
         self.request = request
         self.token = token
+        #: Where answers go: another subject each time that it is sent, so that what comes late is not taken for new.
+        self.reply = reply
         self.heard_s = time.monotonic()  #: when it was sent, or something was heard of it
         self.taken = False  #: a host has said that it has it
-        self.asked = 0
+        self.asked = 1
         self.busy: MoltBusy | None = None  #: of the hosts that refused it, the one that is free first
         self.rest: Iterator[bytes] | None = None  #: pieces that are to be sent when a host asks for them
         self.answer: wire.Pieces | None = None  #: what came of an answer in pieces
@@ -76,6 +80,7 @@ class _Link:
         self._config = config
         self._ended = False
         self._tokens = 0
+        self._looked_s = 0.0  # when `_look` was called
         self._lock = threading.Lock()
         self._tasks: Final[set[asyncio.Task[None]]] = set()  # which the loop itself keeps only weakly
         self.loop: Final = new_event_loop()
@@ -99,7 +104,7 @@ class _Link:
             if self._ended:
                 return None
             self._tokens += 1
-            call = self.calls[self._tokens] = _Call(request, self._tokens)
+            call = self.calls[self._tokens] = _Call(request, self._tokens, f"{self.inbox}.{self._tokens}")
             self.loop.call_soon_threadsafe(self._send, call, body)
         return call
 
@@ -132,7 +137,9 @@ class _Link:
             self.loop.run_until_complete(self._live())
         except BaseException as exc:
             log.exception("the thread of the connection to NATS failed")
-            self.error = self.error or MoltWorkerUnavailable(f"the connection to NATS failed: {exc!r}")
+            why = f"the connection to NATS failed: {exc!r}"
+            self.error = self.error or MoltWorkerUnavailable(why)
+            self.end(MoltWorkerUnavailable(why, facts={"may_have_run": 1}))  # what was sent may have run
         finally:
             self.end(self.error or outcomes.worker_gone("the connection to NATS has ended"))
             self.made.set()
@@ -180,13 +187,8 @@ class _Link:
         if len(first) > self.engine.max_payload:
             call.rest = wire.pieces_of(body, wire.FIRST_PIECE, self.engine.max_payload)
             first = next(call.rest)
-        call.asked += 1
         call.heard_s = time.monotonic()
-        message = (
-            wire.subject_of(self._config.nats_subject, call.request.entry),
-            first,
-            f"{self.inbox}.{call.token}",
-        )
+        message = wire.subject_of(self._config.nats_subject, call.request.entry), first, call.reply
         try:
             if self.engine.publish_now(*message):
                 return
@@ -205,31 +207,31 @@ class _Link:
         # A host that has it from an earlier try has refused it.
         self._end_call(call, call.busy or MoltWorkerUnavailable(str(error)))
 
-    async def _send_rest(self, call: _Call, pieces: Iterator[bytes], subject: str) -> None:
+    async def _send_rest(self, call: _Call, pieces: Iterator[bytes], subject: str, reply: str) -> None:
         try:
             for piece in pieces:
-                if call.done:
+                if call.done or call.reply != reply:
                     return
-                await self.engine.publish(subject, wire.NEXT_PIECE + piece[1:], f"{self.inbox}.{call.token}")
+                await self.engine.publish(subject, wire.NEXT_PIECE + piece[1:], reply)
         except EngineError as exc:
-            # The whole has not arrived, so nobody can have run it.
-            self._end_call(call, MoltWorkerUnavailable(str(exc)))
+            if call.reply == reply:  # the whole has not arrived, so nobody can have run it
+                self._end_call(call, MoltWorkerUnavailable(str(exc)))
 
     def _cancel(self, call: _Call) -> None:
         async def cancel() -> None:
             subject = f"{self._config.nats_subject}.{wire.CANCEL}"
             try:
-                await self.engine.publish(subject, f"{self.inbox}.{call.token}".encode())
+                await self.engine.publish(subject, call.reply.encode())
             except EngineError as exc:
                 log.debug("a cancellation was not sent: %s", exc)
 
         self._do(cancel())
 
     def _take(self, message: Incoming) -> None:
-        token = message.subject.rpartition(".")[2]
+        token = message.subject.rpartition(".")[2].partition("-")[0]
         call = self.calls.get(int(token)) if token.isdecimal() else None
-        if call is None:
-            return  # it has ended
+        if call is None or message.subject != call.reply:
+            return  # it has ended, or is sent again
         if message.unheard:
             nobody = MoltWorkerUnavailable(
                 f"nobody serves {call.request.entry!r} at {self._config.nats_subject!r} on NATS: no bridge of a pool "
@@ -248,10 +250,12 @@ class _Link:
                 whole = call.answer.add(message.data)
                 if whole is not None:
                     self._take_response(call, whole)
+            elif kind == wire.OTHER_VERSION:
+                self._ask_another(call, _other_version(data))
             elif kind == wire.TAKEN:
                 call.taken = True
             elif kind == wire.GO_ON and call.rest is not None and message.reply:
-                self._do(self._send_rest(call, call.rest, message.reply))
+                self._do(self._send_rest(call, call.rest, message.reply, call.reply))
                 call.rest = None
         except FrameError as exc:
             exc.facts["may_have_run"] = 1
@@ -259,7 +263,7 @@ class _Link:
 
     def _take_response(self, call: _Call, data: bytes) -> None:
         response = wire.decode_response(data)
-        if response.request_id != call.request.request_id:
+        if response.request_id not in (0, call.request.request_id):  # 0: the request was refused unread
             return  # it is of whoever sent it, and not this call's
         if response.status is Status.OK:
             self._end_call(call, response)
@@ -272,13 +276,19 @@ class _Link:
             call.busy is None or error.retry_after_s < call.busy.retry_after_s
         ):
             call.busy = error
+        self._ask_another(call, response)
+
+    def _ask_another(self, call: _Call, refusal: Result) -> None:
+        """Send a request again that a host has refused, if there is time; else it ends with that, or as Busy."""
         left_ns = call.request.deadline_ns - time.monotonic_ns() if call.request.deadline_ns else 1
         if call.asked < MOST_ASKED and left_ns > 0:
             call.rest = call.answer = None
             call.taken = False
+            call.asked += 1
+            call.reply = f"{self.inbox}.{call.token}-{call.asked}"
             self._send(call, wire.encode_request(call.request, self._config.max_frame_bytes))
         else:
-            self._end_call(call, call.busy or response)
+            self._end_call(call, call.busy or refusal)
 
     def _end_call(self, call: _Call, result: Result) -> None:
         if self.calls.pop(call.token, None) is not None:
@@ -287,15 +297,28 @@ class _Link:
     def _look(self) -> None:
         """End calls of which nothing was heard for too long."""
         now_s = time.monotonic()
+        last_s, self._looked_s = self._looked_s, now_s
+        if now_s - last_s > SILENCE_S / 2:
+            return  # this process was stopped: what has come meanwhile is read first
         for call in list(self.calls.values()):
             if now_s - call.heard_s > SILENCE_S:
                 why = f"nothing was heard for {SILENCE_S:g} s of the host that has the request"
                 self._end_call(call, MoltWorkerUnavailable(why, facts={"may_have_run": 1}))
 
 
-def _open_nats(config: Config, name: str) -> Engine:
-    from molt_accel.cluster.nats import NatsEngine
+def _other_version(said: bytes) -> MoltIncompatible:
+    theirs = f"version {said[0]}" if said else "another version"
+    return MoltIncompatible(
+        f"the hosts that were asked speak {theirs} of the protocol, this side speaks {VERSION}: pools and "
+        "clients must be of one release; while two are deployed, give each a MOLT_NATS_SUBJECT of its own"
+    )
 
+
+def _open_nats(config: Config, name: str) -> Engine:
+    try:
+        from molt_accel.cluster.nats import NatsEngine
+    except ImportError as exc:
+        raise MoltStartFailed(str(exc)) from exc
     return NatsEngine(config, name)
 
 
@@ -373,6 +396,8 @@ class ClusterTransport(RefusesNothing):
 
     def after_fork_in_child(self) -> None:
         """Forget the parent's connection. The next call makes one of this process's own."""
+        if self._link is not None:
+            self._link.engine.forget()
         self._link = None
         self._policy = RestartPolicy()
         self.line = Line()

@@ -6,18 +6,25 @@ Nothing of it costs a call that is taken on here. The connection is made when it
 from __future__ import annotations
 
 import importlib
+import logging
+import math
 import threading
 import time
 from typing import Final
 
 from molt_accel.config import Config
-from molt_accel.errors import MoltError
+from molt_accel.errors import MoltError, MoltStartFailed
 from molt_accel.ipc import outcomes
 from molt_accel.ipc.messages import PING, Request
 from molt_accel.transports.base import Transport
 
-#: After all hosts that were asked have refused, or none was there, none is asked for so long, in s.
-PAUSE_S: Final = 0.25
+log = logging.getLogger("molt_accel")
+
+#: After all hosts that were asked have refused, or none was there, none is asked for so long, in s. Not for longer than
+#: what a full pool has yet to do, or it stands idle for the rest.
+PAUSE_S: Final = 0.05
+#: After the connection could not be made, it is not tried again for so long, in s.
+CONNECT_PAUSE_S: Final = 1.0
 #: With less time than this left, in ns, a request stays: it would be late.
 LEAST_NS: Final = 5_000_000
 
@@ -67,7 +74,7 @@ class Overflow:
             if self._transport is None:
                 cluster = importlib.import_module("molt_accel.transports.cluster")
                 self._transport = cluster.ClusterTransport(self._config)
-            self._not_before_s = time.monotonic() + PAUSE_S  # for the thread that connects
+            self._not_before_s = time.monotonic() + CONNECT_PAUSE_S  # for the thread that connects
             threading.Thread(
                 target=self._start, args=(self._transport,), name="molt-starter", daemon=True
             ).start()
@@ -76,8 +83,11 @@ class Overflow:
     def _start(self, transport: Transport) -> None:
         try:
             transport.start()
+        except MoltStartFailed as exc:  # nothing that a later try could change
+            self._not_before_s = math.inf
+            log.warning("no overflow to other hosts: %s", exc.detail)
         except MoltError:
-            self._not_before_s = time.monotonic() + 4 * PAUSE_S
+            self._not_before_s = time.monotonic() + CONNECT_PAUSE_S
         else:
             self._not_before_s = 0.0
 

@@ -19,14 +19,14 @@ from molt_accel.cluster import wire
 from molt_accel.cluster.engine import Engine, EngineError, Incoming, Subscription
 from molt_accel.cluster.pulse import BEAT_S
 from molt_accel.config import Config
-from molt_accel.errors import BusyReason, MoltError, MoltInternalError, Status
+from molt_accel.errors import BusyReason, MoltBusy, MoltError, MoltInternalError, MoltInvalidInput, Status
 from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import Fault, FrameError
 from molt_accel.ipc.messages import Request, Response
 from molt_accel.transports.base import Transport
 from molt_accel.waits import CallEnd, Wait, adrive
 from molt_worker.bridge.intake import Intake
-from molt_worker.entrypoints.runner import error_response
+from molt_worker.entrypoints.runner import error_response, too_large
 
 log = logging.getLogger("molt_worker")
 
@@ -93,12 +93,14 @@ class Bridge:
         self._config: Final = config
         self._engine: Final = engine
         self._transport: Final = transport
-        self._executors: Final = executors
-        self._most: Final = executors + max_queue
+        self._executors = executors
+        self._most = executors + max_queue
         # By the subject of the answer, which is one request's alone.
         self._running: Final[dict[str, _Running]] = {}
         self._sending: Final[set[asyncio.Task[None]]] = set()
         self._intake: Final = Intake(config.max_frame_bytes)
+        self._entries: list[str] = list(entries)
+        self._offers_others = False  # than those that it is subscribed for
         self._subscriptions: list[Subscription] = []
         self._refused_s = 0.0  # when the pool refused a request
         self._changed: Final = asyncio.Event()
@@ -110,6 +112,20 @@ class Bridge:
     def in_flight(self) -> int:
         """How many requests the pool has from here."""
         return len(self._running)
+
+    @property
+    def entries(self) -> list[str]:
+        """The entrypoints that are served now. `served` has also those that were."""
+        return self._entries
+
+    def offer(self, entries: Sequence[str], executors: int, max_queue: int) -> None:
+        """Serve these entrypoints from now on, and no others: the pool is not what it was."""
+        for entry in entries:
+            self.served.setdefault(entry, Served())
+        self._entries = list(entries)
+        self._offers_others = True
+        self._executors, self._most = executors, executors + max_queue
+        self._changed.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or the pool is gone; then take no more, finish, and return. Raises EngineError."""
@@ -130,8 +146,9 @@ class Bridge:
                 await asyncio.wait([changed, stopping], timeout=PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
             await self._leave()
-            while self._running or self._sending:
-                await asyncio.wait([*self._tasks(), *self._sending])
+            while self._running or self._sending or self._intake.under_way:
+                ends = [*self._tasks(), *self._sending]
+                await asyncio.wait(ends) if ends else await asyncio.sleep(PAUSE_S)  # the other pieces come
             await self._engine.flush()
         finally:
             beating.cancel()
@@ -162,10 +179,13 @@ class Bridge:
     async def _take_or_leave(self) -> None:
         if not self._engine.connected:
             return
+        if self._offers_others:
+            self._offers_others = False
+            await self._leave()
         if self._is_full:
             await self._leave()
         elif not self._subscriptions:
-            for entry in self.served:
+            for entry in list(self._entries):
                 subject = wire.subject_of(self._config.nats_subject, entry)
                 self._subscriptions.append(
                     await self._engine.subscribe(subject, self._handler(entry), group=GROUP)
@@ -193,8 +213,8 @@ class Bridge:
                 elif kind != wire.REQUEST:
                     return
                 self._begin(entry, body, message.reply)
-            except FrameError as exc:
-                self._refuse(entry, exc.raw_id, exc, message.reply)
+            except (FrameError, MoltBusy) as exc:
+                self._refuse_bytes(entry, exc, message.reply)
 
         return take
 
@@ -208,8 +228,8 @@ class Bridge:
             whole = self._intake.add(key, message.data)
             if whole is not None:
                 self._begin(entry, whole, reply)
-        except FrameError as exc:
-            self._refuse(entry, exc.raw_id, exc, reply)
+        except (FrameError, MoltBusy) as exc:
+            self._refuse_bytes(entry, exc, reply)
 
     def _take_cancel(self, message: Incoming) -> None:
         running = self._running.get(message.data.decode("ascii", "replace"))
@@ -283,11 +303,21 @@ class Bridge:
         if response.status is Status.BUSY:
             served.busy += 1
             self._refused_s = time.monotonic()
+            self._look()
         elif response.status is not Status.OK:
             served.errors += 1
             served.last_error = response.status.label
 
     # -- answers --
+
+    def _refuse_bytes(self, entry: str, error: FrameError | MoltBusy, reply: str) -> None:
+        """Refuse what has not become a request. Its id may not be known; then the answer has 0."""
+        if isinstance(error, MoltBusy):
+            self._refuse(entry, 0, error, reply)
+        elif error.fault is Fault.VERSION:
+            self._send(reply, [wire.NOT_MINE])  # its sender could not read a response of this version
+        else:
+            self._refuse(entry, error.raw_id, MoltInvalidInput(error.detail), reply)
 
     def _refuse(self, entry: str, request_id: int, error: MoltError, reply: str) -> None:
         response = error_response(Request(request_id, entry), error)
@@ -301,9 +331,8 @@ class Bridge:
         try:
             body = wire.encode_response(response, self._config.max_frame_bytes)
         except FrameError as exc:
-            body = wire.encode_response(
-                error_response(Request(response.request_id, ""), exc), self._config.max_frame_bytes
-            )
+            shorter = too_large(Request(response.request_id, ""), response, exc)
+            body = wire.encode_response(shorter, self._config.max_frame_bytes)
         if len(body) < self._engine.max_payload:
             return [wire.RESPONSE + body]
         return list(wire.pieces_of(body, wire.RESPONSE_PIECE, self._engine.max_payload))
@@ -333,3 +362,5 @@ class Bridge:
             for reply, running in list(self._running.items()):
                 if running.since_s < before_s:
                     self._send(reply, [wire.TAKEN])
+            for reply in self._intake.replies:  # over a slow link pieces take long
+                self._send(reply, [wire.GO_ON])

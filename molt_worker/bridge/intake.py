@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from molt_accel.cluster.wire import Pieces
-from molt_accel.ipc.frame import Fault, FrameError
+from molt_accel.errors import BusyReason
+from molt_accel.ipc import outcomes
+from molt_accel.ipc.frame import FrameError
 
 #: So many frames may be under way in pieces at once.
 MOST: Final = 64
@@ -41,6 +43,18 @@ class Intake:
         self._begun: Final[dict[str, _Begun]] = {}
         self._bytes = 0
 
+    @property
+    def under_way(self) -> int:
+        """How many frames have begun whose next piece may still come."""
+        self._forget_late_ones()
+        return len(self._begun)
+
+    @property
+    def replies(self) -> list[str]:
+        """Where the answers of those go."""
+        self._forget_late_ones()
+        return [begun.reply for begun in self._begun.values()]
+
     def begin(self, key: str, entry: str, reply: str, piece: bytes) -> bytes | None:
         """Take a first piece. Returns the frame if it is complete already.
 
@@ -50,16 +64,21 @@ class Intake:
             reply: Where its answer goes.
             piece: With its first byte.
 
-        Raises FrameError: it is no piece, or there are too many under way.
+        Raises:
+            FrameError: it is no piece, or of a frame that is too long.
+            MoltBusy: too much is under way.
         """
         self._forget_late_ones()
         if len(self._begun) >= MOST:
-            raise FrameError(Fault.RANGE, f"{MOST} requests come in pieces already")
+            raise outcomes.busy(BusyReason.UNREAD)
         self._begun[key] = _Begun(entry, reply, Pieces(self._max_bytes))
         return self.add(key, piece)
 
     def add(self, key: str, piece: bytes) -> bytes | None:
-        """Take another piece of what was begun by this key; of what was not, or is given up, nothing comes."""
+        """Take another piece of what was begun by this key; of what was not, or is given up, nothing comes.
+
+        Raises as `begin` does; then the frame is given up.
+        """
         begun = self._begun.get(key)
         if begun is None:
             return None
@@ -71,8 +90,11 @@ class Intake:
         self._bytes += len(piece)
         begun.bytes += len(piece)
         begun.until_s = self._clock() + PATIENCE_S
-        if whole is not None or self._bytes > 4 * self._max_bytes:
+        if whole is not None:
             self.drop(key)
+        elif self._bytes > 4 * self._max_bytes:
+            self.drop(key)
+            raise outcomes.busy(BusyReason.UNREAD)
         return whole
 
     def owner_of(self, key: str) -> tuple[str, str] | None:

@@ -6,6 +6,8 @@ Only `resolve` imports user code. The fork server calls it; so does the inline t
 from __future__ import annotations
 
 import difflib
+import functools
+import hashlib
 import importlib
 import inspect
 import json
@@ -88,6 +90,15 @@ class ExportTable:
     def compiled(self) -> list[str]:
         """The names of the exports that are native code."""
         return [export.name for export in self._by_name.values() if export.compiled]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that tell it from tables of other exports, whatever folder they are in."""
+        rows = [
+            (each.name, each.target, each.codec_in, each.codec_out, each.max_concurrency, each.priority)
+            for each in sorted(self, key=lambda each: each.name)
+        ]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     def find(self, request: Request) -> Export:
         """Return the export that a request names. Raises MoltEntryError: no such name, or another codec."""

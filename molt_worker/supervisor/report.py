@@ -41,6 +41,7 @@ def pong(
         "version": __version__,
         "pid": os.getpid(),
         "exports": [export.name for export in pool.exports or ()],
+        "manifest": pool.exports.digest if pool.exports is not None else "",
         "compiled": pool.exports.compiled if pool.exports is not None else [],
         "executors": {"size": pool.size, **executors, "pids": pids},
         "queue_depth": queue_depth,

@@ -27,10 +27,19 @@ ALLOWED = {
     "micro.caller": "micro micro.peers",
     "micro.report": "core micro micro.options micro.peers",
     "micro.session": "core micro micro.client_process micro.options micro.peers micro.report",
+    "cluster": "core micro micro.options micro.peers micro.report",
+    "cluster.peers": "cluster core micro micro.peers",
+    "cluster.report": "cluster core micro micro.options micro.report",
+    "cluster.caller": "cluster micro micro.caller",
+    "cluster.load": "cluster micro micro.caller",
+    "cluster.sites": "cluster core micro.client_process micro.peers",
+    "cluster.goodput": "cluster cluster.sites core micro.client_process",
+    "cluster.session": "cluster cluster.goodput cluster.report cluster.sites core micro.client_process micro.options "
+    "micro.peers micro.report",
     "overload": "core",
     "programs": "",
-    "scripts": "core overload programs demo demo.report demo.session demo.studies micro micro.options micro.peers "
-    "micro.report micro.session",
+    "scripts": "cluster cluster.report cluster.session core overload programs demo demo.report demo.session "
+    "demo.studies micro micro.options micro.peers micro.report micro.session",
 }
 
 

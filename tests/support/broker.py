@@ -72,6 +72,7 @@ class BrokerEngine:
     def __init__(self, broker: Broker, on_publish: Callable[[str], None] | None = None) -> None:
         self.broker = broker
         self.closed = False
+        self.forgotten = False
         self._on_publish = on_publish
 
     @property
@@ -110,3 +111,6 @@ class BrokerEngine:
 
     async def close(self) -> None:
         self.closed = True
+
+    def forget(self) -> None:
+        self.forgotten = True

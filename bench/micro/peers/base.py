@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,13 @@ class Setup:
             enough for Unix sockets.
         workers: How many processes answer.
         first: Whether this is the first client process, which starts what several of them share.
+        at: Where the processes answer that were started for it; empty: it starts them itself.
     """
 
     scratch: Path
     workers: int = 1
     first: bool = True
+    at: str = ""
 
 
 class Peer(ABC):
@@ -86,5 +89,27 @@ class Peer(ABC):
         """Times calls one after another, in nanoseconds each."""
         return timing.latency(self._call(raw), payload, calls=calls, limit_s=limit_s, pause_s=pause_s)
 
+    def throughput(self, payload: object, *, callers: int, start_at_ns: int, window_s: float) -> int:
+        """How many calls so many callers complete in a window."""
+        return timing.throughput(
+            self.call, payload, threads=callers, start_at_ns=start_at_ns, window_s=window_s
+        )
+
     def _call(self, raw: bool) -> timing.Call:
         return cast(timing.Call, self.call_raw) if raw else self.call
+
+
+def load_from(package: str, target: str, setup: Setup) -> Peer:
+    """The peer that a table names as `module:class`, not started yet. Raises Unavailable with the reason."""
+    module_name, _, class_name = target.partition(":")
+    try:
+        module = importlib.import_module(f"{package}.{module_name}")
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"{error.name} isn't installed") from error
+    except ImportError as error:
+        raise Unavailable(str(error)) from error
+    peer: Peer = getattr(module, class_name)(setup)
+    reason = peer.available()
+    if reason is not None:
+        raise Unavailable(reason)
+    return peer

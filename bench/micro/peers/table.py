@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 
 from bench.micro.payloads import MIB
-from bench.micro.peers.base import Peer, Setup, Unavailable
+from bench.micro.peers.base import Peer, Setup, load_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +105,4 @@ def of_row(name: str) -> tuple[str, bool]:
 
 def load(name: str, setup: Setup) -> Peer:
     """The peer of that name, not started yet. Raises Unavailable with the reason where it can't run."""
-    module_name, _, class_name = PEERS[name].target.partition(":")
-    try:
-        module = importlib.import_module(f"{__package__}.{module_name}")
-    except ModuleNotFoundError as error:
-        raise Unavailable(f"{error.name} isn't installed") from error
-    except ImportError as error:
-        raise Unavailable(str(error)) from error
-    peer: Peer = getattr(module, class_name)(setup)
-    reason = peer.available()
-    if reason is not None:
-        raise Unavailable(reason)
-    return peer
+    return load_from(__package__, PEERS[name].target, setup)

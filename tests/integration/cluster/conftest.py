@@ -55,11 +55,16 @@ class Cluster:
     def url(self) -> str:
         return self.nats.url
 
-    def _start(self, name: str, *command: str, **environ: str) -> Started:
+    def _start(self, name: str, *command: str, cwd: str | None = None, **environ: str) -> Started:
         log = self.folder / f"{name}-{len(self.started)}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                command, env={**os.environ, **environ}, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+                command,
+                env={**os.environ, **environ},
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
             )
         started = Started(process, log)
         self.started.append(started)
@@ -81,9 +86,11 @@ class Cluster:
         started.says("exports_loaded")
         return started
 
-    def bridge(self, name: str = "pool", *, ready: bool = True, **environ: str) -> Started:
+    def bridge(
+        self, name: str = "pool", *flags: str, ready: bool = True, cwd: str | None = None, **environ: str
+    ) -> Started:
         command = (sys.executable, "-m", "molt_worker", "bridge", "--name", name, "--nats", self.url)
-        started = self._start(f"bridge-{name}", *command, **environ)
+        started = self._start(f"bridge-{name}", *command, *flags, cwd=cwd, **environ)
         if ready:
             started.says("bridge_ready")
         return started

@@ -1,7 +1,11 @@
 """Calls over NATS: outcomes, deadlines, cancellation, large frames, and every process that may be gone."""
 
 import asyncio
+import gc
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from molt_accel import (
@@ -22,6 +27,7 @@ from molt_accel import (
     MoltWorkerUnavailable,
 )
 from tests.integration.cluster.conftest import Cluster
+from tests.support.driver import MakeModule
 from tests.support.errors import raised
 from tests.support.nats_server import PATIENCE_S
 from tests.support.processes import exit_code, fork, wait_for_file, wait_until
@@ -124,6 +130,37 @@ def test_a_forked_child_has_a_connection_of_its_own(whole: Cluster, remote: Remo
     assert client.call("echo", 3) == 3
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_forked_child_keeps_none_of_the_parent_s_sockets(
+    whole: Cluster, remote: Remote, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the server takes a parent that has ended for living as long as a child lives."""
+    if loop == "asyncio":
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+
+    def sockets() -> list[int]:
+        return [
+            each.fd
+            for each in psutil.Process().net_connections("tcp")
+            if each.raddr and each.raddr.port == whole.nats.port
+        ]
+
+    client = remote()
+    assert client.call("echo", 1) == 1
+    (parent_s,) = sockets()
+
+    def child() -> None:
+        assert sockets() == []
+        assert client.call("echo", 2) == 2
+        assert len(sockets()) == 1
+        gc.collect()
+        assert client.call("echo", 3) == 3
+
+    assert exit_code(fork(child)) == 0
+    assert sockets() == [parent_s]
+    assert client.call("echo", 4) == 4
+
+
 def test_nobody_there_is_told_at_once(cluster: Cluster, remote: Remote) -> None:
     no_server = raised(MoltWorkerUnavailable, remote().call, "echo")
     assert not no_server.may_have_run
@@ -134,6 +171,28 @@ def test_nobody_there_is_told_at_once(cluster: Cluster, remote: Remote) -> None:
     cluster.pool()
     cluster.bridge()
     assert client.call("echo", 1) == 1
+
+
+def test_a_bridge_may_differ_from_its_pool_in_environment_and_folder(
+    cluster: Cluster, remote: Remote, tmp_path: Path
+) -> None:
+    """Its operator names the pool, and what runs there is as the pool was started. A client that differs is refused."""
+    cluster.nats.start()
+    cluster.pool()
+    cluster.bridge(DATABASE_URL="another", cwd=str(tmp_path))
+    assert remote().call("echo", 1) == 1
+    environ = {**os.environ, "DATABASE_URL": "another"}
+    script = "import molt_accel\nmolt_accel.Client(worker_name='pool', transport='shm', autostart=False).call('echo')"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert "MoltIncompatible" in done.stderr
+    assert "DATABASE_URL" in done.stderr
 
 
 def test_of_two_pools_the_other_is_asked_if_one_is_full(
@@ -165,6 +224,30 @@ def _answers(client: Client) -> bool:
         return bool(client.call("echo", 1) == 1)
     except (MoltBusy, MoltWorkerUnavailable):
         return False
+
+
+def test_of_two_pools_each_is_asked_for_what_it_exports_only(
+    cluster: Cluster, remote: Remote, make_module: MakeModule
+) -> None:
+    """As in a rolling deployment: the new pool has a new version of an entrypoint beside the old one."""
+    head = "import os\nfrom molt_worker import export\n"
+    old = f"{head}\n@export\ndef items(payload):\n    return [os.getppid(), payload]\n"
+    make_module("old_shop", old)
+    make_module("new_shop", f"{old}\n@export\ndef items_2(payload):\n    return [os.getppid(), payload, 2]\n")
+    cluster.nats.start()
+    for name in ("old", "new"):
+        cluster.pool(name, "--exports", f"{name}_shop")
+        cluster.bridge(name)
+    client = remote()
+    new = {client.call("items_2", number)[0] for number in range(50)}
+    assert len(new) == 1  # the old pool got none: it would have said that it has no such entrypoint
+    both = {client.call("items", number)[0] for number in range(200)}
+    assert len(both) == 2
+    assert new < both
+    cluster.started[3].stop()  # the new pool's bridge: a deployment that is taken back
+    error = raised(MoltWorkerUnavailable, client.call, "items_2")
+    assert not error.may_have_run
+    assert {client.call("items", number)[0] for number in range(50)} == both - new
 
 
 def test_a_bridge_that_is_told_to_stop_finishes_first(whole: Cluster, remote: Remote, tmp_path: Path) -> None:
@@ -247,3 +330,13 @@ def test_every_call_has_one_outcome_while_bridges_come_and_go(
     for number, outcome in outcomes:
         assert outcome == "unknown" or (number in ran) is (outcome == "ran"), (number, outcome)
     assert len({number for number, _ in outcomes}) == len(outcomes)
+
+
+def test_a_frame_over_the_bridge_s_limit_is_refused_and_was_not_run(cluster: Cluster, remote: Remote) -> None:
+    cluster.nats.start()
+    cluster.pool()
+    cluster.bridge(MOLT_MAX_FRAME_BYTES="1500000")
+    client = remote()
+    error = raised(MoltInvalidInput, client.call, "echo", bytes(2_000_000), timeout_ms=PATIENCE_S * 1000)
+    assert "limit" in error.detail
+    assert client.call("echo", 1) == 1

@@ -101,7 +101,7 @@ accounts {
     users: [
       { user: web, password: w, permissions: { publish: ["shop.>"], subscribe: ["_INBOX.>"] } }
       { user: bridge, password: b, permissions: {
-          publish: ["_INBOX.>"], subscribe: ["shop.>", "_INBOX.>", "$SRV.>"], allow_responses: true } }
+          publish: ["_INBOX.>", "$SRV.STATS"], subscribe: ["shop.>", "_INBOX.>", "$SRV.>"], allow_responses: true } }
     ]
   }
   OTHERS { users: [ { user: other, password: o } ] }

@@ -31,6 +31,7 @@ SETTINGS: dict[str, tuple[str, object, str, object]] = {
     "nats_ca": ("MOLT_NATS_CA", "", "/etc/ca.pem", "/etc/ca.pem"),
     "nats_cert": ("MOLT_NATS_CERT", "", "/etc/web.pem", "/etc/web.pem"),
     "nats_key": ("MOLT_NATS_KEY", "", "/etc/web.key", "/etc/web.key"),
+    "bridge_metrics": ("MOLT_BRIDGE_METRICS", "", "[::1]:9464", "[::1]:9464"),
     "worker_cmd": ("MOLT_WORKER_CMD", "", "python 'a b'", "python 'a b'"),
     "pool": ("MOLT_POOL", "", "reports", "reports"),
     "worker_name": ("MOLT_WORKER_NAME", "", "pool", "pool"),
@@ -318,6 +319,7 @@ CLIENTS_ONLY = {
     "cancel_on_half_close",
     "busy_http_status",
     "overflow",
+    "bridge_metrics",
 } | {name for name in SETTINGS if name.startswith("nats_")}
 
 
@@ -388,3 +390,11 @@ def test_the_names_of_pools_are_those_of_the_setting_and_the_default(monkeypatch
     for settings, names in ((None, ["default"]), (SimpleNamespace(MOLT_POOLS={"a": {}}), ["a", "default"])):
         monkeypatch.setattr("molt_accel.config._django_settings", lambda settings=settings: settings)
         assert pool_names() == names
+
+
+@pytest.mark.parametrize(
+    "address", ["9464", ":9464", "localhost", "localhost:", "localhost:x", "localhost:70000"]
+)
+def test_an_address_has_a_host_and_a_port(address: str) -> None:
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        load(bridge_metrics=address)

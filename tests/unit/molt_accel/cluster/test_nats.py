@@ -122,6 +122,32 @@ def test_no_message_is_lost_while_one_of_a_group_leaves_again_and_again(server: 
     asyncio.run(main())
 
 
+def test_closing_while_the_server_is_lost_is_no_cancellation(server: NatsServer) -> None:
+    async def main() -> None:
+        engine = engine_of(server.url)
+        await engine.connect()
+        inner = engine.client.close
+
+        async def close() -> None:
+            await inner()
+            raise asyncio.CancelledError  # as if a task of nats-py had been cancelled with the socket
+
+        engine.client.close = close  # type: ignore[method-assign]
+        await engine.close()
+
+        async def wait() -> None:
+            await asyncio.Event().wait()
+
+        engine.client.close = wait  # type: ignore[method-assign]
+        closing = asyncio.create_task(engine.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+
+    asyncio.run(main())
+
+
 def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
     async def main() -> None:
         with pytest.raises(EngineError) as caught:
@@ -144,7 +170,20 @@ def test_of_several_servers_one_is_enough(server: NatsServer) -> None:
 def test_credentials_that_can_t_be_read_are_an_error(tmp_path: Path) -> None:
     async def main() -> None:
         for settings in ({"nats_ca": "nowhere"}, {"nats_creds": str(tmp_path / "nowhere")}):
+            engine = engine_of("nats://127.0.0.1:1", **settings)
             with pytest.raises(EngineError):
-                await engine_of("nats://127.0.0.1:1", **settings).connect()
+                await engine.connect()
+            await engine.close()  # of what was never open
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("url", ["", " , "])
+def test_without_a_server_s_url_it_says_so_and_tries_none(url: str) -> None:
+    async def main() -> None:
+        engine = engine_of(url)
+        with pytest.raises(EngineError, match="MOLT_NATS_URL is empty"):
+            await engine.connect()
+        await engine.close()
 
     asyncio.run(main())

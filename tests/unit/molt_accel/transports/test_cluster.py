@@ -1,5 +1,6 @@
 """molt_accel.transports.cluster: one outcome for each call, whatever the hosts do, told by a broker in this process."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,10 @@ from molt_accel.errors import (
     MoltCancelled,
     MoltClientClosed,
     MoltError,
+    MoltIncompatible,
+    MoltInvalidInput,
     MoltProtocolError,
+    MoltStartFailed,
     MoltTimeout,
     MoltWorkerUnavailable,
     Status,
@@ -25,13 +29,13 @@ from molt_accel.errors import (
     wire_status,
 )
 from molt_accel.ipc import outcomes
-from molt_accel.ipc.frame import FrameError
+from molt_accel.ipc.frame import VERSION, FrameError
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.options import CallOptions
 from molt_accel.transports import cluster as module
 from molt_accel.transports.cluster import MOST_ASKED, ClusterTransport
 from molt_accel.waits import drive
-from tests.support.broker import Broker
+from tests.support.broker import Broker, BrokerEngine
 from tests.support.errors import raised
 from tests.support.processes import in_thread
 
@@ -173,6 +177,25 @@ def test_after_busy_others_are_asked_and_the_first_that_is_free_is_told(
     assert len(host.requests) == MOST_ASKED
 
 
+def test_what_comes_late_of_a_host_that_refused_it_is_not_the_next_one_s(
+    transport: ClusterTransport, host: Host, broker: OneHostBroker
+) -> None:
+    busy = refused(outcomes.busy(BusyReason.QUEUE_FULL))
+
+    def twice(request: Request, reply: str) -> bytes | None:
+        broker.deliver(reply, busy(request, reply) or b"", "")
+        return busy(request, reply)
+
+    def at_last(request: Request, reply: str) -> bytes:
+        broker.deliver(host.replies[0], busy(request, reply) or b"", "")
+        broker.deliver(host.replies[0], wire.TAKEN, "")
+        return ok(request, reply)
+
+    host.script = [twice, at_last]
+    assert call(transport) == "x"
+    assert len(host.requests) == len(set(host.replies)) == 2
+
+
 def test_after_busy_nobody_there_is_busy(
     transport: ClusterTransport, host: Host, broker: OneHostBroker
 ) -> None:
@@ -204,6 +227,24 @@ def test_a_host_of_which_nothing_is_heard_is_lost_and_may_have_run_it(
     assert raised(MoltWorkerUnavailable, call, transport).may_have_run
 
 
+def test_what_was_sent_may_have_run_if_the_connection_s_thread_fails(
+    transport: ClusterTransport, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(link: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    host.script = [silent]
+    transport.start()
+    pending = transport.submit(Request(5, "echo"))
+    assert pending is not None
+    assert host.asked.wait(PATIENCE_S)
+    monkeypatch.setattr(module._Link, "_look", fail)
+    assert pending.wait(PATIENCE_S)
+    assert isinstance(pending.result, MoltWorkerUnavailable)
+    assert pending.result.may_have_run
+
+
 def test_a_host_that_says_that_it_is_at_it_is_not_lost(
     transport: ClusterTransport, host: Host, broker: OneHostBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +263,21 @@ def test_a_host_that_says_that_it_is_at_it_is_not_lost(
 
     monkeypatch.setattr(module._Link, "_look", watched)
     host.script = [silent]
+    assert call(transport) == "x"
+
+
+def test_who_was_stopped_for_long_reads_first_what_has_come_meanwhile(
+    transport: ClusterTransport, host: Host
+) -> None:
+    def act(request: Request, reply: str) -> bytes:
+        link = transport._link
+        assert link is not None
+        link._looked_s -= 100
+        link.calls[int(reply.rpartition(".")[2])].heard_s -= 100
+        link._look()
+        return ok(request, reply)
+
+    host.script = [act]
     assert call(transport) == "x"
 
 
@@ -327,13 +383,32 @@ def test_it_refuses_nothing_itself(transport: ClusterTransport) -> None:
     assert transport.ready
 
 
+def test_hosts_of_another_version_have_not_run_it_and_another_one_is_asked(
+    transport: ClusterTransport, host: Host
+) -> None:
+    theirs = wire.OTHER_VERSION + bytes([VERSION + 1])
+    host.script = [lambda request, reply: theirs, ok]
+    assert call(transport) == "x"
+    assert len(host.requests) == 2
+    for said, version in ((theirs, f"version {VERSION + 1} "), (wire.OTHER_VERSION, "another version ")):
+        host.requests.clear()
+        host.script = [lambda request, reply, said=said: said]  # type: ignore[misc]
+        error = raised(MoltIncompatible, call, transport)
+        assert not error.may_have_run
+        assert version in error.detail
+        assert "MOLT_NATS_SUBJECT" in error.detail
+        assert len(host.requests) == MOST_ASKED
+
+
 def test_a_forked_child_begins_without_a_connection(transport: ClusterTransport, host: Host) -> None:
     assert call(transport) == "x"
     link = transport._link
     transport.after_fork_in_child()
     assert not transport.ready
-    assert call(transport) == "x"
     assert link is not None
+    assert isinstance(link.engine, BrokerEngine)
+    assert link.engine.forgotten
+    assert call(transport) == "x"
     link.end(MoltCancelled("the parent's"))
     link.thread.join(PATIENCE_S)
 
@@ -358,3 +433,19 @@ def test_threads_that_call_first_at_once_share_one_connection(
     for thread in threads:
         thread.join()
     assert len(made) == 1
+
+
+def test_without_nats_py_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "molt_accel.cluster.nats", None)
+    transport = ClusterTransport(Config.load(transport="nats", nats_url="nats://127.0.0.1:1"))
+    for _ in range(2):
+        assert not raised(MoltStartFailed, transport.start).may_have_run
+    transport.close()
+
+
+def test_a_request_that_was_refused_unread_has_ended(transport: ClusterTransport, host: Host) -> None:
+    """A host that could not read it does not know its id."""
+    error = MoltInvalidInput("over the frame limit")
+    refusal = Response(0, wire_status(error), codec.encode(Codec.MSGPACK, to_wire(error)))
+    host.script = [lambda request, reply: answer_of(refusal)]
+    assert raised(MoltInvalidInput, call, transport).detail == "over the frame limit"

@@ -9,7 +9,7 @@ import pytest
 
 from molt_accel.call import make_call
 from molt_accel.config import Config
-from molt_accel.errors import BusyReason, MoltBusy, MoltTimeout, MoltWorkerUnavailable
+from molt_accel.errors import BusyReason, MoltBusy, MoltStartFailed, MoltTimeout, MoltWorkerUnavailable
 from molt_accel.ipc import outcomes
 from molt_accel.ipc.messages import PING, Request
 from molt_accel.options import CallOptions
@@ -60,14 +60,18 @@ def test_what_is_refused_is_run_elsewhere(refused: Act) -> None:
 
 
 @pytest.mark.parametrize("error", [outcomes.busy(BusyReason.QUEUE_DELAY), MoltWorkerUnavailable("nobody")])
-def test_if_nobody_takes_it_the_own_refusal_stands_and_nobody_is_asked_for_a_while(error: Any) -> None:
+@pytest.mark.parametrize("pause_s", [600.0, 0.0])
+def test_if_nobody_takes_it_the_own_refusal_stands_and_nobody_is_asked_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, error: Any, pause_s: float
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", pause_s)
     other = ScriptedTransport(end(error))
     overflow = overflow_to(other)
     local = local_with(overflow, refuse(BUSY))
     assert raised(MoltBusy, call, local).reason == "queue_full"
-    assert not overflow.has_room
+    assert overflow.has_room is not bool(pause_s)
     raised(MoltBusy, call, local)
-    assert len(other.submitted) == 1
+    assert len(other.submitted) == (1 if pause_s else 2)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +135,24 @@ def test_nothing_of_it_is_imported_without_it() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert said.stdout.strip() == "[]", said.stderr
+
+
+def test_what_can_never_start_is_told_once_and_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    class Never(ScriptedTransport):
+        starts = 0
+
+        def start(self) -> None:
+            self.starts += 1
+            raise MoltStartFailed("not installed")
+
+    never = Never()
+    never.ready = False
+    overflow = overflow_to(never)
+    assert overflow.for_request(Request(1, "echo")) is None
+    for thread in threading.enumerate():
+        if thread.name == "molt-starter":
+            thread.join()
+    assert not overflow.has_room
+    assert overflow.for_request(Request(2, "echo")) is None
+    assert never.starts == 1
+    assert [record.message for record in caplog.records] == ["no overflow to other hosts: not installed"]

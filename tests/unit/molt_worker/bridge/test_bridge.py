@@ -10,10 +10,22 @@ from molt_accel import codec
 from molt_accel.cluster import wire
 from molt_accel.cluster.engine import Incoming
 from molt_accel.config import Config
-from molt_accel.errors import BusyReason, MoltBusy, MoltError, MoltTimeout, Status, from_wire
+from molt_accel.errors import (
+    BusyReason,
+    MoltBusy,
+    MoltError,
+    MoltInternalError,
+    MoltTimeout,
+    Status,
+    from_wire,
+    to_wire,
+    wire_status,
+)
 from molt_accel.ipc import outcomes
+from molt_accel.ipc.frame import VERSION
 from molt_accel.ipc.messages import Codec, Request, Response
 from molt_worker.bridge import bridge as module
+from molt_worker.bridge import intake
 from molt_worker.bridge.bridge import Bridge
 from tests.support.broker import Broker, BrokerEngine
 from tests.support.scripted_transport import Act, ScriptedTransport, answer, answer_error, end, silence
@@ -151,7 +163,9 @@ def test_what_comes_while_it_leaves_is_refused() -> None:
     run(test, silence)
 
 
-def test_after_a_refusal_of_the_pool_it_pauses() -> None:
+def test_after_a_refusal_of_the_pool_it_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.5)  # so long that a slow machine sees it
+
     async def test(desk: Desk) -> None:
         await desk.ask()
         assert isinstance(await desk.error(), MoltBusy)
@@ -196,6 +210,21 @@ def test_it_says_again_and_again_what_it_still_has(monkeypatch: pytest.MonkeyPat
     run(test, silence)
 
 
+def test_it_says_again_and_again_that_pieces_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT_S", 0.01)
+    monkeypatch.setattr(intake, "PATIENCE_S", 0.2)
+
+    async def test(desk: Desk) -> None:
+        body = wire.encode_request(Request(5, "echo", bytes(3000)), LIMIT)
+        first = next(wire.pieces_of(body, wire.FIRST_PIECE, desk.broker.max_payload))
+        await desk.client.publish("molt.echo", first, f"{desk.inbox}.5")
+        said = [await desk.next() for _ in range(4)]
+        assert [each.data for each in said] == [wire.GO_ON] * 4
+        assert [bool(each.reply) for each in said] == [True, False, False, False]
+
+    run(test, silence)
+
+
 def test_a_request_in_pieces() -> None:
     async def test(desk: Desk) -> None:
         body = wire.encode_request(Request(5, "echo", bytes(3000)), LIMIT)
@@ -230,10 +259,15 @@ def test_a_long_answer_goes_in_pieces() -> None:
 def test_an_answer_over_the_limit_is_an_error() -> None:
     async def test(desk: Desk) -> None:
         await desk.ask()
-        _, response = await desk.response()
-        assert response.status is not Status.OK
+        error = await desk.error()
+        assert type(error) is MoltInternalError  # as the pool itself says it
+        assert error.detail == "the result is over the frame limit: 20083 bytes, 10000 at most"
+        await desk.ask()
+        error = await desk.error()
+        assert (type(error), error.detail) == (MoltInternalError, "it raised")
 
-    run(test, answer("x" * 20_000))
+    long = MoltInternalError("it raised")
+    run(test, answer("x" * 20_000), answer({**to_wire(long), "traceback": "x" * 20_000}, wire_status(long)))
 
 
 @pytest.mark.parametrize(
@@ -293,6 +327,40 @@ def test_told_to_stop_it_finishes_what_it_has() -> None:
     run(test, silence)
 
 
+def test_told_to_stop_it_takes_the_other_pieces_of_what_it_has_begun_to_take() -> None:
+    async def test(desk: Desk) -> None:
+        body = wire.encode_request(Request(5, "echo", bytes(3000)), LIMIT)
+        first, *rest = wire.pieces_of(body, wire.FIRST_PIECE, desk.broker.max_payload)
+        reply = f"{desk.inbox}.5"
+        await desk.client.publish("molt.echo", first, reply)
+        message = await desk.next()
+        desk.stop.set()
+        await desk.full()
+        for _ in range(100):  # the pieces are on their way for some turns of the loop
+            await asyncio.sleep(0)
+        for piece in rest:
+            await desk.client.publish(message.reply, wire.NEXT_PIECE + piece[1:], reply)
+        _, response = await desk.response()
+        assert (response.request_id, response.status) == (5, Status.OK)
+
+    run(test, answer("x"))
+
+
+def test_told_to_stop_it_does_not_wait_for_pieces_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "PATIENCE_S", 0.05)
+
+    async def test(desk: Desk) -> None:
+        body = wire.encode_request(Request(5, "echo", bytes(3000)), LIMIT)
+        await desk.client.publish(
+            "molt.echo",
+            next(wire.pieces_of(body, wire.FIRST_PIECE, desk.broker.max_payload)),
+            f"{desk.inbox}.5",
+        )
+        assert (await desk.next()).data == wire.GO_ON
+
+    run(test, silence)
+
+
 def test_it_ends_when_its_pool_is_gone() -> None:
     async def main() -> None:
         desk = Desk(answer("x"))
@@ -317,3 +385,40 @@ def test_a_broker_that_is_gone_loses_answers_and_nothing_else() -> None:
         await until(lambda: len(desk.transport.calls) == 2)
 
     run(test, silence)
+
+
+def test_what_the_pool_exports_now_is_served_and_nothing_else() -> None:
+    async def test(desk: Desk) -> None:
+        desk.bridge.offer(["echo", "newer"], 1, 0)
+        await until(
+            lambda: "molt.newer" in desk.broker.subjects() and "molt.other" not in desk.broker.subjects()
+        )
+        assert "molt.echo" in desk.broker.subjects()
+        assert desk.bridge.entries == ["echo", "newer"]
+        await desk.ask("newer")
+        await desk.full()  # with one request: it has one executor now
+        assert set(desk.bridge.served) == {"echo", "other", "newer"}
+
+    run(test, silence)
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_a_request_of_another_version_is_not_taken(pieces: bool) -> None:
+    """The answer is no response: its sender could not read one of this version."""
+
+    async def test(desk: Desk) -> None:
+        body = bytearray(wire.encode_request(Request(1, "echo", b"x" * (3000 if pieces else 1)), LIMIT))
+        body[0] = VERSION + 1
+        if pieces:
+            first, *rest = wire.pieces_of(bytes(body), wire.FIRST_PIECE, 1000)
+            await desk.client.publish("molt.echo", first, f"{desk.inbox}.1")
+            go_on = await desk.next()
+            assert go_on.data == wire.GO_ON
+            for piece in rest:
+                await desk.client.publish(go_on.reply, wire.NEXT_PIECE + piece[1:], f"{desk.inbox}.1")
+        else:
+            await desk.client.publish("molt.echo", wire.REQUEST + bytes(body), f"{desk.inbox}.1")
+        assert (await desk.next()).data == wire.OTHER_VERSION + bytes([VERSION])
+        assert desk.transport.submitted == []
+
+    run(test)

@@ -1,14 +1,12 @@
-"""molt_worker.bridge.run: it tries again until it is there, and tells manifests apart."""
+"""molt_worker.bridge.run: it tries again until it is there."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from molt_accel.cluster.engine import EngineError
-from molt_accel.config import Config
 from molt_worker.bridge import run as module
-from molt_worker.bridge.run import _again_and_again, _manifest_hash
+from molt_worker.bridge.run import _again_and_again
 
 
 def test_it_tries_again_with_pauses_that_grow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,17 +38,3 @@ def test_it_stops_trying_when_it_is_told_to() -> None:
         assert await _again_and_again(never, stop) is None
 
     asyncio.run(main())
-
-
-def test_manifests_are_told_apart(tmp_path: Path) -> None:
-    report = {"exports": ["a", "b"]}
-    by_names = _manifest_hash(Config.load(), report)
-    assert by_names == _manifest_hash(Config.load(exports="shop.entrypoints"), report)
-    assert by_names != _manifest_hash(Config.load(), {"exports": ["a"]})
-    path = tmp_path / "exports.json"
-    path.write_text("{}")
-    by_text = _manifest_hash(Config.load(exports=str(path)), report)
-    path.write_text("{ }")
-    assert len({by_names, by_text, _manifest_hash(Config.load(exports=str(path)), report)}) == 3
-    path.unlink()
-    assert _manifest_hash(Config.load(exports=str(path)), report) == by_names

@@ -8,7 +8,9 @@ from typing import Any
 import nats
 
 from molt_accel.config import Config
+from molt_accel.ipc.messages import PING
 from molt_worker.bridge.bridge import Bridge
+from molt_worker.bridge.load import LoadMeter
 from molt_worker.bridge.service import PoolService
 from tests.support.broker import Broker
 from tests.support.nats_server import NatsServer
@@ -22,11 +24,13 @@ def test_name_version_entrypoints_and_statistics_are_told(tmp_path: Path) -> Non
             Config.load(),
             Broker().engine(),
             ScriptedTransport(),
-            ["echo", "a b"],
+            ["echo", "a b", PING],
             2,
             8,  # type: ignore[arg-type]
         )
-        service = PoolService(client, bridge, "shop.pool", "molt", {"manifest": "abc"})
+        meter = LoadMeter()
+        meter.take({"executors": {"size": 4, "busy": 3}, "queue_depth": 7})
+        service = PoolService(client, bridge, "shop.pool", meter, "molt", {"manifest": "abc"})
         await service.start()
         bridge.served["echo"].requests, bridge.served["echo"].nanoseconds = 4, 400
         bridge.served["echo"].busy, bridge.served["echo"].last_error = 1, "Timeout"
@@ -40,6 +44,7 @@ def test_name_version_entrypoints_and_statistics_are_told(tmp_path: Path) -> Non
         assert [(each["name"], each["subject"]) for each in info["endpoints"]] == [
             ("echo", "molt.echo"),
             ("a b", "molt.a%20b"),
+            (PING, f"molt.{PING}"),
         ]
         echo = stats["endpoints"][0]
         assert (echo["num_requests"], echo["average_processing_time"], echo["last_error"]) == (
@@ -48,6 +53,20 @@ def test_name_version_entrypoints_and_statistics_are_told(tmp_path: Path) -> Non
             "Timeout",
         )
         assert echo["data"] == {"busy": 1, "in_flight": 0}
+        assert stats["endpoints"][2]["data"] == {
+            "busy": 0,
+            "in_flight": 0,
+            "queue_depth": 7,
+            "running": 3,
+            "executors": 4,
+            "busy_share": 0.75,
+        }
+        service.tell("manifest", "def")
+        bridge.offer(["echo"], 2, 8)
+        info, stats = await ask("INFO"), await ask("STATS")
+        assert info["metadata"] == {"manifest": "def"}
+        assert [each["name"] for each in info["endpoints"]] == ["echo"]
+        assert [each["name"] for each in stats["endpoints"]] == ["echo", "a b", PING]
         await service.stop()
         await client.close()
 

@@ -487,3 +487,17 @@ def test_types_count_where_they_have_fields_and_all_else_is_the_codec_s(
 ) -> None:
     (found,) = resolve(module(TYPED + function))
     assert (found.decode is not None, found.encode is not None) == (takes, gives)
+
+
+def test_tables_of_other_exports_have_other_digests() -> None:
+    one = Export("a", "m:a")
+    tables = [
+        [one],
+        [one, Export("b", "m:b")],
+        [Export("a", "m:b")],
+        [Export("a", "m:a", codec_out=Codec.JSON)],
+        [Export("a", "m:a", max_concurrency=2)],
+    ]
+    digests = [ExportTable(table).digest for table in tables]
+    assert len(set(digests)) == len(tables)
+    assert ExportTable([Export("b", "m:b"), one]).digest == digests[1]

@@ -49,6 +49,7 @@ def test_the_report_is_complete(exports: ExportTable | None, names: list[str], c
         "version": __version__,
         "pid": os.getpid(),
         "exports": names,
+        "manifest": pool.exports.digest if pool.exports is not None else "",
         "compiled": compiled,
         "executors": {"size": 4, "idle": 1, "pids": [11, 12]},
         "queue_depth": 5,
