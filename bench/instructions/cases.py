@@ -1,0 +1,102 @@
+"""What is counted: each case does one thing as often as it is told. Runs below valgrind, in a process of its own.
+
+python -m bench.instructions.cases CASE TIMES
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+#: Which pool `call` goes to, by name.
+POOL: Final = "MOLT_INSTRUCTIONS_POOL"
+#: So many are done before, so that caches are warm and channels granted.
+WARM: Final = 200
+
+Step = Callable[[int], object]
+
+
+def pipe() -> Step:
+    """A small value through multiprocessing.Pipe: pickled, sent, received and unpickled."""
+    here, there = multiprocessing.Pipe()
+
+    def step(number: int) -> object:
+        here.send(number)
+        return there.recv()
+
+    return step
+
+
+def call() -> Step:
+    """The caller's part of one `Client.call`, which never spins."""
+    from molt_accel import Client
+
+    client = Client(transport="shm", worker_name=os.environ[POOL], exports="", autostart=False, spin_us=0)
+    return lambda number: client.call("echo", number)
+
+
+def run() -> Step:
+    """The executor's part but for the ring: find the entrypoint, decode, run it, encode."""
+    from molt_accel.ipc.messages import Codec, Request
+    from molt_worker.entrypoints.exports import Export, ExportTable
+    from molt_worker.entrypoints.request import StopWord
+    from molt_worker.entrypoints.runner import Runner
+
+    export = Export("echo", "none:echo", Codec.MSGPACK, Codec.MSGPACK, lambda payload: payload, False)
+    word = StopWord(memoryview(bytearray(8)).cast("Q"), 0)
+    runner = Runner(ExportTable([export]), word, lambda *row: None)
+    request = Request(1, "echo", b"\x07", Codec.MSGPACK)
+
+    def step(number: int) -> object:
+        request.sent_ns = time.monotonic_ns()
+        return runner.run(request, number)
+
+    return step
+
+
+def ring() -> Step:
+    """A request and its response through the ring, both sides: publish, claim, read, reply, take."""
+    from molt_accel.errors import Status
+    from molt_accel.ipc.messages import Codec, Request, Response
+    from molt_accel.ipc.shm import arena
+    from molt_accel.ipc.shm.layout import NEVER, Outcome, SlotGauge
+
+    core: Any = arena.native()
+    shared, descriptor = arena.create(arena.Geometry(channels=4, slots=1, ring_bytes=65536))
+    os.close(descriptor)
+    shared.set_in_use(1)
+    channel, slot = core.Channel(shared, 0, 65536), core.Slot(shared, 0, 1)
+    slot.open()
+    request = Request(1, "echo", b"\x07", Codec.MSGPACK)
+    response = Response(1, Status.OK, b"\x07")
+    gauge = SlotGauge.OUTCOMES + Outcome.Ok
+
+    def step(number: int) -> object:
+        channel.publish(request, 1, 0)
+        slot.next()
+        slot.receive(65536)
+        slot.reply(response, 65536, gauge)
+        channel.wait(NEVER)
+        got = channel.take()
+        channel.clear()
+        return got
+
+    return step
+
+
+CASES: Final[dict[str, Callable[[], Step]]] = {each.__name__: each for each in (pipe, call, run, ring)}
+
+
+def main() -> None:
+    """Do one case, as the arguments say."""
+    step = CASES[sys.argv[1]]()
+    for number in range(WARM + int(sys.argv[2])):
+        step(number)
+
+
+if __name__ == "__main__":
+    main()
