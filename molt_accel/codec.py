@@ -201,4 +201,9 @@ def decode(codec: Codec | str, data: bytes | bytearray | memoryview) -> Any:
     try:
         return DECODERS[codec](data if type(data) is bytes else bytes(data))
     except UNDECODABLE as exc:
-        raise DecodeError(f"not valid {codec.label}: {str(exc) or type(exc).__name__}") from exc
+        raise undecodable(codec, exc) from exc
+
+
+def undecodable(codec: Codec, why: Exception) -> DecodeError:
+    """Return the error for bytes that a decoder has refused."""
+    return DecodeError(f"not valid {codec.label}: {str(why) or type(why).__name__}")

@@ -87,11 +87,10 @@ class _BadResult(Exception):
     """The result can't be encoded. Not an EncodeError: an entrypoint may raise that itself."""
 
 
-def _us(start_ns: int, end_ns: int) -> int:
-    us = (end_ns - start_ns) // 1000
-    if 0 <= us <= U32_MAX:
-        return us
-    return 0 if us < 0 else U32_MAX
+def _fit(response: Response) -> None:
+    """Shorten times that are longer than their fields: more than an hour."""
+    for name in ("queue_us", "decode_us", "handler_us", "encode_us", "exec_us"):
+        setattr(response, name, min(max(getattr(response, name), 0), U32_MAX))
 
 
 def _taken_from(request: Request) -> bytes:
@@ -169,7 +168,7 @@ class Runner:
             request.generation,
             request.queue_depth,
             request.in_flight,
-            _us(request.sent_ns or started_ns, started_ns),
+            (started_ns - request.sent_ns) // 1000 if request.sent_ns else 0,
             0,  # decode_us; this and the next three are set when they are known
             0,
             0,
@@ -182,17 +181,21 @@ class Runner:
                 response.flags = FLAG_COMPILED
             if request.deadline_ns and started_ns >= request.deadline_ns:
                 raise expired_in_queue()
-            self._work(export, request, response, serial)
+            self._work(export, request, response, serial, started_ns)
         except MoltError as exc:
             set_error(response, exc)
         except RequestCancelled:
             set_error(response, MoltCancelled("the request was cancelled while it ran"))
         except RequestStopped:
             set_error(response, timed_out_running())
-        response.exec_us = _us(started_ns, time.monotonic_ns())
+        response.exec_us = (time.monotonic_ns() - started_ns) // 1000
+        if not 0 <= response.queue_us <= U32_MAX or response.exec_us > U32_MAX:
+            _fit(response)
         return response
 
-    def _work(self, export: Export, request: Request, response: Response, serial: int) -> None:
+    def _work(
+        self, export: Export, request: Request, response: Response, serial: int, started_ns: int
+    ) -> None:
         """Write the result into `response`. Raises MoltError; may raise RequestStopped at any point."""
         own_clock = self.own_clock
         stop_reason = self.word.reason
@@ -210,7 +213,7 @@ class Runner:
             if own_clock or stop_reason(serial):
                 current.check()
             try:
-                self._call(export, request, response)
+                self._call(export, request, response, started_ns)
             except RequestStopped:
                 raise
             except BaseException as exc:  # user code may raise anything, also SystemExit
@@ -224,28 +227,25 @@ class Runner:
         if failure is not None:
             raise self._mapped(failure, export, current) from failure
 
-    def _call(self, export: Export, request: Request, response: Response) -> None:
+    def _call(self, export: Export, request: Request, response: Response, started_ns: int) -> None:
         assert export.function is not None  # `resolve` sets it, before any executor is forked
-        start_ns = time.monotonic_ns()
         if export.decode is not None:
             payload = export.decode(request.payload)
         else:
             try:
-                payload = codec.decode(request.codec, request.payload)
-            except codec.DecodeError as exc:
-                raise _BadPayload(f"the payload is {exc}") from exc
+                payload = codec.DECODERS[export.codec_in](request.payload)
+            except codec.UNDECODABLE as exc:
+                raise _BadPayload(f"the payload is {codec.undecodable(export.codec_in, exc)}") from exc
         decoded_ns = time.monotonic_ns()
-        response.decode_us = _us(start_ns, decoded_ns)
+        response.decode_us = (decoded_ns - started_ns) // 1000
         try:
             result = export.function(payload)
         finally:
             handled_ns = time.monotonic_ns()
-            response.handler_us = _us(decoded_ns, handled_ns)
+            response.handler_us = (handled_ns - decoded_ns) // 1000
+        encode = export.encode or codec.ENCODERS[export.codec_out]
         try:
-            if export.encode is not None:
-                response.payload = export.encode(result)
-            else:
-                response.payload = codec.encode(export.codec_out, result)
+            response.payload = encode(result)
             response.codec = export.codec_out
         except codec.UNENCODABLE as exc:
             whole = f"the result of {export.name!r}"
@@ -254,13 +254,11 @@ class Runner:
             except answers.NotSendable as refusal:
                 raise _BadResult(f"{whole} {refusal}") from exc
             if answer is None:
-                why = exc
-                if not isinstance(why, codec.EncodeError):
-                    assert export.encode is not None
-                    why = codec.unencodable(export.codec_out, result, export.encode, exc)
-                raise _BadResult(why.of("result", whole)) from exc
+                why = codec.unencodable(export.codec_out, result, encode, exc)
+                why.__cause__ = exc
+                raise _BadResult(why.of("result", whole)) from why
             response.payload = answer  # and its codec is msgpack
-        response.encode_us = _us(handled_ns, time.monotonic_ns())
+        response.encode_us = (time.monotonic_ns() - handled_ns) // 1000
 
     def _mapped(self, failure: BaseException, export: Export, current: CurrentRequest) -> MoltError:
         if isinstance(failure, _BadPayload):

@@ -36,10 +36,10 @@ def test_channels_of_one_that_said_it_is_done_are_free_when_they_are_idle(stage:
     caller = Caller(stage, 3)
     running = player.take(caller, caller.channels[1])
     caller.send(Detach())
-    assert stage.supervisor._channels.free[:3] == [0, 2, 3]
+    assert stage.supervisor._channels._free[:3] == [0, 2, 3]
     reply(player.slot, response())
     stage.pass_time(20)
-    assert stage.supervisor._channels.free[:4] == [0, 1, 2, 3]
+    assert stage.supervisor._channels._free[:4] == [0, 1, 2, 3]
     assert generation_of(stage.arena.word(running.index)) == 1
 
 
@@ -72,7 +72,7 @@ def test_words_that_can_not_be_hurt_nobody_else_and_go_with_their_client(stage: 
     assert codec.decode(Codec.MSGPACK, stage.supervisor.pong(Request(1, PING)).payload)["in_flight"] == 0
     scribbler.send(Detach())
     assert [stage.arena.word(index) for index in scribbler.channels] == [5 << 32] * 4
-    assert stage.supervisor._channels.free[:4] == scribbler.channels
+    assert stage.supervisor._channels._free[:4] == scribbler.channels
 
 
 def test_a_channel_is_free_only_when_no_executor_can_write_to_it_any_more(stage: ShmStage) -> None:
@@ -87,7 +87,7 @@ def test_a_channel_is_free_only_when_no_executor_can_write_to_it_any_more(stage:
     assert stage.state(channel) is ChannelState.DONE
     put(stage.arena, channel.index, idle_word(stage.arena.word(channel.index)))
     stage.pass_time(20)
-    free = stage.supervisor._channels.free
+    free = stage.supervisor._channels._free
     assert channel.index not in free
     claim[0] = 0
     stage.pass_time(20)
