@@ -36,10 +36,11 @@ ALLOWED = {
     "cluster.goodput": "cluster cluster.sites core micro.client_process",
     "cluster.session": "cluster cluster.goodput cluster.report cluster.sites core micro.client_process micro.options "
     "micro.peers micro.report",
+    "instructions": "",
     "overload": "core",
     "programs": "",
-    "scripts": "cluster cluster.report cluster.session core overload programs demo demo.report demo.session "
-    "demo.studies micro micro.options micro.peers micro.report micro.session",
+    "scripts": "cluster cluster.report cluster.session core instructions overload programs demo demo.report "
+    "demo.session demo.studies micro micro.options micro.peers micro.report micro.session",
 }
 
 

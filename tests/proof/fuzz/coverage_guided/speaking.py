@@ -93,8 +93,8 @@ class _Desk:
     def check(self) -> None:
         """Each channel is free, or one client's."""
         held = [channel for client in self.clients for channel in client.channels]
-        assert sorted([*held, *self.channels.free]) == list(range(_CHANNELS))
-        assert all(type(channel) is int for channel in self.channels.free)
+        assert sorted([*held, *self.channels._free]) == list(range(_CHANNELS))
+        assert all(type(channel) is int for channel in self.channels._free)
 
 
 _desk = functools.cache(_Desk)

@@ -1,0 +1,35 @@
+"""bench.instructions.count: valgrind's counts, if it is there, and what is said if it is not."""
+
+import shutil
+
+import pytest
+
+from bench.instructions import count
+from bench.instructions.cases import CASES
+from tests.support.errors import raised
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_the_same_is_counted_each_time() -> None:
+    first, second = (count.instructions("ring", "none") for _ in range(2))
+    assert abs(first - second) < first / 100
+    assert 1_000 < first < 100_000
+
+
+def test_without_valgrind_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert "apt-get install valgrind" in str(raised(count.CountError, count.instructions, "pipe", "none"))
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_a_case_that_fails_is_told_with_what_it_said() -> None:
+    text = str(raised(count.CountError, count.instructions, "nothing", "none"))
+    assert "'nothing' failed" in text
+    assert "KeyError" in text
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "call"])
+def test_each_case_gives_back_what_it_carried(case: str) -> None:
+    step = CASES[case]()
+    got = step(7)
+    assert getattr(got, "payload", got) in (7, b"\x07")
