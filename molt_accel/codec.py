@@ -91,7 +91,7 @@ def _decode_msgpack(data: bytes | bytearray | memoryview) -> Any:
         data = bytes(data)
     # msgspec takes a tenth of msgpack's time for a small value. But it makes datetimes of msgpack's timestamps, which
     # have no nanoseconds, and takes less deep nesting. So msgpack has the last word.
-    if data.find(b"\xff") < 0 or not any(each in data for each in _TIMESTAMPS):
+    if 0xFF not in data or not any(each in data for each in _TIMESTAMPS):
         try:
             return _msgpack_decode(data)
         except UNDECODABLE:
