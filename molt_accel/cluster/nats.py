@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import ssl
+from pathlib import Path
 from typing import Any, Final
 
 from molt_accel.cluster.engine import EngineError, Handler, Incoming
@@ -19,6 +20,7 @@ from molt_accel.config import Config
 try:
     import nats
     import nats.errors
+    import nkeys
     from nats.aio.client import Client as NatsClient
     from nats.aio.msg import Msg
 except ImportError as exc:
@@ -32,6 +34,8 @@ PING_S: Final = 5  #: how often an idle connection is tried; two without an answ
 #: So many bytes may wait for the socket before publishing waits too: half of what nats-py allows (MAX_PENDING_SIZE).
 _UNSENT_BYTES: Final = 1024 * 1024
 _NO_RESPONDERS: Final = "503"
+#: What stands in a credentials file before the JWT, and before the seed.
+_HEADS: Final = (b"BEGIN NATS USER JWT", b"BEGIN USER NKEY SEED")
 
 
 class _GivenUpError(Exception):
@@ -39,16 +43,60 @@ class _GivenUpError(Exception):
 
 
 class _Client(NatsClient):
-    """nats-py's client, whose `flush` waits for all that was sent before it.
+    """nats-py's client, with what it lacks (2.16)."""
 
-    nats-py's own writes its PING to the socket at once, and may leave what was sent before in a list that a task writes
-    later (nats-py 2.16, `_send_ping` and `_flusher`). So the answer says nothing of that, and a subscription that is
-    drained loses the requests that come between the PING and the UNSUB behind it. By the first answer the task has run.
-    """
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self._config_of_molt = config
 
     async def flush(self, timeout: int = CONNECT_S) -> None:
+        """Wait until the server has all that was sent before.
+
+        nats-py's own writes its PING to the socket at once, and may leave what was sent before in a list that a task
+        writes later (`_send_ping` and `_flusher`). So the answer says nothing of that, and a subscription that is
+        drained loses the requests that come between the PING and the UNSUB behind it. By the first answer the task has
+        run.
+        """
         await super().flush(timeout)
         await super().flush(timeout)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """Look at what a server says of itself, before it is told anything: on each new connection, and later.
+
+        nats-py speaks TLS only if this says that it must, whatever the URL is. So whoever is in the way could leave
+        that out, and be told the password.
+        """
+        if initial_connection:
+            assert self._current_server is not None
+            if self._current_server.uri.scheme == "tls" or "tls" in self.options:
+                if not info.get("tls_required") and not info.get("tls_available"):
+                    raise nats.errors.Error("TLS is asked for, and the server has none")
+                info["tls_required"] = True
+            _check_secrets(self._config_of_molt)  # they may have been replaced since the last connection
+        await super()._process_info(info, initial_connection)
+
+
+def _check_secrets(config: Config) -> None:
+    """See that nats-py will understand its files. It reads on for ever where a credentials file has no JWT.
+
+    Raises nats.errors.Error, OSError: it would not.
+    """
+    for setting, name in (("MOLT_NATS_CREDS", config.nats_creds), ("MOLT_NATS_NKEY", config.nats_nkey)):
+        if not name:
+            continue
+        try:
+            lines = Path(name).read_bytes().split(b"\n")
+        except OSError as exc:
+            raise nats.errors.Error(f"{setting} can't be read: {exc}") from exc
+        if setting == "MOLT_NATS_CREDS":
+            heads = [next((at for at, line in enumerate(lines) if head in line), -1) for head in _HEADS]
+            seed = lines[heads[1] + 1 :][:1] if min(heads) >= 0 else []
+        else:
+            seed = [b"\n".join(lines)]
+        try:
+            nkeys.from_seed(bytearray(seed[0].strip())).wipe()
+        except (nkeys.NkeysError, LookupError, ValueError) as exc:
+            raise nats.errors.Error(f"{setting} is not what it should be: {name}") from exc
 
 
 class NatsEngine:
@@ -62,7 +110,7 @@ class NatsEngine:
     def __init__(self, config: Config, name: str) -> None:
         self._config = config
         self._name = name
-        self._client = _Client()
+        self._client = _Client(self._config)
         self._tries_left = 0  # while it connects for the first time: one for each server
 
     @property
@@ -83,7 +131,7 @@ class NatsEngine:
         if not servers:
             raise EngineError("MOLT_NATS_URL is empty: it names NATS servers, as in nats://127.0.0.1:4222")
         self._tries_left = len(servers)
-        self._client = _Client()
+        self._client = _Client(self._config)
         try:
             await self._client.connect(
                 servers,
@@ -110,6 +158,7 @@ class NatsEngine:
 
     def _how_to_be_let_in(self) -> dict[str, Any]:
         config = self._config
+        _check_secrets(config)
         options: dict[str, Any] = {}
         if config.nats_creds:
             options["user_credentials"] = config.nats_creds
