@@ -1,7 +1,7 @@
 """The event loop that a connection to a messaging system runs on: uvloop's, where it is installed.
 
 A call to another host passes four turns of such loops. With uvloop its median over loopback falls by a seventh
-(`tox -e cluster-bench`).
+(`tox -e bench-cluster`).
 """
 
 from __future__ import annotations

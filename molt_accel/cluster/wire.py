@@ -11,7 +11,7 @@ message may be goes in pieces, in order; see `Pieces`.
 | ``A`` | bridge | a response's frame |
 | ``a`` | bridge | a piece of one |
 | ``G`` | bridge | go on: send the other pieces to the reply subject of this message; without one: they are coming |
-| ``T`` | bridge | taken, and not ended yet; each second |
+| ``T`` | bridge | taken, and not ended yet; each half second |
 | ``N`` | bridge | not taken: the frame is of another version; a byte says which one the bridge speaks |
 
 These bytes are the same in all versions of frames, so that sides of different releases can tell each other.
