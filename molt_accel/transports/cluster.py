@@ -77,6 +77,9 @@ class _Link:
         self.engine: Final = open_engine(config, "molt client")
         self.error: MoltWorkerUnavailable | None = None  #: why it could not be made
         self.made = threading.Event()
+        self.told = (
+            threading.Lock()
+        )  #: taken by the one of all that waited who tells the policy that it failed
         self._config = config
         self._ended = False
         self._tokens = 0
@@ -369,7 +372,8 @@ class ClusterTransport(RefusesNothing):
                 self._link = link
         link.made.wait()  # others may wait for the same one
         if link.error is not None:
-            self._policy.died(time.monotonic(), 0.0, link.error, was_ready=False)
+            if link.told.acquire(blocking=False):
+                self._policy.died(time.monotonic(), 0.0, link.error, was_ready=False)
             raise copy_error(link.error)
         self._policy = RestartPolicy()
 
