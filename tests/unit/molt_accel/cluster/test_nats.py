@@ -247,10 +247,9 @@ def test_where_tls_is_asked_for_nothing_is_told_without_it(tmp_path: Path, schem
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("url", ["", " , "])
-def test_without_a_server_s_url_it_says_so_and_tries_none(url: str) -> None:
+def test_without_a_server_s_url_it_says_so_and_tries_none() -> None:
     async def main() -> None:
-        engine = engine_of(url)
+        engine = engine_of("")
         with pytest.raises(EngineError, match="MOLT_NATS_URL is empty"):
             await engine.connect()
         await engine.close()
