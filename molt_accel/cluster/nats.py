@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import ssl
+import types
 from typing import Any, Final
 
-from molt_accel.cluster.engine import EngineError, Handler, Incoming
+from molt_accel.cluster.engine import EngineError, Handler, Incoming, Subscription
 from molt_accel.config import Config
 
 try:
@@ -21,6 +23,8 @@ try:
     import nats.errors
     from nats.aio.client import Client as NatsClient
     from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription as NatsSubscription
+    from nats.protocol import parser
 except ImportError as exc:
     raise ImportError(f"calls to other hosts need nats-py ({exc}): pip install 'molt-accel[nats]'") from exc
 
@@ -38,17 +42,71 @@ class _GivenUpError(Exception):
     """None of the servers has let this connection in."""
 
 
+class _Parser(parser.Parser):
+    """nats-py's parser, by the server's idea of what parts a line: spaces.
+
+    nats-py's own (2.16) parts it at vertical tabs and form feeds too. A subject may have them, so whoever publishes one
+    in a reply subject would have each connection ended that gets the message.
+    """
+
+    parse = types.FunctionType(
+        parser.Parser.parse.__code__,
+        {
+            **vars(parser),
+            "MSG_RE": re.compile(rb"\AMSG ([^ \r\n]+) (\d+) (([^ \r\n]+) )?(\d+)\r\n"),
+            "HMSG_RE": re.compile(rb"\AHMSG ([^ \r\n]+) (\d+) (([^ \r\n]+) )?(\d+) (\d+)\r\n"),
+        },
+        argdefs=parser.Parser.parse.__defaults__,
+    )
+
+
 class _Client(NatsClient):
-    """nats-py's client, whose `flush` waits for all that was sent before it.
+    """nats-py's client, which no message can stop, and whose `flush` waits for all that was sent before it.
+
+    nats-py's own stops reading, and stays connected, at a message that it can't make out (nats-py 2.16, `_read_loop`):
+    a subject that is no UTF-8, or odd headers. Anybody may publish such a one.
 
     nats-py's own writes its PING to the socket at once, and may leave what was sent before in a list that a task writes
     later (nats-py 2.16, `_send_ping` and `_flusher`). So the answer says nothing of that, and a subscription that is
     drained loses the requests that come between the PING and the UNSUB behind it. By the first answer the task has run.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._ps = _Parser(self)
+
+    async def _process_msg(self, *message: Any) -> None:
+        try:
+            await super()._process_msg(*message)
+        except Exception as exc:
+            log.debug("a message that can't be read is dropped: %r", exc)
+
     async def flush(self, timeout: int = CONNECT_S) -> None:
         await super().flush(timeout)
         await super().flush(timeout)
+
+
+class _Subscription:
+    """nats-py's subscription, which ends when it is drained, also while the server does not answer.
+
+    nats-py's own (2.16, `_drain`) stays among those that it asks for again when it is back at a server, and can't be
+    ended any more.
+    """
+
+    def __init__(self, client: NatsClient, made: NatsSubscription) -> None:
+        self._client = client
+        self._made = made
+
+    async def drain(self) -> None:
+        try:
+            await self._made.drain()  # type: ignore[no-untyped-call]
+        except (nats.errors.Error, OSError, TimeoutError, RuntimeError) as exc:
+            number = self._made._id
+            self._client._remove_sub(number)
+            self._made._stop_processing()
+            if self._client.is_connected:  # perhaps it is back already, and has asked for it again
+                await self._client._send_unsubscribe(number)
+            raise EngineError(f"NATS does not answer: {exc or type(exc).__name__}") from exc
 
 
 class NatsEngine:
@@ -132,7 +190,7 @@ class NatsEngine:
     def new_inbox(self) -> str:
         return str(self._client.new_inbox())
 
-    async def subscribe(self, subject: str, handler: Handler, *, group: str = "") -> Any:
+    async def subscribe(self, subject: str, handler: Handler, *, group: str = "") -> Subscription:
         async def take(message: Msg) -> None:
             headers = message.headers
             unheard = headers is not None and headers.get("Status") == _NO_RESPONDERS
@@ -140,11 +198,12 @@ class NatsEngine:
 
         try:
             # The bounds are the bridge's and the client's own: they answer for what they take.
-            return await self._client.subscribe(
+            made = await self._client.subscribe(
                 subject, queue=group, cb=take, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
         except nats.errors.Error as exc:
             raise EngineError(f"can't subscribe to {subject}: {exc or type(exc).__name__}") from exc
+        return _Subscription(self._client, made)
 
     def publish_now(self, subject: str, data: bytes, reply: str = "") -> bool:
         if self._client.pending_data_size + len(data) > _UNSENT_BYTES:

@@ -1,6 +1,7 @@
 """molt_accel.cluster.nats: a real server, and how one is let in."""
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,39 @@ def test_without_a_server_s_url_it_says_so_and_tries_none(url: str) -> None:
         await engine.close()
 
     asyncio.run(main())
+
+
+def test_a_subscription_that_ended_without_the_server_is_not_asked_for_again(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path)
+    server.start()
+
+    async def main() -> None:
+        one, other = engine_of(server.url), engine_of(server.url)
+        await one.connect()
+        got: list[Incoming] = []
+        subscription = await one.subscribe("work", got.append)
+        await one.flush()
+        server.process.send_signal(signal.SIGSTOP)
+        draining = asyncio.create_task(subscription.drain())
+        await asyncio.sleep(0.1)
+        server.kill()
+        server.start()
+        with pytest.raises(EngineError):
+            await draining
+        async with asyncio.timeout(PATIENCE_S):
+            while not one.connected:
+                await asyncio.sleep(0.01)
+        await one.flush()
+        await other.connect()
+        inbox, answers = other.new_inbox(), asyncio.Queue[Incoming]()
+        await other.subscribe(inbox, answers.put_nowait)
+        await other.publish("work", b"x", inbox)
+        assert (await asyncio.wait_for(answers.get(), PATIENCE_S)).unheard
+        assert got == []
+        await one.close()
+        await other.close()
+
+    try:
+        asyncio.run(main())
+    finally:
+        server.kill()
