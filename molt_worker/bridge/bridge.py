@@ -165,7 +165,10 @@ class Bridge:
             stopping.cancel()
             for each in self._tasks():
                 each.cancel()
-            for subscription in others:
+            for subscription in [
+                *self._subscriptions.values(),
+                *others,
+            ]:  # nobody may ask for what nobody serves
                 with contextlib.suppress(Exception):
                     await subscription.drain()
 

@@ -8,7 +8,7 @@ import pytest
 
 from molt_accel import codec
 from molt_accel.cluster import wire
-from molt_accel.cluster.engine import Incoming
+from molt_accel.cluster.engine import EngineError, Incoming
 from molt_accel.config import Config
 from molt_accel.errors import (
     BusyReason,
@@ -469,3 +469,18 @@ def test_who_leaves_waits_for_pieces_only_so_long(monkeypatch: pytest.MonkeyPatc
         assert error.reason == BusyReason.STOPPING
 
     run(test)
+
+
+def test_nothing_is_asked_for_once_it_has_failed() -> None:
+    async def main() -> None:
+        desk = Desk(silence)
+
+        async def fail() -> None:
+            raise EngineError("NATS does not answer")
+
+        desk.engine.flush = fail  # type: ignore[method-assign]
+        with pytest.raises(EngineError):
+            await desk.bridge.run(desk.stop)
+        assert desk.broker.subjects() == []
+
+    asyncio.run(main())
