@@ -66,6 +66,9 @@ class _Client(NatsClient):
     nats-py's own stops reading, and stays connected, at a message that it can't make out (nats-py 2.16, `_read_loop`):
     a subject that is no UTF-8, or odd headers. Anybody may publish such a one.
 
+    nats-py's own leaves for good when the server ends the connection with a reason, such as a token that has run out.
+    It might be let in again.
+
     nats-py's own writes its PING to the socket at once, and may leave what was sent before in a list that a task writes
     later (nats-py 2.16, `_send_ping` and `_flusher`). So the answer says nothing of that, and a subscription that is
     drained loses the requests that come between the PING and the UNSUB behind it. By the first answer the task has run.
@@ -80,6 +83,12 @@ class _Client(NatsClient):
             await super()._process_msg(*message)
         except Exception as exc:
             log.debug("a message that can't be read is dropped: %r", exc)
+
+    async def _process_err(self, err_msg: str) -> None:
+        if self.is_connecting or parser.PERMISSIONS_ERR in err_msg:
+            await super()._process_err(err_msg)
+        else:
+            await self._process_op_err(nats.errors.Error(f"nats: {err_msg}"))
 
     async def flush(self, timeout: int = CONNECT_S) -> None:
         await super().flush(timeout)

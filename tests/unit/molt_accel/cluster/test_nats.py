@@ -224,3 +224,34 @@ def test_a_subscription_that_ended_without_the_server_is_not_asked_for_again(tmp
         asyncio.run(main())
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize("reason", ["Authorization Violation", "User Authentication Expired"])
+def test_who_is_sent_away_with_a_reason_comes_back(reason: str) -> None:
+    """For example when a token has run out: it may be a new one by then."""
+
+    async def main() -> None:
+        came = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal came
+            came += 1
+            writer.write(b'INFO {"max_payload": 1048576, "headers": true, "version": "2.10.0"}\r\n')
+            while line := await reader.readline():
+                if line.startswith(b"PING"):
+                    writer.write(b"PONG\r\n")
+                    if came == 1:
+                        writer.write(f"-ERR '{reason}'\r\n".encode())
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        engine = engine_of(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await engine.connect()
+        async with asyncio.timeout(PATIENCE_S):
+            while came < 2 or not engine.connected:
+                await asyncio.sleep(0.01)
+        await engine.close()
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(main())
