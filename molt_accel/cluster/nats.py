@@ -11,92 +11,27 @@ import asyncio
 import logging
 import os
 import ssl
-from pathlib import Path
 from typing import Any, Final
 
-from molt_accel.cluster.engine import EngineError, Handler, Incoming
+from molt_accel.cluster.engine import EngineError, Handler, Incoming, Subscription
+from molt_accel.cluster.nats_client import CONNECT_S, Client, DrainedSubscription, check_secrets
 from molt_accel.config import Config
 
-try:
-    import nats
-    import nats.errors
-    import nkeys
-    from nats.aio.client import Client as NatsClient
-    from nats.aio.msg import Msg
-except ImportError as exc:
-    raise ImportError(f"calls to other hosts need nats-py ({exc}): pip install 'molt-accel[nats]'") from exc
+# nats_client says what to install where it is missing.
+import nats.errors  # isort: skip
+from nats.aio.msg import Msg  # isort: skip
 
 log = logging.getLogger("molt_accel")
 
-CONNECT_S: Final = 2  #: how long a server may take to accept a connection
 RECONNECT_S: Final = 1  #: between two tries to come back to one server
 PING_S: Final = 5  #: how often an idle connection is tried; two without an answer end it
 #: So many bytes may wait for the socket before publishing waits too: half of what nats-py allows (MAX_PENDING_SIZE).
 _UNSENT_BYTES: Final = 1024 * 1024
 _NO_RESPONDERS: Final = "503"
-#: What stands in a credentials file before the JWT, and before the seed.
-_HEADS: Final = (b"BEGIN NATS USER JWT", b"BEGIN USER NKEY SEED")
 
 
 class _GivenUpError(Exception):
     """None of the servers has let this connection in."""
-
-
-class _Client(NatsClient):
-    """nats-py's client, with what it lacks (2.16)."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self._config_of_molt = config
-
-    async def flush(self, timeout: int = CONNECT_S) -> None:
-        """Wait until the server has all that was sent before.
-
-        nats-py's own writes its PING to the socket at once, and may leave what was sent before in a list that a task
-        writes later (`_send_ping` and `_flusher`). So the answer says nothing of that, and a subscription that is
-        drained loses the requests that come between the PING and the UNSUB behind it. By the first answer the task has
-        run.
-        """
-        await super().flush(timeout)
-        await super().flush(timeout)
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        """Look at what a server says of itself, before it is told anything: on each new connection, and later.
-
-        nats-py speaks TLS only if this says that it must, whatever the URL is. So whoever is in the way could leave
-        that out, and be told the password.
-        """
-        if initial_connection:
-            assert self._current_server is not None
-            if self._current_server.uri.scheme == "tls" or "tls" in self.options:
-                if not info.get("tls_required") and not info.get("tls_available"):
-                    raise nats.errors.Error("TLS is asked for, and the server has none")
-                info["tls_required"] = True
-            _check_secrets(self._config_of_molt)  # they may have been replaced since the last connection
-        await super()._process_info(info, initial_connection)
-
-
-def _check_secrets(config: Config) -> None:
-    """See that nats-py will understand its files. It reads on for ever where a credentials file has no JWT.
-
-    Raises nats.errors.Error, OSError: it would not.
-    """
-    for setting, name in (("MOLT_NATS_CREDS", config.nats_creds), ("MOLT_NATS_NKEY", config.nats_nkey)):
-        if not name:
-            continue
-        try:
-            lines = Path(name).read_bytes().split(b"\n")
-        except OSError as exc:
-            raise nats.errors.Error(f"{setting} can't be read: {exc}") from exc
-        if setting == "MOLT_NATS_CREDS":
-            heads = [next((at for at, line in enumerate(lines) if head in line), -1) for head in _HEADS]
-            seed = lines[heads[1] + 1 :][:1] if min(heads) >= 0 else []
-        else:
-            seed = [b"\n".join(lines)]
-        try:
-            nkeys.from_seed(bytearray(seed[0].strip())).wipe()
-        except (nkeys.NkeysError, LookupError, ValueError) as exc:
-            raise nats.errors.Error(f"{setting} is not what it should be: {name}") from exc
 
 
 class NatsEngine:
@@ -110,11 +45,11 @@ class NatsEngine:
     def __init__(self, config: Config, name: str) -> None:
         self._config = config
         self._name = name
-        self._client = _Client(self._config)
+        self._client = Client(self._config)
         self._tries_left = 0  # while it connects for the first time: one for each server
 
     @property
-    def client(self) -> NatsClient:
+    def client(self) -> Client:
         """nats-py's own, for what only NATS has: its service API."""
         return self._client
 
@@ -131,7 +66,7 @@ class NatsEngine:
         if not servers:
             raise EngineError("MOLT_NATS_URL is empty: it names NATS servers, as in nats://127.0.0.1:4222")
         self._tries_left = len(servers)
-        self._client = _Client(self._config)
+        self._client = Client(self._config)
         try:
             await self._client.connect(
                 servers,
@@ -158,7 +93,7 @@ class NatsEngine:
 
     def _how_to_be_let_in(self) -> dict[str, Any]:
         config = self._config
-        _check_secrets(config)
+        check_secrets(config)
         options: dict[str, Any] = {}
         if config.nats_creds:
             options["user_credentials"] = config.nats_creds
@@ -181,7 +116,7 @@ class NatsEngine:
     def new_inbox(self) -> str:
         return str(self._client.new_inbox())
 
-    async def subscribe(self, subject: str, handler: Handler, *, group: str = "") -> Any:
+    async def subscribe(self, subject: str, handler: Handler, *, group: str = "") -> Subscription:
         async def take(message: Msg) -> None:
             headers = message.headers
             unheard = headers is not None and headers.get("Status") == _NO_RESPONDERS
@@ -189,11 +124,12 @@ class NatsEngine:
 
         try:
             # The bounds are the bridge's and the client's own: they answer for what they take.
-            return await self._client.subscribe(
+            made = await self._client.subscribe(
                 subject, queue=group, cb=take, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
         except nats.errors.Error as exc:
             raise EngineError(f"can't subscribe to {subject}: {exc or type(exc).__name__}") from exc
+        return DrainedSubscription(self._client, made)
 
     def publish_now(self, subject: str, data: bytes, reply: str = "") -> bool:
         if self._client.pending_data_size + len(data) > _UNSENT_BYTES:

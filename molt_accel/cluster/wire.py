@@ -43,6 +43,8 @@ PIECES: Final = "__pieces__"
 #: A piece's place: bytes of the whole, and of those before it.
 _PIECE: Final = struct.Struct("<II")
 _HEAD_BYTES: Final = 1 + _PIECE.size
+#: More time than this is left to no request, in ns: with the clock added it must fit a frame.
+_MOST_LEFT_NS: Final = 2**62
 
 
 @functools.lru_cache(1024)
@@ -70,6 +72,8 @@ def decode_request(body: bytes) -> Request:
     now_ns = time.monotonic_ns()
     request.sent_ns = now_ns
     if request.deadline_ns:
+        if request.deadline_ns > _MOST_LEFT_NS:
+            raise FrameError(Fault.RANGE, f"{request.deadline_ns} ns are left: no deadline")
         request.deadline_ns = now_ns + request.deadline_ns
     return request
 

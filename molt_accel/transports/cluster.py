@@ -35,6 +35,7 @@ from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import VERSION, FrameError
 from molt_accel.ipc.messages import Codec, Request
 from molt_accel.transports import forks
+from molt_accel.transports import monkeypatch as greenlets
 from molt_accel.transports.base import Pending, PendingCall, RefusesNothing, Result
 from molt_accel.transports.connection import copy_error
 from molt_accel.transports.launcher import RestartPolicy
@@ -121,16 +122,18 @@ class _Link:
         return True
 
     def end(self, error: MoltError) -> None:
-        """End all calls, and then the link. Any thread."""
+        """End all calls, have their hosts stop them, and then end the link. Any thread."""
         with self._lock:
             if self._ended:
                 return
             self._ended = True
+            ended = [call for token in list(self.calls) if (call := self.calls.pop(token, None)) is not None]
+            for call in ended if self.loop.is_running() else ():
+                self.loop.call_soon_threadsafe(self._cancel, call)
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(self._stopping.set)
-        for token in list(self.calls):
-            if (call := self.calls.pop(token, None)) is not None:
-                call.resolve(copy_error(error))
+        for call in ended:
+            call.resolve(copy_error(error))
 
     # -- on the loop's thread --
 
@@ -364,6 +367,7 @@ class ClusterTransport(RefusesNothing):
             if link is None or link.ended:
                 if self._policy.failed_starts:
                     self._policy.check(time.monotonic())
+                greenlets.check_for_nats()
                 link = _Link(self._config, self._open_engine)
                 try:
                     link.thread.start()

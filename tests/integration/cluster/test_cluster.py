@@ -107,6 +107,16 @@ def test_a_closed_client_ends_its_calls(whole: Cluster, remote: Remote, tmp_path
         raised(MoltCancelled, call.result, PATIENCE_S)
 
 
+def test_a_closed_client_stops_its_work(whole: Cluster, remote: Remote, tmp_path: Path) -> None:
+    client, path = remote(), tmp_path / "running"
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(client.call, "clean_up", str(path), timeout_ms=PATIENCE_S * 1000)
+        wait_for_file(str(path))
+        client.close()
+        raised(MoltCancelled, call.result, PATIENCE_S)
+    wait_until(lambda: not path.exists(), PATIENCE_S / 2)
+
+
 def test_many_threads_and_tasks_get_their_own_answers(whole: Cluster, remote: Remote) -> None:
     client = remote()
     client.call("echo", 0)
