@@ -38,6 +38,9 @@ RESPONSE, RESPONSE_PIECE, GO_ON, TAKEN, OTHER_VERSION = b"A", b"a", b"G", b"T", 
 NOT_MINE: Final = OTHER_VERSION + bytes([frame.VERSION])
 #: Of a subject, behind the prefix: where requests are ended. No entrypoint's name begins so.
 CANCEL: Final = "__cancel__"
+#: The same: where a request goes that nobody asks for; the entrypoint's name comes behind it. Bridges listen there also
+#: while their pool is full, and say Busy then.
+FULL: Final = "__full__"
 #: The same: where further pieces of requests go, below a word of the bridge's own.
 PIECES: Final = "__pieces__"
 #: A piece's place: bytes of the whole, and of those before it.

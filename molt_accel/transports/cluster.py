@@ -53,7 +53,18 @@ _STOP_S: Final = 2.0
 class _Call(Pending):
     """A call in flight."""
 
-    __slots__ = ("answer", "asked", "busy", "heard_s", "reply", "request", "rest", "taken", "token")
+    __slots__ = (
+        "answer",
+        "asked",
+        "busy",
+        "heard_s",
+        "insists",
+        "reply",
+        "request",
+        "rest",
+        "taken",
+        "token",
+    )
 
     def __init__(self, request: Request, token: int, reply: str) -> None:
         super().__init__(request.request_id)
@@ -64,6 +75,7 @@ class _Call(Pending):
         self.heard_s = time.monotonic()  #: when it was sent, or something was heard of it
         self.taken = False  #: a host has said that it has it
         self.asked = 1
+        self.insists = False  #: nobody asks for it, and it goes to one that may be full
         self.busy: MoltBusy | None = None  #: of the hosts that refused it, the one that is free first
         self.rest: Iterator[bytes] | None = None  #: pieces that are to be sent when a host asks for them
         self.answer: wire.Pieces | None = None  #: what came of an answer in pieces
@@ -194,7 +206,9 @@ class _Link:
             call.rest = wire.pieces_of(body, wire.FIRST_PIECE, self.engine.max_payload)
             first = next(call.rest)
         call.heard_s = time.monotonic()
-        message = wire.subject_of(self._config.nats_subject, call.request.entry), first, call.reply
+        prefix = self._config.nats_subject
+        subject = wire.subject_of(f"{prefix}.{wire.FULL}" if call.insists else prefix, call.request.entry)
+        message = subject, first, call.reply
         try:
             if self.engine.publish_now(*message):
                 return
@@ -241,10 +255,15 @@ class _Link:
         if message.unheard:
             nobody = MoltWorkerUnavailable(
                 f"nobody serves {call.request.entry!r} at {self._config.nats_subject!r} on NATS: no bridge of a pool "
-                "that exports it is there, or all are full"
+                "that exports it is there"
             )
-            if not call.taken:
+            if call.taken:
+                return
+            if call.insists:
                 self._end_call(call, call.busy or nobody)
+            else:  # perhaps all are full
+                call.insists = True
+                self._send_again(call)
             return
         call.heard_s = time.monotonic()
         kind, data = message.data[:1], message.data[1:]
@@ -287,14 +306,17 @@ class _Link:
     def _ask_another(self, call: _Call, refusal: Result) -> None:
         """Send a request again that a host has refused, if there is time; else it ends with that, or as Busy."""
         left_ns = call.request.deadline_ns - time.monotonic_ns() if call.request.deadline_ns else 1
-        if call.asked < MOST_ASKED and left_ns > 0:
-            call.rest = call.answer = None
-            call.taken = False
-            call.asked += 1
-            call.reply = f"{self.inbox}.{call.token}-{call.asked}"
-            self._send(call, wire.encode_request(call.request, self._config.max_frame_bytes))
+        if call.asked < MOST_ASKED and left_ns > 0 and not call.insists:
+            self._send_again(call)
         else:
             self._end_call(call, call.busy or refusal)
+
+    def _send_again(self, call: _Call) -> None:
+        call.rest = call.answer = None
+        call.taken = False
+        call.asked += 1
+        call.reply = f"{self.inbox}.{call.token}-{call.asked}"
+        self._send(call, wire.encode_request(call.request, self._config.max_frame_bytes))
 
     def _end_call(self, call: _Call, result: Result) -> None:
         if self.calls.pop(call.token, None) is not None:

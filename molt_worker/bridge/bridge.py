@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from molt_accel.call import attempt
 from molt_accel.cluster import wire
-from molt_accel.cluster.engine import Engine, EngineError, Incoming, Subscription
+from molt_accel.cluster.engine import Engine, EngineError, Handler, Incoming, Subscription
 from molt_accel.cluster.pulse import BEAT_S
 from molt_accel.config import Config
 from molt_accel.errors import BusyReason, MoltBusy, MoltError, MoltInternalError, MoltInvalidInput, Status
@@ -42,6 +42,9 @@ QUICK_S: Final = 0.001
 #: Refusals that say nothing of the pool, and of other requests: there was no time for this one.
 _ITS_OWN: Final = frozenset({BusyReason.DEADLINE})
 _NOT_SENT: Final = "an answer was not sent: %s"
+
+
+_Subscriptions = dict[str, Subscription]
 
 
 @dataclass
@@ -107,7 +110,10 @@ class Bridge:
         self._subscriptions: Final[dict[str, Subscription]] = {}
         #: Of entrypoints of which the pool runs as many as it may.
         self._rests_until_s: Final[dict[str, float]] = {}
+        #: Where requests come that no bridge asks for: of each entrypoint, all the time.
+        self._listening: Final[dict[str, Subscription]] = {}
         self._refused_s = 0.0  # when the pool refused a request
+        self._refusal = outcomes.busy(BusyReason.QUEUE_FULL)  # the last one
         self._changed: Final = asyncio.Event()
         self._next_id = 0
         own = engine.new_inbox().rpartition(".")[2]  # nobody can guess it
@@ -149,7 +155,8 @@ class Bridge:
                 changed = asyncio.create_task(self._changed.wait())
                 await asyncio.wait([changed, stopping], timeout=PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
-            await self._leave(list(self._subscriptions))
+            await self._leave(self._subscriptions, list(self._subscriptions))
+            await self._leave(self._listening, list(self._listening))
             pieces_until_s = time.monotonic() + LAST_PIECES_S
             while self._running or self._sending or self._intake.under_way:
                 if time.monotonic() >= pieces_until_s:
@@ -165,10 +172,8 @@ class Bridge:
             stopping.cancel()
             for each in self._tasks():
                 each.cancel()
-            for subscription in [
-                *self._subscriptions.values(),
-                *others,
-            ]:  # nobody may ask for what nobody serves
+            # Nobody may be asked for what nobody serves.
+            for subscription in [*self._subscriptions.values(), *self._listening.values(), *others]:
                 with contextlib.suppress(Exception):
                     await subscription.drain()
 
@@ -198,21 +203,42 @@ class Bridge:
             for entry in ([] if self._is_full else self._entries)
             if self._rests_until_s.get(entry, 0.0) <= now_s
         ]
-        await self._leave(self._subscriptions.keys() - wanted)
-        for entry in wanted:
-            if entry not in self._subscriptions:
-                subject = wire.subject_of(self._config.nats_subject, entry)
-                self._subscriptions[entry] = await self._engine.subscribe(
-                    subject, self._handler(entry), group=GROUP
-                )
+        prefix = self._config.nats_subject
+        await self._have(self._listening, self._entries, f"{prefix}.{wire.FULL}", self._full_handler)
+        await self._have(self._subscriptions, wanted, prefix, self._handler)
 
-    async def _leave(self, entries: Iterable[str]) -> None:
-        leaving = [self._subscriptions.pop(entry) for entry in entries]
+    async def _have(
+        self,
+        subscriptions: _Subscriptions,
+        entries: Iterable[str],
+        prefix: str,
+        handler: Callable[[str], Handler],
+    ) -> None:
+        """Be subscribed for these entrypoints, and for no others."""
+        await self._leave(subscriptions, subscriptions.keys() - set(entries))
+        for entry in entries:
+            if entry not in subscriptions:
+                subject = wire.subject_of(prefix, entry)
+                subscriptions[entry] = await self._engine.subscribe(subject, handler(entry), group=GROUP)
+
+    async def _leave(self, subscriptions: _Subscriptions, entries: Iterable[str]) -> None:
+        leaving = [subscriptions.pop(entry) for entry in entries]
         await asyncio.gather(*(each.drain() for each in leaving), return_exceptions=True)
 
     # -- what comes --
 
-    def _handler(self, entry: str) -> Any:
+    def _full_handler(self, entry: str) -> Handler:
+        take = self._handler(entry)
+
+        def take_or_refuse(message: Incoming) -> None:
+            if entry in self._subscriptions:  # there is room by now
+                take(message)
+            elif self._may_be_answered(message.reply):
+                self._refuse_bytes(entry, self._refusal, message.reply)
+
+        return take_or_refuse
+
+    def _handler(self, entry: str) -> Handler:
         def take(message: Incoming) -> None:
             if not self._may_be_answered(message.reply):
                 return  # nobody would hear of it
@@ -307,6 +333,7 @@ class Bridge:
         response.request_id = running.their_id
         self._count(running.entry, response, time.monotonic_ns() - began_ns)
         if isinstance(error, MoltBusy):
+            self._refusal = error
             self._make_way(running.entry, error)
         self._answer(running.reply, response)
 

@@ -148,6 +148,25 @@ def test_a_full_bridge_takes_no_more_until_executors_can_begin() -> None:
     run(test, silence)
 
 
+def test_a_full_bridge_says_busy_where_it_listens_all_the_time() -> None:
+    async def test(desk: Desk) -> None:
+        body = wire.REQUEST + wire.encode_request(Request(99, "echo"), LIMIT)
+        for _ in range(3):
+            await desk.ask()
+        await desk.full()
+        await desk.client.publish(f"molt.{wire.FULL}.echo", body, f"{desk.inbox}.99")
+        assert isinstance(await desk.error(), MoltBusy)
+        assert len(desk.transport.submitted) == 3
+        for each in desk.transport.calls:
+            each.resolve(Response(each.request_id, Status.OK))
+        await desk.serving()  # there is room again: what comes there runs
+        desk.transport.calls.clear()
+        await desk.client.publish(f"molt.{wire.FULL}.echo", body, f"{desk.inbox}.99")
+        await until(lambda: len(desk.transport.submitted) == 4)
+
+    run(test, silence)
+
+
 def test_what_comes_while_it_leaves_is_refused() -> None:
     async def test(desk: Desk) -> None:
         handler = next(each.handler for each in desk.broker.subscriptions if each.subject == "molt.echo")
