@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from molt_accel.durations import in_ms
 from molt_accel.errors import MoltBusy, http_status
@@ -30,6 +31,10 @@ COMPILED_MODES: Final = ("prefer", "require", "off")
 
 class ConfigError(ValueError):
     """A setting has a value that isn't allowed. The text names the setting, the value and what is allowed."""
+
+
+#: What nats-py can connect by.
+_NATS_SCHEMES: Final = ("nats", "tls", "ws", "wss")
 
 
 def _whole(low: int, high: int) -> Parser:
@@ -107,6 +112,21 @@ def _address(value: object) -> str:
     host, colon, port = text.rpartition(":")
     if text and not (host and colon and port.isdecimal() and port.isascii() and int(port) <= 65535):
         raise ValueError("HOST:PORT, for example 127.0.0.1:9464 or [::1]:9464")
+    return text
+
+
+def _nats_urls(value: object) -> str:
+    """One or more servers of NATS; empty: none. A server without a scheme, or without a port, is one too."""
+    text = _text(value)
+    for each in text.split(",") if text.strip() else ():
+        scheme, found, rest = each.strip().rpartition("://")
+        try:
+            parts = urlsplit(f"//{rest}")
+            wrong = not parts.hostname or parts.port == 0 or (found and scheme not in _NATS_SCHEMES)
+        except ValueError:  # a port that is none
+            wrong = True
+        if wrong:
+            raise ValueError("servers separated by commas, each nats://HOST:PORT or tls://HOST:PORT")
     return text
 
 
@@ -195,7 +215,7 @@ class Config(_Made):
         "process, for tests)")
     overflow: str = _setting("MOLT_OVERFLOW", "", _choice("off", "nats"), "off",
         "where a call goes that the local pool refuses as Busy: nats (pools of other hosts), or off")
-    nats_url: str = _setting("MOLT_NATS_URL", "", _text, "",
+    nats_url: str = _setting("MOLT_NATS_URL", "", _nats_urls, "",
         "NATS servers, separated by commas: nats://HOST:PORT, or tls://HOST:PORT")
     nats_subject: str = _setting("MOLT_NATS_SUBJECT", "", _subject, "molt",
         "prefix of the subjects on NATS, one for each kind of pool; an entrypoint's name comes behind it")

@@ -114,7 +114,7 @@ KNOWN_TO = {
     "django": ("molt_accel.django", "molt_accel.process.testdb", "molt_worker.entrypoints.project"),
     "asgiref": ("molt_accel.django",),
     "uvloop": ("molt_accel.cluster.loop",),
-    "nats": ("molt_accel.cluster.nats", "molt_worker.bridge.service"),
+    "nats": ("molt_accel.cluster.nats", "molt_accel.cluster.nats_client", "molt_worker.bridge.service"),
 }
 
 

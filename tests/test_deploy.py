@@ -1,8 +1,10 @@
 """The files in deploy/: they are valid, and the commands in them are the package's."""
 
 import configparser
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from molt_worker.bridge.survey import total_of
 from molt_worker.cli import bridge, serve
 from tests.support import ROOT
 from tests.support.nats_server import program
+from tests.support.processes import wait_until
 
 DEPLOY = ROOT / "deploy"
 yaml: Any = pytest.importorskip("yaml")
@@ -50,7 +53,42 @@ def test_the_compose_file_starts_what_there_is() -> None:
     assert len(found) == 2
     for each in found:
         check_command(each)
-    subprocess.run(["sh", "-n", "-c", script.replace("$$", "$")], check=True)
+    subprocess.run(["bash", "-n", "-c", script.replace("$$", "$")], check=True)
+
+
+#: In the place of molt-worker: says what befalls it, and runs until it is told to stop.
+STAND_IN = """#!/bin/sh
+case $1 in bridge) name=bridge ;; *) name=worker ;; esac
+trap 'sleep 0.2; echo $name ended; exit' TERM
+echo $$ > "$FOLDER/new.$name" && mv "$FOLDER/new.$name" "$FOLDER/$name"
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize("ends", ["container", "worker", "bridge"])
+def test_a_container_of_the_compose_file_ends_in_order(tmp_path: Path, ends: str) -> None:
+    services = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())["services"]
+    stand_in = tmp_path / "molt-worker"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    environ = {**os.environ, "FOLDER": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = [word.replace("$$", "$") for word in services["pool"]["command"]]
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        # A session of its own: what is left of it is ended as a container's processes are.
+        container = subprocess.Popen(command, env=environ, stdout=out, stderr=out, start_new_session=True)
+    files = {name: tmp_path / name for name in ("worker", "bridge")}
+    try:
+        wait_until(lambda: all(each.exists() for each in files.values()))
+        assert container.poll() is None, log.read_text()
+        os.kill(int(files[ends].read_text()) if ends in files else container.pid, signal.SIGTERM)
+        container.wait(60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(container.pid, signal.SIGKILL)
+        container.wait()
+    said = [line for line in log.read_text().splitlines() if line.endswith(" ended")]
+    assert said == (["bridge ended", "worker ended"] if ends == "container" else [f"{ends} ended"])
 
 
 def read(path: str) -> list[Any]:

@@ -195,6 +195,8 @@ def test_the_documented_values_are_allowed_and_their_neighbours_are_not() -> Non
             allowed, refused = ["a", "Shop-1.eu_2"], ["", "a b", "a.*", ".a", "a..b", ">"]
         elif row["allowed"] == "a text":
             continue
+        elif row["allowed"] == "servers":
+            allowed, refused = ["", "a", "nats://a:4222,tls://b"], ["http://a", "nats://a:0", ","]
         elif row["allowed"] == "a name":
             allowed, refused = ["", "x", "Pool_1.b-2", "x" * 64], ["x" * 65, ".x", "-x", "a/b", "a b"]
         else:

@@ -13,20 +13,16 @@ import os
 import ssl
 from typing import Any, Final
 
-from molt_accel.cluster.engine import EngineError, Handler, Incoming
+from molt_accel.cluster.engine import EngineError, Handler, Incoming, Subscription
+from molt_accel.cluster.nats_client import CONNECT_S, Client, DrainedSubscription, check_secrets
 from molt_accel.config import Config
 
-try:
-    import nats
-    import nats.errors
-    from nats.aio.client import Client as NatsClient
-    from nats.aio.msg import Msg
-except ImportError as exc:
-    raise ImportError(f"calls to other hosts need nats-py ({exc}): pip install 'molt-accel[nats]'") from exc
+# nats_client says what to install where it is missing.
+import nats.errors  # isort: skip
+from nats.aio.msg import Msg  # isort: skip
 
 log = logging.getLogger("molt_accel")
 
-CONNECT_S: Final = 2  #: how long a server may take to accept a connection
 RECONNECT_S: Final = 1  #: between two tries to come back to one server
 PING_S: Final = 5  #: how often an idle connection is tried; two without an answer end it
 #: So many bytes may wait for the socket before publishing waits too: half of what nats-py allows (MAX_PENDING_SIZE).
@@ -36,19 +32,6 @@ _NO_RESPONDERS: Final = "503"
 
 class _GivenUpError(Exception):
     """None of the servers has let this connection in."""
-
-
-class _Client(NatsClient):
-    """nats-py's client, whose `flush` waits for all that was sent before it.
-
-    nats-py's own writes its PING to the socket at once, and may leave what was sent before in a list that a task writes
-    later (nats-py 2.16, `_send_ping` and `_flusher`). So the answer says nothing of that, and a subscription that is
-    drained loses the requests that come between the PING and the UNSUB behind it. By the first answer the task has run.
-    """
-
-    async def flush(self, timeout: int = CONNECT_S) -> None:
-        await super().flush(timeout)
-        await super().flush(timeout)
 
 
 class NatsEngine:
@@ -62,11 +45,11 @@ class NatsEngine:
     def __init__(self, config: Config, name: str) -> None:
         self._config = config
         self._name = name
-        self._client = _Client()
+        self._client = Client(self._config)
         self._tries_left = 0  # while it connects for the first time: one for each server
 
     @property
-    def client(self) -> NatsClient:
+    def client(self) -> Client:
         """nats-py's own, for what only NATS has: its service API."""
         return self._client
 
@@ -83,7 +66,7 @@ class NatsEngine:
         if not servers:
             raise EngineError("MOLT_NATS_URL is empty: it names NATS servers, as in nats://127.0.0.1:4222")
         self._tries_left = len(servers)
-        self._client = _Client()
+        self._client = Client(self._config)
         try:
             await self._client.connect(
                 servers,
@@ -110,6 +93,7 @@ class NatsEngine:
 
     def _how_to_be_let_in(self) -> dict[str, Any]:
         config = self._config
+        check_secrets(config)
         options: dict[str, Any] = {}
         if config.nats_creds:
             options["user_credentials"] = config.nats_creds
@@ -132,7 +116,7 @@ class NatsEngine:
     def new_inbox(self) -> str:
         return str(self._client.new_inbox())
 
-    async def subscribe(self, subject: str, handler: Handler, *, group: str = "") -> Any:
+    async def subscribe(self, subject: str, handler: Handler, *, group: str = "") -> Subscription:
         async def take(message: Msg) -> None:
             headers = message.headers
             unheard = headers is not None and headers.get("Status") == _NO_RESPONDERS
@@ -140,11 +124,12 @@ class NatsEngine:
 
         try:
             # The bounds are the bridge's and the client's own: they answer for what they take.
-            return await self._client.subscribe(
+            made = await self._client.subscribe(
                 subject, queue=group, cb=take, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
         except nats.errors.Error as exc:
             raise EngineError(f"can't subscribe to {subject}: {exc or type(exc).__name__}") from exc
+        return DrainedSubscription(self._client, made)
 
     def publish_now(self, subject: str, data: bytes, reply: str = "") -> bool:
         if self._client.pending_data_size + len(data) > _UNSENT_BYTES:

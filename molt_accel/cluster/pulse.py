@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-#: A bridge says so of each request that it has had for this long, and again after as long, in s.
+#: A bridge says so of each request that it has had for half as long, and again after as long as that, in s.
 BEAT_S: Final = 1.0
 #: A client looks after its calls so often, in s.
 LOOK_S: Final = 0.5

@@ -11,7 +11,7 @@ message may be goes in pieces, in order; see `Pieces`.
 | ``A`` | bridge | a response's frame |
 | ``a`` | bridge | a piece of one |
 | ``G`` | bridge | go on: send the other pieces to the reply subject of this message; without one: they are coming |
-| ``T`` | bridge | taken, and not ended yet; each second |
+| ``T`` | bridge | taken, and not ended yet; each half second |
 | ``N`` | bridge | not taken: the frame is of another version; a byte says which one the bridge speaks |
 
 These bytes are the same in all versions of frames, so that sides of different releases can tell each other.
@@ -38,11 +38,16 @@ RESPONSE, RESPONSE_PIECE, GO_ON, TAKEN, OTHER_VERSION = b"A", b"a", b"G", b"T", 
 NOT_MINE: Final = OTHER_VERSION + bytes([frame.VERSION])
 #: Of a subject, behind the prefix: where requests are ended. No entrypoint's name begins so.
 CANCEL: Final = "__cancel__"
+#: The same: where a request goes that nobody asks for; the entrypoint's name comes behind it. Bridges listen there also
+#: while their pool is full, and say Busy then.
+FULL: Final = "__full__"
 #: The same: where further pieces of requests go, below a word of the bridge's own.
 PIECES: Final = "__pieces__"
 #: A piece's place: bytes of the whole, and of those before it.
 _PIECE: Final = struct.Struct("<II")
 _HEAD_BYTES: Final = 1 + _PIECE.size
+#: More time than this is left to no request, in ns: with the clock added it must fit a frame.
+_MOST_LEFT_NS: Final = 2**62
 
 
 @functools.lru_cache(1024)
@@ -70,6 +75,8 @@ def decode_request(body: bytes) -> Request:
     now_ns = time.monotonic_ns()
     request.sent_ns = now_ns
     if request.deadline_ns:
+        if request.deadline_ns > _MOST_LEFT_NS:
+            raise FrameError(Fault.RANGE, f"{request.deadline_ns} ns are left: no deadline")
         request.deadline_ns = now_ns + request.deadline_ns
     return request
 

@@ -35,6 +35,7 @@ from molt_accel.ipc import outcomes
 from molt_accel.ipc.frame import VERSION, FrameError
 from molt_accel.ipc.messages import Codec, Request
 from molt_accel.transports import forks
+from molt_accel.transports import monkeypatch as greenlets
 from molt_accel.transports.base import Pending, PendingCall, RefusesNothing, Result
 from molt_accel.transports.connection import copy_error
 from molt_accel.transports.launcher import RestartPolicy
@@ -52,7 +53,18 @@ _STOP_S: Final = 2.0
 class _Call(Pending):
     """A call in flight."""
 
-    __slots__ = ("answer", "asked", "busy", "heard_s", "reply", "request", "rest", "taken", "token")
+    __slots__ = (
+        "answer",
+        "asked",
+        "busy",
+        "heard_s",
+        "insists",
+        "reply",
+        "request",
+        "rest",
+        "taken",
+        "token",
+    )
 
     def __init__(self, request: Request, token: int, reply: str) -> None:
         super().__init__(request.request_id)
@@ -63,6 +75,7 @@ class _Call(Pending):
         self.heard_s = time.monotonic()  #: when it was sent, or something was heard of it
         self.taken = False  #: a host has said that it has it
         self.asked = 1
+        self.insists = False  #: nobody asks for it, and it goes to one that may be full
         self.busy: MoltBusy | None = None  #: of the hosts that refused it, the one that is free first
         self.rest: Iterator[bytes] | None = None  #: pieces that are to be sent when a host asks for them
         self.answer: wire.Pieces | None = None  #: what came of an answer in pieces
@@ -77,6 +90,9 @@ class _Link:
         self.engine: Final = open_engine(config, "molt client")
         self.error: MoltWorkerUnavailable | None = None  #: why it could not be made
         self.made = threading.Event()
+        self.told = (
+            threading.Lock()
+        )  #: taken by the one of all that waited who tells the policy that it failed
         self._config = config
         self._ended = False
         self._tokens = 0
@@ -118,16 +134,18 @@ class _Link:
         return True
 
     def end(self, error: MoltError) -> None:
-        """End all calls, and then the link. Any thread."""
+        """End all calls, have their hosts stop them, and then end the link. Any thread."""
         with self._lock:
             if self._ended:
                 return
             self._ended = True
+            ended = [call for token in list(self.calls) if (call := self.calls.pop(token, None)) is not None]
+            for call in ended if self.loop.is_running() else ():
+                self.loop.call_soon_threadsafe(self._cancel, call)
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(self._stopping.set)
-        for token in list(self.calls):
-            if (call := self.calls.pop(token, None)) is not None:
-                call.resolve(copy_error(error))
+        for call in ended:
+            call.resolve(copy_error(error))
 
     # -- on the loop's thread --
 
@@ -188,7 +206,9 @@ class _Link:
             call.rest = wire.pieces_of(body, wire.FIRST_PIECE, self.engine.max_payload)
             first = next(call.rest)
         call.heard_s = time.monotonic()
-        message = wire.subject_of(self._config.nats_subject, call.request.entry), first, call.reply
+        prefix = self._config.nats_subject
+        subject = wire.subject_of(f"{prefix}.{wire.FULL}" if call.insists else prefix, call.request.entry)
+        message = subject, first, call.reply
         try:
             if self.engine.publish_now(*message):
                 return
@@ -235,10 +255,15 @@ class _Link:
         if message.unheard:
             nobody = MoltWorkerUnavailable(
                 f"nobody serves {call.request.entry!r} at {self._config.nats_subject!r} on NATS: no bridge of a pool "
-                "that exports it is there, or all are full"
+                "that exports it is there"
             )
-            if not call.taken:
+            if call.taken:
+                return
+            if call.insists:
                 self._end_call(call, call.busy or nobody)
+            else:  # perhaps all are full
+                call.insists = True
+                self._send_again(call)
             return
         call.heard_s = time.monotonic()
         kind, data = message.data[:1], message.data[1:]
@@ -281,14 +306,17 @@ class _Link:
     def _ask_another(self, call: _Call, refusal: Result) -> None:
         """Send a request again that a host has refused, if there is time; else it ends with that, or as Busy."""
         left_ns = call.request.deadline_ns - time.monotonic_ns() if call.request.deadline_ns else 1
-        if call.asked < MOST_ASKED and left_ns > 0:
-            call.rest = call.answer = None
-            call.taken = False
-            call.asked += 1
-            call.reply = f"{self.inbox}.{call.token}-{call.asked}"
-            self._send(call, wire.encode_request(call.request, self._config.max_frame_bytes))
+        if call.asked < MOST_ASKED and left_ns > 0 and not call.insists:
+            self._send_again(call)
         else:
             self._end_call(call, call.busy or refusal)
+
+    def _send_again(self, call: _Call) -> None:
+        call.rest = call.answer = None
+        call.taken = False
+        call.asked += 1
+        call.reply = f"{self.inbox}.{call.token}-{call.asked}"
+        self._send(call, wire.encode_request(call.request, self._config.max_frame_bytes))
 
     def _end_call(self, call: _Call, result: Result) -> None:
         if self.calls.pop(call.token, None) is not None:
@@ -361,6 +389,7 @@ class ClusterTransport(RefusesNothing):
             if link is None or link.ended:
                 if self._policy.failed_starts:
                     self._policy.check(time.monotonic())
+                greenlets.check_for_nats()
                 link = _Link(self._config, self._open_engine)
                 try:
                     link.thread.start()
@@ -369,7 +398,8 @@ class ClusterTransport(RefusesNothing):
                 self._link = link
         link.made.wait()  # others may wait for the same one
         if link.error is not None:
-            self._policy.died(time.monotonic(), 0.0, link.error, was_ready=False)
+            if link.told.acquire(blocking=False):
+                self._policy.died(time.monotonic(), 0.0, link.error, was_ready=False)
             raise copy_error(link.error)
         self._policy = RestartPolicy()
 

@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Final
 
-from molt_accel.errors import MoltWorkerUnavailable, NoSharedMemory
+from molt_accel.errors import MoltStartFailed, MoltWorkerUnavailable, NoSharedMemory
 
 _LOCK_AT_IMPORT: Final = threading.Lock
 
@@ -32,6 +32,15 @@ def check_for_shared_memory() -> None:
         raise NoSharedMemory(
             f"{library} has replaced this process's threads, and a call in shared memory would stop all of its "
             "greenlets; use MOLT_TRANSPORT=stdio"
+        )
+
+
+def check_for_nats() -> None:
+    """Raise MoltStartFailed if threads are greenlets: that of the connection would be one that never gives way."""
+    if library := _library():
+        raise MoltStartFailed(
+            f"{library} has replaced this process's threads, and a connection to NATS would stop all of its greenlets; "
+            "calls to other hosts need a server with threads or an event loop"
         )
 
 

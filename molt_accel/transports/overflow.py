@@ -16,6 +16,7 @@ from molt_accel.config import Config
 from molt_accel.errors import MoltError, MoltStartFailed
 from molt_accel.ipc import outcomes
 from molt_accel.ipc.messages import PING, Request
+from molt_accel.transports import forks
 from molt_accel.transports.base import Transport
 
 log = logging.getLogger("molt_accel")
@@ -42,6 +43,7 @@ class Overflow:
         self._lock = threading.RLock()
         self._closed = False
         self._not_before_s = 0.0
+        forks.register(self)
 
     @property
     def has_room(self) -> bool:
@@ -90,6 +92,10 @@ class Overflow:
             self._not_before_s = time.monotonic() + CONNECT_PAUSE_S
         else:
             self._not_before_s = 0.0
+
+    def after_fork_in_child(self) -> None:
+        """Whoever has the lock in the parent is no thread of this process. The connection forgets itself."""
+        self._lock = threading.RLock()
 
     def close(self) -> None:
         with self._lock:

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from molt_accel.call import attempt
 from molt_accel.cluster import wire
-from molt_accel.cluster.engine import Engine, EngineError, Incoming, Subscription
+from molt_accel.cluster.engine import Engine, EngineError, Handler, Incoming, Subscription
 from molt_accel.cluster.pulse import BEAT_S
 from molt_accel.config import Config
 from molt_accel.errors import BusyReason, MoltBusy, MoltError, MoltInternalError, MoltInvalidInput, Status
@@ -34,10 +34,17 @@ log = logging.getLogger("molt_worker")
 GROUP: Final = "molt"
 #: After a refusal of the pool nothing new is asked for, for at least so long, in s.
 PAUSE_S: Final = 0.1
+#: Whoever is told to stop waits for the other pieces of requests for so long, in s.
+LAST_PIECES_S: Final = 20.0
 #: A request that usually takes less is waited for on the loop, if it is the only one: for so long at most, in s.
 QUICK_NS: Final = 500_000
 QUICK_S: Final = 0.001
+#: Refusals that say nothing of the pool, and of other requests: there was no time for this one.
+_ITS_OWN: Final = frozenset({BusyReason.DEADLINE})
 _NOT_SENT: Final = "an answer was not sent: %s"
+
+
+_Subscriptions = dict[str, Subscription]
 
 
 @dataclass
@@ -100,9 +107,13 @@ class Bridge:
         self._sending: Final[set[asyncio.Task[None]]] = set()
         self._intake: Final = Intake(config.max_frame_bytes)
         self._entries: list[str] = list(entries)
-        self._offers_others = False  # than those that it is subscribed for
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions: Final[dict[str, Subscription]] = {}
+        #: Of entrypoints of which the pool runs as many as it may.
+        self._rests_until_s: Final[dict[str, float]] = {}
+        #: Where requests come that no bridge asks for: of each entrypoint, all the time.
+        self._listening: Final[dict[str, Subscription]] = {}
         self._refused_s = 0.0  # when the pool refused a request
+        self._refusal = outcomes.busy(BusyReason.QUEUE_FULL)  # the last one
         self._changed: Final = asyncio.Event()
         self._next_id = 0
         own = engine.new_inbox().rpartition(".")[2]  # nobody can guess it
@@ -123,7 +134,6 @@ class Bridge:
         for entry in entries:
             self.served.setdefault(entry, Served())
         self._entries = list(entries)
-        self._offers_others = True
         self._executors, self._most = executors, executors + max_queue
         self._changed.set()
 
@@ -145,17 +155,25 @@ class Bridge:
                 changed = asyncio.create_task(self._changed.wait())
                 await asyncio.wait([changed, stopping], timeout=PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
-            await self._leave()
+            await self._leave(self._subscriptions, list(self._subscriptions))
+            await self._leave(self._listening, list(self._listening))
+            pieces_until_s = time.monotonic() + LAST_PIECES_S
             while self._running or self._sending or self._intake.under_way:
+                if time.monotonic() >= pieces_until_s:
+                    self._refuse_pieces()
                 ends = [*self._tasks(), *self._sending]
-                await asyncio.wait(ends) if ends else await asyncio.sleep(PAUSE_S)  # the other pieces come
+                if ends:
+                    await asyncio.wait(ends, timeout=PAUSE_S if self._intake.under_way else None)
+                else:
+                    await asyncio.sleep(PAUSE_S)  # the other pieces come
             await self._engine.flush()
         finally:
             beating.cancel()
             stopping.cancel()
             for each in self._tasks():
                 each.cancel()
-            for subscription in others:
+            # Nobody may be asked for what nobody serves.
+            for subscription in [*self._subscriptions.values(), *self._listening.values(), *others]:
                 with contextlib.suppress(Exception):
                     await subscription.drain()
 
@@ -179,25 +197,48 @@ class Bridge:
     async def _take_or_leave(self) -> None:
         if not self._engine.connected:
             return
-        if self._offers_others:
-            self._offers_others = False
-            await self._leave()
-        if self._is_full:
-            await self._leave()
-        elif not self._subscriptions:
-            for entry in list(self._entries):
-                subject = wire.subject_of(self._config.nats_subject, entry)
-                self._subscriptions.append(
-                    await self._engine.subscribe(subject, self._handler(entry), group=GROUP)
-                )
+        now_s = time.monotonic()
+        wanted = [
+            entry
+            for entry in ([] if self._is_full else self._entries)
+            if self._rests_until_s.get(entry, 0.0) <= now_s
+        ]
+        prefix = self._config.nats_subject
+        await self._have(self._listening, self._entries, f"{prefix}.{wire.FULL}", self._full_handler)
+        await self._have(self._subscriptions, wanted, prefix, self._handler)
 
-    async def _leave(self) -> None:
-        leaving, self._subscriptions = self._subscriptions, []
+    async def _have(
+        self,
+        subscriptions: _Subscriptions,
+        entries: Iterable[str],
+        prefix: str,
+        handler: Callable[[str], Handler],
+    ) -> None:
+        """Be subscribed for these entrypoints, and for no others."""
+        await self._leave(subscriptions, subscriptions.keys() - set(entries))
+        for entry in entries:
+            if entry not in subscriptions:
+                subject = wire.subject_of(prefix, entry)
+                subscriptions[entry] = await self._engine.subscribe(subject, handler(entry), group=GROUP)
+
+    async def _leave(self, subscriptions: _Subscriptions, entries: Iterable[str]) -> None:
+        leaving = [subscriptions.pop(entry) for entry in entries]
         await asyncio.gather(*(each.drain() for each in leaving), return_exceptions=True)
 
     # -- what comes --
 
-    def _handler(self, entry: str) -> Any:
+    def _full_handler(self, entry: str) -> Handler:
+        take = self._handler(entry)
+
+        def take_or_refuse(message: Incoming) -> None:
+            if entry in self._subscriptions:  # there is room by now
+                take(message)
+            elif self._may_be_answered(message.reply):
+                self._refuse_bytes(entry, self._refusal, message.reply)
+
+        return take_or_refuse
+
+    def _handler(self, entry: str) -> Handler:
         def take(message: Incoming) -> None:
             if not self._may_be_answered(message.reply):
                 return  # nobody would hear of it
@@ -238,6 +279,8 @@ class Bridge:
 
     def _may_be_answered(self, reply: str) -> bool:
         """Whether answers may go there: not to requests of others, nor to the system's own subjects."""
+        if not reply.isprintable():  # it can't be published to
+            return False
         return bool(reply) and not reply.startswith(("$", f"{self._config.nats_subject}."))
 
     def _next_key(self) -> str:
@@ -289,6 +332,9 @@ class Bridge:
             response = error_response(request, error)
         response.request_id = running.their_id
         self._count(running.entry, response, time.monotonic_ns() - began_ns)
+        if isinstance(error, MoltBusy):
+            self._refusal = error
+            self._make_way(running.entry, error)
         self._answer(running.reply, response)
 
     def _ended(self, running: _Running, steps: Generator[Wait, Any, None]) -> None:
@@ -302,11 +348,20 @@ class Bridge:
         served.nanoseconds += took_ns
         if response.status is Status.BUSY:
             served.busy += 1
-            self._refused_s = time.monotonic()
-            self._look()
         elif response.status is not Status.OK:
             served.errors += 1
             served.last_error = response.status.label
+
+    def _make_way(self, entry: str, refusal: MoltBusy) -> None:
+        """Leave requests to others for a while: all of them, or those that are as the one that the pool has refused."""
+        if refusal.reason in _ITS_OWN:
+            return
+        if refusal.reason == BusyReason.ENTRY_LIMIT:
+            self._rests_until_s[entry] = time.monotonic() + PAUSE_S
+            self._changed.set()
+        else:
+            self._refused_s = time.monotonic()
+            self._look()
 
     # -- answers --
 
@@ -323,6 +378,11 @@ class Bridge:
         response = error_response(Request(request_id, entry), error)
         self._count(entry, response, 0)
         self._answer(reply, response)
+
+    def _refuse_pieces(self) -> None:
+        """Refuse what is still coming in pieces: others can have it."""
+        for entry, reply in self._intake.give_up():
+            self._refuse(entry, 0, outcomes.busy(BusyReason.STOPPING), reply)
 
     def _answer(self, reply: str, response: Response) -> None:
         self._send(reply, self._messages_of(response))

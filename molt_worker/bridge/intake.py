@@ -107,6 +107,13 @@ class Intake:
         if key in self._begun:
             self._bytes -= self._begun.pop(key).bytes
 
+    def give_up(self) -> list[tuple[str, str]]:
+        """Give up all that was begun. Returns the entrypoint of each, and where its answer goes."""
+        given_up = [(begun.entry, begun.reply) for begun in self._begun.values()]
+        for key in list(self._begun):
+            self.drop(key)
+        return given_up
+
     def _forget_late_ones(self) -> None:
         now_s = self._clock()
         for key in [key for key, begun in self._begun.items() if begun.until_s < now_s]:

@@ -58,14 +58,16 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     told = Exposition(config.pool_name, Survey(engine, config.nats_subject))
     async with _told_by_http(config, told):
         await _again_and_again(engine.connect, stop)
-        transport = open_transport(config)
         try:
             while not stop.is_set():
-                report = await _again_and_again(lambda: _report_of(transport), stop)
-                if report is not None:
-                    await _serve(config, engine, transport, report, told, stop)
+                reached = await _again_and_again(lambda: _reached(config), stop)
+                if reached is not None:
+                    transport, report = reached
+                    try:
+                        await _serve(config, engine, transport, report, told, stop)
+                    finally:
+                        transport.close()
         finally:
-            transport.close()
             await engine.close()
 
 
@@ -95,6 +97,19 @@ async def _again_and_again(what: Any, stop: asyncio.Event) -> Any:
         except TimeoutError:
             pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
     return None
+
+
+async def _reached(config: Config) -> tuple[Transport, dict[str, Any]]:
+    """Reach the pool. Returns what it says of itself, too. Raises MoltError: it is not there, or not ready.
+
+    Each try has a transport of its own: one that has failed makes pauses, for the sake of workers that it would start.
+    """
+    transport = open_transport(config)
+    try:
+        return transport, await _report_of(transport)
+    except BaseException:
+        transport.close()
+        raise
 
 
 async def _report_of(transport: Transport) -> dict[str, Any]:

@@ -107,6 +107,16 @@ def test_a_closed_client_ends_its_calls(whole: Cluster, remote: Remote, tmp_path
         raised(MoltCancelled, call.result, PATIENCE_S)
 
 
+def test_a_closed_client_stops_its_work(whole: Cluster, remote: Remote, tmp_path: Path) -> None:
+    client, path = remote(), tmp_path / "running"
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(client.call, "clean_up", str(path), timeout_ms=PATIENCE_S * 1000)
+        wait_for_file(str(path))
+        client.close()
+        raised(MoltCancelled, call.result, PATIENCE_S)
+    wait_until(lambda: not path.exists(), PATIENCE_S / 2)
+
+
 def test_many_threads_and_tasks_get_their_own_answers(whole: Cluster, remote: Remote) -> None:
     client = remote()
     client.call("echo", 0)
@@ -211,8 +221,8 @@ def test_of_two_pools_the_other_is_asked_if_one_is_full(
         ]
         for number in range(4):
             wait_for_file(f"{path}{number}.running")
-        error = raised((MoltBusy, MoltWorkerUnavailable), client.call, "echo")
-        assert not getattr(error, "may_have_run", False)
+        for _ in range(10):  # at some of these calls nobody asks for requests any more
+            assert raised(MoltBusy, client.call, "echo").retry_after_s > 0
         for number in range(4):
             Path(f"{path}{number}").touch()
         assert [call.result(PATIENCE_S) for call in calls] == ["released"] * 4

@@ -36,6 +36,7 @@ from molt_accel.transports.cluster import MOST_ASKED, _Call, _Link
 MAX_PAYLOAD = 400
 LONG = bytes(3000)
 PIECES = "molt.__pieces__.host.1"
+FULL = "molt.__full__.echo"
 
 
 class FakeEngine:
@@ -86,6 +87,7 @@ class Sending:
     wanted: bool = False  #: the other pieces
     taken: bool = False
     not_run: bool = False  #: a host has said so, or nobody has it
+    insists: bool = False  #: it went to hosts that may be full
 
 
 @dataclass
@@ -138,13 +140,14 @@ class Calls(RuleBasedStateMachine):
         self.seen = len(self.engine.published)
 
     def _note_published(self, subject: str, data: bytes, reply: str) -> None:
-        if data[:1] in (wire.REQUEST, wire.FIRST_PIECE) and subject == "molt.echo":
+        if data[:1] in (wire.REQUEST, wire.FIRST_PIECE) and subject in ("molt.echo", FULL):
             word = reply.rpartition(".")[2]
             token = int(word.partition("-")[0])
             asked = next(each for each in self.asked if each.call.token == token)
             assert all(each.not_run for each in asked.sendings), "sent again, and it may run already"
-            assert len(asked.sendings) < MOST_ASKED
-            asked.sendings.append(Sending(reply, data[:1] == wire.REQUEST))
+            assert len(asked.sendings) < MOST_ASKED + (subject == FULL)
+            assert not any(each.insists for each in asked.sendings), "sent again after nobody asked for it"
+            asked.sendings.append(Sending(reply, data[:1] == wire.REQUEST, insists=subject == FULL))
         elif subject == PIECES:
             (sending,) = [one for each in self.asked for one in each.sendings if one.reply == reply] or [None]
             assert sending is not None and sending.wanted, "nobody has asked for pieces of this sending"  # noqa: PT018

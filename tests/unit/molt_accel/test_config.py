@@ -360,6 +360,21 @@ def test_this_process_s_environment_is_read_by_default(monkeypatch: pytest.Monke
     assert Config.load(settings=SimpleNamespace()).executors == 7
 
 
+@pytest.mark.parametrize(
+    "url", ["", "a", "a:4222", "nats://u:p%40@a:4222", "tls://a, nats://[::1]:4222", "wss://a"]
+)
+def test_servers_of_nats(url: str) -> None:
+    assert Config.load(nats_url=url).nats_url == url
+
+
+@pytest.mark.parametrize(
+    "url", [",", "nats://", "nats://a:99999", "::::", "http://a:4222", "nats://a,,nats://b", "a:x"]
+)
+def test_what_is_no_server_of_nats_is_named_at_once(url: str) -> None:
+    with pytest.raises(ConfigError, match="each nats://HOST:PORT"):
+        Config.load(nats_url=url)
+
+
 def test_the_pool_has_one_executor_a_usable_cpu_unless_told_otherwise() -> None:
     assert load(executors=3).pool_size == 3
     assert load().pool_size == default_executors() == len(os.sched_getaffinity(0))

@@ -18,12 +18,6 @@ def engine_of(url: str, **settings: Any) -> NatsEngine:
     return NatsEngine(Config.load(nats_url=url, **settings), "test")
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Any:
-    with NatsServer(tmp_path) as started:
-        yield started
-
-
 def test_messages_go_to_one_of_a_group_and_answers_back(server: NatsServer) -> None:
     async def main() -> None:
         one, other = engine_of(server.url), engine_of(server.url)
@@ -85,43 +79,6 @@ def test_what_can_not_be_sent_now_is_not_sent_and_is_sent_later(server: NatsServ
     asyncio.run(main())
 
 
-def test_no_message_is_lost_while_one_of_a_group_leaves_again_and_again(server: NatsServer) -> None:
-    async def main() -> None:
-        stays, leaves, sends = (engine_of(server.url) for _ in range(3))
-        for engine in (stays, leaves, sends):
-            await engine.connect()
-        got: set[bytes] = set()
-
-        def take(message: Incoming) -> None:
-            got.add(message.data)
-
-        await stays.subscribe("work", take, group="g")
-        await stays.flush()
-        sent = 0
-
-        async def leave_often() -> None:
-            for _ in range(150):
-                subscription = await leaves.subscribe("work", take, group="g")
-                await leaves.flush()
-                await subscription.drain()
-
-        leaving = asyncio.create_task(leave_often())
-        while not leaving.done():
-            await sends.publish("work", b"%d" % sent)
-            sent += 1
-            await asyncio.sleep(0)
-        await leaving
-        await sends.flush()
-        await stays.flush()
-        async with asyncio.timeout(PATIENCE_S):
-            while len(got) < sent:
-                await asyncio.sleep(0.01)
-        for engine in (stays, leaves, sends):
-            await engine.close()
-
-    asyncio.run(main())
-
-
 def test_closing_while_the_server_is_lost_is_no_cancellation(server: NatsServer) -> None:
     async def main() -> None:
         engine = engine_of(server.url)
@@ -178,10 +135,9 @@ def test_credentials_that_can_t_be_read_are_an_error(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("url", ["", " , "])
-def test_without_a_server_s_url_it_says_so_and_tries_none(url: str) -> None:
+def test_without_a_server_s_url_it_says_so_and_tries_none() -> None:
     async def main() -> None:
-        engine = engine_of(url)
+        engine = engine_of("")
         with pytest.raises(EngineError, match="MOLT_NATS_URL is empty"):
             await engine.connect()
         await engine.close()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from molt_accel.cluster import wire
 from molt_accel.cluster.wire import Pieces, pieces_of, subject_of
 from molt_accel.errors import Status
-from molt_accel.ipc.frame import Fault, FrameError
+from molt_accel.ipc import frame
+from molt_accel.ipc.frame import PREFIX_BYTES, Fault, FrameError
 from molt_accel.ipc.messages import Codec, Request, Response
 from tests.support.errors import raised
 
@@ -129,3 +130,9 @@ def test_garbage_in_pieces_is_told_as_such_and_never_too_long(messages: list[byt
         except FrameError:
             continue
         assert whole is None or len(whole) <= 100
+
+
+def test_a_deadline_that_fits_no_clock_is_refused() -> None:
+    body = frame.encode(Request(1, "echo", b"", deadline_ns=2**64 - 1), 1000)[PREFIX_BYTES:]
+    with pytest.raises(FrameError, match="no deadline"):
+        wire.decode_request(body)

@@ -1,5 +1,6 @@
 """molt_accel.transports.cluster: one outcome for each call, whatever the hosts do, told by a broker in this process."""
 
+import asyncio
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 from molt_accel import codec
 from molt_accel.call import make_call
 from molt_accel.cluster import wire
+from molt_accel.cluster.engine import EngineError
 from molt_accel.config import Config
 from molt_accel.errors import (
     BusyReason,
@@ -154,6 +156,32 @@ def test_a_broker_that_is_down_is_told_and_tried_again_later(
     assert not raised(MoltWorkerUnavailable, call, transport).may_have_run
     broker.up = True
     assert call(transport) == "x"
+
+
+def test_one_failed_connection_counts_once_for_all_that_waited_for_it(broker: OneHostBroker) -> None:
+    """Else one of many calls is followed by the pause after many failed connections: half a minute."""
+    waiting = threading.Barrier(21)
+
+    class Slow(BrokerEngine):
+        async def connect(self) -> None:
+            await asyncio.to_thread(waiting.wait, PATIENCE_S)
+            await asyncio.sleep(0.2)  # the last of them gets to its wait
+            raise EngineError("the broker is down")
+
+    transport = ClusterTransport(Config.load(transport="nats", nats_url="test"), lambda *_: Slow(broker))
+
+    def one() -> None:
+        waiting.wait(PATIENCE_S)
+        raised(MoltWorkerUnavailable, transport.start)
+
+    def begins() -> None:
+        raised(MoltWorkerUnavailable, transport.start)
+
+    threads = [in_thread(begins), *(in_thread(one) for _ in range(20))]
+    for each in threads:
+        each.join(PATIENCE_S)
+    assert transport._policy.failed_starts == 1
+    transport.close()
 
 
 def test_nobody_there_is_told_at_once(transport: ClusterTransport) -> None:

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from molt_accel.errors import MoltWorkerUnavailable, NoSharedMemory
+from molt_accel.config import Config
+from molt_accel.errors import MoltStartFailed, MoltWorkerUnavailable, NoSharedMemory
 from molt_accel.transports import monkeypatch as subject
+from molt_accel.transports.cluster import ClusterTransport
 
 GEVENT = ("gevent", "gevent.monkey", "is_module_patched", "threading")
 EVENTLET = ("eventlet", "eventlet.patcher", "is_monkey_patched", "thread")
@@ -48,3 +50,15 @@ def test_real_threads_are_served(patch: Callable[..., None], monkeypatch: pytest
     subject.check_for_shared_memory()
     monkeypatch.setattr(threading, "Lock", object)
     subject.check_for_pipes()
+
+
+@pytest.mark.parametrize("library", [GEVENT, EVENTLET], ids=lambda library: library[0])
+def test_greenlets_are_refused_a_connection_to_nats(library: Library, patch: Callable[..., None]) -> None:
+    patch(library, "socket")
+    subject.check_for_nats()
+    patch(library, library[3])
+    with pytest.raises(MoltStartFailed, match=f"^{library[0]} has replaced"):
+        subject.check_for_nats()
+    transport = ClusterTransport(Config.load(transport="nats"))
+    with pytest.raises(MoltStartFailed):
+        transport.start()

@@ -156,3 +156,13 @@ def test_what_can_never_start_is_told_once_and_not_tried_again(caplog: pytest.Lo
     assert overflow.for_request(Request(2, "echo")) is None
     assert never.starts == 1
     assert [record.message for record in caplog.records] == ["no overflow to other hosts: not installed"]
+
+
+def test_a_forked_child_waits_for_no_lock_of_the_parent() -> None:
+    overflow = Overflow(Config.load(overflow="nats"))
+    with overflow._lock:
+        overflow.after_fork_in_child()  # as if by a child: another thread has the lock
+        child = threading.Thread(target=overflow.close)
+        child.start()
+        child.join(60)
+    assert not child.is_alive()

@@ -8,7 +8,7 @@ import pytest
 
 from molt_accel import codec
 from molt_accel.cluster import wire
-from molt_accel.cluster.engine import Incoming
+from molt_accel.cluster.engine import EngineError, Incoming
 from molt_accel.config import Config
 from molt_accel.errors import (
     BusyReason,
@@ -144,6 +144,25 @@ def test_a_full_bridge_takes_no_more_until_executors_can_begin() -> None:
         desk.transport.calls[0].resolve(Response(1, Status.OK))
         await desk.response()
         await desk.serving()
+
+    run(test, silence)
+
+
+def test_a_full_bridge_says_busy_where_it_listens_all_the_time() -> None:
+    async def test(desk: Desk) -> None:
+        body = wire.REQUEST + wire.encode_request(Request(99, "echo"), LIMIT)
+        for _ in range(3):
+            await desk.ask()
+        await desk.full()
+        await desk.client.publish(f"molt.{wire.FULL}.echo", body, f"{desk.inbox}.99")
+        assert isinstance(await desk.error(), MoltBusy)
+        assert len(desk.transport.submitted) == 3
+        for each in desk.transport.calls:
+            each.resolve(Response(each.request_id, Status.OK))
+        await desk.serving()  # there is room again: what comes there runs
+        desk.transport.calls.clear()
+        await desk.client.publish(f"molt.{wire.FULL}.echo", body, f"{desk.inbox}.99")
+        await until(lambda: len(desk.transport.submitted) == 4)
 
     run(test, silence)
 
@@ -422,3 +441,65 @@ def test_a_request_of_another_version_is_not_taken(pieces: bool) -> None:
         assert desk.transport.submitted == []
 
     run(test)
+
+
+@pytest.mark.parametrize("reason", [BusyReason.DEADLINE, BusyReason.ENTRY_LIMIT])
+def test_a_refusal_that_is_one_entrypoint_s_or_one_request_s_leaves_the_others_served(
+    reason: BusyReason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.5)
+
+    async def test(desk: Desk) -> None:
+        await desk.ask()
+        assert isinstance(await desk.error(), MoltBusy)
+        if reason == BusyReason.ENTRY_LIMIT:
+            await desk.full()
+        await desk.ask("other")
+        subject, _ = await desk.response()
+        assert subject.endswith(".2")
+        await desk.serving()
+
+    run(test, answer_error(outcomes.busy(reason)), answer("x"))
+
+
+def test_what_the_bridge_refuses_itself_is_no_refusal_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "MOST", 0)
+    monkeypatch.setattr(module, "PAUSE_S", 60)
+
+    async def test(desk: Desk) -> None:
+        await desk.client.publish("molt.echo", wire.FIRST_PIECE + b"x", f"{desk.inbox}.1")
+        assert isinstance(await desk.error(), MoltBusy)
+        await desk.ask()
+        await desk.response()
+
+    run(test, answer("x"))
+
+
+def test_who_leaves_waits_for_pieces_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LAST_PIECES_S", 0)
+
+    async def test(desk: Desk) -> None:
+        whole = wire.pieces_of(bytes(2000), wire.FIRST_PIECE, 1000)
+        await desk.client.publish("molt.echo", next(whole), f"{desk.inbox}.1")
+        assert (await desk.next()).data == wire.GO_ON
+        desk.stop.set()
+        error = await desk.error()
+        assert isinstance(error, MoltBusy)
+        assert error.reason == BusyReason.STOPPING
+
+    run(test)
+
+
+def test_nothing_is_asked_for_once_it_has_failed() -> None:
+    async def main() -> None:
+        desk = Desk(silence)
+
+        async def fail() -> None:
+            raise EngineError("NATS does not answer")
+
+        desk.engine.flush = fail  # type: ignore[method-assign]
+        with pytest.raises(EngineError):
+            await desk.bridge.run(desk.stop)
+        assert desk.broker.subjects() == []
+
+    asyncio.run(main())
