@@ -241,7 +241,9 @@ def _first_wait_s(request: Request, check: CancelCheck | None) -> float | None:
     """How long to wait before anything else is looked at."""
     if not request.deadline_ns:
         return None if check is None else CANCEL_AFTER_S
-    left_s = (request.deadline_ns - time.monotonic_ns()) * 1e-9  # dividing large integers takes three times as long
+    left_s = (
+        request.deadline_ns - time.monotonic_ns()
+    ) * 1e-9  # dividing large integers takes three times as long
     return left_s if check is None or left_s < CANCEL_AFTER_S else CANCEL_AFTER_S
 
 

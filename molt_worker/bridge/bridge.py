@@ -155,8 +155,8 @@ class Bridge:
                 changed = asyncio.create_task(self._changed.wait())
                 await asyncio.wait([changed, stopping], timeout=PAUSE_S, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
+            await self._leave(self._listening, list(self._listening))  # first, as it would say Busy
             await self._leave(self._subscriptions, list(self._subscriptions))
-            await self._leave(self._listening, list(self._listening))
             pieces_until_s = time.monotonic() + LAST_PIECES_S
             while self._running or self._sending or self._intake.under_way:
                 if time.monotonic() >= pieces_until_s:

@@ -275,17 +275,17 @@ NOT_DECODABLE: list[tuple[Any, Codec, bytes, str]] = [
         Row,
         Codec.JSON,
         b'{"name":"\xff"}',
-        "the payload is not valid json: 'utf-8' codec can't decode byte 0xff",
+        "the payload is not valid json: ",
     ),
     (
         Row,
         Codec.MSGPACK,
         b"\x81\xa4name\xa1\xff",
-        "the payload is not valid msgpack: 'utf-8' codec can't decode",
+        "the payload is not valid msgpack: ",
     ),
     (Row, Codec.MSGPACK, b"\xc1", "the payload is not valid msgpack: MessagePack data is malformed"),
-    (Loose, Codec.JSON, b'{"data":1,"more":[[]]}', "unhashable type: 'list'"),
-    (Loose, Codec.MSGPACK, b"\x82\xa4data\x01\xa4more\x91\x80", "unhashable type: 'dict'"),
+    (Loose, Codec.JSON, b'{"data":1,"more":[[]]}', "hashable"),
+    (Loose, Codec.MSGPACK, b"\x82\xa4data\x01\xa4more\x91\x80", "hashable"),
 ]
 
 
