@@ -275,7 +275,7 @@ class _Link:
                 whole = call.answer.add(message.data)
                 if whole is not None:
                     self._take_response(call, whole)
-            elif kind == wire.OTHER_VERSION:
+            elif kind == wire.OTHER_VERSION and not call.taken:
                 self._ask_another(call, _other_version(data))
             elif kind == wire.TAKEN:
                 call.taken = True

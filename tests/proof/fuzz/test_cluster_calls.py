@@ -98,6 +98,7 @@ class Asked:
     payload: bytes
     sendings: list[Sending] = field(default_factory=list)
     answers: list[bytes] = field(default_factory=list)  #: pieces of one that may be sent
+    in_pieces: bool = False  #: an answer in pieces was begun
     may_end: set[type[MoltError]] = field(default_factory=set)
     given_up: MoltError | None = None
     silent: bool = False
@@ -243,6 +244,9 @@ class Calls(RuleBasedStateMachine):
         if len(body) < MAX_PAYLOAD:
             self.deliver(sending.reply, wire.RESPONSE + body)
         else:
+            if asked.in_pieces:  # pieces of two answers are not one
+                asked.may_end.add(MoltProtocolError)
+            asked.in_pieces = True
             asked.answers = list(wire.pieces_of(body, wire.RESPONSE_PIECE, MAX_PAYLOAD))
 
     @rule(number=any_one, place=st.none() | st.integers(0, 3))
@@ -263,6 +267,8 @@ class Calls(RuleBasedStateMachine):
     def send_garbage(self, number: int, data: bytes) -> None:
         if chosen := self.choose(number):
             chosen[0].may_end.add(MoltProtocolError)
+            if data[:1] == wire.OTHER_VERSION and not chosen[1].taken:
+                chosen[1].not_run = True
             self.deliver(chosen[1].reply, data)
 
     @rule(number=any_one)
