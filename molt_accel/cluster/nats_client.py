@@ -137,12 +137,16 @@ class DrainedSubscription:
         self._made = made
 
     async def drain(self) -> None:
+        number = self._made._id
+        failed: Exception | None = None
         try:
             await self._made.drain()  # type: ignore[no-untyped-call]
         except (nats.errors.Error, OSError, TimeoutError, RuntimeError) as exc:
-            number = self._made._id
+            failed = exc
             self._client._remove_sub(number)
             self._made._stop_processing()
-            if self._client.is_connected:  # perhaps it is back already, and has asked for it again
-                await self._client._send_unsubscribe(number)
-            raise EngineError(f"NATS does not answer: {exc or type(exc).__name__}") from exc
+        # Perhaps it came back meanwhile, and has asked for it again. Else the server takes no notice of this.
+        if self._client.is_connected:
+            await self._client._send_unsubscribe(number)
+        if failed is not None:
+            raise EngineError(f"NATS does not answer: {failed or type(failed).__name__}") from failed
