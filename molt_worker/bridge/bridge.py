@@ -42,8 +42,6 @@ QUICK_S: Final = 0.001
 #: Refusals that say nothing of the pool, and of other requests: there was no time for this one.
 _ITS_OWN: Final = frozenset({BusyReason.DEADLINE})
 _NOT_SENT: Final = "an answer was not sent: %s"
-
-
 _Subscriptions = dict[str, Subscription]
 
 
@@ -306,8 +304,8 @@ class Bridge:
                 step = steps.send(True)
         except StopIteration:
             return
-        self._running[reply] = running
         running.task = asyncio.create_task(adrive(steps, step))
+        self._running[reply] = running
         running.task.add_done_callback(lambda _: self._ended(running, steps))
         self._look()
 

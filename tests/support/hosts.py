@@ -6,7 +6,6 @@ Needs root and iproute2. Each host has its own CLOCK_MONOTONIC too, where the ke
 import contextlib
 import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.cluster import network as network_of_bench
 from tests.support import EXPORTS
 from tests.support.nats_server import PATIENCE_S, program
 from tests.support.processes import wait_until
@@ -26,12 +26,8 @@ NATS_PORT, CLUSTER_PORT = 4222, 6222
 
 def why_not() -> str:
     """Why there can be none here; empty: there can."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "network namespaces need root on Linux"
-    if shutil.which("ip") is None:
-        return "iproute2 is not installed"
-    if not os.path.exists("/dev/net/tun"):
-        return "there is no /dev/net/tun"
+    if reason := network_of_bench.why_not():
+        return reason
     probe = f"molt-probe-{os.getpid()}"
     if subprocess.run(["ip", "netns", "add", probe], capture_output=True).returncode:
         return "no network namespace can be made here"
