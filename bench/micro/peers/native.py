@@ -83,3 +83,9 @@ class Spin(_PingPong):
     """A side that waits spins, and yields."""
 
     mode = "spin"
+
+
+class Policy(_PingPong):
+    """A side that waits does as clients and executors do."""
+
+    mode = "policy"

@@ -42,6 +42,7 @@ PEERS = {
             "c-park", "C, park", "native:Park", "nothing", "parks (native core's doorbell)", sized=False
         ),
         PeerInfo("c-spin", "C, spin", "native:Spin", "nothing", "spins, yields", sized=False),
+        PeerInfo("c-policy", "C, as here", "native:Policy", "nothing", "as clients and executors do", sized=False),
         PeerInfo("ring", "bare ring, Python", "ring:Ring", "msgpack", "spins, yields, then parks", raw=True),
         PeerInfo(
             "shm", "Client.call, shm", "molt:Shm", "msgpack", "spins, yields, then parks",

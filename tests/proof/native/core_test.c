@@ -258,33 +258,162 @@ static void test_a_ring_wakes_who_sleeps(void) {
     }
 }
 
+/* -- the waiting policy ---------------------------------------------------------------------------------------- */
+
 static void test_a_spin_sees_a_change_and_ends_with_its_time(void) {
     molt_patience patience = {0};
+    molt_crowd crowd = {0};
     molt_word word = 5;
-    CHECK(molt_spin(&patience, &word, 4, UINT64_MAX) == 1);
-    uint64_t until = molt_now_ns() + 1000000;
-    CHECK(molt_spin(&patience, &word, 5, until) == 0);
+    CHECK(molt_spin(&patience, &crowd, &word, 4, UINT64_MAX) == 1);
+    CHECK(molt_spin(&patience, &crowd, &word, 5, molt_now_ns() + 1000000) != 1);
 }
 
-static void test_long_waits_end_spinning_and_short_ones_bring_it_back(void) {
+static void test_long_waits_end_staying_awake_and_short_ones_bring_it_back(void) {
     molt_patience patience = {0};
     const uint64_t spin_ns = 50000;
-    CHECK(molt_worth_spinning(&patience, spin_ns) && !molt_worth_spinning(&patience, 0));
+    CHECK(molt_is_short(&patience, spin_ns));
     molt_learn(&patience, UINT64_MAX);
-    CHECK(!molt_worth_spinning(&patience, spin_ns));
+    CHECK(!molt_is_short(&patience, spin_ns));
     for (int i = 0; i < 1000; i++)
         molt_learn(&patience, UINT64_MAX);
     int needed = 0;
-    while (!molt_worth_spinning(&patience, spin_ns) && needed < 1000)
+    while (!molt_is_short(&patience, spin_ns) && needed < 1000)
         molt_learn(&patience, 1000), needed++;
     CHECK(needed < 50);
-    for (uint32_t expected = MOLT_REMEMBERED_WAITS; expected < 2 * MOLT_MAX_REMEMBERED_WAITS; expected *= 2) {
-        molt_note_hog(&patience);
-        CHECK(patience.hogged == molt_earlier(expected, MOLT_MAX_REMEMBERED_WAITS));
+}
+
+static void test_the_manner_of_a_wait_depends_on_the_crowd_and_on_where_the_other_side_runs(void) {
+    molt_patience patience = {0};
+    CHECK(molt_manner(&patience, 0, 0, 50000) == MOLT_SPIN);
+    CHECK(molt_manner(&patience, 1, 0, 50000) == MOLT_SLEEP);
+    CHECK(molt_manner(&patience, 0, 1, 50000) == MOLT_GIVE_WAY); /* a spin would keep the other side from running */
+    CHECK(molt_manner(&patience, 1, 1, 50000) == MOLT_GIVE_WAY);
+    for (int contended = 0; contended < 2; contended++)
+        for (int beside = 0; beside < 2; beside++)
+            CHECK(molt_manner(&patience, contended, beside, 0) == MOLT_SLEEP);
+}
+
+static void test_giving_way_in_vain_is_tried_again_ever_more_rarely(void) {
+    molt_patience patience = {0};
+    for (uint32_t expected = MOLT_LEAST_PASS; expected < 4 * MOLT_MOST_PASS; expected *= 2) {
+        molt_learn_way(&patience, 0);
+        uint32_t passed = 0;
+        while (molt_manner(&patience, 1, 1, 50000) == MOLT_SLEEP)
+            passed++;
+        CHECK(passed == molt_earlier(expected, MOLT_MOST_PASS));
     }
-    for (uint32_t left = patience.hogged; left > 1; left--)
-        CHECK(!molt_may_spin(&patience, spin_ns));
-    CHECK(molt_may_spin(&patience, spin_ns));
+    molt_learn_way(&patience, 1);
+    CHECK(molt_manner(&patience, 1, 1, 50000) == MOLT_GIVE_WAY);
+    molt_learn_way(&patience, 0);
+    CHECK(patience.pass == MOLT_LEAST_PASS);
+}
+
+static void test_giving_way_ends_with_a_change_or_where_nobody_else_runs(void) {
+    molt_patience patience = {0};
+    molt_word word = 5;
+    CHECK(molt_give_way(&patience, &word, 4) == 1);
+    CHECK(patience.pass == 0);
+    CHECK(molt_give_way(&patience, &word, 5) == 0);
+    CHECK(patience.pass == MOLT_LEAST_PASS);
+}
+
+static void test_staying_awake_tries_each_manner_once(void) {
+    molt_patience patience = {0};
+    molt_crowd crowd = {0};
+    molt_word word = 5;
+    int manner = MOLT_GIVE_WAY;
+    molt_stay_awake(&patience, &crowd, &manner, &word, 5, molt_now_ns() + 1000000);
+    CHECK(manner == MOLT_SLEEP);
+    manner = MOLT_SPIN;
+    molt_stay_awake(&patience, &crowd, &manner, &word, 4, molt_now_ns() + 1000000);
+    CHECK(manner == MOLT_SPIN);
+}
+
+static void test_the_other_side_is_followed_only_where_it_stays(void) {
+    molt_patience patience = {0};
+    uint32_t here = molt_processor();
+    CHECK(here);
+    for (uint32_t i = 1; i <= MOLT_STEADY; i++) {
+        molt_hear_of(&patience, here);
+        CHECK(patience.steady == i && molt_is_beside(&patience));
+    }
+    molt_hear_of(&patience, here);
+    CHECK(patience.steady == MOLT_STEADY);
+    molt_hear_of(&patience, 1u << 20); /* scribbled: there is no such processor */
+    CHECK(patience.steady == 1 && !molt_is_beside(&patience));
+    for (uint32_t i = 0; i < MOLT_STEADY; i++)
+        molt_hear_of(&patience, 1u << 20);
+    molt_follow(&patience, 1);
+    molt_hear_of(&patience, 0);
+    CHECK(!molt_is_beside(&patience));
+}
+
+/* A move takes a thread to each processor that it may use, and leaves it free to go to all of them afterwards. */
+static void test_a_thread_moves_and_stays_free(void) {
+    cpu_set_t before, after;
+    CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
+    for (uint32_t processor = 1; processor <= CPU_SETSIZE; processor++) {
+        molt_move_to(processor);
+        CHECK(sched_getaffinity(0, sizeof after, &after) == 0 && CPU_EQUAL(&before, &after));
+    }
+    molt_move_to(0);
+    molt_move_to(UINT32_MAX);
+    CHECK(sched_getaffinity(0, sizeof after, &after) == 0 && CPU_EQUAL(&before, &after));
+}
+
+static void test_processors_are_contended_if_others_leave_less_than_two(void) {
+    molt_crowd crowd = {.cpus = 4};
+    const struct { uint32_t runnable, ours; uint64_t contended; } cases[] = {
+        {1, 1, 0}, {4, 4, 0}, {3, 1, 0}, {4, 1, 1}, {6, 4, 0}, {7, 4, 1}, {0, 3, 0}, {UINT32_MAX, 0, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        molt_note_runnable(&crowd, cases[i].runnable, cases[i].ours);
+        CHECK(crowd.contended == cases[i].contended);
+    }
+    atomic_store(&crowd.cpus, 0);
+    molt_note_runnable(&crowd, 100, 1);
+    CHECK(!crowd.contended);
+}
+
+static void test_one_process_looks_at_a_time_whatever_is_scribbled(void) {
+    molt_crowd crowd = {0};
+    uint64_t now_ns = molt_now_ns();
+    CHECK(molt_has_to_look(&crowd, now_ns) && !molt_has_to_look(&crowd, now_ns));
+    CHECK(!molt_has_to_look(&crowd, now_ns + MOLT_LOOK_NS - 1) && molt_has_to_look(&crowd, now_ns + MOLT_LOOK_NS));
+    atomic_store(&crowd.look_at_ns, UINT64_MAX);
+    CHECK(molt_has_to_look(&crowd, now_ns) && !molt_has_to_look(&crowd, now_ns));
+}
+
+static void test_who_is_pushed_off_distrusts_the_processors_for_longer_each_time(void) {
+    molt_crowd crowd = {.cpus = 1000};
+    int64_t switches = -1; /* not what the kernel says */
+    uint64_t now_ns = molt_now_ns(), most = (uint64_t)MOLT_LOOK_NS << MOLT_MOST_DISTRUST;
+    for (unsigned i = 0; i < 2 * MOLT_MOST_DISTRUST; i++, switches = -1) {
+        molt_note_away(&crowd, now_ns, &switches);
+        CHECK(crowd.contended && switches >= 0);
+        CHECK(crowd.look_at_ns == now_ns + molt_earlier((uint64_t)MOLT_LOOK_NS << i, most));
+        CHECK(!molt_has_to_look(&crowd, now_ns));
+    }
+    now_ns += most + 1; /* long ago */
+    molt_note_away(&crowd, now_ns, &switches);
+    CHECK(crowd.look_at_ns == now_ns + MOLT_LOOK_NS);
+}
+
+static int64_t switches_so_far(void) {
+    struct rusage usage;
+    CHECK(getrusage(RUSAGE_THREAD, &usage) == 0);
+    return usage.ru_nivcsw;
+}
+
+static void test_time_that_the_host_has_taken_is_no_sign_of_others(void) {
+    molt_crowd crowd = {.cpus = 1000};
+    int64_t before, known;
+    do { /* until nobody else ran meanwhile */
+        atomic_store(&crowd.contended, 0);
+        before = known = switches_so_far();
+        molt_note_away(&crowd, molt_now_ns(), &known);
+    } while (switches_so_far() != before);
+    CHECK(!crowd.contended);
 }
 
 /* -- steps ----------------------------------------------------------------------------------------------------- */
@@ -716,7 +845,7 @@ static void test_while_one_spins_no_other_is_woken_unless_it_comes_too_late(void
         molt_executor e = executor_in(0, 0);
         molt_call c;
         atomic_store(&a.executor_spins[0], 1);
-        atomic_store(&a.header->looked_ns, molt_now_ns()); /* or looking who else runs would take the time of the spin */
+        atomic_store(&a.header->crowd.look_at_ns, molt_now_ns() + MOLT_LOOK_NS); /* or looking who else runs would take the time of the spin */
         park_slot(&a, 1, MOLT_SLOT_IDLE);
         must_publish(&a, &c, 0);
         molt_announce(&a, &c);
@@ -952,7 +1081,17 @@ int main(void) {
     test_a_semaphore_that_was_scribbled_over_is_put_right();
     test_a_ring_wakes_who_sleeps();
     test_a_spin_sees_a_change_and_ends_with_its_time();
-    test_long_waits_end_spinning_and_short_ones_bring_it_back();
+    test_long_waits_end_staying_awake_and_short_ones_bring_it_back();
+    test_the_manner_of_a_wait_depends_on_the_crowd_and_on_where_the_other_side_runs();
+    test_giving_way_in_vain_is_tried_again_ever_more_rarely();
+    test_giving_way_ends_with_a_change_or_where_nobody_else_runs();
+    test_staying_awake_tries_each_manner_once();
+    test_the_other_side_is_followed_only_where_it_stays();
+    test_a_thread_moves_and_stays_free();
+    test_processors_are_contended_if_others_leave_less_than_two();
+    test_one_process_looks_at_a_time_whatever_is_scribbled();
+    test_who_is_pushed_off_distrusts_the_processors_for_longer_each_time();
+    test_time_that_the_host_has_taken_is_no_sign_of_others();
     test_a_small_exchange_goes_through_each_state();
     test_operations_take_their_own_steps_only();
     test_a_word_that_cant_be_ends_the_wait();

@@ -267,8 +267,8 @@ cdef class Arena(ArenaView):
                 atomic_fetch_add(&row.refused, 1)
 
     def set_cpus(self, uint32_t cpus):
-        """Say how many processors there are for this pool; 0: not known."""
-        atomic_store(&self.a.header.cpus, cpus)
+        """Say how many processors the machine has; 0: not known."""
+        atomic_store(&self.a.header.crowd.cpus, cpus)
 
     def set_gauge(self, uint32_t index, uint64_t value):
         atomic_store(self.word_of(index), value)

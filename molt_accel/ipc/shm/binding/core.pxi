@@ -8,12 +8,15 @@ cdef extern from "molt_core.h" nogil:
         pass
     ctypedef struct molt_doorbell:
         molt_word count
+    ctypedef struct molt_crowd:
+        molt_word cpus
     ctypedef struct molt_geometry:
         uint32_t channels, slots
         uint64_t ring_bytes, size
     ctypedef struct molt_header:
         molt_geometry geometry
-        molt_word published, cpus, in_use
+        molt_word published, in_use
+        molt_crowd crowd
         molt_word *gauges
     ctypedef struct molt_slot:
         molt_doorbell doorbell

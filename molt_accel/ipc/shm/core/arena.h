@@ -2,6 +2,7 @@
 #pragma once
 
 #include "doorbell.h"
+#include "processors.h"
 #include "ring.h"
 
 /* State word: state (bits 0-7), executor's slot (8-23), its epoch (24-31), generation (32-63). */
@@ -20,7 +21,7 @@ static inline uint64_t molt_serial(uint32_t channel, uint64_t word) {
 
 #define MOLT_PAGE 4096u
 #define MOLT_MAGIC 0x31616e6572416c4dULL
-#define MOLT_ARENA_VERSION 2u
+#define MOLT_ARENA_VERSION 3u
 #define MOLT_MAX_CHANNELS 4096u
 #define MOLT_MAX_SLOTS 4096u
 #define MOLT_GAUGES 64
@@ -40,8 +41,7 @@ typedef struct {
     molt_geometry geometry;
     _Alignas(MOLT_CACHE_LINE) molt_word tickets;   /* who published first is served first */
     _Alignas(MOLT_CACHE_LINE) molt_word published; /* grows after each READY; what idle executors watch */
-    _Alignas(MOLT_CACHE_LINE) molt_word cpus;      /* how many processors there are for this pool */
-    molt_word looked_ns, contended;                /* see molt_contended */
+    _Alignas(MOLT_CACHE_LINE) molt_crowd crowd;    /* who else wants the processors */
     _Alignas(MOLT_CACHE_LINE) molt_word in_use;    /* channels from this index on were never granted */
     molt_word gauges[MOLT_GAUGES];                   /* named in layout.py */
 } molt_header;
@@ -66,6 +66,7 @@ typedef struct {
     molt_doorbell doorbell;
     _Alignas(MOLT_CACHE_LINE) molt_word state; /* enum molt_slot_state */
     molt_word retire;                          /* 1: exit as soon as there is no request */
+    molt_word runs_at;                         /* on which processor; see molt_processor */
     molt_word holds;                           /* the entrypoint with a limit that it runs or is about to; see molt_enter */
     _Alignas(MOLT_CACHE_LINE) molt_word gauges[MOLT_SLOT_GAUGES]; /* named in layout.py */
     molt_word queue_us[MOLT_BUCKETS], exec_us[MOLT_BUCKETS];    /* how often; see molt_bucket */
@@ -73,7 +74,8 @@ typedef struct {
 
 typedef struct {
     molt_doorbell doorbell;
-    molt_word doorbell_of; /* the channel whose doorbell its client listens to, usually itself */
+    molt_word doorbell_of;  /* the channel whose doorbell its client listens to, usually itself */
+    molt_word published_at; /* on which processor; see molt_processor */
     molt_ring request, reply;
 } molt_channel;
 

@@ -1,7 +1,7 @@
 /* The client's side of a call: it publishes a request, waits for the outcome, takes it, or gives the call up. */
 #pragma once
 
-#include "spin.h"
+#include "handover.h"
 
 /* A channel as its client holds it; private memory. */
 typedef struct {
@@ -134,6 +134,7 @@ static inline int molt_publish(molt_arena *a, molt_call *c) {
     atomic_store_explicit(&ch->reply.head, 0, memory_order_relaxed);
     atomic_store_explicit(&ch->reply.tail, 0, memory_order_relaxed);
     atomic_store_explicit(&ch->doorbell_of, c->channel, memory_order_relaxed);
+    atomic_store_explicit(&ch->published_at, molt_processor(), memory_order_relaxed);
     c->sent = c->taken = c->wanted = 0;
     c->deferred = c->untold = 0;
     molt_send_more(a, c);
@@ -192,13 +193,15 @@ static inline uint32_t molt_give_up(molt_arena *a, molt_call *c, int only_queued
 
 /* Look for an outcome that the client may take. Returns DONE or FAILED and the state word; 0: there is none; MOLT_CORRUPT:
  * the channel has another request. */
-static inline int molt_outcome(const molt_arena *a, const molt_call *c, uint64_t *word) {
+static inline int molt_outcome(const molt_arena *a, molt_call *c, uint64_t *word) {
     *word = molt_look(a, c->channel);
     if (MOLT_GENERATION(*word) != MOLT_GENERATION(c->word))
         return MOLT_CORRUPT;
     if (MOLT_STATE(*word) != MOLT_DONE && MOLT_STATE(*word) != MOLT_FAILED)
         return 0;
     MOLT_FAILPOINT(client.answered);
+    if (MOLT_SLOT(*word) < a->geometry.slots)
+        molt_hear_of(&c->patience, (uint32_t)atomic_load_explicit(&a->slots[MOLT_SLOT(*word)].runs_at, memory_order_relaxed));
     return (int)MOLT_STATE(*word);
 }
 
@@ -243,7 +246,7 @@ static inline uint64_t molt_reply_there(const molt_arena *a, const molt_call *c)
 #define MOLT_GLANCE_NS 15000u
 
 static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
-    if (!spin_ns || c->patience.hogged || 2 * c->patience.usual_ns > MOLT_GLANCE_NS || c->left[0] || c->left[1])
+    if (!spin_ns || 2 * c->patience.usual_ns > MOLT_GLANCE_NS || c->left[0] || c->left[1] || molt_is_beside(&c->patience))
         return 0;
     molt_doorbell *doorbell = &molt_channel_at(a, c->channel)->doorbell;
     uint64_t start_ns = molt_now_ns(), now_ns = start_ns, until_ns = start_ns + molt_earlier(spin_ns, MOLT_GLANCE_NS);
@@ -259,8 +262,8 @@ static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
         now_ns = molt_now_ns();
     }
     atomic_store_explicit(&a->client_spins[c->channel], 0, memory_order_relaxed);
-    if (now_ns - start_ns > MOLT_HOGGED_NS)
-        molt_note_hog(&c->patience);
+    if (now_ns - start_ns > MOLT_AWAY_NS)
+        molt_note_away(&a->header->crowd, now_ns, &c->patience.switches);
     if (state != MOLT_DONE)
         return 0;
     molt_learn(&c->patience, now_ns - start_ns);
@@ -270,7 +273,7 @@ static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
 /* One wait of a client. */
 typedef struct {
     uint64_t start_ns, spin_until_ns; /* `start_ns`: when it first found nothing to do; 0: not yet */
-    int may_spin, flows;              /* `flows`: bytes were moved */
+    int manner, flows;                /* enum molt_manner; bytes were moved */
 } molt_waiting;
 
 /* Whether the word can be that of this call. */
@@ -308,10 +311,11 @@ static inline int molt_move_on(molt_arena *a, molt_call *c, uint64_t word) {
 
 /* Bytes flow: the next ones are microseconds away, however long such calls take as a whole. */
 static inline void molt_expect_bytes(molt_arena *a, molt_call *c, molt_waiting *w, uint64_t spin_ns) {
+    uint64_t now_ns = molt_now_ns();
     if (!w->flows)
-        w->may_spin = molt_may_spin(&c->patience, spin_ns) && !molt_contended(a, molt_now_ns());
+        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns), molt_is_beside(&c->patience), spin_ns);
     w->flows = 1;
-    w->spin_until_ns = molt_now_ns() + spin_ns;
+    w->spin_until_ns = now_ns + spin_ns;
 }
 
 /* For the first time there is nothing to do but to wait. */
@@ -319,19 +323,18 @@ static inline void molt_start_waiting(molt_arena *a, molt_call *c, molt_waiting 
                                       uint32_t spinners) {
     w->start_ns = now_ns;
     w->spin_until_ns = now_ns + spin_ns;
-    if (!w->flows)
-        w->may_spin = molt_worth_spinning(&c->patience, spin_ns) && !molt_contended(a, now_ns) &&
-                      molt_spinning(a->client_spins, molt_in_use(a)) < spinners;
+    if (!w->flows && molt_is_short(&c->patience, spin_ns) && molt_spinning(a->client_spins, molt_in_use(a)) < spinners)
+        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns), molt_is_beside(&c->patience), spin_ns);
 }
 
-/* Spin until the doorbell is no longer at `seen`, the time is up, or a sleeping executor has to be woken. */
-static inline void molt_spin_for_outcome(molt_arena *a, molt_call *c, molt_waiting *w, uint64_t seen, uint64_t until_ns) {
+/* Stay awake until the doorbell is no longer at `seen`, the time is up, or a sleeping executor has to be woken. */
+static inline void molt_await_awake(molt_arena *a, molt_call *c, molt_waiting *w, uint64_t seen, uint64_t until_ns) {
     until_ns = molt_earlier(until_ns, w->spin_until_ns);
     if (c->deferred)
         until_ns = molt_earlier(until_ns, w->start_ns + MOLT_DEFER_NS);
     atomic_store_explicit(&a->client_spins[c->channel], 1, memory_order_relaxed);
-    if (!molt_spin(&c->patience, &molt_channel_at(a, c->channel)->doorbell.count, seen, until_ns))
-        w->may_spin &= !c->patience.hogged;
+    molt_stay_awake(&c->patience, &a->header->crowd, &w->manner, &molt_channel_at(a, c->channel)->doorbell.count, seen,
+                    until_ns);
     atomic_store_explicit(&a->client_spins[c->channel], 0, memory_order_relaxed);
 }
 
@@ -366,12 +369,12 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
             molt_start_waiting(a, c, &w, now_ns, spin_ns, spinners);
         if (now_ns >= until_ns)
             return MOLT_AWAIT_TIME;
-        int spins = w.may_spin && now_ns < w.spin_until_ns;
-        /* A sleeping executor must be on the way before this waiter sleeps itself, or soon if it spins. */
-        if (c->deferred && (!spins || now_ns >= w.start_ns + MOLT_DEFER_NS))
+        int awake = w.manner && now_ns < w.spin_until_ns;
+        /* A sleeping executor must be on the way before this waiter sleeps itself, or soon if it stays awake. */
+        if (c->deferred && (!awake || now_ns >= w.start_ns + MOLT_DEFER_NS))
             molt_catch_up(a, c);
-        if (spins)
-            molt_spin_for_outcome(a, c, &w, seen, until_ns);
+        if (awake)
+            molt_await_awake(a, c, &w, seen, until_ns);
         /* The caller looks for signals also when the time is up: one that came before the park has interrupted nothing. */
         else if (molt_park(doorbell, &doorbell->count, seen, molt_earlier(until_ns, now_ns + MOLT_PARK_NS)) != MOLT_CHANGED)
             return MOLT_AWAIT_SIGNAL;

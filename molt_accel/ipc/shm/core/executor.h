@@ -1,7 +1,7 @@
 /* The executor's side of a call: it claims a request, reads it, answers it. */
 #pragma once
 
-#include "spin.h"
+#include "handover.h"
 
 /* An executor in its slot; private memory. */
 typedef struct {
@@ -12,7 +12,7 @@ typedef struct {
     int made_room;            /* its last request was of an entrypoint with a limit */
     int full;                 /* at the last look there were requests that may not run yet, and too few seemed to run */
     molt_word *claim; /* where it says what it claims, in memory that no client can map; NULL: nowhere */
-    molt_patience patience, transfer_patience;
+    molt_patience patience;
 } molt_executor;
 
 /* Say which request this executor may be storing to, by its serial; 0: none. */
@@ -132,18 +132,27 @@ static inline int molt_holds(const molt_executor *e, uint64_t word) {
 
 enum molt_next { MOLT_NEXT_REQUEST = 0, MOLT_NEXT_SIGNAL = 1, MOLT_NEXT_RETIRE = 2 };
 
-/* Whether to spin for a request, now that a wait begins: it pays, and fewer than `spinners` executors do so. */
-static inline int molt_spins_for_request(molt_arena *a, molt_executor *e, uint64_t now_ns, uint64_t spin_ns, uint32_t spinners) {
-    return molt_worth_spinning(&e->patience, spin_ns) && !molt_contended(a, now_ns) &&
-           molt_spinning(a->executor_spins, a->geometry.slots) < spinners;
+/* How an executor's wait for a request begins. Fewer than `spinners` executors stay awake at once. */
+static inline int molt_manner_for_request(molt_arena *a, molt_executor *e, uint64_t now_ns, uint64_t spin_ns, uint32_t spinners) {
+    if (!molt_is_short(&e->patience, spin_ns) || molt_spinning(a->executor_spins, a->geometry.slots) >= spinners)
+        return MOLT_SLEEP;
+    return molt_manner(&e->patience, molt_contended(a, now_ns), molt_is_beside(&e->patience), spin_ns);
 }
 
-/* Spin until something was published since `seen` (1) or the time is up (0). */
-static inline int molt_spin_for_request(molt_arena *a, molt_executor *e, uint64_t seen, uint64_t until_ns) {
+/* Stay awake until something was published since `seen`, or the time is up. */
+static inline void molt_await_request(molt_arena *a, molt_executor *e, int *manner, uint64_t seen, uint64_t until_ns) {
     atomic_store_explicit(&a->executor_spins[e->slot], 1, memory_order_relaxed);
-    int changed = molt_spin(&e->patience, &a->header->published, seen, until_ns);
+    molt_stay_awake(&e->patience, &a->header->crowd, manner, &a->header->published, seen, until_ns);
     atomic_store_explicit(&a->executor_spins[e->slot], 0, memory_order_relaxed);
-    return changed;
+}
+
+/* Hear from a claimed request where its client runs, and go there if that pays; say where this executor runs. Only for short
+ * requests: a long one had better run beside its client. */
+static inline void molt_meet_client(molt_arena *a, molt_executor *e, uint64_t now_ns, uint64_t spin_ns) {
+    molt_hear_of(&e->patience, (uint32_t)atomic_load_explicit(&molt_channel_at(a, e->channel)->published_at, memory_order_relaxed));
+    if (molt_usual_ns(molt_find_entry(a, e->entry, 0)) <= spin_ns)
+        molt_follow(&e->patience, molt_contended(a, now_ns));
+    atomic_store_explicit(&a->slots[e->slot].runs_at, molt_processor(), memory_order_relaxed);
 }
 
 /* How soon an executor looks again that has stepped back from another one; each after a time of its own. */
@@ -152,7 +161,8 @@ static inline int molt_spin_for_request(molt_arena *a, molt_executor *e, uint64_
 /* Wait for the next request and claim it. Spins at most `spin_ns`, if fewer than `spinners` executors do. */
 static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t spin_ns, uint32_t spinners) {
     molt_slot *slot = &a->slots[e->slot];
-    uint64_t start_ns = 0, spin_until_ns = 0;
+    uint64_t start_ns = 0;
+    int manner = MOLT_SLEEP;
     for (;;) {
         uint64_t seen = atomic_load(&a->header->published);
         if (atomic_load(&slot->retire)) {
@@ -164,7 +174,9 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
             MOLT_FAILPOINT(executor.claimed);
             atomic_store(&slot->state, MOLT_SLOT_BUSY);
             molt_tell_room(a, e);
-            molt_learn(&e->patience, start_ns ? molt_now_ns() - start_ns : 0);
+            uint64_t now_ns = molt_now_ns();
+            molt_learn(&e->patience, start_ns ? now_ns - start_ns : 0);
+            molt_meet_client(a, e, now_ns, spin_ns);
             return MOLT_NEXT_REQUEST;
         }
         if (atomic_load(&slot->state) != MOLT_SLOT_IDLE)
@@ -172,13 +184,11 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
         uint64_t now_ns = molt_now_ns();
         if (!start_ns) {
             start_ns = now_ns;
-            if (molt_spins_for_request(a, e, now_ns, spin_ns, spinners))
-                spin_until_ns = now_ns + spin_ns;
+            manner = molt_manner_for_request(a, e, now_ns, spin_ns, spinners);
         }
-        if (now_ns < spin_until_ns) {
-            if (molt_spin_for_request(a, e, seen, spin_until_ns))
-                continue;
-            spin_until_ns = 0;
+        if (manner && now_ns - start_ns < spin_ns) {
+            molt_await_request(a, e, &manner, seen, start_ns + spin_ns);
+            continue;
         }
         /* A signal that came just before the wait did not interrupt it: look for one after a wait in vain, too. */
         uint64_t most_ns = e->full ? MOLT_LOOK_AGAIN_NS * (1 + e->slot % 8) : MOLT_PARK_NS;
@@ -232,7 +242,7 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
                                 uint64_t *done, uint64_t spin_ns) {
     molt_doorbell *doorbell = &a->slots[e->slot].doorbell;
     uint64_t moved_ns = 0;
-    int may_spin = molt_may_spin(&e->transfer_patience, spin_ns) && !molt_contended(a, molt_now_ns());
+    int manner = molt_manner(&e->patience, molt_contended(a, molt_now_ns()), molt_is_beside(&e->patience), spin_ns);
     for (;;) {
         uint64_t seen = atomic_load(&doorbell->count);
         int64_t moved = molt_move(a, e, to, from, *done, n);
@@ -256,9 +266,8 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
         } else if (now_ns - moved_ns > MOLT_STALL_NS) {
             return MOLT_TRANSFER_STALLED;
         }
-        if (may_spin && now_ns - moved_ns < spin_ns) {
-            if (!molt_spin(&e->transfer_patience, &doorbell->count, seen, moved_ns + spin_ns))
-                may_spin &= !e->transfer_patience.hogged;
+        if (manner && now_ns - moved_ns < spin_ns) {
+            molt_stay_awake(&e->patience, &a->header->crowd, &manner, &doorbell->count, seen, moved_ns + spin_ns);
         } else if (molt_park(doorbell, &doorbell->count, seen, now_ns + MOLT_PARK_NS) == MOLT_INTERRUPTED) {
             return MOLT_TRANSFER_SIGNAL;
         }

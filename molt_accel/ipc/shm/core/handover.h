@@ -2,6 +2,7 @@
 #pragma once
 
 #include "entries.h"
+#include "waiting.h"
 
 /* The state word of a channel. */
 static inline uint64_t molt_look(const molt_arena *a, uint32_t channel) { return atomic_load(&a->words[channel]); }
@@ -45,4 +46,25 @@ static inline void molt_ring_client(molt_arena *a, uint32_t channel) {
 static inline void molt_ring_executor(molt_arena *a, uint64_t word) {
     if (MOLT_SLOT(word) < a->geometry.slots)
         molt_doorbell_ring(&a->slots[MOLT_SLOT(word)].doorbell);
+}
+
+/* How many of n waiters are awake just now. */
+static inline uint32_t molt_spinning(const molt_flag *flags, uint32_t n) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < n; i++)
+        count += atomic_load_explicit(&flags[i], memory_order_relaxed) != 0;
+    return count;
+}
+
+/* Whether other processes want the processors of this pool's callers and executors. One process looks for all of them. */
+static inline int molt_contended(molt_arena *a, uint64_t now_ns) {
+    molt_crowd *crowd = &a->header->crowd;
+    if (molt_has_to_look(crowd, now_ns)) {
+        uint32_t ours = 1 + molt_spinning(a->client_spins, molt_in_use(a));
+        for (uint32_t i = 0; i < a->geometry.slots; i++)
+            ours += atomic_load(&a->slots[i].state) == MOLT_SLOT_BUSY ||
+                    atomic_load_explicit(&a->executor_spins[i], memory_order_relaxed);
+        molt_note_runnable(crowd, molt_runnable(), ours);
+    }
+    return atomic_load_explicit(&crowd->contended, memory_order_relaxed) != 0;
 }

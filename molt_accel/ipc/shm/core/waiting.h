@@ -1,0 +1,154 @@
+/* The waiting policy: whether a waiter stays awake for what it waits for, and in which manner.
+ *
+ * To sleep and be woken costs more than all the rest of a small call. There are two ways around it, and which one is right
+ * depends on where the other side runs:
+ * - On another processor: spin, if both processors are free for it. If they are not, a process that spins uses up its
+ *   share, and waits for whole time slices later; one that sleeps is let in at once.
+ * - On the same one: give way. To spin would keep the other side from running; a yield lets it run at once, and comes back
+ *   when that one gives way in turn: two switches, no wake-up. */
+#pragma once
+
+#include "processors.h"
+
+/* What a waiter has learned; private to it. */
+typedef struct {
+    uint64_t usual_ns;   /* running mean of its waits */
+    int64_t switches;    /* see molt_note_away */
+    uint32_t other_at;   /* the processor on which the other side ran when it was heard of last, as molt_processor has it */
+    uint32_t steady;     /* how often in a row it ran there, up to MOLT_STEADY */
+    uint32_t pass, vain; /* waits in which it doesn't give way, because it was in vain; and how many they were last time */
+} molt_patience;
+
+/* How a wait is to go on; flags. Without any: sleep. */
+enum molt_manner { MOLT_SLEEP = 0, MOLT_GIVE_WAY = 1, MOLT_SPIN = 2 };
+
+/* A spinning waiter makes no system call for so long. Then it yields between its looks, for the sake of those that it
+ * doesn't know of. */
+#define MOLT_QUIET_NS 20000u
+/* A yield shorter than this has let nobody run. After so many of them the other side is not here, or the scheduler shares
+ * this processor out among groups (sessions, containers), and lets nobody of another group run yet. */
+#define MOLT_NOBODY_NS 1500u
+#define MOLT_YIELDS_TO_NOBODY 2u
+#define MOLT_MOST_YIELDS 64u
+/* For how many waits giving way isn't tried again after it was in vain: from, to. It doubles meanwhile. */
+#define MOLT_LEAST_PASS 8u
+#define MOLT_MOST_PASS 512u
+/* How often in a row the other side must have run on one processor before it is followed. */
+#define MOLT_STEADY 3u
+
+static inline void molt_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+/* The other side runs on this processor, or did so a moment ago. */
+static inline void molt_hear_of(molt_patience *patience, uint32_t other_at) {
+    uint32_t again = patience->steady < MOLT_STEADY ? patience->steady + 1 : MOLT_STEADY;
+    patience->steady = other_at == patience->other_at ? again : 1;
+    patience->other_at = other_at;
+}
+
+/* Where others want the processors, go to where the other side runs: to wake a process on another processor takes several
+ * times as long as to let one run on the same. The kernel doesn't bring the two together by itself: a semaphore doesn't tell
+ * it that whoever posts is about to sleep, as a pipe does. Only one of two sides may do this. */
+static inline void molt_follow(const molt_patience *patience, int contended) {
+    if (contended && patience->steady == MOLT_STEADY && patience->other_at != molt_processor())
+        molt_move_to(patience->other_at);
+}
+
+/* Whether the other side runs on this thread's processor, as far as is known. */
+static inline int molt_is_beside(const molt_patience *patience) {
+    return patience->other_at && patience->other_at == molt_processor();
+}
+
+/* Decide on a wait that begins. `contended`: see molt_crowd; `beside`: see molt_is_beside; `spin_ns`: the longest spin, 0:
+ * never stay awake. */
+static inline int molt_manner(molt_patience *patience, int contended, int beside, uint64_t spin_ns) {
+    if (!spin_ns)
+        return MOLT_SLEEP;
+    if (!beside)
+        return contended ? MOLT_SLEEP : MOLT_SPIN;
+    if (!patience->pass)
+        return MOLT_GIVE_WAY;
+    patience->pass--;
+    return MOLT_SLEEP; /* it is woken on another processor, if one is free */
+}
+
+/* Whether waits are usually short enough to stay awake for: not much longer than sleeping and being woken. */
+static inline int molt_is_short(const molt_patience *patience, uint64_t spin_ns) {
+    return patience->usual_ns <= 2 * spin_ns;
+}
+
+/* Take a wait into account. What counts of a long one is bounded: one must not end spinning, nor many keep it from coming
+ * back. */
+static inline void molt_learn(molt_patience *patience, uint64_t waited_ns) {
+    waited_ns = molt_earlier(waited_ns, 10000000u);
+    patience->usual_ns += (waited_ns >> 3) - (patience->usual_ns >> 3);
+}
+
+/* Take into account whether giving way has brought what it was for. */
+static inline void molt_learn_way(molt_patience *patience, int helped) {
+    uint64_t vain = 2ull * patience->vain > MOLT_LEAST_PASS ? 2ull * patience->vain : MOLT_LEAST_PASS;
+    patience->vain = helped ? 0 : (uint32_t)molt_earlier(vain, MOLT_MOST_PASS);
+    patience->pass = patience->vain;
+}
+
+static inline int molt_has_changed(const molt_word *watched, uint64_t seen) {
+    return atomic_load_explicit(watched, memory_order_acquire) != seen;
+}
+
+/* Let others of this processor run until the watched word is no longer `seen` (1), or nobody else runs here (0). */
+static inline int molt_give_way(molt_patience *patience, const molt_word *watched, uint64_t seen) {
+    int changed = molt_has_changed(watched, seen);
+    uint64_t before_ns = molt_now_ns();
+    for (unsigned yields = 0, to_nobody = 0; !changed && yields < MOLT_MOST_YIELDS && to_nobody < MOLT_YIELDS_TO_NOBODY; yields++) {
+        sched_yield();
+        changed = molt_has_changed(watched, seen);
+        uint64_t now_ns = molt_now_ns();
+        to_nobody += now_ns - before_ns < MOLT_NOBODY_NS;
+        before_ns = now_ns;
+    }
+    molt_learn_way(patience, changed);
+    return changed;
+}
+
+#define MOLT_AWAY (-1)
+
+/* Spin until the watched word is no longer `seen` (1) or until `until_ns` (0). MOLT_AWAY: it was pushed off the processor
+ * before either. */
+static inline int molt_spin(molt_patience *patience, molt_crowd *crowd, const molt_word *watched, uint64_t seen,
+                            uint64_t until_ns) {
+    uint64_t now_ns = molt_now_ns(), quiet_until_ns = now_ns + MOLT_QUIET_NS;
+    int changed = 0;
+    while (!changed && now_ns < until_ns) {
+        uint64_t before_ns = now_ns;
+        if (now_ns >= quiet_until_ns)
+            sched_yield();
+        for (unsigned turn = 0; turn < 16 && !changed; turn++) {
+            changed = molt_has_changed(watched, seen);
+            if (!changed)
+                molt_pause();
+        }
+        now_ns = molt_now_ns();
+        if (now_ns - before_ns > MOLT_AWAY_NS) {
+            molt_note_away(crowd, now_ns, &patience->switches);
+            return changed ? changed : MOLT_AWAY;
+        }
+    }
+    return changed;
+}
+
+/* Stay awake as `manner` says, until the watched word is no longer `seen` or at most until `until_ns`, and take from
+ * `manner` what need not be tried again in this wait. The caller looks at everything afterwards. */
+static inline void molt_stay_awake(molt_patience *patience, molt_crowd *crowd, int *manner, const molt_word *watched,
+                                   uint64_t seen, uint64_t until_ns) {
+    if (*manner & MOLT_GIVE_WAY) {
+        *manner &= ~MOLT_GIVE_WAY;
+        molt_give_way(patience, watched, seen);
+    } else if (molt_spin(patience, crowd, watched, seen, until_ns) == MOLT_AWAY) {
+        *manner = MOLT_SLEEP;
+    }
+}
