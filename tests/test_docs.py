@@ -533,12 +533,10 @@ CORE = {
 @pytest.mark.parametrize(
     ("name", "unit", "text"),
     [
-        ("MOLT_QUIET_NS", 1000, "{} us in silence, then yielding"),
-        ("MOLT_YIELDED_NS", 1000, "after a yield that took {} us"),
-        ("MOLT_CROWDED_QUIET_NS", 1000, "{} us in silence for the next"),
-        ("MOLT_REMEMBERED_WAITS", 1, "no spinning for the next {} waits"),
-        ("MOLT_MAX_REMEMBERED_WAITS", 1, "twice as many up to {}"),
-        ("MOLT_HOGGED_NS", 1000, "after a look that took {} us"),
+        ("MOLT_QUIET_NS", 1000, "silent for {} us, then it yields"),
+        ("MOLT_AWAY_NS", 1000, "after a look that took {} us"),
+        ("MOLT_LEAST_PASS", 1, "the next {} waits then"),
+        ("MOLT_MOST_PASS", 1, "up to {} while it stays in vain"),
         ("MOLT_GLANCE_NS", 1000, "first looks for {} us without"),
         ("MOLT_LOOK_NS", 1_000_000, "looked at every {} ms"),
         ("MOLT_DEFER_NS", 1000, "looks {} us later"),

@@ -21,7 +21,7 @@ _LIMITS: Final = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 
 @dataclass(frozen=True, slots=True)
 class SpinLimits:
-    """Longest spin in nanoseconds, how many clients and executors may spin at once, and processors there are."""
+    """Longest spin in nanoseconds, how many clients and executors may spin at once, and processors of the machine."""
 
     spin_ns: int
     clients: int
@@ -35,9 +35,10 @@ def measure() -> SpinLimits:
     A spin as long as sleeping and being woken takes costs at most twice what the better of the two would have cost. On
     one processor, or under a quota of less than two, a process that spins takes the time of the one it waits for.
     """
+    machine = os.cpu_count() or 1
     cpus = min(default_executors(), quota())
     if cpus < 2:
-        return SpinLimits(0, 0, 0, 1)
+        return SpinLimits(0, 0, 0, machine)
     from molt_accel.ipc.shm._native import ParkMeter
 
     meter = ParkMeter()
@@ -46,7 +47,7 @@ def measure() -> SpinLimits:
     park_ns = meter.run(0, _ROUNDS)
     other.join()
     spin_ns = min(max(park_ns, _MIN_NS), _MAX_NS)
-    return SpinLimits(spin_ns, int(cpus) - 1, max(1, int(cpus) // 2), int(cpus))
+    return SpinLimits(spin_ns, int(cpus) - 1, max(1, int(cpus) // 2), machine)
 
 
 def quota(root: str = cgroups.ROOT, own: str = cgroups.OWN) -> float:
