@@ -8,7 +8,6 @@ import pytest
 from molt_worker.supervisor.shm import spinning
 from molt_worker.supervisor.shm.spinning import SpinLimits
 
-
 MACHINE = 96
 """Processors of the machine, of which a worker may be given less."""
 
