@@ -79,7 +79,7 @@
  * the last channel carries runs for ever, and nobody stops it. UNDECIDED: a client may withdraw what it has published before
  * it tells anybody. PATIENT: so that there is less to explore, clients wait without being rung, and one step each are: to look
  * for a request, to wake an executor, to write a request and publish it, to announce it, to end one, to take its outcome. What they consist
- * of is explored without it. SPINS: executors spin before they park. LARGE: what client 0 sends doesn't fit its ring. STALLS: it is stopped before
+ * of is explored without it. SPINS: executors stay awake before they park, and say so. LARGE: what client 0 sends doesn't fit its ring. STALLS: it is stopped before
  * it sends the rest. FAILS: executors give requests
  * up, whose bytes don't come. RESPAWN: a reaped executor has a successor in its slot. INTERRUPTS: soft interrupts.
  * TSO: processors with store buffers. */
@@ -135,7 +135,7 @@ bool runs[E];                   /* and whether it does run, which nobody sees */
 #endif
 byte slot_sem[E];
 #ifdef SPINS
-bool executor_spins[E];
+bool executor_awake[E];
 #endif
 #if RETIREMENTS > 0
 bool retire[E];
@@ -184,8 +184,8 @@ byte hangs, deadlines, give_ups, cancels;
 #ifdef TSO
 /* A plain store may stay in its processor's buffer while later loads are made; whatever locks the bus waits for it. */
 #define PARKED 1
-#define SPINNING 2
-#define SPUN 3
+#define AWAKE 2
+#define NOT_AWAKE 3
 #define PUBLISHED 4
 #define RUNG 5
 byte buffer[2]; /* of executor 0, of client 0 */
@@ -196,8 +196,8 @@ end:
   do
   :: d_step { buffer[0] == PARKED -> slot_parked[0] = true; buffer[0] = 0 }
 #ifdef SPINS
-  :: d_step { buffer[0] == SPINNING -> executor_spins[0] = true; buffer[0] = 0 }
-  :: d_step { buffer[0] == SPUN -> executor_spins[0] = false; buffer[0] = 0 }
+  :: d_step { buffer[0] == AWAKE -> executor_awake[0] = true; buffer[0] = 0 }
+  :: d_step { buffer[0] == NOT_AWAKE -> executor_awake[0] = false; buffer[0] = 0 }
 #endif
   :: d_step { buffer[0] == RUNG -> rung[0] = true; buffer[0] = 0 }
   :: d_step { buffer[1] == PARKED -> client_parked[0] = true; buffer[1] = 0 }
@@ -414,11 +414,11 @@ passed:   atomic { c = LIMIT }
     od;
 #ifdef SPINS
     if
-    :: plain_store(executor_spins[me], true, SPINNING);
-       true; /* molt_spin, until it sees that `published` has grown or not */
-       plain_store(executor_spins[me], false, SPUN)
+    :: plain_store(executor_awake[me], true, AWAKE);
+       true /* molt_stay_awake, until it sees that `published` has grown or not */
     :: true
     fi;
+    plain_store(executor_awake[me], false, NOT_AWAKE);
 #endif
     /* molt_park. To drain the semaphore and to store `parked` is one step, since a post between them might as well come
      * after both; and so is to leave. */
@@ -449,6 +449,9 @@ parked:
     atomic { DRAINED -> slot_parked[me] = false; goto next };
 
 serve:
+#ifdef SPINS
+    plain_store(executor_awake[me], false, NOT_AWAKE);
+#endif
 #ifdef LARGE
     slot_state[me] = SLOT_BUSY;
     if
@@ -528,6 +531,9 @@ end_endless:
 finish: /* molt_transfer writes the reply. molt_finish: molt_leave, molt_holds, idle, and the step that decides */
 #ifdef LIMIT
     atomic { made_room = LIMITED(c); runs[me] = false; holds[me] = false };
+#endif
+#ifdef SPINS
+    plain_store(executor_awake[me], true, AWAKE); /* it will look for the next one */
 #endif
 #ifdef PATIENT
     atomic {
@@ -777,8 +783,8 @@ announce:
 #endif
 #ifdef SPINS
     if
-    :: atomic { executor_spins[0] || executor_spins[E - 1] -> deferred = true; goto look }
-    :: !executor_spins[0] && !executor_spins[E - 1]
+    :: atomic { executor_awake[0] || executor_awake[E - 1] -> deferred = true; goto look }
+    :: !executor_awake[0] && !executor_awake[E - 1]
     fi;
 #endif
 #ifndef PATIENT
@@ -1031,7 +1037,7 @@ inline reset_slot() {
   slot_parked[s] = false; /* molt_doorbell_init */
   atomic { slot_sem[s] = 0; slot_rung[s] = false };
 #ifdef SPINS
-  executor_spins[s] = false;
+  executor_awake[s] = false;
 #endif
 #ifdef INTERRUPTS
   atomic { stop_word[s] = 0; signalled[s] = false }; /* StopWords.lend; a signal to a dead process is none */
@@ -1216,7 +1222,7 @@ end:
 
 /* -- whoever kills ----------------------------------------------------------------------------------------- */
 #ifdef STOPS_SPINNERS
-#define STOPPABLE(e) executor_spins[e]
+#define STOPPABLE(e) (executor_awake[e] && !told[e]) /* one that has a request is killed at its deadline */
 #else
 #define STOPPABLE(e) true
 #endif

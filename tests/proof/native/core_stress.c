@@ -389,7 +389,7 @@ static void reap(uint32_t slot) {
     atomic_store(&s->retire, 0);
     atomic_store(&s->holds, 0);
     CHECK(molt_doorbell_init(&s->doorbell) == 0);
-    atomic_store(&arena.executor_spins[slot], 0);
+    atomic_store(&arena.executor_awake[slot], 0);
     executors[slot].epoch = (executors[slot].epoch + 1) & 0xff;
     if (molt_ahead_of(&arena, 1ull << 62))
         molt_look_again(&arena);
@@ -410,7 +410,7 @@ static int reclaim(uint32_t channel) {
     molt_channel *ch = molt_channel_at(&arena, channel);
     CHECK(molt_doorbell_init(&ch->doorbell) == 0);
     atomic_store(&ch->doorbell_of, channel);
-    atomic_store(&arena.client_spins[channel], 0);
+    atomic_store(&arena.client_awake[channel], 0);
     return 1;
 }
 
@@ -456,7 +456,7 @@ static void describe(void) {
                 (unsigned long long)atomic_load(&arena.slots[i].state),
                 (unsigned long long)atomic_load(&arena.slots[i].holds), atomic_load(&executors[i].fate),
                 (unsigned long long)atomic_load(&executors[i].claimed),
-                (unsigned long long)atomic_load(&arena.slots[i].doorbell.parked), atomic_load(&arena.executor_spins[i]));
+                (unsigned long long)atomic_load(&arena.slots[i].doorbell.parked), atomic_load(&arena.executor_awake[i]));
 }
 
 /* Until the time is over, or somebody has not got on for so long that he never will. */

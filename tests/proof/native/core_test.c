@@ -48,8 +48,8 @@ static void check_regions(const molt_arena *a) {
     all[n++] = (region){(uint8_t *)a->entry_of, channels * sizeof(molt_word)};
     all[n++] = (region){(uint8_t *)a->turn_of, channels * sizeof(molt_word)};
     all[n++] = (region){(uint8_t *)a->began_ns, channels * sizeof(molt_word)};
-    all[n++] = (region){(uint8_t *)a->client_spins, channels};
-    all[n++] = (region){(uint8_t *)a->executor_spins, slots};
+    all[n++] = (region){(uint8_t *)a->client_awake, channels};
+    all[n++] = (region){(uint8_t *)a->executor_awake, slots};
     all[n++] = (region){(uint8_t *)a->entries, MOLT_ENTRIES * sizeof(molt_entry)};
     all[n++] = (region){(uint8_t *)a->slots, slots * sizeof(molt_slot)};
     for (uint32_t i = 0; i < channels; i++) {
@@ -844,7 +844,7 @@ static void test_while_one_spins_no_other_is_woken_unless_it_comes_too_late(void
         molt_arena a = new_arena(1, 2, RING);
         molt_executor e = executor_in(0, 0);
         molt_call c;
-        atomic_store(&a.executor_spins[0], 1);
+        atomic_store(&a.executor_awake[0], 1);
         atomic_store(&a.header->crowd.look_at_ns, molt_now_ns() + MOLT_LOOK_NS); /* or looking who else runs would take the time of the spin */
         park_slot(&a, 1, MOLT_SLOT_IDLE);
         must_publish(&a, &c, 0);
@@ -862,6 +862,53 @@ static void test_while_one_spins_no_other_is_woken_unless_it_comes_too_late(void
         CHECK(atomic_load(&a.slots[1].doorbell.parked) == (uint64_t)!ways[i].wakes);
         free_arena(&a);
     }
+}
+
+/* Who answers says before that it will look for a request again: whoever sees the outcome need wake nobody. */
+static void test_who_has_answered_is_awake_until_it_sleeps_or_has_a_request(void) {
+    molt_arena a = new_arena(2, 2, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    park_slot(&a, 1, MOLT_SLOT_IDLE);
+    must_publish(&a, &c, 0);
+    CHECK(molt_next_request(&a, &e, 0, 0) == MOLT_NEXT_REQUEST && !a.executor_awake[0]);
+    CHECK(molt_finish(&a, &e, MOLT_DONE, 0) && a.executor_awake[0]);
+    must_publish(&a, &c, 1);
+    molt_announce(&a, &c);
+    CHECK(c.deferred && atomic_load(&a.slots[1].doorbell.parked));
+    CHECK(molt_next_request(&a, &e, 0, 0) == MOLT_NEXT_REQUEST && !a.executor_awake[0]);
+    CHECK(molt_finish(&a, &e, MOLT_DONE, 0) && a.executor_awake[0]);
+    CHECK(molt_next_request(&a, &e, 0, 0) == MOLT_NEXT_SIGNAL && !a.executor_awake[0]); /* it has slept for a while */
+    atomic_store(&a.slots[0].retire, 1);
+    molt_tell_awake(&a, &e, 1);
+    CHECK(molt_next_request(&a, &e, 0, 0) == MOLT_NEXT_RETIRE && !a.executor_awake[0]);
+    free_arena(&a);
+}
+
+static void test_a_glance_is_for_requests_that_take_microseconds(void) {
+    molt_arena a = new_arena(1, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    must_publish(&a, &c, 0);
+    CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
+    CHECK(!molt_glance(&a, &c, 0)); /* never stay awake */
+    c.usual_ns = MOLT_GLANCE_NS;
+    CHECK(!molt_glance(&a, &c, 50000));
+    c.usual_ns = 1000;
+    c.left[1] = 1; /* its bytes have to be moved on */
+    CHECK(!molt_glance(&a, &c, 50000));
+    c.left[1] = 0;
+    atomic_store(&a.header->crowd.contended, 1);
+    atomic_store(&a.header->crowd.look_at_ns, molt_now_ns() + MOLT_LOOK_NS);
+    CHECK(!molt_glance(&a, &c, 50000));
+    atomic_store(&a.header->crowd.contended, 0);
+    CHECK(molt_glance(&a, &c, 50000));
+    put(&a, 0, MOLT_IDLE_WORD(1));
+    must_publish(&a, &c, 0); /* and nobody takes it up */
+    c.usual_ns = 1000;
+    CHECK(!molt_glance(&a, &c, 50000) && c.patience.blind == MOLT_LEAST_PASS);
+    CHECK(!a.client_awake[0]);
+    free_arena(&a);
 }
 
 static void test_a_redirected_channel_rings_the_other_doorbell(void) {
@@ -1111,6 +1158,8 @@ int main(void) {
     test_one_idle_sleeper_is_woken_for_a_request();
     test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken();
     test_while_one_spins_no_other_is_woken_unless_it_comes_too_late();
+    test_who_has_answered_is_awake_until_it_sleeps_or_has_a_request();
+    test_a_glance_is_for_requests_that_take_microseconds();
     test_a_redirected_channel_rings_the_other_doorbell();
     test_who_gives_up_wakes_an_executor_that_waits_for_bytes();
     test_an_outcome_of_another_request_is_not_taken();

@@ -330,6 +330,7 @@ static void be_executor(uint32_t slot, int requests) {
         }
         mark(FINISHED);
     }
+    molt_tell_awake(&arena, &e, 0); /* as the supervisor does when it reaps one that has left */
 }
 
 /* -- processes ------------------------------------------------------------------------------------------------- */
@@ -507,7 +508,7 @@ static void repair(uint32_t slot) {
     atomic_store(&s->retire, 0);
     atomic_store(&s->holds, 0);
     CHECK(molt_doorbell_init(&s->doorbell) == 0);
-    atomic_store(&arena.executor_spins[slot], 0);
+    atomic_store(&arena.executor_awake[slot], 0);
     epoch[slot] = (epoch[slot] + 1) & 0xff;
     if (molt_ahead_of(&arena, 1ull << 62))
         molt_look_again(&arena);
@@ -538,7 +539,7 @@ static void reclaim(void) {
         molt_channel *ch = molt_channel_at(&arena, i);
         CHECK(molt_doorbell_init(&ch->doorbell) == 0);
         atomic_store(&ch->doorbell_of, i);
-        atomic_store(&arena.client_spins[i], 0);
+        atomic_store(&arena.client_awake[i], 0);
     }
 }
 
@@ -776,9 +777,9 @@ static int run(const path *p, enum fate what, uint64_t k, tally *t) {
     for (size_t i = 0; i < crowd_size; i++)
         finish(&crowd[i]);
     for (uint32_t i = 0; i < CHANNELS; i++)
-        EXPECT(MOLT_STATE(molt_look(&arena, i)) == MOLT_IDLE && !arena.client_spins[i]);
+        EXPECT(MOLT_STATE(molt_look(&arena, i)) == MOLT_IDLE && !arena.client_awake[i]);
     for (uint32_t i = 0; i < SLOTS; i++)
-        EXPECT(!atomic_load(&arena.slots[i].holds) && !atomic_load(&arena.slots[i].doorbell.parked) && !arena.executor_spins[i] && !told->claims[i]);
+        EXPECT(!atomic_load(&arena.slots[i].holds) && !atomic_load(&arena.slots[i].doorbell.parked) && !arena.executor_awake[i] && !told->claims[i]);
     check_requests(t, lives);
     t->parks += parks;
     return at == ENDED;

@@ -211,9 +211,9 @@ cdef class Arena(ArenaView):
         if memcmp(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry)):
             memcpy(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry))
         for index in range(self.channels):
-            store_flag(&self.a.client_spins[index], 0)
+            store_flag(&self.a.client_awake[index], 0)
         for index in range(self.slots):
-            store_flag(&self.a.executor_spins[index], 0)
+            store_flag(&self.a.executor_awake[index], 0)
 
     def set_entry(self, str name not None, uint64_t delay_ns, uint64_t limit):
         """Make the row of an entrypoint, or change it. There may be `ENTRIES` at most."""
@@ -310,7 +310,7 @@ cdef class Arena(ArenaView):
         cdef molt_channel *channel = molt_channel_at(&self.a, <uint32_t>self.channel(index))
         molt_doorbell_init(&channel.doorbell)
         atomic_store(&channel.doorbell_of, index)
-        store_flag(&self.a.client_spins[index], 0)
+        store_flag(&self.a.client_awake[index], 0)
 
     def reset_slot(self, uint32_t index, uint32_t gauges):
         """Make a slot ready for another executor: set its first `gauges` gauges to 0, and keep its counts.
@@ -325,7 +325,7 @@ cdef class Arena(ArenaView):
         atomic_store(&slot.retire, 0)
         atomic_store(&slot.holds, 0)
         molt_doorbell_init(&slot.doorbell)
-        store_flag(&self.a.executor_spins[index], 0)
+        store_flag(&self.a.executor_awake[index], 0)
 
     def retires(self, uint32_t index):
         """Whether an executor was told to exit."""

@@ -62,6 +62,7 @@ cdef class Channel:
             left_ns = deadline_ns - now_ns if deadline_ns > now_ns else 0
         self.c.entry = molt_entry_id(self.out.entry, self.out.header.entry_bytes)
         own = molt_find_entry(a, self.c.entry, 0)
+        self.c.usual_ns = molt_usual_ns(own)
         self.c.turn = arena.fair_turn(now_ns)
         if not molt_publish(a, &self.c):
             return NOT_IDLE

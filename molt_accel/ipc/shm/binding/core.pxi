@@ -38,13 +38,13 @@ cdef extern from "molt_core.h" nogil:
         molt_word *failure
         molt_word *entry_of
         molt_word *began_ns
-        molt_flag *client_spins
-        molt_flag *executor_spins
+        molt_flag *client_awake
+        molt_flag *executor_awake
         molt_slot *slots
         molt_entry *entries
     ctypedef struct molt_call:
         uint32_t channel
-        uint64_t word, entry, turn, wanted
+        uint64_t word, entry, turn, usual_ns, wanted
         uint64_t left[2]
         const uint8_t *part[2]
         uint8_t *into

@@ -8,6 +8,7 @@ typedef struct {
     uint32_t channel;
     uint64_t word;                 /* READY, as published */
     uint64_t entry, turn;          /* the id of its entrypoint; when it is its turn, but for the delay of its class */
+    uint64_t usual_ns;             /* what such requests take in the executor; 0: not known */
     const uint8_t *part[2];        /* what is still to be sent: header, payload */
     uint64_t left[2], sent, taken; /* `sent` and `taken`: own counts of the two rings */
     uint8_t *into;                 /* where the next part of the reply goes */
@@ -152,7 +153,7 @@ static inline void molt_announce(molt_arena *a, molt_call *c) {
     MOLT_FAILPOINT(client.published);
     atomic_fetch_add(&a->header->published, 1);
     MOLT_FAILPOINT(client.announced);
-    c->deferred = molt_spinning(a->executor_spins, a->geometry.slots) > 0;
+    c->deferred = molt_count_awake(a->executor_awake, a->geometry.slots) > 0;
     if (!c->deferred)
         molt_wake_executor(a);
 }
@@ -240,20 +241,28 @@ static inline uint64_t molt_reply_there(const molt_arena *a, const molt_call *c)
     return atomic_load_explicit(&molt_channel_at(a, c->channel)->reply.head, memory_order_acquire) - c->taken;
 }
 
-/* Spin for an answer that usually comes within microseconds, and no longer than that. 1 if the call has an outcome. For a
+/* Spin for an answer that should come within microseconds, and no longer than that. 1 if the call has an outcome. For a
  * caller who would have to give up something to wait properly: with other threads after Python's lock, having it back
- * costs more than this look. */
+ * costs more than this look.
+ *
+ * It goes by what such requests take in the executor, not by what waits have taken: once many threads of a process wait
+ * properly they wait for each other, and would never find out that a look is enough. */
 #define MOLT_GLANCE_NS 15000u
 
 static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
-    if (!spin_ns || 2 * c->patience.usual_ns > MOLT_GLANCE_NS || c->left[0] || c->left[1] || molt_is_beside(&c->patience))
+    molt_patience *patience = &c->patience;
+    if (!spin_ns || 2 * c->usual_ns > MOLT_GLANCE_NS || c->left[0] || c->left[1] || molt_is_beside(patience))
         return 0;
+    if (patience->blind) {
+        patience->blind--;
+        return 0;
+    }
     molt_doorbell *doorbell = &molt_channel_at(a, c->channel)->doorbell;
     uint64_t start_ns = molt_now_ns(), now_ns = start_ns, until_ns = start_ns + molt_earlier(spin_ns, MOLT_GLANCE_NS);
-    if (molt_contended(a, start_ns))
+    if (molt_contended(a, start_ns, MOLT_NO_SLOT))
         return 0;
     uint32_t state = MOLT_READY;
-    atomic_store_explicit(&a->client_spins[c->channel], 1, memory_order_relaxed);
+    atomic_store_explicit(&a->client_awake[c->channel], 1, memory_order_relaxed);
     while ((state == MOLT_READY || state == MOLT_CLAIMED) && now_ns < until_ns) {
         uint64_t seen = atomic_load(&doorbell->count);
         state = MOLT_STATE(molt_look(a, c->channel));
@@ -261,12 +270,13 @@ static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
             molt_pause();
         now_ns = molt_now_ns();
     }
-    atomic_store_explicit(&a->client_spins[c->channel], 0, memory_order_relaxed);
+    atomic_store_explicit(&a->client_awake[c->channel], 0, memory_order_relaxed);
     if (now_ns - start_ns > MOLT_AWAY_NS)
-        molt_note_away(&a->header->crowd, now_ns, &c->patience.switches);
+        molt_note_away(&a->header->crowd, now_ns, &patience->switches);
+    molt_learn_glance(patience, state == MOLT_DONE);
     if (state != MOLT_DONE)
         return 0;
-    molt_learn(&c->patience, now_ns - start_ns);
+    molt_learn(patience, now_ns - start_ns);
     return 1;
 }
 
@@ -313,7 +323,7 @@ static inline int molt_move_on(molt_arena *a, molt_call *c, uint64_t word) {
 static inline void molt_expect_bytes(molt_arena *a, molt_call *c, molt_waiting *w, uint64_t spin_ns) {
     uint64_t now_ns = molt_now_ns();
     if (!w->flows)
-        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns), molt_is_beside(&c->patience), spin_ns);
+        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns, MOLT_NO_SLOT), molt_is_beside(&c->patience), spin_ns);
     w->flows = 1;
     w->spin_until_ns = now_ns + spin_ns;
 }
@@ -323,8 +333,8 @@ static inline void molt_start_waiting(molt_arena *a, molt_call *c, molt_waiting 
                                       uint32_t spinners) {
     w->start_ns = now_ns;
     w->spin_until_ns = now_ns + spin_ns;
-    if (!w->flows && molt_is_short(&c->patience, spin_ns) && molt_spinning(a->client_spins, molt_in_use(a)) < spinners)
-        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns), molt_is_beside(&c->patience), spin_ns);
+    if (!w->flows && molt_is_short(&c->patience, spin_ns) && molt_count_awake(a->client_awake, molt_in_use(a)) < spinners)
+        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns, MOLT_NO_SLOT), molt_is_beside(&c->patience), spin_ns);
 }
 
 /* Stay awake until the doorbell is no longer at `seen`, the time is up, or a sleeping executor has to be woken. */
@@ -332,10 +342,10 @@ static inline void molt_await_awake(molt_arena *a, molt_call *c, molt_waiting *w
     until_ns = molt_earlier(until_ns, w->spin_until_ns);
     if (c->deferred)
         until_ns = molt_earlier(until_ns, w->start_ns + MOLT_DEFER_NS);
-    atomic_store_explicit(&a->client_spins[c->channel], 1, memory_order_relaxed);
+    atomic_store_explicit(&a->client_awake[c->channel], 1, memory_order_relaxed);
     molt_stay_awake(&c->patience, &a->header->crowd, &w->manner, &molt_channel_at(a, c->channel)->doorbell.count, seen,
                     until_ns);
-    atomic_store_explicit(&a->client_spins[c->channel], 0, memory_order_relaxed);
+    atomic_store_explicit(&a->client_awake[c->channel], 0, memory_order_relaxed);
 }
 
 /* Move the call on until it has an outcome, at most until `until_ns` (0: don't wait). Spins at most `spin_ns`, if no more

@@ -134,16 +134,17 @@ enum molt_next { MOLT_NEXT_REQUEST = 0, MOLT_NEXT_SIGNAL = 1, MOLT_NEXT_RETIRE =
 
 /* How an executor's wait for a request begins. Fewer than `spinners` executors stay awake at once. */
 static inline int molt_manner_for_request(molt_arena *a, molt_executor *e, uint64_t now_ns, uint64_t spin_ns, uint32_t spinners) {
-    if (!molt_is_short(&e->patience, spin_ns) || molt_spinning(a->executor_spins, a->geometry.slots) >= spinners)
+    uint32_t awake = molt_count_awake(a->executor_awake, a->geometry.slots);
+    awake -= atomic_load_explicit(&a->executor_awake[e->slot], memory_order_relaxed) && awake;
+    if (!molt_is_short(&e->patience, spin_ns) || awake >= spinners)
         return MOLT_SLEEP;
-    return molt_manner(&e->patience, molt_contended(a, now_ns), molt_is_beside(&e->patience), spin_ns);
+    return molt_manner(&e->patience, molt_contended(a, now_ns, e->slot), molt_is_beside(&e->patience), spin_ns);
 }
 
-/* Stay awake until something was published since `seen`, or the time is up. */
-static inline void molt_await_request(molt_arena *a, molt_executor *e, int *manner, uint64_t seen, uint64_t until_ns) {
-    atomic_store_explicit(&a->executor_spins[e->slot], 1, memory_order_relaxed);
-    molt_stay_awake(&e->patience, &a->header->crowd, manner, &a->header->published, seen, until_ns);
-    atomic_store_explicit(&a->executor_spins[e->slot], 0, memory_order_relaxed);
+/* Say whether this executor will look for a request soon, without being woken. Callers wake no other one then, or only
+ * after a while. */
+static inline void molt_tell_awake(molt_arena *a, const molt_executor *e, int awake) {
+    atomic_store_explicit(&a->executor_awake[e->slot], (uint8_t)awake, memory_order_relaxed);
 }
 
 /* Hear from a claimed request where its client runs, and go there if that pays; say where this executor runs. Only for short
@@ -151,7 +152,7 @@ static inline void molt_await_request(molt_arena *a, molt_executor *e, int *mann
 static inline void molt_meet_client(molt_arena *a, molt_executor *e, uint64_t now_ns, uint64_t spin_ns) {
     molt_hear_of(&e->patience, (uint32_t)atomic_load_explicit(&molt_channel_at(a, e->channel)->published_at, memory_order_relaxed));
     if (molt_usual_ns(molt_find_entry(a, e->entry, 0)) <= spin_ns)
-        molt_follow(&e->patience, molt_contended(a, now_ns));
+        molt_follow(&e->patience, molt_contended(a, now_ns, e->slot));
     atomic_store_explicit(&a->slots[e->slot].runs_at, molt_processor(), memory_order_relaxed);
 }
 
@@ -166,11 +167,13 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
     for (;;) {
         uint64_t seen = atomic_load(&a->header->published);
         if (atomic_load(&slot->retire)) {
+            molt_tell_awake(a, e, 0);
             e->queued = 1; /* there may be one */
             molt_tell_room(a, e);
             return MOLT_NEXT_RETIRE;
         }
         if (molt_claim(a, e)) {
+            molt_tell_awake(a, e, 0);
             MOLT_FAILPOINT(executor.claimed);
             atomic_store(&slot->state, MOLT_SLOT_BUSY);
             molt_tell_room(a, e);
@@ -187,9 +190,11 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
             manner = molt_manner_for_request(a, e, now_ns, spin_ns, spinners);
         }
         if (manner && now_ns - start_ns < spin_ns) {
-            molt_await_request(a, e, &manner, seen, start_ns + spin_ns);
+            molt_tell_awake(a, e, 1);
+            molt_stay_awake(&e->patience, &a->header->crowd, &manner, &a->header->published, seen, start_ns + spin_ns);
             continue;
         }
+        molt_tell_awake(a, e, 0);
         /* A signal that came just before the wait did not interrupt it: look for one after a wait in vain, too. */
         uint64_t most_ns = e->full ? MOLT_LOOK_AGAIN_NS * (1 + e->slot % 8) : MOLT_PARK_NS;
         if (molt_park(&slot->doorbell, &a->header->published, seen, now_ns + most_ns) != MOLT_CHANGED)
@@ -242,7 +247,7 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
                                 uint64_t *done, uint64_t spin_ns) {
     molt_doorbell *doorbell = &a->slots[e->slot].doorbell;
     uint64_t moved_ns = 0;
-    int manner = molt_manner(&e->patience, molt_contended(a, molt_now_ns()), molt_is_beside(&e->patience), spin_ns);
+    int manner = molt_manner(&e->patience, molt_contended(a, molt_now_ns(), e->slot), molt_is_beside(&e->patience), spin_ns);
     for (;;) {
         uint64_t seen = atomic_load(&doorbell->count);
         int64_t moved = molt_move(a, e, to, from, *done, n);
@@ -283,6 +288,7 @@ static inline int molt_finish(molt_arena *a, molt_executor *e, uint32_t state, u
         molt_tell_claim(e, 0);
         return 0; /* the channel may be in use again */
     }
+    molt_tell_awake(a, e, 1); /* or its client, who sees the outcome at once, would wake another for its next request */
     atomic_store(&a->slots[e->slot].state, MOLT_SLOT_IDLE);
     if (state == MOLT_FAILED)
         atomic_store_explicit(&a->failure[e->channel], reason, memory_order_relaxed);

@@ -49,21 +49,25 @@ static inline void molt_ring_executor(molt_arena *a, uint64_t word) {
 }
 
 /* How many of n waiters are awake just now. */
-static inline uint32_t molt_spinning(const molt_flag *flags, uint32_t n) {
+static inline uint32_t molt_count_awake(const molt_flag *flags, uint32_t n) {
     uint32_t count = 0;
     for (uint32_t i = 0; i < n; i++)
         count += atomic_load_explicit(&flags[i], memory_order_relaxed) != 0;
     return count;
 }
 
-/* Whether other processes want the processors of this pool's callers and executors. One process looks for all of them. */
-static inline int molt_contended(molt_arena *a, uint64_t now_ns) {
+/* A client is in no slot. */
+#define MOLT_NO_SLOT UINT32_MAX
+
+/* Whether others want so many processors that no two are left, for a caller and an executor. One process looks for all of
+ * this pool, whose callers and executors don't count. `slot`: its own. */
+static inline int molt_contended(molt_arena *a, uint64_t now_ns, uint32_t slot) {
     molt_crowd *crowd = &a->header->crowd;
     if (molt_has_to_look(crowd, now_ns)) {
-        uint32_t ours = 1 + molt_spinning(a->client_spins, molt_in_use(a));
+        uint32_t ours = 1 + molt_count_awake(a->client_awake, molt_in_use(a));
         for (uint32_t i = 0; i < a->geometry.slots; i++)
-            ours += atomic_load(&a->slots[i].state) == MOLT_SLOT_BUSY ||
-                    atomic_load_explicit(&a->executor_spins[i], memory_order_relaxed);
+            ours += i != slot && (atomic_load(&a->slots[i].state) == MOLT_SLOT_BUSY ||
+                                  atomic_load_explicit(&a->executor_awake[i], memory_order_relaxed));
         molt_note_runnable(crowd, molt_runnable(), ours);
     }
     return atomic_load_explicit(&crowd->contended, memory_order_relaxed) != 0;

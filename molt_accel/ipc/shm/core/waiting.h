@@ -17,6 +17,7 @@ typedef struct {
     uint32_t other_at;   /* the processor on which the other side ran when it was heard of last, as molt_processor has it */
     uint32_t steady;     /* how often in a row it ran there, up to MOLT_STEADY */
     uint32_t pass, vain; /* waits in which it doesn't give way, because it was in vain; and how many they were last time */
+    uint32_t blind, missed; /* waits that begin without a glance, and how many they were last time; the same for that */
 } molt_patience;
 
 /* How a wait is to go on; flags. Without any: sleep. */
@@ -89,11 +90,19 @@ static inline void molt_learn(molt_patience *patience, uint64_t waited_ns) {
     patience->usual_ns += (waited_ns >> 3) - (patience->usual_ns >> 3);
 }
 
-/* Take into account whether giving way has brought what it was for. */
+/* Something was tried in a wait: in how many waits it isn't tried now. None if it has helped; else twice as many as last
+ * time. */
+static inline uint32_t molt_back_off(uint32_t last, int helped) {
+    uint32_t more = 2 * last > MOLT_LEAST_PASS ? 2 * last : MOLT_LEAST_PASS;
+    return helped ? 0 : (uint32_t)molt_earlier(more, MOLT_MOST_PASS);
+}
+
 static inline void molt_learn_way(molt_patience *patience, int helped) {
-    uint64_t vain = 2ull * patience->vain > MOLT_LEAST_PASS ? 2ull * patience->vain : MOLT_LEAST_PASS;
-    patience->vain = helped ? 0 : (uint32_t)molt_earlier(vain, MOLT_MOST_PASS);
-    patience->pass = patience->vain;
+    patience->pass = patience->vain = molt_back_off(patience->vain, helped);
+}
+
+static inline void molt_learn_glance(molt_patience *patience, int helped) {
+    patience->blind = patience->missed = molt_back_off(patience->missed, helped);
 }
 
 static inline int molt_has_changed(const molt_word *watched, uint64_t seen) {

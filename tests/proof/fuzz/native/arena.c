@@ -26,8 +26,8 @@ static void check_plan(const molt_arena *a, uint64_t size) {
         {(uintptr_t)a->words, channels * sizeof(molt_word)},
         {(uintptr_t)a->ticket_of, channels * sizeof(molt_word)},
         {(uintptr_t)a->failure, channels * sizeof(molt_word)},
-        {(uintptr_t)a->client_spins, channels},
-        {(uintptr_t)a->executor_spins, slots},
+        {(uintptr_t)a->client_awake, channels},
+        {(uintptr_t)a->executor_awake, slots},
         {(uintptr_t)a->slots, slots * sizeof(molt_slot)},
         {end_of_last, sizeof(molt_channel) + 2 * ring},
     };
@@ -45,8 +45,8 @@ static void check_plan(const molt_arena *a, uint64_t size) {
 
 /* Touch the first and last byte of every part, so that the sanitizer sees one that lies outside. */
 static void touch(const molt_arena *a) {
-    volatile uint64_t sum = molt_in_use(a) + molt_spinning(a->client_spins, a->geometry.channels) +
-                            molt_spinning(a->executor_spins, a->geometry.slots) + molt_idle_executors(a) +
+    volatile uint64_t sum = molt_in_use(a) + molt_count_awake(a->client_awake, a->geometry.channels) +
+                            molt_count_awake(a->executor_awake, a->geometry.slots) + molt_idle_executors(a) +
                             molt_ahead_of(a, 1);
     for (uint32_t i = 0; i < a->geometry.channels; i++) {
         sum += molt_look(a, i) + atomic_load(&a->ticket_of[i]) + atomic_load(&a->failure[i]);

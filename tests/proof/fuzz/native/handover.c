@@ -342,7 +342,7 @@ static void claim(uint32_t i) {
         return; /* molt_next_request would wait for another */
     CHECK(s->e.channel < CHANNELS);
     s->claims = 1, s->stage = 0, s->done = 0, s->noted = 0;
-    atomic_store(&a.executor_spins[i], 0);
+    atomic_store(&a.executor_awake[i], 0);
     if (!honest)
         return;
     channel_model *c = &channels[s->e.channel];
@@ -438,7 +438,7 @@ static void doze(uint32_t i) {
         }
     } else {
         s->noted = 0;
-        atomic_store(&a.executor_spins[i], 0);
+        atomic_store(&a.executor_awake[i], 0);
         atomic_store(&doorbell->parked, 1);
         if (atomic_load(&a.header->published) != s->seen)
             atomic_store(&doorbell->parked, 0);
@@ -482,7 +482,7 @@ static void reap(uint32_t i) {
     s->state = MOLT_SLOT_IDLE;
     CHECK(molt_doorbell_init(&a.slots[i].doorbell) == 0);
     atomic_store(&a.slots[i].holds, 0);
-    atomic_store(&a.executor_spins[i], 0);
+    atomic_store(&a.executor_awake[i], 0);
     atomic_store(&a.slots[i].state, MOLT_SLOT_IDLE);
     if (molt_ahead_of(&a, EVERYTHING))
         molt_wake_executor(&a);
@@ -511,7 +511,7 @@ static void reclaim(uint32_t i) {
     if (MOLT_STATE(molt_look(&a, i)) == MOLT_IDLE) { /* another client's */
         CHECK(molt_doorbell_init(&molt_channel_at(&a, i)->doorbell) == 0);
         atomic_store(&molt_channel_at(&a, i)->doorbell_of, i);
-        atomic_store(&a.client_spins[i], 0);
+        atomic_store(&a.client_awake[i], 0);
         c->call = (molt_call){.channel = i};
         c->call.word = MOLT_IDLE_WORD(c->generation);
         c->gone = 0, c->announced = 1, c->state = MOLT_IDLE;
@@ -582,7 +582,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         case 11: reap(slot); break;
         case 12: reclaim(channel); break;
         case 13: /* spin between looking and going to sleep; or let go of that */
-            atomic_store(&a.executor_spins[slot], slots[slot].noted);
+            atomic_store(&a.executor_awake[slot], slots[slot].noted);
             break;
         case 14:
             if (channels[channel].call.deferred && !channels[channel].gone)
