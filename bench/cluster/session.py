@@ -263,7 +263,7 @@ class Session:
             "throughput",
             timeout_s=window_s + PATIENCE_S,
             size=PAYLOAD_BYTES,
-            threads=layout.callers,
+            callers=layout.callers,
             start_at_ns=time.monotonic_ns() + HEAD_START_NS,
             window_s=window_s,
         )

@@ -105,16 +105,24 @@ class Host:
         self.peer.warm_up(payload, request["warmup"], raw=raw)
         with Usage(request.get("pids", ())) as usage:
             samples = self.peer.latency(
-                payload, calls=request["calls"], limit_s=request["limit_s"], pause_s=request["pause_s"], raw=raw
+                payload,
+                calls=request["calls"],
+                limit_s=request["limit_s"],
+                pause_s=request["pause_s"],
+                raw=raw,
             )
-        figures = {"calls": len(samples), "mean_ns": sum(samples) / len(samples), "ordered_ns": thinned(samples)}
+        figures = {
+            "calls": len(samples),
+            "mean_ns": sum(samples) / len(samples),
+            "ordered_ns": thinned(samples),
+        }
         return figures | usage.taken
 
     def _throughput(self, request: Request) -> Answer:
         self._carry(False)
         done = self.peer.throughput(
             self._payload(request["size"]),
-            callers=request["threads"],
+            callers=request["callers"],
             start_at_ns=request["start_at_ns"],
             window_s=request["window_s"],
         )

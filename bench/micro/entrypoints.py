@@ -1,4 +1,4 @@
-"""What this project's own worker serves in the benchmark: echoes for objects and for plain bytes, and what does nothing."""
+"""What this project's own worker serves in the benchmark: echoes of objects and plain bytes, and nothing at all."""
 
 from __future__ import annotations
 

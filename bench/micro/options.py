@@ -76,7 +76,7 @@ PRESETS = {
         small=Budget(MOST_CALLS, 0.3, 50),
         medium=Budget(MOST_CALLS, 0.25, 10),
         large=Budget(MOST_CALLS, 0.3, 3),
-        busy=Budget(MOST_CALLS, 1.0, 50),
+        busy=Budget(MOST_CALLS, 0.8, 50),
         window_s=0.4,
         idle_s=10.0,
     ),
@@ -240,7 +240,9 @@ class Options:
         """The layouts of a round, with the peers that are measured in each."""
         names = [info.name for info in self.in_round(number) if info.name in self.callers_at_once]
         return [
-            (layout, taking) for layout in LAYOUTS if (taking := [n for n in names if PEERS[n].callers == layout.kind])
+            (layout, taking)
+            for layout in LAYOUTS
+            if (taking := [n for n in names if PEERS[n].callers == layout.kind])
         ]
 
     @property

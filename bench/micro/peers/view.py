@@ -6,6 +6,8 @@ difference, in the processor time of the server's process and of the worker.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import django
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
@@ -46,14 +48,14 @@ class View(Peer):
         django.setup()
         self._handler = WSGIHandler()
 
-    def view(self) -> object:
+    def view(self) -> Callable[..., HttpResponse]:
         """The view that is asked."""
         return _plain
 
     def call(self, payload: object) -> object:
         response = self._handler.get_response(self._factory.get("/empty/"))
         if response.status_code != 200:
-            raise RuntimeError(f"the view answered {response.status_code}: {response.content!r}")
+            raise RuntimeError(f"the view answered {response.status_code}: {response!r}")
         response.close()
         return payload
 
@@ -75,7 +77,7 @@ class OffloadedView(View):
         super().start()
         self._molt.start()
 
-    def view(self) -> object:
+    def view(self) -> Callable[..., HttpResponse]:
         return molt_offload(
             entry="empty", client=self._molt.client, payload_builder=lambda request: None, codec="msgpack"
         )(_plain)

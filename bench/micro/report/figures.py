@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from bench.core.statistics import Spread, percentile, ratio, spread
 from bench.micro.options import Layout
 
+LATENCIES = ("p50_us", "p99_us", "mean_us")
 CURVE = (0, 1, 10, 25, 50, 70, 80, 90, 92, 94, 96, 97, 98, 99, 99.2, 99.4, 99.6, 99.8, 99.9, 100)
 """The percentiles at which a distribution is kept: closer where it rises."""
 

@@ -51,6 +51,7 @@ def options(**changes: Any) -> Options:
 
 def document(figures: Measured, *, chosen: Options | None = None, **changes: Any) -> dict[str, Any]:
     """A whole results document about `figures`; `changes` are put over what `build` is given."""
-    given: dict[str, Any] = {"settings": {"MOLT_SPIN_US": "20"}, "not_run": {}, "failed": {}, "left_over": []}
+    given: dict[str, Any] = {"settings": {"MOLT_SPIN_US": "20"}, "not_run": {}, "failed": {}, "left_out": {}}
+    given["left_over"] = []
     given["surroundings"] = {"idle": Surroundings(10.0, 0.0, 0.0)}
     return build(heading(KIND), chosen or options(), figures, **(given | changes))
