@@ -17,7 +17,7 @@ CONDITIONS = {
     "spaced": "an idle machine, calls with pauses between",
     "one": "one core kept busy by another process",
     "all": "every core kept busy by another process",
-    "quota": "caller and worker together allowed one processor's time",
+    "quota": "a quota of one processor's time for both sides",
 }
 QUOTA = "quota"
 """The condition under which each peer is in a control group of its own, with all its processes from the start."""

@@ -122,6 +122,8 @@ PEERS = {
 
 REFERENCES = ("ring", "shm", "pipe")
 """The peers that the others are compared with. For `shm` and `pipe` their kind in the other session stands in."""
+VIEWS = ("view", "view-offload")
+"""What is no call but a request of Django, once without a call and once with one."""
 _SAME_KIND = {"shm": ("shm-same", "shm"), "pipe": ("pipe", "pipe-own")}
 """Of such a reference: the peer whose other side is in the caller's session, and the one where it is in its own."""
 RAW_FROM = 256 * KIB

@@ -9,7 +9,7 @@ from typing import Any
 from bench.core.plots import log_scale, svg
 from bench.micro.options import CONDITIONS, LAYOUTS
 from bench.micro.payloads import size_name
-from bench.micro.peers.table import of_row
+from bench.micro.peers.table import VIEWS, of_row
 
 OWN = {
     "shm": "#d9480f", "shm-same": "#f08c00", "acall": "#c2255c", "acall-uvloop": "#e599b0", "ring": "#111111",
@@ -27,7 +27,7 @@ def picture(document: Mapping[str, Any]) -> str:
 
     # Browns and greens after the blues; the palette's oranges and reds would pass for this project's own.
     palette = [colormaps["tab20"](index) for index in (0, 1, 4, 5, 8, 9, 12, 13, 14, 16, 17, 18, 19)]
-    others = [name for name in document["peers"] if name not in OWN]
+    others = [name for name in document["peers"] if name not in OWN and name not in VIEWS]
     colours = OWN | {name: palette[index % len(palette)] for index, name in enumerate(others)}
     small = str(min(int(size) for size in document["options"]["payload_sizes"]))
     shown = {
@@ -68,7 +68,7 @@ def _style(name: str, colours: Mapping[str, Any]) -> dict[str, Any]:
 def _by_size(axes: Any, idle: Mapping[str, Any], colours: Mapping[str, Any]) -> None:
     axes.set_title("p50 us by payload size, one caller, an idle machine (less is better)", fontsize=FONT)
     sizes = [int(size) for size in idle]
-    for name in dict.fromkeys(name for figures in idle.values() for name in figures):
+    for name in dict.fromkeys(name for figures in idle.values() for name in figures if name not in VIEWS):
         points = [
             (int(size), figures[name]["p50_us"]["median"])
             for size, figures in idle.items()
@@ -90,6 +90,8 @@ def _distribution(
 ) -> None:
     axes.set_title(title, fontsize=FONT)
     for name, figures in peers.items():
+        if name in VIEWS:
+            continue
         axes.plot([_nines(q) for q in percentiles], figures["curve_us"], **_style(name, colours))
     log_scale(axes, "y")
     axes.set_xticks([_nines(q) for q in TICKS], [f"{q:g}" for q in TICKS])

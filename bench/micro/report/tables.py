@@ -9,10 +9,9 @@ from bench.core.statistics import ratio, spread_json
 from bench.core.tables import Table, middle, number, with_range
 from bench.micro.options import BUSY, CONDITIONS, LAYOUTS
 from bench.micro.payloads import MIB, size_name
-from bench.micro.peers.table import REFERENCES, like, of_row, row
+from bench.micro.peers.table import REFERENCES, VIEWS, like, of_row, row
 from bench.micro.report.figures import LATENCIES
 
-VIEWS = ("view", "view-offload")
 Figures = Mapping[str, Any]
 
 

@@ -141,11 +141,11 @@ def test_the_native_program_compiles_without_warnings(tmp_path: Path) -> None:
     subprocess.run(["cc", *flags, str(SOURCE), "-o", str(tmp_path / "p"), "-pthread"], check=True)
 
 
-@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.threaded])
-def test_a_threaded_peer_serves_several_threads(name: str, make_client: Make) -> None:
+@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.callers])
+def test_a_peer_serves_several_callers(name: str, make_client: Make) -> None:
     client = make_client(name, workers=2)
     answer = client.ask(
-        "throughput", timeout_s=WAIT_S, size=64, threads=4, start_at_ns=time.monotonic_ns(), window_s=0.2
+        "throughput", timeout_s=WAIT_S, size=64, callers=4, start_at_ns=time.monotonic_ns(), window_s=0.2
     )
     assert answer["calls"] > 0
     assert measure(client, 64)["calls"] == 5
