@@ -72,6 +72,7 @@ def _rates(options: Options) -> Iterator[Criterion[Measured]]:
     pools = f"{options.executors} executors"
     for over, under, layout, limit in (
         ("shm", "executor", SIXTEEN, 10.0),
+        ("shm-same", "executor", SIXTEEN, 10.0),
         *((*pair, layout, 1.5) for layout in (SIXTEEN, FOUR_CLIENTS) for pair in ALIKE),
     ):
         title = f"calls per second of {over} / {under}, {layout.name}, {pools}"

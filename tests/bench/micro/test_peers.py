@@ -1,5 +1,7 @@
 """Each peer for real: a few calls from a client process, and nothing left behind."""
 
+import os
+import secrets
 import shutil
 import subprocess
 import time
@@ -11,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.core.processes import MARK_VARIABLE
+from bench.core.cpu import pids_of
+from bench.core.processes import MARK_VARIABLE, Family
 from bench.micro.client_process import ClientProcess, PeerFailed
 from bench.micro.payloads import MIB
 from bench.micro.peers.base import Peer, Setup, Unavailable
@@ -155,6 +158,28 @@ def test_a_peer_serves_several_callers(name: str, make_client: Make) -> None:
 def test_a_shared_peer_serves_several_client_processes(name: str, make_client: Make) -> None:
     first, second = make_client(name, workers=2), make_client(name, workers=2, first=False)
     assert measure(first, 64)["calls"] == measure(second, 64)["calls"] == 5
+
+
+@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.sized or info.callers])
+def test_the_other_side_is_in_the_session_that_the_table_says(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    scratch, mark = tmp_path_factory.mktemp("s"), f"micro-{secrets.token_hex(6)}"
+    client = ClientProcess(scratch / "log", mark)
+    try:
+        client.ask("start", timeout_s=WAIT_S, peer=name, scratch=str(scratch), workers=2, first=True)
+        measure(client, 64)
+        others = [pid for pid in pids_of(Family(client.pid, mark)) if pid != client.pid]
+        sessions = {os.getsid(pid) for pid in others}
+        if PEERS[name].own_session:
+            assert sessions
+            assert os.getsid(client.pid) not in sessions
+        else:
+            assert sessions == {os.getsid(client.pid)}
+    except Unavailable as error:
+        pytest.skip(str(error))
+    finally:
+        assert client.close()
 
 
 @pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.polls])
