@@ -59,7 +59,12 @@ def parser() -> argparse.ArgumentParser:
     idle = f"seconds for which idle processor time is watched, 0: not at all ({preset.idle_s:g})"
     command.add_options(
         how,
-        ("--rounds", int, "N", f"rounds; without --peers, those that no criterion is about take part in every third ({preset.rounds})"),
+        (
+            "--rounds",
+            int,
+            "N",
+            f"rounds; without --peers, those that no criterion is about take part in every third ({preset.rounds})",
+        ),
         ("--calls", int, "N", most),
         ("--window", float, "S", f"seconds of a throughput window ({preset.window_s:g})"),
         ("--idle", float, "S", idle),
