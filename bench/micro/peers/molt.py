@@ -29,6 +29,8 @@ def settings_of(setup: Setup, transport: str) -> dict[str, Any]:
         "worker_name": f"bench-{hashlib.sha256(str(setup.scratch).encode()).hexdigest()[:12]}",
         "exports": EXPORTS,
         "executors": setup.workers,
+        # All clients of the pool come before any of them leaves, so nothing has to be kept for later ones.
+        "linger_ms": 1000,
         # The default writes a line for each request, which no peer does.
         "log_level": "warning",
     }
