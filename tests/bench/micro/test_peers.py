@@ -4,9 +4,12 @@ import os
 import secrets
 import shutil
 import subprocess
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,12 @@ from bench.micro.client_process import ClientProcess, PeerFailed
 from bench.micro.payloads import MIB
 from bench.micro.peers.base import Peer, Setup, Unavailable
 from bench.micro.peers.native import HEADER, SOURCE
+from bench.micro.peers.pipe import OwnPipe
 from bench.micro.peers.table import PEERS, load
 from molt_accel.ipc.shm import arena
 from molt_worker.supervisor.shm import spinning
 from tests.support import ROOT
-from tests.support.processes import wait_until
+from tests.support.processes import in_thread, wait_until
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(120)]
 WAIT_S = 60.0
@@ -152,6 +156,33 @@ def test_a_peer_serves_several_callers(name: str, make_client: Make) -> None:
     )
     assert answer["calls"] > 0
     assert measure(client, 64)["calls"] == 5
+
+
+def test_threads_share_pipes_evenly_and_keep_to_them(tmp_path: Path) -> None:
+    used: dict[int, set[int]] = {}
+
+    class Noted(OwnPipe):
+        def exchange(self, connection: Connection, payload: object) -> object:
+            used.setdefault(threading.get_ident(), set()).add(connection.fileno())
+            return super().exchange(connection, payload)
+
+    peer = Noted(Setup(tmp_path, workers=2))
+    together = threading.Barrier(4)
+
+    def call() -> None:
+        together.wait(WAIT_S)
+        for number in range(3):
+            assert peer.call(number) == number
+        together.wait(WAIT_S)
+
+    try:
+        peer.start()
+        for thread in [in_thread(call) for _ in range(4)]:
+            thread.join()
+    finally:
+        peer.stop()
+    assert [len(pipes) for pipes in used.values()] == [1] * 4
+    assert sorted(Counter(pipe for pipes in used.values() for pipe in pipes).values()) == [2, 2]
 
 
 @pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.shared])
