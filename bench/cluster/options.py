@@ -13,7 +13,7 @@ from bench.micro.options import MOST_CALLS, Layout
 
 PAYLOAD_BYTES = 64
 """What the echo is given: a small dict of so many bytes as msgpack."""
-CALLERS = (Layout(1, 1), Layout(16, 1))
+CALLERS = (Layout(1), Layout(16))
 """How many call at the same time, of one client process."""
 WARMUP_CALLS = 100
 POOLS = (1, 2, 3)

@@ -252,7 +252,7 @@ class Session:
         )
         self._measured.calls.batches.append(Batch(row.name, row.place, PAYLOAD_BYTES, number, **answer))
         for layout in CALLERS:
-            if layout.threads <= row.callers:
+            if layout.callers <= row.callers:
                 self._window(row, layout, number, client)
 
     def _window(self, row: Row, layout: Layout, number: int, client: ClientProcess) -> None:
@@ -263,7 +263,7 @@ class Session:
             "throughput",
             timeout_s=window_s + PATIENCE_S,
             size=PAYLOAD_BYTES,
-            threads=layout.threads,
+            callers=layout.callers,
             start_at_ns=time.monotonic_ns() + HEAD_START_NS,
             window_s=window_s,
         )

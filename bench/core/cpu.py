@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -99,3 +100,14 @@ class Watch:
 def busy_seconds(times: object) -> float:
     """Seconds that the machine's processors were busy, of its counters. Guest time is counted in user time already."""
     return float(sum(getattr(times, part, 0.0) for part in ("user", "nice", "system", "irq", "softirq")))
+
+
+def idle_percent(before: Any, after: Any) -> float | None:
+    """How much of all processors' time nobody had between two readings of `psutil.cpu_times()`; None if none passed.
+
+    The counters tick in hundredths of a second, so a figure of half a second on two processors is good to a percent.
+    Time that the hypervisor took away was nobody's to have, and counts neither way.
+    """
+    idle = sum(getattr(after, part, 0.0) - getattr(before, part, 0.0) for part in ("idle", "iowait"))
+    passed = idle + busy_seconds(after) - busy_seconds(before)
+    return max(0.0, idle) / passed * 100 if passed > 0 else None

@@ -19,6 +19,7 @@ from bench.micro.payloads import payload_of
 from bench.micro.peers.base import Peer, Setup, Unavailable
 from bench.micro.peers.table import load
 from bench.micro.timing import thinned
+from bench.micro.usage import Usage
 
 Request = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -102,16 +103,26 @@ class Host:
         payload, raw = self._payload(request["size"]), request["raw"]
         self._carry(raw)
         self.peer.warm_up(payload, request["warmup"], raw=raw)
-        samples = self.peer.latency(
-            payload, calls=request["calls"], limit_s=request["limit_s"], pause_s=request["pause_s"], raw=raw
-        )
-        return {"calls": len(samples), "mean_ns": sum(samples) / len(samples), "ordered_ns": thinned(samples)}
+        with Usage(request.get("pids", ())) as usage:
+            samples = self.peer.latency(
+                payload,
+                calls=request["calls"],
+                limit_s=request["limit_s"],
+                pause_s=request["pause_s"],
+                raw=raw,
+            )
+        figures = {
+            "calls": len(samples),
+            "mean_ns": sum(samples) / len(samples),
+            "ordered_ns": thinned(samples),
+        }
+        return figures | usage.taken
 
     def _throughput(self, request: Request) -> Answer:
         self._carry(False)
         done = self.peer.throughput(
             self._payload(request["size"]),
-            callers=request["threads"],
+            callers=request["callers"],
             start_at_ns=request["start_at_ns"],
             window_s=request["window_s"],
         )

@@ -1,4 +1,4 @@
-"""What this project's own worker serves in the benchmark: one echo for objects, and one for plain bytes."""
+"""What this project's own worker serves in the benchmark: echoes of objects and plain bytes, and nothing at all."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def echo(value: object) -> object:
 def echo_raw(data: bytes) -> bytes:
     """Returns the bytes that it is given, as they are."""
     return data
+
+
+@export(codec_out="json")
+def empty(_payload: object) -> object:
+    """Does nothing; the answer is that of a view, which goes to the browser as it is."""
+    return {}

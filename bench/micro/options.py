@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bench.core import BenchError
 from bench.core.command import check_bounds, check_names, names_in
@@ -16,9 +17,15 @@ CONDITIONS = {
     "spaced": "an idle machine, calls with pauses between",
     "one": "one core kept busy by another process",
     "all": "every core kept busy by another process",
+    "quota": "a quota of one processor's time for both sides",
 }
-BUSY = ("one", "all")
-"""The conditions with other processes that compute."""
+QUOTA = "quota"
+"""The condition under which each peer is in a control group of its own, with all its processes from the start."""
+BUSY = ("one", "all", QUOTA)
+"""The conditions in which the scheduler holds calls up, by other processes that compute or by a quota."""
+QUOTA_PROCESSORS = 1.0
+OTHERS_EVERY = 3
+"""Judged peers take part in each round, others in every third."""
 SPACED = "spaced"
 """The condition with pauses, in which the side that answers has gone to sleep, as between the requests of a web server.
 Under the others the next call comes at once."""
@@ -65,11 +72,11 @@ class Preset:
 PRESETS = {
     "default": Preset(
         sizes=(64, 4 * KIB, 256 * KIB, 1 * MIB, 4 * MIB, 16 * MIB),
-        rounds=5,
+        rounds=9,
         small=Budget(MOST_CALLS, 0.3, 50),
         medium=Budget(MOST_CALLS, 0.25, 10),
-        large=Budget(MOST_CALLS, 0.4, 3),
-        busy=Budget(MOST_CALLS, 1.0, 50),
+        large=Budget(MOST_CALLS, 0.3, 3),
+        busy=Budget(MOST_CALLS, 0.8, 50),
         window_s=0.4,
         idle_s=10.0,
     ),
@@ -88,19 +95,29 @@ PRESETS = {
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Who calls at the same time: threads of each of so many client processes."""
+    """Who calls at the same time: so many callers in each of so many client processes.
 
-    threads: int
-    clients: int
+    Attributes:
+        kind: What a caller is: a thread, or a task of one event loop.
+    """
+
+    callers: int
+    clients: int = 1
+    kind: Literal["thread", "task"] = "thread"
 
     @property
     def name(self) -> str:
         """As a person reads it, and as the results file has it."""
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return threads if self.clients == 1 else f"{self.clients} processes"
+        if self.clients > 1:
+            return f"{self.clients} processes"
+        return f"{self.callers} {self.kind}{'s' if self.callers > 1 else ''}"
 
 
-LAYOUTS = (Layout(1, 1), Layout(4, 1), Layout(16, 1), Layout(1, 4))
+LAYOUTS = (
+    *(Layout(threads) for threads in (1, 4, 16)),
+    Layout(1, 4),
+    *(Layout(tasks, kind="task") for tasks in (1, 16, 64, 256)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,17 +210,47 @@ class Options:
             return base
         return Budget(self.calls, base.limit_s, min(base.warmup, self.calls))
 
-    def taking_part(self, size: int, raw: bool) -> list[PeerInfo]:
-        """The peers that are measured with a size; a peer whose cost knows no size only with the smallest."""
+    def in_round(self, number: int) -> list[PeerInfo]:
+        """The peers that take part in a round. Who names peers wants to see these, in each."""
         infos = [PEERS[name] for name in self.chosen_peers]
+        every = self.peers is not None or number % OTHERS_EVERY == 0
+        return [info for info in infos if every or info.judged]
+
+    def under(self, condition: str, size: int, raw: bool, number: int) -> list[PeerInfo]:
+        """The peers that are measured under a condition with a size in a round.
+
+        A peer whose cost knows no size takes part with the smallest only. For the quota each peer is started once more,
+        so only the judged ones, or those that were named, are.
+        """
         return [
-            info for info in infos if (info.sized or size == self.payload_sizes[0]) and (info.raw or not raw)
+            info
+            for info in self.in_round(number)
+            if (info.sized or size == self.payload_sizes[0])
+            and (info.raw or not raw)
+            and (condition == "idle" or not info.only_idle)
+            and (condition != QUOTA or info.judged or self.peers is not None)
         ]
 
     @property
     def callers_at_once(self) -> list[str]:
         """The peers that take part in throughput."""
-        return [name for name in self.chosen_peers if PEERS[name].threaded] if self.throughput else []
+        return [name for name in self.chosen_peers if PEERS[name].callers] if self.throughput else []
+
+    def layouts(self, number: int) -> list[tuple[Layout, list[str]]]:
+        """The layouts of a round, with the peers that are measured in each."""
+        names = [info.name for info in self.in_round(number) if info.name in self.callers_at_once]
+        return [
+            (layout, taking)
+            for layout in LAYOUTS
+            if (taking := [n for n in names if PEERS[n].callers == layout.kind])
+        ]
+
+    @property
+    def quota_peers(self) -> list[str]:
+        """The peers that are started once more for the quota."""
+        if QUOTA not in self.conditions:
+            return []
+        return [info.name for info in self.under(QUOTA, self.payload_sizes[0], False, 0)]
 
     def batch_s(self, size: int, condition: str) -> float:
         """About how long a batch takes, its warm-up and the asking included."""
@@ -216,17 +263,23 @@ class Options:
 
     def expected_s(self) -> float:
         """About how long the whole run takes."""
-        starts = len(self.chosen_peers) + len(self.callers_at_once) * max(
-            layout.clients for layout in LAYOUTS
-        )
-        batches = sum(
-            self.batch_s(size, condition) * len(self.taking_part(size, raw))
-            for condition in self.conditions
-            for size in self.sizes_under(condition)
-            for raw in self.raw_too(size)
-        )
-        windows = len(self.callers_at_once) * len(LAYOUTS) * self.window_cost_s
-        return starts * START_S + self.idle_seconds + (batches + windows) * self.round_count
+        starts = len(self.chosen_peers) + len(self.quota_peers)
+        starts += sum(clients_of(name) for name in self.callers_at_once)
+        seconds = starts * START_S + self.idle_seconds
+        for number in range(self.round_count):
+            seconds += sum(
+                self.batch_s(size, condition) * len(self.under(condition, size, raw, number))
+                for condition in self.conditions
+                for size in self.sizes_under(condition)
+                for raw in self.raw_too(size)
+            )
+            seconds += sum(len(taking) for _, taking in self.layouts(number)) * self.window_cost_s
+        return seconds
+
+
+def clients_of(name: str) -> int:
+    """How many client processes a peer needs for its layouts."""
+    return max(layout.clients for layout in LAYOUTS if layout.kind == PEERS[name].callers)
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:

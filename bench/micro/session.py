@@ -21,16 +21,17 @@ from typing import Any
 import psutil
 
 from bench.core import BenchError, environment
-from bench.core.cpu import Surroundings, Watch, cpu_ns, pids_of, spent_ns
+from bench.core.cpu import Surroundings, Watch, cpu_ns, idle_percent, pids_of, spent_ns
 from bench.core.processes import Family, wait_gone
 from bench.core.progress import Reporter, clock
 from bench.core.results import Heading
 from bench.micro.burners import Burners, by_session, cores_to_burn
-from bench.micro.client_process import ClientProcess, PeerFailed
-from bench.micro.options import CONDITIONS, LAYOUTS, START_S, Layout, Options
+from bench.micro.client_process import PROGRAM, ClientProcess, PeerFailed
+from bench.micro.options import CONDITIONS, QUOTA, QUOTA_PROCESSORS, START_S, Layout, Options, clients_of
 from bench.micro.payloads import size_name
 from bench.micro.peers.base import Unavailable
-from bench.micro.peers.table import PEERS, REFERENCES, row
+from bench.micro.peers.table import PEERS, row
+from bench.micro.quota import NoQuota, Quota
 from bench.micro.report.document import KIND, build
 from bench.micro.report.figures import Batch, Idle, Measured, Window
 
@@ -59,14 +60,14 @@ class Running:
 
 
 def turns(running: Sequence[Running], chance: random.Random) -> list[Running]:
-    """The peers in a random order, but with the references one after another: the others are compared with them.
+    """The peers in a random order, but with the judged ones one after another: they are compared with each other.
 
     What else happens on the machine changes within seconds, and a turn of all peers takes longer than that.
     """
     drawn = chance.sample(running, len(running))
-    others = [peer for peer in drawn if peer.name not in REFERENCES]
+    others = [peer for peer in drawn if not PEERS[peer.name].judged]
     place = chance.randrange(len(others) + 1)
-    return others[:place] + [peer for peer in drawn if peer.name in REFERENCES] + others[place:]
+    return others[:place] + [peer for peer in drawn if PEERS[peer.name].judged] + others[place:]
 
 
 @dataclass(slots=True)
@@ -78,6 +79,7 @@ class Session:
     _measured: Measured = field(default_factory=Measured)
     _not_run: dict[str, str] = field(default_factory=dict)
     _failed: dict[str, str] = field(default_factory=dict)
+    _left_out: dict[str, str] = field(default_factory=dict)
     _left_over: list[str] = field(default_factory=list)
     _surroundings: dict[str, Surroundings] = field(default_factory=dict)
     _chance: random.Random = field(init=False)
@@ -96,8 +98,11 @@ class Session:
         with tempfile.TemporaryDirectory(prefix="molt-micro-") as scratch:
             directory = Path(scratch)
             self._measure_latency(directory)
+            if self.options.quota_peers:
+                self._measure_quota(directory)
             if not self._measured.batches:
-                reasons = "; ".join(f"{name}: {reason}" for name, reason in self._not_run.items())
+                not_run = self._not_run | self._left_out
+                reasons = "; ".join(f"{name}: {reason}" for name, reason in not_run.items())
                 raise BenchError(f"no peer can run here: {reasons}")
             if self.options.callers_at_once:
                 self._measure_throughput(directory)
@@ -108,6 +113,7 @@ class Session:
             settings=environment.settings(os.environ),
             not_run=self._not_run,
             failed=self._failed,
+            left_out=self._left_out,
             surroundings=self._surroundings,
             left_over=self._left_over,
             by_session=by_session(),
@@ -130,23 +136,40 @@ class Session:
 
     @contextmanager
     def _up(
-        self, directory: Path, names: Sequence[str], workers: int, clients: int
+        self,
+        directory: Path,
+        names: Sequence[str],
+        workers: int,
+        clients: Callable[[str], int] = lambda _: 1,
+        within: Callable[[str], Sequence[str]] = lambda _: (),
     ) -> Iterator[list[Running]]:
-        """Starts the peers that can run, and stops them in the end."""
+        """Starts the peers that can run, and stops them in the end.
+
+        `clients` says how many client processes a peer has, and `within` what stands before their command.
+        """
         running: list[Running] = []
         with ExitStack() as stack:
             stack.callback(self._stop, running)
             for name in names:
                 if name not in self._not_run:
                     self.reporter.running(f"starting {name}")
-                    self._start(name, directory, workers, clients, running)
-                self.reporter.done(START_S * clients)
+                    self._start(name, directory, workers, clients(name), within(name), running)
+                self.reporter.done(START_S * clients(name))
             yield running
 
-    def _start(self, name: str, directory: Path, workers: int, clients: int, running: list[Running]) -> None:
+    def _start(
+        self,
+        name: str,
+        directory: Path,
+        workers: int,
+        clients: int,
+        within: Sequence[str],
+        running: list[Running],
+    ) -> None:
         scratch = Path(tempfile.mkdtemp(prefix=f"{name[:8]}-", dir=directory))
         mark = f"{name}-{secrets.token_hex(6)}"
-        made = [ClientProcess(scratch / f"client-{number}.log", mark) for number in range(clients)]
+        command = (*within, *PROGRAM)
+        made = [ClientProcess(scratch / f"client-{number}.log", mark, command) for number in range(clients)]
         peer = Running(name, made, Family(made[0].pid, mark), mark)
         # In the list before it is asked anything: whatever happens then, it is stopped.
         running.append(peer)
@@ -225,23 +248,41 @@ class Session:
     # -- latency -------------------------------------------------------------------------------------------
 
     def _measure_latency(self, directory: Path) -> None:
-        with self._up(directory, self.options.chosen_peers, self.options.latency_executors, 1) as running:
-            if not running:
-                return
-            if self.options.idle_seconds:
+        conditions = [name for name in self.options.conditions if name != QUOTA]
+        if not conditions and not self.options.idle_seconds:
+            return
+        with self._up(directory, self.options.chosen_peers, self.options.latency_executors) as running:
+            if running and self.options.idle_seconds:
                 self._measure_idle(running)
-            for condition in self.options.conditions:
-                with self._condition(condition, running):
-                    for number in range(self.options.round_count):
-                        self.reporter.note(f"{CONDITIONS[condition]}: round {number + 1}")
-                        self._latency_round(running, condition, number)
+            for condition in conditions:
+                self._under(condition, running)
+
+    def _measure_quota(self, directory: Path) -> None:
+        """Measures under the quota: the peers are started once more, each with all its processes in a group."""
+        try:
+            with Quota(QUOTA_PROCESSORS) as quota:
+                within = {name: quota.entering(name) for name in self.options.quota_peers}
+                names, workers = self.options.quota_peers, self.options.latency_executors
+                with self._up(directory, names, workers, within=within.__getitem__) as running:
+                    self._under(QUOTA, running)
+        except NoQuota as error:
+            self.reporter.note(f"{QUOTA}: not measured: {error}")
+            self._left_out[QUOTA] = str(error)
+
+    def _under(self, condition: str, running: list[Running]) -> None:
+        if not running:
+            return
+        with self._condition(condition, running):
+            for number in range(self.options.round_count):
+                self.reporter.note(f"{CONDITIONS[condition]}: round {number + 1}")
+                self._latency_round(running, condition, number)
 
     def _latency_round(self, running: list[Running], condition: str, number: int) -> None:
         for size in self.options.sizes_under(condition):
             for raw in self.options.raw_too(size):
                 # A peer that failed with one size is not asked with the next.
                 running[:] = [peer for peer in running if peer.name not in self._failed]
-                names = [info.name for info in self.options.taking_part(size, raw)]
+                names = [info.name for info in self.options.under(condition, size, raw, number)]
                 self._in_turns(
                     [peer for peer in running if peer.name in names],
                     f"{condition}, round {number + 1}, {size_name(size)}{' raw' if raw else ''}",
@@ -261,6 +302,7 @@ class Session:
             limit_s=budget.limit_s,
             warmup=budget.warmup,
             pause_s=self.options.pause_s(condition),
+            pids=pids_of(peer.family),
         )
         self._measured.batches.append(Batch(row(peer.name, raw), condition, size, number, **answer))
 
@@ -279,13 +321,18 @@ class Session:
         seconds = self.options.idle_seconds
         self.reporter.note(f"nothing asked for {seconds:g} s: idle processor time")
         self._in_turns(list(running), "calls before idling", self._call_a_little)
-        quiet = [peer for peer in running if not peer.polls and PEERS[peer.name].sized]
+        quiet = [peer for peer in running if not peer.polls and self._rests(peer.name)]
         self._watch_idle(quiet, seconds)
         self.reporter.done(seconds)
         for peer in running:
             if peer.polls:
                 with self._turn(peer):
                     self._watch_idle([peer], min(seconds, POLLER_S))
+
+    @staticmethod
+    def _rests(name: str) -> bool:
+        """Whether a peer has processes that wait for calls; the C programs run in their turn only."""
+        return PEERS[name].sized or bool(PEERS[name].callers)
 
     def _call_a_little(self, peer: Running) -> None:
         size = self.options.payload_sizes[0]
@@ -309,17 +356,18 @@ class Session:
     # -- throughput ----------------------------------------------------------------------------------------
 
     def _measure_throughput(self, directory: Path) -> None:
-        clients = max(layout.clients for layout in LAYOUTS)
-        with self._up(directory, self.options.callers_at_once, self.options.executors, clients) as running:
+        names, workers = self.options.callers_at_once, self.options.executors
+        with self._up(directory, names, workers, clients_of) as running:
             if not running:
                 return
             watch = Watch(lambda: [os.getpid(), *self._pids(running)])
             self._in_turns(list(running), "warming up", self._call_a_little)
             for number in range(self.options.round_count):
                 self.reporter.note(f"throughput: round {number + 1}")
-                for layout in LAYOUTS:
+                for layout, taking in self.options.layouts(number):
+                    running[:] = [peer for peer in running if peer.name not in self._failed]
                     self._in_turns(
-                        running,
+                        [peer for peer in running if peer.name in taking],
                         f"round {number + 1}, {layout.name}",
                         partial(self._window, layout, number),
                         self.options.window_cost_s,
@@ -335,11 +383,21 @@ class Session:
             client.send(
                 "throughput",
                 size=self.options.payload_sizes[0],
-                threads=layout.threads,
+                callers=layout.callers,
                 start_at_ns=start_at_ns,
                 window_s=self.options.window,
             )
+        idle = self._idle_percent(start_at_ns)
         answers = [client.receive(self.options.window + PATIENCE_S) for client in taking_part]
         spent = spent_ns(before, cpu_ns(pids_of(peer.family)))
         calls = sum(answer["calls"] for answer in answers)
-        self._measured.windows.append(Window(peer.name, layout, number, calls, self.options.window, spent))
+        self._measured.windows.append(
+            Window(peer.name, layout, number, calls, self.options.window, spent, idle)
+        )
+
+    def _idle_percent(self, start_at_ns: int) -> float | None:
+        """How much of the machine's processor time nobody has in a window; waits for its end."""
+        time.sleep(max(0, start_at_ns - time.monotonic_ns()) / 1e9)
+        before = psutil.cpu_times()
+        time.sleep(self.options.window)
+        return idle_percent(before, psutil.cpu_times())

@@ -1,6 +1,6 @@
 """Measures what one call costs, against the alternatives, on an idle machine and on a busy one.
 
-    python bench/scripts/run_micro_bench.py            # everything, about eight minutes
+    python bench/scripts/run_micro_bench.py            # everything, about ten minutes
     python bench/scripts/run_micro_bench.py --quick    # a look, about a minute and a half
     python bench/scripts/run_micro_bench.py --peers shm,pipe,executor --conditions idle
 
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         ("--sizes", str, "N,N,...", f"payload sizes ({sizes})"),
         (
             "--conditions", str, "A,B,...",
-            "all sizes are measured under idle only", ",".join(CONDITIONS),
+            "all sizes are measured under idle only; quota needs root", ",".join(CONDITIONS),
         ),
     )  # fmt: skip
     how = made.add_argument_group("how long")
@@ -59,7 +59,12 @@ def parser() -> argparse.ArgumentParser:
     idle = f"seconds for which idle processor time is watched, 0: not at all ({preset.idle_s:g})"
     command.add_options(
         how,
-        ("--rounds", int, "N", f"rounds ({preset.rounds})"),
+        (
+            "--rounds",
+            int,
+            "N",
+            f"rounds; without --peers, those that no criterion is about take part in every third ({preset.rounds})",
+        ),
         ("--calls", int, "N", most),
         ("--window", float, "S", f"seconds of a throughput window ({preset.window_s:g})"),
         ("--idle", float, "S", idle),

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from nats.aio.client import Client as NatsClient
 
 from bench.cluster.names import LINK_PORT_BEHIND, SUBJECT, UVLOOP_SUBJECT
-from bench.cluster.peers.looped import Looped
 from bench.micro.peers.base import Peer, Setup
+from bench.micro.peers.looped import Looped
 from bench.micro.wire import pack
 
 _PATIENCE_S = 30.0

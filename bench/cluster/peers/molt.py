@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from bench.cluster.names import EXPORTS
-from bench.cluster.peers.looped import Looped
 from bench.micro.peers.base import Peer, Setup
+from bench.micro.peers.looped import Looped
 from molt_accel import Client, MoltWorkerUnavailable
 
 

@@ -96,7 +96,7 @@ def _figures(measured: Measured, row: Row) -> dict[str, Any]:
         "p50_over_bare": None if over_bare is None else over_bare.as_json(),
         "curve_us": [rounded(value, 4) for value in curve(batches)],
         "calls_s": {
-            str(layout.threads): spread_json(window.calls_s for window in measured.calls.at(row.name, layout))
+            str(layout.callers): spread_json(window.calls_s for window in measured.calls.at(row.name, layout))
             for layout in CALLERS
         },
     }

@@ -62,7 +62,7 @@ CRITERIA: tuple[Criterion[Document], ...] = (
               _against("baseline-threads", "p99_ms")),
     Criterion("cores_p99", "p99 against a process for each core", "<=", 1.0,
               _against("baseline-cores", "p99_ms")),
-    Criterion("empty_cpu", "processor time of an empty handler, offloaded against not", "<=", 1.15,
+    Criterion("empty_cpu", "processor time of an empty handler, offloaded against not", "<=", 1.08,
               _study("sweep", "points", 0, "ratio_cpu", "compiled")),
     Criterion("break_even_ms", "cost of a handler from which on offloading pays, compiled", "<=", 0.3,
               _break_even, "ms"),

@@ -1,9 +1,11 @@
-"""multiprocessing.Pipe with one forked process at the other end, or with a few of them in turn."""
+"""multiprocessing.Pipe with one forked process at the other end, or several, with a lock for each."""
 
 from __future__ import annotations
 
 import multiprocessing
-import queue
+import os
+import threading
+from itertools import count
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
@@ -17,6 +19,11 @@ def _answer_bytes(connection: Connection) -> None:
         if len(data) == 1:
             raw = data == RAW
         connection.send_bytes(data if raw else pack(unpack(data)))
+
+
+def _answer_in_own_session(connection: Connection) -> None:
+    os.setsid()
+    _answer_bytes(connection)
 
 
 def _answer_objects(connection: Connection) -> None:
@@ -33,9 +40,11 @@ class BytesPipe(Peer):
         super().__init__(setup)
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
-        # With one process there is nothing to share; of several, a caller leases a connection, as from any pool.
+        self._locks: list[threading.Lock] = []
+        # With one process there is nothing to share; of several, each thread keeps to one, as many to each.
         self._only: Connection | None = None
-        self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self._numbers = count()
+        self._of_thread = threading.local()
 
     def start(self) -> None:
         for _ in range(self.setup.workers):
@@ -45,18 +54,18 @@ class BytesPipe(Peer):
             far.close()
             self._processes.append(process)
             self._connections.append(near)
-            self._idle.put(near)
+            self._locks.append(threading.Lock())
         if self.setup.workers == 1:
             self._only = self._connections[0]
 
     def call(self, payload: object) -> object:
         if self._only is not None:
             return self.exchange(self._only, payload)
-        connection = self._idle.get()
-        try:
-            return self.exchange(connection, payload)
-        finally:
-            self._idle.put(connection)
+        mine = self._of_thread.__dict__.get("place")
+        if mine is None:
+            mine = self._of_thread.place = next(self._numbers) % len(self._connections)
+        with self._locks[mine]:
+            return self.exchange(self._connections[mine], payload)
 
     def exchange(self, connection: Connection, payload: object) -> object:
         """One call over one connection."""
@@ -85,6 +94,13 @@ class BytesPipe(Peer):
             connection.close()
         self._processes.clear()
         self._connections.clear()
+        self._locks.clear()
+
+
+class OwnPipe(BytesPipe):
+    """The same, but the process at the other end is in a session of its own."""
+
+    answer = staticmethod(_answer_in_own_session)
 
 
 class PicklePipe(BytesPipe):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from bench.micro.payloads import MIB
+from bench.micro.payloads import KIB
 from bench.micro.peers.base import Peer, Setup, load_from
 
 
@@ -17,10 +18,14 @@ class PeerInfo:
         carries: How the payload is written for its way.
         waits: What the side that waits for the other does meanwhile.
         sized: Whether its cost depends on the payload; else only the smallest payload is measured.
-        threaded: Whether several threads may call at once; only such peers take part in throughput.
+        callers: What several callers in one client process are; only peers that can have them take part in throughput.
         shared: Whether several client processes use one set of workers; else each client has its own.
         raw: Whether it can also carry bytes as they are; from `RAW_FROM` on that is measured as well.
         polls: Whether it takes a processor while nothing is asked of it, so that it has to rest in the turns of others.
+        judged: Whether criteria are about it: it is measured in each round and under each condition, beside the other
+            judged ones. The others are there to compare with, and take part in every third round.
+        own_session: Whether the process that answers is in a session of its own, and not in its caller's.
+        only_idle: Whether it is measured on an idle machine only.
     """
 
     name: str
@@ -29,10 +34,13 @@ class PeerInfo:
     carries: str
     waits: str
     sized: bool = True
-    threaded: bool = False
+    callers: Literal["", "thread", "task"] = ""
     shared: bool = False
     raw: bool = False
     polls: bool = False
+    judged: bool = False
+    own_session: bool = False
+    only_idle: bool = False
 
 
 PEERS = {
@@ -43,17 +51,36 @@ PEERS = {
         ),
         PeerInfo("c-spin", "C, spin", "native:Spin", "nothing", "spins, yields", sized=False),
         PeerInfo("c-policy", "C, as here", "native:Policy", "nothing", "as clients and executors do", sized=False),
-        PeerInfo("ring", "bare ring, Python", "ring:Ring", "msgpack", "spins, yields, then parks", raw=True),
         PeerInfo(
-            "shm", "Client.call, shm", "molt:Shm", "msgpack", "spins, yields, then parks",
-            threaded=True, shared=True, raw=True,
+            "ring", "bare ring, Python", "ring:Ring", "msgpack", "spins or gives way, then parks", raw=True, judged=True
         ),
         PeerInfo(
-            "stdio", "Client.call, stdio", "molt:Stdio", "msgpack", "sleeps in poll", threaded=True, raw=True
+            "shm", "Client.call, shm", "molt:Shm", "msgpack", "spins or gives way, then parks",
+            callers="thread", shared=True, raw=True, judged=True, own_session=True,
+        ),
+        PeerInfo(
+            "shm-same", "Client.call, shm, worker in the caller's session", "molt:SameSession", "msgpack",
+            "spins or gives way, then parks", sized=False, callers="thread", judged=True,
+        ),
+        PeerInfo(
+            "acall", "Client.acall, shm, asyncio", "molt:Acall", "msgpack", "sleeps in the loop's selector",
+            sized=False, callers="task", judged=True, own_session=True,
+        ),
+        PeerInfo(
+            "acall-uvloop", "Client.acall, shm, uvloop", "molt:UvloopAcall", "msgpack",
+            "sleeps in the loop's selector", sized=False, callers="task", own_session=True,
+        ),
+        PeerInfo(
+            "stdio", "Client.call, stdio", "molt:Stdio", "msgpack", "sleeps in poll",
+            callers="thread", raw=True, own_session=True,
         ),
         PeerInfo(
             "pipe", "multiprocessing.Pipe, send_bytes", "pipe:BytesPipe", "msgpack", "sleeps in read",
-            threaded=True, raw=True,
+            callers="thread", raw=True, judged=True,
+        ),
+        PeerInfo(
+            "pipe-own", "the same, other side in a session of its own", "pipe:OwnPipe", "msgpack", "sleeps in read",
+            sized=False, callers="thread", judged=True, own_session=True,
         ),
         PeerInfo("pipe-pickle", "multiprocessing.Pipe, send", "pipe:PicklePipe", "pickle", "sleeps in read"),
         PeerInfo(
@@ -72,23 +99,35 @@ PEERS = {
         ),
         PeerInfo(
             "executor", "ProcessPoolExecutor", "executors:Executor", "pickle", "sleeps in read, on locks",
-            threaded=True,
+            callers="thread", judged=True,
         ),
         PeerInfo(
             "pebble", "Pebble ProcessPool", "pebble_pool:Pebble", "pickle", "sleeps in poll, on locks",
-            threaded=True,
+            callers="thread",
         ),
         PeerInfo(
             "gunicorn", "gunicorn dirty app", "dirty.client:Dirty", "gunicorn's TLV",
-            "sleeps in recv, asyncio", threaded=True, shared=True,
+            "sleeps in recv, asyncio", callers="thread", shared=True,
+        ),
+        PeerInfo(
+            "view", "a Django request, empty view", "view:View", "nothing", "-",
+            sized=False, judged=True, only_idle=True,
+        ),
+        PeerInfo(
+            "view-offload", "the same, offloaded over shm", "view:OffloadedView", "msgpack, JSON",
+            "spins or gives way, then parks", sized=False, judged=True, only_idle=True, own_session=True,
         ),
     )
 }  # fmt: skip
 
 
 REFERENCES = ("ring", "shm", "pipe")
-"""The peers that the others are compared with."""
-RAW_FROM = MIB
+"""The peers that the others are compared with. For `shm` and `pipe` their kind in the other session stands in."""
+VIEWS = ("view", "view-offload")
+"""What is no call but a request of Django, once without a call and once with one."""
+_SAME_KIND = {"shm": ("shm-same", "shm"), "pipe": ("pipe", "pipe-own")}
+"""Of such a reference: the peer whose other side is in the caller's session, and the one where it is in its own."""
+RAW_FROM = 256 * KIB
 """From this size on, peers that carry bytes are also asked to carry them as they are. Below, writing an object as bytes
 is a part of what a call costs; above, copying costs nearly all."""
 _RAW = "-raw"
@@ -102,6 +141,11 @@ def row(peer: str, raw: bool) -> str:
 def of_row(name: str) -> tuple[str, bool]:
     """The peer of a row, and whether its bytes travel as they are."""
     return name.removesuffix(_RAW), name.endswith(_RAW)
+
+
+def like(reference: str, peer: str) -> str:
+    """The peer that stands for a reference beside another peer: with its other side in the same kind of session."""
+    return _SAME_KIND[reference][PEERS[peer].own_session] if reference in _SAME_KIND else reference
 
 
 def load(name: str, setup: Setup) -> Peer:

@@ -9,46 +9,87 @@ from bench.core.statistics import Spread
 from bench.micro.options import Layout, Options
 from bench.micro.payloads import size_name
 from bench.micro.peers.table import RAW_FROM, row
-from bench.micro.report.figures import Measured
+from bench.micro.report.figures import LATENCIES, Measured
 
-SIXTEEN = Layout(16, 1)
+SIXTEEN, FOUR_CLIENTS, TASKS = Layout(16), Layout(1, 4), Layout(64, kind="task")
+ALIKE = (("shm", "pipe-own"), ("shm-same", "pipe"))
+"""Peers whose other sides are in the same kind of session: in one of its own, and in the caller's."""
 Figure = Callable[[Measured], Spread | float | None]
 
 
 def criteria(options: Options) -> Iterator[Criterion[Measured]]:
     """All criteria, also those whose peers or conditions this run leaves out."""
     small = options.payload_sizes[0]
-    name = size_name(small)
-
-    def latency(figure: str, over: str, under: str, condition: str, size: int = small) -> Figure:
-        return lambda measured: measured.latency_ratio(figure, over, under, condition, size)
-
-    for over, under, comparison, limit in (
-        ("shm", "ring", "<=", 3.0),
-        ("pipe", "shm", ">=", 3.0),
-        ("executor", "shm", ">=", 20.0),
-        ("gunicorn", "shm", ">=", 30.0),
-    ):
-        title = f"idle machine, {name}: p50 of {over} / {under}"
-        figure = latency("p50_us", over, under, "idle")
-        yield Criterion(f"idle_p50_{over}_{under}", title, comparison, limit, figure)
-    for condition, words, comparison in (("one", "one core busy", "<"), ("all", "every core busy", "<=")):
-        for percentile in ("p50", "p99"):
-            title = f"{words}, {name}: {percentile} of shm / pipe"
-            figure = latency(f"{percentile}_us", "shm", "pipe", condition)
-            yield Criterion(f"{condition}_{percentile}_shm_pipe", title, comparison, 1.0, figure)
-    title = f"calls per second of shm / executor, {SIXTEEN.name}, {options.executors} executors"
-    yield Criterion(
-        "calls_s_shm_executor", title, ">=", 10.0, lambda m: m.throughput_ratio("shm", "executor", SIXTEEN)
-    )
+    yield from _idle_latency(small)
+    yield from _busy_latency(small)
+    yield from _rates(options)
     for size in options.payload_sizes:
         if size >= RAW_FROM:
             title = f"bytes per second of shm / pipe at {size_name(size)}, bytes as they are"
-            figure = latency("mib_s", row("shm", raw=True), row("pipe", raw=True), "idle", size)
-            yield Criterion(f"bytes_s_shm_pipe_{size}", title, ">=", 1.5, figure)
+            figure = _latency("mib_s", row("shm", raw=True), row("pipe", raw=True), "idle", size)
+            yield Criterion(f"bytes_s_shm_pipe_{size}", title, ">=", 2.0, figure)
+    for figure_name, words in (
+        ("own_cpu_us_per_call", "the server's process"),
+        ("cpu_us_per_call", "server and worker"),
+    ):
+        title = f"processor time of a request, offloaded empty view / not: {words}"
+        yield Criterion(
+            f"view_{figure_name}",
+            title,
+            "<=",
+            1.08,
+            _latency(figure_name, "view-offload", "view", "idle", small),
+        )
     for peer in ("shm", "stdio"):
         title = f"idle processor time of client and worker, {peer}, over {options.idle_seconds:g} s"
         yield Criterion(f"idle_cpu_{peer}", title, "<", 0.2, _idle(peer), "% of a core")
+
+
+def _idle_latency(small: int) -> Iterator[Criterion[Measured]]:
+    for over, under, comparison, limit in (
+        ("shm", "ring", "<=", 1.5),
+        ("pipe-own", "shm", ">=", 5.0),
+        ("pipe", "shm-same", ">=", 5.0),
+        ("executor", "shm", ">=", 20.0),
+        ("gunicorn", "shm", ">=", 30.0),
+    ):
+        title = f"idle machine, {size_name(small)}: p50 of {over} / {under}"
+        figure = _latency("p50_us", over, under, "idle", small)
+        yield Criterion(f"idle_p50_{over}_{under}", title, comparison, limit, figure)
+
+
+def _busy_latency(small: int) -> Iterator[Criterion[Measured]]:
+    for condition, words in (("one", "one core busy"), ("all", "every core busy")):
+        for over, under in ALIKE:
+            for figure in LATENCIES:
+                short = figure.removesuffix("_us")
+                title = f"{words}, {size_name(small)}: {short} of {over} / {under}"
+                found = _latency(figure, over, under, condition, small)
+                yield Criterion(f"{condition}_{short}_{over}_{under}", title, "<=", 1.0, found)
+
+
+def _rates(options: Options) -> Iterator[Criterion[Measured]]:
+    pools = f"{options.executors} executors"
+    for over, under, layout, limit in (
+        ("shm", "executor", SIXTEEN, 10.0),
+        ("shm-same", "executor", SIXTEEN, 10.0),
+        *((*pair, layout, 1.5) for layout in (SIXTEEN, FOUR_CLIENTS) for pair in ALIKE),
+    ):
+        title = f"calls per second of {over} / {under}, {layout.name}, {pools}"
+        name = f"calls_s_{over}_{under}_{layout.name.replace(' ', '_')}"
+        yield Criterion(name, title, ">=", limit, _rate(over, under, layout))
+    title = f"calls per second of acall, {TASKS.name} / shm, {SIXTEEN.name}, {pools}"
+    yield Criterion("calls_s_acall_shm", title, ">=", 1.0, _rate("acall", "shm", TASKS, SIXTEEN))
+    title = f"processor time of a call, client and worker, shm, {SIXTEEN.name}, {pools}"
+    yield Criterion("cpu_shm", title, "<=", 12.5, lambda measured: measured.cpu_at("shm", SIXTEEN), "us")
+
+
+def _latency(figure: str, over: str, under: str, condition: str, size: int) -> Figure:
+    return lambda measured: measured.latency_ratio(figure, over, under, condition, size)
+
+
+def _rate(over: str, under: str, layout: Layout, other: Layout | None = None) -> Figure:
+    return lambda measured: measured.throughput_ratio(over, under, layout, other)
 
 
 def _idle(peer: str) -> Figure:

@@ -12,13 +12,14 @@ from bench.core.environment import available_cores, tools
 from bench.core.results import Heading, Kind
 from bench.core.statistics import rounded, spread_json
 from bench.micro.options import BUSY, LAYOUTS, Options
-from bench.micro.peers.table import PEERS, row
+from bench.micro.peers.table import PEERS, of_row, row
 from bench.micro.report.criteria import criteria
-from bench.micro.report.figures import CURVE, Batch, Measured, curve
+from bench.micro.report.figures import CURVE, LATENCIES, Batch, Measured, curve
 
-KIND = Kind("molt-accel micro benchmark", "micro", 2)
+KIND = Kind("molt-accel micro benchmark", "micro", 3)
 PACKAGES = (
-    "molt-accel", "msgpack", "msgspec", "posix-ipc", "psutil", "pyzmq", "Pebble", "iceoryx2", "gunicorn"
+    "molt-accel", "msgpack", "msgspec", "posix-ipc", "psutil", "pyzmq", "Pebble", "iceoryx2", "gunicorn", "uvloop",
+    "Django",
 )  # fmt: skip
 P99_CALLS = 300
 """Of fewer calls in a batch, fewer than three make its p99."""
@@ -34,6 +35,7 @@ def build(
     settings: Mapping[str, str],
     not_run: Mapping[str, str],
     failed: Mapping[str, str],
+    left_out: Mapping[str, str],
     surroundings: Mapping[str, Surroundings],
     left_over: list[str],
     by_session: bool = False,
@@ -41,7 +43,10 @@ def build(
     """The results document; its fields are described in `bench/README.md`."""
     return heading.document(
         errors=[f"{name} failed: {reason}" for name, reason in failed.items()],
-        warnings=list(_warnings(options, measured, surroundings, left_over, by_session)),
+        warnings=[
+            *(f"{name} was not measured: {reason}." for name, reason in left_out.items()),
+            *_warnings(options, measured, surroundings, left_over, by_session),
+        ],
         tools=tools(PACKAGES),
         options=_options(options),
         settings=dict(settings),
@@ -50,7 +55,7 @@ def build(
             for name, during in surroundings.items()
         },
         peers={
-            name: {key: getattr(PEERS[name], key) for key in ("title", "carries", "waits")}
+            name: {key: getattr(PEERS[name], key) for key in ("title", "carries", "waits", "own_session")}
             | {"not_run": not_run.get(name)}
             for name in options.chosen_peers
         },
@@ -99,9 +104,12 @@ def _latency(options: Options, measured: Measured, condition: str) -> dict[str, 
 
 def _figures(batches: list[Batch], *, keep_curve: bool) -> dict[str, Any]:
     """Ratios and bandwidth are left out: tables compute them from the rounds."""
-    figures: dict[str, Any] = {"calls": sum(batch.calls for batch in batches)} | {
+    figures: dict[str, Any] = {
+        "calls": sum(batch.calls for batch in batches),
+        "in_rounds": [batch.round for batch in batches],
+    } | {
         name: spread_json(getattr(batch, name) for batch in batches)
-        for name in ("p50_us", "p99_us", "mean_us")
+        for name in (*LATENCIES, "cpu_us_per_call", "own_cpu_us_per_call", "idle_percent")
     }
     if keep_curve:
         figures["curve_us"] = [rounded(value, 4) for value in curve(batches)]
@@ -115,7 +123,7 @@ def _throughput(options: Options, measured: Measured) -> dict[str, Any]:
         figures = {
             name: {
                 figure: spread_json(getattr(window, figure) for window in windows)
-                for figure in ("calls_s", "cpu_us_per_call")
+                for figure in ("calls_s", "cpu_us_per_call", "idle_percent")
             }
             for name, windows in found.items()
             if windows
@@ -143,14 +151,14 @@ def _warnings(
     few = [
         f"{batch.peer} ({batch.calls})"
         for batch in measured.batches
-        if batch.condition in BUSY and batch.peer in ("shm", "pipe") and batch.calls < P99_CALLS
+        if batch.condition in BUSY and PEERS[of_row(batch.peer)[0]].judged and batch.calls < P99_CALLS
     ]
     if few:
         yield f"On busy cores the p99 is that of few calls in a batch: {', '.join(few)}."
     if by_session and any(condition in BUSY for condition in options.conditions):
         yield (
-            "The scheduler here divides busy cores among sessions (autogroup): a worker in a session of its own, as "
-            "shm's and stdio's, has a share of its own; a process that a client forked divides its client's share."
+            "The scheduler here divides busy cores among sessions (autogroup): compare a peer whose other side is in a "
+            "session of its own with such a one, as shm with pipe-own, and shm-same with pipe."
         )
     if left_over:
         yield f"Processes had to be killed at the end: {', '.join(left_over)}."

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from bench.core.statistics import Spread, percentile, ratio
+from bench.core.statistics import Spread, percentile, ratio, spread
 from bench.micro.options import Layout
 
+LATENCIES = ("p50_us", "p99_us", "mean_us")
 CURVE = (0, 1, 10, 25, 50, 70, 80, 90, 92, 94, 96, 97, 98, 99, 99.2, 99.4, 99.6, 99.8, 99.9, 100)
 """The percentiles at which a distribution is kept: closer where it rises."""
 
@@ -19,6 +20,9 @@ class Batch:
     Attributes:
         peer: The row: the name of a peer, with `-raw` behind it where bytes travelled as they are.
         ordered_ns: Times of the calls, ascending; of very many a selection with the same percentiles.
+        cpu_ns: Processor time of both sides.
+        own_cpu_ns: That of the caller's process alone.
+        idle_percent: How much of the machine's processor time nobody had.
     """
 
     peer: str
@@ -28,6 +32,9 @@ class Batch:
     calls: int
     mean_ns: float
     ordered_ns: Sequence[int]
+    cpu_ns: int | None = None
+    own_cpu_ns: int | None = None
+    idle_percent: float | None = None
 
     @property
     def p50_us(self) -> float:
@@ -45,6 +52,16 @@ class Batch:
         return self.mean_ns / 1000
 
     @property
+    def cpu_us_per_call(self) -> float | None:
+        """Processor time of both sides for a call."""
+        return None if self.cpu_ns is None else self.cpu_ns / 1000 / self.calls
+
+    @property
+    def own_cpu_us_per_call(self) -> float | None:
+        """Processor time of the caller's process for a call."""
+        return None if self.own_cpu_ns is None else self.own_cpu_ns / 1000 / self.calls
+
+    @property
     def mib_s(self) -> float:
         """MiB of payload that went there and came back in a second."""
         return self.size / 2**20 / (self.mean_us / 1e6)
@@ -52,7 +69,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Calls of one peer from several threads or processes in a stretch of time."""
+    """Calls of one peer from several threads, tasks or processes in a stretch of time."""
 
     peer: str
     layout: Layout
@@ -60,6 +77,7 @@ class Window:
     calls: int
     window_s: float
     cpu_ns: int
+    idle_percent: float | None = None
 
     @property
     def calls_s(self) -> float:
@@ -111,9 +129,15 @@ class Measured:
         """How many times one peer's figure another's is, round by round."""
         return _ratio(self.of(over, condition, size), self.of(under, condition, size), figure)
 
-    def throughput_ratio(self, over: str, under: str, layout: Layout) -> Spread | None:
-        """How many times another's calls per second a peer makes, round by round."""
-        return _ratio(self.at(over, layout), self.at(under, layout), "calls_s")
+    def throughput_ratio(
+        self, over: str, under: str, layout: Layout, other: Layout | None = None
+    ) -> Spread | None:
+        """How many times another's calls per second a peer makes, round by round, also with `other` callers there."""
+        return _ratio(self.at(over, layout), self.at(under, other or layout), "calls_s")
+
+    def cpu_at(self, peer: str, layout: Layout) -> Spread | None:
+        """Processor time of both sides for a call in a layout, microseconds."""
+        return spread(window.cpu_us_per_call for window in self.at(peer, layout))
 
 
 def _ratio(over: Sequence[Batch | Window], under: Sequence[Batch | Window], figure: str) -> Spread | None:

@@ -15,7 +15,9 @@ from bench.micro.report.tables import tables
 
 EXPLANATION = (
     "Figures are medians over interleaved rounds, with the least and the greatest in parentheses; ratios are "
-    "taken within each round. Every call carries the payload there and back and is made by a process of the "
+    "taken within each round, and in tables held against the reference whose other side is in the same kind of "
+    "session: shm and pipe-own in one of its own, shm-same and pipe in the caller's. "
+    "Every call carries the payload there and back and is made by a process of the "
     "peer's own; the process that answers takes the object apart and puts it together again. Rows that end in -raw "
     "carry bytes as they are, with nothing packed on either side, and their ratios are to the raw rows. Cores are kept "
     "busy by one process each, pinned to it, of ordinary priority, that only computes; the peers are pinned nowhere. "
@@ -31,7 +33,7 @@ def report_of(document: Mapping[str, Any]) -> Report:
         document=document,
         sentences=(),
         explanation=EXPLANATION,
-        picture="Latency by size, and distributions on an idle and on a busy machine",
+        picture="Latency by size, distributions under each condition, and calls per second by callers in flight",
         criteria=criteria_table("Criteria", document["criteria"]),
         tables=tuple(tables(document)),
         surroundings={

@@ -7,9 +7,10 @@ from typing import Any
 
 from bench.core.statistics import ratio, spread_json
 from bench.core.tables import Table, middle, number, with_range
-from bench.micro.options import CONDITIONS
+from bench.micro.options import BUSY, CONDITIONS, LAYOUTS
 from bench.micro.payloads import MIB, size_name
-from bench.micro.peers.table import REFERENCES, of_row, row
+from bench.micro.peers.table import REFERENCES, VIEWS, like, of_row, row
+from bench.micro.report.figures import LATENCIES
 
 Figures = Mapping[str, Any]
 
@@ -21,7 +22,10 @@ def tables(document: Mapping[str, Any]) -> Iterator[Table]:
     for condition, words in CONDITIONS.items():
         measured = document["latency"].get(condition, {})
         if measured.get(str(sizes[0])):
-            yield _latency(f"One caller, {size_name(sizes[0])}, {words}", measured[str(sizes[0])])
+            small = measured[str(sizes[0])]
+            yield _latency(f"One caller, {size_name(sizes[0])}, {words}", small)
+            if condition in BUSY:
+                yield _usage(f"One caller, {size_name(sizes[0])}, {words}: what a call took", small)
     idle = document["latency"].get("idle", {})
     if len(idle) > 1:
         yield _by_size(idle)
@@ -29,8 +33,17 @@ def tables(document: Mapping[str, Any]) -> Iterator[Table]:
     if large:
         yield _bandwidth(document, large)
     if document["throughput"]:
-        yield _throughput(document, "calls_s", "calls/s")
-        yield _throughput(document, "cpu_us_per_call", "processor time of both sides, us/call")
+        for kind, words in (("thread", "threads and processes"), ("task", "tasks of one event loop")):
+            layouts = {layout.name: layout for layout in LAYOUTS if layout.kind == kind}
+            found = {name: document["throughput"][name] for name in layouts if name in document["throughput"]}
+            if found:
+                title = f"Several callers, {document['options']['executors']} executors, {words}"
+                yield _throughput(f"{title}: calls/s", found, "calls_s")
+                yield _throughput(f"{title}: processor time of both sides, us/call", found, "cpu_us_per_call")
+                yield _throughput(f"{title}: processors' time that nobody had, %", found, "idle_percent")
+    views = {name: idle[str(sizes[0])][name] for name in VIEWS if name in idle.get(str(sizes[0]), {})}
+    if views:
+        yield _views(views)
     if document["idle_cpu"]:
         yield _idle(document)
 
@@ -44,21 +57,51 @@ def _peers(document: Mapping[str, Any]) -> Table:
 
 
 def _latency(title: str, peers: Mapping[str, Any]) -> Table:
-    references = [name for name in REFERENCES if name in peers]
+    """Each figure beside the reference of the same kind of session."""
+    references = [name for name in REFERENCES if any(like(name, peer) in peers for peer in peers)]
+    columns = [(name, "p50_us") for name in references]
+    columns += [("pipe", figure) for figure in LATENCIES[1:] if "pipe" in references]
     rows = tuple(
         (
             name,
             str(figures["calls"]),
-            with_range(figures["p50_us"]),
-            with_range(figures["p99_us"]),
-            with_range(figures["mean_us"]),
-            *(_ratio(name, peers, "p50_us", reference) for reference in references),
-            *(_ratio(name, peers, "p99_us", reference) for reference in references[-1:]),
+            *(with_range(figures[figure]) for figure in LATENCIES),
+            *(_ratio(name, peers, figure, like(reference, name)) for reference, figure in columns),
         )
         for name, figures in peers.items()
     )
-    ratios = [*(f"p50 / {name}" for name in references), *(f"p99 / {name}" for name in references[-1:])]
+    ratios = [f"{figure.removesuffix('_us')} / {name}" for name, figure in columns]
     return Table(title, ("peer", "calls", "p50 us", "p99 us", "mean us", *ratios), rows)
+
+
+def _usage(title: str, peers: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        (
+            name,
+            with_range(figures["cpu_us_per_call"]),
+            with_range(figures["own_cpu_us_per_call"]),
+            with_range(figures["idle_percent"]),
+        )
+        for name, figures in peers.items()
+    )
+    columns = ("peer", "processor us, both sides", "caller's part", "machine idle, %")
+    return Table(title, columns, rows)
+
+
+def _views(views: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        (
+            name,
+            with_range(figures["own_cpu_us_per_call"]),
+            _ratio(name, views, "own_cpu_us_per_call", "view"),
+            with_range(figures["cpu_us_per_call"]),
+            _ratio(name, views, "cpu_us_per_call", "view"),
+        )
+        for name, figures in views.items()
+        if figures["cpu_us_per_call"]
+    )
+    columns = ("request to", "server's process, us", "/ view", "with the worker, us", "/ view")
+    return Table("A Django request to an empty view: processor time", columns, rows)
 
 
 def _by_size(idle: Mapping[str, Any]) -> Table:
@@ -97,8 +140,7 @@ def _bandwidth(document: Mapping[str, Any], large: Mapping[str, Any]) -> Table:
     )
 
 
-def _throughput(document: Mapping[str, Any], figure: str, what: str) -> Table:
-    layouts = document["throughput"]
+def _throughput(title: str, layouts: Mapping[str, Any], figure: str) -> Table:
     names = dict.fromkeys(name for figures in layouts.values() for name in figures)
     rows = tuple(
         (
@@ -107,7 +149,6 @@ def _throughput(document: Mapping[str, Any], figure: str, what: str) -> Table:
         )
         for name in names
     )
-    title = f"Several callers, {document['options']['executors']} executors: {what}"
     return Table(title, ("peer", *layouts), rows)
 
 
@@ -125,5 +166,11 @@ def _ratio(over: str, peers: Mapping[str, Figures], figure: str, under: str) -> 
     pair = [peers.get(row(of_row(name)[0], raw)) for name in (over, under)]
     if pair[0] is None or pair[1] is None:
         return "-"
-    found = ratio(*(dict(enumerate(figures[figure]["rounds"])) for figures in pair if figures is not None))
+    rounds = [_by_round(figures, figure) for figures in pair if figures is not None]
+    found = ratio(*rounds)
     return middle(found.as_json() if found is not None else None)
+
+
+def _by_round(figures: Figures, figure: str) -> dict[int, float]:
+    """A figure by the number of its round: not every peer takes part in each."""
+    return dict(zip(figures["in_rounds"], figures[figure]["rounds"], strict=True)) if figures[figure] else {}

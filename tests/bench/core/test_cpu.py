@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from bench.core.cpu import Surroundings, Watch, cpu_ns, cpu_seconds, spent_ns
+from bench.core.cpu import Surroundings, Watch, cpu_ns, cpu_seconds, idle_percent, spent_ns
 from tests.support.processes import in_thread
 
 
@@ -50,3 +50,9 @@ def test_a_watch_does_not_take_its_own_for_others(monkeypatch: pytest.MonkeyPatc
     during = Watch(lambda: [17]).end()
     # 4 seconds busy, 2.5 of them its own, in 10 seconds.
     assert during == Surroundings(elapsed_s=10.0, other_percent=15.0, steal_percent=10.0)
+
+
+def test_idleness_is_a_share_of_what_there_was_to_have() -> None:
+    before = Times(user=5.0, idle=100.0)
+    assert idle_percent(before, Times(user=6.0, idle=102.0, iowait=1.0, steal=7.0)) == pytest.approx(75)
+    assert idle_percent(before, before) is None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.core.processes import MARK_VARIABLE
+from bench.micro.peers.table import PEERS
 from tests.bench.support.commands import start
 from tests.support import ROOT
 
@@ -30,8 +31,16 @@ def test_the_benchmark_runs_and_leaves_results_and_nothing_else(tmp_path: Path) 
     assert document["errors"] == []
     ran = [name for name, entry in document["peers"].items() if entry["not_run"] is None]
     assert {"stdio", "pipe", "pipe-pickle", "socket", "executor"} <= set(ran)
-    for condition in ("idle", "spaced", "one", "all"):
-        assert list(document["latency"][condition]["64"]) == ran
+    calls = [name for name in ran if not PEERS[name].only_idle]
+    assert list(document["latency"]["idle"]["64"]) == ran
+    for condition in ("spaced", "one", "all"):
+        assert list(document["latency"][condition]["64"]) == calls
+    if "quota" in document["latency"] and document["latency"]["quota"]["64"]:
+        assert list(document["latency"]["quota"]["64"]) == [name for name in calls if PEERS[name].judged]
+    else:
+        assert any(warning.startswith("quota was not measured") for warning in document["warnings"])
+    for figures in document["latency"]["one"]["64"].values():
+        assert figures["cpu_us_per_call"]["median"] >= figures["own_cpu_us_per_call"]["median"]
     for figures in document["latency"]["idle"]["64"].values():
         assert 0 < figures["p50_us"]["median"] <= figures["p99_us"]["median"]
         assert figures["calls"] >= 3
@@ -39,8 +48,11 @@ def test_the_benchmark_runs_and_leaves_results_and_nothing_else(tmp_path: Path) 
     for name in ("stdio", "pipe", "executor", "stdio-raw", "pipe-raw"):
         assert large[name]["mean_us"]["median"] > 0
     assert "executor-raw" not in large
-    assert set(document["throughput"]) == {"1 thread", "4 threads", "16 threads", "4 processes"}
-    measured = [figures["stdio"]["calls_s"]["median"] for figures in document["throughput"].values()]
+    threads = {"1 thread", "4 threads", "16 threads", "4 processes"}
+    assert (
+        threads <= set(document["throughput"]) <= threads | {f"{n} tasks" for n in (16, 64, 256)} | {"1 task"}
+    )
+    measured = [document["throughput"][name]["stdio"]["calls_s"]["median"] for name in threads]
     assert min(measured) >= 0
     assert max(measured) > 0  # in so short a window, a busy machine may make none with many callers
     assert document["idle_cpu"]["stdio"]["processes"] >= 3

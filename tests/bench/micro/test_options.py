@@ -9,7 +9,7 @@ from bench.core.command import USAGE, names_in
 from bench.core.processes import Family
 from bench.micro.options import CONDITIONS, PRESETS, Options, parse_sizes
 from bench.micro.payloads import LARGE_BYTES, SMALLEST, parse_size, payload_of, size_name
-from bench.micro.peers.table import PEERS, REFERENCES
+from bench.micro.peers.table import PEERS, REFERENCES, like
 from bench.micro.session import Running, turns
 from bench.micro.wire import pack, unpack
 from bench.scripts.run_micro_bench import main, options_of
@@ -87,10 +87,10 @@ def test_options_are_put_over_the_preset() -> None:
     assert (made.window, made.idle_seconds, made.throughput, made.executors) == (0.05, 0, False, 4)
 
 
-def test_bytes_travel_as_they_are_from_a_mebibyte_on() -> None:
+def test_bytes_travel_as_they_are_where_they_are_many() -> None:
     made = given_options()
     raw = [size for size in made.payload_sizes if True in made.raw_too(size)]
-    assert raw == [2**20, 4 * 2**20, 16 * 2**20]
+    assert raw == [2**18, 2**20, 4 * 2**20, 16 * 2**20]
     assert all(False in made.raw_too(size) for size in made.payload_sizes)
 
 
@@ -131,16 +131,18 @@ def test_bad_options_are_told_with_limits(words: str, told: str, capsys: pytest.
     assert told in capsys.readouterr().err
 
 
-def test_turns_are_drawn_and_references_are_neighbours() -> None:
+def test_turns_are_drawn_and_judged_ones_are_neighbours() -> None:
     chance = random.Random(3)
     peers = [Running(name, [], cast(Family, None), "") for name in PEERS]
+    judged = {name for name, info in PEERS.items() if info.judged}
     orders = [[peer.name for peer in turns(peers, chance)] for _ in range(200)]
     for order in orders:
         assert sorted(order) == sorted(PEERS)
-        places = sorted(order.index(name) for name in REFERENCES)
-        assert places[-1] - places[0] == len(REFERENCES) - 1
-    assert {order[0] for order in orders} == {order[-1] for order in orders} == set(PEERS)
-    assert len({tuple(name for name in order if name in REFERENCES) for order in orders}) == 6
+        places = sorted(order.index(name) for name in judged)
+        assert places[-1] - places[0] == len(judged) - 1
+    assert {order[0] for order in orders} & judged
+    assert {order[0] for order in orders} - judged
+    assert len({tuple(name for name in order if name in judged) for order in orders}) > 100
     assert [peer.name for peer in turns(peers[:1], chance)] == ["c-park"]
     assert turns([], chance) == []
 
@@ -148,10 +150,50 @@ def test_turns_are_drawn_and_references_are_neighbours() -> None:
 def test_what_takes_part_is_in_the_estimate() -> None:
     made, quick = given_options(), given_options("--quick")
     assert 300 < made.expected_s() < 660
+    assert made.round_count >= 9
     assert quick.expected_s() < 150
-    assert given_options("--peers", "pipe,stdio").expected_s() < made.expected_s() / 3
+    assert given_options("--peers", "pipe,shm").expected_s() < made.expected_s() / 2
     alone = given_options("--peers", "pipe", "--no-throughput", "--conditions", "one", "--idle", "0")
-    assert alone.expected_s() == pytest.approx(0.5 + 5 * 1.04)
+    assert alone.expected_s() == pytest.approx(0.5 + 9 * 0.84)
+
+
+def test_judged_peers_take_part_in_each_round_and_others_in_every_third() -> None:
+    made = given_options()
+    rounds = [{info.name for info in made.in_round(number)} for number in range(made.round_count)]
+    assert [len(names) == len(PEERS) for names in rounds] == [True, False, False] * 3
+    assert all({"shm", "shm-same", "pipe", "pipe-own", "acall", "executor"} <= names for names in rounds)
+    assert "zmq" not in rounds[1]
+    named = given_options("--peers", "zmq,shm")
+    assert [info.name for info in named.in_round(1)] == ["zmq", "shm"]
+
+
+def test_what_takes_part_under_a_condition() -> None:
+    made = given_options()
+    idle, one, quota = (
+        {info.name for info in made.under(name, 64, False, 0)} for name in ("idle", "one", "quota")
+    )
+    assert idle - one == {"view", "view-offload"}
+    assert made.quota_peers == [name for name in PEERS if name in quota]
+    assert {"shm", "pipe"} < quota < one
+    assert "zmq" in one - quota
+    assert given_options("--conditions", "one").quota_peers == []
+    large = {info.name for info in made.under("idle", 2**20, True, 0)}
+    assert {"shm", "pipe"} < large
+    assert not large & {"shm-same", "executor"}
+
+
+def test_layouts_are_of_threads_or_of_tasks() -> None:
+    layouts = {layout.name: names for layout, names in given_options().layouts(0)}
+    assert list(layouts) == [
+        "1 thread", "4 threads", "16 threads", "4 processes", "1 task", "16 tasks", "64 tasks", "256 tasks",
+    ]  # fmt: skip
+    assert set(layouts["64 tasks"]) == {"acall", "acall-uvloop"}
+    assert {"shm", "shm-same", "pipe", "pipe-own", "executor"} < set(layouts["16 threads"])
+
+
+def test_like_is_held_against_like() -> None:
+    assert [like(reference, "stdio") for reference in REFERENCES] == ["ring", "shm", "pipe-own"]
+    assert [like(reference, "socket") for reference in REFERENCES] == ["ring", "shm-same", "pipe"]
 
 
 def test_help_is_enough_to_get_started(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,26 +1,33 @@
 """Each peer for real: a few calls from a client process, and nothing left behind."""
 
+import os
+import secrets
 import shutil
 import subprocess
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from bench.core.processes import MARK_VARIABLE
+from bench.core.cpu import pids_of
+from bench.core.processes import MARK_VARIABLE, Family
 from bench.micro.client_process import ClientProcess, PeerFailed
 from bench.micro.payloads import MIB
 from bench.micro.peers.base import Peer, Setup, Unavailable
 from bench.micro.peers.native import HEADER, SOURCE
+from bench.micro.peers.pipe import OwnPipe
 from bench.micro.peers.table import PEERS, load
 from molt_accel.ipc.shm import arena
 from molt_worker.supervisor.shm import spinning
 from tests.support import ROOT
-from tests.support.processes import wait_until
+from tests.support.processes import in_thread, wait_until
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(120)]
 WAIT_S = 60.0
@@ -141,20 +148,69 @@ def test_the_native_program_compiles_without_warnings(tmp_path: Path) -> None:
     subprocess.run(["cc", *flags, str(SOURCE), "-o", str(tmp_path / "p"), "-pthread"], check=True)
 
 
-@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.threaded])
-def test_a_threaded_peer_serves_several_threads(name: str, make_client: Make) -> None:
+@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.callers])
+def test_a_peer_serves_several_callers(name: str, make_client: Make) -> None:
     client = make_client(name, workers=2)
     answer = client.ask(
-        "throughput", timeout_s=WAIT_S, size=64, threads=4, start_at_ns=time.monotonic_ns(), window_s=0.2
+        "throughput", timeout_s=WAIT_S, size=64, callers=4, start_at_ns=time.monotonic_ns(), window_s=0.2
     )
     assert answer["calls"] > 0
     assert measure(client, 64)["calls"] == 5
+
+
+def test_threads_share_pipes_evenly_and_keep_to_them(tmp_path: Path) -> None:
+    used: dict[int, set[int]] = {}
+
+    class Noted(OwnPipe):
+        def exchange(self, connection: Connection, payload: object) -> object:
+            used.setdefault(threading.get_ident(), set()).add(connection.fileno())
+            return super().exchange(connection, payload)
+
+    peer = Noted(Setup(tmp_path, workers=2))
+    together = threading.Barrier(4)
+
+    def call() -> None:
+        together.wait(WAIT_S)
+        for number in range(3):
+            assert peer.call(number) == number
+        together.wait(WAIT_S)
+
+    try:
+        peer.start()
+        for thread in [in_thread(call) for _ in range(4)]:
+            thread.join()
+    finally:
+        peer.stop()
+    assert [len(pipes) for pipes in used.values()] == [1] * 4
+    assert sorted(Counter(pipe for pipes in used.values() for pipe in pipes).values()) == [2, 2]
 
 
 @pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.shared])
 def test_a_shared_peer_serves_several_client_processes(name: str, make_client: Make) -> None:
     first, second = make_client(name, workers=2), make_client(name, workers=2, first=False)
     assert measure(first, 64)["calls"] == measure(second, 64)["calls"] == 5
+
+
+@pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.sized or info.callers])
+def test_the_other_side_is_in_the_session_that_the_table_says(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    scratch, mark = tmp_path_factory.mktemp("s"), f"micro-{secrets.token_hex(6)}"
+    client = ClientProcess(scratch / "log", mark)
+    try:
+        client.ask("start", timeout_s=WAIT_S, peer=name, scratch=str(scratch), workers=2, first=True)
+        measure(client, 64)
+        others = [pid for pid in pids_of(Family(client.pid, mark)) if pid != client.pid]
+        sessions = {os.getsid(pid) for pid in others}
+        if PEERS[name].own_session:
+            assert sessions
+            assert os.getsid(client.pid) not in sessions
+        else:
+            assert sessions == {os.getsid(client.pid)}
+    except Unavailable as error:
+        pytest.skip(str(error))
+    finally:
+        assert client.close()
 
 
 @pytest.mark.parametrize("name", [name for name, info in PEERS.items() if info.polls])

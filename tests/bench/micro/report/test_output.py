@@ -16,16 +16,18 @@ from tests.bench.support.micro import MIB, batch, document, measured, options
 from tests.bench.support.reports import in_file, on_terminal
 
 FAST = {"ring": 5.0, "shm": 10.0, "pipe": 50.0, "executor": 300.0}
+WHOLE = FAST | {"shm-same": 20.0, "pipe-own": 40.0, "acall": 10.0, "view": 100.0, "view-offload": 105.0}
 
 
 def test_tables_are_whole_and_tell_everything() -> None:
-    report = report_of(document(measured(**FAST)))
+    report = report_of(document(measured(**WHOLE)))
     assert report.criteria is not None
     made = [*report.tables, report.criteria]
     titles = [table.title for table in made]
     for part in (
-        "Peers", "64 B, an idle machine", "64 B, one core", "64 B, every core", "by size", "there and back",
-        "calls/s", "us/call", "Nothing asked", "Criteria",
+        "Peers", "64 B, an idle machine", "64 B, one core", "64 B, every core", "64 B, a quota", "what a call took",
+        "by size", "there and back", "processes: calls/s", "loop: calls/s", "us/call", "nobody had", "Django request",
+        "Nothing asked", "Criteria",
     ):  # fmt: skip
         assert any(part in title for title in titles), part
     for table in made:
@@ -39,7 +41,40 @@ def test_latency_stands_beside_the_references_within_rounds() -> None:
     ]
     cells = dict(zip(latency.columns, next(row for row in latency.rows if row[0] == "executor"), strict=True))
     assert (cells["p50 us"], cells["p50 / ring"]) == ("450 (300-600)", "60.0")
-    assert (cells["p50 / shm"], cells["p99 / pipe"]) == ("30.0", "6.00")
+    assert (cells["p50 / pipe"], cells["p99 / pipe"], cells["mean / pipe"]) == ("6.00", "6.00", "6.00")
+    assert cells["p50 / shm"] == "-"  # shm-same stands for it, and took no part
+
+
+def test_like_stands_beside_like() -> None:
+    made = document(measured(**WHOLE))
+    (latency,) = [
+        t for t in tables(made) if t.title.startswith("One caller, 64 B, one core") and "took" not in t.title
+    ]
+    cells = {line[0]: dict(zip(latency.columns, line, strict=True)) for line in latency.rows}
+    assert (cells["shm"]["p50 / pipe"], cells["shm-same"]["p50 / pipe"]) == ("0.25", "0.40")
+    assert (cells["acall"]["p50 / shm"], cells["executor"]["p50 / shm"]) == ("1.00", "15.0")
+
+
+def test_what_a_call_took_is_told_on_a_busy_machine() -> None:
+    (took,) = [
+        t
+        for t in tables(document(measured(rounds=1, **FAST)))
+        if "every core" in t.title and "took" in t.title
+    ]
+    assert next(line for line in took.rows if line[0] == "pipe") == ("pipe", "50.0", "25.0", "25.0")
+
+
+def test_peers_of_few_rounds_are_held_against_the_same_rounds() -> None:
+    made = measured(rounds=3, **FAST)
+    made.batches = [each for each in made.batches if each.peer != "executor" or each.round == 2]
+    (latency,) = [t for t in tables(document(made)) if t.title.startswith("One caller, 64 B, an idle")]
+    cells = dict(zip(latency.columns, next(row for row in latency.rows if row[0] == "executor"), strict=True))
+    assert cells["p50 / pipe"] == "6.00"
+
+
+def test_a_condition_that_was_not_measured_is_a_warning() -> None:
+    (warning,) = document(measured(**FAST), left_out={"quota": "no control group"})["warnings"]
+    assert warning == "quota was not measured: no control group."
 
 
 def test_raw_rows_stand_beside_raw_references_and_come_first() -> None:
@@ -103,7 +138,7 @@ def test_criteria_come_first_in_the_file_and_last_on_the_terminal() -> None:
     assert shown.index("Peers") < shown.index("Criteria")
     text = in_file(report_of(made))
     assert text.index("## Criteria") < text.index("## Peers")
-    assert "NOT reached" not in text
+    assert "NOT reached" in text
     assert "not measured" in text  # gunicorn took no part
 
 
@@ -113,9 +148,11 @@ def test_the_report_and_the_picture_of_nothing_can_be_made() -> None:
     assert ElementTree.fromstring(picture(made)).tag == "{http://www.w3.org/2000/svg}svg"
 
 
-def test_the_picture_is_repeatable() -> None:
-    made = document(measured(**FAST))
+def test_the_picture_is_repeatable_and_has_conditions_and_tasks() -> None:
+    made = document(measured(**WHOLE))
     assert picture(made) == picture(made)
+    for part in ("a quota of one processor", "every core", "tasks that call at once", ">acall<"):
+        assert part in picture(made), part
 
 
 def test_all_files_are_written_and_nothing_else(tmp_path: Path) -> None:
@@ -124,5 +161,5 @@ def test_all_files_are_written_and_nothing_else(tmp_path: Path) -> None:
         f"micro_20260102T030405Z.{kind}" for kind in ("json", "md", "svg")
     }
     svg, md, data = written
-    assert json.loads(data.read_text(encoding="utf-8"))["schema_version"] == 2
+    assert json.loads(data.read_text(encoding="utf-8"))["schema_version"] == 3
     assert f"({svg.name})" in md.read_text(encoding="utf-8")

@@ -46,9 +46,9 @@ class Looped(Peer):
     def latency(
         self, payload: object, *, calls: int, limit_s: float, pause_s: float, raw: bool = False
     ) -> list[int]:
-        return self._runner.run(self._latency(payload, calls, limit_s))
+        return self._runner.run(self._latency(payload, calls, limit_s, pause_s))
 
-    async def _latency(self, payload: object, calls: int, limit_s: float) -> list[int]:
+    async def _latency(self, payload: object, calls: int, limit_s: float, pause_s: float) -> list[int]:
         clock = time.perf_counter_ns
         samples: list[int] = []
         until = clock() + round(limit_s * 1e9)
@@ -59,6 +59,8 @@ class Looped(Peer):
             samples.append(ended - begun)
             if ended > until and len(samples) >= LEAST_CALLS:
                 break
+            if pause_s:
+                await asyncio.sleep(pause_s)
         return samples
 
     def throughput(self, payload: object, *, callers: int, start_at_ns: int, window_s: float) -> int:

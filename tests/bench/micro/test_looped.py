@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.cluster.peers.looped import Looped
 from bench.micro.peers.base import Setup
+from bench.micro.peers.looped import Looped
 from bench.micro.timing import LEAST_CALLS
 
 
