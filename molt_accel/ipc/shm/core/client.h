@@ -259,7 +259,7 @@ static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
     }
     molt_doorbell *doorbell = &molt_channel_at(a, c->channel)->doorbell;
     uint64_t start_ns = molt_now_ns(), now_ns = start_ns, until_ns = start_ns + molt_earlier(spin_ns, MOLT_GLANCE_NS);
-    if (molt_contended(a, start_ns, MOLT_NO_SLOT))
+    if (molt_contended(a, start_ns))
         return 0;
     uint32_t state = MOLT_READY;
     atomic_store_explicit(&a->client_awake[c->channel], 1, memory_order_relaxed);
@@ -323,7 +323,7 @@ static inline int molt_move_on(molt_arena *a, molt_call *c, uint64_t word) {
 static inline void molt_expect_bytes(molt_arena *a, molt_call *c, molt_waiting *w, uint64_t spin_ns) {
     uint64_t now_ns = molt_now_ns();
     if (!w->flows)
-        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns, MOLT_NO_SLOT), molt_is_beside(&c->patience), spin_ns);
+        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns), molt_is_beside(&c->patience), spin_ns);
     w->flows = 1;
     w->spin_until_ns = now_ns + spin_ns;
 }
@@ -334,7 +334,7 @@ static inline void molt_start_waiting(molt_arena *a, molt_call *c, molt_waiting 
     w->start_ns = now_ns;
     w->spin_until_ns = now_ns + spin_ns;
     if (!w->flows && molt_is_short(&c->patience, spin_ns) && molt_count_awake(a->client_awake, molt_in_use(a)) < spinners)
-        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns, MOLT_NO_SLOT), molt_is_beside(&c->patience), spin_ns);
+        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns), molt_is_beside(&c->patience), spin_ns);
 }
 
 /* Stay awake until the doorbell is no longer at `seen`, the time is up, or a sleeping executor has to be woken. */

@@ -133,12 +133,12 @@ static inline int molt_holds(const molt_executor *e, uint64_t word) {
 enum molt_next { MOLT_NEXT_REQUEST = 0, MOLT_NEXT_SIGNAL = 1, MOLT_NEXT_RETIRE = 2 };
 
 /* How an executor's wait for a request begins. Fewer than `spinners` executors stay awake at once. */
-static inline int molt_manner_for_request(molt_arena *a, molt_executor *e, uint64_t now_ns, uint64_t spin_ns, uint32_t spinners) {
+static inline int molt_manner_for_request(molt_arena *a, molt_executor *e, uint64_t spin_ns, uint32_t spinners) {
     uint32_t awake = molt_count_awake(a->executor_awake, a->geometry.slots);
     awake -= atomic_load_explicit(&a->executor_awake[e->slot], memory_order_relaxed) && awake;
     if (!molt_is_short(&e->patience, spin_ns) || awake >= spinners)
         return MOLT_SLEEP;
-    return molt_manner(&e->patience, molt_contended(a, now_ns, e->slot), molt_is_beside(&e->patience), spin_ns);
+    return molt_manner(&e->patience, molt_is_contended(a), molt_is_beside(&e->patience), spin_ns);
 }
 
 /* Say whether this executor will look for a request soon, without being woken. Callers wake no other one then, or only
@@ -149,10 +149,10 @@ static inline void molt_tell_awake(molt_arena *a, const molt_executor *e, int aw
 
 /* Hear from a claimed request where its client runs, and go there if that pays; say where this executor runs. Only for short
  * requests: a long one had better run beside its client. */
-static inline void molt_meet_client(molt_arena *a, molt_executor *e, uint64_t now_ns, uint64_t spin_ns) {
+static inline void molt_meet_client(molt_arena *a, molt_executor *e, uint64_t spin_ns) {
     molt_hear_of(&e->patience, (uint32_t)atomic_load_explicit(&molt_channel_at(a, e->channel)->published_at, memory_order_relaxed));
     if (molt_usual_ns(molt_find_entry(a, e->entry, 0)) <= spin_ns)
-        molt_follow(&e->patience, molt_contended(a, now_ns, e->slot));
+        molt_follow(&e->patience, molt_is_contended(a));
     atomic_store_explicit(&a->slots[e->slot].runs_at, molt_processor(), memory_order_relaxed);
 }
 
@@ -177,9 +177,8 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
             MOLT_FAILPOINT(executor.claimed);
             atomic_store(&slot->state, MOLT_SLOT_BUSY);
             molt_tell_room(a, e);
-            uint64_t now_ns = molt_now_ns();
-            molt_learn(&e->patience, start_ns ? now_ns - start_ns : 0);
-            molt_meet_client(a, e, now_ns, spin_ns);
+            molt_learn(&e->patience, start_ns ? molt_now_ns() - start_ns : 0);
+            molt_meet_client(a, e, spin_ns);
             return MOLT_NEXT_REQUEST;
         }
         if (atomic_load(&slot->state) != MOLT_SLOT_IDLE)
@@ -187,7 +186,7 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
         uint64_t now_ns = molt_now_ns();
         if (!start_ns) {
             start_ns = now_ns;
-            manner = molt_manner_for_request(a, e, now_ns, spin_ns, spinners);
+            manner = molt_manner_for_request(a, e, spin_ns, spinners);
         }
         if (manner && now_ns - start_ns < spin_ns) {
             molt_tell_awake(a, e, 1);
@@ -247,7 +246,7 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
                                 uint64_t *done, uint64_t spin_ns) {
     molt_doorbell *doorbell = &a->slots[e->slot].doorbell;
     uint64_t moved_ns = 0;
-    int manner = molt_manner(&e->patience, molt_contended(a, molt_now_ns(), e->slot), molt_is_beside(&e->patience), spin_ns);
+    int manner = molt_manner(&e->patience, molt_is_contended(a), molt_is_beside(&e->patience), spin_ns);
     for (;;) {
         uint64_t seen = atomic_load(&doorbell->count);
         int64_t moved = molt_move(a, e, to, from, *done, n);

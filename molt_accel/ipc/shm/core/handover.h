@@ -56,19 +56,20 @@ static inline uint32_t molt_count_awake(const molt_flag *flags, uint32_t n) {
     return count;
 }
 
-/* A client is in no slot. */
-#define MOLT_NO_SLOT UINT32_MAX
+/* Whether others want so many processors that no two are left, for a caller and an executor. As it was found last. */
+static inline int molt_is_contended(const molt_arena *a) {
+    return atomic_load_explicit(&a->header->crowd.contended, memory_order_relaxed) != 0;
+}
 
-/* Whether others want so many processors that no two are left, for a caller and an executor. One process looks for all of
- * this pool, whose callers and executors don't count. `slot`: its own. */
-static inline int molt_contended(molt_arena *a, uint64_t now_ns, uint32_t slot) {
-    molt_crowd *crowd = &a->header->crowd;
-    if (molt_has_to_look(crowd, now_ns)) {
+/* The same for a client, which looks if it is time to; one looks for all of this pool. Executors don't look, since they can't
+ * tell a client that runs from others: only those that stay awake say so. */
+static inline int molt_contended(molt_arena *a, uint64_t now_ns) {
+    if (molt_has_to_look(&a->header->crowd, now_ns)) {
         uint32_t ours = 1 + molt_count_awake(a->client_awake, molt_in_use(a));
         for (uint32_t i = 0; i < a->geometry.slots; i++)
-            ours += i != slot && (atomic_load(&a->slots[i].state) == MOLT_SLOT_BUSY ||
-                                  atomic_load_explicit(&a->executor_awake[i], memory_order_relaxed));
-        molt_note_runnable(crowd, molt_runnable(), ours);
+            ours += atomic_load(&a->slots[i].state) == MOLT_SLOT_BUSY ||
+                    atomic_load_explicit(&a->executor_awake[i], memory_order_relaxed);
+        molt_note_runnable(&a->header->crowd, molt_runnable(), ours);
     }
-    return atomic_load_explicit(&crowd->contended, memory_order_relaxed) != 0;
+    return molt_is_contended(a);
 }
