@@ -34,8 +34,9 @@ static molt_patience patience;
 
 /* As a client or an executor does. Both count as awake: at most one of the two isn't. */
 static int contended(molt_crowd *crowd) {
-    if (molt_has_to_look(crowd, molt_now_ns()))
-        molt_note_runnable(crowd, molt_runnable(), 2);
+    uint64_t now_ns = molt_now_ns();
+    if (molt_has_to_look(crowd, now_ns))
+        molt_note_runnable(crowd, now_ns, molt_runnable(), 2);
     return atomic_load(&crowd->contended) != 0;
 }
 

@@ -126,11 +126,14 @@ cdef class Channel:
         """
         cdef Arena arena = self.arena
         cdef int code
+        self.c.company = arena.waiting > 0
         if until_ns and molt_glance(&arena.a, &self.c, arena.spin_ns):
             return MOLT_AWAIT_OUTCOME
         while True:
+            arena.waiting += 1
             with nogil:
                 code = molt_await(&arena.a, &self.c, until_ns, arena.spin_ns, arena.client_spinners, &arena.closed)
+            arena.waiting -= 1
             if code == MOLT_AWAIT_SIGNAL:
                 PyErr_CheckSignals()
             elif code == MOLT_AWAIT_BUFFER:

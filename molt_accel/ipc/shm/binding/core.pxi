@@ -43,7 +43,7 @@ cdef extern from "molt_core.h" nogil:
         molt_slot *slots
         molt_entry *entries
     ctypedef struct molt_call:
-        uint32_t channel
+        uint32_t channel, company
         uint64_t word, entry, turn, usual_ns, wanted
         uint64_t left[2]
         const uint8_t *part[2]

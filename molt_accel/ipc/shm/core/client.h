@@ -13,6 +13,7 @@ typedef struct {
     uint64_t left[2], sent, taken; /* `sent` and `taken`: own counts of the two rings */
     uint8_t *into;                 /* where the next part of the reply goes */
     uint64_t wanted;               /* bytes of it still to come */
+    uint32_t company;              /* 1: other threads of this process are in calls, too */
     int deferred;                  /* no sleeping executor was woken, because one spins */
     int untold;                    /* bytes were moved, and no executor had the request to be told of it */
     molt_patience patience;
@@ -251,7 +252,7 @@ static inline uint64_t molt_reply_there(const molt_arena *a, const molt_call *c)
 
 static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
     molt_patience *patience = &c->patience;
-    if (!spin_ns || 2 * c->usual_ns > MOLT_GLANCE_NS || c->left[0] || c->left[1] || molt_is_beside(patience))
+    if (!spin_ns || 2 * c->usual_ns > MOLT_GLANCE_NS || c->left[0] || c->left[1])
         return 0;
     if (patience->blind) {
         patience->blind--;
@@ -259,13 +260,16 @@ static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
     }
     molt_doorbell *doorbell = &molt_channel_at(a, c->channel)->doorbell;
     uint64_t start_ns = molt_now_ns(), now_ns = start_ns, until_ns = start_ns + molt_earlier(spin_ns, MOLT_GLANCE_NS);
-    if (molt_contended(a, start_ns))
+    if (molt_contended(a, start_ns, c->company))
         return 0;
+    int beside = molt_is_beside(patience);
     uint32_t state = MOLT_READY;
     atomic_store_explicit(&a->client_awake[c->channel], 1, memory_order_relaxed);
     while ((state == MOLT_READY || state == MOLT_CLAIMED) && now_ns < until_ns) {
         uint64_t seen = atomic_load(&doorbell->count);
         state = MOLT_STATE(molt_look(a, c->channel));
+        if (beside && state != MOLT_DONE)
+            sched_yield();
         for (unsigned turn = 0; turn < 16 && atomic_load_explicit(&doorbell->count, memory_order_acquire) == seen; turn++)
             molt_pause();
         now_ns = molt_now_ns();
@@ -323,7 +327,7 @@ static inline int molt_move_on(molt_arena *a, molt_call *c, uint64_t word) {
 static inline void molt_expect_bytes(molt_arena *a, molt_call *c, molt_waiting *w, uint64_t spin_ns) {
     uint64_t now_ns = molt_now_ns();
     if (!w->flows)
-        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns), molt_is_beside(&c->patience), spin_ns);
+        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns, c->company), molt_is_beside(&c->patience), spin_ns);
     w->flows = 1;
     w->spin_until_ns = now_ns + spin_ns;
 }
@@ -334,7 +338,7 @@ static inline void molt_start_waiting(molt_arena *a, molt_call *c, molt_waiting 
     w->start_ns = now_ns;
     w->spin_until_ns = now_ns + spin_ns;
     if (!w->flows && molt_is_short(&c->patience, spin_ns) && molt_count_awake(a->client_awake, molt_in_use(a)) < spinners)
-        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns), molt_is_beside(&c->patience), spin_ns);
+        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns, c->company), molt_is_beside(&c->patience), spin_ns);
 }
 
 /* Stay awake until the doorbell is no longer at `seen`, the time is up, or a sleeping executor has to be woken. */

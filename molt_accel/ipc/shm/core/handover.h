@@ -61,15 +61,16 @@ static inline int molt_is_contended(const molt_arena *a) {
     return atomic_load_explicit(&a->header->crowd.contended, memory_order_relaxed) != 0;
 }
 
-/* The same for a client, which looks if it is time to; one looks for all of this pool. Executors don't look, since they can't
+/* The same for a client, which looks if it is time to; one looks for all of this pool. `company`: how many more threads of its
+ * process may want to run. Executors don't look, since they can't
  * tell a client that runs from others: only those that stay awake say so. */
-static inline int molt_contended(molt_arena *a, uint64_t now_ns) {
+static inline int molt_contended(molt_arena *a, uint64_t now_ns, uint32_t company) {
     if (molt_has_to_look(&a->header->crowd, now_ns)) {
-        uint32_t ours = 1 + molt_count_awake(a->client_awake, molt_in_use(a));
+        uint32_t ours = 1 + company + molt_count_awake(a->client_awake, molt_in_use(a));
         for (uint32_t i = 0; i < a->geometry.slots; i++)
             ours += atomic_load(&a->slots[i].state) == MOLT_SLOT_BUSY ||
                     atomic_load_explicit(&a->executor_awake[i], memory_order_relaxed);
-        molt_note_runnable(&a->header->crowd, molt_runnable(), ours);
+        molt_note_runnable(&a->header->crowd, now_ns, molt_runnable(), ours);
     }
     return molt_is_contended(a);
 }

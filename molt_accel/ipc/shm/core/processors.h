@@ -38,6 +38,7 @@ typedef struct {
     molt_word cpus;       /* processors of the machine; 0: never contended */
     molt_word look_at_ns; /* when somebody shall look again */
     molt_word contended;  /* 1: others want so many that not two are left, for a caller and an executor */
+    molt_word suspected;  /* 1: it was so at the last look, for the first time */
     molt_word pushed_ns;  /* when a process that spun was pushed off last */
     molt_word distrust;   /* how often that was so in a row */
 } molt_crowd;
@@ -45,6 +46,8 @@ typedef struct {
 /* How often somebody looks, since a look costs some microseconds; and how often looks are doubled by processes that are
  * pushed off though they don't see why: in a container's share of processors, or under a quota. */
 #define MOLT_LOOK_NS 20000000u
+/* What is found for the first time is looked at again so soon: much on a machine wants to run for microseconds only. */
+#define MOLT_CONFIRM_NS 1000000u
 #define MOLT_MOST_DISTRUST 5u
 /* A look at a word that took longer than this: the process did not run meanwhile. */
 #define MOLT_AWAY_NS 300000u
@@ -72,9 +75,15 @@ static inline int molt_has_to_look(molt_crowd *crowd, uint64_t now_ns) {
 }
 
 /* Take a look into account: so many want to run, and so many of these are this pool's callers and executors. */
-static inline void molt_note_runnable(molt_crowd *crowd, uint32_t runnable, uint32_t ours) {
+static inline void molt_note_runnable(molt_crowd *crowd, uint64_t now_ns, uint32_t runnable, uint32_t ours) {
     uint64_t cpus = atomic_load_explicit(&crowd->cpus, memory_order_relaxed), others = runnable > ours ? runnable - ours : 0;
-    atomic_store_explicit(&crowd->contended, cpus && others + 2 > cpus, memory_order_relaxed);
+    int wanted = cpus && others + 2 > cpus;
+    int known = atomic_load_explicit(&crowd->contended, memory_order_relaxed) ||
+                atomic_load_explicit(&crowd->suspected, memory_order_relaxed);
+    atomic_store_explicit(&crowd->contended, wanted && known, memory_order_relaxed);
+    atomic_store_explicit(&crowd->suspected, wanted && !known, memory_order_relaxed);
+    if (wanted && !known)
+        atomic_store_explicit(&crowd->look_at_ns, now_ns + MOLT_CONFIRM_NS, memory_order_relaxed);
 }
 
 /* A process that spun was away. If it was another process that ran meanwhile, and not only the machine's host that had taken

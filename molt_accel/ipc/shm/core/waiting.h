@@ -35,7 +35,7 @@ enum molt_manner { MOLT_SLEEP = 0, MOLT_GIVE_WAY = 1, MOLT_SPIN = 2 };
 #define MOLT_LEAST_PASS 8u
 #define MOLT_MOST_PASS 512u
 /* How often in a row the other side must have run on one processor before it is followed. */
-#define MOLT_STEADY 3u
+#define MOLT_STEADY 16u
 
 static inline void molt_pause(void) {
 #if defined(__x86_64__) || defined(__i386__)
