@@ -77,7 +77,7 @@ class Ring(Peer):
         self._arena.spin_ns = limits.spin_ns if config.spin_us is None else config.spin_us * 1000
         self._arena.client_spinners = limits.clients
         self._arena.executor_spinners = limits.executors
-        self._arena.set_cpus(limits.cpus)
+        self._arena.set_cpus(limits.cpus, limits.narrow)
         forking = multiprocessing.get_context("fork")  # an arena is inherited, not pickled
         self._process = forking.Process(target=_answer, args=(self._arena,), daemon=True)
         self._process.start()

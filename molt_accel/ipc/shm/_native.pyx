@@ -41,6 +41,8 @@ ENTRIES = MOLT_ENTRIES - MOLT_ENTRIES // 4
 cdef enum:
     _SMALL = 16384
     NO_CHANNEL = 0xffffffff
+    # Of the threads of a process that wait, so many at most want to run at once: one has the GIL, others are just being woken.
+    _COMPANY = 3
 
 
 class Corrupt(RuntimeError):

@@ -12,6 +12,7 @@ from molt_worker.entrypoints.exports import Export
 
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena
+    from molt_worker.supervisor.shm.spinning import SpinLimits
 
 
 def request_serial(channel: int, word: int) -> int:
@@ -22,9 +23,9 @@ def request_serial(channel: int, word: int) -> int:
 class Ledger:
     """The gauges of the arena's header, which channels are in use, and what entrypoints are there."""
 
-    def __init__(self, arena: Arena, cpus: int) -> None:
+    def __init__(self, arena: Arena, limits: SpinLimits) -> None:
         self.arena = arena
-        self._cpus = cpus
+        self._limits = limits
         self._gauges: dict[int, int] = {}  # by `Gauge`
         self._entries: dict[str, tuple[int, int]] = {}  # by name: delay of the class, limit
         self._in_use = 0  # channels from this one on were never granted
@@ -64,7 +65,7 @@ class Ledger:
         """Write all of it again, because a client may have written over it."""
         arena = self.arena
         arena.repair()
-        arena.set_cpus(self._cpus)
+        arena.set_cpus(self._limits.cpus, self._limits.narrow)
         arena.set_in_use(self._in_use)
         self._keep_entries()
         for gauge, value in self._gauges.items():

@@ -21,12 +21,16 @@ _LIMITS: Final = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 
 @dataclass(frozen=True, slots=True)
 class SpinLimits:
-    """Longest spin in nanoseconds, how many clients and executors may spin at once, and processors of the machine."""
+    """Longest spin in nanoseconds, how many clients and executors may spin at once, and processors of the machine.
+
+    `narrow`: this process may use only some of them, or has a quota.
+    """
 
     spin_ns: int
     clients: int
     executors: int
     cpus: int
+    narrow: bool
 
 
 def measure() -> SpinLimits:
@@ -37,8 +41,9 @@ def measure() -> SpinLimits:
     """
     machine = os.cpu_count() or 1
     cpus = min(default_executors(), quota())
+    narrow = cpus < machine
     if cpus < 2:
-        return SpinLimits(0, 0, 0, machine)
+        return SpinLimits(0, 0, 0, machine, narrow)
     from molt_accel.ipc.shm._native import ParkMeter
 
     meter = ParkMeter()
@@ -47,7 +52,7 @@ def measure() -> SpinLimits:
     park_ns = meter.run(0, _ROUNDS)
     other.join()
     spin_ns = min(max(park_ns, _MIN_NS), _MAX_NS)
-    return SpinLimits(spin_ns, int(cpus) - 1, max(1, int(cpus) // 2), machine)
+    return SpinLimits(spin_ns, int(cpus) - 1, max(1, int(cpus) // 2), machine, narrow)
 
 
 def quota(root: str = cgroups.ROOT, own: str = cgroups.OWN) -> float:

@@ -92,7 +92,7 @@ class ShmSupervisor:
         limits = spinning.measure()
         arena.spin_ns = limits.spin_ns if config.spin_us is None else config.spin_us * 1000
         arena.executor_spinners = limits.executors
-        self._ledger = ledger = Ledger(arena, limits.cpus)
+        self._ledger = ledger = Ledger(arena, limits)
         ledger[Gauge.SERVING] = Serving.STARTING
         ledger[Gauge.PID] = os.getpid()
         ledger[Gauge.STARTED_NS] = time.monotonic_ns()

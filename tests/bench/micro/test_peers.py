@@ -124,19 +124,19 @@ def test_a_peer_of_objects_only_says_so(tmp_path: Path) -> None:
 
 def test_a_ring_waits_as_a_worker_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bare, it still has to know processors and limits, or it would spin where a worker doesn't."""
-    told: list[int] = []
+    told: list[tuple[int, bool]] = []
     with loaded("ring", tmp_path) as peer:
 
         class Told(arena.native().Arena):  # type: ignore[misc]
-            def set_cpus(self, cpus: int) -> None:
-                told.append(cpus)
-                super().set_cpus(cpus)
+            def set_cpus(self, cpus: int, narrow: bool) -> None:
+                told.append((cpus, narrow))
+                super().set_cpus(cpus, narrow)
 
         monkeypatch.setattr(arena.native(), "Arena", Told)
         monkeypatch.setenv("MOLT_SPIN_US", "17")
         peer.start()
         limits, ring = spinning.measure(), peer._arena
-        assert told == [limits.cpus]
+        assert told == [(limits.cpus, limits.narrow)]
         assert ring.spin_ns == 17_000
         assert (ring.client_spinners, ring.executor_spinners) == (limits.clients, limits.executors)
         assert peer.call({"id": 7}) == {"id": 7}

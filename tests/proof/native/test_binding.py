@@ -157,7 +157,7 @@ def _store(s: Stage) -> None:
     arena = s.arena
     (
         arena.set_gauge(40, 2**64 - 1), arena.add_counter(40, 2), arena.set_slot_gauge(1, 1, 2**63),
-        arena.set_cpus(0), arena.set_in_use(4),
+        arena.set_cpus(0, False), arena.set_in_use(4),
     )  # fmt: skip
     arena.spin_ns, arena.client_spinners, arena.executor_spinners = 0, 0, 0
     assert not arena.step(3, 5, 6)

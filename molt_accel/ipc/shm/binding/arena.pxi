@@ -267,9 +267,10 @@ cdef class Arena(ArenaView):
             if refused:
                 atomic_fetch_add(&row.refused, 1)
 
-    def set_cpus(self, uint32_t cpus):
-        """Say how many processors the machine has; 0: not known."""
+    def set_cpus(self, uint32_t cpus, bint narrow):
+        """Say how many processors the machine has (0: not known), and whether this pool may use only some of them."""
         atomic_store(&self.a.header.crowd.cpus, cpus)
+        atomic_store(&self.a.header.crowd.narrow, narrow)
 
     def set_gauge(self, uint32_t index, uint64_t value):
         atomic_store(self.word_of(index), value)

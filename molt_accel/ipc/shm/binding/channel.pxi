@@ -126,7 +126,7 @@ cdef class Channel:
         """
         cdef Arena arena = self.arena
         cdef int code
-        self.c.company = arena.waiting > 0
+        self.c.company = min(arena.waiting, _COMPANY)
         if until_ns and molt_glance(&arena.a, &self.c, arena.spin_ns):
             return MOLT_AWAIT_OUTCOME
         while True:

@@ -9,7 +9,7 @@ cdef extern from "molt_core.h" nogil:
     ctypedef struct molt_doorbell:
         molt_word count
     ctypedef struct molt_crowd:
-        molt_word cpus
+        molt_word cpus, narrow
     ctypedef struct molt_geometry:
         uint32_t channels, slots
         uint64_t ring_bytes, size

@@ -36,6 +36,7 @@ static inline void molt_move_to(uint32_t processor) {
 /* What the processes of a pool know together. */
 typedef struct {
     molt_word cpus;       /* processors of the machine; 0: never contended */
+    molt_word narrow;     /* 1: this pool may use only some of them, or not all the time */
     molt_word look_at_ns; /* when somebody shall look again */
     molt_word contended;  /* 1: others want so many that not two are left, for a caller and an executor */
     molt_word suspected;  /* 1: it was so at the last look, for the first time */
@@ -43,10 +44,12 @@ typedef struct {
     molt_word distrust;   /* how often that was so in a row */
 } molt_crowd;
 
-/* How often somebody looks, since a look costs some microseconds; and how often looks are doubled by processes that are
- * pushed off though they don't see why: in a container's share of processors, or under a quota. */
+/* How often somebody looks, since a look costs some microseconds; and how often its interval is doubled by processes
+ * that are pushed off and can't see why. */
 #define MOLT_LOOK_NS 20000000u
-/* What is found for the first time is looked at again so soon: much on a machine wants to run for microseconds only. */
+/* Once others were found they are looked for so often, and after the first time sooner still: much on a machine wants to run
+ * for microseconds only. */
+#define MOLT_RECHECK_NS 5000000u
 #define MOLT_CONFIRM_NS 1000000u
 #define MOLT_MOST_DISTRUST 5u
 /* A look at a word that took longer than this: the process did not run meanwhile. */
@@ -82,15 +85,19 @@ static inline void molt_note_runnable(molt_crowd *crowd, uint64_t now_ns, uint32
                 atomic_load_explicit(&crowd->suspected, memory_order_relaxed);
     atomic_store_explicit(&crowd->contended, wanted && known, memory_order_relaxed);
     atomic_store_explicit(&crowd->suspected, wanted && !known, memory_order_relaxed);
-    if (wanted && !known)
-        atomic_store_explicit(&crowd->look_at_ns, now_ns + MOLT_CONFIRM_NS, memory_order_relaxed);
+    if (wanted)
+        atomic_store_explicit(&crowd->look_at_ns, now_ns + (known ? MOLT_RECHECK_NS : MOLT_CONFIRM_NS),
+                              memory_order_relaxed);
 }
 
-/* A process that spun was away. If it was another process that ran meanwhile, and not only the machine's host that had taken
- * the processor, there is no processor to spin on: for the time of a look, twice as long each time in a row.
- * `switches`: the thread's involuntary switches when it looked last; private to it. */
+/* A process that spun was away. Where this pool may use only some of the machine's processors or has a quota, what is found
+ * on the machine tells little. There this is the sign that there is no processor to spin on, if it was another process that
+ * ran meanwhile, and not only the machine's host that had taken the processor: for the time of a look, twice as long each
+ * time in a row. `switches`: the thread's involuntary switches when it looked last; private to it. */
 static inline void molt_note_away(molt_crowd *crowd, uint64_t now_ns, int64_t *switches) {
     struct rusage usage;
+    if (!atomic_load_explicit(&crowd->narrow, memory_order_relaxed))
+        return;
     if (getrusage(RUSAGE_THREAD, &usage) || usage.ru_nivcsw == *switches)
         return;
     *switches = usage.ru_nivcsw;

@@ -34,6 +34,8 @@ enum molt_manner { MOLT_SLEEP = 0, MOLT_GIVE_WAY = 1, MOLT_SPIN = 2 };
 /* For how many waits giving way isn't tried again after it was in vain: from, to. It doubles meanwhile. */
 #define MOLT_LEAST_PASS 8u
 #define MOLT_MOST_PASS 512u
+/* The same for a glance, from 1. */
+#define MOLT_MOST_BLIND 64u
 /* How often in a row the other side must have run on one processor before it is followed. */
 #define MOLT_STEADY 16u
 
@@ -91,18 +93,18 @@ static inline void molt_learn(molt_patience *patience, uint64_t waited_ns) {
 }
 
 /* Something was tried in a wait: in how many waits it isn't tried now. None if it has helped; else twice as many as last
- * time. */
-static inline uint32_t molt_back_off(uint32_t last, int helped) {
-    uint32_t more = 2 * last > MOLT_LEAST_PASS ? 2 * last : MOLT_LEAST_PASS;
-    return helped ? 0 : (uint32_t)molt_earlier(more, MOLT_MOST_PASS);
+ * time, within bounds. */
+static inline uint32_t molt_back_off(uint32_t last, int helped, uint32_t least, uint32_t most) {
+    uint32_t more = 2 * last > least ? 2 * last : least;
+    return helped ? 0 : (uint32_t)molt_earlier(more, most);
 }
 
 static inline void molt_learn_way(molt_patience *patience, int helped) {
-    patience->pass = patience->vain = molt_back_off(patience->vain, helped);
+    patience->pass = patience->vain = molt_back_off(patience->vain, helped, MOLT_LEAST_PASS, MOLT_MOST_PASS);
 }
 
 static inline void molt_learn_glance(molt_patience *patience, int helped) {
-    patience->blind = patience->missed = molt_back_off(patience->missed, helped);
+    patience->blind = patience->missed = molt_back_off(patience->missed, helped, 1, MOLT_MOST_BLIND);
 }
 
 static inline int molt_has_changed(const molt_word *watched, uint64_t seen) {

@@ -52,12 +52,12 @@ def test_a_spin_lasts_as_sleeping_costs(monkeypatch: pytest.MonkeyPatch, price_n
     with_processors(monkeypatch, 2, 2.0)
     monkeypatch.setattr(METER, Meter)
     monkeypatch.setattr(Meter, "price_ns", price_ns)
-    assert spinning.measure() == SpinLimits(spin_ns, clients=1, executors=1, cpus=MACHINE)
+    assert spinning.measure() == SpinLimits(spin_ns, clients=1, executors=1, cpus=MACHINE, narrow=True)
 
 
 @pytest.mark.parametrize(
     ("count", "quota", "clients", "executors"),
-    [(2, 64.0, 1, 1), (3, 3.0, 2, 1), (8, 8.0, 7, 4), (64, 2.5, 1, 1), (64, 4.0, 3, 2)],
+    [(2, 64.0, 1, 1), (3, 3.0, 2, 1), (8, 8.0, 7, 4), (64, 2.5, 1, 1), (64, 4.0, 3, 2), (96, 96.0, 95, 48)],
 )
 def test_so_many_spin_at_once_that_others_have_a_processor_too(
     monkeypatch: pytest.MonkeyPatch, count: int, quota: float, clients: int, executors: int
@@ -65,6 +65,7 @@ def test_so_many_spin_at_once_that_others_have_a_processor_too(
     with_processors(monkeypatch, count, quota)
     limits = spinning.measure()  # by the real meter
     assert (limits.clients, limits.executors, limits.cpus) == (clients, executors, MACHINE)
+    assert limits.narrow == (min(count, quota) < MACHINE)
     assert 50_000 <= limits.spin_ns <= 100_000
 
 
@@ -74,7 +75,7 @@ def test_where_there_are_no_two_processors_nobody_spins_and_nothing_is_measured(
 ) -> None:
     with_processors(monkeypatch, count, quota)
     monkeypatch.setattr(METER, lambda: pytest.fail("it was measured"))
-    assert spinning.measure() == SpinLimits(0, 0, 0, MACHINE)
+    assert spinning.measure() == SpinLimits(0, 0, 0, MACHINE, True)
 
 
 @pytest.mark.parametrize(
