@@ -250,6 +250,6 @@ MakeShmStage = Callable[..., ShmStage]
 @pytest.fixture
 def make_shm_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeShmStage]:
     """Makes supervisors, whose fork servers are fakes."""
-    monkeypatch.setattr(spinning, "measure", lambda: spinning.SpinLimits(0, 0, 0, 1))
+    monkeypatch.setattr(spinning, "measure", lambda: spinning.SpinLimits(0, 0, 0, 1, False))
     with staging(ShmStage, monkeypatch) as make:
         yield make

@@ -361,18 +361,28 @@ static void test_a_thread_moves_and_stays_free(void) {
     CHECK(sched_getaffinity(0, sizeof after, &after) == 0 && CPU_EQUAL(&before, &after));
 }
 
-static void test_processors_are_contended_if_others_leave_less_than_two(void) {
-    molt_crowd crowd = {.cpus = 4};
+static void test_processors_are_contended_if_others_leave_less_than_two_at_two_looks(void) {
     const struct { uint32_t runnable, ours; uint64_t contended; } cases[] = {
         {1, 1, 0}, {4, 4, 0}, {3, 1, 0}, {4, 1, 1}, {6, 4, 0}, {7, 4, 1}, {0, 3, 0}, {UINT32_MAX, 0, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        molt_note_runnable(&crowd, cases[i].runnable, cases[i].ours);
-        CHECK(crowd.contended == cases[i].contended);
+        molt_crowd crowd = {.cpus = 4};
+        uint64_t now_ns = molt_now_ns();
+        CHECK(molt_has_to_look(&crowd, now_ns));
+        molt_note_runnable(&crowd, now_ns, cases[i].runnable, cases[i].ours);
+        CHECK(!crowd.contended && crowd.suspected == cases[i].contended);
+        CHECK(crowd.look_at_ns == now_ns + (cases[i].contended ? MOLT_CONFIRM_NS : MOLT_LOOK_NS));
+        for (int again = 0; again < 2; again++) {
+            molt_note_runnable(&crowd, now_ns, cases[i].runnable, cases[i].ours);
+            CHECK(crowd.contended == cases[i].contended);
+            CHECK(crowd.look_at_ns == now_ns + (cases[i].contended ? MOLT_RECHECK_NS : MOLT_LOOK_NS));
+        }
+        molt_note_runnable(&crowd, now_ns, 1, 1);
+        CHECK(!crowd.contended && !crowd.suspected);
     }
-    atomic_store(&crowd.cpus, 0);
-    molt_note_runnable(&crowd, 100, 1);
-    CHECK(!crowd.contended);
+    molt_crowd crowd = {.cpus = 0};
+    molt_note_runnable(&crowd, molt_now_ns(), 100, 1);
+    CHECK(!crowd.contended && !crowd.suspected);
 }
 
 static void test_one_process_looks_at_a_time_whatever_is_scribbled(void) {
@@ -1139,7 +1149,7 @@ int main(void) {
     test_staying_awake_tries_each_manner_once();
     test_the_other_side_is_followed_only_where_it_stays();
     test_a_thread_moves_and_stays_free();
-    test_processors_are_contended_if_others_leave_less_than_two();
+    test_processors_are_contended_if_others_leave_less_than_two_at_two_looks();
     test_one_process_looks_at_a_time_whatever_is_scribbled();
     test_who_is_pushed_off_distrusts_the_processors_for_longer_each_time();
     test_time_that_the_host_has_taken_is_no_sign_of_others();

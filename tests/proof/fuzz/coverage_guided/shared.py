@@ -166,7 +166,7 @@ class _Supervised:
             self.forkservers.append(FakeForkserver(*args))
             return self.forkservers[-1]
 
-        limits = spinning.SpinLimits(0, 0, 0, 1)
+        limits = spinning.SpinLimits(0, 0, 0, 1, False)
         with (
             mock.patch.dict(os.environ, MOLT_RUNTIME_DIR=self._directory.name),
             mock.patch.object(pool_module.ForkserverHandle, "start", make_forkserver),
