@@ -536,6 +536,7 @@ CORE = {
         ("MOLT_QUIET_NS", 1000, "silent for {} us, then it yields"),
         ("MOLT_AWAY_NS", 1000, "after a look that took {} us"),
         ("MOLT_STEADY", 1, "{} requests in a row came from there"),
+        ("MOLT_ELSEWHERE_NS", 1000, "as if it had come {} us later"),
         ("MOLT_CONFIRM_NS", 1_000_000, "again after {} ms before it counts"),
         ("MOLT_RECHECK_NS", 1_000_000, "every {} ms while it does"),
         ("MOLT_MOST_BLIND", 1, "then in the next two, up to {} |"),

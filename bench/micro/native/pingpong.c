@@ -44,7 +44,7 @@ static void await_by_policy(table *shared, molt_doorbell *doorbell, uint64_t see
     uint64_t start_ns = molt_now_ns();
     int manner = MOLT_SLEEP;
     if (molt_is_short(&patience, SPIN_NS))
-        manner = molt_manner(&patience, contended(&shared->crowd), molt_is_beside(&patience), SPIN_NS);
+        manner = molt_manner(&patience, !contended(&shared->crowd), molt_is_beside(&patience), SPIN_NS);
     while (atomic_load(&doorbell->count) == seen) {
         if (manner && molt_now_ns() - start_ns < SPIN_NS)
             molt_stay_awake(&patience, &shared->crowd, &manner, &doorbell->count, seen, start_ns + SPIN_NS);

@@ -284,13 +284,13 @@ static void test_long_waits_end_staying_awake_and_short_ones_bring_it_back(void)
 
 static void test_the_manner_of_a_wait_depends_on_the_crowd_and_on_where_the_other_side_runs(void) {
     molt_patience patience = {0};
-    CHECK(molt_manner(&patience, 0, 0, 50000) == MOLT_SPIN);
-    CHECK(molt_manner(&patience, 1, 0, 50000) == MOLT_SLEEP);
+    CHECK(molt_manner(&patience, 1, 0, 50000) == MOLT_SPIN);
+    CHECK(molt_manner(&patience, 0, 0, 50000) == MOLT_SLEEP);
     CHECK(molt_manner(&patience, 0, 1, 50000) == MOLT_GIVE_WAY); /* a spin would keep the other side from running */
     CHECK(molt_manner(&patience, 1, 1, 50000) == MOLT_GIVE_WAY);
-    for (int contended = 0; contended < 2; contended++)
+    for (int free = 0; free < 2; free++)
         for (int beside = 0; beside < 2; beside++)
-            CHECK(molt_manner(&patience, contended, beside, 0) == MOLT_SLEEP);
+            CHECK(molt_manner(&patience, free, beside, 0) == MOLT_SLEEP);
 }
 
 static void test_giving_way_in_vain_is_tried_again_ever_more_rarely(void) {
@@ -298,12 +298,12 @@ static void test_giving_way_in_vain_is_tried_again_ever_more_rarely(void) {
     for (uint32_t expected = MOLT_LEAST_PASS; expected < 4 * MOLT_MOST_PASS; expected *= 2) {
         molt_learn_way(&patience, 0);
         uint32_t passed = 0;
-        while (molt_manner(&patience, 1, 1, 50000) == MOLT_SLEEP)
+        while (molt_manner(&patience, 0, 1, 50000) == MOLT_SLEEP)
             passed++;
         CHECK(passed == molt_earlier(expected, MOLT_MOST_PASS));
     }
     molt_learn_way(&patience, 1);
-    CHECK(molt_manner(&patience, 1, 1, 50000) == MOLT_GIVE_WAY);
+    CHECK(molt_manner(&patience, 0, 1, 50000) == MOLT_GIVE_WAY);
     molt_learn_way(&patience, 0);
     CHECK(patience.pass == MOLT_LEAST_PASS);
 }
@@ -625,6 +625,37 @@ static void test_first_come_first_served_wherever_turns_stand(void) {
     }
 }
 
+/* Have this thread stay on one processor, and allow it all that it could use before. */
+static cpu_set_t stay(void) {
+    cpu_set_t before, one;
+    CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    return before;
+}
+
+static void test_where_others_want_the_processors_requests_from_elsewhere_come_a_little_later(void) {
+    static const struct { uint64_t contended, later_ns; uint32_t first; } cases[] = {
+        {0, 0, 0}, {1, 0, 1}, {1, MOLT_ELSEWHERE_NS - 1, 1}, {1, MOLT_ELSEWHERE_NS + 1, 0},
+    };
+    cpu_set_t before = stay();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        molt_arena a = new_arena(2, 1, RING);
+        molt_executor e = executor_in(0, 0);
+        molt_call c;
+        must_publish(&a, &c, 0);
+        atomic_store(&molt_channel_at(&a, 0)->published_at, molt_processor() + 1);
+        atomic_store(&a.turn_of[0], 1000);
+        must_publish(&a, &c, 1);
+        atomic_store(&a.turn_of[1], 1000 + cases[i].later_ns + (cases[i].later_ns == 0));
+        atomic_store(&a.header->crowd.contended, cases[i].contended);
+        CHECK(molt_claim(&a, &e) && e.channel == cases[i].first);
+        free_arena(&a);
+    }
+    CHECK(sched_setaffinity(0, sizeof before, &before) == 0);
+}
+
 static void test_places_are_those_of_the_queue_and_of_idle_executors(void) {
     enum { CHANNELS = 8, PLACES = 3 };
     for (uint32_t idle = 0; idle <= 3; idle++) {
@@ -827,6 +858,20 @@ static void test_one_idle_sleeper_is_woken_for_a_request(void) {
     CHECK(parked == 0xb);
     CHECK(molt_wake_executor(&a) == 1 && molt_wake_executor(&a) == 0);
     free_arena(&a);
+}
+
+static void test_an_executor_of_this_processor_is_woken_first(void) {
+    cpu_set_t before = stay();
+    molt_arena a = new_arena(1, 3, RING);
+    for (uint32_t i = 0; i < 3; i++) {
+        park_slot(&a, i, MOLT_SLOT_IDLE);
+        atomic_store(&a.slots[i].runs_at, molt_processor() + (i != 1));
+    }
+    CHECK(molt_wake_executor(&a) == 1 && !atomic_load(&a.slots[1].doorbell.parked));
+    CHECK(molt_wake_executor(&a) == 1 && !atomic_load(&a.slots[0].doorbell.parked));
+    CHECK(molt_wake_executor(&a) == 1 && molt_wake_executor(&a) == 0);
+    free_arena(&a);
+    CHECK(sched_setaffinity(0, sizeof before, &before) == 0);
 }
 
 static molt_slot *waking;
@@ -1160,6 +1205,8 @@ int main(void) {
     test_an_executor_that_is_being_killed_counts_as_busy();
     test_generations_go_round_without_0();
     test_first_come_first_served_wherever_turns_stand();
+    test_where_others_want_the_processors_requests_from_elsewhere_come_a_little_later();
+    test_an_executor_of_this_processor_is_woken_first();
     test_places_are_those_of_the_queue_and_of_idle_executors();
     test_the_queue_exceeds_its_places_by_those_being_published_at_most();
     test_only_channels_in_use_are_looked_at();

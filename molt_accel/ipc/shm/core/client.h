@@ -327,7 +327,7 @@ static inline int molt_move_on(molt_arena *a, molt_call *c, uint64_t word) {
 static inline void molt_expect_bytes(molt_arena *a, molt_call *c, molt_waiting *w, uint64_t spin_ns) {
     uint64_t now_ns = molt_now_ns();
     if (!w->flows)
-        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns, c->company), molt_is_beside(&c->patience), spin_ns);
+        w->manner = molt_manner(&c->patience, !molt_contended(a, now_ns, c->company), molt_is_beside(&c->patience), spin_ns);
     w->flows = 1;
     w->spin_until_ns = now_ns + spin_ns;
 }
@@ -337,8 +337,10 @@ static inline void molt_start_waiting(molt_arena *a, molt_call *c, molt_waiting 
                                       uint32_t spinners) {
     w->start_ns = now_ns;
     w->spin_until_ns = now_ns + spin_ns;
-    if (!w->flows && molt_is_short(&c->patience, spin_ns) && molt_count_awake(a->client_awake, molt_in_use(a)) < spinners)
-        w->manner = molt_manner(&c->patience, molt_contended(a, now_ns, c->company), molt_is_beside(&c->patience), spin_ns);
+    if (w->flows || !molt_is_short(&c->patience, spin_ns))
+        return;
+    int free = !molt_contended(a, now_ns, c->company) && molt_count_awake(a->client_awake, molt_in_use(a)) < spinners;
+    w->manner = molt_manner(&c->patience, free, molt_is_beside(&c->patience), spin_ns);
 }
 
 /* Stay awake until the doorbell is no longer at `seen`, the time is up, or a sleeping executor has to be woken. */

@@ -37,10 +37,14 @@ static inline int molt_is_full(const molt_full *full, uint64_t id, const molt_en
     return full->count == MOLT_MOST_FULL; /* somebody scribbles: pass all that have a limit */
 }
 
+/* Where others want the processors, a request that was published on another processor counts as so much later: its client
+ * would have to be woken there. */
+#define MOLT_ELSEWHERE_NS 50000u
+
 /* Find the READY request whose turn it is, and count what is queued and what runs. 1, or 0: there is none that may run. */
 static inline int molt_find_next(const molt_arena *a, molt_executor *e, const molt_full *full, uint32_t *next,
                                  uint64_t *next_word) {
-    uint32_t n = molt_in_use(a);
+    uint32_t n = molt_in_use(a), here = molt_is_contended(a) ? molt_processor() : 0;
     uint64_t next_turn = 0;
     int found = 0;
     e->queued = e->running = 0;
@@ -53,6 +57,8 @@ static inline int molt_find_next(const molt_arena *a, molt_executor *e, const mo
         e->queued++;
         const molt_entry *entry = molt_entry_of(a, i);
         uint64_t turn = molt_turn(a, i, entry);
+        if (here && atomic_load_explicit(&molt_channel_at(a, i)->published_at, memory_order_relaxed) != here)
+            turn += MOLT_ELSEWHERE_NS;
         if (found && (int64_t)(turn - next_turn) >= 0)
             continue;
         if (molt_is_full(full, atomic_load_explicit(&a->entry_of[i], memory_order_relaxed), entry))
@@ -132,13 +138,13 @@ static inline int molt_holds(const molt_executor *e, uint64_t word) {
 
 enum molt_next { MOLT_NEXT_REQUEST = 0, MOLT_NEXT_SIGNAL = 1, MOLT_NEXT_RETIRE = 2 };
 
-/* How an executor's wait for a request begins. Fewer than `spinners` executors stay awake at once. */
+/* How an executor's wait for a request begins. Fewer than `spinners` others may be awake if it shall spin. */
 static inline int molt_manner_for_request(molt_arena *a, molt_executor *e, uint64_t spin_ns, uint32_t spinners) {
+    if (!molt_is_short(&e->patience, spin_ns))
+        return MOLT_SLEEP;
     uint32_t awake = molt_count_awake(a->executor_awake, a->geometry.slots);
     awake -= atomic_load_explicit(&a->executor_awake[e->slot], memory_order_relaxed) && awake;
-    if (!molt_is_short(&e->patience, spin_ns) || awake >= spinners)
-        return MOLT_SLEEP;
-    return molt_manner(&e->patience, molt_is_contended(a), molt_is_beside(&e->patience), spin_ns);
+    return molt_manner(&e->patience, !molt_is_contended(a) && awake < spinners, molt_is_beside(&e->patience), spin_ns);
 }
 
 /* Say whether this executor will look for a request soon, without being woken. Callers wake no other one then, or only
@@ -246,7 +252,7 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
                                 uint64_t *done, uint64_t spin_ns) {
     molt_doorbell *doorbell = &a->slots[e->slot].doorbell;
     uint64_t moved_ns = 0;
-    int manner = molt_manner(&e->patience, molt_is_contended(a), molt_is_beside(&e->patience), spin_ns);
+    int manner = molt_manner(&e->patience, !molt_is_contended(a), molt_is_beside(&e->patience), spin_ns);
     for (;;) {
         uint64_t seen = atomic_load(&doorbell->count);
         int64_t moved = molt_move(a, e, to, from, *done, n);

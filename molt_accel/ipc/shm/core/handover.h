@@ -18,12 +18,21 @@ static inline uint32_t molt_in_use(const molt_arena *a) {
     return n < a->geometry.channels ? (uint32_t)n : a->geometry.channels;
 }
 
-/* Wake one executor that sleeps until there is a request; 1 if there was one. An executor that was idle a moment ago may
- * have a request by now and sleep until its bytes come: then the wake-up was for nothing, and another executor is woken. */
+/* Wake the executor of a slot if it sleeps until there is a request; 1 if it did. One that was idle a moment ago may have a
+ * request by now and sleep until its bytes come: then the wake-up was for nothing. */
+static inline int molt_wake_idle(molt_arena *a, uint32_t slot) {
+    return atomic_load(&a->slots[slot].state) == MOLT_SLOT_IDLE && molt_doorbell_wake(&a->slots[slot].doorbell) &&
+           atomic_load(&a->slots[slot].state) == MOLT_SLOT_IDLE;
+}
+
+/* Wake one executor that sleeps until there is a request, best one on this processor; 1 if there was one. */
 static inline int molt_wake_executor(molt_arena *a) {
+    uint32_t here = molt_processor();
     for (uint32_t i = 0; i < a->geometry.slots; i++)
-        if (atomic_load(&a->slots[i].state) == MOLT_SLOT_IDLE && molt_doorbell_wake(&a->slots[i].doorbell) &&
-            atomic_load(&a->slots[i].state) == MOLT_SLOT_IDLE)
+        if (here && atomic_load_explicit(&a->slots[i].runs_at, memory_order_relaxed) == here && molt_wake_idle(a, i))
+            return 1;
+    for (uint32_t i = 0; i < a->geometry.slots; i++)
+        if (molt_wake_idle(a, i))
             return 1;
     return 0;
 }

@@ -67,13 +67,13 @@ static inline int molt_is_beside(const molt_patience *patience) {
     return patience->other_at && patience->other_at == molt_processor();
 }
 
-/* Decide on a wait that begins. `contended`: see molt_crowd; `beside`: see molt_is_beside; `spin_ns`: the longest spin, 0:
- * never stay awake. */
-static inline int molt_manner(molt_patience *patience, int contended, int beside, uint64_t spin_ns) {
+/* Decide on a wait that begins. `free`: there is a processor to spin on; `beside`: see molt_is_beside; `spin_ns`: the longest
+ * spin, 0: never stay awake. */
+static inline int molt_manner(molt_patience *patience, int free, int beside, uint64_t spin_ns) {
     if (!spin_ns)
         return MOLT_SLEEP;
     if (!beside)
-        return contended ? MOLT_SLEEP : MOLT_SPIN;
+        return free ? MOLT_SPIN : MOLT_SLEEP;
     if (!patience->pass)
         return MOLT_GIVE_WAY;
     patience->pass--;
