@@ -1206,7 +1206,6 @@ int main(void) {
     test_generations_go_round_without_0();
     test_first_come_first_served_wherever_turns_stand();
     test_where_others_want_the_processors_requests_from_elsewhere_come_a_little_later();
-    test_an_executor_of_this_processor_is_woken_first();
     test_places_are_those_of_the_queue_and_of_idle_executors();
     test_the_queue_exceeds_its_places_by_those_being_published_at_most();
     test_only_channels_in_use_are_looked_at();
@@ -1217,6 +1216,7 @@ int main(void) {
     test_a_claim_is_told_of_before_its_place_is_taken();
     test_scribbled_estimates_are_no_numbers_that_cant_be_reckoned_with();
     test_one_idle_sleeper_is_woken_for_a_request();
+    test_an_executor_of_this_processor_is_woken_first();
     test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken();
     test_while_one_spins_no_other_is_woken_unless_it_comes_too_late();
     test_who_has_answered_is_awake_until_it_sleeps_or_has_a_request();
