@@ -2,6 +2,7 @@
 #pragma once
 
 #include "entries.h"
+#include "marks.h"
 
 /* The state word of a channel. */
 static inline uint64_t molt_look(const molt_arena *a, uint32_t channel) { return atomic_load(&a->words[channel]); }
@@ -9,12 +10,6 @@ static inline uint64_t molt_look(const molt_arena *a, uint32_t channel) { return
 /* Take a step: compare and swap the state word. 1, or 0: it was not `from`. */
 static inline int molt_step(molt_arena *a, uint32_t channel, uint64_t from, uint64_t to) {
     return atomic_compare_exchange_strong(&a->words[channel], &from, to);
-}
-
-/* Channels from this index on were never granted to a client. */
-static inline uint32_t molt_in_use(const molt_arena *a) {
-    uint64_t n = atomic_load_explicit(&a->header->in_use, memory_order_relaxed);
-    return n < a->geometry.channels ? (uint32_t)n : a->geometry.channels;
 }
 
 /* Wake one executor that sleeps until there is a request; 1 if there was one. An executor that was idle a moment ago may
@@ -32,6 +27,14 @@ static inline int molt_wake_executor(molt_arena *a) {
 static inline int molt_look_again(molt_arena *a) {
     atomic_fetch_add(&a->header->published, 1);
     return molt_wake_executor(a);
+}
+
+/* Review the marks, and have an executor look once more if it may have missed a request. Returns how many were missing. */
+static inline uint32_t molt_mend_marks(molt_arena *a) {
+    uint32_t missed = molt_review_marks(a);
+    if (missed)
+        molt_look_again(a);
+    return missed;
 }
 
 /* Ring the doorbell that a channel's client listens to. */

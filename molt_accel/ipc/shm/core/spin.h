@@ -99,6 +99,14 @@ static inline uint32_t molt_spinning(const molt_flag *flags, uint32_t n) {
     return count;
 }
 
+/* How many clients spin just now. They have requests, so their channels are marked. */
+static inline uint32_t molt_spinning_clients(const molt_arena *a) {
+    uint32_t count = 0, i;
+    for (molt_walk walk = molt_walk_marked(a); molt_next_marked(&walk, &i);)
+        count += atomic_load_explicit(&a->client_spins[i], memory_order_relaxed) != 0;
+    return count;
+}
+
 /* How often one process looks who else wants the processors. */
 #define MOLT_LOOK_NS 20000000u
 
@@ -122,7 +130,7 @@ static inline int molt_contended(molt_arena *a, uint64_t now_ns) {
     molt_header *h = a->header;
     uint64_t looked_ns = atomic_load_explicit(&h->looked_ns, memory_order_relaxed);
     if (now_ns - looked_ns > MOLT_LOOK_NS && atomic_compare_exchange_strong(&h->looked_ns, &looked_ns, now_ns)) {
-        uint32_t ours = 1 + molt_spinning(a->client_spins, molt_in_use(a));
+        uint32_t ours = 1 + molt_spinning_clients(a);
         for (uint32_t i = 0; i < a->geometry.slots; i++)
             ours += atomic_load(&a->slots[i].state) == MOLT_SLOT_BUSY ||
                     atomic_load_explicit(&a->executor_spins[i], memory_order_relaxed);
