@@ -83,8 +83,8 @@ typedef struct {
     molt_header *header;
     molt_word *words, *ticket_of, *failure;   /* by channel */
     molt_word *entry_of, *turn_of, *began_ns; /* by channel: whose request, when it is its turn, when it was begun */
-    molt_word *marks;                         /* 64 channels in each, see marks.h */
     molt_flag *client_spins, *executor_spins; /* by channel, by slot */
+    molt_word *marks; /* a bit for each channel, see marks.h */
     molt_slot *slots;
     molt_entry *entries; /* a hash table of MOLT_ENTRIES */
     uint8_t *channels;
@@ -116,9 +116,9 @@ static inline uint64_t molt_arena_plan(molt_arena *a, uint32_t channels, uint32_
     a->entry_of = (molt_word *)(base + at), at += array;
     a->turn_of = (molt_word *)(base + at), at += array;
     a->began_ns = (molt_word *)(base + at), at += array;
-    a->marks = (molt_word *)(base + at), at += molt_align((channels + 63) / 64 * sizeof(molt_word), MOLT_CACHE_LINE);
     a->client_spins = (molt_flag *)(base + at), at += molt_align(channels, MOLT_CACHE_LINE);
     a->executor_spins = (molt_flag *)(base + at), at += molt_align(slots, MOLT_CACHE_LINE);
+    a->marks = (molt_word *)(base + at), at += molt_align((channels + 63) / 64 * sizeof(molt_word), MOLT_CACHE_LINE);
     a->entries = (molt_entry *)(base + at), at += MOLT_ENTRIES * sizeof(molt_entry);
     at = molt_align(at, MOLT_PAGE);
     a->slots = (molt_slot *)(base + at);
