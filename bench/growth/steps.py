@@ -1,4 +1,4 @@
-"""What single steps of a call cost in the native core, below any interpreter: nanoseconds, and instructions by valgrind.
+"""What single steps of a call cost in the native core, below any interpreter: nanoseconds, and instructions.
 
 The program (native/steps.c) is compiled when the benchmark starts.
 """
