@@ -234,14 +234,14 @@ def test_the_environment_variables_of_the_command_are_those_of_the_config() -> N
 
 
 def test_options_that_the_benchmark_guide_mentions_exist() -> None:
-    from bench.scripts import compare, run_cluster_bench, run_demo_bench
+    from bench.scripts import compare, run_cluster_bench, run_demo_bench, run_growth_bench
 
     mentioned = {
         flag
         for line in read("how-to/run-the-benchmark.md").splitlines()
         for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)
     }
-    scripts = (run_demo_bench, run_cluster_bench, compare)
+    scripts = (run_demo_bench, run_cluster_bench, run_growth_bench, compare)
     known = {flag for made in scripts for flag in made.parser()._option_string_actions}
     assert mentioned - known == set()
 

@@ -18,6 +18,8 @@ from bench.core.command import USAGE, argument_parser  # after the root is on th
 from bench.core.results import read
 from bench.demo.report import output as demo
 from bench.demo.report.document import KIND as DEMO
+from bench.growth.report import output as growth
+from bench.growth.report.document import KIND as GROWTH
 from bench.micro.report import output as micro
 from bench.micro.report.document import KIND as MICRO
 
@@ -28,10 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the files. Returns the exit code: 0, or 2 where the result can't be read."""
     parser = argument_parser(PROGRAM, __doc__)
     parser.add_argument(
-        "result", type=Path, metavar="JSON", help="a result of the demo, the micro or the cluster benchmark"
+        "result",
+        type=Path,
+        metavar="JSON",
+        help="a result of the demo, the micro, the cluster or the growth benchmark",
     )
     result: Path = parser.parse_args(arguments).result
-    writers = {DEMO: demo.write, MICRO: micro.write, CLUSTER: cluster.write}
+    writers = {DEMO: demo.write, MICRO: micro.write, CLUSTER: cluster.write, GROWTH: growth.write}
     try:
         kind, document = read(result, *writers)
     except BenchError as error:

@@ -36,11 +36,14 @@ ALLOWED = {
     "cluster.goodput": "cluster cluster.sites core micro.client_process",
     "cluster.session": "cluster cluster.goodput cluster.report cluster.sites core micro.client_process micro.options "
     "micro.peers micro.report",
+    "growth": "core micro.client_process",
+    "growth.report": "core growth",
+    "growth.session": "core growth growth.report micro.client_process micro.peers",
     "instructions": "",
     "overload": "core",
     "programs": "",
-    "scripts": "cluster cluster.report cluster.session core instructions overload programs demo demo.report "
-    "demo.session demo.studies micro micro.options micro.peers micro.report micro.session",
+    "scripts": "cluster cluster.report cluster.session core growth growth.report growth.session instructions overload "
+    "programs demo demo.report demo.session demo.studies micro micro.options micro.peers micro.report micro.session",
 }
 
 

@@ -10,10 +10,11 @@ harms the requests that it hits, and no others. A word that changes during the a
 | ABANDONED | an executor has it | the message that tells of it may have been lost | stop it |
 | KILLING | an executor has it | this process set it, or a client forged it, so that the executor waits | stop it |
 | one of these three | no executor has it | it is forged | FAILED (was ABANDONED: IDLE) |
-| IDLE | | it is free | nothing |
+| IDLE | | it is free | unmarked: executors and clients look at marked channels only |
 | any other state | a client was granted the channel | it is the client's | nothing |
 | anything else | an executor has a request on this channel | it may still write | look again |
 | anything else | no executor has one | it is scribbled | IDLE |
+| not IDLE, and not marked | | its client is between two steps or has died there, or somebody has scribbled | marked |
 
 | what an executor says that it has | means | done |
 |---|---|---|
@@ -95,13 +96,14 @@ class Audit:
             if state in HELD:
                 if not self.end_forged(channel, word) and state is not ChannelState.CLAIMED:
                     self.deadlines.stop(channel, word, StopReason.CANCELLED, now_ns)
-            elif state is ChannelState.IDLE or (channel in granted and isinstance(state, ChannelState)):
+            elif channel in granted and isinstance(state, ChannelState):
                 continue
             elif self.pool.words.is_claimed(channel):
                 settled = False
             elif arena.step(channel, word, layout.idle_word(word)):
                 self.log.log("warning", "arena_repaired", channel=channel, state=int(state))
                 arena.ring_client(channel)
+        arena.mend_marks()
         self._look_at_orphans(now_ns)
         self._look_at_places()
         settled = settled and not self._orphans and not self.ledger.held()

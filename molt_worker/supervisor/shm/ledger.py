@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from molt_accel.ipc.frame import PEEK_BYTES, format_id, peek
@@ -72,9 +72,9 @@ class Ledger:
             if gauge != Gauge.WAKE_NS:  # each look at deadlines writes it
                 arena.set_gauge(gauge, value)
 
-    def words(self) -> Iterator[tuple[int, int]]:
-        """Channels in use and their state words, each read when its turn comes."""
-        return ((channel, self.arena.word(channel)) for channel in range(self._in_use))
+    def words(self) -> list[tuple[int, int]]:
+        """Channels that are not IDLE, with their state words. They are looked at one by one, marked or not."""
+        return self.arena.with_requests(self._in_use)
 
     def held(self) -> list[tuple[int, int]]:
         """Channels and state words of the requests that executors have."""

@@ -199,8 +199,7 @@ def _outcomes(arena: ArenaView, slot: int) -> list[int]:
 
 def _claims(arena: ArenaView) -> Iterator[tuple[int, tuple[int, int]]]:
     """By slot: channel and state word of what its executor has."""
-    for channel in range(min(arena.in_use, arena.channels)):
-        word = arena.word(channel)
+    for channel, word in arena.with_requests(arena.in_use):
         if layout.state_of(word) in HELD:
             yield layout.slot_of(word), (channel, word)
 

@@ -171,6 +171,28 @@ CONFIGURATIONS: Final = {
             "C=2 E=1 R=1 UNDECIDED CLIENT_KILLS=1 RESPAWN BOUNDED_EXECUTORS=1",
             "the same, and a client dies anywhere, also before it has announced",
         ),
+        Configuration(
+            "marks",
+            "C=1 E=1 R=3 REVIEWS=2",
+            "channels are unmarked when they are IDLE, while requests are published",
+            quick=True,
+        ),
+        Configuration(
+            "marks_of_two",
+            "C=2 E=1 R=1 REVIEWS=1",
+            "the same with two clients",
+        ),
+        Configuration(
+            "marks_scribbled",
+            "C=1 E=1 R=2 REVIEWS=1 SCRIBBLES=1",
+            "somebody takes all marks away; the next review finds the requests",
+            quick=True,
+        ),
+        Configuration(
+            "marks_die",
+            "C=1 E=1 R=1 REVIEWS=2 CLIENT_KILLS=1 HEIRS=1 RESPAWN BOUNDED_EXECUTORS=1",
+            "a client dies anywhere, also before it has marked its channel; that is granted to another",
+        ),
         Configuration("retires", "C=1 E=1 R=1 RETIREMENTS=1 RESPAWN", "executors are replaced", quick=True),
     )
 }
@@ -211,6 +233,11 @@ MUTATIONS: Final = (
     Mutation("NO_NEWS_AFTER_REAP", "limit_dies", "who is about to sleep looks once more after a reap"),
     Mutation("UNDECIDED_FORGOTTEN", "undecided", "what is taken on is announced", quick=True),
     Mutation("DEFERRED_WAKE_FORGOTTEN", "spinner_stopped", "a wake put off is caught up on", quick=True),
+    Mutation("MARKS_BEFORE_READY", "marks", "a client looks at its mark after READY", quick=True),
+    Mutation(
+        "NO_LOOK_AFTER_UNMARKING", "marks", "the supervisor looks once more after it has unmarked", quick=True
+    ),
+    Mutation("NO_NEWS_OF_MARKS", "marks_scribbled", "an executor looks again after a mark was missing"),
     Mutation("WAKES_WHOM_IT_SAW", "large_stalls", "who was woken must not be busy with a request"),
 )
 

@@ -69,6 +69,12 @@
 #ifndef HEIRS               /* clients that channel 0 is granted to when its own is gone */
 #define HEIRS 0
 #endif
+#ifndef REVIEWS             /* of the marks: the supervisor's looks. 0: there are no marks */
+#define REVIEWS 0
+#endif
+#ifndef SCRIBBLES           /* all marks are gone, and the supervisor looks again after that */
+#define SCRIBBLES 0
+#endif
 #ifndef BOUNDED_EXECUTORS   /* parks that end by themselves */
 #define BOUNDED_EXECUTORS 0
 #endif
@@ -82,7 +88,8 @@
  * of is explored without it. SPINS: executors stay awake before they park, and say so. LARGE: what client 0 sends doesn't fit its ring. STALLS: it is stopped before
  * it sends the rest. FAILS: executors give requests
  * up, whose bytes don't come. RESPAWN: a reaped executor has a successor in its slot. INTERRUPTS: soft interrupts.
- * TSO: processors with store buffers. */
+ * TSO: processors with store buffers. REVIEWS: executors look at channels that are marked, and the supervisor reviews the
+ * marks. */
 
 /* layout.ChannelState */
 #define IDLE 0
@@ -139,6 +146,17 @@ bool executor_awake[E];
 #endif
 #if RETIREMENTS > 0
 bool retire[E];
+#endif
+#if REVIEWS > 0
+byte marks;                     /* a bit for each channel; all in one word of the code, too */
+#define IS_MARKED(marks, c) (((marks) >> (c)) & 1)
+#define LOOKED_AT(c) IS_MARKED(marks_seen, c)
+#define LOAD_MARKS marks_seen = marks
+byte reviews;
+bool scribbled;                 /* and not yet looked at */
+#else
+#define LOOKED_AT(c) true
+#define LOAD_MARKS skip
 #endif
 #ifdef LARGE
 bool room, sent;                /* of channel 0: the first part was read, the second was written */
@@ -316,6 +334,9 @@ proctype Executor(byte me) {
   byte c, i, id;
   short seen, claim;
   bool won;
+#if REVIEWS > 0
+  byte marks_seen;
+#endif
 #ifdef LIMIT
   bool made_room, stepped_back, tells_room;
 #endif
@@ -341,6 +362,9 @@ next: /* molt_next_request */
     :: else
     fi;
 #endif
+#if REVIEWS > 0
+    LOAD_MARKS;
+#endif
     do /* molt_claim */
 #ifdef PATIENT
     :: atomic {
@@ -351,7 +375,7 @@ next: /* molt_next_request */
          od
        }
 #else
-    :: atomic { c < C && STATE(word[c]) != READY -> c++ }
+    :: atomic { c < C && (!LOOKED_AT(c) || STATE(word[c]) != READY) -> c++ }
 #endif
 #ifdef LIMIT
     :: atomic { /* the other one's turn is earlier */
@@ -360,7 +384,7 @@ next: /* molt_next_request */
        };
        goto claiming
 #endif
-    :: atomic { c < C && STATE(word[c]) == READY -> seen = word[c]; told[me] = SERIAL(c, GENERATION(seen)) };
+    :: atomic { c < C && LOOKED_AT(c) && STATE(word[c]) == READY -> seen = word[c]; told[me] = SERIAL(c, GENERATION(seen)) };
 #ifdef LIMIT
        if /* molt_enter */
        :: LIMITED(c) ->
@@ -398,7 +422,7 @@ claiming:
             made_room = false;
 #endif
             goto serve
-         :: else -> c = 0
+         :: else -> c = 0; LOAD_MARKS
          fi
        }
 #ifdef LIMIT
@@ -745,6 +769,13 @@ lease: /* ChannelPool.give_back and lease: a channel that lingers is clear()ed a
     fi;
 
 publish:
+#ifdef MARKS_BEFORE_READY
+    if
+    :: atomic { IS_MARKED(marks, c) -> skip }
+    :: atomic { !IS_MARKED(marks, c) -> skip };
+       atomic { marks = marks | (1 << c) }
+    fi;
+#endif
 #ifdef PUBLISHED_BEFORE_READY
     atomic { news[0] = true; news[E - 1] = true };
 #endif
@@ -754,6 +785,13 @@ publish:
       goto announce
 #endif
     };
+#if REVIEWS > 0 && !defined(MARKS_BEFORE_READY)
+    if
+    :: atomic { IS_MARKED(marks, c) -> skip }
+    :: atomic { !IS_MARKED(marks, c) -> skip };
+       atomic { marks = marks | (1 << c) } /* molt_mark */
+    fi;
+#endif
 #ifdef UNDECIDED
     if /* ShmTransport._decide */
     :: step(c, READY, IDLE, CLIENT, WITH_STATE(mine, IDLE)); /* molt_give_up, of what is queued */
@@ -1049,6 +1087,9 @@ proctype Supervisor() {
   byte c, i, s, id, claimed;
   short seen;
   bool won;
+#if REVIEWS > 0
+  bool missed, is_marked;
+#endif
 #if RETIREMENTS > 0
   byte retired;
 #endif
@@ -1197,6 +1238,49 @@ end:
        fi;
        atomic { c = 0; seen = 0; won = false }
 
+#if REVIEWS > 0
+    :: atomic { reviews < REVIEWS || scribbled -> /* molt_review_marks */
+         if
+         :: scribbled -> scribbled = false
+         :: else -> reviews++
+         fi;
+         c = 0; missed = false
+       };
+       do
+       :: c < C ->
+          if
+          :: atomic { IS_MARKED(marks, c) -> is_marked = true };
+             if
+             :: atomic { STATE(word[c]) == IDLE -> skip };
+                atomic { marks = marks & ~(1 << c); is_marked = false }
+             :: atomic { STATE(word[c]) != IDLE -> skip }
+             fi
+          :: atomic { !IS_MARKED(marks, c) -> is_marked = false }
+          fi;
+          if
+#ifdef NO_LOOK_AFTER_UNMARKING
+          :: true
+#else
+          :: atomic { is_marked || STATE(word[c]) == IDLE -> skip }
+          :: atomic { !is_marked && STATE(word[c]) != IDLE -> skip };
+             atomic { marks = marks | (1 << c); missed = true }
+#endif
+          fi;
+          atomic { is_marked = false; c++ }
+       :: atomic { c == C -> c = 0; break }
+       od;
+       if
+#ifndef NO_NEWS_OF_MARKS
+       :: atomic { missed -> missed = false };
+          look_again()
+#endif
+       :: atomic { !missed -> skip }
+#ifdef NO_NEWS_OF_MARKS
+       :: atomic { missed -> missed = false }
+#endif
+       fi
+#endif
+
 #if RETIREMENTS > 0
     :: atomic { retired < RETIREMENTS && fate[0] == ALIVE -> retired++ }; /* Slots.withdraw, Arena.retire */
        retire[0] = true;
@@ -1219,6 +1303,13 @@ end:
   :: else -> break
   od
 }
+
+#if SCRIBBLES > 0
+/* The only thing here that anybody scribbles over: what else a scribbler does may break the invariants. */
+active proctype Scribbler() {
+  atomic { marks = 0; scribbled = true }
+}
+#endif
 
 /* -- whoever kills ----------------------------------------------------------------------------------------- */
 #ifdef STOPS_SPINNERS

@@ -38,7 +38,7 @@ typedef struct {
 
 static void check_regions(const molt_arena *a) {
     uint32_t channels = a->geometry.channels, slots = a->geometry.slots;
-    region all[11 + 3 * 8];
+    region all[12 + 3 * 8];
     size_t n = 0;
     CHECK(channels <= 8);
     all[n++] = (region){(uint8_t *)a->header, sizeof(molt_header)};
@@ -50,6 +50,7 @@ static void check_regions(const molt_arena *a) {
     all[n++] = (region){(uint8_t *)a->began_ns, channels * sizeof(molt_word)};
     all[n++] = (region){(uint8_t *)a->client_awake, channels};
     all[n++] = (region){(uint8_t *)a->executor_awake, slots};
+    all[n++] = (region){(uint8_t *)a->marks, sizeof(molt_word)};
     all[n++] = (region){(uint8_t *)a->entries, MOLT_ENTRIES * sizeof(molt_entry)};
     all[n++] = (region){(uint8_t *)a->slots, slots * sizeof(molt_slot)};
     for (uint32_t i = 0; i < channels; i++) {
@@ -447,7 +448,10 @@ static int publish(molt_arena *a, molt_call *c, uint32_t channel, const void *by
 
 static void must_publish(molt_arena *a, molt_call *c, uint32_t channel) { CHECK(publish(a, c, channel, "word", 4) == 1); }
 
-static void put(molt_arena *a, uint32_t channel, uint64_t word) { atomic_store(&a->words[channel], word); }
+static void put(molt_arena *a, uint32_t channel, uint64_t word) {
+    atomic_store(&a->words[channel], word);
+    molt_mark(a, channel);
+}
 
 static uint64_t word_of(uint32_t state, uint32_t slot, uint32_t epoch, uint32_t generation) {
     return state | (uint64_t)slot << 8 | (uint64_t)epoch << 24 | (uint64_t)generation << 32;
@@ -711,6 +715,88 @@ static void test_only_channels_in_use_are_looked_at(void) {
     free_arena(&a);
 }
 
+/* -- marks ------------------------------------------------------------------------------------------------------ */
+
+static void test_a_walk_gives_what_is_marked_and_in_use(void) {
+    enum { CHANNELS = 200 };
+    molt_arena a = new_arena(CHANNELS, 1, RING);
+    uint64_t seed = 5;
+    for (uint32_t in_use = 0; in_use <= CHANNELS; in_use++) {
+        atomic_store(&a.header->in_use, in_use);
+        for (uint32_t i = 0; i < 4; i++)
+            atomic_store(&a.marks[i], in_use % 7 ? chance(&seed, UINT64_MAX) & chance(&seed, UINT64_MAX) : UINT64_MAX);
+        molt_walk walk = molt_walk_marked(&a);
+        uint32_t got;
+        for (uint32_t i = 0; i < in_use; i++)
+            if (molt_is_marked(&a, i))
+                CHECK(molt_next_marked(&walk, &got) && got == i);
+        CHECK(!molt_next_marked(&walk, &got));
+    }
+    free_arena(&a);
+}
+
+static void test_a_channel_is_marked_with_its_first_request_and_stays_so(void) {
+    molt_arena a = new_arena(70, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c;
+    CHECK(!molt_is_marked(&a, 69));
+    must_publish(&a, &c, 69);
+    CHECK(molt_is_marked(&a, 69) && !molt_is_marked(&a, 68) && molt_claim(&a, &e) && e.channel == 69);
+    CHECK(molt_finish(&a, &e, MOLT_DONE, 0) && molt_free(&a, 69, molt_look(&a, 69)));
+    CHECK(molt_is_marked(&a, 69));
+    free_arena(&a);
+}
+
+static void test_a_review_marks_what_is_not_idle_and_nothing_else(void) {
+    molt_arena a = new_arena(4, 1, RING);
+    molt_executor e = executor_in(0, 0);
+    molt_call c[2];
+    must_publish(&a, &c[0], 0);
+    must_publish(&a, &c[1], 1);
+    CHECK(molt_give_up(&a, &c[1], 0) == MOLT_READY);
+    molt_mark(&a, 3); /* scribbled */
+    CHECK(molt_review_marks(&a) == 0 && atomic_load(&a.marks[0]) == 1);
+    atomic_store(&a.marks[0], 0); /* scribbled: nobody sees the request */
+    CHECK(!molt_claim(&a, &e) && molt_ahead_of(&a, 1ull << 62) == 0);
+    CHECK(molt_review_marks(&a) == 1 && atomic_load(&a.marks[0]) == 1);
+    CHECK(molt_claim(&a, &e) && e.channel == 0);
+    CHECK(molt_review_marks(&a) == 0 && atomic_load(&a.marks[0]) == 1); /* it runs */
+    free_arena(&a);
+}
+
+static molt_arena *reviewed;
+static molt_call meanwhile;
+static uint32_t missed;
+
+static void publish_meanwhile(const char *name) {
+    at_moment = NULL;
+    CHECK(strcmp(name, "supervisor.unmarked") == 0 && !molt_is_marked(reviewed, 0));
+    must_publish(reviewed, &meanwhile, 0);
+    CHECK(molt_is_marked(reviewed, 0));
+}
+
+static void review_meanwhile(const char *name) {
+    if (strcmp(name, "client.marking") == 0) {
+        at_moment = NULL;
+        missed = molt_review_marks(reviewed);
+    }
+}
+
+static void test_what_is_published_during_a_review_is_marked(void) {
+    molt_arena a = new_arena(1, 1, RING);
+    molt_call c;
+    reviewed = &a;
+    must_publish(&a, &c, 0);
+    CHECK(molt_give_up(&a, &c, 0) == MOLT_READY);
+    at_moment = publish_meanwhile;
+    CHECK(molt_review_marks(&a) == 1 && !at_moment && molt_is_marked(&a, 0)); /* it may have been missed before */
+    CHECK(molt_give_up(&a, &meanwhile, 0) == MOLT_READY && molt_review_marks(&a) == 0 && !molt_is_marked(&a, 0));
+    at_moment = review_meanwhile;
+    must_publish(&a, &c, 0);
+    CHECK(missed == 1 && !at_moment && molt_is_marked(&a, 0));
+    free_arena(&a);
+}
+
 /* -- limits ----------------------------------------------------------------------------------------------------- */
 
 enum { SLOW = 7, QUICK = 8 };
@@ -872,6 +958,20 @@ static void test_an_executor_of_this_processor_is_woken_first(void) {
     CHECK(molt_wake_executor(&a) == 1 && molt_wake_executor(&a) == 0);
     free_arena(&a);
     CHECK(sched_setaffinity(0, sizeof before, &before) == 0);
+}
+
+static void test_who_slept_over_a_request_without_a_mark_is_woken_for_it(void) {
+    molt_arena a = new_arena(2, 1, RING);
+    molt_call c;
+    park_slot(&a, 0, MOLT_SLOT_IDLE);
+    uint64_t published = atomic_load(&a.header->published);
+    CHECK(molt_mend_marks(&a) == 0 && atomic_load(&a.header->published) == published);
+    must_publish(&a, &c, 1); /* and its client dies before it tells anybody */
+    CHECK(molt_mend_marks(&a) == 0 && atomic_load(&a.slots[0].doorbell.parked));
+    atomic_store(&a.marks[0], 0);
+    CHECK(molt_mend_marks(&a) == 1 && atomic_load(&a.header->published) == published + 1);
+    CHECK(!atomic_load(&a.slots[0].doorbell.parked));
+    free_arena(&a);
 }
 
 static molt_slot *waking;
@@ -1209,6 +1309,10 @@ int main(void) {
     test_places_are_those_of_the_queue_and_of_idle_executors();
     test_the_queue_exceeds_its_places_by_those_being_published_at_most();
     test_only_channels_in_use_are_looked_at();
+    test_a_walk_gives_what_is_marked_and_in_use();
+    test_a_channel_is_marked_with_its_first_request_and_stays_so();
+    test_a_review_marks_what_is_not_idle_and_nothing_else();
+    test_what_is_published_during_a_review_is_marked();
     test_who_makes_room_and_takes_up_something_else_wakes_another();
     test_who_may_not_run_what_is_there_sleeps_until_it_may();
     test_who_stepped_back_and_sees_nobody_run_looks_again_soon();
@@ -1217,6 +1321,7 @@ int main(void) {
     test_scribbled_estimates_are_no_numbers_that_cant_be_reckoned_with();
     test_one_idle_sleeper_is_woken_for_a_request();
     test_an_executor_of_this_processor_is_woken_first();
+    test_who_slept_over_a_request_without_a_mark_is_woken_for_it();
     test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken();
     test_while_one_spins_no_other_is_woken_unless_it_comes_too_late();
     test_who_has_answered_is_awake_until_it_sleeps_or_has_a_request();

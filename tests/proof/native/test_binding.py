@@ -143,6 +143,9 @@ def _look(s: Stage) -> None:
         assert arena.entries() == arena.running() == arena.queued() == []
         assert arena.queued(7, 1) == []
         arena.open_slots()
+        assert (arena.is_marked(2), arena.with_requests(2**64 - 1)) == (False, [])
+        raises(IndexError, arena.is_marked, 99)
+        raises(OverflowError, arena.with_requests, -1)
         assert arena.entry(7) is None
         for method in (arena.slot_state, arena.histograms, arena.word):
             raises(IndexError, method, 99)
@@ -212,6 +215,8 @@ def _undecided(s: Stage) -> None:
     assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
     assert s.other.publish(s.request, 9, 0) == core.UNDECIDED
     assert s.arena.queued(s.other.turn, 1) == [core.entry_id("echo")]
+    assert s.arena.with_requests(9) == [(0, s.arena.word(0)), (1, s.arena.word(1))]
+    assert s.arena.mend_marks() == 0
     s.other.announce()
     assert s.slot.next() == core.REQUEST
     assert s.arena.running()[0][:2] == (core.entry_id("echo"), 0)
@@ -221,6 +226,7 @@ def _undecided(s: Stage) -> None:
     assert s.other.give_up(True) == ChannelState.READY
     assert s.channel.clear()
     assert s.other.clear()
+    assert s.arena.mend_marks() == 0
     s.arena.keep_entries(())
 
 

@@ -163,18 +163,23 @@ class Offender:
     @property
     def slots_at(self) -> int:
         """Where the slots begin, each with its doorbell."""
-        arrays = (
-            _ARRAYS * _lines(8 * self.arena.channels) + _lines(self.arena.channels) + _lines(self.arena.slots)
-        )
-        return (_PAGE + arrays + _ROWS * _ROW_BYTES + _PAGE - 1) // _PAGE * _PAGE
+        return (self.rows_at + _ROWS * _ROW_BYTES + _PAGE - 1) // _PAGE * _PAGE
 
     @property
     def rows_at(self) -> int:
         """Where the table of entrypoints begins."""
-        arrays = (
-            _ARRAYS * _lines(8 * self.arena.channels) + _lines(self.arena.channels) + _lines(self.arena.slots)
-        )
-        return _PAGE + arrays
+        return self.marks_at + _lines(8 * self.words_of_marks)
+
+    @property
+    def marks_at(self) -> int:
+        """Where the marks of channels begin, behind the flags of who spins."""
+        arrays = _ARRAYS * _lines(8 * self.arena.channels)
+        return _PAGE + arrays + _lines(self.arena.channels) + _lines(self.arena.slots)
+
+    @property
+    def words_of_marks(self) -> int:
+        """How many there are."""
+        return (self.arena.channels + 63) // 64
 
     def empty_requests(self) -> None:
         """READY, with nothing in the ring, or lengths that lie. Few: each may hold an executor until it gives up."""
@@ -222,6 +227,11 @@ class Offender:
         array_bytes = (8 * self.arena.channels + 63) & ~63
         at = _PAGE + _ARRAYS * array_bytes + self.chance.randrange(self.arena.channels)
         self.memory[at] = 1
+
+    def marks(self) -> None:
+        """Which channels are looked at: all, none, and some that don't exist."""
+        at = self.marks_at + 8 * self.chance.randrange(self.words_of_marks)
+        struct.pack_into("<Q", self.memory, at, self.chance.choice([0, _WORD - 1, self.anything()]))
 
     def rows(self) -> None:
         """Rows of entrypoints: those that there are, new ones, and all at once."""
@@ -336,7 +346,7 @@ ON_MEMORY: dict[str, Callable[[Offender], None]] = {
     for each in (
         *(Offender.words, Offender.states, Offender.executors, Offender.taken_away, Offender.forged_claims),
         *(Offender.empty_requests, Offender.tickets, Offender.header, Offender.slots, Offender.flags),
-        *(Offender.doorbells, Offender.rows, Offender.places, Offender.turns),
+        *(Offender.doorbells, Offender.rows, Offender.places, Offender.turns, Offender.marks),
     )
 }
 #: Attacks on the control socket.

@@ -114,6 +114,18 @@ def test_what_only_the_supervisor_writes_is_written_again(stage: ShmStage) -> No
     assert (arena.in_use, arena.gauge(Gauge.WAKE_NS)) == (3, NEVER)
 
 
+def test_a_request_whose_mark_is_gone_is_found_by_the_next_audit(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    channel = Caller(stage, 2).publish()
+    word = stage.arena.word(channel.index)
+    put(stage.arena, channel.index, idle_word(word))
+    stage.arena.mend_marks()  # takes it away
+    put(stage.arena, channel.index, word)
+    assert (stage.arena.queued(), stage.arena.ready()) == ([], 1)
+    stage.pass_time(1001)
+    assert player.claim() == channel.index
+
+
 def test_a_free_channel_that_was_scribbled_over_is_not_granted_until_it_is_put_right(stage: ShmStage) -> None:
     stage.start()
     Caller(stage, 2)

@@ -86,6 +86,10 @@ cdef class ArenaView:
         """Channels from this index on were never granted, so nobody looks at them."""
         return atomic_load(&self.a.header.in_use)
 
+    def is_marked(self, uint32_t index):
+        """Whether executors and clients look at a channel; each that has a request is marked."""
+        return bool(molt_is_marked(&self.a, <uint32_t>self.channel(index)))
+
     def holds(self, uint32_t index):
         """The id of the entrypoint with a limit that an executor says it runs; 0: none."""
         return atomic_load(&self.slot(index).holds)
@@ -98,8 +102,19 @@ cdef class ArenaView:
         self.channel(index)
         return (<const char *>molt_request_data(&self.a, index))[:min(count, self.ring_bytes)]
 
+    def with_requests(self, uint64_t count):
+        """Those of the first `count` channels that are not IDLE, with their state words. Looks at all, marked or not."""
+        cdef uint32_t index
+        cdef uint64_t word
+        found = []
+        for index in range(min(count, <uint64_t>self.channels)):
+            word = molt_look(&self.a, index)
+            if MOLT_STATE(word) != MOLT_IDLE:
+                found.append((index, word))
+        return found
+
     def ready(self):
-        """How many requests are queued."""
+        """How many requests are queued. Looks at all channels, marked or not."""
         cdef uint32_t index, count = 0
         for index in range(molt_in_use(&self.a)):
             count += MOLT_STATE(molt_look(&self.a, index)) == MOLT_READY
@@ -122,10 +137,11 @@ cdef class ArenaView:
 
     def running(self):
         """For each request that an executor has: the id of its entrypoint, slot, and when it was begun (ns)."""
-        cdef uint32_t index, state
+        cdef uint32_t index = 0, state
         cdef uint64_t word
+        cdef molt_walk walk = molt_walk_marked(&self.a)
         found = []
-        for index in range(molt_in_use(&self.a)):
+        while molt_next_marked(&walk, &index):
             word = molt_look(&self.a, index)
             state = MOLT_STATE(word)
             if state == MOLT_CLAIMED or state == MOLT_ABANDONED or state == MOLT_KILLING:
@@ -139,10 +155,11 @@ cdef class ArenaView:
             turn: As `Entry.delay_ns` and `Channel.turn` make it.
             but: A channel whose request doesn't count.
         """
-        cdef uint32_t index
+        cdef uint32_t index = 0
         cdef uint64_t its
+        cdef molt_walk walk = molt_walk_marked(&self.a)
         found = []
-        for index in range(molt_in_use(&self.a)):
+        while molt_next_marked(&walk, &index):
             if index != but and MOLT_STATE(molt_look(&self.a, index)) == MOLT_READY:
                 its = molt_turn(&self.a, index, molt_entry_of(&self.a, index))
                 if its < turn:
@@ -283,6 +300,13 @@ cdef class Arena(ArenaView):
 
     def set_in_use(self, uint64_t count):
         atomic_store(&self.a.header.in_use, count)
+
+    def mend_marks(self):
+        """Unmark channels that are IDLE, mark all others, and have an executor look again if one was not marked.
+
+        For the supervisor. Returns how many were not marked.
+        """
+        return molt_mend_marks(&self.a)
 
     def step(self, uint32_t index, uint64_t before, uint64_t after):
         """Compare and swap a state word. True if it was `before`."""

@@ -87,6 +87,12 @@ cdef extern from "molt_core.h" nogil:
     uint32_t MOLT_GENERATION(uint64_t)
     int molt_look_again(molt_arena *)
     uint32_t molt_in_use(const molt_arena *)
+    int molt_is_marked(const molt_arena *, uint32_t)
+    uint32_t molt_mend_marks(molt_arena *)
+    ctypedef struct molt_walk:
+        pass
+    molt_walk molt_walk_marked(const molt_arena *)
+    int molt_next_marked(molt_walk *, uint32_t *)
     uint64_t molt_entry_id(const uint8_t *, uint64_t)
     molt_entry *molt_find_entry(const molt_arena *, uint64_t, int)
     molt_entry *molt_entry_of(const molt_arena *, uint32_t)

@@ -87,6 +87,7 @@ typedef struct {
     molt_word *entry_of, *turn_of, *began_ns; /* by channel: whose request, when it is its turn, when it was begun */
     molt_flag *client_awake;   /* by channel: its client stays awake for an outcome */
     molt_flag *executor_awake; /* by slot: its executor will look for a request soon, without being woken */
+    molt_word *marks; /* a bit for each channel, see marks.h */
     molt_slot *slots;
     molt_entry *entries; /* a hash table of MOLT_ENTRIES */
     uint8_t *channels;
@@ -120,6 +121,7 @@ static inline uint64_t molt_arena_plan(molt_arena *a, uint32_t channels, uint32_
     a->began_ns = (molt_word *)(base + at), at += array;
     a->client_awake = (molt_flag *)(base + at), at += molt_align(channels, MOLT_CACHE_LINE);
     a->executor_awake = (molt_flag *)(base + at), at += molt_align(slots, MOLT_CACHE_LINE);
+    a->marks = (molt_word *)(base + at), at += molt_align((channels + 63) / 64 * sizeof(molt_word), MOLT_CACHE_LINE);
     a->entries = (molt_entry *)(base + at), at += MOLT_ENTRIES * sizeof(molt_entry);
     at = molt_align(at, MOLT_PAGE);
     a->slots = (molt_slot *)(base + at);

@@ -40,8 +40,8 @@ static inline int molt_send_more(molt_arena *a, molt_call *c) {
 
 /* READY requests that were published before ticket. */
 static inline uint32_t molt_ahead_of(const molt_arena *a, uint64_t ticket) {
-    uint32_t ahead = 0, n = molt_in_use(a);
-    for (uint32_t i = 0; i < n; i++)
+    uint32_t ahead = 0, i;
+    for (molt_walk walk = molt_walk_marked(a); molt_next_marked(&walk, &i);)
         ahead += MOLT_STATE(molt_look(a, i)) == MOLT_READY &&
                  (int64_t)(atomic_load_explicit(&a->ticket_of[i], memory_order_relaxed) - ticket) < 0;
     return ahead;
@@ -73,8 +73,9 @@ static inline uint32_t molt_excess(const molt_arena *a, const molt_call *c, uint
 static inline uint64_t molt_fair_turn(const molt_arena *a, const uint32_t *generations, uint64_t now_ns, uint64_t last,
                                       uint32_t executors) {
     uint64_t work_ns = 0, most_ns = (uint64_t)MOLT_FAIR_NS * (executors ? executors : 1);
+    uint32_t i;
     int any = 0;
-    for (uint32_t i = 0, n = molt_in_use(a); i < n && work_ns < most_ns; i++) {
+    for (molt_walk walk = molt_walk_marked(a); work_ns < most_ns && molt_next_marked(&walk, &i);) {
         if (!generations[i])
             continue;
         uint64_t word = molt_look(a, i);
@@ -99,7 +100,8 @@ typedef struct {
 static inline molt_around molt_look_around(const molt_arena *a, const molt_call *c) {
     molt_around around = {0};
     uint64_t ticket = atomic_load_explicit(&a->ticket_of[c->channel], memory_order_relaxed);
-    for (uint32_t i = 0, n = molt_in_use(a); i < n; i++) {
+    uint32_t i;
+    for (molt_walk walk = molt_walk_marked(a); molt_next_marked(&walk, &i);) {
         uint32_t state = MOLT_STATE(molt_look(a, i));
         if (state == MOLT_IDLE || state == MOLT_DONE || state == MOLT_FAILED || i == c->channel)
             continue;
@@ -145,7 +147,13 @@ static inline int molt_publish(molt_arena *a, molt_call *c) {
     atomic_store_explicit(&a->entry_of[c->channel], c->entry, memory_order_relaxed);
     atomic_store_explicit(&a->turn_of[c->channel], c->turn, memory_order_relaxed);
     atomic_store_explicit(&a->ticket_of[c->channel], atomic_fetch_add(&a->header->tickets, 1), memory_order_relaxed);
-    return molt_step(a, c->channel, idle, c->word);
+    if (!molt_step(a, c->channel, idle, c->word))
+        return 0;
+    if (!molt_is_marked(a, c->channel)) {
+        MOLT_FAILPOINT(client.marking);
+        molt_mark(a, c->channel);
+    }
+    return 1;
 }
 
 /* Tell the executors. One that spins sees it by itself. Only if it doesn't soon, molt_await wakes another, since waking a
@@ -339,7 +347,7 @@ static inline void molt_start_waiting(molt_arena *a, molt_call *c, molt_waiting 
     w->spin_until_ns = now_ns + spin_ns;
     if (w->flows || !molt_is_short(&c->patience, spin_ns))
         return;
-    int free = !molt_contended(a, now_ns, c->company) && molt_count_awake(a->client_awake, molt_in_use(a)) < spinners;
+    int free = !molt_contended(a, now_ns, c->company) && molt_clients_awake(a) < spinners;
     w->manner = molt_manner(&c->patience, free, molt_is_beside(&c->patience), spin_ns);
 }
 

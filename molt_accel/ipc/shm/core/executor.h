@@ -44,11 +44,11 @@ static inline int molt_is_full(const molt_full *full, uint64_t id, const molt_en
 /* Find the READY request whose turn it is, and count what is queued and what runs. 1, or 0: there is none that may run. */
 static inline int molt_find_next(const molt_arena *a, molt_executor *e, const molt_full *full, uint32_t *next,
                                  uint64_t *next_word) {
-    uint32_t n = molt_in_use(a), here = molt_is_contended(a) ? molt_processor() : 0;
+    uint32_t i, here = molt_is_contended(a) ? molt_processor() : 0;
     uint64_t next_turn = 0;
     int found = 0;
     e->queued = e->running = 0;
-    for (uint32_t i = 0; i < n; i++) {
+    for (molt_walk walk = molt_walk_marked(a); molt_next_marked(&walk, &i);) {
         uint64_t word = molt_look(a, i);
         uint32_t state = MOLT_STATE(word);
         e->running += state == MOLT_CLAIMED || state == MOLT_ABANDONED || state == MOLT_KILLING;
@@ -71,7 +71,8 @@ static inline int molt_find_next(const molt_arena *a, molt_executor *e, const mo
 /* Whether as many requests of an entrypoint run as may. */
 static inline int molt_limit_reached(const molt_arena *a, uint64_t id, uint64_t limit) {
     uint64_t running = 0;
-    for (uint32_t i = 0, n = molt_in_use(a); i < n; i++) {
+    uint32_t i;
+    for (molt_walk walk = molt_walk_marked(a); molt_next_marked(&walk, &i);) {
         uint32_t state = MOLT_STATE(molt_look(a, i));
         running += (state == MOLT_CLAIMED || state == MOLT_ABANDONED || state == MOLT_KILLING) &&
                    atomic_load_explicit(&a->entry_of[i], memory_order_relaxed) == id;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "entries.h"
+#include "marks.h"
 #include "waiting.h"
 
 /* The state word of a channel. */
@@ -10,12 +11,6 @@ static inline uint64_t molt_look(const molt_arena *a, uint32_t channel) { return
 /* Take a step: compare and swap the state word. 1, or 0: it was not `from`. */
 static inline int molt_step(molt_arena *a, uint32_t channel, uint64_t from, uint64_t to) {
     return atomic_compare_exchange_strong(&a->words[channel], &from, to);
-}
-
-/* Channels from this index on were never granted to a client. */
-static inline uint32_t molt_in_use(const molt_arena *a) {
-    uint64_t n = atomic_load_explicit(&a->header->in_use, memory_order_relaxed);
-    return n < a->geometry.channels ? (uint32_t)n : a->geometry.channels;
 }
 
 /* Wake the executor of a slot if it sleeps until there is a request; 1 if it did. One that was idle a moment ago may have a
@@ -44,6 +39,14 @@ static inline int molt_look_again(molt_arena *a) {
     return molt_wake_executor(a);
 }
 
+/* Review the marks, and have an executor look once more if it may have missed a request. Returns how many were missing. */
+static inline uint32_t molt_mend_marks(molt_arena *a) {
+    uint32_t missed = molt_review_marks(a);
+    if (missed)
+        molt_look_again(a);
+    return missed;
+}
+
 /* Ring the doorbell that a channel's client listens to. */
 static inline void molt_ring_client(molt_arena *a, uint32_t channel) {
     uint64_t at = atomic_load(&molt_channel_at(a, channel)->doorbell_of); /* ordered after the state that it rings for */
@@ -65,6 +68,14 @@ static inline uint32_t molt_count_awake(const molt_flag *flags, uint32_t n) {
     return count;
 }
 
+/* How many clients stay awake just now. They have requests, so their channels are marked. */
+static inline uint32_t molt_clients_awake(const molt_arena *a) {
+    uint32_t count = 0, i;
+    for (molt_walk walk = molt_walk_marked(a); molt_next_marked(&walk, &i);)
+        count += atomic_load_explicit(&a->client_awake[i], memory_order_relaxed) != 0;
+    return count;
+}
+
 /* Whether others want so many processors that no two are left, for a caller and an executor. As it was found last. */
 static inline int molt_is_contended(const molt_arena *a) {
     return atomic_load_explicit(&a->header->crowd.contended, memory_order_relaxed) != 0;
@@ -75,7 +86,7 @@ static inline int molt_is_contended(const molt_arena *a) {
  * tell a client that runs from others: only those that stay awake say so. */
 static inline int molt_contended(molt_arena *a, uint64_t now_ns, uint32_t company) {
     if (molt_has_to_look(&a->header->crowd, now_ns)) {
-        uint32_t ours = 1 + company + molt_count_awake(a->client_awake, molt_in_use(a));
+        uint32_t ours = 1 + company + molt_clients_awake(a);
         for (uint32_t i = 0; i < a->geometry.slots; i++)
             ours += atomic_load(&a->slots[i].state) == MOLT_SLOT_BUSY ||
                     atomic_load_explicit(&a->executor_awake[i], memory_order_relaxed);

@@ -28,6 +28,7 @@ static void check_plan(const molt_arena *a, uint64_t size) {
         {(uintptr_t)a->failure, channels * sizeof(molt_word)},
         {(uintptr_t)a->client_awake, channels},
         {(uintptr_t)a->executor_awake, slots},
+        {(uintptr_t)a->marks, (channels + 63) / 64 * sizeof(molt_word)},
         {(uintptr_t)a->slots, slots * sizeof(molt_slot)},
         {end_of_last, sizeof(molt_channel) + 2 * ring},
     };
@@ -47,9 +48,9 @@ static void check_plan(const molt_arena *a, uint64_t size) {
 static void touch(const molt_arena *a) {
     volatile uint64_t sum = molt_in_use(a) + molt_count_awake(a->client_awake, a->geometry.channels) +
                             molt_count_awake(a->executor_awake, a->geometry.slots) + molt_idle_executors(a) +
-                            molt_ahead_of(a, 1);
+                            molt_ahead_of(a, 1) + molt_clients_awake(a);
     for (uint32_t i = 0; i < a->geometry.channels; i++) {
-        sum += molt_look(a, i) + atomic_load(&a->ticket_of[i]) + atomic_load(&a->failure[i]);
+        sum += molt_look(a, i) + (uint64_t)molt_is_marked(a, i) + atomic_load(&a->ticket_of[i]) + atomic_load(&a->failure[i]);
         sum += atomic_load(&molt_channel_at(a, i)->doorbell.count) + atomic_load(&molt_channel_at(a, i)->reply.tail);
         sum += molt_request_data(a, i)[0] + molt_reply_data(a, i)[a->geometry.ring_bytes - 1];
         CHECK(molt_request_data(a, i) + a->geometry.ring_bytes == molt_reply_data(a, i));

@@ -128,6 +128,7 @@ static uint64_t some_place(molt_input *in) {
         &a.header->in_use, &a.header->tickets, &a.header->published,
         &ch->request.head, &ch->request.tail, &ch->reply.head, &ch->reply.tail,
         &ch->doorbell_of, &ch->doorbell.sem, &slot->doorbell.sem, &slot->state, &slot->doorbell.parked,
+        &a.marks[0],
     };
     molt_entry *row = molt_find_entry(&a, 1 + index % CLASSES, 1);
     void *of_entries[] = {
@@ -189,6 +190,7 @@ static void check_everything(void) {
     for (uint32_t i = 0; i < CHANNELS; i++) {
         channel_model *c = &channels[i];
         CHECK(molt_look(&a, i) == word_of(c));
+        CHECK(c->state == MOLT_IDLE || molt_is_marked(&a, i));
         waiting += c->state == MOLT_READY && !c->call.deferred;
         told &= c->announced; /* else somebody is about to wake one, for his request or an older one */
         for (uint32_t j = 0; j < i; j++) /* an executor has one at most */
@@ -581,8 +583,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         case 10: kill_request(channel); break;
         case 11: reap(slot); break;
         case 12: reclaim(channel); break;
-        case 13: /* spin between looking and going to sleep; or let go of that */
-            atomic_store(&a.executor_awake[slot], slots[slot].noted);
+        case 13: /* the supervisor's look at marks; or spin between looking and going to sleep, or let go of that */
+            if (what & 0x80) {
+                uint32_t missed = molt_mend_marks(&a);
+                CHECK(!honest || !missed);
+            } else {
+                atomic_store(&a.executor_awake[slot], slots[slot].noted);
+            }
             break;
         case 14:
             if (channels[channel].call.deferred && !channels[channel].gone)

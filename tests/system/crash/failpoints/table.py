@@ -55,6 +55,7 @@ def _points(actor: Actor, *rows: tuple[str, Script, str] | tuple[str, Script, st
 
 _NOBODY_SLEEPS: Final = "executors that have always something to do need no waking"
 _ANYBODY_STARTS: Final = "whichever client is first starts the pool; the others wait"
+_IS_MARKED: Final = "a channel that is used all the time is marked already"
 
 POINTS: Final[tuple[Point, ...]] = (
     *_points(
@@ -64,6 +65,7 @@ POINTS: Final[tuple[Point, ...]] = (
         ("attached", Script.ATTACH, "has its channels, nobody watches the socket yet"),
         ("leasing", Script.LEASE, "has asked for more channels, has not got them"),
         ("leased", Script.ECHO, "has taken a channel, which is IDLE"),
+        ("marking", Script.ATTACH, "READY is stored, the channel is not marked", _IS_MARKED),
         ("mid_payload", Script.LARGE, "a part of the request is in the ring"),
         ("undecided", Script.LIMIT, "READY is stored, and whether it is taken on is not decided"),
         ("published", Script.ECHO, "READY is stored, the count of published requests not"),
@@ -111,6 +113,7 @@ POINTS: Final[tuple[Point, ...]] = (
         ("reaped", Script.CRASH, "the executor is reaped, its request is still CLAIMED"),
         ("repairing", Script.CRASH, "the reason is stored, FAILED is not"),
         ("failed", Script.CRASH, "FAILED is stored, the client was not rung"),
+        ("unmarked", Script.ECHO, "an IDLE channel's mark is taken away, it was not looked at again"),
         ("resetting_slot", Script.CRASH, "the slot is free again, its epoch is the old one"),
         ("abandoning", Script.DIE, "a dead client's request is ABANDONED, its executor not told"),
         ("reclaiming", Script.DIE, "a dead client's channel is as new, and not free"),

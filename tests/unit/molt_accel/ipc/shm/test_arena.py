@@ -109,7 +109,17 @@ def test_a_view_can_not_write() -> None:
     arena, fd = arenas.create(GEOMETRY)
     view = arenas.view(fd)
     assert set(dir(view)).isdisjoint(
-        {"set_gauge", "set_in_use", "add_counter", "set_slot_gauge", "step", "reset_slot", "retire", "close"}
+        {
+            "set_gauge",
+            "set_in_use",
+            "add_counter",
+            "set_slot_gauge",
+            "step",
+            "reset_slot",
+            "retire",
+            "close",
+            "mend_marks",
+        }
     )
     with pytest.raises(AttributeError):
         view.in_use = 1  # type: ignore[misc]

@@ -497,6 +497,7 @@ def test_a_serial_is_the_same_in_both_languages(index: int, generation: int) -> 
     claim = memoryview(bytearray(8))
     slot = core.Slot(arena, 0, 0, claim)
     put(arena, index, generation << 32 | ChannelState.READY)
+    assert arena.mend_marks() == 1
     assert slot.next() == core.REQUEST
     slot.begin(SlotGauge.SERIAL, 0, Gauge.WAKE_NS)
     serial = serial_of(index, generation)

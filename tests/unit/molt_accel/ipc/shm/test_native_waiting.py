@@ -151,6 +151,9 @@ def test_who_died_before_it_rang_is_not_waited_for(outcome: ChannelState) -> Non
 
 def test_a_request_whose_client_died_before_it_woke_anybody_is_claimed() -> None:
     arena = new_arena()
+    channel = channel_of(arena)
+    publish(channel)  # marks the channel
+    channel.give_up()
     executor = Running(slot_of(arena).next)
     wait_until(lambda: arena.slot_state(0) == core.SLOT_IDLE)
     # What a client does up to its announcement: no executor is told.

@@ -223,3 +223,14 @@ def test_one_that_was_replaced_is_told_again_by_the_audit(
     monkeypatch.setattr(stage.supervisor.pool, "replaced", lambda: [executor])
     stage.supervisor._audit.run(time.monotonic_ns(), stage.supervisor._clients)
     assert stage.arena.retires(player.index)
+
+
+def test_channels_that_are_idle_are_unmarked_and_no_others(stage: ShmStage) -> None:
+    player, _ = stage.start()
+    caller = Caller(stage, 3)
+    given_up, running = caller.publish(caller.channels[0]), caller.publish(caller.channels[1])
+    assert given_up.give_up(True) == ChannelState.READY
+    assert player.claim() == running.index
+    assert [stage.arena.is_marked(index) for index in caller.channels] == [True, True, False]
+    stage.pass_time(1001)
+    assert [stage.arena.is_marked(index) for index in caller.channels] == [False, True, False]

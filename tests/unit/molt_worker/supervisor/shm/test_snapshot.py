@@ -357,6 +357,8 @@ def test_a_view_stores_nothing() -> None:
         "open_slots",
         "queued",
         "running",
+        "is_marked",
+        "with_requests",
     }
 
 
