@@ -342,9 +342,12 @@ static void test_the_other_side_is_followed_only_where_it_stays(void) {
     CHECK(patience.steady == MOLT_STEADY);
     molt_hear_of(&patience, 1u << 20); /* scribbled: there is no such processor */
     CHECK(patience.steady == 1 && !molt_is_beside(&patience));
-    for (uint32_t i = 0; i < MOLT_STEADY; i++)
+    for (uint32_t i = 1; i < MOLT_STEADY; i++) {
+        CHECK(!molt_has_to_follow(&patience, 1));
         molt_hear_of(&patience, 1u << 20);
-    molt_follow(&patience, 1);
+    }
+    CHECK(molt_has_to_follow(&patience, 1) && !molt_has_to_follow(&patience, 0));
+    molt_follow(&patience, 1); /* which leads nowhere */
     molt_hear_of(&patience, 0);
     CHECK(!molt_is_beside(&patience));
 }

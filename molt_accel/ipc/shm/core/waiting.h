@@ -57,8 +57,12 @@ static inline void molt_hear_of(molt_patience *patience, uint32_t other_at) {
 /* Where others want the processors, go to where the other side runs: to wake a process on another processor takes several
  * times as long as to let one run on the same. The kernel doesn't bring the two together by itself: a semaphore doesn't tell
  * it that whoever posts is about to sleep, as a pipe does. Only one of two sides may do this. */
+static inline int molt_has_to_follow(const molt_patience *patience, int contended) {
+    return contended && patience->steady == MOLT_STEADY && patience->other_at != molt_processor();
+}
+
 static inline void molt_follow(const molt_patience *patience, int contended) {
-    if (contended && patience->steady == MOLT_STEADY && patience->other_at != molt_processor())
+    if (molt_has_to_follow(patience, contended))
         molt_move_to(patience->other_at);
 }
 
