@@ -130,7 +130,7 @@ class ForkserverHandle:
 
     @classmethod
     def start(
-        cls, config: Config, words: StopWords, make_endpoint: MakeEndpoint, descriptors: tuple[int, ...]
+        cls, config: Config, words: StopWords, make_endpoint: MakeEndpoint, descriptors: tuple[int, ...] = ()
     ) -> ForkserverHandle:
         """Fork a fork server, which keeps these descriptors. Returns in this process only.
 
