@@ -106,7 +106,7 @@ class LoopCalls:
             return None
         ended: Ended = loop.create_future()
         now_ns = time.monotonic_ns()
-        call.until_ns = NEVER if timeout_s is None else now_ns + int(max(timeout_s, 0.0) * 1e9)
+        call.until_ns = NEVER if timeout_s is None else now_ns + int(min(max(timeout_s, 0.0), 1e9) * 1e9)
         call.ended = ended
         if is_new:
             call.loop_calls = self
@@ -352,6 +352,7 @@ class Loops:
             self._over = True
             free, self._free = self._free, []
             all_calls = [calls for calls in self._of.values() if calls is not None]
+            self._of.clear()  # from now on they belong to their loops, whose end is theirs
         for bell in free:
             bell.close()
         for calls in all_calls:
