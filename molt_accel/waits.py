@@ -47,10 +47,15 @@ class CallEnd(msgspec.Struct, frozen=True):
 
     async def wait(self) -> bool:
         pending = self.pending
+        if not pending.done:
+            loop = asyncio.get_running_loop()
+            ended = pending.ended_in(loop, self.timeout_s)
+            if ended is not None:
+                await ended
+                return pending.done
         if pending.done:
             await asyncio.sleep(0)  # give other tasks a turn, even if every answer is already there
             return True
-        loop = asyncio.get_running_loop()
         ended = loop.create_future()
 
         def settle() -> None:

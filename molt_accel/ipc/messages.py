@@ -187,6 +187,19 @@ class Return(Message):
     channels: list[U32]
 
 
+class LeaseBell(Message):
+    """Client: an event loop of its process waits for calls, and it asks for a bell. Answered by `GrantBell`."""
+
+
+class GrantBell(Message):
+    """Worker: the bell is the client's as long as it is attached. The pipe that is read comes along.
+
+    Without a bell: there is none left, or the client has as many as one may have.
+    """
+
+    bell: U32 | None = None
+
+
 class CancelChannel(Message):
     """Client: it gave up the request of this generation on its channel, which an executor may have. Not answered."""
 
@@ -205,7 +218,7 @@ class Draining(Message):
 #: What each direction of a connection may carry.
 STDIO_FROM_CLIENT: Final = msgspec.msgpack.Decoder(Cancel)
 STDIO_FROM_WORKER: Final = msgspec.msgpack.Decoder(Hello | StartFailed | BadFrame)
-SHM_FROM_CLIENT: Final = msgspec.msgpack.Decoder(Attach | Lease | Return | CancelChannel | Detach)
+SHM_FROM_CLIENT: Final = msgspec.msgpack.Decoder(Attach | Lease | Return | LeaseBell | CancelChannel | Detach)
 SHM_FROM_WORKER: Final = msgspec.msgpack.Decoder(
-    Attached | Reloading | Refused | Grant | Recall | Hello | Draining | StartFailed
+    Attached | Reloading | Refused | Grant | Recall | GrantBell | Hello | Draining | StartFailed
 )

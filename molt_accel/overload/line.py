@@ -52,7 +52,10 @@ def expected_wait(free_in: Sequence[int], ahead: Sequence[EntryLoad], own: Entry
     kin = len(own.running) + sum(entry is own for entry in ahead)
     if not own.limit:
         return Wait(executors[0], 0, free_ns, longest_ns, kin)
-    places = [*sorted(own.running)[-own.limit :], *[0] * (own.limit - len(own.running))]
+    limit = min(
+        own.limit, kin + 1
+    )  # more places than that stay free; and a client may have written any number
+    places = [*sorted(own.running)[-limit:], *[0] * (limit - len(own.running))]
     heapq.heapify(places)
     for entry in ahead:
         if entry is own:

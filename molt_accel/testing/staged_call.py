@@ -79,6 +79,11 @@ class StagedCall:
             left_s = max(0.0, self._due_s - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(left_s, self._begin)
 
+    def ended_in(
+        self, loop: asyncio.AbstractEventLoop, timeout_s: float | None
+    ) -> asyncio.Future[None] | None:
+        return None if self._begun is None or self._callback else self._begun.ended_in(loop, timeout_s)
+
     def abandon(self, error: MoltError) -> bool:
         """End it with `error`; see `Sender.abandon`."""
         with self._lock:

@@ -15,6 +15,8 @@ from molt_accel.ipc import outcomes
 from molt_accel.ipc.messages import Request, Response
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future
+
     from molt_accel.transports.line import Line
     from molt_accel.transports.overflow import Overflow
 
@@ -46,6 +48,12 @@ class PendingCall(Protocol):
         """Have `callback` called when the call ends, or now if it has; on any thread, and maybe twice.
 
         Raises MoltWorkerUnavailable if that takes a thread and none can be started.
+        """
+
+    def ended_in(self, loop: AbstractEventLoop, timeout_s: float | None) -> Future[None] | None:
+        """Have the event loop that is running wait for the call, without a thread.
+
+        Returns what is done when the call ends or the time is over. None: it has ended, or `on_done` is to be used.
         """
 
 
@@ -82,6 +90,9 @@ class Pending:
         if self._gate.acquire(timeout=timeout):
             self._gate.release()
         return self.result is not None
+
+    def ended_in(self, loop: AbstractEventLoop, timeout_s: float | None) -> None:
+        """See `PendingCall`."""
 
     def on_done(self, callback: Callable[[], object]) -> None:
         self._callback = callback

@@ -40,6 +40,10 @@ class PoolOwner(Protocol):
 class Delivery(Protocol):
     """How requests reach executors: what the pool has to know of it."""
 
+    #: What executors inherit of the supervisor's descriptors. A fork server keeps them, under the same numbers.
+    @property
+    def descriptors(self) -> tuple[int, ...]: ...
+
     def make_endpoint(self, sock: socket.socket, number: int, slot: int) -> Endpoint:
         """An executor's way to its requests; called in the executor."""
 

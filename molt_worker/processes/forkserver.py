@@ -72,15 +72,19 @@ def _ignore(signum: int, stack: object) -> None:
     """A handler that does nothing. Unlike SIG_IGN, programs that user code executes don't inherit it."""
 
 
-def _keep_only(control: socket.socket) -> socket.socket:
-    """Close every descriptor of the supervisor's but the control socket and stderr."""
+def _keep_only(control: socket.socket, kept: tuple[int, ...]) -> socket.socket:
+    """Close every descriptor of the supervisor's but the control socket, stderr and `kept`, which are above them."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(log.STDERR_FD, 1)  # what user code prints must not end up between frames
     fd = control.detach()
     # Through a number above all targets, so that neither dup2 overwrites what the other still needs.
     os.dup2(fd, _CONTROL_FD)
-    os.closerange(_CONTROL_FD + 1, min(os.sysconf("SC_OPEN_MAX"), 65536))
+    first = _CONTROL_FD + 1
+    for fd in sorted(kept):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, max(first, min(os.sysconf("SC_OPEN_MAX"), 65536)))
     os.set_inheritable(_CONTROL_FD, False)
     return socket.socket(fileno=_CONTROL_FD)
 
@@ -93,6 +97,7 @@ class Forkserver:
     config: Config
     word_of: Callable[[int], StopWord]  #: the stop word of a slot
     make_endpoint: MakeEndpoint
+    descriptors: tuple[int, ...] = ()  #: of the supervisor's, which executors need; numbers from 4 on
 
     def __post_init__(self) -> None:
         self._parser = FrameParser(messages=commands.TO_FORKSERVER)
@@ -115,7 +120,7 @@ class Forkserver:
                 signal.signal(number, _ignore)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             log.mend_stderr()
-            self.control = _keep_only(self.control)
+            self.control = _keep_only(self.control, self.descriptors)
             self._late_imports = LateImports()
             streams.renew()
             code = self._run()

@@ -129,14 +129,20 @@ class ForkserverHandle:
         self.stream = FrameStream(fd, fd, messages=FROM_FORKSERVER)
 
     @classmethod
-    def start(cls, config: Config, words: StopWords, make_endpoint: MakeEndpoint) -> ForkserverHandle:
-        """Fork a fork server. Returns in this process only. Raises OSError: no memory or descriptor is left now."""
+    def start(
+        cls, config: Config, words: StopWords, make_endpoint: MakeEndpoint, descriptors: tuple[int, ...] = ()
+    ) -> ForkserverHandle:
+        """Fork a fork server, which keeps these descriptors. Returns in this process only.
+
+        Raises OSError: no memory or descriptor is left now.
+        """
         control, child_end = socket.socketpair()
         supervisor_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
             control.close()
-            Forkserver(child_end, config, words.word_of, make_endpoint).main(supervisor_pid)
+            forkserver = Forkserver(child_end, config, words.word_of, make_endpoint, descriptors)
+            forkserver.main(supervisor_pid)
         child_end.close()
         control.setblocking(False)
         return cls(pid, control, config, words)

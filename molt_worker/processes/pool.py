@@ -83,7 +83,9 @@ class Pool:
         """Import the exports in a new fork server; when it is ready, its executors replace all others."""
         self._forkserver_at_ns = 0
         try:
-            forkserver = ForkserverHandle.start(self.config, self.words, self.delivery.make_endpoint)
+            forkserver = ForkserverHandle.start(
+                self.config, self.words, self.delivery.make_endpoint, self.delivery.descriptors
+            )
         except OSError as exc:  # no memory or no descriptor for it; there may be later
             self.log.log("error", "forkserver_not_started", error=str(exc))
             self._forkserver_at_ns = self.loop.at(self._back_off())

@@ -41,7 +41,7 @@ class FakeForkserver(ForkserverHandle):
     #: What it has imported.
     rows: ClassVar = [ExportRow("echo", Codec.MSGPACK, Codec.MSGPACK, "m:echo", False)]
 
-    def __init__(self, config: Config, words: StopWords, make_endpoint: object) -> None:
+    def __init__(self, config: Config, words: StopWords, make_endpoint: object, descriptors: object) -> None:
         control, self.other_end = socket.socketpair()
         control.setblocking(False)
         self.other_end.setblocking(False)
@@ -232,6 +232,8 @@ class Stage(Logged):
 
 class Recorder:
     """The pool's owner and delivery: writes down what it is told; executors served as many as `counts` says."""
+
+    descriptors = ()
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage

@@ -20,6 +20,7 @@ from molt_accel.ipc.messages import (
     Attached,
     Codec,
     Grant,
+    GrantBell,
     Hello,
     Request,
     Response,
@@ -58,6 +59,7 @@ class FakePool:
         self.sock: socket.socket | None = None  #: the worker's end of the last connection
         self.connections: list[Connection] = []
         self._ends: list[socket.socket] = []
+        self.bells: list[int] = []  #: the writing ends that there are
         self._attaching: list[threading.Thread] = []
 
     def set(self, fact: Gauge, value: int) -> None:
@@ -114,6 +116,21 @@ class FakePool:
 
     def greet(self) -> None:
         self.tell(Hello())
+
+    def new_bell(self) -> tuple[int, int]:
+        """Another bell: its number, and the reading end, which its reader closes."""
+        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.bells.append(writing)
+        self.arena.use_bells(self.bells)
+        return len(self.bells) - 1, reading
+
+    def lend_bell(self) -> int:
+        """Answer a client that asks for a bell. Returns the bell's number."""
+        bell, reading = self.new_bell()
+        assert self.sock is not None
+        control.send(self.sock, GrantBell(bell), (reading,))
+        os.close(reading)
+        return bell
 
     def grant(self, *channels: int) -> None:
         self.tell(Grant(list(channels)))
@@ -173,6 +190,8 @@ class FakePool:
             thread.join(PATIENCE_S)
         for end in self._ends:
             end.close()
+        self.arena.use_bells(())
+        control.close_all(self.bells)
         for connection in self.connections:
             connection.monitor.join(PATIENCE_S)
         os.close(self._arena_fd)

@@ -24,7 +24,9 @@ from molt_accel.ipc.messages import (
     Detach,
     Draining,
     Grant,
+    GrantBell,
     Lease,
+    LeaseBell,
     Message,
     Recall,
     Request,
@@ -38,7 +40,8 @@ from molt_accel.transports.base import Pending
 from molt_accel.transports.connection import BaseConnection, ConnectionState
 from molt_accel.transports.shm.admission import Admission
 from molt_accel.transports.shm.channels import BATCH, ChannelPool
-from molt_accel.transports.shm.completion import CompletionThread
+from molt_accel.transports.shm.completion import Completing, CompletionThread
+from molt_accel.transports.shm.loops import Loops
 
 log = logging.getLogger("molt_accel")
 
@@ -78,6 +81,7 @@ class Connection(BaseConnection):
         self.arena.executors = grant.executors
         self.admission = Admission(self.arena)
         self.channels = ChannelPool(self.arena, self.max_frame_bytes)
+        self.loops = Loops(self.arena, self._ask_for_bell, self._adopt)
         if grant.channels:  # else other clients hold all of them, and the first call asks again
             self.channels.add(grant.channels)
         failpoint("client.attached")
@@ -126,6 +130,7 @@ class Connection(BaseConnection):
         with self._leasing:
             if not self.channels.wants_more:
                 return  # another thread has asked
+            self.loops.sweep()
             self._granted_none = False
             self._granted.clear()
             with contextlib.suppress(OSError):
@@ -146,6 +151,14 @@ class Connection(BaseConnection):
                     self._completion_thread.stop()
             return self._completion_thread
 
+    def _ask_for_bell(self) -> None:
+        with contextlib.suppress(OSError):  # the worker is gone, which is about to be seen
+            self._send(LeaseBell())
+            failpoint("client.leasing_bell")
+
+    def _adopt(self, call: Completing) -> None:
+        self.completion_thread.add(call)
+
     def call_ended(self) -> None:
         """Note that a call or a ping has ended. A retired connection lets go of the worker after the last one."""
         if self.channels.in_calls:
@@ -162,9 +175,13 @@ class Connection(BaseConnection):
     def _listen(self) -> MoltError:
         try:
             while True:
-                message, _ = control.receive(self._sock, SHM_FROM_WORKER)
+                message, fds = control.receive(self._sock, SHM_FROM_WORKER, max_fds=1)
                 if message is None:
                     return self._farewell("its control socket was closed")
+                if isinstance(message, GrantBell):
+                    self.loops.granted(message.bell, fds.pop() if fds else None)
+                    continue
+                control.close_all(fds)
                 self._take(message)
         except OSError as exc:
             return self._farewell(str(exc.strerror))
@@ -198,6 +215,7 @@ class Connection(BaseConnection):
         self._resolve_all(error)
         self.arena.close()
         self.channels.wake_all()
+        self.loops.end()
         if completion_thread is not None:
             completion_thread.stop()
         self._granted.set()
@@ -213,6 +231,7 @@ class Connection(BaseConnection):
         self.channels.shut()
         self.arena.close()
         self.channels.wake_all()
+        self.loops.end()
         if completion_thread is not None:
             completion_thread.stop()
         # Tell the worker only if no thread can be writing to a channel any more: it grants the channels to others at
@@ -245,4 +264,5 @@ class Connection(BaseConnection):
         self.move_to(ConnectionState.FORGOTTEN)
         self.arena.close()
         self._sock.close()
+        self.loops.forget()
         self.arena.let_go()  # the child has copies of the parent's calls: ending those must not end the parent's

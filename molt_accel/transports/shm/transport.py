@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from molt_accel import codec
 from molt_accel.durations import NS_PER_MS
@@ -48,6 +48,9 @@ from molt_accel.transports.connection import ConnectionState, cancelled_by_close
 from molt_accel.transports.launcher import NeverListened, attach_or_start
 from molt_accel.transports.shm.connection import Connection
 
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future
+
 _ATTACH_TRIES: Final = 5  #: how often the client tries to attach when the worker goes away meanwhile
 #: How many leased channels may turn out not to be IDLE before one call gives the arena up as corrupt.
 _PUBLISH_TRIES: Final = 40
@@ -61,7 +64,7 @@ def _failed(word: int, entry: str, request_id: int) -> Response:
 
 
 class ShmCall(ChannelCall):
-    """A call on its channel; a `PendingCall`. One thread waits for it, or the connection's completion thread does.
+    """A call on its channel; a `PendingCall`. One thread waits for it, an event loop, or the completion thread.
 
     `ChannelCall` has the usual course; here is what else may befall a call.
     """
@@ -89,13 +92,19 @@ class ShmCall(ChannelCall):
         if self.done:
             callback()
 
+    def ended_in(self, loop: AbstractEventLoop, timeout_s: float | None) -> Future[None] | None:
+        if self.callback is not None:  # the completion thread waits for it
+            return None
+        loop_calls = self.connection.loops.of(loop)
+        return None if loop_calls is None else loop_calls.add(self, timeout_s)
+
     def poll(self) -> int:
         """For the completion thread: move on without waiting. Returns 0 at the end, else when to look again (ns)."""
         try:
             if not self.done:
                 self.advance(0)
         except BaseException as exc:
-            self.result = MoltProtocolError(f"the call failed: {type(exc).__name__}: {exc}")
+            self.fail(exc)
             raise
         finally:
             if self.done:
@@ -103,6 +112,10 @@ class ShmCall(ChannelCall):
                 if self.callback is not None:
                     self.callback()
         return 0 if self.done else self.look_ns
+
+    def fail(self, bug: BaseException) -> None:
+        """End the call, because it can't be moved on."""
+        self.result = MoltProtocolError(f"the call failed: {type(bug).__name__}: {bug}")
 
     def go_on(self, code: int, until_ns: int) -> None:
         """Wait on: what ended the wait so far is not the call's outcome."""
@@ -219,7 +232,10 @@ class ShmCall(ChannelCall):
                 failpoint("client.cancelling")
                 connection.cancel(self.channel.index, self.published)
         # The thread that waits gives the channel back, even if it comes only now. Without one, this thread does.
-        if self.callback is not None:
+        if self.loop_calls is not None:
+            if ended:
+                self.loop_calls.ended(self)
+        elif self.callback is not None:
             if ended:
                 connection.completion_thread.wake()
         elif self.done and not self.waited_for:

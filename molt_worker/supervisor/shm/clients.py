@@ -29,9 +29,11 @@ from molt_accel.version import __version__
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, EventLoop
 from molt_worker.runtime.metrics import Counters
+from molt_worker.supervisor.shm.bells import PER_CLIENT, Bells
 
 _MAX_CLIENTS: Final = 1024  #: more connections are not from servers, but from a program that leaks them
-_OTHER_FDS: Final = 256  #: descriptors left to the rest of the worker by connections, which take two each
+#: Descriptors left to the rest of the worker by connections, which take two each. Bells take a sixteenth of all.
+_OTHER_FDS: Final = 256
 #: How long clients may take to return channels that another client wants. They do so as soon as they get a processor.
 _RECALL_NS: Final = NS_PER_S
 _PAUSE_NS: Final = 100_000_000  #: how long no connection is accepted when descriptors or memory have run out
@@ -44,7 +46,8 @@ _ACCEPTED_AT_ONCE: Final = 16
 def max_clients() -> int:
     """How many connections this process can afford."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    affordable = _MAX_CLIENTS if limit == resource.RLIM_INFINITY else (limit - _OTHER_FDS) // 2
+    left = limit - _OTHER_FDS - limit // 16
+    affordable = _MAX_CLIENTS if limit == resource.RLIM_INFINITY else left // 2
     return max(8, min(_MAX_CLIENTS, affordable))
 
 
@@ -84,6 +87,7 @@ class Attachment:
     pid: int
     channels: set[int] = field(default_factory=set)
     returned: set[int] = field(default_factory=set)  #: channels that it returned with something on them
+    bells: set[int] = field(default_factory=set)
     asked: Attach | None = None  #: an `Attach` that was not answered
     answer_ns: int = 0  #: when it has to be answered at the latest
     attached: bool = False
@@ -146,6 +150,7 @@ class Clients:
     listener: socket.socket  #: bound but not listening yet, non-blocking
     arena_fd: int  #: the descriptor that clients are given
     channels: Channels
+    bells: Bells
     facts: dict[str, int]  #: what a client has to know of the pool: fields of `messages.Attached`
     loop: EventLoop
     log: LogSink
@@ -320,6 +325,8 @@ class Clients:
             if returned:  # else a client that has none to spare would be asked again and again
                 self._recall_for_waiting()
             self.owner.on_clients_changed()
+        elif isinstance(message, messages.LeaseBell) and client.attached and not client.observer:
+            self._lend_bell(client)
         elif isinstance(message, messages.CancelChannel):
             if message.channel in client.channels:
                 self.owner.on_cancel()
@@ -370,6 +377,17 @@ class Clients:
             self.tell(client, Hello())
         if not granted and not client.observer:
             self._want(client, message.channels)  # the client's first call should not have to ask
+
+    def _lend_bell(self, client: Attachment) -> None:
+        lent = self.bells.lend() if len(client.bells) < PER_CLIENT else None
+        if lent is None:
+            self.tell(client, messages.GrantBell())
+            return
+        bell, reading_end = lent
+        client.bells.add(bell)
+        failpoint("supervisor.lending_bell")
+        self.tell(client, messages.GrantBell(bell), (reading_end,))
+        failpoint("supervisor.lent_bell")
 
     def _want(self, client: Attachment, count: int) -> None:
         client.wanted = min(count, self.channels.count)
@@ -458,7 +476,10 @@ class Clients:
         self.owner.on_clients_changed()
 
     def _forget(self, client: Attachment) -> None:
-        if not client.connected and not client.channels and client in self._clients:
+        if not client.connected and client.has_left:
+            self.bells.take_back(client.bells)
+            client.bells.clear()
+        if not client.connected and not client.channels and not client.bells and client in self._clients:
             self._drop_pidfd(client)
             self._clients.remove(client)
 

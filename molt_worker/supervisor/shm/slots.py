@@ -24,6 +24,7 @@ class Slots:
     config: Config
     arena: Arena
     words: StopWords  #: the executors' claims, with a slot for each of the arena's
+    descriptors: tuple[int, ...] = ()  #: see `Delivery`
 
     def make_endpoint(self, sock: socket.socket, number: int, slot: int) -> ShmEndpoint:
         return ShmEndpoint(sock, number, slot, self.arena, self.config, self.words.claim_of(slot))

@@ -41,6 +41,7 @@ from molt_worker.supervisor import report
 from molt_worker.supervisor.base import Worker
 from molt_worker.supervisor.shm import snapshot, spinning
 from molt_worker.supervisor.shm.audit import Audit
+from molt_worker.supervisor.shm.bells import Bells
 from molt_worker.supervisor.shm.clients import Channels, Clients
 from molt_worker.supervisor.shm.deadlines import Deadlines
 from molt_worker.supervisor.shm.ledger import Ledger, request_serial
@@ -106,7 +107,8 @@ class ShmSupervisor:
         ledger[Gauge.GRACE_MS] = config.grace_ms
         ledger.repair()
         words = StopWords(arena.slots)
-        self._slots = Slots(config, arena, words)
+        self._bells = Bells(arena, log)  # before any process is forked that shall have them
+        self._slots = Slots(config, arena, words, self._bells.writing_ends)
         self.pool = Pool(config, self._loop, log, self._counters, words, self._slots, self)
         grace_ns = config.grace_ms * NS_PER_MS
         self._deadlines = Deadlines(grace_ns, self._loop, log, self.pool, ledger)
@@ -121,7 +123,8 @@ class ShmSupervisor:
             geometry.channels, lambda channel: state_of(ledger.arena.word(channel)) is ChannelState.IDLE
         )
         self._clients = Clients(
-            self._name.bind(), self._arena_fd, self._channels, facts, self._loop, log, self._counters, self
+            *(self._name.bind(), self._arena_fd, self._channels, self._bells, facts),
+            *(self._loop, log, self._counters, self),
         )
 
     def listen(self) -> None:
@@ -202,6 +205,7 @@ class ShmSupervisor:
     def close(self) -> None:
         self._let_go_of_name()
         self._clients.close()
+        self._bells.close()
         os.close(self._arena_fd)
 
     def _let_go_of_name(self) -> None:

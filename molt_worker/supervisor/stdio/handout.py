@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from typing import Final
 
 from molt_accel.ipc.messages import U32_MAX
 from molt_worker.processes.endpoint import SocketEndpoint
@@ -27,6 +28,8 @@ class _Assignment:
 
 class HandOut:
     """Executors and what they have; the pool's `Delivery`."""
+
+    descriptors: Final[tuple[int, ...]] = ()
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max_frame_bytes = max_frame_bytes

@@ -434,6 +434,50 @@ static void test_time_that_the_host_has_taken_is_no_sign_of_others(void) {
     CHECK(!crowd.contended);
 }
 
+/* -- bells --------------------------------------------------------------------------------------------------------- */
+
+static void new_pipe(int ends[2]) { CHECK(pipe2(ends, O_NONBLOCK | O_CLOEXEC) == 0); }
+
+static ssize_t bytes_in(int end) {
+    char bytes[65536];
+    ssize_t n = read(end, bytes, sizeof bytes);
+    return n < 0 ? 0 : n;
+}
+
+static void test_a_bell_is_rung_once_for_each_time_that_it_is_armed(void) {
+    molt_bell bell = {0};
+    int ends[2];
+    new_pipe(ends);
+    molt_bell_ring(&bell, ends[1]);
+    CHECK(bytes_in(ends[0]) == 0);
+    for (int round = 0; round < 3; round++) {
+        atomic_store(&bell.armed, 1);
+        for (int i = 0; i < 3; i++)
+            molt_bell_ring(&bell, ends[1]);
+        CHECK(atomic_load(&bell.armed) == 0 && bytes_in(ends[0]) == 1);
+    }
+    atomic_store(&bell.armed, UINT64_MAX); /* scribbled */
+    molt_bell_ring(&bell, ends[1]);
+    CHECK(atomic_load(&bell.armed) == 0 && bytes_in(ends[0]) == 1);
+    close(ends[0]), close(ends[1]);
+}
+
+static void test_nobody_who_rings_waits_for_who_does_not_read(void) {
+    molt_bell bell = {0};
+    int ends[2];
+    new_pipe(ends);
+    char bytes[4096] = {0};
+    while (write(ends[1], bytes, sizeof bytes) > 0)
+        ;
+    atomic_store(&bell.armed, 1);
+    molt_bell_ring(&bell, ends[1]); /* full */
+    CHECK(atomic_load(&bell.armed) == 0);
+    atomic_store(&bell.armed, 1);
+    molt_bell_ring(&bell, -1); /* user code has closed it */
+    CHECK(atomic_load(&bell.armed) == 0);
+    close(ends[0]), close(ends[1]);
+}
+
 /* -- steps ----------------------------------------------------------------------------------------------------- */
 
 enum { RING = 4096 };
@@ -1089,6 +1133,58 @@ static void test_a_redirected_channel_rings_the_other_doorbell(void) {
     free_arena(&a);
 }
 
+static void test_a_channel_that_is_aimed_at_a_bell_rings_it_until_its_next_request(void) {
+    molt_arena a = new_arena(2, 1, RING);
+    molt_call c = {0};
+    int ends[2];
+    new_pipe(ends);
+    const int bells[2] = {-1, ends[1]};
+    a.bells = bells, a.bell_count = 2;
+    CHECK(publish(&a, &c, 0, "x", 1));
+    atomic_store(&a.header->bells[1].armed, 1);
+    molt_ring_client(&a, 0);
+    CHECK(bytes_in(ends[0]) == 0 && atomic_load(&molt_channel_at(&a, 0)->doorbell.count) == 1);
+    molt_aim(&a, &c, 1);
+    molt_ring_client(&a, 0);
+    CHECK(bytes_in(ends[0]) == 1 && atomic_load(&molt_channel_at(&a, 0)->doorbell.count) == 1);
+    /* Whoever has no bells rings none, and numbers of bells that can't be lead nowhere. */
+    atomic_store(&a.header->bells[1].armed, 1);
+    a.bell_count = 0;
+    molt_ring_client(&a, 0);
+    a.bell_count = 2;
+    const uint64_t wrong[] = {2, MOLT_A_BELL - 1, MOLT_A_BELL + 2, MOLT_A_BELL + MOLT_BELLS, UINT64_MAX};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        atomic_store(&molt_channel_at(&a, 0)->doorbell_of, wrong[i]);
+        molt_ring_client(&a, 0);
+    }
+    CHECK(bytes_in(ends[0]) == 0 && atomic_load(&a.header->bells[1].armed) == 1);
+    molt_aim(&a, &c, 1);
+    CHECK(molt_give_up(&a, &c, 0) == MOLT_READY);
+    CHECK(publish(&a, &c, 0, "x", 1));
+    CHECK(atomic_load(&molt_channel_at(&a, 0)->doorbell_of) == 0);
+    close(ends[0]), close(ends[1]);
+    free_arena(&a);
+}
+
+static void test_a_call_flows_while_bytes_are_to_be_moved(void) {
+    molt_arena a = new_arena(1, 1, RING);
+    molt_call c = {0};
+    CHECK(publish(&a, &c, 0, "x", 1));
+    CHECK(!molt_flows(&a, &c, molt_look(&a, 0)));
+    uint64_t claimed = MOLT_WITH_STATE(c.word, MOLT_CLAIMED);
+    CHECK(!molt_flows(&a, &c, claimed));
+    atomic_store(&molt_channel_at(&a, 0)->reply.head, RING / 2 - 1);
+    CHECK(!molt_flows(&a, &c, claimed));
+    atomic_store(&molt_channel_at(&a, 0)->reply.head, RING / 2);
+    CHECK(molt_flows(&a, &c, claimed) && !molt_flows(&a, &c, MOLT_WITH_STATE(c.word, MOLT_DONE)));
+    atomic_store(&molt_channel_at(&a, 0)->reply.head, 0);
+    c.left[1] = 1;
+    CHECK(molt_flows(&a, &c, molt_look(&a, 0)));
+    c.left[1] = 0, c.wanted = 1;
+    CHECK(molt_flows(&a, &c, claimed));
+    free_arena(&a);
+}
+
 static void test_who_gives_up_wakes_an_executor_that_waits_for_bytes(void) {
     molt_arena a = new_arena(1, 1, RING);
     molt_executor e = executor_in(0, 0);
@@ -1301,6 +1397,8 @@ int main(void) {
     test_one_process_looks_at_a_time_whatever_is_scribbled();
     test_who_is_pushed_off_distrusts_the_processors_for_longer_each_time();
     test_time_that_the_host_has_taken_is_no_sign_of_others();
+    test_a_bell_is_rung_once_for_each_time_that_it_is_armed();
+    test_nobody_who_rings_waits_for_who_does_not_read();
     test_a_small_exchange_goes_through_each_state();
     test_operations_take_their_own_steps_only();
     test_a_word_that_cant_be_ends_the_wait();
@@ -1330,6 +1428,8 @@ int main(void) {
     test_who_has_answered_is_awake_until_it_sleeps_or_has_a_request();
     test_a_glance_is_for_requests_that_take_microseconds();
     test_a_redirected_channel_rings_the_other_doorbell();
+    test_a_channel_that_is_aimed_at_a_bell_rings_it_until_its_next_request();
+    test_a_call_flows_while_bytes_are_to_be_moved();
     test_who_gives_up_wakes_an_executor_that_waits_for_bytes();
     test_an_outcome_of_another_request_is_not_taken();
     test_scribbled_numbers_of_channels_and_slots_lead_nowhere();

@@ -8,6 +8,7 @@ AddressSanitizer; `sanitize.py` runs it.
 import contextlib
 import gc
 import importlib.util
+import os
 import signal
 import sys
 import time
@@ -356,6 +357,52 @@ def _waits(s: Stage) -> None:
     s.channel.redirect(s.other)
     raises(TypeError, s.channel.redirect, None)
     assert s.channel.give_up() == ChannelState.READY
+    assert s.channel.clear()
+
+
+def _bells(s: Stage) -> None:
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    s.arena.use_bells([-1, writing])
+    raises(IndexError, s.arena.use_bells, range(core.BELLS + 1))
+    raises(TypeError, s.arena.use_bells, None)
+    for bad in (s.arena.arm, s.arena.armed):
+        raises(IndexError, bad, core.BELLS)
+    assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
+    assert not s.channel.flows
+    s.channel.aim(1)
+    s.arena.arm(1)
+    assert s.arena.armed(1)
+    s.arena.ring_client(0)
+    assert not s.arena.armed(1)
+    s.arena.ring_client(0)
+    assert os.read(reading, 9) == b"\0"
+    s.arena.arm(0)
+    s.channel.aim(0)
+    s.arena.ring_client(0)  # nobody can write there
+    if s.channel.late:
+        s.channel.catch_up()
+    assert not s.channel.late
+    s.arena.use_bells(())
+    os.close(reading)
+    os.close(writing)
+    assert s.channel.give_up() == ChannelState.READY
+    assert s.channel.clear()
+
+
+def _looks_of_a_loop(s: Stage) -> None:
+    assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
+    call = core.ChannelCall(s, s.channel, s.request, 2**63)
+    assert core.due_calls({call}, s.arena, 0) == []
+    assert core.due_calls([call], s.arena, 2**63) == [call]
+    assert core.next_time_ns({call}) == 2**63
+    call.until_ns = 5
+    assert core.next_time_ns({call}) == 5
+    assert core.next_time_ns(()) == 2**64 - 1
+    assert not call.glance()
+    raises(TypeError, core.due_calls, [3], s.arena, 0)
+    raises(TypeError, core.next_time_ns, [3])
+    assert s.channel.give_up() == ChannelState.READY
+    assert core.due_calls((call,), s.arena, 0) == [call]
     assert s.channel.clear()
 
 

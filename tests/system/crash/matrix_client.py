@@ -159,6 +159,15 @@ class Caller:
         with ThreadPoolExecutor(count) as threads:
             return list(threads.map(lambda _: self._call(entry, seconds, awaited=awaited), range(count)))
 
+    def _calls_of_a_loop(self) -> list[Outcome]:
+        """Calls long enough for a bell to come meanwhile: it is rung for later ones."""
+        with asyncio.Runner() as runner:
+
+            def call(entry: str, order: list[object]) -> object:
+                return runner.run(self._client.acall(entry, order, timeout_ms=None))
+
+            return [self._run("nap", 0.02, call, next(self._numbers)) for _ in range(3)]
+
     def _call_and_cancel(self, *, awaited: bool) -> Outcome:
         number = next(self._numbers)
 
@@ -181,15 +190,17 @@ class Caller:
 
     def script(self, script: Script, awaited: bool) -> list[Outcome]:
         """Do what gets somebody to a point; by `acall` if `awaited`, else by `call`."""
-        if script in (Script.ATTACH, Script.DETACH, Script.LEASE):
+        if script in (Script.ATTACH, Script.DETACH, Script.LEASE, Script.LOOP):
             self._client.close()
             self._client = Client(**self._config)
         if script is Script.LARGE:
             return [self._call("echo", "x" * _LARGE, awaited=awaited)]
         if script is Script.NAP:
-            return self._call_at_once(2, 0.02, awaited=awaited)
+            return self._call_at_once(2, 0.02, awaited=False)  # loops sleep at no doorbell
         if script is Script.LIMIT:
             return self._call_at_once(2, 0.02, awaited=awaited, entry="narrow")
+        if script is Script.LOOP:
+            return self._calls_of_a_loop()
         if script is Script.CANCEL:
             return [self._call_and_cancel(awaited=awaited)]
         if script is Script.LATE:

@@ -41,6 +41,8 @@ _CONFIG: Final[dict[str, Any]] = {
 _STOPPED_S: Final = (0.0, 0.02, 0.13)
 #: More than the clients have at a time, with one that was just killed. The lowest are granted first.
 _MOST_CHANNELS: Final = 80
+#: Bells come to a client as its event loops need them: those that it may have, and pipes of the runner's.
+_MOST_PIPES: Final = 12
 #: How long after a call's end somebody may still come to the point that it leads to.
 _LATER_S: Final = 2.0
 #: What may never stand in a worker's log.
@@ -353,13 +355,15 @@ class Stage:
             yield f"zombies: {zombies}"
         if any(_children(each) for each in clients):
             yield "a client has children"
+        if any(_descriptors(each) - _descriptors(each, but="pipe:") > _MOST_PIPES for each in clients):
+            yield "a client has more bells than it may have"
         for client in clients.values():
             if _arenas(client.pid) > 1:
                 client.do("collect")  # what waits for that is not left over
                 yield "a client has two arenas"
         survivors = {self._supervisor, *forkservers, *clients}
         for pid in survivors:
-            count = len(os.listdir(f"/proc/{pid}/fd"))
+            count = _descriptors(pid, but="pipe:" if pid in clients else None)
             if count > self._fds.setdefault(pid, count):
                 yield f"process {pid} has {count} descriptors, and had {self._fds[pid]}"
         files = set(os.listdir(self._runtime))
@@ -452,6 +456,15 @@ def _children(pid: int) -> set[int]:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 found.update(map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split()))
     return found
+
+
+def _descriptors(pid: int, but: str | None = None) -> int:
+    """How many descriptors a process has, but for those of a kind."""
+    kinds = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            kinds.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return sum(but is None or not kind.startswith(but) for kind in kinds)
 
 
 def _arenas(pid: int) -> int:

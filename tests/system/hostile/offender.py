@@ -28,7 +28,9 @@ from molt_accel.ipc.messages import (
     Detach,
     Draining,
     Grant,
+    GrantBell,
     Lease,
+    LeaseBell,
     Request,
     Return,
 )
@@ -39,8 +41,9 @@ from tests.support.frames import message_of, message_saying
 
 _WORD = 2**64
 _PAGE = 4096
+_HEADER = 2 * _PAGE
 #: Where the header has its words; arena.h, molt_header.
-_TICKETS, _PUBLISHED, _CPUS, _IN_USE = 64, 128, 192, 256
+_TICKETS, _PUBLISHED, _CPUS, _IN_USE, _BELLS = 64, 128, 192, 256, 832
 #: arena.h, molt_slot.
 _SLOT_BYTES = 64 + 64 + 32 * 8 + 2 * 128 * 8
 #: Arrays of words, one for each channel; the last three say of which entrypoint a request is, its turn, when it began.
@@ -97,7 +100,7 @@ class Offender:
 
     def put(self, channel: int, word: int) -> None:
         """Set a state word."""
-        struct.pack_into("<Q", self.memory, _PAGE + 8 * channel, word)
+        struct.pack_into("<Q", self.memory, _HEADER + 8 * channel, word)
 
     def words(self) -> None:
         """Any state word of any channel."""
@@ -151,6 +154,13 @@ class Offender:
             byte = at + 16 + self.chance.randrange(32)
             self.memory[byte] = self.chance.choice([0, 1, 0x7E, 0x81, self.chance.randrange(256)])
 
+    def bells(self) -> None:
+        """Which bells are armed, and which doorbell or bell is rung for a channel."""
+        armed = _BELLS + 64 * self.chance.randrange(64)
+        struct.pack_into("<Q", self.memory, armed, self.anything())
+        rung = self.chance.choice([2**32 + self.chance.randrange(70), self.anything()])
+        struct.pack_into("<Q", self.memory, self.channel_at(self.channel()) + 64, rung)
+
     def channel_at(self, channel: int) -> int:
         """Where a channel begins, with its doorbell."""
         size = arenas.native().arena_size
@@ -174,7 +184,7 @@ class Offender:
     def marks_at(self) -> int:
         """Where the marks of channels begin, behind the flags of who spins."""
         arrays = _ARRAYS * _lines(8 * self.arena.channels)
-        return _PAGE + arrays + _lines(self.arena.channels) + _lines(self.arena.slots)
+        return _HEADER + arrays + _lines(self.arena.channels) + _lines(self.arena.slots)
 
     @property
     def words_of_marks(self) -> int:
@@ -205,7 +215,7 @@ class Offender:
     def tickets(self) -> None:
         """Who is first, and how many there were."""
         array_bytes = (8 * self.arena.channels + 63) & ~63
-        struct.pack_into("<Q", self.memory, _PAGE + array_bytes + 8 * self.channel(), self.anything())
+        struct.pack_into("<Q", self.memory, _HEADER + array_bytes + 8 * self.channel(), self.anything())
         struct.pack_into("<Q", self.memory, self.chance.choice([_TICKETS, _PUBLISHED]), self.anything())
 
     def header(self) -> None:
@@ -225,7 +235,7 @@ class Offender:
         """Failure words and who spins."""
         self.arena.set_failure(self.channel(), self.anything())
         array_bytes = (8 * self.arena.channels + 63) & ~63
-        at = _PAGE + _ARRAYS * array_bytes + self.chance.randrange(self.arena.channels)
+        at = _HEADER + _ARRAYS * array_bytes + self.chance.randrange(self.arena.channels)
         self.memory[at] = 1
 
     def marks(self) -> None:
@@ -252,7 +262,7 @@ class Offender:
 
     def turns(self) -> None:
         """Of which entrypoint requests are, when it is their turn, and when they were begun."""
-        array = _PAGE + self.chance.randrange(3, _ARRAYS) * _lines(8 * self.arena.channels)
+        array = _HEADER + self.chance.randrange(3, _ARRAYS) * _lines(8 * self.arena.channels)
         ids = [row.id for row in self.arena.entries()]
         struct.pack_into(
             "<Q", self.memory, array + 8 * self.channel(), self.chance.choice([*ids, self.anything()])
@@ -288,7 +298,7 @@ class Offender:
         payloads = [
             b"", b"\xc1", b"\x91" * 5000, b"\x81\x90\x01", self.chance.randbytes(50), b"\xcf" + b"\xff" * 8,
         ]  # fmt: skip
-        names = ["Attach", "Return", "Lease", "Recall", "?", PING]
+        names = ["Attach", "Return", "Lease", "LeaseBell", "Recall", "?", PING]
         wrong = {
             self.chance.choice(["channels", "count", "version"]): self.chance.choice(
                 [[0, True, -1], 2**63, {}]
@@ -303,7 +313,7 @@ class Offender:
         channels = [0, number]
         others = [
             Lease(number), Return(channels), Detach(), Grant(channels), Draining(),
-            CancelChannel(number, number),
+            CancelChannel(number, number), LeaseBell(), GrantBell(number),
         ]  # fmt: skip
         self.raw(encode(self.chance.choice(others)))
 
@@ -314,6 +324,7 @@ class Offender:
                 with contextlib.suppress(OSError):
                     control.send(self.sock, Request(7, PING))
             self.say(CancelChannel(self.chance.randrange(200), 0))
+            self.say(LeaseBell())
 
     def descriptors(self) -> None:
         """Descriptors that nobody asked for, its own socket among them."""
@@ -346,7 +357,7 @@ ON_MEMORY: dict[str, Callable[[Offender], None]] = {
     for each in (
         *(Offender.words, Offender.states, Offender.executors, Offender.taken_away, Offender.forged_claims),
         *(Offender.empty_requests, Offender.tickets, Offender.header, Offender.slots, Offender.flags),
-        *(Offender.doorbells, Offender.rows, Offender.places, Offender.turns, Offender.marks),
+        *(Offender.doorbells, Offender.bells, Offender.rows, Offender.places, Offender.turns, Offender.marks),
     )
 }
 #: Attacks on the control socket.
@@ -366,7 +377,8 @@ def main(path: str, attack: str, seconds: str, seed: str) -> None:
     until, count = time.monotonic() + float(seconds), 0
     before = bytes(offender.memory[: 4 * _PAGE])
     elsewhere = {
-        each.__name__ for each in (Offender.doorbells, Offender.rows, Offender.places, Offender.turns)
+        each.__name__
+        for each in (Offender.doorbells, Offender.bells, Offender.rows, Offender.places, Offender.turns)
     }
     changed = attack in ON_SOCKET or attack in elsewhere
     while time.monotonic() < until:

@@ -1,8 +1,11 @@
 """A client that harms, beside clients that don't: what becomes of the pool, and of the others' calls."""
 
+import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -11,7 +14,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("there are no shared pools", allow_module_level=True)
 
-from molt_accel import Client, MoltBusy
+from molt_accel import Client, MoltBusy, MoltError
 from tests.support import ROOT
 from tests.support.peer import PATIENCE_S, MakePeer, loading
 from tests.support.pools import Look, Share, idle, path_of
@@ -46,6 +49,21 @@ def is_served(client: Client, text: str) -> bool:
         return False
 
 
+async def kinds_awaited(client: Client, over: threading.Event) -> set[str]:
+    """What becomes of an event loop's calls until it is over."""
+    kinds = set()
+
+    async def work() -> None:
+        while not over.is_set():
+            try:
+                kinds.add("Ok" if await client.acall("echo", 1, timeout_ms=1000) == 1 else "WRONG")
+            except MoltError as exc:
+                kinds.add(type(exc).__name__)
+
+    await asyncio.gather(*(work() for _ in range(3)))
+    return kinds
+
+
 @pytest.fixture
 def outcomes_under(
     share: Share, make_peer: MakePeer, window: Look, tmp_path: Path
@@ -57,9 +75,14 @@ def outcomes_under(
         supervisor = psutil.Process(idle(client)["pid"])
         view = window()
         peer = make_peer()
-        with loading([peer], tmp_path, threads=2, options={"timeout_ms": 1000}) as outcomes:
-            assert attack(name, 0.6, 1) > 0
-        kinds = {outcome.split(":")[0] for each in outcomes for outcome in each}
+        looping, over = share(), threading.Event()
+        with ThreadPoolExecutor(1) as threads:
+            awaited = threads.submit(lambda: asyncio.run(kinds_awaited(looping, over)))
+            with loading([peer], tmp_path, threads=2, options={"timeout_ms": 1000}) as outcomes:
+                assert attack(name, 0.6, 1) > 0
+            over.set()
+        kinds = {outcome.split(":")[0] for each in outcomes for outcome in each} | awaited.result()
+        looping.close()
         wait_until(lambda: is_served(client, "afterwards"), PATIENCE_S)
         assert idle(client)["pid"] == supervisor.pid
         late = share()

@@ -210,6 +210,33 @@ cdef class Arena(ArenaView):
     cdef uint32_t waiting  # threads of this process that wait for an outcome
     cdef uint64_t last_turn  # of this process's requests
     cdef uint32_t generations[4096]  # by channel, of this process's last request on it
+    cdef int bell_fds[64]
+
+    def use_bells(self, fds not None):
+        """From now on this process, and those that it forks, ring the bells with these writing ends; -1: none.
+
+        Raises IndexError if there are more of them than the arena has bells.
+        """
+        cdef uint32_t bell
+        if len(fds) > <Py_ssize_t>MOLT_BELLS:
+            raise IndexError(f"{len(fds)} bells, {MOLT_BELLS} at most")
+        self.a.bell_count = 0
+        for bell, fd in enumerate(fds):
+            self.bell_fds[bell] = fd
+        self.a.bells = self.bell_fds
+        self.a.bell_count = len(fds)
+
+    def arm(self, uint32_t bell, bint armed=True):
+        """Have a bell rung for what happens from now on; or not, until it is armed again."""
+        if bell >= MOLT_BELLS:
+            raise IndexError(f"no bell {bell}")
+        atomic_store(&self.a.header.bells[bell].armed, armed)
+
+    def armed(self, uint32_t bell):
+        """Whether a bell would be rung."""
+        if bell >= MOLT_BELLS:
+            raise IndexError(f"no bell {bell}")
+        return atomic_load(&self.a.header.bells[bell].armed) != 0
 
     def close(self):
         """Have this process's calls on this arena end with CLOSED. The caller rings their doorbells afterwards."""

@@ -48,8 +48,11 @@ cdef class ChannelCall:
     cdef readonly object connection, request_id, entry
     cdef public object result, callback
     cdef public bint lost
-    #: A thread waits in the channel, and will give it back.
+    #: A thread or an event loop waits for the call, and will give the channel back.
     cdef public bint waited_for
+    #: If an event loop waits: its `LoopCalls`, and what is done at the end or at `until_ns`.
+    cdef public object loop_calls, ended
+    cdef public uint64_t until_ns
     #: Which of the channel's requests this is. The channel gets another one once this call has given it back.
     cdef readonly uint32_t published
     cdef readonly uint64_t deadline_ns
@@ -63,6 +66,7 @@ cdef class ChannelCall:
         self.published = MOLT_GENERATION(channel.c.word)
         self.deadline_ns = channel.out.header.deadline_ns or MOLT_NEVER
         self.look_ns = min(self.deadline_ns, place_ns)
+        self.until_ns = MOLT_NEVER
         self.holds = True
 
     @property
@@ -111,3 +115,37 @@ cdef class ChannelCall:
             self.connection.channels.give_back(self.channel)
             if not self.connection.open:
                 self.connection.call_ended()
+
+    cpdef bint glance(self) except -1:
+        """Look for an outcome that is usually there within microseconds, and take it. Returns whether the call has ended."""
+        cdef Channel channel = self.channel
+        if molt_glance(&channel.arena.a, &channel.c, channel.arena.spin_ns):
+            self.advance(0)
+        return self.result is not None or self.lost
+
+    cdef bint is_due(self, uint64_t now_ns):
+        cdef Channel channel = self.channel
+        cdef molt_arena *a = &channel.arena.a
+        cdef uint64_t word = molt_look(a, channel.index)
+        return (
+            not molt_is_of(&channel.c, word) or molt_is_over(word) or now_ns >= self.look_ns or now_ns >= self.until_ns
+            or self.result is not None or self.lost or molt_flows(a, &channel.c, word)
+        )
+
+
+def due_calls(calls not None, Arena arena not None, uint64_t now_ns):
+    """Which of these calls are to be looked at: they seem to have ended, have bytes to move, or their time has come.
+
+    All of them, if the connection has ended.
+    """
+    if flag_is_set(&arena.closed):
+        return list(calls)
+    return [call for call in calls if (<ChannelCall?>call).is_due(now_ns)]
+
+
+def next_time_ns(calls not None):
+    """When the first of these calls is to be looked at, whatever happens; NEVER: at no time."""
+    cdef uint64_t first_ns = MOLT_NEVER
+    for call in calls:
+        first_ns = min(first_ns, (<ChannelCall?>call).look_ns, (<ChannelCall?>call).until_ns)
+    return first_ns

@@ -127,8 +127,14 @@ cdef class Channel:
         cdef Arena arena = self.arena
         cdef int code
         self.c.company = min(arena.waiting, _COMPANY)
-        if until_ns and molt_glance(&arena.a, &self.c, arena.spin_ns):
-            return MOLT_AWAIT_OUTCOME
+        cdef uint64_t word
+        if until_ns:
+            if molt_glance(&arena.a, &self.c, arena.spin_ns):
+                return MOLT_AWAIT_OUTCOME
+        else:
+            word = molt_look(&arena.a, self.index)
+            if molt_is_of(&self.c, word) and molt_is_over(word):  # a look doesn't let go of the GIL
+                return MOLT_AWAIT_OUTCOME
         while True:
             arena.waiting += 1
             with nogil:
@@ -205,6 +211,25 @@ cdef class Channel:
     def redirect(self, Channel doorbell not None):
         """Have another channel's doorbell rung for this one. The caller looks at this channel afterwards."""
         molt_redirect(&self.arena.a, &self.c, doorbell.index)
+
+    def aim(self, uint32_t bell):
+        """Have an event loop's bell rung for this channel. The caller looks at it afterwards; see `late` too."""
+        molt_aim(&self.arena.a, &self.c, bell)
+
+    @property
+    def late(self):
+        """Whether no sleeping executor was woken for the request, because one spins that should see it by itself."""
+        return self.c.deferred != 0
+
+    def catch_up(self):
+        """Wake an executor if the request was left to one that spins, and is still queued."""
+        if self.c.deferred:
+            molt_catch_up(&self.arena.a, &self.c)
+
+    @property
+    def flows(self):
+        """Whether bytes have still to be moved on while the request is queued or runs."""
+        return molt_flows(&self.arena.a, &self.c, molt_look(&self.arena.a, self.index))
 
     def ring(self):
         """Wake the thread that listens to this channel's doorbell."""

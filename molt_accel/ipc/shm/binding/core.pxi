@@ -10,6 +10,9 @@ cdef extern from "molt_core.h" nogil:
         molt_word count
     ctypedef struct molt_crowd:
         molt_word cpus, narrow
+    ctypedef struct molt_bell:
+        molt_word armed
+    const uint32_t MOLT_BELLS
     ctypedef struct molt_geometry:
         uint32_t channels, slots
         uint64_t ring_bytes, size
@@ -18,6 +21,7 @@ cdef extern from "molt_core.h" nogil:
         molt_word published, in_use
         molt_crowd crowd
         molt_word *gauges
+        molt_bell *bells
     ctypedef struct molt_slot:
         molt_doorbell doorbell
         molt_word state, retire, holds
@@ -42,9 +46,12 @@ cdef extern from "molt_core.h" nogil:
         molt_flag *executor_awake
         molt_slot *slots
         molt_entry *entries
+        const int *bells
+        uint32_t bell_count
     ctypedef struct molt_call:
         uint32_t channel, company
         uint64_t word, entry, turn, usual_ns, wanted
+        int deferred
         uint64_t left[2]
         const uint8_t *part[2]
         uint8_t *into
@@ -110,6 +117,12 @@ cdef extern from "molt_core.h" nogil:
     int molt_publish(molt_arena *, molt_call *)
     void molt_announce(molt_arena *, molt_call *)
     void molt_redirect(molt_arena *, molt_call *, uint32_t)
+    void molt_aim(molt_arena *, molt_call *, uint32_t)
+    void molt_catch_up(molt_arena *, molt_call *)
+    bint molt_is_of(const molt_call *, uint64_t)
+    bint molt_is_over(uint64_t)
+    bint molt_flows(const molt_arena *, const molt_call *, uint64_t)
+    bint flag_is_set "atomic_load"(const molt_flag *)
     uint32_t molt_give_up(molt_arena *, molt_call *, int)
     int molt_outcome(const molt_arena *, const molt_call *, uint64_t *)
     int molt_free(molt_arena *, uint32_t, uint64_t)

@@ -1,6 +1,7 @@
 /* The arena: what the shared memory consists of, and where everything is in it. */
 #pragma once
 
+#include "bell.h"
 #include "doorbell.h"
 #include "processors.h"
 #include "ring.h"
@@ -44,6 +45,7 @@ typedef struct {
     _Alignas(MOLT_CACHE_LINE) molt_crowd crowd;    /* who else wants the processors */
     _Alignas(MOLT_CACHE_LINE) molt_word in_use;    /* channels from this index on were never granted */
     molt_word gauges[MOLT_GAUGES];                   /* named in layout.py */
+    molt_bell bells[MOLT_BELLS];
 } molt_header;
 
 /* What the pool knows of an entrypoint. The supervisor writes the first three, executors the next four, clients the
@@ -74,10 +76,12 @@ typedef struct {
 
 typedef struct {
     molt_doorbell doorbell;
-    molt_word doorbell_of;  /* the channel whose doorbell its client listens to, usually itself */
+    molt_word doorbell_of; /* the channel whose doorbell its client listens to, usually itself; or MOLT_A_BELL and a bell */
     molt_word published_at; /* on which processor; see molt_processor */
     molt_ring request, reply;
 } molt_channel;
+
+#define MOLT_A_BELL (1ull << 32)
 
 typedef struct {
     molt_geometry geometry;
@@ -92,6 +96,8 @@ typedef struct {
     molt_entry *entries; /* a hash table of MOLT_ENTRIES */
     uint8_t *channels;
     uint64_t stride;
+    const int *bells; /* the writing ends that this process has, by bell */
+    uint32_t bell_count;
 } molt_arena;
 
 static inline uint64_t molt_align(uint64_t n, uint64_t to) { return (n + to - 1) & ~(to - 1); }

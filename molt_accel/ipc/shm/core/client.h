@@ -182,6 +182,12 @@ static inline void molt_redirect(molt_arena *a, molt_call *c, uint32_t doorbell_
         molt_catch_up(a, c);
 }
 
+/* Have an event loop's bell rung for this channel. The caller looks at the channel afterwards, and soon at whether an
+ * executor has still to be woken. */
+static inline void molt_aim(molt_arena *a, molt_call *c, uint32_t bell) {
+    atomic_store(&molt_channel_at(a, c->channel)->doorbell_of, MOLT_A_BELL + bell);
+}
+
 /* End a call from the client's side, or only if it is still queued. Returns the state it was found in: READY (it is IDLE
  * now, and nobody will run it), CLAIMED (it is ABANDONED now, unless `only_queued`), or one that can't be ended. */
 static inline uint32_t molt_give_up(molt_arena *a, molt_call *c, int only_queued) {
@@ -329,6 +335,12 @@ static inline int molt_move_on(molt_arena *a, molt_call *c, uint64_t word) {
         c->untold = 0;
     }
     return moved;
+}
+
+/* Whether bytes of the request or the reply have still to be moved on, so that an executor may be waiting for that. */
+static inline int molt_flows(const molt_arena *a, const molt_call *c, uint64_t word) {
+    return c->left[0] || c->left[1] || c->wanted ||
+           (MOLT_STATE(word) == MOLT_CLAIMED && molt_reply_there(a, c) >= a->geometry.ring_bytes / 2);
 }
 
 /* Bytes flow: the next ones are microseconds away, however long such calls take as a whole. */

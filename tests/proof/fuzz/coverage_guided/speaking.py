@@ -15,13 +15,26 @@ from molt_accel.ipc.messages import PING, Attach, Request, Response
 from molt_worker.runtime.log import LogSink
 from molt_worker.runtime.loop import READ, EventLoop
 from molt_worker.runtime.metrics import Counters
+from molt_worker.supervisor.shm.bells import Bells
 from molt_worker.supervisor.shm.clients import Attachment, Channels, Clients
 from tests.proof.fuzz.coverage_guided.taking import Bytes
+from tests.support.bells import small_arena
 from tests.support.frames import message_saying
 
 _CHANNELS = 12
 #: Names of messages, fields and requests, right and wrong ones.
-_TYPES = ("Attach", "Lease", "Return", "CancelChannel", "Detach", "Grant", "Recall", "Wake", "echo")
+_TYPES = (
+    "Attach",
+    "Lease",
+    "Return",
+    "CancelChannel",
+    "Detach",
+    "LeaseBell",
+    "Grant",
+    "Recall",
+    "Wake",
+    "echo",
+)
 _FIELDS = ("version", "observer", "channels", "count", "channel", "generation", "type", "else")
 #: What the pool tells a client of itself.
 _FACTS = dict.fromkeys(
@@ -70,13 +83,16 @@ class _Desk:
         self.channels = Channels(_CHANNELS, lambda channel: channel % 3 != 0)
         self._listener = control.new_socket()
         self._arena_fd = os.memfd_create("molt-fuzz")
+        self._bells = Bells(small_arena(), log)
         self.clients = Clients(
-            self._listener, self._arena_fd, self.channels, _FACTS, self.loop, log, Counters(), _Owner()
+            *(self._listener, self._arena_fd, self.channels, self._bells, _FACTS),
+            *(self.loop, log, Counters(), _Owner()),
         )
 
     def close(self) -> None:
         """Let go of its descriptors."""
         self.clients.close()
+        self._bells.close()
         self.loop.close()
         os.close(self._arena_fd)
 

@@ -24,6 +24,7 @@ class Script(enum.Enum):
     LIMIT = "limit"  #: two calls at once of an entrypoint of which one may run
     LARGE = "large"  #: a call whose request and reply are larger than a ring
     NAP = "nap"  #: a call for each executor, so long that both sides sleep
+    LOOP = "loop"  #: calls of an event loop that has no bell yet
     CANCEL = "cancel"  #: a call that is given up while it runs
     LATE = "late"  #: a call whose deadline passes while it runs
     STUCK = "stuck"  #: one that has to be killed for it
@@ -64,6 +65,7 @@ POINTS: Final[tuple[Point, ...]] = (
         ("attaching", Script.ATTACH, "has asked for the arena, has not read the answer"),
         ("attached", Script.ATTACH, "has its channels, nobody watches the socket yet"),
         ("leasing", Script.LEASE, "has asked for more channels, has not got them"),
+        ("leasing_bell", Script.LOOP, "has asked for a bell, has not got it"),
         ("leased", Script.ECHO, "has taken a channel, which is IDLE"),
         ("marking", Script.ATTACH, "READY is stored, the channel is not marked", _IS_MARKED),
         ("mid_payload", Script.LARGE, "a part of the request is in the ring"),
@@ -106,6 +108,8 @@ POINTS: Final[tuple[Point, ...]] = (
         ("accepted", Script.ATTACH, "a connection is accepted, and not known"),
         ("granting", Script.ATTACH, "channels are taken for a client, it was not told"),
         ("granted", Script.ATTACH, "it was told, and not greeted"),
+        ("lending_bell", Script.LOOP, "a bell is taken for a client, it was not told"),
+        ("lent_bell", Script.LOOP, "the bell is on its way to the client"),
         ("sweeping", Script.LATE, "no time to look at deadlines is stored: it is looking"),
         ("interrupting", Script.LATE, "the stop word is written, the signal not sent"),
         ("killing", Script.STUCK, "KILLING is stored, nobody was killed"),
@@ -145,6 +149,12 @@ POINTS: Final[tuple[Point, ...]] = (
         Script.ECHO,
         "who wakes a sleeper has cleared its parked flag, and not posted",
         _NOBODY_SLEEPS,
+    ),
+    Point(
+        "bell.ringing",
+        (Actor.EXECUTOR,),
+        Script.LOOP,
+        "who rings an event loop has disarmed its bell, and not written",
     ),
     Point("doorbell.ringing", (Actor.EXECUTOR,), Script.NAP, "the same, an executor that rings a client"),
 )

@@ -38,6 +38,11 @@ def test_one_of_a_limited_entrypoint_waits_for_its_turn_too() -> None:
     assert expected_wait([0, 0], [], EntryLoad(100, 2, [30])) == Wait(0, kin=1)
 
 
+def test_a_limit_of_any_number_is_reckoned_with() -> None:
+    scribbled = EntryLoad(10, 2**63, [4])
+    assert expected_wait([4, 0], [scribbled], scribbled) == Wait(4, 0, longest_ns=10, kin=2)
+
+
 def test_more_may_run_than_a_limit_that_was_lowered_allows() -> None:
     assert expected_wait([10, 20, 30], [], EntryLoad(5, 2, [10, 20, 30])) == Wait(10, 20, free_ns=10, kin=3)
 

@@ -35,7 +35,7 @@ def fds() -> set[str]:
         (2, 64, DEFAULT_BYTES, Geometry(98, 24, 64 * 1024)),
         (1, 0, DEFAULT_BYTES, Geometry(33, 20, 128 * 1024)),  # rings are never larger than this
         (2, 64, 4 << 20, Geometry(98, 24, 16 * 1024)),
-        (2, 64, 1 << 20, Geometry(98, 24, 4 * 1024)),
+        (2, 64, 1 << 20, Geometry(97, 24, 4 * 1024)),
         (1, 65536, 1 << 30, Geometry(4096, 20, 64 * 1024)),  # there are never more channels than this
     ],
 )

@@ -24,8 +24,10 @@ from molt_accel.ipc.messages import (
     Detach,
     Draining,
     Grant,
+    GrantBell,
     Hello,
     Lease,
+    LeaseBell,
     Message,
     Recall,
     Refused,
@@ -37,7 +39,9 @@ from molt_accel.ipc.shm.layout import NEVER
 from molt_worker.runtime.loop import EventLoop
 from molt_worker.runtime.metrics import Counters
 from molt_worker.supervisor.shm import clients as clients_module
+from molt_worker.supervisor.shm.bells import PER_CLIENT, Bells
 from molt_worker.supervisor.shm.clients import Channels, Clients, max_clients
+from tests.support.bells import small_arena
 from tests.support.frames import message_of, message_saying
 from tests.support.processes import exit_code, fork, wait_for_file, wait_until
 from tests.support.scripted_forkserver import Logged
@@ -107,8 +111,10 @@ class Desk(Logged):
         listener = control.new_socket()
         listener.setblocking(False)
         listener.bind(self.path)
+        self.bells = Bells(small_arena(), self.sink)
         self.clients = Clients(
-            listener, self.arena_fd, self.channels, FACTS, self.loop, self.sink, self.counters, self
+            *(listener, self.arena_fd, self.channels, self.bells, FACTS),
+            *(self.loop, self.sink, self.counters, self),
         )
         self.clients.greet()
         self.clients.listen()
@@ -167,6 +173,10 @@ class Desk(Logged):
         """Channels of clients that are gone, and whether that is certain."""
         return {channel: client.is_done_with(channel) for client, channel in self.clients.quarantined()}
 
+    def lent(self) -> set[int]:
+        """The bells that clients have."""
+        return {bell for client in self.clients for bell in client.bells}
+
     def reclaim(self) -> None:
         for client, channel in self.clients.quarantined():
             if client.is_done_with(channel) and channel in client.channels:
@@ -177,6 +187,7 @@ class Desk(Logged):
             peer.close()
         self.clients.close()
         self.loop.close()
+        self.bells.close()
         super().close()
         os.close(self.arena_fd)
 
@@ -208,12 +219,16 @@ def desk(make_desk: MakeDesk) -> Desk:
 class ForkedPeer:
     """A client in a process of its own, which waits to be killed."""
 
-    def __init__(self, desk: Desk, channels: int, tmp_path: Path, child: bool = False) -> None:
+    def __init__(
+        self, desk: Desk, channels: int, tmp_path: Path, child: bool = False, bell: bool = False
+    ) -> None:
         marker = tmp_path / f"forked{len(desk.peers)}"
 
         def work() -> None:
             peer = Peer(desk.path)
             peer.ask(channels)
+            if bell:
+                peer.send(LeaseBell())
             if child and (held := os.fork()) == 0:
                 signal.pause()  # holds the socket, and nothing else
             marker.write_text(str(held) if child else "here")
@@ -686,10 +701,69 @@ def test_one_that_waits_and_goes_is_not_waited_for(desk: Desk) -> None:
     assert desk.channels.take(9) == [9]
 
 
+# -- bells ------------------------------------------------------------------------------------------------
+def test_a_client_is_lent_bells_up_to_a_number(desk: Desk) -> None:
+    peer, other = desk.attached(1), desk.attached(1)
+    lent = []
+    for _ in range(PER_CLIENT):
+        peer.send(LeaseBell())
+        answer, pipe = peer.received()
+        assert isinstance(answer, GrantBell)
+        assert str(pipe).startswith("pipe:")
+        lent.append(answer.bell)
+    assert lent == list(range(PER_CLIENT))
+    peer.send(LeaseBell())
+    assert peer.received() == [GrantBell(None)]
+    other.send(LeaseBell())
+    assert other.received()[0] == GrantBell(PER_CLIENT)
+
+
+def test_when_all_are_lent_clients_are_told(desk: Desk) -> None:
+    peer = desk.attached(1)
+    while desk.bells.lend() is not None:
+        pass
+    peer.send(LeaseBell())
+    assert peer.received() == [GrantBell(None)]
+
+
+def test_a_bell_is_another_s_when_its_client_has_left(desk: Desk) -> None:
+    leaving, other = desk.attached(1), desk.attached(1)
+    leaving.send(LeaseBell())
+    leaving.send(Detach())
+    other.send(LeaseBell())
+    assert other.received()[0] == GrantBell(0)
+
+
+def test_a_bell_stays_with_a_client_that_lives_on_and_is_free_when_it_is_dead(
+    desk: Desk, tmp_path: Path
+) -> None:
+    alive, other = desk.attached(1), desk.attached(1)
+    alive.send(LeaseBell())
+    desk.turn()
+    alive.close()
+    desk.turn()
+    dead = ForkedPeer(desk, 2, tmp_path, bell=True)
+    wait_until(lambda: desk.turn(1) or desk.lent() == {0, 1})
+    dead.kill()
+    wait_until(lambda: desk.turn(1) or desk.lent() == {0})
+    other.send(LeaseBell())
+    assert other.received()[0] == GrantBell(1)
+
+
+@pytest.mark.parametrize("observer", [True, False])
+def test_who_may_not_call_gets_none(desk: Desk, observer: bool) -> None:
+    peer = desk.peer()
+    if observer:
+        peer.ask(0, observer=True)
+        peer.received()
+    peer.send(LeaseBell())
+    assert peer.received() == ["the end"]
+
+
 # -- how many ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("limit", "expected"),
-    [(64, 8), (1024, 384), (2304, 1024), (1_000_000, 1024), (resource.RLIM_INFINITY, 1024)],
+    [(64, 8), (1024, 352), (2458, 1024), (1_000_000, 1024), (resource.RLIM_INFINITY, 1024)],
 )
 def test_max_clients_leaves_descriptors(limit: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))

@@ -188,6 +188,8 @@ def test_no_operation_of_the_binding_is_left_out() -> None:
         "give_up",
         "excess",
         "publish",
+        "aim",
+        "catch_up",
         "redirect",
         "ring",
         "announce",
