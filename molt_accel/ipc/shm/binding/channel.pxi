@@ -49,9 +49,10 @@ cdef class Channel:
         cdef const molt_entry *own
         cdef uint32_t over = 0
         cdef uint64_t now_ns, deadline_ns, left_ns = MAX_TURN
-        if not _fill_request(&self.out, request, self.max_bytes):
+        cdef bytes payload = read(request, places_of_request(request).payload, "payload")
+        if not _fill_request(&self.out, request, payload, self.max_bytes):
             return BAD_FRAME
-        self.payload, self.reply, self.stage = request.payload, None, STAGE_NONE
+        self.payload, self.reply, self.stage = payload, None, STAGE_NONE
         self.c.part[0] = <const uint8_t *>&self.out
         self.c.left[0] = molt_head_bytes(&self.out)
         self.c.part[1] = <const uint8_t *>PyBytes_AS_STRING(self.payload)

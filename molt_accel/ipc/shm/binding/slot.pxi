@@ -133,12 +133,13 @@ cdef class Slot:
         """
         cdef molt_slot *slot = &self.arena.a.slots[self.e.slot]
         cdef molt_word *counter = slot_word(slot, gauge)
-        cdef bytes payload = response.payload
+        cdef const response_places *at = places_of_response(response)
+        cdef bytes payload = read(response, at.payload, "payload")
         cdef molt_entry *row
         cdef int code
-        if _begin_head(&self.head, response, MOLT_RESPONSE, 0) > max_bytes:
+        if _begin_head(&self.head, payload, MOLT_RESPONSE, 0) > max_bytes:
             return BAD_FRAME
-        fill_response(&self.head.header, response)
+        fill_response(&self.head.header, response, at)
         if not molt_holds(&self.e, molt_look(&self.arena.a, self.e.channel)):
             return MOLT_TRANSFER_LOST  # it was taken away against the rules: the ring may be another request's
         atomic_fetch_add(counter, 1)
