@@ -13,7 +13,7 @@ from molt_accel.errors import MoltError
 from molt_accel.ipc.frame import FrameError
 from molt_accel.ipc.messages import Request
 from molt_accel.ipc.outcomes import timed_out_running
-from molt_accel.transports.base import PendingCall, Result, Sender
+from molt_accel.transports.base import PendingCall, Result, Sender, Success, seconds_until, success_of
 
 
 class StagedCall:
@@ -54,6 +54,13 @@ class StagedCall:
     @property
     def lost(self) -> bool:
         return self._lost or (self._begun is not None and self._begun.lost)
+
+    @property
+    def success(self) -> Success | None:
+        return success_of(self.result)
+
+    def wait_until(self, until_ns: int) -> bool:
+        return self.wait(seconds_until(until_ns))
 
     def wait(self, timeout_s: float | None) -> bool:
         until_s = None if timeout_s is None else time.monotonic() + timeout_s

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from typing_extensions import Buffer
 
-from molt_accel.ipc.messages import Request, Response
+from molt_accel.ipc.messages import Codec, Request, Response
 from molt_accel.ipc.shm.layout import Entry
 
 # Sizes of what an arena consists of: channels at most, words of the header, words of a slot, buckets of a histogram.
@@ -120,8 +120,12 @@ class FreeChannels:
     lingering: list[Channel]
     usable: int
     is_shut: bool
+    tells_of_ends: bool
     def __new__(cls, arena: Arena, max_frame_bytes: int) -> Self: ...
     def lease(self) -> Channel | None: ...
+    def begin(
+        self, kind: type[_Call], connection: object, request: Request, capacity: int, waiting: int
+    ) -> _Call | tuple[int, _Call] | None: ...
     def give_back(self, channel: Channel) -> None: ...
 
 class ChannelCall:
@@ -136,12 +140,16 @@ class ChannelCall:
     published: Final[int]
     deadline_ns: Final[int]
     look_ns: int
-    def __new__(cls, connection: object, channel: Channel, request: Request, place_ns: int) -> Self: ...
     @property
     def done(self) -> bool: ...
+    @property
+    def success(self) -> tuple[Codec, bytes] | None: ...
     def wait(self, timeout_s: float | None) -> bool: ...
+    def wait_until(self, until_ns: int) -> bool: ...
     def advance(self, until_ns: int) -> None: ...
     def release(self) -> None: ...
+
+_Call = TypeVar("_Call", bound=ChannelCall)
 
 class Slot:
     def __new__(cls, arena: Arena, slot: int, epoch: int, claim: Buffer | None = None) -> Self: ...

@@ -50,15 +50,18 @@ cdef object _request_of(const molt_head *head, bytes payload):
     return request_of(h, entry, payload, codec)
 
 
-cdef object _response_of(const molt_head *head, bytes payload):
-    """Make a response of a head and its payload. Returns None if it is not valid."""
+cdef bint _is_response(const molt_head *head):
+    """Whether a head is that of a valid response."""
     cdef const molt_frame *h = &head.header
-    codec, status = _codecs[h.codec], _statuses[h.status]
-    if h.version != MOLT_FRAME_VERSION or h.kind != MOLT_RESPONSE or codec is None or status is None:
-        return None
-    if h.entry_bytes or h.flags & ~MOLT_FLAG_COMPILED:
-        return None
-    return response_of(h, status, payload, codec)
+    if h.version != MOLT_FRAME_VERSION or h.kind != MOLT_RESPONSE or h.entry_bytes or h.flags & ~MOLT_FLAG_COMPILED:
+        return False
+    return _codecs[h.codec] is not None and _statuses[h.status] is not None
+
+
+cdef object _response_of(const molt_head *head, bytes payload):
+    """Make a response of a valid head and its payload."""
+    cdef const molt_frame *h = &head.header
+    return response_of(h, _statuses[h.status], payload, _codecs[h.codec])
 
 
 cdef bint _consistent(const molt_head *head):

@@ -57,7 +57,9 @@ def cython() -> str:
         text += "".join(f'{name}_at.{field} = place_of(_{name.title()}, "{field}")\n' for field in kept)
         text += f"\n\ncdef inline const {name}_places *places_of_{name}(object message):\n"
         text += f"    return &{name}_at if type(message) is _{name.title()} else &{name}_nowhere\n"
-        text += f"\n\ncdef int fill_{name}(molt_frame *h, object message, const {name}_places *at) except -1:\n"
+        text += (
+            f"\n\ncdef int fill_{name}(molt_frame *h, object message, const {name}_places *at) except -1:\n"
+        )
         text += "".join(f'    h.{field} = read(message, at.{field}, "{field}")\n' for field in own)
         first = before.split(", ")
         given = [argument for argument in first if not argument.startswith("h.")]
