@@ -78,18 +78,19 @@ class ExportTable:
     """The exports of a worker, by name."""
 
     def __init__(self, exports: Iterable[Export]) -> None:
-        self._by_name = {export.name: export for export in exports}
+        #: Each by its name.
+        self.by_name: Final = {export.name: export for export in exports}
 
     def __iter__(self) -> Iterator[Export]:
-        return iter(self._by_name.values())
+        return iter(self.by_name.values())
 
     def __len__(self) -> int:
-        return len(self._by_name)
+        return len(self.by_name)
 
     @property
     def compiled(self) -> list[str]:
         """The names of the exports that are native code."""
-        return [export.name for export in self._by_name.values() if export.compiled]
+        return [export.name for export in self.by_name.values() if export.compiled]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -102,10 +103,10 @@ class ExportTable:
 
     def find(self, request: Request) -> Export:
         """Return the export that a request names. Raises MoltEntryError: no such name, or another codec."""
-        export = self._by_name.get(request.entry)
+        export = self.by_name.get(request.entry)
         if export is None:
             offer = f"unknown entry {request.entry!r}; the pool offers {self._offer(request.entry)}"
-            if self._by_name and all(each.target.startswith(_OWN) for each in self):
+            if self.by_name and all(each.target.startswith(_OWN) for each in self):
                 offer += ", the packaged ones only; set MOLT_EXPORTS, or install the app molt_accel.django"
             raise MoltEntryError(offer)
         if request.codec is not export.codec_in:
@@ -115,8 +116,8 @@ class ExportTable:
 
     def _offer(self, wanted: str) -> str:
         """The names that the table has, those like `wanted` first; not more than `_MOST_OFFERED` of them."""
-        near = difflib.get_close_matches(wanted, self._by_name, _MOST_OFFERED)
-        names = list(dict.fromkeys([*near, *sorted(self._by_name)]))
+        near = difflib.get_close_matches(wanted, self.by_name, _MOST_OFFERED)
+        names = list(dict.fromkeys([*near, *sorted(self.by_name)]))
         more = len(names) - _MOST_OFFERED
         return ", ".join(map(repr, names[:_MOST_OFFERED])) + (f" and {more} more" if more > 0 else "")
 
