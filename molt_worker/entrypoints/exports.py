@@ -24,7 +24,7 @@ from molt_accel import codec
 from molt_accel.config import DOTTED_NAME, is_manifest_path
 from molt_accel.errors import MoltEntryError
 from molt_accel.ipc.frame import MAX_ENTRY_BYTES
-from molt_accel.ipc.messages import RESERVED_PREFIX, Codec, Request
+from molt_accel.ipc.messages import FLAG_COMPILED, RESERVED_PREFIX, Codec, Request
 from molt_accel.overload.priority import Priority
 from molt_worker.entrypoints import typed
 from molt_worker.entrypoints.importer import is_compiled
@@ -74,23 +74,53 @@ class Export:
     priority: Priority = Priority.NORMAL  #: who is taken up first
 
 
+#: What running an entrypoint consists of: the codec of its payload, what decodes that, the function, what encodes the
+#: result, the codec of that, and the flags of its responses; and the export. A plain tuple is unpacked fastest.
+Steps = tuple[
+    Codec,
+    Callable[[bytes | memoryview], Any],
+    Callable[[Any], Any],
+    Callable[[Any], bytes],
+    Codec,
+    int,
+    Export,
+]
+
+
+def _steps_of(export: Export) -> Steps:
+    return (
+        export.codec_in,
+        export.decode or codec.DECODERS[export.codec_in],
+        export.function or _unresolved,
+        export.encode or codec.ENCODERS[export.codec_out],
+        export.codec_out,
+        FLAG_COMPILED if export.compiled else 0,
+        export,
+    )
+
+
+def _unresolved(payload: object) -> object:
+    raise AssertionError("the exports are not resolved")
+
+
 class ExportTable:
     """The exports of a worker, by name."""
 
     def __init__(self, exports: Iterable[Export]) -> None:
-        #: Each by its name.
-        self.by_name: Final = {export.name: export for export in exports}
+        self._by_name = {export.name: export for export in exports}
+        #: How each is run, by its name: worked out once, and not for every request.
+        self.steps: Final = {name: _steps_of(export) for name, export in self._by_name.items()}
 
     def __iter__(self) -> Iterator[Export]:
-        return iter(self.by_name.values())
+        return iter(self._by_name.values())
 
     def __len__(self) -> int:
-        return len(self.by_name)
+        return len(self._by_name)
 
     @property
     def compiled(self) -> list[str]:
         """The names of the exports that are native code."""
-        return [export.name for export in self.by_name.values() if export.compiled]
+        return [export.name for export in self._by_name.values() if export.compiled]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -103,10 +133,10 @@ class ExportTable:
 
     def find(self, request: Request) -> Export:
         """Return the export that a request names. Raises MoltEntryError: no such name, or another codec."""
-        export = self.by_name.get(request.entry)
+        export = self._by_name.get(request.entry)
         if export is None:
             offer = f"unknown entry {request.entry!r}; the pool offers {self._offer(request.entry)}"
-            if self.by_name and all(each.target.startswith(_OWN) for each in self):
+            if self._by_name and all(each.target.startswith(_OWN) for each in self):
                 offer += ", the packaged ones only; set MOLT_EXPORTS, or install the app molt_accel.django"
             raise MoltEntryError(offer)
         if request.codec is not export.codec_in:
@@ -116,8 +146,8 @@ class ExportTable:
 
     def _offer(self, wanted: str) -> str:
         """The names that the table has, those like `wanted` first; not more than `_MOST_OFFERED` of them."""
-        near = difflib.get_close_matches(wanted, self.by_name, _MOST_OFFERED)
-        names = list(dict.fromkeys([*near, *sorted(self.by_name)]))
+        near = difflib.get_close_matches(wanted, self._by_name, _MOST_OFFERED)
+        names = list(dict.fromkeys([*near, *sorted(self._by_name)]))
         more = len(names) - _MOST_OFFERED
         return ", ".join(map(repr, names[:_MOST_OFFERED])) + (f" and {more} more" if more > 0 else "")
 

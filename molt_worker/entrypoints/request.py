@@ -15,7 +15,7 @@ import msgspec
 
 from molt_accel import codec
 from molt_accel.ipc.frame import format_id
-from molt_accel.ipc.messages import METADATA_REQUEST_ID
+from molt_accel.ipc.messages import METADATA_REQUEST_ID, Request
 
 
 class InvalidInput(ValueError):
@@ -86,6 +86,13 @@ class CurrentRequest(msgspec.Struct, frozen=True, eq=False):
     _own_clock: bool = False  # no supervisor watches the deadline, so `check` reads the clock
     _metadata: bytes = b""
 
+    @classmethod
+    def of(
+        cls, request: Request, word: StopWord, serial: int, metadata: bytes, own_clock: bool = False
+    ) -> CurrentRequest:
+        """For the runner."""
+        return cls(request.request_id, request.deadline_ns, word, serial, own_clock, metadata)
+
     @property
     def request_id(self) -> str:
         """Identifies the call in logs and metrics: 16 hexadecimal digits; empty outside a worker."""
@@ -150,8 +157,8 @@ class CurrentRequest(msgspec.Struct, frozen=True, eq=False):
 
 _NO_REQUEST: Final = CurrentRequest()
 
-#: What `CurrentRequest` is made of.
-Facts = tuple[int, int, StopWord, int, bool, bytes]
+#: A request, its stop word, its serial, and its metadata.
+Facts = tuple[Request, StopWord, int, bytes]
 
 
 class Served:
@@ -170,7 +177,7 @@ class Served:
             return _NO_REQUEST
         made = self._made
         if made is None or made[0] is not facts:
-            made = self._made = facts, CurrentRequest(*facts)
+            made = self._made = facts, CurrentRequest.of(*facts)
         return made[1]
 
 

@@ -25,7 +25,6 @@ from molt_accel.forms import raised
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError
 from molt_accel.ipc.messages import (
-    FLAG_COMPILED,
     MAX_METADATA_BYTES,
     U32_MAX,
     UNDECODABLE,
@@ -57,19 +56,18 @@ _OK: Final = Status.OK
 
 def error_response(request: Request, error: MoltError) -> Response:
     """Return the response that carries an error to the client."""
-    status, body = _encoded_error(error)
-    return Response(request.request_id, status, body, generation=request.generation)
+    status, encoding, body = _encoded_error(error)
+    return Response(request.request_id, status, body, encoding, generation=request.generation)
 
 
-def _encoded_error(error: MoltError) -> tuple[Status, bytes]:
-    """Return what a response that carries an error consists of: its status, and its payload as msgpack."""
-    return wire_status(error), codec.encode(_MSGPACK, to_wire(error))
+def _encoded_error(error: MoltError) -> tuple[Status, Codec, bytes]:
+    """Return what a response that carries an error consists of: its status, codec and payload."""
+    return wire_status(error), _MSGPACK, codec.encode(_MSGPACK, to_wire(error))
 
 
 def set_error(response: Response, error: MoltError) -> None:
     """Replace the status, codec and payload of a response by those of an error."""
-    response.status, response.payload = _encoded_error(error)
-    response.codec = _MSGPACK
+    response.status, response.codec, response.payload = _encoded_error(error)
 
 
 def too_large(request: Request, response: Response, why: FrameError) -> Response:
@@ -184,16 +182,15 @@ class Runner:
         own_clock, stop = self.own_clock, self.word.cell
         failure: BaseException | None = None
         try:
-            export = self.exports.by_name.get(request.entry)
-            if export is None or request.codec is not export.codec_in:
-                export = self.exports.find(request)  # raises, and says why
-            if export.compiled:
-                flags = FLAG_COMPILED
+            steps = self.exports.steps.get(request.entry)
+            if steps is None or request.codec is not steps[0]:
+                steps = self.exports.steps[self.exports.find(request).name]  # `find` raises, and says why
+            _, decode, function, encode, codec_out, flags, export = steps
             if request.deadline_ns and started_ns >= request.deadline_ns:
                 raise expired_in_queue()
             metadata = _taken_from(request) if request.metadata_bytes else b""
-            facts = (request.request_id, request.deadline_ns, self.word, serial, own_clock, metadata)
-            token = in_context.set(CurrentRequest(*facts)) if own_clock else None
+            facts = (request, self.word, serial, metadata)
+            token = in_context.set(CurrentRequest.of(*facts, own_clock)) if own_clock else None
             if token is None:
                 in_process.facts = facts
             try:
@@ -205,7 +202,7 @@ class Runner:
                     current_request().check()
                 try:
                     try:
-                        payload = (export.decode or codec.DECODERS[export.codec_in])(request.payload)
+                        payload = decode(request.payload)
                     except codec.UNDECODABLE as exc:
                         if export.decode is not None:  # what decodes typed payloads says itself what is wrong
                             raise
@@ -213,12 +210,10 @@ class Runner:
                             f"the payload is {codec.undecodable(export.codec_in, exc)}"
                         ) from exc
                     decoded_ns = time.monotonic_ns()
-                    assert export.function is not None  # `resolve` sets it, before any executor is forked
-                    result = export.function(payload)
+                    result = function(payload)
                     handled_ns = time.monotonic_ns()
                     try:
-                        body = (export.encode or codec.ENCODERS[export.codec_out])(result)
-                        encoding = export.codec_out
+                        body, encoding = encode(result), codec_out
                     except codec.UNENCODABLE as exc:
                         body = _encoded_otherwise(export, result, exc)  # as msgpack
                     ended_ns = time.monotonic_ns()
@@ -238,31 +233,33 @@ class Runner:
                 else:
                     in_context.reset(token)
             if failure is not None:
-                raise self._mapped(failure, export, CurrentRequest(*facts)) from failure
+                raise self._mapped(failure, export, CurrentRequest.of(*facts)) from failure
         except MoltError as exc:
-            status, body = _encoded_error(exc)
+            status, encoding, body = _encoded_error(exc)
         except RequestCancelled:
-            status, body = _encoded_error(MoltCancelled("the request was cancelled while it ran"))
+            status, encoding, body = _encoded_error(MoltCancelled("the request was cancelled while it ran"))
         except RequestStopped:
-            status, body = _encoded_error(timed_out_running())
+            status, encoding, body = _encoded_error(timed_out_running())
         del failure  # its traceback refers to this frame
+        queue_us = (started_ns - request.sent_ns) // 1000 if request.sent_ns else 0
+        exec_us = ((ended_ns or time.monotonic_ns()) - started_ns) // 1000
         response = Response(
             request.request_id,
             status,
             body,
-            encoding if status is _OK else _MSGPACK,
+            encoding,
             flags,
             request.generation,
             request.queue_depth,
             request.in_flight,
-            (started_ns - request.sent_ns) // 1000 if request.sent_ns else 0,
+            queue_us,
             (decoded_ns - started_ns) // 1000 if decoded_ns else 0,
             (handled_ns - decoded_ns) // 1000 if handled_ns else 0,
             (ended_ns - handled_ns) // 1000 if ended_ns else 0,
-            ((ended_ns or time.monotonic_ns()) - started_ns) // 1000,
+            exec_us,
             self.number,
         )
-        if not 0 <= response.queue_us <= U32_MAX or response.exec_us > U32_MAX:
+        if queue_us < 0 or queue_us > U32_MAX or exec_us > U32_MAX:
             _fit(response)
         return response
 

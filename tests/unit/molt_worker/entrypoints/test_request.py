@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from molt_accel.ipc.messages import Request
 from molt_worker import RequestCancelled, RequestStopped, RequestTimedOut, current_request
 from molt_worker.entrypoints.request import (
     STOP_EXCEPTIONS,
@@ -54,12 +55,12 @@ def test_outside_of_a_worker_there_is_no_deadline_and_no_stop() -> None:
 def test_the_current_request_is_made_once_of_what_the_executor_serves() -> None:
     seen: list[CurrentRequest] = []
     thread = threading.Thread(target=lambda: seen.append(current_request()))
-    in_process.facts = (0xAB, 0, make_word(), 5, False, b"")
+    in_process.facts = (Request(0xAB, "echo"), make_word(), 5, b"")
     request = current_request()
     assert current_request() is request
     thread.start()
     thread.join()
-    in_process.facts = (0xAB, 0, make_word(), 6, False, b"")
+    in_process.facts = (Request(0xAB, "echo"), make_word(), 6, b"")
     assert current_request() is not request, "another one"
     in_process.facts = None
     assert current_request().request_id == ""
