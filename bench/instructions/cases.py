@@ -5,7 +5,6 @@ python -m bench.instructions.cases CASE TIMES
 
 from __future__ import annotations
 
-import atexit
 import contextvars
 import multiprocessing
 import os
@@ -13,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -74,7 +74,7 @@ def serve() -> Step:
 
     shared, descriptor = arena.create(arena.Geometry(channels=4, slots=1, ring_bytes=65536))
     shared.set_in_use(1)
-    ours, _theirs = socket.socketpair()
+    ours, theirs = socket.socketpair()
     endpoint = ShmEndpoint(ours, 1, 0, shared, Config.load(environ={}))
     endpoint.announce()
     export = Export("echo", "none:echo", Codec.MSGPACK, Codec.MSGPACK, lambda payload: payload, False)
@@ -82,8 +82,6 @@ def serve() -> Step:
     context = contextvars.copy_context()
     program = [sys.executable, "-m", "bench.instructions.feeder", str(descriptor)]
     feeder = subprocess.Popen(program, pass_fds=[descriptor])  # which valgrind doesn't follow
-    atexit.register(feeder.wait)
-    atexit.register(feeder.kill)
 
     def step(number: int) -> object:
         request = endpoint.receive()
@@ -93,6 +91,14 @@ def serve() -> Step:
         endpoint.answer(request, response)
         return response
 
+    def end() -> None:
+        feeder.kill()
+        feeder.wait()
+        ours.close()
+        theirs.close()
+        os.close(descriptor)
+
+    weakref.finalize(step, end)
     return step
 
 
