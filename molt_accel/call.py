@@ -44,6 +44,7 @@ from molt_accel.waits import FOREVER, CallEnd, Pause, Wait, WorkerStart, not_sta
 log = logging.getLogger("molt_accel")
 
 CANCEL_AFTER_S: Final = 0.01  #: a call that is answered sooner never looks whether its client is still there
+_CANCEL_AFTER_NS: Final = int(CANCEL_AFTER_S * 1e9)
 #: Faults of a frame that can only come from what the caller gave.
 _CALLERS_FAULTS: Final = {Fault.TOO_LARGE: MoltInvalidInput, Fault.ENTRY: MoltEntryError}
 CANCEL_POLL_S: Final = 0.02  #: how often a cancel check without a descriptor is asked
@@ -100,8 +101,8 @@ class Reply(msgspec.Struct, frozen=True):
         return f"Reply(value={self.value!r}, codec={self.codec!r}, metrics={self.metrics!r})"
 
 
-#: A call under way, for `waits.drive` or `waits.adrive`.
-Call = Generator[Wait, Any, Reply]
+#: A call under way, for `waits.drive` or `waits.adrive`. It ends with its `Reply`, or its value alone.
+Call = Generator[Wait, Any, Any]
 CancelCheck = Callable[[], bool]
 
 
@@ -114,8 +115,9 @@ def make_call(
     passage: Passage | None = None,
     *,
     blocks: bool = False,
+    value_only: bool = False,
 ) -> Call:
-    """Make one call. It ends with its `Reply` or raises a MoltError (or what a `before_send` hook raised).
+    """Make one call. It ends with its `Reply`, or raises a MoltError (or what a `before_send` hook raised).
 
     Most calls end within their first wait, and have succeeded. That is the short way, seen here as a whole; `_go_on`
     has all others.
@@ -128,13 +130,15 @@ def make_call(
         metadata: Travels behind the payload.
         passage: Its way through the bulkheads; None: nothing bounds the calls of this process.
         blocks: It is for `drive`: the first wait may block at once, which saves a step.
+        value_only: It ends with the reply's value. A caller that asks for no more saves what makes the rest.
     """
     plan = options.plan
     now_ns = time.monotonic_ns()
     deadline_ns = now_ns + plan.timeout_ns if plan.timeout_ns else 0
     # By position, which is faster. Payload and generation are set later.
     request = Request(next(_ids), options.entry, b"", plan.codec, 0, deadline_ns, now_ns, plan.max_wait_ms)
-    response: Response | None = None
+    sent: PendingCall | MoltError | None = None
+    response: Response | None = None  # of a call that went the short way `sent` makes it, if somebody asks
     try:
         if passage is not None:
             passage.enter()
@@ -149,43 +153,48 @@ def make_call(
         if options.before_send is not None:
             options.before_send(CallInfo(options.entry, format_id(request.request_id), len(data)))
         check = options.cancel_check if cancel_check is None else cancel_check
-        sent, ended = _send(transport, request), None
+        sent = _send(transport, request)
+        success = ended = None
         if sent is not None and not isinstance(sent, MoltError):
             try:
-                wait_s = _first_wait_s(request, check)
-                ended = sent.wait(wait_s) if blocks else (yield CallEnd(sent, wait_s))
+                until_ns = deadline_ns if check is None else _first_look_ns(request)
+                ended = sent.wait_until(until_ns) if blocks else (yield CallEnd(sent, until_ns))
             except BaseException:
                 _stop(transport, sent)
                 raise
-            result = sent.result
-            if type(result) is Response and result.status is _OK:
-                response = result
-        if response is None:
-            response, failure = yield from _go_on(transport, plan, request, check, (sent, ended))
+            success = sent.success
+        if success is None:  # what follows is unusual
+            first, sent = (sent, ended), None
+            response, failure = yield from _go_on(transport, plan, request, check, first)
             if failure is not None:
                 _blame(failure, payload)
                 try:
                     raise failure
                 finally:
                     # Its traceback refers to this frame: the two would keep each other alive.
-                    del failure, sent
-        assert response is not None  # without a failure there is a response
-        value = response.payload
+                    del failure, first
+            assert response is not None  # without a failure there is a response
+            success = response.codec, response.payload
+        encoding, value = success
         if options.decode_response:
             try:
-                value = codec.DECODERS[response.codec](value)
+                value = codec.DECODERS[encoding](value)
             except codec.UNDECODABLE:  # or msgspec says so
-                value = decode_result(options.entry, response.codec, value)
+                value = decode_result(options.entry, encoding, value)
     except BaseException as exc:
-        _note_failure(exc, options, request, response)
+        _note_failure(exc, options, request, response or _response_of(sent))
         raise
     finally:
         if passage is not None:
-            passage.leave(response)
-    reply = Reply(value, response.codec, request, response, time.monotonic_ns())
+            passage.leave(response or _response_of(sent))
+    if value_only and not plan.reports:
+        return value
+    response = response or _response_of(sent)
+    assert response is not None  # every call that has succeeded has one
+    reply = Reply(value, encoding, request, response, time.monotonic_ns())
     if plan.reports:
         _report(options, reply.metrics, None)
-    return reply
+    return value if value_only else reply
 
 
 def report_refusal(options: CallOptions, error: MoltBusy) -> None:
@@ -237,14 +246,16 @@ def _send(transport: Sender, request: Request) -> PendingCall | MoltError | None
         return exc
 
 
-def _first_wait_s(request: Request, check: CancelCheck | None) -> float | None:
-    """How long to wait before anything else is looked at."""
-    if not request.deadline_ns:
-        return None if check is None else CANCEL_AFTER_S
-    left_s = (
-        request.deadline_ns - time.monotonic_ns()
-    ) * 1e-9  # dividing large integers takes three times as long
-    return left_s if check is None or left_s < CANCEL_AFTER_S else CANCEL_AFTER_S
+def _first_look_ns(request: Request) -> int:
+    """Until when a call with a cancel check waits before anything else is looked at."""
+    soon_ns = time.monotonic_ns() + _CANCEL_AFTER_NS
+    return min(request.deadline_ns, soon_ns) if request.deadline_ns else soon_ns
+
+
+def _response_of(sent: PendingCall | MoltError | None) -> Response | None:
+    """The response of a call in flight that has ended with one."""
+    result = None if sent is None or isinstance(sent, MoltError) else sent.result
+    return result if isinstance(result, Response) else None
 
 
 def _stop(transport: Sender, pending: PendingCall) -> None:
@@ -280,6 +291,11 @@ def _seconds_left(request: Request) -> float:
     return (request.deadline_ns - time.monotonic_ns()) / 1e9
 
 
+def _in_ns(seconds: float) -> int:
+    """The time of CLOCK_MONOTONIC, in ns, that comes after so many seconds."""
+    return time.monotonic_ns() + int(seconds * 1e9)
+
+
 def _after_busy(
     transport: Transport, request: Request, check: CancelCheck | None, outcome: _Outcome
 ) -> Generator[Wait, Any, _Outcome]:
@@ -312,7 +328,7 @@ def _in_line(
             pause_s = left_s if check is None else min(left_s, CANCEL_POLL_S)
             pause_s = max(0.0, min(pause_s, _seconds_left(request)))
             if not first.done:
-                yield CallEnd(first, pause_s)
+                yield CallEnd(first, _in_ns(pause_s))
             elif tried:
                 yield Pause(min(pause_s, _LINE_PAUSE_S))
             if check is not None and check():
@@ -345,7 +361,8 @@ def attempt(
         if pending is not None:
             try:
                 if ended is None:
-                    ended = yield CallEnd(pending, _first_wait_s(request, check))
+                    until_ns = request.deadline_ns if check is None else _first_look_ns(request)
+                    ended = yield CallEnd(pending, until_ns)
                 if not ended:
                     yield from _wait(transport, request, pending, check)
             except BaseException:
@@ -397,7 +414,7 @@ def _wait(
             left_s = _seconds_left(request) + transport.patience_s
             if left_s <= 0:
                 break
-            ended = yield CallEnd(pending, min(CANCEL_POLL_S, left_s))
+            ended = yield CallEnd(pending, _in_ns(min(CANCEL_POLL_S, left_s)))
             if ended:
                 return
         else:
@@ -407,12 +424,12 @@ def _wait(
 
 def _wait_out(transport: Sender, request: Request, pending: PendingCall) -> Generator[Wait, Any, None]:
     """Wait until `pending` ends; end it as timed out if the worker does not do so in time."""
-    left_s = _seconds_left(request) + transport.patience_s
-    ended = yield CallEnd(pending, None if left_s == FOREVER else left_s)
+    patience_ns = int(transport.patience_s * 1e9)
+    ended = yield CallEnd(pending, request.deadline_ns + patience_ns if request.deadline_ns else 0)
     if not ended:
         transport.abandon(pending, no_answer())
         # If the answer came just now, another thread is setting it as the outcome: wait for that.
-        yield CallEnd(pending, None)
+        yield CallEnd(pending, 0)
 
 
 def _error_of(response: Response) -> MoltError:

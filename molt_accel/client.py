@@ -72,21 +72,31 @@ class Client:
             MoltError: the subclass says what happened; see `molt_accel.errors`.
             TypeError, ValueError: an option is unknown, or has a value that is not allowed.
         """
-        return drive(self._call_with(entry, payload, options, True)).value
+        return drive(self._call_with(entry, payload, options, blocks=True, value_only=True))
 
     async def acall(self, entry: Entry, payload: object = None, **options: Any) -> Any:
         """`call` for asyncio, with its arguments and errors. Cancelling the task cancels the request in the worker."""
-        return (await adrive(self._call_with(entry, payload, options, False))).value
+        return await adrive(self._call_with(entry, payload, options, blocks=False, value_only=True))
 
     def reply(self, entry: Entry, payload: object = None, **options: Any) -> Reply:
         """`call`, with its arguments and errors, but returns the whole `Reply`: value, codec, metrics."""
-        return drive(self._call_with(entry, payload, options, True))
+        whole: Reply = drive(self._call_with(entry, payload, options, blocks=True))
+        return whole
 
     async def areply(self, entry: Entry, payload: object = None, **options: Any) -> Reply:
         """`reply` for asyncio, with the arguments and errors of `call`."""
-        return await adrive(self._call_with(entry, payload, options, False))
+        whole: Reply = await adrive(self._call_with(entry, payload, options, blocks=False))
+        return whole
 
-    def _call_with(self, entry: Entry, payload: object, options: dict[str, Any], blocks: bool) -> Call:
+    def _call_with(
+        self,
+        entry: Entry,
+        payload: object,
+        options: dict[str, Any],
+        *,
+        blocks: bool,
+        value_only: bool = False,
+    ) -> Call:
         if type(entry) is not str:
             entry = entry_name(entry)
         metadata = options.pop("metadata", None) if options else None
@@ -102,7 +112,8 @@ class Client:
                 merged = _merge(self.options, entry, *options.items())
         limited = (self._is_limited or SERVER_THREADS.count) and entry != PING
         passage = Passage(self._bulkheads) if limited else None
-        return make_call(self._transport, merged, payload, None, metadata, passage, blocks=blocks)
+        to = self._transport
+        return make_call(to, merged, payload, None, metadata, passage, blocks=blocks, value_only=value_only)
 
     def make_call(
         self,

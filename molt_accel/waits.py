@@ -17,7 +17,7 @@ import msgspec
 
 from molt_accel.errors import MoltTimeout, MoltWorkerUnavailable
 from molt_accel.ipc.frame import format_id
-from molt_accel.transports.base import PendingCall, Sender
+from molt_accel.transports.base import PendingCall, Sender, seconds_until
 
 log = logging.getLogger("molt_accel")
 
@@ -40,16 +40,16 @@ class CallEnd(msgspec.Struct, frozen=True):
     """Wait for a call's end. The outcome is False if the time is over first."""
 
     pending: PendingCall
-    timeout_s: float | None
+    until_ns: int  #: of CLOCK_MONOTONIC; 0: for ever
 
     def block(self) -> bool:
-        return self.pending.wait(self.timeout_s)
+        return self.pending.wait_until(self.until_ns)
 
     async def wait(self) -> bool:
         pending = self.pending
         if not pending.done:
             loop = asyncio.get_running_loop()
-            ended = pending.ended_in(loop, self.timeout_s)
+            ended = pending.ended_in(loop, self.until_ns)
             if ended is not None:
                 await ended
                 return pending.done
@@ -69,7 +69,8 @@ class CallEnd(msgspec.Struct, frozen=True):
                 log.debug("call %s ended after its event loop", format_id(pending.request_id))
 
         pending.on_done(wake)
-        timer = None if self.timeout_s is None else loop.call_later(self.timeout_s, settle)
+        left_s = seconds_until(self.until_ns)
+        timer = None if left_s is None else loop.call_later(left_s, settle)
         try:
             await ended
         finally:

@@ -5,10 +5,14 @@ python -m bench.instructions.cases CASE TIMES
 
 from __future__ import annotations
 
+import contextvars
 import multiprocessing
 import os
+import socket
+import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -58,6 +62,46 @@ def run() -> Step:
     return step
 
 
+def serve() -> Step:
+    """All of an executor's part: claim the request of another process, read, run and answer it. It never spins."""
+    from molt_accel.config import Config
+    from molt_accel.ipc.messages import Codec, Request
+    from molt_accel.ipc.shm import arena
+    from molt_worker.entrypoints.exports import Export, ExportTable
+    from molt_worker.entrypoints.request import StopWord
+    from molt_worker.entrypoints.runner import Runner
+    from molt_worker.processes.shm_endpoint import ShmEndpoint
+
+    shared, descriptor = arena.create(arena.Geometry(channels=4, slots=1, ring_bytes=65536))
+    shared.set_in_use(1)
+    ours, theirs = socket.socketpair()
+    endpoint = ShmEndpoint(ours, 1, 0, shared, Config.load(environ={}))
+    endpoint.announce()
+    export = Export("echo", "none:echo", Codec.MSGPACK, Codec.MSGPACK, lambda payload: payload, False)
+    runner = Runner(ExportTable([export]), StopWord(memoryview(bytearray(8)).cast("Q"), 0), lambda *row: None)
+    context = contextvars.copy_context()
+    program = [sys.executable, "-m", "bench.instructions.feeder", str(descriptor)]
+    feeder = subprocess.Popen(program, pass_fds=[descriptor])  # which valgrind doesn't follow
+
+    def step(number: int) -> object:
+        request = endpoint.receive()
+        assert isinstance(request, Request)
+        # As in `molt_worker.processes.executor.serve`.
+        response = context.copy().run(runner.run, request, endpoint.serial)
+        endpoint.answer(request, response)
+        return response
+
+    def end() -> None:
+        feeder.kill()
+        feeder.wait()
+        ours.close()
+        theirs.close()
+        os.close(descriptor)
+
+    weakref.finalize(step, end)
+    return step
+
+
 def ring() -> Step:
     """A request and its response through the ring, both sides: publish, claim, read, reply, take."""
     from molt_accel.errors import Status
@@ -88,7 +132,7 @@ def ring() -> Step:
     return step
 
 
-CASES: Final[dict[str, Callable[[], Step]]] = {each.__name__: each for each in (pipe, call, run, ring)}
+CASES: Final[dict[str, Callable[[], Step]]] = {each.__name__: each for each in (pipe, call, run, serve, ring)}
 
 
 def main() -> None:

@@ -88,8 +88,9 @@ def drive_for(request: HttpRequest, make_call: Callable[[bool], Call]) -> Reply:
     """
     if isinstance(unwrapped(request), ASGIRequest) and not _in_event_loop():
         reply: Reply = async_to_sync(adrive)(make_call(False))
-        return reply
-    return drive(make_call(True))
+    else:
+        reply = drive(make_call(True))
+    return reply
 
 
 def _in_event_loop() -> bool:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,7 +29,6 @@ from molt_accel.transports.connected import SLACK_S
 from molt_accel.transports.line import Line
 from molt_accel.transports.opening import open_transport
 from molt_accel.transports.overflow import Overflow
-from molt_accel.waits import Wait
 
 
 @dataclass(eq=False)
@@ -218,20 +217,22 @@ def _make_call(
     passage: Passage | None = None,
     *,
     blocks: bool = False,
+    value_only: bool = False,
 ) -> Call:
-    call = make_call(transport, options, payload, cancel_check, metadata, passage, blocks=blocks)
-    if not isinstance(transport, StagedTransport) or options.entry.startswith(RESERVED_PREFIX):
-        return call
-    record = RecordedCall(transport.pool, options.entry, payload, options, dict(metadata or {}))
-    noted = [layer.record(record) for layer in _layers]
-    return _noting_its_end(call, record) if any(noted) else call
+    given = transport, options, payload, cancel_check, metadata, passage
+    if isinstance(transport, StagedTransport) and not options.entry.startswith(RESERVED_PREFIX):
+        record = RecordedCall(transport.pool, options.entry, payload, options, dict(metadata or {}))
+        noted = [layer.record(record) for layer in _layers]
+        if any(noted):
+            return _noting_its_end(make_call(*given, blocks=blocks), record, value_only)
+    return make_call(*given, blocks=blocks, value_only=value_only)
 
 
-def _noting_its_end(call: Call, record: RecordedCall) -> Generator[Wait, Any, Reply]:
+def _noting_its_end(call: Call, record: RecordedCall, value_only: bool) -> Call:
     try:
-        reply = yield from call
+        reply: Reply = yield from call
     except BaseException as exc:
         record.error = exc
         raise
     record.reply = reply
-    return reply
+    return reply.value if value_only else reply

@@ -13,7 +13,7 @@ from molt_accel.errors import MoltError
 from molt_accel.ipc.frame import FrameError
 from molt_accel.ipc.messages import Request
 from molt_accel.ipc.outcomes import timed_out_running
-from molt_accel.transports.base import PendingCall, Result, Sender
+from molt_accel.transports.base import PendingCall, Result, Sender, Success, seconds_until, success_of
 
 
 class StagedCall:
@@ -55,6 +55,13 @@ class StagedCall:
     def lost(self) -> bool:
         return self._lost or (self._begun is not None and self._begun.lost)
 
+    @property
+    def success(self) -> Success | None:
+        return success_of(self.result)
+
+    def wait_until(self, until_ns: int) -> bool:
+        return self.wait(seconds_until(until_ns))
+
     def wait(self, timeout_s: float | None) -> bool:
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         while self._begun is None and not self.done:
@@ -79,10 +86,8 @@ class StagedCall:
             left_s = max(0.0, self._due_s - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(left_s, self._begin)
 
-    def ended_in(
-        self, loop: asyncio.AbstractEventLoop, timeout_s: float | None
-    ) -> asyncio.Future[None] | None:
-        return None if self._begun is None or self._callback else self._begun.ended_in(loop, timeout_s)
+    def ended_in(self, loop: asyncio.AbstractEventLoop, until_ns: int) -> asyncio.Future[None] | None:
+        return None if self._begun is None or self._callback else self._begun.ended_in(loop, until_ns)
 
     def abandon(self, error: MoltError) -> bool:
         """End it with `error`; see `Sender.abandon`."""

@@ -7,12 +7,13 @@ error, or lost, which means that no executor has taken the request up or ever wi
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from molt_accel.errors import BusyReason, MoltBusy, MoltError
+from molt_accel.errors import BusyReason, MoltBusy, MoltError, Status
 from molt_accel.ipc import outcomes
-from molt_accel.ipc.messages import Request, Response
+from molt_accel.ipc.messages import Codec, Request, Response
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
     from molt_accel.transports.overflow import Overflow
 
 Result = Response | MoltError
+#: Codec and payload of a result.
+Success = tuple[Codec, bytes | memoryview]
+_OK: Final = Status.OK  # looking it up in the enumeration costs more than the comparison that it is for
+
+
+def success_of(result: Result | None) -> Success | None:
+    """Return what a successful outcome consists of; None: it is none."""
+    return (result.codec, result.payload) if isinstance(result, Response) and result.status is _OK else None
+
+
+def seconds_until(until_ns: int) -> float | None:
+    """Return how long it is until a time of CLOCK_MONOTONIC, in seconds, at least 0; for 0 None: for ever."""
+    return max(0.0, (until_ns - time.monotonic_ns()) / 1e9) if until_ns else None
 
 
 class PendingCall(Protocol):
@@ -41,8 +55,15 @@ class PendingCall(Protocol):
     def lost(self) -> bool:
         """Whether the call ended because no executor took the request up or will: it may be sent again."""
 
+    @property
+    def success(self) -> Success | None:
+        """Codec and payload of the result, if `result` is a response that has one; else None."""
+
     def wait(self, timeout_s: float | None) -> bool:
         """Block until the call has ended (True) or the time is over (False). None: wait without a limit."""
+
+    def wait_until(self, until_ns: int) -> bool:
+        """`wait` until a time of CLOCK_MONOTONIC, in ns; 0: without a limit."""
 
     def on_done(self, callback: Callable[[], object]) -> None:
         """Have `callback` called when the call ends, or now if it has; on any thread, and maybe twice.
@@ -50,10 +71,10 @@ class PendingCall(Protocol):
         Raises MoltWorkerUnavailable if that takes a thread and none can be started.
         """
 
-    def ended_in(self, loop: AbstractEventLoop, timeout_s: float | None) -> Future[None] | None:
+    def ended_in(self, loop: AbstractEventLoop, until_ns: int) -> Future[None] | None:
         """Have the event loop that is running wait for the call, without a thread.
 
-        Returns what is done when the call ends or the time is over. None: it has ended, or `on_done` is to be used.
+        Returns what is done when the call ends or at `until_ns` (0: never). None: it has ended, or `on_done` is to be used.
         """
 
 
@@ -76,6 +97,10 @@ class Pending:
     def done(self) -> bool:
         return self.result is not None
 
+    @property
+    def success(self) -> Success | None:
+        return success_of(self.result)
+
     def resolve(self, result: Result) -> None:
         """Set the outcome. Only the thread that took this call out of the transport's table may do so."""
         self.result = result
@@ -91,7 +116,10 @@ class Pending:
             self._gate.release()
         return self.result is not None
 
-    def ended_in(self, loop: AbstractEventLoop, timeout_s: float | None) -> None:
+    def wait_until(self, until_ns: int) -> bool:
+        return self.wait(seconds_until(until_ns))
+
+    def ended_in(self, loop: AbstractEventLoop, until_ns: int) -> None:
         """See `PendingCall`."""
 
     def on_done(self, callback: Callable[[], object]) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import enum
 import time
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Final
 
 import msgspec
 
 from molt_accel import codec
 from molt_accel.ipc.frame import format_id
-from molt_accel.ipc.messages import METADATA_REQUEST_ID
+from molt_accel.ipc.messages import METADATA_REQUEST_ID, Request
 
 
 class InvalidInput(ValueError):
@@ -55,23 +55,23 @@ class StopWord:
     sees the old word or the new one, never half of each.
     """
 
-    __slots__ = ("_index", "_words")
+    __slots__ = ("cell",)
 
     def __init__(self, words: memoryview, index: int) -> None:
-        self._words = words
-        self._index = index
+        #: The word alone. A runner looks here before it asks: 0 says that no request was ever told to stop.
+        self.cell = words[index : index + 1]
 
     def stop(self, serial: int, reason: StopReason) -> None:
         """Tell the request `serial` to stop. No other request is affected."""
-        self._words[self._index] = serial << 8 | reason
+        self.cell[0] = serial << 8 | reason
 
     def clear(self) -> None:
         """Remove an old stop, before another executor gets the word."""
-        self._words[self._index] = 0
+        self.cell[0] = 0
 
     def reason(self, serial: int) -> int:
         """Return the StopReason of the request `serial`; 0: it was not told to stop."""
-        word: int = self._words[self._index]
+        word: int = self.cell[0]
         return word & 0xFF if word >> 8 == serial else 0
 
 
@@ -85,6 +85,13 @@ class CurrentRequest(msgspec.Struct, frozen=True, eq=False):
     _serial: int = 0
     _own_clock: bool = False  # no supervisor watches the deadline, so `check` reads the clock
     _metadata: bytes = b""
+
+    @classmethod
+    def of(
+        cls, request: Request, word: StopWord, serial: int, metadata: bytes, own_clock: bool = False
+    ) -> CurrentRequest:
+        """For the runner."""
+        return cls(request.request_id, request.deadline_ns, word, serial, own_clock, metadata)
 
     @property
     def request_id(self) -> str:
@@ -149,33 +156,37 @@ class CurrentRequest(msgspec.Struct, frozen=True, eq=False):
 
 
 _NO_REQUEST: Final = CurrentRequest()
-#: The request of this executor. A global, so that threads which the entrypoint starts see it too.
-_in_process: CurrentRequest = _NO_REQUEST
+
+#: A request, its stop word, its serial, and its metadata.
+Facts = tuple[Request, StopWord, int, bytes]
+
+
+class Served:
+    """The request that an executor serves. Few entrypoints ask for it, so it is made when one does."""
+
+    __slots__ = ("_made", "facts")
+
+    def __init__(self) -> None:
+        self.facts: Facts | None = None  #: None: it serves none
+        self._made: tuple[Facts, CurrentRequest] | None = None  # the one made last, and of what
+
+    def request(self) -> CurrentRequest:
+        """Return the request, the same one until the next is served."""
+        facts = self.facts
+        if facts is None:
+            return _NO_REQUEST
+        made = self._made
+        if made is None or made[0] is not facts:
+            made = self._made = facts, CurrentRequest.of(*facts)
+        return made[1]
+
+
+#: This executor's. A global, so that threads which the entrypoint starts see it too.
+in_process: Final = Served()
 #: The inline transport runs several requests at once, so each thread or task has its own.
-_in_context: ContextVar[CurrentRequest | None] = ContextVar("molt_request", default=None)
+in_context: Final[ContextVar[CurrentRequest | None]] = ContextVar("molt_request", default=None)
 
 
 def current_request() -> CurrentRequest:
     """Return the request that this process, thread or task serves; outside a worker, one that never stops."""
-    return _in_context.get() or _in_process
-
-
-Serving = Token[CurrentRequest | None] | None
-
-
-def begin_serving(request: CurrentRequest, *, this_context_only: bool) -> Serving:
-    """For the runner: make `request` the current one. Pass what this returns to `end_serving`."""
-    global _in_process
-    if this_context_only:
-        return _in_context.set(request)
-    _in_process = request
-    return None
-
-
-def end_serving(serving: Serving) -> None:
-    """For the runner: make the request before it current again; in an executor there is none."""
-    global _in_process
-    if serving is not None:
-        _in_context.reset(serving)
-    else:
-        _in_process = _NO_REQUEST
+    return in_context.get() or in_process.request()

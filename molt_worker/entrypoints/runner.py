@@ -25,7 +25,6 @@ from molt_accel.forms import raised
 from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import FrameError
 from molt_accel.ipc.messages import (
-    FLAG_COMPILED,
     MAX_METADATA_BYTES,
     U32_MAX,
     UNDECODABLE,
@@ -43,8 +42,9 @@ from molt_worker.entrypoints.request import (
     RequestCancelled,
     RequestStopped,
     StopWord,
-    begin_serving,
-    end_serving,
+    current_request,
+    in_context,
+    in_process,
 )
 
 LogTraceback = Callable[[str, str, str], object]
@@ -56,16 +56,18 @@ _OK: Final = Status.OK
 
 def error_response(request: Request, error: MoltError) -> Response:
     """Return the response that carries an error to the client."""
-    response = Response(request.request_id, generation=request.generation)
-    set_error(response, error)
-    return response
+    status, encoding, body = _encoded_error(error)
+    return Response(request.request_id, status, body, encoding, generation=request.generation)
+
+
+def _encoded_error(error: MoltError) -> tuple[Status, Codec, bytes]:
+    """Return what a response that carries an error consists of: its status, codec and payload."""
+    return wire_status(error), _MSGPACK, codec.encode(_MSGPACK, to_wire(error))
 
 
 def set_error(response: Response, error: MoltError) -> None:
     """Replace the status, codec and payload of a response by those of an error."""
-    response.status = wire_status(error)
-    response.codec = Codec.MSGPACK
-    response.payload = codec.encode(Codec.MSGPACK, to_wire(error))
+    response.status, response.codec, response.payload = _encoded_error(error)
 
 
 def too_large(request: Request, response: Response, why: FrameError) -> Response:
@@ -85,6 +87,21 @@ class _BadPayload(Exception):
 
 class _BadResult(Exception):
     """The result can't be encoded. Not an EncodeError: an entrypoint may raise that itself."""
+
+
+def _encoded_otherwise(export: Export, result: object, why: Exception) -> bytes:
+    """Return what stands for a result that its codec has refused, as msgpack. Raises _BadResult: nothing does."""
+    whole = f"the result of {export.name!r}"
+    try:
+        answer = answers.encoded(result)
+    except answers.NotSendable as refusal:
+        raise _BadResult(f"{whole} {refusal}") from why
+    if answer is None:
+        encode = export.encode or codec.ENCODERS[export.codec_out]
+        error = codec.unencodable(export.codec_out, result, encode, why)
+        error.__cause__ = why
+        raise _BadResult(error.of("result", whole)) from error
+    return answer
 
 
 def _fit(response: Response) -> None:
@@ -156,109 +173,95 @@ class Runner:
     def run(self, request: Request, serial: int) -> Response:
         """Run a request, which the stop word names by `serial`, and return its response.
 
-        Nothing that the request or its entrypoint does makes this raise.
+        Nothing that the request or its entrypoint does makes this raise. The way of a request is seen here as a whole;
+        what becomes of one that fails is said below.
         """
         started_ns = time.monotonic_ns()
+        decoded_ns = handled_ns = ended_ns = 0  # 0: it did not get so far
+        status, encoding, body, flags = _OK, _MSGPACK, b"", 0
+        own_clock, stop = self.own_clock, self.word.cell
+        failure: BaseException | None = None
+        try:
+            steps = self.exports.steps.get(request.entry)
+            if steps is None or request.codec is not steps[0]:
+                steps = self.exports.steps[self.exports.find(request).name]  # `find` raises, and says why
+            _, decode, function, encode, codec_out, flags, export = steps
+            if request.deadline_ns and started_ns >= request.deadline_ns:
+                raise expired_in_queue()
+            metadata = _taken_from(request) if request.metadata_bytes else b""
+            facts = (request, self.word, serial, metadata)
+            token = in_context.set(CurrentRequest.of(*facts, own_clock)) if own_clock else None
+            if token is None:
+                in_process.facts = facts
+            try:
+                if self.before is not None:
+                    self.before(current_request())
+                self._armed = serial
+                # A stop that came before the handler was armed has raised nothing. Looking at the word saves a call.
+                if own_clock or stop[0]:
+                    current_request().check()
+                try:
+                    try:
+                        payload = decode(request.payload)
+                    except codec.UNDECODABLE as exc:
+                        if export.decode is not None:  # what decodes typed payloads says itself what is wrong
+                            raise
+                        raise _BadPayload(
+                            f"the payload is {codec.undecodable(export.codec_in, exc)}"
+                        ) from exc
+                    decoded_ns = time.monotonic_ns()
+                    result = function(payload)
+                    handled_ns = time.monotonic_ns()
+                    try:
+                        body, encoding = encode(result), codec_out
+                    except codec.UNENCODABLE as exc:
+                        body = _encoded_otherwise(export, result, exc)  # as msgpack
+                    ended_ns = time.monotonic_ns()
+                except BaseException as exc:  # user code may raise anything, also SystemExit
+                    if decoded_ns and not handled_ns:
+                        handled_ns = time.monotonic_ns()
+                    if isinstance(exc, RequestStopped):
+                        raise
+                    failure = exc
+                # User code may have swallowed the stop, or have ended before the stop could interrupt it.
+                if own_clock or stop[0]:
+                    current_request().check()
+            finally:
+                self._armed = 0
+                if token is None:
+                    in_process.facts = None
+                else:
+                    in_context.reset(token)
+            if failure is not None:
+                raise self._mapped(failure, export, CurrentRequest.of(*facts)) from failure
+        except MoltError as exc:
+            status, encoding, body = _encoded_error(exc)
+        except RequestCancelled:
+            status, encoding, body = _encoded_error(MoltCancelled("the request was cancelled while it ran"))
+        except RequestStopped:
+            status, encoding, body = _encoded_error(timed_out_running())
+        del failure  # its traceback refers to this frame
+        queue_us = (started_ns - request.sent_ns) // 1000 if request.sent_ns else 0
+        exec_us = ((ended_ns or time.monotonic_ns()) - started_ns) // 1000
         response = Response(
             request.request_id,
-            _OK,
-            b"",
-            _MSGPACK,
-            0,  # flags
+            status,
+            body,
+            encoding,
+            flags,
             request.generation,
             request.queue_depth,
             request.in_flight,
-            (started_ns - request.sent_ns) // 1000 if request.sent_ns else 0,
-            0,  # decode_us; this and the next three are set when they are known
-            0,
-            0,
-            0,
+            queue_us,
+            (decoded_ns - started_ns) // 1000 if decoded_ns else 0,
+            (handled_ns - decoded_ns) // 1000 if handled_ns else 0,
+            (ended_ns - handled_ns) // 1000 if ended_ns else 0,
+            exec_us,
             self.number,
         )
-        try:
-            export = self.exports.find(request)
-            if export.compiled:
-                response.flags = FLAG_COMPILED
-            if request.deadline_ns and started_ns >= request.deadline_ns:
-                raise expired_in_queue()
-            self._work(export, request, response, serial, started_ns)
-        except MoltError as exc:
-            set_error(response, exc)
-        except RequestCancelled:
-            set_error(response, MoltCancelled("the request was cancelled while it ran"))
-        except RequestStopped:
-            set_error(response, timed_out_running())
-        response.exec_us = (time.monotonic_ns() - started_ns) // 1000
-        if not 0 <= response.queue_us <= U32_MAX or response.exec_us > U32_MAX:
+        if queue_us < 0 or queue_us > U32_MAX or exec_us > U32_MAX:
             _fit(response)
         return response
-
-    def _work(
-        self, export: Export, request: Request, response: Response, serial: int, started_ns: int
-    ) -> None:
-        """Write the result into `response`. Raises MoltError; may raise RequestStopped at any point."""
-        own_clock = self.own_clock
-        stop_reason = self.word.reason
-        metadata = _taken_from(request) if request.metadata_bytes else b""
-        current = CurrentRequest(
-            request.request_id, request.deadline_ns, self.word, serial, own_clock, metadata
-        )
-        failure: BaseException | None = None
-        serving = begin_serving(current, this_context_only=own_clock)
-        try:
-            if self.before is not None:
-                self.before(current)
-            self._armed = serial
-            # A stop that came before the handler was armed has raised nothing. Reading the word first saves a call.
-            if own_clock or stop_reason(serial):
-                current.check()
-            try:
-                self._call(export, request, response, started_ns)
-            except RequestStopped:
-                raise
-            except BaseException as exc:  # user code may raise anything, also SystemExit
-                failure = exc
-            # User code may have swallowed the stop, or have ended before the stop could interrupt it.
-            if own_clock or stop_reason(serial):
-                current.check()
-        finally:
-            self._armed = 0
-            end_serving(serving)
-        if failure is not None:
-            raise self._mapped(failure, export, current) from failure
-
-    def _call(self, export: Export, request: Request, response: Response, started_ns: int) -> None:
-        assert export.function is not None  # `resolve` sets it, before any executor is forked
-        if export.decode is not None:
-            payload = export.decode(request.payload)
-        else:
-            try:
-                payload = codec.DECODERS[export.codec_in](request.payload)
-            except codec.UNDECODABLE as exc:
-                raise _BadPayload(f"the payload is {codec.undecodable(export.codec_in, exc)}") from exc
-        decoded_ns = time.monotonic_ns()
-        response.decode_us = (decoded_ns - started_ns) // 1000
-        try:
-            result = export.function(payload)
-        finally:
-            handled_ns = time.monotonic_ns()
-            response.handler_us = (handled_ns - decoded_ns) // 1000
-        encode = export.encode or codec.ENCODERS[export.codec_out]
-        try:
-            response.payload = encode(result)
-            response.codec = export.codec_out
-        except codec.UNENCODABLE as exc:
-            whole = f"the result of {export.name!r}"
-            try:
-                answer = answers.encoded(result)
-            except answers.NotSendable as refusal:
-                raise _BadResult(f"{whole} {refusal}") from exc
-            if answer is None:
-                why = codec.unencodable(export.codec_out, result, encode, exc)
-                why.__cause__ = exc
-                raise _BadResult(why.of("result", whole)) from why
-            response.payload = answer  # and its codec is msgpack
-        response.encode_us = (time.monotonic_ns() - handled_ns) // 1000
 
     def _mapped(self, failure: BaseException, export: Export, current: CurrentRequest) -> MoltError:
         if isinstance(failure, _BadPayload):
@@ -278,5 +281,5 @@ class Runner:
             error = MoltInternalError(str(failure) if isinstance(failure, _BadResult) else what)
         error.remote_traceback, error.raised = text, known
         if not isinstance(failure, _BadResult):
-            error.failure = failures.packed(failure, Runner._call.__code__)
+            error.failure = failures.packed(failure, Runner.run.__code__)
         return error

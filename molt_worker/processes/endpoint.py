@@ -19,14 +19,14 @@ from molt_worker.entrypoints.runner import too_large
 class Endpoint(Protocol):
     """An executor's way to requests. Its calls block, and they raise BrokenPipeError if nobody is at the other end."""
 
+    #: What the stop word calls the request that was received last: a number from 1 on that no recent request had.
+    serial: int
+
     def announce(self) -> None:
         """Say that the executor is ready."""
 
     def receive(self) -> Request | FrameError | None:
         """The next request, or what is wrong with it; None: the executor must exit."""
-
-    def serial(self, request: Request) -> int:
-        """What the stop word calls this request: a number from 1 on that no recent request had."""
 
     def answer(self, request: Request, response: Response) -> None:
         """Send the response to a request."""
@@ -42,6 +42,7 @@ class SocketEndpoint:
     def __init__(self, sock: socket.socket, max_frame_bytes: int) -> None:
         self._sock = sock  # kept open by this reference
         self._stream = FrameStream(sock.fileno(), sock.fileno(), max_frame_bytes)
+        self.serial = 0
         self._received: deque[Item | FrameError] = deque()
 
     def announce(self) -> None:
@@ -54,12 +55,10 @@ class SocketEndpoint:
             self._received.extend(self._stream.frames())
         item = self._received.popleft()
         if isinstance(item, Request):
+            self.serial = item.generation  # on this socket the supervisor's number of the request
             return item
         # The supervisor sends only requests that it has parsed, so this is a bug.
         raise item if isinstance(item, FrameError) else FrameError(Fault.KIND, "it is no request")
-
-    def serial(self, request: Request) -> int:
-        return request.generation  # on this socket the supervisor's number of the request
 
     def answer(self, request: Request, response: Response) -> None:
         try:

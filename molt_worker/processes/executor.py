@@ -71,7 +71,7 @@ def serve(
                 claimed = Request(item.raw_id, "", generation=item.raw_generation)
                 endpoint.answer(claimed, error_response(claimed, MoltInvalidInput(item.detail)))
                 continue
-            response = context.copy().run(runner.run, item, endpoint.serial(item))
+            response = context.copy().run(runner.run, item, endpoint.serial)
             if forked:
                 os._exit(0)  # this is the entrypoint's child: only its parent answers
             endpoint.answer(item, response)

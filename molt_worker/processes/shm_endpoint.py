@@ -27,6 +27,7 @@ from molt_worker.runtime.metrics import request_fields, request_level
 if TYPE_CHECKING:
     from molt_accel.ipc.shm._native import Arena
 
+_OK: Final = Status.OK  # looking a member up in an enumeration costs as much as a function call
 _SERIAL: Final = int(SlotGauge.SERIAL)
 _WAKE_NS: Final = int(Gauge.WAKE_NS)
 _OUTCOME_GAUGES: Final = {status: SlotGauge.OUTCOMES + Outcome[status.label] for status in Status}
@@ -58,7 +59,9 @@ class ShmEndpoint:
         arena, index = self.arena, self.index
         self._max = self.config.max_frame_bytes
         self._corrupt: type[Exception] = core.Corrupt
-        self._retire, self._transferred = core.RETIRE, core.TRANSFERRED
+        self._transferred = core.TRANSFERRED
+        self._unbegun, self._wakes, self._crowded = core.UNBEGUN, core.WAKES, core.CROWDED
+        self.serial = 0
         self._slot = core.Slot(arena, index, arena.slot_gauge(index, SlotGauge.EPOCH) & 0xFF, self.claim)
         self._shows_entry = False
         self._left = self.config.max_requests
@@ -88,23 +91,19 @@ class ShmEndpoint:
 
     def receive(self) -> Request | FrameError | None:
         slot = self._slot
-        while slot.next() != self._retire:
+        while True:
             try:
-                item = slot.receive(self._max)
+                item = slot.take(self._max, _SERIAL, _WAKE_NS, not self._shows_entry)
             except self._corrupt as exc:
                 self._give_up(Failure.CORRUPT, str(exc))
                 continue
             if type(item) is Request:
-                in_ring = PREFIX_BYTES + HEADER_BYTES + len(item.payload) <= self.arena.ring_bytes
-                if not in_ring or self._shows_entry:
-                    self._show_entry("" if in_ring else item.entry)
-                if slot.begin(_SERIAL, item.deadline_ns, _WAKE_NS):
-                    # If the socket is full, the supervisor will look when it reads the others.
-                    self._tell(Wake())
-                if item.deadline_ns and slot.queued and self._is_hopeless(item):
-                    self.answer(item, error_response(item, outcomes.too_late()))
+                if slot.remarks and not self._heed(item, slot.remarks):
                     continue
+                self.serial = slot.serial
                 return item
+            if item is None:
+                return None
             if type(item) is not bytes:
                 self._give_up(Failure.STALLED, "the request was not sent on")
                 continue
@@ -114,7 +113,21 @@ class ShmEndpoint:
             except FrameError as exc:
                 return exc
             self._give_up(Failure.CORRUPT, "it is no request")
-        return None
+
+    def _heed(self, request: Request, remarks: int) -> bool:
+        """Do what is unusual about a request. Returns False if it was answered, because nobody would get its result."""
+        wakes = remarks & self._wakes
+        if remarks & self._unbegun:
+            in_ring = PREFIX_BYTES + HEADER_BYTES + len(request.payload) <= self.arena.ring_bytes
+            self._show_entry("" if in_ring else request.entry)
+            wakes = self._slot.begin(_SERIAL, request.deadline_ns, _WAKE_NS)
+        if wakes:
+            # If the socket is full, the supervisor will look when it reads the others.
+            self._tell(Wake())
+        if remarks & self._crowded and self._is_hopeless(request):
+            self.answer(request, error_response(request, outcomes.too_late()))
+            return False
+        return True
 
     def _is_hopeless(self, request: Request) -> bool:
         now_ns = time.monotonic_ns()
@@ -130,16 +143,12 @@ class ShmEndpoint:
         for at, word in enumerate(layout.entry_words(entry)):
             self.arena.set_slot_gauge(self.index, SlotGauge.ENTRY + at, word)
 
-    def serial(self, request: Request) -> int:
-        del request
-        serial: int = self._slot.serial
-        return serial
-
     def answer(self, request: Request, response: Response) -> None:
-        response = self._fitting(request, response)
+        if HEADER_BYTES + len(response.payload) > self._max:
+            response = self._fitting(request, response)
         status = response.status
         # Log before the reply is published, as counting does: a client that has its reply must find the line.
-        if status is not Status.OK or self._logs_all:
+        if status is not _OK or self._logs_all:
             fields = request_fields(request, response, status.label)
             log.write_blocking(self.config, request_level(status.label), "request", fields)
         counted = _OUTCOME_GAUGES[status]
@@ -156,9 +165,7 @@ class ShmEndpoint:
                 self._left = 1  # the supervisor is told after the next request
 
     def _fitting(self, request: Request, response: Response) -> Response:
-        """The response, or an error in its place if it is over the frame limit."""
-        if HEADER_BYTES + len(response.payload) <= self._max:
-            return response
+        """The error in the place of a response that is over the frame limit."""
         try:
             encode_head(response, self._max)
         except FrameError as exc:

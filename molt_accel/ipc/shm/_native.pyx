@@ -7,6 +7,7 @@ The objects here hold raw memory of the arena. They check indexes; their callers
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -16,12 +17,20 @@ from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, PROT_
 # C variables, which cost less than names of the module. The tables have the member for each of 256 byte values, or None.
 cdef object _Request, _Response, _Entry
 cdef tuple _codecs, _statuses
+from types import MemberDescriptorType
+
 from molt_accel.ipc.frame import CODECS as _codecs, STATUSES as _statuses
 from molt_accel.ipc.messages import Request as _Request, Response as _Response
 from molt_accel.ipc.shm.layout import Entry as _Entry, Gauge as _Gauge
 
 cdef uint32_t _client_limit = _Gauge.CLIENT_LIMIT
 
+cdef enum:
+    REMARK_UNBEGUN = 1
+    REMARK_WAKES = 2
+    REMARK_CROWDED = 4
+
+include "binding/places.pxi"
 include "binding/fields.pxi"
 include "binding/core.pxi"
 
@@ -31,6 +40,8 @@ STATES = (MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, MOLT_ABAN
 SLOT_FREE, SLOT_BUSY, SLOT_IDLE = MOLT_SLOT_FREE, MOLT_SLOT_BUSY, MOLT_SLOT_IDLE
 OUTCOME, TIME, CLOSED = MOLT_AWAIT_OUTCOME, MOLT_AWAIT_TIME, MOLT_AWAIT_CLOSED
 REQUEST, RETIRE = MOLT_NEXT_REQUEST, MOLT_NEXT_RETIRE
+#: `Slot.remarks`.
+UNBEGUN, WAKES, CROWDED = REMARK_UNBEGUN, REMARK_WAKES, REMARK_CROWDED
 TRANSFERRED, LOST, STALLED = MOLT_TRANSFERRED, MOLT_TRANSFER_LOST, MOLT_TRANSFER_STALLED
 #: Verdicts of `Channel.publish`.
 ADMITTED, WAITING, BUSY, NOT_IDLE, BAD_FRAME, UNDECIDED = 0, 1, 2, 3, 4, 5

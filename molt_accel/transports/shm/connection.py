@@ -91,6 +91,11 @@ class Connection(BaseConnection):
         except RuntimeError as exc:  # no more threads are allowed
             raise MoltWorkerUnavailable(f"can't attend to a worker: {exc}") from exc
 
+    def move_to(self, state: ConnectionState) -> bool:
+        moved = super().move_to(state)
+        self.channels.tells_of_ends = not self.open
+        return moved
+
     def cancel(self, channel: int, generation: int) -> None:
         """Have the supervisor stop a request that was ABANDONED."""
         # If the message can't be sent, the supervisor still finds the request: it looks once a second.

@@ -87,8 +87,8 @@ class LoopCalls:
         """How many calls the loop waits for."""
         return len(self._calls)
 
-    def add(self, call: ShmCall, timeout_s: float | None) -> Ended | None:
-        """Wait for a call. Returns what is done when it ends or the time is over.
+    def add(self, call: ShmCall, until_ns: int) -> Ended | None:
+        """Wait for a call, at most until `until_ns` (0: for ever). Returns what is done when it ends or the time is over.
 
         None: it has ended, or a thread must wait for it.
         """
@@ -105,8 +105,7 @@ class LoopCalls:
         if loop is None or (is_new and channel.flows):
             return None
         ended: Ended = loop.create_future()
-        now_ns = time.monotonic_ns()
-        call.until_ns = NEVER if timeout_s is None else now_ns + int(min(max(timeout_s, 0.0), 1e9) * 1e9)
+        now_ns, call.until_ns = time.monotonic_ns(), until_ns or NEVER
         call.ended = ended
         if is_new:
             call.loop_calls = self

@@ -29,14 +29,12 @@ from molt_accel.ipc.failpoint import failpoint
 from molt_accel.ipc.frame import encode_head
 from molt_accel.ipc.messages import PING, U32_MAX, WORKER_DEFAULT_WAIT, Codec, Request, Response
 from molt_accel.ipc.shm._native import (
-    ADMITTED,
     BAD_FRAME,
     BUSY,
     CLOSED,
     OUTCOME,
     UNDECIDED,
     WAITING,
-    Channel,
     ChannelCall,
     Corrupt,
 )
@@ -92,11 +90,11 @@ class ShmCall(ChannelCall):
         if self.done:
             callback()
 
-    def ended_in(self, loop: AbstractEventLoop, timeout_s: float | None) -> Future[None] | None:
+    def ended_in(self, loop: AbstractEventLoop, until_ns: int) -> Future[None] | None:
         if self.callback is not None:  # the completion thread waits for it
             return None
         loop_calls = self.connection.loops.of(loop)
-        return None if loop_calls is None else loop_calls.add(self, timeout_s)
+        return None if loop_calls is None else loop_calls.add(self, until_ns)
 
     def poll(self) -> int:
         """For the completion thread: move on without waiting. Returns 0 at the end, else when to look again (ns)."""
@@ -292,51 +290,48 @@ class ShmTransport(ConnectedTransport[Connection]):
         if wait_ms == WORKER_DEFAULT_WAIT:
             wait_ms = connection.max_wait_ms
         waiting = self._room_to_wait(request) if wait_ms else 0
-        channel = connection.channels.lease()
-        if channel is None:
+        begun = connection.channels.begin(ShmCall, connection, request, connection.capacity, waiting)
+        if isinstance(begun, ShmCall):
+            return begun
+        if begun is None:
             if connection.channels.wants_more or not connection.open:
                 return None
             # One that may wait is counted when it ends as Busy.
             make = outcomes.busy if wait_ms else connection.admission.busy
             raise make(BusyReason.IN_FLIGHT)
-        try:
-            verdict = channel.publish(request, connection.capacity, waiting)
-        except BaseException:
-            connection.channels.give_back(channel)
-            raise
-        if verdict == ADMITTED:
-            return ShmCall(connection, channel, request, NEVER)
+        verdict, call = begun
+        if verdict == WAITING:
+            call.look_ns = min(call.look_ns, time.monotonic_ns() + wait_ms * NS_PER_MS)
+            return call
         refusal = None
         if verdict == UNDECIDED:
-            refusal = self._decide(connection, channel, request)
+            refusal = self._decide(connection, call, request)
             if refusal is None:
-                return ShmCall(connection, channel, request, NEVER)
-        if verdict == WAITING:
-            return ShmCall(connection, channel, request, time.monotonic_ns() + wait_ms * NS_PER_MS)
-        connection.channels.give_back(channel)
-        connection.call_ended()
+                return call
+        call.release()
         if refusal is not None:
             raise refusal
         if verdict == BUSY:
             raise connection.admission.count(connection.admission.queue_full(request.entry))
         if verdict == BAD_FRAME:
             encode_head(request, connection.max_frame_bytes)  # raises, and says what is wrong
-        # A process has scribbled over the state word; `give_back` keeps the channel until it is IDLE.
+        # A process has scribbled over the state word; the channel is kept until it is IDLE.
         if tries:
             return self.submit(request, tries - 1)
         error = MoltProtocolError("a channel is in use that should be free")
         connection.fail(error)
         raise error
 
-    def _decide(self, connection: Connection, channel: Channel, request: Request) -> MoltBusy | None:
+    def _decide(self, connection: Connection, call: ShmCall, request: Request) -> MoltBusy | None:
         """Refuse a published request that would have to wait for too long, or tell the executors of it."""
         failpoint("client.undecided")
+        channel = call.channel
         left_ns = request.deadline_ns - time.monotonic_ns() if request.deadline_ns else None
         try:
             refusal = connection.admission.refusal(request.entry, left_ns, channel)
         except BaseException:  # Ctrl-C; what a process has scribbled
             channel.give_up()
-            connection.channels.give_back(channel)
+            call.release()
             raise
         # An executor may have looked around and taken it up meanwhile: then it is running.
         if refusal is not None and channel.give_up(only_queued=True) == ChannelState.READY:

@@ -107,7 +107,7 @@ def test_in_an_event_loop_a_request_runs_where_sync_code_does_unless_it_was_give
         awaited, given_up, blocking = [await submitted(number) for number in (1, 2, 3)]
         assert transport.abandon(given_up, MoltCancelled("gone"))
         assert isinstance(given_up.result, MoltCancelled)
-        assert await CallEnd(awaited, None).wait()
+        assert await CallEnd(awaited, 0).wait()
         assert isinstance(awaited.result, Response)
         assert codec.decode(Codec.MSGPACK, awaited.result.payload) == os.getpid()
         assert not transport.abandon(awaited, MoltCancelled("gone"))

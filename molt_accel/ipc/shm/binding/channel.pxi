@@ -29,7 +29,7 @@ cdef class Channel:
         """The generation of the request published last."""
         return MOLT_GENERATION(self.c.word)
 
-    def publish(self, request not None, uint32_t capacity, uint32_t waiting):
+    cpdef int publish(self, request, uint32_t capacity, uint32_t waiting) except -1:
         """Offer a request to the executors: IDLE -> READY.
 
         Args:
@@ -49,9 +49,12 @@ cdef class Channel:
         cdef const molt_entry *own
         cdef uint32_t over = 0
         cdef uint64_t now_ns, deadline_ns, left_ns = MAX_TURN
-        if not _fill_request(&self.out, request, self.max_bytes):
+        if request is None:
+            raise TypeError("a request, and not None")
+        cdef bytes payload = read(request, places_of_request(request).payload, "payload")
+        if not _fill_request(&self.out, request, payload, self.max_bytes):
             return BAD_FRAME
-        self.payload, self.reply, self.stage = request.payload, None, STAGE_NONE
+        self.payload, self.reply, self.stage = payload, None, STAGE_NONE
         self.c.part[0] = <const uint8_t *>&self.out
         self.c.left[0] = molt_head_bytes(&self.out)
         self.c.part[1] = <const uint8_t *>PyBytes_AS_STRING(self.payload)
@@ -152,13 +155,18 @@ cdef class Channel:
                     PyErr_CheckSignals()
                 return code
 
-    cpdef object take(self):
+    def take(self):
         """Take the outcome and free the channel. Returns the response, or the failure word (an int).
 
         Returns None if there is no outcome, because the request was given up.
 
         Raises Corrupt if there is something else than a response.
         """
+        got = self.take_payload()
+        return _response_of(&self.head, got) if type(got) is bytes else got
+
+    cdef object take_payload(self):
+        """`take`, but of a response only the payload. Its head is `head`, until something else is taken."""
         cdef molt_arena *a = &self.arena.a
         cdef uint64_t word, reason
         cdef int outcome = molt_outcome(a, &self.c, &word)
@@ -175,13 +183,12 @@ cdef class Channel:
                 raise Corrupt("a shorter reply than it says")
             if not self.next_buffer():
                 break
-        response = _response_of(&self.head, self.reply)
-        self.reply = None
-        if response is None or molt_reply_there(a, &self.c):
+        payload, self.reply = self.reply, None
+        if not _is_response(&self.head) or molt_reply_there(a, &self.c):
             raise Corrupt("a reply that is no response")
         if not molt_free(a, self.index, word):
             raise Corrupt(f"channel {self.index} was taken away")
-        return response
+        return payload
 
     def give_up(self, bint only_queued=False, uint32_t generation=0):
         """End the request from this side, on any thread.

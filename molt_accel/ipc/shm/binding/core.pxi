@@ -106,7 +106,7 @@ cdef extern from "molt_core.h" nogil:
     uint64_t molt_usual_ns(const molt_entry *)
     uint64_t molt_turn(const molt_arena *, uint32_t, const molt_entry *)
     void molt_learn_usual(molt_entry *, uint64_t, int)
-    const int MOLT_STATUS_TIMEOUT, MOLT_STATUS_CANCELLED
+    const int MOLT_STATUS_OK, MOLT_STATUS_TIMEOUT, MOLT_STATUS_CANCELLED
     uint64_t molt_fair_turn(const molt_arena *, const uint32_t *, uint64_t, uint64_t, uint32_t)
     const uint64_t MAX_TURN "UINT64_MAX", MOLT_NEVER
     ctypedef struct molt_around:

@@ -1,9 +1,8 @@
 # The head of a frame: made of a message, and made into one.
 
-cdef uint64_t _begin_head(molt_head *head, object item, int kind, Py_ssize_t entry_bytes) except 0:
+cdef uint64_t _begin_head(molt_head *head, bytes payload, int kind, Py_ssize_t entry_bytes) except 0:
     """Write the fields that the frame itself sets, and zeros. Returns the size of the frame in bytes."""
     cdef molt_frame *h = &head.header
-    cdef bytes payload = item.payload
     if payload is None:
         raise TypeError("a payload is bytes, and not None")
     cdef Py_ssize_t payload_bytes = PyBytes_GET_SIZE(payload)
@@ -17,10 +16,11 @@ cdef uint64_t _begin_head(molt_head *head, object item, int kind, Py_ssize_t ent
     return total
 
 
-cdef int _fill_request(molt_head *head, object request, uint64_t max_bytes) except -1:
+cdef int _fill_request(molt_head *head, object request, bytes payload, uint64_t max_bytes) except -1:
     """Write the head of a valid request. Returns 0 if it is not valid; frame.py then says what is wrong with it."""
+    cdef const request_places *at = places_of_request(request)
     cdef Py_ssize_t entry_bytes
-    cdef str entry = request.entry
+    cdef str entry = read(request, at.entry, "entry")
     cdef const char *text
     try:
         text = PyUnicode_AsUTF8AndSize(entry, &entry_bytes)
@@ -28,9 +28,9 @@ cdef int _fill_request(molt_head *head, object request, uint64_t max_bytes) exce
         return 0
     if not 0 < entry_bytes <= MOLT_ENTRY_BYTES:
         return 0
-    if _begin_head(head, request, MOLT_REQUEST, entry_bytes) > max_bytes:
+    if _begin_head(head, payload, MOLT_REQUEST, entry_bytes) > max_bytes:
         return 0
-    fill_request(&head.header, request)
+    fill_request(&head.header, request, at)
     memcpy(head.entry, text, entry_bytes)
     return 1
 
@@ -50,15 +50,18 @@ cdef object _request_of(const molt_head *head, bytes payload):
     return request_of(h, entry, payload, codec)
 
 
-cdef object _response_of(const molt_head *head, bytes payload):
-    """Make a response of a head and its payload. Returns None if it is not valid."""
+cdef bint _is_response(const molt_head *head):
+    """Whether a head is that of a valid response."""
     cdef const molt_frame *h = &head.header
-    codec, status = _codecs[h.codec], _statuses[h.status]
-    if h.version != MOLT_FRAME_VERSION or h.kind != MOLT_RESPONSE or codec is None or status is None:
-        return None
-    if h.entry_bytes or h.flags & ~MOLT_FLAG_COMPILED:
-        return None
-    return response_of(h, status, payload, codec)
+    if h.version != MOLT_FRAME_VERSION or h.kind != MOLT_RESPONSE or h.entry_bytes or h.flags & ~MOLT_FLAG_COMPILED:
+        return False
+    return _codecs[h.codec] is not None and _statuses[h.status] is not None
+
+
+cdef object _response_of(const molt_head *head, bytes payload):
+    """Make a response of a valid head and its payload."""
+    cdef const molt_frame *h = &head.header
+    return response_of(h, _statuses[h.status], payload, _codecs[h.codec])
 
 
 cdef bint _consistent(const molt_head *head):

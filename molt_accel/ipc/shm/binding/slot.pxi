@@ -11,6 +11,8 @@ cdef class Slot:
     cdef molt_executor e
     cdef molt_head head
     cdef Py_buffer claim
+    #: What is unusual about the request that `take` returned last; see there.
+    cdef readonly uint32_t remarks
 
     def __cinit__(self, Arena arena not None, uint32_t slot, uint32_t epoch, claim=None):
         arena.slot(slot)
@@ -59,7 +61,7 @@ cdef class Slot:
         """The state word of the claim."""
         return self.e.word
 
-    def next(self):
+    cpdef int next(self) except -1:
         """Wait for a request and claim it. Returns REQUEST, or RETIRE if the executor is to exit.
 
         Raises what a signal handler raises.
@@ -72,6 +74,34 @@ cdef class Slot:
             if code != MOLT_NEXT_SIGNAL:
                 return code
             PyErr_CheckSignals()
+
+    def take(self, uint64_t max_bytes, uint32_t gauge, uint32_t wake_gauge, bint begins):
+        """Wait for a request, read it and begin it: `next`, `receive` and `begin` in one step.
+
+        Args:
+            max_bytes: See `receive`.
+            gauge, wake_gauge: See `begin`.
+            begins: False: the caller has something to do before, and begins it.
+
+        Returns None if the executor is to exit; otherwise as `receive` does. `remarks` are 0 for most requests. REMARK_UNBEGUN:
+        it was not begun, which is so for all that don't fit the ring. REMARK_WAKES: `begin` has returned True. REMARK_CROWDED:
+        it has a deadline, and others were queued when it was claimed.
+
+        Raises as `receive` does.
+        """
+        cdef molt_frame *h = &self.head.header
+        self.remarks = 0
+        if self.next() != MOLT_NEXT_REQUEST:
+            return None
+        got = self.receive(max_bytes)
+        if type(got) is _Request:
+            if h.deadline_ns and self.e.queued:
+                self.remarks |= REMARK_CROWDED
+            if not begins or sizeof(self.head.size) + sizeof(molt_frame) + h.payload_bytes > self.arena.ring_bytes:
+                self.remarks |= REMARK_UNBEGUN
+            elif self.begin(gauge, h.deadline_ns, wake_gauge):
+                self.remarks |= REMARK_WAKES
+        return got
 
     cdef int transfer(self, uint8_t *to, const uint8_t *source, uint64_t n) except -1:
         cdef uint64_t done = 0
@@ -86,7 +116,7 @@ cdef class Slot:
                 return code
             PyErr_CheckSignals()
 
-    def receive(self, uint64_t max_bytes):
+    cpdef object receive(self, uint64_t max_bytes):
         """Read the claimed request.
 
         Returns:
@@ -133,12 +163,13 @@ cdef class Slot:
         """
         cdef molt_slot *slot = &self.arena.a.slots[self.e.slot]
         cdef molt_word *counter = slot_word(slot, gauge)
-        cdef bytes payload = response.payload
+        cdef const response_places *at = places_of_response(response)
+        cdef bytes payload = read(response, at.payload, "payload")
         cdef molt_entry *row
         cdef int code
-        if _begin_head(&self.head, response, MOLT_RESPONSE, 0) > max_bytes:
+        if _begin_head(&self.head, payload, MOLT_RESPONSE, 0) > max_bytes:
             return BAD_FRAME
-        fill_response(&self.head.header, response)
+        fill_response(&self.head.header, response, at)
         if not molt_holds(&self.e, molt_look(&self.arena.a, self.e.channel)):
             return MOLT_TRANSFER_LOST  # it was taken away against the rules: the ring may be another request's
         atomic_fetch_add(counter, 1)
@@ -164,7 +195,7 @@ cdef class Slot:
         """End the request without a reply. Returns False if this executor no longer holds it."""
         return bool(molt_finish(&self.arena.a, &self.e, MOLT_FAILED, reason))
 
-    def begin(self, uint32_t gauge, uint64_t deadline_ns, uint32_t wake_gauge):
+    cpdef bint begin(self, uint32_t gauge, uint64_t deadline_ns, uint32_t wake_gauge) except -1:
         """Store what runs from now on in three gauges of this slot: serial, deadline (0: none), start.
 
         Returns True if the deadline comes before the time in the arena's gauge `wake_gauge`, at which the supervisor

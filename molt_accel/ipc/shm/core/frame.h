@@ -7,7 +7,7 @@
 enum { MOLT_FRAME_VERSION = 3, MOLT_REQUEST = 1, MOLT_RESPONSE = 2, MOLT_ENTRY_BYTES = 255, MOLT_FLAG_COMPILED = 1 };
 
 /* Of errors.Status: the request was ended before its time. */
-enum { MOLT_STATUS_TIMEOUT = 4, MOLT_STATUS_CANCELLED = 5 };
+enum { MOLT_STATUS_OK = 1, MOLT_STATUS_TIMEOUT = 4, MOLT_STATUS_CANCELLED = 5 };
 
 /* A frame before its payload. */
 typedef struct __attribute__((packed)) {

@@ -21,6 +21,8 @@ _MESSAGES: Final = {
     "request": (Of.REQUEST, "h.request_id, entry, payload, codec"),
     "response": (Of.RESPONSE, "h.request_id, status, payload, codec"),
 }
+#: By message: the fields that stand behind the header.
+_LONG_FIELDS: Final = {"request": ("entry", "payload"), "response": ("payload",)}
 
 
 def _declarations(indent: str, end: str) -> str:
@@ -46,8 +48,19 @@ def cython() -> str:
     text += _declarations(" " * 8, "")
     for name, (kind, before) in _MESSAGES.items():
         own = [field.name for field in FIELDS if field.of & kind]
-        text += f"\n\ncdef int fill_{name}(molt_frame *h, object message) except -1:\n"
-        text += "".join(f"    h.{field} = message.{field}\n" for field in own)
+        kept = [*_LONG_FIELDS[name], *own]
+        text += f"\n\n# Where {name}s keep their fields; `{name}_nowhere` is for objects of other classes.\n"
+        text += f"cdef struct {name}_places:\n"
+        for names in textwrap.wrap(", ".join(kept), 80):
+            text += f"    Py_ssize_t {names.rstrip(',')}\n"
+        text += f"\n\ncdef {name}_places {name}_at, {name}_nowhere\n"
+        text += "".join(f'{name}_at.{field} = place_of(_{name.title()}, "{field}")\n' for field in kept)
+        text += f"\n\ncdef inline const {name}_places *places_of_{name}(object message):\n"
+        text += f"    return &{name}_at if type(message) is _{name.title()} else &{name}_nowhere\n"
+        text += (
+            f"\n\ncdef int fill_{name}(molt_frame *h, object message, const {name}_places *at) except -1:\n"
+        )
+        text += "".join(f'    h.{field} = read(message, at.{field}, "{field}")\n' for field in own)
         first = before.split(", ")
         given = [argument for argument in first if not argument.startswith("h.")]
         plain = [f"h.{field}" for field in own if field not in given and f"h.{field}" not in first]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from molt_accel.ipc.messages import Request
 from molt_worker import RequestCancelled, RequestStopped, RequestTimedOut, current_request
 from molt_worker.entrypoints.request import (
     STOP_EXCEPTIONS,
@@ -14,8 +15,8 @@ from molt_worker.entrypoints.request import (
     InvalidInput,
     StopReason,
     StopWord,
-    begin_serving,
-    end_serving,
+    in_context,
+    in_process,
 )
 
 serials = st.integers(1, 2**32 - 1)
@@ -51,15 +52,17 @@ def test_outside_of_a_worker_there_is_no_deadline_and_no_stop() -> None:
     request.check()
 
 
-def test_the_current_request_is_the_one_that_was_set() -> None:
-    request = CurrentRequest(0xAB)
+def test_the_current_request_is_made_once_of_what_the_executor_serves() -> None:
     seen: list[CurrentRequest] = []
     thread = threading.Thread(target=lambda: seen.append(current_request()))
-    begun = begin_serving(request, this_context_only=False)
+    in_process.facts = (Request(0xAB, "echo"), make_word(), 5, b"")
+    request = current_request()
     assert current_request() is request
     thread.start()
     thread.join()
-    end_serving(begun)
+    in_process.facts = (Request(0xAB, "echo"), make_word(), 6, b"")
+    assert current_request() is not request, "another one"
+    in_process.facts = None
     assert current_request().request_id == ""
     assert seen == [request]
     assert seen[0].request_id == "00000000000000ab"
@@ -69,14 +72,14 @@ def test_in_one_context_only_it_is_another_thread_s_not_and_the_outer_one_comes_
     outer, inner = CurrentRequest(0xAB), CurrentRequest(0xCD)
     seen: list[CurrentRequest] = []
     thread = threading.Thread(target=lambda: seen.append(current_request()))
-    outer_begun = begin_serving(outer, this_context_only=True)
-    inner_begun = begin_serving(inner, this_context_only=True)
+    outer_begun = in_context.set(outer)
+    inner_begun = in_context.set(inner)
     assert current_request() is inner
     thread.start()
     thread.join()
-    end_serving(inner_begun)
+    in_context.reset(inner_begun)
     assert current_request() is outer
-    end_serving(outer_begun)
+    in_context.reset(outer_begun)
     assert current_request().request_id == ""
     assert [request.request_id for request in seen] == [""]
 

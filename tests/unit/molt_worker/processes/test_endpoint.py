@@ -66,7 +66,9 @@ def test_a_request_that_comes_in_pieces_is_waited_for(ends: Ends) -> None:
 
 
 def test_the_serial_is_the_number_that_the_supervisor_gave_it(ends: Ends) -> None:
-    assert ends.endpoint.serial(request(41)) == 41
+    ends.supervisor.sendall(encode(request(41)))
+    ends.endpoint.receive()
+    assert ends.endpoint.serial == 41
 
 
 def test_a_frame_that_cant_be_read_is_a_bug(ends: Ends) -> None:

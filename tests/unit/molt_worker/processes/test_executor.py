@@ -30,6 +30,8 @@ SERIAL = 77
 class ScriptedEndpoint:
     """Gives out what it was made with, and keeps the answers."""
 
+    serial = SERIAL
+
     def __init__(self, *items: Request | FrameError) -> None:
         self.items = deque(items)
         self.answers: list[tuple[int, Response]] = []
@@ -41,9 +43,6 @@ class ScriptedEndpoint:
 
     def receive(self) -> Request | FrameError | None:
         return self.items.popleft() if self.items else None
-
-    def serial(self, request: Request) -> int:
-        return SERIAL
 
     def answer(self, request: Request, response: Response) -> None:
         if self.gone:

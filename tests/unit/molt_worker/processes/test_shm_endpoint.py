@@ -130,7 +130,7 @@ def test_a_request_is_claimed_in_the_slot_s_name(ends: Ends) -> None:
     assert (got.request_id, got.payload, got.in_flight) == (77, b"abc", 1)
     assert ends.arena.word(0) == ChannelState.CLAIMED | SLOT << 8 | 3 << 24 | 1 << 32
     assert ends.arena.slot_gauge(SLOT, SlotGauge.SERIAL) == serial_of(0, 1)
-    assert ends.endpoint.serial(got) == serial_of(0, 1)
+    assert ends.endpoint.serial == serial_of(0, 1)
     assert ends.told() == []
 
 

@@ -96,7 +96,7 @@ def submit(transport: ShmTransport, payload: object = None, **fields: Any) -> Sh
 
 def begin(loop: Loop, call: ShmCall, timeout_s: float | None = None) -> asyncio.Future[None]:
     """Have the loop, which is running, wait for a call."""
-    ended = call.ended_in(loop, timeout_s)
+    ended = call.ended_in(loop, 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9))
     assert ended is not None
     return ended
 
@@ -281,7 +281,7 @@ def test_a_glance_comes_first_and_ever_more_are_left_out_after_one_in_vain(
 
     async def call() -> bool:
         call = submit(transport)
-        ended = call.ended_in(loop, None)
+        ended = call.ended_in(loop, 0)
         if ended is not None:
             fake.reply(fake.claim(), 1)
             await ended
@@ -448,11 +448,11 @@ def test_a_request_larger_than_a_ring_is_left_to_the_thread(
 ) -> None:
     async def work() -> None:
         call = submit(transport, b"x" * 20_000)
-        assert call.ended_in(loop, None) is None
+        assert call.ended_in(loop, 0) is None
         assert not call.done
         over = loop.create_future()
         call.on_done(lambda: loop.call_soon_threadsafe(over.done() or over.set_result, None))
-        assert call.ended_in(loop, None) is None  # from now on
+        assert call.ended_in(loop, 0) is None  # from now on
         serving = fake.serving(lambda frame: len(frame.payload), 1)
         await over
         serving.join()
@@ -532,8 +532,8 @@ def test_a_client_asks_for_a_bell_when_a_loop_needs_one(
 ) -> None:
     async def work() -> None:
         call = submit(transport)
-        assert call.ended_in(loop, None) is None  # there is none yet
-        assert call.ended_in(loop, None) is None
+        assert call.ended_in(loop, 0) is None  # there is none yet
+        assert call.ended_in(loop, 0) is None
         fake.reply(fake.claim(), 1)
         assert call.wait(None)
         number = fake.lend_bell()
@@ -713,7 +713,7 @@ def test_closing_ends_the_calls_and_closes_the_bell(
         await ended
         assert isinstance(call.result, MoltCancelled)
         assert not is_open(fd)
-        assert only_now.ended_in(loop, None) is None
+        assert only_now.ended_in(loop, 0) is None
         assert only_now.wait(None)
         assert isinstance(only_now.result, MoltCancelled)
         assert connection.channels.in_calls == 0

@@ -195,4 +195,4 @@ def test_no_operation_of_the_binding_is_left_out() -> None:
         "announce",
     }
     assert _public(core.Channel) == looked_through
-    assert _public(core.Slot) == {"begin", "fail", "next", "open", "receive", "reply"}
+    assert _public(core.Slot) == {"begin", "fail", "next", "open", "receive", "reply", "take"}

@@ -24,5 +24,5 @@ def test_the_files_change_with_the_table(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [struct_text, code] != before
     assert "    uint64_t another;\n" in struct_text
     assert "        uint64_t another\n" in code
-    assert code.count("h.another = message.another") == 1, "in a response, and in nothing else"
+    assert code.count("h.another = read(message, at.another") == 1, "in a response, and in nothing else"
     assert code.count(", h.another") == 1
