@@ -63,7 +63,7 @@ class LoopCalls:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, bell: Bell, arena: Arena, adopt: Adopt) -> None:
-        self._loop = weakref.ref(loop)  # the loop has a reference to this
+        self._loop: Callable[[], asyncio.AbstractEventLoop | None] = weakref.ref(loop)  # which refers to this
         self.bell = bell
         self._arena = arena
         self._adopt = adopt
@@ -260,6 +260,12 @@ class LoopCalls:
             ended.add_done_callback(lambda _: timer.cancel())
         return True
 
+    def forget(self) -> None:
+        """In a forked child: it is the parent's loop, and its selector and its way to be woken are the parent's too."""
+        self._loop = _no_loop
+        self._lock = threading.RLock()
+        self._calls = set()
+
     def _retire(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -364,8 +370,15 @@ class Loops:
         self._over = True
         for bell in list(self._bells):
             bell.close()
+        for calls in self._of.values():
+            if calls is not None:
+                calls.forget()
         self._of.clear()
         self._free.clear()
+
+
+def _no_loop() -> None:
+    return None
 
 
 def _settle(ended: Ended) -> None:

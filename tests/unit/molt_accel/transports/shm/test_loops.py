@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import select
 import selectors
 import threading
 import time
@@ -797,6 +798,7 @@ def test_a_forked_child_has_no_bell_and_leaves_its_parent_s_selector_alone(
     transport: ShmTransport, connection: Connection, fake: FakePool, bell: int
 ) -> None:
     loop = asyncio.SelectorEventLoop(selectors.EpollSelector())
+    self_pipe = loop._ssock
 
     async def work() -> None:
         call = submit(transport)
@@ -804,7 +806,10 @@ def test_a_forked_child_has_no_bell_and_leaves_its_parent_s_selector_alone(
         fd = calls_of(connection, loop).bell.fd
 
         def child() -> None:
-            os._exit(int(is_open(fd) or connection.loops.of(loop) is not None))
+            forgotten = not is_open(fd) and connection.loops.of(loop) is None
+            transport.abandon(call, MoltCancelled("the child's copy is let go of"))
+            woken = os.read(self_pipe.fileno(), 1) if select.select([self_pipe], [], [], 0)[0] else b""
+            os._exit(int(not forgotten or woken != b""))
 
         assert exit_code(fork(child)) == 0
         fake.reply(fake.claim(), "still heard")
