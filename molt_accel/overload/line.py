@@ -52,9 +52,8 @@ def expected_wait(free_in: Sequence[int], ahead: Sequence[EntryLoad], own: Entry
     kin = len(own.running) + sum(entry is own for entry in ahead)
     if not own.limit:
         return Wait(executors[0], 0, free_ns, longest_ns, kin)
-    limit = min(
-        own.limit, kin + 1
-    )  # more places than that stay free; and a client may have written any number
+    # More places than that stay free, and a client may have written any number.
+    limit = min(own.limit, kin + 1)
     places = [*sorted(own.running)[-limit:], *[0] * (limit - len(own.running))]
     heapq.heapify(places)
     for entry in ahead:

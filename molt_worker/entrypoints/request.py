@@ -87,7 +87,7 @@ class CurrentRequest(msgspec.Struct, frozen=True, eq=False):
     _metadata: bytes = b""
 
     @classmethod
-    def of(
+    def _of(
         cls, request: Request, word: StopWord, serial: int, metadata: bytes, own_clock: bool = False
     ) -> CurrentRequest:
         """For the runner."""
