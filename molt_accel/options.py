@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -165,8 +166,6 @@ class CallOptions:
     after_recv: Hook | None = None
     metrics_hook: Callable[[CallMetrics], object] | None = None
     cancel_check: Callable[[], bool] | None = None
-    #: All this in the terms of a call. An attribute, since every call reads it.
-    plan: CallPlan = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         codecs.parse(self.codec)
@@ -178,9 +177,9 @@ class CallOptions:
         if not isinstance(self.retries, int) or self.retries < 0:
             kind = ValueError if isinstance(self.retries, int) else TypeError
             raise kind(f"retries: {self.retries!r} is not allowed; it must be a whole number, 0 or more")
-        object.__setattr__(self, "plan", self._planned())
 
-    def _planned(self) -> CallPlan:
+    @functools.cached_property
+    def plan(self) -> CallPlan:
         limit_ms, wait_ms = self.timeout_ms, self.queue_timeout_ms
         wait = WORKER_DEFAULT_WAIT
         if wait_ms is not None:
@@ -230,4 +229,4 @@ def entry_name(entry: Entry) -> str:
 
 #: The options that are functions.
 HOOKS: Final = frozenset(("before_send", "after_recv", "metrics_hook", "cancel_check"))
-_OPTION_NAMES: Final = frozenset(field.name for field in dataclasses.fields(CallOptions) if field.init)
+_OPTION_NAMES: Final = frozenset(field.name for field in dataclasses.fields(CallOptions))

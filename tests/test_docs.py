@@ -350,9 +350,7 @@ def test_the_call_options_are_described_with_their_defaults() -> None:
     documented = [
         (*code(row["field"]), *code(row["default"])) for row in rows(section(API, "CallOptions"), "field")
     ]
-    assert documented == [
-        (field.name, repr(field.default)) for field in dataclasses.fields(CallOptions) if field.init
-    ]
+    assert documented == [(field.name, repr(field.default)) for field in dataclasses.fields(CallOptions)]
 
 
 def test_the_fields_of_call_info_are_described() -> None:

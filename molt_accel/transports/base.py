@@ -74,7 +74,8 @@ class PendingCall(Protocol):
     def ended_in(self, loop: AbstractEventLoop, until_ns: int) -> Future[None] | None:
         """Have the event loop that is running wait for the call, without a thread.
 
-        Returns what is done when the call ends or at `until_ns` (0: never). None: it has ended, or `on_done` is to be used.
+        Returns what is done when the call ends or at `until_ns` (0: never). None: it has ended, or `on_done` is to be
+        used.
         """
 
 

@@ -177,7 +177,7 @@ class Served:
             return _NO_REQUEST
         made = self._made
         if made is None or made[0] is not facts:
-            made = self._made = facts, CurrentRequest.of(*facts)
+            made = self._made = facts, CurrentRequest._of(*facts)
         return made[1]
 
 

@@ -88,9 +88,9 @@ class LoopCalls:
         return len(self._calls)
 
     def add(self, call: ShmCall, until_ns: int) -> Ended | None:
-        """Wait for a call, at most until `until_ns` (0: for ever). Returns what is done when it ends or the time is over.
+        """Wait for a call, at most until `until_ns` (0: for ever).
 
-        None: it has ended, or a thread must wait for it.
+        Returns what is done when it ends or the time is over. None: it has ended, or a thread must wait for it.
         """
         calls, channel = self._calls, call.channel
         is_new = call.loop_calls is None

@@ -32,7 +32,7 @@ if __name__ == "__main__":  # before anybody imports another
 
 from molt_accel.ipc.frame import PREFIX_BYTES, Kind, encode
 from molt_accel.ipc.messages import Request, Response
-from molt_accel.ipc.shm.layout import ChannelState
+from molt_accel.ipc.shm.layout import ChannelState, Gauge
 from tests.support.handover import (
     MAX_BYTES,
     PATIENCE_S,
@@ -390,8 +390,13 @@ def _bells(s: Stage) -> None:
 
 
 def _looks_of_a_loop(s: Stage) -> None:
-    assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
-    call = core.ChannelCall(s, s.channel, s.request, 2**63)
+    s.arena.set_gauge(Gauge.CLIENT_LIMIT, 4)
+    channels = core.FreeChannels(s.arena, BIG)
+    channels.usable, channels.free = 1, [s.channel]
+    call = channels.begin(core.ChannelCall, s, s.request, 9, 0)
+    assert isinstance(call, core.ChannelCall)
+    assert channels.begin(core.ChannelCall, s, s.request, 9, 0) is None
+    call.look_ns = 2**63
     assert core.due_calls({call}, s.arena, 0) == []
     assert core.due_calls([call], s.arena, 2**63) == [call]
     assert core.next_time_ns({call}) == 2**63
@@ -403,7 +408,17 @@ def _looks_of_a_loop(s: Stage) -> None:
     raises(TypeError, core.next_time_ns, [3])
     assert s.channel.give_up() == ChannelState.READY
     assert core.due_calls((call,), s.arena, 0) == [call]
-    assert s.channel.clear()
+    call.release()
+    assert channels.free == [s.channel]
+
+
+def _taken_in_one_step(s: Stage) -> None:
+    assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
+    got = s.slot.take(BIG, 0, 1, True)
+    assert type(got) is Request
+    assert got.payload == s.payload and not s.slot.remarks
+    assert s.slot.fail(7)
+    assert s.channel.take() == 7
 
 
 def _closed(s: Stage) -> None:
