@@ -416,7 +416,8 @@ def _taken_in_one_step(s: Stage) -> None:
     assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
     got = s.slot.take(BIG, 0, 1, True)
     assert type(got) is Request
-    assert got.payload == s.payload and not s.slot.remarks
+    assert got.payload == s.payload
+    assert not s.slot.remarks
     assert s.slot.fail(7)
     assert s.channel.take() == 7
 
