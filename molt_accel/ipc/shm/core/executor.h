@@ -253,7 +253,7 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
                                 uint64_t *done, uint64_t spin_ns) {
     molt_doorbell *doorbell = &a->slots[e->slot].doorbell;
     uint64_t moved_ns = 0;
-    int manner = molt_manner(&e->patience, !molt_is_contended(a), molt_is_beside(&e->patience), spin_ns);
+    int manner = MOLT_SLEEP;
     for (;;) {
         uint64_t seen = atomic_load(&doorbell->count);
         int64_t moved = molt_move(a, e, to, from, *done, n);
@@ -269,6 +269,8 @@ static inline int molt_transfer(molt_arena *a, molt_executor *e, uint8_t *to, co
         if (molt_look(a, e->channel) != e->word)
             return MOLT_TRANSFER_LOST;
         uint64_t now_ns = molt_now_ns();
+        if (!moved_ns) /* most transfers don't get here: all of them fits */
+            manner = molt_manner(&e->patience, !molt_is_contended(a), molt_is_beside(&e->patience), spin_ns);
         if (moved || !moved_ns) {
             moved_ns = now_ns;
             molt_ring_client(a, e->channel);

@@ -1,0 +1,75 @@
+"""What is measured: who calls in which way, and which processors are busy meanwhile; and the row that comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from bench.attribution.counters import EVENTS
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """So many client processes, each with so many threads or tasks.
+
+    Attributes:
+        busy: A condition of `bench.micro.burners.cores_to_burn`.
+        spins: False: everybody sleeps at once (`MOLT_SPIN_US=0`).
+    """
+
+    title: str
+    way: str = "threads"
+    count: int = 1
+    clients: int = 1
+    busy: str = "idle"
+    spins: bool = True
+
+
+ROWS: Final = (
+    Row("one caller, idle machine"),
+    Row("the same, nobody stays awake", spins=False),
+    Row("one core busy", busy="one"),
+    Row("the same, nobody stays awake", busy="one", spins=False),
+    Row("every core busy", busy="all"),
+    Row("the same, nobody stays awake", busy="all", spins=False),
+    Row("16 threads", count=16),
+    Row("4 client processes", clients=4),
+    Row("`acall`, 1 task", way="tasks"),
+    Row("`acall`, 64 tasks", way="tasks", count=64),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What was counted of a row, and over which time."""
+
+    row: Row
+    calls: int
+    seconds: float
+    client: dict[str, float]
+    worker: dict[str, float]
+
+
+def line(counted: Counted) -> list[str]:
+    """A row of the table: calls per second, then of one call both sides' events, and microseconds of processor time."""
+    calls = counted.calls or 1
+    sides = [
+        [_short(side[name] / calls * (1000 if name == "cpu_ms" else 1)) for name in EVENTS]
+        for side in (counted.client, counted.worker)
+    ]
+    return [
+        counted.row.title,
+        f"{counted.calls / counted.seconds:,.0f}",
+        *(f"{mine} / {theirs}" for mine, theirs in zip(*sides, strict=True)),
+    ]
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def table(all_counted: list[Counted]) -> str:
+    """The rows in Markdown."""
+    titles = ["", "calls/s", *(name if name != "cpu_ms" else "cpu us" for name in EVENTS)]
+    lines = ["| " + " | ".join(titles) + " |", "|:--|" + "--:|" * (len(titles) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(line(each)) + " |" for each in all_counted])
