@@ -17,8 +17,11 @@ cdef class FreeChannels:
         self.arena = arena
         self.free, self.lingering = [], []
 
-    cpdef Channel lease(self):
+    def lease(self):
         """Return a free channel; None if there is none, or this client has as many in use as it may."""
+        return self.next_free()
+
+    cdef Channel next_free(self):
         if self.lingering:
             (<object>self).look_again()
         if self.usable - len(self.free) >= <int64_t>atomic_load(self.arena.word_of(_client_limit)):
@@ -35,7 +38,7 @@ cdef class FreeChannels:
 
         Returns the call if it was admitted, with its channel. Otherwise the verdict and the call; None: no channel is free.
         """
-        cdef Channel channel = self.lease()
+        cdef Channel channel = self.next_free()
         cdef ChannelCall call
         cdef int verdict
         if channel is None:
@@ -44,13 +47,16 @@ cdef class FreeChannels:
             call = <ChannelCall?>kind.__new__(kind)
             verdict = channel.publish(request, capacity, waiting)
         except BaseException:
-            self.give_back(channel)
+            self.take_back(channel)
             raise
         call.hold(self, connection, channel, request)
         return call if verdict == ADMITTED else (verdict, call)
 
-    cpdef object give_back(self, Channel channel):
+    def give_back(self, Channel channel not None):
         """Take back the channel of a call that has ended. It is free now or later."""
+        self.take_back(channel)
+
+    cdef int take_back(self, Channel channel) except -1:
         cdef bint clear = channel.clear()
         if self.is_shut:  # from now on the worker may grant the channel to another client
             (<object>self).count_out()
@@ -58,6 +64,7 @@ cdef class FreeChannels:
             self.free.append(channel)
         else:
             self.lingering.append(channel)
+        return 0
 
 
 cdef class ChannelCall:
@@ -170,7 +177,7 @@ cdef class ChannelCall:
         cdef bint holds = self.holds
         self.holds = False
         if holds:
-            self.channels.give_back(self.channel)
+            self.channels.take_back(self.channel)
             if self.channels.tells_of_ends:
                 self.connection.call_ended()
         return 0

@@ -2,12 +2,13 @@
 
 import sys
 import threading
+import time
 
 import pytest
 
 from molt_accel.errors import MoltTimeout, Status
-from molt_accel.ipc.messages import Response
-from molt_accel.transports.base import Pending
+from molt_accel.ipc.messages import Codec, Response
+from molt_accel.transports.base import Pending, Result, Success, seconds_until, success_of
 from tests.support.processes import in_thread
 
 if sys.platform == "linux":
@@ -115,3 +116,36 @@ def test_a_wait_is_as_long_as_asked_for(timeout_s: float | None, waits_s: float)
     pending._gate = Gate()  # type: ignore[assignment]
     pending.wait(timeout_s)
     assert waited == [waits_s]
+
+
+# -- times and results --------------------------------------------------------------------------------------
+def test_waiting_until_a_time_ends_then_or_with_the_outcome() -> None:
+    pending = Pending(7)
+    assert pending.wait_until(1) is False, "long past"
+    assert pending.wait_until(time.monotonic_ns() + 1_000_000) is False
+    thread = in_thread(lambda: pending.wait_until(0))
+    pending.resolve(ANSWER)
+    thread.join()
+    assert pending.wait_until(1) is True
+
+
+def test_seconds_until_a_time_are_never_fewer_than_none() -> None:
+    assert seconds_until(0) is None
+    assert seconds_until(1) == 0.0
+    assert 59 < (seconds_until(time.monotonic_ns() + 60_000_000_000) or 0) <= 60
+
+
+@pytest.mark.parametrize(
+    ("result", "success"),
+    [
+        (None, None),
+        (MoltTimeout("over"), None),
+        (Response(7, Status.BUSY, b"why"), None),
+        (Response(7, Status.OK, b"value", Codec.RAW), (Codec.RAW, b"value")),
+    ],
+)
+def test_only_a_result_is_a_success(result: Result | None, success: Success | None) -> None:
+    pending = Pending(7)
+    if result is not None:
+        pending.resolve(result)
+    assert (pending.success, success_of(result)) == (success, success)
