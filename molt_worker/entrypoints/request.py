@@ -87,7 +87,7 @@ class CurrentRequest(msgspec.Struct, frozen=True, eq=False):
     _metadata: bytes = b""
 
     @classmethod
-    def of(
+    def _of(
         cls, request: Request, word: StopWord, serial: int, metadata: bytes, own_clock: bool = False
     ) -> CurrentRequest:
         """For the runner."""
@@ -177,7 +177,7 @@ class Served:
             return _NO_REQUEST
         made = self._made
         if made is None or made[0] is not facts:
-            made = self._made = facts, CurrentRequest.of(*facts)
+            made = self._made = facts, CurrentRequest._of(*facts)
         return made[1]
 
 

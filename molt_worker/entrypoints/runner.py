@@ -190,7 +190,7 @@ class Runner:
                 raise expired_in_queue()
             metadata = _taken_from(request) if request.metadata_bytes else b""
             facts = (request, self.word, serial, metadata)
-            token = in_context.set(CurrentRequest.of(*facts, own_clock)) if own_clock else None
+            token = in_context.set(CurrentRequest._of(*facts, own_clock)) if own_clock else None
             if token is None:
                 in_process.facts = facts
             try:
@@ -233,7 +233,7 @@ class Runner:
                 else:
                     in_context.reset(token)
             if failure is not None:
-                raise self._mapped(failure, export, CurrentRequest.of(*facts)) from failure
+                raise self._mapped(failure, export, CurrentRequest._of(*facts)) from failure
         except MoltError as exc:
             status, encoding, body = _encoded_error(exc)
         except RequestCancelled:
