@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -131,8 +130,13 @@ class CallPlan(msgspec.Struct, frozen=True):
     reports: bool  #: a hook wants to know how the call ended
 
 
+class _Planned:
+    # Declared here, so that it is none of the options. A plain attribute, since every call reads it.
+    plan: CallPlan
+
+
 @dataclass(frozen=True, kw_only=True)
-class CallOptions:
+class CallOptions(_Planned):
     """How a call is made. A client has defaults, the decorator and each call may change them.
 
     Times (`*_ms`) are milliseconds, as an int or a float, or a `datetime.timedelta`.
@@ -177,9 +181,9 @@ class CallOptions:
         if not isinstance(self.retries, int) or self.retries < 0:
             kind = ValueError if isinstance(self.retries, int) else TypeError
             raise kind(f"retries: {self.retries!r} is not allowed; it must be a whole number, 0 or more")
+        object.__setattr__(self, "plan", self._planned())
 
-    @functools.cached_property
-    def plan(self) -> CallPlan:
+    def _planned(self) -> CallPlan:
         limit_ms, wait_ms = self.timeout_ms, self.queue_timeout_ms
         wait = WORKER_DEFAULT_WAIT
         if wait_ms is not None:

@@ -281,7 +281,7 @@ def test_an_executor_has_its_own_descriptors_and_no_others_and_hands_none_on(cli
     (forkserver,) = {psutil.Process(pid).ppid() for pid in report["executors"]["pids"]}
     sockets = [target for target in open_in(forkserver) if target.startswith("socket:")]
     assert len(sockets) == 3  # to the supervisor, and to itself for signals
-    # By one pipe, of which the fork server has both ends, executors tell it of late imports; the others ring event loops.
+    # By one pipe, of which the fork server has both ends, executors tell it of late imports; others ring event loops.
     (late,) = [target for target in pipes if open_in(forkserver).count(target) == 2]
     assert open_in(forkserver) == sorted([*standard, *sockets, *pipes, late, "anon_inode:[eventpoll]"])
     assert (len(pipes) > 1) == (client.config.transport == "shm")

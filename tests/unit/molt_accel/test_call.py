@@ -190,6 +190,20 @@ def test_a_forked_child_has_ids_of_its_own() -> None:
 
 
 # -- what comes back ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("acts", [(answer(1),), (lose, answer(1))], ids=["at once", "sent again"])
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_call_for_its_value_only_ends_with_that_and_is_reported_as_others(
+    run: Run, acts: tuple[Act, ...], hooked: bool
+) -> None:
+    hooks = Hooks()
+    options = CallOptions(entry="echo", **(hooks.options if hooked else {}))
+    made = make_call(ScriptedTransport(*acts), options, None, blocks=_blocks, value_only=True)
+    assert run(made) == 1
+    assert hooks.names == (["before_send", "metrics_hook", "after_recv"] if hooked else [])
+    if hooked:
+        assert (hooks.metrics.status, hooks.metrics.response_bytes) == ("Ok", 1)
+
+
 def test_a_result_is_decoded_and_comes_with_its_metrics(run: Run) -> None:
     transport = ScriptedTransport(answer({"a": 1}, flags=FLAG_COMPILED, queue_us=5, executor=2))
     reply = run(call(transport, [1, 2]))

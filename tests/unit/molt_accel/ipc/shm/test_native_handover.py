@@ -152,6 +152,23 @@ def test_a_frame_that_frame_py_refuses_is_not_published(bad: Request) -> None:
     assert channel.publish(request(), 1000, 0) == core.ADMITTED
 
 
+def test_an_object_of_another_class_with_the_fields_of_a_request_is_one_too() -> None:
+    class Like:
+        def __init__(self, request: Request) -> None:
+            for name in request.__struct_fields__:
+                setattr(self, name, getattr(request, name))
+
+    arena = new_arena()
+    channel, slot = channel_of(arena), slot_of(arena)
+    sent = Request(5, "echo", b"abc", Codec.RAW, deadline_ns=NEVER - 1, sent_ns=3, max_wait_ms=7)
+    assert channel.publish(Like(sent), 9, 0) == core.ADMITTED
+    assert slot.next() == core.REQUEST
+    got = slot.receive(MAX_BYTES)
+    assert [
+        getattr(got, name) for name in ("request_id", "payload", "codec", "deadline_ns", "max_wait_ms")
+    ] == [getattr(sent, name) for name in ("request_id", "payload", "codec", "deadline_ns", "max_wait_ms")]
+
+
 @pytest.mark.parametrize(
     ("bad", "error"),
     [

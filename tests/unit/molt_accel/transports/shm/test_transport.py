@@ -131,6 +131,18 @@ def test_a_request_is_taken_up_and_its_reply_is_the_outcome(transport: ShmTransp
     assert outcome(pending) == "b"
 
 
+def test_a_result_is_there_before_its_response_is_made(transport: ShmTransport, fake: FakePool) -> None:
+    pending = submit(transport)
+    assert (pending.success, pending.result) == (None, None)
+    fake.reply(fake.claim(), "b")
+    assert pending.wait_until(0) is True
+    assert pending.success == (Codec.MSGPACK, codec.encode(Codec.MSGPACK, "b"))
+    response = pending.result
+    assert isinstance(response, Response)
+    assert pending.success == (response.codec, response.payload)
+    assert pending.result is response, "made once"
+
+
 @pytest.mark.parametrize("timeout_s", [None, 0, -1, 0.001, 1e9])
 def test_a_wait_for_an_outcome_ends(transport: ShmTransport, fake: FakePool, timeout_s: float | None) -> None:
     pending = submit(transport)
