@@ -283,7 +283,7 @@ static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
         uint64_t seen = atomic_load(&doorbell->count);
         state = MOLT_STATE(molt_look(a, c->channel));
         if (beside && state != MOLT_DONE)
-            sched_yield();
+            sched_yield(); /* the executor can't run before */
         for (unsigned turn = 0; turn < 16 && atomic_load_explicit(&doorbell->count, memory_order_acquire) == seen; turn++)
             molt_pause();
         now_ns = molt_now_ns();
