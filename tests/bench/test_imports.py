@@ -13,6 +13,7 @@ SOURCES = {
 }
 #: Each package, or module that stands above its package, with what of bench it may import besides itself.
 ALLOWED = {
+    "attribution": "core micro.peers",
     "core": "",
     "demo": "core",
     "demo.load": "core",
@@ -42,8 +43,8 @@ ALLOWED = {
     "instructions": "",
     "overload": "core",
     "programs": "",
-    "scripts": "cluster cluster.report cluster.session core growth growth.report growth.session instructions overload "
-    "programs demo demo.report demo.session demo.studies micro micro.options micro.peers micro.report micro.session",
+    "scripts": "attribution cluster cluster.report cluster.session core growth growth.report growth.session instructions "
+    "overload programs demo demo.report demo.session demo.studies micro micro.options micro.peers micro.report micro.session",
 }
 
 

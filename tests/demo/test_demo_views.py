@@ -26,6 +26,7 @@ from molt_accel import client as client_module
 from molt_worker import export
 from tests.demo.demo_strategies import query_strings, tables
 from tests.support import ROOT, TRANSPORTS
+from tests.support.processes import wait_until
 
 REQUEST_ID = "parity-0001"
 
@@ -77,6 +78,12 @@ def transport(request: pytest.FixtureRequest) -> Iterator[str]:
         # Not as a part of the first example's time.
         client.start()
         patch.setattr(client_module, "_clients", {"default": client})
+        if (
+            request.param == "shm"
+        ):  # nor is the bell, for which the first event loop asks, and which the client keeps
+            fetch("/offload-async/")
+            connection = client._transport._connection
+            wait_until(lambda: list(connection.loops._bells))
         yield request.param
 
 
