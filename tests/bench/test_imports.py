@@ -43,8 +43,9 @@ ALLOWED = {
     "instructions": "",
     "overload": "core",
     "programs": "",
-    "scripts": "attribution cluster cluster.report cluster.session core growth growth.report growth.session instructions "
-    "overload programs demo demo.report demo.session demo.studies micro micro.options micro.peers micro.report micro.session",
+    "scripts": "attribution cluster cluster.report cluster.session core growth growth.report growth.session "
+    "instructions overload programs demo demo.report demo.session demo.studies micro micro.options micro.peers "
+    "micro.report micro.session",
 }
 
 

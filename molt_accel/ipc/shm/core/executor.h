@@ -141,7 +141,7 @@ enum molt_next { MOLT_NEXT_REQUEST = 0, MOLT_NEXT_SIGNAL = 1, MOLT_NEXT_RETIRE =
 
 /* How an executor's wait for a request begins. Fewer than `spinners` others may be awake if it shall spin. */
 static inline int molt_manner_for_request(molt_arena *a, molt_executor *e, uint64_t spin_ns, uint32_t spinners) {
-    if (!molt_is_short(&e->patience, spin_ns))
+    if (!spin_ns || !molt_is_short(&e->patience, spin_ns))
         return MOLT_SLEEP;
     uint32_t awake = molt_count_awake(a->executor_awake, a->geometry.slots);
     awake -= atomic_load_explicit(&a->executor_awake[e->slot], memory_order_relaxed) && awake;
