@@ -80,6 +80,6 @@ def test_hundreds_of_replacements_leave_no_descriptor_zombie_or_memory(make_driv
     wait_until(lambda: not driver.received)
     descriptors, rss = driver.descriptors(), driver.rss()
     recycle(200)
-    wait_until(lambda: driver.descriptors() == descriptors)
+    wait_until(lambda: driver.descriptors() <= descriptors)  # one may have been about to be closed before
     assert driver.children() == [forkserver]
     assert driver.rss() - rss < 8 * 1024 * 1024
