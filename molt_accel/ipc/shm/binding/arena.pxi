@@ -251,7 +251,7 @@ cdef class Arena(ArenaView):
             raise OSError(errno, "the shared memory can't be let go of")
 
     def repair(self):
-        """Restore the geometry and the flags of who spins, over which a process may have scribbled."""
+        """Restore the geometry and the flags of who is awake, over which a process may have scribbled."""
         cdef uint32_t index
         if memcmp(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry)):
             memcpy(&self.a.header.geometry, &self.a.geometry, sizeof(molt_geometry))

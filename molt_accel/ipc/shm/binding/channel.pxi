@@ -225,11 +225,11 @@ cdef class Channel:
 
     @property
     def late(self):
-        """Whether no sleeping executor was woken for the request, because one spins that should see it by itself."""
+        """Whether no sleeping executor was woken for the request, because one is awake that should see it by itself."""
         return self.c.deferred != 0
 
     def catch_up(self):
-        """Wake an executor if the request was left to one that spins, and is still queued."""
+        """Wake an executor if the request was left to one that is awake, and is still queued."""
         if self.c.deferred:
             molt_catch_up(&self.arena.a, &self.c)
 

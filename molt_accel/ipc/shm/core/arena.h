@@ -76,7 +76,7 @@ typedef struct {
 
 typedef struct {
     molt_doorbell doorbell;
-    molt_word doorbell_of; /* the channel whose doorbell its client listens to, usually itself; or MOLT_A_BELL and a bell */
+    molt_word doorbell_of;  /* the channel whose doorbell its client listens to, usually itself; or MOLT_A_BELL and a bell */
     molt_word published_at; /* on which processor; see molt_processor */
     molt_ring request, reply;
 } molt_channel;

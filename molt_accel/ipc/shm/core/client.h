@@ -13,8 +13,8 @@ typedef struct {
     uint64_t left[2], sent, taken; /* `sent` and `taken`: own counts of the two rings */
     uint8_t *into;                 /* where the next part of the reply goes */
     uint64_t wanted;               /* bytes of it still to come */
-    uint32_t company;              /* 1: other threads of this process are in calls, too */
-    int deferred;                  /* no sleeping executor was woken, because one spins */
+    uint32_t company;              /* how many more threads of this process may want to run; see molt_contended */
+    int deferred;                  /* no sleeping executor was woken, because one is awake */
     int untold;                    /* bytes were moved, and no executor had the request to be told of it */
     molt_patience patience;
 } molt_call;
@@ -156,7 +156,7 @@ static inline int molt_publish(molt_arena *a, molt_call *c) {
     return 1;
 }
 
-/* Tell the executors. One that spins sees it by itself. Only if it doesn't soon, molt_await wakes another, since waking a
+/* Tell the executors. One that is awake sees it by itself. Only if it doesn't soon, molt_await wakes another, since waking a
  * process is what costs most of a call. */
 static inline void molt_announce(molt_arena *a, molt_call *c) {
     MOLT_FAILPOINT(client.published);
@@ -284,8 +284,7 @@ static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
         state = MOLT_STATE(molt_look(a, c->channel));
         if (beside && state != MOLT_DONE)
             sched_yield(); /* the executor can't run before */
-        for (unsigned turn = 0; turn < 16 && atomic_load_explicit(&doorbell->count, memory_order_acquire) == seen; turn++)
-            molt_pause();
+        molt_watch(&doorbell->count, seen);
         now_ns = molt_now_ns();
     }
     atomic_store_explicit(&a->client_awake[c->channel], 0, memory_order_relaxed);

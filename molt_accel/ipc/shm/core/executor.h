@@ -158,8 +158,9 @@ static inline void molt_tell_awake(molt_arena *a, const molt_executor *e, int aw
  * requests: a long one had better run beside its client. */
 static inline void molt_meet_client(molt_arena *a, molt_executor *e, uint64_t spin_ns) {
     molt_hear_of(&e->patience, (uint32_t)atomic_load_explicit(&molt_channel_at(a, e->channel)->published_at, memory_order_relaxed));
-    if (molt_usual_ns(molt_find_entry(a, e->entry, 0)) <= spin_ns)
-        molt_follow(&e->patience, molt_is_contended(a));
+    int contended = molt_is_contended(a);
+    if (contended && molt_usual_ns(molt_find_entry(a, e->entry, 0)) <= spin_ns)
+        molt_follow(&e->patience, contended);
     atomic_store_explicit(&a->slots[e->slot].runs_at, molt_processor(), memory_order_relaxed);
 }
 

@@ -20,8 +20,8 @@ typedef struct {
     uint32_t blind, missed; /* waits that begin without a glance, and how many they were last time; the same for that */
 } molt_patience;
 
-/* How a wait is to go on; flags. Without any: sleep. */
-enum molt_manner { MOLT_SLEEP = 0, MOLT_GIVE_WAY = 1, MOLT_SPIN = 2 };
+/* How a wait is to go on. */
+enum molt_manner { MOLT_SLEEP, MOLT_GIVE_WAY, MOLT_SPIN };
 
 /* A spinning waiter makes no system call for so long. Then it yields between its looks, for the sake of those that it
  * doesn't know of. */
@@ -115,6 +115,16 @@ static inline int molt_has_changed(const molt_word *watched, uint64_t seen) {
     return atomic_load_explicit(watched, memory_order_acquire) != seen;
 }
 
+/* Look for some tens of nanoseconds, in silence, whether the watched word is no longer `seen`. */
+static inline int molt_watch(const molt_word *watched, uint64_t seen) {
+    for (unsigned turn = 0; turn < 16; turn++) {
+        if (molt_has_changed(watched, seen))
+            return 1;
+        molt_pause();
+    }
+    return 0;
+}
+
 /* Let others of this processor run until the watched word is no longer `seen` (1), or nobody else runs here (0). */
 static inline int molt_give_way(molt_patience *patience, const molt_word *watched, uint64_t seen) {
     int changed = molt_has_changed(watched, seen);
@@ -142,11 +152,7 @@ static inline int molt_spin(molt_patience *patience, molt_crowd *crowd, const mo
         uint64_t before_ns = now_ns;
         if (now_ns >= quiet_until_ns)
             sched_yield();
-        for (unsigned turn = 0; turn < 16 && !changed; turn++) {
-            changed = molt_has_changed(watched, seen);
-            if (!changed)
-                molt_pause();
-        }
+        changed = molt_watch(watched, seen);
         now_ns = molt_now_ns();
         if (now_ns - before_ns > MOLT_AWAY_NS) {
             molt_note_away(crowd, now_ns, &patience->switches);
@@ -156,12 +162,12 @@ static inline int molt_spin(molt_patience *patience, molt_crowd *crowd, const mo
     return changed;
 }
 
-/* Stay awake as `manner` says, until the watched word is no longer `seen` or at most until `until_ns`, and take from
- * `manner` what need not be tried again in this wait. The caller looks at everything afterwards. */
+/* Stay awake as `manner` says, until the watched word is no longer `seen` or at most until `until_ns`, and make it
+ * MOLT_SLEEP if that need not be tried again in this wait. The caller looks at everything afterwards. */
 static inline void molt_stay_awake(molt_patience *patience, molt_crowd *crowd, int *manner, const molt_word *watched,
                                    uint64_t seen, uint64_t until_ns) {
-    if (*manner & MOLT_GIVE_WAY) {
-        *manner &= ~MOLT_GIVE_WAY;
+    if (*manner == MOLT_GIVE_WAY) {
+        *manner = MOLT_SLEEP;
         molt_give_way(patience, watched, seen);
     } else if (molt_spin(patience, crowd, watched, seen, until_ns) == MOLT_AWAY) {
         *manner = MOLT_SLEEP;
