@@ -13,12 +13,13 @@ class Row:
     """So many client processes, each with so many threads or tasks.
 
     Attributes:
+        peer: Of the micro benchmark: `shm` calls from threads, `acall` from tasks.
         busy: A condition of `bench.micro.burners.cores_to_burn`.
         spins: False: everybody sleeps at once (`MOLT_SPIN_US=0`).
     """
 
     title: str
-    way: str = "threads"
+    peer: str = "shm"
     count: int = 1
     clients: int = 1
     busy: str = "idle"
@@ -34,8 +35,8 @@ ROWS: Final = (
     Row("the same, nobody stays awake", busy="all", spins=False),
     Row("16 threads", count=16),
     Row("4 client processes", clients=4),
-    Row("`acall`, 1 task", way="tasks"),
-    Row("`acall`, 64 tasks", way="tasks", count=64),
+    Row("`acall`, 1 task", peer="acall"),
+    Row("`acall`, 64 tasks", peer="acall", count=64),
 )
 
 

@@ -7,7 +7,6 @@ import random
 import secrets
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,14 +28,12 @@ from bench.core.cpu import Surroundings, Watch, cpu_ns, pids_of, spent_ns
 from bench.core.processes import Family, wait_gone
 from bench.core.progress import Reporter, clock
 from bench.core.results import Heading
-from bench.micro.client_process import ClientProcess, PeerFailed
+from bench.micro.client_process import ClientProcess, PeerFailed, begin_window
 from bench.micro.options import Layout
 from bench.micro.peers.base import Unavailable
 from bench.micro.report.figures import Batch, Window
 
 GONE_S = 5.0
-HEAD_START_NS = 20_000_000
-"""Time for all callers to stand ready before a window begins."""
 _CALLER = (sys.executable, "-m", "bench.cluster.caller")
 _PORT = 4222
 """Of NATS where nobody else listens: in a namespace of its own."""
@@ -259,14 +256,8 @@ class Session:
         window_s = self.options.defaults.window_s
         pids = pids_of(self._family)
         before = cpu_ns(pids)
-        answer = client.ask(
-            "throughput",
-            timeout_s=window_s + PATIENCE_S,
-            size=PAYLOAD_BYTES,
-            callers=layout.callers,
-            start_at_ns=time.monotonic_ns() + HEAD_START_NS,
-            window_s=window_s,
-        )
+        begin_window([client], size=PAYLOAD_BYTES, callers=layout.callers, window_s=window_s)
+        answer = client.receive(window_s + PATIENCE_S)
         spent = spent_ns(before, cpu_ns(pids))
         self._measured.calls.windows.append(
             Window(row.name, layout, number, answer["calls"], window_s, spent)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from bench.core import BenchError
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from bench.core.report import Report
 
 DONE, CANNOT_RUN, USAGE, HAD_ERRORS, INTERRUPTED = 0, 1, 2, 3, 130
-Options = TypeVar("Options")
 
 
 def need(extra: str, *packages: str) -> None:
@@ -75,21 +74,46 @@ def check_bounds(
             raise BenchError(f"{name} is {shown}, allowed are {allowed or f'whole numbers from {least:g}'}")
 
 
+class Chosen(Protocol):
+    """Options of a benchmark."""
+
+    @property
+    def out(self) -> Path: ...
+
+
+Options = TypeVar("Options", bound=Chosen)
+
+
+class Session(Protocol):
+    """One run of a benchmark."""
+
+    def run(self, command: str) -> dict[str, Any]:
+        """Measures everything and returns the results document; `command` is how a user would call it."""
+
+
+class Output(Protocol):
+    """What a benchmark makes of its results document: the module `report.output` of each."""
+
+    def write(self, document: Mapping[str, Any], directory: Path) -> list[Path]:
+        """Writes the files and returns their paths."""
+
+    def report_of(self, document: Mapping[str, Any]) -> Report:
+        """What the document says."""
+
+
 def run(
     program: str,
     given: Sequence[str] | None,
     options_of: Callable[[Sequence[str] | None], Options],
-    measure: Callable[[Options, Reporter, str], dict[str, Any]],
-    write: Callable[[Options, Mapping[str, Any]], list[Path]],
-    report: Callable[[Mapping[str, Any]], Report],
+    session: Callable[[Options, Reporter], Session],
+    output: Output,
 ) -> int:
     """Runs a benchmark from the command line to the report; returns the exit code.
 
     Args:
         given: The arguments; None takes those of the process.
         options_of: Makes options of the arguments; raises BenchError for those that aren't allowed.
-        measure: Runs the benchmark. Its last argument is the command as a user would type it.
-        write: Writes the files of the results document and returns their paths.
+        session: Makes the run.
     """
     from bench.core.progress import Reporter
     from bench.core.report import show
@@ -107,9 +131,10 @@ def run(
     reporter = Reporter()
     try:
         with reporter:
-            document = measure(options, reporter, shlex.join(["python", f"bench/scripts/{program}", *words]))
+            called = shlex.join(["python", f"bench/scripts/{program}", *words])
+            document = session(options, reporter).run(called)
             reporter.stage("writing the results")
-            files = write(options, document)
+            files = output.write(document, options.out)
     except BenchError as error:
         refuse(error)
         return CANNOT_RUN
@@ -119,7 +144,7 @@ def run(
     except KeyboardInterrupt:
         refuse("interrupted; all it started is stopped, nothing is written")
         return INTERRUPTED
-    show(reporter.console, report(document), files)
+    show(reporter.console, output.report_of(document), files)
     return HAD_ERRORS if document["errors"] else DONE
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from bench.core import results
 from bench.core.tables import Table
 
 
@@ -88,6 +89,18 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def write(
+    document: Mapping[str, Any],
+    directory: Path,
+    kind: results.Kind,
+    picture: Callable[[], str],
+    report: Report,
+) -> list[Path]:
+    """Writes `<prefix of the kind>_<UTC>.svg`, `.md` and `.json`, and returns them. Raises OSError."""
+    stem = directory / f"{kind.prefix}_{results.stamp_of(document)}"
+    return results.write(document, stem, {"svg": picture, "md": lambda: markdown(report, f"{stem.name}.svg")})
 
 
 def show(console: Console, report: Report, files: Iterable[Path]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Final
 
 from bench.core.statistics import percentile
 from bench.growth.options import CHANNELS_OF_A_CLIENT, CLIENTS, EXECUTORS, PAYLOAD_BYTES
-from bench.micro.client_process import ClientProcess
+from bench.micro.client_process import ClientProcess, begin_window
 
 _PATIENCE_S: Final = 60.0
 _WARM_UP: Final = 100
@@ -72,11 +71,13 @@ class Callers:
             pause_s=0,
             timeout_s=batch_s + _PATIENCE_S,
         )
-        start_at_ns = time.monotonic_ns() + _HEAD_START_NS
-        for client in self._processes:
-            client.send(
-                "throughput", size=PAYLOAD_BYTES, threads=1, start_at_ns=start_at_ns, window_s=window_s
-            )
+        begin_window(
+            self._processes,
+            size=PAYLOAD_BYTES,
+            callers=1,
+            window_s=window_s,
+            head_start_ns=_HEAD_START_NS,
+        )
         answers: list[dict[str, Any]] = [client.receive(window_s + _PATIENCE_S) for client in self._processes]
         ordered = one["ordered_ns"]
         return Turn(

@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from bench.micro.peers.base import Unavailable
 
 PROGRAM = (sys.executable, "-m", "bench.micro.caller")
 STOP_S = 15.0
+HEAD_START_NS = 20_000_000
+"""Time for client processes to stand ready before a window begins."""
 LOG_TAIL = 1500
 
 
@@ -124,3 +126,27 @@ class ClientProcess:
         finally:
             self._stdout.close()
         return True
+
+
+def begin_window(
+    clients: Iterable[ClientProcess],
+    *,
+    size: int,
+    callers: int,
+    window_s: float,
+    head_start_ns: int = HEAD_START_NS,
+) -> int:
+    """Has all of them call as fast as they can, from the same moment on. Each answers with its `calls` afterwards.
+
+    Args:
+        size: Of the payload, in bytes.
+        callers: How many threads or tasks of each call at once.
+        window_s: For how long.
+        head_start_ns: How soon the window begins.
+
+    Returns when it begins, in nanoseconds of CLOCK_MONOTONIC. Raises PeerFailed where a process is gone.
+    """
+    start_at_ns = time.monotonic_ns() + head_start_ns
+    for client in clients:
+        client.send("throughput", size=size, callers=callers, start_at_ns=start_at_ns, window_s=window_s)
+    return start_at_ns

@@ -26,7 +26,7 @@ from bench.core.processes import Family, wait_gone
 from bench.core.progress import Reporter, clock
 from bench.core.results import Heading
 from bench.micro.burners import Burners, by_session, cores_to_burn
-from bench.micro.client_process import PROGRAM, ClientProcess, PeerFailed
+from bench.micro.client_process import PROGRAM, ClientProcess, PeerFailed, begin_window
 from bench.micro.options import CONDITIONS, QUOTA, QUOTA_PROCESSORS, START_S, Layout, Options, clients_of
 from bench.micro.payloads import size_name
 from bench.micro.peers.base import Unavailable
@@ -38,8 +38,6 @@ from bench.micro.report.figures import Batch, Idle, Measured, Window
 PATIENCE_S = 60.0
 """How much longer than planned an answer may take, on a machine whose cores are all busy."""
 GONE_S = 5.0
-HEAD_START_NS = 20_000_000
-"""Time for all client processes to stand ready before a window begins."""
 POLLER_S = 1.0
 """How long the idle processor time of a peer that polls is watched: it takes all of a core."""
 
@@ -377,16 +375,13 @@ class Session:
     def _window(self, layout: Layout, number: int, peer: Running) -> None:
         pids = pids_of(peer.family)
         before = cpu_ns(pids)
-        start_at_ns = time.monotonic_ns() + HEAD_START_NS
         taking_part = peer.clients[: layout.clients]
-        for client in taking_part:
-            client.send(
-                "throughput",
-                size=self.options.payload_sizes[0],
-                callers=layout.callers,
-                start_at_ns=start_at_ns,
-                window_s=self.options.window,
-            )
+        start_at_ns = begin_window(
+            taking_part,
+            size=self.options.payload_sizes[0],
+            callers=layout.callers,
+            window_s=self.options.window,
+        )
         idle = self._idle_percent(start_at_ns)
         answers = [client.receive(self.options.window + PATIENCE_S) for client in taking_part]
         spent = spent_ns(before, cpu_ns(pids_of(peer.family)))

@@ -11,18 +11,16 @@ Exit codes: 0 done, 1 can't run, 2 wrong usage, 130 interrupted.
 
 from __future__ import annotations
 
-import os
-import subprocess
+import secrets
 import sys
-import time
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.core import command  # noqa: E402
+from bench.core import command
 
 command.need("bench-micro", "molt_accel", "msgpack", "psutil", "rich")
 
@@ -31,66 +29,52 @@ from rich.progress import track  # noqa: E402
 from bench.attribution.counters import Counting  # noqa: E402
 from bench.attribution.rows import ROWS, Counted, Row, table  # noqa: E402
 from bench.core import BenchError  # noqa: E402
+from bench.core.cpu import pids_of  # noqa: E402
+from bench.core.processes import Family  # noqa: E402
 from bench.micro.burners import Burners, cores_to_burn  # noqa: E402
+from bench.micro.client_process import ClientProcess, PeerFailed, begin_window  # noqa: E402
+from bench.micro.peers.base import Unavailable  # noqa: E402
 
 PROGRAM = "run_attribution.py"
-STOP_S = 20.0
+EXECUTORS, PAYLOAD_BYTES, WARM_UP = 2, 64, 300
+PATIENCE_S = 60.0
+ATTACHED_NS = 200_000_000
+"""Time for perf to attach before calls begin."""
 
 
-def start(row: Row, number: int, pool: str) -> subprocess.Popen[str]:
-    """Start a client process of a row."""
-    environment = dict(os.environ) | ({} if row.spins else {"MOLT_SPIN_US": "0"})
-    return subprocess.Popen(
-        [sys.executable, "-m", "bench.attribution.caller", pool, row.way, str(row.count)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment, start_new_session=True,
-    )  # fmt: skip
-
-
-def said(client: subprocess.Popen[str]) -> str:
-    """A client's next line. Raises BenchError if it has ended."""
-    assert client.stdout is not None
-    if line := client.stdout.readline():
-        return line
-    raise BenchError(f"a client process ended with code {client.wait()}")
-
-
-def tell(client: subprocess.Popen[str], what: str) -> None:
-    """Give a client a line."""
-    assert client.stdin is not None
-    client.stdin.write(what + "\n")
-    client.stdin.flush()
-
-
-def measure(row: Row, number: int, seconds: float) -> Counted:
-    """Count one row. Raises BenchError."""
+def measure(row: Row, seconds: float, scratch: Path) -> Counted:
+    """Count one row. Raises PeerFailed, Unavailable and BenchError."""
+    mark = f"attribution-{secrets.token_hex(6)}"
     with ExitStack() as stack:
         clients = []
-        for index in range(row.clients):
-            clients.append(start(row, index, f"attribution-{os.getpid()}-{number}"))
-            stack.callback(stop, clients[-1])
-        worker = {int(pid) for client in clients for pid in said(client).split()}
+        for number in range(row.clients):
+            settings = {} if row.spins else {"MOLT_SPIN_US": "0"}
+            client = ClientProcess(scratch / f"{mark}-{number}.log", mark, settings=settings)
+            stack.callback(client.close)
+            clients.append(client)
+            client.ask(
+                "start",
+                peer=row.peer,
+                scratch=str(scratch / mark),
+                workers=EXECUTORS,
+                first=number == 0,
+                timeout_s=PATIENCE_S,
+            )
+            client.ask("warm_up", size=PAYLOAD_BYTES, calls=WARM_UP, timeout_s=PATIENCE_S)
+        pids = {client.pid for client in clients}
+        worker = set(pids_of(Family(None, mark))) - pids
         stack.enter_context(Burners(cores_to_burn(row.busy)))
-        for client in clients:  # and a while before, so that waiters have learned what to do
-            tell(client, str(seconds / 4))
-        for client in clients:
-            said(client)
-        counting = Counting(client.pid for client in clients), Counting(worker)
-        time.sleep(0.2)  # perf is attached
-        for client in clients:
-            tell(client, str(seconds))
-        calls = sum(int(said(client)) for client in clients)
+        calls_in(clients, row, seconds / 4)  # and a while before, so that waiters have learned what to do
+        counting = Counting(pids), Counting(worker)
+        calls = calls_in(clients, row, seconds)
         mine, theirs = (each.end() for each in counting)
         return Counted(row, calls, seconds, mine, theirs)
 
 
-def stop(client: subprocess.Popen[str]) -> None:
-    """Have a client end, and its pool with the last one."""
-    assert client.stdin is not None
-    client.stdin.close()
-    try:
-        client.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        client.kill()
+def calls_in(clients: Sequence[ClientProcess], row: Row, seconds: float) -> int:
+    """How many calls the clients of a row make in so many seconds. Raises PeerFailed."""
+    begin_window(clients, size=PAYLOAD_BYTES, callers=row.count, window_s=seconds, head_start_ns=ATTACHED_NS)
+    return sum(client.receive(seconds + PATIENCE_S)["calls"] for client in clients)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,14 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = made.parse_args(arguments)
     try:
         command.check_bounds({"--seconds": given.seconds}, 0.1, 600, "0.1 to 600 seconds")
-        rows = track(list(enumerate(ROWS)), "counting", transient=True)
-        print(table([measure(row, number, given.seconds) for number, row in rows]))
-    except BenchError as error:
+        with tempfile.TemporaryDirectory(prefix="ma-") as scratch:
+            counted = [
+                measure(row, given.seconds, Path(scratch)) for row in track(ROWS, "counting", transient=True)
+            ]
+        print(table(counted))
+    except (BenchError, PeerFailed, Unavailable) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return 1
+        return command.CANNOT_RUN
     except KeyboardInterrupt:
-        return 130
-    return 0
+        return command.INTERRUPTED
+    return command.DONE
 
 
 if __name__ == "__main__":

@@ -62,14 +62,7 @@ def options_of(arguments: Sequence[str] | None) -> Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns the exit code."""
-    return command.run(
-        PROGRAM,
-        arguments,
-        options_of,
-        lambda options, reporter, words: Session(options, reporter).run(words),
-        lambda options, document: output.write(document, options.out),
-        output.report_of,
-    )
+    return command.run(PROGRAM, arguments, options_of, Session, output)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ SOURCES = {
 }
 #: Each package, or module that stands above its package, with what of bench it may import besides itself.
 ALLOWED = {
-    "attribution": "core micro.peers",
+    "attribution": "core",
     "core": "",
     "demo": "core",
     "demo.load": "core",
@@ -45,7 +45,7 @@ ALLOWED = {
     "programs": "",
     "scripts": "attribution cluster cluster.report cluster.session core growth growth.report growth.session "
     "instructions overload programs demo demo.report demo.session demo.studies micro micro.options micro.peers "
-    "micro.report micro.session",
+    "micro.client_process micro.report micro.session",
 }
 
 

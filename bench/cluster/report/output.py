@@ -9,9 +9,9 @@ from typing import Any
 from bench.cluster.report.document import KIND
 from bench.cluster.report.plots import picture
 from bench.cluster.report.tables import tables
-from bench.core import results
+from bench.core import report
 from bench.core.criteria import criteria_table
-from bench.core.report import Report, markdown
+from bench.core.report import Report
 
 EXPLANATION = (
     "Figures are medians over interleaved rounds, with the least and the greatest in parentheses; ratios are "
@@ -45,9 +45,4 @@ def report_of(document: Mapping[str, Any]) -> Report:
 
 def write(document: Mapping[str, Any], directory: Path) -> list[Path]:
     """Writes `cluster_<UTC>.svg`, `.md` and `.json`, and returns them. Raises OSError."""
-    stem = directory / f"{KIND.prefix}_{results.stamp_of(document)}"
-    return results.write(
-        document,
-        stem,
-        {"svg": lambda: picture(document), "md": lambda: markdown(report_of(document), f"{stem.name}.svg")},
-    )
+    return report.write(document, directory, KIND, lambda: picture(document), report_of(document))

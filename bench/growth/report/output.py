@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.core import results
+from bench.core import report
 from bench.core.plots import log_scale, reach, svg
-from bench.core.report import Report, markdown
+from bench.core.report import Report
 from bench.core.tables import Table, number, with_range
 from bench.growth.report.document import KIND
 
@@ -102,9 +102,4 @@ def picture(document: Mapping[str, Any]) -> str:
 
 def write(document: Mapping[str, Any], directory: Path) -> list[Path]:
     """Writes `growth_<UTC>.svg`, `.md` and `.json`, and returns them. Raises OSError."""
-    stem = directory / f"{KIND.prefix}_{results.stamp_of(document)}"
-    return results.write(
-        document,
-        stem,
-        {"svg": lambda: picture(document), "md": lambda: markdown(report_of(document), f"{stem.name}.svg")},
-    )
+    return report.write(document, directory, KIND, lambda: picture(document), report_of(document))

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.core import results
+from bench.core import report
 from bench.core.criteria import criteria_table
-from bench.core.report import Report, markdown
+from bench.core.report import Report
 from bench.micro.report.document import KIND
 from bench.micro.report.plots import picture
 from bench.micro.report.tables import tables
@@ -45,9 +45,4 @@ def report_of(document: Mapping[str, Any]) -> Report:
 
 def write(document: Mapping[str, Any], directory: Path) -> list[Path]:
     """Writes `micro_<UTC>.svg`, `.md` and `.json`, and returns them. Raises OSError."""
-    stem = directory / f"{KIND.prefix}_{results.stamp_of(document)}"
-    return results.write(
-        document,
-        stem,
-        {"svg": lambda: picture(document), "md": lambda: markdown(report_of(document), f"{stem.name}.svg")},
-    )
+    return report.write(document, directory, KIND, lambda: picture(document), report_of(document))

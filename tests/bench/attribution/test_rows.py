@@ -33,4 +33,4 @@ def test_every_line_of_the_table_has_as_many_cells() -> None:
 
 
 def test_no_two_rows_count_the_same() -> None:
-    assert len({(row.way, row.count, row.clients, row.busy, row.spins) for row in ROWS}) == len(ROWS)
+    assert len({(row.peer, row.count, row.clients, row.busy, row.spins) for row in ROWS}) == len(ROWS)
