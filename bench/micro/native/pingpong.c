@@ -31,6 +31,7 @@ typedef struct {
 
 static const char *mode;
 static molt_patience patience;
+static molt_mover mover;
 
 /* As a client or an executor does. Both count as awake: at most one of the two isn't. */
 static int contended(molt_crowd *crowd) {
@@ -72,7 +73,7 @@ static void answer(table *shared) {
         if (atomic_load(&shared->over))
             return;
         molt_hear_of(&patience, (uint32_t)atomic_load(&shared->asked_at));
-        molt_follow(&patience, !strcmp(mode, "policy") && contended(&shared->crowd));
+        molt_follow(&mover, &patience, !strcmp(mode, "policy") && contended(&shared->crowd));
         atomic_store(&shared->answered_at, molt_processor());
         molt_doorbell_ring(&shared->answered);
     }

@@ -347,7 +347,9 @@ static void test_the_other_side_is_followed_only_where_it_stays(void) {
         molt_hear_of(&patience, 1u << 20);
     }
     CHECK(molt_has_to_follow(&patience, 1) && !molt_has_to_follow(&patience, 0));
-    molt_follow(&patience, 1); /* which leads nowhere */
+    molt_mover mover = {0};
+    molt_follow(&mover, &patience, 1); /* which leads nowhere */
+    CHECK(!mover.held_at);
     molt_hear_of(&patience, 0);
     CHECK(!molt_is_beside(&patience));
 }

@@ -207,7 +207,7 @@ cdef class Arena(ArenaView):
     #: How long requests may stand in the queue, and how many executors the pool has, for clients.
     cdef public uint64_t target_ns
     cdef public uint32_t executors
-    cdef uint32_t waiting  # threads of this process that wait for an outcome
+    cdef uint32_t waiting  # threads of this process that wait for the outcome of a quick request
     cdef uint64_t last_turn  # of this process's requests
     cdef uint32_t generations[4096]  # by channel, of this process's last request on it
     cdef int bell_fds[64]

@@ -75,7 +75,7 @@ cdef class Channel:
             over = molt_excess(a, &self.c, capacity)
         if over > waiting and molt_give_up(a, &self.c, 1) == MOLT_READY:
             return BUSY
-        if over == 0 and not molt_is_light(&around, own, left_ns, arena.target_ns):
+        if over == 0 and not molt_is_light(a, &around, own, left_ns, arena.target_ns):
             return UNDECIDED
         self.tell()
         return WAITING if over else ADMITTED
@@ -129,8 +129,9 @@ cdef class Channel:
         """
         cdef Arena arena = self.arena
         cdef int code
-        self.c.company = min(arena.waiting, _COMPANY)
+        cdef uint32_t quick = molt_is_quick(self.c.usual_ns, arena.spin_ns)
         cdef uint64_t word
+        self.c.company = min(arena.waiting, _COMPANY)
         if until_ns:
             if molt_glance(&arena.a, &self.c, arena.spin_ns):
                 return MOLT_AWAIT_OUTCOME
@@ -139,10 +140,10 @@ cdef class Channel:
             if molt_is_of(&self.c, word) and molt_is_over(word):  # a look doesn't let go of the GIL
                 return MOLT_AWAIT_OUTCOME
         while True:
-            arena.waiting += 1
+            arena.waiting += quick
             with nogil:
                 code = molt_await(&arena.a, &self.c, until_ns, arena.spin_ns, arena.client_spinners, &arena.closed)
-            arena.waiting -= 1
+            arena.waiting -= quick
             if code == MOLT_AWAIT_SIGNAL:
                 PyErr_CheckSignals()
             elif code == MOLT_AWAIT_BUFFER:

@@ -104,6 +104,7 @@ cdef extern from "molt_core.h" nogil:
     molt_entry *molt_find_entry(const molt_arena *, uint64_t, int)
     molt_entry *molt_entry_of(const molt_arena *, uint32_t)
     uint64_t molt_usual_ns(const molt_entry *)
+    int molt_is_quick(uint64_t, uint64_t)
     uint64_t molt_turn(const molt_arena *, uint32_t, const molt_entry *)
     void molt_learn_usual(molt_entry *, uint64_t, int)
     const int MOLT_STATUS_OK, MOLT_STATUS_TIMEOUT, MOLT_STATUS_CANCELLED
@@ -112,7 +113,7 @@ cdef extern from "molt_core.h" nogil:
     ctypedef struct molt_around:
         uint32_t ahead
     molt_around molt_look_around(const molt_arena *, const molt_call *)
-    bint molt_is_light(const molt_around *, const molt_entry *, uint64_t, uint64_t)
+    bint molt_is_light(const molt_arena *, const molt_around *, const molt_entry *, uint64_t, uint64_t)
     uint32_t molt_excess(const molt_arena *, const molt_call *, uint32_t)
     int molt_publish(molt_arena *, molt_call *)
     void molt_announce(molt_arena *, molt_call *)

@@ -12,6 +12,8 @@ enum molt_state { MOLT_IDLE, MOLT_READY, MOLT_CLAIMED, MOLT_DONE, MOLT_FAILED, M
 #define MOLT_STATE(word) ((uint32_t)((word) & 0xff))
 #define MOLT_SLOT(word) ((uint32_t)(((word) >> 8) & 0xffff))
 #define MOLT_GENERATION(word) ((uint32_t)((word) >> 32))
+/* Whether an executor has the request of a state word. */
+#define MOLT_IS_CLAIMED(state) ((state) == MOLT_CLAIMED || (state) == MOLT_ABANDONED || (state) == MOLT_KILLING)
 #define MOLT_WITH_STATE(word, state) (((word) & ~(uint64_t)0xff) | (uint64_t)(state))
 #define MOLT_IDLE_WORD(generation) ((uint64_t)(generation) << 32 | MOLT_IDLE)
 

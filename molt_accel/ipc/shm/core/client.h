@@ -13,7 +13,7 @@ typedef struct {
     uint64_t left[2], sent, taken; /* `sent` and `taken`: own counts of the two rings */
     uint8_t *into;                 /* where the next part of the reply goes */
     uint64_t wanted;               /* bytes of it still to come */
-    uint32_t company;              /* how many more threads of this process may want to run; see molt_contended */
+    uint32_t company;              /* more threads of this process that wait for quick requests, up to a few; see molt_contended */
     int deferred;                  /* no sleeping executor was woken, because one is awake */
     int untold;                    /* bytes were moved, and no executor had the request to be told of it */
     molt_patience patience;
@@ -92,7 +92,8 @@ static inline uint64_t molt_fair_turn(const molt_arena *a, const uint32_t *gener
 
 /* What a published request finds. */
 typedef struct {
-    uint32_t ahead;   /* READY requests that were published before it */
+    uint32_t queued;  /* other READY requests */
+    uint32_t ahead;   /* those that were published before it */
     uint32_t of_own;  /* others of its entrypoint, queued or running */
     uint64_t work_ns; /* what all others usually take together, queued or running */
 } molt_around;
@@ -105,6 +106,7 @@ static inline molt_around molt_look_around(const molt_arena *a, const molt_call 
         uint32_t state = MOLT_STATE(molt_look(a, i));
         if (state == MOLT_IDLE || state == MOLT_DONE || state == MOLT_FAILED || i == c->channel)
             continue;
+        around.queued += state == MOLT_READY;
         around.ahead += state == MOLT_READY &&
                         (int64_t)(atomic_load_explicit(&a->ticket_of[i], memory_order_relaxed) - ticket) < 0;
         around.of_own += atomic_load_explicit(&a->entry_of[i], memory_order_relaxed) == c->entry;
@@ -113,16 +115,21 @@ static inline molt_around molt_look_around(const molt_arena *a, const molt_call 
     return around;
 }
 
-/* Whether a request certainly waits for less than half the target (0: there is none), and can end in time: then nobody has to work out how long
- * it waits. It need not wait for more than what all others take together. */
-static inline int molt_is_light(const molt_around *around, const molt_entry *own, uint64_t left_ns, uint64_t target_ns) {
+/* Whether a request certainly waits for less than half the target (0: there is none), and can end in time: then nobody has
+ * to work out how long it waits. It doesn't wait if an executor is idle for it and for all others that are queued, and
+ * otherwise not for more than what all others take together. */
+static inline int molt_is_light(const molt_arena *a, const molt_around *around, const molt_entry *own, uint64_t left_ns,
+                                uint64_t target_ns) {
+    uint64_t limit = molt_limit_of(own), usual_ns = molt_usual_ns(own);
     if (own && atomic_load_explicit(&own->standing, memory_order_relaxed))
         return 0;
     if (!around->work_ns)
         return 1;
-    uint64_t limit = molt_limit_of(own);
-    return (!limit || around->of_own < limit) && (!target_ns || around->work_ns <= target_ns / 2) &&
-           around->work_ns + molt_usual_ns(own) <= left_ns;
+    if (limit && around->of_own >= limit)
+        return 0;
+    if ((!target_ns || around->work_ns <= target_ns / 2) && around->work_ns + usual_ns <= left_ns)
+        return 1;
+    return usual_ns <= left_ns && molt_idle_executors(a) > around->queued;
 }
 
 /* Start a request on a channel that is IDLE: IDLE -> READY, with as much of it in the ring as fits. Returns 1, or 0: the
@@ -256,6 +263,21 @@ static inline uint64_t molt_reply_there(const molt_arena *a, const molt_call *c)
     return atomic_load_explicit(&molt_channel_at(a, c->channel)->reply.head, memory_order_acquire) - c->taken;
 }
 
+/* Whether others want so many processors that no two are left. A client looks if it is time to; one looks for all of this
+ * pool. Executors don't look, since they can't tell a client that runs from others: only those that stay awake say so.
+ *
+ * Others are also those executors that run long requests: one that computes takes a processor from the quick ones, and
+ * one that waits for something is not among those that want to run. But the one that runs the client's own request is
+ * not. */
+static inline int molt_contended(molt_arena *a, const molt_call *c, uint64_t now_ns, uint64_t spin_ns) {
+    if (molt_has_to_look(&a->header->crowd, now_ns)) {
+        uint32_t ours = 1 + c->company + molt_clients_awake(a) + molt_executors_awake(a, now_ns, spin_ns);
+        ours += !molt_is_quick(c->usual_ns, spin_ns) && MOLT_STATE(molt_look(a, c->channel)) == MOLT_CLAIMED;
+        molt_note_runnable(&a->header->crowd, now_ns, molt_runnable(), ours);
+    }
+    return molt_is_contended(a);
+}
+
 /* Spin for an answer that should come within microseconds, and no longer than that. 1 if the call has an outcome. For a
  * caller who would have to give up something to wait properly: with other threads after Python's lock, having it back
  * costs more than this look.
@@ -274,7 +296,7 @@ static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
     }
     molt_doorbell *doorbell = &molt_channel_at(a, c->channel)->doorbell;
     uint64_t start_ns = molt_now_ns(), now_ns = start_ns, until_ns = start_ns + molt_earlier(spin_ns, MOLT_GLANCE_NS);
-    if (molt_contended(a, start_ns, c->company))
+    if (molt_contended(a, c, start_ns, spin_ns))
         return 0;
     int beside = molt_is_beside(patience);
     uint32_t state = MOLT_READY;
@@ -346,7 +368,7 @@ static inline int molt_flows(const molt_arena *a, const molt_call *c, uint64_t w
 static inline void molt_expect_bytes(molt_arena *a, molt_call *c, molt_waiting *w, uint64_t spin_ns) {
     uint64_t now_ns = molt_now_ns();
     if (!w->flows)
-        w->manner = molt_manner(&c->patience, !molt_contended(a, now_ns, c->company), molt_is_beside(&c->patience), spin_ns);
+        w->manner = molt_manner(&c->patience, !molt_contended(a, c, now_ns, spin_ns), molt_is_beside(&c->patience), spin_ns);
     w->flows = 1;
     w->spin_until_ns = now_ns + spin_ns;
 }
@@ -358,7 +380,7 @@ static inline void molt_start_waiting(molt_arena *a, molt_call *c, molt_waiting 
     w->spin_until_ns = now_ns + spin_ns;
     if (w->flows || !molt_is_short(&c->patience, spin_ns))
         return;
-    int free = !molt_contended(a, now_ns, c->company) && molt_clients_awake(a) < spinners;
+    int free = !molt_contended(a, c, now_ns, spin_ns) && molt_clients_awake(a) < spinners;
     w->manner = molt_manner(&c->patience, free, molt_is_beside(&c->patience), spin_ns);
 }
 

@@ -32,6 +32,9 @@ static inline uint64_t molt_usual_ns(const molt_entry *entry) {
     return entry ? atomic_load_explicit(&entry->mean_ns, memory_order_relaxed) : 0;
 }
 
+/* Whether requests that usually take so long are over sooner than a caller gives up spinning: what staying awake is for. */
+static inline int molt_is_quick(uint64_t usual_ns, uint64_t spin_ns) { return usual_ns <= spin_ns; }
+
 /* How many of its requests may run at once; 0: any number. */
 static inline uint64_t molt_limit_of(const molt_entry *entry) {
     return entry ? atomic_load_explicit(&entry->limit, memory_order_relaxed) : 0;

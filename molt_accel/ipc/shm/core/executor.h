@@ -13,6 +13,7 @@ typedef struct {
     int full;                 /* at the last look there were requests that may not run yet, and too few seemed to run */
     molt_word *claim; /* where it says what it claims, in memory that no client can map; NULL: nowhere */
     molt_patience patience;
+    molt_mover mover;
 } molt_executor;
 
 /* Say which request this executor may be storing to, by its serial; 0: none. */
@@ -51,7 +52,7 @@ static inline int molt_find_next(const molt_arena *a, molt_executor *e, const mo
     for (molt_walk walk = molt_walk_marked(a); molt_next_marked(&walk, &i);) {
         uint64_t word = molt_look(a, i);
         uint32_t state = MOLT_STATE(word);
-        e->running += state == MOLT_CLAIMED || state == MOLT_ABANDONED || state == MOLT_KILLING;
+        e->running += MOLT_IS_CLAIMED(state);
         if (state != MOLT_READY)
             continue;
         e->queued++;
@@ -74,7 +75,7 @@ static inline int molt_limit_reached(const molt_arena *a, uint64_t id, uint64_t 
     uint32_t i;
     for (molt_walk walk = molt_walk_marked(a); molt_next_marked(&walk, &i);) {
         uint32_t state = MOLT_STATE(molt_look(a, i));
-        running += (state == MOLT_CLAIMED || state == MOLT_ABANDONED || state == MOLT_KILLING) &&
+        running += MOLT_IS_CLAIMED(state) &&
                    atomic_load_explicit(&a->entry_of[i], memory_order_relaxed) == id;
     }
     return running >= limit;
@@ -134,7 +135,7 @@ static inline void molt_tell_room(molt_arena *a, molt_executor *e) {
 /* Whether the word is still of this executor's claim. */
 static inline int molt_holds(const molt_executor *e, uint64_t word) {
     uint32_t state = MOLT_STATE(word);
-    return word >> 8 == e->word >> 8 && (state == MOLT_CLAIMED || state == MOLT_ABANDONED || state == MOLT_KILLING);
+    return word >> 8 == e->word >> 8 && MOLT_IS_CLAIMED(state);
 }
 
 enum molt_next { MOLT_NEXT_REQUEST = 0, MOLT_NEXT_SIGNAL = 1, MOLT_NEXT_RETIRE = 2 };
@@ -159,13 +160,28 @@ static inline void molt_tell_awake(molt_arena *a, const molt_executor *e, int aw
 static inline void molt_meet_client(molt_arena *a, molt_executor *e, uint64_t spin_ns) {
     molt_hear_of(&e->patience, (uint32_t)atomic_load_explicit(&molt_channel_at(a, e->channel)->published_at, memory_order_relaxed));
     int contended = molt_is_contended(a);
-    if (contended && molt_usual_ns(molt_find_entry(a, e->entry, 0)) <= spin_ns)
-        molt_follow(&e->patience, contended);
+    molt_follow(&e->mover, &e->patience, contended && molt_is_quick(molt_usual_ns(molt_find_entry(a, e->entry, 0)), spin_ns));
     atomic_store_explicit(&a->slots[e->slot].runs_at, molt_processor(), memory_order_relaxed);
 }
 
 /* How soon an executor looks again that has stepped back from another one; each after a time of its own. */
 #define MOLT_LOOK_AGAIN_NS 200000u
+
+/* How long an idle executor sleeps while another one watches. */
+#ifndef MOLT_REST_NS
+#define MOLT_REST_NS 1000000000u
+#endif
+
+/* How long an executor sleeps that finds no request. Of all that are idle the first one watches: it looks again soon, in
+ * case that a wake-up was lost. If each did, a large pool would take processor time for nothing. */
+static inline uint64_t molt_rest_ns(const molt_arena *a, const molt_executor *e) {
+    if (e->full)
+        return MOLT_LOOK_AGAIN_NS * (1 + e->slot % 8);
+    for (uint32_t i = 0; i < e->slot; i++)
+        if (atomic_load_explicit(&a->slots[i].state, memory_order_relaxed) == MOLT_SLOT_IDLE)
+            return MOLT_REST_NS;
+    return MOLT_PARK_NS;
+}
 
 /* Wait for the next request and claim it. Spins at most `spin_ns`, if fewer than `spinners` executors do. */
 static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t spin_ns, uint32_t spinners) {
@@ -203,8 +219,7 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
         }
         molt_tell_awake(a, e, 0);
         /* A signal that came just before the wait did not interrupt it: look for one after a wait in vain, too. */
-        uint64_t most_ns = e->full ? MOLT_LOOK_AGAIN_NS * (1 + e->slot % 8) : MOLT_PARK_NS;
-        if (molt_park(&slot->doorbell, &a->header->published, seen, now_ns + most_ns) != MOLT_CHANGED)
+        if (molt_park(&slot->doorbell, &a->header->published, seen, now_ns + molt_rest_ns(a, e)) != MOLT_CHANGED)
             return MOLT_NEXT_SIGNAL;
     }
 }

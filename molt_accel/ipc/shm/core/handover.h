@@ -78,21 +78,23 @@ static inline uint32_t molt_clients_awake(const molt_arena *a) {
     return count;
 }
 
+/* A quick request that is not over after this time waits for something, or its executor for a processor. */
+#define MOLT_QUICK_NS 1000000u
+
+/* How many executors run quick requests just now, or look for one. */
+static inline uint32_t molt_executors_awake(const molt_arena *a, uint64_t now_ns, uint64_t spin_ns) {
+    uint32_t count = molt_count_awake(a->executor_awake, a->geometry.slots), i;
+    for (molt_walk walk = molt_walk_marked(a); molt_next_marked(&walk, &i);) {
+        uint64_t word = molt_look(a, i);
+        uint64_t began_ns = atomic_load_explicit(&a->began_ns[i], memory_order_relaxed);
+        count += MOLT_IS_CLAIMED(MOLT_STATE(word)) && MOLT_SLOT(word) < a->geometry.slots && now_ns - began_ns < MOLT_QUICK_NS &&
+                 !atomic_load_explicit(&a->executor_awake[MOLT_SLOT(word)], memory_order_relaxed) &&
+                 molt_is_quick(molt_usual_ns(molt_entry_of(a, i)), spin_ns);
+    }
+    return count;
+}
+
 /* Whether others want so many processors that no two are left, for a caller and an executor. As it was found last. */
 static inline int molt_is_contended(const molt_arena *a) {
     return atomic_load_explicit(&a->header->crowd.contended, memory_order_relaxed) != 0;
-}
-
-/* The same for a client, which looks if it is time to; one looks for all of this pool. `company`: how many more threads of its
- * process may want to run. Executors don't look, since they can't
- * tell a client that runs from others: only those that stay awake say so. */
-static inline int molt_contended(molt_arena *a, uint64_t now_ns, uint32_t company) {
-    if (molt_has_to_look(&a->header->crowd, now_ns)) {
-        uint32_t ours = 1 + company + molt_clients_awake(a);
-        for (uint32_t i = 0; i < a->geometry.slots; i++)
-            ours += atomic_load(&a->slots[i].state) == MOLT_SLOT_BUSY ||
-                    atomic_load_explicit(&a->executor_awake[i], memory_order_relaxed);
-        molt_note_runnable(&a->header->crowd, now_ns, molt_runnable(), ours);
-    }
-    return molt_is_contended(a);
 }

@@ -6,6 +6,8 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
+#include <string.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -18,17 +20,76 @@ static inline uint32_t molt_processor(void) {
     return found < 0 ? 0 : (uint32_t)found + 1;
 }
 
-/* Go on on another processor, if this thread may run there; the kernel may move it again at any time. It is the way to get
- * two threads to where a wake-up is only a switch: the kernel by itself wakes a thread where it ran before. */
-static inline void molt_move_to(uint32_t processor) {
-    cpu_set_t allowed, one;
-    if (!processor || processor > CPU_SETSIZE || sched_getaffinity(0, sizeof allowed, &allowed) ||
-        !CPU_ISSET(processor - 1, &allowed))
-        return;
+/* What a thread knows of its moves; private to it. */
+typedef struct {
+    cpu_set_t online;  /* the machine's processors when it moved first */
+    int knows;         /* 1: `online` was found out */
+    int stays;         /* 1: it can't move */
+    uint32_t held_at;  /* the one processor that it may use, since it could not be set free after a move; 0: none */
+    uint64_t moved_ns; /* when it tried to move last */
+} molt_mover;
+
+/* A move takes some microseconds, in which others see this thread bound to one processor. So it moves at most once in this
+ * time. */
+#define MOLT_MOVE_NS 2000000u
+
+/* The processors that are online, by the kernel's list, such as 0-3,8; none if it can't be read. The C library's number of
+ * processors is not it: some take it from the affinity. */
+static inline void molt_find_online(cpu_set_t *online) {
+    unsigned first, last;
+    FILE *file = fopen("/sys/devices/system/cpu/online", "re");
+    CPU_ZERO(online);
+    for (int n; file && (n = fscanf(file, "%u-%u", &first, &last)) > 0;) {
+        for (last = n == 2 ? last : first; first <= last && first < CPU_SETSIZE; first++)
+            CPU_SET(first, online);
+        if (fscanf(file, ",") == EOF)
+            break;
+    }
+    if (file)
+        fclose(file);
+}
+
+static inline cpu_set_t molt_one_processor(uint32_t processor) {
+    cpu_set_t one;
     CPU_ZERO(&one);
     CPU_SET(processor - 1, &one);
-    if (!sched_setaffinity(0, sizeof one, &one))
-        sched_setaffinity(0, sizeof allowed, &allowed);
+    return one;
+}
+
+/* Let a thread that has moved run everywhere again; not if somebody else has told it where to run meanwhile. */
+static inline void molt_set_free(molt_mover *mover) {
+    cpu_set_t now, held = molt_one_processor(mover->held_at), everywhere;
+    memset(&everywhere, 0xff, sizeof everywhere); /* the kernel leaves out what isn't there, or not in its cpuset */
+    if (sched_getaffinity(0, sizeof now, &now))
+        return;
+    if (!CPU_EQUAL(&now, &held) || !sched_setaffinity(0, sizeof everywhere, &everywhere))
+        mover->held_at = 0;
+}
+
+/* Go on on another processor; the kernel may move this thread again at any time. It is the way to get two threads to where
+ * a wake-up is only a switch: the kernel by itself wakes a thread where it ran before.
+ *
+ * Only a thread that may run everywhere moves. A narrower affinity could not be put back as it was: what the kernel tells is
+ * what is left of it within the cpuset, and what a wider cpuset adds later would be lost. */
+static inline void molt_move_to(molt_mover *mover, uint32_t processor, uint64_t now_ns) {
+    cpu_set_t now, one;
+    if (mover->stays || mover->held_at || now_ns - mover->moved_ns < MOLT_MOVE_NS)
+        return;
+    mover->moved_ns = now_ns;
+    if (!mover->knows)
+        molt_find_online(&mover->online);
+    mover->knows = 1;
+    if (!processor || processor > CPU_SETSIZE || !CPU_ISSET(processor - 1, &mover->online))
+        return;
+    one = molt_one_processor(processor);
+    if (sched_getaffinity(0, sizeof now, &now) || !CPU_EQUAL(&now, &mover->online))
+        return;
+    if (sched_setaffinity(0, sizeof one, &one)) {
+        mover->stays = 1;
+        return;
+    }
+    mover->held_at = processor;
+    molt_set_free(mover);
 }
 
 /* -- who else wants them --------------------------------------------------------------------------------------- */

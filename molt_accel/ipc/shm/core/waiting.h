@@ -61,9 +61,11 @@ static inline int molt_has_to_follow(const molt_patience *patience, int contende
     return contended && patience->steady == MOLT_STEADY && patience->other_at != molt_processor();
 }
 
-static inline void molt_follow(const molt_patience *patience, int contended) {
+static inline void molt_follow(molt_mover *mover, const molt_patience *patience, int contended) {
+    if (mover->held_at)
+        molt_set_free(mover);
     if (molt_has_to_follow(patience, contended))
-        molt_move_to(patience->other_at);
+        molt_move_to(mover, patience->other_at, molt_now_ns());
 }
 
 /* Whether the other side runs on this thread's processor, as far as is known. */
