@@ -79,7 +79,7 @@ def serve() -> Step:
     endpoint.announce()
     export = Export("echo", "none:echo", Codec.MSGPACK, Codec.MSGPACK, lambda payload: payload, False)
     runner = Runner(ExportTable([export]), StopWord(memoryview(bytearray(8)).cast("Q"), 0), lambda *row: None)
-    context = contextvars.copy_context()
+    context, run = contextvars.copy_context(), runner.run
     program = [sys.executable, "-m", "bench.instructions.feeder", str(descriptor)]
     feeder = subprocess.Popen(program, pass_fds=[descriptor])  # which valgrind doesn't follow
 
@@ -87,7 +87,7 @@ def serve() -> Step:
         request = endpoint.receive()
         assert isinstance(request, Request)
         # As in `molt_worker.processes.executor.serve`.
-        response = context.copy().run(runner.run, request, endpoint.serial)
+        response = context.copy().run(run, request, endpoint.serial)
         endpoint.answer(request, response)
         return response
 

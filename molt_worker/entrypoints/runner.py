@@ -178,7 +178,8 @@ class Runner:
         """
         started_ns = time.monotonic_ns()
         decoded_ns = handled_ns = ended_ns = 0  # 0: it did not get so far
-        status, encoding, body, flags = _OK, _MSGPACK, b"", 0
+        status, encoding, body = _OK, _MSGPACK, b""
+        flags = 0
         own_clock, stop = self.own_clock, self.word.cell
         failure: BaseException | None = None
         try:
@@ -198,7 +199,7 @@ class Runner:
                     self.before(current_request())
                 self._armed = serial
                 # A stop that came before the handler was armed has raised nothing. Looking at the word saves a call.
-                if own_clock or stop[0]:
+                if own_clock or stop:
                     current_request().check()
                 try:
                     try:
@@ -224,7 +225,7 @@ class Runner:
                         raise
                     failure = exc
                 # User code may have swallowed the stop, or have ended before the stop could interrupt it.
-                if own_clock or stop[0]:
+                if own_clock or stop:
                     current_request().check()
             finally:
                 self._armed = 0

@@ -59,7 +59,7 @@ def serve(
         runner.before = functools.partial(project.begin_request, say=say)
     signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
     # Each request gets a copy, so none sees what another has set in its own.
-    context = contextvars.copy_context()
+    context, run = contextvars.copy_context(), runner.run
     for module, exc in late_imports.run(number):
         failed: dict[str, object] = {"module": module, "error": f"{type(exc).__name__}: {exc}"}
         say("warning", "late_import_failed", failed)
@@ -71,7 +71,7 @@ def serve(
                 claimed = Request(item.raw_id, "", generation=item.raw_generation)
                 endpoint.answer(claimed, error_response(claimed, MoltInvalidInput(item.detail)))
                 continue
-            response = context.copy().run(runner.run, item, endpoint.serial)
+            response = context.copy().run(run, item, endpoint.serial)
             if forked:
                 os._exit(0)  # this is the entrypoint's child: only its parent answers
             endpoint.answer(item, response)
