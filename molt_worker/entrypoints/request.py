@@ -59,8 +59,8 @@ class StopWord:
     __slots__ = ("cell",)
 
     def __init__(self, words: memoryview, index: int) -> None:
-        #: The word alone. It is false if no request was ever told to stop: a runner looks here before it asks. That costs
-        #: a tenth of reading the number.
+        #: The word alone, which is false if no request was ever told to stop. A runner looks here before it asks: that
+        #: costs a tenth of reading the number.
         self.cell = ctypes.c_uint64.from_buffer(words, index * words.itemsize)
 
     def stop(self, serial: int, reason: StopReason) -> None:
