@@ -56,4 +56,7 @@ def _set_by(activate: Callable[..., object], *args: object) -> Variables:
 
 
 def _may_be_set(variables: Variables) -> bool:
-    return not variables or any(variable.get(_UNSET) is not _UNSET for variable in variables)
+    for variable in variables:  # mostly one: `any` would cost more than the look
+        if variable.get(_UNSET) is not _UNSET:
+            return True
+    return not variables

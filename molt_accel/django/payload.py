@@ -33,7 +33,7 @@ def request_id_of(request: HttpRequest, default: str = "") -> str:
 def _sent_id(request: HttpRequest) -> str:
     """The X-Request-ID header if it has the form of an id, else an empty text."""
     header = request.META.get(_HEADER, "")
-    return header if _ID.fullmatch(header) else ""
+    return header if header and _ID.fullmatch(header) else ""
 
 
 def metadata_of(request: HttpRequest) -> dict[str, Any]:
