@@ -153,7 +153,8 @@ class Runner:
     #: Called with request id, entry and traceback text when an entrypoint has raised.
     log_traceback: LogTraceback
     number: int = 0  #: this executor's, for the metrics
-    before: Callable[[CurrentRequest], None] | None = None  #: called before each entrypoint; raises nothing
+    #: Called before each entrypoint, with the request's metadata; raises nothing.
+    before: Callable[[bytes], None] | None = None
     own_clock: bool = False  #: no supervisor watches deadlines: `current_request().check()` reads the clock
     #: A stop has interrupted something that can't be done again, so no other request may run in this process.
     spoiled: bool = False
@@ -196,7 +197,7 @@ class Runner:
                 in_process.facts = facts
             try:
                 if self.before is not None:
-                    self.before(current_request())
+                    self.before(metadata)
                 self._armed = serial
                 # A stop that came before the handler was armed has raised nothing. Looking at the word saves a call.
                 if own_clock or stop:
