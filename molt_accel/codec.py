@@ -6,6 +6,7 @@ worker without decoding and encoding it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -71,8 +72,8 @@ def _encode_json(value: object) -> bytes:
 
 
 def _encode_msgpack(value: object) -> bytes:
-    # Packers are kept: making one costs twice as much as packing a small value. Each use takes one out of the list,
-    # because another thread may pack meanwhile, and so may the `items` method of the value itself.
+    # Packers are kept: making one costs twice as much as packing a small value. Each use takes one out, because another
+    # thread may pack meanwhile, and so may the `items` method of the value itself.
     try:
         packer = _packers.pop()
     except IndexError:
@@ -106,7 +107,8 @@ def _decode_msgpack(data: bytes | bytearray | memoryview) -> Any:
         raise
 
 
-_packers: Final[list[msgpack.Packer]] = []
+#: Not a list, which would give its memory back whenever its only packer is taken out.
+_packers: Final[deque[msgpack.Packer]] = deque()
 _msgpack_decode: Final = msgspec.msgpack.Decoder(ext_hook=values.unpack_ext).decode
 _json_encode: Final = msgspec.json.Encoder(enc_hook=lenient.plain).encode
 

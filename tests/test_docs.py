@@ -445,7 +445,7 @@ def test_the_events_of_the_log_are_those_of_the_sources() -> None:
     levels = {"debug", "info", "warning", "error"}
     events = {}
     for call in calls_in_sources(["molt_worker"]):
-        if called_name(call) in ("log", "_log", "write_blocking", "say"):
+        if called_name(call) in ("log", "_log", "write_blocking", "say", "_say"):
             texts = [arg.value for arg in call.args if isinstance(arg, ast.Constant)]
             events |= {event: level for level, event in pairwise(texts) if level in levels}
             if texts == ["request"]:  # its level depends on the outcome

@@ -73,4 +73,7 @@ def rounded(value: float, digits: int = 5) -> float:
     """`value` to `digits` significant digits: more would be noise in a results file."""
     if value == 0 or not math.isfinite(value):
         return value
-    return round(value, digits - 1 - math.floor(math.log10(abs(value))))
+    try:
+        return round(value, digits - 1 - math.floor(math.log10(abs(value))))
+    except OverflowError:  # rounded up, it would be more than the largest number that there is
+        return value

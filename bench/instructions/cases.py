@@ -14,7 +14,10 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from molt_accel import Client
 
 #: Which pool `call` goes to, by name.
 POOL: Final = "MOLT_INSTRUCTIONS_POOL"
@@ -35,12 +38,52 @@ def pipe() -> Step:
     return step
 
 
-def call() -> Step:
-    """The caller's part of one `Client.call`, which never spins."""
+def _client() -> Client:
     from molt_accel import Client
 
-    client = Client(transport="shm", worker_name=os.environ[POOL], exports="", autostart=False, spin_us=0)
+    return Client(transport="shm", worker_name=os.environ[POOL], exports="", autostart=False, spin_us=0)
+
+
+def call() -> Step:
+    """The caller's part of one `Client.call`, which never spins."""
+    client = _client()
     return lambda number: client.call("echo", number)
+
+
+def _answer(request: Any) -> Any:
+    from molt_accel.django import json_response
+
+    return json_response(7)
+
+
+def plain_view() -> Step:
+    """A view of Django that answers with a small value as JSON."""
+    return _view(lambda view: view)
+
+
+def view() -> Step:
+    """The same view with its core offloaded: the server's part."""
+    from molt_accel import molt_offload
+
+    return _view(molt_offload(entry="echo", client=_client(), payload_builder=lambda request: 7))
+
+
+def _view(decorate: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Step:
+    from django.conf import settings
+    from django.test import RequestFactory
+
+    if not settings.configured:
+        settings.configure()
+    connection, peer = socket.socketpair()
+    request = RequestFactory().get("/", **{"gunicorn.socket": connection})  # type: ignore[arg-type]
+    answered = decorate(_answer)
+
+    def step(number: int) -> object:
+        return answered(request)
+
+    for each in (connection, peer):
+        weakref.finalize(step, each.close)
+    return step
 
 
 def run() -> Step:
@@ -79,7 +122,7 @@ def serve() -> Step:
     endpoint.announce()
     export = Export("echo", "none:echo", Codec.MSGPACK, Codec.MSGPACK, lambda payload: payload, False)
     runner = Runner(ExportTable([export]), StopWord(memoryview(bytearray(8)).cast("Q"), 0), lambda *row: None)
-    context = contextvars.copy_context()
+    context, run = contextvars.copy_context(), runner.run
     program = [sys.executable, "-m", "bench.instructions.feeder", str(descriptor)]
     feeder = subprocess.Popen(program, pass_fds=[descriptor])  # which valgrind doesn't follow
 
@@ -87,7 +130,7 @@ def serve() -> Step:
         request = endpoint.receive()
         assert isinstance(request, Request)
         # As in `molt_worker.processes.executor.serve`.
-        response = context.copy().run(runner.run, request, endpoint.serial)
+        response = context.copy().run(run, request, endpoint.serial)
         endpoint.answer(request, response)
         return response
 
@@ -132,7 +175,9 @@ def ring() -> Step:
     return step
 
 
-CASES: Final[dict[str, Callable[[], Step]]] = {each.__name__: each for each in (pipe, call, run, serve, ring)}
+CASES: Final[dict[str, Callable[[], Step]]] = {
+    each.__name__: each for each in (pipe, call, plain_view, view, run, serve, ring)
+}
 
 
 def main() -> None:

@@ -1,6 +1,9 @@
-"""What this project's own worker serves in the benchmark: echoes of objects and plain bytes, and nothing at all."""
+"""What this project's own worker serves in the benchmark: echoes of objects and plain bytes, nothing, and a wait."""
 
 from __future__ import annotations
+
+import fcntl
+from pathlib import Path
 
 from molt_worker import export
 
@@ -21,3 +24,10 @@ def echo_raw(data: bytes) -> bytes:
 def empty(_payload: object) -> object:
     """Does nothing; the answer is that of a view, which goes to the browser as it is."""
     return {}
+
+
+@export
+def wait(path: str) -> None:
+    """Waits until nobody has the file locked for himself."""
+    with Path(path).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)

@@ -210,6 +210,16 @@ class Options:
             return base
         return Budget(self.calls, base.limit_s, min(base.warmup, self.calls))
 
+    @property
+    def called_peers(self) -> list[str]:
+        """The peers that are called one after another, under any condition."""
+        return [name for name in self.chosen_peers if PEERS[name].when != ()]
+
+    @property
+    def only_watched_peers(self) -> list[str]:
+        """The peers of which only the idle processor time is watched."""
+        return [name for name in self.chosen_peers if PEERS[name].when == ()]
+
     def in_round(self, number: int) -> list[PeerInfo]:
         """The peers that take part in a round. Who names peers wants to see these, in each."""
         infos = [PEERS[name] for name in self.chosen_peers]
@@ -227,7 +237,7 @@ class Options:
             for info in self.in_round(number)
             if (info.sized or size == self.payload_sizes[0])
             and (info.raw or not raw)
-            and (condition == "idle" or not info.only_idle)
+            and info.called_under(condition)
             and (condition != QUOTA or info.judged or self.peers is not None)
         ]
 

@@ -98,7 +98,7 @@ class Session:
             self._measure_latency(directory)
             if self.options.quota_peers:
                 self._measure_quota(directory)
-            if not self._measured.batches:
+            if not self._measured.batches and not self._measured.idle:
                 not_run = self._not_run | self._left_out
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in not_run.items())
                 raise BenchError(f"no peer can run here: {reasons}")
@@ -249,9 +249,12 @@ class Session:
         conditions = [name for name in self.options.conditions if name != QUOTA]
         if not conditions and not self.options.idle_seconds:
             return
-        with self._up(directory, self.options.chosen_peers, self.options.latency_executors) as running:
-            if running and self.options.idle_seconds:
-                self._measure_idle(running)
+        workers = self.options.latency_executors
+        with self._up(directory, self.options.called_peers, workers) as running:
+            if self.options.idle_seconds:
+                with self._up(directory, self.options.only_watched_peers, workers) as others:
+                    if watched := [*running, *others]:
+                        self._measure_idle(watched)
             for condition in conditions:
                 self._under(condition, running)
 

@@ -1,10 +1,11 @@
 """Counts the instructions that a call takes, by valgrind, and fails if a change has added more than 3 %.
 
-    python bench/scripts/count_instructions.py            # about a minute
+    python bench/scripts/count_instructions.py            # about two minutes
     python bench/scripts/count_instructions.py --update   # these are the known ones from now on
 
 Cases: `pipe` is multiprocessing.Pipe with pickle, which the others are held against; `call` the caller's part of
-`Client.call`; `serve` all of the executor's part; `run` that but for the ring; `ring` both sides of the ring alone.
+`Client.call`; `view` what offloading adds to a view of Django in the server, the call included; `serve` all of the
+executor's part; `run` that but for the ring; `ring` both sides of the ring alone.
 
 Exit codes: 0 done, 1 can't run, 2 wrong usage, 3 a case takes more than is allowed.
 """

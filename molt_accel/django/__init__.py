@@ -4,11 +4,12 @@ from django.conf import settings
 
 from molt_accel.client import surroundings
 from molt_accel.django import server
+from molt_accel.django.active import active_metadata
 from molt_accel.django.autoreload import source_files
 from molt_accel.django.disconnect import cancel_check
 from molt_accel.django.front.asgi import ShedASGI
 from molt_accel.django.front.shedding import ShedMiddleware, ShedWSGI
-from molt_accel.django.payload import active_metadata, default_payload, request_id_of
+from molt_accel.django.payload import default_payload, request_id_of
 from molt_accel.django.responses import error_response, json_response
 from molt_accel.django.travel import rebuilt_request, request_parts
 

@@ -175,7 +175,7 @@ def molt_offload(
             request, urls, names = frameworks.split(args, kwargs)
             try:
                 payload = offload.payload(request, urls, names)
-                reply = disconnect.drive_for(request, functools.partial(offload.make_call, request, payload))
+                reply = disconnect.drive_for(request, offload.make_call, payload)
             except MoltError as error:
                 if offload.falls_back(error):
                     return view(*args, **kwargs)

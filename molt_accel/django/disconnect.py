@@ -11,7 +11,7 @@ import asyncio
 import select
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from asgiref.sync import async_to_sync
 from django.core.handlers.asgi import ASGIRequest
@@ -42,8 +42,17 @@ class SocketHangup:
 
     def __init__(self, connection: socket.socket, *, at_half_close: bool = True) -> None:
         self._connection: Final = connection
-        self._at_half_close: Final = at_half_close and not (_TELLS and connection.family == socket.AF_UNIX)
-        self.events: Final = HALF_CLOSE if self._at_half_close else 0  #: of poll(2), for the hang-up watcher
+        self._heeds_half_close: Final = at_half_close
+
+    # Worked out by those who ask, who are few: most calls have ended before.
+    @property
+    def _at_half_close(self) -> bool:
+        return self._heeds_half_close and not (_TELLS and self._connection.family == socket.AF_UNIX)
+
+    @property
+    def events(self) -> int:
+        """The events of poll(2) that say so, for the hang-up watcher."""
+        return HALF_CLOSE if self._at_half_close else 0
 
     def fileno(self) -> int:
         return self._connection.fileno()
@@ -81,15 +90,17 @@ def cancel_check(request: HttpRequest, config: Config | None = None) -> Callable
     return SocketHangup(connection, at_half_close=(config or default_client().config).cancel_on_half_close)
 
 
-def drive_for(request: HttpRequest, make_call: Callable[[bool], Call]) -> Reply:
+def drive_for(
+    request: HttpRequest, make_call: Callable[[HttpRequest, Any, bool], Call], payload: object
+) -> Reply:
     """Make a sync view's call: under ASGI in the event loop, where Django can cancel it.
 
-    `make_call` is told whether the call may block its thread.
+    `make_call` is given the request, the payload, and whether the call may block its thread.
     """
     if isinstance(unwrapped(request), ASGIRequest) and not _in_event_loop():
-        reply: Reply = async_to_sync(adrive)(make_call(False))
+        reply: Reply = async_to_sync(adrive)(make_call(request, payload, False))
     else:
-        reply = drive(make_call(True))
+        reply = drive(make_call(request, payload, True))
     return reply
 
 

@@ -37,6 +37,8 @@ def split(
     Raises:
         TypeError: there is no request.
     """
+    if len(args) == 1 and isinstance(args[0], HttpRequest):  # most are
+        return args[0], (), kwargs
     for position in (1, 0):
         if len(args) > position and isinstance(unwrapped(args[position]), HttpRequest):
             return args[position], args[position + 1 :], kwargs

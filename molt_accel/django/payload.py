@@ -7,17 +7,15 @@ import re
 from enum import Enum
 from typing import Any, Final
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest, RawPostDataException
-from django.utils import timezone
 from django.utils.datastructures import MultiValueDict
-from django.utils.translation import get_language
 
 from molt_accel import codec as codecs
+from molt_accel.django.active import active_metadata
 from molt_accel.errors import MoltInvalidInput
-from molt_accel.ipc.messages import METADATA_LANGUAGE, METADATA_REQUEST_ID, METADATA_TIME_ZONE, Codec
+from molt_accel.ipc.messages import METADATA_REQUEST_ID, Codec
 
 _HEADER: Final = "HTTP_X_REQUEST_ID"
 # A header of this form may go into logs and bodies: it has no spaces, quotes or control characters.
@@ -35,7 +33,7 @@ def request_id_of(request: HttpRequest, default: str = "") -> str:
 def _sent_id(request: HttpRequest) -> str:
     """The X-Request-ID header if it has the form of an id, else an empty text."""
     header = request.META.get(_HEADER, "")
-    return header if _ID.fullmatch(header) else ""
+    return header if header and _ID.fullmatch(header) else ""
 
 
 def metadata_of(request: HttpRequest) -> dict[str, Any]:
@@ -46,18 +44,6 @@ def metadata_of(request: HttpRequest) -> dict[str, Any]:
     metadata = active_metadata()
     if sent := _sent_id(request):
         metadata[METADATA_REQUEST_ID] = sent
-    return metadata
-
-
-def active_metadata() -> dict[str, Any]:
-    """Return the active language and time zone, if they are not those of the settings."""
-    metadata: dict[str, Any] = {}
-    language = get_language()
-    if language and language != settings.LANGUAGE_CODE:
-        metadata[METADATA_LANGUAGE] = language
-    time_zone = timezone.get_current_timezone_name()
-    if settings.USE_TZ and time_zone != settings.TIME_ZONE:
-        metadata[METADATA_TIME_ZONE] = time_zone
     return metadata
 
 

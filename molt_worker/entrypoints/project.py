@@ -6,18 +6,20 @@ HTTP request that ``request_started`` could tell of.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from molt_accel import codec
 from molt_accel.ipc.messages import METADATA_LANGUAGE, METADATA_TIME_ZONE
 from molt_accel.process import testdb
 from molt_worker.entrypoints.exports import ExportsError
 from molt_worker.entrypoints.importer import find_source
-from molt_worker.entrypoints.request import CurrentRequest, current_request
+from molt_worker.entrypoints.request import current_request
 
 #: The app that makes modules of this name in other apps the exports.
 APP: Final = "molt_accel.django"
@@ -87,43 +89,77 @@ def set_up() -> bool:
     return True
 
 
-def begin_request(request: CurrentRequest, say: Say) -> None:
-    """Do what Django does before a request, and activate the language and time zone of the caller's."""
-    from django.db import close_old_connections, reset_queries
+class Requests:
+    """What an executor does before and after each request of a project, in the request's own context.
+
+    To look for the connections that a thread has costs as much as a small request. So it is done once for each: they
+    are the same when the next one begins.
+    """
+
+    def __init__(self, say: Say) -> None:
+        from django.core.cache import caches
+        from django.db import connections
+
+        self._say: Final = say
+        self._caches: Final = caches
+        self._closes_caches: Final = _cache_closes()
+        self._connected: Final = functools.partial(connections.all, initialized_only=True)
+        self._connections: Sequence[Any] = self._connected()
+
+    def begin(self, metadata: bytes) -> None:
+        """Do what Django does before a request, and activate the language and time zone that its metadata has."""
+        try:
+            for connection in self._connections:
+                connection.queries_log.clear()
+                connection.close_if_unusable_or_obsolete()
+            if metadata:
+                _activate(codec.decode_metadata(metadata))
+        except Exception as exc:
+            self._say("error", "before_request_failed", {"error": f"{type(exc).__name__}: {exc}"})
+
+    def end(self, entry: str) -> None:
+        """Do what Django does after a request. Transactions that the entrypoint has left open are rolled back."""
+        try:
+            self._connections = self._connected()
+            for connection in self._connections:
+                if connection.connection is not None and _in_transaction(connection):
+                    what: dict[str, object] = {
+                        "entry": entry,
+                        "database": connection.alias,
+                        "hint": "it is rolled back",
+                    }
+                    self._say("warning", "transaction_left_open", what)
+                    connection.in_atomic_block = False  # else the connection would stay, closed
+                    connection.close()
+                connection.close_if_unusable_or_obsolete()
+            if self._closes_caches:
+                self._caches.close_all()
+        except Exception as exc:
+            self._say(
+                "error", "after_request_failed", {"entry": entry, "error": f"{type(exc).__name__}: {exc}"}
+            )
+
+
+def _cache_closes() -> bool:
+    """Whether closing one of the project's caches does anything: for those that keep a connection."""
+    from django.conf import settings
+    from django.core.cache.backends.base import BaseCache
+    from django.utils.module_loading import import_string
+
+    try:
+        classes = [import_string(cache["BACKEND"]) for cache in settings.CACHES.values()]
+        return any(each.close is not BaseCache.close for each in classes)
+    except Exception:  # whoever uses the cache is told
+        return True
+
+
+def _activate(told: codec.Metadata) -> None:
     from django.utils import timezone, translation
 
-    try:
-        reset_queries()
-        close_old_connections()
-        told = request.metadata
-        if language := told.get(METADATA_LANGUAGE):
-            translation.activate(str(language))
-        if time_zone := told.get(METADATA_TIME_ZONE):
-            timezone.activate(str(time_zone))
-    except Exception as exc:
-        say("error", "before_request_failed", {"error": f"{type(exc).__name__}: {exc}"})
-
-
-def end_request(entry: str, say: Say) -> None:
-    """Do what Django does after a request. Transactions that the entrypoint has left open are rolled back."""
-    from django.core.cache import caches
-    from django.db import close_old_connections, connections
-
-    try:
-        for connection in connections.all(initialized_only=True):
-            if connection.connection is not None and _in_transaction(connection):
-                what: dict[str, object] = {
-                    "entry": entry,
-                    "database": connection.alias,
-                    "hint": "it is rolled back",
-                }
-                say("warning", "transaction_left_open", what)
-                connection.in_atomic_block = False  # else the connection would stay, closed
-                connection.close()
-        close_old_connections()
-        caches.close_all()
-    except Exception as exc:
-        say("error", "after_request_failed", {"entry": entry, "error": f"{type(exc).__name__}: {exc}"})
+    if language := told.get(METADATA_LANGUAGE):
+        translation.activate(str(language))
+    if time_zone := told.get(METADATA_TIME_ZONE):
+        timezone.activate(str(time_zone))
 
 
 def _in_transaction(connection: Any) -> bool:

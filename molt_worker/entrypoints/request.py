@@ -6,6 +6,7 @@ comes too late names a request that no longer runs, and does nothing.
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import time
 from contextvars import ContextVar
@@ -58,20 +59,21 @@ class StopWord:
     __slots__ = ("cell",)
 
     def __init__(self, words: memoryview, index: int) -> None:
-        #: The word alone. A runner looks here before it asks: 0 says that no request was ever told to stop.
-        self.cell = words[index : index + 1]
+        #: The word alone, which is false if no request was ever told to stop. A runner looks here before it asks: that
+        #: costs a tenth of reading the number.
+        self.cell = ctypes.c_uint64.from_buffer(words, index * words.itemsize)
 
     def stop(self, serial: int, reason: StopReason) -> None:
         """Tell the request `serial` to stop. No other request is affected."""
-        self.cell[0] = serial << 8 | reason
+        self.cell.value = serial << 8 | reason
 
     def clear(self) -> None:
         """Remove an old stop, before another executor gets the word."""
-        self.cell[0] = 0
+        self.cell.value = 0
 
     def reason(self, serial: int) -> int:
         """Return the StopReason of the request `serial`; 0: it was not told to stop."""
-        word: int = self.cell[0]
+        word = self.cell.value
         return word & 0xFF if word >> 8 == serial else 0
 
 

@@ -153,7 +153,8 @@ class Runner:
     #: Called with request id, entry and traceback text when an entrypoint has raised.
     log_traceback: LogTraceback
     number: int = 0  #: this executor's, for the metrics
-    before: Callable[[CurrentRequest], None] | None = None  #: called before each entrypoint; raises nothing
+    #: Called before each entrypoint, with the request's metadata; raises nothing.
+    before: Callable[[bytes], None] | None = None
     own_clock: bool = False  #: no supervisor watches deadlines: `current_request().check()` reads the clock
     #: A stop has interrupted something that can't be done again, so no other request may run in this process.
     spoiled: bool = False
@@ -178,7 +179,8 @@ class Runner:
         """
         started_ns = time.monotonic_ns()
         decoded_ns = handled_ns = ended_ns = 0  # 0: it did not get so far
-        status, encoding, body, flags = _OK, _MSGPACK, b"", 0
+        status, encoding, body = _OK, _MSGPACK, b""
+        flags = 0
         own_clock, stop = self.own_clock, self.word.cell
         failure: BaseException | None = None
         try:
@@ -195,10 +197,10 @@ class Runner:
                 in_process.facts = facts
             try:
                 if self.before is not None:
-                    self.before(current_request())
+                    self.before(metadata)
                 self._armed = serial
                 # A stop that came before the handler was armed has raised nothing. Looking at the word saves a call.
-                if own_clock or stop[0]:
+                if own_clock or stop:
                     current_request().check()
                 try:
                     try:
@@ -224,7 +226,7 @@ class Runner:
                         raise
                     failure = exc
                 # User code may have swallowed the stop, or have ended before the stop could interrupt it.
-                if own_clock or stop[0]:
+                if own_clock or stop:
                     current_request().check()
             finally:
                 self._armed = 0

@@ -55,14 +55,15 @@ def serve(
         say("error", "entrypoint_raised", fields)
 
     runner = Runner(exports, word, log_traceback, number=number)
-    if in_project:
-        runner.before = functools.partial(project.begin_request, say=say)
     signal.signal(INTERRUPT_SIGNAL, runner.interrupt)
     # Each request gets a copy, so none sees what another has set in its own.
-    context = contextvars.copy_context()
+    context, run = contextvars.copy_context(), runner.run
     for module, exc in late_imports.run(number):
         failed: dict[str, object] = {"module": module, "error": f"{type(exc).__name__}: {exc}"}
         say("warning", "late_import_failed", failed)
+    requests = project.Requests(say) if in_project else None
+    if requests is not None:
+        runner.before = requests.begin
     try:
         endpoint.announce()
         while (item := endpoint.receive()) is not None:
@@ -71,12 +72,13 @@ def serve(
                 claimed = Request(item.raw_id, "", generation=item.raw_generation)
                 endpoint.answer(claimed, error_response(claimed, MoltInvalidInput(item.detail)))
                 continue
-            response = context.copy().run(runner.run, item, endpoint.serial)
+            own = context.copy()
+            response = own.run(run, item, endpoint.serial)
             if forked:
                 os._exit(0)  # this is the entrypoint's child: only its parent answers
             endpoint.answer(item, response)
-            if in_project:
-                project.end_request(item.entry, say)
+            if requests is not None:
+                own.run(requests.end, item.entry)
             if response.status is not Status.OK and (why := _why_to_leave(runner, response)):
                 fields: dict[str, object] = {"executor": number, "why": why}
                 if runner.spoiled:

@@ -6,6 +6,7 @@ that isn't a JSON object (torn by a kill, or not the demo's) is counted and pass
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -45,7 +46,9 @@ class MetricsSample:
         for name in (*TIMES, *LEVELS, *SIZES):
             value = row.get(name)
             if isinstance(value, int | float) and not isinstance(value, bool):
-                self.values.setdefault(name, []).append(float(value))
+                with contextlib.suppress(OverflowError):  # an integer may have any number of digits
+                    number = float(value)
+                    self.values.setdefault(name, []).append(number)
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object of the results file; a field that no row had is left out."""

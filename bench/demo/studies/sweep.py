@@ -32,6 +32,8 @@ COSTS = {
     "full": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 5.0, 20.0, 50.0),
 }
 SCALES = {"quick": Scale(1, 1.0), "default": Scale(1, 1.0), "full": Scale(5, 2.0)}
+EMPTY_ROUNDS = {"quick": 1, "default": 1, "full": 3}
+"""Rounds of the empty handler for each of the others: what offloading adds to it is within the noise of a run."""
 WARMUPS = 100
 VARIANTS = (
     Variant("baseline"),
@@ -72,7 +74,8 @@ class Sweep(Study):
 
     def lasts_s(self, options: Options) -> float:
         rounds, seconds = SCALES[options.preset].of(options)
-        return len(COSTS[options.preset]) * len(VARIANTS) * rounds * (seconds + RUN_OVERHEAD_S)
+        points = len(COSTS[options.preset]) - 1 + EMPTY_ROUNDS[options.preset]
+        return points * len(VARIANTS) * rounds * (seconds + RUN_OVERHEAD_S)
 
     def run(self, testbed: Testbed) -> dict[str, Any]:
         options = testbed.options
@@ -83,8 +86,8 @@ class Sweep(Study):
             target = Target(variant.name, port, path_of(variant), "GET", ("iterations=0",))
             warm_up(target, WARMUPS, options.concurrency)
         found: dict[tuple[float, str], list[Sample]] = {}
-        for number in range(rounds):
-            for cost in costs:
+        for number in range(rounds * EMPTY_ROUNDS[options.preset]):
+            for cost in costs if number < rounds else costs[:1]:
                 for variant in testbed.turns(VARIANTS, number):
                     spec = LoadSpec(
                         url=testbed.url(variant, path_of(variant)), mode="closed", vus=options.concurrency,

@@ -36,8 +36,12 @@ def settings_of(setup: Setup, transport: str) -> dict[str, Any]:
     }
 
 
-class _Molt(Peer):
+class MoltPeer(Peer):
+    """`Client.call`."""
+
     transport: ClassVar[str] = "shm"
+    executors: ClassVar[int] = 0
+    """How many the pool has; 0: as many as the run says."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -51,7 +55,8 @@ class _Molt(Peer):
 
     def settings(self) -> dict[str, Any]:
         """What the client is configured by."""
-        return settings_of(self.setup, self.transport)
+        plain = settings_of(self.setup, self.transport)
+        return plain | {"executors": self.executors or self.setup.workers}
 
     def available(self) -> str | None:
         """Makes the client: the transport itself knows what it needs."""
@@ -76,11 +81,23 @@ class _Molt(Peer):
             self._client = None
 
 
-class Shm(_Molt):
+class Shm(MoltPeer):
     """Shared memory: one pool of executors for all client processes, in a session of its own, as a client starts it."""
 
 
-class SameSession(_Molt):
+class FourExecutors(Shm):
+    """The same with four executors."""
+
+    executors = 4
+
+
+class EightExecutors(Shm):
+    """The same with eight executors."""
+
+    executors = 8
+
+
+class SameSession(MoltPeer):
     """Shared memory: each client process has a pool of its own, which is in the client's session."""
 
     def __init__(self, setup: Setup) -> None:
@@ -117,7 +134,7 @@ class SameSession(_Molt):
             self._worker = None
 
 
-class Stdio(_Molt):
+class Stdio(MoltPeer):
     """Pipes: each client process has a worker of its own."""
 
     transport = "stdio"

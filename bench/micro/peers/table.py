@@ -25,7 +25,8 @@ class PeerInfo:
         judged: Whether criteria are about it: it is measured in each round and under each condition, beside the other
             judged ones. The others are there to compare with, and take part in every third round.
         own_session: Whether the process that answers is in a session of its own, and not in its caller's.
-        only_idle: Whether it is measured on an idle machine only.
+        when: The conditions under which it is called; None: all of them. Without any, only its idle processor time is
+            watched.
     """
 
     name: str
@@ -40,7 +41,11 @@ class PeerInfo:
     polls: bool = False
     judged: bool = False
     own_session: bool = False
-    only_idle: bool = False
+    when: tuple[str, ...] | None = None
+
+    def called_under(self, condition: str) -> bool:
+        """Whether it is called under a condition."""
+        return self.when is None or condition in self.when
 
 
 PEERS = {
@@ -61,6 +66,22 @@ PEERS = {
         PeerInfo(
             "shm-same", "Client.call, shm, worker in the caller's session", "molt:SameSession", "msgpack",
             "spins or gives way, then parks", sized=False, callers="thread", judged=True,
+        ),
+        PeerInfo(
+            "shm-io", "Client.call, shm, beside five requests that wait", "waiting:Waiting", "msgpack",
+            "spins or gives way, then parks", sized=False, judged=True, own_session=True, when=("one", "all"),
+        ),
+        PeerInfo(
+            "shm-same-io", "the same, worker in the caller's session", "waiting:SameSessionWaiting", "msgpack",
+            "spins or gives way, then parks", sized=False, judged=True, when=("one", "all"),
+        ),
+        PeerInfo(
+            "shm-4", "Client.call, shm, four executors", "molt:FourExecutors", "msgpack",
+            "spins or gives way, then parks", judged=True, own_session=True, when=(),
+        ),
+        PeerInfo(
+            "shm-8", "Client.call, shm, eight executors", "molt:EightExecutors", "msgpack",
+            "spins or gives way, then parks", judged=True, own_session=True, when=(),
         ),
         PeerInfo(
             "acall", "Client.acall, shm, asyncio", "molt:Acall", "msgpack", "sleeps in the loop's selector",
@@ -111,11 +132,11 @@ PEERS = {
         ),
         PeerInfo(
             "view", "a Django request, empty view", "view:View", "nothing", "-",
-            sized=False, judged=True, only_idle=True,
+            sized=False, judged=True, when=("idle",),
         ),
         PeerInfo(
             "view-offload", "the same, offloaded over shm", "view:OffloadedView", "msgpack, JSON",
-            "spins or gives way, then parks", sized=False, judged=True, only_idle=True, own_session=True,
+            "spins or gives way, then parks", sized=False, judged=True, when=("idle",), own_session=True,
         ),
     )
 }  # fmt: skip

@@ -14,6 +14,8 @@ from bench.micro.report.figures import LATENCIES, Measured
 SIXTEEN, FOUR_CLIENTS, TASKS = Layout(16), Layout(1, 4), Layout(64, kind="task")
 ALIKE = (("shm", "pipe-own"), ("shm-same", "pipe"))
 """Peers whose other sides are in the same kind of session: in one of its own, and in the caller's."""
+WAITING_ALIKE = (("shm-io", "pipe-own"), ("shm-same-io", "pipe"))
+"""The same with a pool in which other requests wait. A Pipe has no pool, so nothing beside a call changes it."""
 Figure = Callable[[Measured], Spread | float | None]
 
 
@@ -40,7 +42,7 @@ def criteria(options: Options) -> Iterator[Criterion[Measured]]:
             1.08,
             _latency(figure_name, "view-offload", "view", "idle", small),
         )
-    for peer in ("shm", "stdio"):
+    for peer in ("shm", "shm-4", "shm-8", "stdio"):
         title = f"idle processor time of client and worker, {peer}, over {options.idle_seconds:g} s"
         yield Criterion(f"idle_cpu_{peer}", title, "<", 0.2, _idle(peer), "% of a core")
 
@@ -60,7 +62,7 @@ def _idle_latency(small: int) -> Iterator[Criterion[Measured]]:
 
 def _busy_latency(small: int) -> Iterator[Criterion[Measured]]:
     for condition, words in (("one", "one core busy"), ("all", "every core busy")):
-        for over, under in ALIKE:
+        for over, under in (*ALIKE, *WAITING_ALIKE):
             for figure in LATENCIES:
                 short = figure.removesuffix("_us")
                 title = f"{words}, {size_name(small)}: {short} of {over} / {under}"

@@ -1,6 +1,7 @@
 """Percentiles and spreads."""
 
 import math
+import sys
 
 import numpy
 import pytest
@@ -57,6 +58,6 @@ def test_rounding_stays_close(value: float) -> None:
     assert rounded(value) == pytest.approx(value, rel=1e-4)
 
 
-@pytest.mark.parametrize("value", [0.0, math.inf])
-def test_rounding_passes_what_has_no_digits(value: float) -> None:
+@pytest.mark.parametrize("value", [0.0, math.inf, sys.float_info.max, -sys.float_info.max])
+def test_rounding_passes_what_it_cannot_round(value: float) -> None:
     assert rounded(value) == value

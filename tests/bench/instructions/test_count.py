@@ -1,5 +1,6 @@
 """bench.instructions.count: valgrind's counts, if it is there, and what is said if it is not."""
 
+import contextlib
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from bench.instructions import count
 from bench.instructions.cases import CASES
 from tests.support.errors import raised
+from tests.support.views import _project  # noqa: F401
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
@@ -28,8 +30,22 @@ def test_a_case_that_fails_is_told_with_what_it_said() -> None:
     assert "KeyError" in text
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case != "call"])
+@pytest.mark.usefixtures("_project")
+@pytest.mark.parametrize("case", sorted({*CASES} - {"call", "view"}))  # which need a pool
 def test_each_case_gives_back_what_it_carried(case: str) -> None:
     step = CASES[case]()
     got = step(7)
-    assert getattr(got, "payload", got) in (7, b"\x07")
+    assert getattr(got, "content", getattr(got, "payload", got)) in (7, b"\x07", b"7")
+
+
+def test_of_some_cases_it_is_told_what_they_take_more_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        count, "instructions", lambda case, pool: {"view": 500, "plain_view": 200}.get(case, 1)
+    )
+    monkeypatch.setattr(count, "pool", lambda: contextlib.nullcontext("none"))
+    told: list[str] = []
+    found = count.all_cases(told.append)
+    assert set(found) == {*CASES} - {"plain_view"}
+    assert found["view"] == 300
+    assert "view: 300" in told
+    assert len(told) == len(found)

@@ -173,6 +173,10 @@ def test_what_takes_part_under_a_condition() -> None:
         {info.name for info in made.under(name, 64, False, 0)} for name in ("idle", "one", "quota")
     )
     assert idle - one == {"view", "view-offload"}
+    assert one - idle == {"shm-io", "shm-same-io"}
+    assert made.only_watched_peers == ["shm-4", "shm-8"]
+    assert set(made.called_peers) == set(PEERS) - {"shm-4", "shm-8"}
+    assert {name for info in PEERS.values() for name in info.when or ()} <= set(CONDITIONS)
     assert made.quota_peers == [name for name in PEERS if name in quota]
     assert {"shm", "pipe"} < quota < one
     assert "zmq" in one - quota

@@ -142,6 +142,23 @@ def test_a_ring_waits_as_a_worker_would(tmp_path: Path, monkeypatch: pytest.Monk
         assert peer.call({"id": 7}) == {"id": 7}
 
 
+@pytest.mark.parametrize("name", ["shm-io", "shm-same-io"])
+def test_calls_are_made_while_all_other_executors_have_requests_that_wait(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    ran: list[int] = []
+    with loaded(name, tmp_path) as peer:
+        peer.start()
+        peer.client.call("echo", None, metrics_hook=lambda metrics: ran.append(metrics.in_flight))
+        assert ran == [6]
+        assert len(peer.latency({"id": 7}, calls=3, limit_s=WAIT_S, pause_s=0.0)) == 3
+        peer._lock.close()
+        wait_until(lambda: all(each.done() for each in peer._waiting))
+        with pytest.raises(RuntimeError, match="a request that shall wait has ended"):
+            peer.latency({"id": 7}, calls=3, limit_s=WAIT_S, pause_s=0.0)
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_the_native_program_compiles_without_warnings(tmp_path: Path) -> None:
     flags = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{HEADER.parent}"]

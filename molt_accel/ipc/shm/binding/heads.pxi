@@ -35,8 +35,20 @@ cdef int _fill_request(molt_head *head, object request, bytes payload, uint64_t 
     return 1
 
 
-cdef object _request_of(const molt_head *head, bytes payload):
-    """Make a request of a head and its payload. Returns None if it is not valid; frame.py says what is wrong with it."""
+cdef str _entry_named(const molt_head *head, str last):
+    """Return the entry that a head names: `last`, if it is that one. Raises UnicodeDecodeError."""
+    cdef Py_ssize_t size = 0
+    cdef const char *text = PyUnicode_AsUTF8AndSize(last, &size)
+    if size == head.header.entry_bytes and not memcmp(text, head.entry, size):
+        return last
+    return PyUnicode_DecodeUTF8(<const char *>head.entry, head.header.entry_bytes, NULL)
+
+
+cdef object _request_of(const molt_head *head, bytes payload, str last_entry):
+    """Make a request of a head and its payload. Returns None if it is not valid; frame.py says what is wrong with it.
+
+    `last_entry` is taken again if it fits: it has its hash, which is needed next.
+    """
     cdef const molt_frame *h = &head.header
     codec = _codecs[h.codec]
     if h.version != MOLT_FRAME_VERSION or h.kind != MOLT_REQUEST or codec is None:
@@ -44,7 +56,7 @@ cdef object _request_of(const molt_head *head, bytes payload):
     if h.status or h.entry_bytes == 0 or h.flags:
         return None
     try:
-        entry = PyUnicode_DecodeUTF8(<const char *>head.entry, h.entry_bytes, NULL)
+        entry = _entry_named(head, last_entry)
     except UnicodeDecodeError:
         return None
     return request_of(h, entry, payload, codec)

@@ -11,12 +11,15 @@ cdef class Slot:
     cdef molt_executor e
     cdef molt_head head
     cdef Py_buffer claim
+    #: That of the last request, as a rule also the next one's.
+    cdef str entry
     #: What is unusual about the request that `take` returned last; see there.
     cdef readonly uint32_t remarks
 
     def __cinit__(self, Arena arena not None, uint32_t slot, uint32_t epoch, claim=None):
         arena.slot(slot)
         self.arena = arena
+        self.entry = ""
         memset(&self.e, 0, sizeof(molt_executor))
         self.e.slot = slot
         self.e.epoch = epoch
@@ -138,9 +141,10 @@ cdef class Slot:
             code = self.transfer(<uint8_t *>PyBytes_AS_STRING(payload), NULL, h.payload_bytes)
             if code == MOLT_TRANSFERRED:
                 h.queue_depth, h.in_flight = self.e.queued, self.e.running
-                request = _request_of(head, payload)
+                request = _request_of(head, payload, self.entry)
                 if request is None:
                     return (<const char *>h)[:sizeof(molt_frame) + h.entry_bytes] + payload
+                self.entry = read(request, request_at.entry, "entry")
                 return request
         if code == MOLT_TRANSFER_CORRUPT:
             raise Corrupt(f"the request ring of channel {self.e.channel}")

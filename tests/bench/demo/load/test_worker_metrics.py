@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench.demo.load.worker_metrics import MetricsFile, MetricsSample, pooled
@@ -80,6 +80,8 @@ def test_no_line_is_fatal(line: bytes) -> None:
     sample.as_json()
 
 
+@example(1.79765e308)
+@example(10**400)
 @given(
     st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5)
 )

@@ -78,7 +78,8 @@ def test_thinning_keeps_ends_and_percentiles() -> None:
 
 FAST = {
     "ring": 8.0, "shm": 10.0, "shm-same": 10.0, "acall": 8.0, "pipe": 50.0, "pipe-own": 60.0, "executor": 300.0,
-    "gunicorn": 700.0, "stdio": 150.0, "view": 100.0, "view-offload": 105.0,
+    "gunicorn": 700.0, "stdio": 150.0, "view": 100.0, "view-offload": 105.0, "shm-io": 12.0, "shm-same-io": 12.5,
+    "shm-4": 10.0, "shm-8": 10.0,
 }  # fmt: skip
 
 
@@ -93,6 +94,8 @@ def test_criteria_are_reached_by_a_fast_client() -> None:
         ("one core busy, 64 B: p50 of shm / pipe-own", 1 / 6),
         ("one core busy, 64 B: mean of shm / pipe-own", 1 / 6),
         ("every core busy, 64 B: p99 of shm-same / pipe", 0.2),
+        ("one core busy, 64 B: p50 of shm-io / pipe-own", 0.2),
+        ("every core busy, 64 B: mean of shm-same-io / pipe", 0.25),
         ("of shm / executor, 16 threads", 30.0),
         ("of shm / pipe-own, 16 threads", 6.0),
         ("of shm-same / pipe, 4 processes", 5.0),
@@ -105,7 +108,8 @@ def test_criteria_are_reached_by_a_fast_client() -> None:
         entry = by_name(judged, part)
         assert seen(entry) == pytest.approx(value, rel=0.02), part
         assert entry["reached"] is True, part
-    assert seen(by_name(judged, "time of client and worker, shm")) == pytest.approx(0.1)
+    for peer in ("shm", "shm-4", "shm-8"):
+        assert seen(by_name(judged, f"time of client and worker, {peer},")) == pytest.approx(0.1)
 
 
 def test_large_payloads_are_judged_as_bytes_against_bytes() -> None:
@@ -119,12 +123,21 @@ def test_large_payloads_are_judged_as_bytes_against_bytes() -> None:
 
 
 def test_criteria_are_missed_by_a_slow_client() -> None:
-    slow = {"shm": 900.0, "shm-same": 900.0, "acall": 9000.0, "view-offload": 200.0}
+    slow = {
+        "shm": 900.0,
+        "shm-same": 900.0,
+        "shm-io": 900.0,
+        "shm-same-io": 900.0,
+        "acall": 9000.0,
+        "view-offload": 200.0,
+    }
     judged = judged_of(measured(**(FAST | slow)))
     # What is no matter of speed is reached.
     assert [entry["name"] for entry in judged if entry["reached"]] == [
         "cpu_shm",
         "idle_cpu_shm",
+        "idle_cpu_shm-4",
+        "idle_cpu_shm-8",
         "idle_cpu_stdio",
     ]
 
@@ -136,10 +149,10 @@ def test_what_was_not_measured_is_neither_reached_nor_missed() -> None:
 
 
 def test_a_figure_at_its_limit_is_reached() -> None:
-    judged = judged_of(measured(**{"shm": 50.0, "pipe-own": 50.0}))
+    judged = judged_of(measured(**{"shm": 50.0, "shm-io": 50.0, "pipe-own": 50.0}))
     busy = [entry for entry in judged if "busy" in entry["title"] and "pipe-own" in entry["title"]]
     assert {entry["reached"] for entry in busy} == {True}
-    assert len(busy) == 6
+    assert len(busy) == 12
 
 
 def test_only_rounds_that_both_took_part_in_count() -> None:

@@ -10,16 +10,14 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.http import HttpRequest
-from django.test import RequestFactory, override_settings
+from django.test import RequestFactory
 from django.test.client import BOUNDARY, MULTIPART_CONTENT
-from django.utils import timezone
 from django.utils.decorators import method_decorator
 
-from molt_accel import Client, codec, molt_offload, offload
+from molt_accel import Client, codec, molt_offload
 from molt_accel.django import default_payload, request_id_of
 from molt_accel.django.payload import metadata_of
 from molt_accel.ipc.frame import Codec
-from molt_accel.ipc.messages import METADATA_TIME_ZONE
 from tests.support.views import MakeView
 
 
@@ -187,25 +185,6 @@ def test_an_id_that_a_middleware_has_set_is_the_call_s_too() -> None:
     assert metadata_of(request) == {"request_id": "7f3a"}
 
 
-def test_the_active_language_and_time_zone_travel_with_a_call_that_no_view_makes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    given: list[object] = []
-
-    def call(entry: object, payload: object, **options: Any) -> None:
-        given.append(options["metadata"])
-
-    monkeypatch.setattr("molt_accel.client.client_for", lambda pool: SimpleNamespace(call=call))
-    monkeypatch.setattr("molt_accel.django.payload.get_language", lambda: "de")
-    with timezone.override("Asia/Tokyo"):
-        offload("e")
-        offload("e", metadata={"language": "fr", "tenant": "a"})
-    offload("e")
-    tokyo = {"time_zone": "Asia/Tokyo"}
-    german = {"language": "de"}
-    assert given == [{**german, **tokyo}, {"language": "fr", **tokyo, "tenant": "a"}, german]
-
-
 @pytest.mark.parametrize(
     "hostile", ["", "a" * 129, "a b", 'a"b', "a\nb", "abc\n", "a\x00b", "<script>", "é", "٣", "a;b", "%0a"]
 )
@@ -221,10 +200,3 @@ def test_a_hostile_x_request_id_is_ignored(hostile: str) -> None:
 def test_metadata_have_no_hostile_id(hostile: str) -> None:
     request = RequestFactory().get("/", headers={"X-Request-ID": hostile})
     assert metadata_of(request) == {}
-
-
-@pytest.mark.parametrize("uses_zones", [False, True])
-def test_a_time_zone_travels_only_where_the_project_has_some(uses_zones: bool) -> None:
-    request = RequestFactory().get("/")
-    with override_settings(USE_TZ=uses_zones), timezone.override("Asia/Tokyo"):
-        assert metadata_of(request) == ({METADATA_TIME_ZONE: "Asia/Tokyo"} if uses_zones else {})

@@ -14,12 +14,16 @@ from django.conf import settings
 from molt_accel import codec
 from molt_worker.entrypoints import project
 from molt_worker.entrypoints.exports import ExportsError
-from molt_worker.entrypoints.request import CurrentRequest
 from tests.support.views import _project  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("_project")
 
+CACHES = "django.core.cache.backends"
 Said = list[tuple[str, str, dict[str, object]]]
+
+
+def requests_of(said: Said) -> project.Requests:
+    return project.Requests(lambda *what: said.append(what))
 
 
 @pytest.fixture
@@ -38,12 +42,13 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         autocommit=True,
         settings_dict={"AUTOCOMMIT": True},
         close=lambda: done.append("close"),
+        close_if_unusable_or_obsolete=lambda: done.append("close_old"),
+        queries_log=SimpleNamespace(clear=lambda: done.append("clear_log")),
         done=done,
     )
     monkeypatch.setattr("django.db.connections", SimpleNamespace(all=lambda **_: [fake]))
-    monkeypatch.setattr("django.db.close_old_connections", lambda: done.append("close_old"))
     monkeypatch.setattr("django.core.cache.caches.close_all", lambda: done.append("close_caches"))
-    monkeypatch.setattr("django.db.reset_queries", lambda: done.append("reset_queries"))
+    monkeypatch.setitem(settings.CACHES, "default", {"BACKEND": f"{CACHES}.memcached.PyMemcacheCache"})
     return fake
 
 
@@ -105,19 +110,19 @@ def test_a_request_begins_as_in_a_server_in_the_caller_s_language_and_time_zone(
 ) -> None:
     for name in ("translation", "timezone"):
         monkeypatch.setattr(f"django.utils.{name}.activate", connection.done.append)
-    request = CurrentRequest(_metadata=codec.encode_metadata({"language": "de", "time_zone": "Asia/Tokyo"}))
-    project.begin_request(request, lambda *what: said.append(what))
-    assert connection.done == ["reset_queries", "close_old", "de", "Asia/Tokyo"]
+    metadata = codec.encode_metadata({"language": "de", "time_zone": "Asia/Tokyo"})
+    requests_of(said).begin(metadata)
+    assert connection.done == ["clear_log", "close_old", "de", "Asia/Tokyo"]
     assert said == []
 
 
 def test_what_fails_around_a_request_is_said_and_fails_no_request(
-    connection: SimpleNamespace, said: Said, monkeypatch: pytest.MonkeyPatch
+    connection: SimpleNamespace, said: Said
 ) -> None:
-    request = CurrentRequest(_metadata=codec.encode_metadata({"time_zone": "No/Where"}))
-    project.begin_request(request, lambda *what: said.append(what))
-    monkeypatch.setattr("django.db.close_old_connections", lambda: 1 / 0)
-    project.end_request("list", lambda *what: said.append(what))
+    requests = requests_of(said)
+    requests.begin(codec.encode_metadata({"time_zone": "No/Where"}))
+    connection.close_if_unusable_or_obsolete = lambda: 1 / 0
+    requests.end("list")
     assert [(level, event) for level, event, _ in said] == [
         ("error", "before_request_failed"),
         ("error", "after_request_failed"),
@@ -139,11 +144,45 @@ def test_a_transaction_that_was_left_open_is_rolled_back_and_said(
     connection: SimpleNamespace, said: Said, state: dict[str, Any], left_open: bool
 ) -> None:
     vars(connection).update(state)
-    project.end_request("list", lambda *what: said.append(what))
+    requests_of(said).end("list")
     assert connection.done == (["close"] if left_open else []) + ["close_old", "close_caches"]
     wanted = {"entry": "list", "database": "default", "hint": "it is rolled back"}
     assert said == ([("warning", "transaction_left_open", wanted)] if left_open else [])
     assert not (left_open and connection.in_atomic_block)
+
+
+def test_connections_are_looked_for_at_the_end_of_a_request_and_known_when_the_next_begins(
+    connection: SimpleNamespace, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[SimpleNamespace] = []
+    monkeypatch.setattr("django.db.connections", SimpleNamespace(all=lambda **_: [*opened]))
+    requests = requests_of(said)
+    requests.begin(b"")
+    requests.end("list")
+    assert connection.done == ["close_caches"]
+    requests.begin(b"")
+    opened.append(connection)  # by the entrypoint
+    requests.end("list")
+    requests.begin(b"")
+    assert connection.done[1:] == ["close_old", "close_caches", "clear_log", "close_old"]
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "closes"),
+    [
+        (f"{CACHES}.locmem.LocMemCache", False),
+        (f"{CACHES}.memcached.PyMemcacheCache", True),
+        ("no.such.Cache", True),
+    ],
+)
+def test_caches_are_closed_if_that_does_anything(
+    backend: str, closes: bool, connection: SimpleNamespace, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(settings.CACHES, "default", {"BACKEND": backend})
+    requests_of(said).end("list")
+    assert ("close_caches" in connection.done) is closes
+    assert said == []
 
 
 def test_records_get_the_request_s_id_unless_they_have_one() -> None:

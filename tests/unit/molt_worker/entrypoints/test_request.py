@@ -29,10 +29,13 @@ def make_word(index: int = 0) -> StopWord:
 @given(serials, serials, st.sampled_from(StopReason))
 def test_a_stop_is_seen_by_the_request_it_names_and_by_no_other(a: int, b: int, reason: StopReason) -> None:
     word = make_word()
+    assert not word.cell
     word.stop(a, reason)
+    assert word.cell
     assert word.reason(a) == reason
     assert word.reason(b) == (reason if a == b else 0)
     word.clear()
+    assert not word.cell
     assert word.reason(a) == 0
 
 

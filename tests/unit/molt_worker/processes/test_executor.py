@@ -4,6 +4,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import pytest
 
@@ -59,12 +60,16 @@ def in_child(check: Callable[[], object]) -> None:
 
 
 def serving(
-    endpoint: ScriptedEndpoint, *functions: Callable[[object], object], word: StopWord | None = None
+    endpoint: ScriptedEndpoint,
+    *functions: Callable[[object], object],
+    word: StopWord | None = None,
+    in_project: bool = False,
 ) -> int:
     exports = ExportTable(
         Export(function.__name__, "m:f", Codec.MSGPACK, Codec.MSGPACK, function) for function in functions
     )
-    return serve(endpoint, exports, word or StopWords(1).word_of(0), 3, CONFIG, LateImports())
+    word = word or StopWords(1).word_of(0)
+    return serve(endpoint, exports, word, 3, CONFIG, LateImports(), in_project=in_project)
 
 
 def echo(payload: object) -> object:
@@ -129,6 +134,36 @@ def test_the_stop_word_knows_requests_by_the_serials_of_the_endpoint() -> None:
         assert serving(endpoint, stop_another, stop_this, word=word) == 0
         assert [response.status for _, response in endpoint.answers] == [Status.OK, Status.CANCELLED]
         assert seen == [False]
+
+    in_child(check)
+
+
+def test_a_request_of_a_project_begins_and_ends_in_a_context_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: ContextVar[list[str]] = ContextVar("seen")
+
+    class Requests:
+        def __init__(self, say: object) -> None:
+            pass
+
+        def begin(self, metadata: bytes) -> None:
+            seen.set([*seen.get([]), f"begin {metadata!r}"])
+
+        def end(self, entry: str) -> None:
+            ended.append([*seen.get([]), f"end {entry}"])
+
+    def echo(payload: object) -> object:
+        seen.set([*seen.get([]), "echo"])
+        return payload
+
+    ended: list[list[str]] = []
+    monkeypatch.setattr("molt_worker.entrypoints.project.Requests", Requests)
+
+    def check() -> None:
+        endpoint = ScriptedEndpoint(request(1, "echo"), request(2, "echo"))
+        assert serving(endpoint, echo, in_project=True) == 0
+        assert ended == [["begin b''", "echo", "end echo"]] * 2
 
     in_child(check)
 

@@ -1,6 +1,7 @@
 """Requests and replies through the native core: what arrives, what is refused, who may end what."""
 
 import contextlib
+import itertools
 import struct
 import time
 from collections.abc import Callable
@@ -119,6 +120,17 @@ def test_every_field_arrives_as_frame_py_would_have_it(asked: Request, answer: R
     assert got == decode(encode(asked)[PREFIX_BYTES:])
     assert channel.wait(0) == core.OUTCOME
     assert channel.take() == decode(encode(answer)[PREFIX_BYTES:])
+
+
+def test_requests_of_one_slot_have_the_entries_that_they_name_and_share_one_that_comes_again() -> None:
+    _, channel, slot = one_of_each()
+    names = ["echo", "echo", "echa", "ech", "echoes", "\xe9cho", "\xe9cho", "ec\0o", "ec\0a", "echo"]
+    asked = [Request(number, "".join(name)) for number, name in enumerate(names)]
+    got = [call(channel, slot, each, response(each.request_id))[0].entry for each in asked]
+    assert got == names
+    assert [before is after for before, after in itertools.pairwise(got)] == [
+        before == after for before, after in itertools.pairwise(names)
+    ]
 
 
 def test_a_request_is_told_how_many_are_queued_behind_and_run_beside_it() -> None:

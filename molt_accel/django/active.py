@@ -1,0 +1,60 @@
+"""The language and time zone that are active, which travel with a call if they are not those of the settings.
+
+Where nothing is active, which is so for most requests, to ask Django costs as much as the whole call: it finds that
+out by exceptions. But whatever activates something sets a context variable. So the variables are looked at, and Django
+is asked only where one is set.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import datetime
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+from django.conf import settings
+from django.utils import timezone, translation
+
+from molt_accel.ipc.messages import METADATA_LANGUAGE, METADATA_TIME_ZONE
+
+Variables = tuple[contextvars.ContextVar[Any], ...]
+_UNSET: Final = object()
+
+
+def active_metadata() -> dict[str, Any]:
+    """Return the active language and time zone, if they are not those of the settings."""
+    metadata: dict[str, Any] = {}
+    if _may_be_set(_of_language()):
+        language = translation.get_language()
+        if language and language != settings.LANGUAGE_CODE:
+            metadata[METADATA_LANGUAGE] = language
+    if _may_be_set(_of_time_zone()) and settings.USE_TZ:
+        time_zone = timezone.get_current_timezone_name()
+        if time_zone != settings.TIME_ZONE:
+            metadata[METADATA_TIME_ZONE] = time_zone
+    return metadata
+
+
+@functools.cache
+def _of_language() -> Variables:
+    return _set_by(translation.deactivate_all)  # despite its name it activates one, which translates nothing
+
+
+@functools.cache
+def _of_time_zone() -> Variables:
+    return _set_by(timezone.activate, datetime.UTC)
+
+
+def _set_by(activate: Callable[..., object], *args: object) -> Variables:
+    """The context variables that a function sets. None: it keeps what is active elsewhere, or keeps nothing."""
+    context = contextvars.Context()
+    context.run(activate, *args)
+    return tuple(context)
+
+
+def _may_be_set(variables: Variables) -> bool:
+    for variable in variables:  # mostly one: `any` would cost more than the look
+        if variable.get(_UNSET) is not _UNSET:
+            return True
+    return not variables
