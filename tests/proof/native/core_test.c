@@ -23,9 +23,14 @@ static void reach(const char *name) {
 
 #include "testing.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 
 static const molt_flag open_flag = 0, closed_flag = 1;
 
@@ -354,17 +359,110 @@ static void test_the_other_side_is_followed_only_where_it_stays(void) {
     CHECK(!molt_is_beside(&patience));
 }
 
-/* A move takes a thread to each processor that it may use, and leaves it free to go to all of them afterwards. */
+static cpu_set_t affinity(void) {
+    cpu_set_t now;
+    CHECK(sched_getaffinity(0, sizeof now, &now) == 0);
+    return now;
+}
+
+static void set_affinity(cpu_set_t to) { CHECK(sched_setaffinity(0, sizeof to, &to) == 0); }
+
+static int is_affinity(cpu_set_t expected) {
+    cpu_set_t now = affinity();
+    return CPU_EQUAL(&now, &expected);
+}
+
+/* A processor that this thread may use; 0: it may use only one. */
+static uint32_t another_processor(cpu_set_t may) {
+    for (uint32_t processor = 1; processor <= CPU_SETSIZE; processor++)
+        if (CPU_ISSET(processor - 1, &may) && processor != molt_processor())
+            return processor;
+    return 0;
+}
+
+/* A move takes a thread anywhere, and leaves it free to go everywhere afterwards. */
 static void test_a_thread_moves_and_stays_free(void) {
-    cpu_set_t before, after;
-    CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
-    for (uint32_t processor = 1; processor <= CPU_SETSIZE; processor++) {
-        molt_move_to(processor);
-        CHECK(sched_getaffinity(0, sizeof after, &after) == 0 && CPU_EQUAL(&before, &after));
+    molt_mover mover = {0};
+    cpu_set_t before = affinity();
+    uint64_t now_ns = molt_now_ns();
+    const uint32_t nowhere[] = {0, CPU_SETSIZE, CPU_SETSIZE + 1, UINT32_MAX};
+    for (uint32_t processor = 1; processor < 16; processor++) {
+        molt_move_to(&mover, processor, now_ns += MOLT_MOVE_NS);
+        CHECK(is_affinity(before) && !mover.held_at && !mover.stays && mover.moved_ns == now_ns);
     }
-    molt_move_to(0);
-    molt_move_to(UINT32_MAX);
-    CHECK(sched_getaffinity(0, sizeof after, &after) == 0 && CPU_EQUAL(&before, &after));
+    CHECK(CPU_COUNT(&mover.online));
+    for (size_t i = 0; i < sizeof nowhere / sizeof *nowhere; i++) {
+        molt_move_to(&mover, nowhere[i], now_ns += MOLT_MOVE_NS);
+        CHECK(is_affinity(before) && !mover.held_at);
+    }
+}
+
+static void test_a_thread_moves_seldom(void) {
+    molt_mover mover = {0};
+    uint64_t now_ns = molt_now_ns();
+    molt_move_to(&mover, 1, now_ns);
+    molt_move_to(&mover, 1, now_ns + MOLT_MOVE_NS - 1);
+    CHECK(mover.moved_ns == now_ns);
+    molt_move_to(&mover, 1, now_ns + MOLT_MOVE_NS);
+    CHECK(mover.moved_ns == now_ns + MOLT_MOVE_NS);
+}
+
+/* Whoever narrows a thread's affinity decides on it, before a move and in the middle of one. */
+static void test_what_others_say_of_where_a_thread_runs_holds(void) {
+    cpu_set_t before = affinity();
+    uint32_t here = molt_processor(), there = another_processor(before);
+    if (!there)
+        return;
+    molt_mover mover = {0};
+    set_affinity(molt_one_processor(here));
+    molt_move_to(&mover, there, molt_now_ns());
+    CHECK(is_affinity(molt_one_processor(here)) && !mover.held_at);
+
+    mover.held_at = there; /* it was moved there, and then told to stay here */
+    molt_set_free(&mover);
+    CHECK(is_affinity(molt_one_processor(here)) && !mover.held_at);
+
+    mover.held_at = here; /* it was moved here, and nobody has said anything */
+    molt_set_free(&mover);
+    CHECK(is_affinity(before) && !mover.held_at);
+}
+
+/* A thread that could not be set free is set free at the next request, wherever its client runs. */
+static void test_a_thread_that_is_held_is_set_free_later(void) {
+    cpu_set_t before = affinity();
+    molt_patience patience = {0};
+    molt_mover mover = {.held_at = molt_processor()};
+    set_affinity(molt_one_processor(mover.held_at));
+    molt_move_to(&mover, another_processor(before), molt_now_ns());
+    CHECK(is_affinity(molt_one_processor(mover.held_at)) && !mover.moved_ns);
+    molt_follow(&mover, &patience, 0);
+    CHECK(is_affinity(before) && !mover.held_at);
+}
+
+/* Where it is forbidden to choose a processor, that is tried once. */
+static void test_a_forbidden_move_is_not_tried_again(void) {
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_sched_setaffinity, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {sizeof rules / sizeof *rules, rules};
+    cpu_set_t before = affinity(), online;
+    molt_find_online(&online);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        molt_mover mover = {0};
+        uint64_t now_ns = molt_now_ns();
+        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter))
+            _exit(0); /* not on this machine */
+        molt_move_to(&mover, molt_processor(), now_ns);
+        CHECK(is_affinity(before) && !mover.held_at && mover.stays == CPU_EQUAL(&before, &online));
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 static void test_processors_are_contended_if_others_leave_less_than_two_at_two_looks(void) {
@@ -1233,6 +1331,60 @@ static void test_scribbled_numbers_of_channels_and_slots_lead_nowhere(void) {
     free_arena(&a);
 }
 
+/* Who counts as ours, when somebody looks how many others want to run. */
+static void test_executors_with_quick_requests_are_ours(void) {
+    enum { QUICK = 5, LONG = 6, SPIN = 50000 };
+    molt_arena a = new_arena(3, 3, RING);
+    molt_executor first = executor_in(0, 0), second = executor_in(1, 0);
+    molt_call c, other;
+    molt_entry *slow = molt_find_entry(&a, LONG, 1);
+    atomic_store(&slow->id, LONG), atomic_store(&slow->mean_ns, SPIN + 1);
+    must_publish(&a, &c, 0);
+    must_publish(&a, &other, 1);
+    CHECK(molt_ours(&a, &c, molt_now_ns(), SPIN) == 1);
+    CHECK(molt_claim(&a, &first) && first.channel == 0 && molt_claim(&a, &second));
+    uint64_t now_ns = molt_now_ns();
+    CHECK(molt_ours(&a, &c, now_ns, SPIN) == 3);
+    c.company = 2;
+    CHECK(molt_ours(&a, &c, now_ns, SPIN) == 5);
+    c.company = 0;
+    atomic_store(&a.client_awake[1], 1); /* another caller */
+    CHECK(molt_ours(&a, &c, now_ns, SPIN) == 4);
+    atomic_store(&a.client_awake[1], 0);
+    molt_tell_awake(&a, &second, 1); /* it is about to answer, and counts once */
+    CHECK(molt_ours(&a, &c, now_ns, SPIN) == 3);
+    molt_tell_awake(&a, &second, 0);
+
+    atomic_store(&a.entry_of[1], LONG);
+    CHECK(molt_ours(&a, &c, now_ns, SPIN) == 2);
+    atomic_store(&a.entry_of[1], QUICK);
+    atomic_store(&a.began_ns[1], now_ns - MOLT_QUICK_NS); /* it waits for something */
+    CHECK(molt_ours(&a, &c, now_ns, SPIN) == 2);
+
+    atomic_store(&a.entry_of[0], LONG); /* its own, whatever that takes */
+    c.usual_ns = SPIN + 1;
+    CHECK(molt_ours(&a, &c, now_ns, SPIN) == 2);
+    put(&a, 1, word_of(MOLT_CLAIMED, 0xffff, 0, 1)); /* scribbled */
+    atomic_store(&a.began_ns[1], now_ns);
+    CHECK(molt_ours(&a, &c, now_ns, SPIN) == 2);
+    free_arena(&a);
+}
+
+static void test_the_first_of_the_idle_executors_watches(void) {
+    molt_arena a = new_arena(1, 3, RING);
+    molt_executor e = executor_in(2, 0);
+    CHECK(molt_rest_ns(&a, &e) == MOLT_PARK_NS);
+    atomic_store(&a.slots[1].state, MOLT_SLOT_BUSY);
+    CHECK(molt_rest_ns(&a, &e) == MOLT_PARK_NS);
+    atomic_store(&a.slots[1].state, MOLT_SLOT_IDLE);
+    CHECK(molt_rest_ns(&a, &e) == MOLT_REST_NS);
+    e.full = 1; /* nobody will wake it */
+    CHECK(molt_rest_ns(&a, &e) < MOLT_PARK_NS);
+    e = executor_in(0, 0);
+    CHECK(molt_rest_ns(&a, &e) == MOLT_PARK_NS);
+    free_arena(&a);
+}
+
 static void test_who_waits_looks_again_by_himself(void) {
     molt_arena a = new_arena(1, 1, RING);
     molt_executor e = executor_in(0, 0);
@@ -1395,6 +1547,10 @@ int main(void) {
     test_staying_awake_tries_each_manner_once();
     test_the_other_side_is_followed_only_where_it_stays();
     test_a_thread_moves_and_stays_free();
+    test_a_thread_moves_seldom();
+    test_what_others_say_of_where_a_thread_runs_holds();
+    test_a_thread_that_is_held_is_set_free_later();
+    test_a_forbidden_move_is_not_tried_again();
     test_processors_are_contended_if_others_leave_less_than_two_at_two_looks();
     test_one_process_looks_at_a_time_whatever_is_scribbled();
     test_who_is_pushed_off_distrusts_the_processors_for_longer_each_time();
@@ -1435,6 +1591,8 @@ int main(void) {
     test_who_gives_up_wakes_an_executor_that_waits_for_bytes();
     test_an_outcome_of_another_request_is_not_taken();
     test_scribbled_numbers_of_channels_and_slots_lead_nowhere();
+    test_executors_with_quick_requests_are_ours();
+    test_the_first_of_the_idle_executors_watches();
     test_who_waits_looks_again_by_himself();
     test_one_that_shall_retire_claims_nothing();
     test_a_client_that_moves_nothing_on_is_given_up();

@@ -20,7 +20,7 @@ SANITIZERS: dict[str, list[str]] = {
 #: Each with what it is built with. Parks of a minute, so that a wake-up that is lost is a hang; a client stalls
 #: soon, where one that stalls is what is tested; and no instruction is spent on finding functions.
 PROGRAMS: dict[str, list[str]] = {
-    "core_stress": ["-DMOLT_PARK_NS=60000000000u"],
+    "core_stress": ["-DMOLT_PARK_NS=60000000000u", "-DMOLT_REST_NS=60000000000u"],
     "core_test": ["-DMOLT_STALL_NS=50000000u"],
     "single_step": ["-Wl,-z,now"],
 }

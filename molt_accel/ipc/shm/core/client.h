@@ -263,18 +263,21 @@ static inline uint64_t molt_reply_there(const molt_arena *a, const molt_call *c)
     return atomic_load_explicit(&molt_channel_at(a, c->channel)->reply.head, memory_order_acquire) - c->taken;
 }
 
-/* Whether others want so many processors that no two are left. A client looks if it is time to; one looks for all of this
- * pool. Executors don't look, since they can't tell a client that runs from others: only those that stay awake say so.
+/* How many of those that want to run just now are callers and executors of this pool: this caller, those that are awake, and
+ * who runs this caller's request.
  *
- * Others are also those executors that run long requests: one that computes takes a processor from the quick ones, and
- * one that waits for something is not among those that want to run. But the one that runs the client's own request is
- * not. */
+ * Executors with other long requests are not among them: one that computes takes a processor from the quick ones as
+ * anybody else does, and one that waits for something doesn't want to run. */
+static inline uint32_t molt_ours(const molt_arena *a, const molt_call *c, uint64_t now_ns, uint64_t spin_ns) {
+    int runs_long = !molt_is_quick(c->usual_ns, spin_ns) && MOLT_STATE(molt_look(a, c->channel)) == MOLT_CLAIMED;
+    return 1 + c->company + molt_clients_awake(a) + molt_executors_awake(a, now_ns, spin_ns) + (uint32_t)runs_long;
+}
+
+/* Whether others want so many processors that no two are left. A client looks if it is time to; one looks for all of this
+ * pool. Executors don't look, since they can't tell a client that runs from others: only those that stay awake say so. */
 static inline int molt_contended(molt_arena *a, const molt_call *c, uint64_t now_ns, uint64_t spin_ns) {
-    if (molt_has_to_look(&a->header->crowd, now_ns)) {
-        uint32_t ours = 1 + c->company + molt_clients_awake(a) + molt_executors_awake(a, now_ns, spin_ns);
-        ours += !molt_is_quick(c->usual_ns, spin_ns) && MOLT_STATE(molt_look(a, c->channel)) == MOLT_CLAIMED;
-        molt_note_runnable(&a->header->crowd, now_ns, molt_runnable(), ours);
-    }
+    if (molt_has_to_look(&a->header->crowd, now_ns))
+        molt_note_runnable(&a->header->crowd, now_ns, molt_runnable(), molt_ours(a, c, now_ns, spin_ns));
     return molt_is_contended(a);
 }
 

@@ -6,6 +6,7 @@
  * private stays as it was. */
 #define _GNU_SOURCE
 #define MOLT_PARK_NS 0u /* nobody else is there to wait for */
+#define MOLT_REST_NS 0u
 #define MOLT_STALL_NS 0u
 
 #include <errno.h>

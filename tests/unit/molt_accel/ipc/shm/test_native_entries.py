@@ -518,6 +518,28 @@ def test_what_all_others_take_decides_whether_it_is_asked(
     assert verdict(pool) == code
 
 
+def test_with_an_idle_executor_for_each_a_request_is_taken_on_without_a_question(pool: Any) -> None:
+    pool.set_entry("long", NORMAL, 0)
+    put_in(pool, "long")
+    assert take(slot_of(pool)) == "long"
+    pool.learn(core.entry_id("long"), 10**12, False)
+    slot_of(pool, 1)  # which is idle
+    assert verdict(pool) == core.ADMITTED
+    assert channel_of(pool, 1).publish(request(1, entry="work"), 1000, 0) == core.UNDECIDED
+
+
+def test_one_that_takes_longer_than_it_may_is_asked_about_beside_idle_executors(pool: Any) -> None:
+    put_in(pool, "work")
+    take(slot_of(pool))
+    slot_of(pool, 1)
+    pool.learn(core.entry_id("work"), 10**12, False)
+    channel, now_ns = channel_of(pool, 3), time.monotonic_ns()
+    for left_ns, code in [(10**11, core.UNDECIDED), (10**13, core.ADMITTED)]:
+        late = request(3, entry="work", deadline_ns=now_ns + left_ns)
+        assert channel.publish(late, 1000, 0) == code
+        assert channel.give_up(True) == 1  # READY
+
+
 def test_a_near_deadline_is_asked_about(pool: Any) -> None:
     put_in(pool, "work")
     pool.learn(core.entry_id("work"), 1_000_000, False)
