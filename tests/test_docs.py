@@ -546,6 +546,9 @@ CORE = {
         ("MOLT_LOOK_NS", 1_000_000, "looked at every {} ms by one client"),
         ("MOLT_DEFER_NS", 1000, "looks {} us later"),
         ("MOLT_PARK_NS", 1_000_000, "every sleep ends after {} ms"),
+        ("MOLT_REST_NS", 1_000_000_000, "the others' after {} s"),
+        ("MOLT_QUICK_NS", 1_000_000, "began less than {} ms ago"),
+        ("MOLT_MOVE_NS", 1_000_000, "at most once in {} ms"),
         ("MOLT_STALL_NS", 1_000_000_000, "doesn't move its bytes for {} s"),
     ],
 )
