@@ -61,6 +61,7 @@ class ShmEndpoint:
         self._corrupt: type[Exception] = core.Corrupt
         self._transferred = core.TRANSFERRED
         self._unbegun, self._wakes, self._crowded = core.UNBEGUN, core.WAKES, core.CROWDED
+        self._bells_lost = core.BELLS_LOST
         self.serial = 0
         self._slot = core.Slot(arena, index, arena.slot_gauge(index, SlotGauge.EPOCH) & 0xFF, self.claim)
         self._shows_entry = False
@@ -116,6 +117,9 @@ class ShmEndpoint:
 
     def _heed(self, request: Request, remarks: int) -> bool:
         """Do what is unusual about a request. Returns False if it was answered, because nobody would get its result."""
+        if remarks & self._bells_lost:
+            hint = "code that it ran has closed descriptors that it had not opened; see os.closerange"
+            log.write_blocking(self.config, "warning", "bells_lost", {"executor": self.number, "hint": hint})
         wakes = remarks & self._wakes
         if remarks & self._unbegun:
             in_ring = PREFIX_BYTES + HEADER_BYTES + len(request.payload) <= self.arena.ring_bytes

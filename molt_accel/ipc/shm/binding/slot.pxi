@@ -13,6 +13,7 @@ cdef class Slot:
     cdef Py_buffer claim
     #: What is unusual about the request that `take` returned last; see there.
     cdef readonly uint32_t remarks
+    cdef bint told_of_bells
 
     def __cinit__(self, Arena arena not None, uint32_t slot, uint32_t epoch, claim=None):
         arena.slot(slot)
@@ -85,7 +86,8 @@ cdef class Slot:
 
         Returns None if the executor is to exit; otherwise as `receive` does. `remarks` are 0 for most requests. REMARK_UNBEGUN:
         it was not begun, which is so for all that don't fit the ring. REMARK_WAKES: `begin` has returned True. REMARK_CROWDED:
-        it has a deadline, and others were queued when it was claimed.
+        it has a deadline, and others were queued when it was claimed. REMARK_BELLS_LOST, once: this process could not ring an
+        event loop, because it has lost the descriptor.
 
         Raises as `receive` does.
         """
@@ -97,6 +99,9 @@ cdef class Slot:
         if type(got) is _Request:
             if h.deadline_ns and self.e.queued:
                 self.remarks |= REMARK_CROWDED
+            if self.arena.a.bells_lost and not self.told_of_bells:
+                self.told_of_bells = True
+                self.remarks |= REMARK_BELLS_LOST
             if not begins or sizeof(self.head.size) + sizeof(molt_frame) + h.payload_bytes > self.arena.ring_bytes:
                 self.remarks |= REMARK_UNBEGUN
             elif self.begin(gauge, h.deadline_ns, wake_gauge):
