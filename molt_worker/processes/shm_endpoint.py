@@ -117,9 +117,6 @@ class ShmEndpoint:
 
     def _heed(self, request: Request, remarks: int) -> bool:
         """Do what is unusual about a request. Returns False if it was answered, because nobody would get its result."""
-        if remarks & self._bells_lost:
-            hint = "code that it ran has closed descriptors that it had not opened; see os.closerange"
-            log.write_blocking(self.config, "warning", "bells_lost", {"executor": self.number, "hint": hint})
         wakes = remarks & self._wakes
         if remarks & self._unbegun:
             in_ring = PREFIX_BYTES + HEADER_BYTES + len(request.payload) <= self.arena.ring_bytes
@@ -161,7 +158,12 @@ class ShmEndpoint:
         except self._corrupt as exc:
             self._give_up(Failure.CORRUPT, str(exc), counted)
         else:
-            if code != self._transferred:
+            if code == self._bells_lost:
+                hint = "code that it ran has closed descriptors that it had not opened; see os.closerange"
+                log.write_blocking(
+                    self.config, "warning", "bells_lost", {"executor": self.number, "hint": hint}
+                )
+            elif code != self._transferred:
                 self._give_up(Failure.STALLED, "the reply was not taken", counted)
         if self._left:
             self._left -= 1

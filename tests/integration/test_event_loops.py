@@ -316,7 +316,42 @@ def test_an_executor_whose_code_closes_the_bells_writes_to_no_file_and_calls_go_
     run(work())
     run(work_of_another_loop(client))
     assert file.read_bytes() == b""
-    assert pool_log.read_text().count("bells_lost") == 1
+    wait_until(lambda: pool_log.read_text().count("bells_lost") == 1, PATIENCE_S)
+
+
+CLOSES = """
+import os
+from molt_worker import export
+os.closerange(10, 300)
+with open("FILE", "wb") as file:
+    kept = [os.dup(file.fileno()) for _ in range(290)]
+
+@export
+def plus_one(number):
+    return number + 1
+"""
+
+
+def test_a_module_that_closes_the_bells_at_import_is_served_by_a_thread(
+    share: Share, pool_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    (tmp_path / "closes_descriptors.py").write_text(CLOSES.replace("FILE", str(file)))
+    monkeypatch.setenv("MOLT_IMPORT_PATH", str(tmp_path))
+    client = share(executors=2, exports="closes_descriptors")
+
+    async def work() -> None:
+        silent = False
+        while not silent:
+            assert await client.acall("plus_one", 1) == 2
+            silent = connection_of(client).loops._silence.is_on()
+        assert await asyncio.gather(*(client.acall("plus_one", each) for each in range(9))) == list(
+            range(1, 10)
+        )
+
+    asyncio.run(asyncio.wait_for(work(), PATIENCE_S))
+    assert file.read_bytes() == b""
+    wait_until(lambda: "bells_lost" in pool_log.read_text(), PATIENCE_S)
 
 
 async def work_of_another_loop(client: Client) -> None:

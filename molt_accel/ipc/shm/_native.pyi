@@ -39,11 +39,11 @@ RETIRE: Final[int]
 UNBEGUN: Final[int]
 WAKES: Final[int]
 CROWDED: Final[int]
-BELLS_LOST: Final[int]
 # Slot.receive, Slot.reply
 TRANSFERRED: Final[int]
 LOST: Final[int]
 STALLED: Final[int]
+BELLS_LOST: Final[int]
 
 class Corrupt(RuntimeError): ...
 

@@ -86,8 +86,7 @@ cdef class Slot:
 
         Returns None if the executor is to exit; otherwise as `receive` does. `remarks` are 0 for most requests. REMARK_UNBEGUN:
         it was not begun, which is so for all that don't fit the ring. REMARK_WAKES: `begin` has returned True. REMARK_CROWDED:
-        it has a deadline, and others were queued when it was claimed. REMARK_BELLS_LOST, once: this process could not ring an
-        event loop, because it has lost the descriptor.
+        it has a deadline, and others were queued when it was claimed.
 
         Raises as `receive` does.
         """
@@ -99,9 +98,6 @@ cdef class Slot:
         if type(got) is _Request:
             if h.deadline_ns and self.e.queued:
                 self.remarks |= REMARK_CROWDED
-            if self.arena.a.bells_lost and not self.told_of_bells:
-                self.told_of_bells = True
-                self.remarks |= REMARK_BELLS_LOST
             if not begins or sizeof(self.head.size) + sizeof(molt_frame) + h.payload_bytes > self.arena.ring_bytes:
                 self.remarks |= REMARK_UNBEGUN
             elif self.begin(gauge, h.deadline_ns, wake_gauge):
@@ -161,8 +157,8 @@ cdef class Slot:
                 that has its answer must already see it counted.
 
         Returns:
-            TRANSFERRED; LOST or STALLED if it isn't taken; BAD_FRAME: nothing was done, and `frame.encode_head`
-            says why.
+            TRANSFERRED, or once BELLS_LOST: so it was, but this process has lost the descriptors by which it rings event
+            loops. LOST or STALLED if it isn't taken; BAD_FRAME: nothing was done, and `frame.encode_head` says why.
 
         Raises as `receive` does.
         """
@@ -194,6 +190,9 @@ cdef class Slot:
             raise Corrupt(f"the reply ring of channel {self.e.channel}")
         if code == MOLT_TRANSFERRED and not molt_finish(&self.arena.a, &self.e, MOLT_DONE, 0):
             return MOLT_TRANSFER_LOST
+        if code == MOLT_TRANSFERRED and self.arena.a.bells_lost and not self.told_of_bells:
+            self.told_of_bells = True
+            return REPLY_BELLS_LOST
         return code
 
     def fail(self, uint64_t reason):
