@@ -116,6 +116,11 @@ def run(loop: Loop, work: Any) -> Any:
     return loop.run_until_complete(asyncio.wait_for(work, PATIENCE_S))
 
 
+def refuse(call: object) -> None:
+    """In the place of what starts the completion thread."""
+    raise RuntimeError("no more threads")
+
+
 def completion_threads() -> int:
     return sum(each.name == "molt-completion" for each in threading.enumerate())
 
@@ -511,9 +516,6 @@ def test_where_no_thread_can_start_the_loop_moves_the_bytes_itself(
     loop: Loop,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(call: object) -> None:
-        raise RuntimeError("no more threads")
-
     async def work() -> None:
         call = submit(transport)
         ended = begin(loop, call)
@@ -782,9 +784,6 @@ def test_without_threads_the_loop_looks_in_time(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def refuse(call: object) -> None:
-        raise RuntimeError("can't start new thread")
-
     async def work() -> None:
         calls = connection.loops.of(loop)
         assert calls is not None
@@ -811,9 +810,6 @@ def test_a_closed_loop_s_calls_stay_known_until_a_thread_can_wait_for_them(
     async def leave() -> LoopCalls:
         begin(loop, submit(transport))
         return calls_of(connection, loop)
-
-    def refuse(call: object) -> None:
-        raise RuntimeError("can't start new thread")
 
     calls = run(loop, leave())
     loop.close()
