@@ -158,12 +158,13 @@ class ShmEndpoint:
         except self._corrupt as exc:
             self._give_up(Failure.CORRUPT, str(exc), counted)
         else:
-            if code == self._bells_lost:
+            if code == self._transferred:
+                pass
+            elif code == self._bells_lost:
                 hint = "code that it ran has closed descriptors that it had not opened; see os.closerange"
-                log.write_blocking(
-                    self.config, "warning", "bells_lost", {"executor": self.number, "hint": hint}
-                )
-            elif code != self._transferred:
+                fields = {"executor": self.number, "hint": hint}
+                log.write_blocking(self.config, "warning", "bells_lost", fields)
+            else:
                 self._give_up(Failure.STALLED, "the reply was not taken", counted)
         if self._left:
             self._left -= 1
