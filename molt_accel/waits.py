@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import logging
 import threading
 import time
 from collections.abc import Generator
@@ -16,10 +15,8 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from molt_accel.errors import MoltTimeout, MoltWorkerUnavailable
-from molt_accel.ipc.frame import format_id
-from molt_accel.transports.base import PendingCall, Sender, seconds_until
-
-log = logging.getLogger("molt_accel")
+from molt_accel.transports.base import PendingCall, Sender
+from molt_accel.transports.settling import settle_at, settle_from_afar
 
 FOREVER: Final = float("inf")
 
@@ -57,25 +54,9 @@ class CallEnd(msgspec.Struct, frozen=True):
             await asyncio.sleep(0)  # give other tasks a turn, even if every answer is already there
             return True
         ended = loop.create_future()
-
-        def settle() -> None:
-            if not ended.done():
-                ended.set_result(None)
-
-        def wake() -> None:
-            try:
-                loop.call_soon_threadsafe(settle)
-            except RuntimeError:  # the loop was closed: nobody waits any more
-                log.debug("call %s ended after its event loop", format_id(pending.request_id))
-
-        pending.on_done(wake)
-        left_s = seconds_until(self.until_ns)
-        timer = None if left_s is None else loop.call_later(left_s, settle)
-        try:
-            await ended
-        finally:
-            if timer is not None:
-                timer.cancel()
+        pending.on_done(lambda: settle_from_afar(loop, ended))
+        settle_at(loop, ended, self.until_ns)
+        await ended
         return pending.done
 
 

@@ -61,6 +61,7 @@ class ShmEndpoint:
         self._corrupt: type[Exception] = core.Corrupt
         self._transferred = core.TRANSFERRED
         self._unbegun, self._wakes, self._crowded = core.UNBEGUN, core.WAKES, core.CROWDED
+        self._bells_lost = core.BELLS_LOST
         self.serial = 0
         self._slot = core.Slot(arena, index, arena.slot_gauge(index, SlotGauge.EPOCH) & 0xFF, self.claim)
         self._shows_entry = False
@@ -157,7 +158,13 @@ class ShmEndpoint:
         except self._corrupt as exc:
             self._give_up(Failure.CORRUPT, str(exc), counted)
         else:
-            if code != self._transferred:
+            if code == self._transferred:
+                pass
+            elif code == self._bells_lost:
+                hint = "code that it ran has closed descriptors that it had not opened; see os.closerange"
+                fields = {"executor": self.number, "hint": hint}
+                log.write_blocking(self.config, "warning", "bells_lost", fields)
+            else:
                 self._give_up(Failure.STALLED, "the reply was not taken", counted)
         if self._left:
             self._left -= 1

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -290,6 +291,72 @@ def test_clients_that_come_and_go_leave_nothing_behind(share: Share, run: Callab
     assert kinds() - mine == set()
     wait_until(lambda: {pid: descriptors(pid) for pid in pids} == before, PATIENCE_S)
     run(with_bell(client))
+
+
+@pytest.mark.parametrize("executors", [1, 3])
+def test_an_executor_whose_code_closes_the_bells_writes_to_no_file_and_calls_go_on(
+    share: Share, pool_log: Path, tmp_path: Path, run: Callable[[Any], Any], executors: int
+) -> None:
+    """All executors, or one of several."""
+    client = share(executors=executors, max_queue=100)
+    file = tmp_path / "file"
+
+    async def work() -> None:
+        calls = await with_bell(client)
+        assert await client.acall("take_descriptors", str(file)) > 1
+        silence = connection_of(client).loops._silence
+        number = 0
+        while not silence.is_on():
+            number += 1
+            together = [client.acall("sleep", 0.001), client.acall("echo", number)]
+            assert await asyncio.gather(*together) == ["slept", number]
+        assert await asyncio.gather(*(client.acall("echo", each) for each in range(50))) == list(range(50))
+        assert calls.count == 0
+
+    run(work())
+    run(work_of_another_loop(client))
+    assert file.read_bytes() == b""
+    wait_until(lambda: pool_log.read_text().count("bells_lost") == 1, PATIENCE_S)
+
+
+CLOSES = """
+import os
+from molt_worker import export
+os.closerange(10, 300)
+with open("FILE", "wb") as file:
+    kept = [os.dup(file.fileno()) for _ in range(290)]
+
+@export
+def plus_one(number):
+    return number + 1
+"""
+
+
+def test_a_module_that_closes_the_bells_at_import_is_served_by_a_thread(
+    share: Share, pool_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    (tmp_path / "closes_descriptors.py").write_text(CLOSES.replace("FILE", str(file)))
+    monkeypatch.setenv("MOLT_IMPORT_PATH", str(tmp_path))
+    client = share(executors=2, exports="closes_descriptors")
+
+    async def work() -> None:
+        silent = False
+        while not silent:
+            assert await client.acall("plus_one", 1) == 2
+            silent = connection_of(client).loops._silence.is_on()
+        assert await asyncio.gather(*(client.acall("plus_one", each) for each in range(9))) == list(
+            range(1, 10)
+        )
+
+    asyncio.run(asyncio.wait_for(work(), PATIENCE_S))
+    assert file.read_bytes() == b""
+    wait_until(lambda: "bells_lost" in pool_log.read_text(), PATIENCE_S)
+
+
+async def work_of_another_loop(client: Client) -> None:
+    assert await client.acall("echo", "no bell is asked for") == "no bell is asked for"
+    assert id(asyncio.get_running_loop()) not in connection_of(client).loops._of
 
 
 def test_a_client_that_closes_or_reads_its_bell_harms_nobody(share: Share, run: Callable[[Any], Any]) -> None:

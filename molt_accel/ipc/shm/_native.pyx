@@ -29,6 +29,7 @@ cdef enum:
     REMARK_UNBEGUN = 1
     REMARK_WAKES = 2
     REMARK_CROWDED = 4
+    REPLY_BELLS_LOST = 16  # not one of enum molt_transfer
 
 include "binding/places.pxi"
 include "binding/fields.pxi"
@@ -43,6 +44,8 @@ REQUEST, RETIRE = MOLT_NEXT_REQUEST, MOLT_NEXT_RETIRE
 #: `Slot.remarks`.
 UNBEGUN, WAKES, CROWDED = REMARK_UNBEGUN, REMARK_WAKES, REMARK_CROWDED
 TRANSFERRED, LOST, STALLED = MOLT_TRANSFERRED, MOLT_TRANSFER_LOST, MOLT_TRANSFER_STALLED
+#: What `Slot.reply` returns besides.
+BELLS_LOST = REPLY_BELLS_LOST
 #: Verdicts of `Channel.publish`.
 ADMITTED, WAITING, BUSY, NOT_IDLE, BAD_FRAME, UNDECIDED = 0, 1, 2, 3, 4, 5
 #: How many bells an arena has.

@@ -156,10 +156,13 @@ class Connection(BaseConnection):
                     self._completion_thread.stop()
             return self._completion_thread
 
-    def _ask_for_bell(self) -> None:
-        with contextlib.suppress(OSError):  # the worker is gone, which is about to be seen
+    def _ask_for_bell(self) -> bool:
+        try:
             self._send(LeaseBell())
-            failpoint("client.leasing_bell")
+        except OSError:  # the worker doesn't read, or is gone, which is about to be seen
+            return False
+        failpoint("client.leasing_bell")
+        return True
 
     def _adopt(self, call: Completing) -> None:
         self.completion_thread.add(call)
@@ -202,6 +205,7 @@ class Connection(BaseConnection):
             self.channels.add(item.channels)
             self._granted.set()
         elif isinstance(item, Recall):
+            self.loops.sweep()  # if channels come free by that, the next recall finds them
             self._send(Return(self.channels.spare(item.count)))
         elif isinstance(item, Draining):
             self.move_to(ConnectionState.FINISHING)

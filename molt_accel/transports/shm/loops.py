@@ -2,7 +2,7 @@
 
 No thread stands in between. One turn of the loop takes all calls that have ended, and resolves their futures where
 they are awaited. A loop without a bell waits with the completion thread. So do calls whose bytes don't fit a ring:
-moving them would keep the loop busy.
+moving them would keep the loop busy. So do all for a while, where an executor has lost its end of a bell.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from molt_accel.ipc.shm._native import Arena, due_calls, next_time_ns
 from molt_accel.ipc.shm.layout import NEVER
 from molt_accel.transports import forks
+from molt_accel.transports.settling import settle, settle_at, settle_from_afar
 
 if TYPE_CHECKING:
     from molt_accel.transports.shm.transport import ShmCall
@@ -34,6 +35,8 @@ log = logging.getLogger("molt_accel")
 _LOOK_NS: Final = 100_000_000
 _MOST_BELLS: Final = 8  #: a worker lends a client no more
 _REFUSED_S: Final = 10.0  #: how long a client does not ask again after the worker had no bell for it
+#: How long no bell is used after an executor could not ring one. The next try costs calls up to `_LOOK_NS`.
+_SILENCE_S: Final = 600.0
 _READ_BYTES: Final = 4096
 _MOST_SKIPPED: Final = 64  #: glances that are left out at most after one in vain
 
@@ -55,6 +58,26 @@ class Bell:
         self.close()
 
 
+class Silence:
+    """The time in which a connection uses no bells, because an executor could not ring one."""
+
+    def __init__(self) -> None:
+        self.until_s = 0.0  #: of CLOCK_MONOTONIC; 0: there is none
+
+    def begin(self) -> None:
+        self.until_s = time.monotonic() + _SILENCE_S
+        log.warning(
+            "an executor can't wake this process's event loops: code that it ran has closed descriptors that it had "
+            "not opened (os.closerange?). For %d s a thread waits for awaited calls",
+            _SILENCE_S,
+        )
+
+    def is_on(self) -> bool:
+        if self.until_s and time.monotonic() >= self.until_s:
+            self.until_s = 0.0
+        return self.until_s != 0.0
+
+
 class LoopCalls:
     """The calls on one connection that one event loop waits for.
 
@@ -62,11 +85,14 @@ class LoopCalls:
     from a loop that doesn't run.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, bell: Bell, arena: Arena, adopt: Adopt) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, bell: Bell, arena: Arena, adopt: Adopt, silence: Silence
+    ) -> None:
         self._loop: Callable[[], asyncio.AbstractEventLoop | None] = weakref.ref(loop)  # which refers to this
         self.bell = bell
         self._arena = arena
         self._adopt = adopt
+        self._silence = silence
         self._calls: set[ShmCall] = set()
         self._late: list[ShmCall] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -102,7 +128,7 @@ class LoopCalls:
                 return None
             self._skip = self._skipped = min(2 * self._skipped + 1, _MOST_SKIPPED)
         loop = self._loop()
-        if loop is None or (is_new and channel.flows):
+        if loop is None or (is_new and (channel.flows or self._is_silent())):
             return None
         ended: Ended = loop.create_future()
         now_ns, call.until_ns = time.monotonic_ns(), until_ns or NEVER
@@ -121,6 +147,15 @@ class LoopCalls:
         if due_calls((call,), self._arena, now_ns):  # it may have ended before the bell was rung for it
             self.look()
         return ended
+
+    def _is_silent(self) -> bool:
+        silence = self._silence
+        if not silence.until_s:
+            return False
+        if silence.is_on():
+            return True
+        self._arena.arm(self.bell.number)  # what befell it before doesn't count
+        return False
 
     def _may_glance(self) -> bool:
         if self._skip:
@@ -145,7 +180,7 @@ class LoopCalls:
         """Look at all calls, and come back while there are some."""
         self._timer = None
         self._timer_ns = NEVER
-        self._arena.arm(self.bell.number)  # a ring may have been lost
+        self._arm()  # a ring may have been lost
         self.look()
         loop = self._loop()
         if self._calls and loop is not None:
@@ -160,10 +195,21 @@ class LoopCalls:
         except OSError:
             is_open = False
         if is_open:
-            self._arena.arm(self.bell.number)  # before the look: what happens after it is rung for
+            self._arm()  # before the look: what happens after it is rung for
         else:  # the worker is gone, which the connection is about to notice
             self._mute()
         self.look()
+
+    def _arm(self) -> None:
+        """Have the bell rung for what happens from now on. In the loop's thread.
+
+        If an executor could not ring it, the completion thread waits for the calls, and for later ones.
+        """
+        if self._arena.arm(self.bell.number) or not self._calls:
+            return
+        self.evict()
+        if not self._calls:  # else there can be no such thread, and to look in time is better than nothing
+            self._silence.begin()
 
     def _mute(self) -> None:
         """Listen to the bell no longer. In the loop's thread."""
@@ -190,7 +236,7 @@ class LoopCalls:
                     over.append(call)
                 elif now_ns >= call.until_ns:
                     call.until_ns = NEVER
-                    _settle(call.ended)
+                    settle(call.ended)
         for call in over:
             self._finish(call)
         if self._ending and not self._calls:
@@ -198,7 +244,7 @@ class LoopCalls:
 
     def _finish(self, call: ShmCall) -> None:
         call.release()
-        _settle(call.ended)
+        settle(call.ended)
 
     def ended(self, call: ShmCall) -> None:
         """A call was ended from this side, on any thread."""
@@ -215,7 +261,7 @@ class LoopCalls:
             self._finish(call)
         else:  # nobody else is going to care for it
             call.release()
-            _settle_from_afar(loop, call.ended)
+            settle_from_afar(loop, call.ended)
 
     def end(self) -> None:
         """The connection has ended or is closing: have all calls end, and give the bell up then. On any thread."""
@@ -235,7 +281,7 @@ class LoopCalls:
             self.bell.close()
 
     def evict(self) -> None:
-        """Have the completion thread wait for the calls of a loop that doesn't run."""
+        """Have the completion thread wait for the calls of a loop that doesn't run, or for which nobody rings."""
         with self._lock:
             calls = list(self._calls)
             self._calls.clear()
@@ -246,7 +292,7 @@ class LoopCalls:
         """Have the completion thread wait for a call. False: there can be no such thread, and the call stays here."""
         loop, ended = self._loop(), call.ended
         self._calls.discard(call)
-        call.loop_calls, call.callback = None, lambda: _settle_from_afar(loop, ended)
+        call.loop_calls, call.callback = None, lambda: settle_from_afar(loop, ended)
         try:
             self._adopt(call)
         except RuntimeError:
@@ -254,9 +300,7 @@ class LoopCalls:
             self._calls.add(call)
             return False
         if loop is not None and call.until_ns != NEVER and _running_loop() is loop:
-            left_s = max(0, call.until_ns - time.monotonic_ns()) / 1e9
-            timer = loop.call_later(left_s, _settle, ended)
-            ended.add_done_callback(lambda _: timer.cancel())
+            settle_at(loop, ended, call.until_ns)
         return True
 
     def forget(self) -> None:
@@ -278,15 +322,18 @@ class Loops:
 
     Args:
         arena: The connection's.
-        ask: Asks the worker for a bell. `granted` tells what it has answered.
+        ask: Asks the worker for a bell. `granted` tells what it has answered. Returns False if it could not be asked.
         adopt: Has the completion thread wait for a call.
     """
 
-    def __init__(self, arena: Arena, ask: Callable[[], None], adopt: Adopt) -> None:
+    def __init__(self, arena: Arena, ask: Callable[[], bool], adopt: Adopt) -> None:
         self._arena = arena
         self._ask = ask
         self._adopt = adopt
-        self._of: dict[int, LoopCalls | None] = {}  # by the loop's id; None: it has no add_reader
+        self._of: dict[int, LoopCalls] = {}  # by the loop's id
+        #: Loops that watch no descriptors.
+        self._without: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
+        self._silence = Silence()
         self._free: list[Bell] = []
         self._bells: weakref.WeakSet[Bell] = weakref.WeakSet()
         self._asked = False
@@ -296,11 +343,8 @@ class Loops:
 
     def of(self, loop: asyncio.AbstractEventLoop) -> LoopCalls | None:
         """The calls of the loop that is running here. None: a thread has to wait for them."""
-        try:
-            found = self._of[id(loop)]
-        except KeyError:
-            return self._welcome(loop)
-        if found is None or found.loop is loop:
+        found = self._of.get(id(loop))
+        if found is not None and found.loop is loop:
             return found
         return self._welcome(loop)  # another loop that had the same id is gone
 
@@ -309,15 +353,17 @@ class Loops:
             if self._over:
                 return None
             self.sweep()
+            if loop in self._without or self._silence.is_on():
+                return None
             if not self._free:
                 self._ask_for_one()
                 return None
             bell = self._free.pop()
             try:
-                found = LoopCalls(loop, bell, self._arena, self._adopt)
+                found = LoopCalls(loop, bell, self._arena, self._adopt, self._silence)
             except (NotImplementedError, OSError):  # a loop that watches no descriptors, or no more
                 self._free.append(bell)
-                self._of[id(loop)] = None
+                self._without.add(loop)
                 return None
             self._of[id(loop)] = found
             return found
@@ -325,19 +371,23 @@ class Loops:
     def _ask_for_one(self) -> None:
         if self._asked or len(self._bells) >= _MOST_BELLS or time.monotonic() < self._refused_until_s:
             return
-        self._asked = True
-        self._ask()
+        self._asked = self._ask()
+        if not self._asked:  # it doesn't read what it is sent, or is gone
+            self._refused_until_s = time.monotonic() + _REFUSED_S
 
     def sweep(self) -> None:
-        """Take the bells back of loops that are closed or gone, and care for calls that they have left."""
+        """Take the bells back of loops that are closed or gone, and care for calls that they have left.
+
+        Nothing tells that a loop was closed. So the channels of such calls stay leased until another loop or another
+        client wants one, or this one has none left: whoever needs them has this done.
+        """
         with self._lock:
             for key, calls in list(self._of.items()):
-                if calls is None or (loop := calls.loop) is None or loop.is_closed():
-                    del self._of[key]
-                    if calls is not None:
-                        calls.evict()
-                        if not calls.count:
-                            self._free.append(calls.bell)
+                if (loop := calls.loop) is None or loop.is_closed():
+                    calls.evict()
+                    if not calls.count:
+                        del self._of[key]
+                        self._free.append(calls.bell)
 
     def granted(self, number: int | None, fd: int | None) -> None:
         """The worker's answer: a bell and its reading end, or none."""
@@ -356,7 +406,7 @@ class Loops:
         with self._lock:
             self._over = True
             free, self._free = self._free, []
-            all_calls = [calls for calls in self._of.values() if calls is not None]
+            all_calls = list(self._of.values())
             self._of.clear()  # from now on they belong to their loops, whose end is theirs
         for bell in free:
             bell.close()
@@ -370,25 +420,13 @@ class Loops:
         for bell in list(self._bells):
             bell.close()
         for calls in self._of.values():
-            if calls is not None:
-                calls.forget()
+            calls.forget()
         self._of.clear()
         self._free.clear()
 
 
 def _no_loop() -> None:
     return None
-
-
-def _settle(ended: Ended) -> None:
-    if not ended.done():
-        ended.set_result(None)
-
-
-def _settle_from_afar(loop: asyncio.AbstractEventLoop | None, ended: Ended) -> None:
-    if loop is not None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            loop.call_soon_threadsafe(_settle, ended)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -362,7 +362,10 @@ def _waits(s: Stage) -> None:
 
 def _bells(s: Stage) -> None:
     reading, writing = os.pipe2(os.O_NONBLOCK)
-    s.arena.use_bells([-1, writing])
+    lost = os.dup(writing)
+    raises(OSError, s.arena.use_bells, [-1])
+    s.arena.use_bells([lost, writing])
+    os.close(lost)
     raises(IndexError, s.arena.use_bells, range(core.BELLS + 1))
     raises(TypeError, s.arena.use_bells, None)
     for bad in (s.arena.arm, s.arena.armed):
@@ -376,9 +379,18 @@ def _bells(s: Stage) -> None:
     assert not s.arena.armed(1)
     s.arena.ring_client(0)
     assert os.read(reading, 9) == b"\0"
-    s.arena.arm(0)
+    assert s.arena.arm(0)
     s.channel.aim(0)
-    s.arena.ring_client(0)  # nobody can write there
+    s.arena.ring_client(0)  # this process can't any more
+    assert not s.arena.armed(0)
+    assert not s.arena.arm(0)
+    assert s.arena.arm(0)
+    assert s.channel.give_up() == ChannelState.READY
+    assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
+    assert type(s.slot.take(BIG, 0, 1, True)) is Request
+    assert s.slot.reply(s.response, BIG, 0) in (core.TRANSFERRED, core.BELLS_LOST)  # once
+    assert type(s.channel.take()) is Response
+    assert s.channel.publish(s.request, 9, 0) == core.ADMITTED
     if s.channel.late:
         s.channel.catch_up()
     assert not s.channel.late

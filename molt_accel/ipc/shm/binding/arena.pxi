@@ -210,33 +210,37 @@ cdef class Arena(ArenaView):
     cdef uint32_t waiting  # threads of this process that wait for the outcome of a quick request
     cdef uint64_t last_turn  # of this process's requests
     cdef uint32_t generations[4096]  # by channel, of this process's last request on it
-    cdef int bell_fds[64]
+    cdef molt_bell_end bell_ends[64]
 
     def use_bells(self, fds not None):
-        """From now on this process, and those that it forks, ring the bells with these writing ends; -1: none.
+        """From now on this process, and those that it forks, ring the bells with these writing ends.
 
-        Raises IndexError if there are more of them than the arena has bells.
+        Raises IndexError if there are more of them than the arena has bells, and OSError if one is not open.
         """
         cdef uint32_t bell
         if len(fds) > <Py_ssize_t>MOLT_BELLS:
             raise IndexError(f"{len(fds)} bells, {MOLT_BELLS} at most")
         self.a.bell_count = 0
         for bell, fd in enumerate(fds):
-            self.bell_fds[bell] = fd
-        self.a.bells = self.bell_fds
+            if molt_bell_know(&self.bell_ends[bell], fd):
+                raise OSError(errno, f"descriptor {fd} is not open")
+        self.a.bells = self.bell_ends
         self.a.bell_count = len(fds)
 
     def arm(self, uint32_t bell, bint armed=True):
-        """Have a bell rung for what happens from now on; or not, until it is armed again."""
+        """Have a bell rung for what happens from now on; or not, until it is armed again.
+
+        Returns False if an executor could not ring it since it was armed last.
+        """
         if bell >= MOLT_BELLS:
             raise IndexError(f"no bell {bell}")
-        atomic_store(&self.a.header.bells[bell].armed, armed)
+        return atomic_exchange(&self.a.header.bells[bell].armed, armed) != <uint64_t>MOLT_BELL_LOST
 
     def armed(self, uint32_t bell):
         """Whether a bell would be rung."""
         if bell >= MOLT_BELLS:
             raise IndexError(f"no bell {bell}")
-        return atomic_load(&self.a.header.bells[bell].armed) != 0
+        return atomic_load(&self.a.header.bells[bell].armed) == <uint64_t>MOLT_BELL_ARMED
 
     def close(self):
         """Have this process's calls on this arena end with CLOSED. The caller rings their doorbells afterwards."""

@@ -12,7 +12,11 @@ cdef extern from "molt_core.h" nogil:
         molt_word cpus, narrow
     ctypedef struct molt_bell:
         molt_word armed
+    ctypedef struct molt_bell_end:
+        pass
     const uint32_t MOLT_BELLS
+    const int MOLT_BELL_ARMED, MOLT_BELL_LOST
+    int molt_bell_know(molt_bell_end *, int)
     ctypedef struct molt_geometry:
         uint32_t channels, slots
         uint64_t ring_bytes, size
@@ -46,8 +50,9 @@ cdef extern from "molt_core.h" nogil:
         molt_flag *executor_awake
         molt_slot *slots
         molt_entry *entries
-        const int *bells
+        const molt_bell_end *bells
         uint32_t bell_count
+        int bells_lost
     ctypedef struct molt_call:
         uint32_t channel, company
         uint64_t word, entry, turn, usual_ns, wanted
@@ -75,6 +80,7 @@ cdef extern from "molt_core.h" nogil:
     void atomic_store(molt_word *, uint64_t)
     bint atomic_compare_exchange_strong(molt_word *, uint64_t *, uint64_t)
     uint64_t atomic_fetch_add(molt_word *, uint64_t)
+    uint64_t atomic_exchange(molt_word *, uint64_t)
     void store_flag "atomic_store"(molt_flag *, int)
     uint64_t molt_now_ns()
     int molt_doorbell_init(molt_doorbell *)

@@ -15,6 +15,7 @@ cdef class Slot:
     cdef str entry
     #: What is unusual about the request that `take` returned last; see there.
     cdef readonly uint32_t remarks
+    cdef bint told_of_bells
 
     def __cinit__(self, Arena arena not None, uint32_t slot, uint32_t epoch, claim=None):
         arena.slot(slot)
@@ -160,8 +161,8 @@ cdef class Slot:
                 that has its answer must already see it counted.
 
         Returns:
-            TRANSFERRED; LOST or STALLED if it isn't taken; BAD_FRAME: nothing was done, and `frame.encode_head`
-            says why.
+            TRANSFERRED, or once BELLS_LOST: so it was, but this process has lost the descriptors by which it rings event
+            loops. LOST or STALLED if it isn't taken; BAD_FRAME: nothing was done, and `frame.encode_head` says why.
 
         Raises as `receive` does.
         """
@@ -193,6 +194,9 @@ cdef class Slot:
             raise Corrupt(f"the reply ring of channel {self.e.channel}")
         if code == MOLT_TRANSFERRED and not molt_finish(&self.arena.a, &self.e, MOLT_DONE, 0):
             return MOLT_TRANSFER_LOST
+        if code == MOLT_TRANSFERRED and self.arena.a.bells_lost and not self.told_of_bells:
+            self.told_of_bells = True
+            return REPLY_BELLS_LOST
         return code
 
     def fail(self, uint64_t reason):

@@ -98,8 +98,9 @@ typedef struct {
     molt_entry *entries; /* a hash table of MOLT_ENTRIES */
     uint8_t *channels;
     uint64_t stride;
-    const int *bells; /* the writing ends that this process has, by bell */
+    const molt_bell_end *bells; /* the writing ends that this process has, by bell */
     uint32_t bell_count;
+    int bells_lost; /* whether this process could not ring one */
 } molt_arena;
 
 static inline uint64_t molt_align(uint64_t n, uint64_t to) { return (n + to - 1) & ~(to - 1); }

@@ -52,8 +52,9 @@ static inline void molt_ring_client(molt_arena *a, uint32_t channel) {
     uint64_t at = atomic_load(&molt_channel_at(a, channel)->doorbell_of); /* ordered after the state that it rings for */
     if (at < a->geometry.channels)
         molt_doorbell_ring(&molt_channel_at(a, (uint32_t)at)->doorbell);
-    else if (at >= MOLT_A_BELL && at - MOLT_A_BELL < a->bell_count)
-        molt_bell_ring(&a->header->bells[at - MOLT_A_BELL], a->bells[at - MOLT_A_BELL]);
+    else if (at >= MOLT_A_BELL && at - MOLT_A_BELL < a->bell_count &&
+             !molt_bell_ring(&a->header->bells[at - MOLT_A_BELL], &a->bells[at - MOLT_A_BELL]))
+        a->bells_lost = 1;
 }
 
 /* Ring the executor that a state word names. */

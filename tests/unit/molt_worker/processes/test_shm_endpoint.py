@@ -366,3 +366,18 @@ def test_what_can_not_end_in_time_is_begun_if_none_of_its_kind_has_ended_for_lon
     got = ends.endpoint.receive()
     assert isinstance(got, Request)
     assert got.request_id == 1
+
+
+def test_that_it_can_ring_no_event_loop_any_more_is_logged_once(
+    ends: Ends, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lost = os.open(os.devnull, os.O_WRONLY)
+    ends.arena.use_bells([lost])
+    os.close(lost)
+    for number in range(4):
+        taken = ends.take()
+        ends.channel.aim(0)
+        ends.arena.arm(0)
+        ends.endpoint.answer(taken, response())
+        ends.outcome()
+        assert capfd.readouterr().err.count("bells_lost executor=7") == (number == 0)

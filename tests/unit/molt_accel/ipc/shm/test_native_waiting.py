@@ -1,10 +1,12 @@
 """Waiting in the native core: who is woken, by what, and that nobody waits for ever whoever dies."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -354,3 +356,64 @@ def test_the_price_of_a_park_is_measured_by_two_threads() -> None:
     assert other.result() > 0
     assert 0 < price_ns < 10_000 * _MS
     assert meter.run(0, 0) >= 0
+
+
+# -- bells --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe2(os.O_NONBLOCK)
+    yield ends
+    for end in ends:
+        with contextlib.suppress(OSError):
+            os.close(end)
+
+
+def _rings(arena: Any) -> None:
+    publish(channel := channel_of(arena))
+    channel.aim(0)
+    arena.ring_client(0)
+    channel.give_up()
+
+
+@pytest.mark.parametrize("instead", ["nothing", "a file", "another pipe"])
+def test_nothing_is_written_to_what_has_a_bell_s_number_now(
+    pipe: tuple[int, int], instead: str, tmp_path: Path
+) -> None:
+    """And the client learns of it, once."""
+    arena, (reading, writing) = new_arena(), pipe
+    arena.use_bells([writing])
+    assert arena.arm(0)
+    _rings(arena)
+    assert os.read(reading, 9) == b"\0"
+    other_reading, other_writing = os.pipe2(os.O_NONBLOCK)
+    file = os.open(tmp_path / "file", os.O_CREAT | os.O_RDWR)
+    if instead == "nothing":
+        os.close(writing)
+    else:
+        os.dup2(file if instead == "a file" else other_writing, writing)
+    assert arena.arm(0)
+    for _ in range(3):
+        _rings(arena)
+        assert not arena.armed(0)
+    assert not arena.arm(0)
+    assert arena.armed(0)
+    assert arena.arm(0)
+    assert os.fstat(file).st_size == 0
+    with pytest.raises(BlockingIOError):
+        os.read(other_reading, 1)
+    for fd in (other_reading, other_writing, file):
+        os.close(fd)
+
+
+def test_one_that_can_ring_does_not_take_back_what_one_that_can_t_has_said(pipe: tuple[int, int]) -> None:
+    arena, (reading, writing) = new_arena(), pipe
+    lost = os.dup(writing)
+    arena.use_bells([lost])
+    os.close(lost)
+    arena.arm(0)
+    _rings(arena)
+    arena.use_bells([writing])
+    _rings(arena)
+    with pytest.raises(BlockingIOError):
+        os.read(reading, 1)
+    assert not arena.arm(0)

@@ -166,6 +166,7 @@ def test_a_worker_that_reads_nothing_is_told_no_more(connection: Connection) -> 
     with pytest.raises(MoltWorkerUnavailable, match=r"^the worker doesn't listen$"):
         _ping_for_ever(connection)
     connection.cancel(3, 1)  # lost, and that is all
+    assert not connection._ask_for_bell()
     assert connection.open
 
 
@@ -219,6 +220,16 @@ def test_spare_channels_are_given_back_when_asked_for(fake: FakePool, connection
     assert connection.channels.lease() is not None
     fake.tell(Recall(3))
     assert fake.hear() == Return([7, 6, 5])
+
+
+def test_when_asked_for_channels_it_looks_for_calls_that_closed_loops_have_left(
+    fake: FakePool, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept: list[int] = []
+    monkeypatch.setattr(connection.loops, "sweep", lambda: swept.append(1))
+    fake.tell(Recall(3))
+    assert isinstance(fake.hear(), Return)
+    assert swept == [1]
 
 
 # -- the worker's end ---------------------------------------------------------------------------------------

@@ -116,6 +116,11 @@ def run(loop: Loop, work: Any) -> Any:
     return loop.run_until_complete(asyncio.wait_for(work, PATIENCE_S))
 
 
+def refuse(call: object) -> None:
+    """In the place of what starts the completion thread."""
+    raise RuntimeError("no more threads")
+
+
 def completion_threads() -> int:
     return sum(each.name == "molt-completion" for each in threading.enumerate())
 
@@ -511,9 +516,6 @@ def test_where_no_thread_can_start_the_loop_moves_the_bytes_itself(
     loop: Loop,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(call: object) -> None:
-        raise RuntimeError("no more threads")
-
     async def work() -> None:
         call = submit(transport)
         ended = begin(loop, call)
@@ -550,11 +552,17 @@ def test_a_client_asks_for_a_bell_when_a_loop_needs_one(
     assert [each for each in fake.heard() if isinstance(each, LeaseBell)] == [LeaseBell()]
 
 
+@pytest.fixture
+def asked(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A 1 for each time that the worker is asked for a bell."""
+    times: list[int] = []
+    monkeypatch.setattr(connection.loops, "_ask", lambda: times.append(1) or True)
+    return times
+
+
 def test_after_a_refusal_it_does_not_ask_again_at_once(
-    connection: Connection, fake: FakePool, loop: Loop, monkeypatch: pytest.MonkeyPatch
+    connection: Connection, loop: Loop, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(connection.loops, "_ask", lambda: asked.append(1))
     assert connection.loops.of(loop) is None
     assert connection.loops.of(loop) is None
     assert asked == [1]
@@ -567,11 +575,21 @@ def test_after_a_refusal_it_does_not_ask_again_at_once(
     assert asked == [1, 1]
 
 
-def test_it_asks_for_no_more_than_it_may_have(
-    connection: Connection, fake: FakePool, new_loop: Callable[[], Loop], monkeypatch: pytest.MonkeyPatch
+def test_a_worker_that_could_not_be_asked_is_asked_again_later(
+    connection: Connection, loop: Loop, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(connection.loops, "_ask", lambda: asked.append(1))
+    monkeypatch.setattr(connection.loops, "_ask", lambda: bool(asked.append(1)))
+    for _ in range(2):
+        assert connection.loops.of(loop) is None
+    assert asked == [1]
+    connection.loops._refused_until_s = time.monotonic()
+    assert connection.loops.of(loop) is None
+    assert asked == [1, 1]
+
+
+def test_it_asks_for_no_more_than_it_may_have(
+    connection: Connection, fake: FakePool, new_loop: Callable[[], Loop], asked: list[int]
+) -> None:
     for _ in range(loops_module._MOST_BELLS):
         connection.loops.granted(*fake.new_bell())
         assert connection.loops.of(new_loop()) is not None
@@ -611,8 +629,9 @@ def test_each_loop_has_its_own(
     assert over == [True, True]
 
 
+@pytest.mark.usefixtures("bell")
 def test_a_loop_that_watches_no_descriptors_leaves_it_to_the_thread(
-    connection: Connection, fake: FakePool, bell: int
+    connection: Connection, loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Proactor(asyncio.SelectorEventLoop):
         def add_reader(self, *args: Any) -> None:
@@ -622,6 +641,10 @@ def test_a_loop_that_watches_no_descriptors_leaves_it_to_the_thread(
         assert connection.loops.of(other) is None
         assert connection.loops.of(other) is None
         assert len(connection.loops._free) == 1
+        # One that comes after it and has its id is another one.
+        monkeypatch.setattr(loops_module, "id", lambda _: id(other), raising=False)
+        assert connection.loops.of(loop) is not None
+        assert connection.loops.of(other) is None
 
 
 @pytest.mark.usefixtures("bell")
@@ -685,6 +708,119 @@ def test_a_call_that_a_closed_loop_has_left_can_be_given_up(
     assert transport.abandon(call, MoltCancelled("its task was destroyed"))
     assert connection.channels.in_calls == 0
     assert completion_threads() == 0
+
+
+# -- executors that have lost their ends ---------------------------------------------------------------------
+@pytest.fixture
+def lost(fake: FakePool, bell: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """From now on no executor can ring the bell."""
+    monkeypatch.setattr(loops_module, "_LOOK_NS", 1_000_000)
+    supervisors = os.dup(fake.bells[bell])
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, fake.bells[bell])
+    yield
+    os.close(null)
+    os.close(supervisors)
+
+
+@pytest.mark.usefixtures("lost")
+def test_where_nobody_can_ring_a_thread_waits_for_all_calls_and_later_ones(
+    transport: ShmTransport,
+    connection: Connection,
+    fake: FakePool,
+    new_loop: Callable[[], Loop],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def work() -> None:
+        first, second = submit(transport, 1), submit(transport, 2)
+        waits = [begin(loop, first), begin(loop, second, 3600.0)]
+        fake.reply(fake.claim(), "not rung for")
+        await waits[0]
+        assert calls_of(connection, loop).count == 0
+        fake.reply(fake.claim(), "the thread sees it")
+        await waits[1]
+        assert [value_of(first), value_of(second)] == ["not rung for", "the thread sees it"]
+        later = submit(transport, 3)
+        assert later.ended_in(loop, 0) is None
+        assert transport.abandon(later, MoltCancelled("over"))
+
+    loop = new_loop()
+    run(loop, work())
+    assert completion_threads() == 1
+    other = new_loop()
+    assert connection.loops.of(other) is None  # nor do other loops try
+    assert caplog.text.count("os.closerange") == 1
+    assert connection.channels.in_calls == 0
+
+
+def test_after_a_while_bells_are_used_again(
+    transport: ShmTransport, connection: Connection, fake: FakePool, loop: Loop, bell: int
+) -> None:
+    """What could not be rung was an executor's that may have been replaced since."""
+
+    async def work() -> None:
+        calls = connection.loops.of(loop)
+        assert calls is not None
+        connection.loops._silence.begin()
+        call = submit(transport)
+        assert call.ended_in(loop, 0) is None
+        fake.arena.arm(bell, False)
+        connection.loops._silence.until_s = time.monotonic()
+        ended = begin(loop, call)
+        fake.reply(fake.claim(), "rung")
+        await ended
+        assert value_of(call) == "rung"
+
+    run(loop, work())
+    assert completion_threads() == 0
+
+
+@pytest.mark.usefixtures("lost")
+def test_without_threads_the_loop_looks_in_time(
+    transport: ShmTransport,
+    connection: Connection,
+    fake: FakePool,
+    loop: Loop,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def work() -> None:
+        calls = connection.loops.of(loop)
+        assert calls is not None
+        monkeypatch.setattr(calls, "_adopt", refuse)
+        for number in range(3):
+            call = submit(transport)
+            ended = begin(loop, call)
+            fake.reply(fake.claim(), number)
+            await ended
+            assert value_of(call) == number
+
+    run(loop, work())
+    assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("bell")
+def test_a_closed_loop_s_calls_stay_known_until_a_thread_can_wait_for_them(
+    transport: ShmTransport,
+    connection: Connection,
+    fake: FakePool,
+    loop: Loop,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def leave() -> LoopCalls:
+        begin(loop, submit(transport))
+        return calls_of(connection, loop)
+
+    calls = run(loop, leave())
+    loop.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(calls, "_adopt", refuse)
+        connection.loops.sweep()
+    assert connection.loops._free == []
+    connection.loops.sweep()
+    assert connection.loops._free == [calls.bell]
+    fake.reply(fake.claim(), 1)
+    wait_until(lambda: connection.channels.in_calls == 0)
 
 
 # -- the end ------------------------------------------------------------------------------------------------
