@@ -263,14 +263,15 @@ static inline uint64_t molt_reply_there(const molt_arena *a, const molt_call *c)
     return atomic_load_explicit(&molt_channel_at(a, c->channel)->reply.head, memory_order_acquire) - c->taken;
 }
 
-/* How many of those that want to run just now are callers and executors of this pool: this caller, those that are awake, and
- * who runs this caller's request.
+/* How many of those that want to run just now belong to this caller: its process's callers, and the executors that are awake
+ * for the pool or run its request.
  *
- * Executors with other long requests are not among them: one that computes takes a processor from the quick ones as
- * anybody else does, and one that waits for something doesn't want to run. */
+ * Other client processes don't: with more of them than processors, those that spin keep each other from running. Nor do
+ * executors with others' long requests: one that computes takes a processor as anybody else does, and one that waits for
+ * something doesn't want to run. */
 static inline uint32_t molt_ours(const molt_arena *a, const molt_call *c, uint64_t now_ns, uint64_t spin_ns) {
     int runs_long = !molt_is_quick(c->usual_ns, spin_ns) && MOLT_STATE(molt_look(a, c->channel)) == MOLT_CLAIMED;
-    return 1 + c->company + molt_clients_awake(a) + molt_executors_awake(a, now_ns, spin_ns) + (uint32_t)runs_long;
+    return 1 + c->company + molt_executors_awake(a, now_ns, spin_ns) + (uint32_t)runs_long;
 }
 
 /* Whether others want so many processors that no two are left. A client looks if it is time to; one looks for all of this
