@@ -544,37 +544,62 @@ static ssize_t bytes_in(int end) {
     return n < 0 ? 0 : n;
 }
 
+/* A pipe with nothing in it, and its writing end as an executor knows it. */
+static molt_bell_end new_bell_end(int ends[2]) {
+    molt_bell_end end;
+    new_pipe(ends);
+    CHECK(molt_bell_know(&end, ends[1]) == 0);
+    return end;
+}
+
 static void test_a_bell_is_rung_once_for_each_time_that_it_is_armed(void) {
     molt_bell bell = {0};
     int ends[2];
-    new_pipe(ends);
-    molt_bell_ring(&bell, ends[1]);
-    CHECK(bytes_in(ends[0]) == 0);
+    molt_bell_end end = new_bell_end(ends);
+    CHECK(molt_bell_ring(&bell, &end) && bytes_in(ends[0]) == 0);
     for (int round = 0; round < 3; round++) {
-        atomic_store(&bell.armed, 1);
+        atomic_store(&bell.armed, MOLT_BELL_ARMED);
         for (int i = 0; i < 3; i++)
-            molt_bell_ring(&bell, ends[1]);
-        CHECK(atomic_load(&bell.armed) == 0 && bytes_in(ends[0]) == 1);
+            CHECK(molt_bell_ring(&bell, &end));
+        CHECK(atomic_load(&bell.armed) == MOLT_BELL_QUIET && bytes_in(ends[0]) == 1);
     }
     atomic_store(&bell.armed, UINT64_MAX); /* scribbled */
-    molt_bell_ring(&bell, ends[1]);
-    CHECK(atomic_load(&bell.armed) == 0 && bytes_in(ends[0]) == 1);
+    CHECK(molt_bell_ring(&bell, &end) && bytes_in(ends[0]) == 0);
     close(ends[0]), close(ends[1]);
 }
 
+/* Code that an executor runs has closed the descriptor, or has got its number for something else: nothing is written to that,
+ * and what the client is told stays until it arms the bell again. */
+static void test_a_bell_whose_end_is_gone_is_said_to_be_lost(void) {
+    for (int reused = 0; reused < 2; reused++) {
+        molt_bell bell = {0};
+        int ends[2], others[2];
+        molt_bell_end lost = new_bell_end(ends), good = new_bell_end(others);
+        CHECK(reused ? dup2(others[1], ends[1]) == ends[1] : close(ends[1]) == 0);
+        atomic_store(&bell.armed, MOLT_BELL_ARMED);
+        for (int i = 0; i < 2; i++) {
+            CHECK(molt_bell_ring(&bell, &lost) == i); /* not asked to ring the second time */
+            CHECK(atomic_load(&bell.armed) == MOLT_BELL_LOST);
+        }
+        CHECK(molt_bell_ring(&bell, &good) && atomic_load(&bell.armed) == MOLT_BELL_LOST);
+        CHECK(bytes_in(others[0]) == 0);
+        if (reused)
+            close(ends[1]);
+        close(ends[0]), close(others[0]), close(others[1]);
+    }
+    molt_bell_end none;
+    CHECK(molt_bell_know(&none, -1) == -1 && errno == EBADF);
+}
+
 static void test_nobody_who_rings_waits_for_who_does_not_read(void) {
-    molt_bell bell = {0};
+    molt_bell bell = {.armed = MOLT_BELL_ARMED};
     int ends[2];
-    new_pipe(ends);
+    molt_bell_end end = new_bell_end(ends);
     char bytes[4096] = {0};
     while (write(ends[1], bytes, sizeof bytes) > 0)
         ;
-    atomic_store(&bell.armed, 1);
-    molt_bell_ring(&bell, ends[1]); /* full */
-    CHECK(atomic_load(&bell.armed) == 0);
-    atomic_store(&bell.armed, 1);
-    molt_bell_ring(&bell, -1); /* user code has closed it */
-    CHECK(atomic_load(&bell.armed) == 0);
+    CHECK(molt_bell_ring(&bell, &end)); /* full */
+    CHECK(atomic_load(&bell.armed) == MOLT_BELL_QUIET);
     close(ends[0]), close(ends[1]);
 }
 
@@ -1237,8 +1262,7 @@ static void test_a_channel_that_is_aimed_at_a_bell_rings_it_until_its_next_reque
     molt_arena a = new_arena(2, 1, RING);
     molt_call c = {0};
     int ends[2];
-    new_pipe(ends);
-    const int bells[2] = {-1, ends[1]};
+    const molt_bell_end bells[2] = {{.fd = -1}, new_bell_end(ends)};
     a.bells = bells, a.bell_count = 2;
     CHECK(publish(&a, &c, 0, "x", 1));
     atomic_store(&a.header->bells[1].armed, 1);
@@ -1555,6 +1579,7 @@ int main(void) {
     test_who_is_pushed_off_distrusts_the_processors_for_longer_each_time();
     test_time_that_the_host_has_taken_is_no_sign_of_others();
     test_a_bell_is_rung_once_for_each_time_that_it_is_armed();
+    test_a_bell_whose_end_is_gone_is_said_to_be_lost();
     test_nobody_who_rings_waits_for_who_does_not_read();
     test_a_small_exchange_goes_through_each_state();
     test_operations_take_their_own_steps_only();
