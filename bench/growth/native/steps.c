@@ -34,6 +34,7 @@ static void publish(molt_call *c) {
     if (molt_look_around(&arena, c).ahead)
         abort();
     molt_announce(&arena, c);
+    molt_rouse(&arena, c);
 }
 
 static void publish_and_give_up(molt_call *c) {

@@ -1109,7 +1109,10 @@ static void test_one_idle_sleeper_is_woken_for_a_request(void) {
     park_slot(&a, 3, MOLT_SLOT_IDLE);
     must_publish(&a, &c, 0);
     molt_announce(&a, &c);
-    CHECK(atomic_load(&a.header->published) == 1 && !c.deferred);
+    CHECK(atomic_load(&a.header->published) == 1 && c.deferred == MOLT_SOON);
+    CHECK(atomic_load(&a.slots[2].doorbell.parked)); /* not yet: its client has a lock to let go of */
+    molt_rouse(&a, &c);
+    CHECK(c.deferred == MOLT_TOLD);
     uint64_t parked = 0;
     for (uint32_t i = 0; i < 4; i++)
         parked |= atomic_load(&a.slots[i].doorbell.parked) << i;
@@ -1161,6 +1164,33 @@ static void test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken(void
     free_arena(&a);
 }
 
+static void test_if_all_sleep_one_is_woken_as_soon_as_its_client_waits(void) {
+    enum way { WAIT, POLL, GLANCE, REDIRECT, AIM, LATE };
+    for (enum way way = WAIT; way <= LATE; way++) {
+        molt_arena a = new_arena(1, 1, RING);
+        molt_executor e = executor_in(0, 0);
+        molt_call c;
+        atomic_store(&a.header->crowd.look_at_ns, molt_now_ns() + MOLT_LOOK_NS);
+        park_slot(&a, 0, MOLT_SLOT_IDLE);
+        must_publish(&a, &c, 0);
+        c.usual_ns = 1000;
+        molt_announce(&a, &c);
+        CHECK(c.deferred == MOLT_SOON && atomic_load(&a.slots[0].doorbell.parked));
+        switch (way) {
+        case WAIT: CHECK(molt_await(&a, &c, molt_now_ns() + 1000000, 60000000000u, 1, &open_flag) != MOLT_AWAIT_OUTCOME); break;
+        case POLL: CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME); break;
+        case GLANCE: CHECK(!molt_glance(&a, &c, 50000)); break;
+        case REDIRECT: molt_redirect(&a, &c, 0); break;
+        case AIM: molt_aim(&a, &c, 0); break;
+        case LATE: /* an executor has it by now */
+            CHECK(molt_claim(&a, &e));
+            molt_rouse(&a, &c);
+        }
+        CHECK(c.deferred == MOLT_TOLD && atomic_load(&a.slots[0].doorbell.parked) == (uint64_t)(way == LATE));
+        free_arena(&a);
+    }
+}
+
 static void test_while_one_spins_no_other_is_woken_unless_it_comes_too_late(void) {
     enum way { WAIT, REDIRECT, POLL };
     static const struct {
@@ -1180,7 +1210,7 @@ static void test_while_one_spins_no_other_is_woken_unless_it_comes_too_late(void
         park_slot(&a, 1, MOLT_SLOT_IDLE);
         must_publish(&a, &c, 0);
         molt_announce(&a, &c);
-        CHECK(c.deferred && atomic_load(&a.slots[1].doorbell.parked));
+        CHECK(c.deferred == MOLT_LATER && atomic_load(&a.slots[1].doorbell.parked));
         if (ways[i].claimed)
             CHECK(molt_claim(&a, &e));
         switch (ways[i].way) {
@@ -1206,7 +1236,7 @@ static void test_who_has_answered_is_awake_until_it_sleeps_or_has_a_request(void
     CHECK(molt_finish(&a, &e, MOLT_DONE, 0) && a.executor_awake[0]);
     must_publish(&a, &c, 1);
     molt_announce(&a, &c);
-    CHECK(c.deferred && atomic_load(&a.slots[1].doorbell.parked));
+    CHECK(c.deferred == MOLT_LATER && atomic_load(&a.slots[1].doorbell.parked));
     CHECK(molt_next_request(&a, &e, 0, 0) == MOLT_NEXT_REQUEST && !a.executor_awake[0]);
     CHECK(molt_finish(&a, &e, MOLT_DONE, 0) && a.executor_awake[0]);
     CHECK(molt_next_request(&a, &e, 0, 0) == MOLT_NEXT_SIGNAL && !a.executor_awake[0]); /* it has slept for a while */
@@ -1606,6 +1636,7 @@ int main(void) {
     test_an_executor_of_this_processor_is_woken_first();
     test_who_slept_over_a_request_without_a_mark_is_woken_for_it();
     test_one_that_has_a_request_by_now_is_not_the_one_that_is_woken();
+    test_if_all_sleep_one_is_woken_as_soon_as_its_client_waits();
     test_while_one_spins_no_other_is_woken_unless_it_comes_too_late();
     test_who_has_answered_is_awake_until_it_sleeps_or_has_a_request();
     test_a_glance_is_for_requests_that_take_microseconds();

@@ -230,6 +230,7 @@ static enum outcome call(molt_call *c, label about, int gives_up) {
     CHECK(molt_publish(&arena, c));
     mark(ANNOUNCE);
     molt_announce(&arena, c);
+    molt_rouse(&arena, c);
     if (gives_up && (outcome = give_up(c)) != NONE)
         return outcome;
     mark(AWAIT);

@@ -27,7 +27,7 @@ MUTANTS = {
         "fail",
     ),
     "nobody is woken for a request": (
-        "    if (!c->deferred)\n        molt_wake_executor(a);",
+        "    if (MOLT_STATE(molt_look(a, c->channel)) == MOLT_READY)\n        molt_wake_executor(a);",
         "    (void)molt_wake_executor;",
         "announce",
     ),

@@ -85,7 +85,7 @@ cdef class Channel:
         molt_announce(&self.arena.a, &self.c)
 
     def announce(self):
-        """Tell the executors of the request that was published."""
+        """Tell the executors of the request that was published. If all sleep, one is woken once somebody waits for it."""
         self.tell()
 
     @property

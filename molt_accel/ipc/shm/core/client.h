@@ -3,6 +3,10 @@
 
 #include "handover.h"
 
+/* Whether a sleeping executor has still to be woken for a request: no; later, because one is awake that should see it by
+ * itself; as soon as the caller may be pushed off its processor, because all sleep. */
+enum molt_deferred { MOLT_TOLD = 0, MOLT_LATER = 1, MOLT_SOON = 2 };
+
 /* A channel as its client holds it; private memory. */
 typedef struct {
     uint32_t channel;
@@ -14,7 +18,7 @@ typedef struct {
     uint8_t *into;                 /* where the next part of the reply goes */
     uint64_t wanted;               /* bytes of it still to come */
     uint32_t company;              /* more threads of this process that wait for quick requests, up to a few; see molt_contended */
-    int deferred;                  /* no sleeping executor was woken, because one is awake */
+    int deferred;                  /* enum molt_deferred */
     int untold;                    /* bytes were moved, and no executor had the request to be told of it */
     molt_patience patience;
 } molt_call;
@@ -147,7 +151,8 @@ static inline int molt_publish(molt_arena *a, molt_call *c) {
     atomic_store_explicit(&ch->doorbell_of, c->channel, memory_order_relaxed);
     atomic_store_explicit(&ch->published_at, molt_processor(), memory_order_relaxed);
     c->sent = c->taken = c->wanted = 0;
-    c->deferred = c->untold = 0;
+    c->deferred = MOLT_TOLD;
+    c->untold = 0;
     molt_send_more(a, c);
     uint32_t generation = MOLT_GENERATION(idle) + 1;
     c->word = MOLT_WITH_STATE(MOLT_IDLE_WORD(generation ? generation : 1), MOLT_READY);
@@ -163,22 +168,29 @@ static inline int molt_publish(molt_arena *a, molt_call *c) {
     return 1;
 }
 
-/* Tell the executors. One that is awake sees it by itself. Only if it doesn't soon, molt_await wakes another, since waking a
- * process is what costs most of a call. */
+/* Let executors that are awake see the request. Nobody is woken yet, for two reasons. To wake a process is what costs most of
+ * a call, and one that is awake may be enough. And the caller has Python's lock: the kernel likes to let whoever was woken run
+ * at once, in the caller's place. Then all other threads of its process stand before a lock whose holder doesn't run, and
+ * from then on they hand it over wherever one lets go of it, with switches by the dozen for each call. So molt_rouse and
+ * molt_await wake somebody, once the caller has let go of it. */
 static inline void molt_announce(molt_arena *a, molt_call *c) {
     MOLT_FAILPOINT(client.published);
     atomic_fetch_add(&a->header->published, 1);
     MOLT_FAILPOINT(client.announced);
-    c->deferred = molt_count_awake(a->executor_awake, a->geometry.slots) > 0;
-    if (!c->deferred)
+    c->deferred = molt_count_awake(a->executor_awake, a->geometry.slots) ? MOLT_LATER : MOLT_SOON;
+}
+
+/* Wake the executor that has not been woken so far, if the request is still queued. */
+static inline void molt_catch_up(molt_arena *a, molt_call *c) {
+    c->deferred = MOLT_TOLD;
+    if (MOLT_STATE(molt_look(a, c->channel)) == MOLT_READY)
         molt_wake_executor(a);
 }
 
-/* Wake the executor that was not woken because one was spinning. */
-static inline void molt_catch_up(molt_arena *a, molt_call *c) {
-    c->deferred = 0;
-    if (MOLT_STATE(molt_look(a, c->channel)) == MOLT_READY)
-        molt_wake_executor(a);
+/* After molt_announce: wake an executor, if none was awake. */
+static inline void molt_rouse(molt_arena *a, molt_call *c) {
+    if (c->deferred == MOLT_SOON)
+        molt_catch_up(a, c);
 }
 
 /* Have the doorbell of another channel rung for this one, where a thread of the same client waits for many. The caller
@@ -193,6 +205,7 @@ static inline void molt_redirect(molt_arena *a, molt_call *c, uint32_t doorbell_
  * executor has still to be woken. */
 static inline void molt_aim(molt_arena *a, molt_call *c, uint32_t bell) {
     atomic_store(&molt_channel_at(a, c->channel)->doorbell_of, MOLT_A_BELL + bell);
+    molt_rouse(a, c);
 }
 
 /* End a call from the client's side, or only if it is still queued. Returns the state it was found in: READY (it is IDLE
@@ -302,6 +315,7 @@ static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
     uint64_t start_ns = molt_now_ns(), now_ns = start_ns, until_ns = start_ns + molt_earlier(spin_ns, MOLT_GLANCE_NS);
     if (molt_contended(a, c, start_ns, spin_ns))
         return 0;
+    molt_rouse(a, c);
     int beside = molt_is_beside(patience);
     uint32_t state = MOLT_READY;
     atomic_store_explicit(&a->client_awake[c->channel], 1, memory_order_relaxed);
@@ -405,6 +419,7 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
                              const molt_flag *closed) {
     molt_doorbell *doorbell = &molt_channel_at(a, c->channel)->doorbell;
     molt_waiting w = {0};
+    molt_rouse(a, c);
     for (;;) {
         uint64_t seen = atomic_load(&doorbell->count), word = molt_look(a, c->channel);
         if (!molt_is_of(c, word))

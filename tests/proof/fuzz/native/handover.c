@@ -270,8 +270,10 @@ static void publish(uint32_t i, molt_input *in) {
 
 static void announce(uint32_t i) {
     channel_model *c = &channels[i];
-    if (!c->announced && !c->gone)
+    if (!c->announced && !c->gone) {
         molt_announce(&a, &c->call);
+        molt_rouse(&a, &c->call);
+    }
     c->announced = 1;
 }
 
