@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextvars
 import datetime
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -47,9 +48,14 @@ def _of_time_zone() -> Variables:
 
 
 def _set_by(activate: Callable[..., object], *args: object) -> Variables:
-    """The context variables that a function sets. None: it keeps what is active elsewhere, or keeps nothing."""
+    """The context variables that a function sets. None: it keeps what is active elsewhere, or keeps nothing.
+
+    It is called in a thread of its own, so that it activates nothing here wherever it keeps that.
+    """
     context = contextvars.Context()
-    context.run(activate, *args)
+    thread = threading.Thread(target=context.run, args=(activate, *args))
+    thread.start()
+    thread.join()
     return tuple(context)
 
 

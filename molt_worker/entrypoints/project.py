@@ -112,10 +112,16 @@ class Requests:
             for connection in self._connections:
                 connection.queries_log.clear()
                 connection.close_if_unusable_or_obsolete()
+        except Exception as exc:
+            self._failed_before(exc)
+        try:
             if metadata:
                 _activate(codec.decode_metadata(metadata))
         except Exception as exc:
-            self._say("error", "before_request_failed", {"error": f"{type(exc).__name__}: {exc}"})
+            self._failed_before(exc)
+
+    def _failed_before(self, exc: Exception) -> None:
+        self._say("error", "before_request_failed", {"error": f"{type(exc).__name__}: {exc}"})
 
     def end(self, entry: str) -> None:
         """Do what Django does after a request. Transactions that the entrypoint has left open are rolled back."""

@@ -155,6 +155,8 @@ class Runner:
     number: int = 0  #: this executor's, for the metrics
     #: Called before each entrypoint, with the request's metadata; raises nothing.
     before: Callable[[bytes], None] | None = None
+    #: Called after each one with its name, also if it has failed; raises nothing. It counts as part of the request.
+    after: Callable[[str], None] | None = None
     own_clock: bool = False  #: no supervisor watches deadlines: `current_request().check()` reads the clock
     #: A stop has interrupted something that can't be done again, so no other request may run in this process.
     spoiled: bool = False
@@ -243,8 +245,12 @@ class Runner:
         except RequestStopped:
             status, encoding, body = _encoded_error(timed_out_running())
         del failure  # its traceback refers to this frame
+        over_ns = ended_ns
+        if self.after is not None:
+            self.after(request.entry)
+            over_ns = 0
         queue_us = (started_ns - request.sent_ns) // 1000 if request.sent_ns else 0
-        exec_us = ((ended_ns or time.monotonic_ns()) - started_ns) // 1000
+        exec_us = ((over_ns or time.monotonic_ns()) - started_ns) // 1000
         response = Response(
             request.request_id,
             status,

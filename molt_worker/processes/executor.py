@@ -61,9 +61,14 @@ def serve(
     for module, exc in late_imports.run(number):
         failed: dict[str, object] = {"module": module, "error": f"{type(exc).__name__}: {exc}"}
         say("warning", "late_import_failed", failed)
-    requests = project.Requests(say) if in_project else None
-    if requests is not None:
-        runner.before = requests.begin
+    if in_project:
+        requests = project.Requests(say)
+
+        def end(entry: str) -> None:
+            if not forked:  # an entrypoint's child: connections are its parent's
+                requests.end(entry)
+
+        runner.before, runner.after = requests.begin, end
     try:
         endpoint.announce()
         while (item := endpoint.receive()) is not None:
@@ -72,13 +77,10 @@ def serve(
                 claimed = Request(item.raw_id, "", generation=item.raw_generation)
                 endpoint.answer(claimed, error_response(claimed, MoltInvalidInput(item.detail)))
                 continue
-            own = context.copy()
-            response = own.run(run, item, endpoint.serial)
+            response = context.copy().run(run, item, endpoint.serial)
             if forked:
                 os._exit(0)  # this is the entrypoint's child: only its parent answers
             endpoint.answer(item, response)
-            if requests is not None:
-                own.run(requests.end, item.entry)
             if response.status is not Status.OK and (why := _why_to_leave(runner, response)):
                 fields: dict[str, object] = {"executor": number, "why": why}
                 if runner.spoiled:

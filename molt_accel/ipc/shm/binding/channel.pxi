@@ -230,9 +230,8 @@ cdef class Channel:
         return self.c.deferred != 0
 
     def catch_up(self):
-        """Wake an executor if the request was left to one that is awake, and is still queued."""
-        if self.c.deferred:
-            molt_catch_up(&self.arena.a, &self.c)
+        """Wake an executor if the request is still queued."""
+        molt_catch_up(&self.arena.a, &self.c)
 
     @property
     def flows(self):

@@ -452,7 +452,9 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
         if (awake)
             molt_await_awake(a, c, &w, seen, until_ns);
         /* The caller looks for signals also when the time is up: one that came before the park has interrupted nothing. */
-        else if (molt_park(doorbell, &doorbell->count, seen, molt_earlier(until_ns, now_ns + MOLT_PARK_NS)) != MOLT_CHANGED)
+        else if (molt_park(doorbell, &doorbell->count, seen, molt_earlier(until_ns, now_ns + MOLT_PARK_NS)) != MOLT_CHANGED) {
+            c->deferred = MOLT_SOON; /* who was woken may have been stopped, or whoever should have woken it was killed */
             return MOLT_AWAIT_SIGNAL;
+        }
     }
 }

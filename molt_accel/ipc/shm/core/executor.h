@@ -167,21 +167,11 @@ static inline void molt_meet_client(molt_arena *a, molt_executor *e, uint64_t sp
 /* How soon an executor looks again that has stepped back from another one; each after a time of its own. */
 #define MOLT_LOOK_AGAIN_NS 200000u
 
-/* How long an idle executor sleeps while another one watches. */
+/* How long an executor sleeps that finds no request. If a wake-up is lost, whoever waits for the request makes up for it much
+ * sooner, see molt_await. So a large idle pool takes next to no processor time. */
 #ifndef MOLT_REST_NS
 #define MOLT_REST_NS 1000000000u
 #endif
-
-/* How long an executor sleeps that finds no request. Of all that are idle the first one watches: it looks again soon, in
- * case that a wake-up was lost. If each did, a large pool would take processor time for nothing. */
-static inline uint64_t molt_rest_ns(const molt_arena *a, const molt_executor *e) {
-    if (e->full)
-        return MOLT_LOOK_AGAIN_NS * (1 + e->slot % 8);
-    for (uint32_t i = 0; i < e->slot; i++)
-        if (atomic_load_explicit(&a->slots[i].state, memory_order_relaxed) == MOLT_SLOT_IDLE)
-            return MOLT_REST_NS;
-    return MOLT_PARK_NS;
-}
 
 /* Wait for the next request and claim it. Spins at most `spin_ns`, if fewer than `spinners` executors do. */
 static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t spin_ns, uint32_t spinners) {
@@ -219,7 +209,8 @@ static inline int molt_next_request(molt_arena *a, molt_executor *e, uint64_t sp
         }
         molt_tell_awake(a, e, 0);
         /* A signal that came just before the wait did not interrupt it: look for one after a wait in vain, too. */
-        if (molt_park(&slot->doorbell, &a->header->published, seen, now_ns + molt_rest_ns(a, e)) != MOLT_CHANGED)
+        uint64_t rest_ns = e->full ? MOLT_LOOK_AGAIN_NS * (1 + e->slot % 8) : MOLT_REST_NS;
+        if (molt_park(&slot->doorbell, &a->header->published, seen, now_ns + rest_ns) != MOLT_CHANGED)
             return MOLT_NEXT_SIGNAL;
     }
 }

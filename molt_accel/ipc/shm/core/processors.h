@@ -7,7 +7,6 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -56,7 +55,8 @@ static inline cpu_set_t molt_one_processor(uint32_t processor) {
     return one;
 }
 
-/* Let a thread that has moved run everywhere again; not if somebody else has told it where to run meanwhile. */
+/* Let a thread that has moved run everywhere again; not if somebody else has told it where to run meanwhile. Where that is
+ * forbidden it stays held, and tries again. */
 static inline void molt_set_free(molt_mover *mover) {
     cpu_set_t now, held = molt_one_processor(mover->held_at), everywhere;
     memset(&everywhere, 0xff, sizeof everywhere); /* the kernel leaves out what isn't there, or not in its cpuset */
@@ -73,9 +73,13 @@ static inline void molt_set_free(molt_mover *mover) {
  * what is left of it within the cpuset, and what a wider cpuset adds later would be lost. */
 static inline void molt_move_to(molt_mover *mover, uint32_t processor, uint64_t now_ns) {
     cpu_set_t now, one;
-    if (mover->stays || mover->held_at || now_ns - mover->moved_ns < MOLT_MOVE_NS)
+    if (mover->stays || now_ns - mover->moved_ns < MOLT_MOVE_NS)
         return;
     mover->moved_ns = now_ns;
+    if (mover->held_at) {
+        molt_set_free(mover);
+        return;
+    }
     if (!mover->knows)
         molt_find_online(&mover->online);
     mover->knows = 1;

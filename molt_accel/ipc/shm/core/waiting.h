@@ -62,9 +62,7 @@ static inline int molt_has_to_follow(const molt_patience *patience, int contende
 }
 
 static inline void molt_follow(molt_mover *mover, const molt_patience *patience, int contended) {
-    if (mover->held_at)
-        molt_set_free(mover);
-    if (molt_has_to_follow(patience, contended))
+    if (mover->held_at || molt_has_to_follow(patience, contended))
         molt_move_to(mover, patience->other_at, molt_now_ns());
 }
 

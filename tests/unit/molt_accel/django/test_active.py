@@ -93,6 +93,16 @@ def test_django_is_asked_where_what_is_active_is_kept_in_no_context_variable(
         assert active_metadata() == {**GERMAN, **TOKYO}
 
 
+def test_to_learn_where_something_is_kept_activates_nothing_here() -> None:
+    kept = threading.local()  # as older releases of asgiref have it
+
+    def activate(what: str) -> None:
+        kept.what = what
+
+    assert active._set_by(activate, "UTC") == ()
+    assert not vars(kept)
+
+
 @pytest.mark.parametrize("uses_zones", [False, True])
 def test_a_time_zone_travels_only_where_the_project_has_some(uses_zones: bool) -> None:
     with override_settings(USE_TZ=uses_zones), timezone.override("Asia/Tokyo"):

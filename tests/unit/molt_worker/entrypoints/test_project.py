@@ -130,6 +130,17 @@ def test_what_fails_around_a_request_is_said_and_fails_no_request(
     assert said[1][2] == {"entry": "list", "error": "ZeroDivisionError: division by zero"}
 
 
+def test_a_connection_that_fails_leaves_a_request_its_language(
+    connection: SimpleNamespace, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django.utils.translation.activate", connection.done.append)
+    requests = requests_of(said)
+    connection.close_if_unusable_or_obsolete = lambda: 1 / 0
+    requests.begin(codec.encode_metadata({"language": "de"}))
+    assert connection.done == ["clear_log", "de"]
+    assert [event for _, event, _ in said] == ["before_request_failed"]
+
+
 @pytest.mark.parametrize(
     ("state", "left_open"),
     [

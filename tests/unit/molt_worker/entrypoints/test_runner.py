@@ -317,6 +317,24 @@ def test_except_exception_does_not_swallow_a_stop() -> None:
     assert issubclass(RequestCancelled, RequestStopped)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_comes_after_an_entrypoint_is_part_of_its_request_and_interrupted_by_nothing(
+    fails: bool,
+) -> None:
+    def after(entry: str) -> None:
+        bench.stop()
+        bench.interrupt()
+        time.sleep(0.005)
+        done.append(entry)
+
+    done: list[str] = []
+    bench = Bench(raising(KeyError("k")) if fails else len, after=after)
+    response = bench.run([1])
+    assert done == ["f"]
+    assert response.status is (Status.INTERNAL_ERROR if fails else Status.OK)
+    assert response.exec_us >= 5000
+
+
 @pytest.fixture
 def real_signal() -> Iterator[Callable[[Runner], None]]:
     before = signal.getsignal(signal.SIGUSR1)

@@ -5,6 +5,7 @@ import signal
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
+from pathlib import Path
 
 import pytest
 
@@ -164,6 +165,37 @@ def test_a_request_of_a_project_begins_and_ends_in_a_context_of_its_own(
         endpoint = ScriptedEndpoint(request(1, "echo"), request(2, "echo"))
         assert serving(endpoint, echo, in_project=True) == 0
         assert ended == [["begin b''", "echo", "end echo"]] * 2
+
+    in_child(check)
+
+
+def test_what_ends_a_request_of_a_project_comes_before_its_answer_and_not_in_a_forked_child(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended = tmp_path / "ended"
+
+    class Requests:
+        def __init__(self, say: object) -> None:
+            pass
+
+        def begin(self, metadata: bytes) -> None:
+            assert not ended.exists()
+
+        def end(self, entry: str) -> None:
+            with ended.open("a") as file:
+                file.write(f"{entry} {len(endpoint.answers)}\n")
+
+    def fork_and_return(payload: object) -> None:
+        children.append(os.fork())
+
+    children: list[int] = []
+    endpoint = ScriptedEndpoint(request(1, "fork_and_return"))
+    monkeypatch.setattr("molt_worker.entrypoints.project.Requests", Requests)
+
+    def check() -> None:
+        assert serving(endpoint, fork_and_return, in_project=True) == 0
+        assert exit_code(children[0]) == 0
+        assert ended.read_text() == "fork_and_return 0\n"
 
     in_child(check)
 
