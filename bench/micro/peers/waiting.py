@@ -17,6 +17,13 @@ LOOK_S = 0.005
 FIRST_S = 0.1
 
 
+def _locked(path: Path) -> IO[bytes]:
+    """Lock a file, which is free. Closing it lets go of the lock."""
+    file = path.open("wb")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
 class _Waiting(MoltPeer):
     """From `start` to `stop` the requests wait for a lock on a file, which this process has."""
 
@@ -33,13 +40,11 @@ class _Waiting(MoltPeer):
         path = self.setup.scratch / "lock"
         count = self.executors - 1
         self._threads = ThreadPoolExecutor(count)
-        with path.open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(path):
             first = self._threads.submit(self._wait, path)
             time.sleep(FIRST_S)
         first.result()
-        self._lock = path.open("wb")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = _locked(path)
         self._waiting = [self._threads.submit(self._wait, path) for _ in range(count)]
         until = time.monotonic() + TAKEN_UP_S
         while self._running_beside() < count:

@@ -375,7 +375,10 @@ class Loops:
             return
         self._asked = self._ask()
         if not self._asked:  # it doesn't read what it is sent, or is gone
-            self._refused_until_s = time.monotonic() + _REFUSED_S
+            self._ask_no_more_for_a_while()
+
+    def _ask_no_more_for_a_while(self) -> None:
+        self._refused_until_s = time.monotonic() + _REFUSED_S
 
     def sweep(self) -> None:
         """Take the bells back of loops that are closed or gone, and care for calls that they have left.
@@ -396,7 +399,7 @@ class Loops:
         with self._lock:
             self._asked = False
             if number is None or fd is None:
-                self._refused_until_s = time.monotonic() + _REFUSED_S
+                self._ask_no_more_for_a_while()
                 return
             bell = Bell(number, fd)
             if not self._over:

@@ -110,9 +110,9 @@ static inline molt_around molt_look_around(const molt_arena *a, const molt_call 
         uint32_t state = MOLT_STATE(molt_look(a, i));
         if (state == MOLT_IDLE || state == MOLT_DONE || state == MOLT_FAILED || i == c->channel)
             continue;
-        around.queued += state == MOLT_READY;
-        around.ahead += state == MOLT_READY &&
-                        (int64_t)(atomic_load_explicit(&a->ticket_of[i], memory_order_relaxed) - ticket) < 0;
+        uint32_t queued = state == MOLT_READY;
+        around.queued += queued;
+        around.ahead += queued && (int64_t)(atomic_load_explicit(&a->ticket_of[i], memory_order_relaxed) - ticket) < 0;
         around.of_own += atomic_load_explicit(&a->entry_of[i], memory_order_relaxed) == c->entry;
         around.work_ns += molt_usual_ns(molt_entry_of(a, i));
     }

@@ -66,8 +66,9 @@ static inline void molt_set_free(molt_mover *mover) {
         mover->held_at = 0;
 }
 
-/* Go on on another processor; the kernel may move this thread again at any time. It is the way to get two threads to where
- * a wake-up is only a switch: the kernel by itself wakes a thread where it ran before.
+/* Go on on another processor; or, if this thread is still held since its last move, only try again to be set free. The kernel
+ * may move it again at any time. It is the way to get two threads to where a wake-up is only a switch: the kernel by itself
+ * wakes a thread where it ran before.
  *
  * Only a thread that may run everywhere moves. A narrower affinity could not be put back as it was: what the kernel tells is
  * what is left of it within the cpuset, and what a wider cpuset adds later would be lost. */
