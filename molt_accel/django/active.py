@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextvars
 import datetime
 import functools
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from django.conf import settings
@@ -26,11 +26,11 @@ _UNSET: Final = object()
 def active_metadata() -> dict[str, Any]:
     """Return the active language and time zone, if they are not those of the settings."""
     metadata: dict[str, Any] = {}
-    if _may_be_set(_of_language()):
+    if _may_be_set(_of_language):
         language = translation.get_language()
         if language and language != settings.LANGUAGE_CODE:
             metadata[METADATA_LANGUAGE] = language
-    if _may_be_set(_of_time_zone()) and settings.USE_TZ:
+    if _may_be_set(_of_time_zone) and settings.USE_TZ:
         time_zone = timezone.get_current_timezone_name()
         if time_zone != settings.TIME_ZONE:
             metadata[METADATA_TIME_ZONE] = time_zone
@@ -51,15 +51,20 @@ def _set_by(activate: Callable[..., object], *args: object) -> Variables:
     """The context variables that a function sets. None: it keeps what is active elsewhere, or keeps nothing.
 
     It is called in a thread of its own, so that it activates nothing here wherever it keeps that.
+
+    Raises RuntimeError: no thread can be started; and what the function raises.
     """
     context = contextvars.Context()
-    thread = threading.Thread(target=context.run, args=(activate, *args))
-    thread.start()
-    thread.join()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(context.run, activate, *args).result()
     return tuple(context)
 
 
-def _may_be_set(variables: Variables) -> bool:
+def _may_be_set(find: Callable[[], Variables]) -> bool:
+    try:
+        variables = find()
+    except Exception:  # the next call tries again
+        return True
     for variable in variables:  # mostly one: `any` would cost more than the look
         if variable.get(_UNSET) is not _UNSET:
             return True

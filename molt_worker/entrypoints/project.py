@@ -107,43 +107,62 @@ class Requests:
         self._connections: Sequence[Any] = self._connected()
 
     def begin(self, metadata: bytes) -> None:
-        """Do what Django does before a request, and activate the language and time zone that its metadata has."""
-        try:
-            for connection in self._connections:
+        """Do what Django does before a request, and activate the language and time zone that its metadata has.
+
+        What fails is logged, and all else is done. Nothing that the project's backends raise ends the executor.
+        """
+        for connection in self._connections:
+            try:
                 connection.queries_log.clear()
                 connection.close_if_unusable_or_obsolete()
-        except Exception as exc:
-            self._failed_before(exc)
+            except BaseException as exc:
+                self._failed_before(exc)
         try:
             if metadata:
                 _activate(codec.decode_metadata(metadata))
-        except Exception as exc:
+        except BaseException as exc:
             self._failed_before(exc)
 
-    def _failed_before(self, exc: Exception) -> None:
+    def _failed_before(self, exc: BaseException) -> None:
         self._say("error", "before_request_failed", {"error": f"{type(exc).__name__}: {exc}"})
 
     def end(self, entry: str) -> None:
-        """Do what Django does after a request. Transactions that the entrypoint has left open are rolled back."""
+        """Do what Django does after a request. Transactions that the entrypoint has left open are rolled back.
+
+        What fails is logged, and all else is done. The entrypoint has ended: nothing takes its result away any more.
+        """
         try:
             self._connections = self._connected()
-            for connection in self._connections:
-                if connection.connection is not None and _in_transaction(connection):
-                    what: dict[str, object] = {
-                        "entry": entry,
-                        "database": connection.alias,
-                        "hint": "it is rolled back",
-                    }
-                    self._say("warning", "transaction_left_open", what)
-                    connection.in_atomic_block = False  # else the connection would stay, closed
-                    connection.close()
+        except BaseException as exc:
+            self._failed_after(entry, exc)
+        for connection in self._connections:
+            try:
+                self._end_transaction(connection, entry)
                 connection.close_if_unusable_or_obsolete()
-            if self._closes_caches:
-                self._caches.close_all()
-        except Exception as exc:
-            self._say(
-                "error", "after_request_failed", {"entry": entry, "error": f"{type(exc).__name__}: {exc}"}
-            )
+            except BaseException as exc:
+                self._failed_after(entry, exc)
+        if self._closes_caches:
+            for cache in self._caches.all(initialized_only=True):
+                try:
+                    cache.close()
+                except BaseException as exc:
+                    self._failed_after(entry, exc)
+
+    def _end_transaction(self, connection: Any, entry: str) -> None:
+        if connection.connection is None or not _in_transaction(connection):
+            return
+        what: dict[str, object] = {"entry": entry, "database": connection.alias, "hint": "it is rolled back"}
+        self._say("warning", "transaction_left_open", what)
+        # Else `close` would keep the connection that it closes, and nothing would open another one.
+        connection.in_atomic_block = False
+        connection.atomic_blocks, connection.savepoint_ids = [], []
+        if connection.closed_in_transaction:  # by the entrypoint
+            connection.connection = None
+        else:
+            connection.close()
+
+    def _failed_after(self, entry: str, exc: BaseException) -> None:
+        self._say("error", "after_request_failed", {"entry": entry, "error": f"{type(exc).__name__}: {exc}"})
 
 
 def _cache_closes() -> bool:

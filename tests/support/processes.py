@@ -51,6 +51,12 @@ def in_thread(work: Callable[..., object], *args: object) -> threading.Thread:
     return thread
 
 
+def asleep(thread: threading.Thread) -> bool:
+    """Whether a thread of this process waits for something."""
+    stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "S"
+
+
 def wait_until(condition: Callable[[], Any], timeout_s: float = 20) -> Any:
     """Ask until the condition holds and return what it said; fail after the time, generous on purpose."""
     until = time.monotonic() + timeout_s

@@ -4,7 +4,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +27,6 @@ from molt_accel.ipc.messages import (
 )
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.ipc.shm.layout import ChannelState, Gauge, idle_word, state_of
-from molt_accel.transports.shm.completion import CompletionThread
 from molt_accel.transports.shm.connection import Connection
 from molt_accel.transports.shm.transport import ShmTransport
 from tests.support.processes import closing_all
@@ -198,13 +196,6 @@ class FakePool:
 
 
 MakePool = Callable[..., FakePool]
-
-
-def asleep(completion_thread: CompletionThread) -> bool:
-    """Whether its thread waits, for its doorbell or anything else."""
-    assert completion_thread._thread is not None
-    stat = Path(f"/proc/self/task/{completion_thread._thread.native_id}/stat").read_text()
-    return stat.rpartition(")")[2].split()[0] == "S"
 
 
 @pytest.fixture

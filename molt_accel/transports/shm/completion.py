@@ -117,10 +117,7 @@ class CompletionThread:
             if self._stopping and self._over():
                 return
             if self._doorbell is not None:
-                before, heard = heard, self._doorbell.listen(heard, until_ns)
-                if heard == before:  # the executor that was woken may have been stopped
-                    for call in list(self._calls.values()):
-                        call.channel.catch_up()
+                heard = self._doorbell.listen(heard, until_ns)
             else:
                 time.sleep(_BLIND_S)
 

@@ -182,8 +182,6 @@ class LoopCalls:
         self._timer_ns = NEVER
         self._arm()  # a ring may have been lost
         self.look()
-        for call in list(self._calls):  # or the executor that was woken was stopped
-            call.channel.catch_up()
         loop = self._loop()
         if self._calls and loop is not None:
             now_ns = time.monotonic_ns()

@@ -1431,19 +1431,42 @@ static void test_executors_with_quick_requests_are_ours(void) {
     free_arena(&a);
 }
 
-/* The executor that was woken is stopped: the next sleep wakes another one. */
+static uint32_t asleep(const molt_arena *a) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < a->geometry.slots; i++)
+        count += atomic_load(&a->slots[i].doorbell.parked) != 0;
+    return count;
+}
+
+/* The executors that were woken are stopped. Whoever sleeps wakes another one after each sleep, and whoever only looks, each
+ * time that so much time has passed. */
 static void test_who_waits_in_vain_wakes_another_executor(void) {
-    molt_arena a = new_arena(1, 2, RING);
-    molt_call c;
-    must_publish(&a, &c, 0);
-    park_slot(&a, 0, MOLT_SLOT_IDLE);
-    park_slot(&a, 1, MOLT_SLOT_IDLE);
-    molt_announce(&a, &c);
-    for (uint64_t still_asleep = 1; still_asleep + 1; still_asleep--) {
-        CHECK(molt_await(&a, &c, UINT64_MAX, 0, 0, &open_flag) == MOLT_AWAIT_SIGNAL);
-        CHECK(atomic_load(&a.slots[0].doorbell.parked) + atomic_load(&a.slots[1].doorbell.parked) == still_asleep);
+    for (int sleeps = 0; sleeps < 2; sleeps++) {
+        uint64_t until_ns = sleeps ? UINT64_MAX : 0;
+        int ends_by = sleeps ? MOLT_AWAIT_SIGNAL : MOLT_AWAIT_TIME;
+        molt_arena a = new_arena(1, 3, RING);
+        molt_call c;
+        must_publish(&a, &c, 0);
+        for (uint32_t slot = 0; slot < 3; slot++)
+            park_slot(&a, slot, MOLT_SLOT_IDLE);
+        molt_announce(&a, &c);
+        CHECK(!c.insist_ns);
+        uint64_t before_ns = molt_now_ns();
+        CHECK(molt_await(&a, &c, until_ns, 0, 0, &open_flag) == ends_by);
+        CHECK(asleep(&a) == 2 && c.insist_ns >= before_ns + MOLT_INSIST_NS);
+        c.insist_ns = UINT64_MAX; /* too early */
+        CHECK(molt_await(&a, &c, until_ns, 0, 0, &open_flag) == ends_by);
+        CHECK(asleep(&a) == 2);
+        for (uint32_t still_asleep = 1; still_asleep + 1; still_asleep--) {
+            c.insist_ns = 1;
+            CHECK(molt_await(&a, &c, until_ns, 0, 0, &open_flag) == ends_by);
+            CHECK(asleep(&a) == still_asleep && c.insist_ns >= before_ns + MOLT_INSIST_NS);
+        }
+        put(&a, 0, MOLT_IDLE_WORD(MOLT_GENERATION(c.word)));
+        must_publish(&a, &c, 0); /* the next request begins anew */
+        CHECK(!c.insist_ns);
+        free_arena(&a);
     }
-    free_arena(&a);
 }
 
 static void test_who_waits_looks_again_by_himself(void) {

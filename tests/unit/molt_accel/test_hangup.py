@@ -5,12 +5,11 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from molt_accel.hangup import HangupWatcher, hangups
-from tests.support.processes import exit_code, fork, in_thread, wait_until
+from tests.support.processes import asleep, exit_code, fork, in_thread, wait_until
 
 
 @pytest.fixture
@@ -215,11 +214,6 @@ def test_what_was_watched_ends_when_its_owner_closes_it(pair: tuple[socket.socke
     served.close()
     assert browser.recv(1) == b""
     assert not called.is_set()
-
-
-def asleep(thread: threading.Thread) -> bool:
-    stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
-    return stat.rpartition(")")[2].split()[0] == "S"
 
 
 def test_watching_many_connections_calls_back_for_the_right_one() -> None:

@@ -197,16 +197,19 @@ cdef class ChannelCall:
         cdef Channel channel = self.channel
         cdef molt_arena *a = &channel.arena.a
         cdef uint64_t word = molt_look(a, channel.index)
-        return (
+        if (
             not molt_is_of(&channel.c, word) or molt_is_over(word) or now_ns >= self.look_ns or now_ns >= self.until_ns
             or self.has_ended() or molt_flows(a, &channel.c, word)
-        )
+        ):
+            return True
+        molt_insist(a, &channel.c, now_ns)
+        return False
 
 
 def due_calls(calls not None, Arena arena not None, uint64_t now_ns):
     """Which of these calls are to be looked at: they seem to have ended, have bytes to move, or their time has come.
 
-    All of them, if the connection has ended.
+    All of them, if the connection has ended. For others that have been queued for long, another executor is woken.
     """
     if flag_is_set(&arena.closed):
         return list(calls)

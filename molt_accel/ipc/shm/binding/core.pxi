@@ -126,6 +126,7 @@ cdef extern from "molt_core.h" nogil:
     void molt_redirect(molt_arena *, molt_call *, uint32_t)
     void molt_aim(molt_arena *, molt_call *, uint32_t)
     void molt_catch_up(molt_arena *, molt_call *)
+    void molt_insist(molt_arena *, molt_call *, uint64_t)
     bint molt_is_of(const molt_call *, uint64_t)
     bint molt_is_over(uint64_t)
     bint molt_flows(const molt_arena *, const molt_call *, uint64_t)

@@ -19,6 +19,7 @@ typedef struct {
     uint64_t wanted;               /* bytes of it still to come */
     uint32_t company;              /* more threads of this process that wait for quick requests, up to a few; see molt_contended */
     int deferred;                  /* enum molt_deferred */
+    uint64_t insist_ns;            /* when another executor is woken for it, if it is still queued; 0: nobody has waited yet */
     int untold;                    /* bytes were moved, and no executor had the request to be told of it */
     molt_patience patience;
 } molt_call;
@@ -152,6 +153,7 @@ static inline int molt_publish(molt_arena *a, molt_call *c) {
     atomic_store_explicit(&ch->published_at, molt_processor(), memory_order_relaxed);
     c->sent = c->taken = c->wanted = 0;
     c->deferred = MOLT_TOLD;
+    c->insist_ns = 0;
     c->untold = 0;
     molt_send_more(a, c);
     uint32_t generation = MOLT_GENERATION(idle) + 1;
@@ -185,6 +187,19 @@ static inline void molt_catch_up(molt_arena *a, molt_call *c) {
     c->deferred = MOLT_TOLD;
     if (MOLT_STATE(molt_look(a, c->channel)) == MOLT_READY)
         molt_wake_executor(a);
+}
+
+/* How long a request has been queued before whoever waits for it wakes another executor: the one that was woken may have been
+ * stopped, or whoever should have woken one was killed. Idle ones look by themselves once in MOLT_REST_NS only. */
+#define MOLT_INSIST_NS (MOLT_PARK_NS / 2)
+
+/* Whoever waits for a call, in whatever way, comes here when there is nothing to do for it. */
+static inline void molt_insist(molt_arena *a, molt_call *c, uint64_t now_ns) {
+    if (c->insist_ns && now_ns < c->insist_ns)
+        return;
+    if (c->insist_ns)
+        molt_catch_up(a, c);
+    c->insist_ns = now_ns + MOLT_INSIST_NS;
 }
 
 /* After molt_announce: wake an executor, if none was awake. */
@@ -438,9 +453,10 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
         }
         if (atomic_load(closed))
             return MOLT_AWAIT_CLOSED;
+        uint64_t now_ns = molt_now_ns();
+        molt_insist(a, c, now_ns);
         if (!until_ns)
             return MOLT_AWAIT_TIME;
-        uint64_t now_ns = molt_now_ns();
         if (!w.start_ns)
             molt_start_waiting(a, c, &w, now_ns, spin_ns, spinners);
         if (now_ns >= until_ns)
@@ -452,9 +468,7 @@ static inline int molt_await(molt_arena *a, molt_call *c, uint64_t until_ns, uin
         if (awake)
             molt_await_awake(a, c, &w, seen, until_ns);
         /* The caller looks for signals also when the time is up: one that came before the park has interrupted nothing. */
-        else if (molt_park(doorbell, &doorbell->count, seen, molt_earlier(until_ns, now_ns + MOLT_PARK_NS)) != MOLT_CHANGED) {
-            c->deferred = MOLT_SOON; /* who was woken may have been stopped, or whoever should have woken it was killed */
+        else if (molt_park(doorbell, &doorbell->count, seen, molt_earlier(until_ns, now_ns + MOLT_PARK_NS)) != MOLT_CHANGED)
             return MOLT_AWAIT_SIGNAL;
-        }
     }
 }

@@ -31,9 +31,12 @@ def _german(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(trans_real, "translation", translation)
     monkeypatch.setattr("django.utils.translation._trans", trans_real)
-    active._of_language.cache_clear()
+    learnt = (active._of_language, active._of_time_zone)
+    for each in learnt:
+        each.cache_clear()
     yield
-    active._of_language.cache_clear()
+    for each in learnt:
+        each.cache_clear()
 
 
 @contextlib.contextmanager
@@ -91,6 +94,23 @@ def test_django_is_asked_where_what_is_active_is_kept_in_no_context_variable(
     assert active_metadata() == {}
     with _both():
         assert active_metadata() == {**GERMAN, **TOKYO}
+
+
+def test_django_is_asked_as_long_as_it_can_not_be_learnt_where_something_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch, _both():
+        patch.setattr(threading.Thread, "start", start)
+        assert active_metadata() == {**GERMAN, **TOKYO}
+    with monkeypatch.context() as patch:
+        patch.setattr("django.utils.translation.deactivate_all", lambda: 1 / 0)
+        assert active_metadata() == {}
+    assert active._of_language.cache_info().currsize == 0
+    assert active_metadata() == {}
+    assert active._of_language.cache_info().currsize == 1
 
 
 def test_to_learn_where_something_is_kept_activates_nothing_here() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db import transaction
+from django.db.utils import ConnectionHandler
 
 from molt_accel import codec
 from molt_worker.entrypoints import project
@@ -33,12 +35,13 @@ def said() -> Said:
 
 @pytest.fixture
 def connection(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The only database of the project. It notes what is done with it."""
+    """The only database of the project. It notes what is done with it, and with the project's cache."""
     done: list[str] = []
     fake = SimpleNamespace(
         alias="default",
         connection=object(),
         in_atomic_block=False,
+        closed_in_transaction=False,
         autocommit=True,
         settings_dict={"AUTOCOMMIT": True},
         close=lambda: done.append("close"),
@@ -47,7 +50,8 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         done=done,
     )
     monkeypatch.setattr("django.db.connections", SimpleNamespace(all=lambda **_: [fake]))
-    monkeypatch.setattr("django.core.cache.caches.close_all", lambda: done.append("close_caches"))
+    cache = SimpleNamespace(close=lambda: done.append("close_cache"))
+    monkeypatch.setattr("django.core.cache.caches", SimpleNamespace(all=lambda **_: [cache]))
     monkeypatch.setitem(settings.CACHES, "default", {"BACKEND": f"{CACHES}.memcached.PyMemcacheCache"})
     return fake
 
@@ -116,18 +120,44 @@ def test_a_request_begins_as_in_a_server_in_the_caller_s_language_and_time_zone(
     assert said == []
 
 
-def test_what_fails_around_a_request_is_said_and_fails_no_request(
-    connection: SimpleNamespace, said: Said
+@pytest.mark.parametrize("error", [ZeroDivisionError("an error"), SystemExit("an error")])
+def test_what_fails_around_a_request_is_said_and_all_else_is_done(
+    connection: SimpleNamespace, said: Said, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    bad = SimpleNamespace(**{**vars(connection), "close_if_unusable_or_obsolete": fail})
+    good_cache, bad_cache = (
+        SimpleNamespace(close=lambda: done.append("close_cache")),
+        SimpleNamespace(close=fail),
+    )
+    done = connection.done
+    monkeypatch.setattr("django.db.connections", SimpleNamespace(all=lambda **_: [bad, connection]))
+    monkeypatch.setattr("django.core.cache.caches", SimpleNamespace(all=lambda **_: [bad_cache, good_cache]))
+    monkeypatch.setattr("django.utils.timezone.activate", fail)
     requests = requests_of(said)
-    requests.begin(codec.encode_metadata({"time_zone": "No/Where"}))
-    connection.close_if_unusable_or_obsolete = lambda: 1 / 0
+    requests.begin(codec.encode_metadata({"time_zone": "Asia/Tokyo"}))
+    assert done == ["clear_log", "clear_log", "close_old"]
+    done.clear()
     requests.end("list")
-    assert [(level, event) for level, event, _ in said] == [
-        ("error", "before_request_failed"),
-        ("error", "after_request_failed"),
-    ]
-    assert said[1][2] == {"entry": "list", "error": "ZeroDivisionError: division by zero"}
+    assert done == ["close_old", "close_cache"]
+    what = f"{type(error).__name__}: an error"
+    assert (
+        said
+        == [("error", "before_request_failed", {"error": what})] * 2
+        + [("error", "after_request_failed", {"entry": "list", "error": what})] * 2
+    )
+
+
+def test_connections_that_can_not_be_looked_for_are_said(
+    connection: SimpleNamespace, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([[connection]])
+    monkeypatch.setattr("django.db.connections", SimpleNamespace(all=lambda **_: next(looks)))
+    requests_of(said).end("list")
+    assert connection.done == ["close_old", "close_cache"]
+    assert [event for _, event, _ in said] == ["after_request_failed"]
 
 
 def test_a_connection_that_fails_leaves_a_request_its_language(
@@ -156,10 +186,41 @@ def test_a_transaction_that_was_left_open_is_rolled_back_and_said(
 ) -> None:
     vars(connection).update(state)
     requests_of(said).end("list")
-    assert connection.done == (["close"] if left_open else []) + ["close_old", "close_caches"]
+    assert connection.done == (["close"] if left_open else []) + ["close_old", "close_cache"]
     wanted = {"entry": "list", "database": "default", "hint": "it is rolled back"}
     assert said == ([("warning", "transaction_left_open", wanted)] if left_open else [])
     assert not (left_open and connection.in_atomic_block)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_after_a_transaction_that_was_left_open_the_next_request_has_a_connection_like_new(
+    said: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, closed: bool
+) -> None:
+    database = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": tmp_path / "database",
+    }  # one in memory never closes
+    connections = ConnectionHandler({"default": database})
+    connection = connections["default"]
+    monkeypatch.setattr("django.apps.apps.ready", True)
+    monkeypatch.setattr("django.db.connections", connections)
+    monkeypatch.setattr("django.db.transaction.get_connection", lambda using: connection)
+    requests = requests_of(said)
+    for _ in range(2):
+        requests.begin(b"")
+        transaction.Atomic("default", True, False).__enter__()
+        with connection.cursor() as cursor:
+            cursor.execute("create table some (number int)")
+        if closed:
+            connection.close()
+        requests.end("list")
+        assert connection.connection is None
+    requests.begin(b"")
+    with transaction.Atomic("default", True, True), connection.cursor() as cursor:  # in none of the others
+        cursor.execute("create table some (number int)")
+    requests.end("list")
+    connection.close()
+    assert [event for _, event, _ in said] == ["transaction_left_open"] * 2
 
 
 def test_connections_are_looked_for_at_the_end_of_a_request_and_known_when_the_next_begins(
@@ -170,12 +231,12 @@ def test_connections_are_looked_for_at_the_end_of_a_request_and_known_when_the_n
     requests = requests_of(said)
     requests.begin(b"")
     requests.end("list")
-    assert connection.done == ["close_caches"]
+    assert connection.done == ["close_cache"]
     requests.begin(b"")
     opened.append(connection)  # by the entrypoint
     requests.end("list")
     requests.begin(b"")
-    assert connection.done[1:] == ["close_old", "close_caches", "clear_log", "close_old"]
+    assert connection.done[1:] == ["close_old", "close_cache", "clear_log", "close_old"]
     assert said == []
 
 
@@ -192,7 +253,7 @@ def test_caches_are_closed_if_that_does_anything(
 ) -> None:
     monkeypatch.setitem(settings.CACHES, "default", {"BACKEND": backend})
     requests_of(said).end("list")
-    assert ("close_caches" in connection.done) is closes
+    assert ("close_cache" in connection.done) is closes
     assert said == []
 
 

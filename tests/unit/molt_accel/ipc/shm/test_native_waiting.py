@@ -30,7 +30,7 @@ from tests.support.handover import (
     slot_of,
     state_on,
 )
-from tests.support.processes import exit_code, fork, wait_until
+from tests.support.processes import asleep, exit_code, fork, wait_until
 
 _MS = 1_000_000
 
@@ -173,6 +173,24 @@ def test_whoever_sleeps_is_woken_one_at_a_time() -> None:
     assert sorted(slot.channel for slot in slots) == [0, 1, 2]
     assert not arena.wake_executor()  # nobody sleeps
     assert [arena.slot_state(index) for index in range(3)] == [core.SLOT_BUSY] * 3
+
+
+def test_a_loop_that_looks_at_a_request_which_is_queued_for_long_wakes_an_executor() -> None:
+    arena = new_arena()
+    arena.set_gauge(Gauge.CLIENT_LIMIT, 1)
+    channels = core.FreeChannels(arena, MAX_BYTES)
+    channels.usable, channels.free = 1, [channel_of(arena)]
+    executor = Running(slot_of(arena).next)
+    wait_until(arena.wake_executor)  # from now on it sleeps for want of a request, and of nothing else
+    wait_until(lambda: asleep(executor.thread))
+    call = channels.begin(core.ChannelCall, None, request(1), 9, 0)
+    assert isinstance(call, core.ChannelCall)  # announced; nobody has been woken for it
+    now_ns = time.monotonic_ns()
+    assert core.due_calls({call}, arena, now_ns) == []
+    assert arena.slot_state(0) == core.SLOT_IDLE
+    assert core.due_calls({call}, arena, now_ns + 1000 * _MS) == []
+    assert not arena.wake_executor()  # it is awake
+    assert executor.result() == core.REQUEST
 
 
 def test_one_that_sleeps_retires_at_once_and_leaves_requests_to_others() -> None:

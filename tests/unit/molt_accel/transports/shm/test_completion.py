@@ -9,8 +9,8 @@ import pytest
 from molt_accel.ipc.shm import arena as arenas
 from molt_accel.transports.shm import completion as completion_threads
 from molt_accel.transports.shm.completion import CompletionThread
-from tests.support.processes import wait_until
-from tests.support.scripted_pool import PATIENCE_S, FakePool, MakePool, asleep
+from tests.support.processes import asleep, wait_until
+from tests.support.scripted_pool import PATIENCE_S, FakePool, MakePool
 
 MakeCompletionThread = Callable[..., CompletionThread]
 NEVER = 2**63
@@ -69,6 +69,11 @@ def thread(make_completion_thread: MakeCompletionThread) -> CompletionThread:
     return make_completion_thread()
 
 
+def listens(completion_thread: CompletionThread) -> bool:
+    """Whether its thread waits, for its doorbell or anything else."""
+    return completion_thread._thread is not None and asleep(completion_thread._thread)
+
+
 def gone(completion_thread: CompletionThread) -> bool:
     return not completion_thread._calls
 
@@ -76,7 +81,7 @@ def gone(completion_thread: CompletionThread) -> bool:
 def test_a_call_is_looked_at_when_it_is_rung_for(fake: FakePool, thread: CompletionThread) -> None:
     call = Call(fake, 1)
     thread.add(call)
-    wait_until(lambda: call.polls > 0 and asleep(thread))
+    wait_until(lambda: call.polls > 0 and listens(thread))
     polls = call.polls
     fake.arena.ring_client(1)
     wait_until(lambda: call.polls > polls)
@@ -140,7 +145,7 @@ def test_without_calls_its_thread_sleeps_until_there_is_one(
     first = Call(fake, 1)
     thread.add(first)
     first.end(fake)
-    wait_until(lambda: gone(thread) and not thread._some.is_set() and asleep(thread))
+    wait_until(lambda: gone(thread) and not thread._some.is_set() and listens(thread))
     second = Call(fake, 1)
     thread.add(second)
     second.end(fake)
@@ -205,7 +210,7 @@ def test_no_doorbell_means_looking(fake: FakePool, make_completion_thread: MakeC
     early.over = True  # nobody rings
     wait_until(lambda: len(completion_thread._calls) == 1)
     doorbells.append(arenas.native().Channel(fake.arena, 0, 10_000))
-    wait_until(lambda: completion_thread._doorbell is not None and asleep(completion_thread))
+    wait_until(lambda: completion_thread._doorbell is not None and listens(completion_thread))
     before = asked
     waiting.end(fake)  # it came when there was no doorbell, and is rung for by the one that there is now
     wait_until(lambda: gone(completion_thread))

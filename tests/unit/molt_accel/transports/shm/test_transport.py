@@ -48,8 +48,8 @@ from molt_accel.transports.shm import connection as connections
 from molt_accel.transports.shm import transport as shm
 from molt_accel.transports.shm.transport import ShmCall, ShmTransport
 from tests.support.errors import raised
-from tests.support.processes import wait_until
-from tests.support.scripted_pool import PATIENCE_S, FakePool, asleep
+from tests.support.processes import asleep, wait_until
+from tests.support.scripted_pool import PATIENCE_S, FakePool
 
 ids = count(1)
 
@@ -400,7 +400,8 @@ def test_a_given_up_call_of_an_event_loop_is_called_back(
     pending, called = submit(transport), threading.Event()
     pending.on_done(called.set)
     assert transport._connection is not None
-    thread = transport._connection.completion_thread
+    thread = transport._connection.completion_thread._thread
+    assert thread is not None
     wait_until(lambda: looks and asleep(thread))
     assert transport.abandon(pending, MoltCancelled("enough"))
     assert called.wait(PATIENCE_S)
