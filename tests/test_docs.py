@@ -543,6 +543,7 @@ CORE = {
         ("MOLT_LEAST_PASS", 1, "the next {} waits then"),
         ("MOLT_MOST_PASS", 1, "up to {} while it stays in vain"),
         ("MOLT_GLANCE_NS", 1000, "a caller looks for {} us without"),
+        ("MOLT_LOOP_GLANCE_NS", 1000, "looks for up to {} us"),
         ("MOLT_LOOK_NS", 1_000_000, "looked at every {} ms by one client"),
         ("MOLT_DEFER_NS", 1000, "looks {} us later"),
         ("MOLT_PARK_NS", 1_000_000, "every waiter's sleep ends after {} ms"),

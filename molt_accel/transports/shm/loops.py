@@ -38,7 +38,6 @@ _REFUSED_S: Final = 10.0  #: how long a client does not ask again after the work
 #: How long no bell is used after an executor could not ring one. The next try costs calls up to `_LOOK_NS`.
 _SILENCE_S: Final = 600.0
 _READ_BYTES: Final = 4096
-_MOST_SKIPPED: Final = 64  #: glances that are left out at most after one in vain
 
 
 class Bell:
@@ -97,7 +96,6 @@ class LoopCalls:
         self._late: list[ShmCall] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = NEVER
-        self._skip = self._skipped = 0
         self._ending = False
         # A loop that isn't running may begin to run while another thread takes its calls away.
         self._lock = threading.RLock()
@@ -120,13 +118,10 @@ class LoopCalls:
         """
         calls, channel = self._calls, call.channel
         is_new = call.loop_calls is None
-        if is_new and not calls and self._may_glance():
-            # Before the bell is rung for it: otherwise the loop would be woken for nothing.
-            if call.glance():
-                self._skip = self._skipped = 0
-                call.release()
-                return None
-            self._skip = self._skipped = min(2 * self._skipped + 1, _MOST_SKIPPED)
+        # Before the bell is rung for it: otherwise the loop would be woken for nothing.
+        if is_new and not calls and call.glance():
+            call.release()
+            return None
         loop = self._loop()
         if loop is None or (is_new and (channel.flows or self._is_silent())):
             return None
@@ -156,12 +151,6 @@ class LoopCalls:
             return True
         self._arena.arm(self.bell.number)  # what befell it before doesn't count
         return False
-
-    def _may_glance(self) -> bool:
-        if self._skip:
-            self._skip -= 1
-            return False
-        return True
 
     def _catch_up(self) -> None:
         """Wake executors for requests that were left to one that spins, which may have taken up another one."""

@@ -1186,7 +1186,7 @@ static void test_if_all_sleep_one_is_woken_as_soon_as_its_client_waits(void) {
         switch (way) {
         case WAIT: CHECK(molt_await(&a, &c, molt_now_ns() + 1000000, 60000000000u, 1, &open_flag) != MOLT_AWAIT_OUTCOME); break;
         case POLL: CHECK(molt_await(&a, &c, 0, 0, 0, &open_flag) == MOLT_AWAIT_TIME); break;
-        case GLANCE: CHECK(!molt_glance(&a, &c, 50000)); break;
+        case GLANCE: CHECK(!molt_glance(&a, &c, 50000, MOLT_GLANCE_NS)); break;
         case REDIRECT: molt_redirect(&a, &c, 0); break;
         case AIM: molt_aim(&a, &c, 0); break;
         case LATE: /* an executor has it by now */
@@ -1260,23 +1260,41 @@ static void test_a_glance_is_for_requests_that_take_microseconds(void) {
     molt_call c;
     must_publish(&a, &c, 0);
     CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
-    CHECK(!molt_glance(&a, &c, 0)); /* never stay awake */
+    CHECK(!molt_glance(&a, &c, 0, MOLT_GLANCE_NS)); /* never stay awake */
     c.usual_ns = MOLT_GLANCE_NS;
-    CHECK(!molt_glance(&a, &c, 50000));
+    CHECK(!molt_glance(&a, &c, 50000, MOLT_GLANCE_NS));
     c.usual_ns = 1000;
     c.left[1] = 1; /* its bytes have to be moved on */
-    CHECK(!molt_glance(&a, &c, 50000));
+    CHECK(!molt_glance(&a, &c, 50000, MOLT_GLANCE_NS));
     c.left[1] = 0;
     atomic_store(&a.header->crowd.contended, 1);
     atomic_store(&a.header->crowd.look_at_ns, molt_now_ns() + MOLT_LOOK_NS);
-    CHECK(!molt_glance(&a, &c, 50000));
+    CHECK(!molt_glance(&a, &c, 50000, MOLT_GLANCE_NS));
     atomic_store(&a.header->crowd.contended, 0);
-    CHECK(molt_glance(&a, &c, 50000));
+    CHECK(molt_glance(&a, &c, 50000, MOLT_GLANCE_NS));
     put(&a, 0, MOLT_IDLE_WORD(1));
     must_publish(&a, &c, 0); /* and nobody takes it up */
     c.usual_ns = 1000;
-    CHECK(!molt_glance(&a, &c, 50000) && c.patience.blind == 1);
+    CHECK(!molt_glance(&a, &c, 50000, MOLT_GLANCE_NS) && c.patience.blind[0] == 1);
     CHECK(!a.client_awake[0]);
+    c.deferred = MOLT_SOON; /* an executor has to be woken first, which is another thing to learn about */
+    CHECK(!molt_glance(&a, &c, 50000, MOLT_GLANCE_NS) && c.patience.blind[0] == 1 && c.patience.blind[1] == 1);
+    CHECK(c.deferred == MOLT_TOLD);
+    CHECK(!molt_glance(&a, &c, 50000, MOLT_GLANCE_NS) && c.patience.blind[0] == 0 && c.patience.blind[1] == 1);
+    uint32_t in_vain = 1, looks = 0;
+    for (uint32_t wait = 0; wait < 400; wait++) { /* and ever more waits begin without */
+        uint32_t before = c.patience.blind[0];
+        CHECK(!molt_glance(&a, &c, 1000, MOLT_GLANCE_NS));
+        if (!before) {
+            in_vain = 2 * in_vain < MOLT_MOST_BLIND ? 2 * in_vain : MOLT_MOST_BLIND;
+            CHECK(c.patience.blind[0] == in_vain);
+            looks++;
+        }
+    }
+    CHECK(looks > 6 && looks < 12 && c.patience.blind[1] == 1);
+    c.patience.blind[0] = 0;
+    CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
+    CHECK(molt_glance(&a, &c, 50000, MOLT_GLANCE_NS) && c.patience.blind[0] == 0 && c.patience.missed[0] == 0);
     free_arena(&a);
 }
 

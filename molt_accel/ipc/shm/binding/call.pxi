@@ -189,7 +189,7 @@ cdef class ChannelCall:
     cpdef bint glance(self) except -1:
         """Look for an outcome that is usually there within microseconds, and take it. Returns whether the call has ended."""
         cdef Channel channel = self.channel
-        if molt_glance(&channel.arena.a, &channel.c, channel.arena.spin_ns):
+        if molt_glance(&channel.arena.a, &channel.c, channel.arena.spin_ns, MOLT_LOOP_GLANCE_NS):
             self.move_on(0)
         return self.has_ended()
 

@@ -133,7 +133,7 @@ cdef class Channel:
         cdef uint64_t word
         self.c.company = min(arena.waiting, _COMPANY)
         if until_ns:
-            if molt_glance(&arena.a, &self.c, arena.spin_ns):
+            if molt_glance(&arena.a, &self.c, arena.spin_ns, MOLT_GLANCE_NS):
                 return MOLT_AWAIT_OUTCOME
         else:
             word = molt_look(&arena.a, self.index)

@@ -135,7 +135,8 @@ cdef extern from "molt_core.h" nogil:
     int molt_outcome(const molt_arena *, const molt_call *, uint64_t *)
     int molt_free(molt_arena *, uint32_t, uint64_t)
     int molt_await(molt_arena *, molt_call *, uint64_t, uint64_t, uint32_t, const molt_flag *)
-    int molt_glance(molt_arena *, molt_call *, uint64_t)
+    uint64_t MOLT_GLANCE_NS, MOLT_LOOP_GLANCE_NS
+    int molt_glance(molt_arena *, molt_call *, uint64_t, uint64_t)
     int molt_take_more(molt_arena *, molt_call *)
     uint64_t molt_reply_there(const molt_arena *, const molt_call *)
     int molt_next_request(molt_arena *, molt_executor *, uint64_t, uint32_t)

@@ -315,19 +315,24 @@ static inline int molt_contended(molt_arena *a, const molt_call *c, uint64_t now
  * costs more than this look.
  *
  * It goes by what such requests take in the executor, not by what waits have taken: once many threads of a process wait
- * properly they wait for each other, and would never find out that a look is enough. */
+ * properly they wait for each other, and would never find out that a look is enough.
+ *
+ * `longest_ns`: MOLT_GLANCE_NS. An event loop that waits for no other call looks for longer, until an executor that had to be
+ * woken has mostly answered: if it slept instead, it would call next when the executor has fallen asleep again, and so on. */
 #define MOLT_GLANCE_NS 15000u
+#define MOLT_LOOP_GLANCE_NS 60000u
 
-static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
+static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns, uint64_t longest_ns) {
     molt_patience *patience = &c->patience;
     if (!spin_ns || 2 * c->usual_ns > MOLT_GLANCE_NS || c->left[0] || c->left[1])
         return 0;
-    if (patience->blind) {
-        patience->blind--;
+    int wakes = c->deferred == MOLT_SOON;
+    if (patience->blind[wakes]) {
+        patience->blind[wakes]--;
         return 0;
     }
     molt_doorbell *doorbell = &molt_channel_at(a, c->channel)->doorbell;
-    uint64_t start_ns = molt_now_ns(), now_ns = start_ns, until_ns = start_ns + molt_earlier(spin_ns, MOLT_GLANCE_NS);
+    uint64_t start_ns = molt_now_ns(), now_ns = start_ns, until_ns = start_ns + molt_earlier(spin_ns, longest_ns);
     if (molt_contended(a, c, start_ns, spin_ns))
         return 0;
     molt_rouse(a, c);
@@ -345,7 +350,7 @@ static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns) {
     atomic_store_explicit(&a->client_awake[c->channel], 0, memory_order_relaxed);
     if (now_ns - start_ns > MOLT_AWAY_NS)
         molt_note_away(&a->header->crowd, now_ns, &patience->switches);
-    molt_learn_glance(patience, state == MOLT_DONE);
+    molt_learn_glance(patience, wakes, state == MOLT_DONE);
     if (state != MOLT_DONE)
         return 0;
     molt_learn(patience, now_ns - start_ns);

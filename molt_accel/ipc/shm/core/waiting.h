@@ -17,7 +17,9 @@ typedef struct {
     uint32_t other_at;   /* the processor on which the other side ran when it was heard of last, as molt_processor has it */
     uint32_t steady;     /* how often in a row it ran there, up to MOLT_STEADY */
     uint32_t pass, vain; /* waits in which it doesn't give way, because it was in vain; and how many they were last time */
-    uint32_t blind, missed; /* waits that begin without a glance, and how many they were last time; the same for that */
+    /* Waits that begin without a glance, and how many they were last time: where an executor is awake, and where one has to
+     * be woken first. */
+    uint32_t blind[2], missed[2];
 } molt_patience;
 
 /* How a wait is to go on. */
@@ -107,8 +109,8 @@ static inline void molt_learn_way(molt_patience *patience, int helped) {
     patience->pass = patience->vain = molt_back_off(patience->vain, helped, MOLT_LEAST_PASS, MOLT_MOST_PASS);
 }
 
-static inline void molt_learn_glance(molt_patience *patience, int helped) {
-    patience->blind = patience->missed = molt_back_off(patience->missed, helped, 1, MOLT_MOST_BLIND);
+static inline void molt_learn_glance(molt_patience *patience, int wakes, int helped) {
+    patience->blind[wakes] = patience->missed[wakes] = molt_back_off(patience->missed[wakes], helped, 1, MOLT_MOST_BLIND);
 }
 
 static inline int molt_has_changed(const molt_word *watched, uint64_t seen) {

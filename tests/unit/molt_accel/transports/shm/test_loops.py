@@ -265,51 +265,39 @@ def test_a_queued_call_s_deadline_is_kept(transport: ShmTransport, fake: FakePoo
 
 # -- spinning -----------------------------------------------------------------------------------------------
 @pytest.mark.usefixtures("bell")
-def test_a_glance_comes_first_and_ever_more_are_left_out_after_one_in_vain(
+def test_a_glance_comes_first_where_the_loop_waits_for_nothing_else(
     transport: ShmTransport,
     connection: Connection,
     fake: FakePool,
     loop: Loop,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    glances: list[int] = []
-    there = False
+    glances: list[ShmCall] = []
 
     def glance(self: ShmCall) -> bool:
-        glances.append(number)
-        if there:
+        glances.append(self)
+        if len(glances) == 1:
             fake.reply(fake.claim(), 1)
             self.advance(0)
         return self.done
 
     monkeypatch.setattr(ShmCall, "glance", glance, raising=False)
 
-    async def call() -> bool:
-        call = submit(transport)
-        ended = call.ended_in(loop, 0)
-        if ended is not None:
-            fake.reply(fake.claim(), 1)
-            await ended
-        assert call.done
-        assert connection.channels.in_calls == 0
-        return ended is None
-
     async def work() -> None:
-        nonlocal number, there
-        while number < 300:
-            assert not await call()
-            number += 1
-        assert glances[:5] == [0, 2, 6, 14, 30]
-        assert glances[-1] - glances[-2] == loops_module._MOST_SKIPPED + 1
-        there = True
-        while not await call():
-            number += 1
-        glances.clear()
-        for _ in range(3):
-            assert await call()
-        assert len(glances) == 3
+        first = submit(transport)
+        assert first.ended_in(loop, 0) is None
+        assert first.done
+        assert connection.channels.in_calls == 0
+        second, third = submit(transport), submit(transport)
+        ended = [begin(loop, second), begin(loop, third)]
+        assert glances == [first, second]
+        assert begin(loop, second) is not None  # it is no new one
+        for _ in ended:
+            fake.reply(fake.claim(), 1)
+        await asyncio.gather(*ended[1:])
+        assert second.done
+        assert glances == [first, second]
 
-    number = 0
     run(loop, work())
 
 
