@@ -539,7 +539,7 @@ CORE = {
         ("MOLT_ELSEWHERE_NS", 1000, "as if it had come {} us later"),
         ("MOLT_CONFIRM_NS", 1_000_000, "again after {} ms before it counts"),
         ("MOLT_RECHECK_NS", 1_000_000, "every {} ms while it does"),
-        ("MOLT_MOST_BLIND", 1, "then in the next two, up to {} |"),
+        ("MOLT_MOST_BLIND", 1, "then in the next two, up to {};"),
         ("MOLT_LEAST_PASS", 1, "the next {} waits then"),
         ("MOLT_MOST_PASS", 1, "up to {} while it stays in vain"),
         ("MOLT_GLANCE_NS", 1000, "a caller looks for {} us without"),
