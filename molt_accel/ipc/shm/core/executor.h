@@ -168,7 +168,7 @@ static inline void molt_meet_client(molt_arena *a, molt_executor *e, uint64_t sp
 #define MOLT_LOOK_AGAIN_NS 200000u
 
 /* How long an executor sleeps that finds no request. If a wake-up is lost, whoever waits for the request makes up for it much
- * sooner, see molt_await. So a large idle pool takes next to no processor time. */
+ * sooner, see molt_insist. So a large idle pool takes next to no processor time. */
 #ifndef MOLT_REST_NS
 #define MOLT_REST_NS 1000000000u
 #endif
