@@ -6,6 +6,7 @@ worker without decoding and encoding it.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -14,8 +15,10 @@ import msgpack
 import msgspec
 
 from molt_accel import lenient
+from molt_accel.errors import NoSharedMemory
 from molt_accel.forms import values
 from molt_accel.ipc.messages import MAX_METADATA_BYTES, Codec
+from molt_accel.ipc.shm.arena import native
 
 _BYTES = (bytes, bytearray, memoryview)
 #: How msgpack's timestamps begin: in 4, 8 and 12 bytes.
@@ -92,7 +95,7 @@ def _decode_msgpack(data: bytes | bytearray | memoryview) -> Any:
         data = bytes(data)
     # msgspec takes a tenth of msgpack's time for a small value. But it makes datetimes of msgpack's timestamps, which
     # have no nanoseconds, and takes less deep nesting. So msgpack has the last word.
-    if 0xFF not in data or not any(each in data for each in _TIMESTAMPS):
+    if 0xFF not in data or not _timestamp_finder()(data):
         try:
             return _msgpack_decode(data)
         except UNDECODABLE:
@@ -105,6 +108,15 @@ def _decode_msgpack(data: bytes | bytearray | memoryview) -> Any:
         except UNDECODABLE:
             pass
         raise
+
+
+@functools.cache
+def _timestamp_finder() -> Callable[[bytes], bool]:
+    """What tells whether a timestamp may begin somewhere in bytes: the native core, 20 to 100 times as fast, if it is there."""
+    try:
+        return native().has_timestamp
+    except NoSharedMemory:
+        return lambda data: any(each in data for each in _TIMESTAMPS)
 
 
 #: Not a list, which would give its memory back whenever its only packer is taken out.

@@ -72,6 +72,11 @@ include "binding/call.pxi"
 include "binding/slot.pxi"
 
 
+def has_timestamp(bytes data not None):
+    """Whether one of msgpack's timestamps may begin somewhere in these bytes."""
+    return molt_has_timestamp(<const uint8_t *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
 cdef class ParkMeter:
     """Measures what it costs to put a thread to sleep and wake it: two threads ring each other."""
 

@@ -106,6 +106,7 @@ cdef extern from "molt_core.h" nogil:
         pass
     molt_walk molt_walk_marked(const molt_arena *)
     int molt_next_marked(molt_walk *, uint32_t *)
+    bint molt_has_timestamp(const uint8_t *, size_t)
     uint64_t molt_entry_id(const uint8_t *, uint64_t)
     molt_entry *molt_find_entry(const molt_arena *, uint64_t, int)
     molt_entry *molt_entry_of(const molt_arena *, uint32_t)

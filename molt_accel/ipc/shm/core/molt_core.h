@@ -13,3 +13,4 @@
 #include "client.h"
 #include "executor.h"
 #include "frame.h"
+#include "msgpack.h"
