@@ -21,7 +21,13 @@ ALLOWED = {
     "molt_accel.lenient": (),
     "molt_accel.forms": ("molt_accel.lenient",),
     "molt_accel.codec": (
-        *("molt_accel.errors", "molt_accel.ipc", "molt_accel.ipc.shm", "molt_accel.lenient", "molt_accel.forms"),
+        *(
+            "molt_accel.errors",
+            "molt_accel.ipc",
+            "molt_accel.ipc.shm",
+            "molt_accel.lenient",
+            "molt_accel.forms",
+        ),
     ),
     "molt_accel.process": (),
     "molt_accel.process.testdb": ("molt_accel.errors",),

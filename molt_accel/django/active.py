@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from django.conf import settings
+from django.core.signals import setting_changed
+from django.dispatch import receiver
 from django.utils import timezone, translation
 
 from molt_accel.ipc.messages import METADATA_LANGUAGE, METADATA_TIME_ZONE
@@ -28,13 +30,20 @@ def active_metadata() -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     if _may_be_set(_of_language):
         language = translation.get_language()
-        if language and language != settings.LANGUAGE_CODE:
-            metadata[METADATA_LANGUAGE] = language
+        if language != settings.LANGUAGE_CODE:
+            metadata[METADATA_LANGUAGE] = language or ""  # empty: nothing is translated
     if _may_be_set(_of_time_zone) and settings.USE_TZ:
-        time_zone = timezone.get_current_timezone_name()
+        time_zone = _travelling(timezone.get_current_timezone())
         if time_zone != settings.TIME_ZONE:
             metadata[METADATA_TIME_ZONE] = time_zone
     return metadata
+
+
+def _travelling(time_zone: datetime.tzinfo) -> str:
+    """What a time zone is called on the way: its name, or its offset from UTC if that is fixed, such as ``+0200``."""
+    if isinstance(time_zone, datetime.timezone) and time_zone is not datetime.UTC:
+        return f"{datetime.datetime.now(time_zone):%z}"
+    return timezone.get_current_timezone_name()
 
 
 @functools.cache
@@ -45,6 +54,13 @@ def _of_language() -> Variables:
 @functools.cache
 def _of_time_zone() -> Variables:
     return _set_by(timezone.activate, datetime.UTC)
+
+
+@receiver(setting_changed)
+def _forget(**_: object) -> None:
+    """Learn it anew: with other settings, which tests override, Django keeps the language in another variable."""
+    _of_language.cache_clear()
+    _of_time_zone.cache_clear()
 
 
 def _set_by(activate: Callable[..., object], *args: object) -> Variables:

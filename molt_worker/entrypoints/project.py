@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime, tzinfo
 from typing import Any, Final
 
 from molt_accel import codec
@@ -101,7 +102,7 @@ class Requests:
         from django.db import connections
 
         self._say: Final = say
-        self._caches: Final = caches
+        self._opened_caches: Final = functools.partial(caches.all, initialized_only=True)
         self._closes_caches: Final = _cache_closes()
         self._connected: Final = functools.partial(connections.all, initialized_only=True)
         self._connections: Sequence[Any] = self._connected()
@@ -131,38 +132,41 @@ class Requests:
 
         What fails is logged, and all else is done. The entrypoint has ended: nothing takes its result away any more.
         """
-        try:
-            self._connections = self._connected()
-        except BaseException as exc:
-            self._failed_after(entry, exc)
+        self._connections = self._attempt(entry, self._connected) or ()
         for connection in self._connections:
-            try:
-                self._end_transaction(connection, entry)
-                connection.close_if_unusable_or_obsolete()
-            except BaseException as exc:
-                self._failed_after(entry, exc)
+            self._attempt(entry, self._end_transaction, connection, entry)
+            self._attempt(entry, connection.close_if_unusable_or_obsolete)
         if self._closes_caches:
-            for cache in self._caches.all(initialized_only=True):
-                try:
-                    cache.close()
-                except BaseException as exc:
-                    self._failed_after(entry, exc)
+            for cache in self._attempt(entry, self._opened_caches) or ():
+                self._attempt(entry, cache.close)
+
+    def _attempt(self, entry: str, step: Callable[..., Any], *arguments: object) -> Any:
+        """Return what a step of a request's end returns; None: it has failed."""
+        try:
+            return step(*arguments)
+        except BaseException as exc:
+            self._say(
+                "error", "after_request_failed", {"entry": entry, "error": f"{type(exc).__name__}: {exc}"}
+            )
+            return None
 
     def _end_transaction(self, connection: Any, entry: str) -> None:
-        if connection.connection is None or not _in_transaction(connection):
+        if not _in_transaction(connection):
             return
         what: dict[str, object] = {"entry": entry, "database": connection.alias, "hint": "it is rolled back"}
         self._say("warning", "transaction_left_open", what)
         # Else `close` would keep the connection that it closes, and nothing would open another one.
         connection.in_atomic_block = False
         connection.atomic_blocks, connection.savepoint_ids = [], []
-        if connection.closed_in_transaction:  # by the entrypoint
+        if connection.closed_in_transaction or connection.connection is None:  # by the entrypoint
             connection.connection = None
-        else:
+            return
+        try:
+            # A database ends the transaction of a connection that is closed some time later; this waits for it.
+            connection.rollback()
+            connection.set_autocommit(connection.settings_dict["AUTOCOMMIT"])  # one in memory is never closed
+        finally:
             connection.close()
-
-    def _failed_after(self, entry: str, exc: BaseException) -> None:
-        self._say("error", "after_request_failed", {"entry": entry, "error": f"{type(exc).__name__}: {exc}"})
 
 
 def _cache_closes() -> bool:
@@ -181,16 +185,27 @@ def _cache_closes() -> bool:
 def _activate(told: codec.Metadata) -> None:
     from django.utils import timezone, translation
 
-    if language := told.get(METADATA_LANGUAGE):
+    language, time_zone = (told.get(each) for each in (METADATA_LANGUAGE, METADATA_TIME_ZONE))
+    if language:
         translation.activate(str(language))
-    if time_zone := told.get(METADATA_TIME_ZONE):
-        timezone.activate(str(time_zone))
+    elif language is not None:
+        translation.deactivate_all()
+    if time_zone:
+        name = str(time_zone)
+        timezone.activate(_offset(name) if name.startswith(("+", "-")) else name)
+
+
+def _offset(text: str) -> tzinfo:
+    offset = datetime.strptime(text, "%z").tzinfo
+    assert offset is not None
+    return offset
 
 
 def _in_transaction(connection: Any) -> bool:
-    return bool(
-        connection.in_atomic_block or (connection.settings_dict["AUTOCOMMIT"] and not connection.autocommit)
-    )
+    if connection.in_atomic_block:  # also one whose connection a pool has back already
+        return True
+    is_open = connection.connection is not None
+    return is_open and bool(connection.settings_dict["AUTOCOMMIT"] and not connection.autocommit)
 
 
 def _handlers() -> set[logging.Handler]:

@@ -393,10 +393,15 @@ class Loops:
                 self._bells.add(bell)
                 self._free.append(bell)
 
+    def _let_go(self) -> None:
+        """Refer to the connection no longer, which refers to this: else its memory stays until garbage is collected."""
+        self._over = True
+        self._ask, self._adopt = bool, _drop
+
     def end(self) -> None:
         """The connection has ended or is closing."""
         with self._lock:
-            self._over = True
+            self._let_go()
             free, self._free = self._free, []
             all_calls = list(self._of.values())
             self._of.clear()  # from now on they belong to their loops, whose end is theirs
@@ -408,7 +413,7 @@ class Loops:
     def forget(self) -> None:
         """In a forked child: close the parent's descriptors. Its loops are not touched, whose selectors it shares."""
         self._lock = threading.RLock()
-        self._over = True
+        self._let_go()
         for bell in list(self._bells):
             bell.close()
         for calls in self._of.values():
@@ -419,6 +424,10 @@ class Loops:
 
 def _no_loop() -> None:
     return None
+
+
+def _drop(call: ShmCall) -> None:
+    """In the place of what has the completion thread wait for a call: there are none any more."""
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -28,7 +28,7 @@ MUTANTS = {
     ),
     "nobody is woken for a request": (
         "    if (MOLT_STATE(molt_look(a, c->channel)) == MOLT_READY)\n        molt_wake_executor(a);",
-        "    (void)molt_wake_executor;",
+        "    (void)a, (void)molt_wake_executor;",
         "announce",
     ),
     "who sleeps doesn't look once more": (

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import datetime
 import threading
+import zoneinfo
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -111,6 +113,36 @@ def test_django_is_asked_as_long_as_it_can_not_be_learnt_where_something_is_kept
     assert active._of_language.cache_info().currsize == 0
     assert active_metadata() == {}
     assert active._of_language.cache_info().currsize == 1
+
+
+@pytest.mark.parametrize(
+    ("time_zone", "name"),
+    [
+        (timezone.get_fixed_timezone(120), "+0200"),
+        (datetime.timezone(-datetime.timedelta(hours=5, minutes=30), "own name"), "-0530"),
+        (zoneinfo.ZoneInfo("Asia/Tokyo"), "Asia/Tokyo"),
+        (datetime.UTC, "UTC"),
+    ],
+)
+def test_a_time_zone_travels_by_its_name_or_its_offset(time_zone: datetime.tzinfo, name: str) -> None:
+    with override_settings(TIME_ZONE="Europe/Berlin"), timezone.override(time_zone):
+        assert active_metadata() == {"time_zone": name}
+
+
+def test_that_nothing_is_translated_travels_too() -> None:
+    with translation.override(None):
+        assert active_metadata() == {"language": ""}
+
+
+@pytest.mark.parametrize("learnt", ["before", "within"])
+def test_settings_that_tests_override_change_nothing_about_that(learnt: str) -> None:
+    if learnt == "before":
+        active_metadata()
+    with ThreadPoolExecutor(1) as thread, override_settings(LANGUAGE_CODE="fr"):
+        assert thread.submit(lambda: (active_metadata(), translation.activate("de"))).result()[0] == {}
+        assert thread.submit(active_metadata).result() == GERMAN
+    with _both():
+        assert active_metadata() == {**GERMAN, **TOKYO}
 
 
 def test_to_learn_where_something_is_kept_activates_nothing_here() -> None:

@@ -4,6 +4,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,8 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         autocommit=True,
         settings_dict={"AUTOCOMMIT": True},
         close=lambda: done.append("close"),
+        rollback=lambda: done.append("rollback"),
+        set_autocommit=lambda wanted: done.append(f"autocommit {wanted}"),
         close_if_unusable_or_obsolete=lambda: done.append("close_old"),
         queries_log=SimpleNamespace(clear=lambda: done.append("clear_log")),
         done=done,
@@ -120,6 +123,26 @@ def test_a_request_begins_as_in_a_server_in_the_caller_s_language_and_time_zone(
     assert said == []
 
 
+@pytest.mark.parametrize(
+    ("metadata", "done"),
+    [
+        ({"language": ""}, ["no language"]),
+        ({"time_zone": "+0200"}, [timezone(timedelta(hours=2))]),
+        ({"time_zone": "-0530"}, [timezone(-timedelta(hours=5, minutes=30))]),
+        ({}, []),
+    ],
+)
+def test_an_offset_is_activated_and_so_is_no_language(
+    said: Said, monkeypatch: pytest.MonkeyPatch, metadata: dict[str, str], done: list[object]
+) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr("django.utils.translation.deactivate_all", lambda: seen.append("no language"))
+    monkeypatch.setattr("django.utils.timezone.activate", seen.append)
+    requests_of(said).begin(codec.encode_metadata(metadata))
+    assert seen == done
+    assert said == []
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("an error"), SystemExit("an error")])
 def test_what_fails_around_a_request_is_said_and_all_else_is_done(
     connection: SimpleNamespace, said: Said, monkeypatch: pytest.MonkeyPatch, error: BaseException
@@ -156,7 +179,7 @@ def test_connections_that_can_not_be_looked_for_are_said(
     looks = iter([[connection]])
     monkeypatch.setattr("django.db.connections", SimpleNamespace(all=lambda **_: next(looks)))
     requests_of(said).end("list")
-    assert connection.done == ["close_old", "close_cache"]
+    assert connection.done == ["close_cache"]
     assert [event for _, event, _ in said] == ["after_request_failed"]
 
 
@@ -178,7 +201,7 @@ def test_a_connection_that_fails_leaves_a_request_its_language(
         ({"in_atomic_block": True}, True),
         ({"autocommit": False}, True),
         ({"autocommit": False, "settings_dict": {"AUTOCOMMIT": False}}, False),
-        ({"in_atomic_block": True, "connection": None}, False),
+        ({"autocommit": False, "connection": None}, False),
     ],
 )
 def test_a_transaction_that_was_left_open_is_rolled_back_and_said(
@@ -186,10 +209,51 @@ def test_a_transaction_that_was_left_open_is_rolled_back_and_said(
 ) -> None:
     vars(connection).update(state)
     requests_of(said).end("list")
-    assert connection.done == (["close"] if left_open else []) + ["close_old", "close_cache"]
+    ends = ["rollback", "autocommit True", "close"] if left_open else []
+    assert connection.done == [*ends, "close_old", "close_cache"]
     wanted = {"entry": "list", "database": "default", "hint": "it is rolled back"}
     assert said == ([("warning", "transaction_left_open", wanted)] if left_open else [])
     assert not (left_open and connection.in_atomic_block)
+
+
+@pytest.mark.parametrize(
+    "state", [{"closed_in_transaction": True}, {"closed_in_transaction": True, "connection": None}]
+)
+def test_a_transaction_whose_connection_was_closed_is_over(
+    connection: SimpleNamespace, said: Said, state: dict[str, Any]
+) -> None:
+    """A pool takes such a connection back at once."""
+    vars(connection).update(state, in_atomic_block=True)
+    requests_of(said).end("list")
+    assert connection.done == ["close_old", "close_cache"]
+    assert connection.connection is None
+    assert not connection.in_atomic_block
+    assert [event for _, event, _ in said] == ["transaction_left_open"]
+
+
+def test_a_connection_that_can_not_be_rolled_back_is_closed(connection: SimpleNamespace, said: Said) -> None:
+    connection.in_atomic_block = True
+    connection.rollback = lambda: 1 / 0
+    requests_of(said).end("list")
+    assert connection.done == ["close", "close_old", "close_cache"]
+    assert [event for _, event, _ in said] == ["transaction_left_open", "after_request_failed"]
+
+
+def test_a_database_in_memory_is_rolled_back_too(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Django never closes it."""
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+    connections = ConnectionHandler({"default": database})
+    connection = connections["default"]
+    monkeypatch.setattr("django.apps.apps.ready", True)
+    monkeypatch.setattr("django.db.connections", connections)
+    monkeypatch.setattr("django.db.transaction.get_connection", lambda using: connection)
+    requests = requests_of(said)
+    for _ in range(2):
+        transaction.Atomic("default", True, True).__enter__()
+        with connection.cursor() as cursor:
+            cursor.execute("create table some (number int)")
+        requests.end("list")
+    assert [event for _, event, _ in said] == ["transaction_left_open"] * 2
 
 
 @pytest.mark.parametrize("closed", [False, True])
