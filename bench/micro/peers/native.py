@@ -19,6 +19,24 @@ HEADER = Path(molt_accel.ipc.__file__).parent / "shm" / "core" / "molt_core.h"
 COMPILE_S = 60
 
 
+def why_not_compiled() -> str | None:
+    """Why no C program can be compiled here; None: one can."""
+    return None if shutil.which("cc") else "there is no C compiler (cc) on PATH"
+
+
+def compile_program(source: Path, program: Path) -> None:
+    """Compile a C program of this benchmark. Raises RuntimeError: it can't be compiled."""
+    done = subprocess.run(
+        ["cc", "-std=c11", "-O3", f"-I{HEADER.parent}", str(source), "-o", str(program), "-pthread"],
+        capture_output=True,
+        text=True,
+        timeout=COMPILE_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"it can't be compiled: {done.stderr.strip()[-500:]}")
+
+
 class _PingPong(Peer):
     mode: ClassVar[str]
 
@@ -30,23 +48,10 @@ class _PingPong(Peer):
     def available(self) -> str | None:
         if not HEADER.is_file():
             return "the native core's header isn't there"
-        if shutil.which("cc") is None:
-            return "there is no C compiler (cc) on PATH"
-        return None
+        return why_not_compiled()
 
     def start(self) -> None:
-        done = subprocess.run(
-            [
-                "cc", "-std=c11", "-O3", f"-I{HEADER.parent}", str(SOURCE),
-                "-o", str(self._program), "-pthread",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=COMPILE_S,
-            check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise RuntimeError(f"it can't be compiled: {done.stderr.strip()[-500:]}")
+        compile_program(SOURCE, self._program)
 
     def warm_up(self, payload: object, calls: int, *, raw: bool = False) -> None:
         # The processes of a batch are its own, so they warm up in it.

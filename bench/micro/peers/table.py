@@ -135,6 +135,10 @@ PEERS = {
             sized=False, judged=True, when=("idle",),
         ),
         PeerInfo(
+            "view-pipe", "the same, and a byte by a pipe to a program in C and back", "view:PipedView", "nothing",
+            "sleeps in read", sized=False, judged=True, when=("idle",), own_session=True,
+        ),
+        PeerInfo(
             "view-offload", "the same, offloaded over shm", "view:OffloadedView", "msgpack, JSON",
             "spins or gives way, then parks", sized=False, judged=True, when=("idle",), own_session=True,
         ),
@@ -144,8 +148,8 @@ PEERS = {
 
 REFERENCES = ("ring", "shm", "pipe")
 """The peers that the others are compared with. For `shm` and `pipe` their kind in the other session stands in."""
-VIEWS = ("view", "view-offload")
-"""What is no call but a request of Django, once without a call and once with one."""
+VIEWS = ("view", "view-pipe", "view-offload")
+"""What is no call but a request of Django: without a call, with a hop to another process, and with a call."""
 _SAME_KIND = {"shm": ("shm-same", "shm"), "pipe": ("pipe", "pipe-own")}
 """Of such a reference: the peer whose other side is in the caller's session, and the one where it is in its own."""
 RAW_FROM = 256 * KIB

@@ -172,7 +172,7 @@ def test_what_takes_part_under_a_condition() -> None:
     idle, one, quota = (
         {info.name for info in made.under(name, 64, False, 0)} for name in ("idle", "one", "quota")
     )
-    assert idle - one == {"view", "view-offload"}
+    assert idle - one == {"view", "view-pipe", "view-offload"}
     assert one - idle == {"shm-io", "shm-same-io"}
     assert made.only_watched_peers == ["shm-4", "shm-8"]
     assert set(made.called_peers) == set(PEERS) - {"shm-4", "shm-8"}
