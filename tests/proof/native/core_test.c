@@ -1293,6 +1293,10 @@ static void test_a_glance_is_for_requests_that_take_microseconds(void) {
     }
     CHECK(looks > 6 && looks < 12 && c.patience.blind[1] == 1);
     c.patience.blind[0] = 0;
+    CHECK(!molt_glance(&a, &c, 1000, UINT64_MAX / 2)); /* it ends with the longest spin, however long it may be */
+    c.patience.blind[0] = 0;
+    CHECK(!molt_glance(&a, &c, UINT64_MAX / 2, 1000)); /* and the other way around */
+    c.patience.blind[0] = 0;
     CHECK(molt_claim(&a, &e) && molt_finish(&a, &e, MOLT_DONE, 0));
     CHECK(molt_glance(&a, &c, 50000, MOLT_GLANCE_NS) && c.patience.blind[0] == 0 && c.patience.missed[0] == 0);
     free_arena(&a);

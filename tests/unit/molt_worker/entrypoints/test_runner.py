@@ -335,6 +335,18 @@ def test_what_comes_after_an_entrypoint_is_part_of_its_request_and_interrupted_b
     assert response.exec_us >= 5000
 
 
+def test_what_comes_before_an_entrypoint_is_interrupted_by_nothing_and_the_entrypoint_does_not_run() -> None:
+    def before(metadata: bytes) -> None:
+        bench.stop()
+        bench.interrupt()
+        done.append("before")
+
+    done: list[object] = []
+    bench = Bench(done.append, before=before, after=done.append)
+    assert bench.run([1]).status is Status.CANCELLED
+    assert done == ["before", "f"]
+
+
 @pytest.fixture
 def real_signal() -> Iterator[Callable[[Runner], None]]:
     before = signal.getsignal(signal.SIGUSR1)
