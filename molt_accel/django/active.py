@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextvars
 import datetime
 import functools
+import zoneinfo
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -41,6 +42,8 @@ def active_metadata() -> dict[str, Any]:
 
 def _travelling(time_zone: datetime.tzinfo) -> str:
     """What a time zone is called on the way: its name, or its offset from UTC if that is fixed, such as ``+0200``."""
+    if isinstance(time_zone, zoneinfo.ZoneInfo) and time_zone.key:
+        return time_zone.key
     if isinstance(time_zone, datetime.timezone) and time_zone is not datetime.UTC:
         return f"{datetime.datetime.now(time_zone):%z}"
     return timezone.get_current_timezone_name()

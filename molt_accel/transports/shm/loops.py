@@ -94,6 +94,9 @@ class LoopCalls:
         self._silence = silence
         self._calls: set[ShmCall] = set()
         self._late: list[ShmCall] = []
+        self._itself: Final = weakref.ref(
+            self
+        )  # for the timer: a loop that is closed doesn't let go of its timers
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = NEVER
         self._ending = False
@@ -163,7 +166,7 @@ class LoopCalls:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_ns = next_ns
-        self._timer = loop.call_later(max(0, next_ns - now_ns) / 1e9, self._on_timer)
+        self._timer = loop.call_later(max(0, next_ns - now_ns) / 1e9, _on_timer_of, self._itself)
 
     def _on_timer(self) -> None:
         """Look at all calls, and come back while there are some."""
@@ -304,6 +307,11 @@ class LoopCalls:
             self._timer = None
         self._mute()
         self.bell.close()
+
+
+def _on_timer_of(itself: weakref.ref[LoopCalls]) -> None:
+    if (calls := itself()) is not None:
+        calls._on_timer()
 
 
 class Loops:

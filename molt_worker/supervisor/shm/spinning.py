@@ -21,9 +21,10 @@ _LIMITS: Final = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 
 @dataclass(frozen=True, slots=True)
 class SpinLimits:
-    """Longest spin in nanoseconds, how many clients and executors may spin at once, and processors of the machine.
+    """Longest spin in nanoseconds, and how many clients and executors may spin at once.
 
-    `narrow`: this process may use only some of them, or has a quota.
+    `cpus`: processors of the machine; 1 where there are no two for a caller and an executor. `narrow`: this process
+    may use only some of the machine's, or has a quota.
     """
 
     spin_ns: int
@@ -37,13 +38,14 @@ def measure() -> SpinLimits:
     """Measure the limits for this machine and its load, which takes a few milliseconds.
 
     A spin as long as sleeping and being woken takes costs at most twice what the better of the two would have cost. On
-    one processor, or under a quota of less than two, a process that spins takes the time of the one it waits for.
+    one processor, or under a quota of less than two, a process that spins takes the time of the one it waits for. So
+    nobody does, and both sides wait as where others want the processors: on one, where they wake each other soonest.
     """
     machine = os.cpu_count() or 1
     cpus = min(default_executors(), quota())
     narrow = cpus < machine
     if cpus < 2:
-        return SpinLimits(0, 0, 0, machine, narrow)
+        return SpinLimits(_MIN_NS, 0, 0, 1, narrow)
     from molt_accel.ipc.shm._native import ParkMeter
 
     meter = ParkMeter()

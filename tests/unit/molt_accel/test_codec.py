@@ -5,6 +5,7 @@ import datetime
 import enum
 import json
 import math
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 
 from molt_accel import codec
 from molt_accel.codec import DecodeError, EncodeError
+from molt_accel.errors import NoSharedMemory
 from molt_accel.ipc.messages import Codec
+from molt_accel.ipc.shm.arena import native
 from tests.support.errors import raised
 
 _integers = st.integers(-(2**63), 2**64 - 1)
@@ -177,6 +180,23 @@ def test_invalid_bytes_are_a_decode_error_that_names_the_codec(name: str, data: 
 )
 def test_timestamps_keep_their_nanoseconds(value: object) -> None:
     assert codec.decode("msgpack", msgpack.packb([value])) == [value]
+
+
+def test_the_native_core_looks_for_timestamps_and_without_it_python_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing() -> None:
+        raise NoSharedMemory("not here")
+
+    if sys.platform == "linux":
+        assert codec._timestamp_finder() is native().has_timestamp
+    monkeypatch.setattr(codec, "native", missing)
+    codec._timestamp_finder.cache_clear()
+    try:
+        for value in (msgpack.Timestamp(2**40, 4), -1, [b"\xff\xd6", -1.5]):
+            assert codec.decode("msgpack", msgpack.packb([value])) == [value]
+    finally:
+        codec._timestamp_finder.cache_clear()
 
 
 def test_what_is_nested_deeply_is_decoded() -> None:

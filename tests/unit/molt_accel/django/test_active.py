@@ -121,6 +121,7 @@ def test_django_is_asked_as_long_as_it_can_not_be_learnt_where_something_is_kept
         (timezone.get_fixed_timezone(120), "+0200"),
         (datetime.timezone(-datetime.timedelta(hours=5, minutes=30), "own name"), "-0530"),
         (zoneinfo.ZoneInfo("Asia/Tokyo"), "Asia/Tokyo"),
+        (zoneinfo.ZoneInfo("Etc/GMT+5"), "Etc/GMT+5"),
         (datetime.UTC, "UTC"),
     ],
 )

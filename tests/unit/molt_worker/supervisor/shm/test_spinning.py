@@ -75,7 +75,7 @@ def test_where_there_are_no_two_processors_nobody_spins_and_nothing_is_measured(
 ) -> None:
     with_processors(monkeypatch, count, quota)
     monkeypatch.setattr(METER, lambda: pytest.fail("it was measured"))
-    assert spinning.measure() == SpinLimits(0, 0, 0, MACHINE, True)
+    assert spinning.measure() == SpinLimits(50_000, 0, 0, 1, True)
 
 
 @pytest.mark.parametrize(
