@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from molt_accel import Client, MoltError, MoltTimeout
+from molt_accel.ipc.shm.layout import Gauge
 from tests.support import EXPORTS
 from tests.support.processes import wait_until
 
@@ -100,7 +101,7 @@ def filled(transport: str) -> dict[str, Any]:
 
 
 def idle(transport: str) -> dict[str, Any]:
-    """What a client and its worker need in a second without calls, and how long they may spin."""
+    """What a client and its worker need in a second without calls, and how many of both may spin."""
     with _client(transport=transport) as client:
         _use(client)
         supervisor = psutil.Process(_told(client)["pid"])
@@ -116,7 +117,9 @@ def idle(transport: str) -> dict[str, Any]:
         arena = getattr(connection, "arena", None)
         return {
             "spent_s": spent,
-            "spin_ns": arena.spin_ns if arena is not None else 0,
+            "spinners": sum(map(arena.gauge, (Gauge.CLIENT_SPINNERS, Gauge.EXECUTOR_SPINNERS)))
+            if arena
+            else 0,
             "cpus": len(os.sched_getaffinity(0)),
             "members": len(family),
         }
