@@ -455,6 +455,8 @@ def test_a_connection_whose_worker_is_gone_leaves_no_thread_behind(share: Share)
         os.kill(health(client)["pid"], signal.SIGKILL if number % 2 else signal.SIGTERM)
         wait_until(lambda: threads_named("molt-completion") == 0)
         wait_until(lambda: threads_named("molt-monitor") == 0)
+    gc.collect()
+    assert arenas() <= 1
 
 
 def test_a_client_that_is_closed_under_the_calls_of_an_event_loop_ends_them(share: Share) -> None:

@@ -94,9 +94,8 @@ class LoopCalls:
         self._silence = silence
         self._calls: set[ShmCall] = set()
         self._late: list[ShmCall] = []
-        self._itself: Final = weakref.ref(
-            self
-        )  # for the timer: a loop that is closed doesn't let go of its timers
+        #: For the timer: a loop that is closed doesn't let go of its timers.
+        self._itself: Final = weakref.ref(self)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = NEVER
         self._ending = False
@@ -404,7 +403,7 @@ class Loops:
     def _let_go(self) -> None:
         """Refer to the connection no longer, which refers to this: else its memory stays until garbage is collected."""
         self._over = True
-        self._ask, self._adopt = bool, _drop
+        self._ask, self._adopt = _ask_nobody, _drop
 
     def end(self) -> None:
         """The connection has ended or is closing."""
@@ -432,6 +431,11 @@ class Loops:
 
 def _no_loop() -> None:
     return None
+
+
+def _ask_nobody() -> bool:
+    """In the place of what asks the worker for a bell: it could not be asked."""
+    return False
 
 
 def _drop(call: ShmCall) -> None:

@@ -101,7 +101,7 @@ static inline void molt_move_to(molt_mover *mover, uint32_t processor, uint64_t 
 
 /* What the processes of a pool know together. */
 typedef struct {
-    molt_word cpus;       /* processors of the machine; 0: never contended */
+    molt_word cpus;       /* processors of the machine, 1: always contended, as a pool may use less than two; 0: never */
     molt_word narrow;     /* 1: this pool may use only some of them, or not all the time */
     molt_word look_at_ns; /* when somebody shall look again */
     molt_word contended;  /* 1: others want so many that not two are left, for a caller and an executor */

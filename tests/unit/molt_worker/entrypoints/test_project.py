@@ -59,6 +59,16 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return fake
 
 
+def sqlite(name: Path | str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The project's only database, a real one."""
+    connections = ConnectionHandler({"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": name}})
+    connection = connections["default"]
+    monkeypatch.setattr("django.apps.apps.ready", True)
+    monkeypatch.setattr("django.db.connections", connections)
+    monkeypatch.setattr("django.db.transaction.get_connection", lambda using: connection)
+    return connection
+
+
 @pytest.fixture
 def _apps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for app, text in {"own_shop": "raise RuntimeError('imported')", "own_empty": None}.items():
@@ -241,12 +251,7 @@ def test_a_connection_that_can_not_be_rolled_back_is_closed(connection: SimpleNa
 
 def test_a_database_in_memory_is_rolled_back_too(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     """Django never closes it."""
-    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
-    connections = ConnectionHandler({"default": database})
-    connection = connections["default"]
-    monkeypatch.setattr("django.apps.apps.ready", True)
-    monkeypatch.setattr("django.db.connections", connections)
-    monkeypatch.setattr("django.db.transaction.get_connection", lambda using: connection)
+    connection = sqlite(":memory:", monkeypatch)
     requests = requests_of(said)
     for _ in range(2):
         transaction.Atomic("default", True, True).__enter__()
@@ -260,15 +265,7 @@ def test_a_database_in_memory_is_rolled_back_too(said: Said, monkeypatch: pytest
 def test_after_a_transaction_that_was_left_open_the_next_request_has_a_connection_like_new(
     said: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, closed: bool
 ) -> None:
-    database = {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": tmp_path / "database",
-    }  # one in memory never closes
-    connections = ConnectionHandler({"default": database})
-    connection = connections["default"]
-    monkeypatch.setattr("django.apps.apps.ready", True)
-    monkeypatch.setattr("django.db.connections", connections)
-    monkeypatch.setattr("django.db.transaction.get_connection", lambda using: connection)
+    connection = sqlite(tmp_path / "database", monkeypatch)
     requests = requests_of(said)
     for _ in range(2):
         requests.begin(b"")
