@@ -538,7 +538,7 @@ CORE = {
         ("MOLT_STEADY", 1, "{} requests in a row came from there"),
         ("MOLT_ELSEWHERE_NS", 1000, "as if it had come {} us later"),
         ("MOLT_CONFIRM_NS", 1_000_000, "again after {} ms before it counts"),
-        ("MOLT_RECHECK_NS", 1_000_000, "every {} ms while it does"),
+        ("MOLT_RECHECK_NS", 1_000_000, "then after {} ms, and after twice as long each time"),
         ("MOLT_MOST_BLIND", 1, "then in the next two, up to {};"),
         ("MOLT_LEAST_PASS", 1, "the next {} waits then"),
         ("MOLT_MOST_PASS", 1, "up to {} while it stays in vain"),
@@ -556,6 +556,12 @@ CORE = {
 def test_the_constants_of_waiting_are_those_of_the_core(name: str, unit: int, text: str) -> None:
     page = " ".join(read("explanation/lifecycle-of-a-call.md").split())
     assert text.format(f"{CORE[name] / unit:g}") in page
+
+
+def test_how_rare_looks_for_others_become_is_as_in_the_core() -> None:
+    page = " ".join(read("explanation/lifecycle-of-a-call.md").split())
+    rarest_ns = CORE["MOLT_RECHECK_NS"] << (CORE["MOLT_MOST_SURE"] - 1)
+    assert f"while it stays so, up to {rarest_ns / 1_000_000:g} ms" in page
 
 
 # -- error texts ----------------------------------------------------------------------------------------

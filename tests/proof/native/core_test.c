@@ -483,14 +483,20 @@ static void test_processors_are_contended_if_others_leave_less_than_two_at_two_l
         molt_note_runnable(&crowd, now_ns, cases[i].runnable, cases[i].ours);
         CHECK(!crowd.contended && crowd.suspected == cases[i].contended);
         CHECK(crowd.look_at_ns == now_ns + (cases[i].contended ? MOLT_CONFIRM_NS : MOLT_LOOK_NS));
-        for (int again = 0; again < 2; again++) {
+        for (unsigned again = 0; again < 2 * MOLT_MOST_SURE; again++) { /* others that stay are looked for ever more rarely */
+            unsigned doubled = again < MOLT_MOST_SURE ? again : MOLT_MOST_SURE - 1;
             molt_note_runnable(&crowd, now_ns, cases[i].runnable, cases[i].ours);
-            CHECK(crowd.contended == cases[i].contended);
-            CHECK(crowd.look_at_ns == now_ns + (cases[i].contended ? MOLT_RECHECK_NS : MOLT_LOOK_NS));
+            CHECK(crowd.contended == (cases[i].contended ? doubled + 1 : 0));
+            CHECK(crowd.look_at_ns == now_ns + (cases[i].contended ? (uint64_t)MOLT_RECHECK_NS << doubled : MOLT_LOOK_NS));
         }
         molt_note_runnable(&crowd, now_ns, 1, 1);
         CHECK(!crowd.contended && !crowd.suspected);
     }
+    molt_crowd scribbled = {.cpus = 4, .contended = UINT64_MAX};
+    uint64_t at_ns = molt_now_ns();
+    molt_note_runnable(&scribbled, at_ns, 4, 1);
+    CHECK(scribbled.contended == MOLT_MOST_SURE);
+    CHECK(scribbled.look_at_ns == at_ns + ((uint64_t)MOLT_RECHECK_NS << (MOLT_MOST_SURE - 1)));
     molt_crowd crowd = {.cpus = 0};
     molt_note_runnable(&crowd, molt_now_ns(), 100, 1);
     CHECK(!crowd.contended && !crowd.suspected);

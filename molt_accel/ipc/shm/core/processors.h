@@ -30,7 +30,7 @@ typedef struct {
 
 /* A move takes some microseconds, in which others see this thread bound to one processor. So it moves at most once in this
  * time. */
-#define MOLT_MOVE_NS 2000000u
+#define MOLT_MOVE_NS 20000000u
 
 /* The processors that are online, by the kernel's list, such as 0-3,8; none if it can't be read. The C library's number of
  * processors is not it: some take it from the affinity. */
@@ -104,7 +104,8 @@ typedef struct {
     molt_word cpus;       /* processors of the machine, 1: always contended, as a pool may use less than two; 0: never */
     molt_word narrow;     /* 1: this pool may use only some of them, or not all the time */
     molt_word look_at_ns; /* when somebody shall look again */
-    molt_word contended;  /* 1: others want so many that not two are left, for a caller and an executor */
+    molt_word contended;  /* not 0: others want so many that not two are left, for a caller and an executor; how many looks
+                           * in a row have found that, up to MOLT_MOST_SURE */
     molt_word suspected;  /* 1: it was so at the last look, for the first time */
     molt_word pushed_ns;  /* when a process that spun was pushed off last */
     molt_word distrust;   /* how often that was so in a row */
@@ -113,10 +114,12 @@ typedef struct {
 /* How often somebody looks, since a look costs some microseconds; and how often its interval is doubled by processes
  * that are pushed off and can't see why. */
 #define MOLT_LOOK_NS 20000000u
-/* Once others were found they are looked for so often, and after the first time sooner still: much on a machine wants to run
- * for microseconds only. */
+/* Once others were found they are looked for so soon, and after the first time sooner still: much on a machine wants to run
+ * for microseconds only. While they stay, the time until the next look is doubled so often: a look every few milliseconds
+ * makes one call in a few hundred slower, which is what their p99 is made of. */
 #define MOLT_RECHECK_NS 5000000u
 #define MOLT_CONFIRM_NS 1000000u
+#define MOLT_MOST_SURE 5u
 #define MOLT_MOST_DISTRUST 5u
 /* A look at a word that took longer than this: the process did not run meanwhile. */
 #define MOLT_AWAY_NS 300000u
@@ -147,12 +150,13 @@ static inline int molt_has_to_look(molt_crowd *crowd, uint64_t now_ns) {
 static inline void molt_note_runnable(molt_crowd *crowd, uint64_t now_ns, uint32_t runnable, uint32_t ours) {
     uint64_t cpus = atomic_load_explicit(&crowd->cpus, memory_order_relaxed), others = runnable > ours ? runnable - ours : 0;
     int wanted = cpus && others + 2 > cpus;
-    int known = atomic_load_explicit(&crowd->contended, memory_order_relaxed) ||
-                atomic_load_explicit(&crowd->suspected, memory_order_relaxed);
-    atomic_store_explicit(&crowd->contended, wanted && known, memory_order_relaxed);
+    uint64_t sure = atomic_load_explicit(&crowd->contended, memory_order_relaxed);
+    int known = sure || atomic_load_explicit(&crowd->suspected, memory_order_relaxed);
+    sure = wanted && known ? molt_earlier(sure, MOLT_MOST_SURE - 1) + 1 : 0;
+    atomic_store_explicit(&crowd->contended, sure, memory_order_relaxed);
     atomic_store_explicit(&crowd->suspected, wanted && !known, memory_order_relaxed);
     if (wanted)
-        atomic_store_explicit(&crowd->look_at_ns, now_ns + (known ? MOLT_RECHECK_NS : MOLT_CONFIRM_NS),
+        atomic_store_explicit(&crowd->look_at_ns, now_ns + (sure ? (uint64_t)MOLT_RECHECK_NS << (sure - 1) : MOLT_CONFIRM_NS),
                               memory_order_relaxed);
 }
 
