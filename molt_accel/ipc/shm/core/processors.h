@@ -30,7 +30,7 @@ typedef struct {
 
 /* A move takes some microseconds, in which others see this thread bound to one processor. So it moves at most once in this
  * time. */
-#define MOLT_MOVE_NS 20000000u
+#define MOLT_MOVE_NS 2000000u
 
 /* The processors that are online, by the kernel's list, such as 0-3,8; none if it can't be read. The C library's number of
  * processors is not it: some take it from the affinity. */
