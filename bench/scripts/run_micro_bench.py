@@ -1,6 +1,6 @@
 """Measures what one call costs, against the alternatives, on an idle machine and on a busy one.
 
-    python bench/scripts/run_micro_bench.py            # everything, about ten minutes
+    python bench/scripts/run_micro_bench.py            # everything, about eleven minutes
     python bench/scripts/run_micro_bench.py --quick    # a look, about a minute and a half
     python bench/scripts/run_micro_bench.py --peers shm,pipe,executor --conditions idle
 

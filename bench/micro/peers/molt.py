@@ -42,6 +42,8 @@ class MoltPeer(Peer):
     transport: ClassVar[str] = "shm"
     executors: ClassVar[int] = 0
     """How many the pool has; 0: as many as the run says."""
+    spin_us: ClassVar[int | None] = None
+    """How long either side may stay awake in a wait; None: as long as the worker finds right."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -56,7 +58,7 @@ class MoltPeer(Peer):
     def settings(self) -> dict[str, Any]:
         """What the client is configured by."""
         plain = settings_of(self.setup, self.transport)
-        return plain | {"executors": self.executors or self.setup.workers}
+        return plain | {"executors": self.executors or self.setup.workers, "spin_us": self.spin_us}
 
     def available(self) -> str | None:
         """Makes the client: the transport itself knows what it needs."""
@@ -97,6 +99,12 @@ class EightExecutors(Shm):
     executors = 8
 
 
+class Parks(Shm):
+    """The same, but both sides sleep whenever they wait."""
+
+    spin_us = 0
+
+
 class SameSession(MoltPeer):
     """Shared memory: each client process has a pool of its own, which is in the client's session."""
 
@@ -115,6 +123,7 @@ class SameSession(MoltPeer):
                 *WORKER, "--shm", settings["worker_name"], "--exports", EXPORTS,
                 "--executors", str(settings["executors"]), "--log-level", settings["log_level"],
             ],
+            env=os.environ if self.spin_us is None else {**os.environ, "MOLT_SPIN_US": str(self.spin_us)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )  # fmt: skip
@@ -132,6 +141,12 @@ class SameSession(MoltPeer):
             if self._worker.stdout is not None:
                 self._worker.stdout.close()
             self._worker = None
+
+
+class SameSessionParks(SameSession):
+    """The same, but both sides sleep whenever they wait."""
+
+    spin_us = 0
 
 
 class Stdio(MoltPeer):

@@ -76,6 +76,14 @@ PEERS = {
             "spins or gives way, then parks", sized=False, judged=True, when=("one", "all"),
         ),
         PeerInfo(
+            "shm-park", "Client.call, shm, never staying awake", "molt:Parks", "msgpack",
+            "parks", sized=False, judged=True, own_session=True, when=("one", "all"),
+        ),
+        PeerInfo(
+            "shm-same-park", "the same, worker in the caller's session", "molt:SameSessionParks", "msgpack",
+            "parks", sized=False, judged=True, when=("one", "all"),
+        ),
+        PeerInfo(
             "shm-4", "Client.call, shm, four executors", "molt:FourExecutors", "msgpack",
             "spins or gives way, then parks", judged=True, own_session=True, when=(),
         ),

@@ -16,6 +16,8 @@ ALIKE = (("shm", "pipe-own"), ("shm-same", "pipe"))
 """Peers whose other sides are in the same kind of session: in one of its own, and in the caller's."""
 WAITING_ALIKE = (("shm-io", "pipe-own"), ("shm-same-io", "pipe"))
 """The same with a pool in which other requests wait. A Pipe has no pool, so nothing beside a call changes it."""
+PARKING = (("shm", "shm-park"), ("shm-same", "shm-same-park"))
+"""The waiting policy, and what it must never lose to: both sides always sleep."""
 Figure = Callable[[Measured], Spread | float | None]
 
 
@@ -62,7 +64,7 @@ def _idle_latency(small: int) -> Iterator[Criterion[Measured]]:
 
 def _busy_latency(small: int) -> Iterator[Criterion[Measured]]:
     for condition, words in (("one", "one core busy"), ("all", "every core busy")):
-        for over, under in (*ALIKE, *WAITING_ALIKE):
+        for over, under in (*ALIKE, *WAITING_ALIKE, *PARKING):
             for figure in LATENCIES:
                 short = figure.removesuffix("_us")
                 title = f"{words}, {size_name(small)}: {short} of {over} / {under}"

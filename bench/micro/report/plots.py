@@ -13,7 +13,7 @@ from bench.micro.peers.table import VIEWS, of_row
 
 OWN = {
     "shm": "#d9480f", "shm-same": "#f08c00", "shm-io": "#862e9c", "shm-same-io": "#cc5de8", "acall": "#c2255c",
-    "acall-uvloop": "#e599b0", "ring": "#111111", "stdio": "#f0a070",
+    "acall-uvloop": "#e599b0", "shm-park": "#5c940d", "shm-same-park": "#94d82d", "ring": "#111111", "stdio": "#f0a070",
 }  # fmt: skip
 """This project's colours; the others take theirs from a palette without any of these."""
 TICKS = (0, 50, 90, 99, 99.9)

@@ -149,7 +149,7 @@ def test_turns_are_drawn_and_judged_ones_are_neighbours() -> None:
 
 def test_what_takes_part_is_in_the_estimate() -> None:
     made, quick = given_options(), given_options("--quick")
-    assert 300 < made.expected_s() < 660
+    assert 300 < made.expected_s() < 720
     assert made.round_count >= 9
     assert quick.expected_s() < 150
     assert given_options("--peers", "pipe,shm").expected_s() < made.expected_s() / 2
@@ -173,7 +173,7 @@ def test_what_takes_part_under_a_condition() -> None:
         {info.name for info in made.under(name, 64, False, 0)} for name in ("idle", "one", "quota")
     )
     assert idle - one == {"view", "view-pipe", "view-offload"}
-    assert one - idle == {"shm-io", "shm-same-io"}
+    assert one - idle == {"shm-io", "shm-same-io", "shm-park", "shm-same-park"}
     assert made.only_watched_peers == ["shm-4", "shm-8"]
     assert set(made.called_peers) == set(PEERS) - {"shm-4", "shm-8"}
     assert {name for info in PEERS.values() for name in info.when or ()} <= set(CONDITIONS)

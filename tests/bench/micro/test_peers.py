@@ -142,6 +142,17 @@ def test_a_ring_waits_as_a_worker_would(tmp_path: Path, monkeypatch: pytest.Monk
         assert peer.call({"id": 7}) == {"id": 7}
 
 
+@pytest.mark.parametrize("name", ["shm-park", "shm-same-park"])
+def test_on_both_sides_nobody_stays_awake(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with loaded(name, tmp_path) as peer:
+        peer.start()
+        assert peer.call({"id": 7}) == {"id": 7}
+        assert peer.client.config.spin_us == 0
+        worker = psutil.Process(peer.client.ping()["pid"])
+        assert worker.environ()["MOLT_SPIN_US"] == "0"
+
+
 @pytest.mark.parametrize("name", ["shm-io", "shm-same-io"])
 def test_calls_are_made_while_all_other_executors_have_requests_that_wait(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -79,7 +79,7 @@ def test_thinning_keeps_ends_and_percentiles() -> None:
 FAST = {
     "ring": 8.0, "shm": 10.0, "shm-same": 10.0, "acall": 8.0, "pipe": 50.0, "pipe-own": 60.0, "executor": 300.0,
     "gunicorn": 700.0, "stdio": 150.0, "view": 100.0, "view-offload": 105.0, "shm-io": 12.0, "shm-same-io": 12.5,
-    "shm-4": 10.0, "shm-8": 10.0,
+    "shm-4": 10.0, "shm-8": 10.0, "shm-park": 20.0, "shm-same-park": 40.0,
 }  # fmt: skip
 
 
@@ -96,6 +96,8 @@ def test_criteria_are_reached_by_a_fast_client() -> None:
         ("every core busy, 64 B: p99 of shm-same / pipe", 0.2),
         ("one core busy, 64 B: p50 of shm-io / pipe-own", 0.2),
         ("every core busy, 64 B: mean of shm-same-io / pipe", 0.25),
+        ("one core busy, 64 B: mean of shm / shm-park", 0.5),
+        ("every core busy, 64 B: p99 of shm-same / shm-same-park", 0.25),
         ("of shm / executor, 16 threads", 30.0),
         ("of shm / pipe-own, 16 threads", 6.0),
         ("of shm-same / pipe, 4 processes", 5.0),
