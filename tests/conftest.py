@@ -162,8 +162,6 @@ def _own_pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="molt-test-") as directory:  # short enough for a socket's path
         monkeypatch.setenv("MOLT_RUNTIME_DIR", directory)
         monkeypatch.setenv("MOLT_WORKER_LINGER_MS", "0")
-        # On a slow machine requests stand in queues for long. Tests of what is refused then set a target of their own.
-        monkeypatch.setenv("MOLT_WORKER_QUEUE_TARGET_MS", "60000")
         # What other tests have put into this process's sys.path must not make it another than those it starts.
         monkeypatch.setenv("MOLT_IMPORT_PATH", str(ROOT))
         yield

@@ -191,6 +191,8 @@ def main() -> None:
     for number in range(int(sys.argv[2])):
         step(number)
     os.getsid(0)
+    if getattr(step(0), "status_code", 200) != 200:  # of a view: a refusal is no answer
+        sys.exit(f"the case {sys.argv[1]!r} was answered with an error")
 
 
 if __name__ == "__main__":

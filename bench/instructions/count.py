@@ -30,7 +30,7 @@ WAITING, TIMES = frozenset({"call", "view", "serve"}), 3
 WITH_POOL: Final = frozenset({"call", "view"})
 #: Of these cases what they take more than others; the others are told nowhere.
 OVER: Final = {"view": "plain_view"}
-_PATIENCE_S: Final = 300
+_PATIENCE_S: Final = 600
 _COLLECTED: Final = re.compile(r"^totals: (\d+)$", re.MULTILINE)
 # What valgrind puts into a client's environment must not make it another pool's; the hash seed has dicts alike.
 _ENVIRONMENT: Final = {
@@ -82,11 +82,14 @@ def all_cases(told: object = print) -> dict[str, int]:
             case: [threads.submit(instructions, case) for _ in range(TIMES if case in WAITING else 1)]
             for case in CASES
         }
-        for case, each in counts.items():
-            median = statistics.median_low(one.result() for one in each)
-            found[case] = median - found.pop(OVER.get(case, ""), 0)
-            if callable(told) and case not in OVER.values():
-                told(f"{case}: {found[case]:,}")
+        try:
+            for case, each in counts.items():
+                median = statistics.median_low(one.result() for one in each)
+                found[case] = median - found.pop(OVER.get(case, ""), 0)
+                if callable(told) and case not in OVER.values():
+                    told(f"{case}: {found[case]:,}")
+        finally:
+            threads.shutdown(cancel_futures=True)
     return found
 
 
@@ -110,6 +113,8 @@ def _collected(case: str, pool_name: str) -> int:
                 timeout=_PATIENCE_S,
                 check=False,
             )
+        except subprocess.TimeoutExpired:
+            raise CountError(f"the case {case!r} took more than {_PATIENCE_S} s") from None
         except FileNotFoundError:
             raise CountError("valgrind is not installed; on Debian: apt-get install valgrind") from None
         # The first file is of what came before the first mark, the second of what came between both.

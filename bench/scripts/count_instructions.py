@@ -13,6 +13,7 @@ Exit codes: 0 done, 1 can't run, 2 wrong usage, 3 a case takes more than is allo
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def main() -> int:
         "--update", action="store_true", help="write the counts to bench/instructions/known.json"
     )
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no worker is left behind
     where = count.here()
     try:
         now = count.all_cases(lambda line: print(line, file=sys.stderr, flush=True))

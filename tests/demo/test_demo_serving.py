@@ -122,8 +122,12 @@ def test_runserver_with_its_reloader_answers_too() -> None:
 def test_several_server_processes_share_one_metrics_file(tmp_path: Path) -> None:
     port, path = free_port(), tmp_path / "metrics.jsonl"
     command = ("-m", "gunicorn", "demo.django_app.wsgi", "--workers", "2", "--threads", "4", "--bind")
-    # A limit of its own, so that no call is refused because the first ones were slow.
-    settings = {"MOLT_DEMO_METRICS_PATH": str(path), "MOLT_MAX_IN_FLIGHT": "64"}
+    # Limits of its own, so that no call is refused because the machine is slow.
+    settings = {
+        "MOLT_DEMO_METRICS_PATH": str(path),
+        "MOLT_MAX_IN_FLIGHT": "64",
+        "MOLT_WORKER_QUEUE_TARGET_MS": "60000",
+    }
     with serving(*command, f"127.0.0.1:{port}", port=port, **settings) as web:
 
         def ask(number: int) -> None:

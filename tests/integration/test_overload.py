@@ -113,7 +113,7 @@ def test_a_call_that_can_not_end_in_time_is_refused_at_once(
 def test_a_queue_that_stands_is_cut_down_and_says_when_to_come_back(
     make_client: MakeClient, begin: Begin, tmp_path: Path
 ) -> None:
-    client = one(make_client, queue_target_ms=100)
+    client = one(make_client)
     train(client, 0.3)
     gate = held(begin, client, tmp_path / "gate")
     queued = queue_up(begin, client, 3)

@@ -63,7 +63,7 @@ static void await_doorbell(table *shared, molt_doorbell *doorbell, uint64_t seen
         if (!strcmp(mode, "park"))
             molt_park(doorbell, &doorbell->count, seen, molt_now_ns() + MOLT_PARK_NS);
         else
-            molt_spin(&patience, &shared->crowd, &doorbell->count, seen, MOLT_NEVER);
+            molt_spin(&shared->crowd, &doorbell->count, seen, MOLT_NEVER);
     }
 }
 

@@ -1,7 +1,9 @@
 /* The core on one thread: geometry, attaching to what is damaged, rings, doorbells, every step of a state word, queueing. */
 #include "word.h"
 
+#include <sched.h>
 #include <semaphore.h>
+#include <sys/resource.h>
 
 static void (*just_before_post)(void); /* called once, between the look at a sleeper and its wake-up */
 static int watched_sem_post(sem_t *sem) {
@@ -12,6 +14,23 @@ static int watched_sem_post(sem_t *sem) {
     return sem_post(sem);
 }
 #define sem_post watched_sem_post
+
+static void (*at_yield)(void); /* called before every yield */
+static int watched_yield(void) {
+    if (at_yield)
+        at_yield();
+    return sched_yield();
+}
+#define sched_yield watched_yield
+
+static const int64_t *pushes; /* what is told as the involuntary switches of this thread; NULL: what the kernel says */
+static int watched_getrusage(int who, struct rusage *usage) {
+    int failed = getrusage(who, usage);
+    if (pushes)
+        usage->ru_nivcsw = *pushes;
+    return failed;
+}
+#define getrusage watched_getrusage
 
 static void (*at_moment)(const char *name); /* called wherever the core names a moment */
 static void reach(const char *name) {
@@ -267,11 +286,92 @@ static void test_a_ring_wakes_who_sleeps(void) {
 /* -- the waiting policy ---------------------------------------------------------------------------------------- */
 
 static void test_a_spin_sees_a_change_and_ends_with_its_time(void) {
-    molt_patience patience = {0};
     molt_crowd crowd = {0};
     molt_word word = 5;
-    CHECK(molt_spin(&patience, &crowd, &word, 4, UINT64_MAX) == 1);
-    CHECK(molt_spin(&patience, &crowd, &word, 5, molt_now_ns() + 1000000) != 1);
+    CHECK(molt_spin(&crowd, &word, 4, UINT64_MAX) == 1);
+    CHECK(molt_spin(&crowd, &word, 5, molt_now_ns() + 1000000) != 1);
+}
+
+/* What happens at a yield: so much time passes, then the word changes if it is the `yields_until_change`th yield, and others
+ * have been given the processor if `others_ran`. */
+static uint64_t yields_made, yields_until_change, first_yield_ns, yield_takes_ns;
+static int64_t pushes_made;
+static int others_ran;
+static molt_word yielded_for;
+
+static void a_yield(void) {
+    uint64_t now_ns = molt_now_ns(), until_ns = now_ns + yield_takes_ns;
+    if (!yields_made++)
+        first_yield_ns = now_ns;
+    while (molt_now_ns() < until_ns)
+        molt_pause();
+    if (yields_made == yields_until_change)
+        atomic_fetch_add(&yielded_for, 1);
+    pushes_made += others_ran;
+}
+
+static uint64_t watch_yields(uint64_t takes_ns, uint64_t until_change) {
+    yields_made = first_yield_ns = 0;
+    yield_takes_ns = takes_ns;
+    yields_until_change = until_change;
+    at_yield = a_yield;
+    pushes = &pushes_made;
+    return atomic_load(&yielded_for);
+}
+
+static void watch_no_yields(void) {
+    at_yield = NULL;
+    pushes = NULL;
+}
+
+static void test_a_spin_is_silent_first_and_yields_then(void) {
+    molt_crowd crowd = {0};
+    uint64_t start_ns = 0, seen = watch_yields(0, 0);
+    for (int i = 0; i < 1000 && !yields_made; i++) { /* it ends at once where this thread doesn't run for a while */
+        start_ns = molt_now_ns();
+        CHECK(molt_spin(&crowd, &yielded_for, seen, start_ns + 1000000) != 1);
+    }
+    CHECK(yields_made && first_yield_ns - start_ns >= MOLT_QUIET_NS);
+    seen = watch_yields(0, 1);
+    int found = 0;
+    while (!yields_made)
+        found = molt_spin(&crowd, &yielded_for, seen, molt_now_ns() + 1000000);
+    CHECK(found == 1);
+    watch_no_yields();
+}
+
+static void test_a_spin_that_was_away_ends_and_asks_who_ran_instead(void) {
+    for (others_ran = 0; others_ran < 2; others_ran++) {
+        for (uint64_t change = 0; change < 2; change++) {
+            molt_crowd crowd = {.cpus = 1000, .narrow = 1};
+            uint64_t seen = watch_yields(2 * MOLT_AWAY_NS, change);
+            int manner = MOLT_SPIN, found = MOLT_AWAY;
+            while (!yields_made) /* it may be away before its first yield, too */
+                found = molt_spin(&crowd, &yielded_for, seen, molt_now_ns() + 1000000000);
+            CHECK(found == (change ? 1 : MOLT_AWAY));
+            CHECK((crowd.contended != 0) == others_ran);
+            watch_yields(2 * MOLT_AWAY_NS, 0);
+            molt_stay_awake(&(molt_patience){0}, &crowd, &manner, &yielded_for, seen + change, molt_now_ns() + 1000000000);
+            CHECK(manner == MOLT_SLEEP);
+        }
+    }
+    others_ran = 0;
+    watch_no_yields();
+}
+
+static void test_what_the_kernel_counts_is_known_where_it_matters(void) {
+    molt_crowd crowd = {0};
+    struct rusage usage;
+    int64_t before, told;
+    CHECK(molt_pushed_so_far(&crowd) == 0);
+    atomic_store(&crowd.narrow, 1);
+    do {
+        CHECK(getrusage(RUSAGE_THREAD, &usage) == 0);
+        before = usage.ru_nivcsw;
+        told = molt_pushed_so_far(&crowd);
+        CHECK(getrusage(RUSAGE_THREAD, &usage) == 0);
+    } while (usage.ru_nivcsw != before);
+    CHECK(told == before);
 }
 
 static void test_long_waits_end_staying_awake_and_short_ones_bring_it_back(void) {
@@ -285,7 +385,11 @@ static void test_long_waits_end_staying_awake_and_short_ones_bring_it_back(void)
     int needed = 0;
     while (!molt_is_short(&patience, spin_ns) && needed < 1000)
         molt_learn(&patience, 1000), needed++;
-    CHECK(needed < 50);
+    CHECK(needed > 10 && needed < 50);
+    patience.usual_ns = 2 * spin_ns;
+    CHECK(molt_is_short(&patience, spin_ns));
+    patience.usual_ns++;
+    CHECK(!molt_is_short(&patience, spin_ns));
 }
 
 static void test_the_manner_of_a_wait_depends_on_the_crowd_and_on_where_the_other_side_runs(void) {
@@ -321,6 +425,13 @@ static void test_giving_way_ends_with_a_change_or_where_nobody_else_runs(void) {
     CHECK(patience.pass == 0);
     CHECK(molt_give_way(&patience, &word, 5) == 0);
     CHECK(patience.pass == MOLT_LEAST_PASS);
+    uint64_t seen = watch_yields(2 * MOLT_NOBODY_NS, 5); /* somebody runs in each yield */
+    CHECK(molt_give_way(&patience, &yielded_for, seen) == 1);
+    CHECK(yields_made == 5 && patience.pass == 0);
+    seen = watch_yields(2 * MOLT_NOBODY_NS, 0);
+    CHECK(molt_give_way(&patience, &yielded_for, seen) == 0);
+    CHECK(yields_made == MOLT_MOST_YIELDS && patience.pass == MOLT_LEAST_PASS);
+    watch_no_yields();
 }
 
 static void test_staying_awake_tries_each_manner_once(void) {
@@ -352,6 +463,13 @@ static void test_the_other_side_is_followed_only_where_it_stays(void) {
         molt_hear_of(&patience, 1u << 20);
     }
     CHECK(molt_has_to_follow(&patience, 1) && !molt_has_to_follow(&patience, 0));
+    int follows;
+    molt_patience beside = patience;
+    do {
+        beside.other_at = here = molt_processor();
+        follows = molt_has_to_follow(&beside, 1);
+    } while (molt_processor() != here);
+    CHECK(!follows);
     molt_mover mover = {0};
     molt_follow(&mover, &patience, 1); /* which leads nowhere */
     CHECK(!mover.held_at);
@@ -466,6 +584,8 @@ static void test_a_forbidden_move_is_not_tried_again(void) {
             _exit(0); /* not on this machine */
         molt_move_to(&mover, molt_processor(), now_ns);
         CHECK(is_affinity(before) && !mover.held_at && mover.stays == CPU_EQUAL(&before, &online));
+        molt_move_to(&mover, molt_processor(), now_ns + MOLT_MOVE_NS);
+        CHECK(!mover.stays || mover.moved_ns == now_ns);
         _exit(0);
     }
     int status;
@@ -502,48 +622,94 @@ static void test_processors_are_contended_if_others_leave_less_than_two_at_two_l
     CHECK(!crowd.contended && !crowd.suspected);
 }
 
+/* As many processes that compute want to run, whoever else does. */
+static void test_who_wants_to_run_is_seen_and_leaves_no_descriptor(void) {
+    pid_t computing[3];
+    uint32_t count = sizeof computing / sizeof *computing;
+    for (uint32_t i = 0; i < count; i++) {
+        computing[i] = fork();
+        CHECK(computing[i] >= 0);
+        if (computing[i] == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            for (;;)
+                molt_pause();
+        }
+    }
+    int next = dup(STDERR_FILENO);
+    CHECK(close(next) == 0);
+    uint64_t until_ns = molt_now_ns() + 60000000000u;
+    while (molt_runnable() < count)
+        CHECK(molt_now_ns() < until_ns);
+    CHECK(dup(STDERR_FILENO) == next && close(next) == 0);
+    for (uint32_t i = 0; i < count; i++)
+        CHECK(kill(computing[i], SIGKILL) == 0 && waitpid(computing[i], NULL, 0) == computing[i]);
+}
+
+static void test_a_look_does_not_undo_what_happened_meanwhile(void) {
+    uint64_t now_ns = molt_now_ns();
+    const struct { uint64_t pushed_ns, contended; } cases[] = {
+        {now_ns - 1, 0}, {now_ns, 1}, {now_ns + 1000, 1}, {now_ns + MOLT_LOOK_NS, 0}, {UINT64_MAX, 0}, {0, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        molt_crowd crowd = {.cpus = 1000, .narrow = 1, .contended = 1, .pushed_ns = cases[i].pushed_ns};
+        molt_note_runnable(&crowd, now_ns, 1, 1);
+        CHECK(crowd.contended == cases[i].contended);
+    }
+}
+
+enum { ROUNDS_OF_LOOKS = 2000, LOOKING = 4 };
+static pthread_barrier_t each_round;
+static molt_word looked;
+static void *look_each_round(void *shared) {
+    for (uint64_t round = 1; round <= ROUNDS_OF_LOOKS; round++) {
+        pthread_barrier_wait(&each_round);
+        atomic_fetch_add(&looked, (uint64_t)molt_has_to_look(shared, round * MOLT_LOOK_NS));
+        pthread_barrier_wait(&each_round);
+        CHECK(atomic_load(&looked) == round);
+    }
+    return NULL;
+}
+
+static void test_of_many_that_come_at_once_one_looks(void) {
+    molt_crowd crowd = {0};
+    pthread_t threads[LOOKING];
+    CHECK(pthread_barrier_init(&each_round, NULL, LOOKING) == 0);
+    for (size_t i = 0; i < LOOKING; i++)
+        CHECK(pthread_create(&threads[i], NULL, look_each_round, &crowd) == 0);
+    for (size_t i = 0; i < LOOKING; i++)
+        pthread_join(threads[i], NULL);
+    pthread_barrier_destroy(&each_round);
+}
+
 static void test_one_process_looks_at_a_time_whatever_is_scribbled(void) {
     molt_crowd crowd = {0};
     uint64_t now_ns = molt_now_ns();
     CHECK(molt_has_to_look(&crowd, now_ns) && !molt_has_to_look(&crowd, now_ns));
     CHECK(!molt_has_to_look(&crowd, now_ns + MOLT_LOOK_NS - 1) && molt_has_to_look(&crowd, now_ns + MOLT_LOOK_NS));
+    uint64_t farthest_ns = (uint64_t)MOLT_LOOK_NS << MOLT_MOST_DISTRUST;
+    atomic_store(&crowd.look_at_ns, now_ns + farthest_ns);
+    CHECK(!molt_has_to_look(&crowd, now_ns));
+    atomic_store(&crowd.look_at_ns, now_ns + farthest_ns + 1);
+    CHECK(molt_has_to_look(&crowd, now_ns));
     atomic_store(&crowd.look_at_ns, UINT64_MAX);
     CHECK(molt_has_to_look(&crowd, now_ns) && !molt_has_to_look(&crowd, now_ns));
 }
 
 static void test_who_is_pushed_off_distrusts_the_processors_for_longer_each_time(void) {
     molt_crowd crowd = {.cpus = 1000, .narrow = 1};
-    int64_t switches = -1; /* not what the kernel says */
+    const int64_t none = -1; /* not what the kernel says */
     uint64_t now_ns = molt_now_ns(), most = (uint64_t)MOLT_LOOK_NS << MOLT_MOST_DISTRUST;
-    for (unsigned i = 0; i < 2 * MOLT_MOST_DISTRUST; i++, switches = -1) {
-        molt_note_away(&crowd, now_ns, &switches);
-        CHECK(crowd.contended && switches >= 0);
+    for (unsigned i = 0; i < 2 * MOLT_MOST_DISTRUST; i++) {
+        molt_note_away(&crowd, now_ns, none);
+        CHECK(crowd.contended);
         CHECK(crowd.look_at_ns == now_ns + molt_earlier((uint64_t)MOLT_LOOK_NS << i, most));
         CHECK(!molt_has_to_look(&crowd, now_ns));
     }
     now_ns += most + 1; /* long ago */
-    molt_note_away(&crowd, now_ns, &switches);
+    molt_note_away(&crowd, now_ns, none);
     CHECK(crowd.look_at_ns == now_ns + MOLT_LOOK_NS);
     crowd = (molt_crowd){.cpus = 1000}; /* the whole machine is seen in a look */
-    switches = -1;
-    molt_note_away(&crowd, now_ns, &switches);
-    CHECK(!crowd.contended);
-}
-
-static int64_t switches_so_far(void) {
-    struct rusage usage;
-    CHECK(getrusage(RUSAGE_THREAD, &usage) == 0);
-    return usage.ru_nivcsw;
-}
-
-static void test_time_that_the_host_has_taken_is_no_sign_of_others(void) {
-    molt_crowd crowd = {.cpus = 1000, .narrow = 1};
-    int64_t before, known;
-    do { /* until nobody else ran meanwhile */
-        atomic_store(&crowd.contended, 0);
-        before = known = switches_so_far();
-        molt_note_away(&crowd, molt_now_ns(), &known);
-    } while (switches_so_far() != before);
+    molt_note_away(&crowd, now_ns, molt_pushed_so_far(&crowd));
     CHECK(!crowd.contended);
 }
 
@@ -1663,10 +1829,15 @@ int main(void) {
     test_what_others_say_of_where_a_thread_runs_holds();
     test_a_thread_that_is_held_is_set_free_later();
     test_a_forbidden_move_is_not_tried_again();
+    test_who_wants_to_run_is_seen_and_leaves_no_descriptor();
+    test_a_look_does_not_undo_what_happened_meanwhile();
+    test_of_many_that_come_at_once_one_looks();
     test_processors_are_contended_if_others_leave_less_than_two_at_two_looks();
     test_one_process_looks_at_a_time_whatever_is_scribbled();
     test_who_is_pushed_off_distrusts_the_processors_for_longer_each_time();
-    test_time_that_the_host_has_taken_is_no_sign_of_others();
+    test_a_spin_is_silent_first_and_yields_then();
+    test_a_spin_that_was_away_ends_and_asks_who_ran_instead();
+    test_what_the_kernel_counts_is_known_where_it_matters();
     test_a_bell_is_rung_once_for_each_time_that_it_is_armed();
     test_a_bell_whose_end_is_gone_is_said_to_be_lost();
     test_nobody_who_rings_waits_for_who_does_not_read();

@@ -337,6 +337,7 @@ static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns, uin
         return 0;
     molt_rouse(a, c);
     int beside = molt_is_beside(patience);
+    int64_t pushed = molt_pushed_so_far(&a->header->crowd);
     uint32_t state = MOLT_READY;
     atomic_store_explicit(&a->client_awake[c->channel], 1, memory_order_relaxed);
     while ((state == MOLT_READY || state == MOLT_CLAIMED) && now_ns < until_ns) {
@@ -349,7 +350,7 @@ static inline int molt_glance(molt_arena *a, molt_call *c, uint64_t spin_ns, uin
     }
     atomic_store_explicit(&a->client_awake[c->channel], 0, memory_order_relaxed);
     if (now_ns - start_ns > MOLT_AWAY_NS)
-        molt_note_away(&a->header->crowd, now_ns, &patience->switches);
+        molt_note_away(&a->header->crowd, now_ns, pushed);
     molt_learn_glance(patience, wakes, state == MOLT_DONE);
     if (state != MOLT_DONE)
         return 0;

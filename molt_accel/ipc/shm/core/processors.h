@@ -115,12 +115,14 @@ typedef struct {
  * that are pushed off and can't see why. */
 #define MOLT_LOOK_NS 20000000u
 /* Once others were found they are looked for so soon, and after the first time sooner still: much on a machine wants to run
- * for microseconds only. While they stay, the time until the next look is doubled so often: a look every few milliseconds
- * makes one call in a few hundred slower, which is what their p99 is made of. */
+ * for microseconds only. While they stay, the time until the next look doubles, until it is MOLT_LOOK_NS: a look every few
+ * milliseconds makes one call in a few hundred slower, which is what their p99 is made of; and after they have gone, calls
+ * are slower until the next look. */
 #define MOLT_RECHECK_NS 5000000u
 #define MOLT_CONFIRM_NS 1000000u
-#define MOLT_MOST_SURE 5u
+#define MOLT_MOST_SURE 3u
 #define MOLT_MOST_DISTRUST 5u
+_Static_assert(MOLT_RECHECK_NS << (MOLT_MOST_SURE - 1) == MOLT_LOOK_NS, "looks for others become as rare as others");
 /* A look at a word that took longer than this: the process did not run meanwhile. */
 #define MOLT_AWAY_NS 300000u
 
@@ -150,6 +152,8 @@ static inline int molt_has_to_look(molt_crowd *crowd, uint64_t now_ns) {
 static inline void molt_note_runnable(molt_crowd *crowd, uint64_t now_ns, uint32_t runnable, uint32_t ours) {
     uint64_t cpus = atomic_load_explicit(&crowd->cpus, memory_order_relaxed), others = runnable > ours ? runnable - ours : 0;
     int wanted = cpus && others + 2 > cpus;
+    if (!wanted && atomic_load_explicit(&crowd->pushed_ns, memory_order_relaxed) - now_ns < MOLT_LOOK_NS)
+        return; /* somebody was pushed off while this one looked; a time that is farther off was scribbled */
     uint64_t sure = atomic_load_explicit(&crowd->contended, memory_order_relaxed);
     int known = sure || atomic_load_explicit(&crowd->suspected, memory_order_relaxed);
     sure = wanted && known ? molt_earlier(sure, MOLT_MOST_SURE - 1) + 1 : 0;
@@ -160,17 +164,22 @@ static inline void molt_note_runnable(molt_crowd *crowd, uint64_t now_ns, uint32
                               memory_order_relaxed);
 }
 
+/* How often others were given this thread's processor while it wanted to run, to be held against later (molt_note_away);
+ * where nobody wants to know, 0. */
+static inline int64_t molt_pushed_so_far(const molt_crowd *crowd) {
+    struct rusage usage;
+    if (!atomic_load_explicit(&crowd->narrow, memory_order_relaxed))
+        return 0;
+    return getrusage(RUSAGE_THREAD, &usage) ? 0 : usage.ru_nivcsw;
+}
+
 /* A process that spun was away. Where this pool may use only some of the machine's processors or has a quota, what is found
  * on the machine tells little. There this is the sign that there is no processor to spin on, if it was another process that
  * ran meanwhile, and not only the machine's host that had taken the processor: for the time of a look, twice as long each
- * time in a row. `switches`: the thread's involuntary switches when it looked last; private to it. */
-static inline void molt_note_away(molt_crowd *crowd, uint64_t now_ns, int64_t *switches) {
-    struct rusage usage;
-    if (!atomic_load_explicit(&crowd->narrow, memory_order_relaxed))
+ * time in a row. `pushed`: molt_pushed_so_far when it began to spin. */
+static inline void molt_note_away(molt_crowd *crowd, uint64_t now_ns, int64_t pushed) {
+    if (molt_pushed_so_far(crowd) == pushed)
         return;
-    if (getrusage(RUSAGE_THREAD, &usage) || usage.ru_nivcsw == *switches)
-        return;
-    *switches = usage.ru_nivcsw;
     uint64_t distrust = atomic_load_explicit(&crowd->distrust, memory_order_relaxed);
     uint64_t since_ns = now_ns - atomic_load_explicit(&crowd->pushed_ns, memory_order_relaxed);
     distrust = since_ns > (uint64_t)MOLT_LOOK_NS << MOLT_MOST_DISTRUST ? 0 : molt_earlier(distrust + 1, MOLT_MOST_DISTRUST);

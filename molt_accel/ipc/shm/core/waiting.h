@@ -13,7 +13,6 @@
 /* What a waiter has learned; private to it. */
 typedef struct {
     uint64_t usual_ns;   /* running mean of its waits */
-    int64_t switches;    /* see molt_note_away */
     uint32_t other_at;   /* the processor on which the other side ran when it was heard of last, as molt_processor has it */
     uint32_t steady;     /* how often in a row it ran there, up to MOLT_STEADY */
     uint32_t pass, vain; /* waits in which it doesn't give way, because it was in vain; and how many they were last time */
@@ -146,8 +145,8 @@ static inline int molt_give_way(molt_patience *patience, const molt_word *watche
 
 /* Spin until the watched word is no longer `seen` (1) or until `until_ns` (0). MOLT_AWAY: it was pushed off the processor
  * before either. */
-static inline int molt_spin(molt_patience *patience, molt_crowd *crowd, const molt_word *watched, uint64_t seen,
-                            uint64_t until_ns) {
+static inline int molt_spin(molt_crowd *crowd, const molt_word *watched, uint64_t seen, uint64_t until_ns) {
+    int64_t pushed = molt_pushed_so_far(crowd);
     uint64_t now_ns = molt_now_ns(), quiet_until_ns = now_ns + MOLT_QUIET_NS;
     int changed = 0;
     while (!changed && now_ns < until_ns) {
@@ -157,8 +156,8 @@ static inline int molt_spin(molt_patience *patience, molt_crowd *crowd, const mo
         changed = molt_watch(watched, seen);
         now_ns = molt_now_ns();
         if (now_ns - before_ns > MOLT_AWAY_NS) {
-            molt_note_away(crowd, now_ns, &patience->switches);
-            return changed ? changed : MOLT_AWAY;
+            molt_note_away(crowd, now_ns, pushed);
+            return changed ? 1 : MOLT_AWAY;
         }
     }
     return changed;
@@ -171,7 +170,7 @@ static inline void molt_stay_awake(molt_patience *patience, molt_crowd *crowd, i
     if (*manner == MOLT_GIVE_WAY) {
         *manner = MOLT_SLEEP;
         molt_give_way(patience, watched, seen);
-    } else if (molt_spin(patience, crowd, watched, seen, until_ns) == MOLT_AWAY) {
+    } else if (molt_spin(crowd, watched, seen, until_ns) == MOLT_AWAY) {
         *manner = MOLT_SLEEP;
     }
 }
