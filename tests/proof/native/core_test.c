@@ -1818,6 +1818,9 @@ int main(void) {
     test_a_semaphore_that_was_scribbled_over_is_put_right();
     test_a_ring_wakes_who_sleeps();
     test_a_spin_sees_a_change_and_ends_with_its_time();
+    test_a_spin_is_silent_first_and_yields_then();
+    test_a_spin_that_was_away_ends_and_asks_who_ran_instead();
+    test_what_the_kernel_counts_is_known_where_it_matters();
     test_long_waits_end_staying_awake_and_short_ones_bring_it_back();
     test_the_manner_of_a_wait_depends_on_the_crowd_and_on_where_the_other_side_runs();
     test_giving_way_in_vain_is_tried_again_ever_more_rarely();
@@ -1829,15 +1832,12 @@ int main(void) {
     test_what_others_say_of_where_a_thread_runs_holds();
     test_a_thread_that_is_held_is_set_free_later();
     test_a_forbidden_move_is_not_tried_again();
+    test_processors_are_contended_if_others_leave_less_than_two_at_two_looks();
     test_who_wants_to_run_is_seen_and_leaves_no_descriptor();
     test_a_look_does_not_undo_what_happened_meanwhile();
     test_of_many_that_come_at_once_one_looks();
-    test_processors_are_contended_if_others_leave_less_than_two_at_two_looks();
     test_one_process_looks_at_a_time_whatever_is_scribbled();
     test_who_is_pushed_off_distrusts_the_processors_for_longer_each_time();
-    test_a_spin_is_silent_first_and_yields_then();
-    test_a_spin_that_was_away_ends_and_asks_who_ran_instead();
-    test_what_the_kernel_counts_is_known_where_it_matters();
     test_a_bell_is_rung_once_for_each_time_that_it_is_armed();
     test_a_bell_whose_end_is_gone_is_said_to_be_lost();
     test_nobody_who_rings_waits_for_who_does_not_read();
