@@ -1,10 +1,11 @@
-"""Counts events of processes with `perf stat`."""
+"""Counts events of processes with `perf stat`, and how long their threads waited for a processor, by the kernel."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection
+from pathlib import Path
 from typing import Final
 
 from bench.core import BenchError
@@ -20,6 +21,8 @@ EVENTS: Final = {
     "migrations": "cpu-migrations",
     "cpu_ms": "task-clock",
 }
+#: What is told beside the events: time in which threads would have run, and others had the processors.
+READY: Final = "ready_ms"
 
 
 class Counting:
@@ -28,9 +31,10 @@ class Counting:
     Raises BenchError if perf isn't there or may not count here.
     """
 
-    def __init__(self, pids: Iterable[int]) -> None:
+    def __init__(self, pids: Collection[int]) -> None:
         if shutil.which("perf") is None:
             raise BenchError("perf isn't there; Debian's linux-perf has it")
+        self._pids, self._ready_ms = pids, ready_ms(pids)
         chosen = ",".join(EVENTS.values())
         self._perf = subprocess.Popen(
             ["perf", "stat", "-x,", "-e", chosen, "-p", ",".join(map(str, pids))],
@@ -39,11 +43,25 @@ class Counting:
         )
 
     def end(self) -> dict[str, float]:
-        """Stop counting. Returns how often each event was; `cpu_ms` is time. Raises BenchError."""
+        """Stop counting. Returns how often each event was; `cpu_ms` and `ready_ms` are times. Raises BenchError."""
         # perf ends what it has started, and then says what it has counted.
         self._perf.send_signal(2)
         _, text = self._perf.communicate()
-        return parsed(text)
+        return parsed(text) | {READY: ready_ms(self._pids) - self._ready_ms}
+
+
+def ready_ms(pids: Collection[int], proc: Path = Path("/proc")) -> float:
+    """How long all threads of some processes have waited for a processor so far, in milliseconds: the second figure of
+    `schedstat`. Raises BenchError where the kernel has no such file.
+    """
+    try:
+        files = [path for pid in pids for path in (proc / str(pid) / "task").glob("*/schedstat")]
+        waited_ns = sum(int(path.read_text().split()[1]) for path in files)
+    except (OSError, ValueError, IndexError) as error:
+        raise BenchError(f"the kernel doesn't tell how long threads wait for a processor: {error}") from None
+    if not files:
+        raise BenchError("the kernel doesn't tell how long threads wait for a processor: it has no schedstat")
+    return waited_ns / 1e6
 
 
 def parsed(text: str) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from bench.attribution.counters import EVENTS
+from bench.attribution.counters import EVENTS, READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,26 @@ class Counted:
     worker: dict[str, float]
 
 
+#: What is told of each side, in this order; those in milliseconds as microseconds of a call.
+FIGURES: Final = (*EVENTS, READY)
+TIMES: Final = {"cpu_ms": "cpu us", READY: "ready us"}
+
+
 def line(counted: Counted) -> list[str]:
-    """A row of the table: calls per second, then of one call both sides' events, and microseconds of processor time."""
+    """A row of the table: calls per second, then of one call both sides' events, microseconds of processor time and of
+    waiting for a processor, and how long a lone caller slept, which is the rest.
+    """
     calls = counted.calls or 1
     sides = [
-        [_short(side[name] / calls * (1000 if name == "cpu_ms" else 1)) for name in EVENTS]
+        [_short(side[name] / calls * (1000 if name in TIMES else 1)) for name in FIGURES]
         for side in (counted.client, counted.worker)
     ]
+    asleep_us = (counted.seconds * 1000 - sum(counted.client[name] for name in TIMES)) * 1000 / calls
     return [
         counted.row.title,
         f"{counted.calls / counted.seconds:,.0f}",
         *(f"{mine} / {theirs}" for mine, theirs in zip(*sides, strict=True)),
+        _short(max(asleep_us, 0.0)) if counted.row.count * counted.row.clients == 1 else "",
     ]
 
 
@@ -71,6 +80,6 @@ def _short(value: float) -> str:
 
 def table(all_counted: list[Counted]) -> str:
     """The rows in Markdown."""
-    titles = ["", "calls/s", *(name if name != "cpu_ms" else "cpu us" for name in EVENTS)]
+    titles = ["", "calls/s", *(TIMES.get(name, name) for name in FIGURES), "asleep us"]
     lines = ["| " + " | ".join(titles) + " |", "|:--|" + "--:|" * (len(titles) - 1)]
     return "\n".join(lines + ["| " + " | ".join(line(each)) + " |" for each in all_counted])

@@ -1,5 +1,7 @@
 """What perf writes is read, and what it could not count is said."""
 
+from pathlib import Path
+
 import pytest
 
 from bench.attribution import counters
@@ -30,3 +32,19 @@ def test_without_perf_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(counters.shutil, "which", lambda _: None)
     with pytest.raises(BenchError, match="linux-perf"):
         Counting([1])
+
+
+def test_waiting_for_a_processor_is_the_sum_of_all_threads(tmp_path: Path) -> None:
+    for pid, thread, text in ((7, 7, "900 1000000 5"), (7, 8, "900 500000 5"), (9, 9, "1 250000 1")):
+        (tmp_path / f"{pid}/task/{thread}").mkdir(parents=True)
+        (tmp_path / f"{pid}/task/{thread}/schedstat").write_text(text)
+    assert counters.ready_ms([7, 9], tmp_path) == 1.75
+
+
+@pytest.mark.parametrize("text", [None, "", "900 soon 5"])
+def test_a_kernel_that_does_not_tell_of_waiting_is_an_error(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "7/task/7").mkdir(parents=True)
+        (tmp_path / "7/task/7/schedstat").write_text(text)
+    with pytest.raises(BenchError, match="how long threads wait for a processor"):
+        counters.ready_ms([7], tmp_path)
