@@ -3,9 +3,9 @@
     python bench/scripts/run_attribution.py            # about half a minute
 
 Prints a table in Markdown. In each column stands what one call costs its client, and behind the slash what it costs
-executors and supervisor. `ready` is time in which a thread would have run and others had the processors; `asleep` what is
-left of a lone caller's time. Needs perf (Debian: linux-perf), and root. perf itself makes calls slower: compare counts with
-each other, and take times from the other benchmarks. How many instructions a call takes: count_instructions.py.
+executors and supervisor. `ready` is time in which a thread would have run and others had the processors; `asleep` what
+is left of a lone caller's time. Needs perf (Debian: linux-perf), and root. perf itself makes calls slower: compare
+counts with each other, and take times from the other benchmarks. How many instructions: count_instructions.py.
 
 Exit codes: 0 done, 1 can't run, 2 wrong usage, 130 interrupted.
 """

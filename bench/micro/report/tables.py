@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.core.statistics import ratio, spread_json
 from bench.core.tables import Table, middle, number, with_range
-from bench.micro.options import BUSY, CONDITIONS, LAYOUTS
+from bench.micro.options import CONDITIONS, LAYOUTS
 from bench.micro.payloads import MIB, size_name
 from bench.micro.peers.table import REFERENCES, VIEWS, like, of_row, row
 from bench.micro.report.figures import LATENCIES
@@ -24,8 +24,7 @@ def tables(document: Mapping[str, Any]) -> Iterator[Table]:
         if measured.get(str(sizes[0])):
             small = measured[str(sizes[0])]
             yield _latency(f"One caller, {size_name(sizes[0])}, {words}", small)
-            if condition in BUSY:
-                yield _usage(f"One caller, {size_name(sizes[0])}, {words}: what a call took", small)
+            yield _usage(f"One caller, {size_name(sizes[0])}, {words}: what a call took", small)
     idle = document["latency"].get("idle", {})
     if len(idle) > 1:
         yield _by_size(idle)

@@ -5,7 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 from bench.core.cpu import Surroundings
+from bench.micro.options import CONDITIONS
 from bench.micro.peers.table import PEERS
 from bench.micro.report import output
 from bench.micro.report.figures import Measured
@@ -37,7 +40,7 @@ def test_tables_are_whole_and_tell_everything() -> None:
 
 def test_latency_stands_beside_the_references_within_rounds() -> None:
     (latency,) = [
-        t for t in tables(document(measured(**FAST))) if t.title.startswith("One caller, 64 B, an idle")
+        t for t in tables(document(measured(**FAST))) if t.title == "One caller, 64 B, an idle machine"
     ]
     cells = dict(zip(latency.columns, next(row for row in latency.rows if row[0] == "executor"), strict=True))
     assert (cells["p50 us"], cells["p50 / ring"]) == ("450 (300-600)", "60.0")
@@ -55,19 +58,17 @@ def test_like_stands_beside_like() -> None:
     assert (cells["acall"]["p50 / shm"], cells["executor"]["p50 / shm"]) == ("1.00", "15.0")
 
 
-def test_what_a_call_took_is_told_on_a_busy_machine() -> None:
-    (took,) = [
-        t
-        for t in tables(document(measured(rounds=1, **FAST)))
-        if "every core" in t.title and "took" in t.title
-    ]
+@pytest.mark.parametrize("words", [CONDITIONS[name] for name in ("idle", "one", "all", "quota")])
+def test_what_a_call_took_is_told_under_every_condition(words: str) -> None:
+    title = f"One caller, 64 B, {words}: what a call took"
+    (took,) = [t for t in tables(document(measured(rounds=1, **FAST))) if t.title == title]
     assert next(line for line in took.rows if line[0] == "pipe") == ("pipe", "50.0", "25.0", "25.0")
 
 
 def test_peers_of_few_rounds_are_held_against_the_same_rounds() -> None:
     made = measured(rounds=3, **FAST)
     made.batches = [each for each in made.batches if each.peer != "executor" or each.round == 2]
-    (latency,) = [t for t in tables(document(made)) if t.title.startswith("One caller, 64 B, an idle")]
+    (latency,) = [t for t in tables(document(made)) if t.title == "One caller, 64 B, an idle machine"]
     cells = dict(zip(latency.columns, next(row for row in latency.rows if row[0] == "executor"), strict=True))
     assert cells["p50 / pipe"] == "6.00"
 
