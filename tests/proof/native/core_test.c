@@ -657,30 +657,6 @@ static void test_a_look_does_not_undo_what_happened_meanwhile(void) {
     }
 }
 
-enum { ROUNDS_OF_LOOKS = 2000, LOOKING = 4 };
-static pthread_barrier_t each_round;
-static molt_word looked;
-static void *look_each_round(void *shared) {
-    for (uint64_t round = 1; round <= ROUNDS_OF_LOOKS; round++) {
-        pthread_barrier_wait(&each_round);
-        atomic_fetch_add(&looked, (uint64_t)molt_has_to_look(shared, round * MOLT_LOOK_NS));
-        pthread_barrier_wait(&each_round);
-        CHECK(atomic_load(&looked) == round);
-    }
-    return NULL;
-}
-
-static void test_of_many_that_come_at_once_one_looks(void) {
-    molt_crowd crowd = {0};
-    pthread_t threads[LOOKING];
-    CHECK(pthread_barrier_init(&each_round, NULL, LOOKING) == 0);
-    for (size_t i = 0; i < LOOKING; i++)
-        CHECK(pthread_create(&threads[i], NULL, look_each_round, &crowd) == 0);
-    for (size_t i = 0; i < LOOKING; i++)
-        pthread_join(threads[i], NULL);
-    pthread_barrier_destroy(&each_round);
-}
-
 static void test_one_process_looks_at_a_time_whatever_is_scribbled(void) {
     molt_crowd crowd = {0};
     uint64_t now_ns = molt_now_ns();
@@ -1835,7 +1811,6 @@ int main(void) {
     test_processors_are_contended_if_others_leave_less_than_two_at_two_looks();
     test_who_wants_to_run_is_seen_and_leaves_no_descriptor();
     test_a_look_does_not_undo_what_happened_meanwhile();
-    test_of_many_that_come_at_once_one_looks();
     test_one_process_looks_at_a_time_whatever_is_scribbled();
     test_who_is_pushed_off_distrusts_the_processors_for_longer_each_time();
     test_a_bell_is_rung_once_for_each_time_that_it_is_armed();
