@@ -145,10 +145,24 @@ def test_without_a_target_the_queue_s_places_are_the_bound(
 
 
 def test_a_burst_passes_whole(make_client: MakeClient, begin: Begin) -> None:
-    client = one(make_client, executors=2)
-    train(client, 0.05)
-    calls = [begin(client, "work", {"seconds": 0.05}, timeout_ms=PATIENCE_MS) for _ in range(20)]
-    assert [call.result() for call in calls] == ["done"] * 20
+    for _ in range(10):
+        client = one(make_client, executors=2)
+        train(client, 0.05)
+        sent_ns: list[int] = []
+        calls = [
+            begin(
+                client, "work", {"seconds": 0.05}, timeout_ms=PATIENCE_MS,
+                before_send=lambda _, sent_ns=sent_ns: sent_ns.append(time.monotonic_ns()),
+            )
+            for _ in range(20)
+        ]  # fmt: skip
+        failures = [call.exception() for call in calls]
+        if max(sent_ns) - min(sent_ns) < INTERVAL_NS / 2:
+            break
+        client.close()  # it was no burst, on a machine that was busy with something else
+    else:
+        pytest.skip("this machine makes no burst")
+    assert failures == [None] * 20
 
 
 def test_before_an_executor_is_ready_only_the_places_are_the_bound(
