@@ -51,17 +51,20 @@ class Counting:
 
 
 def ready_ms(pids: Collection[int], proc: Path = Path("/proc")) -> float:
-    """How long all threads of some processes have waited for a processor so far, in milliseconds: the second figure of
-    `schedstat`. Raises BenchError where the kernel has no such file.
+    """How long the threads that some processes have now have waited for a processor so far, in milliseconds: the second
+    figure of `schedstat`. Raises BenchError where the kernel has no such file.
     """
     try:
-        files = [path for pid in pids for path in (proc / str(pid) / "task").glob("*/schedstat")]
-        waited_ns = sum(int(path.read_text().split()[1]) for path in files)
+        waited_ns = [
+            int(path.read_text().split()[1])
+            for pid in pids
+            for path in (proc / str(pid) / "task").glob("*/schedstat")
+        ]
     except (OSError, ValueError, IndexError) as error:
         raise BenchError(f"the kernel doesn't tell how long threads wait for a processor: {error}") from None
-    if not files:
+    if not waited_ns:
         raise BenchError("the kernel doesn't tell how long threads wait for a processor: it has no schedstat")
-    return waited_ns / 1e6
+    return sum(waited_ns) / 1e6
 
 
 def parsed(text: str) -> dict[str, float]:

@@ -25,6 +25,16 @@ class Row:
     busy: str = "idle"
     spins: bool = True
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is one caller only."""
+        return self.count * self.clients == 1
+
+    @property
+    def starts_threads(self) -> bool:
+        """Whether the callers are threads that end with their calls, and take with them how long they waited."""
+        return self.peer == "shm" and self.count > 1
+
 
 ROWS: Final = (
     Row("one caller, idle machine"),
@@ -65,12 +75,14 @@ def line(counted: Counted) -> list[str]:
         [_short(side[name] / calls * (1000 if name in TIMES else 1)) for name in FIGURES]
         for side in (counted.client, counted.worker)
     ]
+    if counted.row.starts_threads:
+        sides[0][FIGURES.index(READY)] = "-"
     asleep_us = (counted.seconds * 1000 - sum(counted.client[name] for name in TIMES)) * 1000 / calls
     return [
         counted.row.title,
         f"{counted.calls / counted.seconds:,.0f}",
         *(f"{mine} / {theirs}" for mine, theirs in zip(*sides, strict=True)),
-        _short(max(asleep_us, 0.0)) if counted.row.count * counted.row.clients == 1 else "",
+        _short(max(asleep_us, 0.0)) if counted.row.alone else "",
     ]
 
 

@@ -77,19 +77,19 @@ def instructions(case: str) -> int:
 def all_cases(told: object = print) -> dict[str, int]:
     """Count every case, the median of several counts where it waits, and tell of each. Raises CountError."""
     found: dict[str, int] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    threads = ThreadPoolExecutor(os.cpu_count())
+    try:
         counts: dict[str, list[Future[int]]] = {
             case: [threads.submit(instructions, case) for _ in range(TIMES if case in WAITING else 1)]
             for case in CASES
         }
-        try:
-            for case, each in counts.items():
-                median = statistics.median_low(one.result() for one in each)
-                found[case] = median - found.pop(OVER.get(case, ""), 0)
-                if callable(told) and case not in OVER.values():
-                    told(f"{case}: {found[case]:,}")
-        finally:
-            threads.shutdown(cancel_futures=True)
+        for case, each in counts.items():
+            median = statistics.median_low(one.result() for one in each)
+            found[case] = median - found.pop(OVER.get(case, ""), 0)
+            if callable(told) and case not in OVER.values():
+                told(f"{case}: {found[case]:,}")
+    finally:
+        threads.shutdown(cancel_futures=True)
     return found
 
 

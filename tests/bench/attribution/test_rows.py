@@ -30,6 +30,12 @@ def test_sleep_is_told_of_a_lone_caller_only() -> None:
         assert line(Counted(row, 10, 1.0, COUNTED.client, COUNTED.worker))[-1] == ""
 
 
+def test_of_threads_that_have_ended_nobody_knows_how_long_they_waited() -> None:
+    for row in ROWS:
+        waited = line(Counted(row, 1000, 1.0, COUNTED.client, COUNTED.worker))[-2]
+        assert waited == ("- / 0.5" if row.title == "16 threads" else "7 / 0.5")
+
+
 def test_a_row_without_calls_is_no_division_by_zero() -> None:
     none = Counted(ROWS[0], 0, 1.0, dict.fromkeys(FIGURES, 0.0), dict.fromkeys(FIGURES, 0.0))
     assert line(none)[1] == "0"
